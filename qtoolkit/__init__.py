@@ -1,0 +1,54 @@
+"""Make a language model small in a notebook, know what it cost, and share it."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.errors import JobCancelled, QToolkitError
+from qtoolkit.optional import when_imported
+
+if TYPE_CHECKING:
+    from qtoolkit.api import available_methods, doctor, load, local_models, measure_memory, measure_peak, plan, quantize
+    from qtoolkit.methods.absmax import AbsMax
+    from qtoolkit.methods.fp4 import FP4
+    from qtoolkit.methods.int8 import Int8
+    from qtoolkit.methods.nf4 import NF4
+    from qtoolkit.methods.zero_point import ZeroPoint
+    from qtoolkit.quantized import QuantizedModel
+
+__version__ = "0.1.0"
+
+_VERBS = "available_methods doctor load local_models measure_memory measure_peak plan quantize".split()
+_HOME_OF = {**dict.fromkeys(_VERBS, "qtoolkit.api"), "QuantizedModel": "qtoolkit.quantized"}
+
+__all__ = [
+    "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",
+    "doctor", "load", "local_models", "measure_memory", "measure_peak", "plan", "quantize",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Verbs and configs, each imported when it is first asked for; a method's config is found by its file's name."""
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(_HOME_OF[name]), name)
+    config = None if name.startswith("_") else importlib.import_module("qtoolkit.methods").find_config(name)
+    if config is None:
+        raise AttributeError(f"module 'qtoolkit' has no attribute {name!r}")
+    return config
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext qtoolkit`: the magics `%quantize`, `%qplan`, `%qmemory` and `%qdoctor`."""
+    importlib.import_module("qtoolkit.notebook").register(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext qtoolkit`: the magics are gone."""
+    importlib.import_module("qtoolkit.notebook").unregister(shell)
+
+
+# So that transformers reads our checkpoints once qtoolkit is imported, before or after it; costs nothing until then.
+when_imported("transformers.modeling_utils", lambda: importlib.import_module("qtoolkit.methods._transformers").register())

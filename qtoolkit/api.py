@@ -1,0 +1,286 @@
+"""The verbs. Each wires rooms together in a few lines; what they do is in the rooms."""
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qtoolkit.errors import ConfigError, UnsupportedModelError
+from qtoolkit.measure import available_memory, disk_size, examine, free_disk, measure_peak, memory_footprint, resident_memory
+from qtoolkit.methods import MethodConfig, available_methods, config_of_checkpoint, get_method, resolve_config
+from qtoolkit.optional import optional
+from qtoolkit.plan import check_fits, make_plan
+from qtoolkit.quantized import QuantizedModel, ignore_progress
+from qtoolkit.records import Doctor, MemoryReport, PeakMemory, Plan, ProgressEvent, QuantizationReport
+from qtoolkit.source import Checkpoint, local_models, open_checkpoint
+from qtoolkit.stream import check_output, compute_dtype_for, load_streamed, save_model, staged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = [
+    "available_methods",
+    "doctor",
+    "load",
+    "local_models",
+    "measure_memory",
+    "measure_peak",
+    "plan",
+    "quantize",
+]
+
+Model = Any
+OnProgress = Callable[[ProgressEvent], None]
+
+
+def plan(
+    model: Model,
+    config: MethodConfig | str | Any,
+    *,
+    device: str = "auto",
+    output: str | PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    tokenizer: Any = None,
+) -> Plan:
+    """Say what `quantize` would do to each layer, and how large the result will be; no weight is read.
+
+    Args:
+        model: a Hub id, a folder, a `.gguf` file, or a loaded `PreTrainedModel`. A Hub model is downloaded.
+        config: as for `quantize`.
+        device: where the result would live.
+        output: the folder that would be made; None when it would not be saved.
+        revision, token, tokenizer: as for `quantize`.
+
+    Raises:
+        QToolkitError: what `quantize` would refuse before work starts, too little memory and disk excepted.
+    """
+    _refuse_quantized(model)
+    settings = resolve_config(config)
+    if output is not None:
+        check_output(Path(output).expanduser().absolute(), overwrite=True)
+    checkpoint = open_checkpoint(model, revision=revision, token=token, tokenizer=tokenizer, on_progress=ignore_progress)
+    _, made = _planned(checkpoint, settings, _resolve_device(device))
+    return made
+
+
+def quantize(
+    model: Model,
+    config: MethodConfig | str | Any,
+    *,
+    output: str | PathLike[str] | None = None,
+    device: str = "auto",
+    revision: str | None = None,
+    token: str | None = None,
+    tokenizer: Any = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> QuantizedModel:
+    """Make a model small, weight by weight: the full-precision model is never whole in memory.
+
+    Args:
+        model: a Hub id (`name` or `name@revision`), a folder, a `.gguf` file, or a loaded `PreTrainedModel`, which stays as
+            it is. A `.gguf` file is expanded whole by transformers first.
+        config: a config such as `qt.NF4()`, a method's name, or transformers' `BitsAndBytesConfig`.
+        output: a folder to save the result in, which appears when it is whole; None keeps it in memory only.
+        device: "cpu", "cuda", "cuda:1", or "auto" for the first GPU if there is one.
+        revision: branch, tag or commit of a Hub id; it is pinned to a commit.
+        token: Hub token; None for the one that huggingface_hub finds.
+        tokenizer: the tokenizer, where none is found beside the model.
+        overwrite: replace an output folder that exists; it stays until the new one is whole.
+        on_progress: called with a `ProgressEvent` after each step; stops the job by raising `JobCancelled`.
+
+    Returns:
+        The quantized model, with memory before, after and at the peak, and what was skipped and why.
+
+    Raises:
+        QToolkitError: one line that says what is wrong and what to do; before work starts where that can be.
+    """
+    try:
+        return _quantize(
+            model, resolve_config(config), output, device, revision, token, tokenizer, overwrite, on_progress or ignore_progress
+        )
+    except BaseException as error:
+        # A notebook keeps the last traceback, and its frames would keep the half-made model.
+        traceback.clear_frames(error.__traceback__)
+        raise
+
+
+def _quantize(
+    model: Model,
+    settings: MethodConfig,
+    output: str | PathLike[str] | None,
+    device: str,
+    revision: str | None,
+    token: str | None,
+    tokenizer: Any,
+    overwrite: bool,
+    on_progress: OnProgress,
+) -> QuantizedModel:
+    _refuse_quantized(model)
+    method, place, started = get_method(settings.method), _resolve_device(device), time.monotonic()
+    for package in method.requires:
+        optional(package, f"method {method.name!r}")
+    folder = None if output is None else Path(output).expanduser().absolute()
+    if folder is not None:
+        check_output(folder, overwrite=overwrite)
+    with measure_peak() as meter:
+        checkpoint = open_checkpoint(model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress)
+        settings, made = _planned(checkpoint, settings, place)
+        vram = torch.cuda.mem_get_info(place)[0] if place.startswith("cuda") else None
+        disk = None if folder is None else free_disk(folder)
+        check_fits(made, rss=resident_memory(), memory=available_memory(), vram=vram, disk=disk)
+        quantized = method.quantize(checkpoint, settings, made, on_progress)
+        method.prepare(quantized)
+        footprint = memory_footprint(quantized)
+        if folder is not None:
+            with staged(folder) as partial:
+                save_model(quantized, checkpoint.tokenizer, partial, on_progress)
+    memory = _memory(made, footprint, folder, meter.report)
+    report = _report(made, checkpoint, memory, folder, time.monotonic() - started)
+    return QuantizedModel(quantized, checkpoint.tokenizer, settings, report)
+
+
+def load(
+    model: str | PathLike[str],
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
+    token: str | None = None,
+    tokenizer: Any = None,
+) -> "QuantizedModel | PreTrainedModel":
+    """Read back what `quantize` wrote, any bitsandbytes checkpoint, or a plain model.
+
+    Args:
+        model: a folder or a Hub id.
+        device: as for `quantize`.
+        dtype: type of what is not quantized: "auto" for the checkpoint's own, "bfloat16", "float16", "float32".
+        revision, token, tokenizer: as for `quantize`.
+
+    Returns:
+        A `QuantizedModel`, or a `PreTrainedModel` when the checkpoint is in full precision.
+
+    Raises:
+        QToolkitError: as `quantize`.
+    """
+    started, place = time.monotonic(), _resolve_device(device)
+    with measure_peak() as meter:
+        checkpoint = open_checkpoint(
+            model, revision=revision, token=token, tokenizer=tokenizer, on_progress=ignore_progress, quantized=True
+        )
+        if dtype != "auto":
+            checkpoint.dtype = _resolve_dtype(dtype)
+        _adapt_dtype(checkpoint, place)
+        if checkpoint.quantization is None:
+            return load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
+        settings, made = _planned(checkpoint, config_of_checkpoint(checkpoint.quantization), place)
+        method = get_method(settings.method)
+        for package in method.requires:
+            optional(package, f"{checkpoint.name}, which is quantized with {method.name!r},")
+        loaded = load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
+        method.prepare(loaded)
+    # What lies on the disk is the result, not what was before it.
+    memory = replace(_memory(made, memory_footprint(loaded), checkpoint.path, meter.report), disk_before=None)
+    report = _report(made, checkpoint, memory, checkpoint.path, time.monotonic() - started)
+    return QuantizedModel(loaded, checkpoint.tokenizer, settings, report)
+
+
+def measure_memory(model: Model) -> MemoryReport:
+    """Measure a model in memory: every tensor that stays there, scales and tables included, shared ones once.
+
+    Args:
+        model: a `QuantizedModel`, or any torch module; a module's "before" is itself.
+    """
+    if isinstance(model, QuantizedModel):
+        return replace(model.memory, footprint_after=memory_footprint(model.model))
+    if not isinstance(model, torch.nn.Module):
+        raise ConfigError(f"measure_memory takes a model, got {type(model).__name__}: load one with qt.load")
+    footprint = memory_footprint(model)
+    return MemoryReport(sum(parameter.numel() for parameter in model.parameters()), footprint, footprint)
+
+
+def doctor() -> Doctor:
+    """Versions, devices, free memory and disk, and which methods run here: what one pastes into a bug report."""
+    return examine({name: get_method(name).requires for name in available_methods()})
+
+
+def _planned(checkpoint: Checkpoint, settings: MethodConfig, device: str) -> tuple[MethodConfig, Plan]:
+    """The config with "auto" resolved for this model and device, and the plan."""
+    method = get_method(settings.method)
+    _adapt_dtype(checkpoint, device)
+    resolved = method.resolve(settings, str(checkpoint.dtype).removeprefix("torch."), device)
+    return resolved, make_plan(checkpoint, method, resolved, device=device, rss=resident_memory())
+
+
+def _adapt_dtype(checkpoint: Checkpoint, device: str) -> None:
+    dtype = compute_dtype_for(device, checkpoint.dtype)
+    if dtype != checkpoint.dtype:
+        checkpoint.notes.append(f"loaded in {dtype} instead of {checkpoint.dtype}, which {device} does not have")
+        checkpoint.dtype = dtype
+
+
+def _memory(made: Plan, footprint: int, folder: Path | None, peak: PeakMemory) -> MemoryReport:
+    return MemoryReport(
+        num_parameters=made.source.num_parameters,
+        footprint_before=made.source.footprint,
+        footprint_after=footprint,
+        predicted_footprint_after=made.footprint_after,
+        disk_before=made.source.disk_size,
+        disk_after=disk_size(folder) if folder else None,
+        predicted_disk_after=made.disk_after,
+        predicted_peak_rss=made.peak_rss,
+        peak=peak,
+    )
+
+
+def _report(
+    made: Plan, checkpoint: Checkpoint, memory: MemoryReport, folder: Path | None, seconds: float
+) -> QuantizationReport:
+    return QuantizationReport(
+        source=made.source,
+        method=made.method,
+        settings=made.settings,
+        device=made.device,
+        layers=made.layers,
+        skipped=made.skipped,
+        notes=tuple(checkpoint.notes),
+        memory=memory,
+        path=str(folder) if folder else None,
+        seconds=seconds,
+    )
+
+
+def _refuse_quantized(model: Model) -> None:
+    if isinstance(model, QuantizedModel):
+        name = model.report.source.name
+        raise UnsupportedModelError(f"{name} is quantized already ({model.report.method}): name the full-precision model")
+
+
+def _resolve_device(device: str) -> str:
+    """ "auto" and "cuda" as the device they stand for.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    count = torch.cuda.device_count()
+    allowed = ("cpu", *(f"cuda:{index}" for index in range(count)))
+    name = "cuda:0" if device == "cuda" else str(device)
+    if name not in allowed:
+        raise ConfigError(f"device must be one of auto, {', '.join(allowed)} on this machine, got {device!r}")
+    return name
+
+
+def _resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    allowed = {str(kind).removeprefix("torch."): kind for kind in (torch.bfloat16, torch.float16, torch.float32)}
+    name = str(dtype).removeprefix("torch.")
+    if name not in allowed:
+        raise ConfigError(f"dtype must be one of auto, {', '.join(allowed)}, got {dtype!r}")
+    return allowed[name]

@@ -1,0 +1,92 @@
+"""Every error that qtoolkit raises on purpose.
+
+    QToolkitError
+    ├── ConfigError (ValueError)                 an option has a value that it cannot have
+    │   └── UnknownMethodError                   no method of that name
+    ├── SourceError                              a model that cannot be read
+    │   ├── ModelNotFoundError (FileNotFoundError)
+    │   ├── HubUnreachableError (ConnectionError)
+    │   ├── GatedModelError (PermissionError)    the Hub wants a token or an accepted licence
+    │   ├── CheckpointError (ValueError)         a truncated or lying file, missing or surplus weights
+    │   ├── UnsafeCheckpointError                pickled weights, or code from the repository
+    │   └── UnsupportedModelError (ValueError)   already quantized, no language-model head, nothing to do
+    ├── OutputError (OSError)                    the result cannot be written
+    │   ├── OutputExistsError (FileExistsError)
+    │   └── DiskFullError
+    ├── InsufficientMemoryError (MemoryError)    the job needs more memory than there is
+    ├── MissingDependencyError (ImportError)     an optional package is not installed
+    └── JobCancelled                             raised by `on_progress` to stop a job
+
+Each message is one line: what is wrong, the value got, the values allowed, and the next step. `oneline` makes a
+message that came from another library fit.
+"""
+
+
+class QToolkitError(Exception):
+    """Root of every error that qtoolkit raises on purpose."""
+
+
+class ConfigError(QToolkitError, ValueError):
+    """An option has a value that it cannot have: `NF4: double_quant must be true or false, got 'yes'`."""
+
+
+class UnknownMethodError(ConfigError):
+    """No method of that name: the message lists those there are."""
+
+
+class SourceError(QToolkitError):
+    """A model that cannot be read."""
+
+
+class ModelNotFoundError(SourceError, FileNotFoundError):
+    """Neither a folder, nor a `.gguf` file, nor a repository on the Hub."""
+
+
+class HubUnreachableError(SourceError, ConnectionError):
+    """The Hub does not answer, and the model is not whole in the local cache."""
+
+
+class GatedModelError(SourceError, PermissionError):
+    """The Hub knows the repository but does not hand it out to this token."""
+
+
+class CheckpointError(SourceError, ValueError):
+    """A weight file is truncated or lies about its content, or weights of the model are missing."""
+
+
+class UnsafeCheckpointError(SourceError):
+    """Loading would run somebody else's code: pickled weights, or a model class from the repository."""
+
+
+class UnsupportedModelError(SourceError, ValueError):
+    """A sound model with which this method cannot work: already quantized, or without a language-model head."""
+
+
+class OutputError(QToolkitError, OSError):
+    """The result cannot be written."""
+
+
+class OutputExistsError(OutputError, FileExistsError):
+    """The output folder exists; `overwrite=True` replaces it."""
+
+
+class DiskFullError(OutputError):
+    """The disk has not enough room for the result."""
+
+
+class InsufficientMemoryError(QToolkitError, MemoryError):
+    """The job needs more memory than this machine has free."""
+
+
+class MissingDependencyError(QToolkitError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class JobCancelled(QToolkitError):
+    """Raised by an `on_progress` callback to stop the job; nothing half-written is left behind."""
+
+
+def oneline(error: BaseException) -> str:
+    """The first line of an error's message, without its class: for use inside a message of ours."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(" .:") if text else type(error).__name__

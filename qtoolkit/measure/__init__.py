@@ -1,0 +1,33 @@
+"""What really happened: a model's footprint, peaks of memory, bytes on disk, and this machine."""
+
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.measure.disk import disk_size, free_disk
+from qtoolkit.measure.machine import available_memory, devices, examine, memory_limit
+from qtoolkit.measure.peak import PeakMeter, measure_peak, resident_memory
+
+if TYPE_CHECKING:
+    from qtoolkit.measure.footprint import memory_footprint, num_parameters
+
+__all__ = [
+    "PeakMeter",
+    "available_memory",
+    "devices",
+    "disk_size",
+    "examine",
+    "free_disk",
+    "measure_peak",
+    "memory_footprint",
+    "memory_limit",
+    "num_parameters",
+    "resident_memory",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The footprint on demand: it needs torch, and a meter must not add torch to the memory that it measures."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from qtoolkit.measure import footprint
+
+    return getattr(footprint, name)

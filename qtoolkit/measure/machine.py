@@ -1,0 +1,133 @@
+"""What this machine is: memory within the container's limits, devices, versions, and what runs on it."""
+
+import os
+import platform
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from qtoolkit.errors import oneline
+from qtoolkit.measure._cgroup import allowances
+from qtoolkit.measure.disk import free_disk
+from qtoolkit.optional import EXTRAS, is_installed
+from qtoolkit.records import Doctor
+from qtoolkit.units import format_bytes
+
+PACKAGES = (
+    *("qtoolkit", "torch", "transformers", "huggingface_hub", "bitsandbytes", "accelerate", "safetensors", "gguf"),
+    *("IPython", "ipykernel", "ipywidgets", "jupyterlab"),
+)
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that a new job can have: what the system has free, and no more than the container's limits leave.
+
+    A control group's cache of inactive files does not count as used: the kernel gives it up first.
+
+    Args:
+        root: where `proc` and `sys` are found.
+    """
+    left = [allowance.limit - allowance.used for allowance in allowances(root)]
+    return max(0, min([psutil.virtual_memory().available, *left]))
+
+
+def memory_limit(root: Path = Path("/")) -> int:
+    """Bytes that this process may use at most: the machine's memory, or the smallest limit of a container around it.
+
+    Args:
+        root: where `proc` and `sys` are found.
+    """
+    return min([psutil.virtual_memory().total, *(allowance.limit for allowance in allowances(root))])
+
+
+def devices() -> tuple[str, ...]:
+    """One line for the processor and one for each CUDA GPU. Asking a GPU for its free memory initialises CUDA."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return (_cpu(), f"torch does not import: {_private(oneline(error))}")
+    instructions = torch.backends.cpu.get_cpu_capability()
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    cpu = f"{_cpu()}, {instructions}, {'' if has_bf16 else 'no '}bfloat16 instructions"
+    return (cpu, *(_gpu(torch, index) for index in range(torch.cuda.device_count())))
+
+
+def examine(methods: Mapping[str, tuple[str, ...]]) -> Doctor:
+    """This machine as the text that one pastes into a bug report: no user name, host name or token is in it.
+
+    Packages are not imported, but for torch, which is asked for the devices.
+
+    Args:
+        methods: method -> the packages that it requires, keys of `qtoolkit.optional.EXTRAS`.
+    """
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return Doctor(
+        versions={"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
+        platform=f"{platform.platform()}, {python}",
+        devices=devices(),
+        memory_available=available_memory(),
+        memory_limit=memory_limit(),
+        disk_free={_private(str(folder)): free_disk(folder) for folder in (_hub_cache(), Path.cwd())},
+        methods={name: _state(packages) for name, packages in methods.items()},
+    )
+
+
+def _cpu() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"cpu: {_processor()}, {cores} of {os.cpu_count()} cores"
+
+
+def _processor() -> str:
+    """The processor's name; `platform` knows it only off Linux."""
+    file = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", file.read_text(), re.MULTILINE) if file.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _gpu(torch: Any, index: int) -> str:
+    try:
+        properties = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        with torch.cuda.device(index):
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    except RuntimeError as error:
+        return f"cuda:{index}: {oneline(error)}"
+    capability = f"compute capability {properties.major}.{properties.minor}"
+    memory = f"{format_bytes(free)} free of {format_bytes(total)}"
+    return f"cuda:{index}: {properties.name}, {memory}, {capability}, {'' if has_bf16 else 'no '}bfloat16"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _state(packages: tuple[str, ...]) -> str:
+    """`ready`, or the command that installs what is missing."""
+    extras = sorted({EXTRAS[package] for package in packages if not is_installed(package)})
+    return f"pip install 'qtoolkit[{','.join(extras)}]'" if extras else "ready"
+
+
+def _hub_cache() -> Path:
+    """The folder of the Hub's cache, found as huggingface_hub finds it (`huggingface_hub.constants`)."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("HF_HOME", f"{cache}/huggingface")
+    folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
+    return Path(os.path.expandvars(folder)).expanduser()
+
+
+def _private(text: str) -> str:
+    """`text` with the home folder as `~`, and the user's and the host's name in other paths replaced."""
+    home = Path.home()
+    for folder in {str(home), str(home.resolve())} - {"/"}:
+        text = re.sub(rf"(?<![\w./-]){re.escape(folder)}(?=/|$)", "~", text)
+    for name, stand_in in ((home.name, "USER"), (platform.node(), "HOST")):
+        if name:
+            text = re.sub(rf"(?<=/){re.escape(name)}(?=/|$)", stand_in, text)
+    return text

@@ -1,0 +1,138 @@
+"""The most memory that this process needed while something ran."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from qtoolkit.records import PeakMemory
+
+INTERVAL = 0.01  # seconds between two samples
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory now, pages of mapped files included."""
+    rss: int = psutil.Process().memory_info().rss
+    return rss
+
+
+def measure_peak() -> "PeakMeter":
+    """A context manager that watches this process's memory while its block runs.
+
+    Example:
+        with measure_peak() as meter:
+            model = load()
+        print(meter.report)
+    """
+    return PeakMeter()
+
+
+class PeakMeter:
+    """Resident and CUDA memory of this process, from the start of a `with` block to its end.
+
+    Nothing is reset, so that meters can be nested and nobody else's counters are disturbed. Two sources are combined:
+
+    - The kernel keeps the most resident memory since the process began (`VmHWM`), and torch the most CUDA memory
+      allocated. If such a mark rose during the block, it was set in the block, and it is the peak.
+    - If it did not, the block stayed below an earlier peak, of which the mark still tells. Then a thread's samples
+      count. They miss a rise that ends within 10 ms, or within one call that holds Python's interpreter lock: torch's
+      operations release it, `bytearray(10**9)` does not.
+
+    Resident memory includes the pages of mapped files that are in memory, and not what child processes use. CUDA
+    memory is watched from the moment when torch has initialised CUDA; this class imports and initialises nothing.
+
+    Attributes:
+        report: what was measured; there once the block has ended, also when it ended with an exception.
+    """
+
+    report: PeakMemory
+
+    def __enter__(self) -> Self:
+        self._started = time.monotonic()
+        self._rss_peak = 0
+        self._vram_peaks: dict[int, int] = {}  # CUDA device -> most bytes allocated in a sample
+        self._rss_before = self._sample()
+        # Marks are read after a sample, here and at the end, so that they are never below it.
+        self._rss_mark = _high_water_mark()
+        self._vram_marks = {index: cuda.max_memory_allocated(index) for cuda, index in _cuda_devices()}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="qtoolkit-peak-meter", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.report = self._finish()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(INTERVAL):
+            self._sample()
+
+    def _sample(self) -> int:
+        """Note what is used now, and return the resident bytes."""
+        rss = resident_memory()
+        self._rss_peak = max(self._rss_peak, rss)
+        for cuda, index in _cuda_devices():
+            self._vram_peaks[index] = max(self._vram_peaks.get(index, 0), cuda.memory_allocated(index))
+        return rss
+
+    def _finish(self) -> PeakMemory:
+        rss_after = self._sample()
+        peak_rss, rss_source = _peak(self._rss_peak, self._rss_mark, _high_water_mark(), "kernel high-water mark")
+        devices = list(_cuda_devices())
+        vram_peaks = [
+            _peak(
+                self._vram_peaks.get(index, 0),
+                self._vram_marks.get(index, 0),
+                cuda.max_memory_allocated(index),
+                "high-water mark of torch's allocator",
+            )
+            for cuda, index in devices
+        ]
+        return PeakMemory(
+            rss_before=self._rss_before,
+            rss_after=rss_after,
+            peak_rss=peak_rss,
+            peak_rss_source=rss_source,
+            peak_vram=sum(size for size, _ in vram_peaks) if devices else None,
+            vram_after=sum(cuda.memory_allocated(index) for cuda, index in devices) if devices else None,
+            vram_reserved=sum(cuda.memory_reserved(index) for cuda, index in devices) if devices else None,
+            seconds=time.monotonic() - self._started,
+            peak_vram_source=", ".join(sorted({source for _, source in vram_peaks})),
+        )
+
+
+def _peak(sampled: int, mark_before: int | None, mark_after: int | None, mark_name: str) -> tuple[int, str]:
+    """The peak in bytes and how it was found."""
+    if mark_before is not None and mark_after is not None and mark_after > mark_before:
+        # The kernel adds its mark up from counters of each processor and can be some pages below a sample.
+        return max(mark_after, sampled), mark_name
+    return sampled, f"sampled every {INTERVAL * 1000:.0f} ms"
+
+
+def _high_water_mark() -> int | None:
+    """The most resident memory since this process began, in bytes; None where the kernel does not tell (not Linux)."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    # The line reads "VmHWM:     2032 kB"; some sandboxes leave it out.
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def _cuda_devices() -> Iterator[tuple[Any, int]]:
+    """`(torch.cuda, index)` of each device; nothing unless somebody has imported torch and initialised CUDA."""
+    # The attributes are missing for a moment while another thread imports torch.
+    cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
+    is_initialized = getattr(cuda, "is_initialized", None)
+    if is_initialized is not None and is_initialized():
+        for index in range(cuda.device_count()):
+            yield cuda, index

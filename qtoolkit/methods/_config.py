@@ -1,0 +1,112 @@
+"""What every method's config is: a frozen dataclass whose fields carry their own help, choices and unit."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Self
+
+from qtoolkit.errors import ConfigError
+
+
+def option(default: Any, *, help: str, choices: tuple[Any, ...] | None = None, unit: str = "") -> Any:
+    """A config field that says what it is: magic options, panel controls and the docs are made from it.
+
+    Args:
+        default: its value when nobody gives one.
+        help: one clause without a full stop.
+        choices: the values that it may have; None for any value of its type.
+        unit: what the value counts, "bits per weight".
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "unit": unit})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Base of all configs. A subclass names its method and adds fields made by `option`.
+
+    Attributes:
+        method: the method's name; also the name of its file.
+        exclude: modules that stay as they are; a pattern matches a module's full name or the end of it.
+
+    Raises:
+        ConfigError: a value of the wrong type, or not among the field's choices.
+    """
+
+    method: ClassVar[str]
+    schema_version: ClassVar[int] = 1
+
+    exclude: tuple[str, ...] = option(
+        ("lm_head",), help="modules that stay as they are, by name, by the end of the name, or by pattern (*.o_proj)"
+    )
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            if name in _field_names(type(self)):
+                object.__setattr__(self, name, self._checked(name, hint))
+
+    def _checked(self, name: str, hint: Any) -> Any:
+        value = _coerce(hint, getattr(self, name))
+        choices = next(field.metadata.get("choices") for field in fields(self) if field.name == name)
+        if choices is not None and value not in choices:
+            allowed = ", ".join(map(repr, choices))
+            raise ConfigError(f"{type(self).__name__}: {name} must be one of {allowed}, got {value!r}")
+        if not _is_instance(hint, value):
+            raise ConfigError(f"{type(self).__name__}: {name} must be {_describe(hint)}, got {value!r}")
+        return value
+
+    def excludes(self, module_name: str) -> bool:
+        """Whether a pattern of `exclude` matches the module's full name or the end of it."""
+        return any(fnmatchcase(module_name, p) or fnmatchcase(module_name, f"*.{p}") for p in self.exclude)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The config with these field values.
+
+        Raises:
+            ConfigError: a key that is no field, or a value that the field cannot have.
+        """
+        unknown = sorted(set(values) - _field_names(cls))
+        if unknown:
+            allowed = ", ".join(field.name for field in fields(cls))
+            raise ConfigError(f"{cls.__name__} has no option {unknown[0]!r}: its options are {allowed}")
+        return cls(**values)
+
+
+def _field_names(config_class: type[MethodConfig]) -> set[str]:
+    return {field.name for field in fields(config_class)}
+
+
+def _coerce(hint: Any, value: Any) -> Any:
+    """Lists become tuples and ints become floats where the field wants those; nothing else changes."""
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def _is_instance(hint: Any, value: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_instance(item, value) for item in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_instance(arguments[0], item) for item in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return value is None if hint is types.NoneType else isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is tuple:
+        return "a list of names"
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(_describe(item) for item in typing.get_args(hint))
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(hint, str(hint))

@@ -1,0 +1,47 @@
+"""Methods that replace each linear layer on its own, from its weight alone, by a layer of ours."""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qtoolkit.methods._method import Layer, Method, OnProgress
+from qtoolkit.records import Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from qtoolkit.source import Checkpoint
+
+
+class Replacement(Protocol):
+    """A layer that takes the place of `nn.Linear`. Its tensors are buffers; the first is named `weight`."""
+
+    def quantize_weight(self, weight: "Tensor") -> "dict[str, Tensor]":
+        """The buffers that stand for W[out_features, in_features], by name."""
+
+
+class LinearMethod(Method):
+    """Base of the methods that need no calibration and run in a layer of ours.
+
+    A subclass gives `plan_layer` and `build`. The result is read back by `qt.load`, and by transformers' own
+    `from_pretrained` once qtoolkit is imported.
+    """
+
+    @abstractmethod
+    def build(self, layer: Layer, config: Any, dtype: "Any") -> "nn.Module":
+        """The layer that takes the place of one that this method plans to quantize: a `Replacement`, without values.
+
+        Args:
+            layer: names and shapes.
+            config: as saved with the model.
+            dtype: torch type of the bias.
+        """
+
+    def quantize(self, checkpoint: "Checkpoint", config: Any, plan: Plan, on_progress: OnProgress) -> "PreTrainedModel":
+        from qtoolkit.methods._transformers import QToolkitConfig, register
+        from qtoolkit.stream import load_streamed
+
+        register()
+        quantized = [layer.name for layer in plan.layers]
+        settings = QToolkitConfig(method=self.name, options=config.to_dict(), layers=quantized)
+        return load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress)

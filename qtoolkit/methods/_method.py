@@ -1,0 +1,144 @@
+"""What every method can do. One file in this room is one method: a config, a `Method`, and `METHOD = ...`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from qtoolkit.methods._config import MethodConfig
+from qtoolkit.records import LayerPlan, Plan, ProgressEvent
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from qtoolkit.source import Checkpoint
+
+OnProgress = Callable[[ProgressEvent], None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer as a method sees it when it plans: names and shapes, no values.
+
+    Attributes:
+        name: full module name.
+        out_features, in_features: of its weight W[out_features, in_features], also for GPT-2's transposed Conv1D.
+        has_bias: whether it adds a bias [out_features].
+        itemsize: bytes of one element of its weight and bias now.
+        device: where it will live, "cpu" or "cuda:0".
+    """
+
+    name: str
+    out_features: int
+    in_features: int
+    has_bias: bool
+    itemsize: int
+    device: str
+
+    @classmethod
+    def of(cls, name: str, module: "nn.Module", device: str) -> "Layer":
+        """A linear module of a model, full precision, as a layer."""
+        from qtoolkit.source.skeleton import linear_shape
+
+        out_features, in_features = linear_shape(module)
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return cls(name, out_features, in_features, module.bias is not None, weight.element_size(), device)
+
+    @property
+    def num_weights(self) -> int:
+        """Elements of the weight."""
+        return self.out_features * self.in_features
+
+    @property
+    def bias_bytes(self) -> int:
+        """Bytes of the bias, which every method leaves as it is."""
+        return self.out_features * self.itemsize * self.has_bias
+
+    def replaced(self, weight_bytes: int, *, disk_bytes: int, working_bytes: int, adjusted: str = "") -> LayerPlan:
+        """The plan of this layer when something else takes its weight's place.
+
+        Args:
+            weight_bytes: of all that replaces the weight in memory, scales and tables included.
+            disk_bytes: of all that replaces the weight in the file.
+            working_bytes: the most that is in use at one time while the layer is quantized, beside the source weight.
+            adjusted: what the method changed so that the layer fits.
+        """
+        return LayerPlan(
+            name=self.name,
+            shape=(self.out_features, self.in_features),
+            num_weights=self.num_weights,
+            bytes_before=self.num_weights * self.itemsize + self.bias_bytes,
+            bytes_after=weight_bytes + self.bias_bytes,
+            disk_bytes=disk_bytes + self.bias_bytes,
+            adjusted=adjusted,
+            working_bytes=self.num_weights * self.itemsize + working_bytes,
+        )
+
+    def left_alone(self, reason: str) -> LayerPlan:
+        """The plan of this layer when it stays as it is, and why."""
+        size = self.num_weights * self.itemsize + self.bias_bytes
+        return LayerPlan(
+            name=self.name,
+            shape=(self.out_features, self.in_features),
+            num_weights=self.num_weights,
+            bytes_before=size,
+            bytes_after=size,
+            disk_bytes=size,
+            skipped=reason,
+            working_bytes=size,
+        )
+
+
+class Method(ABC):
+    """One way to make a model small.
+
+    Attributes:
+        config_class: its config.
+        summary: one line for tables and help.
+        requires: optional packages that it needs, keys of `qtoolkit.optional.EXTRAS`.
+    """
+
+    config_class: ClassVar[type[MethodConfig]]
+    summary: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def name(self) -> str:
+        """The method's name, which is also its file's."""
+        return self.config_class.method
+
+    def resolve(self, config: Any, dtype: str, device: str) -> MethodConfig:
+        """The config with every "auto" decided for a model of this type on this device; before any work.
+
+        Args:
+            config: an instance of `config_class`.
+            dtype: what the model is loaded in, "bfloat16".
+            device: "cpu" or "cuda:0".
+        """
+        assert isinstance(config, self.config_class)
+        return config
+
+    def check_layers(self, layers: tuple[Layer, ...], config: Any) -> None:
+        """Refuse a config that fits none of the layers.
+
+        Raises:
+            ConfigError: it fits none; the message names values that would.
+        """
+
+    def prepare(self, model: "PreTrainedModel") -> None:
+        """What a quantized model needs before its first use, whether just made or read back."""
+
+    @abstractmethod
+    def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
+        """What this method makes of one linear layer: its bytes afterwards, or why it is skipped.
+
+        Pure: looks at shapes only, so that a plan of a whole model takes no time and reads no weight.
+        """
+
+    @abstractmethod
+    def quantize(self, checkpoint: "Checkpoint", config: Any, plan: Plan, on_progress: OnProgress) -> "PreTrainedModel":
+        """Read the checkpoint's weights and return the quantized model on `plan.device`, ready to run and to save.
+
+        Exactly the layers of `plan.layers` are quantized.
+        """

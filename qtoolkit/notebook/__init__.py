@@ -1,0 +1,31 @@
+"""Magics, progress and completion: parse, call the API, return the record. No tensor work, no Hub work, no logic."""
+
+import re
+from typing import Any
+
+from qtoolkit.notebook.completion import COMPLETED, complete
+from qtoolkit.notebook.magics import QuantizeMagics
+
+__all__ = ["QuantizeMagics", "register", "unregister"]
+
+
+def register(ip: Any) -> None:
+    """Give an IPython shell the magics and their completion; a second call changes nothing."""
+    if not _registered(ip):
+        ip.register_magics(QuantizeMagics)
+        ip.set_hook("complete_command", complete, re_key=COMPLETED)
+
+
+def unregister(ip: Any) -> None:
+    """Take back what `register` gave, so that `%reload_ext` starts afresh and keeps no stale settings."""
+    for magics in _registered(ip):
+        for named in ip.magics_manager.magics.values():
+            for name in [name for name, magic in named.items() if getattr(magic, "__self__", None) is magics]:
+                del named[name]
+        ip.magics_manager.registry.pop(type(magics).__name__, None)
+        ip.configurables.remove(magics)
+    ip.strdispatchers["complete_command"].regexs.pop(re.compile(COMPLETED), None)
+
+
+def _registered(ip: Any) -> list[QuantizeMagics]:
+    return [magics for magics in ip.configurables if isinstance(magics, QuantizeMagics)]

@@ -1,0 +1,200 @@
+"""The line of `%quantize` and `%qplan`: options of the job, and those that the chosen method's config has."""
+
+import argparse
+import os
+import shlex
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from keyword import iskeyword
+from typing import Any, NoReturn
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.methods import MethodConfig, config_class
+from qtoolkit.notebook.body import DEFAULT_METHOD, read_body
+
+# Option -> (what its value is called, empty for a switch; help). `%quantize?` and completion are made from it.
+JOB_OPTIONS: Mapping[str, tuple[str, str]] = {
+    "--output": ("DIR", "save the result in this folder, which must not exist yet"),
+    "--into": ("NAME", "keep the quantized model in this variable"),
+    "--device": ("NAME", "where the result lives: auto, cpu, cuda, cuda:1 (default: auto)"),
+    "--revision": ("NAME", "branch, tag or commit of a model on the Hub (default: main)"),
+    "--overwrite": ("", "replace the output folder when it exists"),
+    "--plan": ("", "only tell what would be done; no weight is read, nothing is written"),
+    "--debug": ("", "show the whole traceback of an error, and keep its variables for %debug"),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one `%quantize` asks for; the fields are `qt.quantize`'s.
+
+    Attributes:
+        model: as written on the line: a Hub id, a path, or a variable's name.
+        into: variable that shall hold the result; None to keep only what is saved.
+        plan: only plan.
+    """
+
+    model: str
+    config: MethodConfig
+    output: str | None
+    into: str | None
+    device: str
+    revision: str | None
+    overwrite: bool
+    plan: bool
+
+
+def read_request(magic: str, line: str, body: str | None = None) -> Request:
+    """The request that a line, and for `%%quantize` the cell's body, makes.
+
+    Args:
+        magic: the magic's name without `%`, for messages.
+        line: what follows it; quotes hold words with blanks together, as in a shell.
+        body: TOML with the method and its options; None for a line magic, whose line has them.
+
+    Raises:
+        ConfigError: an option that there is not, or a value that it cannot have.
+    """
+    words = _split(line)
+    if body is not None:
+        config = read_body(body)
+        job, rest = _parser(f"%%{magic}").parse_known_args(words)
+        _refuse(rest, f"%%{magic}", list(JOB_OPTIONS), "; the method and its options go into the cell's body")
+    else:
+        chosen = config_class(method_in(words))
+        parser = _parser(f"%{magic}")
+        parser.add_argument("--method")
+        hints = option_hints(chosen)
+        for name, hint in hints.items():
+            _add_option(parser, name, hint)
+        job, rest = parser.parse_known_args(words)
+        _refuse(rest, f"method {chosen.method!r}", option_flags(chosen), f"; `%{magic}?` lists those of every method")
+        found = {name: getattr(job, _field(name)) for name in hints if hasattr(job, _field(name))}
+        config = chosen.from_dict({name: _value(hints[name], given) for name, given in found.items()})
+    if job.into is not None and (not job.into.isidentifier() or iskeyword(job.into)):
+        raise ConfigError(f"--into must be a variable's name, got {job.into!r}")
+    return Request(
+        model=job.model,
+        config=config,
+        output=job.output,
+        into=job.into,
+        device=job.device or "auto",
+        revision=job.revision,
+        overwrite=job.overwrite,
+        plan=job.plan,
+    )
+
+
+def method_in(words: list[str]) -> str:
+    """The method that the words of a line name, or the default one."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", default=DEFAULT_METHOD)
+    return str(parser.parse_known_args(words)[0].method)
+
+
+def option_hints(config: type[MethodConfig]) -> dict[str, Any]:
+    """Field -> type of a config, in the order in which the class has them."""
+    hints = typing.get_type_hints(config)
+    return {field.name: hints[field.name] for field in fields(config)}
+
+
+def option_flags(config: type[MethodConfig], *names: str) -> list[str]:
+    """The options of a config as they are written on a line, all or those of these fields; a switch has two."""
+    flags = []
+    for name, hint in option_hints(config).items():
+        if not names or name in names:
+            flags.append(_flag(name))
+            flags += [_flag(f"no_{name}")] if is_switch(hint) else []
+    return flags
+
+
+def is_switch(hint: Any) -> bool:
+    """Whether an option of this type takes no value: `--double-quant`, `--no-double-quant`."""
+    return bool in _kinds(hint)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}; `{self.prog}?` shows how it is used")
+
+
+def _parser(prog: str) -> _Parser:
+    parser = _Parser(prog=prog, add_help=False, allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL")
+    for flag, (metavar, _) in JOB_OPTIONS.items():
+        parser.add_argument(flag, action="store" if metavar else "store_true")
+    return parser
+
+
+def _split(line: str) -> list[str]:
+    """The words of a line, without their quotes; backslashes of Windows paths stay."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    if os.name == "nt":
+        lexer.escape = ""
+    try:
+        return list(lexer)
+    except ValueError as error:
+        message = f"{str(error).lower()} in {line!r}: put quotes around a path that has blanks or quotes in it"
+        raise ConfigError(message) from error
+
+
+def _refuse(rest: list[str], who: str, flags: list[str], hint: str) -> None:
+    """Say what is wrong with words that no option took."""
+    unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
+    if unknown is not None:
+        raise ConfigError(f"{who} has no option {unknown}: its options are {', '.join(flags)}{hint}")
+    if rest:
+        raise ConfigError(f"expected one MODEL, got also {rest[0]!r}: put quotes around a path that has blanks in it")
+
+
+def _add_option(parser: argparse.ArgumentParser, name: str, hint: Any) -> None:
+    # Without a default, so that only what the line says reaches the config.
+    action: Any = "append" if _item(hint) else argparse.BooleanOptionalAction if is_switch(hint) else "store"
+    try:
+        parser.add_argument(_flag(name), dest=_field(name), action=action, default=argparse.SUPPRESS)
+    except argparse.ArgumentError as error:
+        message = f"{_flag(name)} is an option of the job: set the method's in the body of a %%quantize cell"
+        raise ConfigError(message) from error
+
+
+def _field(name: str) -> str:
+    """Where argparse keeps a config's field: apart from the job's own, so that a field may be called `model`."""
+    return f"config.{name}"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _value(hint: Any, given: Any) -> Any:
+    """What argparse found, as the field's type; a list may be written with commas, or by repeating the option."""
+    item = _item(hint)
+    if item:
+        return tuple(_read(item, part.strip()) for text in given for part in text.split(",") if part.strip())
+    return _read(hint, given) if isinstance(given, str) else given
+
+
+def _read(hint: Any, text: str) -> Any:
+    """Text as a number or None where the type allows it; otherwise it stays text, and the config says what it wants."""
+    for kind in _kinds(hint):
+        if kind is types.NoneType and text.lower() == "none":
+            return None
+        if kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that a hint allows: `int | None` -> (int, NoneType)."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _item(hint: Any) -> Any:
+    """The type of the items when a hint is a tuple, otherwise None."""
+    return next((typing.get_args(kind)[0] for kind in _kinds(hint) if typing.get_origin(kind) is tuple), None)

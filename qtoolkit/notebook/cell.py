@@ -1,0 +1,25 @@
+"""Run the body of a cell magic the way IPython runs a cell."""
+
+import ast
+from typing import Any
+
+
+def run_body(shell: Any, body: str) -> None:
+    """Run Python code in the user's namespace: magics work, the last expression is shown, errors stay what they are.
+
+    Not `shell.run_cell`: it shows an error and swallows it, so that the outer cell would pass for a good one.
+
+    Args:
+        shell: the IPython shell.
+        body: the text below the magic's line.
+    """
+    source = shell.transform_cell(body)
+    tree = shell.transform_ast(shell.compile.ast_parse(source))
+    # Under this name tracebacks find the source.
+    name = shell.compile.cache(source, shell.execution_count, raw_code=body)
+    statements = tree.body
+    silenced = source.rstrip().endswith(";")
+    shown = [statements.pop()] if statements and isinstance(statements[-1], ast.Expr) and not silenced else []
+    exec(shell.compile(ast.Module(statements, []), name, "exec"), shell.user_global_ns, shell.user_ns)
+    if shown:
+        exec(shell.compile(ast.Interactive(shown), name, "single"), shell.user_global_ns, shell.user_ns)

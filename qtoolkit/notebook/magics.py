@@ -1,0 +1,118 @@
+"""The magics: each parses its line, calls the API and returns the record."""
+
+from collections import ChainMap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope
+from traitlets import Enum
+
+import qtoolkit as qt
+from qtoolkit.errors import ConfigError
+from qtoolkit.notebook.arguments import Request, read_request
+from qtoolkit.notebook.cell import run_body
+from qtoolkit.notebook.errors import short_errors
+from qtoolkit.notebook.help import helped_by, quantize_help
+from qtoolkit.notebook.progress import open_progress
+from qtoolkit.records import Doctor, MemoryReport, PeakMemory, Plan, QuantizationReport
+
+
+@magics_class
+class QuantizeMagics(Magics):
+    """Quantize models and see their memory, a line each. `%quantize?` tells of all options."""
+
+    progress = Enum(
+        ["auto", "widget", "text", "none"],
+        default_value="auto",
+        help="How a running job is shown: a bar (widget), plain lines (text), nothing (none), or whichever the "
+        "front-end can show (auto).",
+    ).tag(config=True)
+
+    @helped_by(quantize_help)
+    @needs_local_scope
+    @line_cell_magic
+    @short_errors
+    def quantize(
+        self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
+    ) -> QuantizationReport | Plan:
+        """Quantize a model; `%quantize?` tells of all options."""
+        request = read_request("quantize", line, cell)
+        model = self._model(request.model, local_ns)
+        if request.plan:
+            return _plan(request, model)
+        with open_progress(self.progress, self.shell, f"{request.config.method} of {request.model}") as on_progress:
+            result = qt.quantize(
+                model,
+                request.config,
+                output=request.output,
+                device=request.device,
+                revision=request.revision,
+                overwrite=request.overwrite,
+                on_progress=on_progress,
+            )
+        if request.into:
+            self.shell.push({request.into: result})
+        return result.report
+
+    @helped_by(quantize_help)
+    @needs_local_scope
+    @line_cell_magic
+    @short_errors
+    def qplan(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Plan:
+        """Tell what `%quantize` with the same line would do, without reading a weight."""
+        request = read_request("qplan", line, cell)
+        return _plan(request, self._model(request.model, local_ns))
+
+    @needs_local_scope
+    @line_cell_magic
+    def qmemory(
+        self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
+    ) -> MemoryReport | PeakMemory:
+        """Memory of a model, or of whatever a cell does.
+
+          %qmemory q            bytes that a loaded or quantized model takes; q is a variable or an expression
+          %%qmemory             run the cell and tell how much memory the process and the GPU needed at most
+
+        Both return the record; sizes in it are whole numbers in bytes.
+        """
+        if cell is None:
+            return self._memory_of(line, local_ns)
+        self._nothing_on(line, "%%qmemory")
+        with qt.measure_peak() as peak:
+            run_body(self.shell, cell)
+        return peak.report
+
+    @line_magic
+    @short_errors
+    def qdoctor(self, line: str) -> Doctor:
+        """This machine for a bug report: versions, devices, free memory and disk, and which methods run here."""
+        self._nothing_on(line, "%qdoctor")
+        return qt.doctor()
+
+    @short_errors
+    def _nothing_on(self, line: str, magic: str) -> None:
+        if line.strip():
+            raise ConfigError(f"{magic} takes nothing on its line, got {line.strip()!r}")
+
+    @short_errors
+    def _memory_of(self, line: str, local_ns: Mapping[str, Any] | None) -> MemoryReport:
+        if not line.strip():
+            message = "%qmemory needs a variable that holds a model: `%qmemory q`; or `%%qmemory` above a cell's code"
+            raise ConfigError(message)
+        try:
+            model = eval(line, self.shell.user_ns, local_ns)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            message = f"%qmemory: {line.strip()!r} is no variable or expression that holds a model: {said}"
+            raise ConfigError(message) from error
+        return qt.measure_memory(model)
+
+    def _model(self, text: str, local_ns: Mapping[str, Any] | None) -> Any:
+        """What MODEL means: a variable's value where there is one of that name and no folder, otherwise the text."""
+        names = ChainMap(dict(local_ns or {}), self.shell.user_ns)
+        return names[text] if text.isidentifier() and text in names and not Path(text).is_dir() else text
+
+
+def _plan(request: Request, model: Any) -> Plan:
+    return qt.plan(model, request.config, device=request.device, output=request.output, revision=request.revision)

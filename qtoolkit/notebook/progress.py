@@ -1,0 +1,111 @@
+"""How a running magic says where it is: one bar, or plain lines. It only listens; the job stays what it is."""
+
+import importlib.util
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from qtoolkit.errors import MissingDependencyError
+from qtoolkit.records import ProgressEvent
+from qtoolkit.units import format_bytes, format_seconds
+
+Clock = Callable[[], float]
+
+
+def open_progress(choice: str, shell: Any, title: str) -> "Progress":
+    """The progress that a person chose, for use in a `with` statement and as `on_progress`.
+
+    Args:
+        choice: "auto", "widget", "text" or "none".
+        shell: the IPython shell: "auto" draws a bar where it has a kernel, and with it a page that can show one.
+        title: what runs.
+
+    Raises:
+        MissingDependencyError: a bar was asked for and ipywidgets is not installed.
+    """
+    has_widgets = importlib.util.find_spec("ipywidgets") is not None
+    if choice == "auto":
+        choice = "widget" if has_widgets and getattr(shell, "kernel", None) is not None else "text"
+    if choice == "widget":
+        if not has_widgets:
+            message = "progress = 'widget' needs ipywidgets: run `pip install ipywidgets`, or choose 'text'"
+            raise MissingDependencyError(message)
+        from qtoolkit.notebook.progress_bar import BarProgress
+
+        return BarProgress(title)
+    return TextProgress(title) if choice == "text" else NoProgress(title)
+
+
+class Progress(ABC):
+    """Receives a job's events; a `with` statement shows and ends it.
+
+    Args:
+        title: what runs, "nf4 of org/model".
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(self, title: str, clock: Clock = time.monotonic) -> None:
+        self.title, self._clock = title, clock
+        self._started = clock()
+        self._phase_started: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Take down what is shown; errors pass."""
+
+    @abstractmethod
+    def __call__(self, event: ProgressEvent) -> None:
+        """Show one event of the job."""
+
+    def _elapsed(self) -> float:
+        return self._clock() - self._started
+
+    def _line(self, event: ProgressEvent) -> str:
+        """The event as one line: `quantize: 3 of 30 layers (10 %), 2.0 s elapsed, about 18.0 s left, layers.0`."""
+        now = self._clock()
+        in_phase = now - self._phase_started.setdefault(event.phase, now)
+        parts = [f"{event.phase}: {_count(event)}", f"{format_seconds(now - self._started)} elapsed"]
+        if 0 < event.done < event.total and in_phase > 0:
+            left = in_phase * (event.total - event.done) / event.done
+            parts.append(f"about {format_seconds(left)} left")
+        return ", ".join([*parts, event.detail] if event.detail else parts)
+
+
+class NoProgress(Progress):
+    """Shows nothing, so that a notebook's outputs are the same in every run."""
+
+    def __call__(self, event: ProgressEvent) -> None:
+        pass
+
+
+class TextProgress(Progress):
+    """Plain lines: the first event of each phase, and then one every 10 %."""
+
+    def __init__(self, title: str, clock: Clock = time.monotonic) -> None:
+        super().__init__(title, clock)
+        self._printed: dict[str, int] = {}
+
+    def __call__(self, event: ProgressEvent) -> None:
+        line = self._line(event)
+        tenths = 10 * event.done // event.total if event.total else 0
+        if tenths > self._printed.get(event.phase, -1):
+            self._printed[event.phase] = tenths
+            print(line, flush=True)
+
+
+def fraction(event: ProgressEvent) -> float:
+    """How much of its phase is done, from 0 to 1; 0 when the total is not known."""
+    return min(event.done / event.total, 1.0) if event.total else 0.0
+
+
+def _count(event: ProgressEvent) -> str:
+    in_bytes = event.unit == "bytes"
+    done = format_bytes(event.done) if in_bytes else str(event.done)
+    if not event.total:
+        return done if in_bytes else f"{done} {event.unit}"
+    total = format_bytes(event.total) if in_bytes else f"{event.total} {event.unit}"
+    return f"{done} of {total} ({100 * fraction(event):.0f} %)"

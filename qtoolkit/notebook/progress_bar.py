@@ -1,0 +1,66 @@
+"""The bar of a running magic: core ipywidgets of versions 7.7 and 8, gone from the page and the kernel at the end."""
+
+import time
+from html import escape
+from types import TracebackType
+from typing import Any, Self
+
+from IPython.display import display
+from ipywidgets import HTML, FloatProgress, Layout, VBox, Widget
+
+from qtoolkit.notebook.progress import Clock, Progress, fraction
+from qtoolkit.records import ProgressEvent
+from qtoolkit.units import format_seconds
+
+SECONDS_BETWEEN_UPDATES = 0.1
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+class BarProgress(Progress):
+    """One bar and, for people who do not see it, the same as a line of text."""
+
+    def __init__(self, title: str, clock: Clock = time.monotonic) -> None:
+        super().__init__(title, clock)
+        self.bar = FloatProgress(min=0.0, max=1.0, layout=Layout(width="auto"))
+        self.text = HTML()
+        self.box = VBox([self.bar, self.text])
+        self._say(f"{title}: starting")
+        self._drawn: float | None = None
+        self._handle: Any = None
+
+    def __enter__(self) -> Self:
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        # As raw data: ipywidgets 7 shows itself and would leave nothing to replace at the end.
+        bundle = {WIDGET_VIEW: view, "text/plain": f"{self.title}: running"}
+        self._handle = display(bundle, raw=True, display_id=True)
+        return self
+
+    def __call__(self, event: ProgressEvent) -> None:
+        line, now = self._line(event), self._clock()
+        if self._drawn is None or now - self._drawn >= SECONDS_BETWEEN_UPDATES:
+            self._drawn = now
+            self.bar.value = fraction(event)
+            self._say(line)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Put a line of text in the bar's place: a saved page cannot show a widget whose kernel is gone."""
+        end = "done" if kind is None else "stopped" if kind is KeyboardInterrupt else "failed"
+        line = f"{self.title}: {end} after {format_seconds(self._elapsed())}"
+        if self._handle is not None:
+            bundle = {"text/plain": line, "text/html": f'<div role="status">{escape(line)}</div>'}
+            self._handle.update(bundle, raw=True)
+        _close(self.box)
+
+    def _say(self, line: str) -> None:
+        self.text.value = f'<span role="status" aria-live="polite">{escape(line)}</span>'
+
+
+def _close(widget: Widget) -> None:
+    """Close a widget with its children, layout and style: each is a model of its own on the page."""
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    parts = [getattr(widget, name, None) for name in ("layout", "style")]
+    for part in (widget, *parts):
+        if isinstance(part, Widget):
+            part.close()

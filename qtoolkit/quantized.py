@@ -1,0 +1,100 @@
+"""A quantized model that can be used, measured and saved."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.measure import disk_size
+from qtoolkit.methods import MethodConfig
+from qtoolkit.records import LayerPlan, MemoryReport, ProgressEvent, QuantizationReport
+from qtoolkit.stream import check_output, save_model, staged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class QuantizedModel:
+    """A quantized model with its tokenizer and all that is known of how it was made.
+
+    Attributes:
+        model: the model, a `PreTrainedModel` as any other.
+        tokenizer: its tokenizer; None when it has none.
+        config: how it was quantized, "auto" resolved.
+        report: what was done; the light record that a notebook can keep when the model is gone.
+    """
+
+    def __init__(
+        self, model: "PreTrainedModel", tokenizer: Any, config: MethodConfig, report: QuantizationReport
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.report = report
+
+    @property
+    def memory(self) -> MemoryReport:
+        """Memory and disk before and after."""
+        return self.report.memory
+
+    @property
+    def skipped(self) -> tuple[LayerPlan, ...]:
+        """The modules that stay as they were, each with its reason."""
+        return self.report.skipped
+
+    @property
+    def path(self) -> Path | None:
+        """The folder it was saved to last; None when it was not."""
+        return Path(self.report.path) if self.report.path else None
+
+    def generate(self, prompt: str, *, max_new_tokens: int = 40, **options: Any) -> str:
+        """Continue a text, taking the likeliest token each time.
+
+        Args:
+            prompt: the text to continue.
+            max_new_tokens: tokens to add at most.
+            options: passed on to transformers' `generate`; `do_sample=True` for sampling.
+
+        Returns:
+            The new text, without the prompt.
+
+        Raises:
+            ConfigError: the model came without a tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ConfigError(f"{self.report.source.name} came without a tokenizer: give one as tokenizer=")
+        tokens = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
+        choices = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id, **options}
+        output = self.model.generate(**tokens, max_new_tokens=max_new_tokens, **choices)
+        text: str = self.tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+        return text
+
+    def save(self, path: str | Path, *, overwrite: bool = False, on_progress: Any = None) -> Path:
+        """Write config, weights and tokenizer to a folder, which appears when it is whole.
+
+        Args:
+            path: the folder to make.
+            overwrite: replace it when it exists.
+            on_progress: told of each weight written.
+
+        Raises:
+            OutputExistsError: it exists.
+            DiskFullError, OutputError: it cannot be written; nothing is left behind.
+        """
+        folder = Path(path).expanduser().absolute()
+        check_output(folder, overwrite=overwrite)
+        with staged(folder) as partial:
+            save_model(self.model, self.tokenizer, partial, on_progress or ignore_progress)
+        memory = replace(self.memory, disk_after=disk_size(folder))
+        self.report = replace(self.report, memory=memory, path=str(folder))
+        return folder
+
+    def __repr__(self) -> str:
+        return str(self.report).replace(type(self.report).__name__, type(self).__name__, 1)
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
+def ignore_progress(event: ProgressEvent) -> None:
+    """For jobs that nobody watches."""

@@ -1,0 +1,22 @@
+"""The boxes that flow from room to room: frozen, versioned, drawn from one list of rows."""
+
+from qtoolkit.records.base import Record, Row
+from qtoolkit.records.doctor import Doctor
+from qtoolkit.records.event import ProgressEvent
+from qtoolkit.records.memory import MemoryReport, PeakMemory
+from qtoolkit.records.plan import LayerPlan, Plan
+from qtoolkit.records.result import QuantizationReport
+from qtoolkit.records.source import ModelSource
+
+__all__ = [
+    "Doctor",
+    "LayerPlan",
+    "MemoryReport",
+    "ModelSource",
+    "PeakMemory",
+    "Plan",
+    "ProgressEvent",
+    "QuantizationReport",
+    "Record",
+    "Row",
+]

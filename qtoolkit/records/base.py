@@ -1,0 +1,91 @@
+"""What every record can do: become a dict and come back, and be drawn as text and HTML from the same rows."""
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, NamedTuple, Self
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.records import html
+
+
+class Row(NamedTuple):
+    """One line of a record: what it is, its value as text with its unit, and a remark."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Base of all records. A subclass is a frozen dataclass of plain values and other records, and has `rows`."""
+
+    schema_version: ClassVar[int] = 1
+
+    def rows(self) -> tuple[Row, ...]:
+        """The record as lines of text; every drawing of it is made from these."""
+        raise NotImplementedError
+
+    def picture(self) -> str:
+        """An inline SVG that stands above the table, or nothing. It shows no figure that `rows` lacks."""
+        return ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON-ready values, with its name and schema version."""
+        values = {field.name: _encode(getattr(self, field.name)) for field in fields(self)}
+        return {"record": type(self).__name__, "schema_version": self.schema_version, **values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The record that `to_dict` described.
+
+        Raises:
+            ConfigError: another record, another schema version, a missing or an unknown field.
+        """
+        found = (values.get("record"), values.get("schema_version"))
+        if found != (cls.__name__, cls.schema_version):
+            raise ConfigError(f"expected {cls.__name__} of schema version {cls.schema_version}, got {found[0]} {found[1]}")
+        names = {field.name for field in fields(cls)}
+        given = set(values) - {"record", "schema_version"}
+        if given != names:
+            raise ConfigError(f"{cls.__name__} has the fields {sorted(names)}, got {sorted(given)}")
+        hints = typing.get_type_hints(cls)
+        return cls(**{name: _decode(hints[name], values[name]) for name in names})
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        width = max((len(row.label) for row in rows), default=0)
+        lines = [f"{row.label:<{width}}  {row.value}" + (f"  ({row.note})" if row.note else "") for row in rows]
+        return "\n".join([type(self).__name__, *(f"  {line}" for line in lines)])
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        return html.table(type(self).__name__, self.rows(), self.picture())
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, tuple | list):
+        return [_encode(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _encode(item) for key, item in value.items()}
+    return value
+
+
+def _decode(hint: Any, value: Any) -> Any:
+    """`value` as the type that a record's field is annotated with."""
+    if value is None:
+        return None
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _decode(next(item for item in arguments if item is not types.NoneType), value)
+    if is_dataclass(hint) and isinstance(hint, type) and issubclass(hint, Record):
+        return hint.from_dict(value)
+    if origin is tuple:
+        return tuple(_decode(arguments[0], item) for item in value)
+    return value

@@ -1,0 +1,43 @@
+"""What this machine is and what runs on it: the text for a bug report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qtoolkit.records.base import Record, Row
+from qtoolkit.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Doctor(Record):
+    """Versions, devices, free memory and disk, and which methods run here.
+
+    Attributes:
+        versions: package -> version, "not installed" where it is not.
+        platform: operating system, processor and Python.
+        devices: one line a device, with its memory.
+        memory_available: bytes that a new job can have, the container's limit respected.
+        memory_limit: bytes that this process may use at most.
+        disk_free: folder -> bytes free there.
+        methods: method -> "ready", or what to run to make it so.
+    """
+
+    schema_version: ClassVar[int] = 1
+
+    versions: Mapping[str, str]
+    platform: str
+    devices: tuple[str, ...]
+    memory_available: int
+    memory_limit: int
+    disk_free: Mapping[str, int]
+    methods: Mapping[str, str]
+
+    def rows(self) -> tuple[Row, ...]:
+        return (
+            Row("platform", self.platform),
+            *(Row("device", device) for device in self.devices),
+            Row("memory available", format_bytes(self.memory_available), f"of {format_bytes(self.memory_limit)}"),
+            *(Row("disk free", format_bytes(free), folder) for folder, free in self.disk_free.items()),
+            *(Row(name, version) for name, version in self.versions.items()),
+            *(Row(f"method {name}", state) for name, state in self.methods.items()),
+        )

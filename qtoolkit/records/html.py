@@ -1,0 +1,52 @@
+"""Records as self-contained HTML: no script, no style sheet, so that a saved or exported notebook shows the same.
+
+Colours are the page's own (`currentColor`), so that light and dark themes both work.
+"""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+_CELL = "text-align:left;padding:1px 16px 1px 0;font-weight:normal;vertical-align:top"
+# Jupyter's own style sheet centres tables and gives all columns one width.
+_TABLE = "border:none;margin:0;table-layout:auto"
+_GRID = (
+    "display:grid;grid-template-columns:fit-content(40%) minmax(40px,1fr) fit-content(40%);"
+    "gap:4px 10px;align-items:center;max-width:560px;margin:6px 0"
+)
+
+
+def table(title: str, rows: Iterable[Sequence[str]], picture: str = "") -> str:
+    """Rows of (label, value, note) as an HTML table under a title and a picture; all text but `picture` is escaped."""
+    lines = []
+    for label, value, note in rows:
+        remark = f' <span style="opacity:.7">({escape(note)})</span>' if note else ""
+        lines.append(
+            f'<tr style="background:none"><th scope="row" style="{_CELL};opacity:.8">{escape(label)}</th>'
+            f'<td style="{_CELL};overflow-wrap:anywhere">{escape(value)}{remark}</td></tr>'
+        )
+    return (
+        f'<div><div style="font-weight:bold">{escape(title)}</div>{picture}'
+        f'<table aria-label="{escape(title)}" style="{_TABLE}">{"".join(lines)}</table></div>'
+    )
+
+
+def bars(title: str, items: Sequence[tuple[str, int, str]]) -> str:
+    """Horizontal bars as inline SVG, each with its label and value as text beside it.
+
+    The text is HTML, not SVG: it wraps, it is read aloud, and it stays where a notebook viewer removes pictures.
+
+    Args:
+        title: what the picture shows, for people who hear it read.
+        items: (label, length, value as text), drawn to one scale in the order given.
+    """
+    longest = max((length for _, length, _ in items), default=0) or 1
+    parts = []
+    for label, length, text in items:
+        # A bar that is there can be seen, however short it is.
+        percent = max(0.4, 100 * length / longest) if length else 0.0
+        parts.append(
+            f'<div>{escape(label)}</div><svg width="100%" height="14" fill="currentColor" aria-hidden="true">'
+            f'<rect width="100%" height="14" fill-opacity="0.1"/>'
+            f'<rect width="{percent:.2f}%" height="14" fill-opacity="0.65"/></svg><div>{escape(text)}</div>'
+        )
+    return f'<div role="figure" aria-label="{escape(title)}" style="{_GRID}">{"".join(parts)}</div>'

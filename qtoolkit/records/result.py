@@ -1,0 +1,58 @@
+"""What a job did."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from qtoolkit.records.base import Record, Row
+from qtoolkit.records.memory import MemoryReport
+from qtoolkit.records.plan import LayerPlan, skipped_rows
+from qtoolkit.records.source import ModelSource
+from qtoolkit.units import format_seconds
+
+
+@dataclass(frozen=True)
+class QuantizationReport(Record):
+    """All that is known of a quantized model, without the model: what a magic returns and a card is drawn from.
+
+    Attributes:
+        source: the model that was quantized.
+        method: the method's name, "nf4".
+        settings: the config's fields as JSON-ready values, "auto" resolved.
+        device: where the model lives.
+        layers: the modules that were quantized.
+        skipped: the modules that stay as they were, each with its reason.
+        notes: what was decided on the way and is not in the settings; one line each.
+        memory: before and after.
+        path: the folder it was saved to; None when it was not saved.
+        seconds: how long the whole job took.
+    """
+
+    schema_version: ClassVar[int] = 1
+
+    source: ModelSource
+    method: str
+    settings: Mapping[str, Any]
+    device: str
+    layers: tuple[LayerPlan, ...]
+    skipped: tuple[LayerPlan, ...]
+    notes: tuple[str, ...]
+    memory: MemoryReport
+    path: str | None
+    seconds: float
+
+    def rows(self) -> tuple[Row, ...]:
+        return (
+            *self.source.rows()[:1],
+            Row("method", self.method, ", ".join(f"{key}={value}" for key, value in self.settings.items())),
+            Row("device", self.device),
+            *self.memory.rows(),
+            Row("quantized layers", str(len(self.layers))),
+            *skipped_rows(self.skipped),
+            *(Row("note", note) for note in self.notes),
+            Row("saved to", self.path or "not saved"),
+            Row("whole job", format_seconds(self.seconds)),
+        )
+
+    def picture(self) -> str:
+        return self.memory.picture()

@@ -1,0 +1,106 @@
+"""A model that was found and checked, and whose weights have not been read yet."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qtoolkit.errors import CheckpointError, oneline
+from qtoolkit.records import ModelSource
+from qtoolkit.source.weights import ReportedTensor, StoredTensor
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+
+@dataclass
+class Checkpoint:
+    """A model as a method meets it: its config, and its weights by name, each read when it is asked for.
+
+    Attributes:
+        name: what the user called it.
+        config: transformers' config of the model.
+        tensors: weights by their name in the file; a `StoredTensor` is read when it is indexed.
+        dtype: the torch type that the model is loaded in.
+        format: "safetensors", "gguf" or "loaded".
+        path: the folder or file of the weights; None for a loaded model.
+        commit_hash: the Hub commit; None when it is not from the Hub.
+        disk_size: bytes of the weight files; None for a loaded model.
+        tokenizer: the model's tokenizer; None when it has none.
+        generation_config: how the model likes to generate; None to derive it from the config.
+        notes: what was decided while it was opened; one line each.
+    """
+
+    name: str
+    config: "PreTrainedConfig"
+    tensors: Mapping[str, StoredTensor | torch.Tensor]
+    dtype: torch.dtype
+    format: str
+    path: Path | None = None
+    commit_hash: str | None = None
+    disk_size: int | None = None
+    tokenizer: Any = None
+    generation_config: "GenerationConfig | None" = None
+    notes: list[str] = field(default_factory=list)
+    _skeleton: "PreTrainedModel | None" = field(default=None, repr=False)
+
+    @property
+    def skeleton(self) -> "PreTrainedModel":
+        """The model on the meta device: every module and shape, no values.
+
+        Raises:
+            CheckpointError: transformers cannot build a model from the config.
+        """
+        if self._skeleton is None:
+            self._skeleton = _build_skeleton(self.config, self.dtype)
+        return self._skeleton
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """What the checkpoint's config says of how it was quantized; None when it is in full precision."""
+        found = getattr(self.config, "quantization_config", None)
+        return found if found is None or isinstance(found, dict) else found.to_dict()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as they are stored."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def hand_over(self, on_read: Callable[[int], None]) -> dict[str, ReportedTensor]:
+        """The weights, for a loader that reads each once; `on_read` is called with the bytes of each as it is read.
+
+        What was expanded from a `.gguf` file belongs to nobody else: it leaves memory as the loader goes on.
+        """
+        reported = {name: ReportedTensor(tensor, on_read) for name, tensor in self.tensors.items()}
+        if self.format == "gguf":
+            self.tensors = {}
+        return reported
+
+    def record(self) -> ModelSource:
+        """The checkpoint as a record."""
+        parameters = list(self.skeleton.parameters())
+        tensors = {id(tensor): tensor for tensor in [*parameters, *self.skeleton.buffers()]}
+        return ModelSource(
+            name=self.name,
+            path=str(self.path) if self.path else None,
+            commit_hash=self.commit_hash,
+            format=self.format,
+            architecture=type(self.skeleton).__name__,
+            dtype=str(self.dtype).removeprefix("torch."),
+            num_parameters=sum(parameter.numel() for parameter in parameters),
+            footprint=sum(tensor.nbytes for tensor in tensors.values()),
+            disk_size=self.disk_size,
+        )
+
+
+def _build_skeleton(config: "PreTrainedConfig", dtype: torch.dtype) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"no model can be built from the config of {config.model_type}: {oneline(error)}") from error
+    return skeleton.eval()

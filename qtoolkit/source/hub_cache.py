@@ -1,0 +1,73 @@
+"""The local Hub cache: what is whole in it, and which commit a branch stood at.
+
+Its layout is documented (huggingface_hub, "Understand caching"): `models--org--name/` with `blobs/<etag>`,
+`snapshots/<commit>/<file>` that point to blobs, and `refs/<revision>` that hold a commit.
+"""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from qtoolkit.errors import SourceError
+from qtoolkit.source.folder import INDEX_FILE
+from qtoolkit.source.hub_files import indexed_files, weight_files
+
+
+def repo_folder(repo_id: str) -> Path:
+    """Where the cache keeps a model, whether it is there or not."""
+    return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{repo_id.replace('/', '--')}"
+
+
+def snapshot_folder(repo_id: str, commit_hash: str) -> Path:
+    """Where the cache keeps the files of one commit."""
+    return repo_folder(repo_id) / "snapshots" / commit_hash
+
+
+def cached_commit(repo_id: str, revision: str | None) -> str | None:
+    """The commit that a revision stood at when it was last downloaded; None when it never was."""
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    ref = repo_folder(repo_id) / "refs" / (revision or constants.DEFAULT_REVISION)
+    commit_hash = ref.read_text(encoding="utf-8").strip() if ref.is_file() else ""
+    return commit_hash if re.fullmatch(r"[0-9a-f]{40}", commit_hash) else None
+
+
+def remember_commit(repo_id: str, revision: str | None, commit_hash: str) -> None:
+    """Note which commit a revision stands at, so that it is found without a network."""
+    if cached_commit(repo_id, revision) == commit_hash:
+        return
+    ref = repo_folder(repo_id) / "refs" / (revision or constants.DEFAULT_REVISION)
+    partial = ref.with_name(f"{ref.name}.{os.getpid()}")
+    # A cache that cannot be written still serves the commit by its hash.
+    with contextlib.suppress(OSError):
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(commit_hash, encoding="utf-8")
+        partial.replace(ref)
+
+
+def is_whole(snapshot: Path) -> bool:
+    """Whether a snapshot has its config and all of its weights; a name whose blob is not there does not count."""
+    names = [file.name for file in snapshot.iterdir() if file.is_file()] if snapshot.is_dir() else []
+    if "config.json" not in names:
+        return False
+    if INDEX_FILE not in names:
+        return bool(weight_files(names))
+    try:
+        return set(indexed_files(snapshot / INDEX_FILE)) <= set(names)
+    except SourceError:
+        return False
+
+
+def local_models() -> tuple[str, ...]:
+    """Ids of the models that are whole in the local Hub cache, sorted; asks no network and reads no weights."""
+    folders = Path(constants.HF_HUB_CACHE).expanduser().glob("models--*")
+    return tuple(
+        sorted(
+            folder.name.removeprefix("models--").replace("--", "/")
+            for folder in folders
+            if any(is_whole(snapshot) for snapshot in folder.glob("snapshots/*"))
+        )
+    )

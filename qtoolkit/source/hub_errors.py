@@ -1,0 +1,203 @@
+"""What the Hub and the network answer, as errors of ours: one line, and never a token in it."""
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from huggingface_hub import constants, get_token
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's or httpx2's, by its version
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from qtoolkit.errors import (
+    ConfigError,
+    DiskFullError,
+    GatedModelError,
+    HubUnreachableError,
+    ModelNotFoundError,
+    OutputError,
+    QToolkitError,
+    SourceError,
+    oneline,
+)
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A repository on the Hub, as somebody asks for it.
+
+    Attributes:
+        repo_id: "org/name".
+        revision: branch, tag or commit; None for the default branch.
+        token: None for the one that huggingface_hub finds.
+    """
+
+    repo_id: str
+    revision: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        used = self.token if self.token is not None else get_token()
+        # The HTTP library would quote the whole header in its error.
+        if used is not None and not re.fullmatch(r"[!-~]+", used):
+            raise ConfigError(
+                "the Hub token is empty or holds blanks, line breaks or letters that no token has: copy it again from "
+                "https://huggingface.co/settings/tokens"
+            )
+
+    @property
+    def page(self) -> str:
+        """The address that a person opens."""
+        return f"{hub_address()}/{self.repo_id}"
+
+    @property
+    def has_token(self) -> bool:
+        """Whether a token goes with the requests."""
+        return (self.token or get_token()) is not None
+
+
+def hub_address() -> str:
+    """The Hub that is asked, without a password that may stand in HF_ENDPOINT."""
+    return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
+
+
+@contextmanager
+def translated(model: HubModel) -> Iterator[None]:
+    """Turn what huggingface_hub raises within into an error of ours, chained to it.
+
+    Raises:
+        SourceError: the Hub does not hand the model out, or does not answer.
+        OutputError: the local cache cannot be written.
+    """
+    try:
+        yield
+    except (HTTPError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise _translate(error, model) from error
+
+
+def _translate(error: BaseException, model: HubModel) -> QToolkitError:
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+        # huggingface_hub looked into its cache after the Hub had refused: why it refused is what helps.
+        return _translate(error.__cause__, model)
+    return next(make(error, model) for kind, make in _TRANSLATIONS if isinstance(error, kind))
+
+
+def _detail(error: BaseException) -> str:
+    """The error's own words, without the signature of a storage address."""
+    return re.sub(r"\?\S*", "", oneline(error))
+
+
+def _malformed(_error: BaseException, model: HubModel) -> QToolkitError:
+    return ModelNotFoundError(f"{model.repo_id!r} is no Hub id: write it as on its page, org/name or org/name@revision")
+
+
+def _gated(_error: BaseException, model: HubModel) -> QToolkitError:
+    if model.has_token:
+        return GatedModelError(
+            f"{model.repo_id} is gated and your token has no access to it: accept its licence at {model.page} with the "
+            "account of this token (a fine-grained token also needs the permission to read gated repositories)"
+        )
+    return GatedModelError(
+        f"{model.repo_id} is gated: accept its licence at {model.page}, then log in with `hf auth login` or give token="
+    )
+
+
+def _unknown(_error: BaseException, model: HubModel) -> QToolkitError:
+    way = "a token that has access to it" if model.has_token else "a token: `hf auth login`, or token="
+    return ModelNotFoundError(
+        f"no model {model.repo_id!r} on {hub_address()}: check the name; a private one needs {way}"
+    )
+
+
+def _unknown_revision(_error: BaseException, model: HubModel) -> QToolkitError:
+    return ModelNotFoundError(
+        f"{model.repo_id} has no revision {model.revision!r}: name a branch, tag or commit, see {model.page}/commits"
+    )
+
+
+def _disabled(_error: BaseException, model: HubModel) -> QToolkitError:
+    return SourceError(f"{model.repo_id} was disabled on the Hub and cannot be downloaded: see {model.page}")
+
+
+def _refused(error: BaseException, model: HubModel) -> QToolkitError:
+    assert isinstance(error, HfHubHTTPError)
+    status = error.response.status_code
+    if status == 401 and not model.has_token:
+        return _unknown(error, model)
+    if status == 401:
+        return SourceError(
+            f"the Hub does not accept the token (401): it is mistyped or expired; log in again with `hf auth login`, "
+            f"or make a new one at {hub_address()}/settings/tokens"
+        )
+    if status == 403:
+        return SourceError(
+            f"the Hub refuses {model.repo_id} (403): give a token that may read it, see {hub_address()}/settings/tokens"
+        )
+    if status == 429:
+        return HubUnreachableError(
+            "the Hub gets too many requests from here (429): wait some minutes, or log in with `hf auth login` for more"
+        )
+    if status >= 500 or status == 408:
+        return HubUnreachableError(f"{hub_address()} is down or overloaded ({status}): run it again later")
+    return SourceError(f"the Hub answers {status} for {model.repo_id}: see {model.page}")
+
+
+def _offline(_error: BaseException, _model: HubModel) -> QToolkitError:
+    return HubUnreachableError("HF_HUB_OFFLINE forbids to ask the Hub: unset it and restart Python")
+
+
+def _unreachable(error: BaseException, _model: HubModel) -> QToolkitError:
+    return HubUnreachableError(
+        f"{hub_address()} does not answer ({_detail(error)}): check the network, the proxy and HF_ENDPOINT; "
+        "running it again goes on after the last whole file"
+    )
+
+
+def _disk(error: BaseException, model: HubModel) -> QToolkitError:
+    assert isinstance(error, OSError)
+    cache = constants.HF_HUB_CACHE
+    if error.errno == errno.ENOSPC:
+        return DiskFullError(f"the disk of {cache} is full: free some, or set HF_HOME to a folder on a larger one")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+        return OutputError(f"the Hub cache {cache} cannot be written ({error.strerror}): set HF_HOME to another folder")
+    return _broken(error, model)
+
+
+def _broken(error: BaseException, model: HubModel) -> QToolkitError:
+    return HubUnreachableError(
+        f"the download of {model.repo_id} broke off ({_detail(error)}): run it again to go on after the last whole file"
+    )
+
+
+def _strange(error: BaseException, _model: HubModel) -> QToolkitError:
+    return HubUnreachableError(
+        f"{hub_address()} answers, but not as the Hub does ({_detail(error)}): check the network's login page, "
+        "the proxy and HF_ENDPOINT"
+    )
+
+
+_Kind = type[BaseException] | tuple[type[BaseException], ...]
+# The first that fits counts: a gated repository is a RepositoryNotFoundError, and both are OSErrors.
+_TRANSLATIONS: tuple[tuple[_Kind, Callable[[BaseException, HubModel], QToolkitError]], ...] = (
+    (HFValidationError, _malformed),
+    (GatedRepoError, _gated),
+    (RepositoryNotFoundError, _unknown),
+    (RevisionNotFoundError, _unknown_revision),
+    (DisabledRepoError, _disabled),
+    (HfHubHTTPError, _refused),
+    (OfflineModeIsEnabled, _offline),
+    (HTTPError, _unreachable),
+    (OSError, _disk),
+    ((ValueError, TypeError, KeyError), _strange),
+    (BaseException, _broken),
+)

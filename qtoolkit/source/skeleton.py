@@ -1,0 +1,58 @@
+"""What a model is made of, by its modules alone: linear layers, ties, and what everything else is."""
+
+from collections.abc import Iterator
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer that can be replaced: exactly nn.Linear, or GPT-2's transposed Conv1D."""
+    return type(module) is nn.Linear or isinstance(module, Conv1D)
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """(out_features, in_features) of a linear layer."""
+    if isinstance(module, Conv1D):
+        in_features, out_features = module.weight.shape
+        return out_features, in_features
+    assert isinstance(module, nn.Linear)
+    return module.out_features, module.in_features
+
+
+def modules_with_weights(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
+    """Every module that has parameters of its own, with its full name."""
+    for name, module in model.named_modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            yield name, module
+
+
+def tied_to(model: PreTrainedModel) -> dict[str, str]:
+    """Module -> the module whose weight it shares; both ways, so that neither is replaced alone."""
+    owners: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for name, module in modules_with_weights(model):
+        for parameter in module.parameters(recurse=False):
+            owner = owners.setdefault(id(parameter), name)
+            if owner != name:
+                tied[name], tied[owner] = owner, name
+    return tied
+
+
+def output_head(model: PreTrainedModel) -> str | None:
+    """The name of the module that turns hidden states into logits."""
+    head = model.get_output_embeddings()
+    return next((name for name, module in model.named_modules() if module is head), None)
+
+
+def kind_of(module: nn.Module) -> str:
+    """What a module that is no linear layer is, in a word that a reader knows."""
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    name = type(module).__name__
+    if "norm" in name.lower():
+        return "norm"
+    if any(parameter.dim() == 3 for parameter in module.parameters(recurse=False)):
+        return f"experts in one tensor ({name})"
+    return f"not a linear layer ({name})"

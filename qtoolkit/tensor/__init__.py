@@ -1,0 +1,19 @@
+"""Pure functions on tensors: grouping, affine codes, packing."""
+
+from qtoolkit.tensor.affine import absmax_quantize, code_range, dequantize, zero_point_quantize
+from qtoolkit.tensor.grouping import GRANULARITIES, Granularity, from_groups, scale_shape, to_groups
+from qtoolkit.tensor.packing import pack_int4, unpack_int4
+
+__all__ = [
+    "GRANULARITIES",
+    "Granularity",
+    "absmax_quantize",
+    "code_range",
+    "dequantize",
+    "from_groups",
+    "pack_int4",
+    "scale_shape",
+    "to_groups",
+    "unpack_int4",
+    "zero_point_quantize",
+]

@@ -1,0 +1,36 @@
+"""Fixtures of the whole suite."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct in bfloat16 safetensors."""
+    from tests.models import smollm2_folder
+
+    return smollm2_folder()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
+    """The folder of a random 2-layer Llama with SmolLM2's tokenizer; saved in two shards."""
+    from transformers import AutoTokenizer
+
+    from tests.models import random_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    random_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder, max_shard_size="4MB")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device that this machine has."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    return str(request.param)

@@ -1,0 +1,48 @@
+"""Fixtures with a Hub of the test's own, which huggingface_hub in this process takes for the real one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from tests.hub.server import Hub
+from tests.hub.xet import XetHub
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty Hub, an empty cache in `tmp_path / "hub"`, and no token."""
+    with Hub() as server:
+        yield from _pointed_to(server, tmp_path, monkeypatch)
+
+
+@pytest.fixture(params=["http", "xet"])
+def any_hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """As `hub`, with weights handed out directly, and through Xet."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", request.param == "http")
+    with Hub() if request.param == "http" else XetHub() as server:
+        yield from _pointed_to(server, tmp_path, monkeypatch)
+
+
+def environment(server: Hub, home: Path) -> dict[str, str]:
+    """What points huggingface_hub in another process to the Hub, with the cache of the fixtures."""
+    return {"HF_ENDPOINT": server.url, "HF_HOME": str(home)}
+
+
+def _pointed_to(server: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """huggingface_hub reads its environment once, at import: here is what it made of it, set afterwards."""
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(home / "stored_tokens"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    # Progress and resuming go by pieces of 10 MB, more than a test wants to send.
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 64 * 1024)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    yield server
+    huggingface_hub.close_session()

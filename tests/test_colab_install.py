@@ -1,0 +1,94 @@
+"""Installing qtoolkit on Google Colab upgrades nothing that a running kernel has loaded.
+
+The environment is made up: metadata of Colab's versions without the packages, which is all that pip looks at when it
+decides what to install.
+"""
+
+import json
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+
+# Colab's runtime of August 2026 (googlecolab/backend-info, pip-freeze.gpu.txt); bitsandbytes and gguf are not there.
+COLAB = {
+    "accelerate": "1.14.0",
+    "huggingface_hub": "1.27.0",
+    "ipykernel": "6.17.1",
+    "ipython": "7.34.0",
+    "ipywidgets": "7.7.1",
+    "jupyter_client": "7.4.9",
+    "numpy": "2.1.3",
+    "psutil": "5.9.5",
+    "safetensors": "0.8.0",
+    "tokenizers": "0.22.2",
+    "torch": "2.11.0+cu128",
+    "traitlets": "5.7.1",
+    "transformers": "5.15.0",
+}
+
+
+def locked(name: str) -> dict[str, str]:
+    """The packages of a lock with their versions."""
+    lines = (ROOT / "constraints" / name).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+@pytest.fixture(scope="module")
+def colab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment in which pip finds Colab's versions."""
+    folder = tmp_path_factory.mktemp("colab")
+    venv.create(folder, with_pip=False)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for package, version in COLAB.items():
+        metadata = site / f"{package}-{version}.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n", encoding="utf-8")
+    return folder / "bin" / "python"
+
+
+def would_install(python: Path, *requirements: str) -> set[str]:
+    """The names of what pip would install into the environment of `python`; nothing is installed."""
+    report = python.parent / "report.json"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    # What Colab does not bring is taken in the versions that are tested: a release elsewhere changes no result here.
+    pins = [f"{name}=={version}" for name, version in locked("ci.txt").items() if name in ("bitsandbytes", "gguf")]
+    constraints = report.with_name("constraints.txt")
+    constraints.write_text("\n".join(pins), encoding="utf-8")
+    options = ["--dry-run", "--report", str(report), "--constraint", str(constraints)]
+    subprocess.run([*pip, *options, *requirements], check=True)
+    items = json.loads(report.read_text(encoding="utf-8"))["install"]
+    return {item["metadata"]["name"].lower().replace("-", "_") for item in items}
+
+
+@pytest.mark.registry
+def test_nothing_of_colab_is_upgraded(colab: Path) -> None:
+    installed = would_install(colab, f"{ROOT}[all]")
+    assert {"qtoolkit", "bitsandbytes", "gguf"} <= installed
+    assert installed.isdisjoint(COLAB)
+
+
+@pytest.mark.registry
+def test_an_upgrade_would_be_seen(colab: Path) -> None:
+    assert "psutil" in would_install(colab, "psutil>5.9.5")
+
+
+def test_the_colab_lock_holds_these_versions() -> None:
+    lock = {name.replace("-", "_"): version for name, version in locked("colab.txt").items()}
+    # CI has no CPU build of Colab's torch.
+    assert {name: lock[name] for name in COLAB if name != "torch"} == {n: v for n, v in COLAB.items() if n != "torch"}
+
+
+@pytest.mark.parametrize("extra", ["", "notebook"])
+def test_each_requirement_admits_colabs_version(extra: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    requirements = [Requirement(line) for line in lines]
+    assert requirements
+    assert [str(item) for item in requirements if not item.specifier.contains(COLAB[item.name])] == []

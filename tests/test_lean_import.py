@@ -1,0 +1,44 @@
+"""`import qtoolkit` and `%load_ext qtoolkit` load nothing heavy: seen in fresh processes."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "bitsandbytes", "gguf")
+JUPYTER = ("IPython", "ipykernel", "ipywidgets", "traitlets")
+
+LOAD_EXT = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.run_line_magic("load_ext", "qtoolkit")
+assert "quantize" in shell.magics_manager.magics["line"]
+"""
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level packages that a fresh Python has loaded after running `code`."""
+    report = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    command = [sys.executable, "-W", "error", "-c", f"{code}\n{report}"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize("package", HEAVY + JUPYTER)
+def test_import_loads_no_heavy_package(package: str) -> None:
+    assert package not in loaded_by("import qtoolkit")
+
+
+def test_names_of_methods_load_no_heavy_package() -> None:
+    assert loaded_by("import qtoolkit; qtoolkit.available_methods()").isdisjoint(HEAVY + JUPYTER)
+
+
+def test_configs_load_no_heavy_package() -> None:
+    assert loaded_by("import qtoolkit; qtoolkit.NF4(), qtoolkit.AbsMax(bits=4)").isdisjoint(HEAVY + JUPYTER)
+
+
+def test_load_ext_loads_no_heavy_package() -> None:
+    assert loaded_by(LOAD_EXT).isdisjoint(HEAVY)
+
+
+def test_what_is_measured_here_is_really_measured() -> None:
+    assert {"qtoolkit", "numpy"} <= loaded_by("import qtoolkit, numpy")
