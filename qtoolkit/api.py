@@ -14,7 +14,7 @@ from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.measure import available_memory, disk_size, examine, free_disk, measure_peak, memory_footprint, resident_memory
 from qtoolkit.methods import MethodConfig, available_methods, config_of_checkpoint, get_method, resolve_config
 from qtoolkit.optional import optional
-from qtoolkit.plan import check_fits, make_plan
+from qtoolkit.planning import check_fits, make_plan
 from qtoolkit.quantized import QuantizedModel, ignore_progress
 from qtoolkit.records import Doctor, MemoryReport, PeakMemory, Plan, ProgressEvent, QuantizationReport
 from qtoolkit.source import Checkpoint, local_models, open_checkpoint

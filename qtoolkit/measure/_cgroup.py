@@ -40,14 +40,11 @@ def allowances(root: Path) -> Iterator[Allowance]:
 
 def _walk_up(root: Path, layout: _Layout, path: str) -> Iterator[Allowance]:
     """From the group at `path` to the mount; in a container `path` can be the host's, and only the mount is there."""
-    mount = root / layout.mount
-    group = mount / path.strip("/")
+    group = root / layout.mount / path.strip("/")
     for folder in (group, *group.parents):
         limit = _read(folder / layout.limit).strip()
         if limit.isdecimal():  # "max" without a limit; empty where the group is not visible
             yield Allowance(int(limit), _used(folder, layout))
-        if folder == mount:
-            break
 
 
 def _used(folder: Path, layout: _Layout) -> int:

@@ -24,6 +24,5 @@ def disk_size(folder: Path) -> int:
 
 def free_disk(folder: Path) -> int:
     """Bytes that this user can still write where `folder` is, or would be: its nearest parent that exists counts."""
-    folder = folder.resolve()
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     return shutil.disk_usage(existing).free

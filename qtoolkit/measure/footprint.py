@@ -1,18 +1,13 @@
 """What a model keeps in memory: every tensor that hangs on it, each byte counted once."""
 
-import functools
 import types
-import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_NOT_FOLLOWED = (
-    *(nn.Module, type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType),
-    *(functools.partial, weakref.ref, str, bytes, int, float),
-)
+_NOT_FOLLOWED = (nn.Module, type, types.ModuleType, types.FunctionType, types.MethodType, str, bytes, int, float)
 # Classes that models carry about and whose tensors are no part of the model. By name: importing transformers
 # to ask would cost seconds for a plain torch module.
 _NOT_THE_MODEL = {"PreTrainedConfig", "PretrainedConfig", "GenerationConfig", "PreTrainedTokenizerBase", "Cache"}

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from qtoolkit.tensor import unpack_int4
 
 # Weights that are expanded at one time. On CPU the block stays in the cache; on a GPU a few large kernels are best.
-_BLOCK_WEIGHTS_CPU = 2**19
+_BLOCK_WEIGHTS_CPU = 2**20
 _BLOCK_WEIGHTS_GPU = 2**25
 
 # Tokens up to which a bfloat16 product on CPU takes as long as expanding the weight. Measured on a 2048 x 2048 layer.
@@ -52,17 +52,13 @@ def multiply(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """x[tokens, in] -> x @ W^T [tokens, out] in x.dtype, computed in `dtype`."""
-    y = x.new_empty(x.shape[0], weight.shape[0])
-    int8_kernel = _takes_int8_kernel(x, scale, zero_point)
-    inputs = x.contiguous() if int8_kernel else x.to(dtype)
-    for rows in _row_blocks(weight.shape[0], x.shape[1], x.device):
-        row_scale: torch.Tensor | None
-        if int8_kernel:
-            codes, row_scale = _codes(weight[rows]), scale.expand(weight.shape[0], 1)[rows, 0]
-            part = torch._weight_int8pack_mm(inputs, codes, inputs.new_ones(len(codes)))  # noqa: SLF001
-        else:
-            block, row_scale = _expand(rows, weight, scale, zero_point, dtype)
-            part = linear(inputs, block)
+    if _takes_int8_kernel(x, scale, zero_point):
+        return _multiply_int8(x, weight, scale)
+    y = x.new_empty(len(x), len(weight))
+    inputs = x.to(dtype)
+    for rows in _row_blocks(len(weight), x.shape[1], x.device):
+        block, row_scale = _expand(rows, weight, scale, zero_point, dtype)
+        part = linear(inputs, block)
         y[:, rows] = part if row_scale is None else part * row_scale
     return y
 
@@ -77,7 +73,7 @@ def multiply_transposed(
     """grad[tokens, out] -> grad @ W [tokens, in] in grad.dtype, computed in `dtype`; blocks are added in float32."""
     in_features = weight.shape[1] * (2 if weight.dtype == torch.uint8 else 1)
     total = grad.new_zeros(len(grad), in_features, dtype=torch.promote_types(dtype, torch.float32))
-    for rows in _row_blocks(weight.shape[0], in_features, grad.device):
+    for rows in _row_blocks(len(weight), in_features, grad.device):
         block, row_scale = _expand(rows, weight, scale, zero_point, dtype)
         part = grad[:, rows] if row_scale is None else grad[:, rows] * row_scale
         total += part.to(dtype) @ block
@@ -101,10 +97,20 @@ def _takes_int8_kernel(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.T
         x.device.type == "cpu"
         and x.dtype == torch.bfloat16
         and len(x) <= _FEW_TOKENS
-        and x.shape[1] % 16 == 0  # the kernel reads past the end of other rows and crashes
+        and x.shape[1] % 16 == 0  # of other rows it reads past the end, and crashes
         and scale.shape[1] == 1
         and zero_point is None
     )
+
+
+def _multiply_int8(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """`multiply` by torch's kernel, given scales of 1: it would take ours as bfloat16 only."""
+    x = x.contiguous()
+    blocks = (slice(None),) if weight.dtype == torch.int8 else _row_blocks(len(weight), x.shape[1], x.device)
+    codes = (_codes(weight[rows]) for rows in blocks)
+    parts = [torch._weight_int8pack_mm(x, block, x.new_ones(len(block))) for block in codes]  # noqa: SLF001
+    # [tokens, rows] of each block -> [tokens, out]
+    return (torch.cat(parts, dim=1) * scale[:, 0]).to(x.dtype)
 
 
 def _row_blocks(out_features: int, in_features: int, device: torch.device) -> Iterator[slice]:
@@ -122,19 +128,19 @@ def _expand(
     rows: slice, weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Rows of W in `dtype` [rows, in], and what their outputs are to be multiplied with, [rows] or nothing."""
-    shape = weight.shape[0], scale.shape[1]
+    shape = len(weight), scale.shape[1]
     codes = _codes(weight[rows])
     # [rows, in] -> [rows, groups, group_size]
     levels = codes.view(len(codes), shape[1], -1)
     if zero_point is not None:
         # Exact: codes and zero points differ by 254 at most.
         levels = levels.to(dtype).sub_(zero_point.expand(shape)[rows, :, None].to(dtype))
-    factor = scale.expand(shape)[rows]
+    factor = scale.expand(shape)[rows].float()
     # In float16, sums of products with whole codes could exceed its largest number, 65504.
     if shape[1] == 1 and dtype != torch.float16:
         return levels.to(dtype).view(codes.shape), factor[:, 0]
     block = torch.empty(levels.shape, dtype=dtype, device=weight.device)
     # The product is taken in float32 and rounded once.
-    torch.mul(levels, factor[:, :, None].float(), out=block)
+    torch.mul(levels, factor[:, :, None], out=block)
     # [rows, groups, group_size] -> [rows, in]
     return block.view(codes.shape), None

@@ -73,7 +73,8 @@ class Scheme:
     def quantize(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """The tensors of `buffers` for a full-precision weight, contiguous and on its device.
 
-        Beside the weight, results and temporaries take 5 bytes per weight, and 28 per scale, at most.
+        Beside the weight, results and temporaries take at most 5 bytes per weight and 20 per scale; a transposed
+        weight (Conv1D) is copied before, unless granularity is "channel".
 
         Args:
             weight: W[out_features, in_features], any floating type, finite.

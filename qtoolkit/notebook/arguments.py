@@ -21,8 +21,8 @@ JOB_OPTIONS: Mapping[str, tuple[str, str]] = {
     "--device": ("NAME", "where the result lives: auto, cpu, cuda, cuda:1 (default: auto)"),
     "--revision": ("NAME", "branch, tag or commit of a model on the Hub (default: main)"),
     "--overwrite": ("", "replace the output folder when it exists"),
-    "--plan": ("", "only tell what would be done; no weight is read, nothing is written"),
-    "--debug": ("", "show the whole traceback of an error, and keep its variables for %debug"),
+    "--plan": ("", "only tell what would be done: no weight is read, nothing written; a Hub model is downloaded"),
+    "--debug": ("", "show the whole traceback of an error"),
 }
 
 
@@ -113,6 +113,11 @@ def option_flags(config: type[MethodConfig], *names: str) -> list[str]:
 def is_switch(hint: Any) -> bool:
     """Whether an option of this type takes no value: `--double-quant`, `--no-double-quant`."""
     return bool in _kinds(hint)
+
+
+def is_list(hint: Any) -> bool:
+    """Whether an option of this type takes several values: `--exclude a,b`."""
+    return _item(hint) is not None
 
 
 class _Parser(argparse.ArgumentParser):

@@ -6,7 +6,6 @@ from typing import Any
 
 from IPython.core.error import TryNext
 
-import qtoolkit as qt
 from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import MethodConfig, available_methods, config_class
 from qtoolkit.notebook.arguments import JOB_OPTIONS, is_switch, method_in, option_flags, option_hints
@@ -39,7 +38,9 @@ def complete(shell: Any, event: Any) -> list[str]:
     elif value.startswith("-") or _model_given(words, takes_value):
         found = [*JOB_OPTIONS, *method_options]
     else:
-        found = list(qt.local_models())
+        from qtoolkit.api import local_models
+
+        found = list(local_models())
     if not found:
         raise TryNext
     return found

@@ -35,7 +35,7 @@ def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Conca
     """Let a magic fail with a `MagicError`, and keep nothing of a failed or stopped job in memory.
 
     IPython remembers the last exception, and with it the local variables of every function on the way: a model half
-    done. They are forgotten here. With `--debug` on the line, the original error passes with all its variables.
+    done. They are forgotten here. With `--debug` on the line, the original error passes as it is.
     """
 
     @functools.wraps(magic)
@@ -53,11 +53,13 @@ def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Conca
     return wrapper
 
 
-def forget_variables(error: BaseException | None) -> None:
+def forget_variables(error: BaseException) -> None:
     """Clear the local variables of all finished frames that the error, its causes and contexts hold."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    pending, seen = [error], set()
+    while pending:
+        error = pending.pop()
+        if id(error) not in seen:
+            seen.add(id(error))
+            traceback.clear_frames(error.__traceback__)
+            pending += [other for other in (error.__cause__, error.__context__) if other is not None]
     gc.collect()

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from qtoolkit.methods import available_methods, get_method
-from qtoolkit.notebook.arguments import JOB_OPTIONS, is_switch, option_flags, option_hints
+from qtoolkit.notebook.arguments import JOB_OPTIONS, is_list, option_flags, option_hints
 from qtoolkit.notebook.body import DEFAULT_METHOD
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -69,8 +69,8 @@ def _method(name: str) -> Iterable[str]:
     lines = [f"Method {name}: {method.summary}"]
     for field in fields(config):
         flag, *negation = option_flags(config, field.name)
-        written = ", ".join([flag, *negation]) if is_switch(hints[field.name]) else f"{flag} {field.name.upper()}"
-        lines += _entry(written, _describe(field.metadata, field.default))
+        value = "" if negation else " A,B" if is_list(hints[field.name]) else " VALUE"
+        lines += _entry(", ".join([flag, *negation]) + value, _describe(field.metadata, field.default))
     return lines
 
 

@@ -1,14 +1,17 @@
-"""The magics: each parses its line, calls the API and returns the record."""
+"""The magics: each parses its line, calls the API and returns the record.
+
+The API is imported when a magic runs, so that `%load_ext` loads no torch.
+"""
 
 from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope
 from traitlets import Enum
 
-import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.arguments import Request, read_request
 from qtoolkit.notebook.cell import run_body
@@ -21,6 +24,8 @@ from qtoolkit.records import Doctor, MemoryReport, PeakMemory, Plan, Quantizatio
 @magics_class
 class QuantizeMagics(Magics):
     """Quantize models and see their memory, a line each. `%quantize?` tells of all options."""
+
+    shell: InteractiveShell
 
     progress = Enum(
         ["auto", "widget", "text", "none"],
@@ -41,8 +46,10 @@ class QuantizeMagics(Magics):
         model = self._model(request.model, local_ns)
         if request.plan:
             return _plan(request, model)
+        from qtoolkit.api import quantize
+
         with open_progress(self.progress, self.shell, f"{request.config.method} of {request.model}") as on_progress:
-            result = qt.quantize(
+            result = quantize(
                 model,
                 request.config,
                 output=request.output,
@@ -78,8 +85,10 @@ class QuantizeMagics(Magics):
         """
         if cell is None:
             return self._memory_of(line, local_ns)
+        from qtoolkit.api import measure_peak
+
         self._nothing_on(line, "%%qmemory")
-        with qt.measure_peak() as peak:
+        with measure_peak() as peak:
             run_body(self.shell, cell)
         return peak.report
 
@@ -87,8 +96,10 @@ class QuantizeMagics(Magics):
     @short_errors
     def qdoctor(self, line: str) -> Doctor:
         """This machine for a bug report: versions, devices, free memory and disk, and which methods run here."""
+        from qtoolkit.api import doctor
+
         self._nothing_on(line, "%qdoctor")
-        return qt.doctor()
+        return doctor()
 
     @short_errors
     def _nothing_on(self, line: str, magic: str) -> None:
@@ -97,6 +108,8 @@ class QuantizeMagics(Magics):
 
     @short_errors
     def _memory_of(self, line: str, local_ns: Mapping[str, Any] | None) -> MemoryReport:
+        from qtoolkit.api import measure_memory
+
         if not line.strip():
             message = "%qmemory needs a variable that holds a model: `%qmemory q`; or `%%qmemory` above a cell's code"
             raise ConfigError(message)
@@ -106,7 +119,7 @@ class QuantizeMagics(Magics):
             said = f"{type(error).__name__}: {error}"
             message = f"%qmemory: {line.strip()!r} is no variable or expression that holds a model: {said}"
             raise ConfigError(message) from error
-        return qt.measure_memory(model)
+        return measure_memory(model)
 
     def _model(self, text: str, local_ns: Mapping[str, Any] | None) -> Any:
         """What MODEL means: a variable's value where there is one of that name and no folder, otherwise the text."""
@@ -115,4 +128,6 @@ class QuantizeMagics(Magics):
 
 
 def _plan(request: Request, model: Any) -> Plan:
-    return qt.plan(model, request.config, device=request.device, output=request.output, revision=request.revision)
+    from qtoolkit.api import plan
+
+    return plan(model, request.config, device=request.device, output=request.output, revision=request.revision)

@@ -164,7 +164,7 @@ def _indexed(folder: Path, files: dict[str, "RepoSibling"]) -> list["RepoSibling
     absent = [name for name in names if name not in files]
     if absent:
         raise CheckpointError(
-            f"{INDEX_FILE} names {absent[0]}, which is not in the repository: {len(absent)} files missing"
+            f"{INDEX_FILE} names {absent[0]!r}, which is not in the repository: {len(absent)} files missing"
         )
     return [files[name] for name in names]
 

@@ -57,6 +57,8 @@ def open_checkpoint(
     snapshot = fetch(model, revision=revision, token=token, on_progress=on_progress, check=check)
     checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check)
     checkpoint.commit_hash = snapshot.commit_hash
+    if snapshot.note:
+        checkpoint.notes.append(snapshot.note)
     return checkpoint
 
 

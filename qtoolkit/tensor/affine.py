@@ -39,7 +39,7 @@ def absmax_quantize(
     one, so that the stored numbers alone reproduce the result. It is rounded upwards, so that no value falls off the
     end of the codes: the error of every value is at most scale / 2. A group of zeros has scale 1.
 
-    Beside x, its temporaries take 5 bytes per value.
+    Beside x, results and temporaries take at most 5 bytes per value and 20 per group.
 
     Args:
         x: [..., group_size], finite.
@@ -145,7 +145,8 @@ def _stored_scale(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def _encode(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, q_min: int, q_max: int
 ) -> torch.Tensor:
-    codes = x / scale.float()
+    # One copy, changed in place: a mixed quotient would make another on CPU.
+    codes = x.to(torch.float32, copy=True).div_(scale.float())
     if zero_point is not None:
         codes.add_(zero_point.to(codes.dtype))
     return codes.round_().clamp_(q_min, q_max).to(torch.int8)

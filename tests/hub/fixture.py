@@ -42,6 +42,8 @@ def _pointed_to(server: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     # Progress and resuming go by pieces of 10 MB, more than a test wants to send.
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 64 * 1024)
+    # hf_xet reads the environment itself, and keeps its logs there.
+    monkeypatch.setenv("HF_HOME", str(home))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     yield server

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
 # What huggingface.co keeps in git itself; everything else is stored apart, as LFS.
@@ -33,8 +33,8 @@ class Repository:
         """Put `files` on top of a branch; a new branch starts at `main`."""
         parent = self.refs.get(branch, self.refs.get("main", ""))
         content = {**self.commits.get(parent, {}), **files}
-        listing = parent + "".join(f"{name}:{hashlib.sha1(content[name]).hexdigest()}\n" for name in sorted(content))
-        commit_hash = hashlib.sha1(listing.encode()).hexdigest()
+        listing = parent + "".join(f"{name} {_git_hash(content[name])}\n" for name in sorted(content))
+        commit_hash = _git_hash(listing.encode())
         self.commits[commit_hash] = content
         self.refs[branch] = commit_hash
         return commit_hash
@@ -205,11 +205,15 @@ class Handler(BaseHTTPRequestHandler):
 def describe(name: str, content: bytes, claimed_size: int | None = None) -> dict[str, Any]:
     """What the API says of a file: size, git's hash of it, and the LFS record of a large one."""
     size = len(content) if claimed_size is None else claimed_size
-    entry: dict[str, Any] = {"size": size, "oid": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()}
+    entry: dict[str, Any] = {"size": size, "oid": _git_hash(content)}
     if not name.endswith(_IN_GIT):
         digest = hashlib.sha256(content).hexdigest()
         entry["lfs"] = {"sha256": digest, "oid": digest, "size": size, "pointerSize": 134}
     return entry
+
+
+def _git_hash(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 class Hub(ThreadingHTTPServer):
@@ -238,7 +242,7 @@ class Hub(ThreadingHTTPServer):
         self.closing = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
-    def __enter__(self) -> "Hub":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

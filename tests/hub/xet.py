@@ -29,7 +29,11 @@ class XetHandler(Handler):
     def send_token(self, repo_id: str, revision: str) -> None:
         self.find(repo_id, revision)
         expires = int(time.time()) + 3600
-        headers = {"X-Xet-Cas-Url": self.server.url, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(expires)}
+        headers = {
+            "X-Xet-Cas-Url": self.server.url,
+            "X-Xet-Access-Token": "xet",
+            "X-Xet-Token-Expiration": str(expires),
+        }
         self.respond_json({"casUrl": self.server.url, "accessToken": "xet", "exp": expires}, headers=headers)
 
     def send_reconstruction(self, digest: str) -> None:

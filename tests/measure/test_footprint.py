@@ -141,6 +141,14 @@ def with_hooks() -> nn.Module:
     return module
 
 
+def with_functions() -> nn.Module:
+    def function(self: object) -> None: ...
+
+    function.table = floats(9)  # type: ignore[attr-defined]
+    holder = type("Holder", (), {"table": floats(9), "method": function})
+    return with_attributes(function=function, method=holder().method, cls=holder, package=torch)
+
+
 def fake() -> nn.Module:
     with FakeTensorMode():
         return nn.Linear(4, 4)
@@ -162,6 +170,7 @@ NOT_COUNTED = {
     "meta tensors": lambda: nn.Linear(4, 4, device="meta"),
     "fake tensors": fake,
     "hooks": with_hooks,
+    "functions, classes and packages": with_functions,
     "key-value cache": with_cache,
     "config": with_config,
     "module outside the registry": lambda: with_attributes(teacher=(nn.Linear(4, 4),)),

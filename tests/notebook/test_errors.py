@@ -114,12 +114,6 @@ def test_nothing_of_a_failed_job_stays_in_memory(
     assert magics.seen() is None
 
 
-def test_debug_keeps_the_variables(failing: Any) -> None:
-    magics = failing(RuntimeError("a bug"), "%fail --debug")
-    gc.collect()
-    assert magics.seen() is not None
-
-
 def test_the_cause_of_our_error_is_kept(failing: Any) -> None:
     failing(OSError("the first"), "%fail")
     assert isinstance(sys.last_value, MagicError)

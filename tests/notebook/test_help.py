@@ -39,7 +39,8 @@ def test_help_tells_usage_and_the_options_of_the_job(shown: Any) -> None:
 def test_help_has_the_methods_of_other_packages(shown: Any, brought_method: str) -> None:
     text = shown("%quantize")
     assert "Method halves: halves what it finds" in text
-    assert "--rounds ROUNDS how often to halve; one of 1, 2, 3; in halvings (default: 3)" in text
+    assert "--rounds VALUE how often to halve; one of 1, 2, 3; in halvings (default: 3)" in text
+    assert "--sizes A,B some sizes (default: none)" in text
 
 
 def test_a_broken_package_does_not_take_the_help_away(shown: Any, brought_method: str) -> None:

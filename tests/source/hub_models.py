@@ -11,7 +11,7 @@ INDEX = {"metadata": {}, "weight_map": {"a": SHARDS[0], "b": SHARDS[1], "c": SHA
 
 
 def content(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
+    return random.Random(seed).randbytes(size)  # noqa: S311
 
 
 def single(size: int = 200_000) -> dict[str, bytes]:

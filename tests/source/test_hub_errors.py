@@ -49,8 +49,8 @@ def _nothing(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("prepare", "error", "told"),
     [
-        pytest.param(_nothing, ModelNotFoundError, "no model 'org/model' on http.*a private one needs a token", id="unknown"),
-        pytest.param(_gated, GatedModelError, "your token has no access to it: accept its licence at URL/org/model", id="gated"),
+        pytest.param(_nothing, ModelNotFoundError, "no model 'org/model' on URL: .* a private one needs", id="unknown"),
+        pytest.param(_gated, GatedModelError, "your token has no access to it: .* at URL/org/model", id="gated"),
         pytest.param(_failing(403), SourceError, r"refuses org/model \(403\): give a token that may read it", id="403"),
         pytest.param(_failing(403, "/resolve/"), SourceError, r"refuses org/model \(403\)", id="403 for a file"),
         pytest.param(_failing(418), SourceError, "answers 418 for org/model", id="418"),
@@ -89,12 +89,10 @@ def test_refused_with_a_token(
         pytest.param(_nothing, ModelNotFoundError, "a private one needs a token: `hf auth login`", id="unknown"),
         pytest.param(_private, ModelNotFoundError, "a private one needs a token: `hf auth login`", id="private"),
         pytest.param(_failing(401), ModelNotFoundError, "a private one needs a token: `hf auth login`", id="plain 401"),
-        pytest.param(_gated, GatedModelError, "at URL/org/model, then log in with `hf auth login` or give token=", id="gated"),
+        pytest.param(_gated, GatedModelError, "at URL/org/model, then log in with `hf auth login`", id="gated"),
     ],
 )
-def test_refused_without_a_token(
-    hub: Hub, prepare: Callable[[Hub], None], error: type[SourceError], told: str
-) -> None:
+def test_refused_without_a_token(hub: Hub, prepare: Callable[[Hub], None], error: type[SourceError], told: str) -> None:
     prepare(hub)
     with pytest.raises(error) as caught:
         fetch("org/model", on_progress=ignore_progress, check=accept)
@@ -127,7 +125,7 @@ def test_an_unknown_revision_is_told(hub: Hub) -> None:
     hub.add("org/model", single())
     with pytest.raises(ModelNotFoundError) as caught:
         fetch("org/model@v9", on_progress=ignore_progress, check=accept)
-    _matches(caught.value, "org/model has no revision 'v9': name a branch, tag or commit, see URL/org/model/commits", hub)
+    _matches(caught.value, "no revision 'v9': name a branch, tag or commit, see URL/org/model/commits", hub)
 
 
 def test_a_connection_that_breaks_for_good_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,8 @@ def test_transformers_loads_what_was_fetched(hub: Hub, tiny_llama: Path) -> None
     expected = AutoModelForCausalLM.from_pretrained(tiny_llama).state_dict()
     state = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
-    assert AutoTokenizer.from_pretrained(folder).encode("Hello") == AutoTokenizer.from_pretrained(tiny_llama).encode("Hello")
+    tokens, expected_tokens = (AutoTokenizer.from_pretrained(place).encode("Hello") for place in (folder, tiny_llama))
+    assert tokens == expected_tokens
 
 
 @pytest.mark.parametrize(
@@ -92,9 +93,9 @@ def test_a_revision_is_followed(hub: Hub, written: str) -> None:
     repository = hub.add("org/model", single())
     commit_hash = repository.commit({"config.json": b'{"on": "branch"}'}, branch="dev/8bit")
     revision = commit_hash if written == "as commit" else "dev/8bit"
-    asked = {"name": f"org/model@{revision}"} if written == "in the name" else {"name": "org/model", "revision": revision}
     repository.commit({"config.json": b'{"on": "main"}'})
-    snapshot = fetch(**asked, on_progress=ignore_progress, check=accept)
+    name, given = (f"org/model@{revision}", None) if written == "in the name" else ("org/model", revision)
+    snapshot = fetch(name, revision=given, on_progress=ignore_progress, check=accept)
     assert snapshot.commit_hash == commit_hash
     assert (snapshot.folder / "config.json").read_bytes() == b'{"on": "branch"}'
 
@@ -145,11 +146,13 @@ def test_progress_counts_every_byte_in_the_callers_thread(any_hub: Hub) -> None:
     assert done == sorted(done)
     assert done[-1] == total
     assert set(sharded()) == {event.detail for event in events}
-    inside = [event for event in events if event.detail == SHARDS[1] and event.done not in {done[-1], total - 2_000_000}]
-    assert inside, "no report while the second shard was under way"
+    under_way = [event for event in events if event.detail == SHARDS[1] and total - 2_000_000 < event.done < total]
+    assert under_way, "no report inside a file"
 
 
-def test_nothing_is_printed(any_hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(any_hub: Hub, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Makes huggingface_hub draw its bars where there is no terminal.
+    monkeypatch.setenv("TQDM_POSITION", "-1")
     any_hub.add("org/model", single())
     fetch("org/model", on_progress=ignore_progress, check=accept)
     assert capfd.readouterr() == ("", "")
@@ -163,5 +166,6 @@ def test_a_broken_connection_goes_on_where_it_broke(hub: Hub) -> None:
     hub.faults = [Fault(weights, times=1), Fault(weights, cut=6 * piece, times=1)]
     snapshot = fetch("org/model", on_progress=ignore_progress, check=accept)
     sent = [request for request in hub.requests if request.method == "GET" and re.search(weights, request.path)]
-    assert [(request.range, request.sent) for request in sent] == [(None, 6 * piece), (f"bytes={6 * piece}-", 4 * piece)]
+    pieces = [(request.range, request.sent // piece) for request in sent]
+    assert pieces == [(None, 6), (f"bytes={6 * piece}-", 4)]
     assert (snapshot.folder / "model.safetensors").read_bytes() == single(10 * piece)["model.safetensors"]

@@ -11,7 +11,7 @@ from qtoolkit.errors import HubUnreachableError, JobCancelled, UnsupportedModelE
 from qtoolkit.records import ProgressEvent
 from qtoolkit.source.hub import fetch
 from tests.hub.server import Fault, Hub
-from tests.source.hub_models import SHARDS, accept, ignore_progress, sharded, single
+from tests.source.hub_models import SHARDS, accept, content, ignore_progress, sharded, single
 
 Outage = Callable[[Hub, pytest.MonkeyPatch], None]
 
@@ -63,7 +63,8 @@ def test_a_model_that_was_never_there_is_told(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, break_down: Outage, reason: str
 ) -> None:
     break_down(hub, monkeypatch)
-    with pytest.raises(HubUnreachableError, match=f"org/model is not whole in the local cache .*, and .*{reason}") as caught:
+    told = f"org/model is not whole in the local cache .*, and .*{reason}"
+    with pytest.raises(HubUnreachableError, match=told) as caught:
         fetch("org/model", on_progress=ignore_progress, check=accept)
     assert "\n" not in str(caught.value)
 
@@ -93,13 +94,15 @@ def test_half_a_model_is_not_used(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_interrupted_update_leaves_the_old_commit_usable(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = hub.add("org/model", single())
     before = fetch("org/model", on_progress=ignore_progress, check=accept)
-    repository.commit({"model.safetensors": b"new"})
+    repository.commit({"model.safetensors": content(1_000_000, seed=9)})
+    hub.faults = [Fault(r"/model\.safetensors$", pause=0.05)]
 
-    def stop(_event: ProgressEvent) -> None:
-        raise JobCancelled
+    def stop_at_the_weights(event: ProgressEvent) -> None:
+        if event.detail == "model.safetensors":
+            raise JobCancelled
 
     with pytest.raises(JobCancelled):
-        fetch("org/model", on_progress=stop, check=accept)
+        fetch("org/model", on_progress=stop_at_the_weights, check=accept)
     _offline(hub, monkeypatch)
     assert fetch("org/model", on_progress=ignore_progress, check=accept).commit_hash == before.commit_hash
 

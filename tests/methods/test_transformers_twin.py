@@ -1,0 +1,37 @@
+"""NF4, FP4 and int8 give the very logits of transformers + bitsandbytes with the same settings, and the promised sizes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+import qtoolkit as qt
+from qtoolkit.methods import MethodConfig
+
+TOKENS = torch.arange(1, 65).reshape(1, 64)
+FOUR_BIT = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16}
+TWINS = {
+    "nf4": (qt.NF4(), FOUR_BIT | {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}, 111_800_000),
+    "fp4": (qt.FP4(), FOUR_BIT | {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": True}, 111_800_000),
+    "int8": (qt.Int8(), {"load_in_8bit": True, "llm_int8_threshold": 6.0}, 163_600_000),
+}
+
+
+@pytest.mark.parametrize(("config", "settings", "most"), TWINS.values(), ids=TWINS)
+def test_smollm2_is_the_twin(smollm2: Path, config: MethodConfig, settings: dict[str, object], most: int) -> None:
+    ours = qt.quantize(smollm2, config, device="cpu")
+    theirs = AutoModelForCausalLM.from_pretrained(
+        smollm2, quantization_config=BitsAndBytesConfig(**settings), device_map={"": "cpu"}, dtype=torch.bfloat16
+    )
+    assert ours.memory.footprint_before == 269_030_272
+    # transformers' own count leaves the scales out.
+    assert theirs.get_memory_footprint() < ours.memory.footprint_after <= most
+    with torch.no_grad():
+        assert torch.equal(ours.model(TOKENS).logits, theirs(TOKENS).logits)
+
+
+@pytest.mark.parametrize(("config", "settings", "_"), TWINS.values(), ids=TWINS)
+def test_their_config_is_understood(tiny_llama: Path, config: MethodConfig, settings: dict[str, object], _: int) -> None:
+    made = qt.plan(tiny_llama, BitsAndBytesConfig(**settings), device="cpu")
+    assert made.to_dict() | {"peak_rss": 0} == qt.plan(tiny_llama, config, device="cpu").to_dict() | {"peak_rss": 0}
