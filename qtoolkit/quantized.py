@@ -1,5 +1,8 @@
 """A quantized model that can be used, measured and saved."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +68,8 @@ class QuantizedModel:
             raise ConfigError(f"{self.report.source.name} came without a tokenizer: give one as tokenizer=")
         tokens = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
         choices = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id, **options}
-        output = self.model.generate(**tokens, max_new_tokens=max_new_tokens, **choices)
+        with _without_cast_notice():
+            output = self.model.generate(**tokens, max_new_tokens=max_new_tokens, **choices)
         text: str = self.tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
         return text
 
@@ -94,6 +98,21 @@ class QuantizedModel:
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
+
+
+@contextmanager
+def _without_cast_notice() -> Iterator[None]:
+    """bitsandbytes without the line that it logs for each int8 product of a bfloat16 model, thousands a sentence."""
+    logger = logging.getLogger("bitsandbytes.autograd._functions")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "inputs will be cast" not in str(record.msg)
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def ignore_progress(event: ProgressEvent) -> None:

@@ -80,8 +80,12 @@ class Scheme:
             weight: W[out_features, in_features], any floating type, finite.
 
         Raises:
-            ValueError: NaN or infinity in the weight, or what `buffers` refuses.
+            ValueError: integers, NaN or infinity in the weight, or what `buffers` refuses.
         """
+        if not weight.is_floating_point():
+            raise ValueError(
+                f"weight must have a floating type, got {weight.dtype}: it is quantized or was cast already"
+            )
         scales, scale_dtype = self.buffers(*weight.shape)["scale"]
         groups = to_groups(weight, self.granularity, self.group_size)
         # Scales and zero points: [num_groups, 1] -> [rows of scales, scales in a row]

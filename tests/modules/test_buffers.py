@@ -108,3 +108,6 @@ def test_weights_that_do_not_belong_are_refused() -> None:
         layer.quantize_weight(torch.zeros(8, 4))
     with pytest.raises(ValueError, match=r"^values must be finite"):
         layer.quantize_weight(torch.full((4, 8), torch.nan))
+    # A loader that casts to the type of the codes first would leave zeros.
+    with pytest.raises(ValueError, match=r"^weight must have a floating type, got torch.int8"):
+        layer.quantize_weight(torch.zeros(4, 8, dtype=torch.int8))

@@ -119,6 +119,17 @@ def test_ranges_that_zero_point_widens_to_zero(values: list[float], codes: list[
     torch.testing.assert_close(dequantize(found, scale, found_zero), torch.tensor(values), atol=2 / 254 / 2, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "q_min", "q_max"), [(-1.5, 13.5, -8, 7), (-0.5, 253.5, -127, 127)], ids=["4 bits", "8 bits"]
+)
+def test_an_end_half_a_step_beyond_the_codes_is_clamped(low: float, high: float, q_min: int, q_max: int) -> None:
+    # The scale is 1, and the zero point is rounded up to an even number: the high end would be q_max + 1.
+    codes, scale, zero_point = zero_point_quantize(torch.tensor([low, high]), q_min, q_max)
+    assert (scale.item(), zero_point.item()) == (1, q_min + math.ceil(-low))
+    assert codes[1].item() == q_max
+    assert dequantize(codes, scale, zero_point)[1].item() == high - 0.5
+
+
 def test_each_group_has_its_own_scale() -> None:
     x = torch.tensor([[[1.0, -2.0], [100.0, 50.0]], [[0.0, 0.0], [-3.0, 1e-3]]])
     codes, scale = absmax_quantize(x, 8)
