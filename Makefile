@@ -37,14 +37,14 @@ test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (const
 	$(PY_COLAB) -m pytest tests -m "not registry"
 
 notebooks: .venv/.ready  ## run the notebooks and store their outputs, which `make test` compares
-	$(PY) -m nbconvert --to notebook --inplace --execute notebooks/*.ipynb \
-		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False
+	$(PY) scripts/store_notebooks.py
 
 lab: .venv/.ready  ## open JupyterLab on the notebooks
 	.venv/bin/jupyter lab --notebook-dir notebooks
 
 clean:  ## remove environments, caches and the demo's results
-	rm -rf .venv .venv-colab build dist output/demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-colab build dist output/demo notebooks/output
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # $(call make_environment,FOLDER,LOCK,EXTRA). The two variables pin the packages and the build backend.
 define make_environment

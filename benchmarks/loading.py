@@ -1,7 +1,8 @@
 """Peak memory and time of quantizing to NF4: `qt.quantize` beside transformers' `from_pretrained(load_in_4bit)`.
 
-Run `python benchmarks/loading.py [--billions 0.7] [--repeats 3]`. A random Llama is made once under `build/`; each run is a
-fresh process that first imports everything and warms the libraries up, so that "above imports" is the job's own need.
+Run `python benchmarks/loading.py [--billions 0.7] [--repeats 3]`. A random Llama is made once under `build/`; each run
+is a fresh process that first imports everything and warms the libraries up, so that "above imports" is the job's own
+need.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def high_water_mark():
 before, start = high_water_mark(), time.monotonic()
 """
 JOBS = {
-    "transformers": 'model = AutoModelForCausalLM.from_pretrained(sys.argv[1], quantization_config=settings, '
+    "transformers": "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], quantization_config=settings, "
     'device_map={"": "cpu"}, dtype=torch.bfloat16)',
     "qtoolkit": 'model = qt.quantize(sys.argv[1], qt.NF4(), device="cpu").model',
 }
@@ -50,7 +51,12 @@ def random_llama(billions: float) -> Path:
         layer = 4 * 2048 * 2048 + 3 * 2048 * 5632
         layers = max(1, round((billions * 1e9 - 2 * 32000 * 2048) / layer))
         config = AutoConfig.for_model(
-            "llama", hidden_size=2048, intermediate_size=5632, num_hidden_layers=layers, num_attention_heads=32, dtype="bfloat16"
+            "llama",
+            hidden_size=2048,
+            intermediate_size=5632,
+            num_hidden_layers=layers,
+            num_attention_heads=32,
+            dtype="bfloat16",
         )
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model.save_pretrained(folder.with_suffix(".partial"), max_shard_size="500MB")
@@ -61,7 +67,9 @@ def random_llama(billions: float) -> Path:
 def run(job: str, folder: Path) -> dict[str, float]:
     """One measurement in a fresh process."""
     code = WARM_UP + JOBS[job] + REPORT
-    output = subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], check=True, capture_output=True, text=True
+    ).stdout
     result: dict[str, float] = json.loads(output.splitlines()[-1])
     return result
 
@@ -74,7 +82,9 @@ def main() -> None:
     options = parser.parse_args()
     folder = random_llama(options.billions)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    print(f"NF4 with double quantization of {folder.name}, {size / 1e9:.2f} GB, on the CPU; median of {options.repeats}")
+    print(
+        f"NF4 with double quantization of {folder.name}, {size / 1e9:.2f} GB, on the CPU; median of {options.repeats}"
+    )
     medians = {}
     for job in JOBS:
         runs = [run(job, folder) for _ in range(options.repeats)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_VERBS = "available_methods doctor load local_models measure_memory measure_peak plan quantize".split()
+_VERBS = ["available_methods", "doctor", "load", "local_models", "measure_memory", "measure_peak", "plan", "quantize"]
 _HOME_OF = {**dict.fromkeys(_VERBS, "qtoolkit.api"), "QuantizedModel": "qtoolkit.quantized"}
 
 __all__ = [
@@ -51,4 +51,6 @@ def unload_ipython_extension(shell: Any) -> None:
 
 
 # So that transformers reads our checkpoints once qtoolkit is imported, before or after it; costs nothing until then.
-when_imported("transformers.modeling_utils", lambda: importlib.import_module("qtoolkit.methods._transformers").register())
+when_imported(
+    "transformers.modeling_utils", lambda: importlib.import_module("qtoolkit.methods._transformers").register()
+)

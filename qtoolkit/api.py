@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
-from qtoolkit.measure import available_memory, disk_size, examine, free_disk, measure_peak, memory_footprint, resident_memory
+from qtoolkit.measure import (
+    available_memory,
+    disk_size,
+    examine,
+    free_disk,
+    measure_peak,
+    memory_footprint,
+    resident_memory,
+)
 from qtoolkit.methods import MethodConfig, available_methods, config_of_checkpoint, get_method, resolve_config
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, make_plan
@@ -64,7 +72,9 @@ def plan(
     settings = resolve_config(config)
     if output is not None:
         check_output(Path(output).expanduser().absolute(), overwrite=True)
-    checkpoint = open_checkpoint(model, revision=revision, token=token, tokenizer=tokenizer, on_progress=ignore_progress)
+    checkpoint = open_checkpoint(
+        model, revision=revision, token=token, tokenizer=tokenizer, on_progress=ignore_progress
+    )
     _, made = _planned(checkpoint, settings, _resolve_device(device))
     return made
 
@@ -84,8 +94,8 @@ def quantize(
     """Make a model small, weight by weight: the full-precision model is never whole in memory.
 
     Args:
-        model: a Hub id (`name` or `name@revision`), a folder, a `.gguf` file, or a loaded `PreTrainedModel`, which stays as
-            it is. A `.gguf` file is expanded whole by transformers first.
+        model: a Hub id (`name` or `name@revision`), a folder, a `.gguf` file, or a loaded `PreTrainedModel`, which
+            as it is. A `.gguf` file is expanded whole by transformers first.
         config: a config such as `qt.NF4()`, a method's name, or transformers' `BitsAndBytesConfig`.
         output: a folder to save the result in, which appears when it is whole; None keeps it in memory only.
         device: "cpu", "cuda", "cuda:1", or "auto" for the first GPU if there is one.
@@ -103,7 +113,15 @@ def quantize(
     """
     try:
         return _quantize(
-            model, resolve_config(config), output, device, revision, token, tokenizer, overwrite, on_progress or ignore_progress
+            model,
+            resolve_config(config),
+            output,
+            device,
+            revision,
+            token,
+            tokenizer,
+            overwrite,
+            on_progress or ignore_progress,
         )
     except BaseException as error:
         # A notebook keeps the last traceback, and its frames would keep the half-made model.
@@ -130,7 +148,9 @@ def _quantize(
     if folder is not None:
         check_output(folder, overwrite=overwrite)
     with measure_peak() as meter:
-        checkpoint = open_checkpoint(model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress)
+        checkpoint = open_checkpoint(
+            model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
+        )
         settings, made = _planned(checkpoint, settings, place)
         vram = torch.cuda.mem_get_info(place)[0] if place.startswith("cuda") else None
         disk = None if folder is None else free_disk(folder)
@@ -259,11 +279,13 @@ def _report(
 def _refuse_quantized(model: Model) -> None:
     if isinstance(model, QuantizedModel):
         name = model.report.source.name
-        raise UnsupportedModelError(f"{name} is quantized already ({model.report.method}): name the full-precision model")
+        raise UnsupportedModelError(
+            f"{name} is quantized already ({model.report.method}): name the full-precision model"
+        )
 
 
 def _resolve_device(device: str) -> str:
-    """ "auto" and "cuda" as the device they stand for.
+    """The device that "auto" or "cuda" stands for.
 
     Raises:
         ConfigError: no such device here.

@@ -87,6 +87,10 @@ class JobCancelled(QToolkitError):
 
 
 def oneline(error: BaseException) -> str:
-    """The first line of an error's message, without its class: for use inside a message of ours."""
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(" .:") if text else type(error).__name__
+    """An error's message without its class, for use inside a message of ours: its first line.
+
+    A first line that ends in a colon announces the second, which follows it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return text.rstrip(" .:")

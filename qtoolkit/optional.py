@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from qtoolkit.errors import MissingDependencyError
+from qtoolkit.errors import MissingDependencyError, oneline
 
 # Package -> the extra of qtoolkit that installs it.
 EXTRAS = {
@@ -29,15 +29,15 @@ def optional(package: str, needed_by: str) -> ModuleType:
     """
     try:
         return importlib.import_module(package)
-    except ImportError as error:
-        extra = EXTRAS[package]
-        message = f"{needed_by} needs the package {package}: run `pip install 'qtoolkit[{extra}]'` ({error})"
-        raise MissingDependencyError(message) from error
+    except Exception as error:  # a library of the system that it needs may be missing, which raises anything
+        extra = f"pip install 'qtoolkit[{EXTRAS[package]}]'"
+        state = f"which does not import ({oneline(error)})" if is_installed(package) else "which is not installed"
+        raise MissingDependencyError(f"{needed_by} needs the package {package}, {state}: run `{extra}`") from error
 
 
 def is_installed(package: str) -> bool:
     """Whether `package` can be found, without importing it."""
-    return package in sys.modules or importlib.util.find_spec(package) is not None
+    return sys.modules.get(package) is not None or importlib.util.find_spec(package) is not None
 
 
 def when_imported(module: str, callback: Callable[[], object]) -> None:
@@ -52,7 +52,7 @@ def when_imported(module: str, callback: Callable[[], object]) -> None:
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Finds one module the ordinary way, once, and calls back after it has run."""
+    """Finds one module as the finders after it do, and calls back once it has run."""
 
     def __init__(self, module: str, callback: Callable[[], object]) -> None:
         self.module, self.callback = module, callback
@@ -62,15 +62,20 @@ class _Watcher(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != self.module or self not in sys.meta_path:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        later = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        found = (finder.find_spec(fullname, path, target) for finder in later)
+        spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            run = spec.loader.exec_module
+            loader, run = spec.loader, spec.loader.exec_module
 
             def run_and_call(module: ModuleType) -> None:
+                # On the instance for one call only: the loader keeps its type, so that sources and resources are found.
+                del loader.exec_module
                 run(module)
-                self.callback()
+                if self in sys.meta_path:
+                    # A module that is only looked up, or that fails, is still waited for.
+                    sys.meta_path.remove(self)
+                    self.callback()
 
-            # On the instance: the loader keeps its type, so that sources and resources are still found.
-            spec.loader.exec_module = run_and_call  # type: ignore[method-assign]
+            loader.exec_module = run_and_call  # type: ignore[method-assign]
         return spec

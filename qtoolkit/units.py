@@ -16,7 +16,7 @@ def format_bytes(count: int) -> str:
 
 def format_seconds(seconds: float) -> str:
     """A time as text: `3.21` -> `3.2 s`, `75` -> `1 min 15 s`, `7260` -> `2 h 1 min`."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -37,7 +37,9 @@ def smollm2_folder() -> Path:
     if not folder.exists():
         gguf = smollm2_gguf()
         partial = folder.with_suffix(f".{os.getpid()}")
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **dequantized())
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **dequantized()
+        )
         model.save_pretrained(partial)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
         partial.rename(folder)
@@ -53,7 +55,9 @@ def dequantized() -> dict[str, object]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def random_model(architecture: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0, **changes: object) -> PreTrainedModel:
+def random_model(
+    architecture: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0, **changes: object
+) -> PreTrainedModel:
     """A small model of an architecture of `ARCHITECTURES` with random weights."""
     model_type = architecture.removesuffix("_tied")
     settings = {"tie_word_embeddings": False} | ARCHITECTURES[architecture] | changes

@@ -47,7 +47,9 @@ def get_method(name: str) -> Method:
     key = name.replace("-", "_").lower()
     brought = _brought_methods()
     if key in brought and (key in _own_methods() or len(brought[key]) > 1):
-        raise UnknownMethodError(f"method {key!r} is brought more than once: uninstall one of {_packages(brought[key])}")
+        raise UnknownMethodError(
+            f"method {key!r} is brought more than once: uninstall one of {_packages(brought[key])}"
+        )
     if key in _own_methods():
         method = importlib.import_module(f"qtoolkit.methods.{key}").METHOD
     elif key in brought:
@@ -64,7 +66,7 @@ def config_class(name: str) -> type[MethodConfig]:
 
 
 def find_config(name: str) -> type[MethodConfig] | None:
-    """The config class of this name among the methods of this package, whose files carry its name: NF4 is in `nf4.py`."""
+    """The config class of this name among the methods of this package: NF4 is the one of the file `nf4.py`."""
     files = [file for file in _own_methods() if file.replace("_", "") == name.lower()]
     found = config_class(files[0]) if files else None
     return found if found is not None and found.__name__ == name else None

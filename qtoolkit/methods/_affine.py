@@ -1,4 +1,4 @@
-"""What the two textbook schemes share: integer codes with a scale for the tensor, for each output, or for each group."""
+"""What the two textbook schemes share: integer codes with a scale for the tensor, each output, or each group."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +19,9 @@ class AffineConfig(MethodConfig):
 
     bits: int = option(8, choices=(8, 4), help="size of a code", unit="bits per weight")
     granularity: str = option(
-        "tensor", choices=("tensor", "channel", "group"), help="what shares one scale: the whole weight, an output, a group"
+        "tensor",
+        choices=("tensor", "channel", "group"),
+        help="what shares one scale: the whole weight, an output, a group",
     )
     group_size: int = option(64, help="with granularity group, inputs of one output that share a scale", unit="weights")
 
@@ -47,7 +49,9 @@ class AffineMethod(LinearMethod):
         from qtoolkit.modules import QuantizedLinear
 
         if config.bits == 4 and layer.in_features % 2:
-            return layer.left_alone(f"two 4-bit codes share a byte, and it has an odd number of inputs ({layer.in_features})")
+            return layer.left_alone(
+                f"two 4-bit codes share a byte, and it has an odd number of inputs ({layer.in_features})"
+            )
         size = fitting_group_size(layer, config)
         stored = QuantizedLinear.stored_bytes(
             layer.out_features, layer.in_features, config.bits, config.granularity, size, self.symmetric

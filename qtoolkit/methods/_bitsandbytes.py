@@ -65,8 +65,9 @@ class FourBitMethod(BitsAndBytesMethod):
     """NF4 and FP4: blocks of 64 weights, each with a scale that may be quantized again in blocks of 256."""
 
     def resolve(self, config: Any, dtype: str, device: str) -> MethodConfig:
+        assert isinstance(config, FourBitConfig)
         if config.compute_dtype != "auto":
-            return config  # type: ignore[no-any-return]
+            return config
         if dtype == "float32" and device.startswith("cuda"):
             import torch
 
@@ -114,10 +115,10 @@ def from_transformers(config: Any) -> tuple[str, dict[str, Any]]:
 def keep_exact(model: "PreTrainedModel") -> None:
     """Let 4-bit layers be saved exactly, and run on unharmed, after they have run on a CPU.
 
-    At its first product on a CPU with AVX512-BF16, bitsandbytes 0.50 repacks a layer in place and rounds its scales to
-    bfloat16. `state_dict` undoes the packing but not the rounding, and without double quantization it leaves the scales
-    transposed, in the file and in the layer. The scales are therefore kept from before, 0.13 bits per weight with double
-    quantization and 0.5 without, and put back.
+    At its first product on a CPU with AVX512-BF16, bitsandbytes 0.50 repacks a layer in place and rounds its scales
+    to bfloat16. `state_dict` undoes the packing but not the rounding, and without double quantization it leaves the
+    scales transposed, in the file and in the layer. The scales are therefore kept from before, 0.13 bits per weight
+    with double quantization and 0.5 without, and put back.
     """
     bnb = optional("bitsandbytes", "a 4-bit model")
     for module in model.modules():

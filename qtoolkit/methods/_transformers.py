@@ -2,8 +2,8 @@
 
 In `config.json`: `{"quant_method": "qtoolkit", "method": "absmax", "options": {...}, "layers": [...]}`.
 
-This module is imported the moment transformers is, perhaps by a module of ours that is not whole yet; it imports our rooms
-where it needs them.
+This module is imported the moment transformers is, perhaps by a module of ours that is not whole yet; it imports our
+rooms where it needs them.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from qtoolkit.errors import CheckpointError
 QUANT_METHOD = "qtoolkit"
 
 
-class QToolkitConfig(QuantizationConfigMixin):  # type: ignore[misc]
+class QToolkitConfig(QuantizationConfigMixin):
     """What `config.json` says of a model with our layers.
 
     Args:
@@ -32,12 +32,12 @@ class QToolkitConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
     def __init__(self, method: str, options: dict[str, Any], layers: list[str], **unknown: Any) -> None:
         if set(unknown) - {"quant_method"}:
-            raise CheckpointError(f"quantization_config of {QUANT_METHOD} has no key {sorted(unknown)[0]!r}: update qtoolkit")
+            raise CheckpointError(f"quantization_config of {QUANT_METHOD} has no key {min(unknown)!r}: update qtoolkit")
         self.quant_method = QUANT_METHOD
         self.method, self.options, self.layers = method, options, layers
 
 
-class QToolkitQuantizer(HfQuantizer):  # type: ignore[misc]
+class QToolkitQuantizer(HfQuantizer):
     """Puts our layers in place, and quantizes weights as they are read when the checkpoint is in full precision."""
 
     requires_calibration = False
@@ -80,7 +80,7 @@ class QToolkitQuantizer(HfQuantizer):  # type: ignore[misc]
         return False
 
 
-class _Quantize(ConversionOps):  # type: ignore[misc]
+class _Quantize(ConversionOps):
     """One full-precision weight to the buffers of the layer that takes its place."""
 
     def __init__(self, transposed: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""int8: LLM.int8(), 8-bit codes with one scale an output, and outlier inputs in 16 bits (arXiv 2208.07339, section 3)."""
+"""int8: LLM.int8(), 8-bit codes with a scale an output, outlier inputs in 16 bits (arXiv 2208.07339, section 3)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +20,9 @@ class Int8(MethodConfig):
     method: ClassVar[str] = "int8"
 
     threshold: float = option(
-        6.0, help="input features with a magnitude above it are computed in 16 bits; 0 for none", unit="activation magnitude"
+        6.0,
+        help="input features with a magnitude above it are computed in 16 bits; 0 for none",
+        unit="activation magnitude",
     )
 
     def __post_init__(self) -> None:

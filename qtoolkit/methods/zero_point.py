@@ -1,4 +1,4 @@
-"""zero_point: the range from least to largest weight is laid over all codes (LLM.int8(), arXiv 2208.07339, section 2)."""
+"""zero_point: the range from least to largest weight is laid over all codes (arXiv 2208.07339, section 2)."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from qtoolkit.tensor import unpack_int4
 
 # Weights that are expanded at one time. On CPU the block stays in the cache; on a GPU a few large kernels are best.
-_BLOCK_WEIGHTS_CPU = 2**20
+_BLOCK_WEIGHTS_CPU = 2**19
 _BLOCK_WEIGHTS_GPU = 2**25
 
 # Tokens up to which a bfloat16 product on CPU takes as long as expanding the weight. Measured on a 2048 x 2048 layer.

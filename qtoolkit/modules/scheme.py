@@ -84,7 +84,7 @@ class Scheme:
         """
         if not weight.is_floating_point():
             raise ValueError(
-                f"weight must have a floating type, got {weight.dtype}: it is quantized or was cast already"
+                f"weight must have a floating type, got {weight.dtype}: it was cast or quantized already"
             )
         scales, scale_dtype = self.buffers(*weight.shape)["scale"]
         groups = to_groups(weight, self.granularity, self.group_size)

@@ -32,11 +32,13 @@ def check_fits(plan: Plan, *, rss: int, memory: int, vram: int | None, disk: int
     working = max(layer.working_bytes for layer in (*plan.layers, *plan.skipped))
     if vram is not None and plan.footprint_after + working > vram:
         raise InsufficientMemoryError(
-            f"{what} needs {format_bytes(plan.footprint_after + working)} on {plan.device}, {format_bytes(vram)} is free: "
+            f"{what} needs {format_bytes(plan.footprint_after + working)} on {plan.device}, "
+            f"{format_bytes(vram)} is free: "
             "free some, take a method of fewer bits, or device='cpu'"
         )
     if disk is not None and plan.disk_after + SIDE_FILES_BYTES > disk:
         raise DiskFullError(
-            f"{what} needs {format_bytes(plan.disk_after + SIDE_FILES_BYTES)} on the disk, {format_bytes(disk)} is free: "
+            f"{what} needs {format_bytes(plan.disk_after + SIDE_FILES_BYTES)} on the disk, "
+            f"{format_bytes(disk)} is free: "
             "name an output elsewhere, or free some"
         )

@@ -24,6 +24,10 @@ class Record:
 
     schema_version: ClassVar[int] = 1
 
+    def __init_subclass__(cls) -> None:
+        # Set here, so that `dataclass` does not write one of its own: all fields of all layers would fill a screen.
+        cls.__repr__ = Record.__str__  # type: ignore[assignment, method-assign]
+
     def rows(self) -> tuple[Row, ...]:
         """The record as lines of text; every drawing of it is made from these."""
         raise NotImplementedError
@@ -46,7 +50,9 @@ class Record:
         """
         found = (values.get("record"), values.get("schema_version"))
         if found != (cls.__name__, cls.schema_version):
-            raise ConfigError(f"expected {cls.__name__} of schema version {cls.schema_version}, got {found[0]} {found[1]}")
+            raise ConfigError(
+                f"expected {cls.__name__} of schema version {cls.schema_version}, got {found[0]} {found[1]}"
+            )
         names = {field.name for field in fields(cls)}
         given = set(values) - {"record", "schema_version"}
         if given != names:
@@ -59,9 +65,6 @@ class Record:
         width = max((len(row.label) for row in rows), default=0)
         lines = [f"{row.label:<{width}}  {row.value}" + (f"  ({row.note})" if row.note else "") for row in rows]
         return "\n".join([type(self).__name__, *(f"  {line}" for line in lines)])
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
 
     def _repr_html_(self) -> str:
         return html.table(type(self).__name__, self.rows(), self.picture())

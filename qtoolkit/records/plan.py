@@ -48,10 +48,16 @@ class LayerPlan(Record):
         return (Row(self.name, self.skipped or size, self.adjusted or str(list(self.shape))),)
 
 
-def skipped_rows(layers: Iterable[LayerPlan]) -> tuple[Row, ...]:
-    """One row for each reason why modules stay as they are, the modules counted."""
-    reasons = Counter(layer.skipped for layer in layers)
-    return tuple(Row("skipped", f"{count} module{'s' * (count > 1)}", reason) for reason, count in reasons.items())
+def layer_rows(layers: Iterable[LayerPlan], skipped: Iterable[LayerPlan]) -> tuple[Row, ...]:
+    """How many layers are quantized, and one row for each adjustment and for each reason to skip, the modules counted."""
+    quantized = tuple(layers)
+    adjusted = Counter(layer.adjusted for layer in quantized if layer.adjusted)
+    reasons = Counter(layer.skipped for layer in skipped)
+    return (
+        Row("quantized layers", str(len(quantized))),
+        *(Row("adjusted", f"{count} layer{'s' * (count > 1)}", what) for what, count in adjusted.items()),
+        *(Row("skipped", f"{count} module{'s' * (count > 1)}", reason) for reason, count in reasons.items()),
+    )
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,11 @@ class Plan(Record):
 
     def rows(self) -> tuple[Row, ...]:
         before, after = self.source.footprint, self.footprint_after
-        adjusted = Counter(layer.adjusted for layer in self.layers if layer.adjusted)
         return (
             *self.source.rows()[:1],
             Row("method", self.method, ", ".join(f"{key}={value}" for key, value in self.settings.items())),
             Row("device", self.device),
-            Row("quantized layers", str(len(self.layers))),
-            *(Row("adjusted", f"{count} layers", what) for what, count in adjusted.items()),
-            *skipped_rows(self.skipped),
+            *layer_rows(self.layers, self.skipped),
             Row("footprint before", format_bytes(before)),
             Row("footprint after", format_bytes(after), f"{100 * after / before:.1f} % of before"),
             Row("bits per weight", format_bits(bits_per_weight(after, self.source.num_parameters))),

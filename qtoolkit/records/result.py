@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from qtoolkit.records.base import Record, Row
 from qtoolkit.records.memory import MemoryReport
-from qtoolkit.records.plan import LayerPlan, skipped_rows
+from qtoolkit.records.plan import LayerPlan, layer_rows
 from qtoolkit.records.source import ModelSource
 from qtoolkit.units import format_seconds
 
@@ -47,12 +48,17 @@ class QuantizationReport(Record):
             Row("method", self.method, ", ".join(f"{key}={value}" for key, value in self.settings.items())),
             Row("device", self.device),
             *self.memory.rows(),
-            Row("quantized layers", str(len(self.layers))),
-            *skipped_rows(self.skipped),
+            *layer_rows(self.layers, self.skipped),
             *(Row("note", note) for note in self.notes),
-            Row("saved to", self.path or "not saved"),
+            Row("saved to", _from_here(self.path) if self.path else "not saved"),
             Row("whole job", format_seconds(self.seconds)),
         )
 
     def picture(self) -> str:
         return self.memory.picture()
+
+
+def _from_here(path: str) -> str:
+    """A path as one would type it here: a notebook that is shared then shows no folders of its author."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.errors import CheckpointError, oneline
 from qtoolkit.records import ModelSource
+from qtoolkit.source.building import build_skeleton
 from qtoolkit.source.weights import ReportedTensor, StoredTensor
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Checkpoint:
         disk_size: bytes of the weight files; None for a loaded model.
         tokenizer: the model's tokenizer; None when it has none.
         generation_config: how the model likes to generate; None to derive it from the config.
+        model_class: the class that runs it; None for the one that transformers has for the config.
         notes: what was decided while it was opened; one line each.
     """
 
@@ -43,6 +45,7 @@ class Checkpoint:
     disk_size: int | None = None
     tokenizer: Any = None
     generation_config: "GenerationConfig | None" = None
+    model_class: "type[PreTrainedModel] | None" = None
     notes: list[str] = field(default_factory=list)
     _skeleton: "PreTrainedModel | None" = field(default=None, repr=False)
 
@@ -51,10 +54,11 @@ class Checkpoint:
         """The model on the meta device: every module and shape, no values.
 
         Raises:
-            CheckpointError: transformers cannot build a model from the config.
+            CheckpointError: no model can be built from the config, weights are missing or have other shapes.
+            UnsupportedModelError: a loaded model that holds more, or less, than its class makes from its config.
         """
         if self._skeleton is None:
-            self._skeleton = _build_skeleton(self.config, self.dtype)
+            self._skeleton = build_skeleton(self)
         return self._skeleton
 
     @property
@@ -68,12 +72,12 @@ class Checkpoint:
         """Bytes of all weights as they are stored."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    def hand_over(self, on_read: Callable[[int], None]) -> dict[str, ReportedTensor]:
-        """The weights, for a loader that reads each once; `on_read` is called with the bytes of each as it is read.
+    def hand_over(self, on_read: Callable[[str, torch.Tensor], None]) -> dict[str, ReportedTensor]:
+        """The weights, for a loader that reads each once; `on_read` is called with the name and value of each.
 
         What was expanded from a `.gguf` file belongs to nobody else: it leaves memory as the loader goes on.
         """
-        reported = {name: ReportedTensor(tensor, on_read) for name, tensor in self.tensors.items()}
+        reported = {name: ReportedTensor(tensor, partial(on_read, name)) for name, tensor in self.tensors.items()}
         if self.format == "gguf":
             self.tensors = {}
         return reported
@@ -93,14 +97,3 @@ class Checkpoint:
             footprint=sum(tensor.nbytes for tensor in tensors.values()),
             disk_size=self.disk_size,
         )
-
-
-def _build_skeleton(config: "PreTrainedConfig", dtype: torch.dtype) -> "PreTrainedModel":
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"no model can be built from the config of {config.model_type}: {oneline(error)}") from error
-    return skeleton.eval()

@@ -1,50 +1,65 @@
 """A model that lies in a folder: its weight files, and what its config says of it."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError, oneline
 from qtoolkit.source.weights import StoredTensor, read_tensors
+from qtoolkit.units import format_bytes
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import GenerationConfig, PreTrainedConfig
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# A real config takes some kB, and the index of 100,000 tensors about 10 MB.
+MAX_JSON_BYTES = 100_000_000
+# transformers makes a list entry or a module for each before anything else is known of a model.
+MAX_LAYERS = 10_000
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a folder: those that its index names, `model.safetensors`, or all of them.
+    """The safetensors files of a folder: `model.safetensors`, those that its index names, or all of them.
+
+    In this order transformers looks for them too.
 
     Raises:
         UnsafeCheckpointError: the weights are there as pickles only, and unpickling runs code.
         UnsupportedModelError: the weights are in `.gguf` files only.
         CheckpointError: a file that the index names is missing or outside the folder, or there are no weights.
     """
-    index = folder / INDEX_FILE
-    if index.exists():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
-        missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
-        if missing or not names:
-            raise CheckpointError(f"{index} names {missing[0] if missing else 'no file'}, which is not in the folder")
-        return tuple(folder / name for name in names)
-    if (folder / SINGLE_FILE).exists():
+    if (folder / SINGLE_FILE).is_file():
         return (folder / SINGLE_FILE,)
-    files = sorted(folder.iterdir())
+    if (folder / INDEX_FILE).exists():
+        return _indexed_files(folder / INDEX_FILE)
+    files = sorted(file for file in folder.iterdir() if file.is_file())
     found = tuple(file for file in files if file.suffix == ".safetensors")
     if found:
         return found
     pickles = [file.name for file in files if file.suffix in PICKLE_SUFFIXES]
     if pickles:
         raise UnsafeCheckpointError(
-            f"{folder} has pickled weights only ({pickles[0]}), and unpickling runs code: ask its author for safetensors"
+            f"{folder} has pickled weights only ({pickles[0]}), and unpickling runs code: "
+            "ask its author for safetensors"
         )
     ggufs = [file.name for file in files if file.suffix == ".gguf"]
     if ggufs:
         raise UnsupportedModelError(f"{folder} holds .gguf files: name one of them, for example {folder / ggufs[0]}")
-    raise CheckpointError(f"{folder} holds no *.safetensors weights")
+    raise CheckpointError(f"{folder} holds no *.safetensors weights: download it again")
+
+
+def _indexed_files(index: Path) -> tuple[Path, ...]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map of file names: download it again")
+    names = list(weight_map.values())
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
+            raise CheckpointError(f"{index} names {name!r:.80}, which is no file beside it: download it again")
+    return tuple(index.parent / name for name in sorted(set(names)))
 
 
 def read_weights(folder: Path) -> dict[str, StoredTensor]:
@@ -57,7 +72,8 @@ def read_weights(folder: Path) -> dict[str, StoredTensor]:
     for file in weight_files(folder):
         for name, tensor in read_tensors(file).items():
             if name in tensors:
-                raise CheckpointError(f"{name!r} stands in {tensors[name].file.name} and in {file.name}")
+                first = tensors[name].file.name
+                raise CheckpointError(f"{folder}: {name!r:.80} stands in {first} and in {file.name}; download it again")
             tensors[name] = tensor
     return tensors
 
@@ -70,11 +86,10 @@ def check_config(folder: Path) -> None:
         UnsafeCheckpointError: a model class that only the repository's own code defines.
         UnsupportedModelError: already quantized, or without a language-model head.
     """
-    values = _config_values(folder)
-    if values.get("quantization_config"):
-        how = values["quantization_config"]
+    how = _config_values(folder).get("quantization_config")
+    if how:
         method = how.get("quant_method", "unknown") if isinstance(how, dict) else how
-        raise UnsupportedModelError(f"{folder} is quantized already ({method}): name the full-precision model instead")
+        raise UnsupportedModelError(f"{folder} is quantized already ({method!r:.40}): name the full-precision model")
     check_loadable(folder)
 
 
@@ -83,22 +98,39 @@ def check_loadable(folder: Path) -> None:
 
     Raises:
         ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError: as `check_config`.
+        CheckpointError: `config.json` is no JSON object, or names more layers than any model has.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     values = _config_values(folder)
-    kind, architectures = values.get("model_type"), values.get("architectures") or []
-    if kind not in CONFIG_MAPPING_NAMES:
+    _check_counts(folder, values)
+    kind, named = values.get("model_type"), values.get("architectures")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
         if "auto_map" in values:
             raise UnsafeCheckpointError(
-                f"{folder} needs code from its repository to run (model type {kind!r}), which qtoolkit never runs"
+                f"{folder} needs code from its repository to run (model type {kind!r:.40}), which qtoolkit never runs: "
+                "name a model that transformers has a class for"
             )
-        raise UnsupportedModelError(f"{folder} has the model type {kind!r}, which this transformers does not know: update it")
+        raise UnsupportedModelError(
+            f"{folder} has the model type {kind!r:.40}, which this transformers does not know: update it"
+        )
+    architectures = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (architectures and not causal.intersection(architectures)):
         what = architectures[0] if architectures else kind
-        raise UnsupportedModelError(f"{folder} is no causal language model ({what}): it has no head that writes text")
+        raise UnsupportedModelError(
+            f"{folder} is no causal language model ({what!r:.60}): name one that AutoModelForCausalLM runs"
+        )
+
+
+def _check_counts(folder: Path, values: dict[str, Any]) -> None:
+    text = values.get("text_config")
+    for key, value in {**values, **(text if isinstance(text, dict) else {})}.items():
+        if re.search(r"(layers?|experts)$", key) and isinstance(value, int) and value > MAX_LAYERS:
+            raise CheckpointError(
+                f"{folder / 'config.json'} has {key} {value!r:.20}, and no model has so many: download it again"
+            )
 
 
 def load_config(folder: Path) -> "PreTrainedConfig":
@@ -111,22 +143,47 @@ def load_config(folder: Path) -> "PreTrainedConfig":
 
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} is not a valid config: {oneline(error)}") from error
+    except Exception as error:  # a value of the wrong type makes transformers raise anything
+        file = folder / "config.json"
+        raise CheckpointError(f"{file} is not a valid config ({oneline(error)}): download it again") from error
+
+
+def load_generation_config(folder: Path) -> "GenerationConfig | None":
+    """How the folder's model likes to generate; None when it does not say.
+
+    Raises:
+        CheckpointError: transformers refuses what it says.
+    """
+    from transformers import GenerationConfig
+
+    file = folder / "generation_config.json"
+    if not file.exists():
+        return None
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"{file} is not valid ({oneline(error)}): correct or remove it") from error
 
 
 def _config_values(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
-        raise ModelNotFoundError(f"{folder} has no config.json: name a folder that `save_pretrained` wrote, or a Hub id")
+        raise ModelNotFoundError(f"{folder} has no config.json: name a folder that save_pretrained wrote, or a Hub id")
     return _read_json(file)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as stream:
+            data = stream.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
+    if len(data) > MAX_JSON_BYTES:
+        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_JSON_BYTES)}: download it again")
+    try:
+        values = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not valid JSON: {oneline(error)}") from error
+        raise CheckpointError(f"{file} is not valid JSON ({oneline(error)}): download it again") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{file} is not a JSON object")
+        raise CheckpointError(f"{file} is not a JSON object: download it again")
     return values

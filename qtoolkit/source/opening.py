@@ -1,24 +1,38 @@
 """Whatever the user calls a model, found, pinned, checked, and opened as a `Checkpoint`."""
 
+import copy
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.errors import ModelNotFoundError, SourceError, UnsupportedModelError, oneline
+from qtoolkit.errors import (
+    CheckpointError,
+    ConfigError,
+    ModelNotFoundError,
+    SourceError,
+    UnsafeCheckpointError,
+    UnsupportedModelError,
+    oneline,
+)
+from qtoolkit.optional import optional
 from qtoolkit.records import ProgressEvent
 from qtoolkit.source import folder as folders
+from qtoolkit.source.building import cause_of, quiet_transformers
 from qtoolkit.source.checkpoint import Checkpoint
 from qtoolkit.source.hub import fetch
+from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 from qtoolkit.source.weights import StoredTensor
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedConfig
+    from transformers import PreTrainedConfig
 
 OnProgress = Callable[[ProgressEvent], None]
+# What a model can be loaded in.
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 def open_checkpoint(
@@ -42,19 +56,27 @@ def open_checkpoint(
 
     Raises:
         SourceError: it is not there, is damaged, would run foreign code, or cannot be quantized.
+        ConfigError: a revision of something that is not on the Hub.
+        MissingDependencyError: a `.gguf` file without the package that reads it.
     """
     if not isinstance(model, str | os.PathLike):
+        _refuse_revision(type(model).__name__, revision)
         return _from_loaded(model, tokenizer)
     check = folders.check_loadable if quantized else folders.check_config
-    path = Path(model).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
+    name = os.fspath(model)
+    # os.path, since Path raises on a name that is too long or belongs to nobody.
+    path = Path(os.path.expanduser(name))  # noqa: PTH111
+    if name and os.path.isfile(path) and path.suffix.lower() == ".gguf":  # noqa: PTH113
+        _refuse_revision(name, revision)
         return _from_gguf(path, tokenizer)
-    if path.is_dir():
-        return _from_folder(str(model), path, tokenizer, check)
-    if isinstance(model, os.PathLike) or path.exists() or path.is_absolute() or str(model).startswith((".", "~")):
-        kind = "is no folder and no .gguf file" if path.exists() else "does not exist"
-        raise ModelNotFoundError(f"{model} {kind}: name a folder, a .gguf file, or a Hub id such as org/name")
-    snapshot = fetch(model, revision=revision, token=token, on_progress=on_progress, check=check)
+    if name and os.path.isdir(path):  # noqa: PTH112
+        _refuse_revision(name, revision)
+        return _from_folder(name, path, tokenizer, check)
+    exists = bool(name) and os.path.exists(path)  # noqa: PTH110
+    if not name or exists or isinstance(model, os.PathLike) or path.is_absolute() or name.startswith((".", "~")):
+        kind = "is no folder and no .gguf file" if exists else "does not exist"
+        raise ModelNotFoundError(f"{name!r} {kind}: name a folder, a .gguf file, or a Hub id such as org/name")
+    snapshot = fetch(name, revision=revision, token=token, on_progress=on_progress, check=check)
     checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check)
     checkpoint.commit_hash = snapshot.commit_hash
     if snapshot.note:
@@ -62,27 +84,35 @@ def open_checkpoint(
     return checkpoint
 
 
+def _refuse_revision(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise ConfigError(f"revision={revision!r} is for a model on the Hub, and {name} is not: leave it out")
+
+
 def _from_folder(name: str, folder: Path, tokenizer: Any, check: Callable[[Path], None]) -> Checkpoint:
     check(folder)
     tensors = folders.read_weights(folder)
     config = folders.load_config(folder)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         name=name,
         config=config,
         tensors=tensors,
-        dtype=_dtype(config, tensors),
+        dtype=_dtype(name, config, tensors),
         format="safetensors",
         path=folder,
         disk_size=sum(file.stat().st_size for file in folders.weight_files(folder)),
-        tokenizer=tokenizer or load_tokenizer(folder),
-        generation_config=_load_generation_config(folder),
+        tokenizer=tokenizer if tokenizer is not None else load_tokenizer(folder),
+        generation_config=folders.load_generation_config(folder),
     )
+    _note_choices(checkpoint)
+    return checkpoint
 
 
 def _from_gguf(file: Path, tokenizer: Any) -> Checkpoint:
     """A `.gguf` file, expanded by transformers to bfloat16; whole in memory, since that reader has no other way."""
     from transformers import AutoModelForCausalLM
 
+    optional("gguf", f"reading {file}")
     options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.bfloat16}
     try:
         from transformers import GgufConfig
@@ -92,10 +122,12 @@ def _from_gguf(file: Path, tokenizer: Any) -> Checkpoint:
     else:
         expand = {"quantization_config": GgufConfig(dequantize=True)}
     try:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, **options, **expand)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise SourceError(f"transformers cannot read {file}: {oneline(error)}") from error
-    checkpoint = _from_loaded(model, tokenizer or load_tokenizer(file.parent, gguf_file=file.name))
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(file.parent, **options, **expand)
+    except Exception as error:  # a damaged file makes its reader raise anything
+        raise SourceError(f"transformers cannot read {file} ({cause_of(error)}): name another file") from error
+    found = tokenizer if tokenizer is not None else load_tokenizer(file.parent, gguf_file=file.name)
+    checkpoint = _from_loaded(model, found)
     checkpoint.name, checkpoint.path, checkpoint.format = str(file), file, "gguf"
     checkpoint.disk_size = file.stat().st_size
     checkpoint.notes.append("the .gguf file was expanded to bfloat16 by transformers before it was quantized")
@@ -106,27 +138,41 @@ def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
     """A model in memory; it is read and left as it is."""
     from transformers import PreTrainedModel
 
+    name = type(model).__name__
+    if isinstance(model, torch.nn.Module) and not isinstance(model, PreTrainedModel):
+        raise UnsupportedModelError(f"a loaded model must be a PreTrainedModel of transformers, got the module {name}")
     if not isinstance(model, PreTrainedModel):
-        raise ModelNotFoundError(
-            f"a model is a Hub id, a folder, a .gguf file, or a loaded PreTrainedModel; got {type(model).__name__}"
-        )
+        raise ModelNotFoundError(f"a model is a Hub id, a folder, a .gguf file or a PreTrainedModel, got {name}")
     if getattr(model, "quantization_method", None) or getattr(model.config, "quantization_config", None):
-        raise UnsupportedModelError(f"this {type(model).__name__} is quantized already: give the full-precision model")
-    if not model.can_generate():
-        raise UnsupportedModelError(f"{type(model).__name__} is no causal language model: it has no head that writes text")
-    config = model.config
-    found = tokenizer
-    if found is None and Path(model.name_or_path or "").is_dir():
-        found = load_tokenizer(Path(model.name_or_path))
-    return Checkpoint(
-        name=model.name_or_path or type(model).__name__,
-        config=config,
-        tensors={name: tensor.detach() for name, tensor in model.state_dict().items()},
+        raise UnsupportedModelError(f"this {name} is quantized already: give the full-precision model")
+    if not model.can_generate() or model.config.is_encoder_decoder:
+        raise UnsupportedModelError(f"{name} is no causal language model: give one that AutoModelForCausalLM loads")
+    tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise UnsupportedModelError(f"some weights of this {name} are offloaded: name its folder or Hub id instead")
+    checkpoint = Checkpoint(
+        name=model.name_or_path or name,
+        config=model.config,
+        tensors=tensors,
         dtype=model.dtype,
         format="loaded",
-        tokenizer=found,
-        generation_config=model.generation_config,
+        tokenizer=tokenizer if tokenizer is not None else _find_tokenizer(model.name_or_path),
+        generation_config=copy.deepcopy(model.generation_config),
+        model_class=type(model),
     )
+    _note_choices(checkpoint)
+    return checkpoint
+
+
+def _find_tokenizer(name: str) -> Any:
+    """The tokenizer of a loaded model, where it came from: its folder, or its commit in the local Hub cache."""
+    if not name:
+        return None
+    if os.path.isdir(name):  # noqa: PTH112
+        return load_tokenizer(Path(name))
+    commit_hash = cached_commit(name, None)
+    folder = snapshot_folder(name, commit_hash) if commit_hash else None
+    return load_tokenizer(folder) if folder is not None and folder.is_dir() else None
 
 
 def load_tokenizer(folder: Path, **options: Any) -> Any:
@@ -137,27 +183,44 @@ def load_tokenizer(folder: Path, **options: Any) -> Any:
     """
     from transformers import AutoTokenizer
 
-    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
-    if "gguf_file" not in options and not any((folder / name).exists() for name in names):
+    names = ("tokenizer.json", "tokenizer_config.json", "*.model", "vocab.json", "vocab.txt", "tekken.json")
+    if "gguf_file" not in options and not any(any(folder.glob(name)) for name in names):
         return None
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise SourceError(f"the tokenizer in {folder} cannot be read: {oneline(error)}") from error
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        way = "give one as tokenizer="
+        if "trust_remote_code" in str(error):
+            what = f"the tokenizer in {folder} needs code from its repository, which qtoolkit never runs"
+            raise UnsafeCheckpointError(f"{what}: {way}") from error
+        raise SourceError(f"the tokenizer in {folder} cannot be read ({oneline(error)}): {way}") from error
 
 
-def _load_generation_config(folder: Path) -> "GenerationConfig | None":
-    from transformers import GenerationConfig
+def _dtype(name: str, config: "PreTrainedConfig", tensors: Mapping[str, StoredTensor]) -> torch.dtype:
+    """The type that the config names, otherwise the one that most weights are stored in.
 
-    return GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").exists() else None
+    Raises:
+        CheckpointError: no model computes in the type that the config names.
+    """
+    if config.dtype is None:
+        return _stored_dtype(tensors)
+    if config.dtype not in FLOATS:
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+        raise CheckpointError(f"the config of {name} wants {config.dtype!r:.40} as dtype: it must be one of {allowed}")
+    return config.dtype  # type: ignore[no-any-return]
 
 
-def _dtype(config: "PreTrainedConfig", tensors: dict[str, StoredTensor]) -> torch.dtype:
-    """The type that the config names, otherwise the one that most weights are stored in."""
-    if isinstance(config.dtype, torch.dtype):
-        return config.dtype
+def _stored_dtype(tensors: Mapping[str, StoredTensor | torch.Tensor]) -> torch.dtype:
     sizes: Counter[torch.dtype] = Counter()
     for tensor in tensors.values():
-        if tensor.dtype.is_floating_point:
+        if tensor.dtype in FLOATS:
             sizes[tensor.dtype] += tensor.nbytes
     return sizes.most_common(1)[0][0] if sizes else torch.float32
+
+
+def _note_choices(checkpoint: Checkpoint) -> None:
+    stored = _stored_dtype(checkpoint.tensors)
+    if stored != checkpoint.dtype and checkpoint.quantization is None:
+        checkpoint.notes.append(f"loaded in {checkpoint.dtype} as the config says, and stored in {stored}")
+    if checkpoint.tokenizer is None:
+        checkpoint.notes.append("no tokenizer was found beside the model: give one as tokenizer= to generate text")

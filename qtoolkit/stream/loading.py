@@ -1,24 +1,25 @@
 """A model built by transformers from weights that are read one by one, and quantized as they come.
 
-transformers builds the modules, renames and merges tensors (experts, fused projections), ties weights and makes the buffers;
-it is given tensors that are read when they are asked for, so that one full-precision weight at a time is in memory.
+transformers builds the modules, renames and merges tensors (experts, fused projections), ties weights and makes the
+buffers; it is given tensors that are read when they are asked for, so that one full-precision weight at a time is in
+memory.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.utils import logging as transformers_logging
 
-from qtoolkit.errors import CheckpointError
+from qtoolkit.errors import CheckpointError, InsufficientMemoryError
 from qtoolkit.records import ProgressEvent
 from qtoolkit.source import Checkpoint
+from qtoolkit.source.building import cause_of, check_complete, quiet_transformers
 from qtoolkit.source.opening import OnProgress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_streamed(
@@ -28,69 +29,67 @@ def load_streamed(
 
     Args:
         checkpoint: the model; its `dtype` is that of what is not quantized.
-        quantization_config: what transformers calls by this name: it says which modules are replaced by what; None when the
-            checkpoint is to be loaded as it is, in full precision or quantized already.
+        quantization_config: what transformers calls by this name: it says which modules are replaced by what; None when
+            the checkpoint is to be loaded as it is, in full precision or quantized already.
         device: "cpu" or "cuda:0".
-        on_progress: told of each weight, in bytes of full precision.
+        on_progress: told of each weight, in bytes of full precision, and at the end; only at the end where nothing is
+            to be quantized, since transformers reads in threads of its own then.
 
     Raises:
-        CheckpointError: weights of the model are missing in the checkpoint, or have other shapes.
+        CheckpointError: weights of the model are missing in the checkpoint, have other shapes, cannot be read, or hold
+            NaN or infinity and are to be quantized.
+        UnsupportedModelError: a loaded model that was changed after it was built.
+        InsufficientMemoryError: memory ran out.
     """
-    total, done = checkpoint.weight_bytes, 0
+    # Not the checkpoint itself in `on_read`: a traceback that somebody keeps would keep its weights.
+    model_name, total, done = checkpoint.name, checkpoint.weight_bytes, 0
+    lock, caller = threading.Lock(), threading.get_ident()
 
-    def on_read(num_bytes: int) -> None:
+    def on_read(name: str, tensor: torch.Tensor) -> None:
         nonlocal done
-        done += num_bytes
-        on_progress(ProgressEvent("quantize", done, total, "bytes"))
+        if quantization_config is not None:
+            _check_finite(model_name, name, tensor)
+        with lock:
+            done += tensor.nbytes
+        if threading.get_ident() == caller:
+            on_progress(ProgressEvent("quantize", done, total, "bytes"))
 
-    with quiet_transformers():
-        model, info = _model_class(checkpoint).from_pretrained(
-            None,
-            config=checkpoint.config,
-            state_dict=checkpoint.hand_over(on_read),
-            quantization_config=quantization_config,
-            device_map={"": device},
-            dtype=checkpoint.dtype,
-            output_loading_info=True,
-        )
-    _check_complete(checkpoint.name, info)
+    model_class = type(checkpoint.skeleton)
+    try:
+        with quiet_transformers():
+            model, info = model_class.from_pretrained(
+                None,
+                config=checkpoint.config,
+                state_dict=checkpoint.hand_over(on_read),
+                quantization_config=quantization_config,
+                device_map={"": device},
+                dtype=checkpoint.dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except RuntimeError as error:
+        raise _explained(model_name, device, error) from error
+    check_complete(checkpoint, info)
     on_progress(ProgressEvent("quantize", total, total, "bytes"))
     if checkpoint.generation_config is not None:
         model.generation_config = checkpoint.generation_config
     model.config.name_or_path = checkpoint.name
-    return model  # type: ignore[no-any-return]
+    return model
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """transformers without its own progress bars and loading tables; both settings are put back afterwards."""
-    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+def _check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
+    """One such weight makes a whole block, or a whole layer, worthless."""
+    if tensor.numel() and tensor.dtype in _FLOATS:
+        low, high = torch.aminmax(tensor)
+        if not (low.isfinite() and high.isfinite()):
+            raise CheckpointError(f"{name} of {model} holds NaN or infinity, so it cannot be quantized: get it again")
 
 
-def _model_class(checkpoint: Checkpoint) -> Any:
-    if checkpoint.format == "loaded":
-        return type(checkpoint.skeleton)
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(checkpoint.config)]
-
-
-def _check_complete(name: str, info: Mapping[str, Any]) -> None:
-    """transformers fills missing weights with random numbers and says so in a log; here that is an error."""
-    missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"], key=str)
-    if missing:
-        raise CheckpointError(f"{name} has no weights for {missing[0]} and {len(missing) - 1} more: download it again")
-    if mismatched:
-        key, found, expected = mismatched[0]
-        raise CheckpointError(f"{name} has {key} as {list(found)}, but its config wants {list(expected)}")
-    if info["error_msgs"]:
-        raise CheckpointError(f"{name} does not load: {str(info['error_msgs'][0]).splitlines()[0]}")
+def _explained(name: str, device: str, error: RuntimeError) -> CheckpointError | InsufficientMemoryError:
+    cause = cause_of(error)
+    if "out of memory" in cause or "allocate memory" in cause:
+        return InsufficientMemoryError(f"memory on {device} ran out while {name} was loaded ({cause}): free some")
+    return CheckpointError(f"{name} does not load ({cause}): download it again")
 
 
 def compute_dtype_for(device: str, stored: torch.dtype) -> torch.dtype:

@@ -1,19 +1,17 @@
-"""Results on disk: safetensors written tensor by tensor into `OUTPUT.partial/`, renamed when whole."""
+"""Results on disk as transformers reads them: config, tokenizer, and safetensors written tensor by tensor."""
 
-import errno
 import json
-import shutil
+import os
+import re
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.core_model_loading import revert_weight_conversion
 
-from qtoolkit.errors import DiskFullError, OutputError, OutputExistsError, oneline
+from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.records import ProgressEvent
 from qtoolkit.source.opening import OnProgress
 from qtoolkit.source.weights import DTYPES
@@ -23,59 +21,7 @@ if TYPE_CHECKING:
 
 # As transformers' `save_pretrained`: small enough for any file system and for a Hub upload to be repeated.
 MAX_SHARD_BYTES = 5_000_000_000
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Refuse, before any work, an output folder that cannot become the result.
-
-    Raises:
-        OutputExistsError: it exists and `overwrite` is false, or it is a file.
-        OutputError: no folder can be made there.
-    """
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise OutputExistsError(f"{output} is not a folder: name another output")
-    if output.exists() and any(output.iterdir()) and not overwrite:
-        raise OutputExistsError(f"{output} exists: name another output, or give overwrite=True to replace it")
-    parent = next(folder for folder in output.absolute().parents if folder.exists())
-    try:
-        with TemporaryDirectory(prefix=".qtoolkit-", dir=parent):
-            pass
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror}; name another output") from error
-
-
-@contextmanager
-def staged(output: Path) -> Iterator[Path]:
-    """The folder `OUTPUT.partial`, empty, which becomes `OUTPUT` when the block ends well and goes when it does not.
-
-    What stood at `OUTPUT` before stays until the new result is whole.
-
-    Raises:
-        DiskFullError: the disk filled up while the block wrote.
-        OutputError: it cannot be written for another reason.
-    """
-    partial, replaced = _partial(output), output.with_name(f"{output.name}.replaced")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        if output.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            output.rename(replaced)
-        partial.rename(output)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        kind = DiskFullError if error.errno in _NO_ROOM else OutputError
-        raise kind(f"{output} cannot be written: {error.strerror or oneline(error)}; what stood there is untouched") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _partial(output: Path) -> Path:
-    return output.with_name(f"{output.name}.partial")
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def save_model(model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress) -> None:
@@ -84,15 +30,28 @@ def save_model(model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progre
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
     if model.generation_config is not None:
-        model.generation_config.save_pretrained(folder)
+        # Not `save_pretrained`, which refuses what many published models have: a temperature without do_sample.
+        model.generation_config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
     write_weights(_own_tensors(model), folder, on_progress)
     if tokenizer is not None:
+        _save_tokenizer(tokenizer, folder)
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    try:
         tokenizer.save_pretrained(folder)
+    except Exception as error:
+        # The tokenizers library reports a full disk as a bare Exception: "No space left on device (os error 28)".
+        found = _RUST_ERROR.search(str(error))
+        if isinstance(error, OSError) or found is None:
+            raise
+        code = int(found[1])
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _own_tensors(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
     """The state to store: tied tensors once, names and merges as in the checkpoint that was read."""
-    left_out = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}
+    left_out = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}  # noqa: SLF001
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
     return dict(revert_weight_conversion(model, tensors))
 
@@ -103,12 +62,17 @@ def write_weights(
     """Write tensors to safetensors files of at most `max_shard_bytes` each, with an index when there are several.
 
     A file is its header followed by the tensors' bytes; no second copy of them is made in memory.
+
+    Raises:
+        UnsupportedModelError: a tensor has a type that the format lacks; nothing is written then.
     """
-    shards: list[dict[str, torch.Tensor]] = [{}]
     for name, tensor in tensors.items():
-        if shards[-1] and sum(t.nbytes for t in shards[-1].values()) + tensor.nbytes > max_shard_bytes:
-            shards.append({})
-        shards[-1][name] = tensor
+        if tensor.dtype not in DTYPES.values():
+            allowed = ", ".join(DTYPES)
+            raise UnsupportedModelError(
+                f"{name} has the type {tensor.dtype}: safetensors files are written of {allowed}"
+            )
+    shards = _shards(tensors, max_shard_bytes)
     total, done = sum(tensor.nbytes for tensor in tensors.values()), 0
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
@@ -121,6 +85,18 @@ def write_weights(
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         text = json.dumps(index, indent=2) + "\n"
         (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+
+
+def _shards(tensors: Mapping[str, torch.Tensor], max_shard_bytes: int) -> list[dict[str, torch.Tensor]]:
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    return shards
 
 
 def _write_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, int]]:
@@ -141,5 +117,5 @@ def _write_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> Iterator[tup
         file.write(text)
         for name, tensor in ordered:
             data = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)  # [bytes]
-            file.write(memoryview(data.numpy()))
+            file.write(data.numpy().data)
             yield name, tensor.nbytes

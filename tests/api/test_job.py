@@ -34,9 +34,7 @@ def _count_models() -> int:
 
 @pytest.mark.parametrize("phase", ["quantize", "save"])
 @pytest.mark.parametrize("error", [JobCancelled, KeyboardInterrupt], ids=["cancelled", "interrupted"])
-def test_a_stopped_job_leaves_nothing(
-    tiny_llama: Path, tmp_path: Path, phase: str, error: type[BaseException]
-) -> None:
+def test_a_stopped_job_leaves_nothing(tiny_llama: Path, tmp_path: Path, phase: str, error: type[BaseException]) -> None:
     """Nothing on the disk, and no half-made model behind the traceback, which notebooks keep."""
     earlier = tmp_path / "out"
     qt.quantize(tiny_llama, "int8", device="cpu", output=earlier)
@@ -113,7 +111,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         "quantized already",
     ),
     "unknown-method": (lambda model: qt.quantize(model, "gtpq"), ConfigError, "no method 'gtpq'"),
-    "unknown-device": (lambda model: qt.quantize(model, "nf4", device="tpu"), ConfigError, "device must be one of auto, cpu"),
+    "unknown-device": (
+        lambda model: qt.quantize(model, "nf4", device="tpu"),
+        ConfigError,
+        "device must be one of auto, cpu",
+    ),
     "unknown-dtype": (lambda model: qt.load(model, dtype="int4"), ConfigError, "dtype must be one of auto, bfloat16"),
     "no-model": (lambda model: qt.measure_memory(str(model)), ConfigError, "measure_memory takes a model, got str"),
 }

@@ -10,12 +10,20 @@ from qtoolkit.methods import MethodConfig, resolve_config
 
 BAD: dict[str, tuple[type[MethodConfig], dict[str, Any], str]] = {
     "bits-not-there": (qt.AbsMax, {"bits": 5}, "bits must be one of 8, 4, got 5"),
-    "granularity": (qt.ZeroPoint, {"granularity": "row"}, "granularity must be one of 'tensor', 'channel', 'group', got 'row'"),
+    "granularity": (
+        qt.ZeroPoint,
+        {"granularity": "row"},
+        "granularity must be one of 'tensor', 'channel', 'group', got 'row'",
+    ),
     "group-size-odd": (qt.AbsMax, {"group_size": 33}, "group_size must be an even number from 2, got 33"),
     "text-for-bool": (qt.NF4, {"double_quant": "yes"}, "double_quant must be true or false, got 'yes'"),
     "number-for-bool": (qt.NF4, {"double_quant": 1}, "double_quant must be true or false, got 1"),
     "bool-for-number": (qt.AbsMax, {"bits": True}, "bits must be"),
-    "dtype": (qt.FP4, {"compute_dtype": "int8"}, "compute_dtype must be one of 'auto', 'bfloat16', 'float16', 'float32'"),
+    "dtype": (
+        qt.FP4,
+        {"compute_dtype": "int8"},
+        "compute_dtype must be one of 'auto', 'bfloat16', 'float16', 'float32'",
+    ),
     "threshold-negative": (qt.Int8, {"threshold": -1.0}, "threshold must be 0 or more, got -1.0"),
     "threshold-nan": (qt.Int8, {"threshold": float("nan")}, "threshold must be 0 or more, got nan"),
     "exclude-text": (qt.Int8, {"exclude": "lm_head"}, "exclude must be a list of names, got 'lm_head'"),
@@ -31,7 +39,9 @@ def test_a_bad_value_is_refused(config_class: type[MethodConfig], values: dict[s
 
 
 def test_an_unknown_option_names_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="NF4 has no option 'bits': its options are exclude, double_quant, compute_dtype"):
+    with pytest.raises(
+        ConfigError, match="NF4 has no option 'bits': its options are exclude, double_quant, compute_dtype"
+    ):
         qt.NF4.from_dict({"bits": 4})
 
 
@@ -50,7 +60,12 @@ def test_a_whole_number_does_for_a_threshold() -> None:
     ],
 )
 def test_exclude_matches_names_and_their_ends(pattern: str, excluded: list[str]) -> None:
-    names = ["lm_head", "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj", "model.layers.1.self_attn.q_proj"]
+    names = [
+        "lm_head",
+        "model.layers.0.mlp.down_proj",
+        "model.layers.1.mlp.down_proj",
+        "model.layers.1.self_attn.q_proj",
+    ]
     assert [name for name in names if qt.NF4(exclude=(pattern,)).excludes(name)] == excluded
 
 
@@ -61,5 +76,5 @@ def test_a_config_is_given_in_several_ways(given: Any) -> None:
 
 @pytest.mark.parametrize("given", [None, 4, {"bits": 4}, object()], ids=["none", "number", "dict", "object"])
 def test_anything_else_is_refused(given: Any) -> None:
-    with pytest.raises(ConfigError, match="config must be a config such as qt.NF4"):
+    with pytest.raises(ConfigError, match=r"config must be a config such as qt\.NF4"):
         resolve_config(given)

@@ -1,4 +1,4 @@
-"""What every method must do, on every architecture: predicted bytes are stored bytes, and what is saved is what was made."""
+"""What every method must do: predicted bytes are stored bytes, and what is saved is what was made."""
 
 from pathlib import Path
 
@@ -78,7 +78,9 @@ def test_every_module_is_quantized_or_skipped_with_a_reason(result: qt.Quantized
     quantized = {layer.name for layer in result.report.layers}
     assert quantized | {layer.name for layer in result.skipped} == holding
     assert all(layer.skipped for layer in result.skipped)
-    replaced = {name for name in holding if type(result.model.get_submodule(name)) is not type(plain.get_submodule(name))}
+    replaced = {
+        name for name in holding if type(result.model.get_submodule(name)) is not type(plain.get_submodule(name))
+    }
     assert quantized == replaced
 
 

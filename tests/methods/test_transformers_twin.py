@@ -1,4 +1,4 @@
-"""NF4, FP4 and int8 give the very logits of transformers + bitsandbytes with the same settings, and the promised sizes."""
+"""NF4, FP4 and int8 give the very logits of transformers + bitsandbytes, and the promised sizes."""
 
 from pathlib import Path
 
@@ -32,6 +32,8 @@ def test_smollm2_is_the_twin(smollm2: Path, config: MethodConfig, settings: dict
 
 
 @pytest.mark.parametrize(("config", "settings", "_"), TWINS.values(), ids=TWINS)
-def test_their_config_is_understood(tiny_llama: Path, config: MethodConfig, settings: dict[str, object], _: int) -> None:
+def test_their_config_is_understood(
+    tiny_llama: Path, config: MethodConfig, settings: dict[str, object], _: int
+) -> None:
     made = qt.plan(tiny_llama, BitsAndBytesConfig(**settings), device="cpu")
     assert made.to_dict() | {"peak_rss": 0} == qt.plan(tiny_llama, config, device="cpu").to_dict() | {"peak_rss": 0}

@@ -1,5 +1,6 @@
 """`%qmemory`, `%%qmemory` and `%qdoctor`."""
 
+import re
 from typing import Any
 
 import pytest
@@ -85,7 +86,8 @@ def test_a_traceback_shows_the_line_of_the_measured_cell(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shell.run_cell("%%qmemory\nx = 1\nx.no_such_attribute")
-    assert "x.no_such_attribute" in capsys.readouterr().out
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "----> 2 x.no_such_attribute" in plain
 
 
 def test_doctor_tells_of_this_machine(shell: InteractiveShell) -> None:

@@ -24,7 +24,9 @@ def test_enough_of_everything_is_fine(plan: Plan) -> None:
 
 def test_exactly_enough_memory_is_enough(plan: Plan) -> None:
     check_fits(plan, rss=1000, memory=plan.peak_rss - 1000, vram=None, disk=None)
-    with pytest.raises(InsufficientMemoryError, match=r"nf4 of .*tiny-llama needs .* of memory, .* is available: free some"):
+    with pytest.raises(
+        InsufficientMemoryError, match=r"nf4 of .*tiny-llama needs .* of memory, .* is available: free some"
+    ):
         check_fits(plan, rss=1000, memory=plan.peak_rss - 1001, vram=None, disk=None)
 
 

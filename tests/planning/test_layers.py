@@ -65,7 +65,9 @@ def test_a_group_size_that_divides_no_layer_is_refused(tiny_llama: Path) -> None
 
 
 def test_a_model_with_nothing_to_do_is_refused(tiny_llama: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="nf4 finds no layer to quantize in .*: embedding, excluded by name, norm"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"nf4 finds no layer to quantize in .*: embedding, excluded by name, norm"
+    ):
         qt.plan(tiny_llama, qt.NF4(exclude=("*",)), device="cpu")
 
 

@@ -1,0 +1,126 @@
+"""A model built by transformers without values: every module and shape, and whether the weights fit them."""
+
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError, oneline
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qtoolkit.source.checkpoint import Checkpoint
+
+
+def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
+    """The model on the meta device, once the names and shapes of its weights were found to fit it.
+
+    The weights are checked by a rehearsal: transformers loads tensors of their names and shapes that hold nothing. It
+    changes names and merges tensors as it will later, and needs no memory, however much a config lies. A checkpoint
+    that is quantized already is not rehearsed: its tensors are read back by their values.
+
+    Raises:
+        CheckpointError: no model can be built from the config, weights are missing or have other shapes.
+        UnsupportedModelError: a loaded model that holds more, or less, than its class makes from its config.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"), quiet_transformers():
+            if checkpoint.model_class is not None:
+                skeleton = checkpoint.model_class._from_config(checkpoint.config, dtype=checkpoint.dtype)  # noqa: SLF001
+            else:
+                skeleton = AutoModelForCausalLM.from_config(
+                    checkpoint.config, dtype=checkpoint.dtype, trust_remote_code=False
+                )
+        if checkpoint.quantization is None:
+            _rehearse(checkpoint, type(skeleton))
+    except SourceError:
+        raise
+    except Exception as error:  # a config that lies makes transformers raise anything
+        what = f"no {checkpoint.config.model_type} model can be built from {checkpoint.name}"
+        raise CheckpointError(f"{what} ({cause_of(error)}): download it again") from error
+    return skeleton.eval()
+
+
+def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> None:
+    empty = {
+        name: torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
+        for name, tensor in checkpoint.tensors.items()
+    }
+    with quiet_transformers():
+        _, info = model_class.from_pretrained(
+            None,
+            config=checkpoint.config,
+            state_dict=empty,
+            device_map={"": "meta"},
+            dtype=checkpoint.dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    check_complete(checkpoint, info)
+
+
+def check_complete(checkpoint: "Checkpoint", info: Mapping[str, Any]) -> None:
+    """Refuse weights that are not those of the model, by what transformers says after loading them.
+
+    transformers fills what is missing with random numbers and says so in a log; here that is an error. What belongs to
+    nothing in the model, and is not known to be of no use, becomes a note.
+
+    Raises:
+        CheckpointError: weights are missing, or have other shapes.
+        UnsupportedModelError: a loaded model that holds more, or less, than its class makes from its config.
+    """
+    name = checkpoint.name
+    missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if checkpoint.format == "loaded" and (missing or surplus):
+        raise UnsupportedModelError(
+            f"{name} was changed after it was built ({(missing + surplus)[0]}): merge its adapters, or undo the change"
+        )
+    if missing:
+        raise CheckpointError(f"{name} has no weights for {_first(missing)}: download it again")
+    if info["mismatched_keys"]:
+        key, found, expected = min(info["mismatched_keys"], key=str)
+        raise CheckpointError(f"{name} has {key} as {list(found)}, but its config wants {list(expected)}")
+    note = f"weights that belong to nothing in the model are left out: {_first(surplus)}" if surplus else ""
+    if note and note not in checkpoint.notes:
+        checkpoint.notes.append(note)
+
+
+def cause_of(error: Exception) -> str:
+    """What went wrong while transformers loaded, in one line.
+
+    It collects what is raised while it merges or quantizes tensors, puts that into a log, and raises something else; so
+    this is looked up in the frame that raised.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        errors = getattr(frame.f_locals.get("loading_info"), "conversion_errors", None)
+        if errors:
+            name, text = next(iter(errors.items()))
+            # A traceback, the message again, and a line that tells where.
+            return f"{name}: {text.splitlines()[-2]}"
+    return oneline(error)
+
+
+def _first(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """transformers without its own progress bars and loading tables; both settings are put back afterwards."""
+    from transformers.utils import logging as transformers_logging
+
+    logger = transformers_logging.get_logger()
+    level = logger.level
+    # Not `disable_progress_bar`, which would change huggingface_hub's bars too.
+    hook = transformers_logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": True}))
+    logger.setLevel(transformers_logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        transformers_logging.set_tqdm_hook(hook)

@@ -1,0 +1,97 @@
+"""A folder that appears when it is whole: written as `OUTPUT.partial`, renamed at the end."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from qtoolkit.errors import DiskFullError, OutputError, OutputExistsError, QToolkitError, oneline
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, an output folder that cannot become the result.
+
+    Raises:
+        OutputExistsError: it exists and `overwrite` is false, it is no folder, or it holds something else than a model.
+        OutputError: no folder can be made there.
+    """
+    try:
+        _recover(output)
+        if output.is_symlink() or (output.exists() and not output.is_dir()):
+            raise OutputExistsError(f"{output} is not a folder: name another output")
+        if os.path.ismount(output):
+            raise OutputExistsError(f"{output} is a mount point, which cannot be renamed: name a folder inside it")
+        if output.exists() and any(output.iterdir()):
+            if not (output / "config.json").is_file():
+                raise OutputExistsError(
+                    f"{output} exists: name another output (it holds no model, so it is never replaced)"
+                )
+            if not overwrite:
+                raise OutputExistsError(f"{output} exists: name another output, or give overwrite=True to replace it")
+        parent = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
+        # As long as the longest name that will be made.
+        with TemporaryDirectory(prefix=f".{output.name}-", dir=parent):
+            pass
+    except OSError as error:
+        if isinstance(error, QToolkitError):
+            raise
+        raise OutputError(f"{output} cannot be written ({error.strerror}): name another output") from error
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """The folder `OUTPUT.partial`, empty, which becomes `OUTPUT` when the block ends well and goes when it does not.
+
+    What stood at `OUTPUT` before stays until the new result is whole. It is called `OUTPUT.replaced` for the moment
+    between two renames; a process that is killed in this moment leaves it so, and the next call gives it its name back.
+
+    Raises:
+        DiskFullError: the disk filled up while the block wrote.
+        OutputError: it cannot be written for another reason.
+    """
+    partial = output.with_name(f"{output.name}.partial")
+    made = [folder for folder in partial.parents if not folder.exists()]
+    try:
+        _recover(output)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        _put_in_place(partial, output)
+    except OSError as error:
+        if isinstance(error, QToolkitError):
+            raise
+        what = f"{output} cannot be written ({error.strerror or oneline(error)})"
+        if error.errno in _NO_ROOM:
+            raise DiskFullError(f"{what}: free some room, or name an output on another disk") from error
+        raise OutputError(f"{what}: check its permissions, or name another output") from error
+    finally:
+        _recover(output)
+        shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            # Only an empty one goes, so none once the result stands in it.
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _put_in_place(partial: Path, output: Path) -> None:
+    replaced = _replaced(output)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if output.exists():
+        output.rename(replaced)
+    partial.rename(output)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _recover(output: Path) -> None:
+    """Undo a replacement that was stopped between its two renames."""
+    if _replaced(output).is_dir() and not output.exists():
+        _replaced(output).rename(output)
+
+
+def _replaced(output: Path) -> Path:
+    return output.with_name(f"{output.name}.replaced")

@@ -1,0 +1,33 @@
+"""Run the notebooks and store them with their outputs, without what belongs to this machine: `make notebooks`."""
+
+import re
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+
+
+def run(path: Path) -> None:
+    """Run one notebook in its folder, and store it in place."""
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=600, store_widget_state=False, record_timing=False, resources=resources).execute()
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    text = nbformat.writes(notebook)
+    # Absolute folders of this machine: those of the notebooks, and those in which packages are installed.
+    text = text.replace(f"{FOLDER}/", "")
+    text = re.sub(r"(/[\w.+-]+)+/site-packages/", "site-packages/", text)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run all notebooks in their order."""
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        print(path.name, flush=True)
+        run(path)
+
+
+if __name__ == "__main__":
+    main()
