@@ -53,14 +53,13 @@ def multiply(
 ) -> torch.Tensor:
     """x[tokens, in] -> x @ W^T [tokens, out] in x.dtype, computed in `dtype`."""
     if _takes_int8_kernel(x, scale, zero_point):
-        return _multiply_int8(x, weight, scale)
-    y = x.new_empty(len(x), len(weight))
-    inputs = x.to(dtype)
-    for rows in _row_blocks(len(weight), x.shape[1], x.device):
-        block, row_scale = _expand(rows, weight, scale, zero_point, dtype)
-        part = linear(inputs, block)
-        y[:, rows] = part if row_scale is None else part * row_scale
-    return y
+        parts = _int8_products(x, weight)
+    else:
+        inputs, blocks = x.to(dtype), _row_blocks(len(weight), x.shape[1], x.device)
+        parts = [linear(inputs, _expand(rows, weight, scale, zero_point, dtype)) for rows in blocks]
+    # [tokens, rows] of each block -> [tokens, out]
+    y = torch.cat(parts, dim=1)
+    return (y.mul_(scale[:, 0]) if _scales_outputs(scale, dtype) else y).to(x.dtype)
 
 
 def multiply_transposed(
@@ -72,11 +71,10 @@ def multiply_transposed(
 ) -> torch.Tensor:
     """grad[tokens, out] -> grad @ W [tokens, in] in grad.dtype, computed in `dtype`; blocks are added in float32."""
     in_features = weight.shape[1] * (2 if weight.dtype == torch.uint8 else 1)
+    scaled = (grad * scale[:, 0].float() if _scales_outputs(scale, dtype) else grad).to(dtype)
     total = grad.new_zeros(len(grad), in_features, dtype=torch.promote_types(dtype, torch.float32))
     for rows in _row_blocks(len(weight), in_features, grad.device):
-        block, row_scale = _expand(rows, weight, scale, zero_point, dtype)
-        part = grad[:, rows] if row_scale is None else grad[:, rows] * row_scale
-        total += part.to(dtype) @ block
+        total += scaled[:, rows] @ _expand(rows, weight, scale, zero_point, dtype)
     return total.to(grad.dtype)
 
 
@@ -91,6 +89,14 @@ def _compute_dtype(x: torch.Tensor) -> torch.dtype:
     return x.dtype
 
 
+def _scales_outputs(scale: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether the outputs are scaled and not the weights: with one scale for a row.
+
+    Not in float16: a sum of products with whole codes could exceed its largest number, 65504.
+    """
+    return scale.shape[1] == 1 and dtype != torch.float16
+
+
 def _takes_int8_kernel(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> bool:
     """Whether torch's bfloat16 x int8 kernel works here and is faster: CPU, symmetric, one scale a row, few tokens."""
     return (
@@ -103,14 +109,12 @@ def _takes_int8_kernel(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.T
     )
 
 
-def _multiply_int8(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """`multiply` by torch's kernel, given scales of 1: it would take ours as bfloat16 only."""
+def _int8_products(x: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
+    """x @ codes^T in blocks [tokens, rows], by torch's kernel, which gets ones as scales: it takes bfloat16 alone."""
     x = x.contiguous()
     blocks = (slice(None),) if weight.dtype == torch.int8 else _row_blocks(len(weight), x.shape[1], x.device)
     codes = (_codes(weight[rows]) for rows in blocks)
-    parts = [torch._weight_int8pack_mm(x, block, x.new_ones(len(block))) for block in codes]  # noqa: SLF001
-    # [tokens, rows] of each block -> [tokens, out]
-    return (torch.cat(parts, dim=1) * scale[:, 0]).to(x.dtype)
+    return [torch._weight_int8pack_mm(x, block, x.new_ones(len(block))) for block in codes]  # noqa: SLF001
 
 
 def _row_blocks(out_features: int, in_features: int, device: torch.device) -> Iterator[slice]:
@@ -126,8 +130,8 @@ def _codes(weight: torch.Tensor) -> torch.Tensor:
 
 def _expand(
     rows: slice, weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Rows of W in `dtype` [rows, in], and what their outputs are to be multiplied with, [rows] or nothing."""
+) -> torch.Tensor:
+    """Rows of W in `dtype` [rows, in], without their scales where the outputs are scaled."""
     shape = len(weight), scale.shape[1]
     codes = _codes(weight[rows])
     # [rows, in] -> [rows, groups, group_size]
@@ -135,12 +139,10 @@ def _expand(
     if zero_point is not None:
         # Exact: codes and zero points differ by 254 at most.
         levels = levels.to(dtype).sub_(zero_point.expand(shape)[rows, :, None].to(dtype))
-    factor = scale.expand(shape)[rows].float()
-    # In float16, sums of products with whole codes could exceed its largest number, 65504.
-    if shape[1] == 1 and dtype != torch.float16:
-        return levels.to(dtype).view(codes.shape), factor[:, 0]
+    if _scales_outputs(scale, dtype):
+        return levels.to(dtype).view(codes.shape)
     block = torch.empty(levels.shape, dtype=dtype, device=weight.device)
     # The product is taken in float32 and rounded once.
-    torch.mul(levels, factor[:, :, None], out=block)
+    torch.mul(levels, scale.expand(shape)[rows, :, None].float(), out=block)
     # [rows, groups, group_size] -> [rows, in]
-    return block.view(codes.shape), None
+    return block.view(codes.shape)

@@ -83,9 +83,7 @@ class Scheme:
             ValueError: integers, NaN or infinity in the weight, or what `buffers` refuses.
         """
         if not weight.is_floating_point():
-            raise ValueError(
-                f"weight must have a floating type, got {weight.dtype}: it was cast or quantized already"
-            )
+            raise ValueError(f"weight must have a floating type, got {weight.dtype}: it was cast or quantized already")
         scales, scale_dtype = self.buffers(*weight.shape)["scale"]
         groups = to_groups(weight, self.granularity, self.group_size)
         # Scales and zero points: [num_groups, 1] -> [rows of scales, scales in a row]

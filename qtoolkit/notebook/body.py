@@ -19,11 +19,13 @@ def read_body(body: str) -> MethodConfig:
     """
     try:
         values = tomllib.loads(body)
-    # A number of thousands of digits is a plain ValueError, thousands of open brackets a RecursionError.
-    except (ValueError, RecursionError) as error:
+        method = values.pop("method", DEFAULT_METHOD)
+        if not isinstance(method, str):
+            raise ConfigError(f"method must be a method's name in quotes, got {method!r}")
+        return config_class(method).from_dict(values)
+    except ConfigError:
+        raise
+    # Not only syntax: numbers too long for Python to print or for a float, and thousands of open brackets.
+    except (ValueError, OverflowError, RecursionError) as error:
         example = 'one option a line, such as method = "nf4" or double_quant = false'
-        raise ConfigError(f"the cell's body is no TOML: {oneline(error)}; write {example}") from error
-    method = values.pop("method", DEFAULT_METHOD)
-    if not isinstance(method, str):
-        raise ConfigError(f"method must be a method's name in quotes, got {method!r}")
-    return config_class(method).from_dict(values)
+        raise ConfigError(f"the cell's body cannot be read as TOML: {oneline(error)}; write {example}") from error

@@ -49,7 +49,7 @@ class LayerPlan(Record):
 
 
 def layer_rows(layers: Iterable[LayerPlan], skipped: Iterable[LayerPlan]) -> tuple[Row, ...]:
-    """How many layers are quantized, and one row for each adjustment and for each reason to skip, the modules counted."""
+    """How many layers are quantized, and one row for each adjustment and each reason to skip, the modules counted."""
     quantized = tuple(layers)
     adjusted = Counter(layer.adjusted for layer in quantized if layer.adjusted)
     reasons = Counter(layer.skipped for layer in skipped)

@@ -20,7 +20,8 @@ def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
 
     The weights are checked by a rehearsal: transformers loads tensors of their names and shapes that hold nothing. It
     changes names and merges tensors as it will later, and needs no memory, however much a config lies. A checkpoint
-    that is quantized already is not rehearsed: its tensors are read back by their values.
+    that is quantized already is not rehearsed, since its tensors are read back by their values, nor is
+    one that is expanded.
 
     Raises:
         CheckpointError: no model can be built from the config, weights are missing or have other shapes.
@@ -36,7 +37,7 @@ def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
                 skeleton = AutoModelForCausalLM.from_config(
                     checkpoint.config, dtype=checkpoint.dtype, trust_remote_code=False
                 )
-        if checkpoint.quantization is None:
+        if checkpoint.quantization is None and checkpoint.expand is None:
             _rehearse(checkpoint, type(skeleton))
     except SourceError:
         raise

@@ -33,6 +33,7 @@ class Checkpoint:
         generation_config: how the model likes to generate; None to derive it from the config.
         model_class: the class that runs it; None for the one that transformers has for the config.
         notes: what was decided while it was opened; one line each.
+        expand: gives `tensors` where they cannot be read one by one, when they are wanted; None elsewhere.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Checkpoint:
     generation_config: "GenerationConfig | None" = None
     model_class: "type[PreTrainedModel] | None" = None
     notes: list[str] = field(default_factory=list)
+    expand: Callable[[], Mapping[str, torch.Tensor]] | None = None
     _skeleton: "PreTrainedModel | None" = field(default=None, repr=False)
 
     @property
@@ -69,18 +71,17 @@ class Checkpoint:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights as they are stored."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        """Bytes of all weights as they are read."""
+        tensors = self.skeleton.parameters() if self.expand else self.tensors.values()
+        return sum(tensor.nbytes for tensor in tensors)
 
     def hand_over(self, on_read: Callable[[str, torch.Tensor], None]) -> dict[str, ReportedTensor]:
         """The weights, for a loader that reads each once; `on_read` is called with the name and value of each.
 
-        What was expanded from a `.gguf` file belongs to nobody else: it leaves memory as the loader goes on.
+        Expanded weights belong to nobody else: they leave memory as the loader goes on.
         """
-        reported = {name: ReportedTensor(tensor, partial(on_read, name)) for name, tensor in self.tensors.items()}
-        if self.format == "gguf":
-            self.tensors = {}
-        return reported
+        tensors = self.expand() if self.expand else self.tensors
+        return {name: ReportedTensor(tensor, partial(on_read, name)) for name, tensor in tensors.items()}
 
     def record(self) -> ModelSource:
         """The checkpoint as a record."""

@@ -4,6 +4,7 @@ import copy
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,10 +110,36 @@ def _from_folder(name: str, folder: Path, tokenizer: Any, check: Callable[[Path]
 
 
 def _from_gguf(file: Path, tokenizer: Any) -> Checkpoint:
-    """A `.gguf` file, expanded by transformers to bfloat16; whole in memory, since that reader has no other way."""
-    from transformers import AutoModelForCausalLM
+    """A `.gguf` file: its config and tokenizer now, its weights when they are wanted."""
+    from transformers import AutoConfig
 
     optional("gguf", f"reading {file}")
+    try:
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    except Exception as error:  # a damaged file makes its reader raise anything
+        raise SourceError(f"transformers cannot read {file} ({cause_of(error)}): name another file") from error
+    return Checkpoint(
+        name=str(file),
+        config=config,
+        tensors={},
+        dtype=torch.bfloat16,
+        format="gguf",
+        path=file,
+        disk_size=file.stat().st_size,
+        tokenizer=tokenizer if tokenizer is not None else load_tokenizer(file.parent, gguf_file=file.name),
+        notes=["the .gguf file was expanded to bfloat16 by transformers before it was quantized"],
+        expand=partial(_expand_gguf, file),
+    )
+
+
+def _expand_gguf(file: Path) -> dict[str, torch.Tensor]:
+    """The weights of a `.gguf` file in bfloat16; all of them, since transformers has no other way.
+
+    Raises:
+        SourceError: transformers cannot read it.
+    """
+    from transformers import AutoModelForCausalLM
+
     options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.bfloat16}
     try:
         from transformers import GgufConfig
@@ -126,12 +153,7 @@ def _from_gguf(file: Path, tokenizer: Any) -> Checkpoint:
             model = AutoModelForCausalLM.from_pretrained(file.parent, **options, **expand)
     except Exception as error:  # a damaged file makes its reader raise anything
         raise SourceError(f"transformers cannot read {file} ({cause_of(error)}): name another file") from error
-    found = tokenizer if tokenizer is not None else load_tokenizer(file.parent, gguf_file=file.name)
-    checkpoint = _from_loaded(model, found)
-    checkpoint.name, checkpoint.path, checkpoint.format = str(file), file, "gguf"
-    checkpoint.disk_size = file.stat().st_size
-    checkpoint.notes.append("the .gguf file was expanded to bfloat16 by transformers before it was quantized")
-    return checkpoint
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
 
 def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:

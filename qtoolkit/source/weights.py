@@ -165,7 +165,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _natural(digits: str) -> int:
     if not digits.isdecimal() or len(digits) > 19:
-        raise ValueError(f"{_short(digits)} is no size")
+        raise ValueError(f"{digits:.20} is no size")
     return int(digits)
 
 

@@ -33,15 +33,15 @@ def test_nothing_is_expanded_in_a_body() -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        pytest.param("bits: 4", "no TOML: .*write one option a line, such as method", id="not TOML"),
+        pytest.param("bits: 4", "cannot be read as TOML: .*write one option a line, such as method", id="not TOML"),
         pytest.param("bitz = 4", "NF4 has no option 'bitz': its options are .*double_quant", id="unknown key"),
         pytest.param("[nf4]\nbits = 4", "NF4 has no option 'nf4'", id="table"),
         pytest.param('method = "nf5"', "no method 'nf5': the methods are", id="unknown method"),
         pytest.param("method = 4", "method must be a method's name in quotes, got 4", id="method no text"),
         pytest.param('method = "_config"', "no method '_config'", id="private file"),
         pytest.param('exclude = "a"', "exclude must be a list of names, got 'a'", id="text for a list"),
-        pytest.param("a = " + "9" * 5000, "no TOML", id="number too long for Python"),
-        pytest.param("a = " + "[" * 100_000, "no TOML", id="nested too deep"),
+        pytest.param("a = " + "9" * 5000, "cannot be read as TOML", id="number too long for Python"),
+        pytest.param("a = " + "[" * 100_000, "cannot be read as TOML", id="nested too deep"),
     ],
 )
 def test_a_bad_body_gets_one_clear_line(body: str, said: str) -> None:
@@ -77,6 +77,8 @@ _LINES = st.lists(st.tuples(_KEYS, _VALUES).map(" = ".join), max_size=4).map("\n
 
 @given(body=st.one_of(st.text(), _LINES))
 @example(body='method = "int8"\nthreshold = 1' + "0" * 400)
+@example(body="method = 0x1" + "0" * 5000)
+@example(body="exclude = [0x1" + "0" * 5000 + "]")
 @example(body="a.b = 1\na.c = 2")
 @example(body="\ud800")
 @example(body="a = '\0'")
