@@ -7,18 +7,23 @@ from qtoolkit.errors import JobCancelled, QToolkitError
 from qtoolkit.optional import when_imported
 
 if TYPE_CHECKING:
-    from qtoolkit.api import available_methods, doctor, load, local_models, measure_memory, measure_peak, plan, quantize
+    from qtoolkit.api import available_methods, doctor, load, measure_memory, measure_peak, plan, quantize
     from qtoolkit.methods.absmax import AbsMax
     from qtoolkit.methods.fp4 import FP4
     from qtoolkit.methods.int8 import Int8
     from qtoolkit.methods.nf4 import NF4
     from qtoolkit.methods.zero_point import ZeroPoint
     from qtoolkit.quantized import QuantizedModel
+    from qtoolkit.source import local_models
 
 __version__ = "0.1.0"
 
-_VERBS = ["available_methods", "doctor", "load", "local_models", "measure_memory", "measure_peak", "plan", "quantize"]
-_HOME_OF = {**dict.fromkeys(_VERBS, "qtoolkit.api"), "QuantizedModel": "qtoolkit.quantized"}
+_VERBS = ["available_methods", "doctor", "load", "measure_memory", "measure_peak", "plan", "quantize"]
+_HOME_OF = {
+    **dict.fromkeys(_VERBS, "qtoolkit.api"),
+    "QuantizedModel": "qtoolkit.quantized",
+    "local_models": "qtoolkit.source",
+}
 
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",

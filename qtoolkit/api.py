@@ -25,7 +25,7 @@ from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, make_plan
 from qtoolkit.quantized import QuantizedModel, ignore_progress
 from qtoolkit.records import Doctor, MemoryReport, PeakMemory, Plan, ProgressEvent, QuantizationReport
-from qtoolkit.source import Checkpoint, local_models, open_checkpoint
+from qtoolkit.source import Checkpoint, open_checkpoint
 from qtoolkit.stream import check_output, compute_dtype_for, load_streamed, save_model, staged
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ __all__ = [
     "available_methods",
     "doctor",
     "load",
-    "local_models",
     "measure_memory",
     "measure_peak",
     "plan",

@@ -1,6 +1,7 @@
 """The body of a `%%quantize` cell: TOML with the method and its options. IPython expands no variables in it."""
 
 import tomllib
+from typing import Any
 
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.methods import MethodConfig, config_class
@@ -18,14 +19,17 @@ def read_body(body: str) -> MethodConfig:
         ConfigError: text that is no TOML, a key that the method does not have, a value that it cannot have.
     """
     try:
-        values = tomllib.loads(body)
-        method = values.pop("method", DEFAULT_METHOD)
-        if not isinstance(method, str):
-            raise ConfigError(f"method must be a method's name in quotes, got {method!r}")
-        return config_class(method).from_dict(values)
+        return _config(tomllib.loads(body))
     except ConfigError:
         raise
     # Not only syntax: numbers too long for Python to print or for a float, and thousands of open brackets.
     except (ValueError, OverflowError, RecursionError) as error:
         example = 'one option a line, such as method = "nf4" or double_quant = false'
         raise ConfigError(f"the cell's body cannot be read as TOML: {oneline(error)}; write {example}") from error
+
+
+def _config(values: dict[str, Any]) -> MethodConfig:
+    method = values.pop("method", DEFAULT_METHOD)
+    if not isinstance(method, str):
+        raise ConfigError(f"method must be a method's name in quotes, got {method!r}")
+    return config_class(method).from_dict(values)

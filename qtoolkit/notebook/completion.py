@@ -38,7 +38,7 @@ def complete(shell: Any, event: Any) -> list[str]:
     elif value.startswith("-") or _model_given(words, takes_value):
         found = [*JOB_OPTIONS, *method_options]
     else:
-        from qtoolkit.api import local_models
+        from qtoolkit import local_models
 
         found = list(local_models())
     if not found:

@@ -1,10 +1,25 @@
 """Where a model comes from: the Hub, a folder, a `.gguf` file, or memory."""
 
-from qtoolkit.source.checkpoint import Checkpoint
-from qtoolkit.source.hub import Snapshot, fetch, local_models
-from qtoolkit.source.opening import load_tokenizer, open_checkpoint
-from qtoolkit.source.weights import StoredTensor, read_tensors
+import importlib
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from qtoolkit.source.checkpoint import Checkpoint
+    from qtoolkit.source.hub import Snapshot, fetch
+    from qtoolkit.source.hub_cache import local_models
+    from qtoolkit.source.opening import load_tokenizer, open_checkpoint
+    from qtoolkit.source.weights import StoredTensor, read_tensors
+
+_HOME_OF = {
+    "Checkpoint": "checkpoint",
+    "Snapshot": "hub",
+    "StoredTensor": "weights",
+    "fetch": "hub",
+    "load_tokenizer": "opening",
+    "local_models": "hub_cache",
+    "open_checkpoint": "opening",
+    "read_tensors": "weights",
+}
 __all__ = [
     "Checkpoint",
     "Snapshot",
@@ -15,3 +30,10 @@ __all__ = [
     "open_checkpoint",
     "read_tensors",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Each name on demand: completion asks which models are cached, and must not wait for torch."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

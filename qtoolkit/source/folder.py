@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError, oneline
+from qtoolkit.source.names import INDEX_FILE, PICKLE_SUFFIXES, SINGLE_FILE
 from qtoolkit.source.weights import StoredTensor, read_tensors
 from qtoolkit.units import format_bytes
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # A real config takes some kB, and the index of 100,000 tensors about 10 MB.
 MAX_JSON_BYTES = 100_000_000
 # transformers makes a list entry or a module for each before anything else is known of a model.

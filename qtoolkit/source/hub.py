@@ -10,7 +10,6 @@ from huggingface_hub import HfApi, constants
 
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, HubUnreachableError
 from qtoolkit.records import ProgressEvent
-from qtoolkit.source.folder import INDEX_FILE
 from qtoolkit.source.hub_cache import (
     cached_commit,
     is_whole,
@@ -22,6 +21,7 @@ from qtoolkit.source.hub_cache import (
 from qtoolkit.source.hub_download import Download
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.hub_files import indexed_files, refuse_without_safetensors, small_files, weight_files
+from qtoolkit.source.names import INDEX_FILE
 from qtoolkit.units import format_bytes
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from qtoolkit.errors import SourceError
-from qtoolkit.source.folder import INDEX_FILE
 from qtoolkit.source.hub_files import indexed_files, weight_files
+from qtoolkit.source.names import INDEX_FILE
 
 
 def repo_folder(repo_id: str) -> Path:

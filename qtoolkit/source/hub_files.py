@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError, oneline
-from qtoolkit.source.folder import INDEX_FILE, PICKLE_SUFFIXES, SINGLE_FILE
+from qtoolkit.source.names import INDEX_FILE, PICKLE_SUFFIXES, SINGLE_FILE
 
 _SMALL = (
     "config.json",

@@ -52,7 +52,7 @@ def load_streamed(
         with lock:
             done += tensor.nbytes
         if threading.get_ident() == caller:
-            on_progress(ProgressEvent("quantize", done, total, "bytes"))
+            on_progress(ProgressEvent("quantize", done, total, "bytes", name))
 
     model_class = type(checkpoint.skeleton)
     try:

@@ -26,6 +26,7 @@ BAD: dict[str, tuple[type[MethodConfig], dict[str, Any], str]] = {
     ),
     "threshold-negative": (qt.Int8, {"threshold": -1.0}, "threshold must be 0 or more, got -1.0"),
     "threshold-nan": (qt.Int8, {"threshold": float("nan")}, "threshold must be 0 or more, got nan"),
+    "threshold-too-large": (qt.Int8, {"threshold": 10**400}, "threshold must be a number, got 1000"),
     "exclude-text": (qt.Int8, {"exclude": "lm_head"}, "exclude must be a list of names, got 'lm_head'"),
 }
 

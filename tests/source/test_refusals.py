@@ -13,9 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import (
-    BertConfig,
     BertForMaskedLM,
-    LlamaConfig,
     LlamaForSequenceClassification,
     T5Config,
     T5EncoderModel,
@@ -151,7 +149,11 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], type[SourceError], str]] = {
     "layers in words": (config(num_hidden_layers="two"), CheckpointError, f"not a valid config .*: {DAMAGED}"),
     "odd hidden size": (config(hidden_size=63), CheckpointError, f"not a valid config .*63.*: {DAMAGED}"),
     "unknown dtype": (config(dtype="float7"), CheckpointError, "not a valid config .*float7"),
-    "dtype of integers": (config(dtype="int8"), CheckpointError, "wants torch.int8 as dtype: it must be one of bfloat16"),
+    "dtype of integers": (
+        config(dtype="int8"),
+        CheckpointError,
+        "wants torch.int8 .*: it must be one of bfloat16",
+    ),
     "foreign code": (config(**FOREIGN), UnsafeCheckpointError, "needs code .*'x'.* never runs: name a model"),
     "unknown type": (config(model_type="x"), UnsupportedModelError, "'x', which this transformers .*: update it"),
     "no type": (config(model_type=...), UnsupportedModelError, "None, which this transformers does not know"),
@@ -161,7 +163,11 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], type[SourceError], str]] = {
         UnsupportedModelError,
         "no causal .*'LlamaForSequenceClassification'.*: name one",
     ),
-    "quantized": (config(quantization_config={"quant_method": "awq"}), UnsupportedModelError, "already .'awq'.: name the"),
+    "quantized": (
+        config(quantization_config={"quant_method": "awq"}),
+        UnsupportedModelError,
+        "already .'awq'.: name",
+    ),
     "quantized by a text": (config(quantization_config="a\nb"), UnsupportedModelError, r"already .'a\\nb'.: name the"),
     "index of an absent file": (index({"a": "gone.safetensors"}), CheckpointError, f"'gone.safetensors'.*: {DAMAGED}"),
     "index out of the folder": (index({"a": "../x.safetensors"}), CheckpointError, f"'../x.safetensors'.*: {DAMAGED}"),
@@ -170,8 +176,16 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], type[SourceError], str]] = {
     "index of lists": (index({"a": []}), CheckpointError, rf"names \[\], .*: {DAMAGED}"),
     "index is a list": (index([]), CheckpointError, f"no weight_map .*: {DAMAGED}"),
     "empty index": (index({}), CheckpointError, f"no weight_map .*: {DAMAGED}"),
-    "tensor in two shards": (overlapping_shards, CheckpointError, f"'both' stands in .*00001.* and in .*00002.*; {DAMAGED}"),
-    "broken tokenizer": (broken_tokenizer, SourceError, "the tokenizer in .* cannot be read .*: give one as tokenizer="),
+    "tensor in two shards": (
+        overlapping_shards,
+        CheckpointError,
+        f"'both' .*00001.* and .*00002.*; {DAMAGED}",
+    ),
+    "broken tokenizer": (
+        broken_tokenizer,
+        SourceError,
+        "cannot be read .*: give one as tokenizer=",
+    ),
     "foreign tokenizer": (foreign_tokenizer, UnsafeCheckpointError, "needs code .* never runs: give one as tokenizer="),
     "broken generation config": (
         write("generation_config.json", "{"),
@@ -192,25 +206,22 @@ def test_a_folder_is_refused(folder: Path, change: Callable[[Path], None], kind:
         open_model(folder)
 
 
-@pytest.mark.parametrize("name", ["bert", "t5-encoder"])
-def test_an_encoder_is_refused(tmp_path: Path, name: str) -> None:
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "hidden_size": 8, "vocab_size": 9}
-    encoders: dict[str, Callable[[], Any]] = {
-        "bert": lambda: BertForMaskedLM(BertConfig(**sizes)),
-        "t5-encoder": lambda: T5EncoderModel(T5Config(num_layers=1, d_model=8, d_ff=8, num_heads=1, d_kv=8, vocab_size=9)),
-    }
-    model = encoders[name]()
+SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "hidden_size": 8, "vocab_size": 9}
+SMALL_T5 = {"num_layers": 1, "d_model": 8, "d_ff": 8, "num_heads": 1, "d_kv": 8, "vocab_size": 9}
+
+
+@pytest.mark.parametrize(
+    "kind", [BertForMaskedLM, T5EncoderModel, T5ForConditionalGeneration, LlamaForSequenceClassification]
+)
+def test_a_model_without_a_causal_head_is_refused(tmp_path: Path, kind: Any) -> None:
+    config_class = kind.config_class
+    model = kind(config_class(**SMALL_T5) if config_class is T5Config else config_class(pad_token_id=0, **SMALL))
     model.save_pretrained(tmp_path)
-    assert type(model).__name__ in refusal(tmp_path, UnsupportedModelError)
-    assert type(model).__name__ in refusal(model, UnsupportedModelError)
-
-
-@pytest.mark.parametrize("kind", [LlamaForSequenceClassification, T5ForConditionalGeneration])
-def test_a_loaded_model_without_a_causal_head_is_refused(kind: type) -> None:
-    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "hidden_size": 8, "vocab_size": 9}
-    encoder_decoder = T5Config(num_layers=1, d_model=8, d_ff=8, num_heads=1, d_kv=8, vocab_size=9)
-    model = kind(encoder_decoder if kind is T5ForConditionalGeneration else LlamaConfig(pad_token_id=0, **small))
-    assert "is no causal language model: give one" in refusal(model, UnsupportedModelError)
+    for thing in (tmp_path, model):
+        message = refusal(thing, UnsupportedModelError)
+        assert kind.__name__ in message
+        assert "is no causal language model" in message
+        assert "AutoModelForCausalLM" in message
 
 
 def test_a_loaded_model_that_is_quantized_already_is_refused() -> None:
@@ -241,9 +252,16 @@ def test_another_object_is_refused(thing: object, kind: type[SourceError], name:
 
 @pytest.mark.parametrize(
     "name",
-    ["/no/such/folder", "./no-such-folder", "../no-such-folder", "~/no-such-folder", "~nobody-of-that-name/x", "", "/" + "x" * 5000],
-    ids=["absolute", "here", "above", "home", "home of nobody", "empty", "too long"],
-)  # fmt: skip
+    [
+        pytest.param("/no/such/folder", id="absolute"),
+        pytest.param("./no-such-folder", id="here"),
+        pytest.param("../no-such-folder", id="above"),
+        pytest.param("~/no-such-folder", id="home"),
+        pytest.param("~nobody-of-that-name/x", id="home of nobody"),
+        pytest.param("", id="empty"),
+        pytest.param("/" + "x" * 5000, id="too long"),
+    ],
+)
 def test_a_path_that_does_not_exist_is_refused_without_asking_the_hub(hub: Hub, name: str) -> None:
     message = refusal(name, ModelNotFoundError)
     assert repr(name) in message
@@ -259,7 +277,7 @@ def test_a_path_object_is_never_a_hub_id(hub: Hub, tmp_path: Path, monkeypatch: 
 
 def test_what_looks_like_a_hub_id_is_asked_for_at_the_hub(hub: Hub) -> None:
     assert hub.url in refusal("org/no-such-model", ModelNotFoundError)
-    assert [request.path for request in hub.requests] == ["/api/models/org/no-such-model"]
+    assert "/api/models/org/no-such-model" in [request.path for request in hub.requests]
 
 
 def test_a_name_that_no_file_can_have_is_no_hub_id_either(hub: Hub) -> None:
@@ -272,20 +290,18 @@ def test_a_plain_file_is_refused(saved: Path) -> None:
     assert f"{str(saved / SINGLE)!r} is no folder and no .gguf file: name a folder" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + b"\xff" * 100, "half"], ids=["empty", "start", "lying", "half"])
-def test_a_damaged_gguf_file_is_refused(tmp_path: Path, content: bytes | str) -> None:
+@pytest.mark.parametrize("start", [b"", b"GGUF", b"GGUF" + b"\xff" * 100, None], ids=["empty", "name", "lying", "cut"])
+def test_a_damaged_gguf_file_is_refused(tmp_path: Path, start: bytes | None) -> None:
     file = tmp_path / "a.gguf"
-    if isinstance(content, str):
-        with smollm2_gguf().open("rb") as whole:
-            content = whole.read(1_000_000)
-    file.write_bytes(content)
+    with smollm2_gguf().open("rb") as whole:
+        file.write_bytes(whole.read(1_000_000) if start is None else start)
     assert f"cannot read {file} (" in refusal(file, SourceError)
 
 
 @pytest.mark.parametrize("model", ["folder", "loaded"])
 def test_a_revision_of_what_is_not_on_the_hub_is_refused(saved: Path, model: str) -> None:
-    given: Any = saved if model == "folder" else random_model("llama")
-    assert "revision='v1' is for a model on the Hub" in refusal(given, ConfigError, revision="v1")
+    thing: Any = saved if model == "folder" else random_model("llama")
+    assert "revision='v1' is for a model on the Hub" in refusal(thing, ConfigError, revision="v1")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -313,7 +329,7 @@ def test_a_lying_config_raises_no_error_but_ours(folder: Path, data: st.DataObje
         try:
             open_model(folder).skeleton  # noqa: B018 it is built when it is asked for
         except QToolkitError as error:
-            assert len(str(error).splitlines()) == 1  # noqa: PT017 it may also be sound
+            assert len(str(error).splitlines()) == 1  # noqa: PT017 it need not raise
     finally:
         (folder / "config.json").write_text(text)
 

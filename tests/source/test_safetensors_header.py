@@ -2,7 +2,6 @@
 
 import json
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,14 @@ def reference(file: Path) -> dict[str, torch.Tensor] | None:
 def ours(file: Path) -> dict[str, torch.Tensor] | None:
     try:
         tensors = read_tensors(file)
-        return {name: tensor[...] for name, tensor in tensors.items()}
     except CheckpointError as error:
-        assert "\n" not in str(error)
-        assert str(file) in str(error)
-        assert len(str(error)) < len(str(file)) + 400
-        return None
+        message = str(error)
+    else:
+        return {name: tensor[...] for name, tensor in tensors.items()}
+    assert "\n" not in message
+    assert str(file) in message
+    assert len(message) < len(str(file)) + 400
+    return None
 
 
 def compare(file: Path, content: bytes) -> dict[str, torch.Tensor] | None:
@@ -129,22 +130,21 @@ def add_metadata(draw: st.DrawFn, header: dict[str, Any]) -> None:
     header["__metadata__"] = draw(VALUES)
 
 
+PIECES = ("", " ", ",", "-", "0", ".0", "e0", "NaN", "[", "{", '"', "\\ud800", "\0", "é")
+
+
 @st.composite
 def mutated_files(draw: st.DrawFn) -> bytes:
     """A sound file whose header, text or length was changed in a few places."""
     header, data = draw(sound_files().filter(lambda sound: bool(sound[0])))
-    changes: list[Callable[[st.DrawFn, dict[str, Any]], None]] = draw(
-        st.lists(st.sampled_from([change_value, shift_offset, remove_key]), max_size=2)
-    )
-    for change in changes:
+    for change in draw(st.lists(st.sampled_from([change_value, shift_offset, remove_key]), max_size=2)):
         change(draw, header)
     if draw(st.booleans()):
         add_metadata(draw, header)
     text = json.dumps(header, ensure_ascii=draw(st.booleans()))
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(text)))
-        inserted = draw(st.sampled_from(["", " ", ",", "-", "0", ".0", "e0", "NaN", "[", "{", '"', "\\ud800", "\0", "é"]))
-        text = text[:at] + inserted + text[at + draw(st.integers(0, 2)) :]
+        text = text[:at] + draw(st.sampled_from(PIECES)) + text[at + draw(st.integers(0, 2)) :]
     content = pack(text, data)
     cut = draw(st.sampled_from([0, 0, 0, 1, 5, 100]))
     return content[: len(content) - cut] + draw(st.sampled_from([b"", b"", b"\0"]))
@@ -195,7 +195,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         pytest.param(pack({"a": entry([2**63], 0, 1)}, b"1"), "no sound shape", id="a size of 2**63"),
         pytest.param(pack({"a": entry([1] * 65, 0, 1)}, b"1"), "no sound shape", id="65 dimensions"),
         pytest.param(pack({"a": entry([2**62] * 60, 0, 1)}, b"1"), "no memory holds", id="a product of 1,000 digits"),
-        pytest.param(pack({"a": entry([0, 2**62, 2**62], 0, 0)}), "no memory holds", id="empty, with strides too large"),
+        pytest.param(pack({"a": entry([0, 2**62, 2**62], 0, 0)}), "no memory", id="empty, with strides too large"),
         pytest.param(pack({"a": entry("1", 0, 1)}, b"1"), "no sound shape", id="a text as shape"),
         pytest.param(pack({"a": {"dtype": "U8"}}), "has not the keys", id="keys missing"),
         pytest.param(pack({"a": ONE | {"x": 1}}, b"1"), "has not the keys", id="an unknown key"),
@@ -203,7 +203,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         pytest.param(pack({"a": entry([1], 0, 1, "F4")}, b"1"), "has the type 'F4'", id="an unknown type"),
         pytest.param(pack({"a": entry([1], 0, 1, ["U8"])}, b"1"), "has the type", id="a type that is no text"),
         pytest.param(pack({"a" * 10_000: entry([1], 0, 1, "x" * 10_000)}, b"1"), "known are", id="endless names"),
-        pytest.param(pack('{"a":%s,"a":%s}' % (json.dumps(ONE), json.dumps(ONE)), b"1"), "twice", id="a name twice"),
+        pytest.param(pack('{"a":1,"a":1}', b"1"), "twice", id="a name twice"),
         pytest.param(pack({"\ud800": ONE}, b"1"), "surrogates", id="a lone surrogate"),
         pytest.param(pack(b'{"\xff":1}'), "not valid", id="no UTF-8"),
         pytest.param(pack("{}".encode("utf-16")), "not valid", id="UTF-16"),

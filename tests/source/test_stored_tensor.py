@@ -9,7 +9,14 @@ from safetensors.torch import load_file, save_file
 from qtoolkit.errors import CheckpointError
 from qtoolkit.source.weights import DTYPES, ReportedTensor, StoredTensor, read_tensors
 
-SHAPES = {"matrix": (3, 5), "vector": (7,), "zero-dim": (), "empty": (0,), "empty matrix": (4, 0), "five-dim": (1, 2, 1, 3, 1)}
+SHAPES = {
+    "matrix": (3, 5),
+    "vector": (7,),
+    "zero-dim": (),
+    "empty": (0,),
+    "empty matrix": (4, 0),
+    "five-dim": (1, 2, 1, 3, 1),
+}
 
 
 def random_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
