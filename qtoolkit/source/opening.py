@@ -4,6 +4,7 @@ import copy
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,11 +150,24 @@ def _expand_gguf(file: Path) -> dict[str, torch.Tensor]:
     else:
         expand = {"quantization_config": GgufConfig(dequantize=True)}
     try:
-        with quiet_transformers():
+        with quiet_transformers(), _without_gguf_bar():
             model = AutoModelForCausalLM.from_pretrained(file.parent, **options, **expand)
     except Exception as error:  # a damaged file makes its reader raise anything
         raise SourceError(f"transformers cannot read {file} ({cause_of(error)}): name another file") from error
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+@contextmanager
+def _without_gguf_bar() -> Iterator[None]:
+    """transformers without the bar of its `.gguf` reader, which heeds none of its settings."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    reader.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
 
 
 def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
