@@ -4,6 +4,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -27,12 +28,21 @@ def optional(package: str, needed_by: str) -> ModuleType:
     Raises:
         MissingDependencyError: when it is not installed or does not import here.
     """
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.addFilter(_is_news)
     try:
         return importlib.import_module(package)
     except Exception as error:  # a library of the system that it needs may be missing, which raises anything
         extra = f"pip install 'qtoolkit[{EXTRAS[package]}]'"
         state = f"which does not import ({oneline(error)})" if is_installed(package) else "which is not installed"
         raise MissingDependencyError(f"{needed_by} needs the package {package}, {state}: run `{extra}`") from error
+    finally:
+        logger.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not news: bitsandbytes says at import that it found no kernel of a package that nobody asked for."""
+    return "kernels-community" not in record.getMessage()
 
 
 def is_installed(package: str) -> bool:
