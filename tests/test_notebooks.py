@@ -5,20 +5,28 @@ sees; so both run.
 """
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
-def notebook(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
+def path(request: pytest.FixtureRequest) -> Path:
+    """Each notebook's file."""
+    return Path(request.param)
+
+
+@pytest.fixture
+def notebook(path: Path) -> nbformat.NotebookNode:
     """Each notebook as stored."""
-    return nbformat.read(request.param, as_version=4)
+    return nbformat.read(path, as_version=4)
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -29,10 +37,10 @@ def test_there_are_notebooks() -> None:
     assert "01_quickstart.ipynb" in [path.name for path in NOTEBOOKS]
 
 
-def test_runs_from_top_to_bottom(notebook: nbformat.NotebookNode, tmp_path: Path) -> None:
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    errors = [output for cell in code_cells(notebook) for output in cell.outputs if output.output_type == "error"]
-    assert errors == []
+def test_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
+    # In a process of its own: older versions of jupyter_client leave sockets open.
+    notebook = shutil.copy(path, tmp_path)
+    subprocess.run([sys.executable, "-m", "jupyter", "execute", "--timeout=300", notebook], check=True)
 
 
 def test_is_stored_with_outputs_in_order(notebook: nbformat.NotebookNode) -> None:

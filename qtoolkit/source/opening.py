@@ -154,7 +154,8 @@ def _expand_gguf(file: Path) -> dict[str, torch.Tensor]:
             model = AutoModelForCausalLM.from_pretrained(file.parent, **options, **expand)
     except Exception as error:  # a damaged file makes its reader raise anything
         raise SourceError(f"transformers cannot read {file} ({cause_of(error)}): name another file") from error
-    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    tied = model.all_tied_weights_keys
+    return {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in tied}
 
 
 @contextmanager
