@@ -7,7 +7,8 @@ from qtoolkit.errors import JobCancelled, QToolkitError
 from qtoolkit.optional import when_imported
 
 if TYPE_CHECKING:
-    from qtoolkit.api import available_methods, doctor, load, measure_memory, measure_peak, plan, quantize
+    from qtoolkit.api import doctor, load, measure_memory, measure_peak, plan, quantize
+    from qtoolkit.methods import available_methods
     from qtoolkit.methods.absmax import AbsMax
     from qtoolkit.methods.fp4 import FP4
     from qtoolkit.methods.int8 import Int8
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_VERBS = ["available_methods", "doctor", "load", "measure_memory", "measure_peak", "plan", "quantize"]
+_VERBS = ["doctor", "load", "measure_memory", "measure_peak", "plan", "quantize"]
 _HOME_OF = dict.fromkeys(_VERBS, "qtoolkit.api")
-_HOME_OF |= {"QuantizedModel": "qtoolkit.quantized", "local_models": "qtoolkit.source"}
+_HOME_OF |= {"available_methods": "qtoolkit.methods", "local_models": "qtoolkit.source"}
+_HOME_OF["QuantizedModel"] = "qtoolkit.quantized"
 
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",

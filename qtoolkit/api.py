@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
-    "available_methods",
     "doctor",
     "load",
     "measure_memory",

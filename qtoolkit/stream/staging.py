@@ -21,11 +21,11 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         OutputError: no folder can be made there.
     """
     try:
+        if os.path.ismount(output):
+            raise OutputExistsError(f"{output} is a mount point, which cannot be renamed: name a folder inside it")
         _recover(output)
         if output.is_symlink() or (output.exists() and not output.is_dir()):
             raise OutputExistsError(f"{output} is not a folder: name another output")
-        if os.path.ismount(output):
-            raise OutputExistsError(f"{output} is a mount point, which cannot be renamed: name a folder inside it")
         if output.exists() and any(output.iterdir()):
             if not (output / "config.json").is_file():
                 raise OutputExistsError(

@@ -8,8 +8,8 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
-from qtoolkit import api
 from qtoolkit.methods import available_methods
+from qtoolkit.source import hub_cache
 
 FORMS = [
     "%quantize {}",
@@ -24,7 +24,7 @@ FORMS = [
 @pytest.fixture
 def completed(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The words that a front-end offers at the end of a text, whole: what stood before them is left out."""
-    monkeypatch.setattr(api, "local_models", lambda: ("org/one", "org/two", "other"))
+    monkeypatch.setattr(hub_cache, "local_models", lambda: ("org/one", "org/two", "other"))
 
     def complete(text: str) -> set[str]:
         # IPython 7 uses an API of jedi that warns.

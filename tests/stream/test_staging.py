@@ -268,7 +268,7 @@ def forbidden() -> Iterator[Path]:
 @pytest.mark.parametrize("name", ["out", "new", "a/new"])
 def test_a_folder_in_which_one_may_not_write_is_refused(forbidden: Path, name: str) -> None:
     assert refusal(forbidden / name, OutputError) == " cannot be written (Permission denied): name another output"
-    with pytest.raises(OutputError, match="Permission denied.*check its permissions"), staged(forbidden / name):
+    with pytest.raises(OutputError, match=r"Permission denied.*check its permissions"), staged(forbidden / name):
         pass
     assert content(forbidden) == {"out": "", "out/config.json": "old"}
 
@@ -296,14 +296,17 @@ def test_a_disk_that_fills_up_or_is_read_only_leaves_nothing(mounted: tuple[str,
     make_model(disk / "out")
     check_output(disk / "out", overwrite=True)
     tensors = {f"t{number}": torch.ones(50_000) for number in range(10)}
-    with pytest.raises(DiskFullError, match="No space left on device.*free some room"), staged(disk / "out") as partial:
+    with (
+        pytest.raises(DiskFullError, match=r"No space left on device.*free some room"),
+        staged(disk / "out") as partial,
+    ):
         write_weights(tensors, partial, ignore)
     assert content(disk) == {"out": "", "out/config.json": "old"}
 
 
 @pytest.fixture
 def file_limit() -> Iterator[int]:
-    """No file of this process may become larger than 1 MB; Python ignores the signal, so that writing fails with EFBIG."""
+    """No file of this process may become larger than 1 MB; Python ignores the signal, so writing fails with EFBIG."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
