@@ -79,7 +79,7 @@ class InsufficientMemoryError(QToolkitError, MemoryError):
 
 
 class MissingDependencyError(QToolkitError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed, or does not import; the message says how to install it."""
 
 
 class JobCancelled(QToolkitError):

@@ -11,18 +11,19 @@ from types import ModuleType
 
 from qtoolkit.errors import MissingDependencyError, oneline
 
-# Package -> the extra of qtoolkit that installs it.
-EXTRAS = {
-    "bitsandbytes": "bnb",
-    "gguf": "gguf",
+# Package -> what to install, as the extras of pyproject.toml have it. Not the extras: the name qtoolkit belongs to
+# somebody else on PyPI, and `pip install 'qtoolkit[...]'` would bring their package.
+REQUIREMENTS = {
+    "bitsandbytes": "bitsandbytes>=0.50",
+    "gguf": "gguf>=0.19",
 }
 
 
 def optional(package: str, needed_by: str) -> ModuleType:
-    """Import `package`, or say which extra installs it.
+    """Import `package`, or say how to install it.
 
     Args:
-        package: import name, one of `EXTRAS`.
+        package: import name, one of `REQUIREMENTS`.
         needed_by: what asks for it, for the message: "method 'nf4'".
 
     Raises:
@@ -33,9 +34,9 @@ def optional(package: str, needed_by: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except Exception as error:  # a library of the system that it needs may be missing, which raises anything
-        extra = f"pip install 'qtoolkit[{EXTRAS[package]}]'"
+        command = f"pip install '{REQUIREMENTS[package]}'"
         state = f"which does not import ({oneline(error)})" if is_installed(package) else "which is not installed"
-        raise MissingDependencyError(f"{needed_by} needs the package {package}, {state}: run `{extra}`") from error
+        raise MissingDependencyError(f"{needed_by} needs the package {package}, {state}: run `{command}`") from error
     finally:
         logger.removeFilter(_is_news)
 
@@ -80,7 +81,7 @@ class _Watcher(importlib.abc.MetaPathFinder):
 
             def run_and_call(module: ModuleType) -> None:
                 # On the instance for one call only: the loader keeps its type, so that sources and resources are found.
-                del loader.exec_module
+                vars(loader).pop("exec_module", None)
                 run(module)
                 if self in sys.meta_path:
                     # A module that is only looked up, or that fails, is still waited for.

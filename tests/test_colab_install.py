@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,10 +86,22 @@ def test_the_colab_lock_holds_these_versions() -> None:
     assert {name: lock[name] for name in COLAB if name != "torch"} == {n: v for n, v in COLAB.items() if n != "torch"}
 
 
-@pytest.mark.parametrize("extra", ["", "notebook"])
-def test_each_requirement_admits_colabs_version(extra: str) -> None:
+def requirements(*extras: str) -> list[Requirement]:
+    """What pyproject.toml asks for at run time: the core, and the extras named."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
-    requirements = [Requirement(line) for line in lines]
-    assert requirements
-    assert [str(item) for item in requirements if not item.specifier.contains(COLAB[item.name])] == []
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    return [Requirement(line) for line in lines]
+
+
+@pytest.mark.parametrize("requirement", requirements("notebook"), ids=lambda item: item.name)
+def test_requirement_admits_colabs_version(requirement: Requirement) -> None:
+    assert requirement.specifier.contains(COLAB[requirement.name])
+
+
+@pytest.mark.parametrize("requirement", requirements("bnb", "gguf", "notebook"), ids=lambda item: item.name)
+def test_floor_is_what_the_colab_lock_tests(requirement: Requirement) -> None:
+    (specifier,) = requirement.specifier
+    tested = COLAB["torch"] if requirement.name == "torch" else locked("colab.txt")[requirement.name]
+    floor = Version(specifier.version).release
+    assert specifier.operator == ">="
+    assert Version(tested).release[: len(floor)] == floor

@@ -13,7 +13,7 @@ import psutil
 from qtoolkit.errors import oneline
 from qtoolkit.measure._cgroup import allowances
 from qtoolkit.measure.disk import free_disk
-from qtoolkit.optional import EXTRAS, is_installed
+from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.records import Doctor
 from qtoolkit.units import format_bytes
 
@@ -62,7 +62,7 @@ def examine(methods: Mapping[str, tuple[str, ...]]) -> Doctor:
     Packages are not imported, but for torch, which is asked for the devices.
 
     Args:
-        methods: method -> the packages that it requires, keys of `qtoolkit.optional.EXTRAS`.
+        methods: method -> the packages that it requires, keys of `qtoolkit.optional.REQUIREMENTS`.
     """
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return Doctor(
@@ -110,8 +110,8 @@ def _version(package: str) -> str:
 
 def _state(packages: tuple[str, ...]) -> str:
     """`ready`, or the command that installs what is missing."""
-    extras = sorted({EXTRAS[package] for package in packages if not is_installed(package)})
-    return f"pip install 'qtoolkit[{','.join(extras)}]'" if extras else "ready"
+    missing = sorted({REQUIREMENTS[package] for package in packages if not is_installed(package)})
+    return " ".join(["pip install", *(f"'{requirement}'" for requirement in missing)]) if missing else "ready"
 
 
 def _hub_cache() -> Path:

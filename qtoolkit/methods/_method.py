@@ -96,7 +96,7 @@ class Method(ABC):
     Attributes:
         config_class: its config.
         summary: one line for tables and help.
-        requires: optional packages that it needs, keys of `qtoolkit.optional.EXTRAS`.
+        requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
     """
 
     config_class: ClassVar[type[MethodConfig]]

@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Self
 
 from qtoolkit.errors import ConfigError
@@ -46,19 +46,22 @@ class Record:
         """The record that `to_dict` described.
 
         Raises:
-            ConfigError: another record, another schema version, a missing or an unknown field.
+            ConfigError: no dict, another record, another schema version, a missing or an unknown field, or a value of
+                another type.
         """
-        found = (values.get("record"), values.get("schema_version"))
-        if found != (cls.__name__, cls.schema_version):
-            raise ConfigError(
-                f"expected {cls.__name__} of schema version {cls.schema_version}, got {found[0]} {found[1]}"
-            )
+        expected = f"expected {cls.__name__} of schema version {cls.schema_version}"
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{expected} as a dict, got {type(values).__name__}")
+        name, version = values.get("record"), values.get("schema_version")
+        if (name, version) != (cls.__name__, cls.schema_version):
+            raise ConfigError(f"{expected}, got {name!r:.40} of {version!r:.40}: it was made by another qtoolkit")
         names = {field.name for field in fields(cls)}
-        given = set(values) - {"record", "schema_version"}
-        if given != names:
-            raise ConfigError(f"{cls.__name__} has the fields {sorted(names)}, got {sorted(given)}")
+        odd = names.symmetric_difference(set(values) - {"record", "schema_version"})
+        if odd:
+            state = "lacks" if min(odd, key=str) in names else "has no"
+            raise ConfigError(f"{cls.__name__} {state} field {min(odd, key=str)!r:.40}: its fields are {sorted(names)}")
         hints = typing.get_type_hints(cls)
-        return cls(**{name: _decode(hints[name], values[name]) for name in names})
+        return cls(**{name: _decode(f"{cls.__name__}: {name}", hints[name], values[name]) for name in names})
 
     def __str__(self) -> str:
         rows = self.rows()
@@ -80,15 +83,23 @@ def _encode(value: Any) -> Any:
     return value
 
 
-def _decode(hint: Any, value: Any) -> Any:
-    """`value` as the type that a record's field is annotated with."""
-    if value is None:
-        return None
+def _decode(what: str, hint: Any, value: Any) -> Any:
+    """`value` as the type that a record's field is annotated with; `what` names the field."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return _decode(next(item for item in arguments if item is not types.NoneType), value)
-    if is_dataclass(hint) and isinstance(hint, type) and issubclass(hint, Record):
+        # Of the kind `X | None`.
+        return None if value is None else _decode(what, arguments[0], value)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_decode(what, arguments[0], item) for item in value)
+    if origin is Mapping and isinstance(value, Mapping):
+        return {key: _decode(what, arguments[1], item) for key, item in value.items()}
+    if isinstance(hint, type) and issubclass(hint, Record):
         return hint.from_dict(value)
-    if origin is tuple:
-        return tuple(_decode(arguments[0], item) for item in value)
-    return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Any or (
+        isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
+    ):
+        return value
+    expected = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{what} must be {expected}, got {value!r:.60}")

@@ -95,8 +95,8 @@ class MemoryReport(Record):
 
     @property
     def ratio(self) -> float:
-        """`footprint_before / footprint_after`."""
-        return self.footprint_before / self.footprint_after
+        """`footprint_before / footprint_after`; 1 for a model without weights."""
+        return self.footprint_before / self.footprint_after if self.footprint_after else 1.0
 
     @property
     def bits_per_weight(self) -> float:
@@ -107,8 +107,9 @@ class MemoryReport(Record):
         rows = [
             Row("footprint before", format_bytes(self.footprint_before)),
             Row("footprint after", format_bytes(self.footprint_after), _predicted(self.predicted_footprint_after)),
-            Row("ratio", _comparison(self.ratio), format_bits(self.bits_per_weight)),
         ]
+        if self.footprint_before and self.footprint_after:
+            rows.append(Row("ratio", _comparison(self.ratio), format_bits(self.bits_per_weight)))
         if self.disk_before is not None:
             rows.append(Row("on disk before", format_bytes(self.disk_before)))
         if self.disk_after is not None:

@@ -96,7 +96,7 @@ class Plan(Record):
             Row("device", self.device),
             *layer_rows(self.layers, self.skipped),
             Row("footprint before", format_bytes(before)),
-            Row("footprint after", format_bytes(after), f"{100 * after / before:.1f} % of before"),
+            Row("footprint after", format_bytes(after), f"{100 * after / before:.1f} % of before" if before else ""),
             Row("bits per weight", format_bits(bits_per_weight(after, self.source.num_parameters))),
             Row("on disk after", format_bytes(self.disk_after)),
             Row("peak resident memory", format_bytes(self.peak_rss), "estimated"),

@@ -12,7 +12,7 @@ import torch
 
 from qtoolkit.measure import devices, examine, free_disk
 from qtoolkit.measure.machine import PACKAGES
-from qtoolkit.optional import EXTRAS
+from qtoolkit.optional import REQUIREMENTS
 from qtoolkit.records import Doctor
 
 
@@ -30,13 +30,13 @@ def test_it_can_be_stored_and_read_back() -> None:
 
 def test_methods_are_ready_or_say_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("absent_one", "absent_two"):
-        monkeypatch.setitem(EXTRAS, package, package.removeprefix("absent_"))
+        monkeypatch.setitem(REQUIREMENTS, package, package.removeprefix("absent_") + ">=1")
     needs = {"plain": (), "here": ("torch",), "one": ("absent_one",), "two": ("absent_two", "absent_one", "torch")}
     assert examine(needs).methods == {
         "plain": "ready",
         "here": "ready",
-        "one": "pip install 'qtoolkit[one]'",
-        "two": "pip install 'qtoolkit[one,two]'",
+        "one": "pip install 'one>=1'",
+        "two": "pip install 'one>=1' 'two>=1'",
     }
 
 

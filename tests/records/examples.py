@@ -18,7 +18,7 @@ RECORDS: dict[str, type[Record]] = {
 }
 # What a settings mapping may hold: values as they come from JSON.
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=3,
 )
@@ -47,7 +47,9 @@ def record_of_text(kind: type[Record], text: str) -> st.SearchStrategy[Record]:
     return build(kind, choose, min_size=1)
 
 
-def build(kind: type[Record], plain: Callable[[Any], st.SearchStrategy[Any]], min_size: int = 0) -> st.SearchStrategy[Any]:
+def build(
+    kind: type[Record], plain: Callable[[Any], st.SearchStrategy[Any]], min_size: int = 0
+) -> st.SearchStrategy[Any]:
     def of(hint: Any) -> st.SearchStrategy[Any]:
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
         if origin in (types.UnionType, typing.Union):

@@ -13,7 +13,7 @@ from qtoolkit.records import ModelSource, ProgressEvent, Record
 from tests.records.examples import RECORDS, any_record
 
 EACH = pytest.mark.parametrize("kind", RECORDS.values(), ids=RECORDS)
-DRAWN = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+DRAWN = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 
 
 def test_the_records_are_found() -> None:
@@ -49,7 +49,7 @@ def test_to_dict_holds_plain_values_and_shares_none(kind: type[Record], data: st
 
 
 @EACH
-@DRAWN
+@settings(DRAWN, max_examples=2)
 @given(data=st.data())
 def test_a_dict_of_something_else_is_refused(kind: type[Record], data: st.DataObject) -> None:
     values = data.draw(any_record(kind)).to_dict()

@@ -1,0 +1,106 @@
+"""Records as HTML: every text is escaped, wherever it stands, and the picture can be heard."""
+
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qtoolkit.records import LayerPlan, MemoryReport, Record
+from tests.records.examples import RECORDS, any_record, record_of_text
+
+EACH = pytest.mark.parametrize("kind", RECORDS.values(), ids=RECORDS)
+DRAWN = settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+# What ends a text, an attribute or a comment, and then runs.
+ATTACKS = (
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror='alert(1)'>",
+    "'><svg onload=alert(1)>",
+    "--></style></td></table><a href='javascript:alert(1)'>",
+)
+ELEMENTS = {"div", "table", "tr", "th", "td", "span", "svg", "rect"}
+ATTRIBUTES = {"style", "scope", "aria-label", "role", "aria-hidden", "width", "height", "fill", "fill-opacity"}
+
+
+class Page(HTMLParser):
+    """What a browser would see of a page: its elements with their attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + "\n"
+
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError(data)
+
+
+def assert_inert(page: Page) -> None:
+    assert {tag for tag, _ in page.elements} <= ELEMENTS
+    for _, attributes in page.elements:
+        assert attributes.keys() <= ATTRIBUTES
+        assert "url(" not in (attributes.get("style") or "")
+
+
+@EACH
+@pytest.mark.parametrize("attack", ATTACKS, ids=["script", "double quote", "single quote", "end of all"])
+@DRAWN
+@given(data=st.data())
+def test_text_that_attacks_stays_text(kind: type[Record], attack: str, data: st.DataObject) -> None:
+    record = data.draw(record_of_text(kind, attack))
+    page = Page(record._repr_html_())
+    assert_inert(page)
+    # It is shown as it is.
+    assert any(attack in text for row in record.rows() for text in row)
+    assert attack in page.text
+
+
+@EACH
+@DRAWN
+@given(data=st.data())
+def test_html_and_text_hold_every_row(kind: type[Record], data: st.DataObject) -> None:
+    record = data.draw(any_record(kind))
+    page = Page(record._repr_html_())
+    assert_inert(page)
+    assert kind.__name__ in page.text
+    # The parser reads a carriage return as a line break.
+    squeezed = page.text.replace("\r\n", "\n").replace("\r", "\n")
+    for row in record.rows():
+        for text in row:
+            assert text in str(record)
+            assert text.replace("\r\n", "\n").replace("\r", "\n") in squeezed
+
+
+def test_a_picture_is_named_for_those_who_hear_it() -> None:
+    page = Page(MemoryReport(100, 400, 100).picture())
+    figures = [attributes for tag, attributes in page.elements if attributes.get("role") == "figure"]
+    assert [figure["aria-label"] for figure in figures] == ["Memory footprint before and after"]
+    # The bars themselves are left out: their labels and values stand beside them as text.
+    assert all(attributes.get("aria-hidden") == "true" for tag, attributes in page.elements if tag == "svg")
+    assert page.text.split("\n")[:4] == ["footprint before", "400 bytes", "footprint after", "100 bytes"]
+
+
+def test_a_record_without_picture_is_a_table_alone() -> None:
+    record = LayerPlan("a", (2, 3), 6, 12, 3, 3)
+    assert "svg" not in {tag for tag, _ in Page(record._repr_html_()).elements}
+
+
+def test_nothing_is_loaded_from_elsewhere() -> None:
+    page = Page(MemoryReport(100, 400, 100)._repr_html_())
+    assert "http" not in str(page.elements)

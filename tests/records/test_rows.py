@@ -1,0 +1,113 @@
+"""What the rows of the records say."""
+
+from dataclasses import replace
+
+import pytest
+
+from qtoolkit.records import (
+    LayerPlan,
+    MemoryReport,
+    ModelSource,
+    PeakMemory,
+    Plan,
+    ProgressEvent,
+    QuantizationReport,
+    Row,
+)
+
+SOURCE = ModelSource(
+    "org/name", "/cache/x", "c" * 40, "safetensors", "LlamaForCausalLM", "bfloat16", 1_000_000, 2_000_000, 2_001_000
+)
+LAYER = LayerPlan("model.layers.0.q_proj", (64, 64), 4096, 8192, 2180, 2180)
+SKIPPED = replace(LAYER, name="lm_head", bytes_after=8192, disk_bytes=8192, skipped="excluded by name")
+SMALLER = "group_size 64 instead of 100, which does not divide"
+ADJUSTED = replace(LAYER, adjusted=SMALLER)
+MEMORY = MemoryReport(1_000_000, 2_000_000, 600_000)
+PLAN = Plan(SOURCE, "nf4", {"double_quant": True}, "cpu", (LAYER,) * 14, (SKIPPED,), 600_000, 650_000, 5_000_000)
+REPORT = QuantizationReport(SOURCE, "nf4", {"bits": 4}, "cpu", (LAYER,), (SKIPPED,), (), MEMORY, None, 3.21)
+
+
+def found(record: Plan | QuantizationReport | MemoryReport | ModelSource, label: str) -> list[tuple[str, str]]:
+    return [(row.value, row.note) for row in record.rows() if row.label == label]
+
+
+@pytest.mark.parametrize("record", [PLAN, REPORT], ids=["plan", "report"])
+def test_the_layers_are_told_alike_before_and_after(record: Plan | QuantizationReport) -> None:
+    norm = replace(SKIPPED, name="norm", skipped="norm")
+    changed = replace(record, layers=(LAYER, ADJUSTED, ADJUSTED), skipped=(SKIPPED, norm, norm))
+    assert found(changed, "quantized layers") == [("3", "")]
+    assert found(changed, "adjusted") == [("2 layers", SMALLER)]
+    assert found(changed, "skipped") == [("1 module", "excluded by name"), ("2 modules", "norm")]
+    one = replace(record, layers=(ADJUSTED, LAYER), skipped=())
+    assert found(one, "adjusted") == [("1 layer", SMALLER)]
+    assert found(one, "skipped") == []
+
+
+def test_a_source_is_told_with_its_commit() -> None:
+    assert SOURCE.rows() == (
+        Row("model", "org/name", f"commit {'c' * 40}"),
+        Row("architecture", "LlamaForCausalLM"),
+        Row("parameters", "1,000,000", "safetensors, bfloat16"),
+        Row("footprint", "2.0 MB"),
+        Row("on disk", "2.0 MB"),
+    )
+    loaded = replace(SOURCE, commit_hash=None, disk_size=None)
+    assert loaded.rows()[0] == Row("model", "org/name")
+    assert found(loaded, "on disk") == []
+
+
+def test_a_plan_compares_what_will_be_with_what_is() -> None:
+    assert found(PLAN, "method") == [("nf4", "double_quant=True")]
+    assert found(PLAN, "footprint before") == [("2.0 MB", "")]
+    assert found(PLAN, "footprint after") == [("600.0 kB", "30.0 % of before")]
+    assert found(PLAN, "bits per weight") == [("4.800 bits per weight", "")]
+    assert found(PLAN, "peak resident memory") == [("5.0 MB", "estimated")]
+
+
+def test_a_layer_is_told_by_its_size_or_why_it_stays() -> None:
+    assert LAYER.rows() == (Row("model.layers.0.q_proj", "8.2 kB -> 2.2 kB", "[64, 64]"),)
+    assert ADJUSTED.rows()[0].note == SMALLER
+    assert SKIPPED.rows()[0].value == "excluded by name"
+
+
+def test_a_report_tells_notes_and_where_it_was_saved() -> None:
+    told = replace(REPORT, notes=("one", "two"), path="/out", seconds=75.0)
+    assert found(told, "note") == [("one", ""), ("two", "")]
+    assert found(told, "saved to") == [("/out", "")]
+    assert found(told, "whole job") == [("1 min 15 s", "")]
+    assert found(REPORT, "saved to") == [("not saved", "")]
+
+
+def test_memory_stands_beside_what_was_predicted() -> None:
+    peak = PeakMemory(1_000_000, 2_000_000, 9_000_000, "kernel's mark", None, None, None, 2.0)
+    told = MemoryReport(1_000_000, 2_000_000, 500_000, 510_000, 2_100_000, 550_000, 560_000, 8_000_000, peak)
+    assert found(told, "footprint after") == [("500.0 kB", "predicted 510.0 kB")]
+    assert found(told, "ratio") == [("4.00 times smaller", "4.000 bits per weight")]
+    assert found(told, "on disk after") == [("550.0 kB", "predicted 560.0 kB")]
+    assert found(told, "peak resident") == [("9.0 MB", "kernel's mark, predicted 8.0 MB")]
+    larger = MemoryReport(10, 100, 200)
+    assert found(larger, "ratio")[0][0] == "2.00 times larger"
+    assert found(larger, "on disk after") == []
+
+
+def test_a_model_without_weights_is_told_too() -> None:
+    nothing = MemoryReport(0, 0, 0)
+    assert nothing.ratio == 1
+    assert [row.label for row in nothing.rows()] == ["footprint before", "footprint after"]
+    plan = replace(PLAN, source=replace(SOURCE, footprint=0, num_parameters=0), footprint_after=0)
+    assert found(plan, "footprint after") == [("0 bytes", "")]
+
+
+def test_cuda_is_told_where_there_is_cuda() -> None:
+    peak = PeakMemory(1, 2, 3, "samples", 5_000_000, 1_000_000, 6_000_000, 2.0, "torch's mark")
+    rows = {row.label: (row.value, row.note) for row in peak.rows()}
+    assert rows["peak CUDA allocated"] == ("5.0 MB", "torch's mark")
+    assert rows["CUDA allocated after"] == ("1.0 MB", "6.0 MB reserved")
+    without = replace(peak, peak_vram=None, vram_after=None, vram_reserved=None)
+    assert not [row for row in without.rows() if "CUDA" in row.label]
+
+
+def test_an_event_is_one_line() -> None:
+    event = ProgressEvent("save", 3, 9, "bytes", "model.safetensors")
+    assert str(event) == "ProgressEvent\n  save  3 of 9 bytes  (model.safetensors)"
+    assert repr(event) == str(event)
