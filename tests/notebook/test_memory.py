@@ -39,7 +39,9 @@ def test_memory_of_what_is_no_model_is_refused(shell: InteractiveShell) -> None:
 
 def test_the_peak_of_a_cell(shell: InteractiveShell) -> None:
     result = shell.run_cell(
-        "%%qmemory\nheld = bytearray(50_000_000)\nheld[::4096] = b'1' * len(held[::4096])\ndel held"
+        "%%qmemory\nimport time\nheld = bytearray(50_000_000)\nheld[::4096] = b'1' * len(held[::4096])\n"
+        # Long enough for a sample, which is what counts where this process was larger before.
+        "time.sleep(0.3)\ndel held"
     )
     assert type(result.result) is PeakMemory
     assert result.result.peak_rss - result.result.rss_before >= 40_000_000

@@ -57,12 +57,16 @@ def test_what_on_progress_raises_stops_it(
     _goes_on(any_hub)
 
 
+HEED_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process on Windows")
 def test_ctrl_c_stops_it(any_hub: Hub, tmp_path: Path) -> None:
     any_hub.add("org/model", sharded(SIZE))
     any_hub.faults = [SLOW]
     process = subprocess.Popen(
-        [sys.executable, "-c", PROCESS, SHARDS[1]],
+        # A shell that starts a job in the background has it ignore SIGINT, and so all that the job starts.
+        [sys.executable, "-c", HEED_SIGINT + PROCESS, SHARDS[1]],
         env=os.environ | environment(any_hub, tmp_path),
         stdout=subprocess.PIPE,
         text=True,
