@@ -2,7 +2,8 @@
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -25,8 +26,16 @@ from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, make_plan
 from qtoolkit.quantized import QuantizedModel, ignore_progress
 from qtoolkit.records import Doctor, MemoryReport, PeakMemory, Plan, ProgressEvent, QuantizationReport
-from qtoolkit.source import Checkpoint, open_checkpoint
-from qtoolkit.stream import check_output, compute_dtype_for, load_streamed, save_model, staged
+from qtoolkit.source import Checkpoint, HubMirror, open_checkpoint
+from qtoolkit.stream import (
+    JournalPlace,
+    check_output,
+    compute_dtype_for,
+    journal_of,
+    load_streamed,
+    save_model,
+    staged,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,6 +95,8 @@ def quantize(
     revision: str | None = None,
     token: str | None = None,
     tokenizer: Any = None,
+    resume: bool = True,
+    resume_repo: str | None = None,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> QuantizedModel:
@@ -100,6 +111,9 @@ def quantize(
         revision: branch, tag or commit of a Hub id; it is pinned to a commit.
         token: Hub token; None for the one that huggingface_hub finds.
         tokenizer: the tokenizer, where none is found beside the model.
+        resume: go on with what an earlier call of the same kind had done when it was stopped; false starts anew.
+            Methods with calibration keep each block in `OUTPUT.partial/journal` the moment it is done.
+        resume_repo: a private Hub repository that this journal is pushed to, and pulled from on a new machine.
         overwrite: replace an output folder that exists; it stays until the new one is whole.
         on_progress: called with a `ProgressEvent` after each step; stops the job by raising `JobCancelled`.
 
@@ -118,6 +132,8 @@ def quantize(
             revision,
             token,
             tokenizer,
+            resume,
+            resume_repo,
             overwrite,
             on_progress or ignore_progress,
         )
@@ -135,6 +151,8 @@ def _quantize(
     revision: str | None,
     token: str | None,
     tokenizer: Any,
+    resume: bool,
+    resume_repo: str | None,
     overwrite: bool,
     on_progress: OnProgress,
 ) -> QuantizedModel:
@@ -143,9 +161,13 @@ def _quantize(
     for package in method.requires:
         optional(package, f"method {method.name!r}")
     folder = None if output is None else Path(output).expanduser().absolute()
+    mirror = HubMirror(resume_repo, token) if resume_repo else None
+    if mirror is not None and (folder is None or not method.resumes):
+        why = "output=" if method.resumes else f"a method with calibration, and {method.name} has none"
+        raise ConfigError(f"resume_repo={resume_repo!r} needs {why}: leave it out, or give that")
     if folder is not None:
-        check_output(folder, overwrite=overwrite)
-    with measure_peak() as meter:
+        check_output(folder, overwrite=overwrite, unfinished=method.resumes or not resume)
+    with measure_peak() as meter, _place_to_work(folder, resume=resume and method.resumes) as partial:
         checkpoint = open_checkpoint(
             model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
         )
@@ -153,14 +175,15 @@ def _quantize(
         vram = torch.cuda.mem_get_info(place)[0] if place.startswith("cuda") else None
         disk = None if folder is None else free_disk(folder)
         check_fits(made, rss=resident_memory(), memory=available_memory(), vram=vram, disk=disk)
-        quantized = method.quantize(checkpoint, settings, made, on_progress)
+        journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
+        quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
         method.prepare(quantized)
         footprint = memory_footprint(quantized)
-        if folder is not None:
-            with staged(folder) as partial:
-                save_model(quantized, checkpoint.tokenizer, partial, on_progress)
+        if partial is not None:
+            save_model(quantized, checkpoint.tokenizer, partial, on_progress)
     memory = _memory(made, footprint, folder, meter.report)
     report = _report(made, checkpoint, memory, folder, time.monotonic() - started)
+    report = replace(report, calibration=calibration)
     return QuantizedModel(quantized, checkpoint.tokenizer, settings, report)
 
 
@@ -228,12 +251,22 @@ def doctor() -> Doctor:
     return examine({name: get_method(name).requires for name in available_methods()})
 
 
+@contextmanager
+def _place_to_work(folder: Path | None, *, resume: bool) -> Iterator[Path | None]:
+    """A folder for the result until it is whole; None when it is kept in memory only."""
+    if folder is None:
+        yield None
+    else:
+        with staged(folder, resume=resume) as partial:
+            yield partial
+
+
 def _planned(checkpoint: Checkpoint, settings: MethodConfig, device: str) -> tuple[MethodConfig, Plan]:
     """The config with "auto" resolved for this model and device, and the plan."""
     method = get_method(settings.method)
     _adapt_dtype(checkpoint, device)
     resolved = method.resolve(settings, str(checkpoint.dtype).removeprefix("torch."), device)
-    return resolved, make_plan(checkpoint, method, resolved, device=device, rss=resident_memory())
+    return make_plan(checkpoint, method, resolved, device=device, rss=resident_memory())
 
 
 def _adapt_dtype(checkpoint: Checkpoint, device: str) -> None:

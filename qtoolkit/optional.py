@@ -15,7 +15,9 @@ from qtoolkit.errors import MissingDependencyError, oneline
 # somebody else on PyPI, and `pip install 'qtoolkit[...]'` would bring their package.
 REQUIREMENTS = {
     "bitsandbytes": "bitsandbytes>=0.50",
+    "datasets": "datasets>=4.0",
     "gguf": "gguf>=0.19",
+    "pyarrow": "pyarrow>=18.1",
 }
 
 

@@ -22,6 +22,21 @@ ARCHITECTURES = {
     "gpt2": _COMMON | {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128},
     "mixtral": _ROPE | {"num_key_value_heads": 2, "num_local_experts": 4},
 }
+# Those that only methods with blocks are tried on, beside the above.
+_FALCON = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": False}
+_MIXTURE = _ROPE | {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+MORE_ARCHITECTURES = {
+    "mistral": _ROPE | {"num_key_value_heads": 2},
+    "qwen3": _ROPE | {"num_key_value_heads": 2, "head_dim": 16},
+    "gemma2": _ROPE | {"num_key_value_heads": 1, "head_dim": 64, "sliding_window": 8},
+    "phi3": _ROPE | {"num_key_value_heads": 2},
+    "opt": _ROPE | {"ffn_dim": 128, "word_embed_proj_dim": 64, "max_position_embeddings": 128},
+    "bloom": _COMMON | {"hidden_size": 64, "n_layer": 2, "n_head": 4},
+    "gpt_neox": _ROPE,
+    "falcon": _COMMON | _FALCON | {"new_decoder_architecture": False},
+    "qwen2_moe": _MIXTURE | {"shared_expert_intermediate_size": 64},
+    "qwen3_moe": _MIXTURE | {"head_dim": 16},
+}
 
 
 def smollm2_gguf() -> Path:
@@ -60,7 +75,8 @@ def random_model(
 ) -> PreTrainedModel:
     """A small model of an architecture of `ARCHITECTURES` with random weights."""
     model_type = architecture.removesuffix("_tied")
-    settings = {"tie_word_embeddings": False} | ARCHITECTURES[architecture] | changes
+    known = ARCHITECTURES | MORE_ARCHITECTURES
+    settings = {"tie_word_embeddings": False} | known[architecture] | changes
     config = CONFIG_MAPPING[model_type](**settings)
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

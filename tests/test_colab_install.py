@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 # Colab's runtime of August 2026 (googlecolab/backend-info, pip-freeze.gpu.txt); bitsandbytes and gguf are not there.
 COLAB = {
     "accelerate": "1.14.0",
+    "datasets": "4.0.0",
+    "dill": "0.3.8",
     "huggingface_hub": "1.27.0",
     "ipykernel": "6.17.1",
     "ipython": "7.34.0",
@@ -27,6 +29,7 @@ COLAB = {
     "jupyter_client": "7.4.9",
     "numpy": "2.1.3",
     "psutil": "5.9.5",
+    "pyarrow": "18.1.0",
     "safetensors": "0.8.0",
     "tokenizers": "0.22.2",
     "torch": "2.11.0+cu128",
@@ -93,12 +96,12 @@ def requirements(*extras: str) -> list[Requirement]:
     return [Requirement(line) for line in lines]
 
 
-@pytest.mark.parametrize("requirement", requirements("notebook"), ids=lambda item: item.name)
+@pytest.mark.parametrize("requirement", requirements("calibration", "notebook"), ids=lambda item: item.name)
 def test_requirement_admits_colabs_version(requirement: Requirement) -> None:
     assert requirement.specifier.contains(COLAB[requirement.name])
 
 
-@pytest.mark.parametrize("requirement", requirements("bnb", "gguf", "notebook"), ids=lambda item: item.name)
+@pytest.mark.parametrize("requirement", requirements("bnb", "calibration", "gguf", "notebook"), ids=lambda item: item.name)
 def test_floor_is_what_the_colab_lock_tests(requirement: Requirement) -> None:
     (specifier,) = requirement.specifier
     tested = COLAB["torch"] if requirement.name == "torch" else locked("colab.txt")[requirement.name]

@@ -36,7 +36,7 @@ class AffineMethod(LinearMethod):
 
     symmetric: ClassVar[bool]
 
-    def check_layers(self, layers: tuple[Layer, ...], config: Any) -> None:
+    def fit(self, layers: tuple[Layer, ...], config: Any) -> MethodConfig:
         if config.granularity == "group" and not any(layer.in_features % config.group_size == 0 for layer in layers):
             inputs = sorted({layer.in_features for layer in layers})
             fitting = [size for size in (256, 128, 64, 32, 16, 8) if any(count % size == 0 for count in inputs)]
@@ -44,6 +44,7 @@ class AffineMethod(LinearMethod):
                 f"{type(config).__name__}: group_size {config.group_size} divides the inputs of no layer "
                 f"({', '.join(map(str, inputs))}); {', '.join(map(str, fitting)) or 'no power of two'} would"
             )
+        return super().fit(layers, config)
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         from qtoolkit.modules import QuantizedLinear

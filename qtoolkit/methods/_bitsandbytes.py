@@ -8,7 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.methods._config import MethodConfig, option
-from qtoolkit.methods._method import Layer, Method, OnProgress
+from qtoolkit.methods._method import Layer, Method, OnProgress, Outcome
 from qtoolkit.optional import optional
 from qtoolkit.records import LayerPlan, Plan
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from qtoolkit.source import Checkpoint
+    from qtoolkit.stream import JournalPlace
 
 BLOCK_SIZE = 64
 NESTED_BLOCK_SIZE = 256
@@ -47,7 +48,14 @@ class BitsAndBytesMethod(Method):
         """The config in transformers' words; `skipped` are the full names of linear layers that stay."""
         raise NotImplementedError
 
-    def quantize(self, checkpoint: "Checkpoint", config: Any, plan: Plan, on_progress: OnProgress) -> "PreTrainedModel":
+    def quantize(
+        self,
+        checkpoint: "Checkpoint",
+        config: Any,
+        plan: Plan,
+        on_progress: OnProgress,
+        journal: "JournalPlace | None" = None,
+    ) -> Outcome:
         from qtoolkit.source.skeleton import is_linear
         from qtoolkit.stream import load_streamed
 
@@ -55,7 +63,7 @@ class BitsAndBytesMethod(Method):
         linear = {name for name, module in checkpoint.skeleton.named_modules() if is_linear(module)}
         skipped = [layer.name for layer in plan.skipped if layer.name in linear]
         settings = self.transformers_config(config, skipped)
-        return load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress)
+        return Outcome(load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress))
 
     def prepare(self, model: "PreTrainedModel") -> None:
         keep_exact(model)

@@ -97,6 +97,8 @@ def _coerce(hint: Any, value: Any) -> Any:
 
 def _is_instance(hint: Any, value: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
     if origin in (types.UnionType, typing.Union):
         return any(_is_instance(item, value) for item in arguments)
     if origin is tuple:

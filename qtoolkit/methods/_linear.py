@@ -3,14 +3,14 @@
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qtoolkit.methods._method import Layer, Method, OnProgress
+from qtoolkit.methods._method import Layer, Method, OnProgress, Outcome
 from qtoolkit.records import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
 
     from qtoolkit.source import Checkpoint
+    from qtoolkit.stream import JournalPlace
 
 
 class Replacement(Protocol):
@@ -37,11 +37,18 @@ class LinearMethod(Method):
             dtype: torch type of the bias.
         """
 
-    def quantize(self, checkpoint: "Checkpoint", config: Any, plan: Plan, on_progress: OnProgress) -> "PreTrainedModel":
+    def quantize(
+        self,
+        checkpoint: "Checkpoint",
+        config: Any,
+        plan: Plan,
+        on_progress: OnProgress,
+        journal: "JournalPlace | None" = None,
+    ) -> Outcome:
         from qtoolkit.methods._transformers import QToolkitConfig, register
         from qtoolkit.stream import load_streamed
 
         register()
         quantized = [layer.name for layer in plan.layers]
         settings = QToolkitConfig(method=self.name, options=config.to_dict(), layers=quantized)
-        return load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress)
+        return Outcome(load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress))

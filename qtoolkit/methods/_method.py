@@ -3,16 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from qtoolkit.methods._config import MethodConfig
-from qtoolkit.records import LayerPlan, Plan, ProgressEvent
+from qtoolkit.records import CalibrationReport, LayerPlan, Plan, ProgressEvent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from qtoolkit.source import Checkpoint
+    from qtoolkit.stream import JournalPlace
 
 OnProgress = Callable[[ProgressEvent], None]
 
@@ -27,6 +28,7 @@ class Layer:
         has_bias: whether it adds a bias [out_features].
         itemsize: bytes of one element of its weight and bias now.
         device: where it will live, "cpu" or "cuda:0".
+        in_block: whether it belongs to one of the model's blocks.
     """
 
     name: str
@@ -35,15 +37,17 @@ class Layer:
     has_bias: bool
     itemsize: int
     device: str
+    in_block: bool = True
 
     @classmethod
-    def of(cls, name: str, module: "nn.Module", device: str) -> "Layer":
+    def of(cls, name: str, module: "nn.Module", device: str, *, in_block: bool = True) -> "Layer":
         """A linear module of a model, full precision, as a layer."""
         from qtoolkit.source.skeleton import linear_shape
 
         out_features, in_features = linear_shape(module)
         weight: Tensor = module.weight  # type: ignore[assignment]
-        return cls(name, out_features, in_features, module.bias is not None, weight.element_size(), device)
+        has_bias, itemsize = module.bias is not None, weight.element_size()
+        return cls(name, out_features, in_features, has_bias, itemsize, device, in_block)
 
     @property
     def num_weights(self) -> int:
@@ -90,6 +94,18 @@ class Layer:
         )
 
 
+class Outcome(NamedTuple):
+    """What a method made.
+
+    Attributes:
+        model: the quantized model, ready to run and to save.
+        calibration: what is known of the calibration; None for a method without.
+    """
+
+    model: "PreTrainedModel"
+    calibration: CalibrationReport | None = None
+
+
 class Method(ABC):
     """One way to make a model small.
 
@@ -97,11 +113,15 @@ class Method(ABC):
         config_class: its config.
         summary: one line for tables and help.
         requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
+        splits_experts: whether it takes experts apart that transformers keeps in one tensor.
+        resumes: whether it keeps what it has done in a journal, and goes on from there.
     """
 
     config_class: ClassVar[type[MethodConfig]]
     summary: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
+    splits_experts: ClassVar[bool] = False
+    resumes: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -119,12 +139,14 @@ class Method(ABC):
         assert isinstance(config, self.config_class)
         return config
 
-    def check_layers(self, layers: tuple[Layer, ...], config: Any) -> None:
-        """Refuse a config that fits none of the layers.
+    def fit(self, layers: tuple[Layer, ...], config: Any) -> MethodConfig:
+        """The config as it fits the layers of a model; `plan_layer` says what changed.
 
         Raises:
             ConfigError: it fits none; the message names values that would.
         """
+        assert isinstance(config, self.config_class)
+        return config
 
     def prepare(self, model: "PreTrainedModel") -> None:
         """What a quantized model needs before its first use, whether just made or read back."""
@@ -137,8 +159,16 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def quantize(self, checkpoint: "Checkpoint", config: Any, plan: Plan, on_progress: OnProgress) -> "PreTrainedModel":
+    def quantize(
+        self,
+        checkpoint: "Checkpoint",
+        config: Any,
+        plan: Plan,
+        on_progress: OnProgress,
+        journal: "JournalPlace | None" = None,
+    ) -> Outcome:
         """Read the checkpoint's weights and return the quantized model on `plan.device`, ready to run and to save.
 
-        Exactly the layers of `plan.layers` are quantized.
+        Exactly the layers of `plan.layers` are quantized. A method that `resumes` keeps its work in `journal`, and goes
+        on with what it finds there; with None it keeps nothing.
         """

@@ -3,15 +3,20 @@
 from collections.abc import Iterable
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.methods import Layer, Method, MethodConfig
+from qtoolkit.modules import replace_experts
 from qtoolkit.records import LayerPlan, Plan
 from qtoolkit.source import Checkpoint
 from qtoolkit.source import skeleton as skeletons
+from qtoolkit.source.building import build_empty
 
 
-def make_plan(checkpoint: Checkpoint, method: Method, config: MethodConfig, *, device: str, rss: int) -> Plan:
+def make_plan(
+    checkpoint: Checkpoint, method: Method, config: MethodConfig, *, device: str, rss: int
+) -> tuple[MethodConfig, Plan]:
     """Plan the quantization of a checkpoint.
 
     Args:
@@ -21,11 +26,22 @@ def make_plan(checkpoint: Checkpoint, method: Method, config: MethodConfig, *, d
         device: "cpu" or "cuda:0".
         rss: bytes that this process has resident now.
 
+    Returns:
+        The config as it fits the model's layers, and the plan.
+
     Raises:
         ConfigError: the config fits no layer of the model.
         UnsupportedModelError: no layer is left to quantize.
     """
-    layers, skipped = _plan_layers(checkpoint, method, config, device)
+    model = checkpoint.skeleton
+    if method.splits_experts:
+        model = build_empty(checkpoint, checkpoint.dtype)
+        replace_experts(model)
+    candidates, excluded = _candidates(model, config, device)
+    config = method.fit(candidates, config)
+    plans = [method.plan_layer(layer, config) for layer in candidates]
+    layers = tuple(plan for plan in plans if not plan.skipped)
+    skipped = (*excluded, *(plan for plan in plans if plan.skipped))
     if not layers:
         reasons = ", ".join(sorted({layer.skipped for layer in skipped})) or "it has no weights"
         raise UnsupportedModelError(f"{method.name} finds no layer to quantize in {checkpoint.name}: {reasons}")
@@ -33,7 +49,7 @@ def make_plan(checkpoint: Checkpoint, method: Method, config: MethodConfig, *, d
     footprint = _total(layers, skipped, "bytes_after") + sum(buffers.values())
     largest = max(layer.working_bytes for layer in (*layers, *skipped))
     held = checkpoint.weight_bytes if checkpoint.format == "gguf" else 0
-    return Plan(
+    return config, Plan(
         source=checkpoint.record(),
         method=method.name,
         settings=config.to_dict(),
@@ -46,12 +62,11 @@ def make_plan(checkpoint: Checkpoint, method: Method, config: MethodConfig, *, d
     )
 
 
-def _plan_layers(
-    checkpoint: Checkpoint, method: Method, config: MethodConfig, device: str
-) -> tuple[tuple[LayerPlan, ...], tuple[LayerPlan, ...]]:
-    """Every module that has weights: those that are quantized, and those that stay with the reason why."""
-    model = checkpoint.skeleton
-    tied, head = skeletons.tied_to(model), skeletons.output_head(model)
+def _candidates(
+    model: PreTrainedModel, config: MethodConfig, device: str
+) -> tuple[tuple[Layer, ...], tuple[LayerPlan, ...]]:
+    """Every module that has weights: those that a method may quantize, and those that stay with the reason why."""
+    tied, head, blocks = skeletons.tied_to(model), skeletons.output_head(model), skeletons.block_list(model)
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []
     counted: set[int] = set()
@@ -60,11 +75,9 @@ def _plan_layers(
         if reason:
             skipped.append(_kept(name, module, reason, counted))
         else:
-            candidates.append(Layer.of(name, module, device))
-    method.check_layers(tuple(candidates), config)
-    plans = [method.plan_layer(layer, config) for layer in candidates]
-    quantized = tuple(plan for plan in plans if not plan.skipped)
-    return quantized, (*skipped, *(plan for plan in plans if plan.skipped))
+            in_block = blocks is not None and name.startswith(f"{blocks[0]}.")
+            candidates.append(Layer.of(name, module, device, in_block=in_block))
+    return tuple(candidates), tuple(skipped)
 
 
 def _why_skipped(name: str, module: nn.Module, config: MethodConfig, tied: dict[str, str], *, is_head: bool) -> str:

@@ -1,6 +1,7 @@
 """The boxes that flow from room to room: frozen, versioned, drawn from one list of rows."""
 
 from qtoolkit.records.base import Record, Row
+from qtoolkit.records.calibration import CalibrationReport, LayerError
 from qtoolkit.records.doctor import Doctor
 from qtoolkit.records.event import ProgressEvent
 from qtoolkit.records.memory import MemoryReport, PeakMemory
@@ -9,7 +10,9 @@ from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.source import ModelSource
 
 __all__ = [
+    "CalibrationReport",
     "Doctor",
+    "LayerError",
     "LayerPlan",
     "MemoryReport",
     "ModelSource",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from qtoolkit.records.base import Record, Row
+from qtoolkit.records.calibration import CalibrationReport
 from qtoolkit.records.memory import MemoryReport
 from qtoolkit.records.plan import LayerPlan, layer_rows
 from qtoolkit.records.source import ModelSource
@@ -27,9 +28,10 @@ class QuantizationReport(Record):
         memory: before and after.
         path: the folder it was saved to; None when it was not saved.
         seconds: how long the whole job took.
+        calibration: how it was calibrated; None for a method without calibration, and for a model read back.
     """
 
-    schema_version: ClassVar[int] = 1
+    schema_version: ClassVar[int] = 2
 
     source: ModelSource
     method: str
@@ -41,6 +43,7 @@ class QuantizationReport(Record):
     memory: MemoryReport
     path: str | None
     seconds: float
+    calibration: CalibrationReport | None = None
 
     def rows(self) -> tuple[Row, ...]:
         return (
@@ -49,6 +52,7 @@ class QuantizationReport(Record):
             Row("device", self.device),
             *self.memory.rows(),
             *layer_rows(self.layers, self.skipped),
+            *(self.calibration.rows() if self.calibration else ()),
             *(Row("note", note) for note in self.notes),
             Row("saved to", _from_here(self.path) if self.path else "not saved"),
             Row("whole job", format_seconds(self.seconds)),

@@ -7,11 +7,13 @@ if TYPE_CHECKING:
     from qtoolkit.source.checkpoint import Checkpoint
     from qtoolkit.source.hub import Snapshot, fetch
     from qtoolkit.source.hub_cache import local_models
+    from qtoolkit.source.hub_mirror import HubMirror
     from qtoolkit.source.opening import load_tokenizer, open_checkpoint
     from qtoolkit.source.weights import StoredTensor, read_tensors
 
 _HOME_OF = {
     "Checkpoint": "checkpoint",
+    "HubMirror": "hub_mirror",
     "Snapshot": "hub",
     "StoredTensor": "weights",
     "fetch": "hub",
@@ -22,6 +24,7 @@ _HOME_OF = {
 }
 __all__ = [
     "Checkpoint",
+    "HubMirror",
     "Snapshot",
     "StoredTensor",
     "fetch",

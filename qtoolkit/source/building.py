@@ -27,16 +27,8 @@ def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
         CheckpointError: no model can be built from the config, weights are missing or have other shapes.
         UnsupportedModelError: a loaded model that holds more, or less, than its class makes from its config.
     """
-    from transformers import AutoModelForCausalLM
-
     try:
-        with torch.device("meta"), quiet_transformers():
-            if checkpoint.model_class is not None:
-                skeleton = checkpoint.model_class._from_config(checkpoint.config, dtype=checkpoint.dtype)  # noqa: SLF001
-            else:
-                skeleton = AutoModelForCausalLM.from_config(
-                    checkpoint.config, dtype=checkpoint.dtype, trust_remote_code=False
-                )
+        skeleton = build_empty(checkpoint, checkpoint.dtype)
         if checkpoint.quantization is None and checkpoint.expand is None:
             _rehearse(checkpoint, type(skeleton))
     except SourceError:
@@ -45,6 +37,16 @@ def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
         what = f"no {checkpoint.config.model_type} model can be built from {checkpoint.name}"
         raise CheckpointError(f"{what} ({cause_of(error)}): download it again") from error
     return skeleton.eval()
+
+
+def build_empty(checkpoint: "Checkpoint", dtype: torch.dtype) -> "PreTrainedModel":
+    """The model on the meta device, nothing checked; one of its own for each caller."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"), quiet_transformers():
+        if checkpoint.model_class is not None:
+            return checkpoint.model_class._from_config(checkpoint.config, dtype=dtype)  # noqa: SLF001
+        return AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype, trust_remote_code=False)
 
 
 def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> None:

@@ -1,5 +1,6 @@
 """A model that was found and checked, and whose weights have not been read yet."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,10 @@ from qtoolkit.source.weights import ReportedTensor, StoredTensor
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+
+# Of each tensor, for the fingerprint.
+_SAMPLED_BYTES = 1024
 
 
 @dataclass
@@ -75,6 +80,20 @@ class Checkpoint:
         tensors = self.skeleton.parameters() if self.expand else self.tensors.values()
         return sum(tensor.nbytes for tensor in tensors)
 
+    def fingerprint(self) -> str:
+        """SHA-256 over every tensor's name, type, shape and first values: weights that changed have another.
+
+        Of a `.gguf` file, over its size and its first megabyte.
+        """
+        digest = hashlib.sha256()
+        if self.expand is not None:
+            assert self.path is not None
+            with self.path.open("rb") as file:
+                digest.update(f"{self.disk_size}".encode() + file.read(1_000_000))
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode() + _first_bytes(tensor))
+        return digest.hexdigest()
+
     def hand_over(self, on_read: Callable[[str, torch.Tensor], None]) -> dict[str, ReportedTensor]:
         """The weights, for a loader that reads each once; `on_read` is called with the name and value of each.
 
@@ -82,6 +101,20 @@ class Checkpoint:
         """
         tensors = self.expand() if self.expand else self.tensors
         return {name: ReportedTensor(tensor, partial(on_read, name)) for name, tensor in tensors.items()}
+
+    def named_as_stored(self, model: "PreTrainedModel") -> Mapping[str, StoredTensor | torch.Tensor]:
+        """The tensors under the names that `save_pretrained` gives them; a model in memory may have others.
+
+        Args:
+            model: the model without values; transformers knows by it what it merged.
+        """
+        from transformers.core_model_loading import revert_weight_conversion
+
+        if self.format == "safetensors":
+            return self.tensors
+        tied = model.all_tied_weights_keys
+        tensors = self.expand() if self.expand else self.tensors
+        return dict(revert_weight_conversion(model, {name: tensors[name] for name in tensors if name not in tied}))
 
     def record(self) -> ModelSource:
         """The checkpoint as a record."""
@@ -98,3 +131,10 @@ class Checkpoint:
             footprint=sum(tensor.nbytes for tensor in tensors.values()),
             disk_size=self.disk_size,
         )
+
+
+def _first_bytes(tensor: StoredTensor | torch.Tensor) -> bytes:
+    if isinstance(tensor, StoredTensor):
+        return tensor.first_bytes(_SAMPLED_BYTES)
+    values = tensor.detach().flatten()[: _SAMPLED_BYTES // tensor.element_size()]
+    return values.cpu().contiguous().view(torch.uint8).numpy().tobytes()

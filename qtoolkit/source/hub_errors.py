@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's or httpx2's, by its version
@@ -40,7 +41,12 @@ class HubModel:
         repo_id: "org/name".
         revision: branch, tag or commit; None for the default branch.
         token: None for the one that huggingface_hub finds.
+        kind: what a person calls such a repository.
+        again: what to do when the connection broke.
     """
+
+    kind: ClassVar[str] = "model"
+    again: ClassVar[str] = "run it again to go on after the last whole file"
 
     repo_id: str
     revision: str | None = None
@@ -115,7 +121,7 @@ def _gated(_error: BaseException, model: HubModel) -> QToolkitError:
 def _unknown(_error: BaseException, model: HubModel) -> QToolkitError:
     way = "a token that has access to it" if model.has_token else "a token: `hf auth login`, or token="
     return ModelNotFoundError(
-        f"no model {model.repo_id!r} on {hub_address()}: check the name; a private one needs {way}"
+        f"no {model.kind} {model.repo_id!r} on {hub_address()}: check the name; a private one needs {way}"
     )
 
 
@@ -156,10 +162,10 @@ def _offline(_error: BaseException, _model: HubModel) -> QToolkitError:
     return HubUnreachableError("HF_HUB_OFFLINE forbids to ask the Hub: unset it and restart Python")
 
 
-def _unreachable(error: BaseException, _model: HubModel) -> QToolkitError:
+def _unreachable(error: BaseException, model: HubModel) -> QToolkitError:
     return HubUnreachableError(
-        f"{hub_address()} does not answer ({_detail(error)}): check the network, the proxy and HF_ENDPOINT; "
-        "running it again goes on after the last whole file"
+        f"{hub_address()} does not answer ({_detail(error)}): check the network, the proxy and HF_ENDPOINT, "
+        f"then {model.again}"
     )
 
 
@@ -175,7 +181,7 @@ def _disk(error: BaseException, model: HubModel) -> QToolkitError:
 
 def _broken(error: BaseException, model: HubModel) -> QToolkitError:
     return HubUnreachableError(
-        f"the download of {model.repo_id} broke off ({_detail(error)}): run it again to go on after the last whole file"
+        f"the download of {model.repo_id} broke off ({_detail(error)}): {model.again}"
     )
 
 

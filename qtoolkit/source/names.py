@@ -1,5 +1,44 @@
-"""What the files of a checkpoint are called; apart, so that looking for files loads no torch."""
+"""What the files of a checkpoint are called, and texts on the Hub; apart, so that looking them up loads no torch."""
+
+from dataclasses import dataclass
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class HubText:
+    """A text on the Hub.
+
+    Attributes:
+        repo_id: the dataset repository.
+        file: its file.
+        builder: what the package datasets calls the file's format.
+        is_stream: whether only the beginning of the file is read.
+        rows_are_documents: otherwise rows are lines of one text, which GPTQ's authors join with an empty line between.
+    """
+
+    repo_id: str
+    file: str
+    builder: str
+    is_stream: bool
+    rows_are_documents: bool
+
+
+HUB_TEXTS = {
+    "wikitext2": HubText(
+        repo_id="Salesforce/wikitext",
+        file="wikitext-2-raw-v1/train-00000-of-00001.parquet",
+        builder="parquet",
+        is_stream=False,
+        rows_are_documents=False,
+    ),
+    "c4": HubText(
+        repo_id="allenai/c4",
+        file="en/c4-train.00000-of-01024.json.gz",
+        builder="json",
+        is_stream=True,
+        rows_are_documents=True,
+    ),
+}

@@ -46,6 +46,18 @@ def output_head(model: PreTrainedModel) -> str | None:
     return next((name for name, module in model.named_modules() if module is head), None)
 
 
+def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
+    """The list of a model's blocks and its name, "model.layers": as many as the config says, found by structure."""
+    config = model.config.get_text_config()
+    count = getattr(config, "num_hidden_layers", None)
+    found = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)
+    ]
+    fitting = [(name, module) for name, module in found if len(module) == count]
+    # Lists within blocks (experts) come later, and may be as long.
+    return fitting[0] if fitting else None
+
+
 def kind_of(module: nn.Module) -> str:
     """What a module that is no linear layer is, in a word that a reader knows."""
     if isinstance(module, nn.Embedding):

@@ -85,6 +85,15 @@ class StoredTensor:
                 raise _unreadable(self.file, error) from error
         return tensor[index]
 
+    def first_bytes(self, count: int) -> bytes:
+        """Its first bytes in the file, `count` of them or all."""
+        try:
+            with self.file.open("rb", buffering=0) as file:
+                file.seek(self.start)
+                return file.read(min(count, self.nbytes)) or b""
+        except OSError as error:
+            raise _unreadable(self.file, error) from error
+
 
 class ReportedTensor:
     """A stored or held tensor that tells when it was read, and is let go of then.

@@ -1,13 +1,22 @@
 """Weights in and out, one at a time: models built from streamed weights, results written and renamed when whole."""
 
+from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.journal import Journal, JournalPlace
 from qtoolkit.stream.loading import compute_dtype_for, load_streamed
-from qtoolkit.stream.staging import check_output, staged
+from qtoolkit.stream.run import Result, quantize_blocks
+from qtoolkit.stream.staging import check_output, journal_of, staged
 from qtoolkit.stream.writing import save_model, write_weights
 
 __all__ = [
+    "Journal",
+    "JournalPlace",
+    "Result",
+    "StreamedModel",
     "check_output",
     "compute_dtype_for",
+    "journal_of",
     "load_streamed",
+    "quantize_blocks",
     "save_model",
     "staged",
     "write_weights",

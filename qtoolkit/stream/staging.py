@@ -13,11 +13,17 @@ from qtoolkit.errors import DiskFullError, OutputError, OutputExistsError, QTool
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
+def check_output(output: Path, *, overwrite: bool, unfinished: bool = True) -> None:
     """Refuse, before any work, an output folder that cannot become the result.
 
+    Args:
+        output: the folder.
+        overwrite: whether it may replace a model that stands there.
+        unfinished: whether what an unfinished job left beside it may go, or be gone on with.
+
     Raises:
-        OutputExistsError: it exists and `overwrite` is false, it is no folder, or it holds something else than a model.
+        OutputExistsError: it exists and `overwrite` is false, it is no folder, it holds something else than a model, or
+            an unfinished job stands beside it and may not go.
         OutputError: no folder can be made there.
     """
     try:
@@ -33,6 +39,11 @@ def check_output(output: Path, *, overwrite: bool) -> None:
                 )
             if not overwrite:
                 raise OutputExistsError(f"{output} exists: name another output, or give overwrite=True to replace it")
+        if not unfinished and journal_of(output).exists():
+            raise OutputExistsError(
+                f"{_partial(output)} holds an unfinished job: "
+                "call that again to finish it, or give resume=False to drop it"
+            )
         parent = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
         # As long as the longest name that will be made.
         with TemporaryDirectory(prefix=f".{output.name}-", dir=parent):
@@ -44,8 +55,11 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def staged(output: Path) -> Iterator[Path]:
+def staged(output: Path, *, resume: bool = False) -> Iterator[Path]:
     """The folder `OUTPUT.partial`, empty, which becomes `OUTPUT` when the block ends well and goes when it does not.
+
+    A journal in it (`journal_of`) stays when the block does not end well, and is there again the next time with
+    `resume`; it goes when the block ends well.
 
     What stood at `OUTPUT` before stays until the new result is whole. It is called `OUTPUT.replaced` for the moment
     between two renames; a process that is killed in this moment leaves it so, and the next call gives it its name back.
@@ -54,13 +68,14 @@ def staged(output: Path) -> Iterator[Path]:
         DiskFullError: the disk filled up while the block wrote.
         OutputError: it cannot be written for another reason.
     """
-    partial = output.with_name(f"{output.name}.partial")
+    partial = _partial(output)
     made = [folder for folder in partial.parents if not folder.exists()]
     try:
         _recover(output)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        _clear(partial, keep_journal=resume)
+        partial.mkdir(parents=True, exist_ok=True)
         yield partial
+        _clear_journal(output)
         _put_in_place(partial, output)
     except OSError as error:
         if isinstance(error, QToolkitError):
@@ -71,11 +86,35 @@ def staged(output: Path) -> Iterator[Path]:
         raise OutputError(f"{what}: check its permissions, or name another output") from error
     finally:
         _recover(output)
-        shutil.rmtree(partial, ignore_errors=True)
+        _clear(partial, keep_journal=True)
         for folder in made:
             # Only an empty one goes, so none once the result stands in it.
             with suppress(OSError):
                 folder.rmdir()
+
+
+def journal_of(output: Path) -> Path:
+    """Where a job that makes `output` keeps what it has done."""
+    return _partial(output) / "journal"
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial")
+
+
+def _clear(partial: Path, *, keep_journal: bool) -> None:
+    """Remove what an earlier job left, or this one; of a journal, one that holds no block."""
+    journal = partial / "journal"
+    if not (keep_journal and any(journal.glob("block-*.json"))):
+        shutil.rmtree(partial, ignore_errors=True)
+        return
+    for entry in partial.iterdir():
+        if entry != journal:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _clear_journal(output: Path) -> None:
+    shutil.rmtree(journal_of(output), ignore_errors=True)
 
 
 def _put_in_place(partial: Path, output: Path) -> None:

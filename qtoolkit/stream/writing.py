@@ -77,7 +77,7 @@ def write_weights(
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        for name, written in _write_file(folder / file, shard):
+        for name, written in write_file(folder / file, shard):
             done += written
             weight_map[name] = file
             on_progress(ProgressEvent("save", done, total, "bytes", file))
@@ -99,7 +99,7 @@ def _shards(tensors: Mapping[str, torch.Tensor], max_shard_bytes: int) -> list[d
     return shards
 
 
-def _write_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, int]]:
+def write_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, int]]:
     """Write one safetensors file, yielding each tensor's name and bytes once it is written."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     # The format wants tensors aligned: the widest types first keeps every offset a multiple of the item size.

@@ -7,6 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from tests.hub.datasets import DatasetHub
 from tests.hub.server import Hub
 from tests.hub.xet import XetHub
 
@@ -23,6 +24,17 @@ def any_hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     """As `hub`, with weights handed out directly, and through Xet."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", request.param == "http")
     with Hub() if request.param == "http" else XetHub() as server:
+        yield from _pointed_to(server, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def dataset_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatasetHub]:
+    """As `hub`, with datasets, which the package datasets streams from it."""
+    import datasets
+
+    with DatasetHub() as server:
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
         yield from _pointed_to(server, tmp_path, monkeypatch)
 
 

@@ -135,7 +135,7 @@ def test_a_connection_that_breaks_for_good_is_told(hub: Hub, monkeypatch: pytest
     hub.faults = [Fault(r"/model\.safetensors$", times=1), Fault(r"/model\.safetensors$", cut=0)]
     with pytest.raises(HubUnreachableError) as caught:
         fetch("org/model", on_progress=ignore_progress, check=accept)
-    _matches(caught.value, "running it again goes on after the last whole file", hub)
+    _matches(caught.value, "then run it again to go on after the last whole file", hub)
     assert list(Path(constants.HF_HUB_CACHE).rglob("*.incomplete")) == []
 
 

@@ -1,0 +1,142 @@
+"""GPTQ of layers that share their inputs: Hessian, grid, codes, and the tensors that AutoGPTQ's format has for them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.stream import Result
+from qtoolkit.tensor import pack_words, unpack_words
+from qtoolkit.tensor.gptq import SingularHessianError, column_order, factor, solve
+from qtoolkit.tensor.grid import Grid, search_grid
+from qtoolkit.tensor.hessian import Hessian
+
+# Candidates for a scale, and the smallest of them as a share of the full range.
+SEARCH_STEPS = 40
+SMALLEST = {2: 0.3, 3: 0.4, 4: 0.4, 8: 0.8}
+
+
+class GPTQBlocks:
+    """GPTQ as `qtoolkit.stream.quantize_blocks` wants it.
+
+    Args:
+        config: a `GPTQ`; its group size divides the inputs of all layers.
+        device: where layers are solved.
+    """
+
+    def __init__(self, config: Any, device: str) -> None:
+        self.config, self.device = config, torch.device(device)
+        self.true_sequential: bool = config.true_sequential
+
+    def start(self, names: Sequence[str], in_features: int) -> "_Group":
+        """See `BlockMethod`."""
+        return _Group(self, names, in_features)
+
+    def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """See `BlockMethod`."""
+        bits, offset = self.config.bits, zero_offset(self.config.checkpoint_format)
+        codes = unpack_words(tensors["qweight"], bits)
+        zeros = unpack_words(tensors["qzeros"].T.contiguous(), bits).T.float() + offset
+        groups = tensors["g_idx"].long()
+        levels = codes.float().sub_(zeros[groups])
+        return levels.mul_(tensors["scales"].float()[groups]).T
+
+
+class _Group:
+    """Layers that share their inputs."""
+
+    def __init__(self, method: GPTQBlocks, names: Sequence[str], in_features: int) -> None:
+        self._method, self._names = method, names
+        self._hessian = Hessian(in_features, method.device)
+
+    def add(self, inputs: torch.Tensor) -> None:
+        self._hessian.add(inputs)
+
+    def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
+        config, hessian = self._method.config, self._hessian.full()
+        # [out, in] each -> [in, out of all]
+        weight = torch.cat([value.to(self._method.device, torch.float32) for value in weights.values()]).T.contiguous()
+        importance = hessian.diagonal().clone()
+        order = column_order(importance, config.order)
+        size = len(weight) if config.group_size == -1 else config.group_size
+        groups = torch.arange(len(weight), device=weight.device) // size
+        if config.desc_act:
+            # Groups are formed in the order of activation.
+            groups[order] = groups.clone()
+        energy = _energy(weight, hessian)
+        try:
+            lower, diagonal, damp = factor(hessian, order, config.damp_percent)
+        except SingularHessianError as error:
+            raise UnsupportedModelError(
+                f"{self._names[0]} cannot be calibrated ({error}): give other calibration text, or exclude it"
+            ) from error
+        members = groups.argsort(stable=True)
+        grid = search_grid(
+            weight[members],
+            importance[members],
+            bits=config.bits,
+            group_size=size,
+            sym=config.sym,
+            steps=SEARCH_STEPS,
+            smallest=SMALLEST[config.bits],
+        )
+        codes, loss = solve(weight, lower, diagonal, order, grid, groups)
+        return dict(self._results(weights, codes, grid, groups, loss, energy, damp))
+
+    def _results(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        codes: torch.Tensor,
+        grid: Grid,
+        groups: torch.Tensor,
+        loss: torch.Tensor,
+        energy: torch.Tensor,
+        damp: float,
+    ) -> Iterator[tuple[str, Result]]:
+        start = 0
+        for name, weight in weights.items():
+            columns = slice(start, start + len(weight))
+            start = columns.stop
+            own = Grid(grid.scale[:, columns], grid.zero_point[:, columns], grid.bits)
+            tensors = pack_layer(codes[:, columns], own, groups, self._method.config.checkpoint_format)
+            total = energy[columns].sum().item()
+            facts = {
+                "error": loss[columns].sum().item() / total if total else 0.0,
+                "damp_percent": damp,
+                "num_inputs": self._hessian.num_inputs,
+            }
+            yield name, Result(tensors, facts)
+
+
+def zero_offset(checkpoint_format: str) -> int:
+    """What is added to a stored zero point: AutoGPTQ's first format holds it less one."""
+    return 1 if checkpoint_format == "gptq" else 0
+
+
+def pack_layer(
+    codes: torch.Tensor, grid: Grid, groups: torch.Tensor, checkpoint_format: str
+) -> dict[str, torch.Tensor]:
+    """The tensors of one layer in AutoGPTQ's format, on the CPU.
+
+    Args:
+        codes: uint8 [in, out].
+        grid: scales and zero points [groups, out].
+        groups: the group of each input, int64 [in].
+        checkpoint_format: "gptq" or "gptq_v2".
+    """
+    zeros = (grid.zero_point - zero_offset(checkpoint_format)).to(torch.uint8)
+    tensors = {
+        "qweight": pack_words(codes.contiguous(), grid.bits),
+        # [groups, out] -> [out, groups], packed along out -> [groups, out * bits / 32]
+        "qzeros": pack_words(zeros.T.contiguous(), grid.bits).T.contiguous(),
+        "scales": grid.scale.to(torch.float16).contiguous(),
+        "g_idx": groups.to(torch.int32),
+    }
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+def _energy(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
+    """The squared outputs of each output of a layer, summed over all inputs, [out]: the diagonal of W H W^T."""
+    parts = [(hessian @ part).mul_(part).sum(0) for part in weight.split(2048, dim=1)]
+    return torch.cat(parts)

@@ -1,0 +1,138 @@
+"""A GPTQ job: calibration text, blocks one by one, and the model that comes out."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qtoolkit.methods._gptq import GPTQBlocks
+from qtoolkit.methods._gptq_format import describe
+from qtoolkit.methods._method import OnProgress, Outcome
+from qtoolkit.records import CalibrationReport, LayerError, Plan
+from qtoolkit.source import Checkpoint
+from qtoolkit.source.calibration import Calibration, load_calibration
+from qtoolkit.source.sampling import self_calibration
+from qtoolkit.stream import Journal, JournalPlace, StreamedModel, load_streamed, quantize_blocks
+from qtoolkit.stream.journal import DoneBlock
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Samples whose perplexity is measured: enough to tell text that a model knows from text that it does not.
+_PERPLEXITY_SAMPLES = 4
+
+
+def quantize(
+    checkpoint: Checkpoint, config: Any, plan: Plan, on_progress: OnProgress, place: JournalPlace | None
+) -> Outcome:
+    """See `Method.quantize`."""
+    dtype = _calibration_dtype(plan.device, checkpoint.dtype)
+    if dtype != checkpoint.dtype:
+        checkpoint.notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
+    text = _calibration(checkpoint, config, plan.device, dtype, on_progress)
+    checkpoint.notes.extend(text.notes)
+    names = [layer.name for layer in plan.layers]
+    journal = Journal(place, _recipe(checkpoint, config, text, names, dtype))
+    streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
+    layers = [
+        [name.removeprefix(f"{block}.") for name in names if name.startswith(f"{block}.")]
+        for block in streamed.block_names
+    ]
+    before = sum(journal.read(index) is not None for index in range(len(layers)))
+    blocks = quantize_blocks(streamed, layers, text.tokens, GPTQBlocks(config, plan.device), journal, on_progress)
+    checkpoint.notes.extend(journal.notes)
+    model = _load(checkpoint, streamed, config, plan, blocks)
+    report = CalibrationReport(
+        text=text.name,
+        num_samples=len(text.tokens),
+        seq_len=text.tokens.shape[1],
+        perplexity=_perplexity(model, text.tokens[:_PERPLEXITY_SAMPLES]),
+        damp_percent=config.damp_percent,
+        layers=tuple(LayerError(name, **facts) for block in blocks for name, facts in block.facts.items()),
+        resumed=before,
+    )
+    return Outcome(model, report)
+
+
+def _calibration(
+    checkpoint: Checkpoint, config: Any, device: str, dtype: torch.dtype, on_progress: OnProgress
+) -> Calibration:
+    text_config = checkpoint.config.get_text_config()
+    if config.calibration == "self":
+        # Written by the whole model in full precision: the one step that needs it in memory.
+        whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=lambda event: None)
+        return self_calibration(
+            whole, checkpoint.tokenizer, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
+        )
+    return load_calibration(
+        config.calibration,
+        checkpoint.tokenizer,
+        num_samples=config.num_samples,
+        seq_len=config.seq_len,
+        max_seq_len=getattr(text_config, "max_position_embeddings", None),
+        vocab_size=text_config.vocab_size,
+        on_progress=on_progress,
+    )
+
+
+def _recipe(
+    checkpoint: Checkpoint, config: Any, text: Calibration, names: list[str], dtype: torch.dtype
+) -> Mapping[str, Any]:
+    """All that the codes depend on, in words for a message where a journal was begun with another."""
+    return {
+        "method": config.method,
+        **config.to_dict(),
+        "commit_hash": checkpoint.commit_hash,
+        "weights": checkpoint.fingerprint(),
+        "calibration text": text.fingerprint,
+        "layers": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "dtype": str(dtype),
+    }
+
+
+def _load(
+    checkpoint: Checkpoint,
+    streamed: StreamedModel,
+    config: Any,
+    plan: Plan,
+    blocks: list[DoneBlock],
+) -> "PreTrainedModel":
+    """The model of the quantized layers and of everything else as it was, read as any checkpoint of the format."""
+    from qtoolkit.methods._gptq_checkpoint import load_quantized
+
+    quantized = {f"{layer.name}.weight" for layer in plan.layers}
+    gone = {key for key, name in streamed.name_of.items() if name in quantized}
+    rest = {key: tensor for key, tensor in streamed.tensors.items() if key not in gone}
+    done = {key: tensor for block in blocks for key, tensor in block.tensors.items()}
+    in_blocks = tuple(f"{name}." for name in streamed.block_names)
+    left = [
+        key.removesuffix(".weight")
+        for key, tensor in rest.items()
+        if len(tensor.shape) == 2 and streamed.name_of[key].startswith(in_blocks) and key.endswith(".weight")
+    ]
+    described = describe(config, [key.removesuffix(".weight") for key in gone], left)
+    made = replace(checkpoint, tensors={**rest, **done}, expand=None)
+    return load_quantized(made, described, device=plan.device)
+
+
+def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:
+    """Of a few samples, one at a time."""
+    total = 0.0
+    with torch.inference_mode():
+        for row in tokens.to(model.device):
+            logits = model(row[None], use_cache=False).logits[0, :-1].float()
+            total += torch.nn.functional.cross_entropy(logits, row[1:]).item()
+    return float(torch.tensor(total / len(tokens)).exp())
+
+
+def _calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:
+    """The type in which blocks run: the model's own, or float32 on a processor that multiplies it slowly.
+
+    Without AVX-512, products of bfloat16 are 40 to 500 times slower on a CPU than those of float32 (pytorch #146508).
+    """
+    if device != "cpu" or stored == torch.float32:
+        return stored
+    fast = stored == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
+    return stored if fast else torch.float32

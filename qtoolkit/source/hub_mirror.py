@@ -1,0 +1,53 @@
+"""A copy of a folder in a private repository on the Hub, for machines that are taken away."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.source.hub_errors import HubModel, translated
+
+
+class HubMirror:
+    """Files of one folder, pushed as they are made and pulled where they are missing.
+
+    Args:
+        repo_id: "org/name"; made, private, when it does not exist.
+        token: a token that may write; None for the one that huggingface_hub finds.
+    """
+
+    def __init__(self, repo_id: str, token: str | None) -> None:
+        self._model = HubModel(repo_id, token=token)
+        self._api = HfApi(token=token)
+        self.repo_id = repo_id
+
+    def pull(self, folder: Path) -> None:
+        """Make the repository where it is missing, and download what the folder does not have.
+
+        Raises:
+            ConfigError: the repository is public.
+            SourceError: the Hub does not answer, or refuses.
+        """
+        with translated(self._model):
+            self._api.create_repo(self.repo_id, private=True, exist_ok=True)
+            info = self._api.model_info(self.repo_id)
+            if not info.private:
+                raise ConfigError(f"resume_repo {self.repo_id} is public: name a private one, or one that is not there")
+            names = [entry.rfilename for entry in info.siblings or [] if "/" not in entry.rfilename]
+            # A description makes its weights count, so it comes after them.
+            for name in sorted(names, key=lambda name: (name.endswith(".json"), name)):
+                if not name.startswith(".") and not (folder / name).exists():
+                    self._api.hf_hub_download(self.repo_id, name, local_dir=folder, revision=info.sha)
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+    def push(self, files: Sequence[Path]) -> None:
+        """Upload files in one commit.
+
+        Raises:
+            SourceError: the Hub does not answer, or refuses.
+        """
+        added = [CommitOperationAdd(file.name, file) for file in files]
+        with translated(self._model):
+            self._api.create_commit(self.repo_id, added, commit_message=f"{files[-1].stem}")

@@ -1,0 +1,146 @@
+"""A model of which only the parts in use hold values: what stands before its blocks, or one block.
+
+transformers builds the modules and puts tensors into them (renamed, merged, cast), as it does for a whole model; here
+it is given the tensors of one part at a time.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.modules import merges_experts, replace_experts
+from qtoolkit.source import Checkpoint
+from qtoolkit.source.building import build_empty, quiet_transformers
+from qtoolkit.source.skeleton import block_list, output_head
+from qtoolkit.source.weights import StoredTensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Tensors = Mapping[str, StoredTensor | torch.Tensor]
+
+
+class StreamedModel:
+    """A causal language model whose blocks are read one at a time.
+
+    Experts that transformers keeps in one tensor are taken apart, each into linear layers named as in the file.
+
+    Args:
+        checkpoint: the model, full precision.
+        device: where parts are put, "cpu" or "cuda:0".
+        dtype: what they compute in.
+
+    Attributes:
+        model: on the meta device, but for the part in use.
+        blocks: the list of its blocks.
+        block_names: their full names, "model.layers.0".
+        tensors: the checkpoint's tensors by their name in the file.
+        name_of: name in the file -> name in the model.
+
+    Raises:
+        UnsupportedModelError: no list of blocks is found.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str, dtype: torch.dtype) -> None:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+        self.device, self.dtype, self._name = device, dtype, checkpoint.name
+        self.model: PreTrainedModel = build_empty(checkpoint, dtype).eval()
+        self.tensors = checkpoint.named_as_stored(self.model)
+        conversions = get_model_conversion_mapping(self.model)
+        replace_experts(self.model)
+        self._conversions = [rule for rule in conversions if not merges_experts(rule)]
+        renamings = [rule for rule in self._conversions if isinstance(rule, WeightRenaming)]
+        converters = [rule for rule in self._conversions if isinstance(rule, WeightConverter)]
+        prefix, known = self.model.base_model_prefix, self.model.state_dict()
+        self.name_of = {}
+        for key in self.tensors:
+            renamed, _ = rename_source_key(key, renamings, converters, prefix, known)
+            if renamed not in known and key in known:
+                renamed = key
+            self.name_of[key] = renamed
+        found = block_list(self.model)
+        if found is None:
+            kind = self.model.config.model_type
+            raise UnsupportedModelError(f"{checkpoint.name} ({kind}) has no list of blocks: take a method without text")
+        path, self.blocks = found
+        self.block_names = tuple(f"{path}.{index}" for index in range(len(self.blocks)))
+
+    @contextmanager
+    def outside(self) -> Iterator["PreTrainedModel"]:
+        """The model with everything in memory that runs before and after its blocks, the output head aside."""
+        head = output_head(self.model)
+        left_out = (*self.block_names, *([head] if head else []))
+        prefixes = tuple(f"{part}." for part in left_out)
+        keys = [key for key, name in self.name_of.items() if not name.startswith(prefixes)]
+        others = [
+            module
+            for name, module in self.model.named_modules()
+            if name not in left_out and not name.startswith(prefixes)
+        ]
+        self._fill(keys, others)
+        try:
+            yield self.model
+        finally:
+            for module in others:
+                _empty(module)
+
+    @contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        """Block `index` in memory."""
+        prefix = f"{self.block_names[index]}."
+        keys = [key for key, name in self.name_of.items() if name.startswith(prefix)]
+        block = self.blocks[index]
+        self._fill(keys, list(block.modules()))
+        try:
+            yield block
+        finally:
+            for module in block.modules():
+                _empty(module)
+
+    def _fill(self, keys: list[str], modules: list[nn.Module]) -> None:
+        """Read tensors into the model; `modules` are those that must be whole afterwards."""
+        from transformers.modeling_utils import LoadStateDictConfig
+
+        how = LoadStateDictConfig(
+            device_map={"": self.device},
+            dtype=self.dtype,
+            dtype_plan=self.model._get_dtype_plan(self.dtype),  # noqa: SLF001
+            weight_mapping=list(self._conversions),
+        )
+        with quiet_transformers():
+            type(self.model)._load_pretrained_model(  # noqa: SLF001
+                self.model, {key: self.tensors[key] for key in keys}, None, how, expected_keys=[]
+            )
+        for module in modules:
+            self._fill_buffers(module)
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.is_meta:
+                    kind = type(module).__name__
+                    raise CheckpointError(f"{self._name} has no {name} for a {kind}: download it again")
+
+    def _fill_buffers(self, module: nn.Module) -> None:
+        """Buffers that no file holds: transformers computes them where it initializes a module."""
+        missing = {name: buffer for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
+        for name, buffer in missing.items():
+            module._buffers[name] = torch.empty_like(buffer, device=self.device)  # noqa: SLF001
+        if missing:
+            from transformers.initialization import guard_torch_init_functions
+
+            with torch.no_grad(), guard_torch_init_functions():
+                self.model._init_weights(module)  # noqa: SLF001
+
+
+def _empty(module: nn.Module) -> None:
+    """Let go of a module's own values."""
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        module._parameters[name] = nn.Parameter(  # noqa: SLF001
+            torch.empty_like(parameter, device="meta"), requires_grad=False
+        )
+    for name, buffer in list(module.named_buffers(recurse=False)):
+        module._buffers[name] = torch.empty_like(buffer, device="meta")  # noqa: SLF001

@@ -1,0 +1,174 @@
+"""What a job has done so far, block by block: the same call goes on after a kill, a full disk or a lost machine."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from qtoolkit.errors import OutputError, SourceError, oneline
+from qtoolkit.source import StoredTensor, read_tensors
+from qtoolkit.source.hub_mirror import HubMirror
+from qtoolkit.stream.writing import write_file
+
+RECIPE_FILE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class DoneBlock:
+    """One block's result.
+
+    Attributes:
+        tensors: by name, in the model's naming; in a file, or in memory where there is no folder.
+        facts: JSON-ready values about it.
+    """
+
+    tensors: Mapping[str, StoredTensor | torch.Tensor]
+    facts: Mapping[str, Any]
+
+
+class JournalPlace(NamedTuple):
+    """Where a journal is kept.
+
+    Attributes:
+        folder: on this machine.
+        mirror: its copy on the Hub; None without.
+    """
+
+    folder: Path
+    mirror: HubMirror | None = None
+
+
+class Journal:
+    """Results of blocks, each kept the moment it is whole.
+
+    A block is two files: `block-00007.safetensors`, and `block-00007.json` with the facts and the SHA-256 of the first,
+    which makes it count. Both are written beside their names, synced, and renamed, so that a process may die anywhere.
+
+    Args:
+        place: where files are kept; None keeps results in memory.
+        recipe: all that the results depend on, as JSON-ready values.
+
+    Attributes:
+        notes: what went wrong with the copy on the Hub; the job goes on without it.
+
+    Raises:
+        OutputError: the folder was begun with another recipe.
+        ConfigError, SourceError: the copy on the Hub cannot be used.
+    """
+
+    def __init__(self, place: JournalPlace | None, recipe: Mapping[str, Any]) -> None:
+        self.notes: list[str] = []
+        self._memory: dict[int, DoneBlock] = {}
+        self.folder: Path | None = place.folder if place else None
+        self._mirror: HubMirror | None = place.mirror if place else None
+        self._waiting: list[Path] = []
+        if self.folder is None:
+            return
+        folder = self.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._mirror is not None:
+            self._mirror.pull(folder)
+        wanted = json.loads(json.dumps(recipe))
+        file = folder / RECIPE_FILE
+        if file.exists():
+            _check_recipe(folder, _read_json(file), wanted)
+        else:
+            _write_whole(file, json.dumps(wanted, indent=2).encode())
+            self._push(file)
+
+    def read(self, index: int) -> DoneBlock | None:
+        """The result of a block; None when it is not done, or its files are not whole."""
+        if self.folder is None:
+            return self._memory.get(index)
+        weights, facts = self._files(index)
+        if not (weights.exists() and facts.exists()):
+            return None
+        values = _read_json(facts)
+        with weights.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != values["sha256"]:
+                return None
+        return DoneBlock(read_tensors(weights), values["facts"])
+
+    def write(self, index: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> DoneBlock:
+        """Keep a block's result.
+
+        Raises:
+            OSError: the disk is full, or the folder has gone; blocks that were kept before stay whole.
+        """
+        if self.folder is None:
+            self._memory[index] = DoneBlock(dict(tensors), facts)
+            return self._memory[index]
+        weights, described = self._files(index)
+        beside = weights.with_suffix(".tmp")
+        try:
+            for _ in write_file(beside, tensors):
+                pass
+            with beside.open("r+b") as file:
+                os.fsync(file.fileno())
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            beside.replace(weights)
+        finally:
+            beside.unlink(missing_ok=True)
+        _write_whole(described, json.dumps({"sha256": digest, "facts": facts}).encode())
+        self._push(weights, described)
+        return DoneBlock(read_tensors(weights), facts)
+
+    def _push(self, *files: Path) -> None:
+        """Copy files to the Hub; those that an earlier failure left behind go with them."""
+        if self._mirror is None:
+            return
+        self._waiting.extend(files)
+        self.notes.clear()
+        try:
+            self._mirror.push(self._waiting)
+        except SourceError as error:
+            count, where = len(self._waiting), self._mirror.repo_id
+            self.notes.append(f"{count} files of the journal are here alone, not in {where}: {oneline(error)}")
+        else:
+            self._waiting.clear()
+
+    def files(self, index: int) -> tuple[Path, Path]:
+        """The two files of a block, weights and facts."""
+        return self._files(index)
+
+    def _files(self, index: int) -> tuple[Path, Path]:
+        assert self.folder is not None
+        name = f"block-{index:05}"
+        return self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
+
+
+def _check_recipe(folder: Path, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key in dict.fromkeys([*wanted, *begun]):
+        if begun.get(key) != wanted.get(key):
+            was, now = (str(values.get(key))[:60] for values in (begun, wanted))
+            raise OutputError(
+                f"{folder.parent} was begun with {key} {was}, and this call has {now}: "
+                "call as before to go on, or give resume=False to start anew"
+            )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise OutputError(f"{file} is damaged: give resume=False to start anew")
+    return values
+
+
+def _write_whole(file: Path, data: bytes) -> None:
+    beside = file.with_suffix(".new")
+    try:
+        with beside.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,112 @@
+"""The GPTQ solver: codes column by column, each column's error passed on to the columns not yet done.
+
+GPTQ (arXiv 2210.17323, algorithm 1) works with the Cholesky factor of the inverse Hessian. The same codes come from one
+Cholesky factor of the Hessian itself, with the columns in reverse: LDLQ (QuIP, arXiv 2307.13304, section 3.2), Babai's
+nearest plane (arXiv 2507.18553). That needs no inverse and a quarter of the work.
+"""
+
+import torch
+
+from qtoolkit.errors import QToolkitError
+from qtoolkit.tensor.grid import Grid
+
+# Columns that are done before what they pass on is summed by one product.
+_BLOCK = 64
+
+
+class SingularHessianError(QToolkitError):
+    """A Hessian that has no Cholesky factor, however much it was damped."""
+
+
+def column_order(importance: torch.Tensor, order: str) -> torch.Tensor:
+    """Columns in the order in which they are done: "activation", largest h first, or "natural"; int64 [in]."""
+    if order == "natural":
+        return torch.arange(len(importance), device=importance.device)
+    return importance.argsort(descending=True, stable=True)
+
+
+def factor(hessian: torch.Tensor, order: torch.Tensor, damp_percent: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """L and d of P H P^T + damp * mean(diag H) * I = L diag(d) L^T, columns in reverse order.
+
+    Args:
+        hessian: float32 or float64 [in, in]; zero rows (dead inputs) get 1 on the diagonal.
+        order: as `column_order`.
+        damp_percent: the first damping that is tried; it is doubled up to 1 until the factor exists.
+
+    Returns:
+        L [in, in] with ones on its diagonal, d [in], and the damping that was used.
+
+    Raises:
+        SingularHessianError: there is none with a damping of 1, or H holds NaN or infinity.
+    """
+    reverse = order.flip(0)
+    diagonal = hessian.diagonal()
+    mean = diagonal.mean()
+    if not mean.isfinite():
+        raise SingularHessianError("its inputs hold NaN or infinity")
+    dead = (diagonal == 0)[reverse]
+    damp = damp_percent
+    while True:
+        lower = hessian[reverse[:, None], reverse]
+        lower.diagonal().add_(damp * mean)
+        lower.diagonal()[dead] = 1
+        info = torch.empty((), dtype=torch.int32, device=lower.device)
+        torch.linalg.cholesky_ex(lower, out=(lower, info))
+        if info.item() == 0:
+            break
+        if damp >= 1:
+            raise SingularHessianError("its Hessian stays singular with a damping of 1")
+        damp = min(1.0, 2 * damp)
+    diagonal = lower.diagonal().clone()
+    return lower.div_(diagonal), diagonal.square_(), damp
+
+
+def solve(
+    weight: torch.Tensor,
+    lower: torch.Tensor,
+    diagonal: torch.Tensor,
+    order: torch.Tensor,
+    grid: Grid,
+    groups: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes for a weight, and the error that they make in the outputs.
+
+    With the columns in reverse order and E = W - W', the error tr(E H E^T) is the sum over columns k, last to first, of
+    d_k (e_k + sum_{j>k} e_j L_jk)^2. So column k is rounded to the code next to w_k + sum_{j>k} e_j L_jk.
+
+    Args:
+        weight: W^T float32 [in, out].
+        lower, diagonal: as `factor` gives them.
+        order: columns in the order in which they are done, int64 [in].
+        grid: scale and zero point of each group.
+        groups: the group of each column, int64 [in].
+
+    Returns:
+        codes uint8 [in, out], and the squared error of each output summed over all inputs, float32 [out].
+    """
+    in_features, out_features = weight.shape
+    reverse = order.flip(0)
+    error = weight[reverse]
+    codes = torch.empty(in_features, out_features, dtype=torch.uint8, device=weight.device)
+    loss = weight.new_zeros(out_features)
+    low, high = -grid.zero_point, 2**grid.bits - 1 - grid.zero_point
+    inverse = 1 / grid.scale
+    # Row by row, as views made once: a slice takes as long as a product of one row.
+    scales, inverses, lows, highs = (tensor.unbind(0) for tensor in (grid.scale, inverse, low, high))
+    group_of = groups[reverse].tolist()
+    for stop in range(in_features, 0, -_BLOCK):
+        start = max(0, stop - _BLOCK)
+        wanted = torch.addmm(error[start:stop], lower[stop:, start:stop].T, error[stop:])
+        levels = torch.empty_like(wanted)
+        block = lower[start:stop, start:stop]
+        for k in range(stop - start - 1, -1, -1):
+            group, row = group_of[start + k], wanted[k]
+            if k < stop - start - 1:
+                row.addmv_(error[start + k + 1 : stop].T, block[k + 1 :, k])
+            level = torch.mul(row, inverses[group], out=levels[k]).round_().clamp_(lows[group], highs[group])
+            error[start + k].addcmul_(level, scales[group], value=-1)
+            row.addcmul_(level, scales[group], value=-1)
+        loss.addmv_(wanted.square_().T, diagonal[start:stop])
+        index = groups[reverse[start:stop]]
+        codes[reverse[start:stop]] = levels.add_(grid.zero_point[index]).to(torch.uint8)
+    return codes, loss

@@ -1,0 +1,77 @@
+"""The Hessian of a layer's squared output error, H = X^T X (arXiv 2210.17323, section 3; without its factor 2)."""
+
+import torch
+
+# Columns of one block of the product: wide enough for a fast product, narrow enough that half of H is not computed.
+_BLOCK = 256
+# Inputs of one product.
+_TOKENS = 2048
+
+
+class Hessian:
+    """The sum of x x^T over all inputs x of a layer, float32 [in, in], and how many inputs there were.
+
+    The error of a layer's outputs under a change D of its weight is tr(D H D^T). A common factor of H changes neither
+    the codes nor the order, so that no mean is taken.
+
+    H is symmetric: blocks on and above its diagonal are computed, (n + 1) / 2n of the work for n blocks, and `full`
+    mirrors them. A processor with bfloat16 products multiplies bfloat16 inputs so, 2,048 at a time, and the sums are
+    float32: sums are formed in float32 there, but given back rounded to bfloat16, with a relative error of 0.001 each
+    (their diagonal is computed apart and exact). Of n inputs the estimate itself has an error of 1 / sqrt(n), 0.008 for
+    16,384.
+
+    Args:
+        in_features: size of an input.
+        device: where it is summed.
+
+    Example: two inputs (1, 2) and (3, 4) give [[1 + 9, 2 + 12], [2 + 12, 4 + 16]].
+
+        >>> hessian = Hessian(2, torch.device("cpu"))
+        >>> hessian.add(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        >>> hessian.full().tolist(), hessian.num_inputs
+        ([[10.0, 14.0], [14.0, 20.0]], 2)
+    """
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        self.num_inputs = 0
+        self._sum = torch.zeros(in_features, in_features, device=device)
+
+    def add(self, inputs: torch.Tensor) -> None:
+        """Add X^T X of inputs X[..., in], any floating type."""
+        # [..., in] -> [tokens, in]
+        x = inputs.detach().reshape(-1, inputs.shape[-1]).to(self._sum.device)
+        self.num_inputs += len(x)
+        for part in x.split(_TOKENS):
+            if x.dtype == torch.bfloat16 and x.device.type == "cpu" and _multiplies_bfloat16():
+                self._add_rounded(part)
+            elif x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":
+                # Exact: products of two such numbers fit float32.
+                self._sum += torch.mm(part.T, part, out_dtype=torch.float32)
+            else:
+                self._add_exact(part.float())
+
+    def _add_exact(self, x: torch.Tensor) -> None:
+        for start in range(0, x.shape[1], _BLOCK):
+            columns = slice(start, start + _BLOCK)
+            self._sum[columns, start:].addmm_(x[:, columns].T, x[:, start:])
+
+    def _add_rounded(self, x: torch.Tensor) -> None:
+        diagonal = self._sum.diagonal() + x.float().square_().sum(0)
+        for start in range(0, x.shape[1], _BLOCK):
+            columns = slice(start, start + _BLOCK)
+            self._sum[columns, start:] += x[:, columns].T @ x[:, start:]
+        self._sum.diagonal().copy_(diagonal)
+
+    def full(self) -> torch.Tensor:
+        """H float32 [in, in], both halves; the sum itself, which is complete then."""
+        for start in range(0, len(self._sum), _BLOCK):
+            columns = slice(start, start + _BLOCK)
+            block = self._sum[columns, columns]
+            block.copy_(block.triu() + block.triu(1).T)
+            self._sum[start + _BLOCK :, columns] = self._sum[columns, start + _BLOCK :].T
+        return self._sum
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor has products of bfloat16: AVX512-BF16 or AMX."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001
