@@ -59,11 +59,11 @@ def expand(
     groups: torch.Tensor | None,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """(codes - zero_point) * scale in `dtype`, exact in float32: a scale has 11 bits, a difference at most 9.
+    """(codes - zero_point) * scale in `dtype`, exact in float32: a float16 scale has 11 bits, a difference at most 9.
 
     Args:
         codes: uint8 [in, outputs].
-        scale: float16 [groups, outputs].
+        scale: [groups, outputs], any floating type.
         zero_point: uint8 [groups, outputs], or one for all.
         groups: the group of each input [in]; None where equal groups stand in their order.
         dtype: of the result.

@@ -31,7 +31,7 @@ class GPTQLinear(nn.Module):
     |---|---|---|
     | qweight | int32 | [in * bits / 32, out]: codes, packed along the inputs (`qtoolkit.tensor.pack_words`) |
     | qzeros | int32 | [groups, out * bits / 32]: zero points, packed along the outputs |
-    | scales | float16 | [groups, out] |
+    | scales | float16, rarely another | [groups, out] |
     | g_idx | int32 | [in]: the group of each input |
     | bias | any | [out], or None |
 
@@ -54,6 +54,7 @@ class GPTQLinear(nn.Module):
         group_size: inputs that share a scale; -1 for all of them. The last group may be smaller.
         checkpoint_format: "gptq" or "gptq_v2".
         dtype: type of the bias; torch's default type when None.
+        scale_dtype: type of the scales.
         device: where the buffers are made, with unset content; "meta" makes a skeleton.
 
     Raises:
@@ -76,6 +77,7 @@ class GPTQLinear(nn.Module):
         group_size: int,
         checkpoint_format: str = "gptq",
         dtype: torch.dtype | None = None,
+        scale_dtype: torch.dtype = torch.float16,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
@@ -86,7 +88,8 @@ class GPTQLinear(nn.Module):
         self.bits, self.checkpoint_format = bits, checkpoint_format
         self.group_size = in_features if group_size == -1 else group_size
         for name, (shape, buffer_dtype) in buffer_shapes(out_features, in_features, bits, group_size).items():
-            self.register_buffer(name, torch.empty(shape, dtype=buffer_dtype, device=device))
+            stored = scale_dtype if name == "scales" else buffer_dtype
+            self.register_buffer(name, torch.empty(shape, dtype=stored, device=device))
         self.register_buffer("bias", torch.empty(out_features, dtype=dtype, device=device) if bias else None)
         self._prepared = False
         self._int4: Int4Weight | None = None
@@ -271,7 +274,7 @@ class GPTQLinear(nn.Module):
             qweight = torch.cat([pack_words(piece, self.bits) for piece in codes], dim=1)
             for name in int4.tensors():
                 delattr(self, name)
-            self.qweight, self.scales = qweight, int4.scale(slice(0, self.out_features))
+            self.qweight, self.scales = qweight, int4.scale(slice(0, self.out_features)).contiguous()
             self._int4 = self._order = None
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:

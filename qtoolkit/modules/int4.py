@@ -23,11 +23,11 @@ class Int4Weight:
 
     The kernels know scales and offsets (8 - zero_point) * scale in bfloat16 alone, which is up to 0.2 % off, and by
     0.1 % on average: the outputs are off by as much as by being rounded to bfloat16 themselves. The scales are kept
-    exactly all the same, as the distance of each from its rounded one.
+    exactly all the same, those in float16 as the distance of each from its rounded one.
 
     Args:
         codes: uint8 [in, out], each below 16, in pieces [in, outputs] of whole blocks of outputs.
-        scale: float16 [groups, out], finite; the groups are equal parts of the inputs, in their order.
+        scale: [groups, out], finite, float16 or another floating type; the groups are equal parts of the inputs, in their order.
         zero_point: uint8 [groups, out], at most 16.
         in_features: columns of the weight.
 
@@ -37,10 +37,11 @@ class Int4Weight:
             the pairs that a kernel takes by being widened to 32 bits; otherwise the pairs (scale, offset) themselves,
             bfloat16 [groups, out, 2]. Groups are those of the kernel, parts of the weight's own where it knows none so
             large.
-        distance: int8 [groups, out], scale less the rounded one, in steps of float16.
+        exact: int8 [groups, out], float16 scales less the rounded ones, in steps of float16; scales of other types
+            themselves.
     """
 
-    __slots__ = ("distance", "group_size", "in_features", "packed", "rounded")
+    __slots__ = ("exact", "group_size", "in_features", "packed", "rounded")
 
     def __init__(
         self, codes: Iterable[torch.Tensor], scale: torch.Tensor, zero_point: torch.Tensor, in_features: int
@@ -52,7 +53,8 @@ class Int4Weight:
         pack = _pack_cuda if scale.is_cuda else _pack_cpu
         self.packed = torch.cat([pack(piece) for piece in codes])
         near = scale.bfloat16()
-        self.distance = (_bits(scale) - _bits(near.half())).to(torch.int8)
+        is_half = scale.dtype == torch.float16
+        self.exact = (_bits(scale) - _bits(near.half())).to(torch.int8) if is_half else scale
         if bool((zero_point == 8).all()):
             rounded = near.view(torch.uint16)[..., None]
         else:
@@ -72,7 +74,7 @@ class Int4Weight:
 
     @staticmethod
     def scale_bytes(in_features: int, out_features: int, group_size: int, *, centered: bool) -> int:
-        """Bytes of everything but the codes.
+        """Bytes of everything but the codes, for scales in float16.
 
         Args:
             in_features, out_features: of the weight.
@@ -105,15 +107,17 @@ class Int4Weight:
         return _unpack_cpu(self.packed, columns)
 
     def scale(self, columns: slice) -> torch.Tensor:
-        """The exact scales of some outputs, float16 [groups, outputs]."""
-        distance, near = self.distance[:, columns], self.rounded[:, columns, 0].view(torch.bfloat16)
+        """The exact scales of some outputs, [groups, outputs] in their own type."""
+        exact, near = self.exact[:, columns], self.rounded[:, columns, 0].view(torch.bfloat16)
+        if exact.dtype != torch.int8:
+            return exact
         # One of the parts that a group was cut into is enough.
-        near = near[:: len(near) // len(distance)].half()
-        return (_bits(near) + distance).view(torch.float16)
+        near = near[:: len(near) // len(exact)].half()
+        return (_bits(near) + exact).view(torch.float16)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that it keeps, by name."""
-        return {"packed": self.packed, "rounded": self.rounded, "distance": self.distance}
+        return {"packed": self.packed, "rounded": self.rounded, "exact": self.exact}
 
 
 def kernel_group_size(group_size: int) -> int | None:
