@@ -21,7 +21,7 @@ from qtoolkit.measure import (
     memory_footprint,
     resident_memory,
 )
-from qtoolkit.methods import MethodConfig, available_methods, config_of_checkpoint, get_method, resolve_config
+from qtoolkit.methods import Method, MethodConfig, available_methods, get_method, reader_of, resolve_config
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, make_plan
 from qtoolkit.quantized import QuantizedModel, ignore_progress
@@ -196,7 +196,7 @@ def load(
     token: str | None = None,
     tokenizer: Any = None,
 ) -> "QuantizedModel | PreTrainedModel":
-    """Read back what `quantize` wrote, any bitsandbytes checkpoint, or a plain model.
+    """Read back what `quantize` wrote, any bitsandbytes or GPTQ checkpoint, or a plain model.
 
     Args:
         model: a folder or a Hub id.
@@ -220,11 +220,11 @@ def load(
         _adapt_dtype(checkpoint, place)
         if checkpoint.quantization is None:
             return load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
-        settings, made = _planned(checkpoint, config_of_checkpoint(checkpoint.quantization), place)
-        method = get_method(settings.method)
+        method, settings = reader_of(checkpoint)
+        settings, made = _planned(checkpoint, settings, place, method)
         for package in method.requires:
             optional(package, f"{checkpoint.name}, which is quantized with {method.name!r},")
-        loaded = load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
+        loaded = method.load(checkpoint, device=place)
         method.prepare(loaded)
     # What lies on the disk is the result, not what was before it.
     memory = replace(_memory(made, memory_footprint(loaded), checkpoint.path, meter.report), disk_before=None)
@@ -261,9 +261,11 @@ def _place_to_work(folder: Path | None, *, resume: bool) -> Iterator[Path | None
             yield partial
 
 
-def _planned(checkpoint: Checkpoint, settings: MethodConfig, device: str) -> tuple[MethodConfig, Plan]:
-    """The config with "auto" resolved for this model and device, and the plan."""
-    method = get_method(settings.method)
+def _planned(
+    checkpoint: Checkpoint, settings: MethodConfig, device: str, method: Method | None = None
+) -> tuple[MethodConfig, Plan]:
+    """The config with "auto" resolved for this model and device, and the plan; by default of the config's method."""
+    method = method or get_method(settings.method)
     _adapt_dtype(checkpoint, device)
     resolved = method.resolve(settings, str(checkpoint.dtype).removeprefix("torch."), device)
     return make_plan(checkpoint, method, resolved, device=device, rss=resident_memory())

@@ -7,11 +7,14 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
 from qtoolkit.methods._config import MethodConfig, option
 from qtoolkit.methods._method import Layer, Method, OnProgress
+
+if TYPE_CHECKING:
+    from qtoolkit.source import Checkpoint
 
 __all__ = [
     "Layer",
@@ -24,6 +27,7 @@ __all__ = [
     "find_config",
     "get_method",
     "option",
+    "reader_of",
     "resolve_config",
 ]
 
@@ -85,7 +89,26 @@ def config_of_checkpoint(values: Mapping[str, Any]) -> MethodConfig:
         from transformers import BitsAndBytesConfig
 
         return resolve_config(BitsAndBytesConfig.from_dict(dict(values)))
+    if kind == "gptq":
+        from qtoolkit.methods._gptq_stored import config_of
+
+        return config_of(values)
     raise UnsupportedModelError(f"no method here reads checkpoints of {kind!r}: load it with transformers")
+
+
+def reader_of(checkpoint: "Checkpoint") -> tuple[Method, MethodConfig]:
+    """The method that reads a quantized checkpoint back, as it plans and loads this one, and its config.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+        UnsupportedModelError: it was quantized by something that is none of our methods.
+    """
+    config = config_of_checkpoint(checkpoint.quantization or {})
+    if config.method == "gptq":
+        from qtoolkit.methods._gptq_stored import StoredGPTQ
+
+        return StoredGPTQ(checkpoint), config
+    return get_method(config.method), config
 
 
 def resolve_config(config: Any) -> MethodConfig:

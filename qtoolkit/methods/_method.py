@@ -151,6 +151,17 @@ class Method(ABC):
     def prepare(self, model: "PreTrainedModel") -> None:
         """What a quantized model needs before its first use, whether just made or read back."""
 
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "PreTrainedModel":
+        """Read back a checkpoint of this method, without `prepare`.
+
+        Raises:
+            CheckpointError: weights are missing, have other shapes, or cannot be read.
+            InsufficientMemoryError: memory ran out.
+        """
+        from qtoolkit.stream import load_streamed
+
+        return load_streamed(checkpoint, None, device=device, on_progress=lambda event: None)
+
     @abstractmethod
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """What this method makes of one linear layer: its bytes afterwards, or why it is skipped.

@@ -105,7 +105,10 @@ class _Quantize(ConversionOps):
 
 
 def register() -> None:
-    """Make transformers know `quant_method: qtoolkit`; once is enough, more does no harm."""
+    """Make transformers know `quant_method: qtoolkit`, and read GPTQ; once is enough, more does no harm."""
+    from qtoolkit.methods import _gptq_transformers
+
+    _gptq_transformers.register()
     if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:
         register_quantization_config(QUANT_METHOD)(QToolkitConfig)
         register_quantizer(QUANT_METHOD)(QToolkitQuantizer)

@@ -32,7 +32,7 @@ class GPTQ(MethodConfig):
     desc_act: bool = option(
         False, help="form the groups in order of activation: the file then has a g_idx, and runs slower"
     )
-    damp_percent: float = option(0.05, help="share of the mean of the Hessian's diagonal that is added to it")
+    damp_percent: float = option(0.01, help="share of the mean of the Hessian's diagonal that is added to it")
     calibration: Any = option(  # noqa: RUF009
         "wikitext2", help="text to calibrate with: wikitext2, c4, self, a file, a list of texts, or a Dataset"
     )

@@ -27,7 +27,8 @@ class Int4Weight:
 
     Args:
         codes: uint8 [in, out], each below 16, in pieces [in, outputs] of whole blocks of outputs.
-        scale: [groups, out], finite, float16 or another floating type; the groups are equal parts of the inputs, in their order.
+        scale: float16, or another floating type, [groups, out], finite; the groups are equal parts of the inputs, in
+            their order.
         zero_point: uint8 [groups, out], at most 16.
         in_features: columns of the weight.
 

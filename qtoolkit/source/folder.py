@@ -2,11 +2,12 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError, oneline
-from qtoolkit.source.names import INDEX_FILE, PICKLE_SUFFIXES, SINGLE_FILE
+from qtoolkit.source.names import INDEX_FILE, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
 from qtoolkit.source.weights import StoredTensor, read_tensors
 from qtoolkit.units import format_bytes
 
@@ -84,7 +85,7 @@ def check_config(folder: Path) -> None:
         UnsafeCheckpointError: a model class that only the repository's own code defines.
         UnsupportedModelError: already quantized, or without a language-model head.
     """
-    how = _config_values(folder).get("quantization_config")
+    how = _quantization(folder, _config_values(folder))
     if how:
         method = how.get("quant_method", "unknown") if isinstance(how, dict) else how
         raise UnsupportedModelError(f"{folder} is quantized already ({method!r:.40}): name the full-precision model")
@@ -139,11 +140,15 @@ def load_config(folder: Path) -> "PreTrainedConfig":
     """
     from transformers import AutoConfig
 
+    file = folder / "config.json"
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a value of the wrong type makes transformers raise anything
-        file = folder / "config.json"
         raise CheckpointError(f"{file} is not a valid config ({oneline(error)}): download it again") from error
+    how = _quantization(folder, vars(config))
+    if how is not None:
+        config.quantization_config = how
+    return config
 
 
 def load_generation_config(folder: Path) -> "GenerationConfig | None":
@@ -161,6 +166,14 @@ def load_generation_config(folder: Path) -> "GenerationConfig | None":
         return GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{file} is not valid ({oneline(error)}): correct or remove it") from error
+
+
+def _quantization(folder: Path, values: Mapping[str, Any]) -> Any:
+    """What is said of how the folder's model was quantized; early AutoGPTQ has it in a file of its own."""
+    how = values.get("quantization_config")
+    if how is None and (folder / QUANTIZE_CONFIG).is_file():
+        return {"quant_method": "gptq", **_read_json(folder / QUANTIZE_CONFIG)}
+    return how
 
 
 def _config_values(folder: Path) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError, oneline
-from qtoolkit.source.names import INDEX_FILE, PICKLE_SUFFIXES, SINGLE_FILE
+from qtoolkit.source.names import INDEX_FILE, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
 
 _SMALL = (
     "config.json",
     "generation_config.json",
+    QUANTIZE_CONFIG,
     INDEX_FILE,
     "tokenizer*.json",
     "*.model",

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+# What auto-gptq reads of a GPTQ checkpoint, and early versions of it wrote alone.
+QUANTIZE_CONFIG = "quantize_config.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 

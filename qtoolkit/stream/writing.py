@@ -13,6 +13,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.records import ProgressEvent
+from qtoolkit.source.names import QUANTIZE_CONFIG
 from qtoolkit.source.opening import OnProgress
 from qtoolkit.source.weights import DTYPES
 
@@ -29,6 +30,11 @@ def save_model(model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progre
     config = model.config
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
+    quantization = json.loads((folder / "config.json").read_bytes()).get("quantization_config")
+    if quantization and quantization.get("quant_method") == "gptq":
+        # The same again, since auto-gptq looks nowhere else.
+        text = json.dumps(quantization, indent=2) + "\n"
+        (folder / QUANTIZE_CONFIG).write_text(text, encoding="utf-8")
     if model.generation_config is not None:
         # Not `save_pretrained`, which refuses what many published models have: a temperature without do_sample.
         model.generation_config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])

@@ -59,7 +59,9 @@ def stop_at(phase: str, number: int) -> object:
     [("calibrate", 1, 0), ("quantize", 1, 0), ("quantize", 10, 1), ("quantize", 14, 1), ("save", 2, 2)],
     ids=["before a block", "in the first block", "in the second", "at its last layer", "while it saves"],
 )
-def test_killed_it_goes_on(phase: str, number: int, resumed: int, tiny_llama: Path, whole: bytes, tmp_path: Path) -> None:
+def test_killed_it_goes_on(
+    phase: str, number: int, resumed: int, tiny_llama: Path, whole: bytes, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     arguments = [sys.executable, "-c", KILLED, tiny_llama, output, phase, str(number)]
     killed = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, check=False)

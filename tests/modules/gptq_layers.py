@@ -63,7 +63,7 @@ def gptq_layer(kind: Kind, *, bias: bool = True, seed: int = 0) -> GPTQLinear:
         group_size=kind.group_size,
         checkpoint_format=kind.checkpoint_format,
     )
-    groups, stored_less = len(layer.scales), kind.checkpoint_format == "gptq"
+    groups, stored_less = len(layer.scales), int(kind.checkpoint_format == "gptq")
     if kind.sym:
         stored = torch.full((kind.out_features, groups), 2 ** (kind.bits - 1) - stored_less, dtype=torch.uint8)
     else:

@@ -1,0 +1,277 @@
+"""GPTQ checkpoints as they are found: what they say of themselves, and which layers they hold, checked before use.
+
+Formats: auto-gptq 0.7.1 (nn_modules/qlinear/qlinear_cuda_old.py), gptqmodel 7.7 (nn_modules/qlinear/__init__.py),
+transformers (utils/quantization_config.py, GPTQConfig). Tensors are described in `qtoolkit.modules.GPTQLinear`.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qtoolkit.errors import CheckpointError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from qtoolkit.modules import GPTQLinear
+    from qtoolkit.source import Checkpoint
+
+BITS = (2, 3, 4, 8)
+FORMATS = ("gptq", "gptq_v2")
+
+
+class Header(Protocol):
+    """What a file says of a tensor; a tensor will do."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """Its type."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a checkpoint says of all its layers.
+
+    Attributes:
+        bits: size of a code.
+        group_size: inputs that share a scale; -1 for all of them.
+        sym: whether zero points are in the middle of the codes.
+        desc_act: whether groups were formed in another order than that of the inputs.
+        checkpoint_format: "gptq" or "gptq_v2".
+    """
+
+    bits: int
+    group_size: int = -1
+    sym: bool = True
+    desc_act: bool = False
+    checkpoint_format: str = "gptq"
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """One quantized layer of a file.
+
+    Attributes:
+        name: its name in the file.
+        out_features, in_features: of its weight W[out_features, in_features].
+        bits: size of a code.
+        group_size: inputs that share a scale.
+        scale_dtype: type of the scales.
+        bias_dtype: type of the bias; None without one.
+        has_g_idx: whether the file says of each input which group it belongs to.
+    """
+
+    name: str
+    out_features: int
+    in_features: int
+    bits: int
+    group_size: int
+    scale_dtype: "torch.dtype"
+    bias_dtype: "torch.dtype | None"
+    has_g_idx: bool
+
+    def build(self, checkpoint_format: str, dtype: "torch.dtype") -> "GPTQLinear":
+        """The layer without values, its bias in `dtype`."""
+        from qtoolkit.modules import GPTQLinear
+
+        layer = GPTQLinear(
+            self.in_features,
+            self.out_features,
+            self.bias_dtype is not None,
+            bits=self.bits,
+            group_size=self.group_size,
+            checkpoint_format=checkpoint_format,
+            dtype=dtype,
+            scale_dtype=self.scale_dtype,
+            device="meta",
+        )
+        if not self.has_g_idx:
+            # Neither looked for in the file nor written to another.
+            layer.register_buffer("g_idx", layer.g_idx, persistent=False)
+        return layer
+
+
+def read_settings(values: Mapping[str, Any]) -> Settings:
+    """What a `quantization_config` of `config.json`, or a `quantize_config.json`, says of all layers.
+
+    Raises:
+        CheckpointError: a value that no GPTQ checkpoint can have.
+        UnsupportedModelError: a format, or a number of bits, that is not read here.
+    """
+    kind = values.get("quant_method", "gptq")
+    if kind != "gptq":
+        raise UnsupportedModelError(f"quant_method {kind!r:.40} is not GPTQ: load it with transformers")
+    # Files from before the key are all of the first format.
+    named = values.get("checkpoint_format") or values.get("format") or "gptq"
+    checkpoint_format = "marlin" if values.get("is_marlin_format") else named
+    if not isinstance(checkpoint_format, str) or checkpoint_format.lower() not in FORMATS:
+        allowed = ", ".join(FORMATS)
+        raise UnsupportedModelError(
+            f"GPTQ is read in the formats {allowed}, not {checkpoint_format!r:.40}: use gptqmodel"
+        )
+    for key, only in (("pack_dtype", "int32"), ("rotation", None)):
+        if values.get(key) not in (None, only):
+            raise UnsupportedModelError(f"GPTQ with {key} {values[key]!r:.40} is not read here: use gptqmodel")
+    settings = Settings(
+        bits=_value(values, "bits", int),
+        group_size=_value(values, "group_size", int, -1),
+        sym=_value(values, "sym", bool, True),
+        desc_act=_value(values, "desc_act", bool, False),
+        checkpoint_format=checkpoint_format.lower(),
+    )
+    if settings.bits not in BITS:
+        allowed = ", ".join(map(str, BITS))
+        raise UnsupportedModelError(f"GPTQ is read with {allowed} bits, not {settings.bits}: use gptqmodel")
+    if settings.group_size != -1 and settings.group_size < 1:
+        raise CheckpointError(f"the GPTQ config has group_size {settings.group_size}: it must be -1 or at least 1")
+    return settings
+
+
+def find_layers(model: "PreTrainedModel", tensors: Mapping[str, Header], settings: Settings) -> dict[str, StoredLayer]:
+    """The quantized layers of a file by the names of the modules that they belong to.
+
+    Bits and group sizes are those that the shapes tell: `dynamic` of gptqmodel gives single layers others than the
+    config names.
+
+    Args:
+        model: the model without values, its experts as linear layers if the file has them so (`replace_experts`).
+        tensors: the headers of the file, all of them.
+        settings: what the config says.
+
+    Raises:
+        CheckpointError: a layer's tensor is missing, or has a type or shape that does not fit the model or the others.
+        UnsupportedModelError: a layer that the model has no linear layer for, or one that shares its weight.
+    """
+    from qtoolkit.source.skeleton import is_linear, linear_shape
+
+    names = module_names(model, quantized_names(tensors))
+    if not names:
+        raise CheckpointError("the config says GPTQ, but no tensor ends in .qweight: download it again")
+    modules = dict(model.named_modules())
+    found = {}
+    for stored, name in names.items():
+        module = modules.get(name)
+        if module is None or not is_linear(module):
+            raise UnsupportedModelError(
+                f"{stored}.qweight belongs to no linear layer of {type(model).__name__}: load it with gptqmodel"
+            )
+        if f"{name}.weight" in model.all_tied_weights_keys:
+            raise UnsupportedModelError(f"{stored} is quantized, but the config says that it shares its weight")
+        layer = _check_layer(stored, linear_shape(module), tensors, settings)
+        if module.bias is not None and layer.bias_dtype is None:
+            raise CheckpointError(f"{stored}.bias is missing: download it again")
+        found[name] = layer
+    return found
+
+
+def quantized_names(tensors: Iterable[str]) -> list[str]:
+    """The names in the file of its quantized layers, by their tensors' names; of those that lack their codes, too."""
+    ends = (".qweight", ".qzeros")
+    return sorted({name.rpartition(".")[0] for name in tensors if name.endswith(ends)})
+
+
+def module_names(model: "PreTrainedModel", stored: list[str]) -> dict[str, str]:
+    """The names that modules of a model have for transformers, by their names in a file."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
+    state, prefix = model.state_dict(), model.base_model_prefix
+    renamed = (rename_source_key(f"{name}.weight", renamings, [], prefix, state)[0] for name in stored)
+    return dict(zip(stored, (name.removesuffix(".weight") for name in renamed), strict=True))
+
+
+def load_quantized(checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "PreTrainedModel":
+    """Build the model of a GPTQ checkpoint on `device`, ready to run and to save.
+
+    Args:
+        checkpoint: the model; its tensors are those of the file, qweight and the like included.
+        values: the `quantization_config`; the model's config carries it on as it is.
+        device: "cpu" or "cuda:0".
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as `read_settings`, `find_layers` and `load_streamed`.
+    """
+    from qtoolkit.methods._gptq_transformers import OWN_QUANT_METHOD, GPTQConfig, register
+    from qtoolkit.stream import load_streamed
+
+    register()
+    read_settings(values)
+    # Built while the config still tells that its tensors are quantized, and not missing.
+    assert checkpoint.skeleton is not None
+    config = copy.deepcopy(checkpoint.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    settings = GPTQConfig(**{**values, "quant_method": OWN_QUANT_METHOD})
+    settings.headers = checkpoint.tensors
+    return load_streamed(replace(checkpoint, config=config), settings, device=device, on_progress=lambda event: None)
+
+
+def _check_layer(stored: str, shape: tuple[int, int], tensors: Mapping[str, Header], settings: Settings) -> StoredLayer:
+    """One layer of a file, its tensors checked against the layer of the model and against each other."""
+    import torch
+
+    out_features, in_features = shape
+    rows, _ = _shape(tensors, f"{stored}.qweight", (None, out_features), (torch.int32,))
+    bits = rows * 32 // in_features
+    if bits not in BITS or rows * 32 != bits * in_features:
+        raise CheckpointError(
+            f"{stored}.qweight has {rows} rows for {in_features} inputs, which no number of bits makes: "
+            "download it again"
+        )
+    floats = (torch.float16, torch.bfloat16, torch.float32)
+    groups, _ = _shape(tensors, f"{stored}.scales", (None, out_features), floats)
+    _shape(tensors, f"{stored}.qzeros", (groups, out_features * bits // 32), (torch.int32,))
+    group_size = in_features if settings.group_size == -1 else settings.group_size
+    if -(-in_features // group_size) != groups:
+        if not groups or in_features % groups:
+            raise CheckpointError(f"{stored}.scales has {groups} groups for {in_features} inputs: download it again")
+        group_size = in_features // groups
+    for name, expected, dtypes in (("g_idx", in_features, (torch.int32,)), ("bias", out_features, floats)):
+        if f"{stored}.{name}" in tensors:
+            _shape(tensors, f"{stored}.{name}", (expected,), dtypes)
+    bias = tensors.get(f"{stored}.bias")
+    return StoredLayer(
+        name=stored,
+        out_features=out_features,
+        in_features=in_features,
+        bits=bits,
+        group_size=group_size,
+        scale_dtype=tensors[f"{stored}.scales"].dtype,
+        bias_dtype=None if bias is None else bias.dtype,
+        has_g_idx=f"{stored}.g_idx" in tensors,
+    )
+
+
+def _shape(
+    tensors: Mapping[str, Header], name: str, expected: tuple[int | None, ...], dtypes: "tuple[torch.dtype, ...]"
+) -> tuple[int, ...]:
+    """The shape of a tensor, once it was found to be there, of one of the types, and as large as expected."""
+    if name not in tensors:
+        raise CheckpointError(f"{name} is missing: download it again")
+    shape, dtype = tuple(tensors[name].shape), tensors[name].dtype
+    if dtype not in dtypes:
+        allowed = " or ".join(str(kind).removeprefix("torch.") for kind in dtypes)
+        raise CheckpointError(f"{name} has the type {str(dtype).removeprefix('torch.')}: it must be {allowed}")
+    if len(shape) != len(expected) or any(want not in (None, size) for want, size in zip(expected, shape, strict=True)):
+        wanted = ", ".join("any" if want is None else str(want) for want in expected)
+        raise CheckpointError(f"{name} has the shape {list(shape)}: it must be [{wanted}]")
+    return shape
+
+
+def _value(values: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    value = values.get(key, default)
+    if value is None:
+        value = default
+    if type(value) is not kind:
+        raise CheckpointError(f"the GPTQ config has {key} {value!r:.40}: it must be {_DESCRIBED[kind]}")
+    return value
+
+
+_DESCRIBED = {int: "a whole number", bool: "true or false"}
