@@ -101,7 +101,9 @@ def test_requirement_admits_colabs_version(requirement: Requirement) -> None:
     assert requirement.specifier.contains(COLAB[requirement.name])
 
 
-@pytest.mark.parametrize("requirement", requirements("bnb", "calibration", "gguf", "notebook"), ids=lambda item: item.name)
+@pytest.mark.parametrize(
+    "requirement", requirements("bnb", "calibration", "gguf", "notebook"), ids=lambda item: item.name
+)
 def test_floor_is_what_the_colab_lock_tests(requirement: Requirement) -> None:
     (specifier,) = requirement.specifier
     tested = COLAB["torch"] if requirement.name == "torch" else locked("colab.txt")[requirement.name]

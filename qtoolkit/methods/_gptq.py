@@ -74,9 +74,7 @@ class _Group:
         members = groups.argsort(stable=True)
         grid = search_grid(
             weight[members],
-            # Less than the diagonal: errors of strong inputs are made up for by the others. The root leaves 5 % less
-            # error on text held out than the diagonal itself, and 3 % less than no weights (benchmarks/README.md).
-            importance[members].sqrt(),
+            importance[members],
             bits=config.bits,
             group_size=size,
             sym=config.sym,

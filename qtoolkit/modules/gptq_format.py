@@ -69,14 +69,21 @@ def expand(
         dtype: of the result.
     """
     # [in, outputs] -> [groups, group_size, outputs], or [in, 1, outputs] where each input has its own group.
-    weight = codes.float().view(len(scale) if groups is None else len(codes), -1, codes.shape[1])
+    levels = codes.view(len(scale) if groups is None else len(codes), -1, codes.shape[1])
     zero = zero_point if isinstance(zero_point, int) else _spread(zero_point, groups)
-    return weight.sub_(zero).mul_(_spread(scale, groups)).view(codes.shape).to(dtype)
+    if codes.is_cuda:
+        weight = torch.empty(levels.shape, dtype=dtype, device=codes.device)
+        # One kernel that rounds once, and no copy in float32.
+        torch.mul(levels.to(torch.int16).sub_(zero), _spread(scale, groups).float(), out=weight)
+    else:
+        zero = zero if isinstance(zero, int) else zero.float()
+        weight = levels.float().sub_(zero).mul_(_spread(scale, groups).float()).to(dtype)
+    return weight.view(codes.shape)
 
 
 def _spread(values: torch.Tensor, groups: torch.Tensor | None) -> torch.Tensor:
-    """[groups, outputs] -> float32 [groups, 1, outputs], or [in, 1, outputs] where each input has its own group."""
-    return (values if groups is None else values[groups]).float()[:, None]
+    """[groups, outputs] -> [groups, 1, outputs], or [in, 1, outputs] where each input has its own group."""
+    return (values if groups is None else values[groups])[:, None]
 
 
 def in_order(g_idx: torch.Tensor, group_size: int) -> bool:

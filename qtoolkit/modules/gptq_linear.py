@@ -10,10 +10,11 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from qtoolkit.modules.gptq_format import CHECKPOINT_FORMATS, buffer_shapes, expand, in_order, unpack_zero_points
-from qtoolkit.modules.int4 import Int4Weight
+from qtoolkit.modules.gptq_prepared import PreparedWeight, layout_of, prepared_bytes
 from qtoolkit.tensor import pack_words, unpack_words
 
-# Tokens up to which the 4-bit kernel is faster than expanding the weight: measured on 2048 x 2048 and 576 x 1536.
+# Tokens up to which a 4-bit kernel is faster than expanding the weight, one for each plane of codes: measured on layers
+# of 2048 x 2048 and 576 x 1536.
 _FEW_TOKENS = 64
 
 # Weights that are expanded at one time. On CPU the block stays in the cache; on a GPU a few large kernels are best.
@@ -38,10 +39,11 @@ class GPTQLinear(nn.Module):
     W[o, i] = (code[i, o] - zero_point[g, o]) * scale[g, o] with g = g_idx[i]. Format "gptq" stores zero points less
     one, "gptq_v2" as they are.
 
-    `prepare` brings 2, 3 and 4 bits into the layout of torch's 4-bit kernels, where these take the shape: qweight and
-    scales are None from then on, until the state is asked for, which is exactly what was loaded. The kernels serve few
-    tokens in 16 bits, and know scales in bfloat16 alone: outputs are 0.23 % from exact ones, where rounding them to
-    bfloat16 makes 0.17 %. Everything else multiplies with the exact weight, expanded block by block.
+    `prepare` brings it into the layout of torch's 4-bit kernels, where these take the shape, or else into one that
+    expands fast: qweight and scales are None from then on, until the state is asked for, which is exactly what was
+    loaded. The kernels serve few tokens in 16 bits, and know scales in bfloat16 alone: outputs are 0.23 % from exact
+    ones (8 bits, by two products: 0.29 %), where rounding them to bfloat16 makes 0.17 %. Everything else multiplies
+    with the exact weight, expanded block by block.
 
     x may have any floating type and y has the same; gradients flow to x. The layer itself is not trained. `.to(dtype)`
     and the like convert the bias alone.
@@ -92,7 +94,7 @@ class GPTQLinear(nn.Module):
             self.register_buffer(name, torch.empty(shape, dtype=stored, device=device))
         self.register_buffer("bias", torch.empty(out_features, dtype=dtype, device=device) if bias else None)
         self._prepared = False
-        self._int4: Int4Weight | None = None
+        self._fast: PreparedWeight | None = None
         # Inputs in the order of their groups, where that is another than their own.
         self._order: torch.Tensor | None = None
 
@@ -131,12 +133,13 @@ class GPTQLinear(nn.Module):
         """
         stored = GPTQLinear.stored_bytes(out_features, in_features, bits, group_size)
         size = in_features if group_size == -1 else group_size
-        if bits == 8 or not Int4Weight.takes(in_features, out_features, size, torch.device(device)):
+        layout = layout_of(bits, in_features, out_features, size, torch.device(device))
+        if layout is None:
             return stored
         shapes = buffer_shapes(out_features, in_features, bits, group_size)
         replaced = sum(torch.Size(shapes[name][0]).numel() * shapes[name][1].itemsize for name in ("qweight", "scales"))
-        scales = Int4Weight.scale_bytes(in_features, out_features, size, centered=sym)
-        return stored - replaced + in_features * out_features // 2 + scales + 4 * in_features * desc_act
+        prepared = prepared_bytes(bits, in_features, out_features, size, layout, centered=sym)
+        return stored - replaced + prepared + 4 * in_features * desc_act
 
     def prepare(self) -> Self:
         """Bring the weight into the layout in which it computes fastest, here and on every device it is moved to.
@@ -181,20 +184,20 @@ class GPTQLinear(nn.Module):
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         """x[tokens, in] -> x W^T [tokens, out] in x.dtype."""
-        if self._int4 is None and self._prepared:
+        if self._fast is None and self._prepared:
             self._pack()
-        int4, tokens = self._int4, x.shape[0]
-        if int4 is None:
+        fast, tokens = self._fast, x.shape[0]
+        if fast is None:
             return _multiply_blocks(x, self._blocks(_compute_dtype(x)))
         if x.shape[1] != self.in_features:
             raise RuntimeError(f"inputs must have the size {self.in_features}, got shape {list(x.shape)}")
         if self._order is not None:
             x = x.index_select(1, self._order)
-        if 0 < tokens <= _FEW_TOKENS:
+        if 0 < tokens <= _FEW_TOKENS // len(fast.planes) and fast.has_kernel:
             if x.dtype == torch.bfloat16:
-                return int4.multiply(x)
+                return fast.multiply(x)
             if x.dtype == torch.float16:
-                return int4.multiply(x.to(torch.bfloat16)).to(x.dtype)
+                return fast.multiply(x.to(torch.bfloat16)).to(x.dtype)
         return _multiply_blocks(x, self._blocks(_compute_dtype(x)))
 
     def _multiply_transposed(self, grad: torch.Tensor) -> torch.Tensor:
@@ -208,14 +211,15 @@ class GPTQLinear(nn.Module):
 
     def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
         """W^T by blocks of outputs: which, and their weights in `dtype` [in, outputs], inputs in `_order`."""
-        int4 = self._int4
-        if int4 is None:
+        fast = self._fast
+        if fast is None:
             yield from self._stored_blocks(dtype)
             return
-        zero_points = None if int4.centered else self._zero_points() + _shift(self.bits)
+        zero_points = self._zero_points() if fast.zero_point is None else None
         for columns in self._columns():
-            zero_point = 8 if zero_points is None else zero_points[:, columns]
-            yield columns, expand(int4.codes(columns), int4.scale(columns), zero_point, None, dtype)
+            zero_point = fast.zero_point if zero_points is None else zero_points[:, columns]
+            assert zero_point is not None
+            yield columns, expand(fast.codes(columns), fast.scale(columns), zero_point, None, dtype)
 
     def _stored_blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
         """`_blocks` from the tensors of the checkpoint."""
@@ -239,9 +243,9 @@ class GPTQLinear(nn.Module):
         return unpack_zero_points(self.qzeros, self.bits, self.checkpoint_format)
 
     def _pack(self) -> None:
-        """Into the kernel's form, where there is one."""
-        device = self.qzeros.device
-        if self.bits == 8 or not Int4Weight.takes(self.in_features, self.out_features, self.group_size, device):
+        """Into the faster form, where there is one."""
+        layout = layout_of(self.bits, self.in_features, self.out_features, self.group_size, self.qzeros.device)
+        if layout is None:
             return
         with _CHANGING:
             # Another thread may have been here while this one waited.
@@ -253,29 +257,34 @@ class GPTQLinear(nn.Module):
                 if not in_order(self.g_idx[order], self.group_size):
                     return
             words = (self.qweight[:, columns] for columns in self._columns())
-            pieces = (unpack_words(part, self.bits).add_(_shift(self.bits)) for part in words)
-            codes = pieces if order is None else (piece[order] for piece in pieces)
-            zero_points = self._zero_points() + _shift(self.bits)
-            int4 = Int4Weight(codes, self.scales, zero_points, self.in_features)
+            pieces = (unpack_words(part, self.bits) for part in words)
+            fast = PreparedWeight(
+                pieces if order is None else (piece[order] for piece in pieces),
+                self.scales,
+                self._zero_points(),
+                bits=self.bits,
+                layout=layout,
+                in_features=self.in_features,
+            )
             self._order = None if order is None else order.to(torch.int32)
-            for name, tensor in int4.tensors().items():
+            for name, tensor in fast.tensors().items():
                 self.register_buffer(name, tensor, persistent=False)
-            self._int4, self.qweight, self.scales = int4, None, None
+            self._fast, self.qweight, self.scales = fast, None, None
 
     def _unpack(self) -> None:
         """Back into the form of the checkpoint."""
         with _CHANGING:
-            int4 = self._int4
-            if int4 is None:
+            fast = self._fast
+            if fast is None:
                 return
-            pieces = (int4.codes(columns) - _shift(self.bits) for columns in self._columns())
+            pieces = (fast.codes(columns) for columns in self._columns())
             place = None if self._order is None else self._order.argsort()
             codes = pieces if place is None else (piece[place] for piece in pieces)
             qweight = torch.cat([pack_words(piece, self.bits) for piece in codes], dim=1)
-            for name in int4.tensors():
+            for name in fast.tensors():
                 delattr(self, name)
-            self.qweight, self.scales = qweight, int4.scale(slice(0, self.out_features)).contiguous()
-            self._int4 = self._order = None
+            self.qweight, self.scales = qweight, fast.scale(slice(0, self.out_features)).contiguous()
+            self._fast = self._order = None
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # Called for every tensor by `.to`, `.half`, `.cuda` and the like; layouts differ by device.
@@ -314,11 +323,6 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         """grad[tokens, out] -> grad W [tokens, in]."""
         return ctx.layer._multiply_transposed(grad), None  # noqa: SLF001
-
-
-def _shift(bits: int) -> int:
-    """What is added to codes and zero points of fewer bits, so that a zero point in the middle is that of 4 bits."""
-    return 8 - (1 << bits - 1)
 
 
 def _multiply_blocks(x: torch.Tensor, blocks: Iterator[tuple[slice, torch.Tensor]]) -> torch.Tensor:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.source.texts import check_texts, open_texts
-from qtoolkit.source.token_stream import OnProgress, tokenize
+from qtoolkit.source.texts import Texts, check_texts, open_texts
+from qtoolkit.source.token_stream import OnProgress, TokenStream, tokenize
 
 if TYPE_CHECKING:
     import torch
@@ -78,47 +78,56 @@ def load_calibration(
         MissingDependencyError: the package that reads it is not installed.
         SourceError: the Hub does not hand the text out, or does not answer.
     """
-    import torch
-
     if _is_self(value):
         raise ValueError("text that the model writes itself is made by self_calibration")
+    check_calibration(value)
     if not callable(tokenizer):
         raise ConfigError("calibration text is read with the model's tokenizer, and there is none: give tokenizer=")
-    check_calibration(value)
     texts = open_texts(value, token=token)
-    seq_len, notes = bounded(seq_len, max_seq_len)
+    length, notes = bounded(seq_len, max_seq_len)
     prefix = _prefix(tokenizer)
-    body = seq_len - len(prefix)
+    body = length - len(prefix)
     if body < 1:
-        raise ConfigError(f"seq_len must be at least {len(prefix) + 1} with this tokenizer, got {seq_len}")
+        raise ConfigError(f"seq_len must be at least {len(prefix) + 1} with this tokenizer, got {length}")
     wanted = num_samples * body
-    stream = tokenize(
-        texts, tokenizer, limit=wanted if texts.is_stream else max(4 * wanted, REACH), on_progress=on_progress
-    )
-    found = len(stream.tokens)
-    if found < body:
-        raise _too_short(texts.name, found + len(prefix), seq_len)
-    count = min(num_samples, found // body)
-    windows = torch.from_numpy(stream.tokens[: found // body * body]).view(-1, body)  # [windows, body]
-    chosen = windows[[index * len(windows) // count for index in range(count)]].long()  # [count, body]
-    tokens = torch.cat([torch.tensor(prefix).long().expand(count, -1), chosen], dim=1)  # [count, seq_len]
+    limit = wanted if texts.is_stream else max(4 * wanted, REACH)
+    stream = tokenize(texts, tokenizer, limit=limit, on_progress=on_progress)
+    if len(stream.tokens) < body:
+        raise _too_short(texts.name, len(stream.tokens) + len(prefix), length)
+    tokens = _windows(stream, prefix, body, num_samples)
     _refuse_foreign(tokens, vocab_size)
+    told = [*_told(texts, stream, tokens, body, num_samples), *notes]
+    if prefix:
+        names = " ".join(map(str, tokenizer.convert_ids_to_tokens(prefix)))
+        told.append(f"each sample begins with {names}, as this tokenizer begins every text")
+    if stream.num_documents > 1:
+        told.append(_joined(stream.num_documents, tokenizer))
+    return make_calibration(tokens, texts.name, [*told, *texts.notes])
 
+
+def _windows(stream: TokenStream, prefix: list[int], body: int, num_samples: int) -> "torch.Tensor":
+    """Windows of `body` tokens, evenly spread over the text, each after the prefix: int64 [count, prefix + body]."""
+    import torch
+
+    found = len(stream.tokens) // body
+    count = min(num_samples, found)
+    windows = torch.from_numpy(stream.tokens[: found * body]).view(found, body)  # [found, body]
+    chosen = windows[[index * found // count for index in range(count)]].long()  # [count, body]
+    return torch.cat([torch.tensor(prefix).long().expand(count, -1), chosen], dim=1)
+
+
+def _told(texts: Texts, stream: TokenStream, tokens: "torch.Tensor", body: int, num_samples: int) -> list[str]:
+    """How much of the text was taken, and from where."""
+    count, seq_len = tokens.shape
     if texts.is_stream:
         place = f"its first {count * body:,} tokens"
     else:
-        whole = f"{found:,} tokens" if stream.is_whole else f"its first {found:,} tokens"
-        place = f"{count * body:,} of {whole}, evenly spread"
-    notes.insert(0, f"calibrated with {count} samples of {seq_len} tokens of {texts.name} ({place})")
+        found = f"{len(stream.tokens):,} tokens"
+        place = f"{count * body:,} of {found if stream.is_whole else f'its first {found}'}, evenly spread"
+    told = [f"calibrated with {count} samples of {seq_len} tokens of {texts.name} ({place})"]
     if count < num_samples:
-        notes.append(f"{count} samples instead of {num_samples}: that is all of {texts.name}")
-    if prefix:
-        names = " ".join(map(str, tokenizer.convert_ids_to_tokens(prefix)))
-        notes.append(f"each sample begins with {names}, as this tokenizer begins every text")
-    if stream.num_documents > 1:
-        notes.append(_joined(stream.num_documents, tokenizer))
-    notes += texts.notes
-    return make_calibration(tokens, texts.name, notes)
+        told.append(f"{count} samples instead of {num_samples}: that is all of {texts.name}")
+    return told
 
 
 def make_calibration(tokens: "torch.Tensor", name: str, notes: list[str]) -> Calibration:

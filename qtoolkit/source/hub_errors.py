@@ -180,9 +180,7 @@ def _disk(error: BaseException, model: HubModel) -> QToolkitError:
 
 
 def _broken(error: BaseException, model: HubModel) -> QToolkitError:
-    return HubUnreachableError(
-        f"the download of {model.repo_id} broke off ({_detail(error)}): {model.again}"
-    )
+    return HubUnreachableError(f"the download of {model.repo_id} broke off ({_detail(error)}): {model.again}")
 
 
 def _strange(error: BaseException, _model: HubModel) -> QToolkitError:

@@ -96,7 +96,8 @@ def _write(
     """Texts that begin with `starts` [rows], drawn by `uniform` [steps, rows]: int64 [rows, steps]."""
     steps, rows = uniform.shape
     device = model.device
-    starts, uniform, ended = starts.to(device), uniform.to(device), torch.tensor(sorted(ends), device=device)
+    starts, uniform = starts.to(device), uniform.to(device)
+    ended = torch.tensor([end for end in ends if end is not None], dtype=torch.int64, device=device)
     name = _cache_name(model)
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-# Weights that are searched at one time: temporaries of 1 MB each stay in a core's cache.
+# Weights that are searched at one time: temporaries stay in a core's cache, and are too small to be shared by threads,
+# whose meetings would take longer than the work.
 _CHUNK = 2**18
 
 

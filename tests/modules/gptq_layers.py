@@ -38,16 +38,17 @@ KINDS = [
     Kind(3, order="uneven", sym=False),
     Kind(4, group_size=-1),
     Kind(4, group_size=-1, sym=False, in_features=512, out_features=64),
+    # No kernel takes them; the second no layout either.
+    Kind(4, group_size=16),
     Kind(4, group_size=16, out_features=160),
+    Kind(8, group_size=16),
     # The last group is smaller than the others.
     Kind(4, group_size=96),
 ]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 # Those that torch's 4-bit kernels take on a CPU with AVX512 or AVX2.
 KERNEL_KINDS = [
-    kind
-    for kind in KINDS
-    if kind.bits < 8 and kind.order != "uneven" and kind.group_size in (-1, 32) and kind.out_features % 64 == 0
+    kind for kind in KINDS if kind.order != "uneven" and kind.group_size in (-1, 32) and kind.out_features % 64 == 0
 ]
 every_kernel_kind = pytest.mark.parametrize("kind", KERNEL_KINDS, ids=str)
 

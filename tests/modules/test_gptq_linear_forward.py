@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qtoolkit.modules import gptq_linear
+from qtoolkit.modules import gptq_linear, int4
 from tests.modules.gptq_layers import IN, OUT, Kind, every_kernel_kind, every_kind, gptq_layer, weight_of
 
 # Relative error of a product: rounding of the inputs' type, and of the scales in the kernel.
@@ -22,9 +22,9 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @every_kind
 @every_dtype
-@pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "as stored"])
+@pytest.mark.parametrize("form", ["prepared", "prepared without a kernel", "as stored"])
 def test_outputs_are_those_of_the_stored_weight(
-    kind: Kind, dtype: torch.dtype, prepared: bool, device: str, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, dtype: torch.dtype, form: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Blocks of 64 outputs, so that there are several.
     monkeypatch.setattr(gptq_linear, "_BLOCK_WEIGHTS_CPU", 1)
@@ -32,10 +32,12 @@ def test_outputs_are_those_of_the_stored_weight(
     layer = gptq_layer(kind)
     weight, bias = weight_of(kind), layer.bias.double()
     layer.to(device)
-    if prepared:
+    if form == "prepared without a kernel":
+        monkeypatch.setattr(int4, "_GROUP_SIZES", ())
+    if form != "as stored":
         layer.prepare()
     # On both sides of where the kernel ends.
-    for tokens in (1, 7, 64, 65):
+    for tokens in (1, 32, 33, 64, 65):
         x = torch.randn(tokens, layer.in_features).to(dtype)
         y = layer(x.to(device))
         assert (y.dtype, y.device.type) == (dtype, device)
@@ -47,11 +49,11 @@ def test_outputs_are_those_of_the_stored_weight(
     ("dtype", "tokens", "expected"),
     [
         (torch.bfloat16, 1, True),
-        (torch.float16, 64, True),
+        (torch.float16, 32, True),
         (torch.bfloat16, 65, False),
         (torch.float32, 1, False),
     ],
-    ids=["one", "64 in float16", "65", "one in float32"],
+    ids=["one", "32 in float16", "65", "one in float32"],
 )
 def test_the_kernel_serves_few_tokens_in_16_bits(kind: Kind, dtype: torch.dtype, tokens: int, expected: bool) -> None:
     layer = gptq_layer(kind).prepare()
@@ -61,12 +63,14 @@ def test_the_kernel_serves_few_tokens_in_16_bits(kind: Kind, dtype: torch.dtype,
     assert ("aten::_weight_int4pack_mm_for_cpu" in called.names) == expected
 
 
-def test_the_kernel_is_hardly_further_off_than_rounding_the_outputs() -> None:
-    layer = gptq_layer(Kind(4, group_size=64, in_features=1024, out_features=1024), bias=False)
-    x = torch.randn(64, 1024).bfloat16()
+@pytest.mark.parametrize("sym", [True, False], ids=["sym", "asym"])
+@pytest.mark.parametrize(("bits", "most"), [(4, 1.5), (8, 1.9)])
+def test_the_kernel_is_hardly_further_off_than_rounding_the_outputs(bits: int, most: float, sym: bool) -> None:
+    layer = gptq_layer(Kind(bits, sym=sym, group_size=64, in_features=1024, out_features=1024), bias=False)
+    x = torch.randn(32, 1024).bfloat16()
     expected = x.double() @ layer.dequantize().double().T
     rounding = relative_error(expected.bfloat16(), expected)
-    assert relative_error(layer.prepare()(x), expected) < 1.5 * rounding
+    assert relative_error(layer.prepare()(x), expected) < most * rounding
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qtoolkit.measure import memory_footprint
-from qtoolkit.modules import GPTQLinear
+from qtoolkit.modules import GPTQLinear, int4
 from tests.modules.gptq_layers import IN, OUT, Kind, every_kernel_kind, every_kind, gptq_layer, weight_of
 
 
@@ -17,10 +17,15 @@ def test_dequantized_as_the_bits_say(kind: Kind) -> None:
 
 
 @every_kind
-def test_the_layout_of_the_kernel_stands_for_the_same_weight(kind: Kind) -> None:
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernel", "no kernel"])
+def test_prepared_it_stands_for_the_same_weight(kind: Kind, kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not kernels:
+        monkeypatch.setattr(int4, "_GROUP_SIZES", ())
     layer = gptq_layer(kind)
-    expected = layer.dequantize()
+    expected, before = layer.dequantize(), {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     assert torch.equal(layer.prepare().dequantize(), expected)
+    for name, tensor in layer.state_dict().items():
+        assert torch.equal(tensor, before[name])
 
 
 @every_kind
@@ -31,9 +36,14 @@ def test_stored_bytes_are_those_of_the_checkpoint(kind: Kind) -> None:
 
 
 @every_kind
-def test_memory_bytes_are_those_of_the_prepared_layer(kind: Kind) -> None:
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernel", "no kernel"])
+def test_memory_bytes_are_those_of_the_prepared_layer(
+    kind: Kind, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if kind.order == "uneven":
-        pytest.skip("no kernel takes it, which shapes do not tell")
+        pytest.skip("no layout takes it, which shapes do not tell")
+    if not kernels:
+        monkeypatch.setattr(int4, "_GROUP_SIZES", ())
     layer = gptq_layer(kind, bias=False).prepare()
     predicted = GPTQLinear.memory_bytes(
         layer.out_features,
@@ -48,9 +58,11 @@ def test_memory_bytes_are_those_of_the_prepared_layer(kind: Kind) -> None:
     assert predicted >= sum(buffer.nbytes for buffer in layer.buffers())
 
 
-@pytest.mark.parametrize(("group_size", "most"), [(32, 1.06), (64, 1.03), (128, 1.02)])
-def test_four_bits_take_hardly_more_room_prepared(group_size: int, most: float) -> None:
-    kind = Kind(4, group_size=group_size, in_features=1024, out_features=1024)
+@pytest.mark.parametrize(
+    ("bits", "group_size", "most"), [(4, 32, 1.06), (4, 64, 1.03), (4, 128, 1.02), (8, 64, 1.08), (8, 128, 1.04)]
+)
+def test_the_kernels_take_hardly_more_room(bits: int, group_size: int, most: float) -> None:
+    kind = Kind(bits, group_size=group_size, in_features=1024, out_features=1024)
     layer = gptq_layer(kind, bias=False)
     stored = memory_footprint(layer)
     assert stored < memory_footprint(layer.prepare()) <= most * stored
@@ -61,6 +73,22 @@ def test_prepared_it_keeps_no_second_copy(kind: Kind) -> None:
     layer = gptq_layer(kind).prepare()
     assert layer.qweight is None
     assert layer.scales is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scales_of_other_types(bits: int, dtype: torch.dtype) -> None:
+    """auto-gptq stores them in the type of the model that was quantized."""
+    layer = GPTQLinear(IN, OUT, False, bits=bits, group_size=32, scale_dtype=dtype)
+    for name, tensor in gptq_layer(Kind(bits), bias=False).state_dict().items():
+        setattr(layer, name, tensor)
+    layer.scales = torch.randn(layer.scales.shape).to(dtype)
+    scales, expected = layer.scales, layer.dequantize()
+    assert torch.equal(layer.prepare().to(torch.float16).dequantize(), expected)
+    assert layer.qweight is not None
+    layer.prepare()
+    assert layer.qweight is None
+    assert torch.equal(layer.state_dict()["scales"], scales)
 
 
 @pytest.mark.parametrize(

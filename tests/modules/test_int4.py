@@ -3,50 +3,96 @@
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
-from qtoolkit.modules.int4 import Int4Weight, cpu_block
+from qtoolkit.modules.gptq_prepared import PreparedWeight
+from qtoolkit.modules.int4 import Layout, cpu_block, layout_for
+
+CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("out_features", [64, 128, 192])
+@pytest.mark.parametrize("out_features", [64, 192])
 @pytest.mark.parametrize("in_features", [32, 160])
 def test_packed_as_torch_packs(in_features: int, out_features: int) -> None:
     codes = torch.randint(16, (in_features, out_features)).byte()
-    ones = torch.ones(in_features // 32, out_features, dtype=torch.float16)
-    weight = Int4Weight(
-        [codes[:, :64], codes[:, 64:]] if out_features > 64 else [codes], ones, ones.byte(), in_features
-    )
-    assert torch.equal(weight.packed, torch._convert_weight_to_int4pack_for_cpu(codes.T.int().contiguous(), 1))
+    layout = layout_for(in_features, out_features, 32, CPU)
+    assert layout is not None
+    packed = layout.pack(codes)
+    assert torch.equal(packed, torch._convert_weight_to_int4pack_for_cpu(codes.T.int().contiguous(), 1))
     for columns in (slice(0, out_features), slice(0, 64), slice(out_features - 64, out_features)):
-        assert torch.equal(weight.codes(columns), codes[:, columns])
+        assert torch.equal(layout.unpack(packed, in_features, columns), codes[:, columns])
 
 
 @pytest.mark.parametrize("zero_point", [8, 3], ids=["centered", "with offsets"])
 @pytest.mark.parametrize("group_size", [32, 512], ids=lambda size: f"g{size}")
-def test_every_float16_comes_back(zero_point: int, group_size: int) -> None:
-    bits = torch.arange(-(2**15), 2**15).to(torch.int16)
-    numbers = bits.view(torch.float16)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_every_float16_comes_back(bits: int, zero_point: int, group_size: int) -> None:
+    numbers = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
     scale = numbers[numbers.isfinite()].view(-1, 64)  # 31 exponents * 1024 fractions * 2 signs = 63,488 of them
     in_features = len(scale) * group_size
-    codes = torch.zeros(in_features, 64, dtype=torch.uint8)
-    weight = Int4Weight([codes], scale, torch.full(scale.shape, zero_point, dtype=torch.uint8), in_features)
+    layout = layout_for(in_features, 64, group_size, CPU)
+    assert layout is not None
+    weight = PreparedWeight(
+        [torch.zeros(in_features, 64, dtype=torch.uint8)],
+        scale,
+        torch.full(scale.shape, zero_point, dtype=torch.uint8),
+        bits=bits,
+        layout=layout,
+        in_features=in_features,
+    )
     assert torch.equal(weight.scale(slice(0, 64)).view(torch.int16), scale.view(torch.int16))
+
+
+@pytest.mark.parametrize(
+    ("shape", "group_size", "expected"),
+    [((512, 128), 128, 128), ((512, 128), 512, 256), ((96, 128), 96, 32), ((512, 128), 16, None)],
+    ids=["its own", "parts of a large one", "parts of an odd one", "too small"],
+)
+def test_groups_of_the_kernel(shape: tuple[int, int], group_size: int, expected: int | None) -> None:
+    layout = layout_for(*shape, group_size, CPU)
+    assert layout is not None
+    assert layout.group_size == expected
+
+
+@pytest.mark.parametrize(("shape", "group_size"), [((100, 128), 64), ((128, 100), 64)], ids=["groups", "outputs"])
+def test_weights_that_fit_no_layout(shape: tuple[int, int], group_size: int) -> None:
+    assert layout_for(*shape, group_size, CPU) is None
+
+
+@pytest.mark.parametrize("tiles", [8, 4, 2])
+def test_the_tiles_of_the_cuda_kernel_are_read_back(tiles: int) -> None:
+    """Packed thread by thread, as `matrix_to_m16n8k16_Bint4_layout` of torch's int4mm.cu does."""
+    in_features, out_features = 2 * 16 * tiles, 16
+    codes = torch.randint(16, (in_features, out_features)).byte()
+    packed = torch.empty(out_features // 8, in_features // (16 * tiles), 32, tiles // 2, dtype=torch.int64)
+    for tile_out, tile_in, thread, pair in product(*map(range, packed.shape)):
+        first = (tile_in * tiles + 2 * pair) * 16 + thread % 4 * 2
+        places = [first + eighth for eighth in (0, 8, 16, 24)]
+        column = codes[:, tile_out * 8 + thread // 4].tolist()
+        halves = [column[place] for place in places] + [column[place + 1] for place in places]
+        packed[tile_out, tile_in, thread, pair] = sum(half << 4 * index for index, half in enumerate(halves))
+    words = torch.where(packed >= 2**31, packed - 2**32, packed).int()
+    assert torch.equal(Layout(0, 32).unpack(words, in_features, slice(0, 16)), codes)
+    assert torch.equal(Layout(0, 32).unpack(words, in_features, slice(8, 16)), codes[:, 8:])
 
 
 def test_another_instruction_set_has_another_layout() -> None:
     """Where torch has AVX2 alone, as on many laptops, packed and computed as well; torch looks at its start."""
     program = """
 import torch
-from qtoolkit.modules.int4 import Int4Weight, cpu_block
+from qtoolkit.modules.int4 import Layout, cpu_block, layout_for, multiply, pairs_of
 if torch.backends.cpu.get_cpu_capability() == "AVX2":
     codes = torch.randint(16, (64, 96)).byte()
-    weight = Int4Weight([codes], torch.ones(2, 96).half(), torch.full((2, 96), 7, dtype=torch.uint8), 64)
-    assert cpu_block() == 32
-    assert torch.equal(weight.codes(slice(32, 96)), codes[:, 32:])
-    assert torch.equal(weight.multiply(torch.eye(64).bfloat16()), codes.bfloat16() - 7)
+    layout = layout_for(64, 96, 32, torch.device("cpu"))
+    assert layout == Layout(32, 32)
+    packed = layout.pack(codes)
+    assert torch.equal(layout.unpack(packed, 64, slice(32, 96)), codes[:, 32:])
+    pairs = pairs_of(torch.ones(2, 96), torch.ones(2, 96), 1)
+    assert torch.equal(multiply(torch.eye(64).bfloat16(), packed, pairs, 32), codes.bfloat16() - 7)
 """
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
     root = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from qtoolkit.errors import JobCancelled
+from qtoolkit.errors import ConfigError, JobCancelled
 from qtoolkit.records import ProgressEvent
 from tests.source.calibration_texts import DOCUMENTS, TEXT, load, tokens_of
 
@@ -95,6 +95,12 @@ def test_each_sample_begins_as_the_tokenizer_begins_every_text(with_bos: Any) ->
     assert sample.tokens[:, 0].tolist() == [with_bos.bos_token_id] * 4
     assert len(starts(sample.tokens[:, 1:], text)) == 4
     assert "each sample begins with <|im_start|>, as this tokenizer begins every text" in sample.notes
+
+
+def test_a_sample_has_room_for_text_after_its_beginning(with_bos: Any) -> None:
+    assert load([TEXT[:1000]], with_bos, seq_len=2).tokens.shape == (4, 2)
+    with pytest.raises(ConfigError, match="seq_len must be at least 2 with this tokenizer, got 1"):
+        load([TEXT[:1000]], with_bos, seq_len=1)
 
 
 def test_the_fingerprint_is_that_of_tokens_and_shape(tokenizer: Any) -> None:

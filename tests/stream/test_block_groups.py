@@ -2,7 +2,7 @@
 
 import pytest
 
-from qtoolkit.stream.run import with_unseen
+from qtoolkit.stream.groups import with_unseen
 
 DENSE = [("q", "k", "v"), ("o",)]
 

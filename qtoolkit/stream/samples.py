@@ -1,0 +1,117 @@
+"""Calibration samples on their way through a model: hidden states, and what else each block is called with."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from qtoolkit.stream.blocks import StreamedModel
+
+# Activations of the widest kind that a block holds at one time, as a gated MLP does: gate, up and their product.
+_WIDEST_AT_ONCE = 4
+# What these may take for all samples together, and where they would take more, for the samples that run at one time.
+_WHOLE_BYTES = 2**30
+_BATCH_BYTES = 2**27
+
+
+@dataclass
+class Samples:
+    """Hidden states of all samples in batches, and what else each block is called with."""
+
+    hidden: list[torch.Tensor]
+    # Block -> batch size -> arguments beside the hidden states.
+    arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]]
+
+    def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
+        return [partial(self._call, index, block, device, place) for place in range(len(self.hidden))]
+
+    def _call(self, index: int, block: nn.Module, device: str, place: int) -> torch.Tensor:
+        hidden = self.hidden[place]
+        args, kwargs = self.arguments[index][len(hidden)]
+        output = block(hidden.to(device), *args, **kwargs)
+        tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return tensor
+
+
+def samples_at_once(streamed: StreamedModel, widest: int, num_samples: int, seq_len: int) -> int:
+    """How many samples run through a block at one time.
+
+    All of them where that takes little memory: then one forward is enough (`run_once`). Otherwise few, since a block is
+    run for each layer anew, and more at one time would not be faster.
+
+    Args:
+        streamed: the model.
+        widest: most inputs or outputs that a layer has.
+        num_samples: all there are.
+        seq_len: tokens of each.
+    """
+    taken = _WIDEST_AT_ONCE * widest * streamed.dtype.itemsize * seq_len
+    if num_samples * taken <= _WHOLE_BYTES:
+        return num_samples
+    return max(1, _BATCH_BYTES // taken)
+
+
+def first_inputs(streamed: StreamedModel, tokens: torch.Tensor, samples_at_once: int) -> Samples:
+    """What the first block is given for each sample, and what every block is called with."""
+    batches = tokens.split(samples_at_once)
+    samples = Samples([], [{} for _ in streamed.blocks])
+    with streamed.outside() as model, torch.no_grad():
+        for batch in batches:
+            known = len(batch) in samples.arguments[0]
+            hidden = _watch(model.base_model, streamed, batch, samples, all_blocks=not known)
+            samples.hidden.append(hidden.to("cpu"))
+    return samples
+
+
+def _watch(
+    base_model: nn.Module, streamed: StreamedModel, batch: torch.Tensor, samples: Samples, *, all_blocks: bool
+) -> torch.Tensor:
+    """Run a model without its blocks, and note what each would have been called with; give what the first was given.
+
+    Some architectures expect a tuple of a block and some a tensor, which shows in what the second block is given.
+    """
+    first: list[torch.Tensor] = []
+    for as_tuple in (False, True):
+        first.clear()
+        stand_in = partial(_stand_in, first, samples.arguments, as_tuple, all_blocks)
+        for index, block in enumerate(streamed.blocks):
+            block.forward = partial(stand_in, index)
+        try:
+            with suppress(_LeftEarly):
+                base_model(input_ids=batch.to(streamed.device), use_cache=False)
+                break
+        finally:
+            for block in streamed.blocks:
+                del block.forward
+        if not all_blocks:
+            break
+    return first[0]
+
+
+def _stand_in(
+    first: list[torch.Tensor],
+    arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]],
+    as_tuple: bool,
+    all_blocks: bool,
+    index: int,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Take the place of block `index`'s forward."""
+    hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+    if index == 0:
+        first.append(hidden)
+    elif hidden is not first[0]:
+        raise _LeftEarly
+    arguments[index][len(first[0])] = rest, kwargs
+    if not all_blocks:
+        raise _LeftEarly
+    return (hidden,) if as_tuple else hidden
+
+
+class _LeftEarly(Exception):
+    """Thrown to leave a model once enough was seen, or when its blocks should give something else."""
