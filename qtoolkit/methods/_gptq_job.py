@@ -10,9 +10,9 @@ import torch
 from qtoolkit.methods._gptq import GPTQBlocks
 from qtoolkit.methods._gptq_format import describe
 from qtoolkit.methods._method import OnProgress, Outcome
-from qtoolkit.records import CalibrationReport, LayerError, Plan
+from qtoolkit.records import CalibrationReport, LayerError, Plan, ProgressEvent
 from qtoolkit.source import Checkpoint
-from qtoolkit.source.calibration import Calibration, load_calibration
+from qtoolkit.source.calibration import Calibration, load_calibration, make_calibration
 from qtoolkit.source.sampling import self_calibration
 from qtoolkit.stream import Journal, JournalPlace, StreamedModel, load_streamed, quantize_blocks
 from qtoolkit.stream.journal import DoneBlock
@@ -31,10 +31,11 @@ def quantize(
     dtype = _calibration_dtype(plan.device, checkpoint.dtype)
     if dtype != checkpoint.dtype:
         checkpoint.notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
-    text = _calibration(checkpoint, config, plan.device, dtype, on_progress)
-    checkpoint.notes.extend(text.notes)
+    text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
     journal = Journal(place, _recipe(checkpoint, config, text, names, dtype))
+    text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
+    checkpoint.notes.extend(text.notes)
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
     layers = [
         [name.removeprefix(f"{block}.") for name in names if name.startswith(f"{block}.")]
@@ -56,16 +57,8 @@ def quantize(
     return Outcome(model, report)
 
 
-def _calibration(
-    checkpoint: Checkpoint, config: Any, device: str, dtype: torch.dtype, on_progress: OnProgress
-) -> Calibration:
+def _read_text(checkpoint: Checkpoint, config: Any, on_progress: OnProgress) -> Calibration:
     text_config = checkpoint.config.get_text_config()
-    if config.calibration == "self":
-        # Written by the whole model in full precision: the one step that needs it in memory.
-        whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=lambda event: None)
-        return self_calibration(
-            whole, checkpoint.tokenizer, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
-        )
     return load_calibration(
         config.calibration,
         checkpoint.tokenizer,
@@ -77,8 +70,28 @@ def _calibration(
     )
 
 
+def _written_text(
+    checkpoint: Checkpoint, config: Any, journal: Journal, device: str, dtype: torch.dtype, on_progress: OnProgress
+) -> Calibration:
+    """Text that the model writes; with another number of threads it would be another, so that a journal keeps it."""
+    kept = journal.kept_tokens()
+    if kept is not None:
+        return make_calibration(kept, "self", ["calibrated with what the model wrote when the job was begun"])
+    # The whole model in full precision: the one step that needs it in memory.
+    whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore)
+    text = self_calibration(
+        whole, checkpoint.tokenizer, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
+    )
+    journal.keep_tokens(text.tokens)
+    return text
+
+
+def ignore(event: ProgressEvent) -> None:
+    """Reading the model that writes the text is no step of its own."""
+
+
 def _recipe(
-    checkpoint: Checkpoint, config: Any, text: Calibration, names: list[str], dtype: torch.dtype
+    checkpoint: Checkpoint, config: Any, text: Calibration | None, names: list[str], dtype: torch.dtype
 ) -> Mapping[str, Any]:
     """All that the codes depend on, in words for a message where a journal was begun with another."""
     return {
@@ -86,7 +99,7 @@ def _recipe(
         **config.to_dict(),
         "commit_hash": checkpoint.commit_hash,
         "weights": checkpoint.fingerprint(),
-        "calibration text": text.fingerprint,
+        "calibration text": text.fingerprint if text else "written by the model",
         "layers": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         "dtype": str(dtype),
     }

@@ -95,17 +95,14 @@ class GPTQMethod(Method):
         inputs = sorted({layer.in_features for layer in layers if not _why_left(layer)})
         if not inputs or config.group_size == -1:
             return super().fit(layers, config)
-        sizes = range(config.group_size, _SMALLEST_GROUP - 1, -1)
-        fitting = [size for size in sizes if all(count % size == 0 for count in inputs)]
-        # Kernels want a power of two.
-        powers = [size for size in fitting if size & (size - 1) == 0]
-        if not fitting:
-            counts = ", ".join(map(str, inputs))
-            raise ConfigError(
-                f"{type(config).__name__}: no group_size from {_SMALLEST_GROUP} to {config.group_size} divides the "
-                f"inputs of all layers ({counts}): give group_size=-1"
-            )
-        size = config.group_size if config.group_size in fitting else (powers or fitting)[0]
+        # Inputs are multiples of 32, so that there is always one; kernels want a power of two.
+        sizes = [
+            size
+            for size in range(config.group_size, _SMALLEST_GROUP - 1, -1)
+            if all(count % size == 0 for count in inputs)
+        ]
+        powers = [size for size in sizes if size & (size - 1) == 0]
+        size = config.group_size if config.group_size in sizes else powers[0]
         return super().fit(layers, replace(config, group_size=size))
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:

@@ -1,6 +1,7 @@
 """What a job will do to each layer and what it will need, from headers and shapes alone."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -38,8 +39,11 @@ def make_plan(
         model = build_empty(checkpoint, checkpoint.dtype)
         replace_experts(model)
     candidates, excluded = _candidates(model, config, device)
-    config = method.fit(candidates, config)
+    fitted = method.fit(candidates, config)
+    changed, config = _changes(config, fitted), fitted
     plans = [method.plan_layer(layer, config) for layer in candidates]
+    if changed:
+        plans = [plan if plan.skipped else replace(plan, adjusted=changed) for plan in plans]
     layers = tuple(plan for plan in plans if not plan.skipped)
     skipped = (*excluded, *(plan for plan in plans if plan.skipped))
     if not layers:
@@ -60,6 +64,13 @@ def make_plan(
         disk_after=_total(layers, skipped, "disk_bytes"),
         peak_rss=rss + largest + max(held, footprint if device == "cpu" else 0),
     )
+
+
+def _changes(asked: MethodConfig, fitted: MethodConfig) -> str:
+    """What a method changed of its config so that it fits all layers."""
+    before, after = asked.to_dict(), fitted.to_dict()
+    changed = [f"{name} {value} instead of {before[name]}" for name, value in after.items() if value != before[name]]
+    return f"{', '.join(changed)}, which does not fit all layers" if changed else ""
 
 
 def _candidates(

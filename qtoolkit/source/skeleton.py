@@ -8,8 +8,11 @@ from transformers.pytorch_utils import Conv1D
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer that can be replaced: exactly nn.Linear, or GPT-2's transposed Conv1D."""
-    return type(module) is nn.Linear or isinstance(module, Conv1D)
+    """Whether a module is a linear layer that can be replaced: exactly nn.Linear, GPT-2's transposed Conv1D, or Falcon's.
+
+    Falcon's own class computes what nn.Linear does; other subclasses do more.
+    """
+    return type(module) is nn.Linear or isinstance(module, Conv1D) or type(module).__name__ == "FalconLinear"
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:

@@ -35,6 +35,7 @@ class StreamedModel:
         dtype: what they compute in.
 
     Attributes:
+        name: what the user called it.
         model: on the meta device, but for the part in use.
         blocks: the list of its blocks.
         block_names: their full names, "model.layers.0".
@@ -49,7 +50,7 @@ class StreamedModel:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-        self.device, self.dtype, self._name = device, dtype, checkpoint.name
+        self.device, self.dtype, self.name = device, dtype, checkpoint.name
         self.model: PreTrainedModel = build_empty(checkpoint, dtype).eval()
         self.tensors = checkpoint.named_as_stored(self.model)
         conversions = get_model_conversion_mapping(self.model)
@@ -122,7 +123,7 @@ class StreamedModel:
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.is_meta:
                     kind = type(module).__name__
-                    raise CheckpointError(f"{self._name} has no {name} for a {kind}: download it again")
+                    raise CheckpointError(f"{self.name} has no {name} for a {kind}: download it again")
 
     def _fill_buffers(self, module: nn.Module) -> None:
         """Buffers that no file holds: transformers computes them where it initializes a module."""

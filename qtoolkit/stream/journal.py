@@ -16,6 +16,7 @@ from qtoolkit.source.hub_mirror import HubMirror
 from qtoolkit.stream.writing import write_file
 
 RECIPE_FILE = "recipe.json"
+_TOKENS_FILE = "tokens.safetensors"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,20 @@ class Journal:
         else:
             _write_whole(file, json.dumps(wanted, indent=2).encode())
             self._push(file)
+
+    def keep_tokens(self, tokens: torch.Tensor) -> None:
+        """Keep calibration samples that are not the same when they are made again."""
+        if self.folder is not None:
+            file = self.folder / _TOKENS_FILE
+            for _ in write_file(file.with_suffix(".tmp"), {"tokens": tokens}):
+                pass
+            file.with_suffix(".tmp").replace(file)
+            self._push(file)
+
+    def kept_tokens(self) -> torch.Tensor | None:
+        """The samples that `keep_tokens` kept, int64 [num_samples, seq_len]; None when there are none."""
+        file = None if self.folder is None else self.folder / _TOKENS_FILE
+        return read_tensors(file)["tokens"][...] if file is not None and file.exists() else None
 
     def read(self, index: int) -> DoneBlock | None:
         """The result of a block; None when it is not done, or its files are not whole."""

@@ -84,7 +84,7 @@ def quantize_blocks(
     for index, names in enumerate(layers):
         name, result = streamed.block_names[index], journal.read(index)
         with streamed.block(index) as module:
-            block = _Block(name, module, samples.calls(index, module, streamed.device), method)
+            block = _Block(streamed.name, name, module, samples.calls(index, module, streamed.device), method)
             if result is None:
                 if tuple(names) not in groups:
                     groups[tuple(names)] = with_unseen(trace(module, names, block.calls[0]), names)
@@ -108,8 +108,8 @@ class _Block:
         facts: of the same layers.
     """
 
-    def __init__(self, name: str, module: nn.Module, calls: list[Call], method: BlockMethod) -> None:
-        self.name, self.module, self.calls, self.method = name, module, calls, method
+    def __init__(self, model: str, name: str, module: nn.Module, calls: list[Call], method: BlockMethod) -> None:
+        self.model, self.name, self.module, self.calls, self.method = model, name, module, calls, method
         self.tensors: dict[str, torch.Tensor] = {}
         self.facts: dict[str, Any] = {}
 
@@ -170,8 +170,9 @@ class _Block:
         weight = _weight(self.module.get_submodule(layer))
         low, high = torch.aminmax(weight)
         if not (low.isfinite() and high.isfinite()):
-            name = f"{self.name}.{layer}"
-            raise CheckpointError(f"{name} holds NaN or infinity, so it cannot be quantized: get the model again")
+            raise CheckpointError(
+                f"{self.name}.{layer}.weight of {self.model} holds NaN or infinity, so it cannot be quantized: get it again"
+            )
         return weight
 
     def _set_weight(self, layer: str, tensors: Mapping[str, torch.Tensor]) -> None:
