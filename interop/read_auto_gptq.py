@@ -14,7 +14,11 @@ TOLERANCE = 0.01
 def main(folder: Path) -> None:
     """Compare all checkpoints of the first format."""
     failed = []
-    for path in sorted(entry for entry in folder.iterdir() if "gptq_v2" not in entry.name and entry.is_dir()):
+    # It has no words for layers of a block that are left as they are.
+    skipped = ("gptq_v2", "some-left")
+    for path in sorted(entry.parent for entry in folder.glob("*/expected.safetensors.test")):
+        if path.name.endswith(skipped):
+            continue
         expected = load_file(path / "expected.safetensors.test")
         model = AutoGPTQForCausalLM.from_quantized(
             str(path), device="cpu", use_safetensors=True, torch_dtype=torch.float32, use_triton=False

@@ -17,6 +17,8 @@ REQUIREMENTS = {
     "bitsandbytes": "bitsandbytes>=0.50",
     "datasets": "datasets>=4.0",
     "gguf": "gguf>=0.19",
+    "gptqmodel": "gptqmodel>=7.7",
+    "optimum": "optimum>=2.3",
     "pyarrow": "pyarrow>=18.1",
 }
 

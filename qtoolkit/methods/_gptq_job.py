@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.methods import _gptq_optimum as optimum
 from qtoolkit.methods._gptq import GPTQBlocks
 from qtoolkit.methods._gptq_format import describe
 from qtoolkit.methods._method import OnProgress, Outcome
@@ -36,6 +37,8 @@ def quantize(
     journal = Journal(place, _recipe(checkpoint, config, text, names, dtype))
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
     checkpoint.notes.extend(text.notes)
+    if config.engine == "optimum":
+        return optimum.quantize(checkpoint, config, plan, text)
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
     layers = [
         [name.removeprefix(f"{block}.") for name in names if name.startswith(f"{block}.")]

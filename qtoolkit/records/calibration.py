@@ -68,9 +68,10 @@ class CalibrationReport(Record):
         if self.perplexity is not None:
             far = "far from what this model knows: give other text" if self.perplexity > FAR_PERPLEXITY else ""
             rows.append(Row("its perplexity", f"{self.perplexity:.2f}", far))
-        worst = sorted(self.layers, key=lambda layer: -layer.error)[:_SHOWN]
-        shown = ", ".join(f"{layer.name} {layer.error:.2g}" for layer in worst)
-        rows.append(Row("error of layers", f"{self.mean_error:.2g}", f"mean of squares; largest: {shown}"))
+        if self.layers:
+            worst = sorted(self.layers, key=lambda layer: -layer.error)[:_SHOWN]
+            shown = ", ".join(f"{layer.name} {layer.error:.2g}" for layer in worst)
+            rows.append(Row("error of layers", f"{self.mean_error:.2g}", f"mean of squares; largest: {shown}"))
         damped = [layer for layer in self.layers if layer.damp_percent > self.damp_percent]
         if damped:
             most = max(layer.damp_percent for layer in damped)

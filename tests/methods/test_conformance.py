@@ -20,6 +20,8 @@ CONFIGS = {
     "absmax-tensor": qt.AbsMax(),
     "absmax-channel": qt.AbsMax(granularity="channel"),
     "absmax-4bit-group": qt.AbsMax(bits=4, granularity="group", group_size=32),
+    "gptq": qt.GPTQ(calibration="self", num_samples=4, seq_len=32, group_size=32),
+    "gptq-3bit-desc-act": qt.GPTQ(bits=3, desc_act=True, calibration="self", num_samples=4, seq_len=32, group_size=32),
     "zero-point-channel": qt.ZeroPoint(granularity="channel"),
     "zero-point-4bit-group": qt.ZeroPoint(bits=4, granularity="group", group_size=32),
 }
@@ -111,6 +113,8 @@ def test_saving_does_not_change_the_model(result: qt.QuantizedModel, tmp_path: P
 
 
 def test_no_weight_moves_by_more_than_half_a_gap(result: qt.QuantizedModel, architecture: str) -> None:
+    if result.config.method not in HALF_GAPS:
+        pytest.skip("its weights move so that outputs move less")
     base = random_model(architecture)
     # Beside the gap: products in bfloat16, and scales that are quantized themselves.
     bound = HALF_GAPS[result.config.method] + 0.015

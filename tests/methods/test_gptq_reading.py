@@ -182,6 +182,25 @@ def test_layers_may_differ(tmp_path: Path) -> None:
     assert result.memory.footprint_after == result.memory.predicted_footprint_after
 
 
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
+def test_an_expert_in_full_precision_beside_others(architecture: str, tmp_path: Path) -> None:
+    tensors = write_checkpoint(Recipe(architecture), tmp_path)
+    dense = load_file(tmp_path / "dense" / "model.safetensors")
+    ends = (".0.block_sparse_moe.experts.1.w2.qweight", ".0.mlp.experts.1.down_proj.qweight")
+    name = next(name for name in tensors if name.endswith(ends)).removesuffix(".qweight")
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(name)}
+    tensors[f"{name}.weight"] = dense[f"{name}.weight"].half()
+    write(tmp_path / "gptq", tensors, Recipe(architecture).config)
+    expected = logits(plain(tmp_path / "dense"))
+    result = loaded(tmp_path / "gptq")
+    for model in (result.model, plain(tmp_path / "gptq")):
+        torch.testing.assert_close(logits(model), expected, rtol=1e-3, atol=1e-4)
+    loaded(tmp_path / "gptq", "float16").save(tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert again.keys() == tensors.keys()
+    assert torch.equal(again[f"{name}.weight"], tensors[f"{name}.weight"])
+
+
 def test_a_bias_that_the_model_does_not_have(llama: tuple[Path, Tensors], tmp_path: Path) -> None:
     """optimum gives every layer one, of zeros."""
     name = "model.layers.0.self_attn.q_proj"

@@ -39,10 +39,13 @@ def test_memory_of_what_is_no_model_is_refused(shell: InteractiveShell) -> None:
 
 def test_the_peak_of_a_cell(shell: InteractiveShell) -> None:
     result = shell.run_cell(
-        "%%qmemory\nimport time\nheld = bytearray(500_000_000)\nheld[::4096] = b'1' * len(held[::4096])\n"
-        # Long enough for a sample, which is what counts where this process was larger before; and much more than what
-        # a process with many tests behind it may give back in the meantime.
-        "time.sleep(0.3)\ndel held"
+        "%%qmemory\nimport mmap, time\n"
+        # From the system and not from the heap, where a process with many tests behind it has room that counts already;
+        # and much more than what such a process may give back in the meantime.
+        "held = mmap.mmap(-1, 500_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "held[::4096] = b'1' * len(held[::4096])\n"
+        # Long enough for a sample, which is what counts where this process was larger before.
+        "time.sleep(0.3)\nheld.close()\ndel held"
     )
     assert type(result.result) is PeakMemory
     assert result.result.peak_rss - result.result.rss_before >= 250_000_000
