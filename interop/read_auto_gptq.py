@@ -1,4 +1,4 @@
-"""Load checkpoints of `write.py` with auto-gptq 0.7.1 and compare its logits. Needs only that environment."""
+"""Load checkpoints of `write.py` with auto-gptq 0.7.1 and compare logits; in its environment."""
 
 import sys
 from pathlib import Path

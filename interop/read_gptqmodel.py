@@ -1,4 +1,4 @@
-"""Load checkpoints of `write.py` with transformers + optimum + gptqmodel and compare logits. Needs only that environment."""
+"""Load checkpoints of `write.py` with transformers + optimum + gptqmodel and compare logits; in their environment."""
 
 import sys
 from pathlib import Path

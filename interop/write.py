@@ -22,7 +22,9 @@ KINDS = {
         "desc_act": desc_act,
         "checkpoint_format": checkpoint_format,
     }
-    for bits, sym, desc_act, checkpoint_format in product((2, 3, 4, 8), (True, False), (False, True), ("gptq", "gptq_v2"))
+    for bits, sym, desc_act, checkpoint_format in product(
+        (2, 3, 4, 8), (True, False), (False, True), ("gptq", "gptq_v2")
+    )
 }
 KINDS["4bit-one-group"] = {"group_size": -1}
 KINDS["4bit-some-left"] = {"exclude": ("lm_head", "layers.0.mlp.down_proj", "o_proj")}

@@ -30,7 +30,9 @@ def main(folder: Path) -> None:
         if parameter.dim() == 2:
             parameter.data.mul_(3)
     model.save_pretrained(folder / "base")
-    samples = [{"input_ids": row[None], "attention_mask": torch.ones(1, 64).long()} for row in torch.randint(3, 256, (8, 64))]
+    samples = [
+        {"input_ids": row[None], "attention_mask": torch.ones(1, 64).long()} for row in torch.randint(3, 256, (8, 64))
+    ]
     tokens = torch.arange(3, 67)[None]
     for bits, sym, desc_act in product((2, 3, 4, 8), (True, False), (False, True)):
         how = BaseQuantizeConfig(bits=bits, group_size=32, sym=sym, desc_act=desc_act)

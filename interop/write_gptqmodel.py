@@ -16,7 +16,9 @@ def main(folder: Path) -> None:
     config = LlamaConfig(
         vocab_size=256, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4
     )
-    data = [{"input_ids": row[None], "attention_mask": torch.ones(1, 64).long()} for row in torch.randint(3, 256, (8, 64))]
+    data = [
+        {"input_ids": row[None], "attention_mask": torch.ones(1, 64).long()} for row in torch.randint(3, 256, (8, 64))
+    ]
     tokens = torch.arange(3, 67)[None]
     for bits, sym, desc_act in product((2, 3, 4, 8), (True, False), (False, True)):
         torch.manual_seed(1)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import JobCancelled, QToolkitError
 from qtoolkit.optional import when_imported
+from qtoolkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from qtoolkit.api import doctor, load, measure_memory, measure_peak, plan, quantize
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from qtoolkit.quantized import QuantizedModel
     from qtoolkit.source import local_models
 
-__version__ = "0.1.0"
 
 _VERBS = ["doctor", "load", "measure_memory", "measure_peak", "plan", "quantize"]
 _HOME_OF = dict.fromkeys(_VERBS, "qtoolkit.api")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import qtoolkit
+from qtoolkit.version import __version__
 
 
 def describe(config: Any, quantized: Iterable[str], left: Iterable[str]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def describe(config: Any, quantized: Iterable[str], left: Iterable[str]) -> dict
         "checkpoint_format": config.checkpoint_format,
         "format": config.checkpoint_format,
         "pack_dtype": "int32",
-        "meta": {"quantizer": [f"qtoolkit:{qtoolkit.__version__}"]},
+        "meta": {"quantizer": [f"qtoolkit:{__version__}"]},
     }
     names, rest = set(quantized), set(left)
     if rest:

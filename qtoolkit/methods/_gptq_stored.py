@@ -8,9 +8,10 @@ from qtoolkit.methods._gptq_checkpoint import find_layers, load_quantized, read_
 from qtoolkit.methods._gptq_transformers import holds_experts
 from qtoolkit.methods._method import Layer
 from qtoolkit.methods.gptq import GPTQ, GPTQMethod
-from qtoolkit.modules import GPTQLinear, replace_experts
+from qtoolkit.modules import GPTQLinear
 from qtoolkit.records import LayerPlan
 from qtoolkit.source.building import build_empty
+from qtoolkit.source.experts import replace_experts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

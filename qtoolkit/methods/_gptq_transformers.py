@@ -60,7 +60,7 @@ class GPTQQuantizer(HfQuantizer):
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> None:
         from qtoolkit.methods._gptq_checkpoint import find_layers, read_settings
-        from qtoolkit.modules import replace_experts
+        from qtoolkit.source.experts import replace_experts
 
         settings = read_settings(self.quantization_config.to_dict())
         headers = self.quantization_config.headers
@@ -92,7 +92,7 @@ class GPTQQuantizer(HfQuantizer):
                 _finish(name, module)
 
     def update_weight_conversions(self, weight_conversions: list[Any], *args: Any) -> list[Any]:
-        from qtoolkit.modules import merges_experts
+        from qtoolkit.source.experts import merges_experts
 
         kept = [entry for entry in weight_conversions if not (self._experts_are_split and merges_experts(entry))]
         return super().update_weight_conversions(kept, *args)  # type: ignore[no-any-return]
@@ -110,7 +110,7 @@ class GPTQQuantizer(HfQuantizer):
 def holds_experts(model: PreTrainedModel, headers: Mapping[str, Any]) -> bool:
     """Whether a file holds experts quantized one by one that the model keeps in large tensors."""
     from qtoolkit.methods._gptq_checkpoint import module_names, quantized_names
-    from qtoolkit.modules import find_experts
+    from qtoolkit.source.experts import find_experts
 
     # A file may have been written without the prefix of the base model.
     prefix = f"{model.base_model_prefix}."

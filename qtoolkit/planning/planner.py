@@ -8,11 +8,11 @@ from transformers import PreTrainedModel
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.methods import Layer, Method, MethodConfig
-from qtoolkit.modules import replace_experts
 from qtoolkit.records import LayerPlan, Plan
 from qtoolkit.source import Checkpoint
 from qtoolkit.source import skeleton as skeletons
 from qtoolkit.source.building import build_empty
+from qtoolkit.source.experts import replace_experts
 
 
 def make_plan(

@@ -8,7 +8,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer that can be replaced: exactly nn.Linear, GPT-2's transposed Conv1D, or Falcon's.
+    """Whether a module is a linear layer that can be replaced: nn.Linear, GPT-2's transposed Conv1D, Falcon's.
 
     Falcon's own class computes what nn.Linear does; other subclasses do more.
     """

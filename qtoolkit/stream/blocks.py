@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
-from qtoolkit.modules import merges_experts, replace_experts
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import build_empty, quiet_transformers
+from qtoolkit.source.experts import merges_experts, replace_experts
 from qtoolkit.source.skeleton import block_list, output_head
 from qtoolkit.source.weights import StoredTensor
 

@@ -171,7 +171,8 @@ class _Block:
         low, high = torch.aminmax(weight)
         if not (low.isfinite() and high.isfinite()):
             raise CheckpointError(
-                f"{self.name}.{layer}.weight of {self.model} holds NaN or infinity, so it cannot be quantized: get it again"
+                f"{self.name}.{layer}.weight of {self.model} holds NaN or infinity, so it cannot be quantized: "
+                "get it again"
             )
         return weight
 

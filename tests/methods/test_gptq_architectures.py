@@ -10,7 +10,8 @@ from tests.models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
 
 # Within a block; for experts those of the first.
 LAYERS = {
-    "llama": "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj mlp.gate_proj mlp.up_proj mlp.down_proj",
+    "llama": "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj "
+    "mlp.gate_proj mlp.up_proj mlp.down_proj",
     "phi3": "self_attn.qkv_proj self_attn.o_proj mlp.gate_up_proj mlp.down_proj",
     "gpt2": "attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj",
     "opt": "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.out_proj fc1 fc2",

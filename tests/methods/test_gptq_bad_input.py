@@ -93,8 +93,8 @@ def test_a_resume_repo_needs_an_output() -> None:
 
 
 def test_the_calibration_text_is_nowhere_in_the_result(tiny_llama: Path, tmp_path: Path) -> None:
-    secret = "The owl of Minerva spreads its wings. "
-    result = qt.quantize(tiny_llama, gptq(calibration=[secret * 200]), output=tmp_path / "out", device="cpu")
+    sentence = "The owl of Minerva spreads its wings. "
+    result = qt.quantize(tiny_llama, gptq(calibration=[sentence * 200]), output=tmp_path / "out", device="cpu")
     texts = [file.read_bytes() for file in (tmp_path / "out").iterdir()]
     assert not any(b"Minerva" in text for text in texts)
     assert "Minerva" not in repr(result.report.to_dict())

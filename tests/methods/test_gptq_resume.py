@@ -112,7 +112,7 @@ def test_another_recipe_is_refused(changes: dict[str, object], told: str, unfini
 def test_other_weights_are_refused(unfinished: Path, tiny_llama: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(tiny_llama, other)
-    file = sorted(other.glob("*.safetensors"))[0]
+    file = min(other.glob("*.safetensors"))
     data = bytearray(file.read_bytes())
     # The first byte after the header.
     data[8 + int.from_bytes(data[:8], "little")] ^= 1

@@ -88,11 +88,12 @@ def test_an_error_is_raised_and_no_hook_stays(block: Block, way: str) -> None:
     def broken() -> torch.Tensor:
         raise ValueError("no such thing")
 
+    run = {
+        "once": lambda: run_once(block, ["gate"], broken, lambda name, x: None),
+        "collect": lambda: collect(block, ["gate"], [broken], lambda name, x: None),
+    }
     with pytest.raises(ValueError, match="no such thing"):
-        if way == "once":
-            run_once(block, ["gate"], broken, lambda name, x: None)
-        else:
-            collect(block, ["gate"], [broken], lambda name, x: None)
+        run[way]()
     assert not block.gate._forward_pre_hooks
 
 

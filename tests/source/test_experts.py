@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from qtoolkit.modules import ExpertList, find_experts, replace_experts
+from qtoolkit.source.experts import ExpertList, find_experts, replace_experts
 
 COMMON = {
     "vocab_size": 128,
