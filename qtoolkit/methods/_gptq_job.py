@@ -21,8 +21,8 @@ from qtoolkit.stream.journal import DoneBlock
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Samples whose perplexity is measured: enough to tell text that a model knows from text that it does not.
-_PERPLEXITY_SAMPLES = 4
+# What the perplexity is measured on: enough to tell text that a model knows from text that it does not.
+_PERPLEXITY_SAMPLES, _PERPLEXITY_TOKENS = 2, 256
 
 
 def quantize(
@@ -52,7 +52,7 @@ def quantize(
         text=text.name,
         num_samples=len(text.tokens),
         seq_len=text.tokens.shape[1],
-        perplexity=_perplexity(model, text.tokens[:_PERPLEXITY_SAMPLES]),
+        perplexity=_perplexity(model, text.tokens[:_PERPLEXITY_SAMPLES, :_PERPLEXITY_TOKENS]),
         damp_percent=config.damp_percent,
         layers=tuple(LayerError(name, **facts) for block in blocks for name, facts in block.facts.items()),
         resumed=before,
@@ -134,13 +134,14 @@ def _load(
 
 
 def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:
-    """Of a few samples, one at a time."""
-    total = 0.0
-    with torch.inference_mode():
-        for row in tokens.to(model.device):
-            logits = model(row[None], use_cache=False).logits[0, :-1].float()
-            total += torch.nn.functional.cross_entropy(logits, row[1:]).item()
-    return float(torch.tensor(total / len(tokens)).exp())
+    """exp of the mean negative log-likelihood of all tokens but the first of each sample."""
+    with torch.no_grad():
+        logits = model(tokens.to(model.device), use_cache=False).logits
+        losses = [
+            torch.nn.functional.cross_entropy(row[:-1].float(), targets[1:].to(row.device))
+            for row, targets in zip(logits, tokens, strict=True)
+        ]
+    return torch.stack(losses).mean().exp().item()
 
 
 def _calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:

@@ -41,7 +41,7 @@ class CalibrationReport(Record):
         text: what the user called the text; never the text itself.
         num_samples: samples used.
         seq_len: tokens of each.
-        perplexity: of the quantized model on some of these samples; None where it was not measured.
+        perplexity: of the quantized model on a few of these tokens; None where it was not measured.
         damp_percent: the damping that was asked for.
         layers: each layer that was calibrated.
         resumed: blocks that an earlier call had done.

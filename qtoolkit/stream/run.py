@@ -1,6 +1,7 @@
 """A job on all blocks of a model: each is read, run on the samples, quantized, kept, and forgotten."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -85,9 +86,10 @@ def quantize_blocks(
         name, result = streamed.block_names[index], journal.read(index)
         with streamed.block(index) as module:
             block = _Block(streamed.name, name, module, samples.calls(index, module, streamed.device), method)
+            one = partial(samples.call_one, index, module, streamed.device)
             if result is None:
                 if tuple(names) not in groups:
-                    groups[tuple(names)] = with_unseen(trace(module, names, block.calls[0]), names)
+                    groups[tuple(names)] = with_unseen(trace(module, names, one), names)
                 outputs = block.quantize(groups[tuple(names)], report)
                 result = journal.write(index, block.tensors, block.facts)
             else:

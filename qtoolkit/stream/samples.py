@@ -23,14 +23,22 @@ class Samples:
     """Hidden states of all samples in batches, and what else each block is called with."""
 
     hidden: list[torch.Tensor]
+    # The first sample as the first block is given it.
+    one: torch.Tensor
     # Block -> batch size -> arguments beside the hidden states.
     arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]]
 
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
-        return [partial(self._call, index, block, device, place) for place in range(len(self.hidden))]
+        return [
+            lambda place=place: self._call(index, block, device, self.hidden[place])
+            for place in range(len(self.hidden))
+        ]
 
-    def _call(self, index: int, block: nn.Module, device: str, place: int) -> torch.Tensor:
-        hidden = self.hidden[place]
+    def call_one(self, index: int, block: nn.Module, device: str) -> torch.Tensor:
+        """Run a block on one sample, to see how it runs: on that of the first block, whichever it is."""
+        return self._call(index, block, device, self.one)
+
+    def _call(self, index: int, block: nn.Module, device: str, hidden: torch.Tensor) -> torch.Tensor:
         args, kwargs = self.arguments[index][len(hidden)]
         output = block(hidden.to(device), *args, **kwargs)
         tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
@@ -58,12 +66,13 @@ def samples_at_once(streamed: StreamedModel, widest: int, num_samples: int, seq_
 def first_inputs(streamed: StreamedModel, tokens: torch.Tensor, samples_at_once: int) -> Samples:
     """What the first block is given for each sample, and what every block is called with."""
     batches = tokens.split(samples_at_once)
-    samples = Samples([], [{} for _ in streamed.blocks])
+    samples = Samples([], torch.empty(0), [{} for _ in streamed.blocks])
     with streamed.outside() as model, torch.no_grad():
         for batch in batches:
             known = len(batch) in samples.arguments[0]
             hidden = _watch(model.base_model, streamed, batch, samples, all_blocks=not known)
             samples.hidden.append(hidden.to("cpu"))
+        samples.one = _watch(model.base_model, streamed, tokens[:1], samples, all_blocks=1 not in samples.arguments[0])
     return samples
 
 
