@@ -2,7 +2,7 @@
 
 Run `python benchmarks/gptq.py --text wikitext.txt [--bits 4] [--peer .venv-gptqmodel/bin/python]`. The first half of
 the text calibrates, the second is held out. Each quantizes in a fresh process; both checkpoints are then read by
-`qt.load` and measured the same way. `--peer ""` leaves the peer out, `--set order=natural` changes a field of `qt.GPTQ`.
+`qt.load` and measured the same way. `--peer ""` leaves the peer out, `--set order=natural` changes a field.
 """
 
 import argparse

@@ -23,7 +23,9 @@ def main(folder: Path) -> None:
     for bits, sym, desc_act in product((2, 3, 4, 8), (True, False), (False, True)):
         torch.manual_seed(1)
         model = LlamaForCausalLM(config)
-        quantizer = GPTQQuantizer(bits=bits, group_size=32, sym=sym, desc_act=desc_act, dataset=data)
+        quantizer = GPTQQuantizer(
+            bits=bits, group_size=32, sym=sym, desc_act=desc_act, act_group_aware=not desc_act, dataset=data
+        )
         model = quantizer.quantize_model(model)
         quantizer.dataset = model.config.quantization_config["dataset"] = None
         path = folder / f"{bits}bit-{'sym' if sym else 'asym'}-{'desc_act' if desc_act else 'static'}"

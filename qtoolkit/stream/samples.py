@@ -29,10 +29,7 @@ class Samples:
     arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]]
 
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
-        return [
-            lambda place=place: self._call(index, block, device, self.hidden[place])
-            for place in range(len(self.hidden))
-        ]
+        return [partial(self._call, index, block, device, hidden) for hidden in self.hidden]
 
     def call_one(self, index: int, block: nn.Module, device: str) -> torch.Tensor:
         """Run a block on one sample, to see how it runs: on that of the first block, whichever it is."""

@@ -12,7 +12,7 @@ IN, OUT = 96, 40
 def literal(
     weight: torch.Tensor, hessian: torch.Tensor, grid: Grid, groups: torch.Tensor, order: torch.Tensor, damp: float
 ) -> torch.Tensor:
-    """Algorithm 1 of arXiv 2210.17323 without its blocks: codes [out, in] for W[out, in], columns in the order given."""
+    """Algorithm 1 of arXiv 2210.17323 without its blocks: codes [out, in] for W[out, in], columns in this order."""
     w, h = weight[:, order].clone(), hessian[order][:, order].clone()
     h += damp * hessian.diagonal().mean() * torch.eye(len(h), dtype=h.dtype)
     upper = torch.linalg.cholesky(torch.linalg.inv(h), upper=True)
