@@ -88,6 +88,11 @@ def test_a_group_size_that_does_not_divide_is_made_smaller_and_told() -> None:
     }
 
 
+def test_a_recipe_that_falls_apart_is_warned_of() -> None:
+    config = gptq(bits=2, calibration="self", num_samples=2, seq_len=16)
+    assert "fall apart" in str(qt.quantize(random_model("llama"), config, device="cpu").report)
+
+
 def test_a_resume_repo_needs_an_output() -> None:
     refused(ConfigError, "resume_repo='me/job' needs output=", random_model("llama"), gptq(), resume_repo="me/job")
 
