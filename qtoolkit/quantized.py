@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.errors import ConfigError
 from qtoolkit.measure import disk_size
 from qtoolkit.methods import MethodConfig
-from qtoolkit.records import LayerPlan, MemoryReport, ProgressEvent, QuantizationReport
+from qtoolkit.records import LayerPlan, MemoryReport, QuantizationReport, ignore_progress
 from qtoolkit.stream import check_output, save_model, staged
 
 if TYPE_CHECKING:
@@ -113,7 +113,3 @@ def _without_cast_notice() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(keep)
-
-
-def ignore_progress(event: ProgressEvent) -> None:
-    """For jobs that nobody watches."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
 from qtoolkit.methods._config import MethodConfig, option
-from qtoolkit.methods._method import Layer, Method, OnProgress
+from qtoolkit.methods._method import Layer, Method
+from qtoolkit.records import OnProgress
 
 if TYPE_CHECKING:
     from qtoolkit.source import Checkpoint

@@ -8,9 +8,9 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.methods._config import MethodConfig, option
-from qtoolkit.methods._method import Layer, Method, OnProgress, Outcome
+from qtoolkit.methods._method import Layer, Method, Outcome
 from qtoolkit.optional import optional
-from qtoolkit.records import LayerPlan, Plan
+from qtoolkit.records import LayerPlan, OnProgress, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

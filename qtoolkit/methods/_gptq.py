@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.modules.gptq_format import expand, in_order, unpack_zero_points
 from qtoolkit.stream import Result
 from qtoolkit.tensor import pack_words, unpack_words
 from qtoolkit.tensor.gptq import SingularHessianError, column_order, factor, solve
@@ -35,12 +36,12 @@ class GPTQBlocks:
 
     def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `BlockMethod`."""
-        bits, offset = self.config.bits, zero_offset(self.config.checkpoint_format)
+        bits, groups = self.config.bits, tensors["g_idx"]
+        size = len(groups) if self.config.group_size == -1 else self.config.group_size
         codes = unpack_words(tensors["qweight"], bits)
-        zeros = unpack_words(tensors["qzeros"].T.contiguous(), bits).T.float() + offset
-        groups = tensors["g_idx"].long()
-        levels = codes.float().sub_(zeros[groups])
-        return levels.mul_(tensors["scales"].float()[groups]).T
+        zero_point = unpack_zero_points(tensors["qzeros"], bits, self.config.checkpoint_format)
+        order = None if in_order(groups, size) else groups
+        return expand(codes, tensors["scales"], zero_point, order, torch.float32).T
 
 
 class _Group:

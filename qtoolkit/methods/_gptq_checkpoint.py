@@ -10,6 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.modules.gptq_format import CHECKPOINT_FORMATS
+from qtoolkit.records import ignore_progress
+from qtoolkit.source.renaming import names_in_model
+from qtoolkit.tensor import WORD_BITS
 
 if TYPE_CHECKING:
     import torch
@@ -17,9 +21,6 @@ if TYPE_CHECKING:
 
     from qtoolkit.modules import GPTQLinear
     from qtoolkit.source import Checkpoint
-
-BITS = (2, 3, 4, 8)
-FORMATS = ("gptq", "gptq_v2")
 
 
 class Header(Protocol):
@@ -110,8 +111,8 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
     # Files from before the key are all of the first format.
     named = values.get("checkpoint_format") or values.get("format") or "gptq"
     checkpoint_format = "marlin" if values.get("is_marlin_format") else named
-    if not isinstance(checkpoint_format, str) or checkpoint_format.lower() not in FORMATS:
-        allowed = ", ".join(FORMATS)
+    if not isinstance(checkpoint_format, str) or checkpoint_format.lower() not in CHECKPOINT_FORMATS:
+        allowed = ", ".join(CHECKPOINT_FORMATS)
         raise UnsupportedModelError(
             f"GPTQ is read in the formats {allowed}, not {checkpoint_format!r:.40}: use gptqmodel"
         )
@@ -125,8 +126,8 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
         desc_act=_value(values, "desc_act", bool, False),
         checkpoint_format=checkpoint_format.lower(),
     )
-    if settings.bits not in BITS:
-        allowed = ", ".join(map(str, BITS))
+    if settings.bits not in WORD_BITS:
+        allowed = ", ".join(map(str, WORD_BITS))
         raise UnsupportedModelError(f"GPTQ is read with {allowed} bits, not {settings.bits}: use gptqmodel")
     if settings.group_size != -1 and settings.group_size < 1:
         raise CheckpointError(f"the GPTQ config has group_size {settings.group_size}: it must be -1 or at least 1")
@@ -179,12 +180,12 @@ def quantized_names(tensors: Iterable[str]) -> list[str]:
 def module_names(model: "PreTrainedModel", stored: list[str]) -> dict[str, str]:
     """The names that modules of a model have for transformers, by their names in a file."""
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
+    from transformers.core_model_loading import WeightRenaming
 
-    renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
-    state, prefix = model.state_dict(), model.base_model_prefix
-    renamed = (rename_source_key(f"{name}.weight", renamings, [], prefix, state)[0] for name in stored)
-    return dict(zip(stored, (name.removesuffix(".weight") for name in renamed), strict=True))
+    # Not those that make one layer of several: codes cannot be merged.
+    renamings = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
+    renamed = names_in_model(model, [f"{name}.weight" for name in stored], renamings)
+    return {name: renamed[f"{name}.weight"].removesuffix(".weight") for name in stored}
 
 
 def load_quantized(checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "PreTrainedModel":
@@ -210,7 +211,7 @@ def load_quantized(checkpoint: "Checkpoint", values: Mapping[str, Any], *, devic
         del config.quantization_config
     settings = GPTQConfig(**{**values, "quant_method": OWN_QUANT_METHOD})
     settings.headers = checkpoint.tensors
-    return load_streamed(replace(checkpoint, config=config), settings, device=device, on_progress=lambda event: None)
+    return load_streamed(replace(checkpoint, config=config), settings, device=device, on_progress=ignore_progress)
 
 
 def _check_layer(stored: str, shape: tuple[int, int], tensors: Mapping[str, Header], settings: Settings) -> StoredLayer:
@@ -220,7 +221,7 @@ def _check_layer(stored: str, shape: tuple[int, int], tensors: Mapping[str, Head
     out_features, in_features = shape
     rows, _ = _shape(tensors, f"{stored}.qweight", (None, out_features), (torch.int32,))
     bits = rows * 32 // in_features
-    if bits not in BITS or rows * 32 != bits * in_features:
+    if bits not in WORD_BITS or rows * 32 != bits * in_features:
         raise CheckpointError(
             f"{stored}.qweight has {rows} rows for {in_features} inputs, which no number of bits makes: "
             "download it again"

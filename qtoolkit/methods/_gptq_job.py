@@ -10,13 +10,14 @@ import torch
 from qtoolkit.methods import _gptq_optimum as optimum
 from qtoolkit.methods._gptq import GPTQBlocks
 from qtoolkit.methods._gptq_format import describe
-from qtoolkit.methods._method import OnProgress, Outcome
-from qtoolkit.records import CalibrationReport, LayerError, Plan, ProgressEvent
+from qtoolkit.methods._method import Outcome
+from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.calibration import Calibration, load_calibration, make_calibration
 from qtoolkit.source.sampling import self_calibration
 from qtoolkit.stream import Journal, JournalPlace, StreamedModel, load_streamed, quantize_blocks
 from qtoolkit.stream.journal import DoneBlock
+from qtoolkit.tensor.processor import bfloat16_is_fast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +48,6 @@ def quantize(
         [name.removeprefix(f"{block}.") for name in names if name.startswith(f"{block}.")]
         for block in streamed.block_names
     ]
-    before = sum(journal.read(index) is not None for index in range(len(layers)))
     blocks = quantize_blocks(streamed, layers, text.tokens, GPTQBlocks(config, plan.device), journal, on_progress)
     checkpoint.notes.extend(journal.notes)
     model = _load(checkpoint, streamed, config, plan, blocks)
@@ -58,7 +58,7 @@ def quantize(
         perplexity=_perplexity(model, text.tokens[:_PERPLEXITY_SAMPLES, :_PERPLEXITY_TOKENS]),
         damp_percent=config.damp_percent,
         layers=tuple(LayerError(name, **facts) for block in blocks for name, facts in block.facts.items()),
-        resumed=before,
+        resumed=journal.found,
     )
     return Outcome(model, report)
 
@@ -84,16 +84,12 @@ def _written_text(
     if kept is not None:
         return make_calibration(kept, "self", ["calibrated with what the model wrote when the job was begun"])
     # The whole model in full precision: the one step that needs it in memory.
-    whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore)
+    whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress)
     text = self_calibration(
         whole, checkpoint.tokenizer, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
     )
     journal.keep_tokens(text.tokens)
     return text
-
-
-def ignore(event: ProgressEvent) -> None:
-    """Reading the model that writes the text is no step of its own."""
 
 
 def _recipe(
@@ -148,11 +144,7 @@ def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:
 
 
 def _calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:
-    """The type in which blocks run: the model's own, or float32 on a processor that multiplies it slowly.
-
-    Without AVX-512, products of bfloat16 are 40 to 500 times slower on a CPU than those of float32 (pytorch #146508).
-    """
+    """The type in which blocks run: the model's own, or float32 on a processor that multiplies it slowly."""
     if device != "cpu" or stored == torch.float32:
         return stored
-    fast = stored == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
-    return stored if fast else torch.float32
+    return stored if stored == torch.bfloat16 and bfloat16_is_fast() else torch.float32

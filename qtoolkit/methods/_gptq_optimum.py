@@ -12,7 +12,7 @@ from qtoolkit.methods._gptq_checkpoint import load_quantized
 from qtoolkit.methods._gptq_format import describe
 from qtoolkit.methods._method import Outcome
 from qtoolkit.optional import optional
-from qtoolkit.records import CalibrationReport, Plan
+from qtoolkit.records import CalibrationReport, Plan, ignore_progress
 from qtoolkit.source import Checkpoint, read_tensors
 from qtoolkit.source.calibration import Calibration
 from qtoolkit.source.skeleton import block_list
@@ -50,7 +50,7 @@ def quantize(checkpoint: Checkpoint, config: Any, plan: Plan, text: Calibration)
         modules_in_block_to_quantize=[[name] for name in inner],
         dataset=[{"input_ids": row[None], "attention_mask": row[None].ne(-1).long()} for row in text.tokens],
     )
-    model = load_streamed(checkpoint, None, device=plan.device, on_progress=lambda event: None)
+    model = load_streamed(checkpoint, None, device=plan.device, on_progress=ignore_progress)
     model = quantizer.quantize_model(model, checkpoint.tokenizer)
     made_by = [f"{package}:{version(package)}" for package in PACKAGES]
     described = describe(config, [layer.name for layer in plan.layers], []) | {"meta": {"quantizer": made_by}}

@@ -3,8 +3,8 @@
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qtoolkit.methods._method import Layer, Method, OnProgress, Outcome
-from qtoolkit.records import Plan
+from qtoolkit.methods._method import Layer, Method, Outcome
+from qtoolkit.records import OnProgress, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,12 +1,11 @@
 """What every method can do. One file in this room is one method: a config, a `Method`, and `METHOD = ...`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from qtoolkit.methods._config import MethodConfig
-from qtoolkit.records import CalibrationReport, LayerPlan, Plan, ProgressEvent
+from qtoolkit.records import CalibrationReport, LayerPlan, OnProgress, Plan, ignore_progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
     from qtoolkit.source import Checkpoint
     from qtoolkit.stream import JournalPlace
-
-OnProgress = Callable[[ProgressEvent], None]
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ class Method(ABC):
         """
         from qtoolkit.stream import load_streamed
 
-        return load_streamed(checkpoint, None, device=device, on_progress=lambda event: None)
+        return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
 
     @abstractmethod
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods._config import MethodConfig, option
-from qtoolkit.methods._method import Layer, Method, OnProgress, Outcome
-from qtoolkit.records import LayerPlan, Plan
+from qtoolkit.methods._method import Layer, Method, Outcome
+from qtoolkit.records import LayerPlan, OnProgress, Plan
 
 if TYPE_CHECKING:
     from qtoolkit.source import Checkpoint

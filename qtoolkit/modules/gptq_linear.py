@@ -2,16 +2,16 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any, Self
 
 import torch
-from torch import nn
 from torch.autograd.function import once_differentiable
 
+from qtoolkit.modules.coded_linear import CodedLinear
 from qtoolkit.modules.gptq_format import CHECKPOINT_FORMATS, buffer_shapes, expand, in_order, unpack_zero_points
 from qtoolkit.modules.gptq_prepared import PreparedWeight, layout_of, prepared_bytes
 from qtoolkit.tensor import pack_words, unpack_words
+from qtoolkit.tensor.processor import bfloat16_is_fast
 
 # Tokens up to which a 4-bit kernel is faster than expanding the weight, one for each plane of codes: measured on layers
 # of 2048 x 2048 and 576 x 1536.
@@ -25,7 +25,7 @@ _BLOCK_WEIGHTS_GPU = 2**25
 _CHANGING = threading.Lock()
 
 
-class GPTQLinear(nn.Module):
+class GPTQLinear(CodedLinear):
     """y = x W^T + bias with W[out_features, in_features] in the tensors of a GPTQ checkpoint.
 
     | buffer | type | shape |
@@ -63,11 +63,11 @@ class GPTQLinear(nn.Module):
         ValueError: bits or a format that there is not, or sizes that do not fill words.
     """
 
+    scale_name = "scales"
     qweight: torch.Tensor | None
     qzeros: torch.Tensor
     scales: torch.Tensor | None
     g_idx: torch.Tensor
-    bias: torch.Tensor | None
 
     def __init__(
         self,
@@ -158,22 +158,12 @@ class GPTQLinear(nn.Module):
         weight = torch.cat(blocks, dim=1)
         return (weight if self._order is None else weight[self._order.argsort()]).T.contiguous()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x[..., in_features] -> [..., out_features] in x.dtype, or in autocast's type where that is on."""
-        device = x.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return self.forward(x.to(torch.get_autocast_dtype(device)))
-        # [..., in] -> [tokens, in]
-        inputs = x.reshape(-1, x.shape[-1])
-        if inputs.requires_grad and torch.is_grad_enabled():
-            y: torch.Tensor = _Product.apply(inputs, self)  # type: ignore[no-untyped-call]
-        else:
-            y = self._multiply(inputs)
-        bias = self.bias
-        y = y if bias is None else y + bias.to(y.dtype)
-        # [tokens, out] -> [..., out]
-        return y.view(*x.shape[:-1], self.out_features)
+    def multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """See `CodedLinear`."""
+        if x.requires_grad and torch.is_grad_enabled():
+            y: torch.Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+            return y
+        return self._multiply(x)
 
     def extra_repr(self) -> str:
         """Shape and format, for `print(model)`."""
@@ -287,13 +277,9 @@ class GPTQLinear(nn.Module):
             self._fast = self._order = None
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        # Called for every tensor by `.to`, `.half`, `.cuda` and the like; layouts differ by device.
+        # Layouts differ by device.
         self._unpack()
-        scales = self.scales
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if scales is not None and self.scales is not None and self.scales.dtype != scales.dtype:
-            self.scales = scales.to(self.scales.device)
-        return self
+        return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, *args: Any) -> None:
         self._unpack()
@@ -334,12 +320,6 @@ def _multiply_blocks(x: torch.Tensor, blocks: Iterator[tuple[slice, torch.Tensor
 
 def _compute_dtype(x: torch.Tensor) -> torch.dtype:
     """The type to multiply in: that of x, but float32 where a CPU has no fast product in it."""
-    if x.device.type == "cpu" and (x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and not _bfloat16_is_fast())):
+    if x.device.type == "cpu" and (x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and not bfloat16_is_fast())):
         return torch.float32
     return x.dtype
-
-
-@cache
-def _bfloat16_is_fast() -> bool:
-    """A CPU of AVX2 alone multiplies bfloat16 44 to 499 times slower than float32 (pytorch issue 146508)."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-any-return]  # noqa: SLF001

@@ -1,25 +1,22 @@
 """A linear layer that keeps integer codes instead of its weight, and computes from them."""
 
-from collections.abc import Callable
 from typing import Self
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from qtoolkit.modules.coded_linear import CodedLinear
 from qtoolkit.modules.matmul import QuantizedMatmul
 from qtoolkit.modules.scheme import Scheme
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(CodedLinear):
     """y = x W^T + bias with W[out_features, in_features] in 8 or 4 bits, absmax or zero-point.
 
     Codes become numbers block by block while they are multiplied with; a copy of W is never kept. x may have any
     floating type and y has the same; gradients flow to x. The layer itself is not trained: what it holds are buffers,
     `weight`, `scale` and `zero_point` as in `Scheme` (None when symmetric), and `bias` [out_features] or None.
-
-    `.to(dtype)`, `.half()` and the like convert the bias alone: codes are integers, and a scale rounded to bfloat16
-    would shift every weight of its row by up to 0.4 %.
 
     Args:
         in_features: size of the inputs; even for 4 bits.
@@ -36,10 +33,10 @@ class QuantizedLinear(nn.Module):
         ValueError: a scheme that there is not, or that a layer of this shape cannot have.
     """
 
+    scale_name = "scale"
     weight: torch.Tensor
     scale: torch.Tensor
     zero_point: torch.Tensor | None
-    bias: torch.Tensor | None
 
     def __init__(
         self,
@@ -130,18 +127,10 @@ class QuantizedLinear(nn.Module):
         """The weight that the codes stand for, float32 [out_features, in_features]."""
         return self.scheme.dequantize(dict(self.named_buffers()))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x[..., in_features] -> [..., out_features] in x.dtype, or in autocast's type where that is on."""
-        device = x.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return self.forward(x.to(torch.get_autocast_dtype(device)))
-        # [..., in] -> [tokens, in]
-        inputs = x.reshape(-1, x.shape[-1])
-        y: torch.Tensor = QuantizedMatmul.apply(inputs, self.weight, self.scale, self.zero_point)  # type: ignore[no-untyped-call]
-        y = y if self.bias is None else y + self.bias.to(y.dtype)
-        # [tokens, out] -> [..., out]
-        return y.view(*x.shape[:-1], self.out_features)
+    def multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """See `CodedLinear`."""
+        y: torch.Tensor = QuantizedMatmul.apply(x, self.weight, self.scale, self.zero_point)  # type: ignore[no-untyped-call]
+        return y
 
     def extra_repr(self) -> str:
         """Shape and scheme, for `print(model)`."""
@@ -151,11 +140,3 @@ class QuantizedLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"bits={scheme.bits}, granularity={scheme.granularity!r}{group}, symmetric={scheme.symmetric}"
         )
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        # Called for every tensor by `.to`, `.half`, `.cuda` and the like.
-        scale = self.scale
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.scale.dtype != scale.dtype:
-            self.scale = scale.to(self.scale.device)
-        return self

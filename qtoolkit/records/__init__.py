@@ -3,7 +3,7 @@
 from qtoolkit.records.base import Record, Row
 from qtoolkit.records.calibration import CalibrationReport, LayerError
 from qtoolkit.records.doctor import Doctor
-from qtoolkit.records.event import ProgressEvent
+from qtoolkit.records.event import OnProgress, ProgressEvent, ignore_progress
 from qtoolkit.records.memory import MemoryReport, PeakMemory
 from qtoolkit.records.plan import LayerPlan, Plan
 from qtoolkit.records.result import QuantizationReport
@@ -16,10 +16,12 @@ __all__ = [
     "LayerPlan",
     "MemoryReport",
     "ModelSource",
+    "OnProgress",
     "PeakMemory",
     "Plan",
     "ProgressEvent",
     "QuantizationReport",
     "Record",
     "Row",
+    "ignore_progress",
 ]

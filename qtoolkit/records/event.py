@@ -1,5 +1,6 @@
 """What a running job says of itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,3 +31,10 @@ class ProgressEvent(Record):
 
     def rows(self) -> tuple[Row, ...]:
         return (Row(self.phase, f"{self.done} of {self.total} {self.unit}", self.detail),)
+
+
+OnProgress = Callable[[ProgressEvent], None]
+
+
+def ignore_progress(event: ProgressEvent) -> None:
+    """Where nobody wants to be told."""

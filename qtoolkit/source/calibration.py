@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.records import OnProgress
 from qtoolkit.source.texts import Texts, check_texts, open_texts
-from qtoolkit.source.token_stream import OnProgress, TokenStream, tokenize
+from qtoolkit.source.token_stream import TokenStream, tokenize
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ from qtoolkit.errors import (
     oneline,
 )
 from qtoolkit.optional import optional
-from qtoolkit.records import ProgressEvent
+from qtoolkit.records import OnProgress
 from qtoolkit.source import folder as folders
 from qtoolkit.source.building import cause_of, quiet_transformers
 from qtoolkit.source.checkpoint import Checkpoint
@@ -32,7 +32,6 @@ from qtoolkit.source.weights import StoredTensor
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-OnProgress = Callable[[ProgressEvent], None]
 # What a model can be loaded in.
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 

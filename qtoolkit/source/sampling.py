@@ -14,10 +14,9 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.records import ProgressEvent
+from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source.calibration import Calibration, bounded, make_calibration
 from qtoolkit.source.decoding import OneQuery, RoomyLayer
-from qtoolkit.source.token_stream import OnProgress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,17 +1,16 @@
 """Text as one row of tokens, read no further than it is wanted."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.records import ProgressEvent
+from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source.texts import PIECE, Texts, cut
 
 if TYPE_CHECKING:
     import numpy as np
 
-OnProgress = Callable[[ProgressEvent], None]
 # A token of ordinary text has about 4 characters: how many are tokenized at once goes by it, up to a bound.
 _CHARACTERS_PER_TOKEN = 4
 _BATCH = 10 * PIECE

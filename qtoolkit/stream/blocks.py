@@ -16,6 +16,7 @@ from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import build_empty, quiet_transformers
 from qtoolkit.source.experts import merges_experts, replace_experts
+from qtoolkit.source.renaming import names_in_model
 from qtoolkit.source.skeleton import block_list, output_head
 from qtoolkit.source.weights import StoredTensor
 
@@ -49,7 +50,6 @@ class StreamedModel:
 
     def __init__(self, checkpoint: Checkpoint, *, device: str, dtype: torch.dtype) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
         self.device, self.dtype, self.name = device, dtype, checkpoint.name
         self.model: PreTrainedModel = build_empty(checkpoint, dtype).eval()
@@ -57,15 +57,7 @@ class StreamedModel:
         conversions = get_model_conversion_mapping(self.model)
         replace_experts(self.model)
         self._conversions = [rule for rule in conversions if not merges_experts(rule)]
-        renamings = [rule for rule in self._conversions if isinstance(rule, WeightRenaming)]
-        converters = [rule for rule in self._conversions if isinstance(rule, WeightConverter)]
-        prefix, known = self.model.base_model_prefix, self.model.state_dict()
-        self.name_of = {}
-        for key in self.tensors:
-            renamed, _ = rename_source_key(key, renamings, converters, prefix, known)
-            if renamed not in known and key in known:
-                renamed = key
-            self.name_of[key] = renamed
+        self.name_of = names_in_model(self.model, self.tensors, self._conversions)
         found = block_list(self.model)
         if found is None:
             kind = self.model.config.model_type

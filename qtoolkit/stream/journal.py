@@ -56,6 +56,7 @@ class Journal:
 
     Attributes:
         notes: what went wrong with the copy on the Hub; the job goes on without it.
+        found: blocks that an earlier call had done.
 
     Raises:
         OutputError: the folder was begun with another recipe.
@@ -64,6 +65,7 @@ class Journal:
 
     def __init__(self, place: JournalPlace | None, recipe: Mapping[str, Any]) -> None:
         self.notes: list[str] = []
+        self.found = 0
         self._memory: dict[int, DoneBlock] = {}
         self.folder: Path | None = place.folder if place else None
         self._mirror: HubMirror | None = place.mirror if place else None
@@ -77,7 +79,8 @@ class Journal:
         wanted = json.loads(json.dumps(recipe))
         file = folder / RECIPE_FILE
         if file.exists():
-            _check_recipe(folder, _read_json(file), wanted)
+            anew = f"name another resume_repo than {self._mirror.repo_id}" if self._mirror else "give resume=False"
+            _check_recipe(folder, _read_json(file), wanted, anew)
         else:
             _write_whole(file, json.dumps(wanted, indent=2).encode())
             self._push(file)
@@ -86,9 +89,7 @@ class Journal:
         """Keep calibration samples that are not the same when they are made again."""
         if self.folder is not None:
             file = self.folder / _TOKENS_FILE
-            for _ in write_file(file.with_suffix(".tmp"), {"tokens": tokens}):
-                pass
-            file.with_suffix(".tmp").replace(file)
+            _write_tensors(file, {"tokens": tokens})
             self._push(file)
 
     def kept_tokens(self) -> torch.Tensor | None:
@@ -100,13 +101,14 @@ class Journal:
         """The result of a block; None when it is not done, or its files are not whole."""
         if self.folder is None:
             return self._memory.get(index)
-        weights, facts = self._files(index)
+        weights, facts = self.files(index)
         if not (weights.exists() and facts.exists()):
             return None
         values = _read_json(facts)
         with weights.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != values["sha256"]:
                 return None
+        self.found += 1
         return DoneBlock(read_tensors(weights), values["facts"])
 
     def write(self, index: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> DoneBlock:
@@ -118,17 +120,8 @@ class Journal:
         if self.folder is None:
             self._memory[index] = DoneBlock(dict(tensors), facts)
             return self._memory[index]
-        weights, described = self._files(index)
-        beside = weights.with_suffix(".tmp")
-        try:
-            for _ in write_file(beside, tensors):
-                pass
-            with beside.open("r+b") as file:
-                os.fsync(file.fileno())
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            beside.replace(weights)
-        finally:
-            beside.unlink(missing_ok=True)
+        weights, described = self.files(index)
+        digest = _write_tensors(weights, tensors)
         _write_whole(described, json.dumps({"sha256": digest, "facts": facts}).encode())
         self._push(weights, described)
         return DoneBlock(read_tensors(weights), facts)
@@ -149,21 +142,18 @@ class Journal:
 
     def files(self, index: int) -> tuple[Path, Path]:
         """The two files of a block, weights and facts."""
-        return self._files(index)
-
-    def _files(self, index: int) -> tuple[Path, Path]:
         assert self.folder is not None
         name = f"block-{index:05}"
         return self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
 
 
-def _check_recipe(folder: Path, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _check_recipe(folder: Path, begun: Mapping[str, Any], wanted: Mapping[str, Any], anew: str) -> None:
     for key in dict.fromkeys([*wanted, *begun]):
         if begun.get(key) != wanted.get(key):
             was, now = (str(values.get(key))[:60] for values in (begun, wanted))
             raise OutputError(
                 f"{folder.parent} was begun with {key} {was}, and this call has {now}: "
-                "call as before to go on, or give resume=False to start anew"
+                f"call as before to go on, or {anew} to start anew"
             )
 
 
@@ -187,3 +177,18 @@ def _write_whole(file: Path, data: bytes) -> None:
         beside.replace(file)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+    """The SHA-256 of the file."""
+    beside = file.with_suffix(".tmp")
+    try:
+        for _ in write_file(beside, tensors):
+            pass
+        with beside.open("r+b") as stream:
+            os.fsync(stream.fileno())
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+    return digest

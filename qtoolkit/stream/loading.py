@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.errors import CheckpointError, InsufficientMemoryError
-from qtoolkit.records import ProgressEvent
+from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import cause_of, check_complete, quiet_transformers
-from qtoolkit.source.opening import OnProgress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

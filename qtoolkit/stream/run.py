@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from qtoolkit.errors import CheckpointError
-from qtoolkit.records import ProgressEvent
+from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import StoredTensor
-from qtoolkit.source.opening import OnProgress
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.forward import Call, collect, run_once
 from qtoolkit.stream.groups import Group, trace, with_unseen

@@ -12,9 +12,8 @@ import torch
 from transformers.core_model_loading import revert_weight_conversion
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.records import ProgressEvent
+from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source.names import QUANTIZE_CONFIG
-from qtoolkit.source.opening import OnProgress
 from qtoolkit.source.weights import DTYPES
 
 if TYPE_CHECKING:

@@ -2,6 +2,8 @@
 
 import torch
 
+from qtoolkit.tensor.processor import bfloat16_is_native
+
 # Columns of one block of the product: wide enough for a fast product, narrow enough that half of H is not computed.
 _BLOCK = 256
 # Inputs of one product.
@@ -42,7 +44,7 @@ class Hessian:
         x = inputs.detach().reshape(-1, inputs.shape[-1]).to(self._sum.device)
         self.num_inputs += len(x)
         for part in x.split(_TOKENS):
-            if x.dtype == torch.bfloat16 and x.device.type == "cpu" and _multiplies_bfloat16():
+            if x.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
                 self._add_rounded(part)
             elif x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":
                 # Exact: products of two such numbers fit float32.
@@ -70,8 +72,3 @@ class Hessian:
             block.copy_(block.triu() + block.triu(1).T)
             self._sum[start + _BLOCK :, columns] = self._sum[columns, start + _BLOCK :].T
         return self._sum
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether this processor has products of bfloat16: AVX512-BF16 or AMX."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001
