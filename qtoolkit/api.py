@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
@@ -24,8 +24,16 @@ from qtoolkit.measure import (
 from qtoolkit.methods import Method, MethodConfig, available_methods, get_method, reader_of, resolve_config
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, make_plan
-from qtoolkit.quantized import QuantizedModel, ignore_progress
-from qtoolkit.records import Doctor, MemoryReport, PeakMemory, Plan, ProgressEvent, QuantizationReport
+from qtoolkit.quantized import QuantizedModel
+from qtoolkit.records import (
+    Doctor,
+    MemoryReport,
+    OnProgress,
+    PeakMemory,
+    Plan,
+    QuantizationReport,
+    ignore_progress,
+)
 from qtoolkit.source import Checkpoint, HubMirror, open_checkpoint
 from qtoolkit.stream import (
     JournalPlace,
@@ -50,7 +58,6 @@ __all__ = [
 ]
 
 Model = Any
-OnProgress = Callable[[ProgressEvent], None]
 
 
 def plan(
@@ -165,6 +172,10 @@ def _quantize(
     if mirror is not None and (folder is None or not method.resumes):
         why = "output=" if method.resumes else f"a method with calibration, and {method.name} has none"
         raise ConfigError(f"resume_repo={resume_repo!r} needs {why}: leave it out, or give that")
+    if mirror is not None and not resume:
+        raise ConfigError(
+            f"resume_repo={resume_repo!r} goes on with what is there, and resume=False starts anew: give one"
+        )
     if folder is not None:
         check_output(folder, overwrite=overwrite, unfinished=method.resumes or not resume)
     with measure_peak() as meter, _place_to_work(folder, resume=resume and method.resumes) as partial:

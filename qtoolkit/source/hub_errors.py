@@ -43,9 +43,13 @@ class HubModel:
         token: None for the one that huggingface_hub finds.
         kind: what a person calls such a repository.
         again: what to do when the connection broke.
+        transfer: what breaks off then.
+        right: what a token must be allowed to do with it.
     """
 
     kind: ClassVar[str] = "model"
+    transfer: ClassVar[str] = "download of"
+    right: ClassVar[str] = "read"
     again: ClassVar[str] = "run it again to go on after the last whole file"
 
     repo_id: str
@@ -72,6 +76,15 @@ class HubModel:
         return (self.token or get_token()) is not None
 
 
+@dataclass(frozen=True)
+class HubUpload(HubModel):
+    """A repository on the Hub that is written to."""
+
+    again: ClassVar[str] = "call again to send what is missing"
+    transfer: ClassVar[str] = "upload to"
+    right: ClassVar[str] = "write to"
+
+
 def hub_address() -> str:
     """The Hub that is asked, without a password that may stand in HF_ENDPOINT."""
     return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
@@ -87,6 +100,9 @@ def translated(model: HubModel) -> Iterator[None]:
     """
     try:
         yield
+    except QToolkitError:
+        # Some are ValueErrors too.
+        raise
     except (HTTPError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise _translate(error, model) from error
 
@@ -147,7 +163,8 @@ def _refused(error: BaseException, model: HubModel) -> QToolkitError:
         )
     if status == 403:
         return SourceError(
-            f"the Hub refuses {model.repo_id} (403): give a token that may read it, see {hub_address()}/settings/tokens"
+            f"the Hub refuses {model.repo_id} (403): give a token that may {model.right} it, see "
+            f"{hub_address()}/settings/tokens"
         )
     if status == 429:
         return HubUnreachableError(
@@ -180,7 +197,7 @@ def _disk(error: BaseException, model: HubModel) -> QToolkitError:
 
 
 def _broken(error: BaseException, model: HubModel) -> QToolkitError:
-    return HubUnreachableError(f"the download of {model.repo_id} broke off ({_detail(error)}): {model.again}")
+    return HubUnreachableError(f"the {model.transfer} {model.repo_id} broke off ({_detail(error)}): {model.again}")
 
 
 def _strange(error: BaseException, _model: HubModel) -> QToolkitError:

@@ -1,13 +1,15 @@
 """A copy of a folder in a private repository on the Hub, for machines that are taken away."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.source.hub_errors import HubModel, translated
+from qtoolkit.source.hub_errors import HubUpload, translated
 
 
 class HubMirror:
@@ -19,7 +21,7 @@ class HubMirror:
     """
 
     def __init__(self, repo_id: str, token: str | None) -> None:
-        self._model = HubModel(repo_id, token=token)
+        self._model = HubUpload(repo_id, token=token)
         self._api = HfApi(token=token)
         self.repo_id = repo_id
 
@@ -30,7 +32,7 @@ class HubMirror:
             ConfigError: the repository is public.
             SourceError: the Hub does not answer, or refuses.
         """
-        with translated(self._model):
+        with translated(self._model), _without_bars():
             self._api.create_repo(self.repo_id, private=True, exist_ok=True)
             info = self._api.model_info(self.repo_id)
             if not info.private:
@@ -49,5 +51,18 @@ class HubMirror:
             SourceError: the Hub does not answer, or refuses.
         """
         added = [CommitOperationAdd(file.name, file) for file in files]
-        with translated(self._model):
+        with translated(self._model), _without_bars():
             self._api.create_commit(self.repo_id, added, commit_message=f"{files[-1].stem}")
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """huggingface_hub without its bars, which would stand between the job's own; put back afterwards."""
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

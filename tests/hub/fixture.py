@@ -9,7 +9,10 @@ from huggingface_hub import constants
 
 from tests.hub.datasets import DatasetHub
 from tests.hub.server import Hub
+from tests.hub.writable import WritableHub
 from tests.hub.xet import XetHub
+
+WRITE_TOKEN = "hf_write" + "w" * 27
 
 
 @pytest.fixture
@@ -35,6 +38,16 @@ def dataset_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dat
     with DatasetHub() as server:
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+        yield from _pointed_to(server, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub]:
+    """As `hub`, with a token that may write for the account "me", in LFS mode."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with WritableHub() as server:
+        server.tokens.add(WRITE_TOKEN)
+        server.writers[WRITE_TOKEN] = "me"
         yield from _pointed_to(server, tmp_path, monkeypatch)
 
 

@@ -1,0 +1,167 @@
+"""A Hub that is written to as well: repositories are made, large files go to storage first, and commits name them."""
+
+import base64
+import hashlib
+import json
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
+
+from tests.hub.server import Handler, Hub, HubError, Repository, describe
+
+# Parts of a large file; the real Hub takes larger ones.
+_PART = 256 * 1024
+
+
+class WritableHandler(Handler):
+    """Answers what `create_repo`, `create_commit` and `whoami` ask, in LFS mode."""
+
+    server: "WritableHub"
+    ROUTES: ClassVar[list[tuple[str, str, str]]] = [
+        *Handler.ROUTES,
+        ("GET", r"/api/whoami-v2", "send_whoami"),
+        ("POST", r"/api/repos/create", "create"),
+        ("POST", r"/api/validate-yaml", "validate"),
+        ("POST", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/preupload/(?P<revision>[^/]+)", "preupload"),
+        ("POST", r"/(?P<repo_id>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
+        ("PUT", r"/storage/(?P<oid>[0-9a-f]{64})", "store"),
+        ("PUT", r"/storage/(?P<oid>[0-9a-f]{64})/(?P<part>\d+)", "store_part"),
+        ("POST", r"/storage/(?P<oid>[0-9a-f]{64})", "join_parts"),
+        ("POST", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/commit/(?P<revision>[^/]+)", "commit"),
+    ]
+
+    def writer(self) -> str:
+        """The name of the account whose token may write."""
+        token = self.request_log.token
+        if token not in self.server.tokens:
+            raise HubError(401, "Invalid username or password.")
+        if token not in self.server.writers:
+            raise HubError(403, "Forbidden: this token may only read")
+        return self.server.writers[token]
+
+    def writable(self, repo_id: str, revision: str = "main") -> tuple[Repository, str]:
+        """The repository and commit, if this token may write there."""
+        account = self.writer()
+        repository, commit_hash = self.find(repo_id, revision)
+        if repo_id.split("/", maxsplit=1)[0] != account:
+            raise HubError(403, f"Forbidden: you have no right to write to {repo_id}")
+        return repository, commit_hash
+
+    def send_whoami(self) -> None:
+        token = self.request_log.token
+        if token is None or token not in self.server.tokens:
+            raise HubError(401, "Invalid username or password.")
+        role = "write" if token in self.server.writers else "read"
+        name = self.server.writers.get(token, "reader")
+        self.respond_json({"name": name, "type": "user", "orgs": [], "auth": {"accessToken": {"role": role}}})
+
+    def create(self) -> None:
+        account, asked = self.writer(), json.loads(self.body)
+        owner = asked["organization"] or account
+        repo_id = f"{owner}/{asked['name']}"
+        if owner != account:
+            raise HubError(403, f"You don't have the rights to create a model under the namespace {owner!r}")
+        url = {"url": f"{self.server.url}/{repo_id}"}
+        if repo_id in self.server.repositories:
+            self.respond_json(url | {"error": "You already created this model repo"}, 409)
+            return
+        self.server.add(repo_id, {".gitattributes": b""}, private=asked.get("visibility") == "private")
+        self.respond_json(url)
+
+    def validate(self) -> None:
+        self.respond_json({"errors": [], "warnings": []})
+
+    def preupload(self, repo_id: str, revision: str) -> None:
+        repository, commit_hash = self.writable(repo_id, revision)
+        present = repository.commits[commit_hash]
+        files = []
+        for asked in json.loads(self.body)["files"]:
+            name = asked["path"]
+            mode = "lfs" if "lfs" in describe(name, b"") else "regular"
+            found = describe(name, present[name]) if name in present else None
+            oid = None if found is None else found["lfs"]["oid"] if "lfs" in found else found["oid"]
+            files.append({"path": name, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        self.respond_json({"files": files})
+
+    def batch(self, repo_id: str) -> None:
+        self.writable(repo_id)
+        self.respond_json(
+            {"transfer": "multipart", "objects": list(map(self.upload_of, json.loads(self.body)["objects"]))}
+        )
+
+    def upload_of(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Where an object is sent, unless it is there."""
+        oid, size = asked["oid"], asked["size"]
+        if oid in self.server.storage:
+            return asked
+        href = f"{self.server.url}/storage/{oid}"
+        upload: dict[str, Any] = {"href": href}
+        if size > _PART:
+            parts = range(1, -(-size // _PART) + 1)
+            upload["header"] = {"chunk_size": str(_PART)} | {str(part): f"{href}/{part}" for part in parts}
+        return asked | {"actions": {"upload": upload}}
+
+    def store(self, oid: str) -> None:
+        self.server.keep(oid, self.body)
+        self.respond(200)
+
+    def store_part(self, oid: str, part: str) -> None:
+        self.server.parts[oid, int(part)] = self.body
+        self.respond(200, headers={"ETag": f'"{hashlib.md5(self.body, usedforsecurity=False).hexdigest()}"'})
+
+    def join_parts(self, oid: str) -> None:
+        numbers = sorted(part["partNumber"] for part in json.loads(self.body)["parts"])
+        self.server.keep(oid, b"".join(self.server.parts.pop((oid, number)) for number in numbers))
+        self.respond_json({})
+
+    def commit(self, repo_id: str, revision: str) -> None:
+        repository, commit_hash = self.writable(repo_id, revision)
+        files, title = {}, ""
+        for line in self.body.splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "header":
+                title = value["summary"]
+                if value.get("parentCommit") not in (None, commit_hash):
+                    raise HubError(412, "A commit has happened since. Please refresh and try again.")
+            elif entry["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                if value["oid"] not in self.server.storage:
+                    raise HubError(400, f"LFS pointer to an object that is not there: {value['path']}")
+                files[value["path"]] = self.server.storage[value["oid"]]
+        branch = revision
+        if parse_qs(urlsplit(self.path).query).get("create_pr") == ["1"]:
+            self.server.pull_requests += 1
+            branch = f"refs/pr/{self.server.pull_requests}"
+            repository.refs[branch] = commit_hash
+        made = repository.commit(files, branch)
+        self.server.commits.append((repo_id, title, sorted(files)))
+        answer = {"success": True, "commitOid": made, "commitUrl": f"{self.server.url}/{repo_id}/commit/{made}"}
+        if branch != revision:
+            answer["pullRequestUrl"] = f"{self.server.url}/{repo_id}/discussions/{self.server.pull_requests}"
+        self.respond_json(answer)
+
+
+class WritableHub(Hub):
+    """A Hub that is written to.
+
+    Attributes:
+        writers: token -> the account that it writes for.
+        storage: large files by their SHA-256, whether or not a commit names them.
+        parts: of files that are not whole yet, by SHA-256 and number.
+        commits: repository, title and files of each commit that a client made.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(WritableHandler)
+        self.writers: dict[str, str] = {}
+        self.storage: dict[str, bytes] = {}
+        self.parts: dict[tuple[str, int], bytes] = {}
+        self.commits: list[tuple[str, str, list[str]]] = []
+        self.pull_requests = 0
+
+    def keep(self, oid: str, content: bytes) -> None:
+        """Store a large file, which must be what it is said to be."""
+        if hashlib.sha256(content).hexdigest() != oid:
+            raise HubError(422, "the content is not that of the oid")
+        self.storage[oid] = content

@@ -1,0 +1,3 @@
+from tests.hub.fixture import writable_hub
+
+__all__ = ["writable_hub"]

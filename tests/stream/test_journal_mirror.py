@@ -1,0 +1,102 @@
+"""A journal with a copy on the Hub goes on where it was, on a machine that has nothing but the call."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qtoolkit.errors import ConfigError, OutputError, SourceError
+from qtoolkit.source import HubMirror
+from qtoolkit.stream import Journal, JournalPlace
+from tests.hub.fixture import WRITE_TOKEN
+from tests.hub.server import Fault
+from tests.hub.writable import WritableHub
+
+RECIPE = {"bits": 4}
+# Larger than a part of an upload, and smaller.
+LARGE = {"a.qweight": torch.arange(200_000, dtype=torch.int32).view(-1, 4)}
+SMALL = {"b.qweight": torch.arange(12, dtype=torch.int32).view(-1, 4)}
+
+
+def journal(folder: Path, recipe: dict[str, int] = RECIPE) -> Journal:
+    return Journal(JournalPlace(folder, HubMirror("me/run", WRITE_TOKEN)), recipe)
+
+
+def test_another_machine_goes_on(writable_hub: WritableHub, tmp_path: Path) -> None:
+    first = journal(tmp_path / "first")
+    first.keep_tokens(torch.arange(6).view(2, 3))
+    first.write(0, LARGE, {"a": 1})
+    first.write(1, SMALL, {"b": 2})
+    second = journal(tmp_path / "second")
+    kept, large, small = second.kept_tokens(), second.read(0), second.read(1)
+    assert kept is not None and kept.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert large is not None and small is not None and (large.facts, small.facts) == ({"a": 1}, {"b": 2})
+    assert torch.equal(large.tensors["a.qweight"][...], LARGE["a.qweight"])
+    assert torch.equal(small.tensors["b.qweight"][...], SMALL["b.qweight"])
+    assert second.read(2) is None and second.found == 2
+    assert first.notes == second.notes == []
+    # Nothing of huggingface_hub's own stays between the files.
+    assert {file.name for file in (tmp_path / "second").iterdir()} == {
+        file.name for file in (tmp_path / "first").iterdir()
+    }
+
+
+def test_a_block_is_one_commit(writable_hub: WritableHub, tmp_path: Path) -> None:
+    journal(tmp_path).write(7, SMALL, {})
+    sent = [files for _, _, files in writable_hub.commits]
+    assert sent == [["recipe.json"], ["block-00007.json", "block-00007.safetensors"]]
+
+
+def test_what_the_folder_has_is_not_downloaded(writable_hub: WritableHub, tmp_path: Path) -> None:
+    journal(tmp_path).write(0, SMALL, {})
+    writable_hub.requests.clear()
+    assert journal(tmp_path).read(0) is not None
+    assert writable_hub.downloads() == []
+
+
+def test_the_repository_is_made_private(writable_hub: WritableHub, tmp_path: Path) -> None:
+    journal(tmp_path)
+    assert writable_hub.repositories["me/run"].private
+
+
+def test_a_public_repository_is_refused(writable_hub: WritableHub, tmp_path: Path) -> None:
+    writable_hub.add("me/run", {"README.md": b""})
+    with pytest.raises(ConfigError, match="me/run is public: name a private one"):
+        journal(tmp_path)
+    assert not writable_hub.commits
+
+
+def test_another_recipe_is_refused(writable_hub: WritableHub, tmp_path: Path) -> None:
+    journal(tmp_path / "first")
+    with pytest.raises(OutputError, match="was begun with bits 4, and this call has 3"):
+        journal(tmp_path / "second", {"bits": 3})
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "token", "told"),
+    [
+        ("me/run", "hf_unknown", "401"),
+        ("me/run", "hf_reader", r"403.*may write to it"),
+        ("somebody/run", WRITE_TOKEN, r"403.*may write to it"),
+    ],
+    ids=["unknown token", "token that may only read", "account of another"],
+)
+def test_no_right_to_write_is_told_at_once(
+    repo_id: str, token: str, told: str, writable_hub: WritableHub, tmp_path: Path
+) -> None:
+    writable_hub.tokens.add("hf_reader")
+    with pytest.raises(SourceError, match=told) as caught:
+        Journal(JournalPlace(tmp_path, HubMirror(repo_id, token)), RECIPE)
+    assert token not in str(caught.value)
+
+
+def test_a_lost_connection_costs_nothing(writable_hub: WritableHub, tmp_path: Path) -> None:
+    first = journal(tmp_path / "first")
+    writable_hub.faults.append(Fault("/commit/", status=400, times=1))
+    first.write(0, SMALL, {})
+    assert "2 files of the journal are here alone, not in me/run" in first.notes[0]
+    first.write(1, SMALL, {})
+    # The next commit takes along what was left behind.
+    assert first.notes == []
+    second = journal(tmp_path / "second")
+    assert second.read(0) is not None and second.read(1) is not None
