@@ -104,6 +104,10 @@ def reader_of(checkpoint: "Checkpoint") -> tuple[Method, MethodConfig]:
         CheckpointError: the checkpoint is damaged.
         UnsupportedModelError: it was quantized by something that is none of our methods.
     """
+    if (checkpoint.quantization or {}).get("quant_method") == "gptq":
+        from qtoolkit.methods._gptq_checkpoint import correct_format
+
+        correct_format(checkpoint)
     config = config_of_checkpoint(checkpoint.quantization or {})
     if config.method == "gptq":
         from qtoolkit.methods._gptq_stored import StoredGPTQ

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.modules.gptq_format import expand, in_order, unpack_zero_points
+from qtoolkit.modules.gptq_format import expand, in_order, unpack_zero_points, zero_offset
 from qtoolkit.stream import Result
 from qtoolkit.tensor import pack_words, unpack_words
 from qtoolkit.tensor.gptq import SingularHessianError, column_order, factor, solve
@@ -108,11 +108,6 @@ class _Group:
                 "num_inputs": self._hessian.num_inputs,
             }
             yield name, Result(tensors, facts)
-
-
-def zero_offset(checkpoint_format: str) -> int:
-    """What is added to a stored zero point: AutoGPTQ's first format holds it less one."""
-    return 1 if checkpoint_format == "gptq" else 0
 
 
 def pack_layer(

@@ -9,14 +9,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
-from qtoolkit.modules.gptq_format import CHECKPOINT_FORMATS
+from qtoolkit.modules.gptq_format import CHECKPOINT_FORMATS, zero_offset
 from qtoolkit.records import ignore_progress
 from qtoolkit.source.renaming import names_in_model
-from qtoolkit.tensor import WORD_BITS
+from qtoolkit.tensor import WORD_BITS, unpack_words
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from qtoolkit.modules import GPTQLinear
@@ -31,7 +32,7 @@ class Header(Protocol):
         """Its shape."""
 
     @property
-    def dtype(self) -> "torch.dtype":
+    def dtype(self) -> torch.dtype:
         """Its type."""
 
 
@@ -73,11 +74,11 @@ class StoredLayer:
     in_features: int
     bits: int
     group_size: int
-    scale_dtype: "torch.dtype"
-    bias_dtype: "torch.dtype | None"
+    scale_dtype: torch.dtype
+    bias_dtype: torch.dtype | None
     has_g_idx: bool
 
-    def build(self, checkpoint_format: str, dtype: "torch.dtype") -> "GPTQLinear":
+    def build(self, checkpoint_format: str, dtype: torch.dtype) -> "GPTQLinear":
         """The layer without values, its bias in `dtype`."""
         from qtoolkit.modules import GPTQLinear
 
@@ -132,6 +133,34 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
     if settings.group_size != -1 and settings.group_size < 1:
         raise CheckpointError(f"the GPTQ config has group_size {settings.group_size}: it must be -1 or at least 1")
     return settings
+
+
+def correct_format(checkpoint: "Checkpoint") -> None:
+    """Put right a config that names the other `checkpoint_format` than its tensors have, and note it.
+
+    optimum 2.3 with gptqmodel 7.7 writes "gptq_v2" into config.json, "gptq" into quantize_config.json, and zero points
+    of "gptq": read as config.json says, SmolLM2's perplexity is 3e9. With `sym` all zero points are the middle of the
+    codes, which only one of the two formats makes of what is stored.
+    """
+    values = checkpoint.quantization or {}
+    settings = read_settings(values)
+    stored = next((tensor for name, tensor in sorted(checkpoint.tensors.items()) if name.endswith(".qzeros")), None)
+    if not settings.sym or stored is None or stored.dtype != torch.int32 or len(stored.shape) != 2:
+        return
+    formats = {2 ** (settings.bits - 1) - zero_offset(name): name for name in CHECKPOINT_FORMATS}
+    words = stored[...].T.contiguous()
+    if len(words) % (3 if settings.bits == 3 else 1):
+        return
+    found = unpack_words(words, settings.bits).unique().tolist()
+    right = formats.get(found[0]) if len(found) == 1 else None
+    if right in (None, settings.checkpoint_format):
+        return
+    named = {key: value for key, value in values.items() if key not in ("format", "is_marlin_format")}
+    checkpoint.config.quantization_config = {**named, "checkpoint_format": right}
+    checkpoint.notes.append(
+        f"read as {right}: its config says {settings.checkpoint_format}, where zero points of {found[0]} throughout "
+        "would not be the middle of the codes"
+    )
 
 
 def find_layers(model: "PreTrainedModel", tensors: Mapping[str, Header], settings: Settings) -> dict[str, StoredLayer]:
@@ -216,8 +245,6 @@ def load_quantized(checkpoint: "Checkpoint", values: Mapping[str, Any], *, devic
 
 def _check_layer(stored: str, shape: tuple[int, int], tensors: Mapping[str, Header], settings: Settings) -> StoredLayer:
     """One layer of a file, its tensors checked against the layer of the model and against each other."""
-    import torch
-
     out_features, in_features = shape
     rows, _ = _shape(tensors, f"{stored}.qweight", (None, out_features), (torch.int32,))
     bits = rows * 32 // in_features
@@ -251,7 +278,7 @@ def _check_layer(stored: str, shape: tuple[int, int], tensors: Mapping[str, Head
 
 
 def _shape(
-    tensors: Mapping[str, Header], name: str, expected: tuple[int | None, ...], dtypes: "tuple[torch.dtype, ...]"
+    tensors: Mapping[str, Header], name: str, expected: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...]
 ) -> tuple[int, ...]:
     """The shape of a tensor, once it was found to be there, of one of the types, and as large as expected."""
     if name not in tensors:

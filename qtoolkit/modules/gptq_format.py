@@ -38,6 +38,11 @@ def buffer_shapes(
     }
 
 
+def zero_offset(checkpoint_format: str) -> int:
+    """What is added to a stored zero point: "gptq" holds it less one, "gptq_v2" as it is."""
+    return 1 if checkpoint_format == "gptq" else 0
+
+
 def unpack_zero_points(qzeros: torch.Tensor, bits: int, checkpoint_format: str) -> torch.Tensor:
     """The zero points uint8 [groups, out] of qzeros int32 [groups, out * bits / 32].
 

@@ -287,3 +287,34 @@ def test_a_renamed_model_keeps_its_recipe(llama: tuple[Path, Tensors]) -> None:
     assert model.config.quantization_config.bits == 4
     model.config.quantization_config.to_dict()["meta"].clear()
     assert model.config.quantization_config.to_dict() == replace(Recipe()).config
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize(("stored", "said"), [("gptq", "gptq_v2"), ("gptq_v2", "gptq")], ids=["1 as 2", "2 as 1"])
+def test_a_format_that_the_config_names_wrongly_is_told_by_the_zero_points(
+    stored: str, said: str, bits: int, tmp_path: Path
+) -> None:
+    write_checkpoint(Recipe(bits=bits, checkpoint_format=stored), tmp_path)
+    right = loaded(tmp_path / "gptq")
+    set_format(tmp_path / "gptq", said)
+    read = loaded(tmp_path / "gptq")
+    assert torch.equal(logits(read.model), logits(right.model))
+    assert any(f"read as {stored}: its config says {said}" in note for note in read.report.notes)
+    assert not any("its config says" in note for note in right.report.notes)
+    # What is written again names the format that it has.
+    again = loaded(read.save(tmp_path / "again"))
+    assert not any("its config says" in note for note in again.report.notes)
+    assert torch.equal(logits(again.model), logits(right.model))
+
+
+def test_a_format_is_not_doubted_without_symmetry(tmp_path: Path) -> None:
+    write_checkpoint(Recipe(sym=False), tmp_path)
+    set_format(tmp_path / "gptq", "gptq_v2")
+    assert not any("its config says" in note for note in loaded(tmp_path / "gptq").report.notes)
+
+
+def set_format(folder: Path, name: str) -> None:
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config["quantization_config"]["checkpoint_format"] = name
+    file.write_text(json.dumps(config))
