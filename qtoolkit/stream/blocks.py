@@ -4,9 +4,8 @@ transformers builds the modules and puts tensors into them (renamed, merged, cas
 it is given the tensors of one part at a time.
 """
 
-import ctypes
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +18,7 @@ from qtoolkit.source.experts import merges_experts, replace_experts
 from qtoolkit.source.renaming import names_in_model
 from qtoolkit.source.skeleton import block_list, output_head
 from qtoolkit.source.weights import StoredTensor
+from qtoolkit.stream.heap import give_memory_back
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -130,12 +130,6 @@ class StreamedModel:
 
             with torch.no_grad(), guard_torch_init_functions():
                 self.model._init_weights(module)  # noqa: SLF001
-
-
-def give_memory_back() -> None:
-    """Return what was freed to the system: glibc keeps it in pieces, about 10 MB more with each block of SmolLM2."""
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _empty(module: nn.Module) -> None:

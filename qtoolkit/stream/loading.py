@@ -14,6 +14,7 @@ from qtoolkit.errors import CheckpointError, InsufficientMemoryError
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import cause_of, check_complete, quiet_transformers
+from qtoolkit.stream.heap import GIVE_BACK_EVERY, give_memory_back
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,15 +42,18 @@ def load_streamed(
         InsufficientMemoryError: memory ran out.
     """
     # Not the checkpoint itself in `on_read`: a traceback that somebody keeps would keep its weights.
-    model_name, total, done = checkpoint.name, checkpoint.weight_bytes, 0
+    model_name, total, done, given_back = checkpoint.name, checkpoint.weight_bytes, 0, 0
     lock, caller = threading.Lock(), threading.get_ident()
 
     def on_read(name: str, tensor: torch.Tensor) -> None:
-        nonlocal done
+        nonlocal done, given_back
         if quantization_config is not None:
             _check_finite(model_name, name, tensor)
         with lock:
             done += tensor.nbytes
+            if done - given_back > GIVE_BACK_EVERY:
+                given_back = done
+                give_memory_back()
         if threading.get_ident() == caller:
             on_progress(ProgressEvent("quantize", done, total, "bytes", name))
 
@@ -69,6 +73,7 @@ def load_streamed(
     except RuntimeError as error:
         raise _explained(model_name, device, error) from error
     check_complete(checkpoint, info)
+    give_memory_back()
     on_progress(ProgressEvent("quantize", total, total, "bytes"))
     if checkpoint.generation_config is not None:
         model.generation_config = checkpoint.generation_config

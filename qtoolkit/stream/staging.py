@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -70,10 +70,15 @@ def staged(output: Path, *, resume: bool = False) -> Iterator[Path]:
     """
     partial = _partial(output)
     made = [folder for folder in partial.parents if not folder.exists()]
+    locks = ExitStack()
+    # What an earlier job left goes only when that job has ended.
+    locks.enter_context(_locked(partial))
     try:
         _recover(output)
         _clear(partial, keep_journal=resume)
-        partial.mkdir(parents=True, exist_ok=True)
+        if not partial.exists():
+            partial.mkdir(parents=True)
+            locks.enter_context(_locked(partial))
         yield partial
         _clear_journal(output)
         _put_in_place(partial, output)
@@ -91,6 +96,35 @@ def staged(output: Path, *, resume: bool = False) -> Iterator[Path]:
             # Only an empty one goes, so none once the result stands in it.
             with suppress(OSError):
                 folder.rmdir()
+        locks.close()
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Refuse a folder that another job works in; it is free again when that job ends, however it does.
+
+    Windows and some network drives have no such locks: there, nothing is refused.
+
+    Raises:
+        OutputError: another job works in it.
+    """
+    try:
+        import fcntl
+
+        folder = os.open(partial, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"another job is writing {partial}: wait until it ends, or name another output") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(folder)
 
 
 def journal_of(output: Path) -> Path:

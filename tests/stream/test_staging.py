@@ -41,6 +41,19 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+def test_two_jobs_do_not_write_the_same_output(output: Path) -> None:
+    with staged(output) as partial:
+        (partial / "config.json").write_text("first")
+        with pytest.raises(OutputError, match=r"another job is writing .*out.partial: wait"), staged(output):
+            pass
+        assert content(partial) == {"config.json": "first"}
+    assert content(output) == {"config.json": "first"}
+    # Free again.
+    with staged(output) as partial:
+        (partial / "config.json").write_text("second")
+    assert content(output) == {"config.json": "second"}
+
+
 def test_it_appears_when_the_block_has_ended(output: Path) -> None:
     with staged(output) as partial:
         assert partial == output.with_name("out.partial")

@@ -1,0 +1,44 @@
+"""Where a job runs, and what its model computes in there."""
+
+import torch
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.source import Checkpoint
+from qtoolkit.stream import compute_dtype_for
+
+
+def resolve_device(device: str) -> str:
+    """The device that "auto" or "cuda" stands for.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    count = torch.cuda.device_count()
+    allowed = ("cpu", *(f"cuda:{index}" for index in range(count)))
+    name = "cuda:0" if device == "cuda" else str(device)
+    if name not in allowed:
+        raise ConfigError(f"device must be one of auto, {', '.join(allowed)} on this machine, got {device!r}")
+    return name
+
+
+def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The type that a name stands for.
+
+    Raises:
+        ConfigError: no type to compute in.
+    """
+    allowed = {str(kind).removeprefix("torch."): kind for kind in (torch.bfloat16, torch.float16, torch.float32)}
+    name = str(dtype).removeprefix("torch.")
+    if name not in allowed:
+        raise ConfigError(f"dtype must be one of auto, {', '.join(allowed)}, got {dtype!r}")
+    return allowed[name]
+
+
+def adapt_dtype(checkpoint: Checkpoint, device: str) -> None:
+    """Load in another type where the device lacks the checkpoint's, and note it."""
+    dtype = compute_dtype_for(device, checkpoint.dtype)
+    if dtype != checkpoint.dtype:
+        checkpoint.notes.append(f"loaded in {dtype} instead of {checkpoint.dtype}, which {device} does not have")
+        checkpoint.dtype = dtype
