@@ -13,25 +13,27 @@ import torch
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.measure import (
-    available_memory,
     disk_size,
     examine,
-    free_disk,
     measure_peak,
+    measure_speed,
     memory_footprint,
     resident_memory,
+    this_machine,
 )
-from qtoolkit.methods import Method, MethodConfig, available_methods, get_method, reader_of, resolve_config
+from qtoolkit.methods import MethodConfig, available_methods, get_method, reader_of, resolve_config
 from qtoolkit.optional import optional
-from qtoolkit.planning import adapt_dtype, check_fits, make_plan, resolve_device, resolve_dtype
+from qtoolkit.planning import check_fits, find_profile, plan_job, plan_with_advice, resolve_device, resolve_dtype
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import (
     Doctor,
+    Machine,
     MemoryReport,
     OnProgress,
     PeakMemory,
     Plan,
     QuantizationReport,
+    Speed,
     ignore_progress,
 )
 from qtoolkit.source import Checkpoint, HubMirror, open_checkpoint
@@ -68,28 +70,45 @@ def plan(
     revision: str | None = None,
     token: str | None = None,
     tokenizer: Any = None,
+    machine: str | Machine | None = None,
+    context: int = 4096,
+    batch_size: int = 1,
 ) -> Plan:
-    """Say what `quantize` would do to each layer, and how large the result will be; no weight is read.
+    """Say what `quantize` would do to each layer, what each phase needs, and whether it fits; no weight is read.
+
+    Of a Hub model config and headers are downloaded, some MB at most, and no weight.
 
     Args:
-        model: a Hub id, a folder, a `.gguf` file, or a loaded `PreTrainedModel`. A Hub model is downloaded.
+        model: a Hub id, a folder, a `.gguf` file, a loaded `PreTrainedModel`, or a transformers config alone.
         config: as for `quantize`.
         device: where the result would live.
-        output: the folder that would be made; None when it would not be saved.
+        output: the folder that would be made; None for one in the current folder.
         revision, token, tokenizer: as for `quantize`.
+        machine: a profile ("t4", "a100-80", "cpu-12gb", ...) or a `Machine` to plan for; None for this one, whose speed
+            is measured once (two seconds).
+        context, batch_size: tokens and sequences for which using the result is planned.
 
     Raises:
         QToolkitError: what `quantize` would refuse before work starts, too little memory and disk excepted.
     """
     _refuse_quantized(model)
     settings = resolve_config(config)
+    folder = Path(output or "output").expanduser().absolute()
     if output is not None:
-        check_output(Path(output).expanduser().absolute(), overwrite=True)
+        check_output(folder, overwrite=True)
+    place = find_profile(machine) if isinstance(machine, str) else machine
     checkpoint = open_checkpoint(
-        model, revision=revision, token=token, tokenizer=tokenizer, on_progress=ignore_progress
+        model,
+        revision=revision,
+        token=token,
+        tokenizer=tokenizer,
+        on_progress=ignore_progress,
+        headers_only=True,
     )
-    _, made = _planned(checkpoint, settings, resolve_device(device))
-    return made
+    target = resolve_device(device, place)
+    here = place or this_machine(folder, measure_speed(folder))
+    options: dict[str, Any] = {"context": context, "batch_size": batch_size}
+    return plan_with_advice(checkpoint, settings, target, here, rss=resident_memory(), **options)
 
 
 def quantize(
@@ -181,10 +200,9 @@ def _quantize(
         checkpoint = open_checkpoint(
             model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
         )
-        settings, made = _planned(checkpoint, settings, place)
-        vram = torch.cuda.mem_get_info(place)[0] if place.startswith("cuda") else None
-        disk = None if folder is None else free_disk(folder)
-        check_fits(made, rss=resident_memory(), memory=available_memory(), vram=vram, disk=disk)
+        here = this_machine(folder or Path.cwd(), Speed())
+        settings, made = plan_job(checkpoint, settings, place, here, rss=resident_memory(), saves=folder is not None)
+        check_fits(made)
         journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
         quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
         method.prepare(quantized)
@@ -227,11 +245,10 @@ def load(
         )
         if dtype != "auto":
             checkpoint.dtype = resolve_dtype(dtype)
-        adapt_dtype(checkpoint, place)
         if checkpoint.quantization is None:
             return load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
         method, settings = reader_of(checkpoint)
-        settings, made = _planned(checkpoint, settings, place, method)
+        settings, made = plan_job(checkpoint, settings, place, None, rss=resident_memory(), method=method)
         for package in method.requires:
             optional(package, f"{checkpoint.name}, which is quantized with {method.name!r},")
         loaded = method.load(checkpoint, device=place)
@@ -269,16 +286,6 @@ def _place_to_work(folder: Path | None, *, resume: bool) -> Iterator[Path | None
     else:
         with staged(folder, resume=resume) as partial:
             yield partial
-
-
-def _planned(
-    checkpoint: Checkpoint, settings: MethodConfig, device: str, method: Method | None = None
-) -> tuple[MethodConfig, Plan]:
-    """The config with "auto" resolved for this model and device, and the plan; by default of the config's method."""
-    method = method or get_method(settings.method)
-    adapt_dtype(checkpoint, device)
-    resolved = method.resolve(settings, str(checkpoint.dtype).removeprefix("torch."), device)
-    return make_plan(checkpoint, method, resolved, device=device, rss=resident_memory())
 
 
 def _memory(made: Plan, footprint: int, folder: Path | None, peak: PeakMemory) -> MemoryReport:

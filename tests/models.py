@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 CACHE = Path(__file__).parent.parent / "build" / "models"
@@ -37,6 +37,37 @@ MORE_ARCHITECTURES = {
     "qwen2_moe": _MIXTURE | {"shared_expert_intermediate_size": 64},
     "qwen3_moe": _MIXTURE | {"head_dim": 16},
 }
+
+_LLAMA = {"vocab_size": 32000, "max_position_embeddings": 4096, "dtype": "float16"}
+# Models that everybody knows, as their configs on the Hub have them.
+KNOWN = {
+    "7b": ("llama", _LLAMA | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}),
+    "13b": (
+        "llama",
+        _LLAMA
+        | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40}
+        | {"num_key_value_heads": 40},
+    ),
+    "70b": (
+        "llama",
+        _LLAMA
+        | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+        | {"num_key_value_heads": 8},
+    ),
+    "65b": (
+        "llama",
+        _LLAMA
+        | {"hidden_size": 8192, "intermediate_size": 22016, "num_hidden_layers": 80, "num_attention_heads": 64}
+        | {"num_key_value_heads": 64, "dtype": "float32"},
+    ),
+    "gpt2-xl": ("gpt2", {"n_embd": 1600, "n_layer": 48, "n_head": 25, "dtype": "float32"}),
+}
+
+
+def config_of(name: str) -> PreTrainedConfig:
+    """The config of a model that everybody knows."""
+    kind, values = KNOWN[name]
+    return CONFIG_MAPPING[kind](**values)
 
 
 def smollm2_gguf() -> Path:

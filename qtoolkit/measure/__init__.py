@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.measure.disk import disk_size, free_disk
-from qtoolkit.measure.machine import available_memory, devices, examine, memory_limit
+from qtoolkit.measure.machine import available_memory, devices, examine, memory_limit, this_machine
 from qtoolkit.measure.peak import PeakMeter, measure_peak, resident_memory
+from qtoolkit.measure.speed import measure_speed
 
 if TYPE_CHECKING:
     from qtoolkit.measure.footprint import memory_footprint, num_parameters
@@ -17,10 +18,12 @@ __all__ = [
     "examine",
     "free_disk",
     "measure_peak",
+    "measure_speed",
     "memory_footprint",
     "memory_limit",
     "num_parameters",
     "resident_memory",
+    "this_machine",
 ]
 
 

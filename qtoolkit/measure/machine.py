@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -13,8 +14,9 @@ import psutil
 from qtoolkit.errors import oneline
 from qtoolkit.measure._cgroup import allowances
 from qtoolkit.measure.disk import free_disk
+from qtoolkit.measure.peak import resident_memory
 from qtoolkit.optional import REQUIREMENTS, is_installed
-from qtoolkit.records import Doctor
+from qtoolkit.records import THIS_MACHINE, Doctor, Machine, Speed
 from qtoolkit.units import format_bytes
 
 PACKAGES = (
@@ -44,6 +46,27 @@ def memory_limit(root: Path = Path("/")) -> int:
     return min([psutil.virtual_memory().total, *(allowance.limit for allowance in allowances(root))])
 
 
+def this_machine(output: Path, speed: Speed) -> Machine:
+    """This machine as a job finds it now: what is free, and in main memory what this process has.
+
+    Args:
+        output: where results would be written.
+        speed: as `measure_speed` found it.
+    """
+    vram: list[int] = []
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        vram = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+    return Machine(
+        THIS_MACHINE,
+        available_memory() + resident_memory(),
+        tuple(vram),
+        cache_disk=free_disk(hub_cache()),
+        output_disk=free_disk(output),
+        speed=speed,
+    )
+
+
 def devices() -> tuple[str, ...]:
     """One line for the processor and one for each CUDA GPU. Asking a GPU for its free memory initialises CUDA."""
     try:
@@ -71,17 +94,17 @@ def examine(methods: Mapping[str, tuple[str, ...]]) -> Doctor:
         devices=devices(),
         memory_available=available_memory(),
         memory_limit=memory_limit(),
-        disk_free={_private(str(folder)): free_disk(folder) for folder in (_hub_cache(), Path.cwd())},
+        disk_free={_private(str(folder)): free_disk(folder) for folder in (hub_cache(), Path.cwd())},
         methods={name: _state(packages) for name, packages in methods.items()},
     )
 
 
 def _cpu() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"cpu: {_processor()}, {cores} of {os.cpu_count()} cores"
+    return f"cpu: {processor()}, {cores} of {os.cpu_count()} cores"
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name; `platform` knows it only off Linux."""
     file = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*:\s*(.+)$", file.read_text(), re.MULTILINE) if file.exists() else []
@@ -114,7 +137,7 @@ def _state(packages: tuple[str, ...]) -> str:
     return " ".join(["pip install", *(f"'{requirement}'" for requirement in missing)]) if missing else "ready"
 
 
-def _hub_cache() -> Path:
+def hub_cache() -> Path:
     """The folder of the Hub's cache, found as huggingface_hub finds it (`huggingface_hub.constants`)."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{cache}/huggingface")

@@ -14,6 +14,7 @@ from qtoolkit.methods._method import Outcome
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.calibration import Calibration, load_calibration, make_calibration
+from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.sampling import self_calibration
 from qtoolkit.stream import Journal, JournalPlace, StreamedModel, load_streamed, quantize_blocks
 from qtoolkit.stream.journal import DoneBlock
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # What the perplexity is measured on: enough to tell text that a model knows from text that it does not.
-_PERPLEXITY_SAMPLES, _PERPLEXITY_TOKENS = 2, 256
+_PERPLEXITY_SAMPLES, PERPLEXITY_TOKENS = 2, 256
+# Rows of logits that are in float32 at one time: a large vocabulary makes each a megabyte.
+LOSS_ROWS = 32
 
 
 def quantize(
@@ -50,22 +53,24 @@ def quantize(
     ]
     blocks = quantize_blocks(streamed, layers, text.tokens, GPTQBlocks(config, plan.device), journal, on_progress)
     checkpoint.notes.extend(journal.notes)
+    give_memory_back()
     model = _load(checkpoint, streamed, config, plan, blocks)
     report = CalibrationReport(
         text=text.name,
         num_samples=len(text.tokens),
         seq_len=text.tokens.shape[1],
-        perplexity=_perplexity(model, text.tokens[:_PERPLEXITY_SAMPLES, :_PERPLEXITY_TOKENS]),
+        perplexity=_perplexity(model, text.tokens[:_PERPLEXITY_SAMPLES, :PERPLEXITY_TOKENS]),
         damp_percent=config.damp_percent,
         layers=tuple(LayerError(name, **facts) for block in blocks for name, facts in block.facts.items()),
         resumed=journal.found,
     )
+    give_memory_back()
     return Outcome(model, report)
 
 
 def _read_text(checkpoint: Checkpoint, config: Any, on_progress: OnProgress) -> Calibration:
     text_config = checkpoint.config.get_text_config()
-    return load_calibration(
+    text = load_calibration(
         config.calibration,
         checkpoint.tokenizer,
         num_samples=config.num_samples,
@@ -74,6 +79,8 @@ def _read_text(checkpoint: Checkpoint, config: Any, on_progress: OnProgress) -> 
         vocab_size=text_config.vocab_size,
         on_progress=on_progress,
     )
+    give_memory_back()
+    return text
 
 
 def _written_text(
@@ -134,13 +141,19 @@ def _load(
 
 def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:
     """exp of the mean negative log-likelihood of all tokens but the first of each sample."""
+    # One sample at a time, and its logits gone before the next ones come.
     with torch.no_grad():
-        logits = model(tokens.to(model.device), use_cache=False).logits
-        losses = [
-            torch.nn.functional.cross_entropy(row[:-1].float(), targets[1:].to(row.device))
-            for row, targets in zip(logits, tokens, strict=True)
-        ]
-    return torch.stack(losses).mean().exp().item()
+        losses = [_losses(model, sample) for sample in tokens.to(model.device)]
+    return torch.cat(losses).mean().exp().item()
+
+
+def _losses(model: "PreTrainedModel", sample: torch.Tensor) -> torch.Tensor:
+    """The negative log-likelihood of each token of a sample but the first, float32 [tokens - 1]."""
+    logits = model(sample[None], use_cache=False).logits[0, :-1]
+    parts = zip(logits.split(LOSS_ROWS), sample[1:].split(LOSS_ROWS), strict=True)
+    return torch.cat(
+        [torch.nn.functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in parts]
+    )
 
 
 def _calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:

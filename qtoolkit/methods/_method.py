@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from qtoolkit.methods._config import MethodConfig
-from qtoolkit.records import CalibrationReport, LayerPlan, OnProgress, Plan, ignore_progress
+from qtoolkit.records import CalibrationReport, LayerPlan, OnProgress, PhasePlan, Plan, ignore_progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from qtoolkit.methods._work import Work
     from qtoolkit.source import Checkpoint
     from qtoolkit.stream import JournalPlace
 
@@ -165,6 +166,12 @@ class Method(ABC):
 
         Pure: looks at shapes only, so that a plan of a whole model takes no time and reads no weight.
         """
+
+    def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
+        """What the phases take between opening the model and saving the result."""
+        from qtoolkit.methods._work import weight_phases
+
+        return weight_phases(work)
 
     @abstractmethod
     def quantize(

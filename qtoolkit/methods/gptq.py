@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods._config import MethodConfig, option
 from qtoolkit.methods._method import Layer, Method, Outcome
-from qtoolkit.records import LayerPlan, OnProgress, Plan
+from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 
 if TYPE_CHECKING:
+    from qtoolkit.methods._work import Work
     from qtoolkit.source import Checkpoint
     from qtoolkit.stream import JournalPlace
 
@@ -124,6 +125,11 @@ class GPTQMethod(Method):
             device=layer.device,
         )
         return layer.replaced(kept, disk_bytes=stored, working_bytes=working)
+
+    def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
+        from qtoolkit.methods._gptq_plan import gptq_phases
+
+        return gptq_phases(work, config)
 
     def quantize(
         self,

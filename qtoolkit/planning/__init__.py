@@ -1,7 +1,17 @@
 """What a job will do and need, from headers and shapes alone."""
 
-from qtoolkit.planning.device import adapt_dtype, resolve_device, resolve_dtype
-from qtoolkit.planning.planner import make_plan
-from qtoolkit.planning.preflight import check_fits
+from qtoolkit.planning.device import resolve_device, resolve_dtype
+from qtoolkit.planning.fit import check_fits
+from qtoolkit.planning.machines import PROFILES, find_profile
+from qtoolkit.planning.planner import make_plan, plan_job, plan_with_advice
 
-__all__ = ["adapt_dtype", "check_fits", "make_plan", "resolve_device", "resolve_dtype"]
+__all__ = [
+    "PROFILES",
+    "check_fits",
+    "find_profile",
+    "make_plan",
+    "plan_job",
+    "plan_with_advice",
+    "resolve_device",
+    "resolve_dtype",
+]

@@ -3,23 +3,29 @@
 import torch
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.records import Machine
 from qtoolkit.source import Checkpoint
 from qtoolkit.stream import compute_dtype_for
 
 
-def resolve_device(device: str) -> str:
+def resolve_device(device: str, machine: Machine | None = None) -> str:
     """The device that "auto" or "cuda" stands for.
 
+    Args:
+        device: as the user gave it.
+        machine: a machine that is planned for; None for this one.
+
     Raises:
-        ConfigError: no such device here.
+        ConfigError: no such device there.
     """
+    count = torch.cuda.device_count() if machine is None else len(machine.vram)
     if device == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    count = torch.cuda.device_count()
+        return "cuda:0" if count else "cpu"
     allowed = ("cpu", *(f"cuda:{index}" for index in range(count)))
     name = "cuda:0" if device == "cuda" else str(device)
     if name not in allowed:
-        raise ConfigError(f"device must be one of auto, {', '.join(allowed)} on this machine, got {device!r}")
+        where = machine.name if machine else "this machine"
+        raise ConfigError(f"device must be one of auto, {', '.join(allowed)} on {where}, got {device!r}")
     return name
 
 
@@ -36,9 +42,16 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return allowed[name]
 
 
-def adapt_dtype(checkpoint: Checkpoint, device: str) -> None:
-    """Load in another type where the device lacks the checkpoint's, and note it."""
-    dtype = compute_dtype_for(device, checkpoint.dtype)
+def adapt_dtype(checkpoint: Checkpoint, device: str, machine: Machine | None = None) -> None:
+    """Load in another type where the device lacks the checkpoint's, and note it.
+
+    A machine that is planned for says itself whether its GPU has bfloat16.
+    """
+    if machine is None:
+        dtype = compute_dtype_for(device, checkpoint.dtype)
+    else:
+        lacks = checkpoint.dtype == torch.bfloat16 and device != "cpu" and not machine.has_bfloat16
+        dtype = torch.float16 if lacks else checkpoint.dtype
     if dtype != checkpoint.dtype:
         checkpoint.notes.append(f"loaded in {dtype} instead of {checkpoint.dtype}, which {device} does not have")
         checkpoint.dtype = dtype

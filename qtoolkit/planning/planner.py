@@ -2,21 +2,64 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.methods import Layer, Method, MethodConfig
-from qtoolkit.records import LayerPlan, Plan
+from qtoolkit.methods import Layer, Method, MethodConfig, get_method
+from qtoolkit.planning.advice import advise
+from qtoolkit.planning.device import adapt_dtype
+from qtoolkit.planning.fit import judge
+from qtoolkit.planning.phases import base_terms, inference, job_phases, make_work
+from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, Plan, Speed
 from qtoolkit.source import Checkpoint
 from qtoolkit.source import skeleton as skeletons
 from qtoolkit.source.building import build_empty
-from qtoolkit.source.experts import replace_experts
+from qtoolkit.source.experts import find_experts, replace_experts
+
+
+def plan_job(
+    checkpoint: Checkpoint,
+    config: MethodConfig,
+    device: str,
+    machine: Machine | None,
+    *,
+    rss: int,
+    method: Method | None = None,
+    **options: Any,
+) -> tuple[MethodConfig, Plan]:
+    """The config with "auto" resolved for this model and device, and the plan; by default of the config's method."""
+    method = method or get_method(config.method)
+    adapt_dtype(checkpoint, device, None if machine is None or machine.name == THIS_MACHINE else machine)
+    resolved = method.resolve(config, str(checkpoint.dtype).removeprefix("torch."), device)
+    return make_plan(checkpoint, method, resolved, device=device, rss=rss, machine=machine, **options)
+
+
+def plan_with_advice(
+    checkpoint: Checkpoint, config: MethodConfig, device: str, machine: Machine, *, rss: int, **options: Any
+) -> Plan:
+    """The plan, and where it does not fit, what would."""
+
+    def draft(other: MethodConfig, place: str) -> Plan:
+        return plan_job(replace(checkpoint, notes=[]), other, place, machine, rss=rss, **options)[1]
+
+    settings, plan = plan_job(checkpoint, config, device, machine, rss=rss, **options)
+    return plan if plan.fits else replace(plan, advice=advise(plan, settings, draft))
 
 
 def make_plan(
-    checkpoint: Checkpoint, method: Method, config: MethodConfig, *, device: str, rss: int
+    checkpoint: Checkpoint,
+    method: Method,
+    config: MethodConfig,
+    *,
+    device: str,
+    rss: int,
+    machine: Machine | None = None,
+    saves: bool = True,
+    context: int = 4096,
+    batch_size: int = 1,
 ) -> tuple[MethodConfig, Plan]:
     """Plan the quantization of a checkpoint.
 
@@ -26,6 +69,9 @@ def make_plan(
         config: its options, "auto" resolved.
         device: "cpu" or "cuda:0".
         rss: bytes that this process has resident now.
+        machine: what is planned for; None to judge nothing.
+        saves: whether the result is written to the disk.
+        context, batch_size: tokens and sequences for which using the result is planned.
 
     Returns:
         The config as it fits the model's layers, and the plan.
@@ -34,8 +80,34 @@ def make_plan(
         ConfigError: the config fits no layer of the model.
         UnsupportedModelError: no layer is left to quantize.
     """
+    config, layers, skipped = _layer_plans(checkpoint, method, config, device)
+    buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
+    footprint = _total(layers, skipped, "bytes_after") + sum(buffers.values())
+    disk = _total(layers, skipped, "disk_bytes")
+    base = base_terms(checkpoint, method, machine, device, rss)
+    work = make_work(checkpoint, layers, skipped, footprint, device, base, machine.speed if machine else Speed())
+    plan = Plan(
+        source=checkpoint.record(),
+        method=method.name,
+        settings=config.to_dict(),
+        device=device,
+        layers=layers,
+        skipped=skipped,
+        footprint_after=footprint,
+        disk_after=disk,
+        phases=job_phases(checkpoint, method, config, work, disk),
+        inference=inference(checkpoint, work, context, batch_size),
+        notes=tuple(checkpoint.notes),
+    )
+    return config, judge(plan, machine, saves=saves) if machine else plan
+
+
+def _layer_plans(
+    checkpoint: Checkpoint, method: Method, config: MethodConfig, device: str
+) -> tuple[MethodConfig, tuple[LayerPlan, ...], tuple[LayerPlan, ...]]:
+    """The config as it fits, the modules that will be quantized, and those that stay."""
     model = checkpoint.skeleton
-    if method.splits_experts:
+    if method.splits_experts and find_experts(model):
         model = build_empty(checkpoint, checkpoint.dtype)
         replace_experts(model)
     candidates, excluded = _candidates(model, config, device)
@@ -49,21 +121,7 @@ def make_plan(
     if not layers:
         reasons = ", ".join(sorted({layer.skipped for layer in skipped})) or "it has no weights"
         raise UnsupportedModelError(f"{method.name} finds no layer to quantize in {checkpoint.name}: {reasons}")
-    buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
-    footprint = _total(layers, skipped, "bytes_after") + sum(buffers.values())
-    largest = max(layer.working_bytes for layer in (*layers, *skipped))
-    held = checkpoint.weight_bytes if checkpoint.format == "gguf" else 0
-    return config, Plan(
-        source=checkpoint.record(),
-        method=method.name,
-        settings=config.to_dict(),
-        device=device,
-        layers=layers,
-        skipped=skipped,
-        footprint_after=footprint,
-        disk_after=_total(layers, skipped, "disk_bytes"),
-        peak_rss=rss + largest + max(held, footprint if device == "cpu" else 0),
-    )
+    return config, layers, skipped
 
 
 def _changes(asked: MethodConfig, fitted: MethodConfig) -> str:

@@ -4,24 +4,32 @@ from qtoolkit.records.base import Record, Row
 from qtoolkit.records.calibration import CalibrationReport, LayerError
 from qtoolkit.records.doctor import Doctor
 from qtoolkit.records.event import OnProgress, ProgressEvent, ignore_progress
+from qtoolkit.records.machine import THIS_MACHINE, Machine, Speed
 from qtoolkit.records.memory import MemoryReport, PeakMemory
-from qtoolkit.records.plan import LayerPlan, Plan
+from qtoolkit.records.phase import PhasePlan, Term
+from qtoolkit.records.plan import Advice, LayerPlan, Plan
 from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.source import ModelSource
 
 __all__ = [
+    "THIS_MACHINE",
+    "Advice",
     "CalibrationReport",
     "Doctor",
     "LayerError",
     "LayerPlan",
+    "Machine",
     "MemoryReport",
     "ModelSource",
     "OnProgress",
     "PeakMemory",
+    "PhasePlan",
     "Plan",
     "ProgressEvent",
     "QuantizationReport",
     "Record",
     "Row",
+    "Speed",
+    "Term",
     "ignore_progress",
 ]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qtoolkit.records.base import Record, Row
+from qtoolkit.records.machine import Machine
+from qtoolkit.records.phase import PhasePlan
 from qtoolkit.records.source import ModelSource
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes
 
@@ -61,8 +63,35 @@ def layer_rows(layers: Iterable[LayerPlan], skipped: Iterable[LayerPlan]) -> tup
 
 
 @dataclass(frozen=True)
+class Advice(Record):
+    """A change of a plan, and what it would make of it.
+
+    Attributes:
+        change: what to change, as it is written in a call: "GPTQ(num_samples=32)".
+        fits: whether the job then fits the machine.
+        footprint_after, disk_after, peak_rss, peak_vram: bytes, as in `Plan`.
+        bits_per_weight: of the whole model in memory.
+    """
+
+    schema_version: ClassVar[int] = 1
+
+    change: str
+    fits: bool
+    footprint_after: int
+    disk_after: int
+    peak_rss: int
+    peak_vram: int
+    bits_per_weight: float
+
+    def rows(self) -> tuple[Row, ...]:
+        vram = f", GPU {format_bytes(self.peak_vram)}" if self.peak_vram else ""
+        peaks = f"memory {format_bytes(self.peak_rss)}{vram}, result {format_bytes(self.footprint_after)}"
+        return (Row(self.change, "fits" if self.fits else "does not fit", peaks),)
+
+
+@dataclass(frozen=True)
 class Plan(Record):
-    """What a job will do.
+    """What a job will do, what it needs, and whether the machine has it. All sizes in bytes.
 
     Attributes:
         source: the model.
@@ -71,12 +100,18 @@ class Plan(Record):
         device: where the result will live, "cpu" or "cuda:0".
         layers: the modules that will be quantized.
         skipped: the modules that stay as they are, each with its reason.
-        footprint_after: bytes of every tensor that stays in memory.
-        disk_after: bytes of the weight files that will be written.
-        peak_rss: the most bytes this process will have resident while the job runs.
+        footprint_after: every tensor that stays in memory.
+        disk_after: the weight files that will be written.
+        phases: what each phase of the job takes, in their order.
+        inference: what using the result takes, with a full context.
+        machine: what is planned for; None where nothing is known of it.
+        problems: why the job does not fit: phase, what is short, and by how much; empty when it fits.
+        tight: what will be nearly used up: more than nine tenths of it.
+        advice: changes with which it would fit, each with its figures; empty when it fits.
+        notes: what was assumed.
     """
 
-    schema_version: ClassVar[int] = 1
+    schema_version: ClassVar[int] = 2
 
     source: ModelSource
     method: str
@@ -86,7 +121,40 @@ class Plan(Record):
     skipped: tuple[LayerPlan, ...]
     footprint_after: int
     disk_after: int
-    peak_rss: int
+    phases: tuple[PhasePlan, ...]
+    inference: PhasePlan
+    machine: Machine | None = None
+    problems: tuple[str, ...] = ()
+    tight: tuple[str, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the machine has what every phase needs."""
+        return not self.problems
+
+    @property
+    def peak_rss(self) -> int:
+        """The most bytes this process will have resident while the job runs."""
+        return max((phase.peak_rss for phase in self.phases), default=0)
+
+    @property
+    def peak_vram(self) -> int:
+        """The most bytes of the GPU's memory in use while the job runs; 0 on the CPU."""
+        return max((phase.peak_vram for phase in self.phases), default=0)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per parameter of the whole model in memory, what is not quantized included."""
+        return bits_per_weight(self.footprint_after, self.source.num_parameters)
+
+    @property
+    def verdict(self) -> str:
+        """One of fits, tight, and does not fit; empty where nothing is known of the machine."""
+        if self.machine is None:
+            return ""
+        return "does not fit" if self.problems else "tight" if self.tight else "fits"
 
     def rows(self) -> tuple[Row, ...]:
         before, after = self.source.footprint, self.footprint_after
@@ -94,10 +162,35 @@ class Plan(Record):
             *self.source.rows()[:1],
             Row("method", self.method, ", ".join(f"{key}={value}" for key, value in self.settings.items())),
             Row("device", self.device),
+            *((Row("verdict", self.verdict, self.machine.name),) if self.machine else ()),
+            *(Row("does not fit", problem) for problem in self.problems),
+            *(Row("tight", what) for what in self.tight),
             *layer_rows(self.layers, self.skipped),
             Row("footprint before", format_bytes(before)),
             Row("footprint after", format_bytes(after), f"{100 * after / before:.1f} % of before" if before else ""),
-            Row("bits per weight", format_bits(bits_per_weight(after, self.source.num_parameters))),
+            Row("bits per weight", format_bits(self.bits_per_weight)),
             Row("on disk after", format_bytes(self.disk_after)),
-            Row("peak resident memory", format_bytes(self.peak_rss), "estimated"),
+            *(Row(f"phase {phase.name}", phase.summary()) for phase in self.phases),
+            Row("peak resident memory", format_bytes(self.peak_rss), self._fullest("peak_rss")),
+            *self._vram_rows(),
+            Row("to use the result", self.inference.summary(), self.inference.name),
+            *(Row("would fit" if advice.fits else "would not fit", *_advised(advice)) for advice in self.advice),
+            *(Row("note", note) for note in self.notes),
         )
+
+    def terms(self) -> str:
+        """Every phase with the parts of its sums, as text."""
+        return "\n".join(str(phase) for phase in (*self.phases, self.inference))
+
+    def _vram_rows(self) -> tuple[Row, ...]:
+        peak = self.peak_vram
+        return (Row("peak GPU memory", format_bytes(peak), self._fullest("peak_vram")),) if peak else ()
+
+    def _fullest(self, what: str) -> str:
+        names = [phase.name for phase in self.phases if getattr(phase, what) == getattr(self, what)]
+        return f"predicted, in the phase {names[0]}" if names else "predicted"
+
+
+def _advised(advice: Advice) -> tuple[str, str]:
+    row = advice.rows()[0]
+    return row.label, row.note

@@ -38,6 +38,8 @@ class Checkpoint:
         generation_config: how the model likes to generate; None to derive it from the config.
         model_class: the class that runs it; None for the one that transformers has for the config.
         notes: what was decided while it was opened; one line each.
+        tokenizer_bytes: bytes of the tokenizer's own file; 0 when it has none.
+        download_bytes: bytes that are still to be downloaded.
         expand: gives `tensors` where they cannot be read one by one, when they are wanted; None elsewhere.
     """
 
@@ -54,6 +56,8 @@ class Checkpoint:
     model_class: "type[PreTrainedModel] | None" = None
     notes: list[str] = field(default_factory=list)
     expand: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    tokenizer_bytes: int = 0
+    download_bytes: int = 0
     _skeleton: "PreTrainedModel | None" = field(default=None, repr=False)
 
     @property

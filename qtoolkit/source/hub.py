@@ -99,7 +99,7 @@ def fetch(
     """
     model = HubModel(*parse_name(name, revision), token)
     try:
-        info = _ask(model)
+        info = ask(model)
     except HubUnreachableError as error:
         return _from_cache(model, error, check)
     files = {file.rfilename: file for file in info.siblings or ()}
@@ -107,13 +107,13 @@ def fetch(
     folder = snapshot_folder(model.repo_id, commit_hash)
     refuse_without_safetensors(model.repo_id, files)
 
-    small = _missing(folder, (files[name] for name in small_files(files)))
-    weights = _missing(folder, (files[name] for name in weight_files(files)))
+    small = missing_files(folder, (files[name] for name in small_files(files)))
+    weights = missing_files(folder, (files[name] for name in weight_files(files)))
     download = Download(model, commit_hash, sum(small.values()) + sum(weights.values()), on_progress)
     download.get(small)
     check(folder)
     if INDEX_FILE in files:
-        weights = _missing(folder, _indexed(folder, files))
+        weights = missing_files(folder, _indexed(folder, files))
         download.total = sum(small.values()) + sum(weights.values())
     _refuse_full_disk(model.repo_id, sum(weights.values()))
     download.get(weights)
@@ -121,7 +121,8 @@ def fetch(
     return Snapshot(folder, model.repo_id, commit_hash)
 
 
-def _ask(model: HubModel) -> "ModelInfo":
+def ask(model: HubModel) -> "ModelInfo":
+    """What the Hub says of a model: its commit, and its files with their sizes."""
     with translated(model):
         info = HfApi().model_info(
             model.repo_id,
@@ -148,7 +149,7 @@ def _from_cache(model: HubModel, unreachable: HubUnreachableError, check: Callab
     return Snapshot(folder, model.repo_id, commit_hash, note)
 
 
-def _missing(folder: Path, files: Iterable["RepoSibling"]) -> dict[str, int]:
+def missing_files(folder: Path, files: Iterable["RepoSibling"]) -> dict[str, int]:
     """The files that a snapshot lacks, each with the bytes to transfer: 0 when another commit brought them already."""
     blobs = folder.parent.parent / "blobs"
     missing = {}

@@ -14,6 +14,7 @@ import torch
 from qtoolkit.errors import (
     CheckpointError,
     ConfigError,
+    HubUnreachableError,
     ModelNotFoundError,
     SourceError,
     UnsafeCheckpointError,
@@ -21,12 +22,14 @@ from qtoolkit.errors import (
     oneline,
 )
 from qtoolkit.optional import optional
-from qtoolkit.records import OnProgress
+from qtoolkit.records import OnProgress, ignore_progress
 from qtoolkit.source import folder as folders
-from qtoolkit.source.building import cause_of, quiet_transformers
+from qtoolkit.source.building import build_empty, cause_of, quiet_transformers
 from qtoolkit.source.checkpoint import Checkpoint
+from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.hub import fetch
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
+from qtoolkit.source.hub_headers import fetch_headers
 from qtoolkit.source.weights import StoredTensor
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ def open_checkpoint(
     tokenizer: Any,
     on_progress: OnProgress,
     quantized: bool = False,
+    headers_only: bool = False,
 ) -> Checkpoint:
     """Find a model, check it, and open it for reading; no weight is read, but a Hub model is downloaded.
 
@@ -54,12 +58,18 @@ def open_checkpoint(
         tokenizer: the tokenizer, where it is not found beside the model.
         on_progress: told of the download.
         quantized: whether a checkpoint that is quantized already is welcome.
+        headers_only: for a plan: nothing but headers is downloaded or read, of weights and of the tokenizer. Weights of
+            a Hub model cannot be read then.
 
     Raises:
         SourceError: it is not there, is damaged, would run foreign code, or cannot be quantized.
         ConfigError: a revision of something that is not on the Hub.
         MissingDependencyError: a `.gguf` file without the package that reads it.
     """
+    from transformers import PreTrainedConfig
+
+    if headers_only and isinstance(model, PreTrainedConfig):
+        return _from_config(model)
     if not isinstance(model, str | os.PathLike):
         _refuse_revision(type(model).__name__, revision)
         return _from_loaded(model, tokenizer)
@@ -69,14 +79,16 @@ def open_checkpoint(
     path = Path(os.path.expanduser(name))  # noqa: PTH111
     if name and os.path.isfile(path) and path.suffix.lower() == ".gguf":  # noqa: PTH113
         _refuse_revision(name, revision)
-        return _from_gguf(path, tokenizer)
+        return _from_gguf(path, tokenizer, headers_only=headers_only)
     if name and os.path.isdir(path):  # noqa: PTH112
         _refuse_revision(name, revision)
-        return _from_folder(name, path, tokenizer, check)
+        return _from_folder(name, path, tokenizer, check, headers_only=headers_only)
     exists = bool(name) and os.path.exists(path)  # noqa: PTH110
     if not name or exists or isinstance(model, os.PathLike) or path.is_absolute() or name.startswith((".", "~")):
         kind = "is no folder and no .gguf file" if exists else "does not exist"
         raise ModelNotFoundError(f"{name!r} {kind}: name a folder, a .gguf file, or a Hub id such as org/name")
+    if headers_only:
+        return _from_headers(name, revision, token, tokenizer, check)
     snapshot = fetch(name, revision=revision, token=token, on_progress=on_progress, check=check)
     checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check)
     checkpoint.commit_hash = snapshot.commit_hash
@@ -90,7 +102,42 @@ def _refuse_revision(name: str, revision: str | None) -> None:
         raise ConfigError(f"revision={revision!r} is for a model on the Hub, and {name} is not: leave it out")
 
 
-def _from_folder(name: str, folder: Path, tokenizer: Any, check: Callable[[Path], None]) -> Checkpoint:
+def _from_config(config: "PreTrainedConfig") -> Checkpoint:
+    """A model that is planned from its config alone: weights as its class has them, in the type that it names."""
+    kind = type(config).__name__
+    dtype = config.dtype or torch.float16
+    checkpoint = Checkpoint(name=config.name_or_path or kind, config=config, tensors={}, dtype=dtype, format="config")
+    model = build_empty(checkpoint, dtype)
+    tied = model.all_tied_weights_keys
+    checkpoint.tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    checkpoint.disk_size = checkpoint.weight_bytes
+    checkpoint.notes.append(f"planned from a {kind} alone, without weights")
+    return checkpoint
+
+
+def _from_headers(
+    name: str, revision: str | None, token: str | None, tokenizer: Any, check: Callable[[Path], None]
+) -> Checkpoint:
+    """A Hub model as its headers: those of the local cache, where it is whole there and the Hub does not answer."""
+    try:
+        with fetch_headers(name, revision=revision, token=token, check=check) as found:
+            checkpoint = _from_folder(found.repo_id, found.folder, tokenizer, check, headers_only=True)
+            # Built while the files are there.
+            _ = checkpoint.skeleton
+    except HubUnreachableError:
+        snapshot = fetch(name, revision=revision, token=token, on_progress=ignore_progress, check=check)
+        checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check, headers_only=True)
+        checkpoint.commit_hash = snapshot.commit_hash
+        checkpoint.notes.append(snapshot.note)
+        return checkpoint
+    checkpoint.path, checkpoint.commit_hash = None, found.commit_hash
+    checkpoint.download_bytes, checkpoint.tokenizer_bytes = found.download_bytes, found.tokenizer_bytes
+    return checkpoint
+
+
+def _from_folder(
+    name: str, folder: Path, tokenizer: Any, check: Callable[[Path], None], *, headers_only: bool = False
+) -> Checkpoint:
     check(folder)
     tensors = folders.read_weights(folder)
     config = folders.load_config(folder)
@@ -102,14 +149,15 @@ def _from_folder(name: str, folder: Path, tokenizer: Any, check: Callable[[Path]
         format="safetensors",
         path=folder,
         disk_size=sum(file.stat().st_size for file in folders.weight_files(folder)),
-        tokenizer=tokenizer if tokenizer is not None else load_tokenizer(folder),
+        tokenizer=tokenizer if tokenizer is not None or headers_only else load_tokenizer(folder),
         generation_config=folders.load_generation_config(folder),
+        tokenizer_bytes=file_bytes(folder / "tokenizer.json"),
     )
-    _note_choices(checkpoint)
+    _note_choices(checkpoint, tokenizer_known=not headers_only)
     return checkpoint
 
 
-def _from_gguf(file: Path, tokenizer: Any) -> Checkpoint:
+def _from_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Checkpoint:
     """A `.gguf` file: its config and tokenizer now, its weights when they are wanted."""
     from transformers import AutoConfig
 
@@ -126,7 +174,9 @@ def _from_gguf(file: Path, tokenizer: Any) -> Checkpoint:
         format="gguf",
         path=file,
         disk_size=file.stat().st_size,
-        tokenizer=tokenizer if tokenizer is not None else load_tokenizer(file.parent, gguf_file=file.name),
+        tokenizer=tokenizer
+        if tokenizer is not None or headers_only
+        else load_tokenizer(file.parent, gguf_file=file.name),
         notes=["the .gguf file was expanded to bfloat16 by transformers before it was quantized"],
         expand=partial(_expand_gguf, file),
     )
@@ -230,6 +280,9 @@ def load_tokenizer(folder: Path, **options: Any) -> Any:
             what = f"the tokenizer in {folder} needs code from its repository, which qtoolkit never runs"
             raise UnsafeCheckpointError(f"{what}: {way}") from error
         raise SourceError(f"the tokenizer in {folder} cannot be read ({oneline(error)}): {way}") from error
+    finally:
+        # Reading a large vocabulary takes twice what it holds then.
+        give_memory_back()
 
 
 def _dtype(name: str, config: "PreTrainedConfig", tensors: Mapping[str, StoredTensor]) -> torch.dtype:
@@ -254,9 +307,14 @@ def _stored_dtype(tensors: Mapping[str, StoredTensor | torch.Tensor]) -> torch.d
     return sizes.most_common(1)[0][0] if sizes else torch.float32
 
 
-def _note_choices(checkpoint: Checkpoint) -> None:
+def file_bytes(file: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _note_choices(checkpoint: Checkpoint, *, tokenizer_known: bool = True) -> None:
     stored = _stored_dtype(checkpoint.tensors)
     if stored != checkpoint.dtype and checkpoint.quantization is None:
         checkpoint.notes.append(f"loaded in {checkpoint.dtype} as the config says, and stored in {stored}")
-    if checkpoint.tokenizer is None:
+    if tokenizer_known and checkpoint.tokenizer is None:
         checkpoint.notes.append("no tokenizer was found beside the model: give one as tokenizer= to generate text")

@@ -15,10 +15,10 @@ from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import build_empty, quiet_transformers
 from qtoolkit.source.experts import merges_experts, replace_experts
+from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.renaming import names_in_model
 from qtoolkit.source.skeleton import block_list, output_head
 from qtoolkit.source.weights import StoredTensor
-from qtoolkit.stream.heap import give_memory_back
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

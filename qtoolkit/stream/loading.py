@@ -14,7 +14,7 @@ from qtoolkit.errors import CheckpointError, InsufficientMemoryError
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import cause_of, check_complete, quiet_transformers
-from qtoolkit.stream.heap import GIVE_BACK_EVERY, give_memory_back
+from qtoolkit.source.heap import GIVE_BACK_EVERY, give_memory_back
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -71,7 +71,7 @@ def quantize_blocks(
     """
     pairs = zip(streamed.blocks, layers, strict=True)
     widest = max(max(_weight(block.get_submodule(name)).shape) for block, names in pairs for name in names)
-    samples = first_inputs(streamed, tokens, samples_at_once(streamed, widest, *tokens.shape))
+    samples = first_inputs(streamed, tokens, samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape))
     total, done = sum(map(len, layers)), 0
 
     def report(layer: str, count: int = 1) -> None:

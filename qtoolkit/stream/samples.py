@@ -42,19 +42,24 @@ class Samples:
         return tensor
 
 
-def samples_at_once(streamed: StreamedModel, widest: int, num_samples: int, seq_len: int) -> int:
+def activation_bytes(itemsize: int, widest: int, tokens: int) -> int:
+    """What the widest activations of a block take at the moment when there are most of them."""
+    return _WIDEST_AT_ONCE * widest * itemsize * tokens
+
+
+def samples_at_once(itemsize: int, widest: int, num_samples: int, seq_len: int) -> int:
     """How many samples run through a block at one time.
 
     All of them where that takes little memory: then one forward is enough (`run_once`). Otherwise few, since a block is
     run for each layer anew, and more at one time would not be faster.
 
     Args:
-        streamed: the model.
+        itemsize: bytes of an activation.
         widest: most inputs or outputs that a layer has.
         num_samples: all there are.
         seq_len: tokens of each.
     """
-    taken = _WIDEST_AT_ONCE * widest * streamed.dtype.itemsize * seq_len
+    taken = activation_bytes(itemsize, widest, seq_len)
     if num_samples * taken <= _WHOLE_BYTES:
         return num_samples
     return max(1, _BATCH_BYTES // taken)
@@ -89,11 +94,10 @@ def _watch(
         try:
             with suppress(_LeftEarly):
                 base_model(input_ids=batch.to(streamed.device), use_cache=False)
-                break
         finally:
             for block in streamed.blocks:
                 del block.forward
-        if not all_blocks:
+        if not all_blocks or len(batch) in samples.arguments[-1]:
             break
     return first[0]
 
@@ -114,7 +118,8 @@ def _stand_in(
     elif hidden is not first[0]:
         raise _LeftEarly
     arguments[index][len(first[0])] = rest, kwargs
-    if not all_blocks:
+    # The norm after the last block would take twice the hidden states in float32.
+    if not all_blocks or index == len(arguments) - 1:
         raise _LeftEarly
     return (hidden,) if as_tuple else hidden
 

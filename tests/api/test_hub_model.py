@@ -48,5 +48,5 @@ def test_a_gated_model_says_what_to_do(hub: Hub, tiny_llama: Path, token: str | 
 
 def test_cached_models_are_named_for_completion(hub: Hub, tiny_llama: Path) -> None:
     hub.add("org/tiny", tiny_llama)
-    qt.plan("org/tiny", "nf4", device="cpu")
+    qt.quantize("org/tiny", "absmax", device="cpu")
     assert qt.local_models() == ("org/tiny",)

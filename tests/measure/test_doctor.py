@@ -51,7 +51,7 @@ def test_methods_are_ready_or_say_what_to_run(monkeypatch: pytest.MonkeyPatch) -
     ],
     ids=str,
 )
-def test_the_hub_cache_is_found_as_the_hub_finds_it(
+def test_thehub_cache_is_found_as_the_hub_finds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
 ) -> None:
     for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):

@@ -1,4 +1,4 @@
-"""A job that cannot end well here is refused before any weight is read."""
+"""Whether a job fits: each thing that may be short, the phase where it is, by how much, and what would fit."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,35 +6,93 @@ from pathlib import Path
 import pytest
 
 import qtoolkit as qt
-from qtoolkit.errors import DiskFullError, InsufficientMemoryError
-from qtoolkit.planning import check_fits
-from qtoolkit.records import Plan
+from qtoolkit.errors import ConfigError, DiskFullError, InsufficientMemoryError
+from qtoolkit.planning import PROFILES, check_fits
+from qtoolkit.planning.fit import judge
+from qtoolkit.records import Machine, Plan
+from tests.models import config_of
 
-PLENTY = 10**12
+PLENTY = Machine("this machine", 10**13, cache_disk=10**13, output_disk=10**13)
 
 
 @pytest.fixture(scope="module")
 def plan(tiny_llama: Path) -> Plan:
-    return qt.plan(tiny_llama, "nf4", device="cpu")
+    return qt.plan(tiny_llama, "nf4", device="cpu", machine=PLENTY)
 
 
-def test_enough_of_everything_is_fine(plan: Plan) -> None:
-    check_fits(plan, rss=0, memory=PLENTY, vram=None, disk=PLENTY)
+def test_enough_of_everything_fits(plan: Plan) -> None:
+    assert (plan.fits, plan.verdict, plan.problems, plan.advice) == (True, "fits", (), ())
+    check_fits(plan)
 
 
 def test_exactly_enough_memory_is_enough(plan: Plan) -> None:
-    check_fits(plan, rss=1000, memory=plan.peak_rss - 1000, vram=None, disk=None)
+    exactly = judge(plan, replace(PLENTY, memory=plan.peak_rss), saves=True)
+    assert exactly.verdict == "tight"
+    short = judge(plan, replace(PLENTY, memory=plan.peak_rss - 1_000_000), saves=True)
+    assert short.verdict == "does not fit"
+    assert short.problems[0].startswith("memory: 1.0 MB short in the phase ")
     with pytest.raises(
-        InsufficientMemoryError, match=r"nf4 of .*tiny-llama needs .* of memory, .* is available: free some"
+        InsufficientMemoryError, match=r"nf4 of .*tiny-llama does not fit this machine \(memory: 1.0 MB"
     ):
-        check_fits(plan, rss=1000, memory=plan.peak_rss - 1001, vram=None, disk=None)
+        check_fits(short)
 
 
-def test_too_little_cuda_memory(plan: Plan) -> None:
-    with pytest.raises(InsufficientMemoryError, match=r"on cuda:0, 1.0 MB is free: .* or device='cpu'"):
-        check_fits(replace(plan, device="cuda:0"), rss=0, memory=PLENTY, vram=1_000_000, disk=None)
+def test_nine_tenths_are_not_tight(plan: Plan) -> None:
+    assert judge(plan, replace(PLENTY, memory=round(plan.peak_rss / 0.89)), saves=True).verdict == "fits"
+    assert judge(plan, replace(PLENTY, memory=round(plan.peak_rss / 0.91)), saves=True).verdict == "tight"
 
 
-def test_too_little_disk(plan: Plan) -> None:
-    with pytest.raises(DiskFullError, match=r"on the disk, 1.0 MB is free: name an output elsewhere"):
-        check_fits(plan, rss=0, memory=PLENTY, vram=None, disk=1_000_000)
+def test_too_little_disk_counts_only_where_something_is_saved(plan: Plan) -> None:
+    full = replace(PLENTY, output_disk=1_000_000)
+    with pytest.raises(DiskFullError, match=r"disk for the result: .* short in the phase save"):
+        check_fits(judge(plan, full, saves=True))
+    check_fits(judge(plan, full, saves=False))
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_small_model_fits_every_profile(name: str, tiny_llama: Path) -> None:
+    plan = qt.plan(tiny_llama, "nf4", machine=name)
+    assert plan.fits
+    assert plan.device == ("cuda:0" if PROFILES[name].vram else "cpu")
+
+
+def test_a_t4_computes_in_float16(smollm2: Path) -> None:
+    plan = qt.plan(smollm2, "nf4", machine="t4")
+    assert plan.source.dtype == "float16" and plan.settings["compute_dtype"] == "float16"
+    assert any("torch.float16 instead of torch.bfloat16" in note for note in plan.notes)
+    assert qt.plan(smollm2, "nf4", machine="l4").source.dtype == "bfloat16"
+
+
+def test_what_does_not_fit_is_told_with_what_would() -> None:
+    plan = qt.plan(config_of("7b"), "int8", machine=Machine("small", 6 * 10**9, (6 * 10**9,)))
+    assert plan.problems[0].startswith("memory on cuda:0: ")
+    fitting = {advice.change: advice for advice in plan.advice if advice.fits}
+    assert set(fitting) == {"NF4()", "NF4() with device='cpu'"}
+    assert fitting["NF4()"].peak_vram < 6 * 10**9 < plan.peak_vram
+    with pytest.raises(InsufficientMemoryError, match=r"these would fit: NF4\(\)"):
+        check_fits(plan)
+
+
+def test_where_nothing_fits_the_nearest_is_told() -> None:
+    plan = qt.plan(config_of("70b"), "int8", machine="t4")
+    assert len(plan.advice) == 1 and not plan.advice[0].fits
+    with pytest.raises(InsufficientMemoryError, match="take a smaller model"):
+        check_fits(plan)
+
+
+def test_a_calibrated_job_is_told_to_take_fewer_samples() -> None:
+    small = Machine("small", 8 * 10**9)
+    plan = qt.plan(config_of("7b"), qt.GPTQ(num_samples=512, seq_len=4096), machine=small)
+    assert not plan.fits
+    assert plan.advice[0].change == "GPTQ(seq_len=512)" and plan.advice[0].fits
+
+
+@pytest.mark.parametrize("asked", ["gpu", "", "T4"])
+def test_an_unknown_machine_is_refused(asked: str, tiny_llama: Path) -> None:
+    with pytest.raises(ConfigError, match="the profiles are cpu-12gb, laptop-16gb"):
+        qt.plan(tiny_llama, "nf4", machine=asked)
+
+
+def test_a_device_that_the_machine_lacks_is_refused(tiny_llama: Path) -> None:
+    with pytest.raises(ConfigError, match="device must be one of auto, cpu on cpu-12gb, got 'cuda'"):
+        qt.plan(tiny_llama, "nf4", machine="cpu-12gb", device="cuda")

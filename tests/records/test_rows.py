@@ -5,14 +5,18 @@ from dataclasses import replace
 import pytest
 
 from qtoolkit.records import (
+    Advice,
     LayerPlan,
+    Machine,
     MemoryReport,
     ModelSource,
     PeakMemory,
+    PhasePlan,
     Plan,
     ProgressEvent,
     QuantizationReport,
     Row,
+    Term,
 )
 
 SOURCE = ModelSource(
@@ -23,7 +27,18 @@ SKIPPED = replace(LAYER, name="lm_head", bytes_after=8192, disk_bytes=8192, skip
 SMALLER = "group_size 64 instead of 100, which does not divide"
 ADJUSTED = replace(LAYER, adjusted=SMALLER)
 MEMORY = MemoryReport(1_000_000, 2_000_000, 600_000)
-PLAN = Plan(SOURCE, "nf4", {"double_quant": True}, "cpu", (LAYER,) * 14, (SKIPPED,), 600_000, 650_000, 5_000_000)
+PHASES = (
+    PhasePlan(
+        "quantize",
+        (Term("this process now", 4_000_000, ""), Term("quantized model", 1_000_000, "")),
+        seconds=(1.0, 9.0),
+    ),
+    PhasePlan("save", (Term("this process now", 4_000_000, ""),), disk=650_000),
+)
+INFERENCE = PhasePlan("inference with 4096 tokens", (Term("keys and values", 7_000_000, ""),))
+PLAN = Plan(
+    SOURCE, "nf4", {"double_quant": True}, "cpu", (LAYER,) * 14, (SKIPPED,), 600_000, 650_000, PHASES, INFERENCE
+)
 REPORT = QuantizationReport(SOURCE, "nf4", {"bits": 4}, "cpu", (LAYER,), (SKIPPED,), (), MEMORY, None, 3.21)
 
 
@@ -61,7 +76,23 @@ def test_a_plan_compares_what_will_be_with_what_is() -> None:
     assert found(PLAN, "footprint before") == [("2.0 MB", "")]
     assert found(PLAN, "footprint after") == [("600.0 kB", "30.0 % of before")]
     assert found(PLAN, "bits per weight") == [("4.800 bits per weight", "")]
-    assert found(PLAN, "peak resident memory") == [("5.0 MB", "estimated")]
+    assert found(PLAN, "phase quantize") == [("memory 5.0 MB, 1.0 s to 9.0 s", "")]
+    assert found(PLAN, "phase save") == [("memory 4.0 MB, disk 650.0 kB", "")]
+    assert found(PLAN, "peak resident memory") == [("5.0 MB", "predicted, in the phase quantize")]
+    assert found(PLAN, "peak GPU memory") == found(PLAN, "verdict") == []
+    assert found(PLAN, "to use the result") == [("memory 7.0 MB", "inference with 4096 tokens")]
+
+
+def test_a_plan_for_a_machine_tells_its_verdict() -> None:
+    judged = replace(PLAN, machine=Machine("t4", 10**10))
+    assert found(judged, "verdict") == [("fits", "t4")]
+    tight = replace(judged, tight=("memory: 9 of 10",))
+    assert (found(tight, "verdict"), found(tight, "tight")) == ([("tight", "t4")], [("memory: 9 of 10", "")])
+    advice = Advice("Int8()", True, 1_000, 2_000, 3_000_000, 4_000_000, 4.5)
+    short = replace(tight, problems=("too little",), advice=(advice, replace(advice, change="NF4()", fits=False)))
+    assert found(short, "verdict") == [("does not fit", "t4")]
+    assert found(short, "would fit") == [("Int8()", "memory 3.0 MB, GPU 4.0 MB, result 1.0 kB")]
+    assert found(short, "would not fit") == [("NF4()", "memory 3.0 MB, GPU 4.0 MB, result 1.0 kB")]
 
 
 def test_a_layer_is_told_by_its_size_or_why_it_stays() -> None:

@@ -1,0 +1,101 @@
+"""How fast this machine multiplies, reads memory and writes to a disk: measured once in about two seconds, and kept."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from qtoolkit.measure.machine import processor
+from qtoolkit.records import Speed
+
+_SIZE = 1024  # of square matrices
+_MEMORY_BYTES = 2**26
+_DISK_BYTES = 2**25
+_REPEATS = 3
+
+
+def measure_speed(folder: Path, cache: Path | None = None) -> Speed:
+    """The speed of the processor, its memory, and the disk of a folder.
+
+    Args:
+        folder: where the disk is tried, in a file that is removed.
+        cache: file that keeps what was measured; None for the user's cache folder. What was measured by another
+            version of torch, or on another processor, does not count.
+    """
+    import torch
+
+    file = cache or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qtoolkit" / "speed.json"
+    key = f"{processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    key += f", torch {torch.__version__}, {torch.get_num_threads()} threads"
+    known = _read(file)
+    found = known.get(key)
+    if found is None:
+        found = {"multiply": _multiply(torch.bfloat16), "multiply32": _multiply(torch.float32), "memory": _memory()}
+        _write(file, {**known, key: found})
+    return Speed(**found, disk=_disk(folder), source="measured here")
+
+
+def _best(run: Callable[[], object]) -> float:
+    """Seconds of the fastest of some runs, after one that does not count."""
+    run()
+    times = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _multiply(dtype: object) -> float:
+    """Operations a second of a product of matrices."""
+    import torch
+
+    a = torch.ones(_SIZE, _SIZE, dtype=dtype)  # type: ignore[call-overload]
+    return 2.0 * _SIZE**3 / _best(lambda: a @ a)
+
+
+def _memory() -> float:
+    """Bytes a second that are read."""
+    import torch
+
+    data = torch.ones(_MEMORY_BYTES // 4)
+    return _MEMORY_BYTES / _best(data.sum)
+
+
+def _disk(folder: Path) -> float:
+    """Bytes a second that are written and synced; 0 where nothing can be written."""
+    place = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
+    data = bytes(_DISK_BYTES)
+    try:
+        with NamedTemporaryFile(dir=place) as file:
+            start = time.perf_counter()
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            return _DISK_BYTES / (time.perf_counter() - start)
+    except OSError:
+        return 0.0
+
+
+def _read(file: Path) -> dict[str, dict[str, float]]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    names = {"multiply", "multiply32", "memory"}
+    if not isinstance(values, dict):
+        return {}
+    return {key: found for key, found in values.items() if isinstance(found, dict) and set(found) == names}
+
+
+def _write(file: Path, values: dict[str, dict[str, float]]) -> None:
+    beside = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(values), encoding="utf-8")
+        beside.replace(file)
+    except OSError:
+        # It is measured again the next time.
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,108 @@
+"""What the phases of a GPTQ job take."""
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+from qtoolkit.methods._gptq_job import LOSS_ROWS, PERPLEXITY_TOKENS
+from qtoolkit.methods._work import Work, reading_phase
+from qtoolkit.records import LayerPlan, PhasePlan, Term
+from qtoolkit.stream.samples import activation_bytes, samples_at_once
+
+# Measured on SmolLM2-135M and Gemma 3 270M with torch 2.13: what half a megabyte of text leaves in memory once it is
+# tokens, and what products leave there of oneDNN's.
+_TEXT = Term("calibration text and its tokens", 31_000_000, "measured")
+_PRODUCTS = Term("code and buffers of products", 45_000_000, "measured: oneDNN")
+# The residual, its norm, and the output while a block runs; the hidden states that went in are the samples' own.
+_HIDDEN_AT_ONCE = 3
+
+
+def gptq_phases(work: Work, config: Any) -> tuple[PhasePlan, ...]:
+    """Calibration, the blocks one by one, and the result read back.
+
+    Hidden states of T tokens take T * hidden_size; a block's activations `activation_bytes`; layers with K inputs and N
+    outputs, solved together, their Hessian, the factor and a copy in another order, 4 K^2 bytes each, and weight,
+    errors, levels and products in float32, 4 K N each.
+    """
+    seq_len = min(config.seq_len, work.max_seq_len or config.seq_len)
+    tokens = config.num_samples * seq_len
+    in_blocks, outside = _weights_by_block(work)
+    widest = max((max(layer.shape) for layer in work.layers), default=0)
+    at_once = samples_at_once(work.itemsize, widest, config.num_samples, seq_len)
+    here = at_once * seq_len * work.hidden_size * work.itemsize
+    hidden = tokens * work.hidden_size * work.itemsize
+    samples = Term("hidden states of the samples", hidden, f"{tokens} tokens of {work.hidden_size}")
+    running = Term(
+        "a block's activations",
+        activation_bytes(work.itemsize, widest, at_once * seq_len) + _HIDDEN_AT_ONCE * here,
+        f"{at_once} samples at one time, 4 of width {widest}, {_HIDDEN_AT_ONCE} of hidden size",
+    )
+    first = Term("what stands before the blocks", outside, "embeddings, norms")
+    block = Term("a block's weights", max(in_blocks.values(), default=0), "the largest block")
+    solving = Term("Hessian and solver", _solver_bytes(work.layers), "the largest layers that share inputs, float32")
+    work = replace(work, base=(*work.base, _TEXT))
+    written = [reading_phase(work, "calibrate", "the model that writes", 0)] if config.calibration == "self" else []
+    calibrating = _on_device(
+        work, "calibrate", (first, samples, Term("embedded samples", here, "one batch")), (samples,)
+    )
+    forward, solver = _operations(work, tokens, config.true_sequential)
+    done = sum(layer.disk_bytes for layer in work.layers)
+    work = replace(work, base=(*work.base, _PRODUCTS))
+    quantizing = replace(
+        _on_device(work, "quantize", (samples, block, running, solving), (samples,)),
+        disk=done,
+        bytes_moved=work.weight_bytes + done,
+        seconds=work.time(moved=work.weight_bytes + done, flops=forward, flops32=solver),
+    )
+    calibrating = replace(calibrating, bytes_moved=outside, seconds=work.time(moved=outside, touched=outside + hidden))
+    return (*written, calibrating, quantizing, _reading(work, seq_len))
+
+
+def _on_device(work: Work, name: str, terms: tuple[Term, ...], in_memory: tuple[Term, ...]) -> PhasePlan:
+    """A phase whose terms are in main memory on the CPU, and in the GPU's on a GPU, beside what stays in memory."""
+    if work.on_cpu:
+        return PhasePlan(name, (*work.base, *terms))
+    return PhasePlan(name, (*work.base, *in_memory), tuple(term for term in terms if term not in in_memory))
+
+
+def _reading(work: Work, seq_len: int) -> PhasePlan:
+    """The result read back, and the perplexity of a sample."""
+    layouts = max((layer.bytes_after for layer in work.layers), default=0)
+    phase = reading_phase(work, "load", "a layer in two layouts", layouts)
+    rows = min(seq_len, PERPLEXITY_TOKENS) * work.itemsize + 2 * LOSS_ROWS * 4
+    logits = Term("logits of a sample", rows * work.vocab_size, "for the perplexity that is reported")
+    if work.on_cpu:
+        return replace(phase, memory=(*phase.memory, logits))
+    return replace(phase, vram=(*phase.vram, logits))
+
+
+def _weights_by_block(work: Work) -> tuple[dict[str, int], int]:
+    """Bytes of each block, and of everything else but the output head."""
+    in_blocks: dict[str, int] = defaultdict(int)
+    outside = 0
+    prefix = f"{work.blocks}."
+    for layer in (*work.layers, *work.skipped):
+        if layer.name.startswith(prefix):
+            in_blocks[layer.name.removeprefix(prefix).split(".")[0]] += layer.bytes_before
+        elif layer.name != work.head:
+            outside += layer.bytes_before
+    return in_blocks, outside
+
+
+def _solver_bytes(layers: tuple[LayerPlan, ...]) -> int:
+    """Of the layers that are solved together, those of one module with as many inputs: gate and up, say."""
+    outputs: dict[tuple[str, int], int] = defaultdict(int)
+    for layer in layers:
+        outputs[layer.name.rpartition(".")[0], layer.shape[1]] += layer.shape[0]
+    return max((4 * 3 * inputs**2 + 4 * 4 * count * inputs for (_, inputs), count in outputs.items()), default=0)
+
+
+def _operations(work: Work, tokens: int, true_sequential: bool) -> tuple[float, float]:
+    """Operations in the model's type, and in float32: forwards and Hessians, factors and solving."""
+    weights = sum(layer.num_weights for layer in work.layers)
+    hessians = sum(float(layer.shape[1]) ** 2 for layer in work.layers)
+    forwards = 1 if true_sequential else 2
+    factors = sum(float(layer.shape[1]) ** 3 / 3 for layer in work.layers)
+    solves = sum(float(layer.shape[1]) * layer.num_weights for layer in work.layers)
+    # Half of the layers or more share a Hessian with another.
+    return forwards * 2 * tokens * weights + tokens * hessians / 2, factors / 2 + 2 * solves

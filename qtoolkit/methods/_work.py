@@ -1,0 +1,104 @@
+"""What a method is told when it says what its phases take, and the answer of a method without calibration."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from qtoolkit.records import LayerPlan, PhasePlan, Speed, Term
+from qtoolkit.source.heap import GIVE_BACK_EVERY
+
+# A time is at least what products and bytes take at full speed; measured jobs take up to 5 times that.
+SLOWEST = 5.0
+# Seconds that no job undercuts: checks, configs, the tokenizer.
+_FIXED_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job as a method plans it.
+
+    Attributes:
+        base: what is resident in main memory before the weights come.
+        layers: the modules that will be quantized.
+        skipped: the modules that stay as they are.
+        footprint: bytes of everything that stays in memory.
+        weight_bytes: bytes of all weights as they are read.
+        expanded: bytes that are held until the result is whole: a `.gguf` file's weights.
+        device: "cpu" or "cuda:0".
+        itemsize: bytes of one weight in the type that the model computes in.
+        hidden_size: of the hidden states.
+        vocab_size: of the logits.
+        blocks: the name of the list of blocks, "model.layers"; empty where there is none.
+        head: the name of the output head; empty where there is none.
+        max_seq_len: the most tokens that the model knows; None where it does not say.
+        speed: of the machine.
+    """
+
+    base: tuple[Term, ...]
+    layers: tuple[LayerPlan, ...]
+    skipped: tuple[LayerPlan, ...]
+    footprint: int
+    weight_bytes: int
+    expanded: int
+    device: str
+    itemsize: int
+    hidden_size: int
+    vocab_size: int
+    blocks: str
+    head: str
+    max_seq_len: int | None
+    speed: Speed
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the result lives in main memory."""
+        return self.device == "cpu"
+
+    def time(self, *, moved: int = 0, touched: int = 0, flops: float = 0.0, flops32: float = 0.0) -> tuple[float, ...]:
+        """Shortest and longest seconds of a phase; empty where the machine's speed is not known.
+
+        Args:
+            moved: bytes from or to the disk.
+            touched: bytes from or to memory.
+            flops: floating-point operations in the model's type.
+            flops32: floating-point operations in float32.
+        """
+        speed = self.speed
+        rates = ((moved, speed.disk), (touched, speed.memory), (flops, speed.multiply), (flops32, speed.multiply32))
+        if any(amount and not rate for amount, rate in rates):
+            return ()
+        least = sum(amount / rate for amount, rate in rates if amount)
+        return least, _FIXED_SECONDS + SLOWEST * least
+
+
+def weight_phases(work: Work) -> tuple[PhasePlan, ...]:
+    """The one phase of a method that looks at one weight at a time."""
+    return (reading_phase(work, "quantize", "largest layer while it is quantized", working_bytes(work.layers)),)
+
+
+def reading_phase(work: Work, name: str, what: str, working: int) -> PhasePlan:
+    """A phase that reads all weights and ends with the result in memory."""
+    result = Term("quantized model", work.footprint, "every layer's bytes, scales included")
+    layer = Term(what, working, "source weight, float32 copies, result")
+    largest = max((layer.bytes_before for layer in (*work.layers, *work.skipped)), default=0)
+    waiting = Term("read and not given back yet", GIVE_BACK_EVERY, "freed memory is given back after so much")
+    if work.on_cpu:
+        memory = [result, layer, waiting]
+    else:
+        memory = [Term("largest weight on its way to the GPU", largest, "its bytes in the file"), waiting]
+    if work.expanded:
+        memory.append(
+            Term("the .gguf file, expanded", max(0, work.expanded - work.footprint), "in bfloat16, less those done")
+        )
+    touched = 4 * work.weight_bytes + work.footprint
+    return PhasePlan(
+        name,
+        (*work.base, *memory),
+        () if work.on_cpu else (result, layer),
+        bytes_moved=work.weight_bytes,
+        seconds=work.time(moved=work.weight_bytes, touched=touched),
+    )
+
+
+def working_bytes(layers: Iterable[LayerPlan]) -> int:
+    """The most that is in use at one time while a layer is quantized, beside what stays."""
+    return max((layer.working_bytes - layer.bytes_after for layer in layers), default=0)

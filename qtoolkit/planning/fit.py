@@ -1,0 +1,64 @@
+"""Whether a machine has what a plan needs: which phase lacks what, and by how much."""
+
+from dataclasses import replace
+
+from qtoolkit.errors import DiskFullError, InsufficientMemoryError
+from qtoolkit.records import Machine, PhasePlan, Plan
+from qtoolkit.units import format_bytes
+
+# A job that uses more than this share of something may fail for what else the machine does.
+_TIGHT = 0.9
+
+
+def judge(plan: Plan, machine: Machine, *, saves: bool) -> Plan:
+    """The plan with its problems on a machine.
+
+    Args:
+        plan: phases known.
+        machine: what is there.
+        saves: whether the result is written to the disk.
+    """
+    problems, tight = [], []
+    index = int(plan.device.partition(":")[2] or 0)
+    vram = machine.vram[index] if plan.device != "cpu" and index < len(machine.vram) else None
+    kept = sum(phase.disk for phase in plan.phases if phase.name != "download") if saves else 0
+    needs = (
+        ("memory", *_fullest(plan.phases, "peak_rss"), machine.memory),
+        (f"memory on {plan.device}", *_fullest(plan.phases, "peak_vram"), vram),
+        ("disk for downloads", "download", _downloaded(plan), machine.cache_disk),
+        ("disk for the result", "save", kept, machine.output_disk),
+    )
+    for what, phase, needed, there in needs:
+        if there is None or not needed:
+            continue
+        figures = f"{format_bytes(needed)} of {format_bytes(there)}"
+        if needed > there:
+            problems.append(f"{what}: {format_bytes(needed - there)} short in the phase {phase}, needs {figures}")
+        elif needed > _TIGHT * there:
+            tight.append(f"{what}: {figures} in the phase {phase}")
+    return replace(plan, machine=machine, problems=tuple(problems), tight=tuple(tight))
+
+
+def check_fits(plan: Plan) -> None:
+    """Refuse a job that cannot end well.
+
+    Raises:
+        InsufficientMemoryError: main memory or a GPU's memory is too small.
+        DiskFullError: a disk is too small.
+    """
+    if plan.fits:
+        return
+    what = f"{plan.method} of {plan.source.name} does not fit {plan.machine.name if plan.machine else ''}"
+    fitting = [advice.change for advice in plan.advice if advice.fits]
+    way = f"these would fit: {'; '.join(fitting)}" if fitting else "free some, or take a smaller model"
+    kind = DiskFullError if plan.problems[0].startswith("disk") else InsufficientMemoryError
+    raise kind(f"{what} ({'; '.join(plan.problems)}): {way}")
+
+
+def _fullest(phases: tuple[PhasePlan, ...], what: str) -> tuple[str, int]:
+    phase = max(phases, key=lambda phase: getattr(phase, what))
+    return phase.name, getattr(phase, what)
+
+
+def _downloaded(plan: Plan) -> int:
+    return sum(phase.disk for phase in plan.phases if phase.name == "download")

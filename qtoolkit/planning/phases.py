@@ -1,0 +1,148 @@
+"""What each phase of a job takes, from the plans of its layers: every part has a name and a source."""
+
+import sys
+from collections.abc import Iterable
+
+from qtoolkit.methods import Method, MethodConfig
+from qtoolkit.methods._work import Work
+from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
+from qtoolkit.source import Checkpoint
+from qtoolkit.source import skeleton as skeletons
+
+# Config, tokenizer and file headers; a vocabulary of 256,000 words takes about 20 MB of JSON.
+SIDE_FILES_BYTES = 40_000_000
+
+# Measured on Linux, x86-64, torch 2.13, transformers 5.23, tokenizers 0.22, bitsandbytes 0.50: resident bytes.
+_FRESH_PROCESS = 400_000_000
+_CUDA_PROCESS = 1_000_000_000
+_FIRST_USE = 17_000_000
+_PACKAGES = {"bitsandbytes": 47_000_000}
+# Of tokenizer.json, for vocabularies of 49,152 and 262,144: held, at the fullest moment of reading, and of writing.
+_TOKENIZER_HELD, _TOKENIZER_READ, _TOKENIZER_WRITTEN = 8.2, 14.5, 2.6
+
+
+def base_terms(
+    checkpoint: Checkpoint, method: Method, machine: Machine | None, device: str, rss: int
+) -> tuple[Term, ...]:
+    """What is resident in main memory before a weight is read.
+
+    Args:
+        checkpoint: headers read.
+        method: what will be done.
+        machine: what is planned for; None for a process on this one.
+        device: where the result will live.
+        rss: bytes that this process has resident now.
+    """
+    here = machine is None or machine.name == THIS_MACHINE
+    terms = []
+    if here:
+        terms.append(Term("this process now", rss, "resident memory when the plan was made"))
+    else:
+        terms.append(Term("a fresh process", _FRESH_PROCESS, "with torch and transformers imported, measured on Linux"))
+    if not here and device != "cpu":
+        terms.append(Term("CUDA in main memory", _CUDA_PROCESS, "assumed, no GPU was there to measure it"))
+    missing = [name for name in method.requires if name in _PACKAGES and not (here and name in sys.modules)]
+    terms.extend(Term(f"package {name}", _PACKAGES[name], "measured when it is imported") for name in missing)
+    terms.append(Term("code and buffers of first use", _FIRST_USE, "measured: pages of torch's libraries"))
+    if checkpoint.tokenizer is None and checkpoint.tokenizer_bytes:
+        size = round(_TOKENIZER_HELD * checkpoint.tokenizer_bytes)
+        terms.append(Term("tokenizer", size, f"{_TOKENIZER_HELD} times its file, measured on two"))
+    return tuple(terms)
+
+
+def make_work(
+    checkpoint: Checkpoint,
+    layers: tuple[LayerPlan, ...],
+    skipped: tuple[LayerPlan, ...],
+    footprint: int,
+    device: str,
+    base: tuple[Term, ...],
+    speed: Speed,
+) -> Work:
+    """The job as its method plans it."""
+    config, model = checkpoint.config.get_text_config(), checkpoint.skeleton
+    found = skeletons.block_list(model)
+    return Work(
+        base=base,
+        layers=layers,
+        skipped=skipped,
+        footprint=footprint,
+        weight_bytes=checkpoint.weight_bytes,
+        expanded=checkpoint.weight_bytes if checkpoint.format == "gguf" else 0,
+        device=device,
+        itemsize=checkpoint.dtype.itemsize,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        blocks=found[0] if found else "",
+        head=skeletons.output_head(model) or "",
+        max_seq_len=getattr(config, "max_position_embeddings", None),
+        speed=speed,
+    )
+
+
+def job_phases(
+    checkpoint: Checkpoint, method: Method, config: MethodConfig, work: Work, disk_after: int
+) -> tuple[PhasePlan, ...]:
+    """Every phase of a job, from the download to the saved result."""
+    base, phases = work.base, []
+    if checkpoint.download_bytes:
+        size = checkpoint.download_bytes
+        network = work.speed.network
+        times = (size / network, 5 * size / network) if network else ()
+        phases.append(PhasePlan("download", base[:1], disk=size, bytes_moved=size, seconds=times))
+    if checkpoint.tokenizer is None and checkpoint.tokenizer_bytes:
+        reading = round(_TOKENIZER_READ * checkpoint.tokenizer_bytes)
+        what = f"{_TOKENIZER_READ} times its file at the fullest moment, measured on two"
+        without = tuple(term for term in base if term.name != "tokenizer")
+        phases.append(PhasePlan("load", (*without, Term("tokenizer while it is read", reading, what))))
+    phases.extend(method.phases(work, config))
+    writing = round(_TOKENIZER_WRITTEN * checkpoint.tokenizer_bytes)
+    result = Term("quantized model", work.footprint, "every layer's bytes, scales included")
+    saved = [Term("tokenizer while it is written", writing, f"{_TOKENIZER_WRITTEN} times its file, measured")]
+    if work.on_cpu:
+        saved.append(result)
+    else:
+        saved.append(Term("largest tensor on its way to the disk", _largest(work), "its bytes"))
+    phases.append(
+        PhasePlan(
+            "save",
+            (*base, *saved),
+            () if work.on_cpu else (result,),
+            disk=disk_after + SIDE_FILES_BYTES,
+            bytes_moved=disk_after,
+            seconds=work.time(moved=disk_after),
+        )
+    )
+    return tuple(phases)
+
+
+def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int) -> PhasePlan:
+    """What generating with the result takes: the model, the cache of keys and values, one row of logits each.
+
+    A layer that looks back over a window keeps no more than that: `layer_types` and `sliding_window` of the config.
+
+    Example: Llama-2 7B, 32 layers with 32 heads of 128 in 16 bits, keeps 2 * 32 * 32 * 128 * 2 bytes a token, 0.5 MB.
+    """
+    config = checkpoint.config.get_text_config()
+    context = min(context, work.max_seq_len or context)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    window = getattr(config, "sliding_window", None) or context
+    positions = sum(min(context, window) if kind == "sliding_attention" else context for kind in kinds)
+    kept = 2 * positions * heads * size * work.itemsize * batch_size
+    terms = (
+        Term("quantized model", work.footprint, "every layer's bytes, scales included"),
+        Term("keys and values", kept, f"{batch_size} x {context} tokens, {len(kinds)} layers, {heads} heads of {size}"),
+        Term("logits", 4 * batch_size * config.vocab_size, "one row each, float32"),
+    )
+    name = f"inference with {context} tokens"
+    return PhasePlan(name, (*work.base, *terms)) if work.on_cpu else PhasePlan(name, work.base, terms)
+
+
+def _largest(work: Work) -> int:
+    return max(_sizes((*work.layers, *work.skipped)), default=0)
+
+
+def _sizes(layers: Iterable[LayerPlan]) -> Iterable[int]:
+    return (layer.bytes_after for layer in layers)

@@ -1,0 +1,121 @@
+"""A model on the Hub as its headers alone: config, index, and the first bytes of each weight file.
+
+Each weight file is stood in for by a sparse file with its real header and length, so that what reads and checks a
+folder reads and checks these; they take no room, and are gone when the headers have been read.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import get_session, hf_raise_for_status
+
+from qtoolkit.errors import CheckpointError
+from qtoolkit.source.hub import ask, missing_files, parse_name
+from qtoolkit.source.hub_cache import snapshot_folder
+from qtoolkit.source.hub_errors import HubModel, translated
+from qtoolkit.source.hub_files import indexed_files, refuse_without_safetensors, small_files, weight_files
+from qtoolkit.source.names import INDEX_FILE
+from qtoolkit.source.weights import MAX_HEADER_BYTES
+
+# Enough for nearly every header at once, as huggingface_hub found.
+_FIRST_BYTES = 100_000
+_AT_ONCE = 8
+# Read for a plan; the tokenizer is not.
+_CONFIGS = ("config.json", "generation_config.json", "quantize_config.json", INDEX_FILE)
+
+
+@dataclass(frozen=True)
+class Headers:
+    """What a plan needs of a model on the Hub.
+
+    Attributes:
+        folder: config and sparse weight files.
+        repo_id: "org/name".
+        commit_hash: the commit.
+        download_bytes: what `fetch` would download.
+        tokenizer_bytes: size of tokenizer.json; 0 without one.
+    """
+
+    folder: Path
+    repo_id: str
+    commit_hash: str
+    download_bytes: int
+    tokenizer_bytes: int
+
+
+@contextmanager
+def fetch_headers(
+    name: str, *, revision: str | None, token: str | None, check: Callable[[Path], None]
+) -> Iterator[Headers]:
+    """Read a model's headers from the Hub; no weight is downloaded, and nothing stays but small files in the cache.
+
+    Args:
+        name: "org/name", or "org/name@revision".
+        revision: branch, tag or commit; None for the one in the name, or else the default branch.
+        token: Hub token; None for the one that huggingface_hub finds.
+        check: called with the folder once it holds the config; raises to refuse the model.
+
+    Raises:
+        SourceError: as `fetch`; a header that lies is a CheckpointError of whoever reads the folder.
+    """
+    model = HubModel(*parse_name(name, revision), token)
+    info = ask(model)
+    files = {file.rfilename: file for file in info.siblings or ()}
+    commit_hash = str(info.sha)
+    refuse_without_safetensors(model.repo_id, files)
+    with TemporaryDirectory(prefix="qtoolkit-headers-") as scratch:
+        folder = Path(scratch)
+        for file in _CONFIGS:
+            if file in files:
+                with translated(model):
+                    cached = hf_hub_download(model.repo_id, file, revision=commit_hash, token=model.token)
+                (folder / file).write_bytes(Path(cached).read_bytes())
+        check(folder)
+        names = weight_files(files)
+        if INDEX_FILE in files:
+            names = indexed_files(folder / INDEX_FILE)
+            absent = [name for name in names if name not in files]
+            if absent:
+                raise CheckpointError(f"{INDEX_FILE} names {absent[0]!r}, which is not in the repository")
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            headers = pool.map(lambda file: _header(model, commit_hash, file), names)
+            for file, header in zip(names, headers, strict=True):
+                with (folder / file).open("wb") as stream:
+                    stream.write(header)
+                    stream.truncate(max(len(header), files[file].size or 0))
+        wanted = [files[name] for name in (*small_files(files), *names)]
+        missing = missing_files(snapshot_folder(model.repo_id, commit_hash), wanted)
+        tokenizer = files.get("tokenizer.json")
+        yield Headers(
+            folder,
+            model.repo_id,
+            commit_hash,
+            download_bytes=sum(missing.values()),
+            tokenizer_bytes=(tokenizer.size or 0) if tokenizer else 0,
+        )
+
+
+def _header(model: HubModel, commit_hash: str, file: str) -> bytes:
+    """The header of a weight file with its length before it."""
+    url = hf_hub_url(model.repo_id, file, revision=commit_hash, endpoint=HfApi().endpoint)
+    with translated(model):
+        first = _range(model, url, 0, _FIRST_BYTES)
+        length = 8 + struct.unpack("<Q", first[:8])[0] if len(first) >= 8 else 0
+        if not 8 < length <= MAX_HEADER_BYTES:
+            raise CheckpointError(f"{file} of {model.repo_id} is damaged: its header is said to take {length} bytes")
+        return first[:length] if length <= len(first) else first + _range(model, url, len(first), length)
+
+
+def _range(model: HubModel, url: str, start: int, stop: int) -> bytes:
+    headers = {**build_hf_headers(token=model.token), "Range": f"bytes={start}-{stop - 1}"}
+    response = get_session().get(url, headers=headers, follow_redirects=True)
+    hf_raise_for_status(response)
+    content: bytes = response.content
+    return content[: stop - start]

@@ -1,0 +1,3 @@
+from tests.hub.fixture import hub
+
+__all__ = ["hub"]
