@@ -13,8 +13,8 @@ import torch
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.measure import (
-    disk_size,
     examine,
+    guarded,
     measure_peak,
     measure_speed,
     memory_footprint,
@@ -24,19 +24,19 @@ from qtoolkit.measure import (
 from qtoolkit.methods import MethodConfig, available_methods, get_method, reader_of, resolve_config
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, find_profile, plan_job, plan_with_advice, resolve_device, resolve_dtype
-from qtoolkit.quantized import QuantizedModel
+from qtoolkit.planning import recommend as find_best
+from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
 from qtoolkit.records import (
     Doctor,
     Machine,
     MemoryReport,
     OnProgress,
-    PeakMemory,
     Plan,
-    QuantizationReport,
+    Recommendation,
     Speed,
     ignore_progress,
 )
-from qtoolkit.source import Checkpoint, HubMirror, open_checkpoint
+from qtoolkit.source import HubMirror, open_checkpoint
 from qtoolkit.stream import (
     JournalPlace,
     check_output,
@@ -56,6 +56,7 @@ __all__ = [
     "measure_peak",
     "plan",
     "quantize",
+    "recommend",
 ]
 
 Model = Any
@@ -109,6 +110,47 @@ def plan(
     here = place or this_machine(folder, measure_speed(folder))
     options: dict[str, Any] = {"context": context, "batch_size": batch_size}
     return plan_with_advice(checkpoint, settings, target, here, rss=resident_memory(), **options)
+
+
+def recommend(
+    model: Model | list[Model],
+    *,
+    memory: int | str | None = None,
+    goal: str = "quality",
+    device: str = "auto",
+    machine: str | Machine | None = None,
+    context: int = 4096,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Recommendation:
+    """Say which model in which form to take for a memory that one has; no weight is read or downloaded.
+
+    Args:
+        model: what `plan` takes, or a list of such to be compared: a larger one quantized against a smaller one as it
+            is.
+        memory: bytes that using it may take, or text such as "8 GB"; None for what the machine has.
+        goal: "quality", "size" or "speed".
+        device, machine, context, revision, token: as for `plan`.
+
+    Raises:
+        QToolkitError: as `plan`.
+    """
+    place = find_profile(machine) if isinstance(machine, str) else machine
+    checkpoints = [
+        open_checkpoint(
+            one, revision=revision, token=token, tokenizer=None, on_progress=ignore_progress, headers_only=True
+        )
+        for one in (model if isinstance(model, list | tuple) else [model])
+    ]
+    return find_best(
+        checkpoints,
+        place or this_machine(Path.cwd(), Speed()),
+        device=resolve_device(device, place),
+        memory=memory,
+        goal=goal,
+        rss=resident_memory(),
+        context=context,
+    )
 
 
 def quantize(
@@ -204,13 +246,18 @@ def _quantize(
         settings, made = plan_job(checkpoint, settings, place, here, rss=resident_memory(), saves=folder is not None)
         check_fits(made)
         journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
+        kept = (
+            "blocks that are done are kept, and the same call goes on with them" if journal else "nothing was written"
+        )
+        advice = f"{kept}; qt.plan tells what needs less"
+        on_progress = guarded(on_progress, f"{method.name} of {checkpoint.name}", advice)
         quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
         method.prepare(quantized)
         footprint = memory_footprint(quantized)
         if partial is not None:
             save_model(quantized, checkpoint.tokenizer, partial, on_progress)
-    memory = _memory(made, footprint, folder, meter.report)
-    report = _report(made, checkpoint, memory, folder, time.monotonic() - started)
+    memory = memory_report(made, footprint, folder, meter.report)
+    report = quantization_report(made, checkpoint.notes, memory, folder, time.monotonic() - started)
     report = replace(report, calibration=calibration)
     return QuantizedModel(quantized, checkpoint.tokenizer, settings, report)
 
@@ -254,8 +301,8 @@ def load(
         loaded = method.load(checkpoint, device=place)
         method.prepare(loaded)
     # What lies on the disk is the result, not what was before it.
-    memory = replace(_memory(made, memory_footprint(loaded), checkpoint.path, meter.report), disk_before=None)
-    report = _report(made, checkpoint, memory, checkpoint.path, time.monotonic() - started)
+    memory = replace(memory_report(made, memory_footprint(loaded), checkpoint.path, meter.report), disk_before=None)
+    report = quantization_report(made, checkpoint.notes, memory, checkpoint.path, time.monotonic() - started)
     return QuantizedModel(loaded, checkpoint.tokenizer, settings, report)
 
 
@@ -286,37 +333,6 @@ def _place_to_work(folder: Path | None, *, resume: bool) -> Iterator[Path | None
     else:
         with staged(folder, resume=resume) as partial:
             yield partial
-
-
-def _memory(made: Plan, footprint: int, folder: Path | None, peak: PeakMemory) -> MemoryReport:
-    return MemoryReport(
-        num_parameters=made.source.num_parameters,
-        footprint_before=made.source.footprint,
-        footprint_after=footprint,
-        predicted_footprint_after=made.footprint_after,
-        disk_before=made.source.disk_size,
-        disk_after=disk_size(folder) if folder else None,
-        predicted_disk_after=made.disk_after,
-        predicted_peak_rss=made.peak_rss,
-        peak=peak,
-    )
-
-
-def _report(
-    made: Plan, checkpoint: Checkpoint, memory: MemoryReport, folder: Path | None, seconds: float
-) -> QuantizationReport:
-    return QuantizationReport(
-        source=made.source,
-        method=made.method,
-        settings=made.settings,
-        device=made.device,
-        layers=made.layers,
-        skipped=made.skipped,
-        notes=tuple(checkpoint.notes),
-        memory=memory,
-        path=str(folder) if folder else None,
-        seconds=seconds,
-    )
 
 
 def _refuse_quantized(model: Model) -> None:

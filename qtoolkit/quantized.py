@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.errors import ConfigError
 from qtoolkit.measure import disk_size
 from qtoolkit.methods import MethodConfig
-from qtoolkit.records import LayerPlan, MemoryReport, QuantizationReport, ignore_progress
+from qtoolkit.records import LayerPlan, MemoryReport, PeakMemory, Plan, QuantizationReport, ignore_progress
 from qtoolkit.stream import check_output, save_model, staged
 
 if TYPE_CHECKING:
@@ -113,3 +113,43 @@ def _without_cast_notice() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(keep)
+
+
+def memory_report(made: Plan, footprint: int, folder: Path | None, peak: PeakMemory) -> MemoryReport:
+    """What a job took, beside what its plan had said.
+
+    Args:
+        made: the plan.
+        footprint: bytes of the result in memory.
+        folder: where it was saved; None when it was not.
+        peak: what was measured meanwhile.
+    """
+    return MemoryReport(
+        num_parameters=made.source.num_parameters,
+        footprint_before=made.source.footprint,
+        footprint_after=footprint,
+        predicted_footprint_after=made.footprint_after,
+        disk_before=made.source.disk_size,
+        disk_after=disk_size(folder) if folder else None,
+        predicted_disk_after=made.disk_after,
+        predicted_peak_rss=made.peak_rss,
+        peak=peak,
+    )
+
+
+def quantization_report(
+    made: Plan, notes: list[str], memory: MemoryReport, folder: Path | None, seconds: float
+) -> QuantizationReport:
+    """All that is known of a job that has ended."""
+    return QuantizationReport(
+        source=made.source,
+        method=made.method,
+        settings=made.settings,
+        device=made.device,
+        layers=made.layers,
+        skipped=made.skipped,
+        notes=tuple(notes),
+        memory=memory,
+        path=str(folder) if folder else None,
+        seconds=seconds,
+    )

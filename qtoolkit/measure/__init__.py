@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.measure.disk import disk_size, free_disk
+from qtoolkit.measure.guard import guarded
 from qtoolkit.measure.machine import available_memory, devices, examine, memory_limit, this_machine
 from qtoolkit.measure.peak import PeakMeter, measure_peak, resident_memory
 from qtoolkit.measure.speed import measure_speed
@@ -17,6 +18,7 @@ __all__ = [
     "disk_size",
     "examine",
     "free_disk",
+    "guarded",
     "measure_peak",
     "measure_speed",
     "memory_footprint",

@@ -1,5 +1,6 @@
 """How fast this machine multiplies, reads memory and writes to a disk: measured once in about two seconds, and kept."""
 
+import contextlib
 import json
 import os
 import time
@@ -98,4 +99,5 @@ def _write(file: Path, values: dict[str, dict[str, float]]) -> None:
         beside.replace(file)
     except OSError:
         # It is measured again the next time.
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)

@@ -152,7 +152,12 @@ def _unpack_tiles(packed: torch.Tensor, in_features: int, columns: slice) -> tor
 
 @cache
 def _cuda_works(device: torch.device) -> bool:
-    """Whether the CUDA kernel is there, and its layout is the one we know: by a small weight, there and back."""
+    """Whether the CUDA kernel is there, and its layout is the one we know: by a small weight, there and back.
+
+    Without CUDA only plans for another machine ask: it is taken to have the kernel.
+    """
+    if not torch.cuda.is_available():
+        return True
     if torch.cuda.get_device_capability(device) < (8, 0):
         return False
     codes = torch.arange(256 * 32, device=device).mul(7).remainder(16).view(256, 32).byte()

@@ -21,7 +21,12 @@ JOB_OPTIONS: Mapping[str, tuple[str, str]] = {
     "--device": ("NAME", "where the result lives: auto, cpu, cuda, cuda:1 (default: auto)"),
     "--revision": ("NAME", "branch, tag or commit of a model on the Hub (default: main)"),
     "--overwrite": ("", "replace the output folder when it exists"),
-    "--plan": ("", "only tell what would be done: no weight is read, nothing written; a Hub model is downloaded"),
+    "--plan": (
+        "",
+        "only tell what would be done and whether it fits: no weight is read or downloaded",
+    ),
+    "--machine": ("NAME", "plan for another machine: t4, l4, a100-80, cpu-12gb, ... (default: this one)"),
+    "--context": ("TOKENS", "tokens for which using the result is planned (default: 4096)"),
     "--debug": ("", "show the whole traceback of an error"),
 }
 
@@ -34,6 +39,8 @@ class Request:
         model: as written on the line: a Hub id, a path, or a variable's name.
         into: variable that shall hold the result; None to keep only what is saved.
         plan: only plan.
+        machine: what to plan for; None for this machine.
+        context: tokens for which using the result is planned.
     """
 
     model: str
@@ -44,6 +51,8 @@ class Request:
     revision: str | None
     overwrite: bool
     plan: bool
+    machine: str | None = None
+    context: int = 4096
 
 
 def read_request(magic: str, line: str, body: str | None = None) -> Request:
@@ -75,6 +84,8 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
         config = chosen.from_dict({name: _value(hints[name], given) for name, given in found.items()})
     if job.into is not None and (not job.into.isidentifier() or iskeyword(job.into)):
         raise ConfigError(f"--into must be a variable's name, got {job.into!r}")
+    if magic == "quantize" and not job.plan and (job.machine or job.context):
+        raise ConfigError("--machine and --context are for a plan: add --plan, or use %qplan")
     return Request(
         model=job.model,
         config=config,
@@ -84,7 +95,17 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
         revision=job.revision,
         overwrite=job.overwrite,
         plan=job.plan,
+        machine=job.machine,
+        context=_context(job.context),
     )
+
+
+def _context(text: str | None) -> int:
+    if text is None:
+        return 4096
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"--context must be a number of tokens, got {text!r}")
+    return int(text)
 
 
 def method_in(words: list[str]) -> str:

@@ -67,7 +67,7 @@ class QuantizeMagics(Magics):
     @line_cell_magic
     @short_errors
     def qplan(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Plan:
-        """Tell what `%quantize` with the same line would do, without reading a weight."""
+        """Tell what `%quantize` with the same line would do, and whether it fits, without reading a weight."""
         request = read_request("qplan", line, cell)
         return _plan(request, self._model(request.model, local_ns))
 
@@ -130,4 +130,12 @@ class QuantizeMagics(Magics):
 def _plan(request: Request, model: Any) -> Plan:
     from qtoolkit.api import plan
 
-    return plan(model, request.config, device=request.device, output=request.output, revision=request.revision)
+    return plan(
+        model,
+        request.config,
+        device=request.device,
+        output=request.output,
+        revision=request.revision,
+        machine=request.machine,
+        context=request.context,
+    )

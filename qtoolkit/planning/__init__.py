@@ -4,6 +4,7 @@ from qtoolkit.planning.device import resolve_device, resolve_dtype
 from qtoolkit.planning.fit import check_fits
 from qtoolkit.planning.machines import PROFILES, find_profile
 from qtoolkit.planning.planner import make_plan, plan_job, plan_with_advice
+from qtoolkit.planning.recommend import recommend
 
 __all__ = [
     "PROFILES",
@@ -12,6 +13,7 @@ __all__ = [
     "make_plan",
     "plan_job",
     "plan_with_advice",
+    "recommend",
     "resolve_device",
     "resolve_dtype",
 ]

@@ -8,6 +8,7 @@ from qtoolkit.records.machine import THIS_MACHINE, Machine, Speed
 from qtoolkit.records.memory import MemoryReport, PeakMemory
 from qtoolkit.records.phase import PhasePlan, Term
 from qtoolkit.records.plan import Advice, LayerPlan, Plan
+from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.source import ModelSource
 
@@ -15,6 +16,7 @@ __all__ = [
     "THIS_MACHINE",
     "Advice",
     "CalibrationReport",
+    "Candidate",
     "Doctor",
     "LayerError",
     "LayerPlan",
@@ -27,6 +29,7 @@ __all__ = [
     "Plan",
     "ProgressEvent",
     "QuantizationReport",
+    "Recommendation",
     "Record",
     "Row",
     "Speed",

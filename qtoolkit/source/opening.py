@@ -106,8 +106,10 @@ def _from_config(config: "PreTrainedConfig") -> Checkpoint:
     """A model that is planned from its config alone: weights as its class has them, in the type that it names."""
     kind = type(config).__name__
     dtype = config.dtype or torch.float16
-    checkpoint = Checkpoint(name=config.name_or_path or kind, config=config, tensors={}, dtype=dtype, format="config")
+    checkpoint = Checkpoint(name=kind, config=config, tensors={}, dtype=dtype, format="config")
     model = build_empty(checkpoint, dtype)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    checkpoint.name = config.name_or_path or f"{kind} of {count / 1e9:.2f} billion parameters"
     tied = model.all_tied_weights_keys
     checkpoint.tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     checkpoint.disk_size = checkpoint.weight_bytes

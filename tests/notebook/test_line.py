@@ -71,6 +71,8 @@ def test_options_of_the_job() -> None:
         revision="v1",
         overwrite=True,
         plan=False,
+        machine=None,
+        context=4096,
     )
 
 
@@ -143,3 +145,22 @@ def test_every_field_of_every_method_has_an_option(method: str) -> None:
     flags = option_flags(config_class(method))
     for field in fields(config_class(method)):
         assert "--" + field.name.replace("_", "-") in flags
+
+
+def test_a_plan_may_be_for_another_machine() -> None:
+    request = read_request("qplan", "org/m --machine t4 --context 1000")
+    assert (request.machine, request.context) == ("t4", 1000)
+    assert read("org/m --plan --machine t4").machine == "t4"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("org/m --machine t4", "are for a plan: add --plan"),
+        ("org/m --plan --context many", "number of tokens, got 'many'"),
+    ],
+    ids=["no plan", "no number"],
+)
+def test_options_of_plans_are_checked(line: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        read(line)

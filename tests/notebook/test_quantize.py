@@ -62,6 +62,13 @@ def test_a_plan_makes_nothing(shell: InteractiveShell, tiny_llama: Path, cell: s
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_a_plan_for_another_machine(shell: InteractiveShell, tiny_llama: Path) -> None:
+    plan = run(shell, f"%qplan {tiny_llama} --machine t4")
+    assert (plan.device, plan.verdict, plan.machine.name) == ("cuda:0", "fits", "t4")
+    with pytest.raises(MagicError, match="no machine 'cray': the profiles are"):
+        run(shell, f"%qplan {tiny_llama} --machine cray")
+
+
 def test_braces_and_dollars_are_expanded_on_the_line(shell: InteractiveShell, tiny_llama: Path) -> None:
     shell.user_ns.update(folder=tiny_llama.parent, name=tiny_llama.name, kind="int8", where={"a": "cpu"})
     plan = run(shell, "%qplan {folder}/$name --method $kind --device {where['a']}")

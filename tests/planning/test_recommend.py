@@ -1,0 +1,84 @@
+"""Which model in which form: the order by each goal, and what fits."""
+
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.errors import ConfigError
+from qtoolkit.planning.recommend import parse_bytes
+from qtoolkit.records import Candidate, Recommendation
+from tests.models import config_of
+
+LARGE = "LlamaConfig of 13.02 billion parameters"
+SMALL = "LlamaConfig of 6.74 billion parameters"
+
+
+def of(memory: str, goal: str = "quality") -> Recommendation:
+    return qt.recommend([config_of("7b"), config_of("13b")], memory=memory, goal=goal, machine="a100-80")
+
+
+def best(found: Recommendation) -> Candidate:
+    assert found.best is not None
+    return found.best
+
+
+def test_a_larger_model_in_4_bits_comes_before_a_smaller_one_as_it_is() -> None:
+    found = of("16 GB")
+    assert (best(found).model, best(found).config) == (LARGE, "GPTQ()")
+    as_it_is = next(c for c in found.candidates if (c.model, c.config) == (SMALL, "full precision"))
+    assert as_it_is.fits
+    assert as_it_is.memory > best(found).memory
+
+
+def test_with_enough_memory_the_larger_model_stays_as_it_is() -> None:
+    assert (best(of("40 GB")).model, best(of("40 GB")).config) == (LARGE, "full precision")
+
+
+def test_three_bits_come_after_a_smaller_model_with_more() -> None:
+    order = [(candidate.model, candidate.config) for candidate in of("40 GB").candidates]
+    assert order.index((LARGE, "GPTQ(bits=3)")) > order.index((SMALL, "NF4()"))
+
+
+def test_the_smallest() -> None:
+    found = of("40 GB", "size")
+    footprints = [candidate.footprint for candidate in found.candidates]
+    assert footprints == sorted(footprints)
+    assert best(found).model == SMALL
+
+
+def test_what_does_not_fit_comes_last() -> None:
+    fits = [candidate.fits for candidate in of("9 GB").candidates]
+    assert fits == sorted(fits, reverse=True) and {True, False} == set(fits)
+
+
+def test_nothing_fits() -> None:
+    found = of("1 GB")
+    assert found.best is None
+    assert "none of these fits" in str(found)
+
+
+def test_sizes_are_those_of_the_plan() -> None:
+    found = qt.recommend(config_of("7b"), machine="t4")
+    plan = qt.plan(config_of("7b"), "nf4", machine="t4")
+    candidate = next(c for c in found.candidates if c.config == "NF4()")
+    assert (candidate.footprint, candidate.disk) == (plan.footprint_after, plan.disk_after)
+    assert candidate.memory == plan.inference.peak_vram
+    assert plan.machine is not None and found.memory == plan.machine.vram[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8 GB", 8 * 10**9), ("1.5GiB", 1_610_612_736), ("500 MB", 5 * 10**8), ("12", 12), (12, 12), ("3k", 3000)],
+)
+def test_sizes_in_words(text: str | int, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "", "-1 GB", "0", "8 XB"])
+def test_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no size: write it as 8 GB"):
+        parse_bytes(text)
+
+
+def test_an_unknown_goal_is_refused() -> None:
+    with pytest.raises(ConfigError, match="goal must be one of quality, size, speed, got 'fun'"):
+        of("8 GB", "fun")
