@@ -109,7 +109,7 @@ def plan(
     target = resolve_device(device, place)
     here = place or this_machine(folder, measure_speed(folder))
     options: dict[str, Any] = {"context": context, "batch_size": batch_size}
-    return plan_with_advice(checkpoint, settings, target, here, rss=resident_memory(), **options)
+    return plan_with_advice(checkpoint, settings, target, here, rss=resident_memory(), **options)[1]
 
 
 def recommend(
@@ -243,7 +243,8 @@ def _quantize(
             model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
         )
         here = this_machine(folder or Path.cwd(), Speed())
-        settings, made = plan_job(checkpoint, settings, place, here, rss=resident_memory(), saves=folder is not None)
+        saves, rss = folder is not None, resident_memory()
+        settings, made = plan_with_advice(checkpoint, settings, place, here, rss=rss, saves=saves)
         check_fits(made)
         journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
         kept = (

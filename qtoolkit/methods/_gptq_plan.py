@@ -7,6 +7,7 @@ from typing import Any
 from qtoolkit.methods._gptq_job import LOSS_ROWS, PERPLEXITY_TOKENS
 from qtoolkit.methods._work import Work, reading_phase
 from qtoolkit.records import LayerPlan, PhasePlan, Term
+from qtoolkit.source.sampling import CPU_MEMORY
 from qtoolkit.stream.samples import activation_bytes, samples_at_once
 
 # Measured on SmolLM2-135M and Gemma 3 270M with torch 2.13: what half a megabyte of text leaves in memory once it is
@@ -41,7 +42,7 @@ def gptq_phases(work: Work, config: Any) -> tuple[PhasePlan, ...]:
     block = Term("a block's weights", max(in_blocks.values(), default=0), "the largest block")
     solving = Term("Hessian and solver", _solver_bytes(work.layers), "the largest layers that share inputs, float32")
     work = replace(work, base=(*work.base, _TEXT))
-    written = [reading_phase(work, "calibrate", "the model that writes", 0)] if config.calibration == "self" else []
+    written = [_writing(work, config.num_samples, seq_len)] if config.calibration == "self" else []
     calibrating = _on_device(
         work, "calibrate", (first, samples, Term("embedded samples", here, "one batch")), (samples,)
     )
@@ -63,6 +64,19 @@ def _on_device(work: Work, name: str, terms: tuple[Term, ...], in_memory: tuple[
     if work.on_cpu:
         return PhasePlan(name, (*work.base, *terms))
     return PhasePlan(name, (*work.base, *in_memory), tuple(term for term in terms if term not in in_memory))
+
+
+def _writing(work: Work, num_samples: int, seq_len: int) -> PhasePlan:
+    """The model as it is, writing its own text: as many samples at one time as `CPU_MEMORY` holds."""
+    whole = Term("the model in full precision", work.weight_bytes, "its bytes in the file")
+    each = work.cache_bytes * seq_len + 3 * 4 * work.vocab_size
+    kept = min(num_samples * each, max(each, CPU_MEMORY))
+    phase = _on_device(work, "calibrate", (whole, Term("keys, values and logits", kept, "at most 2 GiB")), ())
+    # Every token reads every weight.
+    rounds = -(-num_samples * each // max(kept, 1))
+    return replace(
+        phase, bytes_moved=work.weight_bytes, seconds=work.time(touched=rounds * seq_len * work.weight_bytes)
+    )
 
 
 def _reading(work: Work, seq_len: int) -> PhasePlan:

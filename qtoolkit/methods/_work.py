@@ -27,6 +27,7 @@ class Work:
         itemsize: bytes of one weight in the type that the model computes in.
         hidden_size: of the hidden states.
         vocab_size: of the logits.
+        cache_bytes: keys and values of one token in all layers.
         blocks: the name of the list of blocks, "model.layers"; empty where there is none.
         head: the name of the output head; empty where there is none.
         max_seq_len: the most tokens that the model knows; None where it does not say.
@@ -43,6 +44,7 @@ class Work:
     itemsize: int
     hidden_size: int
     vocab_size: int
+    cache_bytes: int
     blocks: str
     head: str
     max_seq_len: int | None

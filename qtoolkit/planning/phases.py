@@ -1,7 +1,9 @@
 """What each phase of a job takes, from the plans of its layers: every part has a name and a source."""
 
+import math
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from qtoolkit.methods import Method, MethodConfig
 from qtoolkit.methods._work import Work
@@ -73,6 +75,7 @@ def make_work(
         itemsize=checkpoint.dtype.itemsize,
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
+        cache_bytes=2 * math.prod(_cache_shape(config)) * checkpoint.dtype.itemsize,
         blocks=found[0] if found else "",
         head=skeletons.output_head(model) or "",
         max_seq_len=getattr(config, "max_position_embeddings", None),
@@ -125,19 +128,25 @@ def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int)
     """
     config = checkpoint.config.get_text_config()
     context = min(context, work.max_seq_len or context)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     window = getattr(config, "sliding_window", None) or context
     positions = sum(min(context, window) if kind == "sliding_attention" else context for kind in kinds)
-    kept = 2 * positions * heads * size * work.itemsize * batch_size
+    kept = work.cache_bytes * positions // len(kinds) * batch_size
+    shape = "{} layers, {} heads of {}".format(*_cache_shape(config))
     terms = (
         Term("quantized model", work.footprint, "every layer's bytes, scales included"),
-        Term("keys and values", kept, f"{batch_size} x {context} tokens, {len(kinds)} layers, {heads} heads of {size}"),
+        Term("keys and values", kept, f"{batch_size} x {context} tokens, {shape}"),
         Term("logits", 4 * batch_size * config.vocab_size, "one row each, float32"),
     )
     name = f"inference with {context} tokens"
     return PhasePlan(name, (*work.base, *terms)) if work.on_cpu else PhasePlan(name, work.base, terms)
+
+
+def _cache_shape(config: Any) -> tuple[int, int, int]:
+    """Layers, heads and their size in the cache of keys and values."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers, heads, size
 
 
 def _largest(work: Work) -> int:

@@ -39,14 +39,14 @@ def plan_job(
 
 def plan_with_advice(
     checkpoint: Checkpoint, config: MethodConfig, device: str, machine: Machine, *, rss: int, **options: Any
-) -> Plan:
-    """The plan, and where it does not fit, what would."""
+) -> tuple[MethodConfig, Plan]:
+    """As `plan_job`, and where the plan does not fit, with what would."""
 
     def draft(other: MethodConfig, place: str) -> Plan:
         return plan_job(replace(checkpoint, notes=[]), other, place, machine, rss=rss, **options)[1]
 
     settings, plan = plan_job(checkpoint, config, device, machine, rss=rss, **options)
-    return plan if plan.fits else replace(plan, advice=advise(plan, settings, draft))
+    return settings, plan if plan.fits else replace(plan, advice=advise(plan, settings, draft))
 
 
 def make_plan(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Bytes to write with on a CPU, where more samples at once than this takes are hardly faster.
-_CPU_MEMORY = 2 * 1024**3
+CPU_MEMORY = 2 * 1024**3
 
 
 def self_calibration(
@@ -149,7 +149,7 @@ def _memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return min(total // 4, free * 4 // 5)
-    return min(_CPU_MEMORY, int(psutil.virtual_memory().available) // 4)
+    return min(CPU_MEMORY, int(psutil.virtual_memory().available) // 4)
 
 
 def _cache_name(model: "PreTrainedModel") -> str:

@@ -1,0 +1,83 @@
+"""What the phases of a job take: sums with named parts, checked against a calculation of their own."""
+
+from pathlib import Path
+
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.records import PhasePlan, Plan
+from tests.methods.gptq_jobs import gptq
+from tests.models import config_of, random_model
+
+
+def size_of(phase: PhasePlan, name: str) -> int:
+    (found,) = (term.size for term in (*phase.memory, *phase.vram) if term.name == name)
+    return found
+
+
+def phase_of(plan: Plan, name: str) -> PhasePlan:
+    return next(phase for phase in reversed(plan.phases) if phase.name == name)
+
+
+@pytest.mark.parametrize("method", ["nf4", "int8", "absmax", "gptq"])
+@pytest.mark.parametrize("machine", ["cpu-12gb", "a100-80"])
+def test_every_part_has_a_name_and_a_source(method: str, machine: str) -> None:
+    plan = qt.plan(config_of("7b"), method, machine=machine)
+    assert plan.peak_rss == max(sum(term.size for term in phase.memory) for phase in plan.phases)
+    assert plan.peak_vram == max(sum(term.size for term in phase.vram) for phase in plan.phases)
+    terms = [term for phase in (*plan.phases, plan.inference) for term in (*phase.memory, *phase.vram)]
+    assert all(term.name and term.source and term.size >= 0 for term in terms)
+    assert (plan.peak_vram > 0) == (plan.device != "cpu")
+    assert all(0 < min(phase.seconds) <= max(phase.seconds) for phase in plan.phases if phase.seconds)
+    assert all(term.name in plan.terms() for term in terms)
+
+
+def test_the_result_is_in_memory_on_a_cpu_and_on_the_gpu_elsewhere() -> None:
+    here, there = (qt.plan(config_of("7b"), "nf4", machine="a100-80", device=device) for device in ("cpu", "cuda"))
+    assert size_of(phase_of(here, "quantize"), "quantized model") == here.footprint_after
+    assert phase_of(here, "quantize").vram == ()
+    assert phase_of(there, "quantize").peak_rss < here.footprint_after < phase_of(there, "quantize").peak_vram
+
+
+def test_gptq_follows_the_block_and_not_the_model() -> None:
+    """Llama-2 7B, 32 samples of 512 tokens in 16 bits, by hand."""
+    plan = qt.plan(config_of("7b"), qt.GPTQ(num_samples=32, seq_len=512), machine="cpu-12gb")
+    phase, tokens = phase_of(plan, "quantize"), 32 * 512
+    assert size_of(phase, "hidden states of the samples") == tokens * 4096 * 2
+    # 4 of 4096 x 4096, 3 of 11008 x 4096, and two norms.
+    assert size_of(phase, "a block's weights") == 2 * (4 * 4096**2 + 3 * 11008 * 4096 + 2 * 4096)
+    # All samples at once would take 1.4 GB: 128 MiB hold 2 of them.
+    assert size_of(phase, "a block's activations") == 2 * 512 * 2 * (4 * 11008 + 3 * 4096)
+    # down_proj: 11008 inputs, 4096 outputs.
+    assert size_of(phase, "Hessian and solver") == 12 * 11008**2 + 16 * 4096 * 11008
+    assert phase.peak_rss < 3.4e9 < 13 * 10**9 < plan.source.footprint
+
+
+def test_more_samples_take_more_memory() -> None:
+    peaks = [
+        phase_of(qt.plan(config_of("7b"), qt.GPTQ(num_samples=count), machine="cpu-12gb"), "quantize").peak_rss
+        for count in (16, 64, 256)
+    ]
+    assert peaks == sorted(peaks)
+    assert peaks[2] - peaks[1] == 192 * 2048 * 4096 * 2
+
+
+def test_a_model_that_writes_its_own_text_is_in_memory_whole() -> None:
+    plan = qt.plan(config_of("7b"), qt.GPTQ(calibration="self"), machine="laptop-32gb")
+    assert size_of(plan.phases[0], "the model in full precision") == plan.source.footprint - 512
+    assert plan.phases[0].name == "calibrate"
+
+
+@pytest.mark.parametrize("method", ["nf4", gptq()], ids=["nf4", "gptq"])
+@pytest.mark.parametrize("architecture", ["gpt2", "mixtral", "gemma3_text"])
+def test_every_architecture_is_planned(architecture: str, method: object) -> None:
+    model = random_model(architecture)
+    phases = [phase.name for phase in qt.plan(model, method, device="cpu").phases]
+    assert phases[-1] == "save" and "quantize" in phases
+
+
+def test_a_tokenizer_that_is_not_loaded_counts(tiny_llama: Path) -> None:
+    plan = qt.plan(tiny_llama, "nf4", device="cpu")
+    size = (tiny_llama / "tokenizer.json").stat().st_size
+    assert size_of(phase_of(plan, "quantize"), "tokenizer") == round(8.2 * size)
+    assert phase_of(plan, "load").peak_rss > 14 * size
