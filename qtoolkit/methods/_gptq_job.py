@@ -33,7 +33,7 @@ def quantize(
     checkpoint: Checkpoint, config: Any, plan: Plan, on_progress: OnProgress, place: JournalPlace | None
 ) -> Outcome:
     """See `Method.quantize`."""
-    dtype = _calibration_dtype(plan.device, checkpoint.dtype)
+    dtype = calibration_dtype(plan.device, checkpoint.dtype)
     if dtype != checkpoint.dtype:
         checkpoint.notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
     if config.bits == 2 and config.sym:
@@ -156,7 +156,7 @@ def _losses(model: "PreTrainedModel", sample: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:
+def calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:
     """The type in which blocks run: the model's own, or float32 on a processor that multiplies it slowly."""
     if device != "cpu" or stored == torch.float32:
         return stored

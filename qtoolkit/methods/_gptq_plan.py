@@ -1,10 +1,13 @@
 """What the phases of a GPTQ job take."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from qtoolkit.methods._gptq_job import LOSS_ROWS, PERPLEXITY_TOKENS
+import torch
+
+from qtoolkit.methods._gptq_job import LOSS_ROWS, PERPLEXITY_TOKENS, calibration_dtype
 from qtoolkit.methods._work import Work, reading_phase
 from qtoolkit.records import LayerPlan, PhasePlan, Term
 from qtoolkit.source.sampling import CPU_MEMORY
@@ -26,37 +29,61 @@ def gptq_phases(work: Work, config: Any) -> tuple[PhasePlan, ...]:
     errors, levels and products in float32, 4 K N each.
     """
     seq_len = min(config.seq_len, work.max_seq_len or config.seq_len)
-    tokens = config.num_samples * seq_len
+    dtype = calibration_dtype(work.device, work.dtype)
+    # Blocks are read in the type that they run in.
+    wider = dtype.itemsize / work.dtype.itemsize
+    work = replace(work, base=(*work.base, _TEXT, *_held(work, config)), expanded=0)
+    written = [_writing(work, config.num_samples, seq_len, wider)] if config.calibration == "self" else []
+    samples, embedded, running = _sample_terms(work, config.num_samples, seq_len, dtype.itemsize)
     in_blocks, outside = _weights_by_block(work)
-    widest = max((max(layer.shape) for layer in work.layers), default=0)
-    at_once = samples_at_once(work.itemsize, widest, config.num_samples, seq_len)
-    here = at_once * seq_len * work.hidden_size * work.itemsize
-    hidden = tokens * work.hidden_size * work.itemsize
-    samples = Term("hidden states of the samples", hidden, f"{tokens} tokens of {work.hidden_size}")
-    running = Term(
-        "a block's activations",
-        activation_bytes(work.itemsize, widest, at_once * seq_len) + _HIDDEN_AT_ONCE * here,
-        f"{at_once} samples at one time, 4 of width {widest}, {_HIDDEN_AT_ONCE} of hidden size",
-    )
-    first = Term("what stands before the blocks", outside, "embeddings, norms")
-    block = Term("a block's weights", max(in_blocks.values(), default=0), "the largest block")
+    first = Term("what stands before the blocks", round(outside * wider), "embeddings, norms")
+    block = Term("a block's weights", round(max(in_blocks.values(), default=0) * wider), "the largest block")
     solving = Term("Hessian and solver", _solver_bytes(work.layers), "the largest layers that share inputs, float32")
-    work = replace(work, base=(*work.base, _TEXT))
-    written = [_writing(work, config.num_samples, seq_len)] if config.calibration == "self" else []
-    calibrating = _on_device(
-        work, "calibrate", (first, samples, Term("embedded samples", here, "one batch")), (samples,)
+    calibrating = replace(
+        _on_device(work, "calibrate", (first, samples, embedded), (samples,)),
+        bytes_moved=outside,
+        seconds=work.time(moved=outside, touched=outside + samples.size),
     )
-    forward, solver = _operations(work, tokens, config.true_sequential)
-    done = sum(layer.disk_bytes for layer in work.layers)
     work = replace(work, base=(*work.base, _PRODUCTS))
+    forward, solver = _operations(work, config.num_samples * seq_len, config.true_sequential)
+    slow = forward if dtype == torch.float32 else 0.0
+    done = sum(layer.disk_bytes for layer in work.layers)
+    moved = work.weight_bytes + done
     quantizing = replace(
         _on_device(work, "quantize", (samples, block, running, solving), (samples,)),
         disk=done,
-        bytes_moved=work.weight_bytes + done,
-        seconds=work.time(moved=work.weight_bytes + done, flops=forward, flops32=solver),
+        bytes_moved=moved,
+        seconds=work.time(moved=moved, flops=forward - slow, flops32=solver + slow),
     )
-    calibrating = replace(calibrating, bytes_moved=outside, seconds=work.time(moved=outside, touched=outside + hidden))
     return (*written, calibrating, quantizing, _reading(work, seq_len))
+
+
+def _held(work: Work, config: Any) -> Iterator[Term]:
+    """What is in memory through the whole job where a model is not read block by block."""
+    if work.expanded:
+        yield Term("the .gguf file, expanded", work.expanded, "in bfloat16")
+    if config.engine == "optimum":
+        yield Term("the whole model", work.weight_bytes, "optimum loads it as it is")
+
+
+def _sample_terms(work: Work, num_samples: int, seq_len: int, itemsize: int) -> tuple[Term, Term, Term]:
+    """Hidden states of all samples, one batch of them embedded, and the activations of a block."""
+    widest = max((max(layer.shape) for layer in work.layers), default=0)
+    at_once = samples_at_once(itemsize, widest, num_samples, seq_len)
+    token, tokens, here = work.hidden_size * itemsize, num_samples * seq_len, at_once * seq_len
+    # In several batches, those that went in are held while those that come out are made.
+    copies = 1 if at_once == num_samples else 2
+    described = f"{tokens} tokens of {work.hidden_size}{', before and after a block' if copies == 2 else ''}"
+    running = activation_bytes(itemsize, widest, here) + _HIDDEN_AT_ONCE * here * token
+    return (
+        Term("hidden states of the samples", copies * tokens * token, described),
+        Term("embedded samples", here * token, "one batch"),
+        Term(
+            "a block's activations",
+            running,
+            f"{at_once} samples at one time, 4 of width {widest}, {_HIDDEN_AT_ONCE} of hidden size",
+        ),
+    )
 
 
 def _on_device(work: Work, name: str, terms: tuple[Term, ...], in_memory: tuple[Term, ...]) -> PhasePlan:
@@ -66,12 +93,13 @@ def _on_device(work: Work, name: str, terms: tuple[Term, ...], in_memory: tuple[
     return PhasePlan(name, (*work.base, *in_memory), tuple(term for term in terms if term not in in_memory))
 
 
-def _writing(work: Work, num_samples: int, seq_len: int) -> PhasePlan:
+def _writing(work: Work, num_samples: int, seq_len: int, wider: float) -> PhasePlan:
     """The model as it is, writing its own text: as many samples at one time as `CPU_MEMORY` holds."""
-    whole = Term("the model in full precision", work.weight_bytes, "its bytes in the file")
-    each = work.cache_bytes * seq_len + 3 * 4 * work.vocab_size
+    whole = Term("the model in full precision", round(work.weight_bytes * wider), "in the type that it computes in")
+    each = round(work.cache_bytes * seq_len * wider) + 3 * 4 * work.vocab_size
     kept = min(num_samples * each, max(each, CPU_MEMORY))
-    phase = _on_device(work, "calibrate", (whole, Term("keys, values and logits", kept, "at most 2 GiB")), ())
+    limit = "at most 2 GiB; a quarter of a GPU's memory, or less, on a GPU"
+    phase = _on_device(work, "calibrate", (whole, Term("keys, values and logits", kept, limit)), ())
     # Every token reads every weight.
     rounds = -(-num_samples * each // max(kept, 1))
     return replace(
@@ -83,7 +111,7 @@ def _reading(work: Work, seq_len: int) -> PhasePlan:
     """The result read back, and the perplexity of a sample."""
     layouts = max((layer.bytes_after for layer in work.layers), default=0)
     phase = reading_phase(work, "load", "a layer in two layouts", layouts)
-    rows = min(seq_len, PERPLEXITY_TOKENS) * work.itemsize + 2 * LOSS_ROWS * 4
+    rows = min(seq_len, PERPLEXITY_TOKENS) * work.dtype.itemsize + 2 * LOSS_ROWS * 4
     logits = Term("logits of a sample", rows * work.vocab_size, "for the perplexity that is reported")
     if work.on_cpu:
         return replace(phase, memory=(*phase.memory, logits))

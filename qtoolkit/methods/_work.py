@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
+
 from qtoolkit.records import LayerPlan, PhasePlan, Speed, Term
 from qtoolkit.source.heap import GIVE_BACK_EVERY
 
@@ -24,7 +26,7 @@ class Work:
         weight_bytes: bytes of all weights as they are read.
         expanded: bytes that are held until the result is whole: a `.gguf` file's weights.
         device: "cpu" or "cuda:0".
-        itemsize: bytes of one weight in the type that the model computes in.
+        dtype: the type that the model computes in.
         hidden_size: of the hidden states.
         vocab_size: of the logits.
         cache_bytes: keys and values of one token in all layers.
@@ -41,7 +43,7 @@ class Work:
     weight_bytes: int
     expanded: int
     device: str
-    itemsize: int
+    dtype: torch.dtype
     hidden_size: int
     vocab_size: int
     cache_bytes: int
@@ -88,9 +90,8 @@ def reading_phase(work: Work, name: str, what: str, working: int) -> PhasePlan:
     else:
         memory = [Term("largest weight on its way to the GPU", largest, "its bytes in the file"), waiting]
     if work.expanded:
-        memory.append(
-            Term("the .gguf file, expanded", max(0, work.expanded - work.footprint), "in bfloat16, less those done")
-        )
+        done = work.footprint if work.on_cpu else 0
+        memory.append(Term("the .gguf file, expanded", max(0, work.expanded - done), "in bfloat16, less what is done"))
     touched = 4 * work.weight_bytes + work.footprint
     return PhasePlan(
         name,

@@ -1,6 +1,6 @@
 """What a job will do and need, from headers and shapes alone."""
 
-from qtoolkit.planning.device import resolve_device, resolve_dtype
+from qtoolkit.planning.device import refuse_below_one, resolve_device, resolve_dtype
 from qtoolkit.planning.fit import check_fits
 from qtoolkit.planning.machines import PROFILES, find_profile
 from qtoolkit.planning.planner import make_plan, plan_job, plan_with_advice
@@ -14,6 +14,7 @@ __all__ = [
     "plan_job",
     "plan_with_advice",
     "recommend",
+    "refuse_below_one",
     "resolve_device",
     "resolve_dtype",
 ]

@@ -42,6 +42,17 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return allowed[name]
 
 
+def refuse_below_one(**values: int) -> None:
+    """Check numbers that must be at least 1.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+
+
 def adapt_dtype(checkpoint: Checkpoint, device: str, machine: Machine | None = None) -> None:
     """Load in another type where the device lacks the checkpoint's, and note it.
 

@@ -26,7 +26,7 @@ def judge(plan: Plan, machine: Machine, *, saves: bool) -> Plan:
         ("memory", *_fullest(plan.phases, "peak_rss"), machine.memory),
         (f"memory on {plan.device}", *_fullest(plan.phases, "peak_vram"), vram),
         ("disk for downloads", "download", _downloaded(plan), machine.cache_disk),
-        ("disk for the result", "save", kept, machine.output_disk),
+        ("disk for the result", "save", kept + (_downloaded(plan) if machine.one_disk else 0), machine.output_disk),
     )
     for what, phase, needed, there in needs:
         if there is None or not needed:

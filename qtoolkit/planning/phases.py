@@ -72,7 +72,7 @@ def make_work(
         weight_bytes=checkpoint.weight_bytes,
         expanded=checkpoint.weight_bytes if checkpoint.format == "gguf" else 0,
         device=device,
-        itemsize=checkpoint.dtype.itemsize,
+        dtype=checkpoint.dtype,
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         cache_bytes=2 * math.prod(_cache_shape(config)) * checkpoint.dtype.itemsize,
@@ -130,8 +130,9 @@ def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int)
     context = min(context, work.max_seq_len or context)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     window = getattr(config, "sliding_window", None) or context
-    positions = sum(min(context, window) if kind == "sliding_attention" else context for kind in kinds)
-    kept = work.cache_bytes * positions // len(kinds) * batch_size
+    kept_of = {"sliding_attention": min(context, window), "linear_attention": 0}
+    positions = sum(kept_of.get(kind, context) for kind in kinds)
+    kept = work.cache_bytes * positions // max(1, len(kinds)) * batch_size
     shape = "{} layers, {} heads of {}".format(*_cache_shape(config))
     terms = (
         Term("quantized model", work.footprint, "every layer's bytes, scales included"),
@@ -143,10 +144,17 @@ def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int)
 
 
 def _cache_shape(config: Any) -> tuple[int, int, int]:
-    """Layers, heads and their size in the cache of keys and values."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return config.num_hidden_layers, heads, size
+    """Layers, heads and their size in the cache of keys and values; no heads where there is no attention (Mamba)."""
+    count, layers = getattr(config, "num_attention_heads", None), config.num_hidden_layers
+    if not count:
+        return layers, 0, 0
+    one = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)
+    heads = 1 if one else getattr(config, "num_key_value_heads", None) or count
+    parts = [getattr(config, name, None) or 0 for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")]
+    if all(parts):
+        # DeepSeek: keys and values have sizes of their own; half of their sum, since the cache counts two of it.
+        return layers, heads, sum(parts) // 2
+    return layers, heads, getattr(config, "head_dim", None) or config.hidden_size // count
 
 
 def _largest(work: Work) -> int:

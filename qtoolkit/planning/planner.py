@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.methods import Layer, Method, MethodConfig, get_method
+from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.planning.advice import advise
 from qtoolkit.planning.device import adapt_dtype
 from qtoolkit.planning.fit import judge
@@ -85,7 +86,10 @@ def make_plan(
     footprint = _total(layers, skipped, "bytes_after") + sum(buffers.values())
     disk = _total(layers, skipped, "disk_bytes")
     base = base_terms(checkpoint, method, machine, device, rss)
-    work = make_work(checkpoint, layers, skipped, footprint, device, base, machine.speed if machine else Speed())
+    # A machine's speed is that of its GPU, where it has one.
+    known = machine is not None and bool(machine.vram) == (device != "cpu")
+    speed = machine.speed if machine and known else Speed()
+    work = make_work(checkpoint, layers, skipped, footprint, device, base, speed)
     plan = Plan(
         source=checkpoint.record(),
         method=method.name,
@@ -97,9 +101,18 @@ def make_plan(
         disk_after=disk,
         phases=job_phases(checkpoint, method, config, work, disk),
         inference=inference(checkpoint, work, context, batch_size),
-        notes=tuple(checkpoint.notes),
+        notes=(*checkpoint.notes, *_missing(method)),
     )
     return config, judge(plan, machine, saves=saves) if machine else plan
+
+
+def _missing(method: Method) -> Iterable[str]:
+    """What has to be installed first."""
+    return (
+        f"{method.name} needs {REQUIREMENTS[package]}, which is not installed"
+        for package in method.requires
+        if not is_installed(package)
+    )
 
 
 def _layer_plans(

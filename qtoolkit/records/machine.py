@@ -53,6 +53,7 @@ class Machine(Record):
         has_bfloat16: whether its first GPU computes in bfloat16.
         cache_disk: bytes free where downloads are kept; None where it is not known.
         output_disk: bytes free where results are written; None where it is not known.
+        one_disk: whether both are the same.
         speed: how fast it is.
     """
 
@@ -64,6 +65,7 @@ class Machine(Record):
     has_bfloat16: bool = True
     cache_disk: int | None = None
     output_disk: int | None = None
+    one_disk: bool = True
     speed: Speed = Speed()
 
     def rows(self) -> tuple[Row, ...]:

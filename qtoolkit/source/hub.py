@@ -101,7 +101,7 @@ def fetch(
     try:
         info = ask(model)
     except HubUnreachableError as error:
-        return _from_cache(model, error, check)
+        return from_cache(model, error, check)
     files = {file.rfilename: file for file in info.siblings or ()}
     commit_hash = str(info.sha)
     folder = snapshot_folder(model.repo_id, commit_hash)
@@ -136,7 +136,7 @@ def ask(model: HubModel) -> "ModelInfo":
     return info
 
 
-def _from_cache(model: HubModel, unreachable: HubUnreachableError, check: Callable[[Path], None]) -> Snapshot:
+def from_cache(model: HubModel, unreachable: HubUnreachableError, check: Callable[[Path], None]) -> Snapshot:
     """What the local cache holds of a model that the Hub cannot be asked about."""
     wanted = model.repo_id if model.revision is None else f"{model.repo_id}@{model.revision}"
     commit_hash = cached_commit(model.repo_id, model.revision)

@@ -27,6 +27,8 @@ from qtoolkit.source.weights import MAX_HEADER_BYTES
 # Enough for nearly every header at once, as huggingface_hub found.
 _FIRST_BYTES = 100_000
 _AT_ONCE = 8
+# The HTTP status of an answer that is not a part.
+_WHOLE_FILE = 200
 # Read for a plan; the tokenizer is not.
 _CONFIGS = ("config.json", "generation_config.json", "quantize_config.json", INDEX_FILE)
 
@@ -85,7 +87,9 @@ def fetch_headers(
             if absent:
                 raise CheckpointError(f"{INDEX_FILE} names {absent[0]!r}, which is not in the repository")
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            headers = pool.map(lambda file: _header(model, commit_hash, file), names)
+            headers = pool.map(
+                lambda file: _header(model, commit_hash, file, files[file].size or MAX_HEADER_BYTES), names
+            )
             for file, header in zip(names, headers, strict=True):
                 with (folder / file).open("wb") as stream:
                     stream.write(header)
@@ -102,20 +106,26 @@ def fetch_headers(
         )
 
 
-def _header(model: HubModel, commit_hash: str, file: str) -> bytes:
+def _header(model: HubModel, commit_hash: str, file: str, size: int) -> bytes:
     """The header of a weight file with its length before it."""
     url = hf_hub_url(model.repo_id, file, revision=commit_hash, endpoint=HfApi().endpoint)
     with translated(model):
         first = _range(model, url, 0, _FIRST_BYTES)
         length = 8 + struct.unpack("<Q", first[:8])[0] if len(first) >= 8 else 0
-        if not 8 < length <= MAX_HEADER_BYTES:
+        if not 8 < length <= min(MAX_HEADER_BYTES, size):
             raise CheckpointError(f"{file} of {model.repo_id} is damaged: its header is said to take {length} bytes")
         return first[:length] if length <= len(first) else first + _range(model, url, len(first), length)
 
 
 def _range(model: HubModel, url: str, start: int, stop: int) -> bytes:
+    """Bytes of a file; no more are received, also from a server that ignores what was asked for."""
     headers = {**build_hf_headers(token=model.token), "Range": f"bytes={start}-{stop - 1}"}
-    response = get_session().get(url, headers=headers, follow_redirects=True)
-    hf_raise_for_status(response)
-    content: bytes = response.content
-    return content[: stop - start]
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+        hf_raise_for_status(response)
+        skipped = start if response.status_code == _WHOLE_FILE else 0
+        content = bytearray()
+        for piece in response.iter_bytes():
+            content += piece
+            if len(content) >= skipped + stop - start:
+                break
+    return bytes(content[skipped : skipped + stop - start])

@@ -22,13 +22,14 @@ from qtoolkit.errors import (
     oneline,
 )
 from qtoolkit.optional import optional
-from qtoolkit.records import OnProgress, ignore_progress
+from qtoolkit.records import OnProgress
 from qtoolkit.source import folder as folders
 from qtoolkit.source.building import build_empty, cause_of, quiet_transformers
 from qtoolkit.source.checkpoint import Checkpoint
 from qtoolkit.source.heap import give_memory_back
-from qtoolkit.source.hub import fetch
+from qtoolkit.source.hub import fetch, from_cache, parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
+from qtoolkit.source.hub_errors import HubModel
 from qtoolkit.source.hub_headers import fetch_headers
 from qtoolkit.source.weights import StoredTensor
 
@@ -105,15 +106,20 @@ def _refuse_revision(name: str, revision: str | None) -> None:
 def _from_config(config: "PreTrainedConfig") -> Checkpoint:
     """A model that is planned from its config alone: weights as its class has them, in the type that it names."""
     kind = type(config).__name__
+    if config.is_encoder_decoder or getattr(config, "quantization_config", None):
+        raise UnsupportedModelError(f"this {kind} is of no causal language model in full precision: give one that is")
     dtype = config.dtype or torch.float16
     checkpoint = Checkpoint(name=kind, config=config, tensors={}, dtype=dtype, format="config")
-    model = build_empty(checkpoint, dtype)
+    try:
+        model = build_empty(checkpoint, dtype)
+    except Exception as error:  # a config that lies makes transformers raise anything
+        raise UnsupportedModelError(f"no causal language model is made from this {kind} ({cause_of(error)})") from error
     count = sum(parameter.numel() for parameter in model.parameters())
     checkpoint.name = config.name_or_path or f"{kind} of {count / 1e9:.2f} billion parameters"
     tied = model.all_tied_weights_keys
     checkpoint.tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     checkpoint.disk_size = checkpoint.weight_bytes
-    checkpoint.notes.append(f"planned from a {kind} alone, without weights")
+    checkpoint.notes.append(f"planned from a {kind} alone, in {str(dtype).removeprefix('torch.')}, without weights")
     return checkpoint
 
 
@@ -126,8 +132,8 @@ def _from_headers(
             checkpoint = _from_folder(found.repo_id, found.folder, tokenizer, check, headers_only=True)
             # Built while the files are there.
             _ = checkpoint.skeleton
-    except HubUnreachableError:
-        snapshot = fetch(name, revision=revision, token=token, on_progress=ignore_progress, check=check)
+    except HubUnreachableError as error:
+        snapshot = from_cache(HubModel(*parse_name(name, revision), token), error, check)
         checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check, headers_only=True)
         checkpoint.commit_hash = snapshot.commit_hash
         checkpoint.notes.append(snapshot.note)

@@ -124,7 +124,8 @@ class _Block:
     def run(self) -> list[torch.Tensor]:
         """What the block makes of each batch of samples, with the weights that it has now."""
         with torch.no_grad():
-            return [call() for call in self.calls]
+            # To the CPU one by one: a GPU need not hold the outputs of all samples.
+            return [call().to("cpu") for call in self.calls]
 
     def quantize(self, groups: Sequence[Group], report: Callable[[str], None]) -> list[torch.Tensor]:
         """Quantize the layers group by group; give what the block makes of the samples then."""

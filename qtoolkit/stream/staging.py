@@ -4,13 +4,14 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from qtoolkit.errors import DiskFullError, OutputError, OutputExistsError, QToolkitError, oneline
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 
 
 def check_output(output: Path, *, overwrite: bool, unfinished: bool = True) -> None:
@@ -70,18 +71,21 @@ def staged(output: Path, *, resume: bool = False) -> Iterator[Path]:
     """
     partial = _partial(output)
     made = [folder for folder in partial.parents if not folder.exists()]
-    locks = ExitStack()
-    # What an earlier job left goes only when that job has ended.
-    locks.enter_context(_locked(partial))
     try:
-        _recover(output)
-        _clear(partial, keep_journal=resume)
-        if not partial.exists():
-            partial.mkdir(parents=True)
-            locks.enter_context(_locked(partial))
-        yield partial
-        _clear_journal(output)
-        _put_in_place(partial, output)
+        with _owned(partial):
+            placed = False
+            try:
+                _recover(output)
+                _empty(partial, keep_journal=resume)
+                yield partial
+                _clear_journal(output)
+                _put_in_place(partial, output)
+                placed = True
+            finally:
+                _recover(output)
+                # Once it is in its place, a folder of this name is another job's.
+                if not placed:
+                    _clear(partial)
     except OSError as error:
         if isinstance(error, QToolkitError):
             raise
@@ -90,18 +94,15 @@ def staged(output: Path, *, resume: bool = False) -> Iterator[Path]:
             raise DiskFullError(f"{what}: free some room, or name an output on another disk") from error
         raise OutputError(f"{what}: check its permissions, or name another output") from error
     finally:
-        _recover(output)
-        _clear(partial, keep_journal=True)
         for folder in made:
             # Only an empty one goes, so none once the result stands in it.
             with suppress(OSError):
                 folder.rmdir()
-        locks.close()
 
 
 @contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    """Refuse a folder that another job works in; it is free again when that job ends, however it does.
+def _owned(partial: Path) -> Iterator[None]:
+    """Make a folder, or take over what an earlier job left, and keep other jobs out until this one ends in any way.
 
     Windows and some network drives have no such locks: there, nothing is refused.
 
@@ -110,18 +111,28 @@ def _locked(partial: Path) -> Iterator[None]:
     """
     try:
         import fcntl
-
-        folder = os.open(partial, os.O_RDONLY)
-    except (ImportError, OSError):
+    except ImportError:
+        partial.mkdir(parents=True, exist_ok=True)
         yield
         return
-    try:
+    while True:
+        partial.mkdir(parents=True, exist_ok=True)
+        folder = os.open(partial, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(folder)
             raise OutputError(f"another job is writing {partial}: wait until it ends, or name another output") from None
-        except OSError:
-            pass
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(folder)
+                raise
+        # A job that ended meanwhile may have renamed it, or removed it.
+        with suppress(FileNotFoundError):
+            if os.fstat(folder).st_ino == partial.stat().st_ino:
+                break
+        os.close(folder)
+    try:
         yield
     finally:
         os.close(folder)
@@ -136,15 +147,21 @@ def _partial(output: Path) -> Path:
     return output.with_name(f"{output.name}.partial")
 
 
-def _clear(partial: Path, *, keep_journal: bool) -> None:
-    """Remove what an earlier job left, or this one; of a journal, one that holds no block."""
+def _empty(partial: Path, *, keep_journal: bool) -> None:
+    """Remove what an earlier job left, but for a journal that holds a block, where it is wanted."""
     journal = partial / "journal"
-    if not (keep_journal and any(journal.glob("block-*.json"))):
-        shutil.rmtree(partial, ignore_errors=True)
-        return
+    kept = keep_journal and any(journal.glob("block-*.json"))
     for entry in partial.iterdir():
-        if entry != journal:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if not (kept and entry == journal):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def _clear(partial: Path) -> None:
+    """Remove what this job left, but for a journal that holds a block."""
+    if any((partial / "journal").glob("block-*.json")):
+        _empty(partial, keep_journal=True)
+    else:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _clear_journal(output: Path) -> None:

@@ -36,4 +36,5 @@ def test_their_config_is_understood(
     tiny_llama: Path, config: MethodConfig, settings: dict[str, object], _: int
 ) -> None:
     made = qt.plan(tiny_llama, BitsAndBytesConfig(**settings), device="cpu")
-    assert made.to_dict() | {"peak_rss": 0} == qt.plan(tiny_llama, config, device="cpu").to_dict() | {"peak_rss": 0}
+    ours = qt.plan(tiny_llama, config, device="cpu")
+    assert (made.method, made.settings, made.layers) == (ours.method, ours.settings, ours.layers)
