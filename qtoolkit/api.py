@@ -24,6 +24,7 @@ from qtoolkit.measure import (
 from qtoolkit.methods import MethodConfig, available_methods, get_method, reader_of, resolve_config
 from qtoolkit.optional import optional
 from qtoolkit.planning import (
+    adapt_dtype,
     check_fits,
     find_profile,
     plan_job,
@@ -291,6 +292,7 @@ def load(
         )
         if dtype != "auto":
             checkpoint.dtype = resolve_dtype(dtype)
+        adapt_dtype(checkpoint, place)
         if checkpoint.quantization is None:
             return load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
         method, settings = reader_of(checkpoint)

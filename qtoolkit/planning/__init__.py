@@ -1,6 +1,6 @@
 """What a job will do and need, from headers and shapes alone."""
 
-from qtoolkit.planning.device import refuse_below_one, resolve_device, resolve_dtype
+from qtoolkit.planning.device import adapt_dtype, refuse_below_one, resolve_device, resolve_dtype
 from qtoolkit.planning.fit import check_fits
 from qtoolkit.planning.machines import PROFILES, find_profile
 from qtoolkit.planning.planner import make_plan, plan_job, plan_with_advice
@@ -8,6 +8,7 @@ from qtoolkit.planning.recommend import recommend
 
 __all__ = [
     "PROFILES",
+    "adapt_dtype",
     "check_fits",
     "find_profile",
     "make_plan",

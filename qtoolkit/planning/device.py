@@ -18,7 +18,8 @@ def resolve_device(device: str, machine: Machine | None = None) -> str:
     Raises:
         ConfigError: no such device there.
     """
-    count = torch.cuda.device_count() if machine is None else len(machine.vram)
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = here if machine is None else len(machine.vram)
     if device == "auto":
         return "cuda:0" if count else "cpu"
     allowed = ("cpu", *(f"cuda:{index}" for index in range(count)))

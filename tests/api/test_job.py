@@ -57,6 +57,12 @@ def test_a_stopped_job_leaves_nothing(tiny_llama: Path, tmp_path: Path, phase: s
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_plain_model_is_loaded_in_what_the_device_has(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a T4, which has no bfloat16."""
+    monkeypatch.setattr("qtoolkit.planning.device.compute_dtype_for", lambda device, stored: torch.float16)
+    assert qt.load(tiny_llama, device="cpu").dtype == torch.float16
+
+
 def test_a_loaded_model_stays_as_it_is(tmp_path: Path) -> None:
     model = random_model("gpt2")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
