@@ -257,8 +257,7 @@ def _quantize(
         if partial is not None:
             save_model(quantized, checkpoint.tokenizer, partial, on_progress)
     memory = memory_report(made, footprint, folder, meter.report)
-    report = quantization_report(made, checkpoint.notes, memory, folder, time.monotonic() - started)
-    report = replace(report, calibration=calibration)
+    report = quantization_report(made, checkpoint.notes, memory, folder, time.monotonic() - started, calibration)
     return QuantizedModel(quantized, checkpoint.tokenizer, settings, report)
 
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.errors import ConfigError
 from qtoolkit.measure import disk_size
 from qtoolkit.methods import MethodConfig
-from qtoolkit.records import LayerPlan, MemoryReport, PeakMemory, Plan, QuantizationReport, ignore_progress
+from qtoolkit.records import (
+    CalibrationReport,
+    LayerPlan,
+    MemoryReport,
+    PeakMemory,
+    Plan,
+    QuantizationReport,
+    ignore_progress,
+)
 from qtoolkit.stream import check_output, save_model, staged
 
 if TYPE_CHECKING:
@@ -138,7 +146,12 @@ def memory_report(made: Plan, footprint: int, folder: Path | None, peak: PeakMem
 
 
 def quantization_report(
-    made: Plan, notes: list[str], memory: MemoryReport, folder: Path | None, seconds: float
+    made: Plan,
+    notes: list[str],
+    memory: MemoryReport,
+    folder: Path | None,
+    seconds: float,
+    calibration: CalibrationReport | None = None,
 ) -> QuantizationReport:
     """All that is known of a job that has ended."""
     return QuantizationReport(
@@ -152,4 +165,5 @@ def quantization_report(
         memory=memory,
         path=str(folder) if folder else None,
         seconds=seconds,
+        calibration=calibration,
     )

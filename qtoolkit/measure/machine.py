@@ -105,8 +105,12 @@ def examine(methods: Mapping[str, tuple[str, ...]]) -> Doctor:
 
 
 def _cpu() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"cpu: {processor()}, {cores} of {os.cpu_count()} cores"
+    return f"cpu: {processor()}, {num_cores()} of {os.cpu_count()} cores"
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from qtoolkit.measure.machine import processor
+from qtoolkit.measure.machine import num_cores, processor
 from qtoolkit.records import Speed
 
 _SIZE = 1024  # of square matrices
@@ -28,8 +28,7 @@ def measure_speed(folder: Path, cache: Path | None = None) -> Speed:
     import torch
 
     file = cache or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qtoolkit" / "speed.json"
-    key = f"{processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
-    key += f", torch {torch.__version__}, {torch.get_num_threads()} threads"
+    key = f"{processor()}, {num_cores()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
     known = _read(file)
     found = known.get(key)
     if found is None:

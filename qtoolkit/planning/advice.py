@@ -59,11 +59,10 @@ def _candidates(config: MethodConfig, device: str) -> Iterator[tuple[str, Method
         if name != config.method and name in available_methods():
             other = config_class(name)()
             yield as_call(other), other, device
-    for other_device in ("cpu",) if device != "cpu" else ():
-        yield f"{as_call(config)} with device='cpu'", config, other_device
-        other = config_class("nf4")()
-        if config.method != "nf4":
-            yield f"{as_call(other)} with device='cpu'", other, other_device
+    if device != "cpu":
+        others = [config] if config.method == "nf4" else [config, config_class("nf4")()]
+        for other in others:
+            yield f"{as_call(other)} with device='cpu'", other, "cpu"
 
 
 def _advice(change: str, plan: Plan) -> Advice:

@@ -5,67 +5,39 @@ from qtoolkit.records import Machine, Speed
 
 _GB = 10**9
 _GIB = 2**30
+# What a CUDA context takes of a GPU's memory.
+_CONTEXT = 0.4 * _GB
 
 # GPU memory as torch reports it in total, less what a CUDA context takes (about 0.4 GB). Products: dense tensor-core
 # peaks of NVIDIA's data sheets for 16 bits, and their float32; nothing reaches them, which the plan's range allows for.
 # Colab: 12.7 GB of memory, of which a fresh session leaves 11.5; disks as its pages and users report them.
-_SHEET = "data sheet"
 _CPU = Speed(multiply=150e9, multiply32=100e9, memory=15e9, disk=150e6, source="an ordinary one of two cores")
+
+
+def _profile(
+    name: str, memory: int, disk: int, speed: Speed, *, gpu: float = 0.0, has_bfloat16: bool = True
+) -> Machine:
+    """A machine with one disk, and at most one GPU, whose memory torch reports as so many GiB."""
+    vram = (round(gpu * _GIB - _CONTEXT),) if gpu else ()
+    return Machine(name, memory, vram, has_bfloat16=has_bfloat16, cache_disk=disk, output_disk=disk, speed=speed)
+
+
+def _gpu(multiply: float, multiply32: float, memory: float, disk: float) -> Speed:
+    return Speed(multiply=multiply, multiply32=multiply32, memory=memory, disk=disk, source="data sheet")
+
+
 PROFILES: dict[str, Machine] = {
     machine.name: machine
     for machine in (
-        Machine("cpu-12gb", round(11.5 * _GB), cache_disk=80 * _GB, output_disk=80 * _GB, speed=_CPU),
-        Machine("laptop-16gb", round(11.5 * _GIB), cache_disk=100 * _GB, output_disk=100 * _GB, speed=_CPU),
-        Machine("laptop-32gb", 26 * _GIB, cache_disk=200 * _GB, output_disk=200 * _GB, speed=_CPU),
-        Machine(
-            "t4",
-            round(11.5 * _GB),
-            (round(14.6 * _GIB - 0.4 * _GB),),
-            has_bfloat16=False,
-            cache_disk=70 * _GB,
-            output_disk=70 * _GB,
-            speed=Speed(multiply=65e12, multiply32=8.1e12, memory=300e9, disk=150e6, source=_SHEET),
-        ),
-        Machine(
-            "l4",
-            50 * _GB,
-            (round(22.2 * _GIB - 0.4 * _GB),),
-            cache_disk=200 * _GB,
-            output_disk=200 * _GB,
-            speed=Speed(multiply=121e12, multiply32=30e12, memory=300e9, disk=300e6, source=_SHEET),
-        ),
-        Machine(
-            "rtx-4090",
-            56 * _GB,
-            (round(23.5 * _GIB - 0.4 * _GB),),
-            cache_disk=500 * _GB,
-            output_disk=500 * _GB,
-            speed=Speed(multiply=165e12, multiply32=83e12, memory=1008e9, disk=1e9, source=_SHEET),
-        ),
-        Machine(
-            "a100-40",
-            80 * _GB,
-            (round(39.4 * _GIB - 0.4 * _GB),),
-            cache_disk=200 * _GB,
-            output_disk=200 * _GB,
-            speed=Speed(multiply=312e12, multiply32=19.5e12, memory=1555e9, disk=300e6, source=_SHEET),
-        ),
-        Machine(
-            "a100-80",
-            160 * _GB,
-            (round(79.1 * _GIB - 0.4 * _GB),),
-            cache_disk=1000 * _GB,
-            output_disk=1000 * _GB,
-            speed=Speed(multiply=312e12, multiply32=19.5e12, memory=2039e9, disk=1e9, source=_SHEET),
-        ),
-        Machine(
-            "h100-80",
-            200 * _GB,
-            (round(79.1 * _GIB - 0.4 * _GB),),
-            cache_disk=1000 * _GB,
-            output_disk=1000 * _GB,
-            speed=Speed(multiply=989e12, multiply32=67e12, memory=3350e9, disk=1e9, source=_SHEET),
-        ),
+        _profile("cpu-12gb", round(11.5 * _GB), 80 * _GB, _CPU),
+        _profile("laptop-16gb", round(11.5 * _GIB), 100 * _GB, _CPU),
+        _profile("laptop-32gb", 26 * _GIB, 200 * _GB, _CPU),
+        _profile("t4", round(11.5 * _GB), 70 * _GB, _gpu(65e12, 8.1e12, 300e9, 150e6), gpu=14.6, has_bfloat16=False),
+        _profile("l4", 50 * _GB, 200 * _GB, _gpu(121e12, 30e12, 300e9, 300e6), gpu=22.2),
+        _profile("rtx-4090", 56 * _GB, 500 * _GB, _gpu(165e12, 83e12, 1008e9, 1e9), gpu=23.5),
+        _profile("a100-40", 80 * _GB, 200 * _GB, _gpu(312e12, 19.5e12, 1555e9, 300e6), gpu=39.4),
+        _profile("a100-80", 160 * _GB, 1000 * _GB, _gpu(312e12, 19.5e12, 2039e9, 1e9), gpu=79.1),
+        _profile("h100-80", 200 * _GB, 1000 * _GB, _gpu(989e12, 67e12, 3350e9, 1e9), gpu=79.1),
     )
 }
 

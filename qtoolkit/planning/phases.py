@@ -2,7 +2,6 @@
 
 import math
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 from qtoolkit.methods import Method, MethodConfig
@@ -158,8 +157,4 @@ def _cache_shape(config: Any) -> tuple[int, int, int]:
 
 
 def _largest(work: Work) -> int:
-    return max(_sizes((*work.layers, *work.skipped)), default=0)
-
-
-def _sizes(layers: Iterable[LayerPlan]) -> Iterable[int]:
-    return (layer.bytes_after for layer in layers)
+    return max((layer.bytes_after for layer in (*work.layers, *work.skipped)), default=0)

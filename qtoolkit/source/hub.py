@@ -113,7 +113,7 @@ def fetch(
     download.get(small)
     check(folder)
     if INDEX_FILE in files:
-        weights = missing_files(folder, _indexed(folder, files))
+        weights = missing_files(folder, indexed(folder, files))
         download.total = sum(small.values()) + sum(weights.values())
     _refuse_full_disk(model.repo_id, sum(weights.values()))
     download.get(weights)
@@ -160,7 +160,12 @@ def missing_files(folder: Path, files: Iterable["RepoSibling"]) -> dict[str, int
     return missing
 
 
-def _indexed(folder: Path, files: dict[str, "RepoSibling"]) -> list["RepoSibling"]:
+def indexed(folder: Path, files: dict[str, "RepoSibling"]) -> list["RepoSibling"]:
+    """The weight files that a folder's index names, as the Hub describes them.
+
+    Raises:
+        CheckpointError: the index is damaged, or names a file that the repository lacks.
+    """
     names = indexed_files(folder / INDEX_FILE)
     absent = [name for name in names if name not in files]
     if absent:

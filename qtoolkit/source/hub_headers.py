@@ -9,20 +9,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from qtoolkit.errors import CheckpointError
-from qtoolkit.source.hub import ask, missing_files, parse_name
+from qtoolkit.source.hub import ask, indexed, missing_files, parse_name
 from qtoolkit.source.hub_cache import snapshot_folder
 from qtoolkit.source.hub_errors import HubModel, translated
-from qtoolkit.source.hub_files import indexed_files, refuse_without_safetensors, small_files, weight_files
-from qtoolkit.source.names import INDEX_FILE
+from qtoolkit.source.hub_files import refuse_without_safetensors, small_files, weight_files
+from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG
 from qtoolkit.source.weights import MAX_HEADER_BYTES
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
 # Enough for nearly every header at once, as huggingface_hub found.
 _FIRST_BYTES = 100_000
@@ -30,7 +35,7 @@ _AT_ONCE = 8
 # The HTTP status of an answer that is not a part.
 _WHOLE_FILE = 200
 # Read for a plan; the tokenizer is not.
-_CONFIGS = ("config.json", "generation_config.json", "quantize_config.json", INDEX_FILE)
+_CONFIGS = {"config.json", "generation_config.json", QUANTIZE_CONFIG, INDEX_FILE}
 
 
 @dataclass(frozen=True)
@@ -74,27 +79,19 @@ def fetch_headers(
     refuse_without_safetensors(model.repo_id, files)
     with TemporaryDirectory(prefix="qtoolkit-headers-") as scratch:
         folder = Path(scratch)
-        for file in _CONFIGS:
-            if file in files:
-                with translated(model):
-                    cached = hf_hub_download(model.repo_id, file, revision=commit_hash, token=model.token)
-                (folder / file).write_bytes(Path(cached).read_bytes())
+        for config in files.keys() & _CONFIGS:
+            with translated(model):
+                cached = hf_hub_download(model.repo_id, config, revision=commit_hash, token=model.token)
+            (folder / config).write_bytes(Path(cached).read_bytes())
         check(folder)
-        names = weight_files(files)
-        if INDEX_FILE in files:
-            names = indexed_files(folder / INDEX_FILE)
-            absent = [name for name in names if name not in files]
-            if absent:
-                raise CheckpointError(f"{INDEX_FILE} names {absent[0]!r}, which is not in the repository")
+        weights = indexed(folder, files) if INDEX_FILE in files else [files[name] for name in weight_files(files)]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            headers = pool.map(
-                lambda file: _header(model, commit_hash, file, files[file].size or MAX_HEADER_BYTES), names
-            )
-            for file, header in zip(names, headers, strict=True):
-                with (folder / file).open("wb") as stream:
+            headers = pool.map(partial(_header, model, commit_hash), weights)
+            for file, header in zip(weights, headers, strict=True):
+                with (folder / file.rfilename).open("wb") as stream:
                     stream.write(header)
-                    stream.truncate(max(len(header), files[file].size or 0))
-        wanted = [files[name] for name in (*small_files(files), *names)]
+                    stream.truncate(max(len(header), file.size or 0))
+        wanted = [*(files[name] for name in small_files(files)), *weights]
         missing = missing_files(snapshot_folder(model.repo_id, commit_hash), wanted)
         tokenizer = files.get("tokenizer.json")
         yield Headers(
@@ -106,14 +103,15 @@ def fetch_headers(
         )
 
 
-def _header(model: HubModel, commit_hash: str, file: str, size: int) -> bytes:
+def _header(model: HubModel, commit_hash: str, file: "RepoSibling") -> bytes:
     """The header of a weight file with its length before it."""
-    url = hf_hub_url(model.repo_id, file, revision=commit_hash, endpoint=HfApi().endpoint)
+    url = hf_hub_url(model.repo_id, file.rfilename, revision=commit_hash, endpoint=HfApi().endpoint)
     with translated(model):
         first = _range(model, url, 0, _FIRST_BYTES)
         length = 8 + struct.unpack("<Q", first[:8])[0] if len(first) >= 8 else 0
-        if not 8 < length <= min(MAX_HEADER_BYTES, size):
-            raise CheckpointError(f"{file} of {model.repo_id} is damaged: its header is said to take {length} bytes")
+        if not 8 < length <= min(MAX_HEADER_BYTES, file.size or MAX_HEADER_BYTES):
+            what = f"{file.rfilename} of {model.repo_id} is damaged"
+            raise CheckpointError(f"{what}: its header is said to take {length} bytes")
         return first[:length] if length <= len(first) else first + _range(model, url, len(first), length)
 
 
