@@ -2,8 +2,6 @@
 
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -11,21 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.errors import ConfigError, UnsupportedModelError
-from qtoolkit.measure import (
-    examine,
-    guarded,
-    measure_peak,
-    measure_speed,
-    memory_footprint,
-    resident_memory,
-    this_machine,
-)
+from qtoolkit.errors import ConfigError
+from qtoolkit.job import refuse_quantized, run_job
+from qtoolkit.measure import examine, measure_peak, measure_speed, memory_footprint, resident_memory, this_machine
 from qtoolkit.methods import MethodConfig, available_methods, get_method, reader_of, resolve_config
 from qtoolkit.optional import optional
 from qtoolkit.planning import (
     adapt_dtype,
-    check_fits,
     find_profile,
     plan_job,
     plan_with_advice,
@@ -36,8 +26,8 @@ from qtoolkit.planning import (
 from qtoolkit.planning import recommend as find_best
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
 from qtoolkit.records import Doctor, Machine, MemoryReport, OnProgress, Plan, Recommendation, Speed, ignore_progress
-from qtoolkit.source import HubMirror, open_checkpoint
-from qtoolkit.stream import JournalPlace, check_output, journal_of, load_streamed, save_model, staged
+from qtoolkit.source import open_checkpoint
+from qtoolkit.stream import check_output, load_streamed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,7 +75,7 @@ def plan(
     Raises:
         QToolkitError: what `quantize` would refuse before work starts, too little memory and disk excepted.
     """
-    _refuse_quantized(model)
+    refuse_quantized(model)
     refuse_below_one(context=context, batch_size=batch_size)
     settings = resolve_config(config)
     folder = Path(output or "output").expanduser().absolute()
@@ -134,7 +124,7 @@ def recommend(
     place = find_profile(machine) if isinstance(machine, str) else machine
     models = model if isinstance(model, list | tuple) else [model]
     for one in models:
-        _refuse_quantized(one)
+        refuse_quantized(one)
     checkpoints = [
         open_checkpoint(
             one, revision=revision, token=token, tokenizer=None, on_progress=ignore_progress, headers_only=True
@@ -190,7 +180,7 @@ def quantize(
         QToolkitError: one line that says what is wrong and what to do; before work starts where that can be.
     """
     try:
-        return _quantize(
+        return run_job(
             model,
             resolve_config(config),
             output,
@@ -207,58 +197,6 @@ def quantize(
         # A notebook keeps the last traceback, and its frames would keep the half-made model.
         traceback.clear_frames(error.__traceback__)
         raise
-
-
-def _quantize(
-    model: Model,
-    settings: MethodConfig,
-    output: str | PathLike[str] | None,
-    device: str,
-    revision: str | None,
-    token: str | None,
-    tokenizer: Any,
-    resume: bool,
-    resume_repo: str | None,
-    overwrite: bool,
-    on_progress: OnProgress,
-) -> QuantizedModel:
-    _refuse_quantized(model)
-    method, place, started = get_method(settings.method), resolve_device(device), time.monotonic()
-    for package in method.requires:
-        optional(package, f"method {method.name!r}")
-    folder = None if output is None else Path(output).expanduser().absolute()
-    mirror = HubMirror(resume_repo, token) if resume_repo else None
-    if mirror is not None and (folder is None or not method.resumes):
-        why = "output=" if method.resumes else f"a method with calibration, and {method.name} has none"
-        raise ConfigError(f"resume_repo={resume_repo!r} needs {why}: leave it out, or give that")
-    if mirror is not None and not resume:
-        raise ConfigError(
-            f"resume_repo={resume_repo!r} goes on with what is there, and resume=False starts anew: give one"
-        )
-    if folder is not None:
-        check_output(folder, overwrite=overwrite, unfinished=method.resumes or not resume)
-    with measure_peak() as meter, _place_to_work(folder, resume=resume and method.resumes) as partial:
-        checkpoint = open_checkpoint(
-            model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
-        )
-        here = this_machine(folder or Path.cwd(), Speed())
-        saves, rss = folder is not None, resident_memory()
-        settings, made = plan_with_advice(checkpoint, settings, place, here, rss=rss, saves=saves)
-        check_fits(made)
-        journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
-        kept = (
-            "blocks that are done are kept, and the same call goes on with them" if journal else "nothing was written"
-        )
-        advice = f"{kept}; qt.plan tells what needs less"
-        on_progress = guarded(on_progress, f"{method.name} of {checkpoint.name}", advice)
-        quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
-        method.prepare(quantized)
-        footprint = memory_footprint(quantized)
-        if partial is not None:
-            save_model(quantized, checkpoint.tokenizer, partial, on_progress)
-    memory = memory_report(made, footprint, folder, meter.report)
-    report = quantization_report(made, checkpoint.notes, memory, folder, time.monotonic() - started, calibration)
-    return QuantizedModel(quantized, checkpoint.tokenizer, settings, report)
 
 
 def load(
@@ -323,21 +261,3 @@ def measure_memory(model: Model) -> MemoryReport:
 def doctor() -> Doctor:
     """Versions, devices, free memory and disk, and which methods run here: what one pastes into a bug report."""
     return examine({name: get_method(name).requires for name in available_methods()})
-
-
-@contextmanager
-def _place_to_work(folder: Path | None, *, resume: bool) -> Iterator[Path | None]:
-    """A folder for the result until it is whole; None when it is kept in memory only."""
-    if folder is None:
-        yield None
-    else:
-        with staged(folder, resume=resume) as partial:
-            yield partial
-
-
-def _refuse_quantized(model: Model) -> None:
-    if isinstance(model, QuantizedModel):
-        name = model.report.source.name
-        raise UnsupportedModelError(
-            f"{name} is quantized already ({model.report.method}): name the full-precision model"
-        )

@@ -1,0 +1,90 @@
+"""One quantization, from its checks to its report; what it writes is renamed when it is whole."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from qtoolkit.errors import ConfigError, UnsupportedModelError
+from qtoolkit.measure import guarded, measure_peak, memory_footprint, resident_memory, this_machine
+from qtoolkit.methods import MethodConfig, get_method
+from qtoolkit.optional import optional
+from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
+from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
+from qtoolkit.records import OnProgress, Speed
+from qtoolkit.source import HubMirror, open_checkpoint
+from qtoolkit.stream import JournalPlace, check_output, journal_of, save_model, staged
+
+
+def run_job(
+    model: Any,
+    settings: MethodConfig,
+    output: str | PathLike[str] | None,
+    device: str,
+    revision: str | None,
+    token: str | None,
+    tokenizer: Any,
+    resume: bool,
+    resume_repo: str | None,
+    overwrite: bool,
+    on_progress: OnProgress,
+) -> QuantizedModel:
+    """Do what `qtoolkit.quantize` tells, with the config resolved; its arguments are that verb's."""
+    refuse_quantized(model)
+    method, place, started = get_method(settings.method), resolve_device(device), time.monotonic()
+    for package in method.requires:
+        optional(package, f"method {method.name!r}")
+    folder = None if output is None else Path(output).expanduser().absolute()
+    mirror = HubMirror(resume_repo, token) if resume_repo else None
+    if mirror is not None and (folder is None or not method.resumes):
+        why = "output=" if method.resumes else f"a method with calibration, and {method.name} has none"
+        raise ConfigError(f"resume_repo={resume_repo!r} needs {why}: leave it out, or give that")
+    if mirror is not None and not resume:
+        raise ConfigError(
+            f"resume_repo={resume_repo!r} goes on with what is there, and resume=False starts anew: give one"
+        )
+    if folder is not None:
+        check_output(folder, overwrite=overwrite, unfinished=method.resumes or not resume)
+    with measure_peak() as meter, _place_to_work(folder, resume=resume and method.resumes) as partial:
+        checkpoint = open_checkpoint(
+            model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
+        )
+        here = this_machine(folder or Path.cwd(), Speed())
+        saves, rss = folder is not None, resident_memory()
+        settings, made = plan_with_advice(checkpoint, settings, place, here, rss=rss, saves=saves)
+        check_fits(made)
+        journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
+        kept = (
+            "blocks that are done are kept, and the same call goes on with them" if journal else "nothing was written"
+        )
+        advice = f"{kept}; qt.plan tells what needs less"
+        on_progress = guarded(on_progress, f"{method.name} of {checkpoint.name}", advice)
+        quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
+        method.prepare(quantized)
+        footprint = memory_footprint(quantized)
+        if partial is not None:
+            save_model(quantized, checkpoint.tokenizer, partial, on_progress)
+    memory = memory_report(made, footprint, folder, meter.report)
+    report = quantization_report(made, checkpoint.notes, memory, folder, time.monotonic() - started, calibration)
+    return QuantizedModel(quantized, checkpoint.tokenizer, settings, report)
+
+
+def refuse_quantized(model: Any) -> None:
+    """Refuse a model that is the result of a job already."""
+    if isinstance(model, QuantizedModel):
+        name = model.report.source.name
+        raise UnsupportedModelError(
+            f"{name} is quantized already ({model.report.method}): name the full-precision model"
+        )
+
+
+@contextmanager
+def _place_to_work(folder: Path | None, *, resume: bool) -> Iterator[Path | None]:
+    """A folder for the result until it is whole; None when it is kept in memory only."""
+    if folder is None:
+        yield None
+    else:
+        with staged(folder, resume=resume) as partial:
+            yield partial
