@@ -1,6 +1,5 @@
 """The verbs. Each wires rooms together in a few lines; what they do is in the rooms."""
 
-import time
 import traceback
 from dataclasses import replace
 from os import PathLike
@@ -10,30 +9,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.job import refuse_quantized, run_job
+from qtoolkit.jobs.evaluating import evaluate_model
+from qtoolkit.jobs.loading import load_model
+from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
 from qtoolkit.measure import examine, measure_peak, measure_speed, memory_footprint, resident_memory, this_machine
-from qtoolkit.methods import MethodConfig, available_methods, get_method, reader_of, resolve_config
-from qtoolkit.optional import optional
-from qtoolkit.planning import (
-    adapt_dtype,
-    find_profile,
-    plan_job,
-    plan_with_advice,
-    refuse_below_one,
-    resolve_device,
-    resolve_dtype,
-)
+from qtoolkit.methods import MethodConfig, available_methods, get_method, resolve_config
+from qtoolkit.planning import find_profile, plan_with_advice, refuse_below_one, resolve_device
 from qtoolkit.planning import recommend as find_best
-from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
-from qtoolkit.records import Doctor, Machine, MemoryReport, OnProgress, Plan, Recommendation, Speed, ignore_progress
+from qtoolkit.quantized import QuantizedModel
+from qtoolkit.records import (
+    Doctor,
+    Machine,
+    MemoryReport,
+    OnProgress,
+    Plan,
+    QualityReport,
+    Recommendation,
+    Speed,
+    ignore_progress,
+)
 from qtoolkit.source import open_checkpoint
-from qtoolkit.stream import check_output, load_streamed
+from qtoolkit.stream import check_output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
     "doctor",
+    "evaluate",
     "load",
     "measure_memory",
     "measure_peak",
@@ -180,7 +183,7 @@ def quantize(
         QToolkitError: one line that says what is wrong and what to do; before work starts where that can be.
     """
     try:
-        return run_job(
+        return quantize_model(
             model,
             resolve_config(config),
             output,
@@ -222,26 +225,53 @@ def load(
     Raises:
         QToolkitError: as `quantize`.
     """
-    started, place = time.monotonic(), resolve_device(device)
-    with measure_peak() as meter:
-        checkpoint = open_checkpoint(
-            model, revision=revision, token=token, tokenizer=tokenizer, on_progress=ignore_progress, quantized=True
-        )
-        if dtype != "auto":
-            checkpoint.dtype = resolve_dtype(dtype)
-        adapt_dtype(checkpoint, place)
-        if checkpoint.quantization is None:
-            return load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
-        method, settings = reader_of(checkpoint)
-        settings, made = plan_job(checkpoint, settings, place, None, rss=resident_memory(), method=method)
-        for package in method.requires:
-            optional(package, f"{checkpoint.name}, which is quantized with {method.name!r},")
-        loaded = method.load(checkpoint, device=place)
-        method.prepare(loaded)
-    # What lies on the disk is the result, not what was before it.
-    memory = replace(memory_report(made, memory_footprint(loaded), checkpoint.path, meter.report), disk_before=None)
-    report = quantization_report(made, checkpoint.notes, memory, checkpoint.path, time.monotonic() - started)
-    return QuantizedModel(loaded, checkpoint.tokenizer, settings, report)
+    return load_model(model, device, dtype, revision, token, tokenizer)
+
+
+def evaluate(
+    model: Model,
+    *,
+    base: Model | None = None,
+    text: Any = "wikitext2",
+    seq_len: int = 512,
+    num_tokens: int = 16384,
+    stride: int | None = None,
+    noise_floor: bool = False,
+    speed: bool = True,
+    device: str = "auto",
+    revision: str | None = None,
+    token: str | None = None,
+    tokenizer: Any = None,
+    on_progress: OnProgress | None = None,
+) -> QualityReport:
+    """Measure what a model lost: perplexity on a text, and how far its predictions moved from its base's.
+
+    A base in full precision that is named is read block by block, before the model is loaded: neither is in memory with
+    the other, and of the base no logits are kept.
+
+    Args:
+        model: a `QuantizedModel`, a loaded `PreTrainedModel`, a folder, a Hub id or a `.gguf` file; or an object whose
+            `logits(input_ids: int64[1, seq_len])` gives [1, seq_len, vocabulary].
+        base: what it was made from; takes the same. None for perplexity alone.
+        text: "wikitext2" and "c4" (the split that nothing is calibrated on), "self" (text that the base writes), a file
+            (.txt, .jsonl, .parquet), a list of texts, or a `datasets.Dataset`.
+        seq_len: tokens of a window.
+        num_tokens: tokens of the text to take, from its beginning.
+        stride: tokens from one window's beginning to the next; None for windows that do not overlap.
+        noise_floor: measure too what rounding alone does: the base in its own type against the base in float32.
+        speed: measure too how fast the model reads and writes, where it is loaded.
+        device, revision, token, tokenizer: as for `quantize`; the revision is the model's.
+        on_progress: called with a `ProgressEvent` after each block and window.
+
+    Raises:
+        ConfigError: a text that is too short, or that the model was calibrated on; another vocabulary than the base's.
+        CheckpointError: a model computes NaN.
+        QToolkitError: as `load`.
+    """
+    options = {"seq_len": seq_len, "num_tokens": num_tokens, "stride": stride}
+    sources = {"revision": revision, "token": token, "tokenizer": tokenizer}
+    report = on_progress or ignore_progress
+    return evaluate_model(model, base, text, options, resolve_device(device), sources, report, noise_floor, speed)
 
 
 def measure_memory(model: Model) -> MemoryReport:

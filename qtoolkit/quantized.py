@@ -76,7 +76,7 @@ class QuantizedModel:
             raise ConfigError(f"{self.report.source.name} came without a tokenizer: give one as tokenizer=")
         tokens = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
         choices = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id, **options}
-        with _without_cast_notice():
+        with quiet_bitsandbytes():
             output = self.model.generate(**tokens, max_new_tokens=max_new_tokens, **choices)
         text: str = self.tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
         return text
@@ -109,7 +109,7 @@ class QuantizedModel:
 
 
 @contextmanager
-def _without_cast_notice() -> Iterator[None]:
+def quiet_bitsandbytes() -> Iterator[None]:
     """bitsandbytes without the line that it logs for each int8 product of a bfloat16 model, thousands a sentence."""
     logger = logging.getLogger("bitsandbytes.autograd._functions")
 

@@ -15,6 +15,7 @@ from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ig
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.calibration import Calibration, load_calibration, make_calibration
 from qtoolkit.source.heap import give_memory_back
+from qtoolkit.source.overlap import sketch
 from qtoolkit.source.sampling import self_calibration
 from qtoolkit.stream import Journal, JournalPlace, StreamedModel, load_streamed, quantize_blocks
 from qtoolkit.stream.journal import DoneBlock
@@ -63,6 +64,7 @@ def quantize(
         damp_percent=config.damp_percent,
         layers=tuple(LayerError(name, **facts) for block in blocks for name, facts in block.facts.items()),
         resumed=journal.found,
+        sketch=sketch(text.tokens),
     )
     give_memory_back()
     return Outcome(model, report)

@@ -8,6 +8,7 @@ from qtoolkit.records.machine import THIS_MACHINE, Machine, Speed
 from qtoolkit.records.memory import MemoryReport, PeakMemory
 from qtoolkit.records.phase import PhasePlan, Term
 from qtoolkit.records.plan import Advice, LayerPlan, Plan
+from qtoolkit.records.quality import QualityReport, SpeedReport
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.source import ModelSource
@@ -28,11 +29,13 @@ __all__ = [
     "PhasePlan",
     "Plan",
     "ProgressEvent",
+    "QualityReport",
     "QuantizationReport",
     "Recommendation",
     "Record",
     "Row",
     "Speed",
+    "SpeedReport",
     "Term",
     "ignore_progress",
 ]

@@ -45,9 +45,10 @@ class CalibrationReport(Record):
         damp_percent: the damping that was asked for.
         layers: each layer that was calibrated.
         resumed: blocks that an earlier call had done.
+        sketch: hashes of some of its passages (`qtoolkit.source.overlap`), so that nobody measures quality on them.
     """
 
-    schema_version: ClassVar[int] = 1
+    schema_version: ClassVar[int] = 2
 
     text: str
     num_samples: int
@@ -56,6 +57,7 @@ class CalibrationReport(Record):
     damp_percent: float
     layers: tuple[LayerError, ...]
     resumed: int
+    sketch: tuple[int, ...] = ()
 
     @property
     def mean_error(self) -> float:

@@ -44,7 +44,7 @@ def check_calibration(value: Any) -> None:
         MissingDependencyError: the package that reads it is not installed.
     """
     if not _is_self(value):
-        check_texts(value, others=("self",))
+        check_texts(value, "calibration", others=("self",))
 
 
 def load_calibration(
@@ -86,23 +86,23 @@ def load_calibration(
         raise ConfigError("calibration text is read with the model's tokenizer, and there is none: give tokenizer=")
     texts = open_texts(value, token=token)
     length, notes = bounded(seq_len, max_seq_len)
-    prefix = _prefix(tokenizer)
+    prefix = prefix_of(tokenizer)
     body = length - len(prefix)
     if body < 1:
         raise ConfigError(f"seq_len must be at least {len(prefix) + 1} with this tokenizer, got {length}")
     wanted = num_samples * body
     limit = wanted if texts.is_stream else max(4 * wanted, REACH)
-    stream = tokenize(texts, tokenizer, limit=limit, on_progress=on_progress)
+    stream = tokenize(texts, tokenizer, limit=limit, phase="calibrate", on_progress=on_progress)
     if len(stream.tokens) < body:
         raise _too_short(texts.name, len(stream.tokens) + len(prefix), length)
     tokens = _windows(stream, prefix, body, num_samples)
-    _refuse_foreign(tokens, vocab_size)
+    refuse_foreign(tokens, vocab_size)
     told = [*_told(texts, stream, tokens, body, num_samples), *notes]
     if prefix:
         names = " ".join(map(str, tokenizer.convert_ids_to_tokens(prefix)))
         told.append(f"each sample begins with {names}, as this tokenizer begins every text")
     if stream.num_documents > 1:
-        told.append(_joined(stream.num_documents, tokenizer))
+        told.append(joined_by(stream.num_documents, tokenizer))
     return make_calibration(tokens, texts.name, [*told, *texts.notes])
 
 
@@ -150,25 +150,31 @@ def bounded(seq_len: int, max_seq_len: int | None) -> tuple[int, list[str]]:
     return max_seq_len, [f"samples of {max_seq_len} tokens instead of {seq_len}, the most that the model reads"]
 
 
-def _prefix(tokenizer: Any) -> list[int]:
-    """The tokens that a tokenizer puts before every text."""
+def prefix_of(tokenizer: Any) -> list[int]:
+    """The tokens that a tokenizer puts before every text, such as a BOS; none for most."""
     plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     whole = list(tokenizer("a")["input_ids"])
     starts = [start for start in range(len(whole)) if whole[start : start + len(plain)] == plain]
     return whole[: starts[0]] if starts else []
 
 
-def _joined(num_documents: int, tokenizer: Any) -> str:
+def joined_by(num_documents: int, tokenizer: Any) -> str:
+    """How the documents of a text were joined, for a note."""
     if tokenizer.eos_token_id is None:
         return f"{num_documents:,} documents joined as they are: the tokenizer has no end-of-text token"
     return f"{num_documents:,} documents joined by {tokenizer.eos_token}"
 
 
-def _refuse_foreign(tokens: "torch.Tensor", vocab_size: int) -> None:
+def refuse_foreign(tokens: "torch.Tensor", vocab_size: int) -> None:
+    """Refuse tokens that a model does not know.
+
+    Raises:
+        ConfigError: the largest is not below `vocab_size`.
+    """
     largest = int(tokens.max())
     if largest >= vocab_size:
         raise ConfigError(
-            f"the tokenizer makes token {largest} of the calibration text, and the model knows 0 to {vocab_size - 1}: "
+            f"the tokenizer makes token {largest} of the text, and the model knows 0 to {vocab_size - 1}: "
             "give the model's own as tokenizer="
         )
 

@@ -48,7 +48,7 @@ def read_hub_text(name: str, text: HubText, token: str | None, notes: list[str])
 
 
 def _rows(name: str, text: HubText, token: str | None, notes: list[str]) -> Generator[str, None, None]:
-    datasets = optional("datasets", f"calibration={name!r}")
+    datasets = optional("datasets", f"text {name!r}")
     repository = _Repository(text.repo_id, token=token)
     try:
         place = _find(name, text, repository, notes)
@@ -57,7 +57,7 @@ def _rows(name: str, text: HubText, token: str | None, notes: list[str]) -> Gene
             for row in datasets.load_dataset(text.builder, **options):
                 yield row["text"]
     except SourceError as error:
-        message = f"calibration={name!r} cannot be read: {error}; or give a file, or calibration='self'"
+        message = f"text {name!r} cannot be read: {error}; or give a file, or 'self'"
         raise type(error)(message) from error.__cause__
 
 

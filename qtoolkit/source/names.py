@@ -15,7 +15,8 @@ class HubText:
 
     Attributes:
         repo_id: the dataset repository.
-        file: its file.
+        file: its file to calibrate on, of the training split.
+        held_out: its file to measure quality on, which is another split.
         builder: what the package datasets calls the file's format.
         is_stream: whether only the beginning of the file is read.
         rows_are_documents: otherwise rows are lines of one text, which GPTQ's authors join with an empty line between.
@@ -23,6 +24,7 @@ class HubText:
 
     repo_id: str
     file: str
+    held_out: str
     builder: str
     is_stream: bool
     rows_are_documents: bool
@@ -32,6 +34,7 @@ HUB_TEXTS = {
     "wikitext2": HubText(
         repo_id="Salesforce/wikitext",
         file="wikitext-2-raw-v1/train-00000-of-00001.parquet",
+        held_out="wikitext-2-raw-v1/test-00000-of-00001.parquet",
         builder="parquet",
         is_stream=False,
         rows_are_documents=False,
@@ -39,6 +42,7 @@ HUB_TEXTS = {
     "c4": HubText(
         repo_id="allenai/c4",
         file="en/c4-train.00000-of-01024.json.gz",
+        held_out="en/c4-validation.00000-of-00008.json.gz",
         builder="json",
         is_stream=True,
         rows_are_documents=True,

@@ -33,6 +33,7 @@ def self_calibration(
     seq_len: int,
     seed: int = 0,
     memory: int | None = None,
+    phase: str = "calibrate",
     on_progress: OnProgress,
 ) -> Calibration:
     """Let a model write the text that it is calibrated on.
@@ -50,6 +51,7 @@ def self_calibration(
         seed: of the random numbers.
         memory: bytes that keys, values and logits may take, which bounds how many samples are written at once; None
             for 2 GiB on a CPU and a quarter of the memory of a GPU, or less where that is not free.
+        phase: of the job, for its progress.
         on_progress: told of the tokens written, after each step; what it raises stops the writing.
 
     Raises:
@@ -72,7 +74,7 @@ def self_calibration(
     def report(count: int) -> None:
         nonlocal done
         done += count
-        on_progress(ProgressEvent("calibrate", done, num_samples * seq_len, unit="tokens", detail="self"))
+        on_progress(ProgressEvent(phase, done, num_samples * seq_len, unit="tokens", detail="self"))
 
     with _undisturbed(model):
         rows = min(num_samples, _rows(model, seq_len, memory))

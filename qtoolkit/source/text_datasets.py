@@ -29,11 +29,9 @@ def check_dataset(dataset: Any) -> None:
     """
     if isinstance(dataset, dict):
         splits = ", ".join(map(repr, dataset))
-        raise ConfigError(
-            f"calibration: a {type(dataset).__name__} holds several Datasets: give one of them ({splits})"
-        )
+        raise ConfigError(f"text: a {type(dataset).__name__} holds several Datasets: give one of them ({splits})")
     if not is_stream(dataset) and not len(dataset):
-        raise ConfigError("calibration: the Dataset has no rows: give another, or calibration='self'")
+        raise ConfigError("text: the Dataset has no rows: give another, or 'self'")
     if dataset.features is not None:
         _text_column(dataset)
 
@@ -41,7 +39,7 @@ def check_dataset(dataset: Any) -> None:
 def _text_column(dataset: Any) -> str:
     kinds = {name: getattr(feature, "dtype", "") for name, feature in dataset.features.items()}
     texts = [name for name, kind in kinds.items() if kind in {"string", "large_string"}]
-    return text_column(texts, list(kinds), f"calibration: the {type(dataset).__name__}")
+    return text_column(texts, list(kinds), f"text: the {type(dataset).__name__}")
 
 
 def read_dataset(dataset: Any) -> Documents:
@@ -63,4 +61,4 @@ def read_dataset(dataset: Any) -> Documents:
     except ConfigError:
         raise
     except Exception as error:  # it may be read from anywhere, by anybody's code
-        raise SourceError(f"calibration: the Dataset cannot be read ({oneline(error)}): try list(dataset)") from error
+        raise SourceError(f"text: the Dataset cannot be read ({oneline(error)}): try list(dataset)") from error

@@ -29,9 +29,9 @@ def check_file(path: Path) -> None:
         MissingDependencyError: a .parquet file without the package pyarrow.
     """
     if not path.is_file():
-        raise ConfigError(f"calibration text {path} is no file: name one of its files ({', '.join(READERS)})")
+        raise ConfigError(f"text file {path} is no file: name one of its files ({', '.join(READERS)})")
     if path.suffix.lower() not in READERS:
-        raise ConfigError(f"calibration text {path} is of no known kind: it must end in {', '.join(READERS)}")
+        raise ConfigError(f"text file {path} is of no known kind: it must end in {', '.join(READERS)}")
     try:
         size = path.stat().st_size
         for strings in READERS[path.suffix.lower()](path):
@@ -41,7 +41,7 @@ def check_file(path: Path) -> None:
                 return  # looked at when it is read
     except OSError as error:
         raise _unreadable(path, error) from error
-    raise ConfigError(f"calibration text {path} is empty: name another file, or calibration='self'")
+    raise ConfigError(f"text file {path} is empty: name another file, or 'self'")
 
 
 def read_file(path: Path) -> Documents:
@@ -78,13 +78,13 @@ def _decode(path: Path, block: bytes, position: int, decode: Callable[[bytes], s
     """
     zero = block.find(b"\0")
     if zero >= 0:
-        raise ConfigError(f"calibration text {path} is binary (a zero byte at {position + zero}): name a text file")
+        raise ConfigError(f"text file {path} is binary (a zero byte at {position + zero}): name a text file")
     try:
         return decode(block)
     except UnicodeDecodeError as error:
         where = f"byte 0x{error.object[error.start]:02x} near {position + error.start}"
         raise ConfigError(
-            f"calibration text {path} is binary or not in UTF-8 ({where}): name a text file, or save it as UTF-8"
+            f"text file {path} is binary or not in UTF-8 ({where}): name a text file, or save it as UTF-8"
         ) from error
 
 
@@ -94,7 +94,7 @@ def _read_lines(path: Path) -> Documents:
         while line := file.readline(_MAX_LINE + 1):
             number += 1
             if len(line) > _MAX_LINE:
-                raise ConfigError(f"line {number} of calibration text {path} has more than {_MAX_LINE} bytes: split it")
+                raise ConfigError(f"line {number} of text file {path} has more than {_MAX_LINE} bytes: split it")
             text = _decode(path, line, position, lambda data: data.decode("utf-8-sig"))
             position += len(line)
             if text.strip():
@@ -102,7 +102,7 @@ def _read_lines(path: Path) -> Documents:
 
 
 def _text_of_line(path: Path, number: int, line: str) -> str:
-    where = f"line {number} of calibration text {path}"
+    where = f"line {number} of text file {path}"
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -123,16 +123,14 @@ def _read_parquet(path: Path) -> Documents:
             for batch in file.iter_batches(batch_size=_ROWS, columns=[column]):
                 yield from ((text,) for text in batch.column(0).to_pylist() if text is not None)
     except arrow.ArrowException as error:
-        raise ConfigError(
-            f"calibration text {path} is no sound Parquet file ({oneline(error)}): copy it again"
-        ) from error
+        raise ConfigError(f"text file {path} is no sound Parquet file ({oneline(error)}): copy it again") from error
 
 
 def _text_column(path: Path, arrow: Any, schema: Any) -> str:
     texts = [
         field.name for field in schema if arrow.types.is_string(field.type) or arrow.types.is_large_string(field.type)
     ]
-    return text_column(texts, list(schema.names), f"calibration text {path}")
+    return text_column(texts, list(schema.names), f"text file {path}")
 
 
 def text_column(texts: list[str], columns: list[str], what: str) -> str:
@@ -155,7 +153,7 @@ def text_column(texts: list[str], columns: list[str], what: str) -> str:
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"calibration text {path} cannot be read ({error.strerror}): check its permissions")
+    return ConfigError(f"text file {path} cannot be read ({error.strerror}): check its permissions")
 
 
 READERS: dict[str, Callable[[Path], Documents]] = {

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,13 @@ class Texts:
     notes: list[str] = field(default_factory=list)
 
 
-def check_texts(value: Any, others: tuple[str, ...] = ()) -> None:
+def check_texts(value: Any, option: str, others: tuple[str, ...] = ()) -> None:
     """Refuse text before any work is done, as far as that can be told without a network.
 
     Args:
         value: "wikitext2", "c4", a file (.txt, .md, .raw, .jsonl, .parquet), a list of texts, or a Dataset of
             the package datasets.
+        option: what the caller's argument is called, for the message.
         others: further names that the caller knows, for the message.
 
     Raises:
@@ -50,31 +51,33 @@ def check_texts(value: Any, others: tuple[str, ...] = ()) -> None:
     """
     if isinstance(value, str) and value in HUB_TEXTS:
         if not is_installed("datasets"):
-            optional("datasets", f"calibration={value!r}")
+            optional("datasets", f"text {value!r}")
     elif isinstance(value, str | os.PathLike):
         path = _path(value)
         if not os.fspath(value) or not os.path.exists(path):  # noqa: PTH110  # Path raises on a name that is too long
-            raise ConfigError(f"calibration must be {_allowed(others)}, got {_shown(os.fspath(value))}")
+            raise ConfigError(f"{option} must be {_allowed(others)}, got {_shown(os.fspath(value))}")
         check_file(path)
     elif is_dataset(value):
         check_dataset(value)
     elif isinstance(value, list | tuple):
         _check_list(value)
     else:
-        raise ConfigError(f"calibration must be {_allowed(others)}, got {type(value).__name__}")
+        raise ConfigError(f"{option} must be {_allowed(others)}, got {type(value).__name__}")
 
 
-def open_texts(value: Any, *, token: str | None) -> Texts:
+def open_texts(value: Any, *, token: str | None, held_out: bool = False) -> Texts:
     """Text that was checked; read later.
 
     Args:
         value: as `check_texts` takes it.
+        held_out: take the split of "wikitext2" and "c4" that nothing is calibrated on.
         token: Hub token for "wikitext2" and "c4"; None for the one that huggingface_hub finds.
     """
     if isinstance(value, str) and value in HUB_TEXTS:
         from qtoolkit.source.hub_texts import read_hub_text
 
         text, notes = HUB_TEXTS[value], list[str]()
+        text = replace(text, file=text.held_out) if held_out else text
         return Texts(value, partial(read_hub_text, value, text, token, notes), text.is_stream, notes)
     if isinstance(value, str | os.PathLike):
         path = _path(value)
@@ -103,17 +106,17 @@ def _path(value: "str | os.PathLike[str]") -> Path:
 def _check_list(value: list[Any] | tuple[Any, ...]) -> None:
     for number, text in enumerate(value, start=1):
         if not isinstance(text, str):
-            raise ConfigError(f"calibration: item {number} of the list must be a text, got {type(text).__name__}")
+            raise ConfigError(f"text: item {number} of the list must be a text, got {type(text).__name__}")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ConfigError(
-                f"calibration: item {number} of the list holds half a character at {error.start} (a lone surrogate): "
+                f"text: item {number} of the list holds half a character at {error.start} (a lone surrogate): "
                 "decode it again with errors='replace'"
             ) from error
     if not any(text.strip() for text in value):
         what = "only empty texts" if value else "an empty list"
-        raise ConfigError(f"calibration: {what}: give texts, a file, or calibration='self'")
+        raise ConfigError(f"text: {what}: give texts, a file, or 'self'")
 
 
 def _each(texts: Iterable[str]) -> Documents:

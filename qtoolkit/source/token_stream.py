@@ -31,7 +31,7 @@ class TokenStream:
     num_documents: int
 
 
-def tokenize(texts: Texts, tokenizer: Any, *, limit: int, on_progress: OnProgress) -> TokenStream:
+def tokenize(texts: Texts, tokenizer: Any, *, limit: int, phase: str, on_progress: OnProgress) -> TokenStream:
     """The first `limit` tokens of a text, without special tokens but the end-of-text token between documents.
 
     A long document is tokenized in pieces, so that neither its text nor its tokens have to be held at once.
@@ -40,6 +40,7 @@ def tokenize(texts: Texts, tokenizer: Any, *, limit: int, on_progress: OnProgres
         texts: the text.
         tokenizer: the model's; one without an end-of-text token joins documents as they are.
         limit: tokens after which reading stops.
+        phase: of the job, for its progress.
         on_progress: told of the tokens so far; what it raises stops the reading.
     """
     import numpy as np
@@ -62,7 +63,7 @@ def tokenize(texts: Texts, tokenizer: Any, *, limit: int, on_progress: OnProgres
                 parts.append(np.array(ids, np.int32))
             count = sum(map(len, parts))
             total = limit if texts.is_stream else 0
-            on_progress(ProgressEvent("calibrate", min(count, limit), total, unit="tokens", detail=texts.name))
+            on_progress(ProgressEvent(phase, min(count, limit), total, unit="tokens", detail=texts.name))
     return TokenStream(np.concatenate(parts)[:limit], is_whole, num_documents)
 
 

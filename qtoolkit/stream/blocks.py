@@ -66,9 +66,9 @@ class StreamedModel:
         self.block_names = tuple(f"{path}.{index}" for index in range(len(self.blocks)))
 
     @contextmanager
-    def outside(self) -> Iterator["PreTrainedModel"]:
-        """The model with everything in memory that runs before and after its blocks, the output head aside."""
-        head = output_head(self.model)
+    def outside(self, *, with_head: bool = False) -> Iterator["PreTrainedModel"]:
+        """The model with everything in memory that runs before and after its blocks, the output head aside or not."""
+        head = None if with_head else output_head(self.model)
         left_out = (*self.block_names, *([head] if head else []))
         prefixes = tuple(f"{part}." for part in left_out)
         keys = [key for key, name in self.name_of.items() if not name.startswith(prefixes)]
@@ -113,6 +113,8 @@ class StreamedModel:
             type(self.model)._load_pretrained_model(  # noqa: SLF001
                 self.model, {key: self.tensors[key] for key in keys}, None, how, expected_keys=[]
             )
+            # A head that shares the embedding's weight has none of its own in the file.
+            self.model.tie_weights()
         for module in modules:
             self._fill_buffers(module)
             for name, parameter in module.named_parameters(recurse=False):

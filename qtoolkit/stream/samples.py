@@ -20,13 +20,18 @@ _BATCH_BYTES = 2**27
 
 @dataclass
 class Samples:
-    """Hidden states of all samples in batches, and what else each block is called with."""
+    """Hidden states of all samples in batches, and what else each block is called with.
+
+    Attributes:
+        gives_tuples: whether blocks give a tuple, by what the last one that was called gave.
+    """
 
     hidden: list[torch.Tensor]
     # The first sample as the first block is given it.
     one: torch.Tensor
     # Block -> batch size -> arguments beside the hidden states.
     arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]]
+    gives_tuples: bool = False
 
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
         return [partial(self._call, index, block, device, hidden) for hidden in self.hidden]
@@ -38,7 +43,8 @@ class Samples:
     def _call(self, index: int, block: nn.Module, device: str, hidden: torch.Tensor) -> torch.Tensor:
         args, kwargs = self.arguments[index][len(hidden)]
         output = block(hidden.to(device), *args, **kwargs)
-        tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        self.gives_tuples = isinstance(output, tuple)
+        tensor: torch.Tensor = output[0] if self.gives_tuples else output
         return tensor
 
 

@@ -37,7 +37,7 @@ from tests.source.calibration_texts import DOCUMENTS, TEXT, load, tokens_of
 WIKITEXT, C4 = "datasets/Salesforce/wikitext", "datasets/allenai/c4"
 WIKITEXT_FILE, C4_FILE = "wikitext-2-raw-v1/train-00000-of-00001.parquet", "en/c4-train.00000-of-01024.json.gz"
 LINES = TEXT[:60_000].split("\n")
-AROUND = "; or give a file, or calibration='self'"
+AROUND = "; or give a file, or 'self'"
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def refusal(name: str, tokenizer: Any, kind: type[QToolkitError], **options: Any
     assert caught.value.__cause__ is not None
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith(f"calibration='{name}' cannot be read: ")
+    assert message.startswith(f"text '{name}' cannot be read: ")
     assert message.endswith(AROUND)
-    return message.removeprefix(f"calibration='{name}' cannot be read: ").removesuffix(AROUND)
+    return message.removeprefix(f"text '{name}' cannot be read: ").removesuffix(AROUND)
 
 
 def test_wikitext2_is_one_text_with_an_empty_line_between_its_lines(texts_hub: DatasetHub, tokenizer: Any) -> None:

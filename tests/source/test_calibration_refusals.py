@@ -63,8 +63,8 @@ def test_what_is_text(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        pytest.param([], "an empty list: give texts, a file, or calibration='self'", id="empty list"),
-        pytest.param(["", " \n"], "only empty texts: give texts, a file, or calibration='self'", id="empty texts"),
+        pytest.param([], "an empty list: give texts, a file, or 'self'", id="empty list"),
+        pytest.param(["", " \n"], "only empty texts: give texts, a file, or 'self'", id="empty texts"),
         pytest.param(["a", 1], "item 2 of the list must be a text, got int", id="number"),
         pytest.param([["a"]], "item 1 of the list must be a text, got list", id="lists"),
         pytest.param([b"a"], "item 1 of the list must be a text, got bytes", id="bytes"),
@@ -77,7 +77,7 @@ def test_what_is_text(value: Any) -> None:
     ],
 )
 def test_a_list_of_something_else(value: Any, told: str) -> None:
-    assert refusal(value) == f"calibration: {told}"
+    assert refusal(value) == f"text: {told}"
 
 
 def _parquet_bytes(**columns: list[Any]) -> bytes:
@@ -87,7 +87,7 @@ def _parquet_bytes(**columns: list[Any]) -> bytes:
 
 
 LINE = 'write one object a line, such as {"text": "..."}'
-EMPTY = "is empty: name another file, or calibration='self'"
+EMPTY = "is empty: name another file, or 'self'"
 FILES = {
     "empty": ("a.txt", b"", EMPTY),
     "blank": ("a.txt", b" \r\n\t\n", EMPTY),
@@ -119,13 +119,13 @@ def test_a_file_without_text(tmp_path: Path, file: str) -> None:
     name, content, told = FILES[file]
     (tmp_path / name).write_bytes(content)
     message = refusal(tmp_path / name)
-    assert f"calibration text {tmp_path / name} {told}" in message
+    assert f"text file {tmp_path / name} {told}" in message
     assert "secret" not in message
     assert "4711" not in message
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    assert refusal(tmp_path).startswith(f"calibration text {tmp_path} is no file: name one of its files (.txt, ")
+    assert refusal(tmp_path).startswith(f"text file {tmp_path} is no file: name one of its files (.txt, ")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
@@ -138,7 +138,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 def test_a_line_far_down_is_told_by_its_number(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n\n{"text": "b"\n')
     check_calibration(tmp_path / "a.jsonl")
-    with pytest.raises(ConfigError, match=r"^line 3 of calibration text .*a\.jsonl is no JSON \(Expecting ',' "):
+    with pytest.raises(ConfigError, match=r"^line 3 of text file .*a\.jsonl is no JSON \(Expecting ',' "):
         load(tmp_path / "a.jsonl", tokenizer)
 
 
@@ -167,7 +167,7 @@ def test_a_dataset_without_text(dataset: Any, told: str) -> None:
 def test_the_package_that_streams_it_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert refusal(name, MissingDependencyError) == (
-        f"calibration='{name}' needs the package datasets, which is not installed: run `pip install 'datasets>=4.0'`"
+        f"text '{name}' needs the package datasets, which is not installed: run `pip install 'datasets>=4.0'`"
     )
 
 
@@ -199,6 +199,6 @@ def test_no_tokenizer() -> None:
 def test_the_tokenizer_of_another_model(tokenizer: Any) -> None:
     largest = int(load([TEXT], tokenizer).tokens.max())
     assert load([TEXT], tokenizer, vocab_size=largest + 1).tokens.max() == largest
-    told = f"makes token {largest} of the calibration text, and the model knows 0 to {largest - 1}: give the model's"
+    told = f"makes token {largest} of the text, and the model knows 0 to {largest - 1}: give the model's"
     with pytest.raises(ConfigError, match=told):
         load([TEXT], tokenizer, vocab_size=largest)

@@ -18,7 +18,7 @@ from qtoolkit.source import HubMirror, open_checkpoint
 from qtoolkit.stream import JournalPlace, check_output, journal_of, save_model, staged
 
 
-def run_job(
+def quantize_model(
     model: Any,
     settings: MethodConfig,
     output: str | PathLike[str] | None,

@@ -1,0 +1,76 @@
+"""How fast a model reads a prompt and writes after it."""
+
+import time
+from statistics import median
+from typing import Any
+
+import torch
+
+from qtoolkit.records import OnProgress, ProgressEvent, SpeedReport
+
+
+def measure_generation(
+    model: Any, prompt: torch.Tensor, *, new_tokens: int, num_runs: int, on_progress: OnProgress
+) -> SpeedReport:
+    """Time a model's own `generate`, the likeliest token each time, after one run to warm up.
+
+    Args:
+        model: a transformers model.
+        prompt: int64 [tokens], what is read.
+        new_tokens: tokens written after it, at least 2; the end of the text does not stop the writing.
+        num_runs: runs that count.
+        on_progress: told of each run.
+    """
+    device = model.get_input_embeddings().weight.device
+    clocks = []
+    for run in range(1 + num_runs):
+        clocks.append(_timed(model, prompt[None].to(device), new_tokens))
+        on_progress(ProgressEvent("evaluate", run + 1, 1 + num_runs, "runs", "speed"))
+    first = [clock[0] for clock in clocks[1:]]
+    writes = sorted((len(clock) - 1) / (clock[-1] - clock[0]) for clock in clocks[1:])
+    reads = sorted(len(prompt) / seconds for seconds in first)
+    return SpeedReport(
+        device=str(device),
+        prompt_tokens=len(prompt),
+        new_tokens=new_tokens,
+        num_runs=num_runs,
+        first_token_seconds=median(first),
+        tokens_per_second=median(writes),
+        tokens_per_second_range=(writes[0], writes[-1]),
+        prompt_tokens_per_second=median(reads),
+        prompt_tokens_per_second_range=(reads[0], reads[-1]),
+    )
+
+
+def _timed(model: Any, prompt: torch.Tensor, new_tokens: int) -> list[float]:
+    """Seconds from the call to each new token."""
+    clock = _Clock()
+    with torch.no_grad():
+        model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+            pad_token_id=0,
+            streamer=clock,
+        )
+    return clock.seconds
+
+
+class _Clock:
+    """What `generate` calls a streamer: is given the prompt, then each token on the CPU, which waits for a GPU."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self.seconds: list[float] = []
+        self._is_prompt = True
+
+    def put(self, tokens: torch.Tensor) -> None:
+        if self._is_prompt:
+            self._is_prompt = False
+        else:
+            self.seconds.append(time.perf_counter() - self._started)
+
+    def end(self) -> None:
+        """Nothing is left to do."""

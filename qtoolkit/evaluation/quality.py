@@ -1,0 +1,111 @@
+"""What a model lost, token by token, on the same text as its base."""
+
+import time
+from typing import Any
+
+import torch
+
+from qtoolkit.errors import CheckpointError, ConfigError
+from qtoolkit.evaluation.scoring import Predictor
+from qtoolkit.evaluation.statistics import mean, perplexity, quantile, root_mean_square
+from qtoolkit.records import OnProgress, ProgressEvent, QualityReport
+from qtoolkit.source.windows import Windows
+from qtoolkit.tensor.divergence import compare_predictions, negative_log_likelihood
+
+
+def measure_quality(
+    windows: Windows, model: Predictor, base: Predictor | None, on_progress: OnProgress
+) -> QualityReport:
+    """Perplexity on a text, and what changed against a base.
+
+    Args:
+        windows: the text.
+        model: predicts its windows.
+        base: predicts them too; None to measure the model alone.
+        on_progress: told of each window.
+
+    Raises:
+        ConfigError: base and model have vocabularies of different sizes.
+        CheckpointError: a model computes NaN; the message says where.
+    """
+    started, count = time.monotonic(), len(windows.tokens)
+    columns: list[tuple[torch.Tensor, ...]] = []
+    for index, first in enumerate(windows.first):
+        found = _window(model, base, windows.tokens[index], index, first)
+        _refuse_nan(found[:2], (model, base), index, first)
+        columns.append(found)
+        on_progress(ProgressEvent("evaluate", index + 1, count, "windows", model.name))
+    lengths = torch.tensor([len(window[0]) for window in columns])
+    place = torch.arange(count).repeat_interleave(lengths)  # [tokens]
+    figures = _figures(*(torch.cat(column) for column in zip(*columns, strict=True)), windows=place)
+    return QualityReport(
+        model=model.name,
+        base=base.name if base else None,
+        text=windows.name,
+        text_fingerprint=windows.fingerprint,
+        num_windows=count,
+        seq_len=windows.tokens.shape[1],
+        stride=windows.stride,
+        begins_with=windows.begins_with,
+        num_tokens=windows.num_predicted,
+        notes=windows.notes,
+        seconds=time.monotonic() - started,
+        **figures,
+    )
+
+
+def _window(
+    model: Predictor, base: Predictor | None, tokens: torch.Tensor, index: int, first: int
+) -> tuple[torch.Tensor, ...]:
+    """What the model, and its base, make of one window's tokens from place `first` on; on the CPU."""
+    # What stands at a place predicts the token after it.
+    logits = model.logits(index)[first - 1 : -1]
+    targets = tokens[first:].to(logits.device)
+    if base is None:
+        return (negative_log_likelihood(logits, targets).cpu(),)
+    expected = base.logits(index)[first - 1 : -1].to(logits.device)
+    if expected.shape[-1] != logits.shape[-1]:
+        raise ConfigError(
+            f"{base.name} knows {expected.shape[-1]} tokens and {model.name} {logits.shape[-1]}: "
+            "give as base what the model was made from"
+        )
+    return tuple(column.cpu() for column in compare_predictions(expected, logits, targets))
+
+
+def _figures(
+    nll: torch.Tensor,
+    base_nll: torch.Tensor | None = None,
+    divergence: torch.Tensor | None = None,
+    same_top: torch.Tensor | None = None,
+    delta_p: torch.Tensor | None = None,
+    *,
+    windows: torch.Tensor,
+) -> dict[str, Any]:
+    """The fields of a `QualityReport` that were measured, each with its standard error."""
+    figures = {"perplexity": perplexity(nll, windows)}
+    values: dict[str, float | None] = {}
+    if base_nll is not None and divergence is not None and same_top is not None and delta_p is not None:
+        figures |= {
+            "base_perplexity": perplexity(base_nll, windows),
+            # Of the same tokens, so that what is hard for both does not count.
+            "perplexity_ratio": perplexity(nll - base_nll, windows),
+            "kl_divergence": mean(divergence, windows),
+            "kl_divergence_median": quantile(divergence, windows, 0.5),
+            "kl_divergence_p99": quantile(divergence, windows, 0.99),
+            "same_top_p": mean(same_top, windows),
+            "rms_delta_p": root_mean_square(delta_p, windows),
+        }
+        values["kl_divergence_max"] = divergence.max().item()
+    for name, figure in figures.items():
+        values |= {name: figure.value, f"{name}_se": figure.error}
+    return values
+
+
+def _refuse_nan(found: tuple[torch.Tensor, ...], models: tuple[Predictor | None, ...], window: int, first: int) -> None:
+    for nll, model in zip(found, models, strict=False):
+        if model is not None and nll.isnan().any():
+            place = first - 1 + int(nll.isnan().nonzero()[0])
+            raise CheckpointError(
+                f"{model.name} computes NaN at token {place} of window {window}: load it in another dtype, or make it "
+                "again"
+            )

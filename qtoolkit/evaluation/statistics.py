@@ -1,0 +1,71 @@
+"""Figures of a text with their standard errors, over windows: tokens of one window depend on one another.
+
+The windows are what was drawn from the text. A figure's standard error is how far it would move with other windows of
+the same text; it says nothing of other texts.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+# Draws of a bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, section 6.4: 200 are enough).
+_DRAWS = 200
+
+
+class Figure(NamedTuple):
+    """A value and its standard error; None where one window alone tells nothing of it."""
+
+    value: float
+    error: float | None
+
+
+def mean(values: torch.Tensor, windows: torch.Tensor) -> Figure:
+    """The mean over all tokens.
+
+    The error is that of a ratio, sum of values over number of tokens, of which both vary from window to window
+    (Cochran, Sampling Techniques, section 2.11): sqrt(W / (W - 1) * sum over windows of (s - m * n)^2) / N.
+
+    Args:
+        values: of each token [tokens].
+        windows: the window of each token, int64 [tokens], from 0 on.
+
+    Example: two windows of one token each, 1 and 3: the mean is 2, and its error sqrt(2 * (1 + 1)) / 2 = 1.
+
+        >>> mean(torch.tensor([1.0, 3.0]), torch.tensor([0, 1]))
+        Figure(value=2.0, error=1.0)
+    """
+    values = values.double()
+    count = int(windows.max()) + 1
+    value = values.mean()
+    rest = torch.zeros(count, dtype=torch.float64).index_add_(0, windows, values - value)  # [windows]
+    if count < 2:
+        return Figure(value.item(), None)
+    error = (rest.square().sum() * count / (count - 1)).sqrt() / len(values)
+    return Figure(value.item(), error.item())
+
+
+def perplexity(nll: torch.Tensor, windows: torch.Tensor) -> Figure:
+    """exp of the mean negative log-likelihood; its error to first order, perplexity times that of the mean."""
+    value, error = mean(nll, windows)
+    power = torch.tensor(value).double().exp().item()
+    return Figure(power, None if error is None else power * error)
+
+
+def root_mean_square(values: torch.Tensor, windows: torch.Tensor) -> Figure:
+    """The root of the mean square; its error to first order, that of the mean square over twice the root."""
+    value, error = mean(values.square(), windows)
+    root = value**0.5
+    return Figure(root, None if error is None else error / (2 * root) if root else 0.0)
+
+
+def quantile(values: torch.Tensor, windows: torch.Tensor, share: float) -> Figure:
+    """The value below which a share of the tokens lies; its error by drawing windows anew, with a fixed seed."""
+    values = values.double()
+    value = values.quantile(share).item()
+    parts = [values[windows == index] for index in range(int(windows.max()) + 1)]
+    if len(parts) < 2:
+        return Figure(value, None)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(len(parts), (_DRAWS, len(parts)), generator=generator)  # [draws, windows]
+    found = [torch.cat([parts[index] for index in row]).quantile(share) for row in drawn.tolist()]
+    return Figure(value, torch.stack(found).std().item())

@@ -1,0 +1,236 @@
+"""One evaluation: what is given is opened, the text is cut, and base and model predict it one after the other."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.evaluation import (
+    LoadedScorer,
+    OpenedScorer,
+    Predictor,
+    Scorer,
+    StreamedScorer,
+    measure_generation,
+    measure_quality,
+)
+from qtoolkit.jobs.loading import load_quantized
+from qtoolkit.measure import guarded, measure_peak
+from qtoolkit.planning import adapt_dtype
+from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
+from qtoolkit.records import OnProgress, QualityReport, ignore_progress
+from qtoolkit.source import Checkpoint, open_checkpoint
+from qtoolkit.source.opening import find_tokenizer
+from qtoolkit.source.overlap import overlap, sketch
+from qtoolkit.source.sampling import self_calibration
+from qtoolkit.source.skeleton import block_list
+from qtoolkit.source.windows import Windows, check_window_options, load_windows, written_windows
+from qtoolkit.stream import load_streamed
+
+# More passages in common than texts of one kind have by chance.
+_OVERLAP = 0.01
+# Windows that the noise floor is measured on: it needs few, and float32 is slow.
+_NOISE_WINDOWS = 8
+# What speed is measured with.
+_PROMPT, _NEW_TOKENS, _RUNS = 128, 32, 3
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model as an evaluation meets it.
+
+    Attributes:
+        scorer: predicts tokens.
+        tokenizer: None where none is known.
+        config: transformers' config; None for an object with `logits` alone.
+        checkpoint: in full precision, not read yet; None for what is loaded or quantized.
+        passages: of the text that it was calibrated on, as `sketch` gives them; empty where none is known.
+    """
+
+    scorer: Scorer
+    tokenizer: Any
+    config: Any = None
+    checkpoint: Checkpoint | None = None
+    passages: tuple[int, ...] = ()
+
+
+def evaluate_model(
+    model: Any,
+    base: Any | None,
+    text: Any,
+    options: Mapping[str, Any],
+    device: str,
+    sources: Mapping[str, Any],
+    on_progress: OnProgress,
+    noise_floor: bool,
+    speed: bool,
+) -> QualityReport:
+    """Do what `qtoolkit.evaluate` tells.
+
+    Args:
+        model, base, text, on_progress, noise_floor, speed: as there.
+        options: seq_len, num_tokens and stride.
+        device: "cpu" or "cuda:0".
+        sources: revision, token and tokenizer of the model.
+    """
+    started = time.monotonic()
+    check_window_options(text, **options)
+    on_progress = guarded(on_progress, "the evaluation", "give fewer num_tokens, or a smaller seq_len")
+    candidate = open_model(model, device, sources, on_progress)
+    reference = None if base is None else open_model(base, device, {**sources, "revision": None}, on_progress)
+    if noise_floor and (reference is None or reference.checkpoint is None):
+        raise ConfigError("noise_floor=True needs a base in full precision: name its folder or Hub id as base=")
+    windows = cut_windows(text, reference or candidate, options, sources["token"], device, on_progress)
+    refuse_overlap(windows, candidate)
+    with _opened(reference, windows, on_progress) as expected:
+        with candidate.scorer.open(windows.tokens, on_progress) as predictor, quiet_bitsandbytes():
+            report = measure_quality(windows, predictor, expected, on_progress)
+            if speed:
+                report = with_speed(report, predictor, windows, on_progress)
+        if noise_floor:
+            assert reference is not None
+            report = _with_noise_floor(report, windows, reference, device, on_progress)
+    return replace(report, seconds=time.monotonic() - started)
+
+
+def open_model(model: Any, device: str, sources: Mapping[str, Any], on_progress: OnProgress) -> Opened:
+    """Whatever the user calls a model, opened, and not read yet where it is named.
+
+    Raises:
+        QToolkitError: as `qtoolkit.load`.
+    """
+    tokenizer = sources["tokenizer"]
+    scorer: Scorer
+    if isinstance(model, QuantizedModel):
+        name = f"{model.report.source.name}, {model.report.method}"
+        calibration = model.report.calibration
+        passages = calibration.sketch if calibration else ()
+        scorer = LoadedScorer(name, model.model)
+        return Opened(scorer, tokenizer or model.tokenizer, model.model.config, passages=passages)
+    if isinstance(model, PreTrainedModel):
+        name = model.name_or_path or type(model).__name__
+        return Opened(LoadedScorer(name, model), tokenizer or find_tokenizer(model.name_or_path), model.config)
+    if callable(getattr(model, "logits", None)):
+        return Opened(LoadedScorer(type(model).__name__, model), tokenizer)
+    checkpoint = open_checkpoint(model, **sources, on_progress=on_progress, quantized=True)
+    adapt_dtype(checkpoint, device)
+    if checkpoint.quantization is not None:
+        scorer = OpenedScorer(checkpoint.name, lambda: load_quantized(checkpoint, device).model)
+        return Opened(scorer, checkpoint.tokenizer, checkpoint.config)
+    if block_list(checkpoint.skeleton) is None:
+        scorer = OpenedScorer(checkpoint.name, lambda: _whole(checkpoint, device))
+    else:
+        scorer = StreamedScorer(checkpoint, device)
+    return Opened(scorer, checkpoint.tokenizer, checkpoint.config, checkpoint)
+
+
+def cut_windows(
+    text: Any, opened: Opened, options: Mapping[str, Any], token: str | None, device: str, on_progress: OnProgress
+) -> Windows:
+    """The text in windows, as the model that is opened reads it; "self" is written by it."""
+    config = opened.config.get_text_config() if opened.config is not None else None
+    if isinstance(text, str) and text == "self":
+        return _written(opened, options, device, on_progress)
+    return load_windows(
+        text,
+        opened.tokenizer,
+        **options,
+        max_seq_len=getattr(config, "max_position_embeddings", None),
+        vocab_size=getattr(config, "vocab_size", None),
+        token=token,
+        on_progress=on_progress,
+    )
+
+
+def _written(opened: Opened, options: Mapping[str, Any], device: str, on_progress: OnProgress) -> Windows:
+    seq_len = options["seq_len"]
+    with _in_memory(opened, device, on_progress) as model, quiet_bitsandbytes():
+        if model is None:
+            raise ConfigError("text='self' is written by a model of transformers: give another text")
+        written = self_calibration(
+            model,
+            opened.tokenizer,
+            num_samples=options["num_tokens"] // seq_len,
+            seq_len=seq_len,
+            # Not the seed of text to calibrate on.
+            seed=1,
+            phase="evaluate",
+            on_progress=on_progress,
+        )
+    return written_windows(written.tokens, written.notes)
+
+
+@contextmanager
+def _in_memory(opened: Opened, device: str, on_progress: OnProgress) -> Iterator[PreTrainedModel | None]:
+    """The whole model, where it is one of transformers."""
+    if opened.checkpoint is not None:
+        yield _whole(opened.checkpoint, device)
+    else:
+        with opened.scorer.open(torch.empty(0, 0, dtype=torch.int64), on_progress) as predictor:
+            yield predictor.model
+
+
+def refuse_overlap(windows: Windows, opened: Opened) -> None:
+    """Refuse to measure a model on the text that it was calibrated on.
+
+    Raises:
+        ConfigError: they share passages.
+    """
+    share = overlap(sketch(windows.tokens), opened.passages)
+    if share > _OVERLAP:
+        raise ConfigError(
+            f"{100 * share:.0f} % of {windows.name} is text that the model was calibrated on, so that it would look "
+            "better than it is: give another text"
+        )
+
+
+def with_speed(report: QualityReport, predictor: Predictor, windows: Windows, on_progress: OnProgress) -> QualityReport:
+    """The report with the speed of a model that is in memory; with a note where it is not."""
+    if predictor.model is None:
+        note = "speed was not measured, since the model was not whole in memory"
+        return replace(report, notes=(*report.notes, note))
+    prompt = windows.tokens[0, :_PROMPT]
+    with measure_peak() as meter:
+        speed = measure_generation(
+            predictor.model, prompt, new_tokens=_NEW_TOKENS, num_runs=_RUNS, on_progress=on_progress
+        )
+    return replace(report, speed=replace(speed, peak=meter.report))
+
+
+def _with_noise_floor(
+    report: QualityReport, windows: Windows, reference: Opened, device: str, on_progress: OnProgress
+) -> QualityReport:
+    """The report with what rounding alone does, on the first windows."""
+    assert reference.checkpoint is not None
+    few = replace(windows, tokens=windows.tokens[:_NOISE_WINDOWS], first=windows.first[:_NOISE_WINDOWS])
+    exact = StreamedScorer(reference.checkpoint, device, torch.float32)
+    with (
+        exact.open(few.tokens, on_progress) as expected,
+        StreamedScorer(reference.checkpoint, device).open(few.tokens, on_progress) as predictor,
+    ):
+        floor = measure_quality(few, predictor, expected, on_progress)
+    note = f"noise floor on the first {len(few.tokens)} windows"
+    return replace(
+        report,
+        noise_floor=floor.kl_divergence,
+        noise_floor_se=floor.kl_divergence_se,
+        notes=(*report.notes, note),
+    )
+
+
+@contextmanager
+def _opened(reference: Opened | None, windows: Windows, on_progress: OnProgress) -> Iterator[Predictor | None]:
+    if reference is None:
+        yield None
+    else:
+        with reference.scorer.open(windows.tokens, on_progress) as predictor:
+            yield predictor
+
+
+def _whole(checkpoint: Checkpoint, device: str) -> PreTrainedModel:
+    return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)

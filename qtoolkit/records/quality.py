@@ -1,0 +1,176 @@
+"""What was lost, and how fast the result runs."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qtoolkit.records.base import Record, Row
+from qtoolkit.records.memory import PeakMemory
+from qtoolkit.units import format_bytes, format_count, format_seconds
+
+
+@dataclass(frozen=True)
+class SpeedReport(Record):
+    """How fast a model reads and writes; medians, with the slowest and the fastest run.
+
+    Attributes:
+        device: where it ran, "cpu" or "cuda:0".
+        prompt_tokens: tokens of the prompt.
+        new_tokens: tokens written after it in each run.
+        num_runs: runs that count, after one that does not.
+        first_token_seconds: from the call to the first new token.
+        tokens_per_second: new tokens a second after the first one.
+        tokens_per_second_range: of the slowest and the fastest run.
+        prompt_tokens_per_second: tokens of the prompt a second until the first new one.
+        prompt_tokens_per_second_range: of the slowest and the fastest run.
+        peak: memory of the process meanwhile.
+    """
+
+    schema_version: ClassVar[int] = 1
+
+    device: str
+    prompt_tokens: int
+    new_tokens: int
+    num_runs: int
+    first_token_seconds: float
+    tokens_per_second: float
+    tokens_per_second_range: tuple[float, ...]
+    prompt_tokens_per_second: float
+    prompt_tokens_per_second_range: tuple[float, ...]
+    peak: PeakMemory | None = None
+
+    def rows(self) -> tuple[Row, ...]:
+        runs = f"{self.num_runs} runs after 1 to warm up, {self.device}"
+        rows = [
+            Row("writes", f"{self.tokens_per_second:.1f} tokens/s", _between(self.tokens_per_second_range)),
+            Row(
+                "reads",
+                f"{self.prompt_tokens_per_second:.0f} tokens/s",
+                _between(self.prompt_tokens_per_second_range),
+            ),
+            Row("first token after", format_seconds(self.first_token_seconds), f"a prompt of {self.prompt_tokens}"),
+            Row("measured with", f"{self.new_tokens} new tokens", runs),
+        ]
+        if self.peak is not None:
+            rows.append(Row("peak while writing", format_bytes(self.peak.peak_rss), self.peak.peak_rss_source))
+        return tuple(rows)
+
+
+@dataclass(frozen=True)
+class QualityReport(Record):
+    """What a model lost against its base on the same tokens of a text.
+
+    Each figure has its standard error beside it, `_se`, over windows of the text; None where one window alone was
+    measured. All but `perplexity` are None where no base was given.
+
+    Attributes:
+        model: what the user called the model.
+        base: what the user called the base.
+        text: what the user called the text; never the text itself.
+        text_fingerprint: SHA-256 of its tokens in windows: figures with the same one can be compared.
+        num_windows: windows of the text.
+        seq_len: tokens of each.
+        stride: tokens from the beginning of one window to that of the next.
+        begins_with: what each window begins with before the text, a BOS say.
+        num_tokens: tokens that were predicted.
+        perplexity: exp of the mean negative log-likelihood of a token.
+        base_perplexity: the base's.
+        perplexity_ratio: the two's ratio, its error paired over the same tokens.
+        kl_divergence: mean of KL(base || model) over tokens, in nats.
+        kl_divergence_median, kl_divergence_p99, kl_divergence_max: its median, 99th percentile and largest.
+        same_top_p: share of tokens for which both hold the same token for the likeliest.
+        rms_delta_p: root mean square of the change of the right token's probability.
+        noise_floor: the KL divergence that rounding alone makes: of the base in its own type from the base in float32.
+        seconds: how long it took.
+        speed: how fast the model runs; None where it was not measured.
+        notes: what was decided, one line each.
+    """
+
+    schema_version: ClassVar[int] = 1
+
+    model: str
+    base: str | None
+    text: str
+    text_fingerprint: str
+    num_windows: int
+    seq_len: int
+    stride: int
+    begins_with: str
+    num_tokens: int
+    perplexity: float
+    perplexity_se: float | None
+    base_perplexity: float | None = None
+    base_perplexity_se: float | None = None
+    perplexity_ratio: float | None = None
+    perplexity_ratio_se: float | None = None
+    kl_divergence: float | None = None
+    kl_divergence_se: float | None = None
+    kl_divergence_median: float | None = None
+    kl_divergence_median_se: float | None = None
+    kl_divergence_p99: float | None = None
+    kl_divergence_p99_se: float | None = None
+    kl_divergence_max: float | None = None
+    same_top_p: float | None = None
+    same_top_p_se: float | None = None
+    rms_delta_p: float | None = None
+    rms_delta_p_se: float | None = None
+    noise_floor: float | None = None
+    noise_floor_se: float | None = None
+    seconds: float = 0.0
+    speed: SpeedReport | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """New tokens a second; None where speed was not measured."""
+        return self.speed.tokens_per_second if self.speed else None
+
+    def rows(self) -> tuple[Row, ...]:
+        begins = f", each after {self.begins_with}" if self.begins_with else ""
+        windows = f"{self.num_windows} windows of {self.seq_len}, stride {self.stride}{begins}"
+        return (
+            Row("model", self.model),
+            *((Row("base", self.base),) if self.base else ()),
+            Row("text", self.text, f"{format_count(self.num_tokens)} tokens predicted, {windows}"),
+            *(Row(label, value) for label, value in self._figures() if value),
+            *(self.speed.rows() if self.speed else ()),
+            Row("time", format_seconds(self.seconds)),
+            *(Row("note", note) for note in self.notes),
+        )
+
+    def _figures(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("perplexity", with_error(self.perplexity, self.perplexity_se)),
+            ("perplexity of the base", with_error(self.base_perplexity, self.base_perplexity_se)),
+            ("perplexity ratio", with_error(self.perplexity_ratio, self.perplexity_ratio_se)),
+            ("KL divergence, mean", with_error(self.kl_divergence, self.kl_divergence_se, "nats")),
+            ("KL divergence, median", with_error(self.kl_divergence_median, self.kl_divergence_median_se, "nats")),
+            ("KL divergence, 99 %", with_error(self.kl_divergence_p99, self.kl_divergence_p99_se, "nats")),
+            ("KL divergence, largest", with_error(self.kl_divergence_max, None, "nats")),
+            ("noise floor", with_error(self.noise_floor, self.noise_floor_se, "nats")),
+            ("same likeliest token", with_error(_percent(self.same_top_p), _percent(self.same_top_p_se), "%")),
+            ("RMS change of p", with_error(_percent(self.rms_delta_p), _percent(self.rms_delta_p_se), "%")),
+        )
+
+
+def with_error(value: float | None, error: float | None, unit: str = "") -> str:
+    """A figure with as many digits as its standard error allows: `26.61, 0.31` -> `26.61 ± 0.31`; empty for None.
+
+    The error is shown with two digits.
+    """
+    if value is None:
+        return ""
+    text = f"{value:.4g}" if not error else _rounded(value, error)
+    return f"{text} {unit}".strip()
+
+
+def _rounded(value: float, error: float) -> str:
+    digits = max(0, 1 - int(f"{error:e}".partition("e")[2]))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _between(ends: tuple[float, ...]) -> str:
+    return f"between {ends[0]:.1f} and {ends[1]:.1f}"
