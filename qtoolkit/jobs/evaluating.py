@@ -32,8 +32,8 @@ from qtoolkit.source.skeleton import block_list
 from qtoolkit.source.windows import Windows, check_window_options, load_windows, written_windows
 from qtoolkit.stream import load_streamed
 
-# More passages in common than texts of one kind have by chance.
-_OVERLAP = 0.01
+# The share of passages in common from which a text is refused; below are quotations, and duplicates in a collection.
+_OVERLAP = 0.05
 # Windows that the noise floor is measured on: it needs few, and float32 is slow.
 _NOISE_WINDOWS = 8
 # What speed is measured with.
@@ -86,7 +86,7 @@ def evaluate_model(
     if noise_floor and (reference is None or reference.checkpoint is None):
         raise ConfigError("noise_floor=True needs a base in full precision: name its folder or Hub id as base=")
     windows = cut_windows(text, reference or candidate, options, sources["token"], device, on_progress)
-    refuse_overlap(windows, candidate)
+    windows = check_overlap(windows, candidate)
     with _opened(reference, windows, on_progress) as expected:
         with candidate.scorer.open(windows.tokens, on_progress) as predictor, quiet_bitsandbytes():
             report = measure_quality(windows, predictor, expected, on_progress)
@@ -175,11 +175,11 @@ def _in_memory(opened: Opened, device: str, on_progress: OnProgress) -> Iterator
             yield predictor.model
 
 
-def refuse_overlap(windows: Windows, opened: Opened) -> None:
-    """Refuse to measure a model on the text that it was calibrated on.
+def check_overlap(windows: Windows, opened: Opened) -> Windows:
+    """The windows, with a note where a few of their passages stand in the text that the model was calibrated on.
 
     Raises:
-        ConfigError: they share passages.
+        ConfigError: more than a few do.
     """
     share = overlap(sketch(windows.tokens), opened.passages)
     if share > _OVERLAP:
@@ -187,6 +187,10 @@ def refuse_overlap(windows: Windows, opened: Opened) -> None:
             f"{100 * share:.0f} % of {windows.name} is text that the model was calibrated on, so that it would look "
             "better than it is: give another text"
         )
+    if not share:
+        return windows
+    note = f"{100 * share:.1f} % of {windows.name} stands in the text that the model was calibrated on too"
+    return replace(windows, notes=(*windows.notes, note))
 
 
 def with_speed(report: QualityReport, predictor: Predictor, windows: Windows, on_progress: OnProgress) -> QualityReport:

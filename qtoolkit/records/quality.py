@@ -173,4 +173,4 @@ def _percent(share: float | None) -> float | None:
 
 
 def _between(ends: tuple[float, ...]) -> str:
-    return f"between {ends[0]:.1f} and {ends[1]:.1f}"
+    return " to ".join(f"{end:.1f}" for end in ends)

@@ -165,14 +165,14 @@ def joined_by(num_documents: int, tokenizer: Any) -> str:
     return f"{num_documents:,} documents joined by {tokenizer.eos_token}"
 
 
-def refuse_foreign(tokens: "torch.Tensor", vocab_size: int) -> None:
-    """Refuse tokens that a model does not know.
+def refuse_foreign(tokens: "torch.Tensor", vocab_size: int | None) -> None:
+    """Refuse tokens that a model does not know; none where it does not say how many it knows.
 
     Raises:
         ConfigError: the largest is not below `vocab_size`.
     """
     largest = int(tokens.max())
-    if largest >= vocab_size:
+    if vocab_size is not None and largest >= vocab_size:
         raise ConfigError(
             f"the tokenizer makes token {largest} of the text, and the model knows 0 to {vocab_size - 1}: "
             "give the model's own as tokenizer="

@@ -108,18 +108,12 @@ def load_windows(
     stream = tokenize(texts, tokenizer, limit=num_tokens, phase="evaluate", on_progress=on_progress)
     found = len(stream.tokens)
     if found < body:
-        raise ConfigError(
-            f"text: {texts.name} makes {found + len(prefix)} tokens, and one window takes {seq_len}: give a longer "
-            f"text, or a smaller seq_len"
-        )
-    notes = list(texts.notes)
-    if stream.num_documents > 1:
-        notes.append(joined_by(stream.num_documents, tokenizer))
+        raise _too_short(texts.name, found + len(prefix), seq_len)
+    notes = [*texts.notes, *([joined_by(stream.num_documents, tokenizer)] if stream.num_documents > 1 else [])]
     if found < num_tokens:
         notes.append(f"{found:,} tokens instead of {num_tokens:,}: that is all of {texts.name}")
     tokens = _cut(stream.tokens, prefix, body, step)
-    if vocab_size is not None:
-        refuse_foreign(tokens, vocab_size)
+    refuse_foreign(tokens, vocab_size)
     # The first token of a text follows nothing, unless the tokenizer puts something before it.
     first = (max(1, len(prefix)), *[max(1, seq_len - step)] * (len(tokens) - 1))
     begins_with = " ".join(map(str, tokenizer.convert_ids_to_tokens(prefix)))
@@ -149,3 +143,9 @@ def _cut(tokens: Any, prefix: list[int], body: int, step: int) -> "torch.Tensor"
 
     windows = torch.from_numpy(tokens).unfold(0, body, step).long()  # [count, body]
     return torch.cat([torch.tensor(prefix).long().expand(len(windows), -1), windows], dim=1)
+
+
+def _too_short(name: str, found: int, needed: int) -> ConfigError:
+    return ConfigError(
+        f"text: {name} makes {found} tokens, and one window takes {needed}: give a longer text, or a smaller seq_len"
+    )
