@@ -77,7 +77,7 @@ def load_streamed(
     on_progress(ProgressEvent("quantize", total, total, "bytes"))
     if checkpoint.generation_config is not None:
         model.generation_config = checkpoint.generation_config
-    model.config.name_or_path = checkpoint.name
+    model.name_or_path = model.config.name_or_path = checkpoint.name
     return model
 
 

@@ -1,0 +1,98 @@
+"""What cannot be measured is refused in one line that says what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import qtoolkit as qt
+from qtoolkit.errors import CheckpointError, ConfigError, JobCancelled
+from tests.evaluation.plain import HELD_OUT
+from tests.methods.gptq_jobs import TEXTS, gptq
+from tests.models import random_model
+
+
+def evaluate(model: Any, **changes: Any) -> Any:
+    options = {"text": [HELD_OUT], "seq_len": 32, "num_tokens": 320, "speed": False, "device": "cpu"}
+    return qt.evaluate(model, **(options | changes))
+
+
+class Scripted:
+    """Gives the same logits for every token."""
+
+    def __init__(self, vocabulary: int, broken: tuple[int, int] | None = None) -> None:
+        self.vocabulary, self.broken, self.calls = vocabulary, broken, 0
+
+    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(*input_ids.shape, self.vocabulary)
+        if self.broken and self.calls == self.broken[0]:
+            logits[0, self.broken[1], 7] = torch.nan
+        self.calls += 1
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"text": [""]}, "text: only empty texts"),
+        ({"text": ["too short"]}, "makes 2 tokens, and one window takes 32"),
+        ({"num_tokens": 10}, "num_tokens must be at least seq_len, 32, got 10"),
+        ({"seq_len": 1}, "seq_len must be at least 2"),
+        ({"seq_len": 10**6, "num_tokens": 10**6}, "seq_len must be at most 2048, the most that the model reads"),
+        ({"noise_floor": True}, "noise_floor=True needs a base in full precision"),
+        ({"base": "no/such/folder/at/all"}, "no/such/folder/at/all"),
+        ({"device": "cuda:99"}, "device must be one of"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_options_are_refused(tiny_llama: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(qt.QToolkitError, match=told) as caught:
+        evaluate(tiny_llama, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_base_with_another_vocabulary_is_refused(tokenizer: Any) -> None:
+    base, model = Scripted(49152), Scripted(49160)
+    with pytest.raises(ConfigError, match=r"Scripted knows 49152 tokens and Scripted 49160: give as base what"):
+        evaluate(model, base=base, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("which", ["model", "base"])
+def test_nan_is_told_with_its_place(tokenizer: Any, which: str) -> None:
+    sound, broken = Scripted(49152), Scripted(49152, broken=(3, 12))
+    model, base = (broken, sound) if which == "model" else (sound, broken)
+    with pytest.raises(CheckpointError, match=r"Scripted computes NaN at token 12 of window 3: "):
+        evaluate(model, base=base, tokenizer=tokenizer)
+
+
+def test_a_loaded_model_without_a_tokenizer_is_told_to_bring_one() -> None:
+    with pytest.raises(ConfigError, match="give tokenizer="):
+        evaluate(random_model("llama"))
+
+
+def test_a_tokenizer_of_another_model_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match="and the model knows 0 to 255"):
+        evaluate(random_model("llama"), tokenizer=tokenizer)
+
+
+def test_the_calibration_text_is_refused_and_a_quotation_is_told(tiny_llama: Path) -> None:
+    quantized = qt.quantize(tiny_llama, gptq(num_samples=64, seq_len=256), device="cpu")
+    with pytest.raises(ConfigError, match=r"% of 4 texts is text that the model was calibrated on"):
+        evaluate(quantized, text=TEXTS)
+    report = evaluate(quantized, text=[HELD_OUT + TEXTS[0]], seq_len=256, num_tokens=10**5)
+    assert any("stands in the text that the model was calibrated on too" in note for note in report.notes)
+    assert not any("calibrated" in note for note in evaluate(quantized).notes)
+
+
+def test_a_cancelled_evaluation_stops(tiny_llama: Path) -> None:
+    seen = []
+
+    def stop(event: Any) -> None:
+        seen.append(event.phase)
+        if event.unit == "blocks":
+            raise JobCancelled("enough")
+
+    with pytest.raises(JobCancelled):
+        evaluate(tiny_llama, on_progress=stop)
+    assert seen[-1] == "evaluate"
