@@ -77,7 +77,7 @@ class QualityReport(Record):
         perplexity_ratio: the two's ratio, its error paired over the same tokens.
         kl_divergence: mean of KL(base || model) over tokens, in nats.
         kl_divergence_median, kl_divergence_p99, kl_divergence_max: its median, 99th percentile and largest.
-        same_top_p: share of tokens for which both hold the same token for the likeliest.
+        same_top_p: share of places where the base's likeliest token is the model's too.
         rms_delta_p: root mean square of the change of the right token's probability.
         noise_floor: the KL divergence that rounding alone makes: of the base in its own type from the base in float32.
         seconds: how long it took.
