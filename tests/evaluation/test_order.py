@@ -1,6 +1,7 @@
 """The ruler puts methods into the order that the field knows."""
 
 import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_more_bits_lose_less(model: Any) -> None:
     ]
     divergences = [report.kl_divergence for report in reports]
     assert divergences == sorted(divergences)
-    for better, worse in zip(reports, reports[1:], strict=False):
+    for better, worse in pairwise(reports):
         difference = worse.kl_divergence - better.kl_divergence
         assert difference > 3 * (worse.kl_divergence_se**2 + better.kl_divergence_se**2) ** 0.5
     agreement = [report.same_top_p for report in reports]
