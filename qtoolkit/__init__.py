@@ -8,7 +8,7 @@ from qtoolkit.optional import when_imported
 from qtoolkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from qtoolkit.api import doctor, evaluate, load, measure_memory, measure_peak, plan, quantize, recommend
+    from qtoolkit.api import compare, doctor, evaluate, load, measure_memory, measure_peak, plan, quantize, recommend
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.absmax import AbsMax
     from qtoolkit.methods.fp4 import FP4
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from qtoolkit.quantized import QuantizedModel
     from qtoolkit.source import local_models
 
-
-_VERBS = ["doctor", "evaluate", "load", "measure_memory", "measure_peak", "plan", "quantize", "recommend"]
+_VERBS = ["compare", "doctor", "evaluate", "load", "measure_memory", "measure_peak", "plan", "quantize", "recommend"]
 _HOME_OF = dict.fromkeys(_VERBS, "qtoolkit.api")
 _HOME_OF |= {"available_methods": "qtoolkit.methods", "local_models": "qtoolkit.source"}
 _HOME_OF["QuantizedModel"] = "qtoolkit.quantized"
 
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",
-    "doctor", "evaluate", "load", "local_models", "measure_memory", "measure_peak", "plan", "quantize", "recommend",
+    "compare", "doctor", "evaluate", "load", "local_models", "measure_memory", "measure_peak", "plan", "quantize",
+    "recommend",
 ]  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext qtoolkit`: the magics `%quantize`, `%qplan`, `%qmemory` and `%qdoctor`."""
+    """`%load_ext qtoolkit`: the magics `%quantize`, `%qplan`, `%qcompare`, `%qmemory` and `%qdoctor`."""
     importlib.import_module("qtoolkit.notebook").register(shell)
 
 

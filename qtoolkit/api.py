@@ -1,6 +1,9 @@
 """The verbs. Each wires rooms together in a few lines; what they do is in the rooms."""
 
 import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.jobs.comparing import compare_models
 from qtoolkit.jobs.evaluating import evaluate_model
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
@@ -18,6 +22,7 @@ from qtoolkit.planning import find_profile, plan_with_advice, refuse_below_one, 
 from qtoolkit.planning import recommend as find_best
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import (
+    Comparison,
     Doctor,
     Machine,
     MemoryReport,
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
+    "compare",
     "doctor",
     "evaluate",
     "load",
@@ -46,6 +52,16 @@ __all__ = [
 ]
 
 Model = Any
+
+
+@contextmanager
+def _forgetting() -> Iterator[None]:
+    """Let an error pass without what its frames hold: a notebook keeps the last one, and with it a half-made model."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def plan(
@@ -182,24 +198,10 @@ def quantize(
     Raises:
         QToolkitError: one line that says what is wrong and what to do; before work starts where that can be.
     """
-    try:
-        return quantize_model(
-            model,
-            resolve_config(config),
-            output,
-            device,
-            revision,
-            token,
-            tokenizer,
-            resume,
-            resume_repo,
-            overwrite,
-            on_progress or ignore_progress,
-        )
-    except BaseException as error:
-        # A notebook keeps the last traceback, and its frames would keep the half-made model.
-        traceback.clear_frames(error.__traceback__)
-        raise
+    settings, sources = resolve_config(config), (revision, token, tokenizer)
+    keeping = (resume, resume_repo, overwrite)
+    with _forgetting():
+        return quantize_model(model, settings, output, device, *sources, *keeping, on_progress or ignore_progress)
 
 
 def load(
@@ -272,6 +274,55 @@ def evaluate(
     sources = {"revision": revision, "token": token, "tokenizer": tokenizer}
     report = on_progress or ignore_progress
     return evaluate_model(model, base, text, options, resolve_device(device), sources, report, noise_floor, speed)
+
+
+def compare(
+    model: Model,
+    configs: Sequence[Any],
+    *,
+    text: Any = "wikitext2",
+    seq_len: int = 512,
+    num_tokens: int = 16384,
+    stride: int | None = None,
+    prompts: Sequence[str] = (),
+    memory: int | str | None = None,
+    noise_floor: bool = False,
+    executor: Executor | None = None,
+    retries: int = 2,
+    output: str | PathLike[str] | None = None,
+    resume: bool = True,
+    device: str = "auto",
+    revision: str | None = None,
+    token: str | None = None,
+    tokenizer: Any = None,
+    on_progress: OnProgress | None = None,
+) -> Comparison:
+    """Quantize a model in several ways, measure each on one text, and put them side by side.
+
+    The model's own pass over the text is made once. Of the forms one at a time is in memory. One that fails gets a line
+    with its error, and the others go on.
+
+    Args:
+        model: as for `quantize`; a loaded one only without an executor.
+        configs: what `quantize` takes, None for the model as it is, and folders of checkpoints or `.gguf` files.
+        text, seq_len, num_tokens, stride, noise_floor: as for `evaluate`.
+        prompts: texts that each continues by 40 tokens.
+        memory: bytes that using one may take, or text such as "8 GB": `best` is chosen among those.
+        executor: a `concurrent.futures.Executor` with one job for each config: a `ProcessPoolExecutor`, Dask's
+            `client.get_executor()`. Workers read the model by its name, with the Hub token of their own machine.
+        retries: how often a job is begun again when its worker is lost.
+        output: a folder that keeps each result the moment it is there; None for one in the user's cache.
+        resume: take the results of an earlier call that was the same in all that they depend on.
+        device, revision, token, tokenizer, on_progress: as for `quantize`.
+
+    Raises:
+        QToolkitError: before work starts where that can be; as `quantize` and `evaluate`.
+    """
+    options = {"seq_len": seq_len, "num_tokens": num_tokens, "stride": stride}
+    sources = {"revision": revision, "token": token, "tokenizer": tokenizer}
+    spread = (executor, retries, output, resume, device, sources, on_progress or ignore_progress)
+    with _forgetting():
+        return compare_models(model, configs, text, options, prompts, memory, noise_floor, *spread)
 
 
 def measure_memory(model: Model) -> MemoryReport:

@@ -19,6 +19,7 @@ REQUIREMENTS = {
     "gguf": "gguf>=0.19",
     "gptqmodel": "gptqmodel>=7.7",
     "optimum": "optimum>=2.3",
+    "pandas": "pandas>=2.2",
     "pyarrow": "pyarrow>=18.1",
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.evaluation import continue_text
 from qtoolkit.measure import disk_size
 from qtoolkit.methods import MethodConfig
 from qtoolkit.records import (
@@ -74,12 +75,8 @@ class QuantizedModel:
         """
         if self.tokenizer is None:
             raise ConfigError(f"{self.report.source.name} came without a tokenizer: give one as tokenizer=")
-        tokens = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
-        choices = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id, **options}
         with quiet_bitsandbytes():
-            output = self.model.generate(**tokens, max_new_tokens=max_new_tokens, **choices)
-        text: str = self.tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
-        return text
+            return continue_text(self.model, self.tokenizer, prompt, max_new_tokens=max_new_tokens, **options)
 
     def save(self, path: str | Path, *, overwrite: bool = False, on_progress: Any = None) -> Path:
         """Write config, weights and tokenizer to a folder, which appears when it is whole.

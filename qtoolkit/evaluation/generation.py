@@ -58,6 +58,26 @@ def _timed(model: Any, prompt: torch.Tensor, new_tokens: int) -> list[float]:
     return clock.seconds
 
 
+def continue_text(model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: int = 40, **options: Any) -> str:
+    """Continue a text, taking the likeliest token each time.
+
+    Args:
+        model: a transformers model.
+        tokenizer: its tokenizer.
+        prompt: the text to continue.
+        max_new_tokens: tokens to add at most.
+        options: passed on to transformers' `generate`; `do_sample=True` for sampling.
+
+    Returns:
+        The new text, without the prompt.
+    """
+    tokens = tokenizer(prompt, return_tensors="pt").to(model.device)
+    choices = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id, **options}
+    output = model.generate(**tokens, max_new_tokens=max_new_tokens, **choices)
+    text: str = tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+    return text
+
+
 class _Clock:
     """What `generate` calls a streamer: is given the prompt, then each token on the CPU, which waits for a GPU."""
 

@@ -94,7 +94,7 @@ def evaluate_model(
                 report = with_speed(report, predictor, windows, on_progress)
         if noise_floor:
             assert reference is not None
-            report = _with_noise_floor(report, windows, reference, device, on_progress)
+            report = with_noise_floor(report, measure_noise_floor(windows, reference, device, on_progress))
     return replace(report, seconds=time.monotonic() - started)
 
 
@@ -206,10 +206,8 @@ def with_speed(report: QualityReport, predictor: Predictor, windows: Windows, on
     return replace(report, speed=replace(speed, peak=meter.report))
 
 
-def _with_noise_floor(
-    report: QualityReport, windows: Windows, reference: Opened, device: str, on_progress: OnProgress
-) -> QualityReport:
-    """The report with what rounding alone does, on the first windows."""
+def measure_noise_floor(windows: Windows, reference: Opened, device: str, on_progress: OnProgress) -> QualityReport:
+    """What rounding alone does, on the first windows: the base in its own type against the base in float32."""
     assert reference.checkpoint is not None
     few = replace(windows, tokens=windows.tokens[:_NOISE_WINDOWS], first=windows.first[:_NOISE_WINDOWS])
     exact = StreamedScorer(reference.checkpoint, device, torch.float32)
@@ -217,8 +215,12 @@ def _with_noise_floor(
         exact.open(few.tokens, on_progress) as expected,
         StreamedScorer(reference.checkpoint, device).open(few.tokens, on_progress) as predictor,
     ):
-        floor = measure_quality(few, predictor, expected, on_progress)
-    note = f"noise floor on the first {len(few.tokens)} windows"
+        return measure_quality(few, predictor, expected, on_progress)
+
+
+def with_noise_floor(report: QualityReport, floor: QualityReport) -> QualityReport:
+    """The report with what `measure_noise_floor` found."""
+    note = f"noise floor on the first {floor.num_windows} windows"
     return replace(
         report,
         noise_floor=floor.kl_divergence,

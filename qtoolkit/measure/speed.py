@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from qtoolkit.files import user_cache
 from qtoolkit.measure.machine import num_cores, processor
 from qtoolkit.records import Speed
 
@@ -27,7 +28,7 @@ def measure_speed(folder: Path, cache: Path | None = None) -> Speed:
     """
     import torch
 
-    file = cache or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qtoolkit" / "speed.json"
+    file = cache or user_cache() / "speed.json"
     key = f"{processor()}, {num_cores()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
     known = _read(file)
     found = known.get(key)

@@ -66,20 +66,22 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
     Raises:
         ConfigError: an option that there is not, or a value that it cannot have.
     """
-    words = _split(line)
+    words = split_line(line)
     if body is not None:
         config = read_body(body)
-        job, rest = _parser(f"%%{magic}").parse_known_args(words)
-        _refuse(rest, f"%%{magic}", list(JOB_OPTIONS), "; the method and its options go into the cell's body")
+        job, rest = make_parser(f"%%{magic}", JOB_OPTIONS).parse_known_args(words)
+        refuse_rest(rest, f"%%{magic}", list(JOB_OPTIONS), "; the method and its options go into the cell's body")
     else:
         chosen = config_class(method_in(words))
-        parser = _parser(f"%{magic}")
+        parser = make_parser(f"%{magic}", JOB_OPTIONS)
         parser.add_argument("--method")
         hints = option_hints(chosen)
         for name, hint in hints.items():
             _add_option(parser, name, hint)
         job, rest = parser.parse_known_args(words)
-        _refuse(rest, f"method {chosen.method!r}", option_flags(chosen), f"; `%{magic}?` lists those of every method")
+        refuse_rest(
+            rest, f"method {chosen.method!r}", option_flags(chosen), f"; `%{magic}?` lists those of every method"
+        )
         found = {name: getattr(job, _field(name)) for name in hints if hasattr(job, _field(name))}
         config = chosen.from_dict({name: _value(hints[name], given) for name, given in found.items()})
     if job.into is not None and (not job.into.isidentifier() or iskeyword(job.into)):
@@ -96,15 +98,18 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
         overwrite=job.overwrite,
         plan=job.plan,
         machine=job.machine,
-        context=_context(job.context),
+        context=read_count("--context", job.context or "4096"),
     )
 
 
-def _context(text: str | None) -> int:
-    if text is None:
-        return 4096
+def read_count(flag: str, text: str) -> int:
+    """A number of tokens.
+
+    Raises:
+        ConfigError: none, or below 1.
+    """
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"--context must be a number of tokens, got {text!r}")
+        raise ConfigError(f"{flag} must be a number of tokens, got {text!r}")
     return int(text)
 
 
@@ -146,15 +151,24 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}; `{self.prog}?` shows how it is used")
 
 
-def _parser(prog: str) -> _Parser:
+def make_parser(
+    prog: str, options: Mapping[str, tuple[str, str]], repeated: tuple[str, ...] = ()
+) -> argparse.ArgumentParser:
+    """A parser of MODEL and options, whose errors are ours.
+
+    Args:
+        prog: the magic, for messages.
+        options: as `JOB_OPTIONS`.
+        repeated: those that may be given several times.
+    """
     parser = _Parser(prog=prog, add_help=False, allow_abbrev=False)
     parser.add_argument("model", metavar="MODEL")
-    for flag, (metavar, _) in JOB_OPTIONS.items():
-        parser.add_argument(flag, action="store" if metavar else "store_true")
+    for flag, (metavar, _) in options.items():
+        parser.add_argument(flag, action="append" if flag in repeated else "store" if metavar else "store_true")
     return parser
 
 
-def _split(line: str) -> list[str]:
+def split_line(line: str) -> list[str]:
     """The words of a line, without their quotes; backslashes of Windows paths stay."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.commenters = True, ""
@@ -167,7 +181,7 @@ def _split(line: str) -> list[str]:
         raise ConfigError(message) from error
 
 
-def _refuse(rest: list[str], who: str, flags: list[str], hint: str) -> None:
+def refuse_rest(rest: list[str], who: str, flags: list[str], hint: str) -> None:
     """Say what is wrong with words that no option took."""
     unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
     if unknown is not None:

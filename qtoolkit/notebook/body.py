@@ -1,6 +1,8 @@
-"""The body of a `%%quantize` cell: TOML with the method and its options. IPython expands no variables in it."""
+"""The body of a `%%quantize` or `%%qcompare` cell: TOML with methods and options. IPython expands no variables in it."""
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from qtoolkit.errors import ConfigError, oneline
@@ -18,13 +20,40 @@ def read_body(body: str) -> MethodConfig:
     Raises:
         ConfigError: text that is no TOML, a key that the method does not have, a value that it cannot have.
     """
-    try:
+    with _told('one option a line, such as method = "nf4" or double_quant = false'):
         return _config(tomllib.loads(body))
+
+
+def read_configs(body: str) -> tuple[list[MethodConfig], list[str]]:
+    """The configs and the prompts that the body of a `%%qcompare` cell describes.
+
+    Args:
+        body: TOML with `prompts = ["...", "..."]`, and under each `[[configs]]` what `read_body` takes.
+
+    Raises:
+        ConfigError: as `read_body`; another key.
+    """
+    with _told('[[configs]] and below it method = "gptq" and bits = 3'):
+        values = tomllib.loads(body)
+        configs, prompts = values.pop("configs", []), values.pop("prompts", [])
+        if values:
+            raise ConfigError(f"the cell's body has configs and prompts, got {next(iter(values))!r}")
+        if not isinstance(configs, list) or not all(isinstance(config, dict) for config in configs):
+            raise ConfigError("configs must be tables: write [[configs]] above the options of each")
+        if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ConfigError(f"prompts must be a list of texts, got {prompts!r:.60}")
+        return [_config(config) for config in configs], prompts
+
+
+@contextmanager
+def _told(example: str) -> Iterator[None]:
+    """Say what is wrong with a body that is no TOML, and how it is written."""
+    try:
+        yield
     except ConfigError:
         raise
     # Not only syntax: numbers too long for Python to print or for a float, and thousands of open brackets.
     except (ValueError, OverflowError, RecursionError) as error:
-        example = 'one option a line, such as method = "nf4" or double_quant = false'
         raise ConfigError(f"the cell's body cannot be read as TOML: {oneline(error)}; write {example}") from error
 
 

@@ -1,4 +1,4 @@
-"""Tab on the line of `%quantize` and `%qplan`: models of the local cache, options, methods, values."""
+"""Tab on the line of `%quantize`, `%qplan` and `%qcompare`: models of the local cache, options, methods, values."""
 
 import re
 from dataclasses import fields
@@ -9,9 +9,10 @@ from IPython.core.error import TryNext
 from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import MethodConfig, available_methods, config_class
 from qtoolkit.notebook.arguments import JOB_OPTIONS, is_switch, method_in, option_flags, option_hints
+from qtoolkit.notebook.comparing import COMPARE_OPTIONS
 
 # The line up to the cursor: also after `x = `, and without `%` at its start, where IPython's automagic adds it.
-COMPLETED = r"(?:\s*|.*?(%%?))(?:quantize|qplan)\s(.*)$"
+COMPLETED = r"(?:\s*|.*?(%%?))(quantize|qplan|qcompare)\s(.*)$"
 
 
 def complete(shell: Any, event: Any) -> list[str]:
@@ -27,16 +28,18 @@ def complete(shell: Any, event: Any) -> list[str]:
     match = re.match(COMPLETED, event.text_until_cursor)
     if match is None:
         raise TryNext
-    words = match[2].split(" ")
-    method_options, config = _options(event.line, in_cell=match[1] == "%%")
+    words = match[3].split(" ")
+    compares = match[2] == "qcompare"
+    options = COMPARE_OPTIONS if compares else JOB_OPTIONS
+    method_options, config = _options(event.line, in_cell=compares or match[1] == "%%")
     before, _, value = words.pop().rpartition("=")
     option = before or (words[-1] if words else "")
     values = _values(config)
-    takes_value = {flag for flag, (metavar, _) in JOB_OPTIONS.items() if metavar} | set(values)
+    takes_value = {flag for flag, (metavar, _) in options.items() if metavar} | set(values)
     if option in takes_value:
         found = values.get(option, [])
     elif value.startswith("-") or _model_given(words, takes_value):
-        found = [*JOB_OPTIONS, *method_options]
+        found = [*options, *method_options]
     else:
         from qtoolkit import local_models
 
@@ -47,7 +50,7 @@ def complete(shell: Any, event: Any) -> list[str]:
 
 
 def _options(line: str, *, in_cell: bool) -> tuple[list[str], type[MethodConfig] | None]:
-    """The options of the method that a line chooses, and its config; none in a cell, whose body has them."""
+    """The options of the method that a line chooses, and its config; none where a cell's body has them."""
     if in_cell:
         return [], None
     try:
@@ -59,7 +62,8 @@ def _options(line: str, *, in_cell: bool) -> tuple[list[str], type[MethodConfig]
 
 def _values(config: type[MethodConfig] | None) -> dict[str, list[str]]:
     """Option -> the values that it may have; an empty list where anything goes."""
-    values = {"--method": list(available_methods()), "--device": ["auto", "cpu", "cuda"]}
+    methods = list(available_methods())
+    values = {"--method": methods, "--methods": methods, "--device": ["auto", "cpu", "cuda"]}
     if config is not None:
         hints = option_hints(config)
         for field in fields(config):

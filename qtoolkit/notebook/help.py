@@ -46,11 +46,11 @@ def quantize_help() -> str:
             "",
             "%qplan takes the same and only plans.",
             "",
-            *_entry("MODEL", _MODEL),
+            *entry("MODEL", _MODEL),
             "",
             "Options of the job:",
-            *_entry("--method NAME", f"one of {', '.join(available_methods())} (default: {DEFAULT_METHOD})"),
-            *(line for flag, (value, text) in JOB_OPTIONS.items() for line in _entry(f"{flag} {value}".strip(), text)),
+            *entry("--method NAME", f"one of {', '.join(available_methods())} (default: {DEFAULT_METHOD})"),
+            *(line for flag, (value, text) in JOB_OPTIONS.items() for line in entry(f"{flag} {value}".strip(), text)),
             *(line for name in available_methods() for line in ("", *_method(name))),
             "",
             *textwrap.wrap(_RESULT, 110),
@@ -70,7 +70,7 @@ def _method(name: str) -> Iterable[str]:
     for field in fields(config):
         flag, *negation = option_flags(config, field.name)
         value = "" if negation else " A,B" if is_list(hints[field.name]) else " VALUE"
-        lines += _entry(", ".join([flag, *negation]) + value, _describe(field.metadata, field.default))
+        lines += entry(", ".join([flag, *negation]) + value, _describe(field.metadata, field.default))
     return lines
 
 
@@ -91,7 +91,7 @@ def _text(value: Any) -> str:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
-def _entry(name: str, text: str) -> list[str]:
+def entry(name: str, text: str) -> list[str]:
     """An option and its help, the help in a column of its own."""
     head, *rest = textwrap.wrap(text, 78) or [""]
     lines = [f"  {name:<30}  {head}"] if len(name) <= 30 else [f"  {name}", f"{'':34}{head}"]

@@ -15,10 +15,11 @@ from traitlets import Enum
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.arguments import Request, read_request
 from qtoolkit.notebook.cell import run_body
+from qtoolkit.notebook.comparing import compare_help, read_compare_request
 from qtoolkit.notebook.errors import short_errors
 from qtoolkit.notebook.help import helped_by, quantize_help
 from qtoolkit.notebook.progress import open_progress
-from qtoolkit.records import Doctor, MemoryReport, PeakMemory, Plan, QuantizationReport
+from qtoolkit.records import Comparison, Doctor, MemoryReport, PeakMemory, Plan, QuantizationReport
 
 
 @magics_class
@@ -43,7 +44,7 @@ class QuantizeMagics(Magics):
     ) -> QuantizationReport | Plan:
         """Quantize a model; `%quantize?` tells of all options."""
         request = read_request("quantize", line, cell)
-        model = self._model(request.model, local_ns)
+        model = self._named(request.model, local_ns)
         if request.plan:
             return _plan(request, model)
         from qtoolkit.api import quantize
@@ -69,7 +70,24 @@ class QuantizeMagics(Magics):
     def qplan(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Plan:
         """Tell what `%quantize` with the same line would do, and whether it fits, without reading a weight."""
         request = read_request("qplan", line, cell)
-        return _plan(request, self._model(request.model, local_ns))
+        return _plan(request, self._named(request.model, local_ns))
+
+    @helped_by(compare_help)
+    @needs_local_scope
+    @line_cell_magic
+    @short_errors
+    def qcompare(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Comparison:
+        """Quantize a model in several ways and measure each; `%qcompare?` tells of all options."""
+        request = read_compare_request(line, cell)
+        options = dict(request.options)
+        for name, word in (("text", request.text), ("executor", request.executor)):
+            if word is not None:
+                options[name] = self._named(word, local_ns)
+        from qtoolkit.api import compare
+
+        with open_progress(self.progress, self.shell, f"comparison of {request.model}") as on_progress:
+            model = self._named(request.model, local_ns)
+            return compare(model, request.configs, **options, on_progress=on_progress)
 
     @needs_local_scope
     @line_cell_magic
@@ -121,8 +139,8 @@ class QuantizeMagics(Magics):
             raise ConfigError(message) from error
         return measure_memory(model)
 
-    def _model(self, text: str, local_ns: Mapping[str, Any] | None) -> Any:
-        """What MODEL means: a variable's value where there is one of that name and no folder, otherwise the text."""
+    def _named(self, text: str, local_ns: Mapping[str, Any] | None) -> Any:
+        """What a word means: a variable's value where there is one of that name and no folder, otherwise the text."""
         names = ChainMap(dict(local_ns or {}), self.shell.user_ns)
         return names[text] if text.isidentifier() and text in names and not Path(text).is_dir() else text
 

@@ -1,17 +1,22 @@
 """What a job will do and need, from headers and shapes alone."""
 
+from qtoolkit.planning.advice import as_call
 from qtoolkit.planning.device import adapt_dtype, refuse_below_one, resolve_device, resolve_dtype
 from qtoolkit.planning.fit import check_fits
 from qtoolkit.planning.machines import PROFILES, find_profile
+from qtoolkit.planning.phases import memory_to_use
 from qtoolkit.planning.planner import make_plan, plan_job, plan_with_advice
-from qtoolkit.planning.recommend import recommend
+from qtoolkit.planning.recommend import parse_bytes, recommend
 
 __all__ = [
     "PROFILES",
     "adapt_dtype",
+    "as_call",
     "check_fits",
     "find_profile",
     "make_plan",
+    "memory_to_use",
+    "parse_bytes",
     "plan_job",
     "plan_with_advice",
     "recommend",

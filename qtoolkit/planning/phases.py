@@ -142,6 +142,20 @@ def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int)
     return PhasePlan(name, (*work.base, *terms)) if work.on_cpu else PhasePlan(name, work.base, terms)
 
 
+def memory_to_use(checkpoint: Checkpoint, footprint: int, device: str, context: int = 4096) -> int:
+    """Bytes that generating takes beside the process itself: the model, keys and values, and a row of logits.
+
+    Args:
+        checkpoint: the model.
+        footprint: bytes of the model in the form that is used.
+        device: where it lives.
+        context: tokens that are kept; no more than the model reads.
+    """
+    work = make_work(checkpoint, (), (), footprint, device, (), Speed())
+    needed = inference(checkpoint, work, context, 1)
+    return needed.peak_vram or needed.peak_rss
+
+
 def _cache_shape(config: Any) -> tuple[int, int, int]:
     """Layers, heads and their size in the cache of keys and values; no heads where there is no attention (Mamba)."""
     count, layers = getattr(config, "num_attention_heads", None), config.num_hidden_layers

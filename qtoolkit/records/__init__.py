@@ -1,7 +1,8 @@
 """The boxes that flow from room to room: frozen, versioned, drawn from one list of rows."""
 
-from qtoolkit.records.base import Record, Row
+from qtoolkit.records.base import Grid, Record, Row
 from qtoolkit.records.calibration import CalibrationReport, LayerError
+from qtoolkit.records.comparison import FULL_PRECISION, Compared, Comparison, in_order
 from qtoolkit.records.doctor import Doctor
 from qtoolkit.records.event import OnProgress, ProgressEvent, ignore_progress
 from qtoolkit.records.machine import THIS_MACHINE, Machine, Speed
@@ -14,11 +15,15 @@ from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.source import ModelSource
 
 __all__ = [
+    "FULL_PRECISION",
     "THIS_MACHINE",
     "Advice",
     "CalibrationReport",
     "Candidate",
+    "Compared",
+    "Comparison",
     "Doctor",
+    "Grid",
     "LayerError",
     "LayerPlan",
     "Machine",
@@ -38,4 +43,5 @@ __all__ = [
     "SpeedReport",
     "Term",
     "ignore_progress",
+    "in_order",
 ]

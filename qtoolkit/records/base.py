@@ -18,6 +18,21 @@ class Row(NamedTuple):
     note: str = ""
 
 
+class Grid(NamedTuple):
+    """A table of several columns: what it shows, the columns' names, and lines of cells, the first being the name."""
+
+    title: str
+    header: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+    def __str__(self) -> str:
+        cells = [[" ".join(cell.splitlines()) for cell in line] for line in (self.header, *self.lines)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        padded = [[f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)] for line in cells]
+        lines = ["  ".join(line).rstrip() for line in padded]
+        return "\n".join([self.title, *(f"  {line}" for line in lines)])
+
+
 @dataclass(frozen=True)
 class Record:
     """Base of all records. A subclass is a frozen dataclass of plain values and other records, and has `rows`."""
@@ -29,11 +44,15 @@ class Record:
         cls.__repr__ = Record.__str__  # type: ignore[assignment, method-assign]
 
     def rows(self) -> tuple[Row, ...]:
-        """The record as lines of text; every drawing of it is made from these."""
+        """The record as lines of text; every drawing of it is made from these, and from `grids`."""
         raise NotImplementedError
 
+    def grids(self) -> tuple[Grid, ...]:
+        """What needs several columns, below the rows; none for most records."""
+        return ()
+
     def picture(self) -> str:
-        """An inline SVG that stands above the table, or nothing. It shows no figure that `rows` lacks."""
+        """An inline SVG that stands above the table, or nothing. It shows no figure that `rows` and `grids` lack."""
         return ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,10 +86,11 @@ class Record:
         rows = self.rows()
         width = max((len(row.label) for row in rows), default=0)
         lines = [f"{row.label:<{width}}  {row.value}" + (f"  ({row.note})" if row.note else "") for row in rows]
-        return "\n".join([type(self).__name__, *(f"  {line}" for line in lines)])
+        return "\n".join([type(self).__name__, *(f"  {line}" for line in lines), *map(str, self.grids())])
 
     def _repr_html_(self) -> str:
-        return html.table(type(self).__name__, self.rows(), self.picture())
+        below = "".join(html.grid(*grid) for grid in self.grids())
+        return html.table(type(self).__name__, self.rows(), self.picture(), below)
 
 
 def _encode(value: Any) -> Any:

@@ -13,10 +13,18 @@ _GRID = (
     "display:grid;grid-template-columns:fit-content(40%) minmax(40px,1fr) fit-content(40%);"
     "gap:4px 10px;align-items:center;max-width:560px;margin:6px 0"
 )
+# Characters of the longest cell that is hardly a sentence.
+_FIGURE = 24
 
 
-def table(title: str, rows: Iterable[Sequence[str]], picture: str = "") -> str:
-    """Rows of (label, value, note) as an HTML table under a title and a picture; all text but `picture` is escaped."""
+def table(title: str, rows: Iterable[Sequence[str]], picture: str = "", below: str = "") -> str:
+    """Rows of (label, value, note) as an HTML table under a title and a picture; all text is escaped.
+
+    Args:
+        title: stands above.
+        rows: the lines.
+        picture, below: HTML that stands before and after the table, as it is.
+    """
     lines = []
     for label, value, note in rows:
         remark = f' <span style="opacity:.7">({escape(note)})</span>' if note else ""
@@ -26,11 +34,31 @@ def table(title: str, rows: Iterable[Sequence[str]], picture: str = "") -> str:
         )
     return (
         f'<div><div style="font-weight:bold">{escape(title)}</div>{picture}'
-        f'<table aria-label="{escape(title)}" style="{_TABLE}">{"".join(lines)}</table></div>'
+        f'<table aria-label="{escape(title)}" style="{_TABLE}">{"".join(lines)}</table>{below}</div>'
     )
 
 
-def bars(title: str, items: Sequence[tuple[str, int, str]]) -> str:
+def grid(title: str, header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table of several columns under its title, the first cell of a line being its name; all text is escaped."""
+    heads = "".join(f'<th scope="col" style="{_CELL};opacity:.8">{escape(name)}</th>' for name in header)
+    rows = []
+    for name, *cells in lines:
+        rest = "".join(f'<td style="{_CELL};white-space:{_space(cell)}">{escape(cell)}</td>' for cell in cells)
+        rows.append(f'<tr style="background:none"><th scope="row" style="{_CELL}">{escape(name)}</th>{rest}</tr>')
+    # Wider than the page, it is scrolled by itself.
+    return (
+        f'<div style="overflow-x:auto;margin-top:8px"><div style="opacity:.8">{escape(title)}</div>'
+        f'<table aria-label="{escape(title)}" style="{_TABLE}"><tr style="background:none">{heads}</tr>'
+        f"{''.join(rows)}</table></div>"
+    )
+
+
+def _space(cell: str) -> str:
+    """Line breaks of a text are kept, and a figure is not broken at its unit."""
+    return "nowrap" if len(cell) <= _FIGURE else "pre-wrap"
+
+
+def bars(title: str, items: Sequence[tuple[str, float, str]]) -> str:
     """Horizontal bars as inline SVG, each with its label and value as text beside it.
 
     The text is HTML, not SVG: it wraps, it is read aloud, and it stays where a notebook viewer removes pictures.

@@ -1,5 +1,6 @@
 """What was lost, and how fast the result runs."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -159,7 +160,7 @@ def with_error(value: float | None, error: float | None, unit: str = "") -> str:
     """
     if value is None:
         return ""
-    text = f"{value:.4g}" if not error else _rounded(value, error)
+    text = _rounded(value, error) if error and math.isfinite(error) else f"{value:.4g}"
     return f"{text} {unit}".strip()
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from qtoolkit.errors import OutputError, SourceError, oneline
+from qtoolkit.files import write_whole
 from qtoolkit.source import StoredTensor, read_tensors
 from qtoolkit.source.hub_mirror import HubMirror
 from qtoolkit.stream.writing import write_file
@@ -82,7 +83,7 @@ class Journal:
             anew = f"name another resume_repo than {self._mirror.repo_id}" if self._mirror else "give resume=False"
             _check_recipe(folder, _read_json(file), wanted, anew)
         else:
-            _write_whole(file, json.dumps(wanted, indent=2).encode())
+            write_whole(file, json.dumps(wanted, indent=2).encode())
             self._push(file)
 
     def keep_tokens(self, tokens: torch.Tensor) -> None:
@@ -122,7 +123,7 @@ class Journal:
             return self._memory[index]
         weights, described = self.files(index)
         digest = _write_tensors(weights, tensors)
-        _write_whole(described, json.dumps({"sha256": digest, "facts": facts}).encode())
+        write_whole(described, json.dumps({"sha256": digest, "facts": facts}).encode())
         self._push(weights, described)
         return DoneBlock(read_tensors(weights), facts)
 
@@ -165,18 +166,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise OutputError(f"{file} is damaged: give resume=False to start anew")
     return values
-
-
-def _write_whole(file: Path, data: bytes) -> None:
-    beside = file.with_suffix(".new")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> str:

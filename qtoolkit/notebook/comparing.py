@@ -1,0 +1,98 @@
+"""The line of `%qcompare`, and the body of `%%qcompare`."""
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.methods import available_methods
+from qtoolkit.notebook.arguments import make_parser, read_count, refuse_rest, split_line
+from qtoolkit.notebook.body import read_configs
+from qtoolkit.notebook.help import entry
+
+# Option -> (what its value is called, empty for a switch; help), as `JOB_OPTIONS`.
+COMPARE_OPTIONS: Mapping[str, tuple[str, str]] = {
+    "--methods": ("A,B,C", "methods with their default options, and folders of quantized models"),
+    "--base": ("", "measure the model as it is, too"),
+    "--text": ("TEXT", "wikitext2, c4, self, a file, or a variable that holds a list of texts (default: wikitext2)"),
+    "--seq-len": ("TOKENS", "tokens of a window (default: 512)"),
+    "--num-tokens": ("TOKENS", "tokens of the text to take (default: 16384)"),
+    "--prompt": ("TEXT", "a text that each continues; may be given several times"),
+    "--memory": ("SIZE", 'bytes that using the best one may take, such as "4 GB"'),
+    "--executor": ("NAME", "variable that holds a concurrent.futures.Executor, where the work is done"),
+    "--output": ("DIR", "keep results in this folder (default: one in your cache)"),
+    "--device": ("NAME", "where they live: auto, cpu, cuda, cuda:1 (default: auto)"),
+    "--revision": ("NAME", "branch, tag or commit of a model on the Hub (default: main)"),
+    "--debug": ("", "show the whole traceback of an error"),
+}
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What one `%qcompare` asks for.
+
+    Attributes:
+        model: as written on the line: a Hub id, a path, or a variable's name.
+        configs: what is compared, as `qt.compare` takes it.
+        text, executor: as written on the line: a variable's name where there is one; None where nothing was said.
+        options: further arguments of `qt.compare`.
+    """
+
+    model: str
+    configs: tuple[Any, ...]
+    text: str | None
+    executor: str | None
+    options: Mapping[str, Any]
+
+
+def read_compare_request(line: str, body: str | None) -> CompareRequest:
+    """The request that a line, and for `%%qcompare` the cell's body, makes.
+
+    Args:
+        line: what follows the magic.
+        body: TOML with configs and prompts; None for a line magic, whose line has methods and prompts.
+
+    Raises:
+        ConfigError: an option that there is not, or a value that it cannot have.
+    """
+    magic = "%qcompare" if body is None else "%%qcompare"
+    job, rest = make_parser(magic, COMPARE_OPTIONS, repeated=("--prompt",)).parse_known_args(split_line(line))
+    refuse_rest(rest, magic, list(COMPARE_OPTIONS), "; options of a method go into the body of a %%qcompare cell")
+    written, prompts = read_configs(body) if body is not None else ([], [])
+    methods = [name.strip() for name in (job.methods or "").split(",") if name.strip()]
+    configs = (*([None] if job.base else []), *methods, *written)
+    if not configs:
+        raise ConfigError(f"{magic} needs something to compare: --methods {','.join(available_methods()[:3])}")
+    counts = {"seq_len": job.seq_len, "num_tokens": job.num_tokens}
+    found = {name: read_count(f"--{name.replace('_', '-')}", text) for name, text in counts.items() if text is not None}
+    others = {name: getattr(job, name) for name in ("memory", "output", "device", "revision")}
+    given = {name: value for name, value in others.items() if value is not None}
+    options = {**found, **given, "prompts": [*(job.prompt or []), *prompts]}
+    return CompareRequest(job.model, configs, job.text, job.executor, options)
+
+
+def compare_help() -> str:
+    """Usage of `%qcompare` and `%%qcompare`."""
+    return "\n".join(
+        [
+            "Quantize a model in several ways and measure each on one text: size, loss, speed, answers.",
+            "",
+            "  %qcompare MODEL --methods nf4,int8 [options]",
+            "  comparison = %qcompare MODEL ...",
+            "",
+            "  %%qcompare MODEL [options]",
+            '  prompts = ["The capital of France is"]   the body is TOML: prompts, and a table for each config',
+            "  [[configs]]",
+            '  method = "gptq"',
+            "  bits = 3",
+            "",
+            *(
+                line
+                for flag, (value, text) in COMPARE_OPTIONS.items()
+                for line in entry(f"{flag} {value}".strip(), text)
+            ),
+            "",
+            *textwrap.wrap(f"Methods: {', '.join(available_methods())}; `%quantize?` lists the options of each.", 110),
+        ]
+    )
