@@ -45,7 +45,7 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext qtoolkit`: the magics `%quantize`, `%qplan`, `%qcompare`, `%qmemory` and `%qdoctor`."""
+    """`%load_ext qtoolkit`: the magics `%quantize`, `%qplan`, `%qeval`, `%qcompare`, `%qmemory` and `%qdoctor`."""
     importlib.import_module("qtoolkit.notebook").register(shell)
 
 

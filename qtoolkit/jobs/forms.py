@@ -13,9 +13,9 @@ from qtoolkit.errors import CheckpointError, ConfigError, JobCancelled, QToolkit
 from qtoolkit.evaluation import Predictor, continue_text, measure_quality
 from qtoolkit.jobs.evaluating import (
     Opened,
+    check_overlap,
     measure_noise_floor,
     open_model,
-    refuse_overlap,
     with_noise_floor,
     with_speed,
 )
@@ -186,10 +186,10 @@ def measure_form(
     """
     started = time.monotonic()
     opened, known = _open_form(form, task, base, device, token, on_progress)
-    refuse_overlap(task.windows, opened)
-    with opened.scorer.open(task.windows.tokens, on_progress) as predictor, quiet_bitsandbytes():
-        report = measure_quality(task.windows, predictor, base.predictor, on_progress)
-        report = with_speed(report, predictor, task.windows, on_progress)
+    windows = check_overlap(task.windows, opened)
+    with opened.scorer.open(windows.tokens, on_progress) as predictor, quiet_bitsandbytes():
+        report = measure_quality(windows, predictor, base.predictor, on_progress)
+        report = with_speed(report, predictor, windows, on_progress)
         model = predictor.model
         answers = [continue_text(model, base.tokenizer, prompt) for prompt in task.prompts] if model is not None else []
         # What is not whole in this process's memory lies in its file.

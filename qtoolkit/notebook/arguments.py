@@ -29,6 +29,13 @@ JOB_OPTIONS: Mapping[str, tuple[str, str]] = {
     "--context": ("TOKENS", "tokens for which using the result is planned (default: 4096)"),
     "--debug": ("", "show the whole traceback of an error"),
 }
+# Those of `%qeval` and `%qcompare` that choose what is measured on.
+TEXT_OPTIONS: Mapping[str, tuple[str, str]] = {
+    "--text": ("TEXT", "wikitext2, c4, self, a file, or a variable that holds a list of texts (default: wikitext2)"),
+    "--seq-len": ("TOKENS", "tokens of a window (default: 512)"),
+    "--num-tokens": ("TOKENS", "tokens of the text to take (default: 16384)"),
+    "--stride": ("TOKENS", "tokens from one window's beginning to the next (default: they do not overlap)"),
+}
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,16 @@ def read_count(flag: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{flag} must be a number of tokens, got {text!r}")
     return int(text)
+
+
+def text_counts(job: argparse.Namespace) -> dict[str, int]:
+    """The numbers that a line gives for `TEXT_OPTIONS`.
+
+    Raises:
+        ConfigError: one is no number of tokens.
+    """
+    flags = {"seq_len": "--seq-len", "num_tokens": "--num-tokens", "stride": "--stride"}
+    return {name: read_count(flag, getattr(job, name)) for name, flag in flags.items() if getattr(job, name)}
 
 
 def method_in(words: list[str]) -> str:

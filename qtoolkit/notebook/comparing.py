@@ -7,7 +7,14 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import available_methods
-from qtoolkit.notebook.arguments import make_parser, read_count, refuse_rest, split_line
+from qtoolkit.notebook.arguments import (
+    JOB_OPTIONS,
+    TEXT_OPTIONS,
+    make_parser,
+    refuse_rest,
+    split_line,
+    text_counts,
+)
 from qtoolkit.notebook.body import read_configs
 from qtoolkit.notebook.help import entry
 
@@ -15,16 +22,12 @@ from qtoolkit.notebook.help import entry
 COMPARE_OPTIONS: Mapping[str, tuple[str, str]] = {
     "--methods": ("A,B,C", "methods with their default options, and folders of quantized models"),
     "--base": ("", "measure the model as it is, too"),
-    "--text": ("TEXT", "wikitext2, c4, self, a file, or a variable that holds a list of texts (default: wikitext2)"),
-    "--seq-len": ("TOKENS", "tokens of a window (default: 512)"),
-    "--num-tokens": ("TOKENS", "tokens of the text to take (default: 16384)"),
+    **TEXT_OPTIONS,
     "--prompt": ("TEXT", "a text that each continues; may be given several times"),
     "--memory": ("SIZE", 'bytes that using the best one may take, such as "4 GB"'),
     "--executor": ("NAME", "variable that holds a concurrent.futures.Executor, where the work is done"),
     "--output": ("DIR", "keep results in this folder (default: one in your cache)"),
-    "--device": ("NAME", "where they live: auto, cpu, cuda, cuda:1 (default: auto)"),
-    "--revision": ("NAME", "branch, tag or commit of a model on the Hub (default: main)"),
-    "--debug": ("", "show the whole traceback of an error"),
+    **{flag: JOB_OPTIONS[flag] for flag in ("--device", "--revision", "--debug")},
 }
 
 
@@ -64,11 +67,9 @@ def read_compare_request(line: str, body: str | None) -> CompareRequest:
     configs = (*([None] if job.base else []), *methods, *written)
     if not configs:
         raise ConfigError(f"{magic} needs something to compare: --methods {','.join(available_methods()[:3])}")
-    counts = {"seq_len": job.seq_len, "num_tokens": job.num_tokens}
-    found = {name: read_count(f"--{name.replace('_', '-')}", text) for name, text in counts.items() if text is not None}
     others = {name: getattr(job, name) for name in ("memory", "output", "device", "revision")}
     given = {name: value for name, value in others.items() if value is not None}
-    options = {**found, **given, "prompts": [*(job.prompt or []), *prompts]}
+    options = {**text_counts(job), **given, "prompts": [*(job.prompt or []), *prompts]}
     return CompareRequest(job.model, configs, job.text, job.executor, options)
 
 

@@ -1,4 +1,4 @@
-"""Tab on the line of `%quantize`, `%qplan` and `%qcompare`: models of the local cache, options, methods, values."""
+"""Tab on the lines of magics that take a model: models of the local cache, options, methods, values."""
 
 import re
 from dataclasses import fields
@@ -10,9 +10,13 @@ from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import MethodConfig, available_methods, config_class
 from qtoolkit.notebook.arguments import JOB_OPTIONS, is_switch, method_in, option_flags, option_hints
 from qtoolkit.notebook.comparing import COMPARE_OPTIONS
+from qtoolkit.notebook.evaluating import EVAL_OPTIONS
 
 # The line up to the cursor: also after `x = `, and without `%` at its start, where IPython's automagic adds it.
-COMPLETED = r"(?:\s*|.*?(%%?))(quantize|qplan|qcompare)\s(.*)$"
+COMPLETED = r"(?:\s*|.*?(%%?))(quantize|qplan|qeval|qcompare)\s(.*)$"
+
+# Magics whose line has no options of a method.
+_OPTIONS = {"qeval": EVAL_OPTIONS, "qcompare": COMPARE_OPTIONS}
 
 
 def complete(shell: Any, event: Any) -> list[str]:
@@ -29,9 +33,8 @@ def complete(shell: Any, event: Any) -> list[str]:
     if match is None:
         raise TryNext
     words = match[3].split(" ")
-    compares = match[2] == "qcompare"
-    options = COMPARE_OPTIONS if compares else JOB_OPTIONS
-    method_options, config = _options(event.line, in_cell=compares or match[1] == "%%")
+    options = _OPTIONS.get(match[2], JOB_OPTIONS)
+    method_options, config = _options(event.line, in_cell=match[2] in _OPTIONS or match[1] == "%%")
     before, _, value = words.pop().rpartition("=")
     option = before or (words[-1] if words else "")
     values = _values(config)

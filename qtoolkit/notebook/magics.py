@@ -17,9 +17,10 @@ from qtoolkit.notebook.arguments import Request, read_request
 from qtoolkit.notebook.cell import run_body
 from qtoolkit.notebook.comparing import compare_help, read_compare_request
 from qtoolkit.notebook.errors import short_errors
+from qtoolkit.notebook.evaluating import eval_help, read_eval_request
 from qtoolkit.notebook.help import helped_by, quantize_help
 from qtoolkit.notebook.progress import open_progress
-from qtoolkit.records import Comparison, Doctor, MemoryReport, PeakMemory, Plan, QuantizationReport
+from qtoolkit.records import Comparison, Doctor, MemoryReport, PeakMemory, Plan, QualityReport, QuantizationReport
 
 
 @magics_class
@@ -71,6 +72,22 @@ class QuantizeMagics(Magics):
         """Tell what `%quantize` with the same line would do, and whether it fits, without reading a weight."""
         request = read_request("qplan", line, cell)
         return _plan(request, self._named(request.model, local_ns))
+
+    @helped_by(eval_help)
+    @needs_local_scope
+    @line_magic
+    @short_errors
+    def qeval(self, line: str, local_ns: Mapping[str, Any] | None = None) -> QualityReport:
+        """Measure a model on a text, and what it lost against its base; `%qeval?` tells of all options."""
+        request = read_eval_request(line)
+        options = dict(request.options)
+        for name, word in (("base", request.base), ("text", request.text)):
+            if word is not None:
+                options[name] = self._named(word, local_ns)
+        from qtoolkit.api import evaluate
+
+        with open_progress(self.progress, self.shell, f"evaluation of {request.model}") as on_progress:
+            return evaluate(self._named(request.model, local_ns), **options, on_progress=on_progress)
 
     @helped_by(compare_help)
     @needs_local_scope

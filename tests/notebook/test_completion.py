@@ -85,3 +85,15 @@ def test_methods_of_other_packages(completed: Any, brought_method: str) -> None:
 @pytest.mark.parametrize("text", ["quantize", "quantize.", "x = quantize ", "print(5 %quant", "%quantizer --d"])
 def test_other_lines_are_left_alone(completed: Any, text: str) -> None:
     assert not {"org/one", "--device"} & completed(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("%qeval q --no", {"--noise-floor", "--no-speed"}),
+        ("%qeval q --text book.txt --s", {"--seq-len", "--stride"}),
+        ("%qcompare q --me", {"--methods", "--memory"}),
+    ],
+)
+def test_options_of_magics_that_take_no_method(completed: Any, text: str, options: set[str]) -> None:
+    assert {word for word in completed(text) if word.startswith("--")} == options

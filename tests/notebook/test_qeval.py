@@ -1,0 +1,47 @@
+"""%qeval measures what its line says, and refuses what it cannot mean."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.notebook.evaluating import EvalRequest, read_eval_request
+from tests.evaluation.plain import HELD_OUT
+
+
+def test_a_line_is_read() -> None:
+    line = "q --base 'my models/base' --text book.txt --seq-len 256 --num-tokens 1024 --stride 128 --noise-floor"
+    options = {"seq_len": 256, "num_tokens": 1024, "stride": 128, "noise_floor": True, "speed": True}
+    assert read_eval_request(line) == EvalRequest("q", "my models/base", "book.txt", options)
+    assert read_eval_request("q --no-speed --device cpu").options == {
+        "noise_floor": False, "speed": False, "device": "cpu"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("", "required: MODEL"),
+        ("q --tokens 5", "%qeval has no option --tokens: its options are --base, --text"),
+        ("q --num-tokens many", "--num-tokens must be a number of tokens, got 'many'"),
+        ("q other", "expected one MODEL, got also 'other'"),
+    ],
+)
+def test_what_a_line_cannot_mean_is_refused(line: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        read_eval_request(line)
+
+
+def test_variables_are_models_and_texts(shell: Any, tiny_llama: Path) -> None:
+    shell.user_ns |= {"base": str(tiny_llama), "texts": [HELD_OUT]}
+    shell.run_line_magic("quantize", "base --method absmax --bits 4 --device cpu --into q")
+    line = "q --base base --text texts --seq-len 32 --num-tokens 128 --no-speed --device cpu"
+    report = shell.run_line_magic("qeval", line)
+    assert report.kl_divergence > 0 and report.num_windows == 4
+    assert report.text == "1 text"
+
+
+def test_help_tells_of_all_options(shell: Any) -> None:
+    text = shell.find_line_magic("qeval").getdoc()
+    assert "--base MODEL" in text and "--stride TOKENS" in text
