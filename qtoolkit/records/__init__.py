@@ -11,6 +11,7 @@ from qtoolkit.records.plan import Advice, LayerPlan, Plan
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.source import ModelSource
+from qtoolkit.records.tasks import TaskMetric, TaskReport
 
 __all__ = [
     "THIS_MACHINE",
@@ -33,6 +34,8 @@ __all__ = [
     "Record",
     "Row",
     "Speed",
+    "TaskMetric",
+    "TaskReport",
     "Term",
     "ignore_progress",
 ]
