@@ -8,7 +8,7 @@ from qtoolkit.optional import when_imported
 from qtoolkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from qtoolkit.api import doctor, load, measure_memory, measure_peak, plan, quantize, recommend
+    from qtoolkit.api import doctor, load, measure_memory, measure_peak, plan, quantize, recommend, run_tasks
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.absmax import AbsMax
     from qtoolkit.methods.fp4 import FP4
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from qtoolkit.quantized import QuantizedModel
     from qtoolkit.source import local_models
 
-
-_VERBS = ["doctor", "load", "measure_memory", "measure_peak", "plan", "quantize", "recommend"]
+_VERBS = ["doctor", "load", "measure_memory", "measure_peak", "plan", "quantize", "recommend", "run_tasks"]
 _HOME_OF = dict.fromkeys(_VERBS, "qtoolkit.api")
 _HOME_OF |= {"available_methods": "qtoolkit.methods", "local_models": "qtoolkit.source"}
 _HOME_OF["QuantizedModel"] = "qtoolkit.quantized"
@@ -27,6 +26,7 @@ _HOME_OF["QuantizedModel"] = "qtoolkit.quantized"
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",
     "doctor", "load", "local_models", "measure_memory", "measure_peak", "plan", "quantize", "recommend",
+    "run_tasks",
 ]  # fmt: skip
 
 

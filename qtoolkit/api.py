@@ -2,6 +2,7 @@
 
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.evaluation.tasks import Task
+from qtoolkit.evaluation.tasks import run_tasks as ask_tasks
 from qtoolkit.job import refuse_quantized, run_job
 from qtoolkit.measure import examine, measure_peak, measure_speed, memory_footprint, resident_memory, this_machine
 from qtoolkit.methods import MethodConfig, available_methods, get_method, reader_of, resolve_config
@@ -25,8 +28,19 @@ from qtoolkit.planning import (
 )
 from qtoolkit.planning import recommend as find_best
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
-from qtoolkit.records import Doctor, Machine, MemoryReport, OnProgress, Plan, Recommendation, Speed, ignore_progress
+from qtoolkit.records import (
+    Doctor,
+    Machine,
+    MemoryReport,
+    OnProgress,
+    Plan,
+    Recommendation,
+    Speed,
+    TaskReport,
+    ignore_progress,
+)
 from qtoolkit.source import open_checkpoint
+from qtoolkit.source.opening import find_tokenizer
 from qtoolkit.stream import check_output, load_streamed
 
 if TYPE_CHECKING:
@@ -40,6 +54,7 @@ __all__ = [
     "plan",
     "quantize",
     "recommend",
+    "run_tasks",
 ]
 
 Model = Any
@@ -256,6 +271,48 @@ def measure_memory(model: Model) -> MemoryReport:
         raise ConfigError(f"measure_memory takes a model, got {type(model).__name__}: load one with qt.load")
     footprint = memory_footprint(model)
     return MemoryReport(sum(parameter.numel() for parameter in model.parameters()), footprint, footprint)
+
+
+def run_tasks(
+    model: Model,
+    tasks: Task | Sequence[Task],
+    *,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    batch_size: int = 8,
+    tokenizer: Any = None,
+) -> TaskReport:
+    """Ask a model the questions of benchmark tasks (hellaswag, arc_easy, mmlu, ...) through EleutherAI's lm-eval.
+
+    The model, its tokenizer, random states, the environment and logging are left as they were. lm-eval draws progress
+    bars of its own, and downloads a task's questions from the Hub.
+
+    Args:
+        model: a `QuantizedModel`, a loaded `PreTrainedModel`, or what `load` reads.
+        tasks: names of lm-eval's tasks, groups or tags, or folders of YAML tasks ("./my_tasks"), of which all are run.
+            A YAML file may name Python functions beside it, which run: take folders that you trust.
+        limit: questions of each task, the first ones; None for all. For a first look: few questions tell little.
+        num_fewshot: solved examples before each question; None for what each task says.
+        batch_size: sequences that the model reads at once.
+        tokenizer: as for `quantize`.
+
+    Returns:
+        Each metric of each task with its standard error, the number of questions and the task's version.
+
+    Raises:
+        QToolkitError: no tokenizer, no such task, one that cannot be loaded or run here; before the model is asked.
+    """
+    refuse_below_one(batch_size=batch_size, **({} if limit is None else {"limit": limit}))
+    if isinstance(model, str | PathLike):
+        model = load(model, tokenizer=tokenizer)
+    name = getattr(model, "name_or_path", "") or type(model).__name__
+    if isinstance(model, QuantizedModel):
+        name = f"{model.report.source.name}, {model.report.method}"
+        model, tokenizer = model.model, tokenizer or model.tokenizer
+    if tokenizer is None:
+        tokenizer = find_tokenizer(model.name_or_path)
+    options: dict[str, Any] = {"limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size}
+    return ask_tasks(model, tokenizer, tasks, name=name, **options)
 
 
 def doctor() -> Doctor:

@@ -250,7 +250,7 @@ def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
         tensors=tensors,
         dtype=model.dtype,
         format="loaded",
-        tokenizer=tokenizer if tokenizer is not None else _find_tokenizer(model.name_or_path),
+        tokenizer=tokenizer if tokenizer is not None else find_tokenizer(model.name_or_path),
         generation_config=copy.deepcopy(model.generation_config),
         model_class=type(model),
     )
@@ -258,7 +258,7 @@ def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
     return checkpoint
 
 
-def _find_tokenizer(name: str) -> Any:
+def find_tokenizer(name: str) -> Any:
     """The tokenizer of a loaded model, where it came from: its folder, or its commit in the local Hub cache."""
     if not name:
         return None

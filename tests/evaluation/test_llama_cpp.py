@@ -42,7 +42,9 @@ def expected(windows: torch.Tensor) -> torch.Tensor:
     from transformers import AutoModelForCausalLM
 
     file = smollm2_gguf()
-    theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, **dequantized())
+    theirs = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32, **dequantized()
+    )
     with torch.no_grad():
         return torch.cat([theirs(window[None]).logits for window in windows])
 
@@ -104,7 +106,9 @@ def test_text_comes_back_from_its_tokens(model: LlamaCppModel, text: str) -> Non
     assert model.decode(model.encode(text)) == text
 
 
-def test_nothing_is_said_and_the_log_goes_where_it_went(windows: torch.Tensor, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_said_and_the_log_goes_where_it_went(
+    windows: torch.Tensor, capfd: pytest.CaptureFixture[str]
+) -> None:
     before, after = log_target(), None
     with LlamaCppModel(smollm2_gguf()) as opened:
         opened.logits(windows[:1, :4])
