@@ -304,8 +304,14 @@ def run_tasks(
     """
     refuse_below_one(batch_size=batch_size, **({} if limit is None else {"limit": limit}))
     if isinstance(model, str | PathLike):
+        # A plain model that is loaded knows neither its name nor its tokenizer.
+        checkpoint = open_checkpoint(
+            model, revision=None, token=None, tokenizer=tokenizer, on_progress=ignore_progress, quantized=True
+        )
+        name, tokenizer = checkpoint.name, checkpoint.tokenizer
         model = load(model, tokenizer=tokenizer)
-    name = getattr(model, "name_or_path", "") or type(model).__name__
+    else:
+        name = getattr(model, "name_or_path", "") or type(model).__name__
     if isinstance(model, QuantizedModel):
         name = f"{model.report.source.name}, {model.report.method}"
         model, tokenizer = model.model, tokenizer or model.tokenizer
