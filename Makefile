@@ -12,7 +12,7 @@ SMOLLM2 := build/models/SmolLM2-135M-Instruct/config.json
 PYTEST := -m pytest -n 2 --dist loadfile
 test-new test-colab: export OMP_NUM_THREADS := 1
 
-.PHONY: help install demo test lint test-new test-colab test-auto-gptq interop notebooks lab clean
+.PHONY: help install demo test lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -56,6 +56,9 @@ interop: test-auto-gptq .venv-gptqmodel/.ready  ## the same by transformers + op
 	.venv-gptqmodel/bin/python interop/write_gptqmodel.py build/interop-gptqmodel
 	$(PY) interop/read.py build/interop-gptqmodel
 
+test-llama-cpp: .venv-llama-cpp/.ready  ## .gguf files through llama.cpp, which is compiled first (ten minutes on two cores)
+	OMP_NUM_THREADS=2 .venv-llama-cpp/bin/python -m pytest tests/evaluation/test_llama_cpp.py
+
 notebooks: .venv/.ready  ## run the notebooks and store their outputs, which `make test` compares
 	$(PY) scripts/store_notebooks.py
 
@@ -63,9 +66,10 @@ lab: .venv/.ready  ## open JupyterLab on the notebooks
 	.venv/bin/jupyter lab --notebook-dir notebooks
 
 clean:  ## remove environments, caches and the demo's results
-	rm -rf .venv .venv-colab .venv-auto-gptq .venv-gptqmodel build dist output/demo notebooks/output
+	rm -rf .venv .venv-colab .venv-auto-gptq .venv-gptqmodel .venv-llama-cpp build dist output/demo notebooks/output
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
+comma := ,
 # $(call make_environment,FOLDER,LOCK,EXTRA). The two variables pin the packages and the build backend.
 define make_environment
 @$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -82,6 +86,11 @@ endef
 
 .venv-colab/.ready: pyproject.toml constraints/colab.txt
 	$(call make_environment,.venv-colab,constraints/colab.txt,test)
+
+# The versions of constraints/ci.txt and llama.cpp, without its tools for images.
+.venv-llama-cpp/.ready: export CMAKE_ARGS := -DLLAVA_BUILD=OFF
+.venv-llama-cpp/.ready: pyproject.toml constraints/ci.txt
+	$(call make_environment,.venv-llama-cpp,constraints/ci.txt,llama-cpp$(comma)test)
 
 # Their own versions of torch and transformers, which qtoolkit's cannot stand beside.
 .venv-auto-gptq/.ready: constraints/auto-gptq.txt

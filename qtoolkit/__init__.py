@@ -8,7 +8,9 @@ from qtoolkit.optional import when_imported
 from qtoolkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from qtoolkit.api import compare, doctor, evaluate, load, measure_memory, measure_peak, plan, quantize, recommend
+    from qtoolkit.api import (  # noqa: I001
+        compare, doctor, evaluate, load, measure_memory, measure_peak, plan, quantize, recommend, run_tasks,
+    )  # fmt: skip
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.absmax import AbsMax
     from qtoolkit.methods.fp4 import FP4
@@ -18,22 +20,19 @@ if TYPE_CHECKING:
     from qtoolkit.quantized import QuantizedModel
     from qtoolkit.source import local_models
 
-_VERBS = ["compare", "doctor", "evaluate", "load", "measure_memory", "measure_peak", "plan", "quantize", "recommend"]
-_HOME_OF = dict.fromkeys(_VERBS, "qtoolkit.api")
-_HOME_OF |= {"available_methods": "qtoolkit.methods", "local_models": "qtoolkit.source"}
-_HOME_OF["QuantizedModel"] = "qtoolkit.quantized"
-
+# What is no verb of the room `api`.
+_HOME_OF = {"QuantizedModel": "quantized", "available_methods": "methods", "local_models": "source"}
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",
     "compare", "doctor", "evaluate", "load", "local_models", "measure_memory", "measure_peak", "plan", "quantize",
-    "recommend",
+    "recommend", "run_tasks",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Verbs and configs, each imported when it is first asked for; a method's config is found by its file's name."""
-    if name in _HOME_OF:
-        return getattr(importlib.import_module(_HOME_OF[name]), name)
+    if name in _HOME_OF or (name in __all__ and name.islower()):
+        return getattr(importlib.import_module(f"qtoolkit.{_HOME_OF.get(name, 'api')}"), name)
     config = None if name.startswith("_") else importlib.import_module("qtoolkit.methods").find_config(name)
     if config is None:
         raise AttributeError(f"module 'qtoolkit' has no attribute {name!r}")

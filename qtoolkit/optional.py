@@ -18,6 +18,8 @@ REQUIREMENTS = {
     "datasets": "datasets>=4.0",
     "gguf": "gguf>=0.19",
     "gptqmodel": "gptqmodel>=7.7",
+    "llama_cpp": "llama-cpp-python>=0.3.36",
+    "lm_eval": "lm-eval>=0.4.13",
     "optimum": "optimum>=2.3",
     "pandas": "pandas>=2.2",
     "pyarrow": "pyarrow>=18.1",
@@ -28,7 +30,7 @@ def optional(package: str, needed_by: str) -> ModuleType:
     """Import `package`, or say how to install it.
 
     Args:
-        package: import name, one of `REQUIREMENTS`.
+        package: import name, one of `REQUIREMENTS` or a module in it.
         needed_by: what asks for it, for the message: "method 'nf4'".
 
     Raises:
@@ -39,6 +41,7 @@ def optional(package: str, needed_by: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except Exception as error:  # a library of the system that it needs may be missing, which raises anything
+        package = package.partition(".")[0]
         command = f"pip install '{REQUIREMENTS[package]}'"
         state = f"which does not import ({oneline(error)})" if is_installed(package) else "which is not installed"
         raise MissingDependencyError(f"{needed_by} needs the package {package}, {state}: run `{command}`") from error

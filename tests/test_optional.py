@@ -166,6 +166,15 @@ def test_a_package_that_does_not_import_is_told_with_the_reason(packages: Path, 
     )
 
 
+def test_a_module_of_a_package_is_imported_or_told_with_what_installs_the_package(packages: Path, extra: str) -> None:
+    with pytest.raises(
+        MissingDependencyError, match=rf"the package {extra}, which is not installed: .*'package-of-an-"
+    ):
+        optional(f"{extra}.part", "method 'x'")
+    write(packages, f"{extra}.part")
+    assert optional(f"{extra}.part", "method 'x'") is sys.modules[f"{extra}.part"]
+
+
 def test_a_package_whose_import_is_forbidden_is_missing(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, extra, None)
     assert not is_installed(extra)

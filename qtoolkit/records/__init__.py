@@ -13,6 +13,7 @@ from qtoolkit.records.quality import QualityReport, SpeedReport
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.source import ModelSource
+from qtoolkit.records.tasks import TaskMetric, TaskReport
 
 __all__ = [
     "FULL_PRECISION",
@@ -41,6 +42,8 @@ __all__ = [
     "Row",
     "Speed",
     "SpeedReport",
+    "TaskMetric",
+    "TaskReport",
     "Term",
     "ignore_progress",
     "in_order",

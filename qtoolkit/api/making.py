@@ -1,67 +1,27 @@
-"""The verbs. Each wires rooms together in a few lines; what they do is in the rooms."""
+"""Verbs that plan, make and read quantized models."""
 
-import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.errors import ConfigError
-from qtoolkit.jobs.comparing import compare_models
-from qtoolkit.jobs.evaluating import evaluate_model
+from qtoolkit.jobs.forgetting import forgetting
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
-from qtoolkit.measure import examine, measure_peak, measure_speed, memory_footprint, resident_memory, this_machine
-from qtoolkit.methods import MethodConfig, available_methods, get_method, resolve_config
+from qtoolkit.measure import measure_speed, resident_memory, this_machine
+from qtoolkit.methods import MethodConfig, resolve_config
 from qtoolkit.planning import find_profile, plan_with_advice, refuse_below_one, resolve_device
 from qtoolkit.planning import recommend as find_best
 from qtoolkit.quantized import QuantizedModel
-from qtoolkit.records import (
-    Comparison,
-    Doctor,
-    Machine,
-    MemoryReport,
-    OnProgress,
-    Plan,
-    QualityReport,
-    Recommendation,
-    Speed,
-    ignore_progress,
-)
+from qtoolkit.records import Machine, OnProgress, Plan, Recommendation, Speed, ignore_progress
 from qtoolkit.source import open_checkpoint
 from qtoolkit.stream import check_output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = [
-    "compare",
-    "doctor",
-    "evaluate",
-    "load",
-    "measure_memory",
-    "measure_peak",
-    "plan",
-    "quantize",
-    "recommend",
-]
-
 Model = Any
-
-
-@contextmanager
-def _forgetting() -> Iterator[None]:
-    """Let an error pass without what its frames hold: a notebook keeps the last one, and with it a half-made model."""
-    try:
-        yield
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)
-        raise
 
 
 def plan(
@@ -200,7 +160,7 @@ def quantize(
     """
     settings, sources = resolve_config(config), (revision, token, tokenizer)
     keeping = (resume, resume_repo, overwrite)
-    with _forgetting():
+    with forgetting():
         return quantize_model(model, settings, output, device, *sources, *keeping, on_progress or ignore_progress)
 
 
@@ -228,117 +188,3 @@ def load(
         QToolkitError: as `quantize`.
     """
     return load_model(model, device, dtype, revision, token, tokenizer)
-
-
-def evaluate(
-    model: Model,
-    *,
-    base: Model | None = None,
-    text: Any = "wikitext2",
-    seq_len: int = 512,
-    num_tokens: int = 16384,
-    stride: int | None = None,
-    noise_floor: bool = False,
-    speed: bool = True,
-    device: str = "auto",
-    revision: str | None = None,
-    token: str | None = None,
-    tokenizer: Any = None,
-    on_progress: OnProgress | None = None,
-) -> QualityReport:
-    """Measure what a model lost: perplexity on a text, and how far its predictions moved from its base's.
-
-    A base in full precision that is named is read block by block, before the model is loaded: neither is in memory with
-    the other, and of the base no logits are kept.
-
-    Args:
-        model: a `QuantizedModel`, a loaded `PreTrainedModel`, a folder, a Hub id or a `.gguf` file; or an object whose
-            `logits(input_ids: int64[1, seq_len])` gives [1, seq_len, vocabulary].
-        base: what it was made from; takes the same. None for perplexity alone.
-        text: "wikitext2" and "c4" (the split that nothing is calibrated on), "self" (text that the base writes), a file
-            (.txt, .jsonl, .parquet), a list of texts, or a `datasets.Dataset`.
-        seq_len: tokens of a window.
-        num_tokens: tokens of the text to take, from its beginning.
-        stride: tokens from one window's beginning to the next; None for windows that do not overlap.
-        noise_floor: measure too what rounding alone does: the base in its own type against the base in float32.
-        speed: measure too how fast the model reads and writes, where it is loaded.
-        device, revision, token, tokenizer: as for `quantize`; the revision is the model's.
-        on_progress: called with a `ProgressEvent` after each block and window.
-
-    Raises:
-        ConfigError: a text that is too short, or that the model was calibrated on; another vocabulary than the base's.
-        CheckpointError: a model computes NaN.
-        QToolkitError: as `load`.
-    """
-    options = {"seq_len": seq_len, "num_tokens": num_tokens, "stride": stride}
-    sources = {"revision": revision, "token": token, "tokenizer": tokenizer}
-    report = on_progress or ignore_progress
-    return evaluate_model(model, base, text, options, resolve_device(device), sources, report, noise_floor, speed)
-
-
-def compare(
-    model: Model,
-    configs: Sequence[Any],
-    *,
-    text: Any = "wikitext2",
-    seq_len: int = 512,
-    num_tokens: int = 16384,
-    stride: int | None = None,
-    prompts: Sequence[str] = (),
-    memory: int | str | None = None,
-    noise_floor: bool = False,
-    executor: Executor | None = None,
-    retries: int = 2,
-    output: str | PathLike[str] | None = None,
-    resume: bool = True,
-    device: str = "auto",
-    revision: str | None = None,
-    token: str | None = None,
-    tokenizer: Any = None,
-    on_progress: OnProgress | None = None,
-) -> Comparison:
-    """Quantize a model in several ways, measure each on one text, and put them side by side.
-
-    The model's own pass over the text is made once. Of the forms one at a time is in memory. One that fails gets a line
-    with its error, and the others go on.
-
-    Args:
-        model: as for `quantize`; a loaded one only without an executor.
-        configs: what `quantize` takes, None for the model as it is, and folders of checkpoints or `.gguf` files.
-        text, seq_len, num_tokens, stride, noise_floor: as for `evaluate`.
-        prompts: texts that each continues by 40 tokens.
-        memory: bytes that using one may take, or text such as "8 GB": `best` is chosen among those.
-        executor: a `concurrent.futures.Executor` with one job for each config: a `ProcessPoolExecutor`, Dask's
-            `client.get_executor()`. Workers read the model by its name, with the Hub token of their own machine.
-        retries: how often a job is begun again when its worker is lost.
-        output: a folder that keeps each result the moment it is there; None for one in the user's cache.
-        resume: take the results of an earlier call that was the same in all that they depend on.
-        device, revision, token, tokenizer, on_progress: as for `quantize`.
-
-    Raises:
-        QToolkitError: before work starts where that can be; as `quantize` and `evaluate`.
-    """
-    options = {"seq_len": seq_len, "num_tokens": num_tokens, "stride": stride}
-    sources = {"revision": revision, "token": token, "tokenizer": tokenizer}
-    spread = (executor, retries, output, resume, device, sources, on_progress or ignore_progress)
-    with _forgetting():
-        return compare_models(model, configs, text, options, prompts, memory, noise_floor, *spread)
-
-
-def measure_memory(model: Model) -> MemoryReport:
-    """Measure a model in memory: every tensor that stays there, scales and tables included, shared ones once.
-
-    Args:
-        model: a `QuantizedModel`, or any torch module; a module's "before" is itself.
-    """
-    if isinstance(model, QuantizedModel):
-        return replace(model.memory, footprint_after=memory_footprint(model.model))
-    if not isinstance(model, torch.nn.Module):
-        raise ConfigError(f"measure_memory takes a model, got {type(model).__name__}: load one with qt.load")
-    footprint = memory_footprint(model)
-    return MemoryReport(sum(parameter.numel() for parameter in model.parameters()), footprint, footprint)
-
-
-def doctor() -> Doctor:
-    """Versions, devices, free memory and disk, and which methods run here: what one pastes into a bug report."""
-    return examine({name: get_method(name).requires for name in available_methods()})

@@ -1,0 +1,18 @@
+"""The verbs. Each wires rooms together in a few lines; what they do is in the rooms."""
+
+from qtoolkit.api.making import load, plan, quantize, recommend
+from qtoolkit.api.measuring import compare, doctor, evaluate, measure_memory, run_tasks
+from qtoolkit.measure import measure_peak
+
+__all__ = [
+    "compare",
+    "doctor",
+    "evaluate",
+    "load",
+    "measure_memory",
+    "measure_peak",
+    "plan",
+    "quantize",
+    "recommend",
+    "run_tasks",
+]
