@@ -68,10 +68,10 @@ class OpenedScorer:
 
     Args:
         name: what the user called it.
-        load: loads it.
+        load: loads it, whatever `LoadedScorer` takes.
     """
 
-    def __init__(self, name: str, load: Callable[[], nn.Module]) -> None:
+    def __init__(self, name: str, load: Callable[[], Any]) -> None:
         self._name, self._load = name, load
 
     @contextmanager

@@ -1,7 +1,7 @@
 """One evaluation: what is given is opened, the text is cut, and base and model predict it one after the other."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +19,10 @@ from qtoolkit.evaluation import (
     measure_generation,
     measure_quality,
 )
+from qtoolkit.evaluation.llama_cpp import LlamaCppModel
 from qtoolkit.jobs.loading import load_quantized
 from qtoolkit.measure import guarded, measure_peak
+from qtoolkit.optional import is_installed
 from qtoolkit.planning import adapt_dtype
 from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
 from qtoolkit.records import OnProgress, QualityReport, ignore_progress
@@ -50,6 +52,7 @@ class Opened:
         config: transformers' config; None for an object with `logits` alone.
         checkpoint: in full precision, not read yet; None for what is loaded or quantized.
         passages: of the text that it was calibrated on, as `sketch` gives them; empty where none is known.
+        notes: what was decided, one line each; more may come while it is loaded.
     """
 
     scorer: Scorer
@@ -57,6 +60,7 @@ class Opened:
     config: Any = None
     checkpoint: Checkpoint | None = None
     passages: tuple[int, ...] = ()
+    notes: Sequence[str] = ()
 
 
 def evaluate_model(
@@ -81,7 +85,7 @@ def evaluate_model(
     started = time.monotonic()
     check_window_options(text, **options)
     on_progress = guarded(on_progress, "the evaluation", "give fewer num_tokens, or a smaller seq_len")
-    candidate = open_model(model, device, sources, on_progress)
+    candidate = open_model(model, device, sources, on_progress, runs_gguf=True)
     reference = None if base is None else open_model(base, device, {**sources, "revision": None}, on_progress)
     if noise_floor and (reference is None or reference.checkpoint is None):
         raise ConfigError("noise_floor=True needs a base in full precision: name its folder or Hub id as base=")
@@ -95,11 +99,19 @@ def evaluate_model(
         if noise_floor:
             assert reference is not None
             report = with_noise_floor(report, measure_noise_floor(windows, reference, device, on_progress))
-    return replace(report, seconds=time.monotonic() - started)
+    notes = [note for opened in (reference, candidate) if opened for note in opened.notes]
+    return replace(report, seconds=time.monotonic() - started, notes=(*report.notes, *dict.fromkeys(notes)))
 
 
-def open_model(model: Any, device: str, sources: Mapping[str, Any], on_progress: OnProgress) -> Opened:
+def open_model(
+    model: Any, device: str, sources: Mapping[str, Any], on_progress: OnProgress, *, runs_gguf: bool = False
+) -> Opened:
     """Whatever the user calls a model, opened, and not read yet where it is named.
+
+    Args:
+        model, device, sources, on_progress: as for `evaluate_model`.
+        runs_gguf: let llama.cpp run a `.gguf` file where it is installed, as the file's users do; otherwise it is
+            expanded to full precision.
 
     Raises:
         QToolkitError: as `qtoolkit.load`.
@@ -119,14 +131,21 @@ def open_model(model: Any, device: str, sources: Mapping[str, Any], on_progress:
         return Opened(LoadedScorer(type(model).__name__, model), tokenizer)
     checkpoint = open_checkpoint(model, **sources, on_progress=on_progress, quantized=True)
     adapt_dtype(checkpoint, device)
+    notes = checkpoint.notes
     if checkpoint.quantization is not None:
         scorer = OpenedScorer(checkpoint.name, lambda: load_quantized(checkpoint, device).model)
-        return Opened(scorer, checkpoint.tokenizer, checkpoint.config)
+        return Opened(scorer, checkpoint.tokenizer, checkpoint.config, notes=notes)
+    if checkpoint.format == "gguf" and runs_gguf and is_installed("llama_cpp"):
+        notes.append(f"{checkpoint.name} was run by llama.cpp, which rounds the inputs of products to 8 bits")
+        scorer = OpenedScorer(checkpoint.name, lambda: LlamaCppModel(checkpoint.name))
+        return Opened(scorer, checkpoint.tokenizer, checkpoint.config, notes=notes)
+    if checkpoint.format == "gguf" and runs_gguf:
+        notes.append(f"{checkpoint.name} was expanded and run by transformers, since llama-cpp-python is not installed")
     if block_list(checkpoint.skeleton) is None:
         scorer = OpenedScorer(checkpoint.name, lambda: _whole(checkpoint, device))
     else:
         scorer = StreamedScorer(checkpoint, device)
-    return Opened(scorer, checkpoint.tokenizer, checkpoint.config, checkpoint)
+    return Opened(scorer, checkpoint.tokenizer, checkpoint.config, checkpoint, notes=notes)
 
 
 def cut_windows(

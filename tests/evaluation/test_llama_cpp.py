@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+import qtoolkit as qt
 from qtoolkit.errors import ConfigError, ModelNotFoundError, SourceError
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
 from tests.models import dequantized, smollm2_gguf
@@ -167,3 +168,11 @@ def test_a_cut_file_is_refused_with_the_reason(
     assert len(str(caught.value).splitlines()) == 1
     assert "no reason" not in str(caught.value)
     assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_a_file_is_measured_as_its_users_run_it(smollm2: Path) -> None:
+    """What llama.cpp's rounding costs, against the same weights in full precision."""
+    report = qt.evaluate(smollm2_gguf(), base=smollm2, text=[TEXT], seq_len=256, num_tokens=2048, device="cpu")
+    assert report.perplexity == pytest.approx(report.base_perplexity, rel=0.01)
+    assert 0 < report.kl_divergence < 0.01
+    assert any("was run by llama.cpp" in note for note in report.notes)
