@@ -27,6 +27,8 @@ COLAB = {
     "ipython": "7.34.0",
     "ipywidgets": "7.7.1",
     "jupyter_client": "7.4.9",
+    # It bounds dill.
+    "multiprocess": "0.70.16",
     "numpy": "2.1.3",
     "psutil": "5.9.5",
     "pyarrow": "18.1.0",
@@ -39,9 +41,10 @@ COLAB = {
 
 
 def locked(name: str) -> dict[str, str]:
-    """The packages of a lock with their versions."""
+    """The packages of a lock, written with underscores, with their versions."""
     lines = (ROOT / "constraints" / name).read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {name.replace("-", "_"): version for name, version in pairs}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,11 @@ def would_install(python: Path, *requirements: str) -> set[str]:
     report = python.parent / "report.json"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     # What Colab does not bring is taken in the versions that are tested: a release elsewhere changes no result here.
-    pins = [f"{name}=={version}" for name, version in locked("ci.txt").items() if name in ("bitsandbytes", "gguf")]
+    pins = [
+        f"{name}=={version}"
+        for name, version in locked("ci.txt").items()
+        if name in ("bitsandbytes", "gguf", "lm_eval")
+    ]
     constraints = report.with_name("constraints.txt")
     constraints.write_text("\n".join(pins), encoding="utf-8")
     options = ["--dry-run", "--report", str(report), "--constraint", str(constraints)]
@@ -73,8 +80,8 @@ def would_install(python: Path, *requirements: str) -> set[str]:
 
 @pytest.mark.registry
 def test_nothing_of_colab_is_upgraded(colab: Path) -> None:
-    installed = would_install(colab, f"{ROOT}[all]")
-    assert {"qtoolkit", "bitsandbytes", "gguf"} <= installed
+    installed = would_install(colab, f"{ROOT}[all,tasks]")
+    assert {"qtoolkit", "bitsandbytes", "gguf", "lm_eval"} <= installed
     assert installed.isdisjoint(COLAB)
 
 
@@ -84,7 +91,7 @@ def test_an_upgrade_would_be_seen(colab: Path) -> None:
 
 
 def test_the_colab_lock_holds_these_versions() -> None:
-    lock = {name.replace("-", "_"): version for name, version in locked("colab.txt").items()}
+    lock = locked("colab.txt")
     # CI has no CPU build of Colab's torch.
     assert {name: lock[name] for name in COLAB if name != "torch"} == {n: v for n, v in COLAB.items() if n != "torch"}
 
@@ -102,11 +109,11 @@ def test_requirement_admits_colabs_version(requirement: Requirement) -> None:
 
 
 @pytest.mark.parametrize(
-    "requirement", requirements("bnb", "calibration", "gguf", "notebook"), ids=lambda item: item.name
+    "requirement", requirements("bnb", "calibration", "gguf", "notebook", "tasks"), ids=lambda item: item.name
 )
 def test_floor_is_what_the_colab_lock_tests(requirement: Requirement) -> None:
     (specifier,) = requirement.specifier
-    tested = COLAB["torch"] if requirement.name == "torch" else locked("colab.txt")[requirement.name]
+    tested = COLAB["torch"] if requirement.name == "torch" else locked("colab.txt")[requirement.name.replace("-", "_")]
     floor = Version(specifier.version).release
     assert specifier.operator == ">="
     assert Version(tested).release[: len(floor)] == floor

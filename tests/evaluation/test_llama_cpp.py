@@ -110,11 +110,19 @@ def test_text_comes_back_from_its_tokens(model: LlamaCppModel, text: str) -> Non
 def test_nothing_is_said_and_the_log_goes_where_it_went(
     windows: torch.Tensor, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before, after = log_target(), None
-    with LlamaCppModel(smollm2_gguf()) as opened:
-        opened.logits(windows[:1, :4])
-        after = log_target()
-    assert before == after == log_target()
+    before, data = library.llama_log_callback(), ctypes.c_void_p()
+    library.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+    told: list[bytes] = []
+    mine = library.llama_log_callback(lambda level, text, data: told.append(text))
+    library.llama_log_set(mine, None)
+    try:
+        with LlamaCppModel(smollm2_gguf()) as opened:
+            opened.logits(windows[:1, :4])
+            assert log_target() == ctypes.cast(mine, ctypes.c_void_p).value
+        assert log_target() == ctypes.cast(mine, ctypes.c_void_p).value
+        assert told == []
+    finally:
+        library.llama_log_set(before, data)
     assert tuple(capfd.readouterr()) == ("", "")
 
 
