@@ -1,4 +1,4 @@
-"""The body of a `%%quantize` or `%%qcompare` cell: TOML with methods and options. IPython expands no variables in it."""
+"""The body of a `%%quantize` or `%%qcompare` cell: TOML with methods and options. IPython expands no variables."""
 
 import tomllib
 from collections.abc import Iterator
