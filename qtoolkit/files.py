@@ -10,7 +10,7 @@ def write_whole(file: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full, or the folder has gone; what stood there before still does.
     """
-    beside = file.with_suffix(".new")
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with beside.open("wb") as stream:
             stream.write(data)

@@ -38,14 +38,7 @@ def compare_models(
     sources: Mapping[str, Any],
     on_progress: OnProgress,
 ) -> Comparison:
-    """Do what `qtoolkit.compare` tells.
-
-    Args:
-        model, configs, text, prompts, memory, noise_floor, executor, retries, output, resume, device, on_progress: as
-            there.
-        options: seq_len, num_tokens and stride.
-        sources: revision, token and tokenizer of the model.
-    """
+    """Do what `qtoolkit.compare` tells: options are seq_len, num_tokens, stride; sources revision, token, tokenizer."""
     started = time.monotonic()
     check_window_options(text, **options)
     forms, limit = read_forms(configs), None if memory is None else parse_bytes(memory)
@@ -57,16 +50,9 @@ def compare_models(
     checkpoint = opened.checkpoint or open_checkpoint(model, **sources, on_progress=on_progress)
     weights = [check_form(form, checkpoint, place, here=executor is None) for form in forms]
     kept = KeptResults(output)
-    task = Task(
-        model=_name(model, checkpoint),
-        revision=checkpoint.commit_hash,
-        identity=identity_of(checkpoint),
-        tokenizer=sources["tokenizer"],
-        windows=cut_windows(text, opened, options, sources["token"], place, on_progress),
-        prompts=tuple(prompts),
-        device=place if executor is None else device,
-        noise_floor=noise_floor,
-    )
+    windows = cut_windows(text, opened, options, sources["token"], place, on_progress)
+    asked = (windows, tuple(prompts), place if executor is None else device, noise_floor)
+    task = Task(_name(model, checkpoint), checkpoint.commit_hash, identity_of(checkpoint), sources["tokenizer"], *asked)
     keys = {form.label: key_of(form, own, task) for form, own in zip(forms, weights, strict=True)}
     results = kept.read(keys) if resume else {}
     missing = [form for form in forms if form.label not in results]
@@ -74,11 +60,10 @@ def compare_models(
     def tell(label: str = "") -> None:
         on_progress(ProgressEvent("compare", len(results), len(forms), "configs", label))
 
-    running = (
-        _run_here(task, missing, opened, checkpoint, sources["token"], on_progress)
-        if executor is None
-        else run_on(executor, task, missing, retries, tell)
-    )
+    if executor is None:
+        running = _run_here(task, missing, opened, checkpoint, sources["token"], on_progress)
+    else:
+        running = run_on(executor, task, missing, retries, tell)
     with closing(running):
         for form, result in running:
             results[form.label] = result
@@ -87,13 +72,13 @@ def compare_models(
     speeds = () if executor is None else ("speed was measured on the workers, which may differ from one another",)
     return Comparison(
         source=checkpoint.record(),
-        text=task.windows.name,
-        text_fingerprint=task.windows.fingerprint,
+        text=windows.name,
+        text_fingerprint=windows.fingerprint,
         results=in_order(tuple(results.values())),
-        prompts=task.prompts,
+        prompts=tuple(prompts),
         memory_limit=limit,
         seconds=time.monotonic() - started,
-        notes=(*task.windows.notes, *kept.notes(), *speeds),
+        notes=(*windows.notes, *kept.notes(), *speeds),
     )
 
 

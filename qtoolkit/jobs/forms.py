@@ -188,13 +188,13 @@ def measure_form(
     opened, known = _open_form(form, task, base, device, token, on_progress)
     windows = check_overlap(task.windows, opened)
     with opened.scorer.open(windows.tokens, on_progress) as predictor, quiet_bitsandbytes():
-        report = measure_quality(windows, predictor, base.predictor, on_progress)
-        report = with_speed(report, predictor, windows, on_progress)
         model = predictor.model
-        answers = [continue_text(model, base.tokenizer, prompt) for prompt in task.prompts] if model is not None else []
         # What is not whole in this process's memory lies in its file.
         footprint = memory_footprint(model) if model is not None else known.disk
-    assert footprint is not None
+        assert footprint is not None
+        report = measure_quality(windows, predictor, base.predictor, on_progress)
+        report = with_speed(report, predictor, windows, on_progress)
+        answers = [continue_text(model, base.tokenizer, prompt) for prompt in task.prompts] if model is not None else []
     return replace(
         known,
         footprint=footprint,
@@ -213,7 +213,7 @@ def _open_form(
     sources = {"revision": None, "token": token, "tokenizer": base.tokenizer}
     row = Compared(form.label, FULL_PRECISION, {}, device, disk=base.checkpoint.disk_size)
     if form.config is not None:
-        options = (None, device, task.revision, token, task.tokenizer, False, None, False, on_progress)
+        options = (None, device, task.revision, token, base.tokenizer, False, None, False, on_progress)
         made: Any = quantize_model(task.model, form.config, *options)
     elif form.path is not None and form.path.is_file():
         row = replace(row, method="gguf", disk=disk_size(form.path))

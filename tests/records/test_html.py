@@ -18,8 +18,10 @@ ATTACKS = (
     "'><svg onload=alert(1)>",
     "--></style></td></table><a href='javascript:alert(1)'>",
 )
-ELEMENTS = {"div", "table", "tr", "th", "td", "span", "svg", "rect"}
+ELEMENTS = {"div", "table", "tr", "th", "td", "span", "svg", "rect", "title", "line", "path", "text"}
 ATTRIBUTES = {"style", "scope", "aria-label", "role", "aria-hidden", "width", "height", "fill", "fill-opacity"}
+ATTRIBUTES |= {"viewbox", "x", "y", "x1", "x2", "y1", "y2", "d", "transform", "stroke", "stroke-opacity"}
+ATTRIBUTES |= {"stroke-dasharray", "font-size", "text-anchor"}
 
 
 class Page(HTMLParser):
