@@ -195,6 +195,7 @@ def measure_form(
         report = measure_quality(windows, predictor, base.predictor, on_progress)
         report = with_speed(report, predictor, windows, on_progress)
         answers = [continue_text(model, base.tokenizer, prompt) for prompt in task.prompts] if model is not None else []
+    report = replace(report, notes=(*report.notes, *opened.notes))
     return replace(
         known,
         footprint=footprint,
@@ -217,7 +218,7 @@ def _open_form(
         made: Any = quantize_model(task.model, form.config, *options)
     elif form.path is not None and form.path.is_file():
         row = replace(row, method="gguf", disk=disk_size(form.path))
-        return open_model(form.path, device, sources, on_progress), row
+        return open_model(form.path, device, sources, on_progress, runs_gguf=True), row
     elif form.path is not None:
         made = load_model(form.path, device, "auto", None, token, base.tokenizer)
         row = replace(row, disk=disk_size(form.path))
