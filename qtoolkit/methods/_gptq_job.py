@@ -36,7 +36,7 @@ def quantize(
     dtype = calibration_dtype(plan.device, checkpoint.dtype)
     if dtype != checkpoint.dtype:
         checkpoint.notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
-    if config.bits == 2 and config.sym:
+    if config.sym and any(layer.bits == 2 for layer in plan.layers):
         # SmolLM2-135M: perplexity 2,358, where 68 with sym=False and 20 in bfloat16.
         checkpoint.notes.append("models fall apart with 2 bits and sym=True: give sym=False, or more bits")
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
@@ -109,7 +109,8 @@ def _recipe(
         "commit_hash": checkpoint.commit_hash,
         "weights": checkpoint.fingerprint(),
         "calibration text": text.fingerprint if text else "written by the model",
-        "layers": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        # In their order and with what the rules, which a dict compares without theirs, make of each.
+        "layers": hashlib.sha256("\n".join(f"{name} {config.of(name).bits}" for name in names).encode()).hexdigest(),
         "dtype": str(dtype),
     }
 
@@ -134,7 +135,8 @@ def _load(
         for key, tensor in rest.items()
         if len(tensor.shape) == 2 and streamed.name_of[key].startswith(in_blocks) and key.endswith(".weight")
     ]
-    described = describe(config, [key.removesuffix(".weight") for key in gone], left)
+    bits = {key.removesuffix(".weight"): config.of(streamed.name_of[key].removesuffix(".weight")).bits for key in gone}
+    described = describe(config, bits, left)
     made = replace(checkpoint, tensors={**rest, **done}, expand=None)
     return load_quantized(made, described, device=plan.device)
 

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.methods import Layer, Method, MethodConfig, get_method
+from qtoolkit.methods import Layer, Method, MethodConfig, check_rules, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.planning.advice import advise
 from qtoolkit.planning.device import adapt_dtype
@@ -124,9 +124,10 @@ def _layer_plans(
         model = build_empty(checkpoint, checkpoint.dtype)
         replace_experts(model)
     candidates, excluded = _candidates(model, config, device)
+    check_rules(config, [layer.name for layer in candidates], [layer.name for layer in excluded])
     fitted = method.fit(candidates, config)
     changed, config = _changes(config, fitted), fitted
-    plans = [method.plan_layer(layer, config) for layer in candidates]
+    plans = [method.plan_layer(layer, config.of(layer.name)) for layer in candidates]
     if changed:
         plans = [plan if plan.skipped else replace(plan, adjusted=changed) for plan in plans]
     layers = tuple(plan for plan in plans if not plan.skipped)
