@@ -1,4 +1,4 @@
-"""Rules give single layers other options: which count, what is refused, and what the plan, the file and a reader say."""
+"""Rules give single layers other options: which count, what is refused, and what plan, file and reader say."""
 
 import json
 from pathlib import Path
