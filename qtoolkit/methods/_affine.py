@@ -12,7 +12,7 @@ from qtoolkit.methods._rules import MixedConfig
 from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,12 @@ class AffineMethod(LinearMethod):
         # A float32 copy, which becomes the codes in place, and the codes themselves: 5 bytes a weight by the profiler.
         working = 5 * layer.num_weights + stored
         return layer.replaced(stored, disk_bytes=stored, working_bytes=working, adjusted=adjusted, bits=config.bits)
+
+    def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
+        from qtoolkit.modules.scheme import Scheme
+
+        scheme = Scheme(config.bits, config.granularity, fitting_group_size(layer, config), self.symmetric)
+        return scheme.dequantize(scheme.quantize(weight))
 
     def build(self, layer: Layer, config: Any, dtype: Any) -> "nn.Module":
         from qtoolkit.modules import QuantizedLinear

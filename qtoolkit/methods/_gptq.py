@@ -18,6 +18,8 @@ from qtoolkit.tensor.processor import bfloat16_is_native
 # Candidates for a scale, and the smallest of them as a share of the full range: benchmarks/README.md.
 SEARCH_STEPS = {2: 40, 3: 30, 4: 20, 8: 10}
 SMALLEST = {2: 0.3, 3: 0.4, 4: 0.4, 8: 0.8}
+# For the sensitivity of a layer, of which no more than its order counts.
+_ROUNDING_STEPS = 8
 
 
 class GPTQBlocks:
@@ -121,6 +123,26 @@ class _Group:
                 "num_inputs": self._hessian.num_inputs,
             }
             yield name, Result(tensors, facts)
+
+
+def round_to_grid(weight: torch.Tensor, config: Any) -> torch.Tensor:
+    """A weight float32 [out, in] rounded to the nearest codes, no error passed on, on grids searched in few steps."""
+    size = weight.shape[1] if config.group_size == -1 else config.group_size
+    columns = weight.T.contiguous()  # [in, out]
+    grid = search_grid(
+        columns,
+        columns.new_ones(len(columns)),
+        bits=config.bits,
+        group_size=size,
+        sym=config.sym,
+        steps=_ROUNDING_STEPS,
+        smallest=SMALLEST[config.bits],
+    )
+    # [in, out] -> [groups, group_size, out]
+    grouped, zero = columns.unflatten(0, (-1, size)), grid.zero_point[:, None]
+    codes = (grouped / grid.scale[:, None] + zero).round_().clamp_(0, 2**config.bits - 1)
+    rounded: torch.Tensor = codes.sub_(zero).mul_(grid.scale[:, None]).flatten(0, 1).T  # [out, in]
+    return rounded
 
 
 def pack_layer(

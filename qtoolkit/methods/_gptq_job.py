@@ -16,9 +16,15 @@ from qtoolkit.source import Checkpoint
 from qtoolkit.source.calibration import Calibration, load_calibration, make_calibration
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.sampling import self_calibration
-from qtoolkit.stream import Journal, JournalPlace, StreamedModel, load_streamed, quantize_blocks
+from qtoolkit.stream import (
+    Journal,
+    JournalPlace,
+    StreamedModel,
+    calibration_dtype,
+    load_streamed,
+    quantize_blocks,
+)
 from qtoolkit.stream.journal import DoneBlock
-from qtoolkit.tensor.processor import bfloat16_is_fast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -156,10 +162,3 @@ def _losses(model: "PreTrainedModel", sample: torch.Tensor) -> torch.Tensor:
     return torch.cat(
         [torch.nn.functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in parts]
     )
-
-
-def calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:
-    """The type in which blocks run: the model's own, or float32 on a processor that multiplies it slowly."""
-    if device != "cpu" or stored == torch.float32:
-        return stored
-    return stored if stored == torch.bfloat16 and bfloat16_is_fast() else torch.float32

@@ -172,6 +172,21 @@ class Method(ABC):
         layer's own, as `MethodConfig.of` gives it.
         """
 
+    def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
+        """The nearest weight that this method can store: what the sensitivity of a layer is measured with.
+
+        For methods whose config is a `MixedConfig`.
+
+        Args:
+            weight: W[out, in] float32, finite.
+            layer: its layer.
+            config: the layer's own.
+
+        Returns:
+            float32 [out, in].
+        """
+        raise NotImplementedError(f"{self.name} has the same bits for all layers")
+
     def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
         """What the phases take between opening the model and saving the result."""
         from qtoolkit.methods._work import weight_phases

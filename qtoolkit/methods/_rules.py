@@ -82,6 +82,10 @@ class MixedConfig(MethodConfig):
                 values |= changes
         return self._with(values) if any(getattr(self, name) != value for name, value in values.items()) else self
 
+    def with_bits(self, bits: int) -> Self:
+        """This config for layers that have these bits, without rules and targets."""
+        return self._with({"bits": bits})
+
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"rules": {pattern: dict(values) for pattern, values in self.rules.items()}}
 

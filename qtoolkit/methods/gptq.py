@@ -11,6 +11,8 @@ from qtoolkit.methods._rules import MixedConfig
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from qtoolkit.methods._work import Work
     from qtoolkit.source import Checkpoint
     from qtoolkit.stream import JournalPlace
@@ -130,6 +132,11 @@ class GPTQMethod(Method):
             device=layer.device,
         )
         return layer.replaced(kept, disk_bytes=stored, working_bytes=working, bits=config.bits)
+
+    def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
+        from qtoolkit.methods._gptq import round_to_grid
+
+        return round_to_grid(weight, config)
 
     def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
         from qtoolkit.methods._gptq_plan import gptq_phases

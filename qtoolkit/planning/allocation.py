@@ -83,7 +83,7 @@ def _by_hulls(choices: Choices, smallest: Mapping[str, int], left: int) -> dict[
 
 def _hull_steps(own: Mapping[int, Choice], start: int) -> list[tuple[int, int, float]]:
     """From one corner of the lower hull to the next: the bits there, bytes added, loss saved."""
-    steps = []
+    steps: list[tuple[int, int, float]] = []
     while True:
         here = own[start]
         larger = [bits for bits in own if own[bits].size > here.size and own[bits].loss < here.loss]

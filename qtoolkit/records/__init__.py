@@ -10,6 +10,7 @@ from qtoolkit.records.phase import PhasePlan, Term
 from qtoolkit.records.plan import Advice, LayerPlan, Plan
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
+from qtoolkit.records.sensitivity import LayerSensitivity, RoundingLoss, Sensitivity
 from qtoolkit.records.source import ModelSource
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Doctor",
     "LayerError",
     "LayerPlan",
+    "LayerSensitivity",
     "Machine",
     "MemoryReport",
     "ModelSource",
@@ -31,7 +33,9 @@ __all__ = [
     "QuantizationReport",
     "Recommendation",
     "Record",
+    "RoundingLoss",
     "Row",
+    "Sensitivity",
     "Speed",
     "Term",
     "ignore_progress",

@@ -2,7 +2,7 @@
 
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.journal import Journal, JournalPlace
-from qtoolkit.stream.loading import compute_dtype_for, load_streamed
+from qtoolkit.stream.loading import calibration_dtype, compute_dtype_for, load_streamed
 from qtoolkit.stream.run import Result, quantize_blocks
 from qtoolkit.stream.staging import check_output, journal_of, staged
 from qtoolkit.stream.writing import save_model, write_weights
@@ -12,6 +12,7 @@ __all__ = [
     "JournalPlace",
     "Result",
     "StreamedModel",
+    "calibration_dtype",
     "check_output",
     "compute_dtype_for",
     "journal_of",
