@@ -16,6 +16,7 @@ from qtoolkit.quantized import QuantizedModel, memory_report, quantization_repor
 from qtoolkit.records import OnProgress, Speed
 from qtoolkit.source import HubMirror, open_checkpoint
 from qtoolkit.stream import JournalPlace, check_output, journal_of, save_model, staged
+from qtoolkit.target import meet_target, with_rules_of
 
 
 def run_job(
@@ -53,14 +54,16 @@ def run_job(
         )
         here = this_machine(folder or Path.cwd(), Speed())
         saves, rss = folder is not None, resident_memory()
-        settings, made = plan_with_advice(checkpoint, settings, place, here, rss=rss, saves=saves)
-        check_fits(made)
         journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
         kept = (
             "blocks that are done are kept, and the same call goes on with them" if journal else "nothing was written"
         )
         advice = f"{kept}; qt.plan tells what needs less"
         on_progress = guarded(on_progress, f"{method.name} of {checkpoint.name}", advice)
+        settings = with_rules_of(settings, journal)
+        settings, measures = meet_target(checkpoint, settings, place, here, rss=rss, on_progress=on_progress)
+        settings, made = plan_with_advice(checkpoint, settings, place, here, rss=rss, saves=saves, measures=measures)
+        check_fits(made)
         quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
         method.prepare(quantized)
         footprint = memory_footprint(quantized)

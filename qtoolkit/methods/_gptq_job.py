@@ -9,7 +9,7 @@ import torch
 
 from qtoolkit.methods import _gptq_optimum as optimum
 from qtoolkit.methods._gptq import GPTQBlocks
-from qtoolkit.methods._gptq_format import describe
+from qtoolkit.methods._gptq_format import describe, notes_on
 from qtoolkit.methods._method import Outcome
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.source import Checkpoint
@@ -42,9 +42,7 @@ def quantize(
     dtype = calibration_dtype(plan.device, checkpoint.dtype)
     if dtype != checkpoint.dtype:
         checkpoint.notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
-    if config.sym and any(layer.bits == 2 for layer in plan.layers):
-        # SmolLM2-135M: perplexity 2,358, where 68 with sym=False and 20 in bfloat16.
-        checkpoint.notes.append("models fall apart with 2 bits and sym=True: give sym=False, or more bits")
+    checkpoint.notes.extend(notes_on(config, plan.layers))
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
     journal = Journal(place, _recipe(checkpoint, config, text, names, dtype))

@@ -109,6 +109,10 @@ class StoredGPTQ(GPTQMethod):
         bias = layer.out_features * layer.itemsize * (stored.bias_dtype is not None) - layer.bias_bytes
         return layer.replaced(kept + bias, disk_bytes=disk - layer.bias_bytes, working_bytes=kept, bits=stored.bits)
 
+    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+        """None: it was made already."""
+        return ()
+
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "PreTrainedModel":
         assert checkpoint.quantization is not None
         return load_quantized(checkpoint, checkpoint.quantization, device=device)

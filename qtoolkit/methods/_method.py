@@ -164,6 +164,10 @@ class Method(ABC):
 
         return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
 
+    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+        """What to know of a result of these layers; one line each."""
+        return ()
+
     @abstractmethod
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """What this method makes of one linear layer: its bytes afterwards, or why it is skipped.

@@ -133,6 +133,11 @@ class GPTQMethod(Method):
         )
         return layer.replaced(kept, disk_bytes=stored, working_bytes=working, bits=config.bits)
 
+    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+        from qtoolkit.methods._gptq_format import notes_on
+
+        return notes_on(config, layers)
+
     def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
         from qtoolkit.methods._gptq import round_to_grid
 
