@@ -154,9 +154,8 @@ class _Units:
 
     def range(self) -> tuple[int, int]:
         """Bytes with the fewest and with the most bits."""
-        return sum(min(own.values()) for own in self.sizes.values()), sum(
-            max(own.values()) for own in self.sizes.values()
-        )
+        sizes = [own.values() for own in self.sizes.values()]
+        return sum(map(min, sizes)), sum(map(max, sizes))
 
     def choose(self, sensitivity: Sensitivity, budget: "_Budget") -> tuple[dict[str, int], str]:
         """Bits of each unit, and what is told of them."""
@@ -180,8 +179,7 @@ class _Units:
         return chosen, (
             f"{budget.asked}: {budget.described(taken)}, given to layers by sensitivity, measured in "
             f"{format_seconds(sensitivity.seconds)} on {sensitivity.num_samples} x {sensitivity.seq_len} tokens of "
-            f"{where}; "
-            f"predicted loss of rounding {loss:.3g} +- {variance**0.5:.1g} nats per token"
+            f"{where}; predicted loss of rounding {loss:.3g} +- {variance**0.5:.1g} nats per token"
         )
 
 
@@ -214,14 +212,8 @@ class _Budget:
         entries += sum(_OTHER_TENSORS * (len(module.name) + _ENTRY_BYTES) for module in plan.skipped)
         other = sum(module.disk_bytes for module in plan.skipped) + entries
         assert config.target_size is not None
-        return cls(
-            config,
-            parse_bytes(config.target_size) - other,
-            f"target_size={config.target_size!r}",
-            other,
-            weights,
-            biases,
-        )
+        size = parse_bytes(config.target_size) - other
+        return cls(config, size, f"target_size={config.target_size!r}", other, weights, biases)
 
     def described(self, size: int) -> str:
         """Bytes of the layers in the words of the target."""
