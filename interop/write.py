@@ -17,6 +17,7 @@ MADE = {
     for checkpoint_format in ("gptq", "gptq_v2")
 }
 MADE["4bit-one-group"] = {"group_size": -1}
+MADE["4bit-mixed"] = {"rules": {"*.down_proj": {"bits": 8}, "*.v_proj": {"bits": 2}, "*.1.*.q_proj": {"bits": 3}}}
 MADE["4bit-some-left"] = {"exclude": ("lm_head", "layers.0.mlp.down_proj", "o_proj")}
 
 

@@ -1,7 +1,10 @@
 """Files that are whole or not there at all, and the folder for what can be made again."""
 
+import contextlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(file: Path, data: bytes) -> None:
@@ -24,3 +27,19 @@ def write_whole(file: Path, data: bytes) -> None:
 def user_cache() -> Path:
     """The user's folder for what can be made again; not made by this."""
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qtoolkit"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The values of a file of `keep_json`; none where it is missing or damaged."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def keep_json(file: Path, values: dict[str, Any]) -> None:
+    """Keep what was measured; where it cannot be written, it is measured again the next time."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(values).encode())

@@ -1,7 +1,11 @@
-"""Bytes, bits per weight, seconds: the only place where a raw number becomes text.
+"""Bytes, bits per weight, seconds: the only place where a raw number becomes text, or a size in words a number.
 
 Sizes are decimal (1 MB = 10**6 bytes), as on disks, on the Hub and in published tables.
 """
+
+import re
+
+from qtoolkit.errors import ConfigError
 
 _BYTE_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
@@ -12,6 +16,20 @@ def format_bytes(count: int) -> str:
     while abs(size) >= 999.95 and unit < len(_BYTE_UNITS) - 1:
         size, unit = size / 1000, unit + 1
     return f"{count} bytes" if unit == 0 else f"{size:.1f} {_BYTE_UNITS[unit]}"
+
+
+def parse_bytes(size: int | str) -> int:
+    """A size in bytes, also from words: `"8 GB"` -> `8000000000`, `"1.5GiB"` -> `1610612736`.
+
+    Raises:
+        ConfigError: text that is no size, or a number below 1.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGTP]?)(i?)(?:B|bytes)?\s*", str(size))
+    if found is None or not float(found[1]):
+        raise ConfigError(f"{size!r:.40} is no size: write it as 8 GB, 500 MB or 1.5 GiB")
+    power = " KMGTP".index(found[2].upper() or " ")
+    factor: int = (1024 if found[3] else 1000) ** power
+    return round(float(found[1]) * factor)
 
 
 def format_seconds(seconds: float) -> str:

@@ -9,6 +9,7 @@ import torch
 from qtoolkit.jobs.forgetting import forgetting
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
+from qtoolkit.jobs.target import meet_target, needs_measuring, refuse_without_weights
 from qtoolkit.measure import measure_speed, resident_memory, this_machine
 from qtoolkit.methods import MethodConfig, resolve_config
 from qtoolkit.planning import find_profile, plan_with_advice, refuse_below_one, resolve_device
@@ -39,7 +40,8 @@ def plan(
 ) -> Plan:
     """Say what `quantize` would do to each layer, what each phase needs, and whether it fits; no weight is read.
 
-    Of a Hub model config and headers are downloaded, some MB at most, and no weight.
+    Of a Hub model config and headers are downloaded, some MB at most, and no weight. A config with a target is the
+    exception: the sensitivity of layers is measured on weights that are on this machine, once, and kept for `quantize`.
 
     Args:
         model: a Hub id, a folder, a `.gguf` file, a loaded `PreTrainedModel`, or a transformers config alone.
@@ -61,19 +63,26 @@ def plan(
     if output is not None:
         check_output(folder, overwrite=True)
     place = find_profile(machine) if isinstance(machine, str) else machine
-    checkpoint = open_checkpoint(
-        model,
-        revision=revision,
-        token=token,
-        tokenizer=tokenizer,
-        on_progress=ignore_progress,
-        headers_only=True,
-    )
+    how: dict[str, Any] = {"revision": revision, "token": token, "tokenizer": tokenizer, "on_progress": ignore_progress}
+    checkpoint = open_checkpoint(model, **how, headers_only=True)
+    if needs_measuring(settings):
+        refuse_without_weights(checkpoint)
+        checkpoint = open_checkpoint(model, **how)
     target = resolve_device(device, place)
     # Of a GPU no speed is measured.
     here = place or this_machine(folder, measure_speed(folder) if target == "cpu" else Speed())
-    options: dict[str, Any] = {"context": context, "batch_size": batch_size}
-    return plan_with_advice(checkpoint, settings, target, here, rss=resident_memory(), **options)[1]
+    rss = resident_memory()
+    settings, measures = meet_target(
+        checkpoint,
+        settings,
+        target,
+        None if place else here,
+        rss=rss,
+        on_progress=ignore_progress,
+        measuring_device=resolve_device("auto") if place else target,
+    )
+    options = {"context": context, "batch_size": batch_size, "measures": measures}
+    return plan_with_advice(checkpoint, settings, target, here, rss=rss, **options)[1]
 
 
 def recommend(

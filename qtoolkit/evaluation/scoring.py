@@ -137,7 +137,7 @@ def _instead_of_blocks(streamed: StreamedModel, samples: Samples) -> Iterator[Ca
 
     def kept(*args: Any, **kwargs: Any) -> Any:
         hidden = samples.hidden[chosen].to(streamed.device)
-        return (hidden,) if samples.gives_tuples else hidden
+        return (hidden,) if samples.gives_tuple else hidden
 
     for block in streamed.blocks:
         block.forward = kept

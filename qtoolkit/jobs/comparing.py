@@ -16,10 +16,11 @@ from qtoolkit.jobs.keeping import KeptResults, key_of
 from qtoolkit.jobs.quantizing import refuse_quantized
 from qtoolkit.jobs.workers import run_on
 from qtoolkit.measure import guarded
-from qtoolkit.planning import parse_bytes, resolve_device
+from qtoolkit.planning import resolve_device
 from qtoolkit.records import Compared, Comparison, OnProgress, ProgressEvent, in_order
 from qtoolkit.source import Checkpoint, open_checkpoint
 from qtoolkit.source.windows import check_window_options
+from qtoolkit.units import parse_bytes
 
 
 def compare_models(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
+from qtoolkit.jobs.target import meet_target, with_rules_of
 from qtoolkit.measure import guarded, measure_peak, memory_footprint, resident_memory, this_machine
 from qtoolkit.methods import MethodConfig, get_method
 from qtoolkit.optional import optional
@@ -53,14 +54,16 @@ def quantize_model(
         )
         here = this_machine(folder or Path.cwd(), Speed())
         saves, rss = folder is not None, resident_memory()
-        settings, made = plan_with_advice(checkpoint, settings, place, here, rss=rss, saves=saves)
-        check_fits(made)
         journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
         kept = (
             "blocks that are done are kept, and the same call goes on with them" if journal else "nothing was written"
         )
         advice = f"{kept}; qt.plan tells what needs less"
         on_progress = guarded(on_progress, f"{method.name} of {checkpoint.name}", advice)
+        settings = with_rules_of(settings, journal)
+        settings, measures = meet_target(checkpoint, settings, place, here, rss=rss, on_progress=on_progress)
+        settings, made = plan_with_advice(checkpoint, settings, place, here, rss=rss, saves=saves, measures=measures)
+        check_fits(made)
         quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
         method.prepare(quantized)
         footprint = memory_footprint(quantized)

@@ -1,14 +1,12 @@
 """How fast this machine multiplies, reads memory and writes to a disk: measured once in about two seconds, and kept."""
 
-import contextlib
-import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from qtoolkit.files import user_cache
+from qtoolkit.files import keep_json, read_json, user_cache
 from qtoolkit.measure.machine import num_cores, processor
 from qtoolkit.records import Speed
 
@@ -30,11 +28,11 @@ def measure_speed(folder: Path, cache: Path | None = None) -> Speed:
 
     file = cache or user_cache() / "speed.json"
     key = f"{processor()}, {num_cores()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    known = _read(file)
+    known = _known(file)
     found = known.get(key)
     if found is None:
         found = {"multiply": _multiply(torch.bfloat16), "multiply32": _multiply(torch.float32), "memory": _memory()}
-        _write(file, {**known, key: found})
+        keep_json(file, {**known, key: found})
     return Speed(**found, disk=_disk(folder), source="measured here")
 
 
@@ -80,24 +78,6 @@ def _disk(folder: Path) -> float:
         return 0.0
 
 
-def _read(file: Path) -> dict[str, dict[str, float]]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+def _known(file: Path) -> dict[str, dict[str, float]]:
     names = {"multiply", "multiply32", "memory"}
-    if not isinstance(values, dict):
-        return {}
-    return {key: found for key, found in values.items() if isinstance(found, dict) and set(found) == names}
-
-
-def _write(file: Path, values: dict[str, dict[str, float]]) -> None:
-    beside = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(values), encoding="utf-8")
-        beside.replace(file)
-    except OSError:
-        # It is measured again the next time.
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+    return {key: found for key, found in read_json(file).items() if isinstance(found, dict) and set(found) == names}

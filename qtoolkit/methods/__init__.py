@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
 from qtoolkit.methods._config import MethodConfig, option
 from qtoolkit.methods._method import Layer, Method
+from qtoolkit.methods._rules import MixedConfig, check_rules, rules_of
 from qtoolkit.records import OnProgress
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ __all__ = [
     "Layer",
     "Method",
     "MethodConfig",
+    "MixedConfig",
     "OnProgress",
     "available_methods",
+    "check_rules",
     "config_class",
     "config_of_checkpoint",
     "find_config",
@@ -30,6 +33,7 @@ __all__ = [
     "option",
     "reader_of",
     "resolve_config",
+    "rules_of",
 ]
 
 ENTRY_POINT_GROUP = "qtoolkit.methods"

@@ -1,5 +1,6 @@
 """What the two textbook schemes share: integer codes with a scale for the tensor, each output, or each group."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -7,23 +8,27 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.methods._config import MethodConfig, option
 from qtoolkit.methods._linear import LinearMethod
 from qtoolkit.methods._method import Layer
+from qtoolkit.methods._rules import MixedConfig
 from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
-class AffineConfig(MethodConfig):
+class AffineConfig(MixedConfig):
     """The options of the textbook schemes."""
 
-    bits: int = option(8, choices=(8, 4), help="size of a code", unit="bits per weight")
+    bits: int = option(8, choices=(8, 4), help="size of a code", unit="bits per weight", per_layer=True)
     granularity: str = option(
         "tensor",
         choices=("tensor", "channel", "group"),
         help="what shares one scale: the whole weight, an output, a group",
+        per_layer=True,
     )
-    group_size: int = option(64, help="with granularity group, inputs of one output that share a scale", unit="weights")
+    group_size: int = option(
+        64, help="with granularity group, inputs of one output that share a scale", unit="weights", per_layer=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,13 +42,19 @@ class AffineMethod(LinearMethod):
     symmetric: ClassVar[bool]
 
     def fit(self, layers: tuple[Layer, ...], config: Any) -> MethodConfig:
-        if config.granularity == "group" and not any(layer.in_features % config.group_size == 0 for layer in layers):
-            inputs = sorted({layer.in_features for layer in layers})
-            fitting = [size for size in (256, 128, 64, 32, 16, 8) if any(count % size == 0 for count in inputs)]
-            raise ConfigError(
-                f"{type(config).__name__}: group_size {config.group_size} divides the inputs of no layer "
-                f"({', '.join(map(str, inputs))}); {', '.join(map(str, fitting)) or 'no power of two'} would"
-            )
+        inputs: dict[int, set[int]] = defaultdict(set)
+        for layer in layers:
+            own = config.of(layer.name)
+            if own.granularity == "group":
+                inputs[own.group_size].add(layer.in_features)
+        for group_size, counts in inputs.items():
+            if all(count % group_size for count in counts):
+                fitting = [size for size in (256, 128, 64, 32, 16, 8) if any(count % size == 0 for count in counts)]
+                would = ", ".join(map(str, fitting)) or "no power of two"
+                raise ConfigError(
+                    f"{type(config).__name__}: group_size {group_size} divides the inputs of no layer "
+                    f"({', '.join(map(str, sorted(counts)))}); {would} would"
+                )
         return super().fit(layers, config)
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
@@ -61,7 +72,13 @@ class AffineMethod(LinearMethod):
         adjusted = f"group_size {size} instead of {config.group_size}, which does not divide" if changed else ""
         # A float32 copy, which becomes the codes in place, and the codes themselves: 5 bytes a weight by the profiler.
         working = 5 * layer.num_weights + stored
-        return layer.replaced(stored, disk_bytes=stored, working_bytes=working, adjusted=adjusted)
+        return layer.replaced(stored, disk_bytes=stored, working_bytes=working, adjusted=adjusted, bits=config.bits)
+
+    def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
+        from qtoolkit.modules.scheme import Scheme
+
+        scheme = Scheme(config.bits, config.granularity, fitting_group_size(layer, config), self.symmetric)
+        return scheme.dequantize(scheme.quantize(weight))
 
     def build(self, layer: Layer, config: Any, dtype: Any) -> "nn.Module":
         from qtoolkit.modules import QuantizedLinear

@@ -12,16 +12,22 @@ from typing import Any, ClassVar, Self
 from qtoolkit.errors import ConfigError
 
 
-def option(default: Any, *, help: str, choices: tuple[Any, ...] | None = None, unit: str = "") -> Any:
+def option(
+    default: Any, *, help: str, choices: tuple[Any, ...] | None = None, unit: str = "", per_layer: bool = False
+) -> Any:
     """A config field that says what it is: magic options, panel controls and the docs are made from it.
 
     Args:
-        default: its value when nobody gives one.
+        default: its value when nobody gives one; a dict is made anew for each config.
         help: one clause without a full stop.
         choices: the values that it may have; None for any value of its type.
         unit: what the value counts, "bits per weight".
+        per_layer: whether `rules` may give single layers another value.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "unit": unit})
+    metadata = {"help": help, "choices": choices, "unit": unit, "per_layer": per_layer}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +39,7 @@ class MethodConfig:
         exclude: modules that stay as they are; a pattern matches a module's full name or the end of it.
 
     Raises:
-        ConfigError: a value of the wrong type, or not among the field's choices.
+        ConfigError: an option that there is not, a value of the wrong type, or not among the field's choices.
     """
 
     method: ClassVar[str]
@@ -42,6 +48,11 @@ class MethodConfig:
     exclude: tuple[str, ...] = option(
         ("lm_head",), help="modules that stay as they are, by name, by the end of the name, or by pattern (*.o_proj)"
     )
+
+    def __new__(cls, **values: Any) -> Self:
+        """A config with these field values; an option that there is not is refused as in `from_dict`."""
+        _refuse_unknown(cls, values)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
@@ -60,7 +71,11 @@ class MethodConfig:
 
     def excludes(self, module_name: str) -> bool:
         """Whether a pattern of `exclude` matches the module's full name or the end of it."""
-        return any(fnmatchcase(module_name, p) or fnmatchcase(module_name, f"*.{p}") for p in self.exclude)
+        return any(matches(pattern, module_name) for pattern in self.exclude)
+
+    def of(self, layer: str) -> Self:
+        """The config that counts for the layer of this name: this one, where all layers have the same."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -74,11 +89,27 @@ class MethodConfig:
         Raises:
             ConfigError: a key that is no field, or a value that the field cannot have.
         """
-        unknown = sorted(set(values) - _field_names(cls))
-        if unknown:
-            allowed = ", ".join(field.name for field in fields(cls))
-            raise ConfigError(f"{cls.__name__} has no option {unknown[0]!r}: its options are {allowed}")
         return cls(**values)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether an fnmatch pattern matches a module's full name, or the end of it after a dot."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+
+
+def _refuse_unknown(config_class: type[MethodConfig], values: Mapping[str, Any]) -> None:
+    unknown = sorted(set(values) - _field_names(config_class), key=str)
+    if not unknown:
+        return
+    allowed = ", ".join(field.name for field in fields(config_class))
+    message = f"{config_class.__name__} has no option {unknown[0]!r}: its options are {allowed}"
+    if unknown[0] in PER_LAYER_OPTIONS:
+        message += "; it quantizes all layers alike: exclude leaves some as they are, GPTQ, AbsMax and ZeroPoint mix"
+    raise ConfigError(message)
+
+
+# What a `MixedConfig` has beside a method's own options.
+PER_LAYER_OPTIONS = ("rules", "target_bits", "target_size")
 
 
 def _field_names(config_class: type[MethodConfig]) -> set[str]:
@@ -89,7 +120,7 @@ def _coerce(hint: Any, value: Any) -> Any:
     """Lists become tuples and ints become floats where the field wants those; nothing else changes."""
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if float in (hint, *typing.get_args(hint)) and isinstance(value, int) and not isinstance(value, bool):
         with suppress(OverflowError):  # left an int, it is refused as no number that a float can be
             return float(value)
     return value
@@ -101,6 +132,10 @@ def _is_instance(hint: Any, value: Any) -> bool:
         return True
     if origin in (types.UnionType, typing.Union):
         return any(_is_instance(item, value) for item in arguments)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(
+            _is_instance(arguments[0], key) and _is_instance(arguments[1], item) for key, item in value.items()
+        )
     if origin is tuple:
         return isinstance(value, tuple) and all(_is_instance(arguments[0], item) for item in value)
     if isinstance(value, bool):
@@ -111,6 +146,10 @@ def _is_instance(hint: Any, value: Any) -> bool:
 def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is tuple:
         return "a list of names"
+    if typing.get_origin(hint) is Mapping:
+        return "patterns of names, each with options"
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(_describe(item) for item in typing.get_args(hint))
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(hint, str(hint))
+    return {bool: "true or false", types.NoneType: "None", int: "a whole number", float: "a number", str: "a text"}.get(
+        hint, str(hint)
+    )

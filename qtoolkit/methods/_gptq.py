@@ -1,5 +1,6 @@
 """GPTQ of layers that share their inputs: Hessian, grid, codes, and the tensors that AutoGPTQ's format has for them."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from qtoolkit.tensor.processor import bfloat16_is_native
 # Candidates for a scale, and the smallest of them as a share of the full range: benchmarks/README.md.
 SEARCH_STEPS = {2: 40, 3: 30, 4: 20, 8: 10}
 SMALLEST = {2: 0.3, 3: 0.4, 4: 0.4, 8: 0.8}
+# For the sensitivity of a layer, of which no more than its order counts.
+_ROUNDING_STEPS = 8
 
 
 class GPTQBlocks:
@@ -37,7 +40,8 @@ class GPTQBlocks:
 
     def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `BlockMethod`."""
-        bits, groups = self.config.bits, tensors["g_idx"]
+        groups = tensors["g_idx"]
+        bits = 32 * len(tensors["qweight"]) // len(groups)
         size = len(groups) if self.config.group_size == -1 else self.config.group_size
         codes = unpack_words(tensors["qweight"], bits)
         zero_point = unpack_zero_points(tensors["qzeros"], bits, self.config.checkpoint_format)
@@ -57,16 +61,18 @@ class _Group:
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
         config, hessian = self._method.config, self._hessian.full()
-        # [out, in] each -> [in, out of all]
-        weight = torch.cat([value.to(self._method.device, torch.float32) for value in weights.values()]).T.contiguous()
         importance = hessian.diagonal().clone()
         order = column_order(importance, config.order)
-        size = len(weight) if config.group_size == -1 else config.group_size
-        groups = torch.arange(len(weight), device=weight.device) // size
+        size = len(hessian) if config.group_size == -1 else config.group_size
+        groups = torch.arange(len(hessian), device=hessian.device) // size
         if config.desc_act:
             # Groups are formed in the order of activation.
             groups[order] = groups.clone()
-        energy = _energy(weight, hessian)
+        stacks: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+        for name, (layer, value) in zip(self._names, weights.items(), strict=True):
+            stacks[config.of(name).bits][layer] = value
+        weight = {bits: self._stacked(stack) for bits, stack in stacks.items()}
+        energy = {bits: _energy(stacked, hessian) for bits, stacked in weight.items()}
         try:
             lower, diagonal, damp = factor(hessian, order, config.damp_percent)
         except SingularHessianError as error:
@@ -74,17 +80,25 @@ class _Group:
                 f"{self._names[0]} cannot be calibrated ({error}): give other calibration text, or exclude it"
             ) from error
         members = groups.argsort(stable=True)
-        grid = search_grid(
-            weight[members],
-            importance[members],
-            bits=config.bits,
-            group_size=size,
-            sym=config.sym,
-            steps=SEARCH_STEPS[config.bits],
-            smallest=SMALLEST[config.bits],
-        )
-        codes, loss = solve(weight, lower, diagonal, order, grid, groups)
-        return dict(self._results(weights, codes, grid, groups, loss, energy, damp))
+        found: dict[str, Result] = {}
+        for bits, stack in stacks.items():
+            stacked = weight.pop(bits)
+            grid = search_grid(
+                stacked[members],
+                importance[members],
+                bits=bits,
+                group_size=size,
+                sym=config.sym,
+                steps=SEARCH_STEPS[bits],
+                smallest=SMALLEST[bits],
+            )
+            codes, loss = solve(stacked, lower, diagonal, order, grid, groups)
+            found |= self._results(stack, codes, grid, groups, loss, energy[bits], damp)
+        return found
+
+    def _stacked(self, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Weights [out, in] one after the other, float32 [in, out of all]."""
+        return torch.cat([value.to(self._method.device, torch.float32) for value in weights.values()]).T.contiguous()
 
     def _results(
         self,
@@ -109,6 +123,26 @@ class _Group:
                 "num_inputs": self._hessian.num_inputs,
             }
             yield name, Result(tensors, facts)
+
+
+def round_to_grid(weight: torch.Tensor, config: Any) -> torch.Tensor:
+    """A weight float32 [out, in] rounded to the nearest codes, no error passed on, on grids searched in few steps."""
+    size = weight.shape[1] if config.group_size == -1 else config.group_size
+    columns = weight.T.contiguous()  # [in, out]
+    grid = search_grid(
+        columns,
+        columns.new_ones(len(columns)),
+        bits=config.bits,
+        group_size=size,
+        sym=config.sym,
+        steps=_ROUNDING_STEPS,
+        smallest=SMALLEST[config.bits],
+    )
+    # [in, out] -> [groups, group_size, out]
+    grouped, zero = columns.unflatten(0, (-1, size)), grid.zero_point[:, None]
+    codes = (grouped / grid.scale[:, None] + zero).round_().clamp_(0, 2**config.bits - 1)
+    rounded: torch.Tensor = codes.sub_(zero).mul_(grid.scale[:, None]).flatten(0, 1).T  # [out, in]
+    return rounded
 
 
 def pack_layer(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.methods._gptq_format import check_dynamic
 from qtoolkit.modules.gptq_format import CHECKPOINT_FORMATS, zero_offset
 from qtoolkit.records import ignore_progress
 from qtoolkit.source.renaming import names_in_model
@@ -120,6 +121,7 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
     for key, only in (("pack_dtype", "int32"), ("rotation", None)):
         if values.get(key) not in (None, only):
             raise UnsupportedModelError(f"GPTQ with {key} {values[key]!r:.40} is not read here: use gptqmodel")
+    check_dynamic(values.get("dynamic"), checkpoint_format.lower())
     settings = Settings(
         bits=_value(values, "bits", int),
         group_size=_value(values, "group_size", int, -1),
@@ -144,14 +146,20 @@ def correct_format(checkpoint: "Checkpoint") -> None:
     """
     values = checkpoint.quantization or {}
     settings = read_settings(values)
-    stored = next((tensor for name, tensor in sorted(checkpoint.tensors.items()) if name.endswith(".qzeros")), None)
-    if not settings.sym or stored is None or stored.dtype != torch.int32 or len(stored.shape) != 2:
+    first = next((name for name in sorted(checkpoint.tensors) if name.endswith(".qzeros")), None)
+    if not settings.sym or first is None:
         return
-    formats = {2 ** (settings.bits - 1) - zero_offset(name): name for name in CHECKPOINT_FORMATS}
+    stored, scales = checkpoint.tensors[first], checkpoint.tensors.get(f"{first.removesuffix('qzeros')}scales")
+    if stored.dtype != torch.int32 or len(stored.shape) != 2:
+        return
+    outputs = scales.shape[-1] if scales is not None and scales.shape else 0
+    # `dynamic` may give the layer other bits than the config names.
+    bits = 32 * stored.shape[1] // outputs if outputs else settings.bits
+    formats = {2 ** (bits - 1) - zero_offset(name): name for name in CHECKPOINT_FORMATS}
     words = stored[...].T.contiguous()
-    if len(words) % (3 if settings.bits == 3 else 1):
+    if bits not in WORD_BITS or len(words) % (3 if bits == 3 else 1):
         return
-    found = unpack_words(words, settings.bits).unique().tolist()
+    found = unpack_words(words, bits).unique().tolist()
     right = formats.get(found[0]) if len(found) == 1 else None
     if right in (None, settings.checkpoint_format):
         return

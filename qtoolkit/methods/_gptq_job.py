@@ -9,7 +9,7 @@ import torch
 
 from qtoolkit.methods import _gptq_optimum as optimum
 from qtoolkit.methods._gptq import GPTQBlocks
-from qtoolkit.methods._gptq_format import describe
+from qtoolkit.methods._gptq_format import describe, notes_on
 from qtoolkit.methods._method import Outcome
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.source import Checkpoint
@@ -17,9 +17,15 @@ from qtoolkit.source.calibration import Calibration, load_calibration, make_cali
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.overlap import sketch
 from qtoolkit.source.sampling import self_calibration
-from qtoolkit.stream import Journal, JournalPlace, StreamedModel, load_streamed, quantize_blocks
+from qtoolkit.stream import (
+    Journal,
+    JournalPlace,
+    StreamedModel,
+    calibration_dtype,
+    load_streamed,
+    quantize_blocks,
+)
 from qtoolkit.stream.journal import DoneBlock
-from qtoolkit.tensor.processor import bfloat16_is_fast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,9 +43,7 @@ def quantize(
     dtype = calibration_dtype(plan.device, checkpoint.dtype)
     if dtype != checkpoint.dtype:
         checkpoint.notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
-    if config.bits == 2 and config.sym:
-        # SmolLM2-135M: perplexity 2,358, where 68 with sym=False and 20 in bfloat16.
-        checkpoint.notes.append("models fall apart with 2 bits and sym=True: give sym=False, or more bits")
+    checkpoint.notes.extend(notes_on(config, plan.layers))
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
     journal = Journal(place, _recipe(checkpoint, config, text, names, dtype))
@@ -111,7 +115,8 @@ def _recipe(
         "commit_hash": checkpoint.commit_hash,
         "weights": checkpoint.fingerprint(),
         "calibration text": text.fingerprint if text else "written by the model",
-        "layers": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        # In their order and with what the rules, which a dict compares without theirs, make of each.
+        "layers": hashlib.sha256("\n".join(f"{name} {config.of(name).bits}" for name in names).encode()).hexdigest(),
         "dtype": str(dtype),
     }
 
@@ -136,7 +141,8 @@ def _load(
         for key, tensor in rest.items()
         if len(tensor.shape) == 2 and streamed.name_of[key].startswith(in_blocks) and key.endswith(".weight")
     ]
-    described = describe(config, [key.removesuffix(".weight") for key in gone], left)
+    bits = {key.removesuffix(".weight"): config.of(streamed.name_of[key].removesuffix(".weight")).bits for key in gone}
+    described = describe(config, bits, left)
     made = replace(checkpoint, tensors={**rest, **done}, expand=None)
     return load_quantized(made, described, device=plan.device)
 
@@ -156,10 +162,3 @@ def _losses(model: "PreTrainedModel", sample: torch.Tensor) -> torch.Tensor:
     return torch.cat(
         [torch.nn.functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in parts]
     )
-
-
-def calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:
-    """The type in which blocks run: the model's own, or float32 on a processor that multiplies it slowly."""
-    if device != "cpu" or stored == torch.float32:
-        return stored
-    return stored if stored == torch.bfloat16 and bfloat16_is_fast() else torch.float32

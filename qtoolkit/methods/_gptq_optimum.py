@@ -53,7 +53,9 @@ def quantize(checkpoint: Checkpoint, config: Any, plan: Plan, text: Calibration)
     model = load_streamed(checkpoint, None, device=plan.device, on_progress=ignore_progress)
     model = quantizer.quantize_model(model, checkpoint.tokenizer)
     made_by = [f"{package}:{version(package)}" for package in PACKAGES]
-    described = describe(config, [layer.name for layer in plan.layers], []) | {"meta": {"quantizer": made_by}}
+    described = describe(config, {layer.name: config.bits for layer in plan.layers}, []) | {
+        "meta": {"quantizer": made_by}
+    }
     with TemporaryDirectory() as folder:
         # It would write the calibration text into the config.
         quantizer.dataset = model.config.quantization_config["dataset"] = None

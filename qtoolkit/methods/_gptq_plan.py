@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from qtoolkit.methods._gptq_job import LOSS_ROWS, PERPLEXITY_TOKENS, calibration_dtype
+from qtoolkit.methods._gptq_job import LOSS_ROWS, PERPLEXITY_TOKENS
 from qtoolkit.methods._work import Work, reading_phase
 from qtoolkit.records import LayerPlan, PhasePlan, Term
 from qtoolkit.source.sampling import CPU_MEMORY
+from qtoolkit.stream import calibration_dtype
 from qtoolkit.stream.samples import activation_bytes, samples_at_once
 
 # Measured on SmolLM2-135M and Gemma 3 270M with torch 2.13: what half a megabyte of text leaves in memory once it is
@@ -33,14 +34,14 @@ def gptq_phases(work: Work, config: Any) -> tuple[PhasePlan, ...]:
     # Blocks are read in the type that they run in.
     wider = dtype.itemsize / work.dtype.itemsize
     work = replace(work, base=(*work.base, _TEXT, *_held(work, config)), expanded=0)
-    written = [_writing(work, config.num_samples, seq_len, wider)] if config.calibration == "self" else []
+    written = [writing_phase(work, config.num_samples, seq_len, wider)] if config.calibration == "self" else []
     samples, embedded, running = _sample_terms(work, config.num_samples, seq_len, dtype.itemsize)
-    in_blocks, outside = _weights_by_block(work)
+    in_blocks, outside = weights_by_block(work)
     first = Term("what stands before the blocks", round(outside * wider), "embeddings, norms")
     block = Term("a block's weights", round(max(in_blocks.values(), default=0) * wider), "the largest block")
     solving = Term("Hessian and solver", _solver_bytes(work.layers), "the largest layers that share inputs, float32")
     calibrating = replace(
-        _on_device(work, "calibrate", (first, samples, embedded), (samples,)),
+        on_device(work, "calibrate", (first, samples, embedded), (samples,)),
         bytes_moved=outside,
         seconds=work.time(moved=outside, touched=outside + samples.size),
     )
@@ -50,7 +51,7 @@ def gptq_phases(work: Work, config: Any) -> tuple[PhasePlan, ...]:
     done = sum(layer.disk_bytes for layer in work.layers)
     moved = work.weight_bytes + done
     quantizing = replace(
-        _on_device(work, "quantize", (samples, block, running, solving), (samples,)),
+        on_device(work, "quantize", (samples, block, running, solving), (samples,)),
         disk=done,
         bytes_moved=moved,
         seconds=work.time(moved=moved, flops=forward - slow, flops32=solver + slow),
@@ -86,20 +87,20 @@ def _sample_terms(work: Work, num_samples: int, seq_len: int, itemsize: int) -> 
     )
 
 
-def _on_device(work: Work, name: str, terms: tuple[Term, ...], in_memory: tuple[Term, ...]) -> PhasePlan:
+def on_device(work: Work, name: str, terms: tuple[Term, ...], in_memory: tuple[Term, ...]) -> PhasePlan:
     """A phase whose terms are in main memory on the CPU, and in the GPU's on a GPU, beside what stays in memory."""
     if work.on_cpu:
         return PhasePlan(name, (*work.base, *terms))
     return PhasePlan(name, (*work.base, *in_memory), tuple(term for term in terms if term not in in_memory))
 
 
-def _writing(work: Work, num_samples: int, seq_len: int, wider: float) -> PhasePlan:
+def writing_phase(work: Work, num_samples: int, seq_len: int, wider: float) -> PhasePlan:
     """The model as it is, writing its own text: as many samples at one time as `CPU_MEMORY` holds."""
     whole = Term("the model in full precision", round(work.weight_bytes * wider), "in the type that it computes in")
     each = round(work.cache_bytes * seq_len * wider) + 3 * 4 * work.vocab_size
     kept = min(num_samples * each, max(each, CPU_MEMORY))
     limit = "at most 2 GiB; a quarter of a GPU's memory, or less, on a GPU"
-    phase = _on_device(work, "calibrate", (whole, Term("keys, values and logits", kept, limit)), ())
+    phase = on_device(work, "calibrate", (whole, Term("keys, values and logits", kept, limit)), ())
     # Every token reads every weight.
     rounds = -(-num_samples * each // max(kept, 1))
     return replace(
@@ -118,7 +119,7 @@ def _reading(work: Work, seq_len: int) -> PhasePlan:
     return replace(phase, vram=(*phase.vram, logits))
 
 
-def _weights_by_block(work: Work) -> tuple[dict[str, int], int]:
+def weights_by_block(work: Work) -> tuple[dict[str, int], int]:
     """Bytes of each block, and of everything else but the output head."""
     in_blocks: dict[str, int] = defaultdict(int)
     outside = 0

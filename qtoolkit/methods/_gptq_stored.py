@@ -1,12 +1,14 @@
 """GPTQ as it reads a checkpoint back: layers are those that the file holds, each as it is there."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.methods._gptq_checkpoint import find_layers, load_quantized, read_settings
 from qtoolkit.methods._gptq_transformers import holds_experts
 from qtoolkit.methods._method import Layer
+from qtoolkit.methods._rules import rules_of
 from qtoolkit.methods.gptq import GPTQ, GPTQMethod
 from qtoolkit.modules import GPTQLinear
 from qtoolkit.records import LayerPlan
@@ -78,9 +80,10 @@ class StoredGPTQ(GPTQMethod):
         return self._splits_experts
 
     def resolve(self, config: Any, dtype: str, device: str) -> "MethodConfig":
-        """As it is: nothing is calibrated."""
+        """As it is, for nothing is calibrated, with rules that give layers the bits that they have in the file."""
         assert isinstance(config, GPTQ)
-        return config
+        bits = {name: layer.bits for name, layer in self._layers.items()}
+        return replace(config, rules=rules_of(bits, config.bits)[1])
 
     def fit(self, layers: tuple[Layer, ...], config: Any) -> "MethodConfig":
         """As it is."""
@@ -104,7 +107,11 @@ class StoredGPTQ(GPTQMethod):
         disk = sum(tensor.nbytes for tensor in tensors if tensor is not None)
         # A file may have a bias, of zeros, where the model has none; the plan adds the model's own.
         bias = layer.out_features * layer.itemsize * (stored.bias_dtype is not None) - layer.bias_bytes
-        return layer.replaced(kept + bias, disk_bytes=disk - layer.bias_bytes, working_bytes=kept)
+        return layer.replaced(kept + bias, disk_bytes=disk - layer.bias_bytes, working_bytes=kept, bits=stored.bits)
+
+    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+        """None: it was made already."""
+        return ()
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "PreTrainedModel":
         assert checkpoint.quantization is not None

@@ -33,7 +33,7 @@ class LinearMethod(Method):
 
         Args:
             layer: names and shapes.
-            config: as saved with the model.
+            config: the layer's own, of what is saved with the model.
             dtype: torch type of the bias.
         """
 

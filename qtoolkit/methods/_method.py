@@ -57,7 +57,9 @@ class Layer:
         """Bytes of the bias, which every method leaves as it is."""
         return self.out_features * self.itemsize * self.has_bias
 
-    def replaced(self, weight_bytes: int, *, disk_bytes: int, working_bytes: int, adjusted: str = "") -> LayerPlan:
+    def replaced(
+        self, weight_bytes: int, *, disk_bytes: int, working_bytes: int, adjusted: str = "", bits: int = 0
+    ) -> LayerPlan:
         """The plan of this layer when something else takes its weight's place.
 
         Args:
@@ -65,6 +67,7 @@ class Layer:
             disk_bytes: of all that replaces the weight in the file.
             working_bytes: the most that is in use at one time while the layer is quantized, beside the source weight.
             adjusted: what the method changed so that the layer fits.
+            bits: size of a code, where a method's layers may differ.
         """
         return LayerPlan(
             name=self.name,
@@ -74,6 +77,7 @@ class Layer:
             bytes_after=weight_bytes + self.bias_bytes,
             disk_bytes=disk_bytes + self.bias_bytes,
             adjusted=adjusted,
+            bits=bits,
             working_bytes=self.num_weights * self.itemsize + working_bytes,
         )
 
@@ -160,12 +164,32 @@ class Method(ABC):
 
         return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
 
+    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+        """What to know of a result of these layers; one line each."""
+        return ()
+
     @abstractmethod
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """What this method makes of one linear layer: its bytes afterwards, or why it is skipped.
 
-        Pure: looks at shapes only, so that a plan of a whole model takes no time and reads no weight.
+        Pure: looks at shapes only, so that a plan of a whole model takes no time and reads no weight. `config` is the
+        layer's own, as `MethodConfig.of` gives it.
         """
+
+    def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
+        """The nearest weight that this method can store: what the sensitivity of a layer is measured with.
+
+        For methods whose config is a `MixedConfig`.
+
+        Args:
+            weight: W[out, in] float32, finite.
+            layer: its layer.
+            config: the layer's own.
+
+        Returns:
+            float32 [out, in].
+        """
+        raise NotImplementedError(f"{self.name} has the same bits for all layers")
 
     def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
         """What the phases take between opening the model and saving the result."""

@@ -63,7 +63,7 @@ class QToolkitQuantizer(HfQuantizer):
                 self._transposed.add(name)
             layer = Layer.of(name, module, str(kwargs.get("device_map") or "cpu"))
             with torch.device("meta"):
-                replacement: Any = method.build(layer, config, module.weight.dtype)
+                replacement: Any = method.build(layer, config.of(name), module.weight.dtype)
             if not self.pre_quantized:
                 # transformers 5.15 casts what it reads to the type that it finds here before it is quantized.
                 replacement.weight = module.weight.data

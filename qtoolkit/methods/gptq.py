@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods._config import MethodConfig, option
 from qtoolkit.methods._method import Layer, Method, Outcome
+from qtoolkit.methods._rules import MixedConfig
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from qtoolkit.methods._work import Work
     from qtoolkit.source import Checkpoint
     from qtoolkit.stream import JournalPlace
@@ -20,12 +23,12 @@ _SMALLEST_GROUP = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTQ(MethodConfig):
+class GPTQ(MixedConfig):
     """Codes of 2, 3, 4 or 8 bits that keep each layer's outputs on a calibration text."""
 
     method: ClassVar[str] = "gptq"
 
-    bits: int = option(4, choices=(2, 3, 4, 8), help="size of a code", unit="bits per weight")
+    bits: int = option(4, choices=(2, 3, 4, 8), help="size of a code", unit="bits per weight", per_layer=True)
     group_size: int = option(
         128, help="inputs of one output that share a scale, -1 for all; the largest that divides, where this does not"
     )
@@ -63,6 +66,10 @@ class GPTQ(MethodConfig):
             raise ConfigError(f"{name}: damp_percent must lie between 0 and 1, got {self.damp_percent}")
         if self.desc_act and self.order != "activation":
             raise ConfigError(f"{name}: desc_act=True forms groups in order of activation: leave order='activation'")
+        if self.engine == "optimum" and (self.rules or self.target is not None):
+            raise ConfigError(
+                f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
+            )
         for field in ("num_samples", "seq_len"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{name}: {field} must be at least 1, got {getattr(self, field)}")
@@ -124,7 +131,17 @@ class GPTQMethod(Method):
             desc_act=config.desc_act,
             device=layer.device,
         )
-        return layer.replaced(kept, disk_bytes=stored, working_bytes=working)
+        return layer.replaced(kept, disk_bytes=stored, working_bytes=working, bits=config.bits)
+
+    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+        from qtoolkit.methods._gptq_format import notes_on
+
+        return notes_on(config, layers)
+
+    def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
+        from qtoolkit.methods._gptq import round_to_grid
+
+        return round_to_grid(weight, config)
 
     def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
         from qtoolkit.methods._gptq_plan import gptq_phases

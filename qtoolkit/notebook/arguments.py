@@ -86,6 +86,7 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
         for name, hint in hints.items():
             _add_option(parser, name, hint)
         job, rest = parser.parse_known_args(words)
+        _refuse_tables(rest, chosen)
         refuse_rest(
             rest, f"method {chosen.method!r}", option_flags(chosen), f"; `%{magic}?` lists those of every method"
         )
@@ -138,9 +139,22 @@ def method_in(words: list[str]) -> str:
 
 
 def option_hints(config: type[MethodConfig]) -> dict[str, Any]:
-    """Field -> type of a config, in the order in which the class has them."""
+    """Field -> type of a config, in the order in which the class has them, but for those of `tables`."""
+    return {name: hint for name, hint in _all_hints(config).items() if not _is_table(hint)}
+
+
+def tables(config: type[MethodConfig]) -> list[str]:
+    """The fields that no line can hold, since they map names to options: tables in the body of a `%%quantize` cell."""
+    return [name for name, hint in _all_hints(config).items() if _is_table(hint)]
+
+
+def _all_hints(config: type[MethodConfig]) -> dict[str, Any]:
     hints = typing.get_type_hints(config)
     return {field.name: hints[field.name] for field in fields(config)}
+
+
+def _is_table(hint: Any) -> bool:
+    return typing.get_origin(hint) is Mapping
 
 
 def option_flags(config: type[MethodConfig], *names: str) -> list[str]:
@@ -205,6 +219,15 @@ def refuse_rest(rest: list[str], who: str, flags: list[str], hint: str) -> None:
         raise ConfigError(f"{who} has no option {unknown}: its options are {', '.join(flags)}{hint}")
     if rest:
         raise ConfigError(f"expected one MODEL, got also {rest[0]!r}: put quotes around a path that has blanks in it")
+
+
+def _refuse_tables(rest: list[str], config: type[MethodConfig]) -> None:
+    for name in tables(config):
+        if any(word.partition("=")[0] == _flag(name) for word in rest):
+            raise ConfigError(
+                f"{_flag(name)} does not fit on a line: in the body of a %%quantize cell, write "
+                f'[{name}."*.down_proj"] and below it the options of these layers, such as bits = 8'
+            )
 
 
 def _add_option(parser: argparse.ArgumentParser, name: str, hint: Any) -> None:

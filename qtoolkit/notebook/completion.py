@@ -70,7 +70,7 @@ def _values(config: type[MethodConfig] | None) -> dict[str, list[str]]:
     if config is not None:
         hints = option_hints(config)
         for field in fields(config):
-            if not is_switch(hints[field.name]):
+            if field.name in hints and not is_switch(hints[field.name]):
                 values[option_flags(config, field.name)[0]] = list(map(str, field.metadata.get("choices") or ()))
     return values
 

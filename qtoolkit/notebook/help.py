@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from qtoolkit.methods import available_methods, get_method
-from qtoolkit.notebook.arguments import JOB_OPTIONS, is_list, option_flags, option_hints
+from qtoolkit.notebook.arguments import JOB_OPTIONS, is_list, option_flags, option_hints, tables
 from qtoolkit.notebook.body import DEFAULT_METHOD
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -68,6 +68,11 @@ def _method(name: str) -> Iterable[str]:
     hints = option_hints(config)
     lines = [f"Method {name}: {method.summary}"]
     for field in fields(config):
+        if field.name in tables(config):
+            lines += entry(
+                f'[{field.name}."PATTERN"]', f"{field.metadata['help']}; only in the body of a %%quantize cell"
+            )
+            continue
         flag, *negation = option_flags(config, field.name)
         value = "" if negation else " A,B" if is_list(hints[field.name]) else " VALUE"
         lines += entry(", ".join([flag, *negation]) + value, _describe(field.metadata, field.default))

@@ -2,21 +2,22 @@
 
 from qtoolkit.planning.advice import as_call
 from qtoolkit.planning.device import adapt_dtype, refuse_below_one, resolve_device, resolve_dtype
-from qtoolkit.planning.fit import check_fits
+from qtoolkit.planning.fit import check_fits, check_machine
 from qtoolkit.planning.machines import PROFILES, find_profile
 from qtoolkit.planning.phases import memory_to_use
-from qtoolkit.planning.planner import make_plan, plan_job, plan_with_advice
-from qtoolkit.planning.recommend import parse_bytes, recommend
+from qtoolkit.planning.planner import layers_to_quantize, make_plan, plan_job, plan_with_advice
+from qtoolkit.planning.recommend import recommend
 
 __all__ = [
     "PROFILES",
     "adapt_dtype",
     "as_call",
     "check_fits",
+    "check_machine",
     "find_profile",
+    "layers_to_quantize",
     "make_plan",
     "memory_to_use",
-    "parse_bytes",
     "plan_job",
     "plan_with_advice",
     "recommend",

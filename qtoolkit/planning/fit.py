@@ -39,6 +39,15 @@ def judge(plan: Plan, machine: Machine, *, saves: bool) -> Plan:
     return replace(plan, machine=machine, problems=tuple(problems), tight=tuple(tight))
 
 
+def check_machine(plan: Plan, machine: Machine) -> None:
+    """Refuse a job of which some phases cannot end well on a machine, the disk aside.
+
+    Raises:
+        InsufficientMemoryError: main memory or a GPU's memory is too small.
+    """
+    check_fits(judge(plan, machine, saves=False))
+
+
 def check_fits(plan: Plan) -> None:
     """Refuse a job that cannot end well.
 

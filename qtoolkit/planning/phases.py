@@ -7,6 +7,7 @@ from typing import Any
 from qtoolkit.methods import Method, MethodConfig
 from qtoolkit.methods._work import Work
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
+from qtoolkit.sensitivity import sensitivity_phase
 from qtoolkit.source import Checkpoint
 from qtoolkit.source import skeleton as skeletons
 
@@ -83,9 +84,9 @@ def make_work(
 
 
 def job_phases(
-    checkpoint: Checkpoint, method: Method, config: MethodConfig, work: Work, disk_after: int
+    checkpoint: Checkpoint, method: Method, config: MethodConfig, work: Work, disk_after: int, measures: int
 ) -> tuple[PhasePlan, ...]:
-    """Every phase of a job, from the download to the saved result."""
+    """Every phase of a job, from the download to the saved result; `measures` is that of `make_plan`."""
     base, phases = work.base, []
     if checkpoint.download_bytes:
         size = checkpoint.download_bytes
@@ -97,6 +98,9 @@ def job_phases(
         what = f"{_TOKENIZER_READ} times its file at the fullest moment, measured on two"
         without = tuple(term for term in base if term.name != "tokenizer")
         phases.append(PhasePlan("load", (*without, Term("tokenizer while it is read", reading, what))))
+    if measures:
+        writes_text = getattr(config, "calibration", "self") == "self"
+        phases.append(sensitivity_phase(work, measures, writes_text=writes_text))
     phases.extend(method.phases(work, config))
     writing = round(_TOKENIZER_WRITTEN * checkpoint.tokenizer_bytes)
     result = Term("quantized model", work.footprint, "every layer's bytes, scales included")

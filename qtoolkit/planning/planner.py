@@ -5,10 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.methods import Layer, Method, MethodConfig, get_method
+from qtoolkit.methods import Layer, Method, MethodConfig, check_rules, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.planning.advice import advise
 from qtoolkit.planning.device import adapt_dtype
@@ -59,6 +58,7 @@ def make_plan(
     rss: int,
     machine: Machine | None = None,
     saves: bool = True,
+    measures: int = 0,
     context: int = 4096,
     batch_size: int = 1,
 ) -> tuple[MethodConfig, Plan]:
@@ -72,6 +72,7 @@ def make_plan(
         rss: bytes that this process has resident now.
         machine: what is planned for; None to judge nothing.
         saves: whether the result is written to the disk.
+        measures: numbers of bits for which the sensitivity of layers is measured first; 0 where it is not.
         context, batch_size: tokens and sequences for which using the result is planned.
 
     Returns:
@@ -99,9 +100,9 @@ def make_plan(
         skipped=skipped,
         footprint_after=footprint,
         disk_after=disk,
-        phases=job_phases(checkpoint, method, config, work, disk),
+        phases=job_phases(checkpoint, method, config, work, disk, measures),
         inference=inference(checkpoint, work, context, batch_size),
-        notes=(*checkpoint.notes, *_missing(method)),
+        notes=(*checkpoint.notes, *method.notes(config, layers), *_missing(method)),
     )
     return config, judge(plan, machine, saves=saves) if machine else plan
 
@@ -119,14 +120,11 @@ def _layer_plans(
     checkpoint: Checkpoint, method: Method, config: MethodConfig, device: str
 ) -> tuple[MethodConfig, tuple[LayerPlan, ...], tuple[LayerPlan, ...]]:
     """The config as it fits, the modules that will be quantized, and those that stay."""
-    model = checkpoint.skeleton
-    if method.splits_experts and find_experts(model):
-        model = build_empty(checkpoint, checkpoint.dtype)
-        replace_experts(model)
-    candidates, excluded = _candidates(model, config, device)
+    candidates, excluded = _candidates(checkpoint, method, config, device)
+    check_rules(config, [layer.name for layer in candidates], [layer.name for layer in excluded])
     fitted = method.fit(candidates, config)
     changed, config = _changes(config, fitted), fitted
-    plans = [method.plan_layer(layer, config) for layer in candidates]
+    plans = [method.plan_layer(layer, config.of(layer.name)) for layer in candidates]
     if changed:
         plans = [plan if plan.skipped else replace(plan, adjusted=changed) for plan in plans]
     layers = tuple(plan for plan in plans if not plan.skipped)
@@ -144,10 +142,19 @@ def _changes(asked: MethodConfig, fitted: MethodConfig) -> str:
     return f"{', '.join(changed)}, which does not fit all layers" if changed else ""
 
 
+def layers_to_quantize(checkpoint: Checkpoint, method: Method, config: MethodConfig, device: str) -> tuple[Layer, ...]:
+    """The linear layers that a method may quantize, in the model's order."""
+    return _candidates(checkpoint, method, config, device)[0]
+
+
 def _candidates(
-    model: PreTrainedModel, config: MethodConfig, device: str
+    checkpoint: Checkpoint, method: Method, config: MethodConfig, device: str
 ) -> tuple[tuple[Layer, ...], tuple[LayerPlan, ...]]:
     """Every module that has weights: those that a method may quantize, and those that stay with the reason why."""
+    model = checkpoint.skeleton
+    if method.splits_experts and find_experts(model):
+        model = build_empty(checkpoint, checkpoint.dtype)
+        replace_experts(model)
     tied, head, blocks = skeletons.tied_to(model), skeletons.output_head(model), skeletons.block_list(model)
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []

@@ -1,6 +1,5 @@
 """Which model, in which form, for a memory that one has."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from qtoolkit.planning.phases import base_terms, inference, make_work
 from qtoolkit.planning.planner import plan_job
 from qtoolkit.records import Candidate, Machine, Plan, Recommendation
 from qtoolkit.source import Checkpoint
+from qtoolkit.units import parse_bytes
 
 _WORST_OF_4_BITS = 1.25
 GOALS = ("quality", "size", "speed")
@@ -70,20 +70,6 @@ def recommend(
     fitting = sorted((candidate for candidate in found if candidate.fits), key=lambda entry: _order(entry, goal))
     others = sorted((candidate for candidate in found if not candidate.fits), key=lambda entry: entry.memory)
     return Recommendation(goal, limit, machine.name, (*fitting, *others), _REASONS[goal], (_MEASURED,))
-
-
-def parse_bytes(size: int | str) -> int:
-    """A size in bytes, also from words: `"8 GB"` -> `8000000000`, `"1.5GiB"` -> `1610612736`.
-
-    Raises:
-        ConfigError: text that is no size, or a number below 1.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGTP]?)(i?)(?:B|bytes)?\s*", str(size))
-    if found is None or not float(found[1]):
-        raise ConfigError(f"{size!r:.40} is no size: write it as 8 GB, 500 MB or 1.5 GiB")
-    power = " KMGTP".index(found[2].upper() or " ")
-    factor: int = (1024 if found[3] else 1000) ** power
-    return round(float(found[1]) * factor)
 
 
 def _order(candidate: Candidate, goal: str) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from qtoolkit.records.base import Record, Row
 
-PHASES = ("download", "load", "calibrate", "quantize", "save", "evaluate", "compare", "verify", "push")
+PHASES = ("download", "load", "measure", "calibrate", "quantize", "save", "evaluate", "compare", "verify", "push")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ProgressEvent(Record):
         phase: one of `PHASES`.
         done: units done so far in this phase.
         total: units of the whole phase; 0 when it is not known.
-        unit: what is counted: "bytes", "layers" or "configs".
+        unit: what is counted: "bytes", "layers", "blocks", "tokens", "windows", "runs" or "configs".
         detail: what was just done, a file or layer name.
     """
 

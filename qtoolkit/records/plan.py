@@ -1,8 +1,9 @@
 """What will be done to each layer, and how large the result will be, known before any weight is read."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any, ClassVar
 
 from qtoolkit.records.base import Record, Row
@@ -10,6 +11,9 @@ from qtoolkit.records.machine import Machine
 from qtoolkit.records.phase import PhasePlan
 from qtoolkit.records.source import ModelSource
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes
+
+# Rules that are shown one by one.
+_MAX_RULES = 6
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,10 @@ class LayerPlan(Record):
         skipped: why it stays as it is; empty when it is quantized.
         adjusted: what a method changed so that the layer fits, a smaller group size say; empty otherwise.
         working_bytes: the most bytes in use at one time while this layer is quantized, its result included.
+        bits: size of a code where a method's layers may differ; otherwise 0.
     """
 
-    schema_version: ClassVar[int] = 1
+    schema_version: ClassVar[int] = 2
 
     name: str
     shape: tuple[int, ...]
@@ -39,6 +44,7 @@ class LayerPlan(Record):
     skipped: str = ""
     adjusted: str = ""
     working_bytes: int = 0
+    bits: int = 0
 
     @property
     def bits_per_weight(self) -> float:
@@ -50,6 +56,21 @@ class LayerPlan(Record):
         return (Row(self.name, self.skipped or size, self.adjusted or str(list(self.shape))),)
 
 
+def settings_rows(method: str, settings: Mapping[str, Any]) -> tuple[Row, ...]:
+    """A method's name with its settings, what is left open aside, and the rules for single layers, a row each."""
+    plain = {key: value for key, value in settings.items() if value is not None and not isinstance(value, Mapping)}
+    rules = settings.get("rules") or {}
+    shown = [Row("rule", _joined(changes), pattern) for pattern, changes in rules.items()]
+    if len(shown) > _MAX_RULES:
+        left = len(shown) - _MAX_RULES + 1
+        shown = [*shown[: _MAX_RULES - 1], Row("rule", f"and {left} more", "settings['rules'] has them all")]
+    return (Row("method", method, _joined(plain)), *shown)
+
+
+def _joined(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
+
+
 def layer_rows(layers: Iterable[LayerPlan], skipped: Iterable[LayerPlan]) -> tuple[Row, ...]:
     """How many layers are quantized, and one row for each adjustment and each reason to skip, the modules counted."""
     quantized = tuple(layers)
@@ -57,9 +78,37 @@ def layer_rows(layers: Iterable[LayerPlan], skipped: Iterable[LayerPlan]) -> tup
     reasons = Counter(layer.skipped for layer in skipped)
     return (
         Row("quantized layers", str(len(quantized))),
+        *_layout_rows(quantized),
         *(Row("adjusted", f"{count} layer{'s' * (count > 1)}", what) for what, count in adjusted.items()),
         *(Row("skipped", f"{count} module{'s' * (count > 1)}", reason) for reason, count in reasons.items()),
     )
+
+
+def _layout_rows(layers: tuple[LayerPlan, ...]) -> tuple[Row, ...]:
+    """Where layers have different bits: how many have which, of all and of each kind."""
+    if len({layer.bits for layer in layers}) < 2:
+        return ()
+    kinds: dict[str, list[LayerPlan]] = defaultdict(list)
+    for layer in layers:
+        kinds[layer.name.rpartition(".")[2]].append(layer)
+    # Kinds of the most bits first: what the layout spends them on.
+    ordered = sorted(kinds.items(), key=lambda item: -_mean_bits(item[1]))
+    size, weights = sum(layer.disk_bytes for layer in layers), sum(layer.num_weights for layer in layers)
+    stored = f"{format_bits(bits_per_weight(size, weights))} in the file"
+    return (
+        Row("layout", _counted(layers), stored),
+        *(Row(f"  {kind}", _counted(members), f"mean {_mean_bits(members):.2f} bits") for kind, members in ordered),
+    )
+
+
+def _counted(layers: Iterable[LayerPlan]) -> str:
+    """`4 bits: 28 layers, 8 bits: 2 layers`."""
+    counts = sorted(Counter(layer.bits for layer in layers).items())
+    return ", ".join(f"{bits} bits: {count} layer{'s' * (count > 1)}" for bits, count in counts)
+
+
+def _mean_bits(layers: Iterable[LayerPlan]) -> float:
+    return mean(layer.bits for layer in layers)
 
 
 @dataclass(frozen=True)
@@ -160,7 +209,7 @@ class Plan(Record):
         before, after = self.source.footprint, self.footprint_after
         return (
             *self.source.rows()[:1],
-            Row("method", self.method, ", ".join(f"{key}={value}" for key, value in self.settings.items())),
+            *settings_rows(self.method, self.settings),
             Row("device", self.device),
             *((Row("verdict", self.verdict, self.machine.name),) if self.machine else ()),
             *(Row("does not fit", problem) for problem in self.problems),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from qtoolkit.records.base import Record, Row
 from qtoolkit.records.calibration import CalibrationReport
 from qtoolkit.records.memory import MemoryReport
-from qtoolkit.records.plan import LayerPlan, layer_rows
+from qtoolkit.records.plan import LayerPlan, layer_rows, settings_rows
 from qtoolkit.records.source import ModelSource
 from qtoolkit.units import format_seconds
 
@@ -48,7 +48,7 @@ class QuantizationReport(Record):
     def rows(self) -> tuple[Row, ...]:
         return (
             *self.source.rows()[:1],
-            Row("method", self.method, ", ".join(f"{key}={value}" for key, value in self.settings.items())),
+            *settings_rows(self.method, self.settings),
             Row("device", self.device),
             *self.memory.rows(),
             *layer_rows(self.layers, self.skipped),

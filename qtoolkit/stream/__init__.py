@@ -1,8 +1,8 @@
 """Weights in and out, one at a time: models built from streamed weights, results written and renamed when whole."""
 
 from qtoolkit.stream.blocks import StreamedModel
-from qtoolkit.stream.journal import Journal, JournalPlace
-from qtoolkit.stream.loading import compute_dtype_for, load_streamed
+from qtoolkit.stream.journal import Journal, JournalPlace, begun_recipe
+from qtoolkit.stream.loading import calibration_dtype, compute_dtype_for, load_streamed
 from qtoolkit.stream.run import Result, quantize_blocks
 from qtoolkit.stream.staging import check_output, journal_of, staged
 from qtoolkit.stream.writing import save_model, write_weights
@@ -12,6 +12,8 @@ __all__ = [
     "JournalPlace",
     "Result",
     "StreamedModel",
+    "begun_recipe",
+    "calibration_dtype",
     "check_output",
     "compute_dtype_for",
     "journal_of",

@@ -67,7 +67,7 @@ class StreamedModel:
 
     @contextmanager
     def outside(self, *, with_head: bool = False) -> Iterator["PreTrainedModel"]:
-        """The model with everything in memory that runs before and after its blocks, the output head aside or not."""
+        """The model with everything in memory that runs before and after its blocks; the output head where asked."""
         head = None if with_head else output_head(self.model)
         left_out = (*self.block_names, *([head] if head else []))
         prefixes = tuple(f"{part}." for part in left_out)
@@ -113,14 +113,21 @@ class StreamedModel:
             type(self.model)._load_pretrained_model(  # noqa: SLF001
                 self.model, {key: self.tensors[key] for key in keys}, None, how, expected_keys=[]
             )
-            # A head that shares the embedding's weight has none of its own in the file.
-            self.model.tie_weights()
+        self._tie(modules)
         for module in modules:
             self._fill_buffers(module)
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.is_meta:
                     kind = type(module).__name__
                     raise CheckpointError(f"{self.name} has no {name} for a {kind}: download it again")
+
+    def _tie(self, modules: list[nn.Module]) -> None:
+        """Parameters that share another's values, which came as one tensor."""
+        for target, source in self.model.all_tied_weights_keys.items():
+            (owner, _, name), shared = target.rpartition("."), self.model.get_parameter(source)
+            module = self.model.get_submodule(owner)
+            if not shared.is_meta and any(module is own for own in modules):
+                module._parameters[name] = shared  # noqa: SLF001
 
     def _fill_buffers(self, module: nn.Module) -> None:
         """Buffers that no file holds: transformers computes them where it initializes a module."""

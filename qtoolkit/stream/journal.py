@@ -45,6 +45,20 @@ class JournalPlace(NamedTuple):
     mirror: HubMirror | None = None
 
 
+def begun_recipe(place: JournalPlace) -> dict[str, Any]:
+    """The recipe that an unfinished job was begun with, here or in the copy on the Hub; empty without one.
+
+    Raises:
+        OutputError: it is damaged.
+        ConfigError, SourceError: the copy on the Hub cannot be used.
+    """
+    if place.mirror is not None:
+        place.folder.mkdir(parents=True, exist_ok=True)
+        place.mirror.pull(place.folder)
+    file = place.folder / RECIPE_FILE
+    return _read_json(file) if file.exists() else {}
+
+
 class Journal:
     """Results of blocks, each kept the moment it is whole.
 

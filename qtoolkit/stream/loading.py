@@ -15,6 +15,7 @@ from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import cause_of, check_complete, quiet_transformers
 from qtoolkit.source.heap import GIVE_BACK_EVERY, give_memory_back
+from qtoolkit.tensor.processor import bfloat16_is_fast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +49,7 @@ def load_streamed(
     def on_read(name: str, tensor: torch.Tensor) -> None:
         nonlocal done, given_back
         if quantization_config is not None:
-            _check_finite(model_name, name, tensor)
+            check_finite(model_name, name, tensor)
         with lock:
             done += tensor.nbytes
             if done - given_back > GIVE_BACK_EVERY:
@@ -81,8 +82,12 @@ def load_streamed(
     return model
 
 
-def _check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
-    """One such weight makes a whole block, or a whole layer, worthless."""
+def check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
+    """Refuse NaN and infinity: one such weight makes a whole block, or a whole layer, worthless.
+
+    Raises:
+        CheckpointError: the tensor `name` of `model` holds one.
+    """
     if tensor.numel() and tensor.dtype in _FLOATS:
         low, high = torch.aminmax(tensor)
         if not (low.isfinite() and high.isfinite()):
@@ -104,3 +109,10 @@ def compute_dtype_for(device: str, stored: torch.dtype) -> torch.dtype:
     if stored == torch.bfloat16 and device.startswith("cuda") and torch.cuda.get_device_capability(device) < (8, 0):
         return torch.float16
     return stored
+
+
+def calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:
+    """The type in which blocks run: the model's own, or float32 on a processor that multiplies it slowly."""
+    if device != "cpu" or stored == torch.float32:
+        return stored
+    return stored if stored == torch.bfloat16 and bfloat16_is_fast() else torch.float32

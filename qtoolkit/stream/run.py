@@ -7,13 +7,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
-from qtoolkit.errors import CheckpointError
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import StoredTensor
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.forward import Call, collect, run_once
 from qtoolkit.stream.groups import Group, trace, with_unseen
 from qtoolkit.stream.journal import DoneBlock, Journal
+from qtoolkit.stream.loading import check_finite
 from qtoolkit.stream.samples import first_inputs, samples_at_once
 
 
@@ -70,7 +70,7 @@ def quantize_blocks(
         on_progress: told of each layer, and of each block that was found done.
     """
     pairs = zip(streamed.blocks, layers, strict=True)
-    widest = max(max(_weight(block.get_submodule(name)).shape) for block, names in pairs for name in names)
+    widest = max(max(weight_of(block.get_submodule(name)).shape) for block, names in pairs for name in names)
     samples = first_inputs(streamed, tokens, samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape))
     total, done = sum(map(len, layers)), 0
 
@@ -158,7 +158,7 @@ class _Block:
 
     def _start(self, group: Group) -> Accumulator:
         full = [f"{self.name}.{layer}" for layer in group]
-        return self.method.start(full, _weight(self.module.get_submodule(group[0])).shape[1])
+        return self.method.start(full, weight_of(self.module.get_submodule(group[0])).shape[1])
 
     def _finish(self, group: Group, accumulator: Accumulator, report: Callable[[str], None]) -> None:
         weights = {layer: self._finite_weight(layer) for layer in group}
@@ -169,13 +169,8 @@ class _Block:
             report(f"{self.name}.{layer}")
 
     def _finite_weight(self, layer: str) -> torch.Tensor:
-        weight = _weight(self.module.get_submodule(layer))
-        low, high = torch.aminmax(weight)
-        if not (low.isfinite() and high.isfinite()):
-            raise CheckpointError(
-                f"{self.name}.{layer}.weight of {self.model} holds NaN or infinity, so it cannot be quantized: "
-                "get it again"
-            )
+        weight = weight_of(self.module.get_submodule(layer))
+        check_finite(self.model, f"{self.name}.{layer}.weight", weight)
         return weight
 
     def _set_weight(self, layer: str, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -187,7 +182,7 @@ class _Block:
         linear.weight = nn.Parameter(full.contiguous(), requires_grad=False)
 
 
-def _weight(linear: Any) -> torch.Tensor:
+def weight_of(linear: Any) -> torch.Tensor:
     """A linear layer's weight as W[out, in]; GPT-2's Conv1D keeps it transposed."""
     weight: torch.Tensor = linear.weight.detach()
     return weight if isinstance(linear, nn.Linear) else weight.T

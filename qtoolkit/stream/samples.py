@@ -23,7 +23,7 @@ class Samples:
     """Hidden states of all samples in batches, and what else each block is called with.
 
     Attributes:
-        gives_tuples: whether blocks give a tuple, by what the last one that was called gave.
+        gives_tuple: whether the block that ran last gave a tuple, whose first entry are the hidden states.
     """
 
     hidden: list[torch.Tensor]
@@ -31,20 +31,21 @@ class Samples:
     one: torch.Tensor
     # Block -> batch size -> arguments beside the hidden states.
     arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]]
-    gives_tuples: bool = False
+    gives_tuple: bool = False
 
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
-        return [partial(self._call, index, block, device, hidden) for hidden in self.hidden]
+        return [partial(self.call, index, block, device, hidden) for hidden in self.hidden]
 
     def call_one(self, index: int, block: nn.Module, device: str) -> torch.Tensor:
         """Run a block on one sample, to see how it runs: on that of the first block, whichever it is."""
-        return self._call(index, block, device, self.one)
+        return self.call(index, block, device, self.one)
 
-    def _call(self, index: int, block: nn.Module, device: str, hidden: torch.Tensor) -> torch.Tensor:
+    def call(self, index: int, block: nn.Module, device: str, hidden: torch.Tensor) -> torch.Tensor:
+        """What a block makes of a batch of hidden states [samples, tokens, hidden]."""
         args, kwargs = self.arguments[index][len(hidden)]
         output = block(hidden.to(device), *args, **kwargs)
-        self.gives_tuples = isinstance(output, tuple)
-        tensor: torch.Tensor = output[0] if self.gives_tuples else output
+        self.gives_tuple = isinstance(output, tuple)
+        tensor: torch.Tensor = output[0] if self.gives_tuple else output
         return tensor
 
 

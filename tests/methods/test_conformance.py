@@ -22,6 +22,16 @@ CONFIGS = {
     "absmax-4bit-group": qt.AbsMax(bits=4, granularity="group", group_size=32),
     "gptq": qt.GPTQ(calibration="self", num_samples=4, seq_len=32, group_size=32),
     "gptq-3bit-desc-act": qt.GPTQ(bits=3, desc_act=True, calibration="self", num_samples=4, seq_len=32, group_size=32),
+    "absmax-rules": qt.AbsMax(
+        bits=4, granularity="group", rules={"*.down_proj": {"bits": 8}, "*.0.*": {"group_size": 32}}
+    ),
+    "gptq-rules": qt.GPTQ(
+        rules={"*.q_proj": {"bits": 3}, "*.down_proj": {"bits": 8}},
+        calibration="self",
+        num_samples=4,
+        seq_len=32,
+        group_size=32,
+    ),
     "zero-point-channel": qt.ZeroPoint(granularity="channel"),
     "zero-point-4bit-group": qt.ZeroPoint(bits=4, granularity="group", group_size=32),
 }

@@ -9,7 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from qtoolkit.methods import available_methods, get_method
-from qtoolkit.notebook.arguments import JOB_OPTIONS
+from qtoolkit.notebook.arguments import JOB_OPTIONS, tables
 
 
 @pytest.fixture
@@ -24,7 +24,8 @@ def test_help_tells_all_of_a_method(shown: Any, name: str, method: str) -> None:
     text = shown(name)
     assert get_method(method).summary in text
     for field in fields(get_method(method).config_class):
-        assert "--" + field.name.replace("_", "-") in text
+        table, flag = f'[{field.name}."PATTERN"]', "--" + field.name.replace("_", "-")
+        assert (table if field.name in tables(get_method(method).config_class) else flag) in text
         assert field.metadata["help"] in text
         assert f"in {field.metadata['unit']}" in text or not field.metadata["unit"]
         assert all(str(choice) in text for choice in field.metadata["choices"] or ())

@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig, available_methods, config_class, get_method, option
-from qtoolkit.notebook.arguments import Request, option_flags, read_request
+from qtoolkit.notebook.arguments import Request, option_flags, read_request, tables
 
 
 def read(line: str) -> Request:
@@ -144,7 +145,17 @@ def test_a_field_named_like_an_option_of_the_job_says_where_it_can_be_set(monkey
 def test_every_field_of_every_method_has_an_option(method: str) -> None:
     flags = option_flags(config_class(method))
     for field in fields(config_class(method)):
-        assert "--" + field.name.replace("_", "-") in flags
+        assert ("--" + field.name.replace("_", "-") in flags) == (field.name not in tables(config_class(method)))
+
+
+def test_rules_are_sent_to_the_body() -> None:
+    with pytest.raises(ConfigError, match=r'in the body of a %%quantize cell, write \[rules\."\*\.down_proj"\]'):
+        read("org/m --method absmax --rules down_proj=8")
+
+
+def test_targets_are_options() -> None:
+    assert read("org/m --method gptq --target-bits 3.5").config == qt.GPTQ(target_bits=3.5)
+    assert read("org/m --method gptq --target-size '2 GB'").config == qt.GPTQ(target_size="2 GB")
 
 
 def test_a_plan_may_be_for_another_machine() -> None:

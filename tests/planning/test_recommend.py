@@ -4,8 +4,8 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
-from qtoolkit.planning.recommend import parse_bytes
 from qtoolkit.records import Candidate, Recommendation
+from qtoolkit.units import parse_bytes
 from tests.models import config_of
 
 LARGE = "LlamaConfig of 13.02 billion parameters"

@@ -1,0 +1,247 @@
+"""Bits for each layer under a target: measured sensitivities, exact bytes, and the rules that come out."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from math import floor
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
+from qtoolkit.planning import check_machine, layers_to_quantize, plan_job
+from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
+from qtoolkit.records import Machine, OnProgress, Plan, Sensitivity
+from qtoolkit.sensitivity import measure_sensitivity
+from qtoolkit.source import Checkpoint
+from qtoolkit.stream import JournalPlace, begun_recipe
+from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_seconds, parse_bytes
+
+# A tensor's entry in the header of a file, its name aside; the most tensors of one layer, and of another module.
+_ENTRY_BYTES, _TENSORS, _OTHER_TENSORS = 130, 5, 2
+
+
+def needs_measuring(config: MethodConfig) -> bool:
+    """Whether a target is to be met by bits that only a measurement can give."""
+    return isinstance(config, MixedConfig) and config.target is not None and not config.gives_bits
+
+
+def refuse_without_weights(checkpoint: Checkpoint) -> None:
+    """Refuse a target for a model of which only headers are here.
+
+    Raises:
+        ConfigError: its weights are on the Hub, or nowhere.
+    """
+    what = f"a target is met by measuring {checkpoint.name}"
+    if checkpoint.format == "config":
+        raise ConfigError(f"{what}, and a config has no weights: name a model, or give rules instead")
+    if checkpoint.download_bytes:
+        size = format_bytes(checkpoint.download_bytes)
+        raise ConfigError(
+            f"{what}, of which {size} are not here: run `hf download {checkpoint.name}` first, or give rules instead"
+        )
+
+
+def meet_target(
+    checkpoint: Checkpoint,
+    config: MethodConfig,
+    device: str,
+    machine: Machine | None,
+    *,
+    rss: int,
+    on_progress: OnProgress,
+    measuring_device: str | None = None,
+) -> tuple[MethodConfig, int]:
+    """The config with the rules that meet its target, and how many numbers of bits were measured: 0 for none.
+
+    Rules that give bits already are kept, if they keep the target. What was decided becomes a note of the checkpoint.
+
+    Args:
+        checkpoint: the model; its weights must be within reach.
+        config: any; without a target it is given back.
+        device: where the result will live.
+        machine: what the measurement must fit into; None to check nothing.
+        rss: bytes that this process has resident now.
+        on_progress: told of the measurement.
+        measuring_device: where to measure; None for `device`.
+
+    Raises:
+        ConfigError: a target that cannot be reached, or rules that exceed it.
+        InsufficientMemoryError: too little memory to measure.
+        QToolkitError: as planning and measuring.
+    """
+    if not isinstance(config, MixedConfig) or config.target is None:
+        return config, 0
+    method, quiet = get_method(config.method), replace(checkpoint, notes=[])
+    if config.gives_bits:
+        plan = plan_job(quiet, config, device, None, rss=rss)[1]
+        names = {layer.name for layer in plan.layers}
+        candidates = layers_to_quantize(checkpoint, method, config, device)
+        budget = _Budget.of(config, plan, sum(layer.bias_bytes for layer in candidates if layer.name in names))
+        budget.check(sum(layer.disk_bytes for layer in plan.layers), "the rules take")
+        return config, 0
+    choices = _numbers_of_bits(config)
+    fitted, plan = plan_job(quiet, replace(config, bits=choices[0]), device, machine, rss=rss, measures=len(choices))
+    assert isinstance(fitted, MixedConfig)
+    if machine is not None:
+        check_machine(replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure")), machine)
+    units = _Units.of(checkpoint, method, fitted, plan, choices, device)
+    budget = _Budget.of(config, plan, units.biases)
+    least, most = units.range()
+    if least > budget.size:
+        raise ConfigError(
+            f"{type(config).__name__}: {budget.asked} is out of reach for {checkpoint.name}: "
+            f"its layers take {budget.described(least)} to {budget.described(most)}"
+        )
+    if most <= budget.size:
+        checkpoint.notes.append(
+            f"{budget.asked} leaves room for {choices[-1]} bits in every layer: nothing was measured"
+        )
+        return replace(config, bits=choices[-1]), 0
+    layers = [layer for members in units.members.values() for layer in members if layer.in_block]
+    found = measure_sensitivity(
+        checkpoint, method, fitted, layers, choices, device=measuring_device or device, on_progress=on_progress
+    )
+    chosen, note = units.choose(found, budget)
+    checkpoint.notes.append(note)
+    base, rules = rules_of(chosen)
+    return replace(config, bits=base, rules={**config.rules, **rules}), len(choices)
+
+
+def with_rules_of(config: MethodConfig, journal: JournalPlace | None) -> MethodConfig:
+    """The config with the rules that an unfinished job of the same target was begun with.
+
+    Measured on another machine, a sensitivity differs a little, and so might the rules.
+    """
+    if journal is None or not isinstance(config, MixedConfig) or not needs_measuring(config):
+        return config
+    begun = begun_recipe(journal)
+    if any(begun.get(name) != getattr(config, name) for name in ("target_bits", "target_size")):
+        return config
+    return replace(config, bits=begun["bits"], rules=begun["rules"])
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Layers that get the same bits: one layer, or the same of all experts of a block.
+
+    Attributes:
+        members: unit -> its layers; a unit is named as a pattern that matches these.
+        sizes: unit -> bits -> bytes in the file.
+        biases: bytes of biases in these.
+    """
+
+    members: Mapping[str, list[Layer]]
+    sizes: Mapping[str, Mapping[int, int]]
+    biases: int
+
+    @classmethod
+    def of(
+        cls, checkpoint: Checkpoint, method: Method, config: MixedConfig, plan: Plan, choices: list[int], device: str
+    ) -> "_Units":
+        """The units of the layers that a plan quantizes; what stands outside the blocks keeps the most bits."""
+        quantized = {layer.name for layer in plan.layers}
+        members: dict[str, list[Layer]] = {}
+        sizes: dict[str, dict[int, int]] = {}
+        for layer in layers_to_quantize(checkpoint, method, config, device):
+            if layer.name not in quantized:
+                continue
+            unit = _unit_of(layer.name) if layer.in_block else layer.name
+            members.setdefault(unit, []).append(layer)
+            own = sizes.setdefault(unit, {})
+            for bits in choices if layer.in_block else choices[-1:]:
+                planned = method.plan_layer(layer, config.of(layer.name).with_bits(bits))
+                own[bits] = own.get(bits, 0) + planned.disk_bytes
+        return cls(members, sizes, sum(layer.bias_bytes for own in members.values() for layer in own))
+
+    def range(self) -> tuple[int, int]:
+        """Bytes with the fewest and with the most bits."""
+        sizes = [own.values() for own in self.sizes.values()]
+        return sum(map(min, sizes)), sum(map(max, sizes))
+
+    def choose(self, sensitivity: Sensitivity, budget: "_Budget") -> tuple[dict[str, int], str]:
+        """Bits of each unit, and what is told of them."""
+        known = {layer.name: {loss.bits: loss for loss in layer.losses} for layer in sensitivity.layers}
+        choices = {
+            unit: {
+                bits: Choice(size, sum(known[layer.name][bits].loss for layer in self.members[unit] if layer.in_block))
+                for bits, size in own.items()
+            }
+            for unit, own in self.sizes.items()
+        }
+        chosen = allocate(choices, budget.size)
+        variance = sum(
+            known[layer.name][bits].standard_error ** 2
+            for unit, bits in chosen.items()
+            for layer in self.members[unit]
+            if layer.in_block
+        )
+        taken, loss = total_size(choices, chosen), total_loss(choices, chosen)
+        where = "text that the model wrote" if sensitivity.text == "self" else sensitivity.text
+        return chosen, (
+            f"{budget.asked}: {budget.described(taken)}, given to layers by sensitivity, measured in "
+            f"{format_seconds(sensitivity.seconds)} on {sensitivity.num_samples} x {sensitivity.seq_len} tokens of "
+            f"{where}; predicted loss of rounding {loss:.3g} +- {variance**0.5:.1g} nats per token"
+        )
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """Bytes that the quantized layers may take in the file, biases included.
+
+    Attributes:
+        size: the most bytes.
+        asked: the target as it was given.
+        other: bytes of all else in the files: for `target_size` only.
+        weights: elements of the quantized layers.
+        biases: bytes of their biases.
+    """
+
+    config: MixedConfig
+    size: int
+    asked: str
+    other: int
+    weights: int
+    biases: int
+
+    @classmethod
+    def of(cls, config: MixedConfig, plan: Plan, biases: int) -> "_Budget":
+        weights = sum(layer.num_weights for layer in plan.layers)
+        if config.target_bits is not None:
+            size = floor(config.target_bits * weights / 8) + biases
+            return cls(config, size, f"target_bits={config.target_bits:g}", 0, weights, biases)
+        entries = sum(_TENSORS * (len(layer.name) + _ENTRY_BYTES) for layer in plan.layers)
+        entries += sum(_OTHER_TENSORS * (len(module.name) + _ENTRY_BYTES) for module in plan.skipped)
+        other = sum(module.disk_bytes for module in plan.skipped) + entries
+        assert config.target_size is not None
+        size = parse_bytes(config.target_size) - other
+        return cls(config, size, f"target_size={config.target_size!r}", other, weights, biases)
+
+    def described(self, size: int) -> str:
+        """Bytes of the layers in the words of the target."""
+        if self.config.target_bits is None:
+            return format_bytes(size + self.other)
+        return format_bits(bits_per_weight(size - self.biases, self.weights))
+
+    def check(self, size: int, what: str) -> None:
+        """Refuse a size above the budget."""
+        if size > self.size:
+            raise ConfigError(
+                f"{type(self.config).__name__}: {what} {self.described(size)}, more than {self.asked}: "
+                "leave out their bits, which are then given by sensitivity, or the target"
+            )
+
+
+def _numbers_of_bits(config: MixedConfig) -> list[int]:
+    """The bits that a config's method has, fewest first."""
+    return sorted(next(field.metadata["choices"] for field in fields(config) if field.name == "bits"))
+
+
+def _unit_of(name: str) -> str:
+    """A layer's name with a `*` for the number of its expert.
+
+    Example: the block keeps its number.
+
+        >>> _unit_of("model.layers.3.mlp.experts.7.down_proj"), _unit_of("model.layers.3.mlp.up_proj")
+        ('model.layers.3.mlp.experts.*.down_proj', 'model.layers.3.mlp.up_proj')
+    """
+    head, number, rest = re.split(r"(?<=\.)(\d+)(?=\.)", name, maxsplit=1)
+    return head + number + re.sub(r"(?<=\.)\d+(?=\.)", "*", rest)

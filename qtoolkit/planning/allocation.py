@@ -1,0 +1,111 @@
+"""Which bits each layer gets, so that the predicted losses add up to least under a budget of bytes."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Choice(NamedTuple):
+    """What some layers take and lose with some number of bits.
+
+    Attributes:
+        size: bytes.
+        loss: what they add to the loss of the model; nats per token.
+    """
+
+    size: int
+    loss: float
+
+
+# Layers that get the same bits -> bits -> what these take and lose.
+Choices = Mapping[str, Mapping[int, Choice]]
+
+
+def allocate(choices: Choices, budget: int) -> dict[str, int]:
+    """Bits for each unit of layers: the sum of losses small, the sum of sizes at most the budget.
+
+    A multiple-choice knapsack (Sinha and Zoltners, Operations Research 27, 1979). Greedy on convex hulls: every unit
+    begins with its smallest size, and steps along the hull of its choices are taken in the order of loss saved for a
+    byte, which is optimal up to the last step; what is left is filled with whatever saves most. Never worse than the
+    same bits for all.
+
+    Args:
+        choices: of each unit, at least one.
+        budget: bytes.
+
+    Raises:
+        ValueError: the smallest sizes take more than the budget.
+
+    Example: 100 bytes are left above the smallest sizes, and b saves more with them.
+
+        >>> a = {4: Choice(100, 3.0), 8: Choice(200, 0.5)}
+        >>> b = {4: Choice(100, 9.0), 8: Choice(200, 1.0)}
+        >>> allocate({"a": a, "b": b}, 300)
+        {'a': 4, 'b': 8}
+    """
+    smallest = {unit: min(own, key=lambda bits: (own[bits].size, own[bits].loss)) for unit, own in choices.items()}
+    least = total_size(choices, smallest)
+    if least > budget:
+        raise ValueError(f"the smallest sizes take {least} bytes, the budget has {budget}")
+    starts = [_by_hulls(choices, smallest, budget - least)]
+    for bits in sorted(set.intersection(*(set(own) for own in choices.values()))) if choices else ():
+        uniform = dict.fromkeys(choices, bits)
+        if total_size(choices, uniform) <= budget:
+            starts.append(uniform)
+    filled = [_fill(choices, start, budget - total_size(choices, start)) for start in starts]
+    return min(filled, key=lambda chosen: total_loss(choices, chosen))
+
+
+def total_size(choices: Choices, chosen: Mapping[str, int]) -> int:
+    """Bytes of all units with these bits."""
+    return sum(choices[unit][bits].size for unit, bits in chosen.items())
+
+
+def total_loss(choices: Choices, chosen: Mapping[str, int]) -> float:
+    """The sum of losses of all units with these bits."""
+    return sum(choices[unit][bits].loss for unit, bits in chosen.items())
+
+
+def _by_hulls(choices: Choices, smallest: Mapping[str, int], left: int) -> dict[str, int]:
+    """Steps along the hulls, steepest first; a unit whose step does not fit takes no more."""
+    chosen, stopped = dict(smallest), set()
+    steps = [
+        (-saved / added, unit, bits, added)
+        for unit, own in choices.items()
+        for bits, added, saved in _hull_steps(own, smallest[unit])
+    ]
+    for _, unit, bits, added in sorted(steps):
+        if unit not in stopped and added <= left:
+            chosen[unit], left = bits, left - added
+        else:
+            stopped.add(unit)
+    return chosen
+
+
+def _hull_steps(own: Mapping[int, Choice], start: int) -> list[tuple[int, int, float]]:
+    """From one corner of the lower hull to the next: the bits there, bytes added, loss saved."""
+    steps: list[tuple[int, int, float]] = []
+    while True:
+        here = own[start]
+        larger = [bits for bits in own if own[bits].size > here.size and own[bits].loss < here.loss]
+        if not larger:
+            return steps
+        # The steepest way down; of equals the longest.
+        to = max(larger, key=lambda b: ((here.loss - own[b].loss) / (own[b].size - here.size), own[b].size))
+        steps.append((to, own[to].size - here.size, here.loss - own[to].loss))
+        start = to
+
+
+def _fill(choices: Choices, start: Mapping[str, int], left: int) -> dict[str, int]:
+    """Single changes that fit, the one that saves most first, until there is none."""
+    chosen = dict(start)
+    while True:
+        changes = [
+            (choices[unit][bits].loss - choice.loss, choice.size - choices[unit][bits].size, unit, other)
+            for unit, bits in chosen.items()
+            for other, choice in choices[unit].items()
+            if choice.loss < choices[unit][bits].loss and choice.size - choices[unit][bits].size <= left
+        ]
+        if not changes:
+            return chosen
+        _, added, unit, bits = max(changes)
+        chosen[unit], left = bits, left - added

@@ -1,0 +1,82 @@
+"""Gradients block by block are those of the whole model."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import nn
+
+from qtoolkit.records import ProgressEvent
+from qtoolkit.sensitivity.backward import run_backward
+from qtoolkit.source import open_checkpoint
+from qtoolkit.source.sampling import draw
+from qtoolkit.stream import StreamedModel
+from tests.models import random_model
+
+SEED, TOKENS = 3, torch.arange(3, 83).reshape(2, 40)
+LAYERS = {
+    "llama": ["self_attn.v_proj", "mlp.down_proj"],
+    "llama_tied": ["self_attn.q_proj"],
+    "gemma2": ["mlp.up_proj"],
+    "gpt2": ["attn.c_proj", "mlp.c_fc"],
+    "opt": ["fc1"],
+    "falcon": ["mlp.dense_h_to_4h"],
+    "mixtral": ["self_attn.o_proj"],
+}
+
+
+class Recorder:
+    """Keeps all gradients."""
+
+    def __init__(self) -> None:
+        self.gradients: dict[tuple[int, str], torch.Tensor] = {}
+        self.shapes: dict[str, torch.Size] = {}
+
+    def start(self, weights: Mapping[str, torch.Tensor]) -> None:
+        self.shapes.update({name: weight.shape for name, weight in weights.items()})
+
+    def add(self, sample: int, gradients: Mapping[str, torch.Tensor]) -> None:
+        self.gradients.update({(sample, name): gradient.clone() for name, gradient in gradients.items()})
+
+
+def streamed_of(architecture: str) -> StreamedModel:
+    model = random_model(architecture, torch.float32)
+    checkpoint = open_checkpoint(model, revision=None, token=None, tokenizer=None, on_progress=lambda event: None)
+    return StreamedModel(checkpoint, device="cpu", dtype=torch.float32)
+
+
+@pytest.mark.parametrize("architecture", LAYERS)
+def test_gradients_are_those_of_the_whole_model(architecture: str) -> None:
+    found, events = Recorder(), list[ProgressEvent]()
+    streamed = streamed_of(architecture)
+    run_backward(streamed, [LAYERS[architecture]] * 2, TOKENS, found, events.append, SEED)
+    assert (events[-1].done, events[-1].total) == (4, 4)
+    model, uniform = (
+        random_model(architecture, torch.float32),
+        torch.rand(2, 40, generator=torch.Generator().manual_seed(SEED)),
+    )
+    names = [f"{block}.{layer}" for block in streamed.block_names for layer in LAYERS[architecture]]
+    for sample, tokens in enumerate(TOKENS):
+        logits = model(tokens[None]).logits[0]
+        labels = draw(logits.detach().softmax(-1).cumsum(-1), uniform[sample])
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        weights = [model.get_submodule(name).weight for name in names]
+        for name, expected in zip(names, torch.autograd.grad(loss, weights), strict=True):
+            wanted = expected.T if architecture == "gpt2" else expected  # Conv1D keeps [in, out]
+            assert found.shapes[name] == wanted.shape
+            torch.testing.assert_close(
+                found.gradients[sample, name], wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max())
+            )
+
+
+def test_an_expert_that_a_sample_goes_past_has_no_gradient() -> None:
+    found = Recorder()
+    streamed = streamed_of("mixtral")
+    names = [f"mlp.experts.{expert}.w1" for expert in range(4)]
+    run_backward(streamed, [names] * 2, TOKENS[:, :1], found, lambda event: None)
+    # Two of four experts see the one token.
+    counts = [
+        sum(name.startswith(f"{block}.") and sample == 0 for sample, name in found.gradients)
+        for block in streamed.block_names
+    ]
+    assert counts == [2, 2]
