@@ -1,6 +1,7 @@
 """`%qcompare` and `%%qcompare`: line and body, on a real small model."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.comparing import COMPARE_OPTIONS, read_compare_request
+from qtoolkit.notebook.completion import complete
 from qtoolkit.notebook.errors import MagicError
 from qtoolkit.records import Comparison
 from tests.jobs.compared import TEXT
@@ -97,3 +99,17 @@ def test_bad_input_is_told_in_one_line(line: str, body: str | None, said: str) -
 def test_help_tells_all_options(shell: InteractiveShell, name: str) -> None:
     text = " ".join(shell.object_inspect_text(name).split())
     assert all(f"{flag} {value}".strip() in text and told in text for flag, (value, told) in COMPARE_OPTIONS.items())
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("%qcompare m --", "--num-tokens"),
+        ("c = %qcompare m --methods ", "nf4"),
+        ("%%qcompare m --device ", "cuda"),
+    ],
+)
+def test_tab_offers_options_and_values(shell: InteractiveShell, line: str, offered: str) -> None:
+    found = complete(shell, SimpleNamespace(text_until_cursor=line, line=line))
+    assert offered in found
+    assert not {"--double-quant", "--plan"} & set(found)
