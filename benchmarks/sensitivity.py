@@ -52,10 +52,11 @@ def beside_measured(found: Sensitivity, checkpoint: Any, config: Any, count: int
     model = qt.load(checkpoint.path, device="cpu", dtype="float32")
     assert not isinstance(model, qt.QuantizedModel)
     layers = layers_to_quantize(checkpoint, get_method("gptq"), config, "cpu")
-    pairs, every = [], len(layers) // count
+    pairs = []
     with torch.no_grad():
         before = model(tokens).logits.log_softmax(-1)
-        for layer, entry in list(zip(layers, found.layers, strict=True))[::every]:
+        for place in range(count):
+            layer, entry = layers[place * len(layers) // count], found.layers[place * len(layers) // count]
             weight = model.get_submodule(layer.name).weight
             kept = weight.clone()
             weight.copy_(get_method("gptq").rounded(kept, layer, config.with_bits(bits)))
@@ -118,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--target", type=float, default=3.8)
-    parser.add_argument("--layers", type=int, default=21, help="how many are rounded alone")
+    parser.add_argument("--layers", type=int, default=17, help="how many are rounded alone, spread over the model")
     parser.add_argument("--windows", type=int, default=40, help="of 512 tokens, for perplexities")
     given = parser.parse_args()
     text = given.text.read_text(encoding="utf-8")
