@@ -93,7 +93,10 @@ def meet_target(
     chosen, note = units.choose(found, budget)
     checkpoint.notes.append(note)
     base, rules = rules_of(chosen)
-    return replace(config, bits=base, rules={**config.rules, **rules}), len(choices)
+    # A pattern that gave other options keeps these, and comes where its bits must.
+    kept = {pattern: changes for pattern, changes in config.rules.items() if pattern not in rules}
+    merged = kept | {pattern: {**config.rules.get(pattern, {}), **changes} for pattern, changes in rules.items()}
+    return replace(config, bits=base, rules=merged), len(choices)
 
 
 def _check_rules(checkpoint: Checkpoint, method: Method, config: MixedConfig, device: str, rss: int) -> None:
@@ -169,7 +172,7 @@ class _Units:
 
     def choose(self, sensitivity: Sensitivity, budget: "_Budget") -> tuple[dict[str, int], str]:
         """Bits of each unit, and what is told of them."""
-        known = {layer.name: {loss.bits: loss for loss in layer.losses} for layer in sensitivity.layers}
+        known = sensitivity.by_layer()
         choices = {
             unit: {
                 bits: Choice(size, sum(known[layer.name][bits].loss for layer in self.members[unit] if layer.in_block))

@@ -10,7 +10,7 @@ from qtoolkit.records.phase import PhasePlan, Term
 from qtoolkit.records.plan import Advice, LayerPlan, Plan
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
-from qtoolkit.records.sensitivity import LayerSensitivity, RoundingLoss, Sensitivity
+from qtoolkit.records.sensitivity import RoundingLoss, Sensitivity
 from qtoolkit.records.source import ModelSource
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "Doctor",
     "LayerError",
     "LayerPlan",
-    "LayerSensitivity",
     "Machine",
     "MemoryReport",
     "ModelSource",
