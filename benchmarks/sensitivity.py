@@ -52,17 +52,18 @@ def beside_measured(found: Sensitivity, checkpoint: Any, config: Any, count: int
     model = qt.load(checkpoint.path, device="cpu", dtype="float32")
     assert not isinstance(model, qt.QuantizedModel)
     layers = layers_to_quantize(checkpoint, get_method("gptq"), config, "cpu")
-    pairs, every = [], len(layers) // count
+    pairs, known = [], found.by_layer()
     with torch.no_grad():
         before = model(tokens).logits.log_softmax(-1)
-        for layer, entry in list(zip(layers, found.layers, strict=True))[::every]:
+        for place in range(count):
+            layer = layers[place * len(layers) // count]
             weight = model.get_submodule(layer.name).weight
             kept = weight.clone()
             weight.copy_(get_method("gptq").rounded(kept, layer, config.with_bits(bits)))
             after = model(tokens).logits.log_softmax(-1)
             weight.copy_(kept)
             measured = float((before.exp() * (before - after)).sum(-1).mean())
-            loss = next(loss for loss in entry.losses if loss.bits == bits)
+            loss = known[layer.name][bits]
             pairs.append((loss.loss, measured))
             print(f"{layer.name:<42} predicted {loss.loss:.2e} +- {loss.standard_error:.0e}  measured {measured:.2e}")
     logs = torch.tensor(pairs).log()
@@ -79,7 +80,7 @@ def layouts(found: Sensitivity, checkpoint: Any, config: Any, target: float) -> 
         for layer in layers
     }
     budget = int(target * sum(layer.num_weights for layer in layers) / 8)
-    losses = {entry.name: {loss.bits: loss.loss for loss in entry.losses} for entry in found.layers}
+    losses = found.by_layer()
     # 3 and 4 bits alone for layouts that know nothing.
     orders = {
         "first layers 4 bits": [layer.name for layer in layers],
@@ -87,7 +88,7 @@ def layouts(found: Sensitivity, checkpoint: Any, config: Any, target: float) -> 
         "random layers 4 bits": [layers[int(place)].name for place in torch.randperm(len(layers))],
     }
     choices = {
-        name: {bits: Choice(size, losses[name][bits]) for bits, size in own.items()} for name, own in sizes.items()
+        name: {bits: Choice(size, losses[name][bits].loss) for bits, size in own.items()} for name, own in sizes.items()
     }
     yield f"by sensitivity, at most {target}", as_config(config, allocate(choices, budget))
     for what, order in orders.items():
@@ -118,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--target", type=float, default=3.8)
-    parser.add_argument("--layers", type=int, default=21, help="how many are rounded alone")
+    parser.add_argument("--layers", type=int, default=17, help="how many are rounded alone, spread over the model")
     parser.add_argument("--windows", type=int, default=40, help="of 512 tokens, for perplexities")
     given = parser.parse_args()
     text = given.text.read_text(encoding="utf-8")

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+# Layers with different bits: auto-gptq and optimum give all the same.
+MIXED = "4bit-mixed"
 EXPECTED = "expected.safetensors.test"
 TOKENS = torch.arange(3, 67)[None]  # (1, 64)
 KINDS = {

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 from auto_gptq import AutoGPTQForCausalLM
-from common import compare, written
+from common import MIXED, compare, written
 
 # It knows the first format only, and has no words for layers of a block that are left as they are.
-UNKNOWN_TO_IT = ("gptq_v2", "some-left")
+UNKNOWN_TO_IT = ("gptq_v2", "some-left", MIXED)
 
 
 def load(path: Path) -> torch.nn.Module:

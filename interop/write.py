@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import torch
-from common import KINDS, keep, random_llama
+from common import KINDS, MIXED, keep, random_llama
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 import qtoolkit as qt
 
@@ -17,8 +19,14 @@ MADE = {
     for checkpoint_format in ("gptq", "gptq_v2")
 }
 MADE["4bit-one-group"] = {"group_size": -1}
-MADE["4bit-mixed"] = {"rules": {"*.down_proj": {"bits": 8}, "*.v_proj": {"bits": 2}, "*.1.*.q_proj": {"bits": 3}}}
+MADE[MIXED] = {"rules": {"*.down_proj": {"bits": 8}, "*.v_proj": {"bits": 2}, "*.1.*.q_proj": {"bits": 3}}}
 MADE["4bit-some-left"] = {"exclude": ("lm_head", "layers.0.mlp.down_proj", "o_proj")}
+
+
+def numbers() -> PreTrainedTokenizerFast:
+    """A tokenizer of numbers, since gptqmodel's own loader asks for one."""
+    words = models.WordLevel({str(token): token for token in range(256)}, unk_token="0")  # noqa: S106
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), unk_token="0", eos_token="2")  # noqa: S106
 
 
 def main(folder: Path) -> None:
@@ -26,7 +34,7 @@ def main(folder: Path) -> None:
     for name, changes in MADE.items():
         options = {"group_size": 32, "calibration": "self", "num_samples": 8, "seq_len": 64} | changes
         method, model = qt.GPTQ(**options), random_llama(dtype=torch.float16)
-        qt.quantize(model, method, output=folder / name, overwrite=True, device="cpu")
+        qt.quantize(model, method, output=folder / name, overwrite=True, device="cpu", tokenizer=numbers())
         # In float32 a layer multiplies with its exact weight, for whatever number of tokens.
         keep(qt.load(folder / name, device="cpu", dtype="float32").model, folder / name)
 

@@ -13,7 +13,7 @@ from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.stream import StreamedModel
-from qtoolkit.stream.samples import Samples, first_inputs
+from qtoolkit.stream.samples import Samples, blocks_giving, first_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,12 +105,18 @@ class StreamedScorer:
         """See `Scorer`."""
         streamed = StreamedModel(self._checkpoint, device=self._device, dtype=self._dtype)
         samples = _run_blocks(streamed, tokens, on_progress)
-        with streamed.outside(with_head=True) as model, _instead_of_blocks(streamed, samples) as choose:
+        chosen = 0
 
-            def logits(index: int) -> torch.Tensor:
-                choose(index)
-                return _logits_of(model, tokens, index)
+        def hidden() -> torch.Tensor:
+            return samples.hidden[chosen].to(streamed.device)
 
+        def logits(index: int) -> torch.Tensor:
+            nonlocal chosen
+            chosen = index
+            return _logits_of(model, tokens, index)
+
+        ends = streamed.outside(with_head=True)
+        with ends as model, blocks_giving(streamed, hidden, as_tuple=samples.gives_tuple):
             yield Predictor(self._checkpoint.name, logits)
 
 
@@ -124,28 +130,6 @@ def _run_blocks(streamed: StreamedModel, tokens: torch.Tensor, on_progress: OnPr
         samples.arguments[index] = {}
         on_progress(ProgressEvent("evaluate", index + 1, len(streamed.blocks), "blocks", streamed.name))
     return samples
-
-
-@contextmanager
-def _instead_of_blocks(streamed: StreamedModel, samples: Samples) -> Iterator[Callable[[int], None]]:
-    """While this is entered, the model's blocks give what was kept of the window that was chosen last."""
-    chosen = 0
-
-    def choose(index: int) -> None:
-        nonlocal chosen
-        chosen = index
-
-    def kept(*args: Any, **kwargs: Any) -> Any:
-        hidden = samples.hidden[chosen].to(streamed.device)
-        return (hidden,) if samples.gives_tuple else hidden
-
-    for block in streamed.blocks:
-        block.forward = kept
-    try:
-        yield choose
-    finally:
-        for block in streamed.blocks:
-            del block.forward
 
 
 def _logits_of(model: Any, tokens: torch.Tensor, index: int) -> torch.Tensor:

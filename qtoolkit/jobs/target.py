@@ -72,11 +72,7 @@ def meet_target(
         return config, 0
     method, quiet = get_method(config.method), replace(checkpoint, notes=[])
     if config.gives_bits:
-        plan = plan_job(quiet, config, device, None, rss=rss)[1]
-        names = {layer.name for layer in plan.layers}
-        candidates = layers_to_quantize(checkpoint, method, config, device)
-        budget = _Budget.of(config, plan, sum(layer.bias_bytes for layer in candidates if layer.name in names))
-        budget.check(sum(layer.disk_bytes for layer in plan.layers), "the rules take")
+        _check_rules(quiet, method, config, device, rss)
         return config, 0
     choices = _numbers_of_bits(config)
     fitted, plan = plan_job(quiet, replace(config, bits=choices[0]), device, machine, rss=rss, measures=len(choices))
@@ -85,13 +81,7 @@ def meet_target(
         check_machine(replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure")), machine)
     units = _Units.of(checkpoint, method, fitted, plan, choices, device)
     budget = _Budget.of(config, plan, units.biases)
-    least, most = units.range()
-    if least > budget.size:
-        raise ConfigError(
-            f"{type(config).__name__}: {budget.asked} is out of reach for {checkpoint.name}: "
-            f"its layers take {budget.described(least)} to {budget.described(most)}"
-        )
-    if most <= budget.size:
+    if units.check(budget, checkpoint.name) <= budget.size:
         checkpoint.notes.append(
             f"{budget.asked} leaves room for {choices[-1]} bits in every layer: nothing was measured"
         )
@@ -103,7 +93,24 @@ def meet_target(
     chosen, note = units.choose(found, budget)
     checkpoint.notes.append(note)
     base, rules = rules_of(chosen)
-    return replace(config, bits=base, rules={**config.rules, **rules}), len(choices)
+    # A pattern that gave other options keeps these, and comes where its bits must.
+    kept = {pattern: changes for pattern, changes in config.rules.items() if pattern not in rules}
+    merged = kept | {pattern: {**config.rules.get(pattern, {}), **changes} for pattern, changes in rules.items()}
+    return replace(config, bits=base, rules=merged), len(choices)
+
+
+def _check_rules(checkpoint: Checkpoint, method: Method, config: MixedConfig, device: str, rss: int) -> None:
+    """Refuse rules whose bits exceed the target."""
+    plan = plan_job(checkpoint, config, device, None, rss=rss)[1]
+    names = {layer.name for layer in plan.layers}
+    candidates = layers_to_quantize(checkpoint, method, config, device)
+    budget = _Budget.of(config, plan, sum(layer.bias_bytes for layer in candidates if layer.name in names))
+    size = sum(layer.disk_bytes for layer in plan.layers)
+    if size > budget.size:
+        raise ConfigError(
+            f"{type(config).__name__}: the rules take {budget.described(size)}, more than {budget.asked}: "
+            "leave out their bits, which are then given by sensitivity, or the target"
+        )
 
 
 def with_rules_of(config: MethodConfig, journal: JournalPlace | None) -> MethodConfig:
@@ -152,14 +159,20 @@ class _Units:
                 own[bits] = own.get(bits, 0) + planned.disk_bytes
         return cls(members, sizes, sum(layer.bias_bytes for own in members.values() for layer in own))
 
-    def range(self) -> tuple[int, int]:
-        """Bytes with the fewest and with the most bits."""
+    def check(self, budget: "_Budget", name: str) -> int:
+        """Refuse a budget that cannot be kept; give the bytes with the most bits."""
         sizes = [own.values() for own in self.sizes.values()]
-        return sum(map(min, sizes)), sum(map(max, sizes))
+        least, most = sum(map(min, sizes)), sum(map(max, sizes))
+        if least > budget.size:
+            raise ConfigError(
+                f"{type(budget.config).__name__}: {budget.asked} is out of reach for {name}: "
+                f"it takes {budget.described(least)} to {budget.described(most)}"
+            )
+        return most
 
     def choose(self, sensitivity: Sensitivity, budget: "_Budget") -> tuple[dict[str, int], str]:
         """Bits of each unit, and what is told of them."""
-        known = {layer.name: {loss.bits: loss for loss in layer.losses} for layer in sensitivity.layers}
+        known = sensitivity.by_layer()
         choices = {
             unit: {
                 bits: Choice(size, sum(known[layer.name][bits].loss for layer in self.members[unit] if layer.in_block))
@@ -220,14 +233,6 @@ class _Budget:
         if self.config.target_bits is None:
             return format_bytes(size + self.other)
         return format_bits(bits_per_weight(size - self.biases, self.weights))
-
-    def check(self, size: int, what: str) -> None:
-        """Refuse a size above the budget."""
-        if size > self.size:
-            raise ConfigError(
-                f"{type(self.config).__name__}: {what} {self.described(size)}, more than {self.asked}: "
-                "leave out their bits, which are then given by sensitivity, or the target"
-            )
 
 
 def _numbers_of_bits(config: MixedConfig) -> list[int]:

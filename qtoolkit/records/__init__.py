@@ -12,7 +12,7 @@ from qtoolkit.records.plan import Advice, LayerPlan, Plan
 from qtoolkit.records.quality import QualityReport, SpeedReport
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
-from qtoolkit.records.sensitivity import LayerSensitivity, RoundingLoss, Sensitivity
+from qtoolkit.records.sensitivity import RoundingLoss, Sensitivity
 from qtoolkit.records.source import ModelSource
 from qtoolkit.records.tasks import TaskMetric, TaskReport
 
@@ -28,7 +28,6 @@ __all__ = [
     "Grid",
     "LayerError",
     "LayerPlan",
-    "LayerSensitivity",
     "Machine",
     "MemoryReport",
     "ModelSource",

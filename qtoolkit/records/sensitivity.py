@@ -6,15 +6,16 @@ from typing import ClassVar
 from qtoolkit.records.base import Record, Row
 from qtoolkit.units import format_seconds
 
-# Rows of layers that are shown.
+# Losses that are shown.
 _MOST = 10
 
 
 @dataclass(frozen=True)
 class RoundingLoss(Record):
-    """What rounding one layer to some number of bits adds to the loss.
+    """What rounding one layer, and no other, to some number of bits adds to the loss.
 
     Attributes:
+        layer: its full name.
         bits: size of a code.
         loss: predicted KL divergence from the full-precision model, mean over tokens; nats per token.
         standard_error: of `loss`, from sample to sample.
@@ -22,30 +23,13 @@ class RoundingLoss(Record):
 
     schema_version: ClassVar[int] = 1
 
+    layer: str
     bits: int
     loss: float
     standard_error: float
 
     def rows(self) -> tuple[Row, ...]:
-        return (Row(f"{self.bits} bits", f"{self.loss:.2g} nats per token", f"+- {self.standard_error:.1g}"),)
-
-
-@dataclass(frozen=True)
-class LayerSensitivity(Record):
-    """What rounding one layer, and no other, adds to the loss.
-
-    Attributes:
-        name: the layer's full name.
-        losses: for each number of bits that the method has.
-    """
-
-    schema_version: ClassVar[int] = 1
-
-    name: str
-    losses: tuple[RoundingLoss, ...]
-
-    def rows(self) -> tuple[Row, ...]:
-        return (Row(self.name, ", ".join(f"{loss.bits} bits: {loss.loss:.2g}" for loss in self.losses)),)
+        return (Row(self.layer, f"{self.bits} bits: {self.loss:.2g} nats per token", f"+- {self.standard_error:.1g}"),)
 
 
 @dataclass(frozen=True)
@@ -53,7 +37,7 @@ class Sensitivity(Record):
     """How sensitive the layers of a model are, each alone.
 
     Attributes:
-        layers: each layer that may be quantized, in the model's order.
+        losses: for each layer that may be quantized, in the model's order, and each number of bits.
         text: what it was measured on: "self", "wikitext2", a file's name.
         num_samples: samples of the text.
         seq_len: tokens of a sample.
@@ -62,25 +46,24 @@ class Sensitivity(Record):
 
     schema_version: ClassVar[int] = 1
 
-    layers: tuple[LayerSensitivity, ...]
+    losses: tuple[RoundingLoss, ...]
     text: str
     num_samples: int
     seq_len: int
     seconds: float
 
+    def by_layer(self) -> dict[str, dict[int, RoundingLoss]]:
+        """Layer -> bits -> loss."""
+        found: dict[str, dict[int, RoundingLoss]] = {}
+        for loss in self.losses:
+            found.setdefault(loss.layer, {})[loss.bits] = loss
+        return found
+
     def rows(self) -> tuple[Row, ...]:
-        ordered = sorted(self.layers, key=_worst, reverse=True)
+        largest = sorted(self.losses, key=lambda loss: -loss.loss)[:_MOST]
         return (
             Row("measured on", self.text, f"{self.num_samples} samples of {self.seq_len} tokens"),
             Row("took", format_seconds(self.seconds)),
-            Row(
-                "layers",
-                str(len(self.layers)),
-                "predicted loss of each alone, nats per token; the most sensitive first",
-            ),
-            *(row for layer in ordered[:_MOST] for row in layer.rows()),
+            Row("layers", str(len(self.by_layer())), "each rounded alone; below, the largest losses"),
+            *(row for loss in largest for row in loss.rows()),
         )
-
-
-def _worst(layer: LayerSensitivity) -> float:
-    return max((loss.loss for loss in layer.losses), default=0.0)

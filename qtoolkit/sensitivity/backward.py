@@ -14,7 +14,7 @@ from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source.sampling import draw
 from qtoolkit.stream import StreamedModel
 from qtoolkit.stream.run import weight_of
-from qtoolkit.stream.samples import Samples, first_inputs
+from qtoolkit.stream.samples import Samples, blocks_giving, first_inputs
 
 # Tokens whose logits are in memory at one time.
 HEAD_TOKENS = 32
@@ -118,15 +118,6 @@ def _logits(
     streamed: StreamedModel, model: nn.Module, tokens: torch.Tensor, hidden: torch.Tensor, gives_tuple: bool
 ) -> torch.Tensor:
     """The logits [tokens, vocabulary] of what comes out of the last block, which stand-ins give."""
-
-    def stand_in(*args: Any, **kwargs: Any) -> Any:
-        return (hidden,) if gives_tuple else hidden
-
-    for block in streamed.blocks:
-        block.forward = stand_in
-    try:
+    with blocks_giving(streamed, lambda: hidden, as_tuple=gives_tuple):
         logits: torch.Tensor = model(input_ids=tokens, use_cache=False).logits[0]
-    finally:
-        for block in streamed.blocks:
-            del block.forward
     return logits

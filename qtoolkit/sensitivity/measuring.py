@@ -13,16 +13,17 @@ KL ~ 0.1^2 / 8 = 0.00125 nats; exactly it is 0.001249.
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import keep_json, read_json, user_cache
 from qtoolkit.methods import Layer, Method, MixedConfig
-from qtoolkit.records import LayerSensitivity, OnProgress, RoundingLoss, Sensitivity, ignore_progress
+from qtoolkit.records import OnProgress, RoundingLoss, Sensitivity, ignore_progress
 from qtoolkit.sensitivity.backward import run_backward
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.calibration import Calibration, load_calibration
@@ -73,7 +74,8 @@ def measure_sensitivity(
     key = _key(checkpoint, config, layers, bits, dtype, text)
     file = user_cache() / "sensitivity" / f"{key}.json"
     known = read_json(file)
-    if known:
+    # A file that holds something else is replaced.
+    with suppress(ConfigError):
         return Sensitivity.from_dict(known)
     text = text or _written_text(checkpoint, device, dtype, on_progress)
     streamed = StreamedModel(checkpoint, device=device, dtype=dtype)
@@ -127,19 +129,19 @@ class _Rounding:
             slopes = self._changes[name].float() @ gradient.float().flatten()  # [bits]
             self._losses[name][sample] = slopes.double().cpu() ** 2 / (2 * self._seq_len)
 
-    def result(self) -> tuple[LayerSensitivity, ...]:
+    def result(self) -> tuple[RoundingLoss, ...]:
         """Means over the samples, and their standard errors."""
-        return tuple(self._layer(name, losses) for name, losses in self._losses.items())
+        return tuple(loss for name, losses in self._losses.items() for loss in self._means(name, losses))
 
-    def _layer(self, name: str, losses: torch.Tensor) -> LayerSensitivity:
+    def _means(self, name: str, losses: torch.Tensor) -> Iterator[RoundingLoss]:
         if not losses.isfinite().all():
             raise UnsupportedModelError(
                 f"{self._model} computes NaN or infinity at {name}, so that no sensitivity can be measured: give rules"
             )
         means = losses.mean(0).tolist()
         errors = (losses.std(0, correction=min(1, len(losses) - 1)) / len(losses) ** 0.5).tolist()
-        triples = zip(self._bits, means, errors, strict=True)
-        return LayerSensitivity(name, tuple(RoundingLoss(*values) for values in triples))
+        for bits, loss, error in zip(self._bits, means, errors, strict=True):
+            yield RoundingLoss(name, bits, loss, error)
 
 
 def _calibration(config: MixedConfig) -> Any:

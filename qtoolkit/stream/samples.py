@@ -1,7 +1,7 @@
 """Calibration samples on their way through a model: hidden states, and what else each block is called with."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -133,3 +133,25 @@ def _stand_in(
 
 class _LeftEarly(Exception):
     """Thrown to leave a model once enough was seen, or when its blocks should give something else."""
+
+
+@contextmanager
+def blocks_giving(streamed: StreamedModel, hidden: Callable[[], torch.Tensor], *, as_tuple: bool) -> Iterator[None]:
+    """While this is entered, each block of a model gives what `hidden` gives, whatever it is called with.
+
+    Args:
+        streamed: the model.
+        hidden: gives hidden states.
+        as_tuple: whether the architecture's blocks give a tuple.
+    """
+
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
+        return (hidden(),) if as_tuple else hidden()
+
+    for block in streamed.blocks:
+        block.forward = stand_in
+    try:
+        yield
+    finally:
+        for block in streamed.blocks:
+            del block.forward

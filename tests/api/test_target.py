@@ -65,11 +65,11 @@ def test_the_file_is_never_larger_than_the_target(share: float, tiny_llama: Path
     [
         (
             qt.AbsMax(granularity="group", target_bits=4),
-            r"out of reach for .*: its layers take 4\.250 .* to 8\.250 bits",
+            r"out of reach for .*: it takes 4\.250 .* to 8\.250 bits",
         ),
         (
             qt.AbsMax(granularity="group", target_size="1 kB"),
-            r"out of reach for .*: its layers take 6\.\d MB to 6\.\d MB",
+            r"out of reach for .*: it takes 1[23]\.\d MB to 1[23]\.\d MB",
         ),
         (
             qt.AbsMax(granularity="group", target_bits=5, rules={"*": {"bits": 8}}),
@@ -98,10 +98,13 @@ def test_rules_that_keep_the_target_are_kept(tiny_llama: Path) -> None:
 
 
 def test_other_rules_go_with_a_target(tiny_llama: Path) -> None:
-    rules = {"*.down_proj": {"group_size": 32}}
-    plan = qt.plan(tiny_llama, qt.AbsMax(granularity="group", rules=rules, target_bits=6), device="cpu")
-    assert plan.settings["rules"]["*.down_proj"]["group_size"] == 32
-    assert mean_bits(plan.layers) <= 6
+    """Also where bits are given by the same pattern: every kind and every layer is named."""
+    names = [layer.name for layer in qt.plan(tiny_llama, "absmax", device="cpu").layers]
+    rules = {pattern: {"group_size": 32} for name in names for pattern in (f"*.{name.rpartition('.')[2]}", name)}
+    plan = qt.plan(tiny_llama, qt.AbsMax(granularity="group", rules=rules, target_bits=6.5), device="cpu")
+    assert all(plan.settings["rules"][pattern]["group_size"] == 32 for pattern in rules)
+    assert 6 < mean_bits(plan.layers) <= 6.5
+    assert len({layer.bits for layer in plan.layers}) == 2
 
 
 def test_a_config_alone_has_nothing_to_measure() -> None:

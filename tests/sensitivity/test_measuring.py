@@ -79,18 +79,18 @@ def test_the_predicted_loss_is_the_measured_one(checkpoint: Checkpoint) -> None:
     found = measure(checkpoint)
     assert (found.text, found.num_samples, found.seq_len) == ("4 texts", len(text.tokens), SEQ_LEN)
     layers = layers_of(checkpoint)
-    assert [layer.name for layer in layers] == [layer.name for layer in found.layers]
+    assert [layer.name for layer in layers] == list(found.by_layer())
     ratios = []
-    for entry, measured in zip(found.layers[::4], direct(checkpoint, text.tokens, list(layers[::4]), 4), strict=True):
-        loss = next(loss for loss in entry.losses if loss.bits == 4)
-        assert abs(loss.loss - measured) < 5 * loss.standard_error + 0.2 * measured, entry.name
+    for layer, measured in zip(layers[::4], direct(checkpoint, text.tokens, list(layers[::4]), 4), strict=True):
+        loss = found.by_layer()[layer.name][4]
+        assert abs(loss.loss - measured) < 5 * loss.standard_error + 0.2 * measured, layer.name
         ratios.append(loss.loss / measured)
     assert 0.6 < sum(ratios) / len(ratios) < 1.6
 
 
 def test_fewer_bits_cost_more(checkpoint: Checkpoint) -> None:
-    for layer in measure(checkpoint).layers:
-        losses = [loss.loss for loss in layer.losses]
+    for own in measure(checkpoint).by_layer().values():
+        losses = [own[bits].loss for bits in (2, 3, 4, 8)]
         assert losses == sorted(losses, reverse=True) and losses[0] > 100 * losses[-1] > 0
 
 
@@ -103,11 +103,18 @@ def test_it_is_measured_once(checkpoint: Checkpoint) -> None:
     assert "measure" not in {event.phase for event in events}
 
 
+def test_a_damaged_file_of_the_cache_is_replaced(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    first = measure(checkpoint)
+    (file,) = (tmp_path / "cache").rglob("*.json")
+    file.write_text('{"record": "Sensitivity"}')
+    assert measure(checkpoint).losses == first.losses
+
+
 def test_other_weights_are_measured_anew(checkpoint: Checkpoint) -> None:
     first = measure(checkpoint)
     changed = {name: tensor * 1.5 for name, tensor in checkpoint.tensors.items()}
     checkpoint.tensors = changed
-    assert measure(checkpoint).layers != first.layers
+    assert measure(checkpoint).losses != first.losses
 
 
 def test_a_weight_that_is_no_number_is_refused(checkpoint: Checkpoint) -> None:
