@@ -34,8 +34,8 @@ from qtoolkit.source.skeleton import block_list
 from qtoolkit.source.windows import Windows, check_window_options, load_windows, written_windows
 from qtoolkit.stream import load_streamed
 
-# The share of passages in common from which a text is refused; below are quotations, and duplicates in a collection.
-_OVERLAP = 0.05
+# Passages in common, and their share, from which a text is refused; fewer are quotations.
+_PASSAGES, _OVERLAP = 3, 0.05
 # Windows that the noise floor is measured on: it needs few, and float32 is slow.
 _NOISE_WINDOWS = 8
 # What speed is measured with.
@@ -200,15 +200,15 @@ def check_overlap(windows: Windows, opened: Opened) -> Windows:
     Raises:
         ConfigError: more than a few do.
     """
-    share = overlap(sketch(windows.tokens), opened.passages)
-    if share > _OVERLAP:
+    common, share = overlap(sketch(windows.tokens), opened.passages)
+    if common >= _PASSAGES and share > _OVERLAP:
         raise ConfigError(
-            f"{100 * share:.0f} % of {windows.name} is text that the model was calibrated on, so that it would look "
-            "better than it is: give another text"
+            f"{windows.name} holds text that the model was calibrated on ({100 * share:.0f} % of the smaller of both), "
+            "which would look better than it is: give another text"
         )
-    if not share:
+    if not common:
         return windows
-    note = f"{100 * share:.1f} % of {windows.name} stands in the text that the model was calibrated on too"
+    note = f"{100 * share:.1f} % of {windows.name}, or of the text that the model was calibrated on, stands in both"
     return replace(windows, notes=(*windows.notes, note))
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 # Tokens of a passage: shorter ones are common to texts of one language.
 _LENGTH = 16
 # One passage in so many is kept, the same ones in every text (winnowing; Schleimer et al., SIGMOD 2003, section 2).
-_EVERY = 128
+_EVERY = 64
 # Multipliers of a polynomial hash, and of the mixing that decides which hashes are kept.
 _BASE, _MIX = 6_364_136_223_846_793_005, 11_400_714_819_323_198_485
 
@@ -34,6 +34,13 @@ def sketch(tokens: "torch.Tensor") -> tuple[int, ...]:
     return tuple(sorted({int(value) for value in mixed[mixed % np.uint64(_EVERY) == 0]}))
 
 
-def overlap(text: Collection[int], other: Collection[int]) -> float:
-    """The share of a text's kept passages that stand in another; 0 where none was kept."""
-    return len(set(text) & set(other)) / len(set(text)) if text else 0.0
+def overlap(text: Collection[int], other: Collection[int]) -> tuple[int, float]:
+    """How many kept passages two texts share, and which share of those of the smaller one that is.
+
+    Example: of two passages and of three, one is in both.
+
+        >>> overlap((1, 2), (2, 3, 4))
+        (1, 0.5)
+    """
+    common = len(set(text) & set(other))
+    return common, common / min(len(set(text)), len(set(other))) if common else 0.0

@@ -8,6 +8,11 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, ConfigError, JobCancelled
+from qtoolkit.evaluation import LoadedScorer
+from qtoolkit.jobs.evaluating import Opened, check_overlap
+from qtoolkit.records import ignore_progress
+from qtoolkit.source.overlap import sketch
+from qtoolkit.source.windows import load_windows
 from tests.evaluation.plain import HELD_OUT
 from tests.methods.gptq_jobs import TEXTS, gptq
 from tests.models import random_model
@@ -76,13 +81,32 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer: Any) -> None:
         evaluate(random_model("llama"), tokenizer=tokenizer)
 
 
-def test_the_calibration_text_is_refused_and_a_quotation_is_told(tiny_llama: Path) -> None:
+def test_the_calibration_text_is_refused(tiny_llama: Path) -> None:
     quantized = qt.quantize(tiny_llama, gptq(num_samples=64, seq_len=256), device="cpu")
-    with pytest.raises(ConfigError, match=r"% of 4 texts is text that the model was calibrated on"):
+    with pytest.raises(
+        ConfigError, match=r"^4 texts holds text that the model was calibrated on \(100 % of the smaller"
+    ):
         evaluate(quantized, text=TEXTS)
-    report = evaluate(quantized, text=[HELD_OUT + TEXTS[0]], seq_len=256, num_tokens=10**5)
-    assert any("stands in the text that the model was calibrated on too" in note for note in report.notes)
     assert not any("calibrated" in note for note in evaluate(quantized).notes)
+
+
+@pytest.mark.parametrize(("shared", "refused"), [(0, False), (2, False), (3, True)])
+def test_a_quotation_is_told_and_more_is_refused(tokenizer: Any, shared: int, refused: bool) -> None:
+    options = {"seq_len": 512, "num_tokens": 5120, "stride": None, "max_seq_len": None, "vocab_size": 49152}
+    windows = load_windows([HELD_OUT], tokenizer, **options, on_progress=ignore_progress)
+    passages = (*sketch(windows.tokens)[:shared], *range(20 - shared))
+    opened = Opened(LoadedScorer("model", None), tokenizer, passages=passages)
+    if refused:
+        with pytest.raises(ConfigError, match=r"\(15 % of the smaller of both\)"):
+            check_overlap(windows, opened)
+    else:
+        notes = check_overlap(windows, opened).notes
+        assert (
+            notes
+            == (f"10.0 % of {windows.name}, or of the text that the model was calibrated on, stands in both",)[
+                : bool(shared)
+            ]
+        )
 
 
 def test_a_cancelled_evaluation_stops(tiny_llama: Path) -> None:
