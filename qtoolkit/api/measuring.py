@@ -18,7 +18,7 @@ from qtoolkit.jobs.forgetting import forgetting
 from qtoolkit.measure import examine, memory_footprint
 from qtoolkit.methods import available_methods, get_method
 from qtoolkit.planning import refuse_below_one, resolve_device
-from qtoolkit.quantized import QuantizedModel
+from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
 from qtoolkit.records import (
     Comparison,
     Doctor,
@@ -174,7 +174,8 @@ def run_tasks(
     if tokenizer is None:
         tokenizer = find_tokenizer(model.name_or_path)
     options: dict[str, Any] = {"limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size}
-    return ask_tasks(model, tokenizer, tasks, name=name, **options)
+    with quiet_bitsandbytes():
+        return ask_tasks(model, tokenizer, tasks, name=name, **options)
 
 
 def measure_memory(model: Model) -> MemoryReport:

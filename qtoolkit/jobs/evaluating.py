@@ -128,7 +128,7 @@ def open_model(
         name = model.name_or_path or type(model).__name__
         return Opened(LoadedScorer(name, model), tokenizer or find_tokenizer(model.name_or_path), model.config)
     if callable(getattr(model, "logits", None)):
-        return Opened(LoadedScorer(type(model).__name__, model), tokenizer)
+        return Opened(LoadedScorer(str(getattr(model, "path", type(model).__name__)), model), tokenizer)
     checkpoint = open_checkpoint(model, **sources, on_progress=on_progress, quantized=True)
     adapt_dtype(checkpoint, device)
     notes = checkpoint.notes
