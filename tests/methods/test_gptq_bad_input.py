@@ -45,7 +45,7 @@ def test_activations_that_are_no_numbers(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"calibration": []}, "calibration"),
+        ({"calibration": []}, "an empty list"),
         ({"calibration": ["too short"]}, "tokens"),
         ({"calibration": "no such file.txt"}, "no such file"),
         ({"calibration": 5}, "calibration"),

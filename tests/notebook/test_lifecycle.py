@@ -9,7 +9,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from qtoolkit.notebook import QuantizeMagics, register
 from qtoolkit.notebook.completion import COMPLETED
 
-NAMES = {"line": {"quantize", "qplan", "qmemory", "qdoctor"}, "cell": {"quantize", "qplan", "qmemory"}}
+NAMES = {
+    "line": {"quantize", "qplan", "qeval", "qcompare", "qmemory", "qdoctor"},
+    "cell": {"quantize", "qplan", "qcompare", "qmemory"},
+}
 
 
 def of_ours(shell: InteractiveShell) -> dict[str, set[str]]:
