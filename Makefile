@@ -33,8 +33,9 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the rooms
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
 
+# Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's.
 test-new: .venv/.ready  ## the tests and notebooks with the newest versions (constraints/ci.txt)
-	$(PY) $(PYTEST) tests notebooks --nbval --nbval-current-env --nbval-cell-timeout 300 \
+	$(PY) $(PYTEST) tests notebooks --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (constraints/colab.txt)
