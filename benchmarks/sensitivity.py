@@ -23,7 +23,7 @@ from qtoolkit.source import open_checkpoint
 from qtoolkit.source.calibration import load_calibration
 from tests.models import smollm2_folder
 
-BITS = (2, 3, 4, 8)
+BITS = (3, 4, 8)
 
 
 def cpu_seconds() -> float:

@@ -1,8 +1,8 @@
 """Bits for each layer under a target: measured sensitivities, exact bytes, and the rules that come out."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import floor
 
 from qtoolkit.errors import ConfigError
@@ -74,7 +74,7 @@ def meet_target(
     if config.gives_bits:
         _check_rules(quiet, method, config, device, rss)
         return config, 0
-    choices = _numbers_of_bits(config)
+    choices = config.bits_to_give()
     fitted, plan = plan_job(quiet, replace(config, bits=choices[0]), device, machine, rss=rss, measures=len(choices))
     assert isinstance(fitted, MixedConfig)
     if machine is not None:
@@ -142,7 +142,13 @@ class _Units:
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, method: Method, config: MixedConfig, plan: Plan, choices: list[int], device: str
+        cls,
+        checkpoint: Checkpoint,
+        method: Method,
+        config: MixedConfig,
+        plan: Plan,
+        choices: Sequence[int],
+        device: str,
     ) -> "_Units":
         """The units of the layers that a plan quantizes; what stands outside the blocks keeps the most bits."""
         quantized = {layer.name for layer in plan.layers}
@@ -233,11 +239,6 @@ class _Budget:
         if self.config.target_bits is None:
             return format_bytes(size + self.other)
         return format_bits(bits_per_weight(size - self.biases, self.weights))
-
-
-def _numbers_of_bits(config: MixedConfig) -> list[int]:
-    """The bits that a config's method has, fewest first."""
-    return sorted(next(field.metadata["choices"] for field in fields(config) if field.name == "bits"))
 
 
 def _unit_of(name: str) -> str:

@@ -75,6 +75,10 @@ class MixedConfig(MethodConfig):
         """Whether the rules say themselves how many bits layers have."""
         return any("bits" in values for values in self.rules.values())
 
+    def bits_to_give(self) -> tuple[int, ...]:
+        """The numbers of bits that a target gives layers, fewest first."""
+        return tuple(sorted(next(field.metadata["choices"] for field in fields(self) if field.name == "bits")))
+
     def of(self, layer: str) -> Self:
         values: dict[str, Any] = {}
         for pattern, changes in self.rules.items():

@@ -74,6 +74,10 @@ class GPTQ(MixedConfig):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{name}: {field} must be at least 1, got {getattr(self, field)}")
 
+    def bits_to_give(self) -> tuple[int, ...]:
+        """As the base says, but no 2 bits with `sym`, where a loss is no longer predicted to second order."""
+        return tuple(bits for bits in super().bits_to_give() if bits > 2 or not self.sym)
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values; of calibration text that is no file, only what it is called."""
         text = self.calibration
