@@ -24,6 +24,7 @@ from qtoolkit.planning import (
     resolve_dtype,
 )
 from qtoolkit.planning import recommend as find_best
+from qtoolkit.publishing import receipt_of
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
 from qtoolkit.records import Doctor, Machine, MemoryReport, OnProgress, Plan, Recommendation, Speed, ignore_progress
 from qtoolkit.source import open_checkpoint
@@ -238,10 +239,11 @@ def load(
             optional(package, f"{checkpoint.name}, which is quantized with {method.name!r},")
         loaded = method.load(checkpoint, device=place)
         method.prepare(loaded)
+    receipt = receipt_of(checkpoint)
     # What lies on the disk is the result, not what was before it.
     memory = replace(memory_report(made, memory_footprint(loaded), checkpoint.path, meter.report), disk_before=None)
     report = quantization_report(made, checkpoint.notes, memory, checkpoint.path, time.monotonic() - started)
-    return QuantizedModel(loaded, checkpoint.tokenizer, settings, report)
+    return QuantizedModel(loaded, checkpoint.tokenizer, settings, report, receipt)
 
 
 def measure_memory(model: Model) -> MemoryReport:

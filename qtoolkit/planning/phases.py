@@ -12,6 +12,8 @@ from qtoolkit.source import skeleton as skeletons
 
 # Config, tokenizer and file headers; a vocabulary of 256,000 words takes about 20 MB of JSON.
 SIDE_FILES_BYTES = 40_000_000
+# As `qtoolkit.publishing.behaviour` takes them.
+PROBE_TOKENS = 32
 
 # Measured on Linux, x86-64, torch 2.13, transformers 5.23, tokenizers 0.22, bitsandbytes 0.50: resident bytes.
 _FRESH_PROCESS = 400_000_000
@@ -98,6 +100,7 @@ def job_phases(
         without = tuple(term for term in base if term.name != "tokenizer")
         phases.append(PhasePlan("load", (*without, Term("tokenizer while it is read", reading, what))))
     phases.extend(method.phases(work, config))
+    phases.append(_probe_phase(work))
     writing = round(_TOKENIZER_WRITTEN * checkpoint.tokenizer_bytes)
     result = Term("quantized model", work.footprint, "every layer's bytes, scales included")
     saved = [Term("tokenizer while it is written", writing, f"{_TOKENIZER_WRITTEN} times its file, measured")]
@@ -116,6 +119,18 @@ def job_phases(
         )
     )
     return tuple(phases)
+
+
+def _probe_phase(work: Work) -> PhasePlan:
+    """The short forward pass whose logits are written down beside a saved result."""
+    largest = max((layer.num_weights for layer in work.layers), default=0)
+    result = Term("quantized model", work.footprint, "every layer's bytes, scales included")
+    terms = (
+        Term("logits of the probe", 12 * PROBE_TOKENS * work.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"),
+        Term("largest layer expanded", 4 * largest, "in float32 at most"),
+    )
+    on_cpu, on_gpu = ((result, *terms), ()) if work.on_cpu else ((), (result, *terms))
+    return PhasePlan("verify", (*work.base, *on_cpu), on_gpu, seconds=work.time(touched=work.footprint + 4 * largest))
 
 
 def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int) -> PhasePlan:

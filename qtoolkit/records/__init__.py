@@ -8,16 +8,21 @@ from qtoolkit.records.machine import THIS_MACHINE, Machine, Speed
 from qtoolkit.records.memory import MemoryReport, PeakMemory
 from qtoolkit.records.phase import PhasePlan, Term
 from qtoolkit.records.plan import Advice, LayerPlan, Plan
+from qtoolkit.records.receipt import Behaviour, FileEntry, Probe, Receipt
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.source import ModelSource
+from qtoolkit.records.verification import Check, Verification
 
 __all__ = [
     "THIS_MACHINE",
     "Advice",
+    "Behaviour",
     "CalibrationReport",
     "Candidate",
+    "Check",
     "Doctor",
+    "FileEntry",
     "LayerError",
     "LayerPlan",
     "Machine",
@@ -27,12 +32,15 @@ __all__ = [
     "PeakMemory",
     "PhasePlan",
     "Plan",
+    "Probe",
     "ProgressEvent",
     "QuantizationReport",
+    "Receipt",
     "Recommendation",
     "Record",
     "Row",
     "Speed",
     "Term",
+    "Verification",
     "ignore_progress",
 ]
