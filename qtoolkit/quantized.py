@@ -23,6 +23,7 @@ from qtoolkit.records import (
     Receipt,
     ignore_progress,
 )
+from qtoolkit.source.heap import give_memory_back
 from qtoolkit.stream import check_output, save_model, staged
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def save_measured(
             probe = measure_probe(model, tokenizer)
     except Exception as error:  # noqa: BLE001  # what a model does not run on this machine raises anything
         notes.append(f"its logits could not be measured, and no qt.verify can compare them: {oneline(error)}")
+    give_memory_back()
     save_model(model, tokenizer, folder, on_progress)
     return probe
 

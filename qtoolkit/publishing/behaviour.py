@@ -5,6 +5,7 @@ path. It imports nothing of qtoolkit unless it is told to: what plain transforme
 """
 
 import hashlib
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
 # Written for this purpose: prose, other scripts, code, digits, blanks and a combined emoji are cut differently.
-TEXTS = (
+_PROSE = (
     "The lighthouse keeper wrote a letter to her sister, who lived in a small town far from the sea, and told her "
-    "that the winter had been long, that the boats had come home late, and that she would visit in spring.",
+    "that the winter had been long, that the boats had come home late, and that she would visit in spring."
+)
+TEXTS = (
+    _PROSE,
     "Größere Bücher kosten 12,50 €; naïve café, žluťoučký kůň, İstanbul.",
-    "Привет, мир! 你好，世界。こんにちは 안녕하세요 שלום مرحبا नमस्ते",
+    "Привет, мир! 你好世界。こんにちは 안녕하세요 שלום مرحبا नमस्ते",
     "def f(x):\n    return {'a': [x ** 2, 0x1F]}  # done\n\n\tif x != 1_000: pass\r\n",
     "1234567890 3.14159 10,000 2026-01-01 e=mc^2   three   blanks",
     "👩‍👩‍👧 🎉 \u00a0\u200b end",
@@ -61,7 +65,7 @@ def describe_generation(config: "GenerationConfig | None") -> dict[str, Any] | N
 
 def probe_tokens(tokenizer: Any, vocab_size: int) -> list[int]:
     """The ids on which logits are measured: those of a text, or spread over the vocabulary without a tokenizer."""
-    ids: list[int] = tokenizer(TEXTS[0]).input_ids if tokenizer is not None else []
+    ids: list[int] = tokenizer(_PROSE).input_ids if tokenizer is not None else []
     known = [token for token in ids if token < vocab_size][:PROBE_TOKENS]
     return known or [2 + 7919 * place % (vocab_size - 2) for place in range(PROBE_TOKENS)]
 
@@ -70,8 +74,7 @@ def probe(model: "PreTrainedModel", token_ids: list[int]) -> dict[str, Any]:
     """Logits of a model on a few tokens.
 
     Returns:
-        `token_ids`; `loss`, the mean negative log-likelihood in nats of each token after those before it; and of the
-        last positions `top_ids` and `top_logits`, largest first, with `std`, the deviation of all logits there.
+        The fields of the record `Probe`: `token_ids`, `loss`, `top_ids`, `top_logits`, `std` and `device`.
 
     Raises:
         ValueError: logits are not finite.
@@ -87,6 +90,7 @@ def probe(model: "PreTrainedModel", token_ids: list[int]) -> dict[str, Any]:
         "top_ids": top.indices.tolist(),
         "top_logits": top.values.tolist(),
         "std": last.std(dim=-1).tolist(),
+        "device": str(model.device),
     }
 
 
@@ -153,11 +157,13 @@ def main() -> None:
     request_file, answer_file = map(Path, sys.argv[1:])
     request = json.loads(request_file.read_text(encoding="utf-8"))
     if request["with_qtoolkit"]:
-        import qtoolkit  # noqa: F401  # lets transformers know our layers
+        # Lets transformers know our layers.
+        importlib.import_module("qtoolkit")
     import transformers
 
     folder = Path(request["folder"])
     answer = {"transformers": transformers.__version__} | describe_folder(folder)
+    answer["base"] = describe_folder(Path(request["base"])) if request["base"] else None
     answer |= describe_model(folder, request["device"], request["token_ids"], request["top_ids"])
     answer_file.write_text(json.dumps(answer), encoding="utf-8")
 

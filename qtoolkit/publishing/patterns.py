@@ -15,7 +15,7 @@ SECRETS = {
     "a Slack token": re.compile(rb"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
     "a private key": re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
 }
-# The home of somebody on Linux, macOS or Windows, in JSON too, where a backslash stands twice; and Colab's mounted drive.
+# Homes on Linux, macOS and Windows, in JSON too, where a backslash stands twice; and the drive that Colab mounts.
 _HOMES = rb"/(?:home|Users)/[^/\s\"'<>]+/|/root/|/content/drive/|\b[A-Za-z]:(?:\\{1,2}|/)Users(?:\\{1,2}|/)"
 _SHORTEST = 5
 

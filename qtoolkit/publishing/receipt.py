@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from qtoolkit.source import Checkpoint
 
 _PIECE = 1 << 20
-# Real ones take some kB.
-_MAX_BYTES = 10_000_000
+# Real ones take some kB; a longer one is cut off here, and then no JSON.
+_MAX_CHARACTERS = 10_000_000
 
 
 def begin_receipt(
@@ -80,7 +80,7 @@ def measure_probe(model: "PreTrainedModel", tokenizer: Any) -> Probe:
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
-    """Write `qtoolkit.json` into a folder that is whole otherwise, with the hashes of its files; returns what it says."""
+    """Write `qtoolkit.json` into a folder that is whole otherwise, with the hashes of its files; returns the receipt."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != RECEIPT_FILE)
     whole = replace(
         receipt,
@@ -102,9 +102,8 @@ def read_receipt(folder: Path) -> Receipt | None:
     if not file.is_file():
         return None
     try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"larger than {_MAX_BYTES} bytes")
-        return Receipt.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        with file.open(encoding="utf-8") as stream:
+            return Receipt.from_dict(json.loads(stream.read(_MAX_CHARACTERS)))
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it") from error
 

@@ -66,6 +66,7 @@ class Probe(Record):
         top_ids: of each of the last positions, the ids of the largest logits, largest first.
         top_logits: these logits.
         std: standard deviation of all logits of the position.
+        device: where they were computed, "cpu" or "cuda:0".
     """
 
     schema_version: ClassVar[int] = 1
@@ -75,9 +76,12 @@ class Probe(Record):
     top_ids: tuple[tuple[int, ...], ...]
     top_logits: tuple[tuple[float, ...], ...]
     std: tuple[float, ...]
+    device: str
 
     def rows(self) -> tuple[Row, ...]:
-        return (Row("loss on a probe", f"{self.loss:.4f} nats per token", f"{len(self.token_ids)} tokens"),)
+        return (
+            Row("loss on a probe", f"{self.loss:.4f} nats per token", f"{len(self.token_ids)} tokens, {self.device}"),
+        )
 
 
 @dataclass(frozen=True)

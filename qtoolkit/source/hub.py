@@ -123,9 +123,7 @@ def fetch(
     _refuse_full_disk(model.repo_id, sum(weights.values()))
     download.get(weights)
     remember_commit(model.repo_id, model.revision, commit_hash)
-    return Snapshot(
-        folder, model.repo_id, commit_hash, license=named_license(info.card_data), gated=bool(info.gated)
-    )
+    return Snapshot(folder, model.repo_id, commit_hash, license=named_license(info.card_data), gated=bool(info.gated))
 
 
 def ask(model: HubModel) -> "ModelInfo":

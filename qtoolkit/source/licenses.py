@@ -16,10 +16,15 @@ def named_license(card_data: Any) -> str | None:
 
 def license_of_folder(folder: Path) -> str | None:
     """The licence that the card in a folder names; None where there is no card, or one that cannot be read."""
+    return named_license(read_card(folder))
+
+
+def read_card(folder: Path) -> Any:
+    """The metadata of the card in a folder; None where there is no card, or one that cannot be read."""
     card = folder / "README.md"
     if not card.is_file():
         return None
     try:
-        return named_license(ModelCard.load(card, ignore_metadata_errors=True).data)
-    except Exception:  # noqa: BLE001  # a card is free text, and its YAML may be anything
+        return ModelCard.load(card, ignore_metadata_errors=True).data
+    except Exception:  # noqa: BLE001  # a card is free text, and what stands for YAML in it may be anything
         return None
