@@ -152,20 +152,28 @@ def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list
     return found
 
 
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Everything that is asked of a folder.
+
+    Args:
+        request: `folder`; `base`, the folder of its base or None; `device`; `token_ids` and `top_ids` of the probe.
+    """
+    import transformers
+
+    folder, base = Path(request["folder"]), request["base"]
+    found = {"transformers": transformers.__version__, **describe_folder(folder)}
+    found["base"] = describe_folder(Path(base)) if base else None
+    return found | describe_model(folder, request["device"], request["token_ids"], request["top_ids"])
+
+
 def main() -> None:
-    """Describe a folder as the request in a file asks, and write the answer to another file."""
+    """Answer the request in a file, and write the answer to another file."""
     request_file, answer_file = map(Path, sys.argv[1:])
     request = json.loads(request_file.read_text(encoding="utf-8"))
     if request["with_qtoolkit"]:
         # Lets transformers know our layers.
         importlib.import_module("qtoolkit")
-    import transformers
-
-    folder = Path(request["folder"])
-    answer = {"transformers": transformers.__version__} | describe_folder(folder)
-    answer["base"] = describe_folder(Path(request["base"])) if request["base"] else None
-    answer |= describe_model(folder, request["device"], request["token_ids"], request["top_ids"])
-    answer_file.write_text(json.dumps(answer), encoding="utf-8")
+    answer_file.write_text(json.dumps(answer(request)), encoding="utf-8")
 
 
 def _digest(value: Any) -> str:

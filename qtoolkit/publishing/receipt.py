@@ -80,7 +80,7 @@ def measure_probe(model: "PreTrainedModel", tokenizer: Any) -> Probe:
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
-    """Write `qtoolkit.json` into a folder that is whole otherwise, with the hashes of its files; returns the receipt."""
+    """Write `qtoolkit.json` into a folder that is whole otherwise, with the hashes of its files, and return it."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != RECEIPT_FILE)
     whole = replace(
         receipt,

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ from qtoolkit.records import Check, Verification
 from qtoolkit.source.hub import parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 
+_Run = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str]]
 # A large model is read and runs a few tokens in minutes; a process that hangs must end some day.
 TIME_LIMIT = 3600.0
 # Nothing that a process needs to read a folder is called so.
@@ -52,8 +54,14 @@ def check_files(artifact: Artifact) -> list[Check]:
     ]
 
 
-def check_running(artifact: Artifact, base_folder: Path | None) -> list[Check]:
-    """The checks of what the model does, in a process of its own that has no token and asks no network."""
+def check_running(artifact: Artifact, base_folder: Path | None, run: _Run | None = None) -> list[Check]:
+    """The checks of what the model does, in a process of its own that has no token and asks no network.
+
+    Args:
+        artifact: the folder.
+        base_folder: its base; None where that is not at hand.
+        run: answers a request as `run_behaviour`, which is the default.
+    """
     reader, missing = _reader(artifact)
     if missing:
         return [Check("loads in transformers", None, "not tried", f"needs {missing}"), *_other_readers(artifact)]
@@ -63,10 +71,10 @@ def check_running(artifact: Artifact, base_folder: Path | None) -> list[Check]:
         "base": str(base_folder) if base_folder else None,
         "with_qtoolkit": reader == WITH_QTOOLKIT,
         "device": _device(probe.device if probe else "cpu"),
-        "token_ids": probe.token_ids if probe else (),
-        "top_ids": probe.top_ids if probe else (),
+        "token_ids": list(probe.token_ids) if probe else [],
+        "top_ids": [list(ids) for ids in probe.top_ids] if probe else [],
     }
-    answer, problem = run_behaviour(request)
+    answer, problem = (run or run_behaviour)(request)
     if answer is None:
         return [Check("loads in transformers", False, problem), *_other_readers(artifact)]
     return [
