@@ -99,9 +99,9 @@ def to_float32(tensors: dict[str, torch.Tensor]) -> None:
 
 
 def double_scales(tensors: dict[str, torch.Tensor]) -> None:
-    for name in tensors:
+    for name, tensor in tensors.items():
         if name.endswith(".scale"):
-            tensors[name] = tensors[name] * 2
+            tensor.mul_(2)
 
 
 def shuffle_embeddings(tensors: dict[str, torch.Tensor]) -> None:
@@ -140,6 +140,7 @@ def swap_shards(folder: Path) -> None:
     (folder / SECOND).write_bytes(first)
 
 
+OTHER_END = {"eos_token": "<|im_start|>"}
 QUANTIZATION = "quantization_config"
 # What is wrong -> which model it is planted in, how, and the check that must tell.
 DEFECTS: dict[str, tuple[str, Plant, str]] = {
@@ -227,12 +228,17 @@ DEFECTS: dict[str, tuple[str, Plant, str]] = {
     "a receipt of another version": ("nf4", json_of("qtoolkit.json", schema_version=99), "receipt"),
     "a weight that is not there": ("nf4", weights(drop_norm, receipt=True), "loads in transformers"),
     "a surplus weight": ("nf4", weights(add_tensor, receipt=True), "loads in transformers"),
+    "v2 zeros read as v1": (
+        "gptq_v2",
+        json_of("config.json", QUANTIZATION, checkpoint_format="gptq", format="gptq"),
+        "logits",
+    ),
     "scales that are twice as large": ("absmax", weights(double_scales, receipt=True), "logits"),
     "outputs that are one word off": ("absmax", weights(shuffle_embeddings, receipt=True), "perplexity"),
     "a missing tokenizer": ("nf4", gone("tokenizer.json"), "token ids"),
     "another tokenizer": ("nf4", hidden(other_tokenizer), "token ids"),
     "another chat template": ("nf4", hidden(new("chat_template.jinja", "{{ messages }}")), "chat template"),
-    "another end token": ("nf4", hidden(json_of("tokenizer_config.json", eos_token="<|im_start|>")), "special tokens"),
+    "another end token": ("nf4", hidden(json_of("tokenizer_config.json", **OTHER_END)), "special tokens"),
     "another temperature": ("nf4", hidden(json_of("generation_config.json", temperature=1.5)), "generation config"),
 }
 
