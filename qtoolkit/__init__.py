@@ -8,7 +8,7 @@ from qtoolkit.optional import when_imported
 from qtoolkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from qtoolkit.api import doctor, load, measure_memory, measure_peak, plan, quantize, recommend, verify
+    from qtoolkit.api import doctor, load, measure_memory, measure_peak, plan, publish, quantize, recommend, verify
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.absmax import AbsMax
     from qtoolkit.methods.fp4 import FP4
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from qtoolkit.quantized import QuantizedModel
     from qtoolkit.source import local_models
 
-
-_VERBS = ["doctor", "load", "measure_memory", "measure_peak", "plan", "quantize", "recommend", "verify"]
+_VERBS = ["doctor", "load", "measure_memory", "measure_peak", "plan", "publish", "quantize", "recommend", "verify"]
 _HOME_OF = dict.fromkeys(_VERBS, "qtoolkit.api")
 _HOME_OF |= {"available_methods": "qtoolkit.methods", "local_models": "qtoolkit.source"}
 _HOME_OF["QuantizedModel"] = "qtoolkit.quantized"
 
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",
-    "doctor", "load", "local_models", "measure_memory", "measure_peak", "plan", "quantize", "recommend", "verify",
+    "doctor", "load", "local_models", "measure_memory", "measure_peak", "plan", "publish", "quantize", "recommend",
+    "verify",
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from qtoolkit.planning import (
     resolve_dtype,
 )
 from qtoolkit.planning import recommend as find_best
-from qtoolkit.publishing import receipt_of, verify_folder
+from qtoolkit.publishing import publish, receipt_of, verify
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
 from qtoolkit.records import (
     Doctor,
@@ -34,7 +34,6 @@ from qtoolkit.records import (
     Plan,
     Recommendation,
     Speed,
-    Verification,
     ignore_progress,
 )
 from qtoolkit.source import open_checkpoint
@@ -49,6 +48,7 @@ __all__ = [
     "measure_memory",
     "measure_peak",
     "plan",
+    "publish",
     "quantize",
     "recommend",
     "verify",
@@ -269,26 +269,6 @@ def measure_memory(model: Model) -> MemoryReport:
         raise ConfigError(f"measure_memory takes a model, got {type(model).__name__}: load one with qt.load")
     footprint = memory_footprint(model)
     return MemoryReport(sum(parameter.numel() for parameter in model.parameters()), footprint, footprint)
-
-
-def verify(path: str | PathLike[str], *, base: str | PathLike[str] | None = None) -> Verification:
-    """Prove that a saved model is what it says, and works elsewhere: check by check, each with what was seen.
-
-    Files are looked at here, and nothing of the folder is run that is not safetensors. A fresh process, which has no
-    token, no network and no qtoolkit unless the format needs it, then loads the folder with transformers: once more the
-    memory of the model. Logits and perplexity are compared with those that the job measured and wrote into
-    `qtoolkit.json`; tokenizer and generation config with the base's. What cannot be checked here is told as such.
-
-    Args:
-        path: a folder that `quantize` wrote, or any other with a model: without its `qtoolkit.json`, by what its files
-            alone tell.
-        base: the full-precision model to compare with, a folder or a Hub id in the local cache; None for the one that
-            `qtoolkit.json` names, where it is in the cache.
-
-    Raises:
-        ModelNotFoundError: there is no such folder, no model in it, or no such base on this machine.
-    """
-    return verify_folder(path, base)
 
 
 def doctor() -> Doctor:

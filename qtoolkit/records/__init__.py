@@ -8,6 +8,7 @@ from qtoolkit.records.machine import THIS_MACHINE, Machine, Speed
 from qtoolkit.records.memory import MemoryReport, PeakMemory
 from qtoolkit.records.phase import PhasePlan, Term
 from qtoolkit.records.plan import Advice, LayerPlan, Plan
+from qtoolkit.records.publication import Publication
 from qtoolkit.records.receipt import Behaviour, FileEntry, Probe, Receipt
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
@@ -34,6 +35,7 @@ __all__ = [
     "Plan",
     "Probe",
     "ProgressEvent",
+    "Publication",
     "QuantizationReport",
     "Receipt",
     "Recommendation",

@@ -5,7 +5,7 @@ from typing import Any
 
 from qtoolkit.publishing import behaviour, origin
 from qtoolkit.publishing.artifact import open_artifact
-from qtoolkit.publishing.verify import check_files, check_running
+from qtoolkit.publishing.verification import check_files, check_running
 from qtoolkit.records import Check
 
 RUNNING = {

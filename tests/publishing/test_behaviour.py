@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from qtoolkit.publishing import behaviour
-from qtoolkit.publishing.verify import run_behaviour
+from qtoolkit.publishing.verification import run_behaviour
 from tests.models import random_model
 
 IDS = [5, 9, 100, 3, 77, 31]

@@ -26,11 +26,22 @@ TIME_LIMIT = 3600.0
 _SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 
 
-def verify_folder(path: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> Verification:
-    """Do what `qtoolkit.verify` tells.
+def verify(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = None) -> Verification:
+    """Prove that a saved model is what it says, and works elsewhere: check by check, each with what was seen.
+
+    Files are looked at here, and nothing of the folder is run that is not safetensors. A fresh process, which has no
+    token, no network and no qtoolkit unless the format needs it, then loads the folder with transformers: once more the
+    memory of the model. Logits and perplexity are compared with those that the job measured and wrote into
+    `qtoolkit.json`; tokenizer and generation config with the base's. What cannot be checked here is told as such.
+
+    Args:
+        path: a folder that `quantize` wrote, or any other with a model: without its `qtoolkit.json`, by what its files
+            alone tell.
+        base: the full-precision model to compare with, a folder or a Hub id in the local cache; None for the one that
+            `qtoolkit.json` names, where it is in the cache.
 
     Raises:
-        ModelNotFoundError: no folder with a model, or no such base on this machine.
+        ModelNotFoundError: there is no such folder, no model in it, or no such base on this machine.
     """
     artifact = open_artifact(path)
     named = None if base is None else os.fspath(base)

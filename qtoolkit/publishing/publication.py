@@ -1,0 +1,125 @@
+"""Publishing from start to end: what is asked, verified, described, and then sent."""
+
+import os
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
+
+from qtoolkit.errors import ConfigError, VerificationError
+from qtoolkit.publishing.artifact import open_artifact
+from qtoolkit.publishing.card import make_card
+from qtoolkit.publishing.push import Content, Repository
+from qtoolkit.publishing.token import find_writer
+from qtoolkit.publishing.verification import verify
+from qtoolkit.records import OnProgress, Publication, Record, Verification, ignore_progress
+from qtoolkit.source.hub_errors import hub_address
+
+CARD = "README.md"
+
+
+def publish(
+    path: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool = True,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    token: str | None = None,
+    revision: str = "main",
+    base: str | os.PathLike[str] | None = None,
+    license: str | None = None,
+    quality: Record | None = None,
+    on_progress: OnProgress | None = None,
+) -> Publication:
+    """Put a saved model on the Hub, once `verify` has found nothing wrong with it, in one commit with its card.
+
+    Files that are there already are not sent again, also when an earlier call was stopped before its commit.
+
+    Args:
+        path: a folder that `quantize` wrote. Its `README.md`, where it has one, is the card; otherwise one is made.
+        repo_id: "org/name"; made where it does not exist.
+        private: whether only its owner sees it.
+        create_pr: open a pull request instead, for a repository of somebody else.
+        dry_run: send nothing and ask no network; the result tells every file, its size, and the card.
+        token: a Hub token that may write; None for the one that huggingface_hub finds.
+        revision: the branch; made where it does not exist.
+        base: as for `verify`.
+        license: by the Hub's name for it, "apache-2.0", where the base's card is not at hand to name it.
+        quality: what quantization cost, for the card; None where it was not measured.
+        on_progress: called with a `ProgressEvent` after each file.
+
+    Raises:
+        VerificationError: it fails a check, does not load, or was not made by qtoolkit.
+        ConfigError: a licence that nobody knows, a name that is none, or a repository that is public already.
+        GatedModelError: no token, or one that may only read; before any work.
+        SourceError: the Hub refuses or does not answer; nothing of the repository has changed then.
+    """
+    _check_name(repo_id)
+    artifact = open_artifact(path)
+    if artifact.receipt is None:
+        reason = artifact.receipt_error or f"{artifact.path} was not made by qtoolkit: it has no qtoolkit.json"
+        raise VerificationError(f"{reason}; qt.verify tells what its files alone prove, and nothing is published")
+    # Before the work: a token that may only read is refused now.
+    writer = None if dry_run else find_writer(repo_id, token)
+    made = make_card(artifact.receipt, Verification(artifact.path.name, ()), repo_id, license=license, quality=quality)
+    verification = verify(path, base=base)
+    refuse_unproven(verification)
+    if CARD not in artifact.names:
+        made = make_card(artifact.receipt, verification, repo_id, license=license, quality=quality)
+    card = (artifact.path / CARD).read_text(encoding="utf-8") if CARD in artifact.names else str(made)
+    files: dict[str, Content] = {name: artifact.path / name for name in artifact.names}
+    files.setdefault(CARD, card.encode())
+    result = Publication(
+        repo_id=repo_id,
+        url=f"{hub_address()}/{repo_id}",
+        revision=revision,
+        private=None if create_pr else private,
+        dry_run=dry_run,
+        files={name: _size(content) for name, content in sorted(files.items())},
+        unchanged=(),
+        card=card,
+        verification=verification,
+    )
+    if writer is None:
+        return result
+    repository = Repository(repo_id, writer, revision, on_progress or ignore_progress)
+    repository.open(private=private, create_pr=create_pr)
+    repository.refuse_leftovers(files)
+    unchanged = repository.unchanged(files, {name: entry.sha256 for name, entry in artifact.receipt.files.items()})
+    sent = {name: content for name, content in files.items() if name not in unchanged}
+    commit, pull_request = repository.parent, None
+    if sent:
+        commit, pull_request = repository.push(
+            sent, f"{artifact.receipt.recipe[:60]}, by qtoolkit", create_pr=create_pr
+        )
+    values = {"unchanged": unchanged, "commit_hash": commit, "pull_request": pull_request}
+    return Publication(**{**vars(result), **values, "private": repository.private})
+
+
+def refuse_unproven(verification: Verification) -> None:
+    """Refuse what failed a check, or was never loaded.
+
+    Raises:
+        VerificationError: it names the checks.
+    """
+    unloaded = [check for check in verification.unchecked if check.name == "loads in transformers"]
+    bad = [*verification.failed, *unloaded]
+    if bad:
+        told = "; ".join(f"{check.name}: {check.value[:120]}" for check in bad[:3])
+        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise VerificationError(f"{verification.name} is not published, for qt.verify finds {told}{more}")
+
+
+def _check_name(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+        named = "/" in repo_id
+    except HFValidationError:
+        named = False
+    if not named:
+        raise ConfigError(f"{repo_id!r} is no name of a Hub repository: write it as org/name")
+
+
+def _size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
