@@ -1,19 +1,23 @@
 """Publishing from start to end: what is asked, verified, described, and then sent."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from qtoolkit.errors import ConfigError, VerificationError
-from qtoolkit.publishing.artifact import open_artifact
+from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.push import Content, Repository
 from qtoolkit.publishing.token import find_writer
 from qtoolkit.publishing.verification import verify
-from qtoolkit.records import OnProgress, Publication, Record, Verification, ignore_progress
+from qtoolkit.records import OnProgress, Publication, Receipt, Record, Verification, ignore_progress
 from qtoolkit.source.hub_errors import hub_address
+from qtoolkit.source.licenses import license_of_folder
 
 CARD = "README.md"
 
@@ -57,44 +61,75 @@ def publish(
     """
     _check_name(repo_id)
     artifact = open_artifact(path)
+    receipt = _receipt_of(artifact)
+    writer = None if dry_run else find_writer(repo_id, token)
+    describe = partial(_card, artifact, receipt, repo_id, license=license, quality=quality)
+    # A licence that is not known is asked for before the work, as the token is.
+    describe(Verification(artifact.path.name, ()))
+    verification = verify(path, base=base)
+    refuse_unproven(verification)
+    card = describe(verification)
+    files: dict[str, Content] = {name: artifact.path / name for name in artifact.names} | {CARD: card.encode()}
+    sizes = {name: _size(content) for name, content in sorted(files.items())}
+    page, seen = f"{hub_address()}/{repo_id}", None if create_pr else private
+    planned = Publication(repo_id, page, revision, seen, dry_run, sizes, (), card, verification)
+    if writer is None:
+        return planned
+    repository = Repository(repo_id, writer, revision, on_progress or ignore_progress)
+    return _send(repository, planned, receipt, files, private=private, create_pr=create_pr)
+
+
+def _send(
+    repository: Repository,
+    planned: Publication,
+    receipt: Receipt,
+    files: Mapping[str, Content],
+    *,
+    private: bool,
+    create_pr: bool,
+) -> Publication:
+    """Put the files on the Hub that it has not, and say which those were."""
+    repository.open(private=private, create_pr=create_pr)
+    repository.refuse_leftovers(files)
+    unchanged = repository.unchanged(files, {name: entry.sha256 for name, entry in receipt.files.items()})
+    left = {name: content for name, content in files.items() if name not in unchanged}
+    commit, pull_request = repository.parent, None
+    if left:
+        message = f"{receipt.method} of {receipt.source.name}, by qtoolkit"
+        commit, pull_request = repository.push(left, message, create_pr=create_pr)
+    return replace(
+        planned,
+        private=repository.private,
+        unchanged=unchanged,
+        commit_hash=commit,
+        pull_request=pull_request,
+    )
+
+
+def _receipt_of(artifact: Artifact) -> Receipt:
     if artifact.receipt is None:
         reason = artifact.receipt_error or f"{artifact.path} was not made by qtoolkit: it has no qtoolkit.json"
         raise VerificationError(f"{reason}; qt.verify tells what its files alone prove, and nothing is published")
-    # Before the work: a token that may only read is refused now.
-    writer = None if dry_run else find_writer(repo_id, token)
-    made = make_card(artifact.receipt, Verification(artifact.path.name, ()), repo_id, license=license, quality=quality)
-    verification = verify(path, base=base)
-    refuse_unproven(verification)
+    return artifact.receipt
+
+
+def _card(
+    artifact: Artifact,
+    receipt: Receipt,
+    repo_id: str,
+    verification: Verification,
+    *,
+    license: str | None,
+    quality: Record | None,
+) -> str:
+    """The card that the folder has, or else one that is made."""
     if CARD not in artifact.names:
-        made = make_card(artifact.receipt, verification, repo_id, license=license, quality=quality)
-    card = (artifact.path / CARD).read_text(encoding="utf-8") if CARD in artifact.names else str(made)
-    files: dict[str, Content] = {name: artifact.path / name for name in artifact.names}
-    files.setdefault(CARD, card.encode())
-    result = Publication(
-        repo_id=repo_id,
-        url=f"{hub_address()}/{repo_id}",
-        revision=revision,
-        private=None if create_pr else private,
-        dry_run=dry_run,
-        files={name: _size(content) for name, content in sorted(files.items())},
-        unchanged=(),
-        card=card,
-        verification=verification,
-    )
-    if writer is None:
-        return result
-    repository = Repository(repo_id, writer, revision, on_progress or ignore_progress)
-    repository.open(private=private, create_pr=create_pr)
-    repository.refuse_leftovers(files)
-    unchanged = repository.unchanged(files, {name: entry.sha256 for name, entry in artifact.receipt.files.items()})
-    sent = {name: content for name, content in files.items() if name not in unchanged}
-    commit, pull_request = repository.parent, None
-    if sent:
-        commit, pull_request = repository.push(
-            sent, f"{artifact.receipt.recipe[:60]}, by qtoolkit", create_pr=create_pr
-        )
-    values = {"unchanged": unchanged, "commit_hash": commit, "pull_request": pull_request}
-    return Publication(**{**vars(result), **values, "private": repository.private})
+        return str(make_card(receipt, verification, repo_id, license=license, quality=quality))
+    named = license_of_folder(artifact.path)
+    if named is None or license not in (None, named):
+        wanted = f"and license={license!r} is given" if license else "and none is made up"
+        raise ConfigError(f"the card {artifact.path / CARD} names the licence {named!r}, {wanted}: correct the card")
+    return (artifact.path / CARD).read_text(encoding="utf-8")
 
 
 def refuse_unproven(verification: Verification) -> None:

@@ -100,3 +100,10 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, verb: str) -> None:
         getattr(qt, verb)(tmp_path, *arguments)
     with pytest.raises(ModelNotFoundError, match="does not exist: name a folder"):
         getattr(qt, verb)(tmp_path / "absent", *arguments)
+
+
+def test_a_card_of_ones_own_must_name_a_licence(made: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(made["absmax"], tmp_path / "copy")
+    new("README.md", "# Mine\n")(folder)
+    with pytest.raises(ConfigError, match="names the licence None, and none is made up: correct the card"):
+        qt.publish(folder, REPO, dry_run=True)
