@@ -45,7 +45,7 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext qtoolkit`: the magics `%quantize`, `%qplan`, `%qmemory` and `%qdoctor`."""
+    """`%load_ext qtoolkit`: the magics `%quantize`, `%qplan`, `%qmemory`, `%qpublish` and `%qdoctor`."""
     importlib.import_module("qtoolkit.notebook").register(shell)
 
 

@@ -20,7 +20,7 @@ from qtoolkit.measure import (
 from qtoolkit.methods import Method, MethodConfig, get_method
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
-from qtoolkit.publishing import begin_receipt, write_receipt
+from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
 from qtoolkit.records import OnProgress, Speed
 from qtoolkit.source import HubMirror, open_checkpoint
@@ -58,6 +58,7 @@ def run_job(
             saves, rss = folder is not None, resident_memory()
             settings, made = plan_with_advice(checkpoint, settings, place, here, rss=rss, saves=saves)
             check_fits(made)
+            base = behaviour_of(checkpoint)
             journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
             kept = (
                 "blocks that are done are kept, and the same call goes on with them"
@@ -73,7 +74,7 @@ def run_job(
                 probe = save_measured(quantized, checkpoint.tokenizer, partial, on_progress, checkpoint.notes)
         memory = memory_report(made, footprint, partial, meter.report)
         report = quantization_report(made, checkpoint.notes, memory, folder, time.monotonic() - started, calibration)
-        receipt = begin_receipt(checkpoint, report, versions(), (hardware(place),), probe)
+        receipt = begin_receipt(checkpoint, base, report, versions(), (hardware(place),), probe)
         if partial is not None:
             receipt = write_receipt(partial, receipt)
     return QuantizedModel(quantized, checkpoint.tokenizer, settings, report, receipt)

@@ -147,10 +147,7 @@ def _without_cast_notice() -> Iterator[None]:
 def save_measured(
     model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress, notes: list[str]
 ) -> Probe | None:
-    """Save a model, and return its logits on a few tokens; None, with a note, where they cannot be computed.
-
-    They are measured first: what the first product changes in some layers, saving puts back (`keep_exact`).
-    """
+    """Save a model, and return its logits on a few tokens; None, with a note, where they cannot be computed."""
     probe = None
     try:
         with _without_cast_notice():

@@ -8,6 +8,8 @@ import hashlib
 import importlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,9 +108,25 @@ def _forward(model: "PreTrainedModel", token_ids: list[int]) -> tuple["Tensor", 
     import torch
 
     tokens = torch.tensor([token_ids], device=model.device)  # [1, tokens]
-    with torch.no_grad():
+    with torch.no_grad(), _as_stored(model):
         logits = model(input_ids=tokens, use_cache=False).logits[0].float()  # [tokens, vocabulary]
     return logits, torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:]).item()
+
+
+@contextmanager
+def _as_stored(model: "PreTrainedModel") -> Iterator[None]:
+    """Keep bitsandbytes from packing 4-bit layers anew at their first product on a CPU, which takes longer than it.
+
+    bitsandbytes 0.50 leaves layers that train as they are (nn/modules.py, `Linear4bit.forward`); they have no dropout.
+    """
+    layers = [layer for layer in model.modules() if type(layer).__name__ == "Linear4bit" and not layer.training]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:

@@ -79,6 +79,18 @@ def publish(
     return _send(repository, planned, receipt, files, private=private, create_pr=create_pr)
 
 
+def check_push(repo_id: str, token: str | None = None) -> None:
+    """Refuse, before the hours of a job, a push that could not be done after it.
+
+    Raises:
+        ConfigError: `repo_id` is no name of a repository.
+        GatedModelError: there is no token, or one that may only read.
+        SourceError: the Hub does not know the token, or does not answer.
+    """
+    _check_name(repo_id)
+    find_writer(repo_id, token)
+
+
 def _send(
     repository: Repository,
     planned: Publication,

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,19 @@ _PIECE = 1 << 20
 _MAX_CHARACTERS = 10_000_000
 
 
+def behaviour_of(checkpoint: "Checkpoint") -> Behaviour:
+    """What the base's tokenizer and generation config do; a tokenizer that cannot be asked is noted."""
+    try:
+        tokenizer = behaviour.describe_tokenizer(checkpoint.tokenizer)
+    except Exception as error:  # noqa: BLE001  # anything may be given as tokenizer=
+        checkpoint.notes.append(f"its tokenizer could not be described, and no qt.verify compares it: {oneline(error)}")
+        tokenizer = behaviour.describe_tokenizer(None)
+    return Behaviour(**tokenizer, generation=behaviour.describe_generation(checkpoint.generation_config))
+
+
 def begin_receipt(
     checkpoint: "Checkpoint",
+    base: Behaviour,
     report: QuantizationReport,
     versions: Mapping[str, str],
     hardware: tuple[str, ...],
@@ -38,6 +50,7 @@ def begin_receipt(
 
     Args:
         checkpoint: the base.
+        base: what it does, from before the work.
         report: what was done to it.
         versions: package -> version.
         hardware: one line a device.
@@ -46,8 +59,10 @@ def begin_receipt(
     calibration = report.calibration
     if calibration is not None:
         calibration = replace(calibration, text=_last_part(calibration.text), layers=())
+        if calibration.perplexity is not None and not isfinite(calibration.perplexity):
+            # JSON has no such number.
+            calibration = replace(calibration, perplexity=None)
     settings = {name: _last_part(value) if name == "calibration" else value for name, value in report.settings.items()}
-    described = behaviour.describe_tokenizer(checkpoint.tokenizer)
     return Receipt(
         source=replace(report.source, name=_public_name(report.source), path=None),
         license=checkpoint.license,
@@ -62,7 +77,7 @@ def begin_receipt(
         notes=tuple(map(without_paths, report.notes)),
         memory=report.memory,
         calibration=calibration,
-        behaviour=Behaviour(**described, generation=behaviour.describe_generation(checkpoint.generation_config)),
+        behaviour=base,
         probe=probe,
         dtypes={},
         files={},

@@ -9,7 +9,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from qtoolkit.notebook import QuantizeMagics, register
 from qtoolkit.notebook.completion import COMPLETED
 
-NAMES = {"line": {"quantize", "qplan", "qmemory", "qdoctor"}, "cell": {"quantize", "qplan", "qmemory"}}
+NAMES = {"line": {"quantize", "qplan", "qmemory", "qdoctor", "qpublish"}, "cell": {"quantize", "qplan", "qmemory"}}
 
 
 def of_ours(shell: InteractiveShell) -> dict[str, set[str]]:

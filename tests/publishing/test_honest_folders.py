@@ -79,3 +79,10 @@ def test_saved_again_it_passes_again(made: dict[str, Path], tmp_path: Path) -> N
     )
     assert first == second
     assert all(check.passed for check in checks_of(tmp_path / "again").values())
+
+
+def test_a_plain_model_passes_as_far_as_it_goes(base: Path) -> None:
+    checks = checks_of(base)
+    assert [str(check) for check in checks.values() if check.passed is False] == []
+    assert checks["loads in transformers"].passed
+    assert checks["quantization config"].passed is None

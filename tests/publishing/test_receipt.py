@@ -98,3 +98,13 @@ def test_a_model_that_does_not_run_here_is_saved_and_says_so(
 def test_it_is_json_that_anybody_reads(made: dict[str, Path]) -> None:
     values = json.loads((made["nf4"] / "qtoolkit.json").read_text(), parse_constant=pytest.fail)
     assert values["record"] == "Receipt"
+
+
+def test_a_tokenizer_that_cannot_be_described_does_not_stop_the_job(base: Path) -> None:
+    class Odd:
+        def __call__(self, text: str) -> None:
+            raise TypeError("only for speech")
+
+    receipt = qt.quantize(base, "absmax", device="cpu", tokenizer=Odd()).receipt
+    assert receipt is not None and receipt.behaviour.token_ids is None
+    assert any("only for speech" in note for note in receipt.notes)
