@@ -1,7 +1,6 @@
 """Checks of where a saved model comes from: its base, and the licence that it stands under."""
 
 from pathlib import Path
-from typing import Any
 
 from qtoolkit.publishing.artifact import Artifact, read_json
 from qtoolkit.publishing.integrity import of, without_receipt
@@ -47,17 +46,13 @@ def check_base(artifact: Artifact, base: str | None, base_folder: Path | None) -
         problems += [
             f"{key} is {ours.get(key)!r:.60} instead of the base's {theirs.get(key)!r:.60}"
             for key in sorted({*ours, *theirs} - set(_CHANGED))
-            if key in ours and key in theirs and not _alike(ours[key], theirs[key])
+            if key in ours and key in theirs and ours[key] != theirs[key]
         ]
     if not problems and known is None:
         return without_receipt(name)
     commit = f", commit {source.commit_hash}" if source and source.commit_hash else ""
     compared = "" if base_folder else ", not at hand to be compared"
     return of(name, problems, f"{known}{commit}{compared}", "name the right base, or quantize it again")
-
-
-def _alike(one: Any, other: Any) -> bool:
-    return bool(one == other)
 
 
 def _last(name: str) -> str:
