@@ -13,6 +13,7 @@
     ├── OutputError (OSError)                    the result cannot be written
     │   ├── OutputExistsError (FileExistsError)
     │   └── DiskFullError
+    ├── VerificationError (ValueError)           a saved model is not what it says, so it is not published
     ├── InsufficientMemoryError (MemoryError)    the job needs more memory than there is
     ├── MissingDependencyError (ImportError)     an optional package is not installed
     └── JobCancelled                             raised by `on_progress` to stop a job
@@ -72,6 +73,10 @@ class OutputExistsError(OutputError, FileExistsError):
 
 class DiskFullError(OutputError):
     """The disk has not enough room for the result."""
+
+
+class VerificationError(QToolkitError, ValueError):
+    """A saved model fails a check of `qt.verify`, or has nothing to be checked by; it is not published."""
 
 
 class InsufficientMemoryError(QToolkitError, MemoryError):

@@ -7,19 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.evaluation import continue_text
 from qtoolkit.measure import disk_size
 from qtoolkit.methods import MethodConfig
+from qtoolkit.publishing import measure_probe, write_receipt
 from qtoolkit.records import (
     CalibrationReport,
     LayerPlan,
     MemoryReport,
+    OnProgress,
     PeakMemory,
     Plan,
+    Probe,
     QuantizationReport,
+    Receipt,
     ignore_progress,
 )
+from qtoolkit.source.heap import give_memory_back
 from qtoolkit.stream import check_output, save_model, staged
 
 if TYPE_CHECKING:
@@ -34,15 +39,22 @@ class QuantizedModel:
         tokenizer: its tokenizer; None when it has none.
         config: how it was quantized, "auto" resolved.
         report: what was done; the light record that a notebook can keep when the model is gone.
+        receipt: what is written down beside the weights when it is saved; None where its origin is not known.
     """
 
     def __init__(
-        self, model: "PreTrainedModel", tokenizer: Any, config: MethodConfig, report: QuantizationReport
+        self,
+        model: "PreTrainedModel",
+        tokenizer: Any,
+        config: MethodConfig,
+        report: QuantizationReport,
+        receipt: Receipt | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
         self.report = report
+        self.receipt = receipt
 
     @property
     def memory(self) -> MemoryReport:
@@ -79,7 +91,7 @@ class QuantizedModel:
             return continue_text(self.model, self.tokenizer, prompt, max_new_tokens=max_new_tokens, **options)
 
     def save(self, path: str | Path, *, overwrite: bool = False, on_progress: Any = None) -> Path:
-        """Write config, weights and tokenizer to a folder, which appears when it is whole.
+        """Write config, weights, tokenizer and receipt to a folder, which appears when it is whole.
 
         Args:
             path: the folder to make.
@@ -93,10 +105,19 @@ class QuantizedModel:
         folder = Path(path).expanduser().absolute()
         check_output(folder, overwrite=overwrite)
         with staged(folder) as partial:
-            save_model(self.model, self.tokenizer, partial, on_progress or ignore_progress)
+            if self.receipt is None:
+                save_model(self.model, self.tokenizer, partial, on_progress or ignore_progress)
+            else:
+                self.receipt = self._save_with_receipt(self.receipt, partial, on_progress or ignore_progress)
         memory = replace(self.memory, disk_after=disk_size(folder))
         self.report = replace(self.report, memory=memory, path=str(folder))
         return folder
+
+    def _save_with_receipt(self, receipt: Receipt, folder: Path, on_progress: OnProgress) -> Receipt:
+        notes = list(receipt.notes)
+        probe = save_measured(self.model, self.tokenizer, folder, on_progress, notes)
+        memory = replace(receipt.memory, disk_after=disk_size(folder))
+        return write_receipt(folder, replace(receipt, memory=memory, probe=probe, notes=tuple(notes)))
 
     def __repr__(self) -> str:
         return str(self.report).replace(type(self.report).__name__, type(self).__name__, 1)
@@ -118,6 +139,21 @@ def quiet_bitsandbytes() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(keep)
+
+
+def save_measured(
+    model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress, notes: list[str]
+) -> Probe | None:
+    """Save a model, and return its logits on a few tokens; None, with a note, where they cannot be computed."""
+    probe = None
+    try:
+        with quiet_bitsandbytes():
+            probe = measure_probe(model, tokenizer)
+    except Exception as error:  # noqa: BLE001  # what a model does not run on this machine raises anything
+        notes.append(f"its logits could not be measured, and no qt.verify can compare them: {oneline(error)}")
+    give_memory_back()
+    save_model(model, tokenizer, folder, on_progress)
+    return probe
 
 
 def memory_report(made: Plan, footprint: int, folder: Path | None, peak: PeakMemory) -> MemoryReport:

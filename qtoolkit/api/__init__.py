@@ -3,6 +3,7 @@
 from qtoolkit.api.making import load, plan, quantize, recommend
 from qtoolkit.api.measuring import compare, doctor, evaluate, measure_memory, run_tasks
 from qtoolkit.measure import measure_peak
+from qtoolkit.publishing import publish, verify
 
 __all__ = [
     "compare",
@@ -12,7 +13,9 @@ __all__ = [
     "measure_memory",
     "measure_peak",
     "plan",
+    "publish",
     "quantize",
     "recommend",
     "run_tasks",
+    "verify",
 ]

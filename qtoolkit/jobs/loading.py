@@ -11,6 +11,7 @@ from qtoolkit.measure import measure_peak, memory_footprint, resident_memory
 from qtoolkit.methods import reader_of
 from qtoolkit.optional import optional
 from qtoolkit.planning import adapt_dtype, plan_job, resolve_device, resolve_dtype
+from qtoolkit.publishing import receipt_of
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
 from qtoolkit.records import ignore_progress
 from qtoolkit.source import Checkpoint, open_checkpoint
@@ -51,7 +52,8 @@ def load_quantized(checkpoint: Checkpoint, place: str) -> QuantizedModel:
             optional(package, f"{checkpoint.name}, which is quantized with {method.name!r},")
         loaded = method.load(checkpoint, device=place)
         method.prepare(loaded)
+    receipt = receipt_of(checkpoint)
     # What lies on the disk is the result, not what was before it.
     memory = replace(memory_report(made, memory_footprint(loaded), checkpoint.path, meter.report), disk_before=None)
     report = quantization_report(made, checkpoint.notes, memory, checkpoint.path, time.monotonic() - started)
-    return QuantizedModel(loaded, checkpoint.tokenizer, settings, report)
+    return QuantizedModel(loaded, checkpoint.tokenizer, settings, report, receipt)

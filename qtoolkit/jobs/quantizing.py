@@ -9,14 +9,23 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.jobs.target import meet_target, with_rules_of
-from qtoolkit.measure import guarded, measure_peak, memory_footprint, resident_memory, this_machine
-from qtoolkit.methods import MethodConfig, get_method
+from qtoolkit.measure import (
+    guarded,
+    hardware,
+    measure_peak,
+    memory_footprint,
+    resident_memory,
+    this_machine,
+    versions,
+)
+from qtoolkit.methods import Method, MethodConfig, get_method
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
-from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
+from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
+from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
 from qtoolkit.records import OnProgress, Speed
 from qtoolkit.source import HubMirror, open_checkpoint
-from qtoolkit.stream import JournalPlace, check_output, journal_of, save_model, staged
+from qtoolkit.stream import JournalPlace, check_output, journal_of, staged
 
 
 def quantize_model(
@@ -38,40 +47,63 @@ def quantize_model(
     for package in method.requires:
         optional(package, f"method {method.name!r}")
     folder = None if output is None else Path(output).expanduser().absolute()
-    mirror = HubMirror(resume_repo, token) if resume_repo else None
-    if mirror is not None and (folder is None or not method.resumes):
+    mirror = _mirror(resume_repo, token, method, saves=folder is not None, resume=resume)
+    if folder is not None:
+        check_output(folder, overwrite=overwrite, unfinished=method.resumes or not resume)
+    with _place_to_work(folder, resume=resume and method.resumes) as partial:
+        with measure_peak() as meter:
+            checkpoint = open_checkpoint(
+                model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
+            )
+            here = this_machine(folder or Path.cwd(), Speed())
+            saves, rss = folder is not None, resident_memory()
+            journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
+            kept = (
+                "blocks that are done are kept, and the same call goes on with them"
+                if journal
+                else "nothing was written"
+            )
+            advice = f"{kept}; qt.plan tells what needs less"
+            on_progress = guarded(on_progress, f"{method.name} of {checkpoint.name}", advice)
+            settings = with_rules_of(settings, journal)
+            settings, measures = meet_target(checkpoint, settings, place, here, rss=rss, on_progress=on_progress)
+            settings, made = plan_with_advice(
+                checkpoint, settings, place, here, rss=rss, saves=saves, measures=measures
+            )
+            check_fits(made)
+            base = behaviour_of(checkpoint)
+            quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
+            method.prepare(quantized)
+            footprint, probe = memory_footprint(quantized), None
+            if partial is not None:
+                probe = save_measured(quantized, checkpoint.tokenizer, partial, on_progress, checkpoint.notes)
+        memory = memory_report(made, footprint, partial, meter.report)
+        report = quantization_report(made, checkpoint.notes, memory, folder, time.monotonic() - started, calibration)
+        receipt = begin_receipt(checkpoint, base, report, versions(), (hardware(place),), probe)
+        if partial is not None:
+            receipt = write_receipt(partial, receipt)
+    return QuantizedModel(quantized, checkpoint.tokenizer, settings, report, receipt)
+
+
+def _mirror(
+    resume_repo: str | None, token: str | None, method: Method, *, saves: bool, resume: bool
+) -> HubMirror | None:
+    """The repository that the journal is pushed to; None where none is named.
+
+    Raises:
+        ConfigError: there is no journal to push.
+    """
+    if not resume_repo:
+        return None
+    mirror = HubMirror(resume_repo, token)
+    if not saves or not method.resumes:
         why = "output=" if method.resumes else f"a method with calibration, and {method.name} has none"
         raise ConfigError(f"resume_repo={resume_repo!r} needs {why}: leave it out, or give that")
-    if mirror is not None and not resume:
+    if not resume:
         raise ConfigError(
             f"resume_repo={resume_repo!r} goes on with what is there, and resume=False starts anew: give one"
         )
-    if folder is not None:
-        check_output(folder, overwrite=overwrite, unfinished=method.resumes or not resume)
-    with measure_peak() as meter, _place_to_work(folder, resume=resume and method.resumes) as partial:
-        checkpoint = open_checkpoint(
-            model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
-        )
-        here = this_machine(folder or Path.cwd(), Speed())
-        saves, rss = folder is not None, resident_memory()
-        journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
-        kept = (
-            "blocks that are done are kept, and the same call goes on with them" if journal else "nothing was written"
-        )
-        advice = f"{kept}; qt.plan tells what needs less"
-        on_progress = guarded(on_progress, f"{method.name} of {checkpoint.name}", advice)
-        settings = with_rules_of(settings, journal)
-        settings, measures = meet_target(checkpoint, settings, place, here, rss=rss, on_progress=on_progress)
-        settings, made = plan_with_advice(checkpoint, settings, place, here, rss=rss, saves=saves, measures=measures)
-        check_fits(made)
-        quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
-        method.prepare(quantized)
-        footprint = memory_footprint(quantized)
-        if partial is not None:
-            save_model(quantized, checkpoint.tokenizer, partial, on_progress)
-    memory = memory_report(made, footprint, folder, meter.report)
-    report = quantization_report(made, checkpoint.notes, memory, folder, time.monotonic() - started, calibration)
-    return QuantizedModel(quantized, checkpoint.tokenizer, settings, report)
+    return mirror
 
 
 def refuse_quantized(model: Any) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.measure.disk import disk_size, free_disk
 from qtoolkit.measure.guard import guarded
-from qtoolkit.measure.machine import available_memory, devices, examine, memory_limit, this_machine
+from qtoolkit.measure.machine import available_memory, devices, examine, hardware, memory_limit, this_machine, versions
 from qtoolkit.measure.peak import PeakMeter, measure_peak, resident_memory
 from qtoolkit.measure.speed import measure_speed
 
@@ -19,6 +19,7 @@ __all__ = [
     "examine",
     "free_disk",
     "guarded",
+    "hardware",
     "measure_peak",
     "measure_speed",
     "memory_footprint",
@@ -26,6 +27,7 @@ __all__ = [
     "num_parameters",
     "resident_memory",
     "this_machine",
+    "versions",
 ]
 
 

@@ -18,11 +18,13 @@ from qtoolkit.measure.peak import resident_memory
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.records import THIS_MACHINE, Doctor, Machine, Speed
 from qtoolkit.units import format_bytes
+from qtoolkit.version import __version__
 
 PACKAGES = (
     *("qtoolkit", "torch", "transformers", "huggingface_hub", "bitsandbytes", "accelerate", "safetensors", "gguf"),
     *("IPython", "ipykernel", "ipywidgets", "jupyterlab"),
 )
+_DECIDING = ("torch", "transformers", "tokenizers", "safetensors", "bitsandbytes", "gptqmodel")
 
 
 def available_memory(root: Path = Path("/")) -> int:
@@ -102,6 +104,22 @@ def examine(methods: Mapping[str, tuple[str, ...]]) -> Doctor:
         disk_free={_private(str(folder)): free_disk(folder) for folder in (hub_cache(), Path.cwd())},
         methods={name: _state(packages) for name, packages in methods.items()},
     )
+
+
+def versions() -> dict[str, str]:
+    """The packages that decide what a quantized model is, each with its version; those that are not there left out."""
+    found = {package: _version(package) for package in _DECIDING}
+    there = {package: version for package, version in found.items() if version != "not installed"}
+    return {"qtoolkit": __version__, "python": platform.python_version(), **there}
+
+
+def hardware(device: str) -> str:
+    """What a job runs on: the processor's name for "cpu", otherwise the GPU's."""
+    if device == "cpu":
+        return processor()
+    import torch
+
+    return str(torch.cuda.get_device_name(device))
 
 
 def _cpu() -> str:

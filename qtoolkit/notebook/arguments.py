@@ -20,6 +20,8 @@ JOB_OPTIONS: Mapping[str, tuple[str, str]] = {
     "--into": ("NAME", "keep the quantized model in this variable"),
     "--device": ("NAME", "where the result lives: auto, cpu, cuda, cuda:1 (default: auto)"),
     "--revision": ("NAME", "branch, tag or commit of a model on the Hub (default: main)"),
+    "--push": ("REPO", "verify what was saved, and put it on the Hub as a private repository; needs --output"),
+    "--license": ("NAME", "with --push, the licence of a base whose card names none: apache-2.0, mit, ..."),
     "--overwrite": ("", "replace the output folder when it exists"),
     "--plan": (
         "",
@@ -48,6 +50,8 @@ class Request:
         plan: only plan.
         machine: what to plan for; None for this machine.
         context: tokens for which using the result is planned.
+        push: the repository that the result is published in; None for none.
+        license: its licence, where the base's card names none.
     """
 
     model: str
@@ -60,6 +64,8 @@ class Request:
     plan: bool
     machine: str | None = None
     context: int = 4096
+    push: str | None = None
+    license: str | None = None
 
 
 def read_request(magic: str, line: str, body: str | None = None) -> Request:
@@ -96,6 +102,10 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
         raise ConfigError(f"--into must be a variable's name, got {job.into!r}")
     if magic == "quantize" and not job.plan and (job.machine or job.context):
         raise ConfigError("--machine and --context are for a plan: add --plan, or use %qplan")
+    if job.push and not job.output:
+        raise ConfigError(f"--push {job.push} needs --output: a folder that is verified and sent")
+    if job.license and not job.push:
+        raise ConfigError("--license is for a card: give --push, or leave it out")
     return Request(
         model=job.model,
         config=config,
@@ -107,7 +117,29 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
         plan=job.plan,
         machine=job.machine,
         context=read_count("--context", job.context or "4096"),
+        push=job.push,
+        license=job.license,
     )
+
+
+def read_publication(line: str) -> dict[str, Any]:
+    """The arguments of `qt.publish` that a line of `%qpublish` gives.
+
+    Raises:
+        ConfigError: an option that there is not, or too few words.
+    """
+    parser = _Parser(prog="%qpublish", add_help=False, allow_abbrev=False)
+    parser.add_argument("path", metavar="FOLDER")
+    parser.add_argument("repo_id", metavar="REPO")
+    for switch in ("--public", "--pr", "--dry-run", "--debug"):
+        parser.add_argument(switch, action="store_true")
+    for option in ("--base", "--license"):
+        parser.add_argument(option)
+    parser.add_argument("--revision", default="main")
+    # Not the error of `refuse_rest`, which speaks of a MODEL.
+    found = parser.parse_args(split_line(line))
+    values = {name: getattr(found, name) for name in ("path", "repo_id", "base", "license", "revision", "dry_run")}
+    return values | {"private": not found.public, "create_pr": found.pr}
 
 
 def read_count(flag: str, text: str) -> int:

@@ -13,14 +13,23 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from traitlets import Enum
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.arguments import Request, read_request
+from qtoolkit.notebook.arguments import Request, read_publication, read_request
 from qtoolkit.notebook.cell import run_body
 from qtoolkit.notebook.comparing import compare_help, read_compare_request
 from qtoolkit.notebook.errors import short_errors
 from qtoolkit.notebook.evaluating import eval_help, read_eval_request
 from qtoolkit.notebook.help import helped_by, quantize_help
 from qtoolkit.notebook.progress import open_progress
-from qtoolkit.records import Comparison, Doctor, MemoryReport, PeakMemory, Plan, QualityReport, QuantizationReport
+from qtoolkit.records import (
+    Comparison,
+    Doctor,
+    MemoryReport,
+    PeakMemory,
+    Plan,
+    Publication,
+    QualityReport,
+    QuantizationReport,
+)
 
 
 @magics_class
@@ -49,7 +58,10 @@ class QuantizeMagics(Magics):
         if request.plan:
             return _plan(request, model)
         from qtoolkit.api import quantize
+        from qtoolkit.publishing import check_push, publish
 
+        if request.push:
+            check_push(request.push)
         with open_progress(self.progress, self.shell, f"{request.config.method} of {request.model}") as on_progress:
             result = quantize(
                 model,
@@ -60,6 +72,9 @@ class QuantizeMagics(Magics):
                 overwrite=request.overwrite,
                 on_progress=on_progress,
             )
+            if request.push:
+                assert request.output is not None
+                publish(request.output, request.push, license=request.license, on_progress=on_progress)
         if request.into:
             self.shell.push({request.into: result})
         return result.report
@@ -126,6 +141,22 @@ class QuantizeMagics(Magics):
         with measure_peak() as peak:
             run_body(self.shell, cell)
         return peak.report
+
+    @line_magic
+    @short_errors
+    def qpublish(self, line: str) -> Publication:
+        """Verify a saved model, and put it on the Hub with a card, as a private repository.
+
+          %qpublish FOLDER REPO [--dry-run] [--public] [--pr] [--revision BRANCH] [--license NAME] [--base MODEL]
+
+        --dry-run sends nothing and tells every file, its size and the card; --pr opens a pull request instead;
+        --license names the licence where the base's card does not. The token is the one of `hf auth login`.
+        """
+        from qtoolkit.api import publish
+
+        arguments = read_publication(line)
+        with open_progress(self.progress, self.shell, f"{arguments['path']} to {arguments['repo_id']}") as on_progress:
+            return publish(**arguments, on_progress=on_progress)
 
     @line_magic
     @short_errors

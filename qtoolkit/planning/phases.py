@@ -13,12 +13,16 @@ from qtoolkit.source import skeleton as skeletons
 
 # Config, tokenizer and file headers; a vocabulary of 256,000 words takes about 20 MB of JSON.
 SIDE_FILES_BYTES = 40_000_000
+# As `qtoolkit.publishing.behaviour` takes them.
+PROBE_TOKENS = 32
 
 # Measured on Linux, x86-64, torch 2.13, transformers 5.23, tokenizers 0.22, bitsandbytes 0.50: resident bytes.
 _FRESH_PROCESS = 400_000_000
 _CUDA_PROCESS = 1_000_000_000
 _FIRST_USE = 17_000_000
 _PACKAGES = {"bitsandbytes": 47_000_000}
+# 20 MB for NF4 and absmax, 23 to 40 for int8, beyond what the other terms count.
+_FIRST_PRODUCTS = Term("code and buffers of first products", 40_000_000, "measured on SmolLM2-135M")
 # Of tokenizer.json, for vocabularies of 49,152 and 262,144: held, at the fullest moment of reading, and of writing.
 _TOKENIZER_HELD, _TOKENIZER_READ, _TOKENIZER_WRITTEN = 8.2, 14.5, 2.6
 
@@ -102,9 +106,11 @@ def job_phases(
         writes_text = getattr(config, "calibration", "self") == "self"
         phases.append(sensitivity_phase(work, measures, writes_text=writes_text))
     phases.extend(method.phases(work, config))
+    phases.append(_probe_phase(work))
     writing = round(_TOKENIZER_WRITTEN * checkpoint.tokenizer_bytes)
     result = Term("quantized model", work.footprint, "every layer's bytes, scales included")
-    saved = [Term("tokenizer while it is written", writing, f"{_TOKENIZER_WRITTEN} times its file, measured")]
+    tokenizer = Term("tokenizer while it is written", writing, f"{_TOKENIZER_WRITTEN} times its file, measured")
+    saved = [_FIRST_PRODUCTS, tokenizer]
     if work.on_cpu:
         saved.append(result)
     else:
@@ -120,6 +126,19 @@ def job_phases(
         )
     )
     return tuple(phases)
+
+
+def _probe_phase(work: Work) -> PhasePlan:
+    """The short forward pass whose logits are written down beside a saved result."""
+    largest = max((layer.num_weights for layer in work.layers), default=0)
+    result = Term("quantized model", work.footprint, "every layer's bytes, scales included")
+    terms = (
+        Term("logits of the probe", 12 * PROBE_TOKENS * work.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"),
+        Term("largest layer expanded", 4 * largest, "in float32 at most"),
+        _FIRST_PRODUCTS,
+    )
+    memory, vram = ((result, *terms), ()) if work.on_cpu else ((), (result, *terms))
+    return PhasePlan("verify", (*work.base, *memory), vram, seconds=work.time(touched=work.footprint + 4 * largest))
 
 
 def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int) -> PhasePlan:

@@ -9,22 +9,28 @@ from qtoolkit.records.machine import THIS_MACHINE, Machine, Speed
 from qtoolkit.records.memory import MemoryReport, PeakMemory
 from qtoolkit.records.phase import PhasePlan, Term
 from qtoolkit.records.plan import Advice, LayerPlan, Plan
+from qtoolkit.records.publication import Publication
 from qtoolkit.records.quality import QualityReport, SpeedReport
+from qtoolkit.records.receipt import Behaviour, FileEntry, Probe, Receipt
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.sensitivity import RoundingLoss, Sensitivity
 from qtoolkit.records.source import ModelSource
 from qtoolkit.records.tasks import TaskMetric, TaskReport
+from qtoolkit.records.verification import Check, Verification
 
 __all__ = [
     "FULL_PRECISION",
     "THIS_MACHINE",
     "Advice",
+    "Behaviour",
     "CalibrationReport",
     "Candidate",
+    "Check",
     "Compared",
     "Comparison",
     "Doctor",
+    "FileEntry",
     "Grid",
     "LayerError",
     "LayerPlan",
@@ -35,9 +41,12 @@ __all__ = [
     "PeakMemory",
     "PhasePlan",
     "Plan",
+    "Probe",
     "ProgressEvent",
+    "Publication",
     "QualityReport",
     "QuantizationReport",
+    "Receipt",
     "Recommendation",
     "Record",
     "RoundingLoss",
@@ -48,6 +57,7 @@ __all__ = [
     "TaskMetric",
     "TaskReport",
     "Term",
+    "Verification",
     "ignore_progress",
     "in_order",
 ]

@@ -40,6 +40,8 @@ class Checkpoint:
         notes: what was decided while it was opened; one line each.
         tokenizer_bytes: bytes of the tokenizer's own file; 0 when it has none.
         download_bytes: bytes that are still to be downloaded.
+        license: as the model's card names it, "apache-2.0"; None where that is not known.
+        gated: whether the Hub hands it out only to those who accept its terms; None where that is not known.
         expand: gives `tensors` where they cannot be read one by one, when they are wanted; None elsewhere.
     """
 
@@ -58,6 +60,8 @@ class Checkpoint:
     expand: Callable[[], Mapping[str, torch.Tensor]] | None = None
     tokenizer_bytes: int = 0
     download_bytes: int = 0
+    license: str | None = None
+    gated: bool | None = None
     _skeleton: "PreTrainedModel | None" = field(default=None, repr=False)
 
     @property

@@ -21,6 +21,7 @@ from qtoolkit.source.hub_cache import (
 from qtoolkit.source.hub_download import Download
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.hub_files import indexed_files, refuse_without_safetensors, small_files, weight_files
+from qtoolkit.source.licenses import named_license
 from qtoolkit.source.names import INDEX_FILE
 from qtoolkit.units import format_bytes
 
@@ -39,12 +40,16 @@ class Snapshot:
         repo_id: "org/name".
         commit_hash: the commit, 40 hexadecimal digits.
         note: what was decided on the way, in one line; empty when the Hub itself said what the commit is.
+        license: as the model's card names it, "apache-2.0"; None where the card does not, or was not asked for.
+        gated: whether it is handed out only to those who accept its terms; None where that was not asked for.
     """
 
     folder: Path
     repo_id: str
     commit_hash: str
     note: str = ""
+    license: str | None = None
+    gated: bool | None = None
 
 
 def parse_name(name: str, revision: str | None) -> tuple[str, str | None]:
@@ -118,7 +123,7 @@ def fetch(
     _refuse_full_disk(model.repo_id, sum(weights.values()))
     download.get(weights)
     remember_commit(model.repo_id, model.revision, commit_hash)
-    return Snapshot(folder, model.repo_id, commit_hash)
+    return Snapshot(folder, model.repo_id, commit_hash, license=named_license(info.card_data), gated=bool(info.gated))
 
 
 def ask(model: HubModel) -> "ModelInfo":

@@ -6,12 +6,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError, oneline
-from qtoolkit.source.names import INDEX_FILE, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
+from qtoolkit.source.names import INDEX_FILE, PICKLE_SUFFIXES, QUANTIZE_CONFIG, RECEIPT_FILE, SINGLE_FILE
 
 _SMALL = (
     "config.json",
     "generation_config.json",
     QUANTIZE_CONFIG,
+    RECEIPT_FILE,
     INDEX_FILE,
     "tokenizer*.json",
     "*.model",

@@ -32,7 +32,7 @@ class HubMirror:
             ConfigError: the repository is public.
             SourceError: the Hub does not answer, or refuses.
         """
-        with translated(self._model), _without_bars():
+        with translated(self._model), without_bars():
             self._api.create_repo(self.repo_id, private=True, exist_ok=True)
             info = self._api.model_info(self.repo_id)
             if not info.private:
@@ -51,12 +51,12 @@ class HubMirror:
             SourceError: the Hub does not answer, or refuses.
         """
         added = [CommitOperationAdd(file.name, file) for file in files]
-        with translated(self._model), _without_bars():
+        with translated(self._model), without_bars():
             self._api.create_commit(self.repo_id, added, commit_message=f"{files[-1].stem}")
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """huggingface_hub without its bars, which would stand between the job's own; put back afterwards."""
     if are_progress_bars_disabled():
         yield

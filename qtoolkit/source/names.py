@@ -6,6 +6,8 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # What auto-gptq reads of a GPTQ checkpoint, and early versions of it wrote alone.
 QUANTIZE_CONFIG = "quantize_config.json"
+# What qtoolkit writes down of a model that it made: a `Receipt`.
+RECEIPT_FILE = "qtoolkit.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 

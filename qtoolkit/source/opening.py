@@ -31,6 +31,7 @@ from qtoolkit.source.hub import fetch, from_cache, parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 from qtoolkit.source.hub_errors import HubModel
 from qtoolkit.source.hub_headers import fetch_headers
+from qtoolkit.source.licenses import license_of_folder
 from qtoolkit.source.weights import StoredTensor
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def open_checkpoint(
     snapshot = fetch(name, revision=revision, token=token, on_progress=on_progress, check=check)
     checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check)
     checkpoint.commit_hash = snapshot.commit_hash
+    checkpoint.license, checkpoint.gated = snapshot.license, snapshot.gated
     if snapshot.note:
         checkpoint.notes.append(snapshot.note)
     return checkpoint
@@ -160,6 +162,7 @@ def _from_folder(
         tokenizer=tokenizer if tokenizer is not None or headers_only else load_tokenizer(folder),
         generation_config=folders.load_generation_config(folder),
         tokenizer_bytes=file_bytes(folder / "tokenizer.json"),
+        license=license_of_folder(folder),
     )
     _note_choices(checkpoint, tokenizer_known=not headers_only)
     return checkpoint

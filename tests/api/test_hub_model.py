@@ -50,3 +50,21 @@ def test_cached_models_are_named_for_completion(hub: Hub, tiny_llama: Path) -> N
     hub.add("org/tiny", tiny_llama)
     qt.quantize("org/tiny", "absmax", device="cpu")
     assert qt.local_models() == ("org/tiny",)
+
+
+def test_its_licence_and_terms_go_into_the_receipt_and_its_base_is_compared(
+    hub: Hub, tiny_llama: Path, tmp_path: Path
+) -> None:
+    repository = hub.add("org/tiny", tiny_llama)
+    commit = repository.commit({"README.md": b"---\nlicense: llama3.2\n---\n"})
+    made = qt.quantize("org/tiny", "absmax", device="cpu", output=tmp_path / "out")
+    assert made.receipt is not None
+    assert (made.receipt.license, made.receipt.gated) == ("llama3.2", False)
+    assert (made.receipt.source.name, made.receipt.source.commit_hash) == ("org/tiny", commit)
+    # Found in the cache by the receipt, without the Hub.
+    hub.requests.clear()
+    verification = qt.verify(tmp_path / "out")
+    assert hub.requests == []
+    values = {check.name: (check.passed, check.value) for check in verification.checks}
+    assert values["base model"] == (True, f"org/tiny, commit {commit}")
+    assert values["token ids"] == (True, "as in the base")

@@ -172,6 +172,11 @@ class Handler(BaseHTTPRequestHandler):
             entry["blobId"] = entry.pop("oid")
             siblings.append(entry)
         info = {"_id": repo_id, "id": repo_id, "modelId": repo_id, "sha": commit_hash, "private": repository.private}
+        license_name = re.search(
+            rb"^license: (.+)$", repository.commits[commit_hash].get("README.md", b""), re.MULTILINE
+        )
+        if license_name:
+            info["cardData"] = {"license": license_name[1].decode()}
         self.respond_json(info | {"gated": "auto" if repository.gated else False, "tags": [], "siblings": siblings})
         self.server.after_info(repository)
 

@@ -21,6 +21,7 @@ class WritableHandler(Handler):
         ("GET", r"/api/whoami-v2", "send_whoami"),
         ("POST", r"/api/repos/create", "create"),
         ("POST", r"/api/validate-yaml", "validate"),
+        ("POST", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/branch/(?P<revision>[^/]+)", "make_branch"),
         ("POST", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/preupload/(?P<revision>[^/]+)", "preupload"),
         ("POST", r"/(?P<repo_id>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
         ("PUT", r"/storage/(?P<oid>[0-9a-f]{64})", "store"),
@@ -66,6 +67,13 @@ class WritableHandler(Handler):
             return
         self.server.add(repo_id, {".gitattributes": b""}, private=asked.get("visibility") == "private")
         self.respond_json(url)
+
+    def make_branch(self, repo_id: str, revision: str) -> None:
+        repository, commit_hash = self.writable(repo_id)
+        if revision in repository.refs:
+            raise HubError(409, "Reference already exists")
+        repository.refs[revision] = commit_hash
+        self.respond_json({})
 
     def validate(self) -> None:
         self.respond_json({"errors": [], "warnings": []})

@@ -1,0 +1,24 @@
+"""Out: the receipt of a saved model, the proof that it works, its card, and its way to the Hub."""
+
+from qtoolkit.publishing.publication import check_push, publish
+from qtoolkit.publishing.receipt import (
+    begin_receipt,
+    behaviour_of,
+    measure_probe,
+    read_receipt,
+    receipt_of,
+    write_receipt,
+)
+from qtoolkit.publishing.verification import verify
+
+__all__ = [
+    "begin_receipt",
+    "behaviour_of",
+    "check_push",
+    "measure_probe",
+    "publish",
+    "read_receipt",
+    "receipt_of",
+    "verify",
+    "write_receipt",
+]

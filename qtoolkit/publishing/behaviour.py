@@ -1,0 +1,207 @@
+"""What a model does: the ids that its tokenizer makes, how it generates, and its logits on a few tokens.
+
+The job that made a model describes it by these functions, and so does a fresh process, which runs this file by its
+path. It imports nothing of qtoolkit unless it is told to: what plain transformers reads must not be read with its help.
+"""
+
+import hashlib
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import GenerationConfig, PreTrainedModel
+
+# Written for this purpose: prose, other scripts, code, digits, blanks and a combined emoji are cut differently.
+_PROSE = (
+    "The lighthouse keeper wrote a letter to her sister, who lived in a small town far from the sea, and told her "
+    "that the winter had been long, that the boats had come home late, and that she would visit in spring."
+)
+TEXTS = (
+    _PROSE,
+    "Größere Bücher kosten 12,50 €; naïve café, žluťoučký kůň, İstanbul.",
+    "Привет, мир! 你好世界。こんにちは 안녕하세요 שלום مرحبا नमस्ते",
+    "def f(x):\n    return {'a': [x ** 2, 0x1F]}  # done\n\n\tif x != 1_000: pass\r\n",
+    "1234567890 3.14159 10,000 2026-01-01 e=mc^2   three   blanks",
+    "👩‍👩‍👧 🎉 \u00a0\u200b end",
+)
+PROBE_TOKENS = 32
+PROBE_POSITIONS = 2
+TOP = 32
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """Fingerprints of a tokenizer: `token_ids` and `chat_template` as SHA-256, `special_tokens` as they are.
+
+    Of the chat template its text counts and not what it renders, which may hold today's date.
+    """
+    if tokenizer is None:
+        return {"token_ids": None, "chat_template": None, "special_tokens": {}}
+    ids = [tokenizer(text).input_ids for text in TEXTS]
+    template = getattr(tokenizer, "chat_template", None)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if name in _SPECIAL}
+    return {
+        "token_ids": _digest(ids),
+        "chat_template": None if template is None else _digest(template),
+        "special_tokens": {name: f"{text} ({tokenizer.convert_tokens_to_ids(text)})" for name, text in special.items()},
+    }
+
+
+def describe_generation(config: "GenerationConfig | None") -> dict[str, Any] | None:
+    """What a generation config says that is not the default; None where there is none."""
+    if config is None:
+        return None
+    # Off and absent are the same, and versions of transformers differ in which of them they write.
+    values = {name: value for name, value in config.to_diff_dict().items() if value is not None and value is not False}
+    for name in ("transformers_version", "_from_model_config"):
+        values.pop(name, None)
+    described: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return described
+
+
+def probe_tokens(tokenizer: Any, vocab_size: int) -> list[int]:
+    """The ids on which logits are measured: those of a text, or spread over the vocabulary without a tokenizer."""
+    ids: list[int] = tokenizer(_PROSE).input_ids if tokenizer is not None else []
+    known = [token for token in ids if token < vocab_size][:PROBE_TOKENS]
+    return known or [2 + 7919 * place % (vocab_size - 2) for place in range(PROBE_TOKENS)]
+
+
+def probe(model: "PreTrainedModel", token_ids: list[int]) -> dict[str, Any]:
+    """Logits of a model on a few tokens.
+
+    Returns:
+        The fields of the record `Probe`: `token_ids`, `loss`, `top_ids`, `top_logits`, `std` and `device`.
+
+    Raises:
+        ValueError: logits are not finite.
+    """
+    logits, loss = _forward(model, token_ids)
+    if not logits.isfinite().all():
+        raise ValueError("logits hold NaN or infinity")
+    last = logits[-PROBE_POSITIONS:]
+    top = last.topk(min(TOP, last.shape[-1]))
+    return {
+        "token_ids": token_ids,
+        "loss": loss,
+        "top_ids": top.indices.tolist(),
+        "top_logits": top.values.tolist(),
+        "std": last.std(dim=-1).tolist(),
+        "device": str(model.device),
+    }
+
+
+def logits_at(model: "PreTrainedModel", token_ids: list[int], wanted: list[list[int]]) -> dict[str, Any]:
+    """The logits of the last positions at the ids of an earlier probe, and the loss."""
+    logits, loss = _forward(model, token_ids)
+    rows = logits[-len(wanted) :]
+    return {"loss": loss, "logits": [row[ids].tolist() for row, ids in zip(rows, wanted, strict=False)]}
+
+
+def _forward(model: "PreTrainedModel", token_ids: list[int]) -> tuple["Tensor", float]:
+    """Logits float32 [tokens, vocabulary], and the mean negative log-likelihood of each token after those before it."""
+    import torch
+
+    tokens = torch.tensor([token_ids], device=model.device)  # [1, tokens]
+    with torch.no_grad(), _as_stored(model):
+        logits = model(input_ids=tokens, use_cache=False).logits[0].float()  # [tokens, vocabulary]
+    return logits, torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:]).item()
+
+
+@contextmanager
+def _as_stored(model: "PreTrainedModel") -> Iterator[None]:
+    """Keep bitsandbytes from packing 4-bit layers anew at their first product on a CPU, which takes longer than it.
+
+    bitsandbytes 0.50 leaves layers that train as they are (nn/modules.py, `Linear4bit.forward`); they have no dropout.
+    """
+    layers = [layer for layer in model.modules() if type(layer).__name__ == "Linear4bit" and not layer.training]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+
+
+def describe_folder(folder: Path) -> dict[str, Any]:
+    """The tokenizer and the generation config of a folder, or why they cannot be read."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    found: dict[str, Any] = {"tokenizer": None, "generation": None, "tokenizer_error": "", "generation_error": ""}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        found["tokenizer"] = describe_tokenizer(tokenizer)
+    except Exception as error:  # noqa: BLE001  # the tokenizers library raises bare Exceptions
+        found["tokenizer_error"] = _first_line(error)
+    if (folder / "generation_config.json").is_file():
+        try:
+            found["generation"] = describe_generation(GenerationConfig.from_pretrained(folder))
+        except Exception as error:  # noqa: BLE001  # a value of the wrong type makes transformers raise anything
+            found["generation_error"] = _first_line(error)
+    return found
+
+
+def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list[list[int]]) -> dict[str, Any]:
+    """The model of a folder as transformers loads it, and its logits; or why it does not load."""
+    from transformers import AutoModelForCausalLM
+
+    found: dict[str, Any] = {"model": "", "model_error": "", "keys": {}, "loss": None, "logits": []}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            device_map={"": device},
+            dtype="auto",
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        found["model"] = type(model).__name__
+        found["keys"] = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
+        found |= logits_at(model, token_ids or probe_tokens(None, model.config.get_text_config().vocab_size), wanted)
+    except Exception as error:  # noqa: BLE001  # a damaged checkpoint makes transformers raise anything
+        found["model_error"] = _first_line(error)
+    return found
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Everything that is asked of a folder.
+
+    Args:
+        request: `folder`; `base`, the folder of its base or None; `device`; `token_ids` and `top_ids` of the probe.
+    """
+    import transformers
+
+    folder, base = Path(request["folder"]), request["base"]
+    found = {"transformers": transformers.__version__, **describe_folder(folder)}
+    found["base"] = describe_folder(Path(base)) if base else None
+    return found | describe_model(folder, request["device"], request["token_ids"], request["top_ids"])
+
+
+def main() -> None:
+    """Answer the request in a file, and write the answer to another file."""
+    request_file, answer_file = map(Path, sys.argv[1:])
+    request = json.loads(request_file.read_text(encoding="utf-8"))
+    if request["with_qtoolkit"]:
+        # Lets transformers know our layers.
+        importlib.import_module("qtoolkit")
+    answer_file.write_text(json.dumps(answer(request)), encoding="utf-8")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+if __name__ == "__main__":
+    main()

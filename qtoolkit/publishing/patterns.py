@@ -1,0 +1,38 @@
+"""What must not stand in a file that is given to others: keys of services, and folders of one's own machine."""
+
+import os
+import re
+from pathlib import Path
+
+# What is called so -> how it looks; the shapes are those that the services document or that secret scanners use.
+SECRETS = {
+    "a Hugging Face token": re.compile(rb"\b(?:hf|api_org)_[A-Za-z0-9]{30,}"),
+    "an OpenAI or Anthropic key": re.compile(rb"\bsk-[A-Za-z0-9_-]{32,}"),
+    "a GitHub token": re.compile(rb"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{50,})"),
+    "a GitLab token": re.compile(rb"\bglpat-[A-Za-z0-9_-]{20}"),
+    "an AWS key": re.compile(rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "a Google key": re.compile(rb"\bAIza[0-9A-Za-z_-]{35}"),
+    "a Slack token": re.compile(rb"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
+    "a private key": re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
+}
+# Homes on Linux, macOS and Windows, in JSON too, where a backslash stands twice; and the drive that Colab mounts.
+_HOMES = rb"/(?:home|Users)/[^/\s\"'<>]+/|/root/|/content/drive/|\b[A-Za-z]:(?:\\{1,2}|/)Users(?:\\{1,2}|/)"
+_SHORTEST = 5
+
+
+def local_paths() -> re.Pattern[bytes]:
+    """What matches a path of somebody's machine: homes of any, and of this one the home and the current folder."""
+    own = {str(folder) for folder in (Path.home(), Path.cwd()) if len(str(folder)) >= _SHORTEST}
+    ours = [re.escape(os.fsencode(folder)) + rb"(?=[/\\\"'\s]|$)" for folder in sorted(own)]
+    return re.compile(b"|".join([rb"(?<![\w.])(?:" + _HOMES + rb")", *ours]))
+
+
+def without_paths(text: str) -> str:
+    """A text with each path of this machine cut down to its last part.
+
+    Example:
+        >>> without_paths("read from /home/ann/models/small, as asked")
+        'read from small, as asked'
+    """
+    pattern = re.compile(rb"(?:" + local_paths().pattern + rb")[^\s\"'<>,;]*")
+    return pattern.sub(lambda found: re.split(rb"[/\\]", found[0].rstrip(b"/\\"))[-1], text.encode()).decode()

@@ -1,0 +1,172 @@
+"""Publishing from start to end: what is asked, verified, described, and then sent."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
+
+from qtoolkit.errors import ConfigError, VerificationError
+from qtoolkit.publishing.artifact import Artifact, open_artifact
+from qtoolkit.publishing.card import make_card
+from qtoolkit.publishing.push import Content, Repository
+from qtoolkit.publishing.token import find_writer
+from qtoolkit.publishing.verification import verify
+from qtoolkit.records import OnProgress, Publication, Receipt, Record, Verification, ignore_progress
+from qtoolkit.source.hub_errors import hub_address
+from qtoolkit.source.licenses import license_of_folder
+
+CARD = "README.md"
+
+
+def publish(
+    path: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool = True,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    token: str | None = None,
+    revision: str = "main",
+    base: str | os.PathLike[str] | None = None,
+    license: str | None = None,
+    quality: Record | None = None,
+    on_progress: OnProgress | None = None,
+) -> Publication:
+    """Put a saved model on the Hub, once `verify` has found nothing wrong with it, in one commit with its card.
+
+    Files that are there already are not sent again, also when an earlier call was stopped before its commit.
+
+    Args:
+        path: a folder that `quantize` wrote. Its `README.md`, where it has one, is the card; otherwise one is made.
+        repo_id: "org/name"; made where it does not exist.
+        private: whether only its owner sees it.
+        create_pr: open a pull request instead, for a repository of somebody else.
+        dry_run: send nothing and ask no network; the result tells every file, its size, and the card.
+        token: a Hub token that may write; None for the one that huggingface_hub finds.
+        revision: the branch; made where it does not exist.
+        base: as for `verify`.
+        license: by the Hub's name for it, "apache-2.0", where the base's card is not at hand to name it.
+        quality: what quantization cost, for the card; None where it was not measured.
+        on_progress: called with a `ProgressEvent` after each file.
+
+    Raises:
+        VerificationError: it fails a check, does not load, or was not made by qtoolkit.
+        ConfigError: a licence that nobody knows, a name that is none, or a repository that is public already.
+        GatedModelError: no token, or one that may only read; before any work.
+        SourceError: the Hub refuses or does not answer; nothing of the repository has changed then.
+    """
+    _check_name(repo_id)
+    artifact = open_artifact(path)
+    receipt = _receipt_of(artifact)
+    writer = None if dry_run else find_writer(repo_id, token)
+    describe = partial(_card, artifact, receipt, repo_id, license=license, quality=quality)
+    # A licence that is not known is asked for before the work, as the token is.
+    describe(Verification(artifact.path.name, ()))
+    verification = verify(path, base=base)
+    refuse_unproven(verification)
+    card = describe(verification)
+    files: dict[str, Content] = {name: artifact.path / name for name in artifact.names} | {CARD: card.encode()}
+    sizes = {name: _size(content) for name, content in sorted(files.items())}
+    page, seen = f"{hub_address()}/{repo_id}", None if create_pr else private
+    planned = Publication(repo_id, page, revision, seen, dry_run, sizes, (), card, verification)
+    if writer is None:
+        return planned
+    repository = Repository(repo_id, writer, revision, on_progress or ignore_progress)
+    return _send(repository, planned, receipt, files, private=private, create_pr=create_pr)
+
+
+def check_push(repo_id: str, token: str | None = None) -> None:
+    """Refuse, before the hours of a job, a push that could not be done after it.
+
+    Raises:
+        ConfigError: `repo_id` is no name of a repository.
+        GatedModelError: there is no token, or one that may only read.
+        SourceError: the Hub does not know the token, or does not answer.
+    """
+    _check_name(repo_id)
+    find_writer(repo_id, token)
+
+
+def _send(
+    repository: Repository,
+    planned: Publication,
+    receipt: Receipt,
+    files: Mapping[str, Content],
+    *,
+    private: bool,
+    create_pr: bool,
+) -> Publication:
+    """Put the files on the Hub that it has not, and say which those were."""
+    repository.open(private=private, create_pr=create_pr)
+    repository.refuse_leftovers(files)
+    unchanged = repository.unchanged(files, {name: entry.sha256 for name, entry in receipt.files.items()})
+    left = {name: content for name, content in files.items() if name not in unchanged}
+    commit, pull_request = repository.parent, None
+    if left:
+        message = f"{receipt.method} of {receipt.source.name}, by qtoolkit"
+        commit, pull_request = repository.push(left, message, create_pr=create_pr)
+    return replace(
+        planned,
+        private=repository.private,
+        unchanged=unchanged,
+        commit_hash=commit,
+        pull_request=pull_request,
+    )
+
+
+def _receipt_of(artifact: Artifact) -> Receipt:
+    if artifact.receipt is None:
+        reason = artifact.receipt_error or f"{artifact.path} was not made by qtoolkit: it has no qtoolkit.json"
+        raise VerificationError(f"{reason}; qt.verify tells what its files alone prove, and nothing is published")
+    return artifact.receipt
+
+
+def _card(
+    artifact: Artifact,
+    receipt: Receipt,
+    repo_id: str,
+    verification: Verification,
+    *,
+    license: str | None,
+    quality: Record | None,
+) -> str:
+    """The card that the folder has, or else one that is made."""
+    if CARD not in artifact.names:
+        return str(make_card(receipt, verification, repo_id, license=license, quality=quality))
+    named = license_of_folder(artifact.path)
+    if named is None or license not in (None, named):
+        wanted = f"and license={license!r} is given" if license else "and none is made up"
+        raise ConfigError(f"the card {artifact.path / CARD} names the licence {named!r}, {wanted}: correct the card")
+    return (artifact.path / CARD).read_text(encoding="utf-8")
+
+
+def refuse_unproven(verification: Verification) -> None:
+    """Refuse what failed a check, or was never loaded.
+
+    Raises:
+        VerificationError: it names the checks.
+    """
+    unloaded = [check for check in verification.unchecked if check.name == "loads in transformers"]
+    bad = [*verification.failed, *unloaded]
+    if bad:
+        told = "; ".join(f"{check.name}: {check.value[:120]}" for check in bad[:3])
+        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise VerificationError(f"{verification.name} is not published, for qt.verify finds {told}{more}")
+
+
+def _check_name(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+        named = "/" in repo_id
+    except HFValidationError:
+        named = False
+    if not named:
+        raise ConfigError(f"{repo_id!r} is no name of a Hub repository: write it as org/name")
+
+
+def _size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size

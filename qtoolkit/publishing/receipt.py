@@ -1,0 +1,173 @@
+"""The receipt: begun by the job, finished with the hashes of what was written, and read back anywhere."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.errors import CheckpointError, ConfigError, oneline
+from qtoolkit.publishing import behaviour
+from qtoolkit.publishing.patterns import without_paths
+from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, QuantizationReport, Receipt
+from qtoolkit.source import read_tensors
+from qtoolkit.source.names import RECEIPT_FILE
+from qtoolkit.source.weights import DTYPES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qtoolkit.source import Checkpoint
+
+_PIECE = 1 << 20
+# Real ones take some kB; a longer one is cut off here, and then no JSON.
+_MAX_CHARACTERS = 10_000_000
+
+
+def behaviour_of(checkpoint: "Checkpoint") -> Behaviour:
+    """What the base's tokenizer and generation config do; a tokenizer that cannot be asked is noted."""
+    try:
+        tokenizer = behaviour.describe_tokenizer(checkpoint.tokenizer)
+    except Exception as error:  # noqa: BLE001  # anything may be given as tokenizer=
+        checkpoint.notes.append(f"its tokenizer could not be described, and no qt.verify compares it: {oneline(error)}")
+        tokenizer = behaviour.describe_tokenizer(None)
+    return Behaviour(**tokenizer, generation=behaviour.describe_generation(checkpoint.generation_config))
+
+
+def begin_receipt(
+    checkpoint: "Checkpoint",
+    base: Behaviour,
+    report: QuantizationReport,
+    versions: Mapping[str, str],
+    hardware: tuple[str, ...],
+    probe: Probe | None,
+) -> Receipt:
+    """All of a receipt but the files, which `write_receipt` adds.
+
+    Args:
+        checkpoint: the base.
+        base: what it does, from before the work.
+        report: what was done to it.
+        versions: package -> version.
+        hardware: one line a device.
+        probe: logits of the result.
+    """
+    calibration = report.calibration
+    if calibration is not None:
+        calibration = replace(calibration, text=_last_part(calibration.text), layers=())
+        if calibration.perplexity is not None and not isfinite(calibration.perplexity):
+            # JSON has no such number.
+            calibration = replace(calibration, perplexity=None)
+    settings = {name: _last_part(value) if name == "calibration" else value for name, value in report.settings.items()}
+    return Receipt(
+        source=replace(report.source, name=_public_name(report.source), path=None),
+        license=checkpoint.license,
+        gated=checkpoint.gated,
+        method=report.method,
+        settings=settings,
+        device=report.device,
+        versions=versions,
+        hardware=hardware,
+        num_layers=len(report.layers),
+        skipped=Counter(layer.skipped for layer in report.skipped),
+        notes=tuple(map(without_paths, report.notes)),
+        memory=report.memory,
+        calibration=calibration,
+        behaviour=base,
+        probe=probe,
+        dtypes={},
+        files={},
+    )
+
+
+def measure_probe(model: "PreTrainedModel", tokenizer: Any) -> Probe:
+    """Logits of a model on a few tokens, one short forward pass.
+
+    Raises:
+        ValueError: logits are not finite.
+    """
+    vocab_size = model.config.get_text_config().vocab_size
+    return Probe(**_tuples(behaviour.probe(model, behaviour.probe_tokens(tokenizer, vocab_size))))
+
+
+def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
+    """Write `qtoolkit.json` into a folder that is whole otherwise, with the hashes of its files, and return it."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != RECEIPT_FILE)
+    whole = replace(
+        receipt,
+        dtypes=bytes_by_dtype(folder),
+        files={name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name)) for name in names},
+    )
+    text = json.dumps(whole.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    (folder / RECEIPT_FILE).write_text(text, encoding="utf-8")
+    return whole
+
+
+def read_receipt(folder: Path) -> Receipt | None:
+    """The receipt of a folder; None where there is none.
+
+    Raises:
+        CheckpointError: there is one, and it is damaged or of another version.
+    """
+    file = folder / RECEIPT_FILE
+    if not file.is_file():
+        return None
+    try:
+        with file.open(encoding="utf-8") as stream:
+            return Receipt.from_dict(json.loads(stream.read(_MAX_CHARACTERS)))
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
+        raise CheckpointError(f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it") from error
+
+
+def receipt_of(checkpoint: "Checkpoint") -> Receipt | None:
+    """The receipt beside the weights of a checkpoint; one that is damaged is noted, and left out."""
+    try:
+        return read_receipt(checkpoint.path) if checkpoint.path else None
+    except CheckpointError as error:
+        checkpoint.notes.append(f"{error}: saved again, this model will have none")
+        return None
+
+
+def bytes_by_dtype(folder: Path) -> dict[str, int]:
+    """Bytes of all tensors of a folder's safetensors files by the format's name of their type, "BF16".
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    sizes: Counter[str] = Counter()
+    for file in sorted(folder.glob("*.safetensors")):
+        for tensor in read_tensors(file).values():
+            sizes[names[tensor.dtype]] += tensor.nbytes
+    return dict(sorted(sizes.items()))
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits, read in pieces."""
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as stream:
+        while piece := stream.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _public_name(source: ModelSource) -> str:
+    """What the base is called, without the folders of this machine."""
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source.name) and not Path(source.name).exists()
+    return source.name if source.commit_hash or on_hub else _last_part(source.name)
+
+
+def _last_part(path: str) -> str:
+    """A path without its folders; a text that is none stays as it is."""
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def _tuples(values: Any) -> Any:
+    """Lists as tuples, at any depth below a dict: a record holds no lists."""
+    if isinstance(values, dict):
+        return {name: _tuples(value) for name, value in values.items()}
+    return tuple(_tuples(value) for value in values) if isinstance(values, list) else values

@@ -1,0 +1,132 @@
+"""Checks that a folder runs no code at those who load it, and tells nothing of those who made it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from qtoolkit.publishing.artifact import Artifact, read_json
+from qtoolkit.publishing.integrity import of
+from qtoolkit.publishing.patterns import SECRETS, local_paths
+from qtoolkit.records import Check
+from qtoolkit.source.names import PICKLE_SUFFIXES
+
+_PICKLES = (*PICKLE_SUFFIXES, ".pickle", ".joblib", ".npy", ".npz", ".h5", ".keras", ".msgpack")
+_CODE = (
+    *(".py", ".pyc", ".pyx", ".ipynb", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1", ".js", ".jar"),
+    *(".zip", ".tar", ".gz", ".7z", ".whl"),
+)
+_CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json")
+# Keys by which transformers takes code from the repository.
+_CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
+_WEIGHTS = (".safetensors", ".gguf")
+# Vocabularies: words of the world, paths among them.
+_VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "tekken.json")
+_READ_AT_MOST = 200_000_000
+# No option of a config is as long; a chat template may be.
+_LONGEST_TEXT = 2_000
+_LONG_KEYS = ("chat_template",)
+
+
+def check_pickles(artifact: Artifact) -> Check:
+    """Whether no file is a pickle, by its name or by its first bytes."""
+    problems = []
+    for name in artifact.names:
+        if name.endswith(_PICKLES):
+            problems.append(f"{name} is a pickle by its name")
+        elif _starts_as_pickle(artifact.path / name):
+            problems.append(f"{name} begins as a pickle")
+    return of("no pickles", problems, f"{len(artifact.names)} files", "remove it: unpickling runs code")
+
+
+def check_code(artifact: Artifact) -> Check:
+    """Whether no file is a program, and no config asks for one."""
+    problems = [f"{name} is a program or an archive" for name in artifact.names if name.endswith(_CODE)]
+    for name in _CONFIGS:
+        values = read_json(artifact.path / name)
+        problems += [f"{name} has {key}" for key in _CODE_KEYS if values.get(key)]
+    return of("no code", problems, "none, and no config asks for it", "remove it: loading would run it")
+
+
+def check_secrets(artifact: Artifact) -> Check:
+    """Whether no file holds what looks like a key or a token. None is ever shown."""
+    problems = [
+        f"{name} holds what looks like {kind}"
+        for name, text in _texts(artifact)
+        for kind, pattern in SECRETS.items()
+        if pattern.search(text)
+    ]
+    return of("no secrets", problems, "none", "remove it and revoke it: who has seen the file has it")
+
+
+def check_paths(artifact: Artifact) -> Check:
+    """Whether no file names a folder of somebody's machine."""
+    pattern, problems = local_paths(), []
+    for name, text in _texts(artifact):
+        found = None if _is_vocabulary(name) else pattern.search(_without_vocabulary(name, text))
+        if found:
+            problems.append(f"{name} holds a local path ({found[0].decode(errors='replace')}...)")
+    return of("no local paths", problems, "none", "correct the file: it tells where and by whom it was made")
+
+
+def check_calibration_text(artifact: Artifact) -> Check:
+    """Whether the configs hold no calibration text: transformers' own GPTQ writes it into config.json."""
+    problems = []
+    for name in artifact.names:
+        if name.endswith("config.json"):
+            for place, value in _entries(read_json(artifact.path / name), ""):
+                key = place.rpartition(".")[2]
+                if key in ("dataset", "calibration", "calibration_dataset") and not isinstance(value, str | None):
+                    problems.append(f"{name} holds {place}, {len(value) if hasattr(value, '__len__') else 1} entries")
+                elif isinstance(value, str) and len(value) > _LONGEST_TEXT and key not in _LONG_KEYS:
+                    problems.append(f"{name} holds a text of {len(value)} characters, {place}")
+    return of("no calibration text", problems, "none", "remove it: it may be private, and no reader needs it")
+
+
+def _starts_as_pickle(file: Path) -> bool:
+    with file.open("rb") as stream:
+        start = stream.read(64)
+    # Protocols 2 to 5; and torch.save, a zip archive whose first member is NAME/data.pkl.
+    return (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05") or (start[:2] == b"PK" and b"data.pkl" in start)
+
+
+def _texts(artifact: Artifact) -> Iterator[tuple[str, bytes]]:
+    """Every file but the tensors; of a weight file, its header."""
+    for name in artifact.names:
+        with (artifact.path / name).open("rb") as stream:
+            if name.endswith(_WEIGHTS):
+                length = int.from_bytes(stream.read(8), "little")
+                yield name, stream.read(min(length, _READ_AT_MOST))
+            else:
+                yield name, stream.read(_READ_AT_MOST)
+
+
+def _is_vocabulary(name: str) -> bool:
+    return PurePosixPath(name).name in _VOCABULARIES or name.endswith(".model")
+
+
+def _without_vocabulary(name: str, text: bytes) -> bytes:
+    """A tokenizer's file without its words."""
+    if PurePosixPath(name).name != "tokenizer.json":
+        return text
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(values, dict):
+        return text
+    return json.dumps({key: value for key, value in values.items() if key not in ("model", "added_tokens")}).encode()
+
+
+def _entries(values: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Everything in nested dicts with its place, "quantization_config.dataset"; lists whole, and what is in them."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            inside = f"{place}.{key}" if place else str(key)
+            yield inside, value
+            yield from _entries(value, inside)
+    elif isinstance(values, list):
+        for value in values:
+            if isinstance(value, str):
+                yield place, value
+            yield from _entries(value, place)

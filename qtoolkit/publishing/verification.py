@@ -1,0 +1,197 @@
+"""A saved model verified: its bytes here, what it does in a process that knows nothing of this one."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from qtoolkit.errors import ModelNotFoundError
+from qtoolkit.methods import config_of_checkpoint, get_method
+from qtoolkit.optional import REQUIREMENTS, is_installed
+from qtoolkit.publishing import behaviour, comparison, integrity, origin, safety
+from qtoolkit.publishing.artifact import Artifact, open_artifact
+from qtoolkit.records import Check, Verification
+from qtoolkit.source.hub import parse_name
+from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
+
+_Run = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str]]
+# A large model is read and runs a few tokens in minutes; a process that hangs must end some day.
+TIME_LIMIT = 3600.0
+# Nothing that a process needs to read a folder is called so.
+_SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+
+
+def verify(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = None) -> Verification:
+    """Prove that a saved model is what it says, and works elsewhere: check by check, each with what was seen.
+
+    Files are looked at here, and nothing of the folder is run that is not safetensors. A fresh process, which has no
+    token, no network and no qtoolkit unless the format needs it, then loads the folder with transformers: once more the
+    memory of the model. Logits and perplexity are compared with those that the job measured and wrote into
+    `qtoolkit.json`; tokenizer and generation config with the base's. What cannot be checked here is told as such.
+
+    Args:
+        path: a folder that `quantize` wrote, or any other with a model: without its `qtoolkit.json`, by what its files
+            alone tell.
+        base: the full-precision model to compare with, a folder or a Hub id in the local cache; None for the one that
+            `qtoolkit.json` names, where it is in the cache.
+
+    Raises:
+        ModelNotFoundError: there is no such folder, no model in it, or no such base on this machine.
+    """
+    artifact = open_artifact(path)
+    named = None if base is None else os.fspath(base)
+    base_folder = _find_base(artifact, named)
+    checks = check_files(artifact)
+    checks += [origin.check_license(artifact), origin.check_base(artifact, named, base_folder)]
+    unsafe = [check.name for check in checks if check.passed is False and check.name in ("no pickles", "no code")]
+    if unsafe:
+        why = f"not loaded: {' and '.join(unsafe)} failed"
+        return Verification(artifact.path.name, (*checks, Check("loads in transformers", None, "not tried", why)))
+    return Verification(artifact.path.name, (*checks, *check_running(artifact, base_folder)))
+
+
+def check_files(artifact: Artifact) -> list[Check]:
+    """The checks that need the files alone; nothing of the folder is run."""
+    return [
+        *(integrity.check_receipt(artifact), integrity.check_hashes(artifact), integrity.check_headers(artifact)),
+        *(integrity.check_index(artifact), integrity.check_dtypes(artifact), integrity.check_config(artifact)),
+        *(integrity.check_quantization(artifact), safety.check_pickles(artifact), safety.check_code(artifact)),
+        *(safety.check_secrets(artifact), safety.check_paths(artifact), safety.check_calibration_text(artifact)),
+    ]
+
+
+def check_running(artifact: Artifact, base_folder: Path | None, run: _Run | None = None) -> list[Check]:
+    """The checks of what the model does, in a process of its own that has no token and asks no network.
+
+    Args:
+        artifact: the folder.
+        base_folder: its base; None where that is not at hand.
+        run: answers a request as `run_behaviour`, which is the default.
+    """
+    reader, missing = _reader(artifact)
+    if missing:
+        return [Check("loads in transformers", None, "not tried", f"needs {missing}"), *_other_readers(artifact)]
+    probe = artifact.receipt.probe if artifact.receipt else None
+    request = {
+        "folder": str(artifact.path),
+        "base": str(base_folder) if base_folder else None,
+        "with_qtoolkit": reader == WITH_QTOOLKIT,
+        "device": _device(probe.device if probe else "cpu"),
+        "token_ids": list(probe.token_ids) if probe else [],
+        "top_ids": [list(ids) for ids in probe.top_ids] if probe else [],
+    }
+    answer, problem = (run or run_behaviour)(request)
+    if answer is None:
+        return [Check("loads in transformers", False, problem), *_other_readers(artifact)]
+    return [
+        comparison.check_loading(answer, reader),
+        comparison.check_logits(answer, probe),
+        comparison.check_perplexity(answer, probe),
+        *comparison.check_behaviour(artifact, answer, answer["base"]),
+        *_other_readers(artifact),
+    ]
+
+
+def run_behaviour(request: dict[str, Any], time_limit: float = TIME_LIMIT) -> tuple[dict[str, Any] | None, str]:
+    """Run `behaviour.py` in a fresh process; its answer, or None and why there is none.
+
+    Args:
+        request: what `behaviour.main` reads.
+        time_limit: seconds after which the process is ended.
+    """
+    with TemporaryDirectory(prefix="qtoolkit-verify-") as scratch:
+        asked, answered = Path(scratch, "request.json"), Path(scratch, "answer.json")
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        # -P: the file's own folder must not be looked into for modules.
+        command = [sys.executable, "-P", behaviour.__file__, str(asked), str(answered)]
+        try:
+            done = subprocess.run(  # noqa: S603  # this Python, on a file of ours
+                command,
+                env=_environment(with_qtoolkit=request["with_qtoolkit"]),
+                cwd=scratch,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=time_limit,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return None, f"not done after {time_limit:.0f} s"
+        if done.returncode or not answered.exists():
+            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            killed = "killed: memory may have run out" if done.returncode < 0 else lines[-1][:300]
+            return None, f"the process ended with {done.returncode} ({killed})"
+        answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
+        return answer, ""
+
+
+WITHOUT_QTOOLKIT = "without qtoolkit"
+WITH_QTOOLKIT = "once qtoolkit is imported"
+
+
+def _reader(artifact: Artifact) -> tuple[str, str]:
+    """With or without what help transformers reads a folder, and the packages that it lacks here."""
+    if artifact.quant_method == "qtoolkit":
+        return WITH_QTOOLKIT, ""
+    if artifact.quant_method == "gptq":
+        has_readers = is_installed("optimum") and is_installed("gptqmodel")
+        return ("through optimum and gptqmodel" if has_readers else WITH_QTOOLKIT), ""
+    if artifact.quant_method == "bitsandbytes":
+        method = get_method(config_of_checkpoint(artifact.config["quantization_config"]).method)
+        missing = [REQUIREMENTS[package] for package in method.requires if not is_installed(package)]
+        return WITHOUT_QTOOLKIT, ", ".join(missing)
+    return WITHOUT_QTOOLKIT, ""
+
+
+def _other_readers(artifact: Artifact) -> list[Check]:
+    """What else reads such a folder, and is not installed here."""
+    if artifact.quant_method != "gptq" or (is_installed("optimum") and is_installed("gptqmodel")):
+        return []
+    return [Check("loads in gptqmodel", None, "not tried", "gptqmodel and optimum are not installed here")]
+
+
+def _device(wanted: str) -> str:
+    """The kind of device that logits were measured on, where it is here; otherwise the processor."""
+    import torch
+
+    return "cuda:0" if wanted.startswith("cuda") and torch.cuda.is_available() else "cpu"
+
+
+def _environment(*, with_qtoolkit: bool) -> dict[str, str]:
+    """The environment without tokens and without a network; with the way to qtoolkit where that is needed."""
+    kept = {name: value for name, value in os.environ.items() if not _SECRET_NAMES.search(name)}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    # huggingface_hub reads the token from a file too.
+    offline["HF_TOKEN_PATH"] = os.devnull
+    if with_qtoolkit:
+        place = str(Path(__file__).parents[2])
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (place, kept.get("PYTHONPATH"))))
+    return kept | offline
+
+
+def _find_base(artifact: Artifact, base: str | None) -> Path | None:
+    """The base's folder on this machine; the network is not asked.
+
+    Raises:
+        ModelNotFoundError: a base was named, and is not here.
+    """
+    if base is not None and Path(base).expanduser().is_dir():
+        return Path(base).expanduser().absolute()
+    source = artifact.receipt.source if artifact.receipt else None
+    if base is not None:
+        repo_id, revision = parse_name(base, None)
+        commit_hash = cached_commit(repo_id, revision)
+        folder = snapshot_folder(repo_id, commit_hash) if commit_hash else None
+        if folder is None or not folder.is_dir():
+            raise ModelNotFoundError(
+                f"base={base!r} is no folder and not in the local Hub cache: download it, `hf download {repo_id}`"
+            )
+        return folder
+    if source is None or source.commit_hash is None:
+        return None
+    folder = snapshot_folder(source.name, source.commit_hash)
+    return folder if folder.is_dir() else None

@@ -1,0 +1,66 @@
+"""Whether a saved model is what it says, check by check."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qtoolkit.records.base import Record, Row
+
+_STATES = {True: "passed", False: "FAILED", None: "not checked"}
+
+
+@dataclass(frozen=True)
+class Check(Record):
+    """One check.
+
+    Attributes:
+        name: what was looked at, "file hashes".
+        passed: whether it holds; None where it could not be looked at.
+        value: what was seen.
+        note: what to do, or why it was not checked.
+    """
+
+    schema_version: ClassVar[int] = 1
+
+    name: str
+    passed: bool | None
+    value: str
+    note: str = ""
+
+    def rows(self) -> tuple[Row, ...]:
+        seen = "; ".join(filter(None, (self.value, self.note)))
+        return (Row(self.name, _STATES[self.passed], seen),)
+
+
+@dataclass(frozen=True)
+class Verification(Record):
+    """All checks of a saved model.
+
+    Attributes:
+        name: the folder's own name.
+        checks: each check, in the order in which they were made.
+    """
+
+    schema_version: ClassVar[int] = 1
+
+    name: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed; what could not be checked is in `unchecked`."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that do not hold."""
+        return tuple(check for check in self.checks if check.passed is False)
+
+    @property
+    def unchecked(self) -> tuple[Check, ...]:
+        """What could not be looked at, each with the reason."""
+        return tuple(check for check in self.checks if check.passed is None)
+
+    def rows(self) -> tuple[Row, ...]:
+        counts = f"{len(self.checks) - len(self.failed) - len(self.unchecked)} passed, {len(self.failed)} failed"
+        verdict = Row(self.name, "passed" if self.passed else "FAILED", f"{counts}, {len(self.unchecked)} not checked")
+        return (verdict, *(row for check in self.checks for row in check.rows()))

@@ -1,0 +1,30 @@
+"""Under which licence a model stands, as its card says; never guessed."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+
+def named_license(card_data: Any) -> str | None:
+    """The licence in a card's metadata, by the Hub's name for it: "apache-2.0", "other"; None where there is none."""
+    named = getattr(card_data, "license", None)
+    if isinstance(named, list):
+        named = named[0] if len(named) == 1 else None
+    return named if isinstance(named, str) and named else None
+
+
+def license_of_folder(folder: Path) -> str | None:
+    """The licence that the card in a folder names; None where there is no card, or one that cannot be read."""
+    return named_license(read_card(folder))
+
+
+def read_card(folder: Path) -> Any:
+    """The metadata of the card in a folder; None where there is no card, or one that cannot be read."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    try:
+        return ModelCard.load(card, ignore_metadata_errors=True).data
+    except Exception:  # noqa: BLE001  # a card is free text, and what stands for YAML in it may be anything
+        return None
