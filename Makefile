@@ -39,7 +39,7 @@ test-new: .venv/.ready  ## the tests and notebooks with the newest versions (con
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (constraints/colab.txt)
-	$(PY_COLAB) $(PYTEST) tests -m "not registry"
+	$(PY_COLAB) $(PYTEST) tests -m "not registry and not slow"
 
 # Checkpoints of every kind, and what qtoolkit computes from them.
 build/interop/.ready: $(wildcard qtoolkit/*/*.py) interop/write.py | .venv/.ready

@@ -12,6 +12,8 @@ from qtoolkit.errors import ConfigError
 from tests.methods.gptq_jobs import gptq
 from tests.models import config_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

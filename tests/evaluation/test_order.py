@@ -14,6 +14,8 @@ from qtoolkit.records import QualityReport
 from tests.evaluation.plain import HELD_OUT
 from tests.source.calibration_texts import TEXT
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = 4
 CALIBRATION: dict[str, Any] = {"calibration": [TEXT[100_000:400_000]], "num_samples": 8, "seq_len": 128}
 

@@ -12,6 +12,8 @@ import qtoolkit as qt
 from qtoolkit.records import TaskMetric, TaskReport
 from tests.evaluation.task_files import EXAMPLES, QUESTIONS, Question, prompt, write_task
 
+pytestmark = pytest.mark.slow
+
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'lm-eval>=0.4.13'")
 
 

@@ -14,6 +14,8 @@ import torch
 import qtoolkit as qt
 from tests.evaluation.task_files import write_task
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'lm-eval>=0.4.13'")
 
 TOKENS = torch.arange(2, 34)[None]  # [1, 32]

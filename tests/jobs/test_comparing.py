@@ -13,6 +13,8 @@ from tests.jobs.compared import TEXT, compare
 from tests.methods.gptq_jobs import TEXTS, gptq
 from tests.models import random_model
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "The boat"
 
 

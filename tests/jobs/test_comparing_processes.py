@@ -15,6 +15,8 @@ import pytest
 
 from tests.jobs.compared import compare, figures
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = [None, "absmax", "nf4"]
 
 

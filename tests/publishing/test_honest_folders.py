@@ -10,6 +10,8 @@ import qtoolkit as qt
 from qtoolkit.optional import is_installed
 from tests.publishing.checks import checks_of
 
+pytestmark = pytest.mark.slow
+
 METHODS = ["nf4", "fp4", "int8", "absmax", "zero_point", "gptq", "gptq_v2", "sharded"]
 
 

@@ -16,6 +16,8 @@ from qtoolkit.publishing import read_receipt, write_receipt
 from tests.publishing.checks import RUNNING, checks_of
 from tests.publishing.conftest import CARD
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FIRST, SECOND = "model-00001-of-00004.safetensors", "model-00002-of-00004.safetensors"
 TOKEN = "hf_" + "Q" * 34

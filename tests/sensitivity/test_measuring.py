@@ -18,6 +18,8 @@ from qtoolkit.source.calibration import load_calibration
 from tests.methods.gptq_jobs import TEXTS, gptq
 from tests.models import random_model
 
+pytestmark = pytest.mark.slow
+
 CONFIG = gptq()
 
 
