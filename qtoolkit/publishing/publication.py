@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils._validators import validate_repo_id
 
 from qtoolkit.errors import ConfigError, VerificationError
 from qtoolkit.publishing.artifact import Artifact, open_artifact
