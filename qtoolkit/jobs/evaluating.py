@@ -24,8 +24,9 @@ from qtoolkit.jobs.loading import load_quantized
 from qtoolkit.measure import guarded, measure_peak
 from qtoolkit.optional import is_installed
 from qtoolkit.planning import adapt_dtype
+from qtoolkit.publishing import receipt_of
 from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
-from qtoolkit.records import OnProgress, QualityReport, ignore_progress
+from qtoolkit.records import CalibrationReport, OnProgress, QualityReport, Receipt, ignore_progress
 from qtoolkit.source import Checkpoint, open_checkpoint
 from qtoolkit.source.opening import find_tokenizer
 from qtoolkit.source.overlap import overlap, sketch
@@ -120,9 +121,8 @@ def open_model(
     scorer: Scorer
     if isinstance(model, QuantizedModel):
         name = f"{model.report.source.name}, {model.report.method}"
-        calibration = model.report.calibration
-        passages = calibration.sketch if calibration else ()
         scorer = LoadedScorer(name, model.model)
+        passages = _passages(model.report.calibration, model.receipt)
         return Opened(scorer, tokenizer or model.tokenizer, model.model.config, passages=passages)
     if isinstance(model, PreTrainedModel):
         name = model.name_or_path or type(model).__name__
@@ -134,7 +134,8 @@ def open_model(
     notes = checkpoint.notes
     if checkpoint.quantization is not None:
         scorer = OpenedScorer(checkpoint.name, lambda: load_quantized(checkpoint, device).model)
-        return Opened(scorer, checkpoint.tokenizer, checkpoint.config, notes=notes)
+        passages = _passages(None, receipt_of(checkpoint))
+        return Opened(scorer, checkpoint.tokenizer, checkpoint.config, passages=passages, notes=notes)
     if checkpoint.format == "gguf" and runs_gguf and is_installed("llama_cpp"):
         notes.append(f"{checkpoint.name} was run by llama.cpp, which rounds the inputs of products to 8 bits")
         scorer = OpenedScorer(checkpoint.name, lambda: LlamaCppModel(checkpoint.name))
@@ -146,6 +147,12 @@ def open_model(
     else:
         scorer = StreamedScorer(checkpoint, device)
     return Opened(scorer, checkpoint.tokenizer, checkpoint.config, checkpoint, notes=notes)
+
+
+def _passages(calibration: CalibrationReport | None, receipt: Receipt | None) -> tuple[int, ...]:
+    """Of the text that a model was calibrated on, by its own report or the receipt that it was saved with."""
+    found = calibration or (receipt.calibration if receipt else None)
+    return found.sketch if found else ()
 
 
 def cut_windows(

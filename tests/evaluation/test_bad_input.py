@@ -81,13 +81,14 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer: Any) -> None:
         evaluate(random_model("llama"), tokenizer=tokenizer)
 
 
-def test_the_calibration_text_is_refused(tiny_llama: Path) -> None:
-    quantized = qt.quantize(tiny_llama, gptq(num_samples=64, seq_len=256), device="cpu")
-    with pytest.raises(
-        ConfigError, match=r"^4 texts holds text that the model was calibrated on \(100 % of the smaller"
-    ):
-        evaluate(quantized, text=TEXTS)
-    assert not any("calibrated" in note for note in evaluate(quantized).notes)
+@pytest.mark.parametrize("form", ["in memory", "folder", "read back"])
+def test_the_calibration_text_is_refused(tiny_llama: Path, tmp_path: Path, form: str) -> None:
+    """A saved model knows it by its receipt."""
+    made = qt.quantize(tiny_llama, gptq(num_samples=64, seq_len=256), output=tmp_path / "out", device="cpu")
+    model = {"in memory": made, "folder": made.path, "read back": qt.load(tmp_path / "out", device="cpu")}[form]
+    with pytest.raises(ConfigError, match=r"^4 texts holds text that the model was calibrated on \(100 %"):
+        evaluate(model, text=TEXTS)
+    assert not any("calibrated" in note for note in evaluate(model).notes)
 
 
 @pytest.mark.parametrize(("shared", "refused"), [(0, False), (2, False), (3, True)])
