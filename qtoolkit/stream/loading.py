@@ -79,7 +79,26 @@ def load_streamed(
     if checkpoint.generation_config is not None:
         model.generation_config = checkpoint.generation_config
     model.name_or_path = model.config.name_or_path = checkpoint.name
+    _let_be_saved(model)
     return model
+
+
+def _let_be_saved(model: Any) -> None:
+    """Forget conversions that saving could not undo: how bitsandbytes' tensors were read, which it saves as they were.
+
+    Left in, `save_pretrained` of transformers 5 raises NotImplementedError.
+    """
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions:
+        model._weight_conversions = [rule for rule in conversions if _can_be_undone(rule)]  # noqa: SLF001
+
+
+def _can_be_undone(rule: Any) -> bool:
+    try:
+        rule.reverse_transform()
+    except NotImplementedError:
+        return False
+    return True
 
 
 def check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
