@@ -11,6 +11,8 @@ from qtoolkit.errors import ConfigError, SourceError
 from tests.evaluation.task_files import write_task
 from tests.models import random_model
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'lm-eval>=0.4.13'")
 
 

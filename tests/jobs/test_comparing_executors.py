@@ -16,6 +16,8 @@ from qtoolkit.records import ProgressEvent
 from tests.jobs.compared import compare, figures
 from tests.methods.gptq_jobs import gptq
 
+pytestmark = pytest.mark.slow
+
 
 class LosingExecutor(ThreadPoolExecutor):
     """Loses the first jobs of each form, as an executor does whose workers die."""

@@ -17,6 +17,8 @@ from qtoolkit.records import Compared
 from qtoolkit.source.windows import written_windows
 from tests.jobs.compared import compare, figures
 
+pytestmark = pytest.mark.slow
+
 TASK = Task(
     model="org/name",
     revision="c" * 40,

@@ -13,6 +13,8 @@ from qtoolkit.publishing import behaviour
 from qtoolkit.publishing.verification import run_behaviour
 from tests.models import random_model
 
+pytestmark = pytest.mark.slow
+
 IDS = [5, 9, 100, 3, 77, 31]
 
 

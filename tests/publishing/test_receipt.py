@@ -12,6 +12,8 @@ from qtoolkit.publishing import read_receipt
 from qtoolkit.records import Receipt
 from tests.methods.gptq_jobs import TEXTS, gptq
 
+pytestmark = pytest.mark.slow
+
 
 def receipt_of(folder: Path) -> Receipt:
     receipt = read_receipt(folder)
