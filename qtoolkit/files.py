@@ -30,10 +30,10 @@ def user_cache() -> Path:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The values of a file of `keep_json`; none where it is missing or damaged."""
+    """The values of a JSON object in a file; none where it is missing, damaged, or no object."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 

@@ -57,6 +57,11 @@ class QuantizedModel:
         self.receipt = receipt
 
     @property
+    def name(self) -> str:
+        """What reports call it: "org/model, nf4"."""
+        return f"{self.report.source.name}, {self.report.method}"
+
+    @property
     def memory(self) -> MemoryReport:
         """Memory and disk before and after."""
         return self.report.memory

@@ -169,8 +169,7 @@ def run_tasks(
     else:
         name = getattr(model, "name_or_path", "") or type(model).__name__
     if isinstance(model, QuantizedModel):
-        name = f"{model.report.source.name}, {model.report.method}"
-        model, tokenizer = model.model, tokenizer or model.tokenizer
+        name, model, tokenizer = model.name, model.model, tokenizer or model.tokenizer
     if tokenizer is None:
         tokenizer = find_tokenizer(model.name_or_path)
     options: dict[str, Any] = {"limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size}

@@ -1,16 +1,17 @@
 """What a model lost, token by token, on the same text as its base."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from qtoolkit.errors import CheckpointError, ConfigError
 from qtoolkit.evaluation.scoring import Predictor
-from qtoolkit.evaluation.statistics import mean, perplexity, quantile, root_mean_square
+from qtoolkit.evaluation.statistics import Figure, mean, perplexity, quantile, root_mean_square
 from qtoolkit.records import OnProgress, ProgressEvent, QualityReport
 from qtoolkit.source.windows import Windows
-from qtoolkit.tensor.divergence import compare_predictions, negative_log_likelihood
+from qtoolkit.tensor.divergence import Prediction, compare_predictions, negative_log_likelihood
 
 
 def measure_quality(
@@ -37,7 +38,9 @@ def measure_quality(
         on_progress(ProgressEvent("evaluate", index + 1, count, "windows", model.name))
     lengths = torch.tensor([len(window[0]) for window in columns])
     place = torch.arange(count).repeat_interleave(lengths)  # [tokens]
-    figures = _figures(*(torch.cat(column) for column in zip(*columns, strict=True)), windows=place)
+    nll, *others = (torch.cat(column) for column in zip(*columns, strict=True))
+    changed = Prediction(nll, *others) if base else None
+    figures = {"perplexity": perplexity(nll, place), **(_changes(changed, place) if changed else {})}
     return QualityReport(
         model=model.name,
         base=base.name if base else None,
@@ -50,7 +53,8 @@ def measure_quality(
         num_tokens=windows.num_predicted,
         notes=windows.notes,
         seconds=time.monotonic() - started,
-        **figures,
+        kl_divergence_max=changed.kl_divergence.max().item() if changed else None,
+        **_with_errors(figures),
     )
 
 
@@ -72,33 +76,27 @@ def _window(
     return tuple(column.cpu() for column in compare_predictions(expected, logits, targets))
 
 
-def _figures(
-    nll: torch.Tensor,
-    base_nll: torch.Tensor | None = None,
-    divergence: torch.Tensor | None = None,
-    same_top: torch.Tensor | None = None,
-    delta_p: torch.Tensor | None = None,
-    *,
-    windows: torch.Tensor,
-) -> dict[str, Any]:
-    """The fields of a `QualityReport` that were measured, each with its standard error."""
-    figures = {"perplexity": perplexity(nll, windows)}
-    values: dict[str, float | None] = {}
-    if base_nll is not None and divergence is not None and same_top is not None and delta_p is not None:
-        figures |= {
-            "base_perplexity": perplexity(base_nll, windows),
-            # Of the same tokens, so that what is hard for both does not count.
-            "perplexity_ratio": perplexity(nll - base_nll, windows),
-            "kl_divergence": mean(divergence, windows),
-            "kl_divergence_median": quantile(divergence, windows, 0.5),
-            "kl_divergence_p99": quantile(divergence, windows, 0.99),
-            "same_top_p": mean(same_top, windows),
-            "rms_delta_p": root_mean_square(delta_p, windows),
-        }
-        values["kl_divergence_max"] = divergence.max().item()
-    for name, figure in figures.items():
-        values |= {name: figure.value, f"{name}_se": figure.error}
-    return values
+def _changes(found: Prediction, windows: torch.Tensor) -> dict[str, Figure]:
+    """The figures of a `QualityReport` that need a base."""
+    return {
+        "base_perplexity": perplexity(found.base_nll, windows),
+        # Of the same tokens, so that what is hard for both does not count.
+        "perplexity_ratio": perplexity(found.nll - found.base_nll, windows),
+        "kl_divergence": mean(found.kl_divergence, windows),
+        "kl_divergence_median": quantile(found.kl_divergence, windows, 0.5),
+        "kl_divergence_p99": quantile(found.kl_divergence, windows, 0.99),
+        "same_top_p": mean(found.same_top, windows),
+        "rms_delta_p": root_mean_square(found.delta_p, windows),
+    }
+
+
+def _with_errors(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    """Each figure as the two fields of a `QualityReport` that hold it."""
+    return {
+        field: value
+        for name, figure in figures.items()
+        for field, value in ((name, figure.value), (f"{name}_se", figure.error))
+    }
 
 
 def _refuse_nan(found: tuple[torch.Tensor, ...], models: tuple[Predictor | None, ...], window: int, first: int) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,7 +92,7 @@ def evaluate_model(
         raise ConfigError("noise_floor=True needs a base in full precision: name its folder or Hub id as base=")
     windows = cut_windows(text, reference or candidate, options, sources["token"], device, on_progress)
     windows = check_overlap(windows, candidate)
-    with _opened(reference, windows, on_progress) as expected:
+    with reference.scorer.open(windows.tokens, on_progress) if reference else nullcontext() as expected:
         with candidate.scorer.open(windows.tokens, on_progress) as predictor, quiet_bitsandbytes():
             report = measure_quality(windows, predictor, expected, on_progress)
             if speed:
@@ -120,8 +120,7 @@ def open_model(
     tokenizer = sources["tokenizer"]
     scorer: Scorer
     if isinstance(model, QuantizedModel):
-        name = f"{model.report.source.name}, {model.report.method}"
-        scorer = LoadedScorer(name, model.model)
+        scorer = LoadedScorer(model.name, model.model)
         passages = _passages(model.report.calibration, model.receipt)
         return Opened(scorer, tokenizer or model.tokenizer, model.model.config, passages=passages)
     if isinstance(model, PreTrainedModel):
@@ -253,15 +252,6 @@ def with_noise_floor(report: QualityReport, floor: QualityReport) -> QualityRepo
         noise_floor_se=floor.kl_divergence_se,
         notes=(*report.notes, note),
     )
-
-
-@contextmanager
-def _opened(reference: Opened | None, windows: Windows, on_progress: OnProgress) -> Iterator[Predictor | None]:
-    if reference is None:
-        yield None
-    else:
-        with reference.scorer.open(windows.tokens, on_progress) as predictor:
-            yield predictor
 
 
 def _whole(checkpoint: Checkpoint, device: str) -> PreTrainedModel:

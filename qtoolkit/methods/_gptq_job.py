@@ -13,7 +13,7 @@ from qtoolkit.methods._gptq_format import describe, notes_on
 from qtoolkit.methods._method import Outcome
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.source import Checkpoint
-from qtoolkit.source.calibration import Calibration, load_calibration, make_calibration
+from qtoolkit.source.calibration import Calibration, make_calibration, read_calibration
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.overlap import sketch
 from qtoolkit.source.sampling import self_calibration
@@ -75,16 +75,8 @@ def quantize(
 
 
 def _read_text(checkpoint: Checkpoint, config: Any, on_progress: OnProgress) -> Calibration:
-    text_config = checkpoint.config.get_text_config()
-    text = load_calibration(
-        config.calibration,
-        checkpoint.tokenizer,
-        num_samples=config.num_samples,
-        seq_len=config.seq_len,
-        max_seq_len=getattr(text_config, "max_position_embeddings", None),
-        vocab_size=text_config.vocab_size,
-        on_progress=on_progress,
-    )
+    sizes = {"num_samples": config.num_samples, "seq_len": config.seq_len}
+    text = read_calibration(checkpoint, config.calibration, **sizes, on_progress=on_progress)
     give_memory_back()
     return text
 

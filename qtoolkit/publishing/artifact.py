@@ -1,12 +1,12 @@
 """A folder with a saved model, as it is found."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, oneline
+from qtoolkit.files import read_json
 from qtoolkit.publishing.receipt import read_receipt
 from qtoolkit.records import Receipt
 
@@ -67,15 +67,6 @@ def open_artifact(path: str | os.PathLike[str]) -> Artifact:
     except CheckpointError as error:
         problem = oneline(error)
     return Artifact(folder, names, read_json(folder / "config.json"), receipt, problem)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is none, which the check of the config tells."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _names(folder: Path) -> list[str]:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from qtoolkit.errors import QToolkitError, oneline
+from qtoolkit.files import read_json
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.methods._gptq_checkpoint import correct_format
-from qtoolkit.publishing.artifact import Artifact, read_json
+from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.publishing.receipt import bytes_by_dtype, sha256_of
 from qtoolkit.records import Check
 from qtoolkit.source import Checkpoint, read_tensors

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from qtoolkit.publishing.artifact import Artifact, read_json
+from qtoolkit.files import read_json
+from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.publishing.integrity import of, without_receipt
 from qtoolkit.records import Check
 from qtoolkit.source.licenses import license_of_folder, read_card

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from qtoolkit.publishing.artifact import Artifact, read_json
+from qtoolkit.files import read_json
+from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.publishing.integrity import of
 from qtoolkit.publishing.patterns import SECRETS, local_paths
 from qtoolkit.records import Check

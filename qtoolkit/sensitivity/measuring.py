@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -26,7 +25,7 @@ from qtoolkit.methods import Layer, Method, MixedConfig
 from qtoolkit.records import OnProgress, RoundingLoss, Sensitivity, ignore_progress
 from qtoolkit.sensitivity.backward import run_backward
 from qtoolkit.source import Checkpoint
-from qtoolkit.source.calibration import Calibration, load_calibration
+from qtoolkit.source.calibration import Calibration, read_calibration
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.sampling import self_calibration
 from qtoolkit.stream import StreamedModel, calibration_dtype, load_streamed
@@ -70,7 +69,9 @@ def measure_sensitivity(
     """
     started = time.monotonic()
     dtype = calibration_dtype(device, checkpoint.dtype)
-    text = None if _calibration(config) == "self" else _read_text(checkpoint, config, on_progress)
+    source, sizes = getattr(config, "calibration", "self"), {"num_samples": NUM_SAMPLES, "seq_len": SEQ_LEN}
+    written = isinstance(source, str) and source == "self"
+    text = None if written else read_calibration(checkpoint, source, **sizes, on_progress=on_progress)
     key = _key(checkpoint, config, layers, bits, dtype, text)
     file = user_cache() / "sensitivity" / f"{key}.json"
     known = read_json(file)
@@ -142,23 +143,6 @@ class _Rounding:
         errors = (losses.std(0, correction=min(1, len(losses) - 1)) / len(losses) ** 0.5).tolist()
         for bits, loss, error in zip(self._bits, means, errors, strict=True):
             yield RoundingLoss(name, bits, loss, error)
-
-
-def _calibration(config: MixedConfig) -> Any:
-    return getattr(config, "calibration", "self")
-
-
-def _read_text(checkpoint: Checkpoint, config: MixedConfig, on_progress: OnProgress) -> Calibration:
-    text_config = checkpoint.config.get_text_config()
-    return load_calibration(
-        _calibration(config),
-        checkpoint.tokenizer,
-        num_samples=NUM_SAMPLES,
-        seq_len=SEQ_LEN,
-        max_seq_len=getattr(text_config, "max_position_embeddings", None),
-        vocab_size=text_config.vocab_size,
-        on_progress=on_progress,
-    )
 
 
 def _written_text(checkpoint: Checkpoint, device: str, dtype: torch.dtype, on_progress: OnProgress) -> Calibration:

@@ -12,6 +12,8 @@ from qtoolkit.source.token_stream import TokenStream, tokenize
 if TYPE_CHECKING:
     import torch
 
+    from qtoolkit.source.checkpoint import Checkpoint
+
 # The samples are spread over at most this many tokens of a text, or 4 times what they take.
 REACH = 2_000_000
 
@@ -106,6 +108,22 @@ def load_calibration(
     return make_calibration(tokens, texts.name, [*told, *texts.notes])
 
 
+def read_calibration(
+    checkpoint: "Checkpoint", value: Any, *, num_samples: int, seq_len: int, on_progress: OnProgress
+) -> Calibration:
+    """`load_calibration` with a model's tokenizer, and within what the model reads and knows."""
+    config = checkpoint.config.get_text_config()
+    return load_calibration(
+        value,
+        checkpoint.tokenizer,
+        num_samples=num_samples,
+        seq_len=seq_len,
+        max_seq_len=getattr(config, "max_position_embeddings", None),
+        vocab_size=config.vocab_size,
+        on_progress=on_progress,
+    )
+
+
 def _windows(stream: TokenStream, prefix: list[int], body: int, num_samples: int) -> "torch.Tensor":
     """Windows of `body` tokens, evenly spread over the text, each after the prefix: int64 [count, prefix + body]."""
     import torch
@@ -139,8 +157,12 @@ def make_calibration(tokens: "torch.Tensor", name: str, notes: list[str]) -> Cal
         name: what the user called the text.
         notes: what was decided, one line each.
     """
-    digest = hashlib.sha256(f"{list(tokens.shape)}".encode() + tokens.contiguous().numpy().tobytes())
-    return Calibration(tokens, name, digest.hexdigest(), tuple(notes))
+    return Calibration(tokens, name, fingerprint_of(tokens), tuple(notes))
+
+
+def fingerprint_of(tokens: "torch.Tensor") -> str:
+    """SHA-256 of tokens and their shape, in hexadecimal digits."""
+    return hashlib.sha256(f"{list(tokens.shape)}".encode() + tokens.contiguous().numpy().tobytes()).hexdigest()
 
 
 def bounded(seq_len: int, max_seq_len: int | None) -> tuple[int, list[str]]:

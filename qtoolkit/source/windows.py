@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import OnProgress
-from qtoolkit.source.calibration import joined_by, make_calibration, prefix_of, refuse_foreign
+from qtoolkit.source.calibration import fingerprint_of, joined_by, prefix_of, refuse_foreign
 from qtoolkit.source.texts import check_texts, open_texts
 from qtoolkit.source.token_stream import tokenize
 
@@ -117,7 +117,7 @@ def load_windows(
     # The first token of a text follows nothing, unless the tokenizer puts something before it.
     first = (max(1, len(prefix)), *[max(1, seq_len - step)] * (len(tokens) - 1))
     begins_with = " ".join(map(str, tokenizer.convert_ids_to_tokens(prefix)))
-    return _windows(tokens, first, texts.name, step, begins_with, notes)
+    return Windows(tokens, first, texts.name, fingerprint_of(tokens), step, begins_with, tuple(notes))
 
 
 def written_windows(tokens: "torch.Tensor", notes: tuple[str, ...]) -> Windows:
@@ -127,14 +127,7 @@ def written_windows(tokens: "torch.Tensor", notes: tuple[str, ...]) -> Windows:
         tokens: int64 [num_windows, seq_len].
         notes: how they were written.
     """
-    return _windows(tokens, (1,) * len(tokens), "self", tokens.shape[1], "", list(notes))
-
-
-def _windows(
-    tokens: "torch.Tensor", first: tuple[int, ...], name: str, stride: int, begins_with: str, notes: list[str]
-) -> Windows:
-    fingerprint = make_calibration(tokens, name, []).fingerprint
-    return Windows(tokens, first, name, fingerprint, stride, begins_with, tuple(notes))
+    return Windows(tokens, (1,) * len(tokens), "self", fingerprint_of(tokens), tokens.shape[1], notes=notes)
 
 
 def _cut(tokens: Any, prefix: list[int], body: int, step: int) -> "torch.Tensor":

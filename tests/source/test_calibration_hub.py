@@ -18,7 +18,6 @@ import pyarrow as pa
 import pytest
 from huggingface_hub import constants, hf_hub_download
 from pyarrow import parquet
-from transformers import AutoTokenizer
 
 from qtoolkit.errors import (
     GatedModelError,
@@ -38,11 +37,6 @@ WIKITEXT, C4 = "datasets/Salesforce/wikitext", "datasets/allenai/c4"
 WIKITEXT_FILE, C4_FILE = "wikitext-2-raw-v1/train-00000-of-00001.parquet", "en/c4-train.00000-of-01024.json.gz"
 LINES = TEXT[:60_000].split("\n")
 AROUND = "; or give a file, or 'self'"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(smollm2: Any) -> Any:
-    return AutoTokenizer.from_pretrained(smollm2)
 
 
 @pytest.fixture

@@ -12,18 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
-from transformers import AutoTokenizer
 
 from qtoolkit.errors import ConfigError, SourceError
 from qtoolkit.source import calibration, texts
 from qtoolkit.source.calibration import check_calibration
 from qtoolkit.source.texts import cut
 from tests.source.calibration_texts import DOCUMENTS, TEXT, load
-
-
-@pytest.fixture(scope="module")
-def tokenizer(smollm2: Any) -> Any:
-    return AutoTokenizer.from_pretrained(smollm2)
 
 
 def _jsonl(folder: Path) -> Path:

@@ -10,7 +10,6 @@ import datasets
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from transformers import AutoTokenizer
 
 from qtoolkit.errors import ConfigError, MissingDependencyError, QToolkitError
 from qtoolkit.source.calibration import check_calibration
@@ -20,11 +19,6 @@ ALLOWED = (
     "calibration must be 'wikitext2', 'c4', 'self', a file that exists (.txt, .md, .raw, .jsonl, .parquet), a list of "
     "texts, or a Dataset, got "
 )
-
-
-@pytest.fixture(scope="module")
-def tokenizer(smollm2: Any) -> Any:
-    return AutoTokenizer.from_pretrained(smollm2)
 
 
 def refusal(value: Any, kind: type[QToolkitError] = ConfigError) -> str:

@@ -6,26 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from qtoolkit.errors import ConfigError, JobCancelled
 from qtoolkit.records import ProgressEvent
 from tests.source.calibration_texts import DOCUMENTS, TEXT, load, tokens_of
-
-
-@pytest.fixture(scope="module")
-def tokenizer(smollm2: Any) -> Any:
-    return AutoTokenizer.from_pretrained(smollm2)
-
-
-@pytest.fixture
-def with_bos(smollm2: Any) -> Any:
-    """A tokenizer that begins every text with a token, as Llama's does."""
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    special = [("<|im_start|>", tokenizer.bos_token_id)]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<|im_start|> $A", special_tokens=special)
-    return tokenizer
 
 
 def starts(rows: torch.Tensor, text: list[int]) -> list[int]:

@@ -1,12 +1,9 @@
 """Windows begin where they should, each token is predicted once, and what cannot be cut is refused."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import ignore_progress
@@ -14,19 +11,6 @@ from qtoolkit.source.windows import Windows, check_window_options, load_windows
 from tests.source.calibration_texts import DOCUMENTS, TEXT, tokens_of
 
 TEXTS = [TEXT[:9000]]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(smollm2: Path) -> Any:
-    return AutoTokenizer.from_pretrained(smollm2)
-
-
-@pytest.fixture
-def with_bos(smollm2: Path) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    special = [("<|im_start|>", tokenizer.bos_token_id)]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<|im_start|> $A", special_tokens=special)
-    return tokenizer
 
 
 def load(value: Any, tokenizer: Any, **changes: Any) -> Windows:
