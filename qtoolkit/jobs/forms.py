@@ -22,9 +22,9 @@ from qtoolkit.jobs.evaluating import (
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model
 from qtoolkit.measure import disk_size, memory_footprint
-from qtoolkit.methods import MethodConfig, available_methods, get_method, resolve_config
+from qtoolkit.methods import MethodConfig, as_call, available_methods, get_method, resolve_config
 from qtoolkit.optional import optional
-from qtoolkit.planning import as_call, memory_to_use, plan_job
+from qtoolkit.planning import memory_to_use, plan_job
 from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
 from qtoolkit.records import FULL_PRECISION, Compared, OnProgress, QualityReport, ignore_progress
 from qtoolkit.source import Checkpoint, open_checkpoint

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
-from qtoolkit.methods._config import MethodConfig, option
+from qtoolkit.methods._config import MethodConfig, as_call, option
 from qtoolkit.methods._method import Layer, Method
 from qtoolkit.methods._rules import MixedConfig, check_rules, rules_of
 from qtoolkit.records import OnProgress
@@ -24,6 +24,7 @@ __all__ = [
     "MethodConfig",
     "MixedConfig",
     "OnProgress",
+    "as_call",
     "available_methods",
     "check_rules",
     "config_class",

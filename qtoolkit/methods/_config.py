@@ -92,6 +92,13 @@ class MethodConfig:
         return cls(**values)
 
 
+def as_call(config: MethodConfig) -> str:
+    """A config as it is written: `NF4(double_quant=False)`, what is as by default left out."""
+    usual = type(config)().to_dict()
+    changed = ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items() if value != usual[name])
+    return f"{type(config).__name__}({changed})"
+
+
 def matches(pattern: str, name: str) -> bool:
     """Whether an fnmatch pattern matches a module's full name, or the end of it after a dot."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")

@@ -3,16 +3,15 @@
 import argparse
 import os
 import shlex
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from keyword import iskeyword
 from typing import Any, NoReturn
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig, config_class
 from qtoolkit.notebook.body import DEFAULT_METHOD, read_body
+from qtoolkit.notebook.options import flag_of, is_list, is_switch, option_flags, option_hints, read_option, tables
 
 # Option -> (what its value is called, empty for a switch; help). `%quantize?` and completion are made from it.
 JOB_OPTIONS: Mapping[str, tuple[str, str]] = {
@@ -97,7 +96,7 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
             rest, f"method {chosen.method!r}", option_flags(chosen), f"; `%{magic}?` lists those of every method"
         )
         found = {name: getattr(job, _field(name)) for name in hints if hasattr(job, _field(name))}
-        config = chosen.from_dict({name: _value(hints[name], given) for name, given in found.items()})
+        config = chosen.from_dict({name: read_option(hints[name], given) for name, given in found.items()})
     if job.into is not None and (not job.into.isidentifier() or iskeyword(job.into)):
         raise ConfigError(f"--into must be a variable's name, got {job.into!r}")
     if magic == "quantize" and not job.plan and (job.machine or job.context):
@@ -170,45 +169,6 @@ def method_in(words: list[str]) -> str:
     return str(parser.parse_known_args(words)[0].method)
 
 
-def option_hints(config: type[MethodConfig]) -> dict[str, Any]:
-    """Field -> type of a config, in the order in which the class has them, but for those of `tables`."""
-    return {name: hint for name, hint in _all_hints(config).items() if not _is_table(hint)}
-
-
-def tables(config: type[MethodConfig]) -> list[str]:
-    """The fields that no line can hold, since they map names to options: tables in the body of a `%%quantize` cell."""
-    return [name for name, hint in _all_hints(config).items() if _is_table(hint)]
-
-
-def _all_hints(config: type[MethodConfig]) -> dict[str, Any]:
-    hints = typing.get_type_hints(config)
-    return {field.name: hints[field.name] for field in fields(config)}
-
-
-def _is_table(hint: Any) -> bool:
-    return typing.get_origin(hint) is Mapping
-
-
-def option_flags(config: type[MethodConfig], *names: str) -> list[str]:
-    """The options of a config as they are written on a line, all or those of these fields; a switch has two."""
-    flags = []
-    for name, hint in option_hints(config).items():
-        if not names or name in names:
-            flags.append(_flag(name))
-            flags += [_flag(f"no_{name}")] if is_switch(hint) else []
-    return flags
-
-
-def is_switch(hint: Any) -> bool:
-    """Whether an option of this type takes no value: `--double-quant`, `--no-double-quant`."""
-    return bool in _kinds(hint)
-
-
-def is_list(hint: Any) -> bool:
-    """Whether an option of this type takes several values: `--exclude a,b`."""
-    return _item(hint) is not None
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message}; `{self.prog}?` shows how it is used")
@@ -255,58 +215,23 @@ def refuse_rest(rest: list[str], who: str, flags: list[str], hint: str) -> None:
 
 def _refuse_tables(rest: list[str], config: type[MethodConfig]) -> None:
     for name in tables(config):
-        if any(word.partition("=")[0] == _flag(name) for word in rest):
+        if any(word.partition("=")[0] == flag_of(name) for word in rest):
             raise ConfigError(
-                f"{_flag(name)} does not fit on a line: in the body of a %%quantize cell, write "
+                f"{flag_of(name)} does not fit on a line: in the body of a %%quantize cell, write "
                 f'[{name}."*.down_proj"] and below it the options of these layers, such as bits = 8'
             )
 
 
 def _add_option(parser: argparse.ArgumentParser, name: str, hint: Any) -> None:
     # Without a default, so that only what the line says reaches the config.
-    action: Any = "append" if _item(hint) else argparse.BooleanOptionalAction if is_switch(hint) else "store"
+    action: Any = "append" if is_list(hint) else argparse.BooleanOptionalAction if is_switch(hint) else "store"
     try:
-        parser.add_argument(_flag(name), dest=_field(name), action=action, default=argparse.SUPPRESS)
+        parser.add_argument(flag_of(name), dest=_field(name), action=action, default=argparse.SUPPRESS)
     except argparse.ArgumentError as error:
-        message = f"{_flag(name)} is an option of the job: set the method's in the body of a %%quantize cell"
+        message = f"{flag_of(name)} is an option of the job: set the method's in the body of a %%quantize cell"
         raise ConfigError(message) from error
 
 
 def _field(name: str) -> str:
     """Where argparse keeps a config's field: apart from the job's own, so that a field may be called `model`."""
     return f"config.{name}"
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _value(hint: Any, given: Any) -> Any:
-    """What argparse found, as the field's type; a list may be written with commas, or by repeating the option."""
-    item = _item(hint)
-    if item:
-        return tuple(_read(item, part.strip()) for text in given for part in text.split(",") if part.strip())
-    return _read(hint, given) if isinstance(given, str) else given
-
-
-def _read(hint: Any, text: str) -> Any:
-    """Text as a number or None where the type allows it; otherwise it stays text, and the config says what it wants."""
-    for kind in _kinds(hint):
-        if kind is types.NoneType and text.lower() == "none":
-            return None
-        if kind in (int, float):
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    return text
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The types that a hint allows: `int | None` -> (int, NoneType)."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-
-
-def _item(hint: Any) -> Any:
-    """The type of the items when a hint is a tuple, otherwise None."""
-    return next((typing.get_args(kind)[0] for kind in _kinds(hint) if typing.get_origin(kind) is tuple), None)

@@ -8,9 +8,10 @@ from IPython.core.error import TryNext
 
 from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import MethodConfig, available_methods, config_class
-from qtoolkit.notebook.arguments import JOB_OPTIONS, is_switch, method_in, option_flags, option_hints
+from qtoolkit.notebook.arguments import JOB_OPTIONS, method_in
 from qtoolkit.notebook.comparing import COMPARE_OPTIONS
 from qtoolkit.notebook.evaluating import EVAL_OPTIONS
+from qtoolkit.notebook.options import is_switch, option_flags, option_hints
 
 # The line up to the cursor: also after `x = `, and without `%` at its start, where IPython's automagic adds it.
 COMPLETED = r"(?:\s*|.*?(%%?))(quantize|qplan|qeval|qcompare)\s(.*)$"

@@ -6,8 +6,9 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from qtoolkit.methods import available_methods, get_method
-from qtoolkit.notebook.arguments import JOB_OPTIONS, is_list, option_flags, option_hints, tables
+from qtoolkit.notebook.arguments import JOB_OPTIONS
 from qtoolkit.notebook.body import DEFAULT_METHOD
+from qtoolkit.notebook.options import is_list, option_flags, option_hints, tables
 
 T = TypeVar("T", bound=Callable[..., Any])
 

@@ -1,6 +1,5 @@
 """What a job will do and need, from headers and shapes alone."""
 
-from qtoolkit.planning.advice import as_call
 from qtoolkit.planning.device import adapt_dtype, refuse_below_one, resolve_device, resolve_dtype
 from qtoolkit.planning.fit import check_fits, check_machine
 from qtoolkit.planning.machines import PROFILES, find_profile
@@ -11,7 +10,6 @@ from qtoolkit.planning.recommend import recommend
 __all__ = [
     "PROFILES",
     "adapt_dtype",
-    "as_call",
     "check_fits",
     "check_machine",
     "find_profile",

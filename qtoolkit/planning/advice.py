@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from qtoolkit.errors import QToolkitError
-from qtoolkit.methods import MethodConfig, available_methods, config_class
+from qtoolkit.methods import MethodConfig, as_call, available_methods, config_class
 from qtoolkit.records import Advice, Plan
 
 # As many as one reads.
@@ -36,13 +36,6 @@ def advise(plan: Plan, config: MethodConfig, draft: Draft) -> tuple[Advice, ...]
     if fitting or not found:
         return tuple(fitting)
     return (min(found, key=lambda advice: max(advice.peak_rss, advice.peak_vram)),)
-
-
-def as_call(config: MethodConfig) -> str:
-    """A config as it is written: `NF4(double_quant=False)`, what is as by default left out."""
-    usual = type(config)().to_dict()
-    changed = ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items() if value != usual[name])
-    return f"{type(config).__name__}({changed})"
 
 
 def _candidates(config: MethodConfig, device: str) -> Iterator[tuple[str, MethodConfig, str]]:

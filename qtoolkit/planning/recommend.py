@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from qtoolkit.errors import ConfigError, QToolkitError
-from qtoolkit.methods import MethodConfig, available_methods, config_class, get_method
-from qtoolkit.planning.advice import as_call
+from qtoolkit.methods import MethodConfig, as_call, available_methods, config_class, get_method
 from qtoolkit.planning.phases import base_terms, inference, make_work
 from qtoolkit.planning.planner import plan_job
 from qtoolkit.records import Candidate, Machine, Plan, Recommendation

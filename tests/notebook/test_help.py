@@ -9,7 +9,8 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from qtoolkit.methods import available_methods, get_method
-from qtoolkit.notebook.arguments import JOB_OPTIONS, tables
+from qtoolkit.notebook.arguments import JOB_OPTIONS
+from qtoolkit.notebook.options import tables
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig, available_methods, config_class, get_method, option
-from qtoolkit.notebook.arguments import Request, option_flags, read_request, tables
+from qtoolkit.notebook.arguments import Request, read_request
+from qtoolkit.notebook.options import option_flags, tables
 
 
 def read(line: str) -> Request:
