@@ -8,25 +8,25 @@ from qtoolkit.optional import when_imported
 from qtoolkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from qtoolkit.api import (  # noqa: I001
-        compare, doctor, evaluate, load, measure_memory, measure_peak, plan, publish, quantize, recommend, run_tasks,
-        verify,
-    )  # fmt: skip
+    from qtoolkit.api import compare, doctor, evaluate, load, measure_memory, measure_peak, plan  # noqa: I001
+    from qtoolkit.api import publish, quantize, recommend, run_tasks, verify
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.absmax import AbsMax
     from qtoolkit.methods.fp4 import FP4
     from qtoolkit.methods.int8 import Int8
     from qtoolkit.methods.nf4 import NF4
     from qtoolkit.methods.zero_point import ZeroPoint
+    from qtoolkit.notebook.panels import panel
     from qtoolkit.quantized import QuantizedModel
     from qtoolkit.source import local_models
 
 # What is no verb of the room `api`.
-_HOME_OF = {"QuantizedModel": "quantized", "available_methods": "methods", "local_models": "source"}
+_HOME_OF = {"available_methods": "methods", "local_models": "source", "panel": "notebook.panels"}
+_HOME_OF["QuantizedModel"] = "quantized"
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",
-    "compare", "doctor", "evaluate", "load", "local_models", "measure_memory", "measure_peak", "plan", "publish",
-    "quantize", "recommend", "run_tasks", "verify",
+    "compare", "doctor", "evaluate", "load", "local_models", "measure_memory", "measure_peak", "panel", "plan",
+    "publish", "quantize", "recommend", "run_tasks", "verify",
 ]  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext qtoolkit`: `%quantize`, `%qplan`, `%qeval`, `%qcompare`, `%qmemory`, `%qpublish` and `%qdoctor`."""
+    """`%load_ext qtoolkit`: `%quantize` and its family, which `%lsmagic` lists."""
     importlib.import_module("qtoolkit.notebook").register(shell)
 
 

@@ -11,13 +11,14 @@ from qtoolkit.methods import MethodConfig, available_methods, config_class
 from qtoolkit.notebook.arguments import JOB_OPTIONS, method_in
 from qtoolkit.notebook.comparing import COMPARE_OPTIONS
 from qtoolkit.notebook.evaluating import EVAL_OPTIONS
+from qtoolkit.notebook.opening import PANEL_OPTIONS
 from qtoolkit.notebook.options import is_switch, option_flags, option_hints
 
 # The line up to the cursor: also after `x = `, and without `%` at its start, where IPython's automagic adds it.
-COMPLETED = r"(?:\s*|.*?(%%?))(quantize|qplan|qeval|qcompare)\s(.*)$"
+COMPLETED = r"(?:\s*|.*?(%%?))(quantize|qplan|qeval|qcompare|qpanel)\s(.*)$"
 
 # Magics whose line has no options of a method.
-_OPTIONS = {"qeval": EVAL_OPTIONS, "qcompare": COMPARE_OPTIONS}
+_OPTIONS = {"qeval": EVAL_OPTIONS, "qcompare": COMPARE_OPTIONS, "qpanel": PANEL_OPTIONS}
 
 
 def complete(shell: Any, event: Any) -> list[str]:

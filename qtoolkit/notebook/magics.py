@@ -19,6 +19,7 @@ from qtoolkit.notebook.comparing import compare_help, read_compare_request
 from qtoolkit.notebook.errors import short_errors
 from qtoolkit.notebook.evaluating import eval_help, read_eval_request
 from qtoolkit.notebook.help import helped_by, quantize_help
+from qtoolkit.notebook.opening import read_panel_request
 from qtoolkit.notebook.progress import open_progress
 from qtoolkit.records import (
     Comparison,
@@ -157,6 +158,21 @@ class QuantizeMagics(Magics):
         arguments = read_publication(line)
         with open_progress(self.progress, self.shell, f"{arguments['path']} to {arguments['repo_id']}") as on_progress:
             return publish(**arguments, on_progress=on_progress)
+
+    @needs_local_scope
+    @line_magic
+    @short_errors
+    def qpanel(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
+        """Open the panels: choose a model, see whether it fits, quantize, compare and publish by hand.
+
+          %qpanel [MODEL] [--only model|plan|quantize|compare|publish]
+
+        MODEL is a Hub id, a folder, a .gguf file, or a variable that holds one of these; --only opens one panel alone.
+        """
+        from qtoolkit.notebook.panels import panel
+
+        model, only = read_panel_request(line)
+        return panel(self._named(model, local_ns), only=only)
 
     @line_magic
     @short_errors

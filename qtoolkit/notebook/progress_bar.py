@@ -50,16 +50,16 @@ class BarProgress(Progress):
         if self._handle is not None:
             bundle = {"text/plain": line, "text/html": f'<div role="status">{escape(line)}</div>'}
             self._handle.update(bundle, raw=True)
-        _close(self.box)
+        close_widget(self.box)
 
     def _say(self, line: str) -> None:
         self.text.value = f'<span role="status" aria-live="polite">{escape(line)}</span>'
 
 
-def _close(widget: Widget) -> None:
+def close_widget(widget: Widget) -> None:
     """Close a widget with its children, layout and style: each is a model of its own on the page."""
     for child in getattr(widget, "children", ()):
-        _close(child)
+        close_widget(child)
     parts = [getattr(widget, name, None) for name in ("layout", "style")]
     for part in (widget, *parts):
         if isinstance(part, Widget):

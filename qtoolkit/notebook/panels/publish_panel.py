@@ -1,0 +1,119 @@
+"""Verify a saved model check by check, look at its card, and put it on the Hub."""
+
+from html import escape
+from typing import Any
+
+from ipywidgets import HTML, VBox
+
+from qtoolkit.notebook.panels.background import Worker
+from qtoolkit.notebook.panels.call import Call
+from qtoolkit.notebook.panels.choice import Choice
+from qtoolkit.notebook.panels.field import COLOURS, switch_field, text_field
+from qtoolkit.notebook.panels.job import Job, JobRunner
+from qtoolkit.notebook.panels.model_panel import call_html
+from qtoolkit.notebook.panels.progress import PanelProgress
+from qtoolkit.notebook.panels.results import Results
+from qtoolkit.records import Check, Publication
+
+_MARKS = {True: "✔", False: "✖", None: "?"}
+
+
+class PublishPanel:
+    """Proves a saved model, shows what would be sent, and sends it.
+
+    Args:
+        choice: the folder that was saved last.
+        worker: runs the job.
+        results: where verification and publication stay.
+
+    Attributes:
+        box: what is put on the page.
+        folder, repo_id, license, revision, public, create_pr: the fields.
+        checks, card: HTML with the checks one by one, and the card.
+        runner: verify, dry run, publish and cancel, and the progress.
+    """
+
+    def __init__(self, choice: Choice, worker: Worker, results: Results) -> None:
+        self.folder = text_field("Folder", choice.folder, hint="a saved model")
+        self.repo_id = text_field("Repository", hint="org/name on the Hub; made where it does not exist")
+        self.license = text_field("Licence", hint="apache-2.0, mit, ...; only where the base's card names none")
+        self.revision = text_field("Branch", "main")
+        self.public = switch_field("Everybody may see it", value=False)
+        self.create_pr = switch_field("Open a pull request instead", value=False)
+        self.call, self.checks, self.card = HTML(), HTML(), HTML()
+        actions = {"Verify": self._verify, "Dry run": self._dry_run, "Publish": self._publish}
+        self.runner = JobRunner(worker, results, actions)
+        fields = [self.folder, self.repo_id, self.license, self.revision, self.public, self.create_pr]
+        below = [self.call, self.runner.box, self.checks, self.card]
+        self.box = VBox([*(field.box for field in fields), *below])
+        choice.observe(lambda change: setattr(self.folder, "value", change["new"]), names="folder")
+        for field in fields:
+            field.on_change(self._show_call)
+        self._show_call()
+
+    def _show_call(self) -> None:
+        self.call.value = call_html(self._call("publish"))
+
+    def _call(self, verb: str, **more: Any) -> Call:
+        if verb == "verify":
+            return Call("verify", (self.folder.value,))
+        given: dict[str, Any] = {"license": self.license.value, "create_pr": self.create_pr.value, **more}
+        options = {name: value for name, value in given.items() if value}
+        options |= {"private": False} if self.public.value else {}
+        options |= {} if self.revision.value in ("", "main") else {"revision": self.revision.value}
+        return Call("publish", (self.folder.value, self.repo_id.value), options)
+
+    def _verify(self) -> Job:
+        folder = self.folder.needed("a folder with a saved model")
+        return Job(self._call("verify"), f"verification of {folder}", lambda found: found, unseen=self._listen)
+
+    def _dry_run(self) -> Job:
+        return self._publication("dry run", dry_run=True)
+
+    def _publish(self) -> Job:
+        return self._publication("publication")
+
+    def _publication(self, what: str, **more: Any) -> Job:
+        folder = self.folder.needed("a folder with a saved model")
+        self.repo_id.needed("org/name")
+        call = self._call("publish", **more)
+        return Job(call, f"{what} of {folder}", self._take, unseen=self._told)
+
+    def _told(self, progress: PanelProgress) -> dict[str, Any]:
+        return {"on_progress": progress, **self._listen(progress)}
+
+    def _listen(self, progress: PanelProgress) -> dict[str, Any]:
+        """Show each check when it is made."""
+        seen: list[Check] = []
+
+        def show(check: Check) -> None:
+            seen.append(check)
+            self.checks.value = checks_html(seen)
+            progress.check()
+
+        self.checks.value = self.card.value = ""
+        return {"on_check": show}
+
+    def _take(self, publication: Publication) -> Publication:
+        self.card.value = card_html(publication)
+        return publication
+
+
+def checks_html(checks: list[Check]) -> str:
+    """Checks as a list, each with a mark, its state in words, and what was seen."""
+    rows = [row for check in checks for row in check.rows()]
+    items = "".join(
+        f"<li>{_MARKS[check.passed]} {escape(row.label)}: {escape(row.value)}"
+        f"{f' ({escape(row.note)})' if row.note else ''}</li>"
+        for check, row in zip(checks, rows, strict=True)
+    )
+    style = f"{COLOURS};overflow-wrap:anywhere;list-style:none;padding:0;margin:0"
+    return f'<ul aria-label="checks" style="{style}">{items}</ul>'
+
+
+def card_html(publication: Publication) -> str:
+    """The card as it is written, and where it is or would be."""
+    place = escape(publication.url)
+    where = f"would be at {place}" if publication.dry_run else f'is at <a href="{place}">{place}</a>'
+    card = f'<pre style="white-space:pre-wrap">{escape(publication.card)}</pre>'
+    return f'<div style="{COLOURS}">The model {where}<details><summary>Its card</summary>{card}</details></div>'

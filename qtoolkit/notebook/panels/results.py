@@ -1,0 +1,48 @@
+"""What stays of a panel's jobs: text and HTML in the cell's own output, which a page without a kernel shows too."""
+
+from html import escape
+from typing import Any
+
+from IPython.display import display
+
+from qtoolkit.records import Record
+
+
+class Results:
+    """The results of a panel, the last one of each verb.
+
+    A widget is gone with its kernel. So results are put into an output of the cell that has no widget in it, and which
+    is replaced when another job has ended, from whatever thread.
+    """
+
+    def __init__(self) -> None:
+        self._shown: dict[str, tuple[str, Record | str]] = {}
+        self._handles: list[Any] = []
+
+    @property
+    def records(self) -> dict[str, Record | str]:
+        """Verb -> what its last job gave: a record, or one line that says why there is none."""
+        return {verb: record for verb, (_, record) in self._shown.items()}
+
+    def open(self) -> None:
+        """Make the place for them in the cell that runs."""
+        self._handles.append(display(self._bundle(), raw=True, display_id=True))
+
+    def add(self, verb: str, call: str, record: Record | str) -> None:
+        """Show what a call gave."""
+        self._shown.pop(verb, None)
+        self._shown[verb] = (call, record)
+        for handle in filter(None, self._handles):
+            handle.update(self._bundle(), raw=True)
+
+    def _bundle(self) -> dict[str, str]:
+        if not self._shown:
+            text = "What a job gives will stand here, and stay in the notebook."
+            return {"text/plain": text, "text/html": f'<div style="opacity:.8">{text}</div>'}
+        plain = "\n\n".join(f"{call}\n{record}" for call, record in self._shown.values())
+        return {"text/plain": plain, "text/html": "".join(_html(call, record) for call, record in self._shown.values())}
+
+
+def _html(call: str, record: Record | str) -> str:
+    shown = record._repr_html_() if isinstance(record, Record) else f"<div>{escape(record)}</div>"
+    return f'<div style="margin:8px 0"><code style="overflow-wrap:anywhere">{escape(call)}</code>{shown}</div>'

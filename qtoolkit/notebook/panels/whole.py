@@ -1,0 +1,92 @@
+"""The five panels in one, or one of them alone."""
+
+from collections.abc import Callable
+from os import PathLike, fspath
+from typing import Any
+
+from IPython.display import display
+from ipywidgets import Tab, VBox
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.notebook.panels.background import PAUSE, Worker
+from qtoolkit.notebook.panels.choice import Choice
+from qtoolkit.notebook.panels.compare_panel import ComparePanel
+from qtoolkit.notebook.panels.model_panel import ModelPanel
+from qtoolkit.notebook.panels.plan_panel import PlanPanel
+from qtoolkit.notebook.panels.publish_panel import PublishPanel
+from qtoolkit.notebook.panels.quantize_panel import QuantizePanel
+from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.progress_bar import WIDGET_VIEW, close_widget
+
+PANELS = ("model", "plan", "quantize", "compare", "publish")
+_TEXT = "The panel of qtoolkit is there while its kernel runs: run this cell to open it."
+
+
+class Panel:
+    """Load, plan, quantize, compare and publish by hand.
+
+    Not a widget itself: ipywidgets 7 and 8 show widgets in different ways, and this is shown the same by both, with
+    text for pages that have no kernel.
+
+    Attributes:
+        choice: what was chosen: model, config, device, folder.
+        results: what jobs gave, by verb.
+        worker: runs the jobs, one at a time.
+        model, plan, quantize, compare, publish: the panels that are shown, otherwise None.
+    """
+
+    def __init__(self, model: Any = "", *, only: str | None = None, pause: float = PAUSE) -> None:
+        if not isinstance(model, str | PathLike):
+            kind = type(model).__name__
+            raise ConfigError(f"a panel takes a Hub id, a folder or a .gguf file, got {kind}: give its name")
+        if only is not None and only not in PANELS:
+            raise ConfigError(f"only must be one of {', '.join(PANELS)}, got {only!r}")
+        self.choice, self.worker, self.results = Choice(model=fspath(model)), Worker(), Results()
+        shared = (self.choice, self.worker, self.results)
+
+        def made(name: str, make: Callable[[], Any]) -> Any:
+            return make() if only in (None, name) else None
+
+        self.model = made("model", lambda: ModelPanel(self.choice, pause=pause))
+        self.plan = made("plan", lambda: PlanPanel(self.choice, pause=pause))
+        self.quantize = made("quantize", lambda: QuantizePanel(*shared, with_method=only is not None))
+        self.compare = made("compare", lambda: ComparePanel(*shared))
+        self.publish = made("publish", lambda: PublishPanel(*shared))
+        self.box = self._arranged()
+
+    def _arranged(self) -> Any:
+        shown = {name: getattr(self, name).box for name in PANELS if getattr(self, name) is not None}
+        if len(shown) == 1:
+            return VBox(list(shown.values()))
+        tab = Tab(children=list(shown.values()))
+        for index, name in enumerate(shown):
+            tab.set_title(index, name.capitalize())
+        return tab
+
+    def close(self) -> None:
+        """Take the panel off the page and out of the kernel; results stay, and so does a job that runs."""
+        close_widget(self.box)
+
+    def __repr__(self) -> str:
+        return f"Panel(model={self.choice.model!r})"
+
+    def _ipython_display_(self) -> None:
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        display({WIDGET_VIEW: view, "text/plain": _TEXT, "text/html": f"<div>{_TEXT}</div>"}, raw=True)
+        self.results.open()
+
+
+def panel(model: str | PathLike[str] = "", *, only: str | None = None) -> Panel:
+    """Open the panels in a notebook: choose a model, see whether it fits, quantize, compare, publish.
+
+    They show the Python call that each button makes. What a job gives is put below them as text and HTML, which stay in
+    the notebook when the kernel is gone.
+
+    Args:
+        model: chosen from the start: a Hub id, a folder or a `.gguf` file; empty for none.
+        only: one of the panels alone: "model", "plan", "quantize", "compare" or "publish".
+
+    Raises:
+        ConfigError: no panel of that name, or no name of a model.
+    """
+    return Panel(model, only=only)
