@@ -12,9 +12,11 @@ from qtoolkit.errors import ConfigError, QToolkitError, oneline
 _STYLE = {"description_width": "9em"}
 _WIDE = {"width": "30em", "max_width": "100%"}
 _ROW = {"flex_flow": "row wrap", "align_items": "center", "max_width": "100%"}
+# Beside its control where there is room for some words, and below it in a narrow cell.
+_BESIDE = {"flex": "1 1 14em", "min_width": "0", "margin": "2px 8px"}
 # Both colours are the theme's, or both are ours: one alone may be the other's background. VS Code shows widgets on
 # white in every theme, with the values of the light one.
-COLOURS = "color:var(--jp-content-font-color1,#1a1a1a);background:var(--jp-layout-color1,#ffffff)"
+COLOURS = "color:var(--jp-content-font-color1,#1a1a1a);background:var(--jp-layout-color1,#ffffff);line-height:1.4"
 
 
 class Field:
@@ -30,7 +32,7 @@ class Field:
 
     def __init__(self, control: Any, hint: str = "") -> None:
         self.control, self._hint = control, hint
-        self._beside = HTML(layout=Layout(max_width="100%"))
+        self._beside = HTML(layout=Layout(**_BESIDE))
         self.box = Box([control, self._beside], layout=Layout(**_ROW))
         self.complain("")
 

@@ -84,7 +84,9 @@ class JobRunner:
         trace = MemoryTrace(job.predicted)
         self._stop_button.listen()
         try:
-            self.view.follow(progress, trace, lambda: self._make(job, progress))
+            result = self.view.follow(progress, trace, lambda: job.call.make(**job.unseen(progress)))
+            self._results.add(job.call.verb, str(job.call), job.take(result))
+            self.view.say(f"{job.title}: done")
         except JobCancelled:
             self._end(job, "cancelled; what was saved until then is kept, and the same call goes on from there")
         except BaseException as error:  # noqa: BLE001  # nobody else would see it
@@ -92,11 +94,6 @@ class JobRunner:
             self._end(job, told(error))
         finally:
             self._stop_button.leave()
-
-    def _make(self, job: Job, progress: PanelProgress) -> None:
-        record = job.take(job.call.make(**job.unseen(progress)))
-        self._results.add(job.call.verb, str(job.call), record)
-        self.view.say(f"{job.title}: done")
 
     def _end(self, job: Job, line: str) -> None:
         self._results.add(job.call.verb, str(job.call), line)

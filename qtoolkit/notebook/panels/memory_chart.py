@@ -57,6 +57,7 @@ class MemoryTrace:
         step = _WIDTH / (len(self.samples) - 1)
         points = " ".join(f"{index * step:.0f},{_place(size, top)}" for index, size in enumerate(self.samples))
         line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>'
+        line += f'<polygon points="0,{_HEIGHT} {points} {_WIDTH},{_HEIGHT}" fill="currentColor" fill-opacity="0.1"/>'
         if self._predicted:
             level = _place(self._predicted, top)
             ends = f'x1="0" x2="{_WIDTH}" y1="{level}" y2="{level}"'

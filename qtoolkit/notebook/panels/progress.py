@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from html import escape
+from typing import TypeVar
 
 from ipywidgets import HTML, Layout, VBox
 
@@ -13,9 +14,11 @@ from qtoolkit.notebook.panels.memory_chart import MemoryTrace
 from qtoolkit.notebook.progress import Clock, Progress, fraction
 from qtoolkit.records import ProgressEvent
 
+T = TypeVar("T")
 # Seconds between two drawings: with two texts each, at most eight messages a second reach the page.
 INTERVAL = 0.25
 _TRACK = "height:8px;margin:2px 0 6px;max-width:560px;border:1px solid currentColor"
+_FILL = "height:100%;background:currentColor;opacity:.65"
 
 
 class PanelProgress(Progress):
@@ -79,8 +82,8 @@ class ProgressView:
         self.bars.value = "".join([*(_bar(event, line) for event, line in lines), trace.picture()])
         self.say(f"{progress.title}: {_told(lines[-1][0]) if lines else 'starting'}")
 
-    def follow(self, progress: PanelProgress, trace: MemoryTrace, job: Callable[[], None]) -> None:
-        """Do a job in this thread while another one draws it."""
+    def follow(self, progress: PanelProgress, trace: MemoryTrace, job: Callable[[], T]) -> T:
+        """Do a job in this thread while another one draws it, and return what it gives."""
         ended = threading.Event()
 
         def watch() -> None:
@@ -91,7 +94,7 @@ class ProgressView:
         watcher = threading.Thread(target=watch, name="qtoolkit-progress", daemon=True)
         watcher.start()
         try:
-            job()
+            return job()
         finally:
             ended.set()
             watcher.join()
@@ -110,5 +113,5 @@ def _bar(event: ProgressEvent, line: str) -> str:
     return (
         f'<div style="{COLOURS};overflow-wrap:anywhere">{escape(line)}</div>'
         f'<div role="progressbar" aria-label="{escape(event.phase)}" aria-valuemin="0" aria-valuemax="100" {value}'
-        f'style="{COLOURS};{_TRACK}"><div style="height:100%;width:{percent}%;background:currentColor"></div></div>'
+        f'style="{COLOURS};{_TRACK}"><div style="{_FILL};width:{percent}%"></div></div>'
     )

@@ -52,7 +52,8 @@ class PublishPanel:
         self._show_call()
 
     def _show_call(self) -> None:
-        self.call.value = call_html(self._call("publish"))
+        ready = self.folder.value and self.repo_id.value
+        self.call.value = call_html(self._call("publish") if ready else None, "It needs a folder and a repository.")
 
     def _call(self, verb: str, **more: Any) -> Call:
         if verb == "verify":
