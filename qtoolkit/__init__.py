@@ -9,8 +9,8 @@ from qtoolkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from qtoolkit.api import (  # noqa: I001
-        compare, doctor, evaluate, load, measure_memory, measure_peak, plan, publish, quantize, recommend, run_tasks,
-        verify,
+        compare, doctor, evaluate, find_models, load, measure_memory, measure_peak, plan, publish, quantize, recommend,
+        run_tasks, verify,
     )  # fmt: skip
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.absmax import AbsMax
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _HOME_OF = {"QuantizedModel": "quantized", "available_methods": "methods", "local_models": "source"}
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",
-    "compare", "doctor", "evaluate", "load", "local_models", "measure_memory", "measure_peak", "plan", "publish",
-    "quantize", "recommend", "run_tasks", "verify",
+    "compare", "doctor", "evaluate", "find_models", "load", "local_models", "measure_memory", "measure_peak", "plan",
+    "publish", "quantize", "recommend", "run_tasks", "verify",
 ]  # fmt: skip
 
 
