@@ -8,8 +8,8 @@ from qtoolkit.optional import when_imported
 from qtoolkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from qtoolkit.api import compare, doctor, evaluate, load, measure_memory, measure_peak, plan  # noqa: I001
-    from qtoolkit.api import publish, quantize, recommend, run_tasks, verify
+    from qtoolkit.api import compare, doctor, evaluate, find_models, load, measure_memory, measure_peak  # noqa: I001
+    from qtoolkit.api import plan, publish, quantize, recommend, run_tasks, verify
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.absmax import AbsMax
     from qtoolkit.methods.fp4 import FP4
@@ -25,8 +25,8 @@ _HOME_OF = {"available_methods": "methods", "local_models": "source", "panel": "
 _HOME_OF["QuantizedModel"] = "quantized"
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",
-    "compare", "doctor", "evaluate", "load", "local_models", "measure_memory", "measure_peak", "panel", "plan",
-    "publish", "quantize", "recommend", "run_tasks", "verify",
+    "compare", "doctor", "evaluate", "find_models", "load", "local_models", "measure_memory", "measure_peak", "panel",
+    "plan", "publish", "quantize", "recommend", "run_tasks", "verify",
 ]  # fmt: skip
 
 

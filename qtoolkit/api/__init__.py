@@ -1,6 +1,6 @@
 """The verbs. Each wires rooms together in a few lines; what they do is in the rooms."""
 
-from qtoolkit.api.making import load, plan, quantize, recommend
+from qtoolkit.api.making import find_models, load, plan, quantize, recommend
 from qtoolkit.api.measuring import compare, doctor, evaluate, measure_memory, run_tasks
 from qtoolkit.measure import measure_peak
 from qtoolkit.publishing import publish, verify
@@ -9,6 +9,7 @@ __all__ = [
     "compare",
     "doctor",
     "evaluate",
+    "find_models",
     "load",
     "measure_memory",
     "measure_peak",

@@ -1,4 +1,4 @@
-"""Verbs that plan, make and read quantized models."""
+"""Verbs that find, plan, make and read models."""
 
 from os import PathLike
 from pathlib import Path
@@ -15,7 +15,8 @@ from qtoolkit.methods import MethodConfig, resolve_config
 from qtoolkit.planning import find_profile, plan_with_advice, refuse_below_one, resolve_device
 from qtoolkit.planning import recommend as find_best
 from qtoolkit.quantized import QuantizedModel
-from qtoolkit.records import Machine, OnProgress, Plan, Recommendation, Speed, ignore_progress
+from qtoolkit.records import FoundModels, Machine, OnProgress, Plan, Recommendation, Speed, ignore_progress
+from qtoolkit.source import find_models as search_models
 from qtoolkit.source import open_checkpoint
 from qtoolkit.stream import check_output
 
@@ -23,6 +24,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Model = Any
+
+
+def find_models(text: str = "", *, limit: int = 20, hub: bool = True, token: str | None = None) -> FoundModels:
+    """Search for models that generate text: on this machine first, then on the Hub, the most downloaded first.
+
+    The Hub is asked once, with size, architecture, licence, terms and formats in its answer, and is not waited for
+    longer than some seconds. Where it does not answer, what is on this machine is returned, and a note says why.
+
+    Args:
+        text: a part of the name, in any case; the path of a folder or a `.gguf` file finds that too. Empty for all.
+        limit: how many models of the Hub; those on this machine come all.
+        hub: whether the Hub is asked; False asks no network.
+        token: Hub token; None for the one that huggingface_hub finds.
+
+    Raises:
+        ConfigError: a limit below 1, or a token that cannot be one.
+    """
+    refuse_below_one(limit=limit)
+    return search_models(text, limit=limit, hub=hub, token=token)
 
 
 def plan(

@@ -5,6 +5,7 @@ from qtoolkit.records.calibration import CalibrationReport, LayerError
 from qtoolkit.records.comparison import FULL_PRECISION, Compared, Comparison, in_order
 from qtoolkit.records.doctor import Doctor
 from qtoolkit.records.event import OnProgress, ProgressEvent, ignore_progress
+from qtoolkit.records.found import FoundModel, FoundModels
 from qtoolkit.records.machine import THIS_MACHINE, Machine, Speed
 from qtoolkit.records.memory import MemoryReport, PeakMemory
 from qtoolkit.records.phase import PhasePlan, Term
@@ -31,6 +32,8 @@ __all__ = [
     "Comparison",
     "Doctor",
     "FileEntry",
+    "FoundModel",
+    "FoundModels",
     "Grid",
     "LayerError",
     "LayerPlan",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from qtoolkit.source.hub_cache import local_models
     from qtoolkit.source.hub_mirror import HubMirror
     from qtoolkit.source.opening import load_tokenizer, open_checkpoint
+    from qtoolkit.source.search import find_models
     from qtoolkit.source.weights import StoredTensor, read_tensors
 
 _HOME_OF = {
@@ -17,6 +18,7 @@ _HOME_OF = {
     "Snapshot": "hub",
     "StoredTensor": "weights",
     "fetch": "hub",
+    "find_models": "search",
     "load_tokenizer": "opening",
     "local_models": "hub_cache",
     "open_checkpoint": "opening",
@@ -28,6 +30,7 @@ __all__ = [
     "Snapshot",
     "StoredTensor",
     "fetch",
+    "find_models",
     "load_tokenizer",
     "local_models",
     "open_checkpoint",

@@ -85,9 +85,8 @@ def check_config(folder: Path) -> None:
         UnsafeCheckpointError: a model class that only the repository's own code defines.
         UnsupportedModelError: already quantized, or without a language-model head.
     """
-    how = _quantization(folder, _config_values(folder))
-    if how:
-        method = how.get("quant_method", "unknown") if isinstance(how, dict) else how
+    method = quant_method(quantization(folder, read_config(folder)))
+    if method:
         raise UnsupportedModelError(f"{folder} is quantized already ({method!r:.40}): name the full-precision model")
     check_loadable(folder)
 
@@ -102,9 +101,9 @@ def check_loadable(folder: Path) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    values = _config_values(folder)
+    values = read_config(folder)
     _check_counts(folder, values)
-    kind, named = values.get("model_type"), values.get("architectures")
+    kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
         if "auto_map" in values:
             raise UnsafeCheckpointError(
@@ -114,10 +113,9 @@ def check_loadable(folder: Path) -> None:
         raise UnsupportedModelError(
             f"{folder} has the model type {kind!r:.40}, which this transformers does not know: update it"
         )
-    architectures = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (architectures and not causal.intersection(architectures)):
-        what = architectures[0] if architectures else kind
+    named, causal = architectures(values), set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (named and not causal.intersection(named)):
+        what = named[0] if named else kind
         raise UnsupportedModelError(
             f"{folder} is no causal language model ({what!r:.60}): name one that AutoModelForCausalLM runs"
         )
@@ -145,7 +143,7 @@ def load_config(folder: Path) -> "PreTrainedConfig":
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a value of the wrong type makes transformers raise anything
         raise CheckpointError(f"{file} is not a valid config ({oneline(error)}): download it again") from error
-    how = _quantization(folder, vars(config))
+    how = quantization(folder, vars(config))
     if how is not None:
         config.quantization_config = how
     return config
@@ -168,7 +166,20 @@ def load_generation_config(folder: Path) -> "GenerationConfig | None":
         raise CheckpointError(f"{file} is not valid ({oneline(error)}): correct or remove it") from error
 
 
-def _quantization(folder: Path, values: Mapping[str, Any]) -> Any:
+def architectures(values: Mapping[str, Any]) -> list[str]:
+    """The model classes that a config names; mostly one."""
+    named = values.get("architectures")
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
+def quant_method(how: Any) -> str | None:
+    """The name of the method in a config's `quantization_config`, "unknown" where it has none; None without one."""
+    if not how:
+        return None
+    return str(how.get("quant_method", "unknown") if isinstance(how, dict) else how)
+
+
+def quantization(folder: Path, values: Mapping[str, Any]) -> Any:
     """What is said of how the folder's model was quantized; early AutoGPTQ has it in a file of its own."""
     how = values.get("quantization_config")
     if how is None and (folder / QUANTIZE_CONFIG).is_file():
@@ -176,7 +187,13 @@ def _quantization(folder: Path, values: Mapping[str, Any]) -> Any:
     return how
 
 
-def _config_values(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What stands in the folder's `config.json`.
+
+    Raises:
+        ModelNotFoundError: there is none.
+        CheckpointError: it cannot be read, or is no JSON object.
+    """
     file = folder / "config.json"
     if not file.is_file():
         raise ModelNotFoundError(f"{folder} has no config.json: name a folder that save_pretrained wrote, or a Hub id")

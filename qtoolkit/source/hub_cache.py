@@ -64,10 +64,14 @@ def is_whole(snapshot: Path) -> bool:
 def local_models() -> tuple[str, ...]:
     """Ids of the models that are whole in the local Hub cache, sorted; asks no network and reads no weights."""
     folders = Path(constants.HF_HUB_CACHE).expanduser().glob("models--*")
-    return tuple(
-        sorted(
-            folder.name.removeprefix("models--").replace("--", "/")
-            for folder in folders
-            if any(is_whole(snapshot) for snapshot in folder.glob("snapshots/*"))
-        )
+    names = sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in folders)
+    return tuple(name for name in names if whole_snapshot(name))
+
+
+def whole_snapshot(repo_id: str) -> Path | None:
+    """The folder of a model that is whole in the local Hub cache, of the default branch where that is; None without."""
+    commit_hash = cached_commit(repo_id, None)
+    snapshots = sorted(
+        repo_folder(repo_id).glob("snapshots/*"), key=lambda folder: (folder.name != commit_hash, folder.name)
     )
+    return next((snapshot for snapshot in snapshots if is_whole(snapshot)), None)

@@ -85,6 +85,21 @@ class HubUpload(HubModel):
     right: ClassVar[str] = "write to"
 
 
+@dataclass(frozen=True)
+class HubSearch(HubModel):
+    """A search of the Hub, which names no repository."""
+
+    again: ClassVar[str] = "search again"
+    transfer: ClassVar[str] = "answer to"
+
+    repo_id: str = "a search"
+
+    @property
+    def page(self) -> str:
+        """The address that a person opens."""
+        return f"{hub_address()}/models"
+
+
 def hub_address() -> str:
     """The Hub that is asked, without a password that may stand in HF_ENDPOINT."""
     return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
@@ -135,6 +150,8 @@ def _gated(_error: BaseException, model: HubModel) -> QToolkitError:
 
 
 def _unknown(_error: BaseException, model: HubModel) -> QToolkitError:
+    if isinstance(model, HubSearch):
+        return SourceError(f"{hub_address()} wants a token for a search: log in with `hf auth login`, or give token=")
     way = "a token that has access to it" if model.has_token else "a token: `hf auth login`, or token="
     return ModelNotFoundError(
         f"no {model.kind} {model.repo_id!r} on {hub_address()}: check the name; a private one needs {way}"

@@ -1,14 +1,15 @@
 """Under which licence a model stands, as its card says; never guessed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+from huggingface_hub import CardData, ModelCard
 
 
 def named_license(card_data: Any) -> str | None:
     """The licence in a card's metadata, by the Hub's name for it: "apache-2.0", "other"; None where there is none."""
-    named = getattr(card_data, "license", None)
+    named = card_data.get("license") if isinstance(card_data, CardData | Mapping) else None
     if isinstance(named, list):
         named = named[0] if len(named) == 1 else None
     return named if isinstance(named, str) and named else None

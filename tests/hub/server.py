@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.hub import listing
 
 # What huggingface.co keeps in git itself; everything else is stored apart, as LFS.
 _IN_GIT = (".json", ".txt", ".md", ".jinja", ".py", ".yml")
@@ -21,11 +23,18 @@ _PIECE = 64 * 1024
 
 @dataclass
 class Repository:
-    """A model repository: files by commit, commits by branch or tag."""
+    """A model repository: files by commit, commits by branch or tag.
+
+    `downloads` and `pipeline_tag` are what a search goes by; `claims` are fields that its answer states in place of the
+    true ones.
+    """
 
     repo_id: str
     private: bool = False
     gated: bool = False
+    downloads: int = 0
+    pipeline_tag: str = "text-generation"
+    claims: dict[str, Any] = field(default_factory=dict)
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
@@ -49,7 +58,7 @@ class Fault:
 
     Attributes:
         status: answered instead of the file; None to answer as usual.
-        headers: of that answer.
+        headers, body: of that answer.
         cut: bytes of the body after which the connection breaks; None for never.
         pause: seconds before each 64 kB of the body.
         times: how many requests it befalls; None for all.
@@ -58,6 +67,7 @@ class Fault:
     path: str
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
     cut: int | None = None
     pause: float = 0.0
     times: int | None = None
@@ -88,6 +98,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one connection."""
 
     ROUTES: ClassVar[list[tuple[str, str, str]]] = [
+        ("GET", r"/api/models", "send_models"),
         ("GET", r"/api/models/(?P<repo_id>[^/]+/[^/]+)", "send_info"),
         ("GET", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)", "send_info"),
         ("GET", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)", "send_tree"),
@@ -114,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
         self.fault = self.server.fault_for(self.request_log.path)
         try:
             if self.fault.status is not None:
-                self.respond(self.fault.status, headers=self.fault.headers)
+                self.respond(self.fault.status, self.fault.body, self.fault.headers)
             else:
                 self.route(path)
         except HubError as error:
@@ -164,6 +175,16 @@ class Handler(BaseHTTPRequestHandler):
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return repository, commit_hash
 
+    def send_models(self) -> None:
+        token = self.request_log.token
+        if token is not None and token not in self.server.tokens:
+            raise HubError(401, "Invalid credentials in Authorization header")
+        seen = [entry for entry in self.server.repositories.values() if token or not entry.private]
+        try:
+            self.respond_json(listing.answer(seen, parse_qs(urlsplit(self.path).query)))
+        except ValueError as error:
+            raise HubError(400, str(error)) from error
+
     def send_info(self, repo_id: str, revision: str = "main") -> None:
         repository, commit_hash = self.find(repo_id, revision)
         siblings = []
@@ -172,11 +193,7 @@ class Handler(BaseHTTPRequestHandler):
             entry["blobId"] = entry.pop("oid")
             siblings.append(entry)
         info = {"_id": repo_id, "id": repo_id, "modelId": repo_id, "sha": commit_hash, "private": repository.private}
-        license_name = re.search(
-            rb"^license: (.+)$", repository.commits[commit_hash].get("README.md", b""), re.MULTILINE
-        )
-        if license_name:
-            info["cardData"] = {"license": license_name[1].decode()}
+        info |= listing.card_data(repository.commits[commit_hash])
         self.respond_json(info | {"gated": "auto" if repository.gated else False, "tags": [], "siblings": siblings})
         self.server.after_info(repository)
 
@@ -257,7 +274,7 @@ class Hub(ThreadingHTTPServer):
         self.server_close()
         self._thread.join()
 
-    def add(self, repo_id: str, files: Mapping[str, bytes] | Path, **settings: bool) -> Repository:
+    def add(self, repo_id: str, files: Mapping[str, bytes] | Path, **settings: Any) -> Repository:
         """A repository with one commit; a folder gives all of its files."""
         if isinstance(files, Path):
             files = {str(file.relative_to(files)): file.read_bytes() for file in files.rglob("*") if file.is_file()}

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi, snapshot_download
+import torch
+from huggingface_hub import HfApi, ModelCardData, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.hf_api import SafeTensorsInfo
+from safetensors.torch import save
 
 from tests.hub.server import Hub
 
@@ -27,3 +30,19 @@ def test_api_states_sizes_and_hashes(hub: Hub) -> None:
 def test_an_unknown_repository_is_not_found(hub: Hub) -> None:
     with pytest.raises(RepositoryNotFoundError):
         HfApi(endpoint=hub.url).model_info("org/nothing")
+
+
+def test_a_search_is_read_by_huggingface_hub(hub: Hub) -> None:
+    weights = save({"a": torch.zeros(3, 5, dtype=torch.bfloat16), "b": torch.zeros(2)})
+    hub.add("org/small", {"config.json": b"{}", "model.safetensors": weights}, downloads=5)
+    hub.add("org/large", {"README.md": b"---\nlicense: mit\n---\n"}, downloads=50, gated=True)
+    hub.add("org/picture", FILES, pipeline_tag="text-to-image")
+    hub.add("other/name", FILES)
+    large, small = HfApi().list_models(
+        search="ORG/", pipeline_tag="text-generation", sort="downloads", expand=["cardData", "gated", "safetensors"]
+    )
+    assert (large.id, large.gated, large.card_data) == ("org/large", "auto", ModelCardData(license="mit"))
+    assert (small.id, small.gated, small.safetensors) == (
+        "org/small", False, SafeTensorsInfo(parameters={"BF16": 15, "F32": 2}, total=17)
+    )  # fmt: skip
+    assert small.downloads is None

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from ipywidgets import HTML, Box, Button, Checkbox, Dropdown, Layout, Password, Select, SelectMultiple, Text, Textarea
+from ipywidgets import HTML, Box, Button, Checkbox, Dropdown, Layout, Select, SelectMultiple, Text, Textarea
 
 from qtoolkit.errors import ConfigError, QToolkitError, oneline
 
@@ -14,9 +14,6 @@ _WIDE = {"width": "30em", "max_width": "100%"}
 _ROW = {"flex_flow": "row wrap", "align_items": "center", "max_width": "100%"}
 # Beside its control where there is room for some words, and below it in a narrow cell.
 _BESIDE = {"flex": "1 1 14em", "min_width": "0", "margin": "2px 8px"}
-# Both colours are the theme's, or both are ours: one alone may be the other's background. VS Code shows widgets on
-# white in every theme, with the values of the light one.
-COLOURS = "color:var(--jp-content-font-color1,#1a1a1a);background:var(--jp-layout-color1,#ffffff);line-height:1.4"
 
 
 class Field:
@@ -55,9 +52,9 @@ class Field:
         """Say beside the control what is wrong; an empty text takes that back."""
         self._problem = problem
         if problem:
-            self._beside.value = f'<span role="alert" style="{COLOURS};font-weight:bold">⚠ {escape(problem)}</span>'
+            self._beside.value = f'<div role="alert" class="qtk-text qtk-problem">⚠ {escape(problem)}</div>'
         else:
-            self._beside.value = f'<span style="{COLOURS}">{escape(self._hint)}</span>' if self._hint else ""
+            self._beside.value = f'<div class="qtk-text">{escape(self._hint)}</div>' if self._hint else ""
 
     def count(self) -> int:
         """Its text as a whole number of at least 1.
@@ -128,11 +125,6 @@ def told(error: BaseException) -> str:
 def text_field(label: str, value: str = "", *, hint: str = "", placeholder: str = "") -> Field:
     """A line of text."""
     return Field(Text(value, description=label, placeholder=placeholder, style=_STYLE, layout=Layout(**_WIDE)), hint)
-
-
-def secret_field(label: str, *, hint: str = "") -> Field:
-    """A line of text that is not shown."""
-    return Field(Password(description=label, style=_STYLE, layout=Layout(**_WIDE)), hint)
 
 
 def lines_field(label: str, *, hint: str = "") -> Field:

@@ -2,7 +2,6 @@
 
 from html import escape
 
-from qtoolkit.notebook.panels.field import COLOURS
 from qtoolkit.units import format_bytes
 
 # As many as the picture has room for; then every second one is dropped, and twice as few are taken.
@@ -64,7 +63,7 @@ class MemoryTrace:
             line += f'<line {ends} stroke="currentColor" stroke-dasharray="4 3"/>'
         text = escape(self.text())
         return (
-            f'<div style="{COLOURS}"><svg role="img" aria-label="{text}" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+            f'<div class="qtk-text"><svg role="img" aria-label="{text}" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
             f'width="{_WIDTH}" style="max-width:100%;height:auto;display:block">{line}</svg>{text}</div>'
         )
 

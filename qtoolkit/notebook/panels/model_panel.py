@@ -8,7 +8,7 @@ from ipywidgets import HTML, VBox
 from qtoolkit.notebook.panels.background import PAUSE, Lookup
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import COLOURS, list_field, text_field
+from qtoolkit.notebook.panels.field import list_field, text_field
 
 if TYPE_CHECKING:
     from qtoolkit.records import FoundModel, FoundModels
@@ -60,13 +60,13 @@ class ModelPanel:
         model = self._models.get(self.found.value)
         if model is not None:
             self._choice.model = model.name
-            self.details.value = f'<div style="{COLOURS}">{model._repr_html_()}</div>'
+            self.details.value = f'<div class="qtk-text">{model._repr_html_()}</div>'
 
 
 def call_html(call: Call | None, instead: str = "") -> str:
     """A call as Python that can be copied, or what stands in its place."""
     shown = f"<code>{escape(str(call))}</code>" if call else escape(instead)
-    return f'<div style="{COLOURS};overflow-wrap:anywhere">{shown}</div>'
+    return f'<div class="qtk-text">{shown}</div>'
 
 
 def _line(model: "FoundModel") -> str:

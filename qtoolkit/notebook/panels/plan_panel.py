@@ -7,7 +7,7 @@ from ipywidgets import HTML, VBox
 from qtoolkit.notebook.panels.background import PAUSE, Lookup
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import COLOURS, Field, choice_field, text_field
+from qtoolkit.notebook.panels.field import Field, choice_field, text_field
 from qtoolkit.notebook.panels.form import ConfigForm
 from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.records import Plan
@@ -113,7 +113,7 @@ def plan_html(plan: Plan) -> str:
         vram = sum(plan.machine.vram) if plan.machine else 0
         picture += bars("GPU memory of each phase", _bars(plan, "peak_vram", vram))
     return (
-        f'<div style="{COLOURS}"><div role="status" style="font-weight:bold">{escape(head)}</div>{problems}{picture}'
+        f'<div class="qtk-text"><div role="status" style="font-weight:bold">{escape(head)}</div>{problems}{picture}'
         f"<details><summary>All of the plan</summary>{plan._repr_html_()}</details></div>"
     )
 
@@ -127,4 +127,4 @@ def _bars(plan: Plan, what: str, limit: int) -> list[tuple[str, int, str]]:
 
 
 def _status(text: str) -> str:
-    return f'<div role="status" style="{COLOURS}">{escape(text)}</div>'
+    return f'<div role="status" class="qtk-text">{escape(text)}</div>'

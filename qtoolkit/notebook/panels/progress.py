@@ -9,7 +9,6 @@ from typing import TypeVar
 from ipywidgets import HTML, Layout, VBox
 
 from qtoolkit.errors import JobCancelled
-from qtoolkit.notebook.panels.field import COLOURS
 from qtoolkit.notebook.panels.memory_chart import MemoryTrace
 from qtoolkit.notebook.progress import Clock, Progress, fraction
 from qtoolkit.records import ProgressEvent
@@ -17,8 +16,6 @@ from qtoolkit.records import ProgressEvent
 T = TypeVar("T")
 # Seconds between two drawings: with two texts each, at most eight messages a second reach the page.
 INTERVAL = 0.25
-_TRACK = "height:8px;margin:2px 0 6px;max-width:560px;border:1px solid currentColor"
-_FILL = "height:100%;background:currentColor;opacity:.65"
 
 
 class PanelProgress(Progress):
@@ -74,7 +71,7 @@ class ProgressView:
 
     def say(self, line: str) -> None:
         """Put one line in the status."""
-        self.status.value = f'<div role="status" aria-live="polite" style="{COLOURS}">{escape(line)}</div>'
+        self.status.value = f'<div role="status" aria-live="polite" class="qtk-text">{escape(line)}</div>'
 
     def draw(self, progress: PanelProgress, trace: MemoryTrace) -> None:
         """Put the latest of a job on the page."""
@@ -111,7 +108,7 @@ def _bar(event: ProgressEvent, line: str) -> str:
     percent = round(100 * fraction(event))
     value = f'aria-valuenow="{percent}" ' if event.total else ""
     return (
-        f'<div style="{COLOURS};overflow-wrap:anywhere">{escape(line)}</div>'
+        f'<div class="qtk-text">{escape(line)}</div>'
         f'<div role="progressbar" aria-label="{escape(event.phase)}" aria-valuemin="0" aria-valuemax="100" {value}'
-        f'style="{COLOURS};{_TRACK}"><div style="{_FILL};width:{percent}%"></div></div>'
+        f'class="qtk-text qtk-bar"><div style="width:{percent}%"></div></div>'
     )

@@ -8,7 +8,7 @@ from ipywidgets import HTML, VBox
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import COLOURS, switch_field, text_field
+from qtoolkit.notebook.panels.field import switch_field, text_field
 from qtoolkit.notebook.panels.job import Job, JobRunner
 from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.notebook.panels.progress import PanelProgress
@@ -108,13 +108,12 @@ def checks_html(checks: list[Check]) -> str:
         f"{f' ({escape(row.note)})' if row.note else ''}</li>"
         for check, row in zip(checks, rows, strict=True)
     )
-    style = f"{COLOURS};overflow-wrap:anywhere;list-style:none;padding:0;margin:0"
-    return f'<ul aria-label="checks" style="{style}">{items}</ul>'
+    return f'<ul aria-label="checks" class="qtk-text qtk-list">{items}</ul>'
 
 
 def card_html(publication: Publication) -> str:
     """The card as it is written, and where it is or would be."""
     place = escape(publication.url)
     where = f"would be at {place}" if publication.dry_run else f'is at <a href="{place}">{place}</a>'
-    card = f'<pre style="white-space:pre-wrap">{escape(publication.card)}</pre>'
-    return f'<div style="{COLOURS}">The model {where}<details><summary>Its card</summary>{card}</details></div>'
+    card = f'<pre class="qtk-card">{escape(publication.card)}</pre>'
+    return f'<div class="qtk-text">The model {where}<details><summary>Its card</summary>{card}</details></div>'

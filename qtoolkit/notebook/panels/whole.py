@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 from IPython.display import display
-from ipywidgets import Tab, VBox
+from ipywidgets import HTML, Layout, Tab, VBox
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.panels.background import PAUSE, Worker
@@ -19,6 +20,7 @@ from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.progress_bar import WIDGET_VIEW, close_widget
 
 PANELS = ("model", "plan", "quantize", "compare", "publish")
+STYLE = Path(__file__).with_name("panel.css")
 _TEXT = "The panel of qtoolkit is there while its kernel runs: run this cell to open it."
 
 
@@ -52,12 +54,14 @@ class Panel:
         self.quantize = made("quantize", lambda: QuantizePanel(*shared, with_method=only is not None))
         self.compare = made("compare", lambda: ComparePanel(*shared))
         self.publish = made("publish", lambda: PublishPanel(*shared))
-        self.box = self._arranged()
+        style = HTML(f"<style>{STYLE.read_text(encoding='utf-8')}</style>", layout=Layout(display="none"))
+        self.box = VBox([style, self._arranged()])
+        self.box.add_class("qtk")
 
     def _arranged(self) -> Any:
         shown = {name: getattr(self, name).box for name in PANELS if getattr(self, name) is not None}
         if len(shown) == 1:
-            return VBox(list(shown.values()))
+            return next(iter(shown.values()))
         tab = Tab(children=list(shown.values()))
         for index, name in enumerate(shown):
             tab.set_title(index, name.capitalize())
