@@ -43,8 +43,7 @@ class FoundModel(Record):
     quantized: str | None = None
 
     def rows(self) -> tuple[Row, ...]:
-        where, *cells = zip(_HEADER[1:], self.cells()[1:], strict=True)
-        return (Row(self.name, where[1], "; ".join(f"{name} {value}" for name, value in cells if value)),)
+        return tuple(Row(name, value) for name, value in zip(_HEADER, self.cells(), strict=True) if value)
 
     def cells(self) -> tuple[str, ...]:
         """The line of a table; empty where something is not known."""

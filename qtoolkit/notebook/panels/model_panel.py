@@ -1,7 +1,6 @@
 """Find a model on this machine or on the Hub."""
 
 from html import escape
-from typing import TYPE_CHECKING
 
 from ipywidgets import HTML, VBox
 
@@ -9,9 +8,7 @@ from qtoolkit.notebook.panels.background import PAUSE, Lookup
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.choice import Choice
 from qtoolkit.notebook.panels.field import list_field, text_field
-
-if TYPE_CHECKING:
-    from qtoolkit.records import FoundModel, FoundModels
+from qtoolkit.records import FoundModel, FoundModels
 
 
 class ModelPanel:
@@ -31,7 +28,7 @@ class ModelPanel:
     def __init__(self, choice: Choice, *, pause: float = PAUSE) -> None:
         self._choice = choice
         self._models: dict[str, FoundModel] = {}
-        self.search = text_field("Search", hint="part of a name on the Hub, a folder, or a .gguf file")
+        self.search = text_field("Search", choice.model, hint="part of a name on the Hub, a folder, or a .gguf file")
         self.found = list_field("Found", [("looking", "")])
         self.call, self.details = HTML(), HTML()
         self.box = VBox([self.search.box, self.call, self.found.box, self.details])
@@ -48,12 +45,15 @@ class ModelPanel:
         self.search.complain("")
         self.lookup.want(call)
 
-    def _show(self, found: "FoundModels") -> None:
+    def _show(self, found: FoundModels) -> None:
         self._models = {model.name: model for model in found.models}
         # The first entry is chosen by ipywidgets itself, so it is none.
         head = f"{len(self._models)} found: choose one" if self._models else "nothing found"
         options = [(head, ""), *((_line(model), model.name) for model in found.models)]
         self.found.control.options = options
+        if found.text in self._models:
+            # A whole name, or a path, leaves nothing to be chosen.
+            self.found.value = found.text
         self.found.complain("; ".join(found.notes))
 
     def _choose(self) -> None:
@@ -69,6 +69,8 @@ def call_html(call: Call | None, instead: str = "") -> str:
     return f'<div class="qtk-text">{shown}</div>'
 
 
-def _line(model: "FoundModel") -> str:
+def _line(model: FoundModel) -> str:
     """A model in a list: its name first, since a narrow cell cuts off the end."""
-    return ", ".join([model.name, *(f"{row.label} {row.value}" for row in model.rows()[1:4])])
+    _, place, _, num_parameters, size, license_name, *_ = model.cells()
+    parts = (model.name, place, num_parameters and f"{num_parameters} parameters", size, license_name)
+    return ", ".join(filter(None, parts))
