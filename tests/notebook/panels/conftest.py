@@ -1,0 +1,32 @@
+"""Panels without a browser: their fields are set, their buttons pressed, as a page would."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from qtoolkit.notebook.panels import Panel
+from tests.notebook.conftest import shell
+
+__all__ = ["shell"]
+
+
+@pytest.fixture
+def open_panel(shell: InteractiveShell) -> Iterator[Callable[..., Panel]]:
+    """Opens panels that ask without a pause; closed at the end."""
+    opened: list[Panel] = []
+
+    def open_one(*arguments: Any, **options: Any) -> Panel:
+        opened.append(Panel(*arguments, **options, pause=0.0))
+        return opened[-1]
+
+    yield open_one
+    for panel in opened:
+        panel.worker.cancelled.set()
+        panel.worker.wait(60)
+        for part in (panel.model, panel.plan):
+            if part is not None:
+                part.lookup.drop()
+                part.lookup.wait()
+        panel.close()

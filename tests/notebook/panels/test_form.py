@@ -1,0 +1,88 @@
+"""Fields made from a config: every option has one, each says what is wrong with it, and none is silently changed."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.methods import available_methods, config_class
+from qtoolkit.notebook.options import tables
+from qtoolkit.notebook.panels.form import ConfigForm
+
+
+@pytest.fixture
+def form() -> ConfigForm:
+    return ConfigForm(lambda: None)
+
+
+@pytest.mark.parametrize("method", available_methods())
+def test_every_option_has_a_field_and_as_they_open_they_are_the_default(form: ConfigForm, method: str) -> None:
+    form.method.value = method
+    known = config_class(method)
+    assert set(form.options) == {field.name for field in fields(known)} - set(tables(known))
+    assert form.config == known()
+    # Read again from what the fields hold.
+    assert form._read() == known()
+    for field in fields(known):
+        if field.name in form.options:
+            assert form.options[field.name].control.description == field.name
+            assert field.metadata["help"] in form.options[field.name]._beside.value.replace("&#x27;", "'")
+
+
+CHANGES: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "a switch": ("nf4", {"double_quant": False}, qt.NF4(double_quant=False)),
+    "a choice": ("gptq", {"bits": 3}, qt.GPTQ(bits=3)),
+    "a number": ("gptq", {"group_size": " 64 "}, qt.GPTQ(group_size=64)),
+    "a fraction": ("gptq", {"damp_percent": "0.1"}, qt.GPTQ(damp_percent=0.1)),
+    "names": ("nf4", {"exclude": "lm_head, *.o_proj"}, qt.NF4(exclude=("lm_head", "*.o_proj"))),
+    "no names": ("nf4", {"exclude": ""}, qt.NF4(exclude=())),
+    "empty is the default": ("gptq", {"num_samples": ""}, qt.GPTQ()),
+    "a text": ("gptq", {"calibration": "my text.txt"}, qt.GPTQ(calibration="my text.txt")),
+}
+
+
+@pytest.mark.parametrize(("method", "given", "config"), CHANGES.values(), ids=CHANGES)
+def test_fields_become_a_config(form: ConfigForm, method: str, given: dict[str, Any], config: Any) -> None:
+    form.method.value = method
+    for name, value in given.items():
+        form.options[name].value = value
+    assert form.config == config
+
+
+def test_each_field_that_is_wrong_says_so_and_takes_it_back(form: ConfigForm) -> None:
+    form.method.value = "gptq"
+    form.options["group_size"].value = "many"
+    form.options["num_samples"].value = "0"
+    assert form.config is None
+    assert {name: field.problem for name, field in form.options.items() if field.problem} == {
+        "group_size": "GPTQ: group_size must be a whole number, got 'many'",
+        "num_samples": "GPTQ: num_samples must be at least 1, got 0",
+    }
+    form.options["group_size"].value, form.options["num_samples"].value = "32", "8"
+    assert form.config == qt.GPTQ(group_size=32, num_samples=8)
+    assert not any(field.problem for field in form.options.values())
+
+
+def test_options_that_do_not_go_together_are_told_beside_one_of_them(form: ConfigForm) -> None:
+    form.method.value = "gptq"
+    form.options["order"].value, form.options["desc_act"].value = "natural", True
+    assert form.config is None
+    assert "leave order='activation'" in form.options["desc_act"].problem
+
+
+def test_a_listener_hears_each_change(form: ConfigForm) -> None:
+    heard: list[Any] = []
+    form = ConfigForm(lambda: heard.append(form.config))
+    form.method.value = "int8"
+    form.options["threshold"].value = "5"
+    form.options["threshold"].value = "x"
+    assert heard == [qt.Int8(), qt.Int8(threshold=5.0), None]
+
+
+def test_another_packages_method_has_fields_too(brought_method: str) -> None:
+    form = ConfigForm(lambda: None)
+    form.method.value = brought_method
+    assert set(form.options) == {"exclude", "rounds", "ratio", "sizes", "model"}
+    form.options["sizes"].value, form.options["ratio"].value = "1, 2", "0.5"
+    assert (form.config.sizes, form.config.ratio) == ((1, 2), 0.5)  # type: ignore[union-attr]

@@ -1,0 +1,174 @@
+"""A job of a panel: one at a time, drawn seldom, cancelled and failed in one line, and its result stays."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.notebook.panels.background import Worker
+from qtoolkit.notebook.panels.call import Call
+from qtoolkit.notebook.panels.job import Job, JobRunner
+from qtoolkit.notebook.panels.progress import INTERVAL
+from qtoolkit.notebook.panels.results import Results
+from qtoolkit.records import ProgressEvent, Row
+from qtoolkit.records.base import Record
+
+
+class Done(Record):
+    """A result."""
+
+    def rows(self) -> tuple[Row, ...]:
+        return (Row("done", "<b>yes</b>"),)
+
+
+@pytest.fixture
+def results(shell: InteractiveShell) -> Results:
+    return Results()
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.cancelled.set()
+    worker.wait(10)
+
+
+def runner_of(worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch, work: Callable[..., Any]) -> JobRunner:
+    """A runner whose button "Go" does `work` as the verb `plan`."""
+    import qtoolkit.api
+
+    monkeypatch.setattr(qtoolkit.api, "plan", work)
+    return JobRunner(worker, results, {"Go": lambda: Job(Call("plan", ("m",)), "plan of m", lambda found: found)})
+
+
+def test_the_button_returns_at_once_and_the_result_stays(
+    worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    runner = runner_of(worker, results, monkeypatch, lambda model, on_progress: gate.wait(10) and Done())
+    runner.actions["Go"].press()
+    assert worker.running
+    gate.set()
+    worker.wait(10)
+    assert isinstance(results.records["plan"], Done)
+    assert "plan of m: done" in runner.view.status.value
+
+
+def test_a_second_job_is_refused_beside_the_button_and_the_first_goes_on(
+    worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    runner = runner_of(worker, results, monkeypatch, lambda model, on_progress: gate.wait(10) and Done())
+    runner.actions["Go"].press()
+    runner.actions["Go"].press()
+    assert runner.actions["Go"].problem == "a job is running: wait until it ends, or cancel it"
+    assert not runner.actions["Go"].control.disabled
+    gate.set()
+    worker.wait(10)
+    assert isinstance(results.records["plan"], Done)
+    runner.actions["Go"].press()
+    assert runner.actions["Go"].problem == ""
+
+
+def test_cancel_stops_it_at_its_next_event(worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def work(model: str, on_progress: Callable[[ProgressEvent], None]) -> None:
+        for done in range(10_000):
+            on_progress(ProgressEvent("quantize", done, 10_000, "layers"))
+            begun.set()
+            time.sleep(0.001)
+
+    runner = runner_of(worker, results, monkeypatch, work)
+    runner.actions["Go"].press()
+    assert begun.wait(10)
+    runner.actions["Cancel"].press()
+    worker.wait(10)
+    assert not worker.running
+    assert str(results.records["plan"]).startswith("cancelled; what was saved until then is kept")
+
+
+def test_cancel_without_a_job_says_so(worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = runner_of(worker, results, monkeypatch, lambda model, on_progress: Done())
+    runner.actions["Cancel"].press()
+    assert "no job is running" in runner.view.status.value
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConfigError("bits must be 4, got <5>"), "bits must be 4, got <5>"),
+        (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero"),
+        (KeyboardInterrupt(), "KeyboardInterrupt: KeyboardInterrupt"),
+    ],
+    ids=["ours", "another", "no exception"],
+)
+def test_what_goes_wrong_is_one_line_and_the_button_works_again(
+    worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch, error: BaseException, line: str
+) -> None:
+    def work(model: str, on_progress: Any) -> None:
+        raise error
+
+    runner = runner_of(worker, results, monkeypatch, work)
+    for _ in range(2):
+        runner.actions["Go"].press()
+        worker.wait(10)
+        assert results.records["plan"] == line
+        assert line.replace("<", "&lt;").replace(">", "&gt;") in runner.view.status.value
+
+
+def test_a_field_that_is_wrong_starts_nothing(worker: Worker, results: Results) -> None:
+    def refuse() -> Job:
+        raise ConfigError("Tokens must be a whole number")
+
+    runner = JobRunner(worker, results, {"Go": refuse})
+    runner.actions["Go"].press()
+    assert runner.actions["Go"].problem == "Tokens must be a whole number"
+    assert not worker.running and results.records == {}
+
+
+def test_of_a_thousand_layers_few_messages_reach_the_page(
+    worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(model: str, on_progress: Callable[[ProgressEvent], None]) -> Done:
+        for done in range(1, 1001):
+            on_progress(ProgressEvent("quantize", done, 1000, "layers", f"layers.{done}"))
+            on_progress(ProgressEvent("save", done, 1000, "layers", f"layers.{done}"))
+            time.sleep(0.001)
+        return Done()
+
+    runner = runner_of(worker, results, monkeypatch, work)
+    changes: list[str] = []
+    for widget in (runner.view.bars, runner.view.status):
+        widget.observe(lambda change: changes.append(change["new"]), names="value")
+    started = time.monotonic()
+    runner.actions["Go"].press()
+    worker.wait(60)
+    # Two texts each time, those of the beginning and the end besides.
+    assert len(changes) <= 2 * (time.monotonic() - started) / INTERVAL + 6
+    assert INTERVAL >= 0.2
+    assert "1000 of 1000 layers (100 %)" in runner.view.bars.value
+    assert max(map(len, changes)) < 5000
+
+
+def test_each_phase_has_a_bar_and_the_same_as_text(
+    worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(model: str, on_progress: Callable[[ProgressEvent], None]) -> Done:
+        on_progress(ProgressEvent("load", 5, 10, "layers", "<i>"))
+        on_progress(ProgressEvent("quantize", 7, 0, "layers"))
+        return Done()
+
+    runner = runner_of(worker, results, monkeypatch, work)
+    runner.actions["Go"].press()
+    worker.wait(10)
+    shown = runner.view.bars.value
+    assert 'role="progressbar" aria-label="load" aria-valuemin="0" aria-valuemax="100" aria-valuenow="50"' in shown
+    assert "load: 5 of 10 layers (50 %)" in shown and "&lt;i&gt;" in shown and "<i>" not in shown
+    # Of a phase whose end is not known, no share is claimed.
+    assert 'aria-label="quantize" aria-valuemin="0" aria-valuemax="100" class' in shown
