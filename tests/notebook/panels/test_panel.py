@@ -1,0 +1,181 @@
+"""The panels together, without a browser: choose, plan, quantize, compare; each field tells what is wrong with it."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+import qtoolkit as qt
+from qtoolkit.errors import ConfigError
+from qtoolkit.notebook.panels import Panel
+from qtoolkit.notebook.panels.whole import PANELS
+from qtoolkit.records import Comparison, QuantizationReport
+from tests.hub.fixture import hub
+from tests.hub.server import Fault, Hub
+
+__all__ = ["hub"]
+Open = Callable[..., Panel]
+
+
+def planned(panel: Panel) -> None:
+    """Wait for the plan of what is chosen now."""
+    panel.plan.lookup.wait()
+    assert panel.choice.plan is not None, panel.plan.verdict.value
+
+
+def test_a_model_is_chosen_planned_quantized_and_its_folder_handed_on(
+    open_panel: Open, shell: InteractiveShell, tiny_llama: Path
+) -> None:
+    panel = open_panel()
+    panel.model.search.value = str(tiny_llama)
+    panel.model.lookup.wait()
+    assert panel.choice.model == str(tiny_llama) == panel.plan.model.value == panel.quantize.model.value
+    assert "LlamaForCausalLM" in panel.model.details.value
+    panel.plan.methods.form.method.value = "absmax"
+    planned(panel)
+    assert "fits" in panel.plan.verdict.value and "All of the plan" in panel.plan.verdict.value
+    assert panel.quantize.output.value == "output/tiny-llama-absmax"
+    panel.quantize.into.value = "q"
+    panel.quantize.runner.actions["Quantize"].press()
+    panel.worker.wait(120)
+    report = panel.results.records["quantize"]
+    assert isinstance(report, QuantizationReport), report
+    assert shell.user_ns["q"].report == report
+    assert report.memory.footprint_after == panel.choice.plan.footprint_after
+    assert panel.publish.folder.value == "output/tiny-llama-absmax"
+    assert qt.load("output/tiny-llama-absmax").report.method == "absmax"
+
+
+def test_it_opens_with_a_model_and_shows_its_plan(open_panel: Open, tiny_llama: Path) -> None:
+    panel = open_panel(tiny_llama)
+    planned(panel)
+    assert f"qt.plan(&#x27;{tiny_llama}&#x27;, qt.NF4())" in panel.plan.call.value
+    assert panel.choice.plan.method == "nf4"
+
+
+def test_a_plan_follows_what_is_typed(open_panel: Open, tiny_llama: Path) -> None:
+    panel = open_panel(tiny_llama, only="plan")
+    form = panel.plan.methods.form
+    form.method.value = "zero_point"
+    sizes = {}
+    for bits in (8, 4):
+        form.options["bits"].value = bits
+        planned(panel)
+        sizes[bits] = panel.choice.plan.footprint_after
+    assert sizes[4] < sizes[8]
+    panel.plan.machine.value = "no such machine"
+    panel.plan.lookup.wait()
+    assert "no such machine" in panel.plan.verdict.value and "⚠" in panel.plan.verdict.value
+    # Of another machine, nothing is predicted for a job here.
+    panel.plan.machine.value = "t4"
+    panel.plan.lookup.wait()
+    assert "t4 has" in panel.plan.verdict.value and panel.choice.plan is None
+
+
+def test_a_comparison_stays(open_panel: Open, tiny_llama: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and looked at the moon " * 200)
+    panel = open_panel(tiny_llama, only="compare")
+    compare = panel.compare
+    compare.text.value, compare.num_tokens.value = str(text), "512"
+    compare.forms.value, compare.prompts.value = ("full precision", "absmax"), "the cat\n\nsat"
+    call = "qt.compare(%r, [None, 'absmax'], text=%r, num_tokens=512, prompts=['the cat', 'sat'])"
+    compare.runner.actions["Compare"].press()
+    panel.worker.wait(120)
+    comparison = panel.results.records["compare"]
+    assert isinstance(comparison, Comparison), comparison
+    assert comparison.prompts == ("the cat", "sat")
+    assert call % (str(tiny_llama), str(text)) in panel.results._bundle()["text/plain"]
+    assert "<svg" in panel.results._bundle()["text/html"]
+
+
+WRONG: dict[str, tuple[str, str, Any, str]] = {
+    "no model": ("quantize", "model", "", "Model is empty: give a Hub id or a folder"),
+    "no place": ("quantize", "output", "", "Save to is empty: give a folder, or a variable to keep it as"),
+    "no variable": ("quantize", "into", "not one", "Keep as must be a variable's name, got 'not one'"),
+    "a keyword": ("quantize", "into", "class", "Keep as must be a variable's name, got 'class'"),
+    "no number": ("compare", "num_tokens", "many", "Tokens must be a whole number of at least 1, got 'many'"),
+    "too few": ("compare", "num_tokens", "0", "Tokens must be a whole number of at least 1, got '0'"),
+    "no form": ("compare", "forms", (), "Forms needs at least one"),
+    "no text": ("compare", "text", " ", "Text is empty: give a text"),
+    "no folder": ("publish", "folder", "", "Folder is empty: give a folder with a saved model"),
+    "no repository": ("publish", "repo_id", "", "Repository is empty: give org/name"),
+}
+BUTTONS = {"quantize": "Quantize", "compare": "Compare", "publish": "Publish"}
+
+
+@pytest.mark.parametrize(("name", "field", "value", "problem"), WRONG.values(), ids=WRONG)
+def test_a_field_that_is_wrong_says_so_and_nothing_starts(
+    open_panel: Open, tiny_llama: Path, name: str, field: str, value: Any, problem: str
+) -> None:
+    panel = open_panel(tiny_llama, only=name)
+    part = getattr(panel, name)
+    if name == "publish":
+        part.folder.value, part.repo_id.value = "folder", "me/x"
+    getattr(part, field).value = value
+    button = part.runner.actions[BUTTONS[name]]
+    button.press()
+    assert getattr(part, field).problem == problem == button.problem
+    assert not panel.worker.running and panel.results.records == {}
+    assert not button.control.disabled
+
+
+@pytest.mark.parametrize("only", [None, *PANELS])
+def test_each_can_be_opened_alone(open_panel: Open, only: str | None) -> None:
+    panel = open_panel(only=only)
+    assert [name for name in PANELS if getattr(panel, name) is not None] == ([only] if only else list(PANELS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((), {"only": "load"}, "only must be one of model, plan, quantize, compare, publish, got 'load'"),
+        ((3,), {}, "a panel takes a Hub id, a folder or a .gguf file, got int: give its name"),
+    ],
+    ids=["no such panel", "no name"],
+)
+def test_what_cannot_be_opened_is_refused(arguments: tuple[Any, ...], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        qt.panel(*arguments, **options)
+
+
+def test_a_hub_that_hangs_holds_nothing_up(open_panel: Open, hub: Hub) -> None:
+    hub.faults.append(Fault("/api/models", pause=30))
+    panel = open_panel("org/model")
+    panel.model.search.value = "llama"
+    panel.plan.model.value = "org/other"
+    assert panel.choice.model == "org/other"
+    panel.plan.methods.form.method.value = "int8"
+    assert "qt.plan(&#x27;org/other&#x27;, qt.Int8())" in panel.plan.call.value
+    # The questions are still open: the Hub has answered none of them.
+    assert any(thread.name == "qtoolkit-lookup" for thread in threading.enumerate())
+    hub.closing.set()
+
+
+def test_callbacks_may_come_from_another_thread(open_panel: Open, tiny_llama: Path) -> None:
+    panel = open_panel(tiny_llama)
+
+    def by_hand() -> None:
+        panel.plan.methods.form.method.value = "absmax"
+        panel.quantize.output.value = "out"
+        panel.quantize.runner.actions["Quantize"].control.click()
+
+    thread = threading.Thread(target=by_hand)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    panel.worker.wait(120)
+    assert isinstance(panel.results.records["quantize"], QuantizationReport)
+
+
+def test_closed_it_leaves_no_widget(open_panel: Open, shell: InteractiveShell) -> None:
+    from tests.notebook.test_progress import live_widgets
+
+    before = live_widgets()
+    panel = open_panel()
+    panel.model.lookup.wait()
+    panel.close()
+    assert live_widgets() == before
