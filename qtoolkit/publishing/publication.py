@@ -14,7 +14,7 @@ from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.push import Content, Repository
 from qtoolkit.publishing.token import find_writer
-from qtoolkit.publishing.verification import verify
+from qtoolkit.publishing.verification import OnCheck, verify
 from qtoolkit.records import OnProgress, Publication, Receipt, Record, Verification, ignore_progress
 from qtoolkit.source.hub_errors import hub_address
 from qtoolkit.source.licenses import license_of_folder
@@ -35,6 +35,7 @@ def publish(
     license: str | None = None,
     quality: Record | None = None,
     on_progress: OnProgress | None = None,
+    on_check: OnCheck | None = None,
 ) -> Publication:
     """Put a saved model on the Hub, once `verify` has found nothing wrong with it, in one commit with its card.
 
@@ -52,6 +53,7 @@ def publish(
         license: by the Hub's name for it, "apache-2.0", where the base's card is not at hand to name it.
         quality: what quantization cost, for the card; None where it was not measured.
         on_progress: called with a `ProgressEvent` after each file.
+        on_check: as for `verify`, which tells `on_progress` too where it is.
 
     Raises:
         VerificationError: it fails a check, does not load, or was not made by qtoolkit.
@@ -66,7 +68,7 @@ def publish(
     describe = partial(_card, artifact, receipt, repo_id, license=license, quality=quality)
     # A licence that is not known is asked for before the work, as the token is.
     describe(Verification(artifact.path.name, ()))
-    verification = verify(path, base=base)
+    verification = verify(path, base=base, on_progress=on_progress, on_check=on_check)
     refuse_unproven(verification)
     card = describe(verification)
     files: dict[str, Content] = {name: artifact.path / name for name in artifact.names} | {CARD: card.encode()}

@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,18 +17,27 @@ from qtoolkit.methods import config_of_checkpoint, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.publishing import behaviour, comparison, integrity, origin, safety
 from qtoolkit.publishing.artifact import Artifact, open_artifact
-from qtoolkit.records import Check, Verification
+from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
 from qtoolkit.source.hub import parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 
+OnCheck = Callable[[Check], None]
 _Run = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str]]
 # A large model is read and runs a few tokens in minutes; a process that hangs must end some day.
 TIME_LIMIT = 3600.0
+# Seconds between two reports while it runs.
+_TICK = 0.1
 # Nothing that a process needs to read a folder is called so.
 _SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 
 
-def verify(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = None) -> Verification:
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    on_progress: OnProgress | None = None,
+    on_check: OnCheck | None = None,
+) -> Verification:
     """Prove that a saved model is what it says, and works elsewhere: check by check, each with what was seen.
 
     Files are looked at here, and nothing of the folder is run that is not safetensors. A fresh process, which has no
@@ -39,6 +50,9 @@ def verify(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None 
             alone tell.
         base: the full-precision model to compare with, a folder or a Hub id in the local cache; None for the one that
             `qtoolkit.json` names, where it is in the cache.
+        on_progress: called with a `ProgressEvent` after each check, and ten times a second while the model is loaded
+            and run; stops by raising `JobCancelled`, which ends the process that runs it.
+        on_check: called with each check the moment it is made; stops as `on_progress` does.
 
     Raises:
         ModelNotFoundError: there is no such folder, no model in it, or no such base on this machine.
@@ -46,32 +60,52 @@ def verify(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None 
     artifact = open_artifact(path)
     named = None if base is None else os.fspath(base)
     base_folder = _find_base(artifact, named)
-    checks = check_files(artifact)
-    checks += [origin.check_license(artifact), origin.check_base(artifact, named, base_folder)]
-    unsafe = [check.name for check in checks if check.passed is False and check.name in ("no pickles", "no code")]
+    checks: list[Check] = []
+
+    def report(doing: str) -> None:
+        (on_progress or ignore_progress)(ProgressEvent("verify", len(checks), 0, "checks", doing))
+
+    run = partial(run_behaviour, on_wait=lambda: report("the model runs in a fresh process"))
+    for check in _checks(artifact, named, base_folder, run):
+        checks.append(check)
+        if on_check:
+            on_check(check)
+        report(check.name)
+    return Verification(artifact.path.name, tuple(checks))
+
+
+def _checks(artifact: Artifact, named: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:
+    """Every check, made when it is asked for; what is not safe is not loaded."""
+    unsafe = []
+    for check in check_files(artifact):
+        yield check
+        if check.passed is False and check.name in ("no pickles", "no code"):
+            unsafe.append(check.name)
+    yield origin.check_license(artifact)
+    yield origin.check_base(artifact, named, base_folder)
     if unsafe:
-        why = f"not loaded: {' and '.join(unsafe)} failed"
-        return Verification(artifact.path.name, (*checks, Check("loads in transformers", None, "not tried", why)))
-    return Verification(artifact.path.name, (*checks, *check_running(artifact, base_folder)))
+        yield Check("loads in transformers", None, "not tried", f"not loaded: {' and '.join(unsafe)} failed")
+    else:
+        yield from check_running(artifact, base_folder, run)
 
 
-def check_files(artifact: Artifact) -> list[Check]:
+def check_files(artifact: Artifact) -> Iterator[Check]:
     """The checks that need the files alone; nothing of the folder is run."""
-    return [
-        *(integrity.check_receipt(artifact), integrity.check_hashes(artifact), integrity.check_headers(artifact)),
-        *(integrity.check_index(artifact), integrity.check_dtypes(artifact), integrity.check_config(artifact)),
-        *(integrity.check_quantization(artifact), safety.check_pickles(artifact), safety.check_code(artifact)),
-        *(safety.check_secrets(artifact), safety.check_paths(artifact), safety.check_calibration_text(artifact)),
-    ]
+    for make in (
+        *(integrity.check_receipt, integrity.check_hashes, integrity.check_headers, integrity.check_index),
+        *(integrity.check_dtypes, integrity.check_config, integrity.check_quantization, safety.check_pickles),
+        *(safety.check_code, safety.check_secrets, safety.check_paths, safety.check_calibration_text),
+    ):
+        yield make(artifact)
 
 
-def check_running(artifact: Artifact, base_folder: Path | None, run: _Run | None = None) -> list[Check]:
+def check_running(artifact: Artifact, base_folder: Path | None, run: _Run) -> list[Check]:
     """The checks of what the model does, in a process of its own that has no token and asks no network.
 
     Args:
         artifact: the folder.
         base_folder: its base; None where that is not at hand.
-        run: answers a request as `run_behaviour`, which is the default.
+        run: answers a request as `run_behaviour` does.
     """
     reader, missing = _reader(artifact)
     if missing:
@@ -85,7 +119,7 @@ def check_running(artifact: Artifact, base_folder: Path | None, run: _Run | None
         "token_ids": list(probe.token_ids) if probe else [],
         "top_ids": [list(ids) for ids in probe.top_ids] if probe else [],
     }
-    answer, problem = (run or run_behaviour)(request)
+    answer, problem = run(request)
     if answer is None:
         return [Check("loads in transformers", False, problem), *_other_readers(artifact)]
     return [
@@ -97,36 +131,58 @@ def check_running(artifact: Artifact, base_folder: Path | None, run: _Run | None
     ]
 
 
-def run_behaviour(request: dict[str, Any], time_limit: float = TIME_LIMIT) -> tuple[dict[str, Any] | None, str]:
+def run_behaviour(
+    request: dict[str, Any], time_limit: float = TIME_LIMIT, on_wait: Callable[[], None] = lambda: None
+) -> tuple[dict[str, Any] | None, str]:
     """Run `behaviour.py` in a fresh process; its answer, or None and why there is none.
 
     Args:
         request: what `behaviour.main` reads.
         time_limit: seconds after which the process is ended.
+        on_wait: called ten times a second while it runs; what it raises ends the process.
     """
     with TemporaryDirectory(prefix="qtoolkit-verify-") as scratch:
         asked, answered = Path(scratch, "request.json"), Path(scratch, "answer.json")
         asked.write_text(json.dumps(request), encoding="utf-8")
         # -P: the file's own folder must not be looked into for modules.
         command = [sys.executable, "-P", behaviour.__file__, str(asked), str(answered)]
-        try:
-            done = subprocess.run(  # noqa: S603  # this Python, on a file of ours
-                command,
-                env=_environment(with_qtoolkit=request["with_qtoolkit"]),
-                cwd=scratch,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=time_limit,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return None, f"not done after {time_limit:.0f} s"
-        if done.returncode or not answered.exists():
-            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            killed = "killed: memory may have run out" if done.returncode < 0 else lines[-1][:300]
-            return None, f"the process ended with {done.returncode} ({killed})"
+        with subprocess.Popen(  # noqa: S603  # this Python, on a file of ours
+            command,
+            env=_environment(with_qtoolkit=request["with_qtoolkit"]),
+            cwd=scratch,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        ) as process:
+            try:
+                said = _wait(process, time_limit, on_wait)
+            except subprocess.TimeoutExpired:
+                return None, f"not done after {time_limit:.0f} s"
+            finally:
+                # Leaves alone one that has ended.
+                process.kill()
+        if process.returncode or not answered.exists():
+            lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            killed = "killed: memory may have run out" if process.returncode < 0 else lines[-1][:300]
+            return None, f"the process ended with {process.returncode} ({killed})"
         answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
         return answer, ""
+
+
+def _wait(process: "subprocess.Popen[bytes]", time_limit: float, on_wait: Callable[[], None]) -> bytes:
+    """What a process writes to stderr until it ends.
+
+    Raises:
+        subprocess.TimeoutExpired: it has not ended in time.
+    """
+    deadline = time.monotonic() + time_limit
+    while True:
+        try:
+            return process.communicate(timeout=_TICK)[1]
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                raise
+        on_wait()
 
 
 WITHOUT_QTOOLKIT = "without qtoolkit"

@@ -17,7 +17,8 @@ class ProgressEvent(Record):
         phase: one of `PHASES`.
         done: units done so far in this phase.
         total: units of the whole phase; 0 when it is not known.
-        unit: what is counted: "bytes", "layers", "blocks", "tokens", "windows", "runs" or "configs".
+        unit: what is counted: "bytes", "layers", "blocks", "tokens", "windows", "runs", "configs" or
+            "checks".
         detail: what was just done, a file or layer name.
     """
 

@@ -1,0 +1,102 @@
+"""Checks are told one by one, and whoever is told may stop them: no process is left running."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.publishing import behaviour
+from qtoolkit.records import Check, ProgressEvent, Verification
+from tests.publishing.test_planted_defects import new
+
+VERBS = pytest.mark.parametrize("verb", ["verify", "publish"])
+
+
+def checked(verb: str, folder: Path, **told: Any) -> Verification:
+    if verb == "verify":
+        return qt.verify(folder, **told)
+    return qt.publish(folder, "me/x", dry_run=True, **told).verification
+
+
+def children() -> list[int]:
+    """The processes of ours that run a model."""
+    found = []
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        with process.oneshot():
+            if process.status() != psutil.STATUS_ZOMBIE and behaviour.__file__ in process.cmdline():
+                found.append(process.pid)
+    return found
+
+
+def test_each_check_is_told_once_in_order_and_those_of_files_before_the_model_runs(made: dict[str, Path]) -> None:
+    told: list[Check] = []
+    running: list[int] = []
+    events: list[ProgressEvent] = []
+
+    def on_progress(event: ProgressEvent) -> None:
+        events.append(event)
+        if children():
+            running.append(len(told))
+
+    verification = qt.verify(made["nf4"], on_check=told.append, on_progress=on_progress)
+    assert tuple(told) == verification.checks
+    assert verification.passed, str(verification)
+    names = [check.name for check in told]
+    assert set(running) == {names.index("loads in transformers")}
+    assert names.index("file hashes") < names.index("licence") < running[0]
+
+    counts = [event.done for event in events]
+    assert counts == sorted(counts) and set(range(1, len(told) + 1)) == set(counts)
+    assert {(event.phase, event.total, event.unit) for event in events} == {("verify", 0, "checks")}
+    assert events[-1].detail == names[-1]
+
+
+def test_publishing_tells_the_checks_too(made: dict[str, Path]) -> None:
+    told: list[Check] = []
+    checks = checked("publish", made["nf4"], on_check=told.append).checks
+    assert tuple(told) == checks
+
+
+@pytest.mark.parametrize("name", ["bad.bin", "code.py"])
+def test_what_is_not_loaded_is_told_too(made: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(made["nf4"], tmp_path / "copy")
+    new(name, "x")(folder)
+    told: list[Check] = []
+    verification = qt.verify(folder, on_check=told.append)
+    assert tuple(told) == verification.checks
+    assert (told[-1].name, told[-1].passed) == ("loads in transformers", None)
+
+
+@VERBS
+@pytest.mark.parametrize("name", ["receipt", "licence"])
+def test_raising_stops_at_that_check(made: dict[str, Path], verb: str, name: str) -> None:
+    told: list[str] = []
+
+    def stop(check: Check) -> None:
+        told.append(check.name)
+        if check.name == name:
+            raise qt.JobCancelled
+
+    with pytest.raises(qt.JobCancelled):
+        checked(verb, made["nf4"], on_check=stop)
+    assert told[-1] == name
+    assert children() == []
+
+
+@VERBS
+def test_stopped_while_the_model_runs_no_process_is_left(made: dict[str, Path], verb: str) -> None:
+    seen: list[int] = []
+
+    def stop(_event: ProgressEvent) -> None:
+        seen.extend(children())
+        if seen:
+            raise qt.JobCancelled
+
+    with pytest.raises(qt.JobCancelled):
+        checked(verb, made["nf4"], on_progress=stop)
+    assert len(seen) == 1
+    assert children() == []
