@@ -88,7 +88,13 @@ def test_raising_stops_at_that_check(made: dict[str, Path], verb: str, name: str
 
 
 @VERBS
-def test_stopped_while_the_model_runs_no_process_is_left(made: dict[str, Path], verb: str) -> None:
+def test_stopped_while_the_model_runs_its_process_is_ended(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    # Python runs this file at its start.
+    done = tmp_path / "done"
+    (tmp_path / "sitecustomize.py").write_text(f"import time; time.sleep(5); open({str(done)!r}, 'w').close()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     seen: list[int] = []
 
     def stop(_event: ProgressEvent) -> None:
@@ -100,3 +106,4 @@ def test_stopped_while_the_model_runs_no_process_is_left(made: dict[str, Path], 
         checked(verb, made["nf4"], on_progress=stop)
     assert len(seen) == 1
     assert children() == []
+    assert not done.exists()

@@ -192,6 +192,15 @@ def test_the_cache_is_described_without_the_hub(hub: Hub) -> None:
     assert hub.requests == []
 
 
+@pytest.mark.parametrize("first", [LLAMA, GPTQ], ids=["full precision first", "quantized first"])
+def test_of_several_commits_in_the_cache_the_newest_that_was_asked_for_is_told(hub: Hub, first: dict[str, Any]) -> None:
+    second = GPTQ if first is LLAMA else LLAMA
+    into_cache(hub, "org/model", files(first))
+    into_cache(hub, "org/model", files(second))
+    (model,) = qt.find_models(hub=False).models
+    assert model.quantized == ("gptq" if second is GPTQ else None)
+
+
 def test_a_damaged_model_in_the_cache_is_named_with_a_note(hub: Hub) -> None:
     into_cache(hub, "org/damaged", single())
     into_cache(hub, "org/whole", files())
