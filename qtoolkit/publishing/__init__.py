@@ -9,6 +9,7 @@ from qtoolkit.publishing.receipt import (
     receipt_of,
     write_receipt,
 )
+from qtoolkit.publishing.token import read_token
 from qtoolkit.publishing.verification import verify
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "measure_probe",
     "publish",
     "read_receipt",
+    "read_token",
     "receipt_of",
     "verify",
     "write_receipt",

@@ -54,6 +54,14 @@ def find_writer(repo_id: str, token: str | None) -> Writer:
     return Writer(found, str(said.get("name")))
 
 
+def read_token() -> None:
+    """Let huggingface_hub look for a token now, in the main thread.
+
+    Colab hands its secrets to that thread alone; huggingface_hub asks once, and keeps the answer for all others.
+    """
+    get_token()
+
+
 def _may_write(token: dict[str, Any]) -> bool:
     """Whether a token may write somewhere, by what the Hub says of it; where exactly, the Hub says when it is tried."""
     if token.get("role") != "fineGrained":

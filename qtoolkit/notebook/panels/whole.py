@@ -1,5 +1,6 @@
 """The five panels in one, or one of them alone."""
 
+import sys
 from collections.abc import Callable
 from os import PathLike, fspath
 from pathlib import Path
@@ -43,6 +44,10 @@ class Panel:
             raise ConfigError(f"a panel takes a Hub id, a folder or a .gguf file, got {kind}: give its name")
         if only is not None and only not in PANELS:
             raise ConfigError(f"only must be one of {', '.join(PANELS)}, got {only!r}")
+        if "google.colab" in sys.modules:
+            from qtoolkit.publishing import read_token
+
+            read_token()
         self.choice, self.worker, self.results = Choice(model=fspath(model)), Worker(), Results()
         shared = (self.choice, self.worker, self.results)
 

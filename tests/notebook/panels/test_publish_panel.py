@@ -1,0 +1,95 @@
+"""The panel Publish: checks one by one, the card before it is sent, and a push to the test Hub; no token anywhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.notebook.panels import Panel
+from qtoolkit.notebook.panels.publish_panel import PublishPanel
+from qtoolkit.records import Publication, Verification
+from tests.hub.fixture import WRITE_TOKEN, writable_hub
+from tests.hub.writable import WritableHub
+
+__all__ = ["writable_hub"]
+Open = Callable[..., Panel]
+REPO = "me/tiny"
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that was saved."""
+    folder = tmp_path_factory.mktemp("saved") / "tiny-absmax"
+    qt.quantize(tiny_llama, qt.AbsMax(), device="cpu", output=folder)
+    return folder
+
+
+@pytest.fixture
+def publish(open_panel: Open, saved: Path) -> PublishPanel:
+    """The panel with its fields filled in."""
+    panel: PublishPanel = open_panel(only="publish").publish
+    panel.folder.value, panel.repo_id.value, panel.license.value = str(saved), REPO, "apache-2.0"
+    return panel
+
+
+def press(part: PublishPanel, label: str) -> Any:
+    part.runner.actions[label].press()
+    assert part.runner.actions[label].problem == ""
+    part.runner._worker.wait(300)
+    return part.runner._results.records["verify" if label == "Verify" else "publish"]
+
+
+def test_checks_are_shown_one_by_one(publish: PublishPanel) -> None:
+    shown: list[int] = []
+    publish.checks.observe(lambda change: shown.append(change["new"].count("<li>")), names="value")
+    verification = press(publish, "Verify")
+    assert isinstance(verification, Verification) and verification.passed
+    assert [count for count in shown if count] == list(range(1, len(verification.checks) + 1))
+    assert "✔ file hashes: passed" in publish.checks.value
+
+
+def test_what_fails_is_told_by_name(publish: PublishPanel, saved: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(saved, tmp_path / "copy")
+    (folder / "<b>.pt").write_bytes(b"x")
+    publish.folder.value = str(folder)
+    assert not press(publish, "Verify").passed
+    assert "✖ no pickles: FAILED" in publish.checks.value
+    assert "&lt;b&gt;.pt" in publish.checks.value and "<b>" not in publish.checks.value
+    assert press(publish, "Dry run").startswith("copy is not published, for qt.verify finds")
+
+
+def test_a_dry_run_shows_the_card_and_sends_nothing(publish: PublishPanel, writable_hub: WritableHub) -> None:
+    publication = press(publish, "Dry run")
+    assert isinstance(publication, Publication) and publication.dry_run
+    assert "base_model" in publish.card.value or "license: apache-2.0" in publish.card.value
+    assert "would be at" in publish.card.value and "<a " not in publish.card.value
+    assert writable_hub.requests == []
+
+
+def test_it_is_sent_private_and_linked_and_the_token_is_nowhere(
+    publish: PublishPanel, writable_hub: WritableHub, tmp_path: Path
+) -> None:
+    from tests.notebook.test_progress import live_widgets
+
+    (tmp_path / "token").write_text(WRITE_TOKEN)
+    publication = press(publish, "Publish")
+    assert isinstance(publication, Publication), publication
+    assert writable_hub.repositories[REPO].private
+    assert f'<a href="{writable_hub.url}/{REPO}">' in publish.card.value
+    states = [widget.get_state() for widget in live_widgets().values()]
+    assert WRITE_TOKEN not in f"{states} {publish.runner._results._bundle()}"
+
+
+def test_without_a_token_it_is_said_how_to_give_one(publish: PublishPanel, writable_hub: WritableHub) -> None:
+    assert "needs a token, and none is there: `hf auth login`" in press(publish, "Publish")
+    assert REPO not in writable_hub.repositories
+
+
+def test_what_is_ticked_is_in_the_call(publish: PublishPanel, saved: Path) -> None:
+    publish.public.value, publish.create_pr.value, publish.revision.value = True, True, "q4"
+    options = "license='apache-2.0', create_pr=True, private=False, revision='q4'"
+    assert str(publish._call("publish")) == f"qt.publish({str(saved)!r}, 'me/tiny', {options})"
