@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryFile
 
 from qtoolkit.files import keep_json, read_json, user_cache
 from qtoolkit.measure.machine import num_cores, processor
@@ -68,7 +68,8 @@ def _disk(folder: Path) -> float:
     place = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
     data = bytes(_DISK_BYTES)
     try:
-        with NamedTemporaryFile(dir=place) as file:
+        # Without a name, so that nothing is left of it where the process is killed meanwhile.
+        with TemporaryFile(dir=place) as file:
             start = time.perf_counter()
             file.write(data)
             file.flush()

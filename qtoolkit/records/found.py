@@ -81,7 +81,7 @@ class FoundModels(Record):
         here = sum(model.place != "hub" for model in self.models)
         return (
             Row("search", self.text or "everything"),
-            Row("found", f"{len(self.models)} models", f"{here} on this machine"),
+            Row("found", f"{len(self.models)} model{'s' * (len(self.models) != 1)}", f"{here} on this machine"),
             *(Row("note", note) for note in self.notes),
         )
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import get_session, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from qtoolkit.errors import ConfigError, QToolkitError, SourceError, oneline
 from qtoolkit.records import FoundModel, FoundModels
@@ -40,7 +39,7 @@ def find_models(text: str, *, limit: int, hub: bool, token: str | None, timeout:
     Args:
         text: a part of the name, in any case, or the path of a folder or `.gguf` file; empty for everything.
         limit: how many models of the Hub.
-        hub: whether the Hub is asked.
+        hub: whether the Hub is asked; it never is for a path, which is nobody else's business.
         token: Hub token; None for the one that huggingface_hub finds.
         timeout: seconds that the Hub may take to begin an answer, and to end it.
 
@@ -50,7 +49,7 @@ def find_models(text: str, *, limit: int, hub: bool, token: str | None, timeout:
     wanted, notes = text.strip(), list[str]()
     models = {model.name: model for model in _on_this_machine(wanted, notes)}
     try:
-        found = search_hub(wanted, limit, token, timeout) if hub else []
+        found = search_hub(wanted, limit, token, timeout) if hub and not _is_path(wanted) else []
     except QToolkitError as error:
         if token is not None and isinstance(error, ConfigError):
             raise
@@ -59,6 +58,11 @@ def find_models(text: str, *, limit: int, hub: bool, token: str | None, timeout:
     for model in found:
         models[model.name] = _completed(models[model.name], model) if model.name in models else model
     return FoundModels(wanted, tuple(models.values()), tuple(notes))
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text can be no part of a Hub id: "/home/me", "~/models", "./out", "a/b/c"."""
+    return text.startswith(("/", "~", ".")) or "\\" in text or text.count("/") > 1
 
 
 def _completed(here: FoundModel, there: FoundModel) -> FoundModel:

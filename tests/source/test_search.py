@@ -348,3 +348,10 @@ def test_a_token_that_cannot_be_one_is_refused(hub: Hub, token: str) -> None:
     with pytest.raises(ConfigError, match="the Hub token is empty or holds blanks"):
         qt.find_models(token=token)
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("text", ["/home/me/model", "~/models", "./output", "a/b/c", "C:\\models"])
+def test_a_path_is_told_to_nobody(hub: Hub, text: str) -> None:
+    hub.add("org/model", files())
+    assert qt.find_models(text).models == ()
+    assert [request.path for request in hub.requests if "model" in request.path] == []

@@ -1,9 +1,9 @@
 """On Colab the secret with the token is read when a panel opens: in the cell's thread, the only one that may."""
 
+import importlib
 import sys
-import threading
 from collections.abc import Callable
-from types import ModuleType
+from pathlib import Path
 
 import pytest
 from huggingface_hub.utils import _auth, _runtime
@@ -14,29 +14,34 @@ from tests.hub.server import Hub
 
 __all__ = ["hub"]
 
+USERDATA = """
+import threading
+from google.colab.errors import Error
+threads = []
+class NotebookAccessError(Error): pass
+class SecretNotFoundError(Error): pass
+def get(name):
+    threads.append(threading.current_thread().name)
+    return "hf_secret"
+"""
+
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """The threads that asked for the secret, in a package that answers as google.colab does."""
-    threads: list[str] = []
-
-    class SecretError(Exception):
-        """Colab's own."""
-
-    def get(name: str) -> str:
-        threads.append(threading.current_thread().name)
-        return "hf_secret"
-
-    userdata, errors = ModuleType("google.colab.userdata"), ModuleType("google.colab.errors")
-    vars(userdata).update(get=get, NotebookAccessError=SecretError, SecretNotFoundError=SecretError)
-    vars(errors).update(Error=SecretError)
-    package = ModuleType("google.colab")
-    vars(package).update(userdata=userdata, errors=errors)
-    for module in (package, userdata, errors):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    package = tmp_path / "site" / "google" / "colab"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "errors.py").write_text("class Error(Exception): pass\n")
+    (package / "userdata.py").write_text(USERDATA)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    for name in ("google.colab", "google.colab.errors", "google.colab.userdata"):
+        # Taken out again at the end.
+        monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
     monkeypatch.setattr(_runtime, "_is_google_colab", True)
     monkeypatch.setattr(_auth, "_IS_GOOGLE_COLAB_CHECKED", False)
     monkeypatch.setattr(_auth, "_GOOGLE_COLAB_SECRET", None)
+    threads: list[str] = sys.modules["google.colab.userdata"].threads
     return threads
 
 
