@@ -67,6 +67,7 @@ def begin_receipt(
         source=replace(report.source, name=_public_name(report.source), path=None),
         license=checkpoint.license,
         gated=checkpoint.gated,
+        inherited=checkpoint.inherited,
         method=report.method,
         settings=settings,
         device=report.device,

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 # What huggingface.co keeps in git itself; everything else is stored apart, as LFS.
 _IN_GIT = (".json", ".txt", ".md", ".jinja", ".py", ".yml")
 _PIECE = 64 * 1024
@@ -172,11 +174,9 @@ class Handler(BaseHTTPRequestHandler):
             entry["blobId"] = entry.pop("oid")
             siblings.append(entry)
         info = {"_id": repo_id, "id": repo_id, "modelId": repo_id, "sha": commit_hash, "private": repository.private}
-        license_name = re.search(
-            rb"^license: (.+)$", repository.commits[commit_hash].get("README.md", b""), re.MULTILINE
-        )
-        if license_name:
-            info["cardData"] = {"license": license_name[1].decode()}
+        metadata = re.match(rb"---\n(.*?)\n---\n", repository.commits[commit_hash].get("README.md", b""), re.DOTALL)
+        if metadata:
+            info["cardData"] = yaml.safe_load(metadata[1])
         self.respond_json(info | {"gated": "auto" if repository.gated else False, "tags": [], "siblings": siblings})
         self.server.after_info(repository)
 
