@@ -206,9 +206,8 @@ def _broken(error: BaseException, model: HubModel) -> QToolkitError:
 
 def _strange(error: BaseException, _model: HubModel) -> QToolkitError:
     if str(error).startswith(_INVALID_CARD):
-        return ConfigError(
-            f"the Hub refuses the card README.md: {oneline(error).removeprefix(_INVALID_CARD)}: correct it"
-        )
+        said = " ".join(str(error).removeprefix(_INVALID_CARD).split())
+        return ConfigError(f"the Hub refuses the metadata of the card README.md ({said}): correct it")
     return HubUnreachableError(
         f"{hub_address()} answers, but not as the Hub does ({_detail(error)}): check the network's login page, "
         "the proxy and HF_ENDPOINT"
