@@ -62,7 +62,7 @@ class QuantizeMagics(Magics):
         from qtoolkit.publishing import check_push, publish
 
         if request.push:
-            check_push(request.push)
+            check_push(request.push, model, request.revision, request.license)
         with open_progress(self.progress, self.shell, f"{request.config.method} of {request.model}") as on_progress:
             result = quantize(
                 model,

@@ -70,15 +70,9 @@ def card_metadata(
     Raises:
         ConfigError: as `make_card`.
     """
-    known, base, inherited = receipt.license, receipt.source.name, dict(receipt.inherited)
-    if license is None and known is None:
-        raise ConfigError(
-            f"the licence of {base} is not known, and none is made up: look at its page and give it, "
-            f"license='apache-2.0' for example, by the Hub's name for it ({_LICENSES})"
-        )
-    if license is not None and known is not None and license != known:
-        raise ConfigError(f"license={license!r}, but {base} stands under {known!r}: leave it out")
-    named: dict[str, Any] = {"license": known or license, "language": inherited.get("language")}
+    base, inherited = receipt.source.name, dict(receipt.inherited)
+    named: dict[str, Any] = {"license": choose_license(base, receipt.license, license)}
+    named["language"] = inherited.get("language")
     if _is_hub_id(base):
         named |= {"base_model": base, "base_model_relation": "quantized"}
     if named["license"] == "other":
@@ -93,6 +87,28 @@ def card_metadata(
         named |= {"eval_results": figures, "model_name": repo_id.rpartition("/")[2]}
     library = "qtoolkit" if needs_qtoolkit(receipt) else "transformers"
     return ModelCardData(library_name=library, pipeline_tag="text-generation", tags=_tags(receipt), **named)
+
+
+def choose_license(base: str, known: str | None, given: str | None) -> str:
+    """The licence of a copy: its base's.
+
+    Args:
+        base: what the base is called.
+        known: its licence as its card names it; None where it names none.
+        given: what the person says; None for nothing.
+
+    Raises:
+        ConfigError: neither is there, or both are and differ.
+    """
+    if given is not None and known is not None and given != known:
+        raise ConfigError(f"license={given!r}, but {base} stands under {known!r}: leave it out")
+    chosen = known or given
+    if chosen is None:
+        raise ConfigError(
+            f"the licence of {base} is not known, and none is made up: look at its page and give it, "
+            f"license='apache-2.0' for example, by the Hub's name for it ({_LICENSES})"
+        )
+    return chosen
 
 
 def _tags(receipt: Receipt) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
@@ -12,14 +13,15 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 from qtoolkit.errors import ConfigError, VerificationError
 from qtoolkit.publishing.artifact import Artifact, open_artifact
-from qtoolkit.publishing.card import make_card
+from qtoolkit.publishing.card import choose_license, make_card
 from qtoolkit.publishing.push import Content, Repository
 from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.publishing.token import Writer, find_writer
 from qtoolkit.publishing.verification import verify
 from qtoolkit.records import OnProgress, Publication, QualityReport, Receipt, Verification, ignore_progress
-from qtoolkit.source.hub_errors import HubUpload, hub_address, translated
-from qtoolkit.source.licenses import license_of_folder
+from qtoolkit.source.hub import ask, parse_name
+from qtoolkit.source.hub_errors import HubModel, HubUpload, hub_address, translated
+from qtoolkit.source.licenses import license_of_folder, named_license
 
 CARD = "README.md"
 
@@ -83,16 +85,32 @@ def publish(
     return _send(repository, writer, planned, receipt, files, private=private, create_pr=create_pr)
 
 
-def check_push(repo_id: str, token: str | None = None) -> None:
+def check_push(repo_id: str, model: Any, revision: str | None, license: str | None) -> None:
     """Refuse, before the hours of a job, a push that could not be done after it.
 
+    Args:
+        repo_id: as for `publish`.
+        model, revision: what will be quantized.
+        license: as for `publish`.
+
     Raises:
-        ConfigError: `repo_id` is no name of a repository.
+        ConfigError: `repo_id` is no name of a repository, or a licence that nobody knows.
         GatedModelError: there is no token, or one that may only read.
-        SourceError: the Hub does not know the token, or does not answer.
+        SourceError: the Hub does not know the token or the model, or does not answer.
     """
     _check_name(repo_id)
-    find_writer(repo_id, token)
+    find_writer(repo_id, None)
+    is_named = isinstance(model, str | os.PathLike)
+    known = _license_of(model, revision) if is_named else None
+    choose_license(str(model) if is_named else type(model).__name__, known, license)
+
+
+def _license_of(model: str | os.PathLike[str], revision: str | None) -> str | None:
+    """As the card of a model names it, which is a folder, a file or on the Hub."""
+    path = Path(model).expanduser()
+    if path.exists():
+        return license_of_folder(path)
+    return named_license(ask(HubModel(*parse_name(os.fspath(model), revision))).card_data)
 
 
 def _send(

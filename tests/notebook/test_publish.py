@@ -9,6 +9,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.errors import MagicError
 from qtoolkit.notebook.publishing import PUBLISH_OPTIONS, PublishRequest, read_publish_request
+from qtoolkit.publishing import check_push
 from tests.evaluation.plain import HELD_OUT
 from tests.hub.fixture import WRITE_TOKEN, writable_hub
 from tests.hub.writable import WritableHub
@@ -81,6 +82,24 @@ def test_without_a_token_the_job_does_not_begin(
     with pytest.raises(MagicError, match="writing to me/tiny needs a token"):
         shell.run_line_magic("quantize", f"{tiny_llama} --method absmax --output {tmp_path / 'out'} --push me/tiny")
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_licence_the_job_does_not_begin(
+    shell: InteractiveShell, tiny_llama: Path, tmp_path: Path, writable_hub: WritableHub
+) -> None:
+    (tmp_path / "token").write_text(WRITE_TOKEN)
+    writable_hub.add("org/unknown", tiny_llama)
+    writable_hub.add("org/known", tiny_llama).commit({"README.md": b"---\nlicense: mit\n---\n"})
+    for model, options, told in (
+        (str(tiny_llama), "", "the licence of .* is not known, and none is made up"),
+        ("org/unknown", "", "the licence of org/unknown is not known"),
+        ("org/known", "--license apache-2.0", "org/known stands under 'mit': leave it out"),
+    ):
+        with pytest.raises(MagicError, match=told):
+            shell.run_line_magic("quantize", f"{model} --method absmax --output out --push me/tiny {options}")
+    assert not Path("out").exists()
+    assert writable_hub.downloads() == []
+    check_push("me/tiny", "org/known", None, None)
 
 
 @pytest.mark.parametrize(
