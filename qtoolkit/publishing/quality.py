@@ -6,7 +6,7 @@ from huggingface_hub import EvalResult
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.publishing.markdown import escaped, listed, table
-from qtoolkit.publishing.patterns import without_paths
+from qtoolkit.publishing.patterns import last_part, without_paths
 from qtoolkit.records import QualityReport, Receipt
 from qtoolkit.source.names import HUB_TEXTS
 from qtoolkit.units import format_count
@@ -35,7 +35,10 @@ def refuse_foreign_figures(quality: Any, receipt: Receipt) -> None:
     if quality.weights_fingerprint != receipt.weights_fingerprint:
         raise ConfigError(f"quality was measured on other weights than these, on {quality.model!r}: {_AGAIN}")
     source = receipt.source
-    if quality.base is not None and _last(quality.base) not in (_last(source.name), source.commit_hash):
+    if quality.base is not None and last_part(quality.base.partition("@")[0]) not in (
+        last_part(source.name),
+        source.commit_hash,
+    ):
         raise ConfigError(f"quality compares with {quality.base!r}, and the base is {source.name!r}: {_AGAIN}")
     commits = {quality.base_commit_hash, source.commit_hash} - {None}
     if len(commits) > 1:
@@ -101,11 +104,6 @@ def eval_results(quality: QualityReport | None) -> list[EvalResult]:
 
 def _text(quality: QualityReport) -> str:
     if quality.text not in _DATASETS:
-        return {"self": "text that the base wrote"}.get(quality.text, without_paths(quality.text))
+        return "text that the base wrote" if quality.text == "self" else last_part(quality.text)
     name, config, split = _DATASETS[quality.text]
     return f"{name} ({HUB_TEXTS[quality.text].repo_id}, {config}, {split} split)"
-
-
-def _last(name: str) -> str:
-    """The last part of a Hub id or a path, without a revision."""
-    return name.partition("@")[0].rstrip("/\\").replace("\\", "/").rpartition("/")[2]
