@@ -13,6 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from qtoolkit.publishing.patterns import SECRETS
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
@@ -55,6 +57,13 @@ def test_is_stored_without_what_changes_at_each_run(notebook: nbformat.NotebookN
     # GitHub and nbconvert refuse a notebook whose widget state is not whole.
     assert "widgets" not in notebook.metadata
     assert all("execution" not in cell.metadata for cell in notebook.cells)
+
+
+def test_holds_no_token_or_key(path: Path) -> None:
+    text = path.read_bytes()
+    # A shorter one than the Hub's may be in an example, as in `10_publish.ipynb`.
+    assert [kind for kind, pattern in SECRETS.items() if pattern.search(text)] == []
+    assert SECRETS["a Hugging Face token"].search(text + b"hf_" + b"a" * 34)
 
 
 def test_names_no_folder_of_this_machine(notebook: nbformat.NotebookNode) -> None:

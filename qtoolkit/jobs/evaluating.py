@@ -21,7 +21,7 @@ from qtoolkit.evaluation import (
 )
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
 from qtoolkit.jobs.loading import load_quantized
-from qtoolkit.measure import guarded, measure_peak
+from qtoolkit.measure import guarded, hardware, measure_peak
 from qtoolkit.optional import is_installed
 from qtoolkit.planning import adapt_dtype
 from qtoolkit.publishing import receipt_of
@@ -54,6 +54,7 @@ class Opened:
         checkpoint: in full precision, not read yet; None for what is loaded or quantized.
         passages: of the text that it was calibrated on, as `sketch` gives them; empty where none is known.
         notes: what was decided, one line each; more may come while it is loaded.
+        weights_fingerprint: of its receipt; None where it has none.
     """
 
     scorer: Scorer
@@ -62,6 +63,7 @@ class Opened:
     checkpoint: Checkpoint | None = None
     passages: tuple[int, ...] = ()
     notes: Sequence[str] = ()
+    weights_fingerprint: str | None = None
 
 
 def evaluate_model(
@@ -95,6 +97,7 @@ def evaluate_model(
     with reference.scorer.open(windows.tokens, on_progress) if reference else nullcontext() as expected:
         with candidate.scorer.open(windows.tokens, on_progress) as predictor, quiet_bitsandbytes():
             report = measure_quality(windows, predictor, expected, on_progress)
+            report = with_origin(report, candidate, reference.checkpoint if reference else None, device)
             if speed:
                 report = with_speed(report, predictor, windows, on_progress)
         if noise_floor:
@@ -121,8 +124,8 @@ def open_model(
     scorer: Scorer
     if isinstance(model, QuantizedModel):
         scorer = LoadedScorer(model.name, model.model)
-        passages = _passages(model.report.calibration, model.receipt)
-        return Opened(scorer, tokenizer or model.tokenizer, model.model.config, passages=passages)
+        known: dict[str, Any] = _known(model.report.calibration, model.receipt)
+        return Opened(scorer, tokenizer or model.tokenizer, model.model.config, **known)
     if isinstance(model, PreTrainedModel):
         name = model.name_or_path or type(model).__name__
         return Opened(LoadedScorer(name, model), tokenizer or find_tokenizer(model.name_or_path), model.config)
@@ -133,8 +136,8 @@ def open_model(
     notes = checkpoint.notes
     if checkpoint.quantization is not None:
         scorer = OpenedScorer(checkpoint.name, lambda: load_quantized(checkpoint, device).model)
-        passages = _passages(None, receipt_of(checkpoint))
-        return Opened(scorer, checkpoint.tokenizer, checkpoint.config, passages=passages, notes=notes)
+        known = _known(None, receipt_of(checkpoint))
+        return Opened(scorer, checkpoint.tokenizer, checkpoint.config, notes=notes, **known)
     if checkpoint.format == "gguf" and runs_gguf and is_installed("llama_cpp"):
         notes.append(f"{checkpoint.name} was run by llama.cpp, which rounds the inputs of products to 8 bits")
         scorer = OpenedScorer(checkpoint.name, lambda: LlamaCppModel(checkpoint.name))
@@ -148,10 +151,11 @@ def open_model(
     return Opened(scorer, checkpoint.tokenizer, checkpoint.config, checkpoint, notes=notes)
 
 
-def _passages(calibration: CalibrationReport | None, receipt: Receipt | None) -> tuple[int, ...]:
-    """Of the text that a model was calibrated on, by its own report or the receipt that it was saved with."""
+def _known(calibration: CalibrationReport | None, receipt: Receipt | None) -> dict[str, Any]:
+    """What the receipt that a model was saved with, or its own report, tells of its text and its weights."""
     found = calibration or (receipt.calibration if receipt else None)
-    return found.sketch if found else ()
+    fingerprint = receipt.weights_fingerprint if receipt else None
+    return {"passages": found.sketch if found else (), "weights_fingerprint": fingerprint}
 
 
 def cut_windows(
@@ -216,6 +220,16 @@ def check_overlap(windows: Windows, opened: Opened) -> Windows:
         return windows
     note = f"{100 * share:.1f} % of {windows.name}, or of the text that the model was calibrated on, stands in both"
     return replace(windows, notes=(*windows.notes, note))
+
+
+def with_origin(report: QualityReport, model: Opened, base: Checkpoint | None, device: str) -> QualityReport:
+    """The report with what tells whose figures it holds, and where they were measured."""
+    return replace(
+        report,
+        hardware=hardware(device),
+        weights_fingerprint=model.weights_fingerprint,
+        base_commit_hash=base.commit_hash if base else None,
+    )
 
 
 def with_speed(report: QualityReport, predictor: Predictor, windows: Windows, on_progress: OnProgress) -> QualityReport:

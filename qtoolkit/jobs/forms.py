@@ -17,6 +17,7 @@ from qtoolkit.jobs.evaluating import (
     measure_noise_floor,
     open_model,
     with_noise_floor,
+    with_origin,
     with_speed,
 )
 from qtoolkit.jobs.loading import load_model
@@ -193,6 +194,7 @@ def measure_form(
         footprint = memory_footprint(model) if model is not None else known.disk
         assert footprint is not None
         report = measure_quality(windows, predictor, base.predictor, on_progress)
+        report = with_origin(report, opened, base.checkpoint, device)
         report = with_speed(report, predictor, windows, on_progress)
         answers = [continue_text(model, base.tokenizer, prompt) for prompt in task.prompts] if model is not None else []
     report = replace(report, notes=(*report.notes, *opened.notes))

@@ -121,26 +121,6 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
     )
 
 
-def read_publication(line: str) -> dict[str, Any]:
-    """The arguments of `qt.publish` that a line of `%qpublish` gives.
-
-    Raises:
-        ConfigError: an option that there is not, or too few words.
-    """
-    parser = _Parser(prog="%qpublish", add_help=False, allow_abbrev=False)
-    parser.add_argument("path", metavar="FOLDER")
-    parser.add_argument("repo_id", metavar="REPO")
-    for switch in ("--public", "--pr", "--dry-run", "--debug"):
-        parser.add_argument(switch, action="store_true")
-    for option in ("--base", "--license"):
-        parser.add_argument(option)
-    parser.add_argument("--revision", default="main")
-    # Not the error of `refuse_rest`, which speaks of a MODEL.
-    found = parser.parse_args(split_line(line))
-    values = {name: getattr(found, name) for name in ("path", "repo_id", "base", "license", "revision", "dry_run")}
-    return values | {"private": not found.public, "create_pr": found.pr}
-
-
 def read_count(flag: str, text: str) -> int:
     """A number of tokens.
 
@@ -175,17 +155,23 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(
-    prog: str, options: Mapping[str, tuple[str, str]], repeated: tuple[str, ...] = ()
+    prog: str,
+    options: Mapping[str, tuple[str, str]],
+    words: tuple[str, ...] = ("MODEL",),
+    *,
+    repeated: tuple[str, ...] = (),
 ) -> argparse.ArgumentParser:
-    """A parser of MODEL and options, whose errors are ours.
+    """A parser of words and options, whose errors are ours.
 
     Args:
         prog: the magic, for messages.
         options: as `JOB_OPTIONS`.
-        repeated: those that may be given several times.
+        words: what stands on the line without an option; each is kept in lower case.
+        repeated: options that may be given several times.
     """
     parser = _Parser(prog=prog, add_help=False, allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL")
+    for word in words:
+        parser.add_argument(word.lower(), metavar=word)
     for flag, (metavar, _) in options.items():
         parser.add_argument(flag, action="append" if flag in repeated else "store" if metavar else "store_true")
     return parser
@@ -204,13 +190,14 @@ def split_line(line: str) -> list[str]:
         raise ConfigError(message) from error
 
 
-def refuse_rest(rest: list[str], who: str, flags: list[str], hint: str) -> None:
-    """Say what is wrong with words that no option took."""
+def refuse_rest(rest: list[str], who: str, flags: list[str], hint: str, words: tuple[str, ...] = ("MODEL",)) -> None:
+    """Say what is wrong with words that neither `words` nor an option took."""
     unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
     if unknown is not None:
         raise ConfigError(f"{who} has no option {unknown}: its options are {', '.join(flags)}{hint}")
     if rest:
-        raise ConfigError(f"expected one MODEL, got also {rest[0]!r}: put quotes around a path that has blanks in it")
+        wanted = " and ".join(f"one {word}" for word in words)
+        raise ConfigError(f"expected {wanted}, got also {rest[0]!r}: put quotes around a path that has blanks in it")
 
 
 def _refuse_tables(rest: list[str], config: type[MethodConfig]) -> None:

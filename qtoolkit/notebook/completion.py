@@ -1,4 +1,4 @@
-"""Tab on the lines of magics that take a model: models of the local cache, options, methods, values."""
+"""Tab on the lines of magics with options: models of the local cache, options, methods, values."""
 
 import re
 from dataclasses import fields
@@ -13,12 +13,18 @@ from qtoolkit.notebook.comparing import COMPARE_OPTIONS
 from qtoolkit.notebook.evaluating import EVAL_OPTIONS
 from qtoolkit.notebook.opening import PANEL_OPTIONS
 from qtoolkit.notebook.options import is_switch, option_flags, option_hints
+from qtoolkit.notebook.publishing import PUBLISH_OPTIONS
 
 # The line up to the cursor: also after `x = `, and without `%` at its start, where IPython's automagic adds it.
-COMPLETED = r"(?:\s*|.*?(%%?))(quantize|qplan|qeval|qcompare|qpanel)\s(.*)$"
+COMPLETED = r"(?:\s*|.*?(%%?))(quantize|qplan|qeval|qcompare|qpanel|qpublish)\s(.*)$"
 
 # Magics whose line has no options of a method.
-_OPTIONS = {"qeval": EVAL_OPTIONS, "qcompare": COMPARE_OPTIONS, "qpanel": PANEL_OPTIONS}
+_OPTIONS = {
+    "qeval": EVAL_OPTIONS,
+    "qcompare": COMPARE_OPTIONS,
+    "qpanel": PANEL_OPTIONS,
+    "qpublish": PUBLISH_OPTIONS,
+}
 
 
 def complete(shell: Any, event: Any) -> list[str]:
@@ -45,6 +51,9 @@ def complete(shell: Any, event: Any) -> list[str]:
         found = values.get(option, [])
     elif value.startswith("-") or _model_given(words, takes_value):
         found = [*options, *method_options]
+    elif match[2] == "qpublish":
+        # A folder, which IPython completes.
+        found = []
     else:
         from qtoolkit import local_models
 

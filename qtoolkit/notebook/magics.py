@@ -13,7 +13,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from traitlets import Enum
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.arguments import Request, read_publication, read_request
+from qtoolkit.notebook.arguments import Request, read_request
 from qtoolkit.notebook.cell import run_body
 from qtoolkit.notebook.comparing import compare_help, read_compare_request
 from qtoolkit.notebook.errors import short_errors
@@ -21,6 +21,7 @@ from qtoolkit.notebook.evaluating import eval_help, read_eval_request
 from qtoolkit.notebook.help import helped_by, quantize_help
 from qtoolkit.notebook.opening import read_panel_request
 from qtoolkit.notebook.progress import open_progress
+from qtoolkit.notebook.publishing import publish_help, read_publish_request
 from qtoolkit.records import (
     Comparison,
     Doctor,
@@ -62,7 +63,7 @@ class QuantizeMagics(Magics):
         from qtoolkit.publishing import check_push, publish
 
         if request.push:
-            check_push(request.push)
+            check_push(request.push, model, request.revision, request.license)
         with open_progress(self.progress, self.shell, f"{request.config.method} of {request.model}") as on_progress:
             result = quantize(
                 model,
@@ -143,21 +144,20 @@ class QuantizeMagics(Magics):
             run_body(self.shell, cell)
         return peak.report
 
+    @helped_by(publish_help)
+    @needs_local_scope
     @line_magic
     @short_errors
-    def qpublish(self, line: str) -> Publication:
-        """Verify a saved model, and put it on the Hub with a card, as a private repository.
-
-          %qpublish FOLDER REPO [--dry-run] [--public] [--pr] [--revision BRANCH] [--license NAME] [--base MODEL]
-
-        --dry-run sends nothing and tells every file, its size and the card; --pr opens a pull request instead;
-        --license names the licence where the base's card does not. The token is the one of `hf auth login`.
-        """
+    def qpublish(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Publication:
+        """Verify a saved model, and put it on the Hub with a card; `%qpublish?` tells of all options."""
+        request = read_publish_request(line)
+        quality = self._named(request.quality, local_ns) if request.quality else None
+        if isinstance(quality, str):
+            raise ConfigError(f"--quality takes a variable, and none is called {quality!r}: `{quality} = %qeval ...`")
         from qtoolkit.api import publish
 
-        arguments = read_publication(line)
-        with open_progress(self.progress, self.shell, f"{arguments['path']} to {arguments['repo_id']}") as on_progress:
-            return publish(**arguments, on_progress=on_progress)
+        with open_progress(self.progress, self.shell, f"{request.folder} to {request.repo_id}") as on_progress:
+            return publish(request.folder, request.repo_id, quality=quality, **request.options, on_progress=on_progress)
 
     @needs_local_scope
     @line_magic

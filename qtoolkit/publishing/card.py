@@ -1,7 +1,6 @@
 """The card of a published model: what was done, measured and verified, from its receipt; nothing is made up."""
 
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +8,17 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import config_class
-from qtoolkit.records import Receipt, Record, Verification
-from qtoolkit.units import format_bits, format_bytes, format_seconds
+from qtoolkit.publishing.markdown import escaped, listed, table
+from qtoolkit.publishing.quality import describe_quality, eval_results
+from qtoolkit.publishing.readers import needs_qtoolkit, packages_of, readers_of
+from qtoolkit.records import QualityReport, Receipt, Verification
+from qtoolkit.source.names import HUB_TEXTS
+from qtoolkit.units import format_bytes, format_seconds
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
-# What Markdown or HTML would take for more than text.
-_MARKED = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
-_FORMATS = {
-    "nf4": ["bitsandbytes", "4-bit"],
-    "fp4": ["bitsandbytes", "4-bit"],
-    "int8": ["bitsandbytes", "8-bit"],
-    "gptq": ["gptq"],
-}
+_NAMES = {"nf4": "NF4", "fp4": "FP4", "int8": "LLM.int8()", "gptq": "GPTQ", "zero_point": "zero-point"}
+_BITS = {"nf4": 4, "fp4": 4, "int8": 8}
+_LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 
 
 def make_card(
@@ -29,7 +27,7 @@ def make_card(
     repo_id: str,
     *,
     license: str | None = None,
-    quality: Record | None = None,
+    quality: QualityReport | None = None,
 ) -> ModelCard:
     """The card of a verified model.
 
@@ -44,65 +42,98 @@ def make_card(
         ConfigError: the licence is neither known nor given, or another than the base's is given.
     """
     card: ModelCard = ModelCard.from_template(
-        card_metadata(receipt, license),
+        card_metadata(receipt, repo_id, license, quality),
         template_path=str(TEMPLATE),
         title=escaped(repo_id.rpartition("/")[2]),
-        base=_base_link(receipt),
-        bits=format_bits(receipt.memory.bits_per_weight),
-        method=escaped(receipt.method),
-        gated=receipt.gated,
+        intro=_intro(receipt),
+        gated=_gate(receipt),
+        loading=_loading(receipt, repo_id),
+        readers=readers_of(receipt),
+        quality=describe_quality(quality),
+        memory=table(("", "base", "this model"), _memory(receipt)),
         recipe=_recipe(receipt),
         made=_made(receipt),
-        memory=_table(("", "before", "after"), _memory(receipt)),
-        quality=_table(("", "", ""), quality.rows()) if quality else "It was not measured.",
-        loading=_loading(receipt, repo_id),
-        readers=_readers(receipt),
-        limits="\n".join(f"- {escaped(line)}" for line in _limits(receipt)),
-        checks=_table(("check", "", "seen"), (row for check in verification.checks for row in check.rows())),
+        skipped=_skipped(receipt),
+        limits=listed(_limits(receipt)),
+        license=_license(receipt, license),
+        verified=_verified(repo_id),
+        checks=table(("check", "result", "seen"), (row for check in verification.checks for row in check.rows())),
     )
     return card
 
 
-def card_metadata(receipt: Receipt, license: str | None = None) -> ModelCardData:
-    """What the Hub reads of a card: the place in the model tree, licence, library and tags.
+def card_metadata(
+    receipt: Receipt, repo_id: str, license: str | None = None, quality: QualityReport | None = None
+) -> ModelCardData:
+    """What the Hub reads of a card: the place in the model tree, licence, gate, library, tags and figures.
 
     Raises:
         ConfigError: as `make_card`.
     """
-    known = receipt.license
-    if license is None and known is None:
-        raise ConfigError(
-            f"the licence of {receipt.source.name} is not known, and none is made up: look at its page and give it, "
-            "license='apache-2.0' for example, by the Hub's name for it (https://huggingface.co/docs/hub/repositories-licenses)"
-        )
-    if license is not None and known is not None and license != known:
-        raise ConfigError(f"license={license!r}, but {receipt.source.name} stands under {known!r}: leave it out")
-    named: dict[str, Any] = {"license": known or license}
-    if _is_hub_id(receipt.source.name):
-        named |= {"base_model": receipt.source.name, "base_model_relation": "quantized"}
-        if named["license"] == "other":
-            # The Hub asks for its name and where it stands.
-            named |= {"license_name": "as-the-base-model", "license_link": _page(receipt.source.name)}
-    tags = [*_FORMATS.get(receipt.method, [receipt.method]), "quantized", "qtoolkit"]
-    if receipt.method == "gptq":
-        tags.insert(1, f"{receipt.settings['bits']}-bit")
-    return ModelCardData(library_name="transformers", pipeline_tag="text-generation", tags=tags, **named)
+    base, inherited = receipt.source.name, dict(receipt.inherited)
+    named: dict[str, Any] = {"license": choose_license(base, receipt.license, license)}
+    named["language"] = inherited.get("language")
+    if _is_hub_id(base):
+        named |= {"base_model": base, "base_model_relation": "quantized"}
+    if named["license"] == "other":
+        # The Hub asks for its name and where it stands.
+        named |= {name: inherited.get(name) for name in ("license_name", "license_link")}
+        if _is_hub_id(base):
+            named["license_link"] = _absolute(named["license_link"], receipt)
+    if receipt.gated:
+        named["extra_gated_prompt"] = _gate(receipt)
+    figures = eval_results(quality)
+    if figures:
+        named |= {"eval_results": figures, "model_name": repo_id.rpartition("/")[2]}
+    library = "qtoolkit" if needs_qtoolkit(receipt) else "transformers"
+    return ModelCardData(library_name=library, pipeline_tag="text-generation", tags=_tags(receipt), **named)
 
 
-def escaped(text: str) -> str:
-    r"""A text that Markdown shows as it is, on one line.
+def choose_license(base: str, known: str | None, given: str | None) -> str:
+    """The licence of a copy: its base's.
 
-    Example:
-        >>> print(escaped("a_b <b> | [x](y)"))
-        a\_b &lt;b&gt; \| \[x\]\(y\)
+    Args:
+        base: what the base is called.
+        known: its licence as its card names it; None where it names none.
+        given: what the person says; None for nothing.
+
+    Raises:
+        ConfigError: neither is there, or both are and differ.
     """
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKED.sub(r"\\\1", plain)
+    if given is not None and known is not None and given != known:
+        raise ConfigError(f"license={given!r}, but {base} stands under {known!r}: leave it out")
+    chosen = known or given
+    if chosen is None:
+        raise ConfigError(
+            f"the licence of {base} is not known, and none is made up: look at its page and give it, "
+            f"license='apache-2.0' for example, by the Hub's name for it ({_LICENSES})"
+        )
+    return chosen
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(escaped, row))} |" for row in rows)])
+def _tags(receipt: Receipt) -> list[str]:
+    """What the Hub's pages filter by; the format first."""
+    family = "bitsandbytes" if receipt.method in _BITS else receipt.method
+    bits = _bits(receipt)
+    return [family, *([f"{bits}-bit"] if bits else []), "quantized", "qtoolkit"]
+
+
+def _bits(receipt: Receipt) -> int | None:
+    """Bits of a quantized weight; None where layers have different ones."""
+    bits = _BITS.get(receipt.method, receipt.settings.get("bits"))
+    return bits if isinstance(bits, int) and not receipt.settings.get("rules") else None
+
+
+def _intro(receipt: Receipt) -> str:
+    memory, bits = receipt.memory, _bits(receipt)
+    name = escaped(_NAMES.get(receipt.method, receipt.method))
+    kind = f"{name}, {bits} bits" if bits else f"{name}, layers with different bits"
+    return (
+        f"A quantized copy of {_base_link(receipt)}: {receipt.num_layers} linear layers in {kind}; everything else as "
+        f"it was. In memory it takes {format_bytes(memory.footprint_after)} instead of "
+        f"{format_bytes(memory.footprint_before)}: {memory.bits_per_weight:.2f} bits per weight, with scales, and with "
+        "what was not quantized. It was made with qtoolkit (not on PyPI, where that name belongs to another project)."
+    )
 
 
 def _base_link(receipt: Receipt) -> str:
@@ -111,23 +142,25 @@ def _base_link(receipt: Receipt) -> str:
     return f"{shown} (commit `{commit}`)" if commit else shown
 
 
-def _recipe(receipt: Receipt) -> str:
-    options = ", ".join(f"{name}={_python(value)}" for name, value in receipt.settings.items())
-    config = config_class(receipt.method).__name__
-    revision = f", revision={receipt.source.commit_hash!r}" if receipt.source.commit_hash else ""
-    call = f'qt.quantize({_python(receipt.source.name)}, qt.{config}({options}), output="output"{revision})'
-    return f"import qtoolkit as qt\n\n{call}"
+def _gate(receipt: Receipt) -> str:
+    """What people must know before they take a copy of a gated model; empty for another."""
+    if not receipt.gated:
+        return ""
+    name = receipt.source.name
+    return (
+        f"The base model, [{escaped(name)}]({_page(name)}), is handed out only to those who accept its terms. "
+        "They hold for this copy too: read and accept them there."
+    )
 
 
-def _made(receipt: Receipt) -> str:
-    versions = ", ".join(f"{package} {version}" for package, version in receipt.versions.items())
-    peak, parts = receipt.memory.peak, [f"Made on {', '.join(receipt.hardware)} ({receipt.device}), with {versions}."]
-    if peak is not None:
-        parts.append(f"It took {format_seconds(peak.seconds)} and {format_bytes(peak.peak_rss)} of memory at most.")
-    if receipt.calibration is not None:
-        told = receipt.calibration
-        parts.append(f"Calibrated on {told.num_samples} samples of {told.seq_len} tokens: {told.text}.")
-    return escaped(" ".join(parts))
+def _loading(receipt: Receipt, repo_id: str) -> str:
+    first = "import qtoolkit  # lets transformers know its layers\n" if needs_qtoolkit(receipt) else ""
+    return (
+        f"# pip install {packages_of(receipt)}\n"
+        f"{first}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{repo_id}", device_map="auto")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}")'
+    )
 
 
 def _memory(receipt: Receipt) -> list[tuple[str, str, str]]:
@@ -135,35 +168,70 @@ def _memory(receipt: Receipt) -> list[tuple[str, str, str]]:
     rows = [("in memory", format_bytes(memory.footprint_before), format_bytes(memory.footprint_after))]
     if memory.disk_after is not None:
         before = "not known" if memory.disk_before is None else format_bytes(memory.disk_before)
-        rows.append(("on disk", before, format_bytes(memory.disk_after)))
+        rows.append(("weight files", before, format_bytes(memory.disk_after)))
     return rows
 
 
-def _loading(receipt: Receipt, repo_id: str) -> str:
-    first = "" if receipt.method in _FORMATS else "import qtoolkit  # lets transformers know its layers\n"
+def _recipe(receipt: Receipt) -> str:
+    options = "".join(f"    {name}={_python(value)},\n" for name, value in receipt.settings.items())
+    config = config_class(receipt.method).__name__
+    revision = f", revision={receipt.source.commit_hash!r}" if receipt.source.commit_hash else ""
     return (
-        f"{first}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{repo_id}", device_map="auto")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}")'
+        f"import qtoolkit as qt\n\nconfig = qt.{config}(\n{options})\n"
+        f"qt.quantize({_python(receipt.source.name)}, config, output='output'{revision})"
     )
 
 
-def _readers(receipt: Receipt) -> str:
-    if receipt.method not in _FORMATS:
-        return "Only qtoolkit has these layers: `import qtoolkit` comes first."
-    if receipt.method == "gptq":
-        told = "It needs `pip install optimum gptqmodel`, or `import qtoolkit` before it."
-        return f"{told} vLLM and SGLang name GPTQ among their formats; this model was not tried with them."
-    told = "It needs `pip install bitsandbytes`."
-    return f"{told} vLLM names bitsandbytes among its formats; this model was not tried with it."
+def _made(receipt: Receipt) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in receipt.versions.items())
+    peak, parts = receipt.memory.peak, [f"Made on {', '.join(receipt.hardware)} ({receipt.device}), with {versions}."]
+    if peak is not None:
+        parts.append(
+            f"It took {format_seconds(peak.seconds)}, and {format_bytes(peak.peak_rss)} of main memory at most."
+        )
+    if receipt.calibration is not None:
+        told = receipt.calibration
+        parts.append(f"Calibrated on {told.num_samples} samples of {told.seq_len} tokens of {told.text}.")
+        if told.text not in (*HUB_TEXTS, "self"):
+            parts.append("That text is not published, and without it the recipe does not make the same model.")
+    else:
+        parts.append("No calibration text was used.")
+    return escaped(" ".join(parts))
+
+
+def _skipped(receipt: Receipt) -> str:
+    lines = [f"{count} module{'s' * (count > 1)}: {why}" for why, count in receipt.skipped.items()]
+    return listed(lines) or "Nothing: every module is quantized."
 
 
 def _limits(receipt: Receipt) -> list[str]:
-    lines = [f"{count} module{'s' * (count > 1)}: {why}" for why, count in receipt.skipped.items()]
-    lines += [f"{receipt.num_layers} linear layers are quantized, and their outputs differ from the base's"]
-    if receipt.calibration is None:
-        lines.append("no calibration text was used")
-    return [*lines, *receipt.notes]
+    rounded = "Rounded weights give other outputs than the base's. Tasks differ in how much they lose by that."
+    inherited = f"What the card of {receipt.source.name} tells of its limits and its use holds for this copy too."
+    return [rounded, inherited, *receipt.notes]
+
+
+def _license(receipt: Receipt, license: str | None) -> str:
+    if receipt.license is None:
+        return f"{escaped(str(license))}, named by who published this copy: no card of the base names one."
+    return f"{escaped(receipt.license)}, as the card of {escaped(receipt.source.name)} names it."
+
+
+def _verified(repo_id: str) -> str:
+    name = repo_id.rpartition("/")[2]
+    return (
+        "Before it was published, `qt.verify` looked at every file, loaded the folder in a fresh process, and compared "
+        "what it saw with `qtoolkit.json`, which the job wrote beside the weights: recipe, versions, the hash of every "
+        f"file, and logits. A download is checked in the same way: `hf download {repo_id} --local-dir {name}`, then "
+        f'`qt.verify("{name}")`.'
+    )
+
+
+def _absolute(link: str | None, receipt: Receipt) -> str:
+    """Where a licence stands: a card may name a file beside it."""
+    page = _page(receipt.source.name)
+    if not link:
+        return page
+    return link if "://" in link else f"{page}/blob/{receipt.source.commit_hash or 'main'}/{link}"
 
 
 def _python(value: Any) -> str:

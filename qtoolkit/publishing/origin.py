@@ -5,6 +5,7 @@ from pathlib import Path
 from qtoolkit.files import read_json
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.publishing.integrity import of, without_receipt
+from qtoolkit.publishing.patterns import last_part
 from qtoolkit.records import Check
 from qtoolkit.source.licenses import license_of_folder, read_card
 
@@ -38,9 +39,9 @@ def check_base(artifact: Artifact, base: str | None, base_folder: Path | None) -
     card = getattr(read_card(artifact.path), "base_model", None)
     source = artifact.receipt.source if artifact.receipt else None
     known = source.name if source else card if isinstance(card, str) else None
-    if source and isinstance(card, str) and _last(card) != _last(source.name):
+    if source and isinstance(card, str) and last_part(card) != last_part(source.name):
         problems.append(f"the card says {card}, and the receipt {source.name}")
-    if source and base and _last(base.partition("@")[0]) != _last(source.name):
+    if source and base and last_part(base.partition("@")[0]) != last_part(source.name):
         problems.append(f"base is {base}, and the receipt says {source.name}")
     if base_folder is not None:
         ours, theirs = artifact.config, read_json(base_folder / "config.json")
@@ -54,8 +55,3 @@ def check_base(artifact: Artifact, base: str | None, base_folder: Path | None) -
     commit = f", commit {source.commit_hash}" if source and source.commit_hash else ""
     compared = "" if base_folder else ", not at hand to be compared"
     return of(name, problems, f"{known}{commit}{compared}", "name the right base, or quantize it again")
-
-
-def _last(name: str) -> str:
-    """The last part of a Hub id or a path: the owner is not known of a folder."""
-    return name.rstrip("/").rpartition("/")[2]

@@ -27,6 +27,11 @@ def local_paths() -> re.Pattern[bytes]:
     return re.compile(b"|".join([rb"(?<![\w.])(?:" + _HOMES + rb")", *ours]))
 
 
+def last_part(path: str) -> str:
+    """A path or a Hub id without its folders or owner; a text that is none stays as it is."""
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
 def without_paths(text: str) -> str:
     """A text with each path of this machine cut down to its last part.
 

@@ -5,19 +5,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from qtoolkit.errors import ConfigError, VerificationError
 from qtoolkit.publishing.artifact import Artifact, open_artifact
-from qtoolkit.publishing.card import make_card
+from qtoolkit.publishing.card import choose_license, make_card
 from qtoolkit.publishing.push import Content, Repository
-from qtoolkit.publishing.token import find_writer
+from qtoolkit.publishing.quality import refuse_foreign_figures
+from qtoolkit.publishing.token import Writer, find_writer
 from qtoolkit.publishing.verification import OnCheck, verify
-from qtoolkit.records import OnProgress, Publication, Receipt, Record, Verification, ignore_progress
-from qtoolkit.source.hub_errors import hub_address
-from qtoolkit.source.licenses import license_of_folder
+from qtoolkit.records import OnProgress, Publication, QualityReport, Receipt, Verification, ignore_progress
+from qtoolkit.source.hub import ask, parse_name
+from qtoolkit.source.hub_errors import HubModel, HubUpload, hub_address, translated
+from qtoolkit.source.licenses import license_of_folder, named_license
 
 CARD = "README.md"
 
@@ -33,7 +37,7 @@ def publish(
     revision: str = "main",
     base: str | os.PathLike[str] | None = None,
     license: str | None = None,
-    quality: Record | None = None,
+    quality: QualityReport | None = None,
     on_progress: OnProgress | None = None,
     on_check: OnCheck | None = None,
 ) -> Publication:
@@ -44,57 +48,76 @@ def publish(
     Args:
         path: a folder that `quantize` wrote. Its `README.md`, where it has one, is the card; otherwise one is made.
         repo_id: "org/name"; made where it does not exist.
-        private: whether only its owner sees it.
+        private: whether only its owner sees it. A public copy of a gated base is gated too: its owner admits who asks.
         create_pr: open a pull request instead, for a repository of somebody else.
         dry_run: send nothing and ask no network; the result tells every file, its size, and the card.
         token: a Hub token that may write; None for the one that huggingface_hub finds.
         revision: the branch; made where it does not exist.
         base: as for `verify`.
         license: by the Hub's name for it, "apache-2.0", where the base's card is not at hand to name it.
-        quality: what quantization cost, for the card; None where it was not measured.
+        quality: what `evaluate` measured of this folder, for the card; None where nothing was.
         on_progress: called with a `ProgressEvent` after each file.
         on_check: as for `verify`, which tells `on_progress` too where it is.
 
     Raises:
         VerificationError: it fails a check, does not load, or was not made by qtoolkit.
-        ConfigError: a licence that nobody knows, a name that is none, or a repository that is public already.
+        ConfigError: a licence that nobody knows, a name that is none, figures of another model, or a repository that is
+            public already.
         GatedModelError: no token, or one that may only read; before any work.
         SourceError: the Hub refuses or does not answer; nothing of the repository has changed then.
     """
     _check_name(repo_id)
     artifact = open_artifact(path)
     receipt = _receipt_of(artifact)
-    writer = None if dry_run else find_writer(repo_id, token)
     describe = partial(_card, artifact, receipt, repo_id, license=license, quality=quality)
-    # A licence that is not known is asked for before the work, as the token is.
+    # A licence that is not known is asked for before the work, and so are figures of this model, and a token.
     describe(Verification(artifact.path.name, ()))
+    writer = None if dry_run else find_writer(repo_id, token)
     verification = verify(path, base=base, on_progress=on_progress, on_check=on_check)
     refuse_unproven(verification)
     card = describe(verification)
     files: dict[str, Content] = {name: artifact.path / name for name in artifact.names} | {CARD: card.encode()}
     sizes = {name: _size(content) for name, content in sorted(files.items())}
     page, seen = f"{hub_address()}/{repo_id}", None if create_pr else private
-    planned = Publication(repo_id, page, revision, seen, dry_run, sizes, (), card, verification)
+    gated = seen is False and bool(receipt.gated)
+    planned = Publication(repo_id, page, revision, seen, gated, dry_run, sizes, (), card, verification)
     if writer is None:
         return planned
     repository = Repository(repo_id, writer, revision, on_progress or ignore_progress)
-    return _send(repository, planned, receipt, files, private=private, create_pr=create_pr)
+    return _send(repository, writer, planned, receipt, files, private=private, create_pr=create_pr)
 
 
-def check_push(repo_id: str, token: str | None = None) -> None:
+def check_push(repo_id: str, model: Any, revision: str | None, license: str | None) -> None:
     """Refuse, before the hours of a job, a push that could not be done after it.
 
+    Args:
+        repo_id: as for `publish`.
+        model, revision: what will be quantized.
+        license: as for `publish`.
+
     Raises:
-        ConfigError: `repo_id` is no name of a repository.
+        ConfigError: `repo_id` is no name of a repository, or a licence that nobody knows.
         GatedModelError: there is no token, or one that may only read.
-        SourceError: the Hub does not know the token, or does not answer.
+        SourceError: the Hub does not know the token or the model, or does not answer.
     """
     _check_name(repo_id)
-    find_writer(repo_id, token)
+    find_writer(repo_id, None)
+    is_named = isinstance(model, str | os.PathLike)
+    known = _license_of(model, revision) if is_named else None
+    choose_license(str(model) if is_named else type(model).__name__, known, license)
+
+
+def _license_of(model: str | os.PathLike[str], revision: str | None) -> str | None:
+    """As the card of a model names it, which is a folder, a file or on the Hub."""
+    path = Path(model).expanduser()
+    if path.exists():
+        return license_of_folder(path)
+    return named_license(ask(HubModel(*parse_name(os.fspath(model), revision))).card_data)
 
 
 def _send(
     repository: Repository,
+    writer: Writer,
     planned: Publication,
     receipt: Receipt,
     files: Mapping[str, Content],
@@ -104,6 +127,10 @@ def _send(
 ) -> Publication:
     """Put the files on the Hub that it has not, and say which those were."""
     repository.open(private=private, create_pr=create_pr)
+    gated = planned.gated and not repository.private
+    if gated:
+        # Before there is anything to hand out.
+        gate(repository.repo_id, writer)
     repository.refuse_leftovers(files)
     unchanged = repository.unchanged(files, {name: entry.sha256 for name, entry in receipt.files.items()})
     left = {name: content for name, content in files.items() if name not in unchanged}
@@ -114,10 +141,25 @@ def _send(
     return replace(
         planned,
         private=repository.private,
+        gated=gated,
         unchanged=unchanged,
         commit_hash=commit,
         pull_request=pull_request,
     )
+
+
+def gate(repo_id: str, writer: Writer) -> None:
+    """Let a public repository hand out its files only to those whom its owner admits, where it does not gate them yet.
+
+    Whether the base admits everybody who accepts its terms is not known: its owner may choose that for the copy too.
+
+    Raises:
+        SourceError: the Hub refuses, or does not answer.
+    """
+    api = HfApi(token=writer.token)
+    with translated(HubUpload(repo_id, token=writer.token)):
+        if not api.model_info(repo_id).gated:
+            api.update_repo_settings(repo_id, gated="manual")
 
 
 def _receipt_of(artifact: Artifact) -> Receipt:
@@ -134,11 +176,18 @@ def _card(
     verification: Verification,
     *,
     license: str | None,
-    quality: Record | None,
+    quality: QualityReport | None,
 ) -> str:
     """The card that the folder has, or else one that is made."""
+    if quality is not None:
+        refuse_foreign_figures(quality, receipt)
     if CARD not in artifact.names:
         return str(make_card(receipt, verification, repo_id, license=license, quality=quality))
+    if quality is not None:
+        raise ConfigError(
+            f"{artifact.path / CARD} is published as it is, without quality=: remove the file, so that a card is "
+            "made, or write the figures into it"
+        )
     named = license_of_folder(artifact.path)
     if named is None or license not in (None, named):
         wanted = f"and license={license!r} is given" if license else "and none is made up"

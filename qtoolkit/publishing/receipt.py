@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, ConfigError, oneline
 from qtoolkit.publishing import behaviour
-from qtoolkit.publishing.patterns import without_paths
+from qtoolkit.publishing.patterns import last_part, without_paths
 from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, QuantizationReport, Receipt
 from qtoolkit.source import read_tensors
 from qtoolkit.source.names import RECEIPT_FILE
@@ -58,15 +58,16 @@ def begin_receipt(
     """
     calibration = report.calibration
     if calibration is not None:
-        calibration = replace(calibration, text=_last_part(calibration.text), layers=())
+        calibration = replace(calibration, text=last_part(calibration.text), layers=())
         if calibration.perplexity is not None and not isfinite(calibration.perplexity):
             # JSON has no such number.
             calibration = replace(calibration, perplexity=None)
-    settings = {name: _last_part(value) if name == "calibration" else value for name, value in report.settings.items()}
+    settings = {name: last_part(value) if name == "calibration" else value for name, value in report.settings.items()}
     return Receipt(
         source=replace(report.source, name=_public_name(report.source), path=None),
         license=checkpoint.license,
         gated=checkpoint.gated,
+        inherited=checkpoint.inherited,
         method=report.method,
         settings=settings,
         device=report.device,
@@ -158,12 +159,7 @@ def sha256_of(file: Path) -> str:
 def _public_name(source: ModelSource) -> str:
     """What the base is called, without the folders of this machine."""
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source.name) and not Path(source.name).exists()
-    return source.name if source.commit_hash or on_hub else _last_part(source.name)
-
-
-def _last_part(path: str) -> str:
-    """A path without its folders; a text that is none stays as it is."""
-    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    return source.name if source.commit_hash or on_hub else last_part(source.name)
 
 
 def _tuples(values: Any) -> Any:

@@ -18,6 +18,7 @@ class Publication(Record):
         url: its page.
         revision: the branch; "main" by default.
         private: whether only its owner sees it; None for a pull request to a repository of somebody else.
+        gated: whether the public repository hands files only to those whom its owner admits, as its base does.
         dry_run: whether nothing was sent.
         files: name -> bytes of every file.
         unchanged: names of those that were there already.
@@ -27,12 +28,13 @@ class Publication(Record):
         pull_request: address of the pull request; None where it was committed.
     """
 
-    schema_version: ClassVar[int] = 1
+    schema_version: ClassVar[int] = 2
 
     repo_id: str
     url: str
     revision: str
     private: bool | None
+    gated: bool
     dry_run: bool
     files: Mapping[str, int]
     unchanged: tuple[str, ...]
@@ -44,6 +46,7 @@ class Publication(Record):
     def rows(self) -> tuple[Row, ...]:
         sent = {name: size for name, size in self.files.items() if name not in self.unchanged}
         seen = {True: "private", False: "public", None: "as the repository is"}[self.private]
+        seen += ", gated as its base" * self.gated
         total = Row("to be sent" if self.dry_run else "sent", format_bytes(sum(sent.values())), f"{len(sent)} files")
         return (
             Row("dry run" if self.dry_run else "published", self.url, f"{seen}, branch {self.revision}"),

@@ -83,10 +83,14 @@ class QualityReport(Record):
         noise_floor: the KL divergence that rounding alone makes: of the base in its own type from the base in float32.
         seconds: how long it took.
         speed: how fast the model runs; None where it was not measured.
+        hardware: what it was measured on, by the name of the processor or GPU; None where that was not asked for.
+        weights_fingerprint: whose figures these are, as `Receipt.weights_fingerprint`; None for a model that has no
+            receipt, or was not saved yet.
+        base_commit_hash: the commit of a base from the Hub; None elsewhere.
         notes: what was decided, one line each.
     """
 
-    schema_version: ClassVar[int] = 1
+    schema_version: ClassVar[int] = 2
 
     model: str
     base: str | None
@@ -118,6 +122,9 @@ class QualityReport(Record):
     noise_floor_se: float | None = None
     seconds: float = 0.0
     speed: SpeedReport | None = None
+    hardware: str | None = None
+    weights_fingerprint: str | None = None
+    base_commit_hash: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -132,13 +139,14 @@ class QualityReport(Record):
             Row("model", self.model),
             *((Row("base", self.base),) if self.base else ()),
             Row("text", self.text, f"{format_count(self.num_tokens)} tokens predicted, {windows}"),
-            *(Row(label, value) for label, value in self._figures() if value),
+            *(Row(label, value) for label, value in self.figures() if value),
             *(self.speed.rows() if self.speed else ()),
             Row("time", format_seconds(self.seconds)),
             *(Row("note", note) for note in self.notes),
         )
 
-    def _figures(self) -> tuple[tuple[str, str], ...]:
+    def figures(self) -> tuple[tuple[str, str], ...]:
+        """Each figure's name, and the figure as text with its standard error; empty where it was not measured."""
         return (
             ("perplexity", with_error(self.perplexity, self.perplexity_se)),
             ("perplexity of the base", with_error(self.base_perplexity, self.base_perplexity_se)),

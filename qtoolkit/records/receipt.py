@@ -1,5 +1,6 @@
 """What a saved model is and does, written down by the job that made it: the file `qtoolkit.json` beside the weights."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -94,6 +95,7 @@ class Receipt(Record):
         source: the base model; its name without the folders that lead to it, and no path.
         license: the base's licence as its card names it, "apache-2.0"; None where that is not known.
         gated: whether the Hub hands the base out only to those who accept its terms; None where that is not known.
+        inherited: what else the base's card says that holds for a copy: language, license_name, license_link.
         method: the method's name.
         settings: the config's fields.
         device: where it was made, "cpu" or "cuda:0".
@@ -110,11 +112,12 @@ class Receipt(Record):
         files: name -> size and hash of every file but this one.
     """
 
-    schema_version: ClassVar[int] = 1
+    schema_version: ClassVar[int] = 2
 
     source: ModelSource
     license: str | None
     gated: bool | None
+    inherited: Mapping[str, Any]
     method: str
     settings: Mapping[str, Any]
     device: str
@@ -129,6 +132,12 @@ class Receipt(Record):
     probe: Probe | None
     dtypes: Mapping[str, int]
     files: Mapping[str, FileEntry]
+
+    @property
+    def weights_fingerprint(self) -> str | None:
+        """SHA-256 over the hashes of the weight files, in the order of their names; None before they are written."""
+        hashes = [self.files[name].sha256 for name in sorted(self.files) if name.endswith(".safetensors")]
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest() if hashes else None
 
     @property
     def recipe(self) -> str:

@@ -42,6 +42,7 @@ class Checkpoint:
         download_bytes: bytes that are still to be downloaded.
         license: as the model's card names it, "apache-2.0"; None where that is not known.
         gated: whether the Hub hands it out only to those who accept its terms; None where that is not known.
+        inherited: what else the model's card says that holds for a copy, as `qtoolkit.source.licenses.inherited`.
         expand: gives `tensors` where they cannot be read one by one, when they are wanted; None elsewhere.
     """
 
@@ -62,6 +63,7 @@ class Checkpoint:
     download_bytes: int = 0
     license: str | None = None
     gated: bool | None = None
+    inherited: Mapping[str, Any] = field(default_factory=dict)
     _skeleton: "PreTrainedModel | None" = field(default=None, repr=False)
 
     @property

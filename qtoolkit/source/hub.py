@@ -1,10 +1,10 @@
 """A model from the Hugging Face Hub: files of one commit, and only those that are read."""
 
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, constants
 
@@ -21,7 +21,7 @@ from qtoolkit.source.hub_cache import (
 from qtoolkit.source.hub_download import Download
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.hub_files import indexed_files, refuse_without_safetensors, small_files, weight_files
-from qtoolkit.source.licenses import named_license
+from qtoolkit.source.licenses import inherited, named_license
 from qtoolkit.source.names import INDEX_FILE
 from qtoolkit.units import format_bytes
 
@@ -42,6 +42,7 @@ class Snapshot:
         note: what was decided on the way, in one line; empty when the Hub itself said what the commit is.
         license: as the model's card names it, "apache-2.0"; None where the card does not, or was not asked for.
         gated: whether it is handed out only to those who accept its terms; None where that was not asked for.
+        inherited: what else its card says that holds for a copy.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Snapshot:
     note: str = ""
     license: str | None = None
     gated: bool | None = None
+    inherited: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_name(name: str, revision: str | None) -> tuple[str, str | None]:
@@ -123,7 +125,9 @@ def fetch(
     _refuse_full_disk(model.repo_id, sum(weights.values()))
     download.get(weights)
     remember_commit(model.repo_id, model.revision, commit_hash)
-    return Snapshot(folder, model.repo_id, commit_hash, license=named_license(info.card_data), gated=bool(info.gated))
+    card = info.card_data
+    said: dict[str, Any] = {"license": named_license(card), "gated": bool(info.gated), "inherited": inherited(card)}
+    return Snapshot(folder, model.repo_id, commit_hash, **said)
 
 
 def ask(model: HubModel) -> "ModelInfo":

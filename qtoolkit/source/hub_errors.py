@@ -32,6 +32,9 @@ from qtoolkit.errors import (
     oneline,
 )
 
+# What huggingface_hub says where the Hub does not take a card's metadata.
+_INVALID_CARD = "Invalid metadata in README.md."
+
 
 @dataclass(frozen=True)
 class HubModel:
@@ -111,6 +114,7 @@ def translated(model: HubModel) -> Iterator[None]:
 
     Raises:
         SourceError: the Hub does not hand the model out, or does not answer.
+        ConfigError: the Hub refuses a card's metadata.
         OutputError: the local cache cannot be written.
     """
     try:
@@ -218,6 +222,9 @@ def _broken(error: BaseException, model: HubModel) -> QToolkitError:
 
 
 def _strange(error: BaseException, _model: HubModel) -> QToolkitError:
+    if str(error).startswith(_INVALID_CARD):
+        said = " ".join(str(error).removeprefix(_INVALID_CARD).split())
+        return ConfigError(f"the Hub refuses the metadata of the card README.md ({said}): correct it")
     return HubUnreachableError(
         f"{hub_address()} answers, but not as the Hub does ({_detail(error)}): check the network's login page, "
         "the proxy and HF_ENDPOINT"

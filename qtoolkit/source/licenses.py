@@ -6,6 +6,9 @@ from typing import Any
 
 from huggingface_hub import CardData, ModelCard
 
+# What a card says, beside the licence, that holds for every copy of the model.
+_INHERITED = ("language", "license_name", "license_link")
+
 
 def named_license(card_data: Any) -> str | None:
     """The licence in a card's metadata, by the Hub's name for it: "apache-2.0", "other"; None where there is none."""
@@ -18,6 +21,18 @@ def named_license(card_data: Any) -> str | None:
 def license_of_folder(folder: Path) -> str | None:
     """The licence that the card in a folder names; None where there is no card, or one that cannot be read."""
     return named_license(read_card(folder))
+
+
+def inherited(card_data: Any) -> dict[str, str | list[str]]:
+    """What else in a card holds for a copy: languages, and the name and place of a licence unknown to the Hub."""
+    values = {name: getattr(card_data, name, None) for name in _INHERITED}
+    # A card is free text: YAML takes the language "no" for a truth value.
+    kept = {name: value for name, value in values.items() if isinstance(value, str) or _is_texts(value)}
+    return {name: value for name, value in kept.items() if value}
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def read_card(folder: Path) -> Any:

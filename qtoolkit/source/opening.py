@@ -31,7 +31,7 @@ from qtoolkit.source.hub import fetch, from_cache, parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 from qtoolkit.source.hub_errors import HubModel
 from qtoolkit.source.hub_headers import fetch_headers
-from qtoolkit.source.licenses import license_of_folder
+from qtoolkit.source.licenses import inherited, license_of_folder, read_card
 from qtoolkit.source.weights import StoredTensor
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def open_checkpoint(
     snapshot = fetch(name, revision=revision, token=token, on_progress=on_progress, check=check)
     checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check)
     checkpoint.commit_hash = snapshot.commit_hash
-    checkpoint.license, checkpoint.gated = snapshot.license, snapshot.gated
+    checkpoint.license, checkpoint.gated, checkpoint.inherited = snapshot.license, snapshot.gated, snapshot.inherited
     if snapshot.note:
         checkpoint.notes.append(snapshot.note)
     return checkpoint
@@ -163,6 +163,7 @@ def _from_folder(
         generation_config=folders.load_generation_config(folder),
         tokenizer_bytes=file_bytes(folder / "tokenizer.json"),
         license=license_of_folder(folder),
+        inherited=inherited(read_card(folder)),
     )
     _note_choices(checkpoint, tokenizer_known=not headers_only)
     return checkpoint

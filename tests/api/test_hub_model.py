@@ -56,10 +56,11 @@ def test_its_licence_and_terms_go_into_the_receipt_and_its_base_is_compared(
     hub: Hub, tiny_llama: Path, tmp_path: Path
 ) -> None:
     repository = hub.add("org/tiny", tiny_llama)
-    commit = repository.commit({"README.md": b"---\nlicense: llama3.2\n---\n"})
+    commit = repository.commit({"README.md": b"---\nlicense: llama3.2\nlanguage: en\n---\n"})
     made = qt.quantize("org/tiny", "absmax", device="cpu", output=tmp_path / "out")
     assert made.receipt is not None
     assert (made.receipt.license, made.receipt.gated) == ("llama3.2", False)
+    assert made.receipt.inherited == {"language": "en"}
     assert (made.receipt.source.name, made.receipt.source.commit_hash) == ("org/tiny", commit)
     # Found in the cache by the receipt, without the Hub.
     hub.requests.clear()

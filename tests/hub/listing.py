@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 if TYPE_CHECKING:
     from tests.hub.server import Repository
 
@@ -64,9 +66,9 @@ def describe(repository: "Repository", asked: Sequence[str]) -> dict[str, Any]:
 
 
 def card_data(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """The licence that the card names, as `cardData`; nothing without one."""
-    named = re.search(rb"^license: (.+)$", files.get("README.md", b""), re.MULTILINE)
-    return {"cardData": {"license": named[1].decode()}} if named else {}
+    """The metadata of the card as `cardData`; nothing without any."""
+    metadata = re.match(rb"---\n(.*?)\n---\n", files.get("README.md", b""), re.DOTALL)
+    return {"cardData": yaml.safe_load(metadata[1])} if metadata else {}
 
 
 def _counts(content: bytes) -> Counter[str]:

@@ -3,11 +3,19 @@
 import base64
 import hashlib
 import json
+import re
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
+import yaml
+
 from tests.hub.server import Handler, Hub, HubError, Repository, describe
 
+_ALLOWED = {
+    "license": ("apache-2.0", "mit", "llama3.2", "gemma", "other"),
+    "base_model_relation": ("quantized", "finetune", "adapter", "merge"),
+    "pipeline_tag": ("text-generation",),
+}
 # Parts of a large file; the real Hub takes larger ones.
 _PART = 256 * 1024
 
@@ -21,6 +29,7 @@ class WritableHandler(Handler):
         ("GET", r"/api/whoami-v2", "send_whoami"),
         ("POST", r"/api/repos/create", "create"),
         ("POST", r"/api/validate-yaml", "validate"),
+        ("PUT", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/settings", "change_settings"),
         ("POST", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/branch/(?P<revision>[^/]+)", "make_branch"),
         ("POST", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/preupload/(?P<revision>[^/]+)", "preupload"),
         ("POST", r"/(?P<repo_id>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
@@ -68,6 +77,11 @@ class WritableHandler(Handler):
         self.server.add(repo_id, {".gitattributes": b""}, private=asked.get("visibility") == "private")
         self.respond_json(url)
 
+    def change_settings(self, repo_id: str) -> None:
+        repository, _ = self.writable(repo_id)
+        repository.gated = json.loads(self.body).get("gated", repository.gated) is not False
+        self.respond_json({})
+
     def make_branch(self, repo_id: str, revision: str) -> None:
         repository, commit_hash = self.writable(repo_id)
         if revision in repository.refs:
@@ -76,7 +90,20 @@ class WritableHandler(Handler):
         self.respond_json({})
 
     def validate(self) -> None:
-        self.respond_json({"errors": [], "warnings": []})
+        """Answer as the Hub, for what a model's card must be and have."""
+        found = re.match(r"---\n(.*?)\n---\n", json.loads(self.body)["content"], re.DOTALL)
+        try:
+            values = yaml.safe_load(found[1]) if found else {}
+        except yaml.YAMLError as error:
+            values, problems = {}, [f"YAML cannot be read: {error}"]
+        else:
+            problems = [
+                f'"{key}" must be one of {", ".join(allowed)}'
+                for key, allowed in _ALLOWED.items()
+                if values.get(key, allowed[0]) not in allowed
+            ]
+        errors = [{"message": problem} for problem in problems]
+        self.respond_json({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def preupload(self, repo_id: str, revision: str) -> None:
         repository, commit_hash = self.writable(repo_id, revision)

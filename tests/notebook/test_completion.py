@@ -93,6 +93,8 @@ def test_other_lines_are_left_alone(completed: Any, text: str) -> None:
         ("%qeval q --no", {"--noise-floor", "--no-speed"}),
         ("%qeval q --text book.txt --s", {"--seq-len", "--stride"}),
         ("%qcompare q --me", {"--methods", "--memory"}),
+        ("%qpublish out me/x --p", {"--public", "--pr"}),
+        ("p = %qpublish out me/x --q", {"--quality"}),
     ],
 )
 def test_options_of_magics_that_take_no_method(completed: Any, text: str, options: set[str]) -> None:

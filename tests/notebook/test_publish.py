@@ -7,31 +7,61 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.arguments import read_publication
 from qtoolkit.notebook.errors import MagicError
+from qtoolkit.notebook.publishing import PUBLISH_OPTIONS, PublishRequest, read_publish_request
+from qtoolkit.publishing import check_push
+from tests.evaluation.plain import HELD_OUT
 from tests.hub.fixture import WRITE_TOKEN, writable_hub
 from tests.hub.writable import WritableHub
 
 __all__ = ["writable_hub"]
-PLAIN = {"path": "out", "repo_id": "me/x", "base": None, "license": None, "revision": "main", "dry_run": False}
-PLAIN |= {"private": True, "create_pr": False}
-LINES: dict[str, dict[str, Any]] = {
-    "out me/x": {},
-    "out me/x --public --dry-run": {"private": False, "dry_run": True},
-    "'my out' me/x --pr --license mit": {"path": "my out", "create_pr": True, "license": "mit"},
-    "out me/x --revision q4 --base org/base": {"revision": "q4", "base": "org/base"},
+PLAIN = {"private": True, "create_pr": False, "dry_run": False}
+LINES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "out me/x": ("out", None, {}),
+    "out me/x --public --dry-run": ("out", None, {"private": False, "dry_run": True}),
+    "'my out' me/x --pr --license mit": ("my out", None, {"create_pr": True, "license": "mit"}),
+    "out me/x --revision q4 --base org/base": ("out", None, {"revision": "q4", "base": "org/base"}),
+    "out --quality report me/x": ("out", "report", {}),
 }
 
 
-@pytest.mark.parametrize(("line", "changes"), LINES.items(), ids=LINES)
-def test_a_line_becomes_arguments(line: str, changes: dict[str, Any]) -> None:
-    assert read_publication(line) == PLAIN | changes
+@pytest.mark.parametrize(("line", "expected"), LINES.items(), ids=LINES)
+def test_a_line_becomes_arguments(line: str, expected: tuple[str, str | None, dict[str, Any]]) -> None:
+    folder, quality, changes = expected
+    assert read_publish_request(line) == PublishRequest(folder, "me/x", quality, PLAIN | changes)
 
 
-@pytest.mark.parametrize("line", ["", "out", "out me/x more", "out me/x --token hf_x"])
-def test_another_line_is_refused(line: str) -> None:
-    with pytest.raises(ConfigError, match="%qpublish"):
-        read_publication(line)
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("", "%qpublish: .*required: FOLDER, REPO; `%qpublish[?]` shows how it is used"),
+        ("out", "required: REPO"),
+        ("out me/x more", "expected one FOLDER and one REPO, got also 'more'"),
+        ("out me/x --token hf_x", "%qpublish has no option --token: its options are --dry-run, --public"),
+    ],
+)
+def test_another_line_is_refused(line: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        read_publish_request(line)
+
+
+def test_help_tells_of_all_options(shell: InteractiveShell) -> None:
+    text = " ".join(shell.object_inspect_text("%qpublish").split())
+    assert "%qpublish FOLDER REPO [options]" in text
+    assert all(f"{flag} {value}".strip() in text and told in text for flag, (value, told) in PUBLISH_OPTIONS.items())
+
+
+def test_figures_come_from_a_variable(shell: InteractiveShell, tiny_llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shell.user_ns["texts"] = [HELD_OUT]
+    shell.run_line_magic("quantize", f"{tiny_llama} --method absmax --device cpu --output {out}")
+    line = f"{out} --base {tiny_llama} --text texts --seq-len 32 --num-tokens 64 --no-speed --device cpu"
+    shell.user_ns["report"] = report = shell.run_line_magic("qeval", line)
+    publication = shell.run_line_magic("qpublish", f"{out} me/x --license mit --dry-run --quality report")
+    for label, value in report.figures():
+        assert not value or f"| {label} | {value} |" in publication.card
+    with pytest.raises(MagicError, match="--quality takes a variable, and none is called 'reprot'"):
+        shell.run_line_magic("qpublish", f"{out} me/x --license mit --dry-run --quality reprot")
 
 
 def test_what_was_quantized_is_pushed(
@@ -52,6 +82,24 @@ def test_without_a_token_the_job_does_not_begin(
     with pytest.raises(MagicError, match="writing to me/tiny needs a token"):
         shell.run_line_magic("quantize", f"{tiny_llama} --method absmax --output {tmp_path / 'out'} --push me/tiny")
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_licence_the_job_does_not_begin(
+    shell: InteractiveShell, tiny_llama: Path, tmp_path: Path, writable_hub: WritableHub
+) -> None:
+    (tmp_path / "token").write_text(WRITE_TOKEN)
+    writable_hub.add("org/unknown", tiny_llama)
+    writable_hub.add("org/known", tiny_llama).commit({"README.md": b"---\nlicense: mit\n---\n"})
+    for model, options, told in (
+        (str(tiny_llama), "", "the licence of .* is not known, and none is made up"),
+        ("org/unknown", "", "the licence of org/unknown is not known"),
+        ("org/known", "--license apache-2.0", "org/known stands under 'mit': leave it out"),
+    ):
+        with pytest.raises(MagicError, match=told):
+            shell.run_line_magic("quantize", f"{model} --method absmax --output out --push me/tiny {options}")
+    assert not Path("out").exists()
+    assert writable_hub.downloads() == []
+    check_push("me/tiny", "org/known", None, None)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.publishing import read_receipt
-from qtoolkit.publishing.card import escaped, make_card
+from qtoolkit.publishing.card import make_card
+from qtoolkit.publishing.markdown import escaped
 from qtoolkit.records import Check, Receipt, Verification
+from tests.hub.writable import WritableHub
 
 VERIFICATION = Verification("out", (Check("logits", True, "off by 0"), Check("licence", None, "not known")))
 COMMIT = "c" * 40
@@ -26,19 +29,23 @@ def receipt(made: dict[str, Path], request: pytest.FixtureRequest) -> Receipt:
     ("receipt", "tags"),
     [
         ("nf4", ["bitsandbytes", "4-bit", "quantized", "qtoolkit"]),
+        ("fp4", ["bitsandbytes", "4-bit", "quantized", "qtoolkit"]),
         ("int8", ["bitsandbytes", "8-bit", "quantized", "qtoolkit"]),
         ("gptq", ["gptq", "4-bit", "quantized", "qtoolkit"]),
-        ("absmax", ["absmax", "quantized", "qtoolkit"]),
+        ("absmax", ["absmax", "8-bit", "quantized", "qtoolkit"]),
     ],
     indirect=["receipt"],
-    ids=["nf4", "int8", "gptq", "absmax"],
+    ids=["nf4", "fp4", "int8", "gptq", "absmax"],
 )
-def test_what_the_hub_reads(receipt: Receipt, tags: list[str]) -> None:
-    card = ModelCard(str(make_card(receipt, VERIFICATION, "me/tiny")))
+def test_what_the_hub_reads(receipt: Receipt, tags: list[str], writable_hub: WritableHub, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(str(make_card(receipt, VERIFICATION, "me/tiny")))
+    card = ModelCard.load(tmp_path / "README.md")
+    card.validate()
+    assert [(request.path, request.status) for request in writable_hub.requests] == [("/api/validate-yaml", 200)]
     assert card.data.to_dict() == {
         "base_model": "someone/tiny-llama",
         "base_model_relation": "quantized",
-        "library_name": "transformers",
+        "library_name": "qtoolkit" if tags[0] == "absmax" else "transformers",
         "license": "apache-2.0",
         "pipeline_tag": "text-generation",
         "tags": tags,
@@ -49,20 +56,22 @@ def test_a_person_reads_what_was_done(receipt: Receipt) -> None:
     text = make_card(receipt, VERIFICATION, "me/tiny").text
     assert "# tiny\n" in text
     assert f"[someone/tiny-llama](https://huggingface.co/someone/tiny-llama) (commit `{COMMIT}`)" in text
-    call = "qt.NF4(exclude=['lm_head'], double_quant=True, compute_dtype='bfloat16')"
-    assert f"qt.quantize('someone/tiny-llama', {call}, output=\"output\", revision='{COMMIT}')" in text
+    assert "14 linear layers in NF4, 4 bits" in text
     assert 'from_pretrained("me/tiny", device_map="auto")' in text
-    assert "It was not measured." in text
+    assert "# pip install transformers accelerate bitsandbytes\n" in text
+    assert "It was not measured how far" in text
     assert "| logits | passed | off by 0 |" in text and "| licence | not checked | not known |" in text
     assert "- 1 module: excluded by name" in text
 
 
 def test_its_recipe_is_a_call_that_makes_the_same(receipt: Receipt) -> None:
     text = make_card(receipt, VERIFICATION, "me/tiny").text
-    expression = text.split("qt.quantize('someone/tiny-llama', ")[1].split(", output=")[0]
+    code = text.split("## What was done\n\n```python\n")[1].split("```")[0]
+    expression = code.split("config = ")[1].split("\nqt.quantize")[0]
     import qtoolkit as qt
 
     assert eval(expression, {"qt": qt}).to_dict() == dict(receipt.settings)  # noqa: S307
+    assert f"qt.quantize('someone/tiny-llama', config, output='output', revision='{COMMIT}')\n" in code
 
 
 def test_a_licence_that_is_not_known_is_asked_for(receipt: Receipt) -> None:
@@ -77,9 +86,47 @@ def test_another_licence_than_the_bases_is_refused(receipt: Receipt) -> None:
         make_card(receipt, VERIFICATION, "me/tiny", license="mit")
 
 
-def test_a_licence_of_its_own_is_linked(receipt: Receipt) -> None:
-    data = make_card(replace(receipt, license="other", gated=True), VERIFICATION, "me/tiny").data
-    assert (data.license, data.license_link) == ("other", "https://huggingface.co/someone/tiny-llama")
+PAGE = "https://huggingface.co/someone/tiny-llama"
+
+
+@pytest.mark.parametrize(
+    ("inherited", "name", "link"),
+    [
+        ({"license_name": "mine", "license_link": "LICENSE"}, "mine", f"{PAGE}/blob/{COMMIT}/LICENSE"),
+        ({"license_name": "mine", "license_link": "https://mine.org/terms"}, "mine", "https://mine.org/terms"),
+        ({}, None, PAGE),
+    ],
+    ids=["a file beside the card", "an address", "nothing"],
+)
+def test_a_licence_of_its_own_is_named_and_linked_as_the_base_does(
+    receipt: Receipt, inherited: dict[str, str], name: str | None, link: str
+) -> None:
+    data = make_card(replace(receipt, license="other", inherited=inherited), VERIFICATION, "me/tiny").data.to_dict()
+    assert (data["license"], data.get("license_name"), data["license_link"]) == ("other", name, link)
+
+
+def test_languages_are_those_of_the_base(receipt: Receipt) -> None:
+    card = make_card(replace(receipt, inherited={"language": ["en", "de"]}), VERIFICATION, "me/tiny")
+    assert card.data.language == ["en", "de"]
+
+
+def test_who_takes_a_copy_of_a_gated_model_is_told_of_its_terms(receipt: Receipt) -> None:
+    open_card, card = (make_card(replace(receipt, gated=gated), VERIFICATION, "me/tiny") for gated in (False, True))
+    assert "accept its terms" in card.text and "accept its terms" not in open_card.text
+    assert PAGE in card.data.to_dict()["extra_gated_prompt"]
+    assert "extra_gated_prompt" not in open_card.data.to_dict()
+
+
+@pytest.mark.parametrize("receipt", ["gptq", "gptq_v2", "absmax"], indirect=True, ids=str)
+@pytest.mark.parametrize("rules", [{}, {"*.down_proj": {"bits": 8}}], ids=["one width", "mixed"])
+def test_it_names_only_readers_that_are_known_to_read_it(receipt: Receipt, rules: dict[str, Any]) -> None:
+    card = make_card(replace(receipt, settings=dict(receipt.settings) | {"rules": rules}), VERIFICATION, "me/tiny")
+    own = receipt.method == "absmax" or bool(rules)
+    assert ("import qtoolkit  #" in card.text) == own == (card.data.library_name == "qtoolkit")
+    assert ("optimum gptqmodel\n" in card.text) == (not own)
+    plain = not own and receipt.settings["checkpoint_format"] == "gptq"
+    assert ("vLLM" in card.text) == plain
+    assert ("4-bit" in card.data.tags) == (receipt.method == "gptq" and not rules)
 
 
 def test_a_base_that_is_not_on_the_hub_is_not_claimed(receipt: Receipt) -> None:
@@ -121,4 +168,4 @@ def test_a_value_stays_in_its_place(receipt: Receipt, attack: str) -> None:
 
 
 def test_plain_text_is_escaped_by_hand() -> None:
-    assert escaped("a_b <b> | [x](y)") == "a\\_b &lt;b&gt; \\| \\[x\\]\\(y\\)"
+    assert escaped("a_b <b> | [x](y)") == "a\\_b &lt;b&gt; \\| \\[x\\](y)"

@@ -48,7 +48,7 @@ def test_a_dry_run_asks_nobody(writable_hub: WritableHub, made: dict[str, Path])
     assert sizes.items() <= publication.files.items()
     assert set(publication.files) - set(sizes) == {"README.md"}
     shown = str(publication)
-    assert "private, branch main" in shown and "model.safetensors" in shown and "library_name: transformers" in shown
+    assert "private, branch main" in shown and "model.safetensors" in shown and "library_name: qtoolkit" in shown
 
 
 def defective(made: dict[str, Path], folder: Path) -> Path:
@@ -107,3 +107,11 @@ def test_a_card_of_ones_own_must_name_a_licence(made: dict[str, Path], tmp_path:
     new("README.md", "# Mine\n")(folder)
     with pytest.raises(ConfigError, match="names the licence None, and none is made up: correct the card"):
         qt.publish(folder, REPO, dry_run=True)
+
+
+def test_a_card_that_the_hub_refuses_is_named(writable_hub: WritableHub, made: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(made["absmax"], tmp_path / "copy")
+    new("README.md", "---\nlicense: apache-2.0\npipeline_tag: talking\n---\n# Mine\n")(folder)
+    with pytest.raises(ConfigError, match=r'the metadata of the card README\.md \(- "pipeline_tag" must be one of'):
+        qt.publish(folder, REPO, token=WRITE_TOKEN)
+    assert writable_hub.commits == []

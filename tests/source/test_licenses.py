@@ -1,11 +1,12 @@
 """The licence that a card names, and none where it names none."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCardData
 
-from qtoolkit.source.licenses import license_of_folder, named_license
+from qtoolkit.source.licenses import inherited, license_of_folder, named_license
 
 CARDS = {
     "one": ("---\nlicense: apache-2.0\n---\n# x", "apache-2.0"),
@@ -36,3 +37,21 @@ def test_no_card_and_bytes_that_are_no_text(tmp_path: Path) -> None:
 def test_what_the_hub_says_of_a_model() -> None:
     assert named_license(ModelCardData(license="llama3.2")) == "llama3.2"
     assert named_license(None) is None
+
+
+INHERITED = {
+    "languages": ({"language": ["en", "de"], "tags": ["x"]}, {"language": ["en", "de"]}),
+    "a language": ({"language": "en"}, {"language": "en"}),
+    "a licence of its own": (
+        {"license": "other", "license_name": "mine", "license_link": "LICENSE"},
+        {"license_name": "mine", "license_link": "LICENSE"},
+    ),
+    "what YAML made of Norwegian": ({"language": [False]}, {}),
+    "nothing": ({}, {}),
+}
+
+
+@pytest.mark.parametrize(("values", "expected"), INHERITED.values(), ids=INHERITED)
+def test_what_holds_for_a_copy(values: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert inherited(ModelCardData(**values)) == expected
+    assert inherited(None) == {}

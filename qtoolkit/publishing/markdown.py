@@ -1,0 +1,29 @@
+"""Text and tables in Markdown, whatever stands in them."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+# What Markdown would take for more than text; a link or a picture needs its bracket, a heading its sign.
+_MARKED = re.compile(r"([\\`*_\[\]#|~$])")
+
+
+def escaped(text: str) -> str:
+    r"""A text that Markdown shows as it is, on one line.
+
+    Example:
+        >>> print(escaped("a_b <b> | [x](y)"))
+        a\_b &lt;b&gt; \| \[x\](y)
+    """
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKED.sub(r"\\\1", plain)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; its cells are escaped."""
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(escaped, row))} |" for row in rows)])
+
+
+def listed(lines: Iterable[str]) -> str:
+    """A list; its lines are escaped."""
+    return "\n".join(f"- {escaped(line)}" for line in lines)
