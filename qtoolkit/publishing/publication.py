@@ -10,16 +10,15 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from qtoolkit.errors import ConfigError, VerificationError
+from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import make_card
-from qtoolkit.publishing.push import Content, Repository
+from qtoolkit.publishing.push import CARD, Repository
 from qtoolkit.publishing.token import find_writer
 from qtoolkit.publishing.verification import verify
 from qtoolkit.records import OnProgress, Publication, Receipt, Record, Verification, ignore_progress
 from qtoolkit.source.hub_errors import hub_address
 from qtoolkit.source.licenses import license_of_folder
-
-CARD = "README.md"
 
 
 def publish(

@@ -7,7 +7,8 @@ import pytest
 
 from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError
 from qtoolkit.publishing import push
-from qtoolkit.publishing.push import Content, Repository
+from qtoolkit.publishing.addition import Content
+from qtoolkit.publishing.push import Repository
 from qtoolkit.publishing.token import Writer, find_writer
 from qtoolkit.records import ProgressEvent
 from tests.hub.fixture import WRITE_TOKEN
