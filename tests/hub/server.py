@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -53,7 +53,7 @@ class Fault:
         cut: bytes of the body after which the connection breaks; None for never.
         received: bytes of the request's body after which the connection breaks, with nothing done; None for never.
         unanswered: the request is done as asked, and the connection breaks before its answer.
-        pause: seconds before each 64 kB of the body.
+        pause: seconds before each 64 kB of the body, and of the request's.
         spared: requests that it leaves alone before.
         times: how many requests it befalls; None for all.
         lasting: nothing gets through any more afterwards, until `faults` is emptied.
@@ -122,9 +122,7 @@ class Handler(BaseHTTPRequestHandler):
         self.request_log = Request(self.command, unquote(path), self.headers.get("Range"), token)
         self.server.requests.append(self.request_log)
         self.fault = self.server.fault_for(self.request_log.path)
-        length = int(self.headers.get("Content-Length") or 0)
-        self.body = self.rfile.read(length if self.fault.received is None else min(length, self.fault.received))
-        self.request_log.received = len(self.body)
+        self.body = b"".join(self.receive())
         if self.fault.lasting:
             self.server.faults.insert(0, Fault("", received=0))
         if self.fault.received is not None:
@@ -140,6 +138,16 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             # The client hung up.
             self.close_connection = True
+
+    def receive(self) -> Iterator[bytes]:
+        """The request's body, as far as it comes."""
+        length = int(self.headers.get("Content-Length") or 0)
+        whole = length if self.fault.received is None else min(length, self.fault.received)
+        for start in range(0, whole, _PIECE):
+            self.server.closing.wait(self.fault.pause)
+            piece = self.rfile.read(min(_PIECE, whole - start))
+            self.request_log.received += len(piece)
+            yield piece
 
     def route(self, path: str) -> None:
         asked = "GET" if self.command == "HEAD" else self.command

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.hub.server import Handler, Hub, HubError, Repository, describe
 
 # Parts of a large file; the real Hub takes larger ones.
-_PART = 256 * 1024
+PART = 256 * 1024
 
 
 class WritableHandler(Handler):
@@ -109,9 +109,9 @@ class WritableHandler(Handler):
             return asked
         href = f"{self.server.url}/storage/{oid}"
         upload: dict[str, Any] = {"href": href}
-        if size > _PART:
-            parts = range(1, -(-size // _PART) + 1)
-            upload["header"] = {"chunk_size": str(_PART)} | {str(part): f"{href}/{part}" for part in parts}
+        if size > PART:
+            parts = range(1, -(-size // PART) + 1)
+            upload["header"] = {"chunk_size": str(PART)} | {str(part): f"{href}/{part}" for part in parts}
         return asked | {"actions": {"upload": upload}}
 
     def store(self, oid: str) -> None:

@@ -6,6 +6,8 @@ specification, "MDB shard file format"):
 
     file    hash (32), flags (4), number of its segments (4), unused (8); a hash of 32 times 0xff ends the section
     segment hash of a xorb (32), flags (4), bytes (4), first chunk (4), last chunk + 1 (4)
+
+The sections of its xorbs and their chunks follow, which are handed back as they came.
 """
 
 import hashlib
@@ -28,6 +30,7 @@ class WritableXetHandler(WritableHandler):
         ("GET", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/xet-write-token/(?P<revision>[^/]+)", "send_token"),
         ("POST", r"/v1/xorbs/default/(?P<digest>[0-9a-f]{64})", "store_xorb"),
         ("POST", r"/v1/shards", "store_shard"),
+        ("GET", r"/v1/chunks/default/(?P<digest>[0-9a-f]{64})", "send_shard"),
     ]
     server: "WritableXetHub"
 
@@ -41,9 +44,19 @@ class WritableXetHandler(WritableHandler):
         self.respond_json({"was_inserted": new})
 
     def store_shard(self) -> None:
-        for content in self.server.files_of(self.body):
+        contents, end = self.server.files_of(self.body)
+        for content in contents:
             self.server.keep(hashlib.sha256(content).hexdigest(), content)
+        self.server.shards.append(with_footer(self.body, end))
         self.respond_json({"result": 1})
+
+    def send_shard(self, digest: str) -> None:
+        """A shard that names a chunk, from which the client learns what it need not send."""
+        chunk = struct.pack("<4Q", *(int(digest[at : at + 16], 16) for at in range(0, 64, 16)))
+        found = [shard for shard in self.server.shards if chunk in shard]
+        if not found:
+            raise HubError(404, "Chunk not found")
+        self.respond(200, found[0])
 
 
 class WritableXetHub(WritableHub):
@@ -51,14 +64,16 @@ class WritableXetHub(WritableHub):
 
     Attributes:
         xorbs: the chunks of each, by its hash.
+        shards: as they came.
     """
 
     def __init__(self) -> None:
         super().__init__(WritableXetHandler)
         self.xorbs: dict[str, list[bytes]] = {}
+        self.shards: list[bytes] = []
 
-    def files_of(self, shard: bytes) -> list[bytes]:
-        """The files that a shard describes."""
+    def files_of(self, shard: bytes) -> tuple[list[bytes], int]:
+        """The files that a shard describes, and where their section ends."""
         files, at = [], _ROW
         while shard[at : at + 32] != b"\xff" * 32:
             flags, count = struct.unpack_from("<II", shard, at + 32)
@@ -74,7 +89,19 @@ class WritableXetHub(WritableHub):
                 content += segment
             files.append(content)
             at += _ROW * (1 + count + (count if flags & _VERIFIED else 0) + (1 if flags & _WITH_SHA256 else 0))
-        return files
+        return files, at + _ROW
+
+
+def with_footer(shard: bytes, start_of_xorbs: int) -> bytes:
+    """A shard as the server hands it out: with a footer of 200 bytes, and its length in the header.
+
+    The footer names where sections begin, and three tables, which are empty here; then a key (none), when it was made,
+    until when it holds, and where itself begins.
+    """
+    end, now = len(shard), int(time.time())
+    tables = (end, 0) * 3
+    footer = struct.pack("<9Q32x2Q72xQ", 1, _ROW, start_of_xorbs, *tables, now, now + 3600, end)
+    return shard[:40] + struct.pack("<Q", len(footer)) + shard[48:] + footer
 
 
 def chunks_of(xorb: bytes) -> list[bytes]:

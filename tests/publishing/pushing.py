@@ -30,7 +30,7 @@ def files(tmp_path: Path) -> dict[str, Content]:
     """Two files in several parts, one in a single one, and two that git itself keeps."""
     folder = tmp_path / "model"
     folder.mkdir()
-    random = Random(0)
+    random = Random(0)  # noqa: S311
     contents = {f"model-0000{i}-of-00002.safetensors": random.randbytes(700_000 + i) for i in (1, 2)}
     contents |= {"a.safetensors": b"a" * 1000, "config.json": b"{}"}
     for name, content in contents.items():
