@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -82,7 +83,9 @@ class WritableHandler(Handler):
         self.respond_json({})
 
     def validate(self) -> None:
-        self.respond_json({"errors": [], "warnings": []})
+        wrong = re.search(r"^license: my-.*", json.loads(self.body)["content"], re.MULTILINE)
+        errors = [{"message": f"unknown {wrong[0]}"}] if wrong else []
+        self.respond_json({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def preupload(self, repo_id: str, revision: str) -> None:
         repository, commit_hash = self.writable(repo_id, revision, proposed=self.for_pull_request)

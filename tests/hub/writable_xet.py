@@ -35,7 +35,8 @@ class WritableXetHandler(WritableHandler):
     server: "WritableXetHub"
 
     def send_token(self, repo_id: str, revision: str = "main") -> None:
-        self.writable(repo_id, revision, proposed=self.for_pull_request)
+        # For a pull request huggingface_hub names the branch "None".
+        self.writable(repo_id, "main" if self.for_pull_request else revision, proposed=self.for_pull_request)
         self.respond_json({"casUrl": self.server.url, "accessToken": "xet", "exp": int(time.time()) + 3600})
 
     def store_xorb(self, digest: str) -> None:

@@ -11,13 +11,13 @@ from qtoolkit.publishing import push
 from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.token import find_writer
 from qtoolkit.records import ProgressEvent
-from tests.hub.fixture import WRITE_TOKEN, any_writable_hub, writable_hub
+from tests.hub.fixture import WRITE_TOKEN
 from tests.hub.server import Fault
 from tests.hub.server import Repository as HubRepository
 from tests.hub.writable import WritableHub
 from tests.publishing.pushing import REPO, _no_pauses, contents, files, pushed
 
-__all__ = ["_no_pauses", "any_writable_hub", "files", "writable_hub"]
+__all__ = ["_no_pauses", "files"]
 
 
 def sent(hub: WritableHub) -> list[str]:

@@ -9,13 +9,12 @@ from huggingface_hub.utils._xet import abort_xet_session
 
 from qtoolkit.errors import HubUnreachableError
 from qtoolkit.publishing.addition import Content
-from tests.hub.fixture import any_writable_hub, writable_hub
 from tests.hub.server import Fault, Request
 from tests.hub.writable import PART, WritableHub
 from tests.hub.writable_xet import WritableXetHub
 from tests.publishing.pushing import REPO, _no_pauses, contents, files, pushed
 
-__all__ = ["_no_pauses", "any_writable_hub", "files", "writable_hub"]
+__all__ = ["_no_pauses", "files"]
 NUM_POINTS = 20
 
 

@@ -8,12 +8,11 @@ import pytest
 from qtoolkit.errors import JobCancelled
 from qtoolkit.publishing.addition import Content
 from qtoolkit.records import ProgressEvent
-from tests.hub.fixture import any_writable_hub, writable_hub
 from tests.hub.server import Fault
 from tests.hub.writable import WritableHub
 from tests.publishing.pushing import REPO, _no_pauses, contents, files, pushed
 
-__all__ = ["_no_pauses", "any_writable_hub", "files", "writable_hub"]
+__all__ = ["_no_pauses", "files"]
 LARGE = "/storage/|/v1/xorbs/"
 
 
