@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
-from huggingface_hub import HfApi, ModelCard, ModelInfo
+from huggingface_hub import HfApi, ModelInfo, constants
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError, oneline
 from qtoolkit.publishing.addition import Addition, Content
@@ -121,10 +122,12 @@ class Repository:
     def _check_card(self, card: Content) -> None:
         """Refuse a card before the upload that the Hub would refuse after it."""
         text = (card if isinstance(card, bytes) else card.read_bytes()).decode()
-        try:
-            ModelCard(text).validate()
-        except ValueError as error:
-            raise ConfigError(f"the Hub does not accept the card {CARD} ({oneline(error)}): correct it") from error
+        address = f"{constants.ENDPOINT}/api/validate-yaml"
+        response = get_session().post(address, json={"content": text, "repoType": "model"})
+        if response.status_code == 400:
+            told = "; ".join(str(each.get("message")) for each in response.json()["errors"])
+            raise ConfigError(f"the Hub does not accept the card {CARD} ({oneline(ValueError(told))}): correct it")
+        hf_raise_for_status(response)
 
     def _send(self, addition: Addition, report: Callable[[], None], *, create_pr: bool) -> None:
         def work(stopped: threading.Event) -> None:

@@ -17,12 +17,12 @@ REPO = "me/tiny-nf4"
 
 
 def test_pushed_and_pulled_back_it_is_the_same_and_passes(
-    any_writable_hub: WritableHub, made: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    writable_hub: WritableHub, made: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = {file.name: file.read_bytes() for file in made["nf4"].iterdir()}
     publication = qt.publish(made["nf4"], REPO, token=WRITE_TOKEN)
     assert (publication.private, publication.dry_run, publication.unchanged) == (True, False, ())
-    assert any_writable_hub.repositories[REPO].private
+    assert writable_hub.repositories[REPO].private
     pulled = Path(snapshot_download(REPO, token=WRITE_TOKEN, local_dir=tmp_path / "pulled"))
     after = {file.name: file.read_bytes() for file in pulled.iterdir() if file.is_file()}
     assert before.items() <= after.items()

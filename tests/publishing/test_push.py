@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import snapshot_download
 
 from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError
 from qtoolkit.publishing import push
@@ -32,6 +33,8 @@ def test_everything_comes_in_one_commit(any_writable_hub: WritableHub, files: di
     assert repository.private and repository.refs["main"] == commit and pull_request is None
     assert commit is not None and contents(files).items() <= repository.commits[commit].items()
     assert [title for _, title, _ in any_writable_hub.commits] == ["title"]
+    pulled = Path(snapshot_download(REPO, token=WRITE_TOKEN))
+    assert {name: (pulled / name).read_bytes() for name in files} == contents(files)
 
 
 def test_what_is_there_is_not_sent_again(any_writable_hub: WritableHub, files: dict[str, Content]) -> None:
