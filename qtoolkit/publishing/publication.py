@@ -12,9 +12,10 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from qtoolkit.errors import ConfigError, VerificationError
+from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
-from qtoolkit.publishing.push import Content, Repository
+from qtoolkit.publishing.push import CARD, Repository
 from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.publishing.token import Writer, find_writer
 from qtoolkit.publishing.verification import OnCheck, verify
@@ -22,8 +23,6 @@ from qtoolkit.records import OnProgress, Publication, QualityReport, Receipt, Ve
 from qtoolkit.source.hub import ask, parse_name
 from qtoolkit.source.hub_errors import HubModel, HubUpload, hub_address, translated
 from qtoolkit.source.licenses import license_of_folder, named_license
-
-CARD = "README.md"
 
 
 def publish(
@@ -43,20 +42,24 @@ def publish(
 ) -> Publication:
     """Put a saved model on the Hub, once `verify` has found nothing wrong with it, in one commit with its card.
 
-    Files that are there already are not sent again, also when an earlier call was stopped before its commit.
+    Files that are there already are not sent again, also when an earlier call was stopped before its commit. Where a
+    connection breaks, it is tried again after a while, and another call goes on, from any machine.
 
     Args:
         path: a folder that `quantize` wrote. Its `README.md`, where it has one, is the card; otherwise one is made.
         repo_id: "org/name"; made where it does not exist.
         private: whether only its owner sees it. A public copy of a gated base is gated too: its owner admits who asks.
-        create_pr: open a pull request instead, for a repository of somebody else.
+        create_pr: open a pull request instead, for a repository of somebody else; one that is open with the same
+            files stays the only one.
         dry_run: send nothing and ask no network; the result tells every file, its size, and the card.
         token: a Hub token that may write; None for the one that huggingface_hub finds.
         revision: the branch; made where it does not exist.
         base: as for `verify`.
         license: by the Hub's name for it, "apache-2.0", where the base's card is not at hand to name it.
         quality: what `evaluate` measured of this folder, for the card; None where nothing was.
-        on_progress: called with a `ProgressEvent` after each file.
+        on_progress: called with a `ProgressEvent` about ten times a second while files are sent; what it raises,
+            such as `JobCancelled`, stops there. Through hf_xet, which the Hub prefers, a file's bytes count when it is
+            whole; without it (HF_HUB_DISABLE_XET=1), as they go.
         on_check: as for `verify`, which tells `on_progress` too where it is.
 
     Raises:

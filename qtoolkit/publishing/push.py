@@ -1,26 +1,31 @@
 """A verified model to the Hub: large files first, one after the other, then one commit that holds them all."""
 
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import HfApi, ModelInfo, constants
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
-from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError
+from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError, oneline
+from qtoolkit.publishing.addition import Addition, Content
 from qtoolkit.publishing.token import Writer
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source.hub_errors import HubUpload, translated
 from qtoolkit.source.hub_mirror import without_bars
+from qtoolkit.source.hub_transfer import transfer
 from qtoolkit.source.names import INDEX_FILE
 
-# Seconds before a step is tried again; huggingface_hub itself has tried each request several times by then.
+# Seconds before a step is tried again; huggingface_hub itself has tried most requests several times by then.
 PAUSES = (2.0, 8.0, 30.0)
+# A Hub that names a longer time is not waited for: its limits are over after five minutes.
+_LONGEST_PAUSE = 300.0
+CARD = "README.md"
 _Result = TypeVar("_Result")
-Content = Path | bytes
 
 
 class Repository:
@@ -30,11 +35,11 @@ class Repository:
         repo_id: "org/name".
         writer: who writes.
         revision: the branch.
-        on_progress: told of each file that was sent.
+        on_progress: told about ten times a second how much was sent; what it raises stops the push.
     """
 
     def __init__(self, repo_id: str, writer: Writer, revision: str, on_progress: OnProgress) -> None:
-        self.repo_id, self.revision = repo_id, revision
+        self.repo_id, self.revision, self.account = repo_id, revision, writer.account
         self._model = HubUpload(repo_id, revision, writer.token)
         self._api = HfApi(token=writer.token)
         self._on_progress = on_progress
@@ -50,13 +55,12 @@ class Repository:
             SourceError: the Hub does not answer, or refuses.
         """
         if not create_pr:
-            self._again(lambda: self._api.create_repo(self.repo_id, private=private, exist_ok=True))
+            self._ask(lambda: self._api.create_repo(self.repo_id, private=private, exist_ok=True))
         if not create_pr and self.revision != "main":
-            self._again(lambda: self._api.create_branch(self.repo_id, branch=self.revision, exist_ok=True))
-        info = self._again(lambda: self._api.model_info(self.repo_id, revision=self.revision, files_metadata=True))
+            self._ask(lambda: self._api.create_branch(self.repo_id, branch=self.revision, exist_ok=True))
+        info = self._ask(lambda: self._info(self.revision))
         self.parent, self.private = info.sha, None if create_pr else bool(info.private)
-        for file in info.siblings or ():
-            self.present[file.rfilename] = (file.lfs.sha256 if file.lfs else file.blob_id) or ""
+        self.present = _stored(info)
         if private and not create_pr and not info.private:
             raise ConfigError(
                 f"{self.repo_id} is public already: give private=False to publish there, or name another repository"
@@ -88,56 +92,130 @@ class Repository:
     def push(self, files: Mapping[str, Content], message: str, *, create_pr: bool) -> tuple[str, str | None]:
         """Send files, each as it can, and then the one commit that makes them the repository's.
 
-        What was sent before a connection broke for good is not sent again by the next call: the Hub keeps it.
+        What was sent before a connection broke for good is not sent again by the next call: the Hub keeps it. So does a
+        commit whose answer was lost stay the only one.
 
         Returns:
             The commit, and the pull request's address.
 
         Raises:
+            ConfigError: the Hub does not accept what the card states.
             SourceError: the Hub does not answer, or refuses, or somebody committed meanwhile.
         """
-        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-        total, done = sum(operation.upload_info.size for operation in operations), 0
-        for operation in operations:
-            self._again(partial(self._send, operation, create_pr=create_pr))
-            done += operation.upload_info.size
-            self._on_progress(ProgressEvent("push", done, total, "bytes", operation.path_in_repo))
-        made = self._again(
-            lambda: self._api.create_commit(
+        if CARD in files:
+            self._ask(partial(self._check_card, files[CARD]))
+        additions = [Addition(name, content) for name, content in files.items()]
+        done, total = 0, sum(addition.upload_info.size for addition in additions)
+        for addition in additions:
+
+            def report(addition: Addition = addition, done: int = done) -> None:
+                self._on_progress(
+                    ProgressEvent("push", done + addition.num_bytes_read, total, "bytes", addition.path_in_repo)
+                )
+
+            self._again(partial(self._send, addition, report, create_pr=create_pr))
+            addition.num_bytes_read = addition.upload_info.size
+            report()
+            done += addition.upload_info.size
+        return self._ask(partial(self._commit, files, additions, message, create_pr=create_pr))
+
+    def _check_card(self, card: Content) -> None:
+        """Refuse a card before the upload that the Hub would refuse after it."""
+        text = (card if isinstance(card, bytes) else card.read_bytes()).decode()
+        address = f"{constants.ENDPOINT}/api/validate-yaml"
+        response = get_session().post(address, json={"content": text, "repoType": "model"})
+        if response.status_code == 400:
+            told = "; ".join(str(each.get("message")) for each in response.json()["errors"])
+            raise ConfigError(f"the Hub does not accept the card {CARD} ({oneline(ValueError(told))}): correct it")
+        hf_raise_for_status(response)
+
+    def _send(self, addition: Addition, report: Callable[[], None], *, create_pr: bool) -> None:
+        def work(stopped: threading.Event) -> None:
+            addition.stopped = stopped
+            self._api.preupload_lfs_files(self.repo_id, [addition], revision=self.revision, create_pr=create_pr)
+
+        with without_bars():
+            sent = transfer(work, report)
+        self._once(sent.result)
+
+    def _commit(
+        self, files: Mapping[str, Content], additions: Sequence[Addition], message: str, *, create_pr: bool
+    ) -> tuple[str, str | None]:
+        """The commit of these files: an earlier try has made it where only its answer was lost."""
+        hashes = {
+            each.path_in_repo: _hashes(files[each.path_in_repo], each.upload_info.sha256.hex()) for each in additions
+        }
+        find = self._find_pull_request if create_pr else self._find_commit
+        if found := find(hashes):
+            return found
+        try:
+            made = self._api.create_commit(
                 self.repo_id,
-                operations,
+                additions,
                 commit_message=message,
                 parent_commit=self.parent,
                 revision=self.revision,
                 create_pr=create_pr,
             )
-        )
+        except HfHubHTTPError as error:
+            if error.response.status_code == 409:
+                raise HubUnreachableError(f"{self.repo_id} is being committed to (409): call again later") from error
+            if error.response.status_code != 412:
+                raise
+            # The Hub may have worked on after it broke off its answer.
+            if found := find(hashes):
+                return found
+            raise SourceError(f"somebody committed to {self.repo_id} meanwhile: look at it, then call again") from error
         return made.oid, made.pr_url
 
-    def _send(self, operation: CommitOperationAdd, *, create_pr: bool) -> None:
-        self._api.preupload_lfs_files(self.repo_id, [operation], revision=self.revision, create_pr=create_pr)
+    def _find_commit(self, hashes: Mapping[str, set[str]], revision: str | None = None) -> tuple[str, None] | None:
+        """The commit at the head of a branch, where it holds all files."""
+        info = self._info(revision or self.revision)
+        present = _stored(info)
+        whole = all(present.get(name) in known for name, known in hashes.items())
+        return (str(info.sha), None) if whole else None
+
+    def _find_pull_request(self, hashes: Mapping[str, set[str]]) -> tuple[str, str] | None:
+        """The open pull request of this account that brings all files."""
+        mine = self._api.get_repo_discussions(
+            self.repo_id, author=self.account, discussion_type="pull_request", discussion_status="open"
+        )
+        for request in mine:
+            if found := self._find_commit(hashes, request.git_reference):
+                return found[0], request.url
+        return None
+
+    def _info(self, revision: str) -> ModelInfo:
+        return self._api.model_info(self.repo_id, revision=revision, files_metadata=True)
+
+    def _ask(self, step: Callable[[], _Result]) -> _Result:
+        return self._again(lambda: self._once(step))
 
     def _again(self, step: Callable[[], _Result]) -> _Result:
         """Do a step, and again after a pause where the Hub does not answer."""
         for pause in PAUSES:
             try:
-                return self._once(step)
-            except HubUnreachableError:
-                time.sleep(pause)
-        return self._once(step)
+                return step()
+            except HubUnreachableError as error:
+                time.sleep(max(pause, _asked_pause(error)))
+        return step()
 
     def _once(self, step: Callable[[], _Result]) -> _Result:
         with translated(self._model), without_bars():
-            try:
-                return step()
-            except (RepositoryNotFoundError, RevisionNotFoundError):
-                raise
-            except HfHubHTTPError as error:
-                if error.response.status_code == 412:
-                    raise SourceError(
-                        f"somebody committed to {self.repo_id} meanwhile: look at it, then call again"
-                    ) from error
-                raise
+            return step()
+
+
+def _asked_pause(error: HubUnreachableError) -> float:
+    """Seconds after which the Hub wants to be asked again; 0 where it does not say."""
+    asked = (
+        error.__cause__.response.headers.get("Retry-After", "") if isinstance(error.__cause__, HfHubHTTPError) else ""
+    )
+    return min(float(asked), _LONGEST_PAUSE) if asked.isdecimal() else 0.0
+
+
+def _stored(info: ModelInfo) -> dict[str, str]:
+    """The files of a commit, by the hash that the Hub goes by: SHA-256 of a large file, git's of a small one."""
+    return {file.rfilename: (file.lfs.sha256 if file.lfs else file.blob_id) or "" for file in info.siblings or ()}
 
 
 def _hashes(content: Content, sha256: str | None) -> set[str]:

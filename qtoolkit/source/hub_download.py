@@ -2,24 +2,17 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
 from typing import Self
 
 from huggingface_hub import hf_hub_download
 
 from qtoolkit.records import ProgressEvent
 from qtoolkit.source.hub_errors import HubModel, translated
-
-# Seconds between two reports, and how long a stopped download may take to let go of the network.
-_TICK = 0.1
-_PATIENCE = 5.0
+from qtoolkit.source.hub_transfer import StoppedError, transfer
 
 
 class Download:
     """Files of one commit, fetched one after the other.
-
-    huggingface_hub works in a thread of its own, and the caller's thread reports: hf_xet would swallow an exception of
-    `on_progress`, a connection that hangs would delay Ctrl-C, and notebooks want their output from the cell's thread.
 
     Args:
         model: the repository and the token.
@@ -53,37 +46,23 @@ class Download:
             self._report(name, size)
 
     def _get_file(self, name: str, size: int) -> None:
-        stopped = threading.Event()
-        future: Future[str] = Future()
+        def work(stopped: threading.Event) -> None:
+            worker = threading.current_thread()
 
-        def receive(count: int) -> None:
-            self._received = count
-            # hf_xet calls from another thread, where an exception would only be printed.
-            if stopped.is_set() and threading.current_thread() is worker:
-                raise _StoppedError
+            def receive(count: int) -> None:
+                self._received = count
+                # hf_xet calls from another thread, where an exception would only be printed.
+                if stopped.is_set() and threading.current_thread() is worker:
+                    raise StoppedError
 
-        def work() -> None:
-            try:
-                bar_class = type("Bar", (_SilentBar,), {"receive": staticmethod(receive)})
-                path = hf_hub_download(
-                    self.model.repo_id, name, revision=self.commit_hash, token=self.model.token, tqdm_class=bar_class
-                )
-                future.set_result(str(path))
-            except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
-                future.set_exception(error)
+            bar_class = type("Bar", (_SilentBar,), {"receive": staticmethod(receive)})
+            hf_hub_download(
+                self.model.repo_id, name, revision=self.commit_hash, token=self.model.token, tqdm_class=bar_class
+            )
 
-        worker = threading.Thread(target=work, name="qtoolkit-download", daemon=True)
-        try:
-            worker.start()
-            while not wait([future], timeout=_TICK).done:
-                self._report(name, size)
-        except BaseException:
-            _abort_xet()
-            stopped.set()
-            wait([future], timeout=_PATIENCE)
-            raise
+        done = transfer(work, lambda: self._report(name, size))
         with translated(self.model):
-            future.result()
+            done.result()
 
     def _report(self, name: str, size: int) -> None:
         done = self._finished + min(self._received, size)
@@ -126,14 +105,3 @@ class _SilentBar:
 
     def close(self) -> None:
         pass
-
-
-class _StoppedError(Exception):
-    """Ends a download from within; nobody sees it."""
-
-
-def _abort_xet() -> None:
-    """End what hf_xet transfers, as huggingface_hub itself does on Ctrl-C."""
-    from huggingface_hub.utils._xet import abort_xet_session
-
-    abort_xet_session()  # type: ignore[no-untyped-call]

@@ -1,6 +1,7 @@
 """What the Hub and the network answer, as errors of ours: one line, and never a token in it."""
 
 import errno
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,6 +139,12 @@ def _detail(error: BaseException) -> str:
     return re.sub(r"\?\S*", "", oneline(error))
 
 
+def _words(error: HfHubHTTPError, model: HubModel) -> str:
+    """What the Hub says itself, to be added to what we say."""
+    said = (error.server_message or "").strip().replace(model.token or get_token() or " ", "…")
+    return f" ({said.splitlines()[0][:200].rstrip(' .:')})" if said else ""
+
+
 def _malformed(_error: BaseException, model: HubModel) -> QToolkitError:
     return ModelNotFoundError(f"{model.repo_id!r} is no Hub id: write it as on its page, org/name or org/name@revision")
 
@@ -185,7 +192,7 @@ def _refused(error: BaseException, model: HubModel) -> QToolkitError:
     if status == 403:
         return SourceError(
             f"the Hub refuses {model.repo_id} (403): give a token that may {model.right} it, see "
-            f"{hub_address()}/settings/tokens"
+            f"{hub_address()}/settings/tokens{_words(error, model)}"
         )
     if status == 429:
         return HubUnreachableError(
@@ -193,7 +200,7 @@ def _refused(error: BaseException, model: HubModel) -> QToolkitError:
         )
     if status >= 500 or status == 408:
         return HubUnreachableError(f"{hub_address()} is down or overloaded ({status}): run it again later")
-    return SourceError(f"the Hub answers {status} for {model.repo_id}: see {model.page}")
+    return SourceError(f"the Hub answers {status} for {model.repo_id}: see {model.page}{_words(error, model)}")
 
 
 def _offline(_error: BaseException, _model: HubModel) -> QToolkitError:
@@ -209,16 +216,23 @@ def _unreachable(error: BaseException, model: HubModel) -> QToolkitError:
 
 def _disk(error: BaseException, model: HubModel) -> QToolkitError:
     assert isinstance(error, OSError)
-    cache = constants.HF_HUB_CACHE
-    if error.errno == errno.ENOSPC:
+    code, cache = error.errno, constants.HF_HUB_CACHE
+    if code is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
+        # hf_xet gives the number in its text alone.
+        code, cache = int(told[1]), constants.HF_XET_CACHE
+    if code == errno.ENOSPC:
         return DiskFullError(f"the disk of {cache} is full: free some, or set HF_HOME to a folder on a larger one")
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
-        return OutputError(f"the Hub cache {cache} cannot be written ({error.strerror}): set HF_HOME to another folder")
+    if code in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+        return OutputError(
+            f"the Hub cache {cache} cannot be written ({os.strerror(code)}): set HF_HOME to another folder"
+        )
     return _broken(error, model)
 
 
 def _broken(error: BaseException, model: HubModel) -> QToolkitError:
-    return HubUnreachableError(f"the {model.transfer} {model.repo_id} broke off ({_detail(error)}): {model.again}")
+    # huggingface_hub says of an upload only which file it was.
+    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+    return HubUnreachableError(f"the {model.transfer} {model.repo_id} broke off ({_detail(cause)}): {model.again}")
 
 
 def _strange(error: BaseException, _model: HubModel) -> QToolkitError:

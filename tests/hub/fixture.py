@@ -6,10 +6,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils._xet import abort_xet_session
 
 from tests.hub.datasets import DatasetHub
 from tests.hub.server import Hub
 from tests.hub.writable import WritableHub
+from tests.hub.writable_xet import WritableXetHub
 from tests.hub.xet import XetHub
 
 WRITE_TOKEN = "hf_write" + "w" * 27
@@ -49,6 +51,26 @@ def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wr
         server.tokens.add(WRITE_TOKEN)
         server.writers[WRITE_TOKEN] = "me"
         yield from _pointed_to(server, tmp_path, monkeypatch)
+
+
+@pytest.fixture(params=["lfs", "xet"])
+def any_writable_hub(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WritableHub]:
+    """As `writable_hub`, and with large files sent by hf_xet."""
+    if request.param == "lfs":
+        yield request.getfixturevalue("writable_hub")
+        return
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    for name, value in {"XORB_COMPRESSION_POLICY": "none", "CLIENT_RETRY_BASE_DELAY": "10ms"}.items():
+        monkeypatch.setenv(f"HF_XET_{name}", value)
+    with WritableXetHub() as server:
+        server.tokens.add(WRITE_TOKEN)
+        server.writers[WRITE_TOKEN] = "me"
+        # hf_xet reads its environment when its session begins.
+        abort_xet_session()
+        yield from _pointed_to(server, tmp_path, monkeypatch)
+        abort_xet_session()
 
 
 def environment(server: Hub, home: Path) -> dict[str, str]:

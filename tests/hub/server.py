@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -60,8 +60,12 @@ class Fault:
         status: answered instead of the file; None to answer as usual.
         headers, body: of that answer.
         cut: bytes of the body after which the connection breaks; None for never.
-        pause: seconds before each 64 kB of the body.
+        received: bytes of the request's body after which the connection breaks, with nothing done; None for never.
+        unanswered: the request is done as asked, and the connection breaks before its answer.
+        pause: seconds before each 64 kB of the body, and of the request's.
+        spared: requests that it leaves alone before.
         times: how many requests it befalls; None for all.
+        lasting: nothing gets through any more afterwards, until `faults` is emptied.
     """
 
     path: str
@@ -69,19 +73,24 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     cut: int | None = None
+    received: int | None = None
+    unanswered: bool = False
     pause: float = 0.0
+    spared: int = 0
     times: int | None = None
+    lasting: bool = False
 
 
 @dataclass
 class Request:
-    """One request that was answered; `sent` counts the bytes of its body."""
+    """One request; `received` counts the bytes of its body, `sent` those of the answer's."""
 
     method: str
     path: str
     range: str | None
     token: str | None
     status: int = 0
+    received: int = 0
     sent: int = 0
 
 
@@ -105,6 +114,8 @@ class Handler(BaseHTTPRequestHandler):
         ("GET", r"/(?P<repo_id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)", "send_file"),
     ]
     protocol_version = "HTTP/1.1"
+    # An answer goes out in two pieces, the second of which would wait 40 ms for the client's acknowledgement.
+    disable_nagle_algorithm = True
     server: "Hub"
     request_log: Request
 
@@ -121,8 +132,13 @@ class Handler(BaseHTTPRequestHandler):
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         self.request_log = Request(self.command, unquote(path), self.headers.get("Range"), token)
         self.server.requests.append(self.request_log)
-        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.fault = self.server.fault_for(self.request_log.path)
+        self.body = b"".join(self.receive())
+        if self.fault.lasting:
+            self.server.faults.insert(0, Fault("", received=0))
+        if self.fault.received is not None:
+            self.close_connection = True
+            return
         try:
             if self.fault.status is not None:
                 self.respond(self.fault.status, self.fault.body, self.fault.headers)
@@ -133,6 +149,16 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             # The client hung up.
             self.close_connection = True
+
+    def receive(self) -> Iterator[bytes]:
+        """The request's body, as far as it comes."""
+        length = int(self.headers.get("Content-Length") or 0)
+        whole = length if self.fault.received is None else min(length, self.fault.received)
+        for start in range(0, whole, _PIECE):
+            self.server.closing.wait(self.fault.pause)
+            piece = self.rfile.read(min(_PIECE, whole - start))
+            self.request_log.received += len(piece)
+            yield piece
 
     def route(self, path: str) -> None:
         asked = "GET" if self.command == "HEAD" else self.command
@@ -145,6 +171,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def respond(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         self.request_log.status = status
+        if self.fault.unanswered:
+            self.close_connection = True
+            return
         self.send_response(status)
         for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(key, value)
@@ -285,6 +314,9 @@ class Hub(ThreadingHTTPServer):
     def fault_for(self, path: str) -> Fault:
         for fault in self.faults:
             if re.search(fault.path, path) and fault.times != 0:
+                if fault.spared:
+                    fault.spared -= 1
+                    continue
                 fault.times = None if fault.times is None else fault.times - 1
                 return fault
         return Fault(path)

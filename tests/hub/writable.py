@@ -17,7 +17,7 @@ _ALLOWED = {
     "pipeline_tag": ("text-generation",),
 }
 # Parts of a large file; the real Hub takes larger ones.
-_PART = 256 * 1024
+PART = 256 * 1024
 
 
 class WritableHandler(Handler):
@@ -37,6 +37,7 @@ class WritableHandler(Handler):
         ("PUT", r"/storage/(?P<oid>[0-9a-f]{64})/(?P<part>\d+)", "store_part"),
         ("POST", r"/storage/(?P<oid>[0-9a-f]{64})", "join_parts"),
         ("POST", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/commit/(?P<revision>[^/]+)", "commit"),
+        ("GET", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/discussions", "send_pull_requests"),
     ]
 
     def writer(self) -> str:
@@ -48,11 +49,16 @@ class WritableHandler(Handler):
             raise HubError(403, "Forbidden: this token may only read")
         return self.server.writers[token]
 
-    def writable(self, repo_id: str, revision: str = "main") -> tuple[Repository, str]:
-        """The repository and commit, if this token may write there."""
+    @property
+    def for_pull_request(self) -> bool:
+        return parse_qs(urlsplit(self.path).query).get("create_pr") == ["1"]
+
+    def writable(self, repo_id: str, revision: str = "main", *, proposed: bool = False) -> tuple[Repository, str]:
+        """The repository and commit, if this token may write there; a pull request needs less."""
         account = self.writer()
         repository, commit_hash = self.find(repo_id, revision)
-        if repo_id.split("/", maxsplit=1)[0] != account:
+        owned = repo_id.split("/", maxsplit=1)[0] == account
+        if not owned and (not proposed or self.request_log.token in self.server.own_only):
             raise HubError(403, f"Forbidden: you have no right to write to {repo_id}")
         return repository, commit_hash
 
@@ -106,7 +112,7 @@ class WritableHandler(Handler):
         self.respond_json({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def preupload(self, repo_id: str, revision: str) -> None:
-        repository, commit_hash = self.writable(repo_id, revision)
+        repository, commit_hash = self.writable(repo_id, revision, proposed=self.for_pull_request)
         present = repository.commits[commit_hash]
         files = []
         for asked in json.loads(self.body)["files"]:
@@ -118,10 +124,10 @@ class WritableHandler(Handler):
         self.respond_json({"files": files})
 
     def batch(self, repo_id: str) -> None:
-        self.writable(repo_id)
-        self.respond_json(
-            {"transfer": "multipart", "objects": list(map(self.upload_of, json.loads(self.body)["objects"]))}
-        )
+        asked = json.loads(self.body)
+        # Without a branch it is for a pull request.
+        self.writable(repo_id, proposed="ref" not in asked)
+        self.respond_json({"transfer": "multipart", "objects": list(map(self.upload_of, asked["objects"]))})
 
     def upload_of(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Where an object is sent, unless it is there."""
@@ -130,9 +136,9 @@ class WritableHandler(Handler):
             return asked
         href = f"{self.server.url}/storage/{oid}"
         upload: dict[str, Any] = {"href": href}
-        if size > _PART:
-            parts = range(1, -(-size // _PART) + 1)
-            upload["header"] = {"chunk_size": str(_PART)} | {str(part): f"{href}/{part}" for part in parts}
+        if size > PART:
+            parts = range(1, -(-size // PART) + 1)
+            upload["header"] = {"chunk_size": str(PART)} | {str(part): f"{href}/{part}" for part in parts}
         return asked | {"actions": {"upload": upload}}
 
     def store(self, oid: str) -> None:
@@ -145,11 +151,13 @@ class WritableHandler(Handler):
 
     def join_parts(self, oid: str) -> None:
         numbers = sorted(part["partNumber"] for part in json.loads(self.body)["parts"])
-        self.server.keep(oid, b"".join(self.server.parts.pop((oid, number)) for number in numbers))
+        # Asked again, when the answer was lost, they are joined already.
+        if oid not in self.server.storage:
+            self.server.keep(oid, b"".join(self.server.parts.pop((oid, number)) for number in numbers))
         self.respond_json({})
 
     def commit(self, repo_id: str, revision: str) -> None:
-        repository, commit_hash = self.writable(repo_id, revision)
+        repository, commit_hash = self.writable(repo_id, revision, proposed=self.for_pull_request)
         files, title = {}, ""
         for line in self.body.splitlines():
             entry = json.loads(line)
@@ -165,16 +173,25 @@ class WritableHandler(Handler):
                     raise HubError(400, f"LFS pointer to an object that is not there: {value['path']}")
                 files[value["path"]] = self.server.storage[value["oid"]]
         branch = revision
-        if parse_qs(urlsplit(self.path).query).get("create_pr") == ["1"]:
-            self.server.pull_requests += 1
-            branch = f"refs/pr/{self.server.pull_requests}"
+        if self.for_pull_request:
+            self.server.pull_requests.append((repo_id, self.writer()))
+            branch = f"refs/pr/{len(self.server.pull_requests)}"
             repository.refs[branch] = commit_hash
         made = repository.commit(files, branch)
         self.server.commits.append((repo_id, title, sorted(files)))
         answer = {"success": True, "commitOid": made, "commitUrl": f"{self.server.url}/{repo_id}/commit/{made}"}
         if branch != revision:
-            answer["pullRequestUrl"] = f"{self.server.url}/{repo_id}/discussions/{self.server.pull_requests}"
+            answer["pullRequestUrl"] = f"{self.server.url}/{repo_id}/discussions/{len(self.server.pull_requests)}"
         self.respond_json(answer)
+
+    def send_pull_requests(self, repo_id: str) -> None:
+        self.find(repo_id)
+        author = parse_qs(urlsplit(self.path).query)["author"][0]
+        common = {"title": "t", "repo": {"name": repo_id, "type": "model"}, "author": {"name": author}}
+        common |= {"isPullRequest": True, "status": "open", "createdAt": "2026-01-01T00:00:00.000Z"}
+        made = enumerate(self.server.pull_requests, start=1)
+        found = [common | {"num": number} for number, request in made if request == (repo_id, author)]
+        self.respond_json({"discussions": found, "count": len(found), "start": 0})
 
 
 class WritableHub(Hub):
@@ -185,15 +202,18 @@ class WritableHub(Hub):
         storage: large files by their SHA-256, whether or not a commit names them.
         parts: of files that are not whole yet, by SHA-256 and number.
         commits: repository, title and files of each commit that a client made.
+        pull_requests: repository and account of each.
+        own_only: tokens that may not even open pull requests elsewhere.
     """
 
-    def __init__(self) -> None:
-        super().__init__(WritableHandler)
+    def __init__(self, handler: type[Handler] = WritableHandler) -> None:
+        super().__init__(handler)
         self.writers: dict[str, str] = {}
         self.storage: dict[str, bytes] = {}
         self.parts: dict[tuple[str, int], bytes] = {}
         self.commits: list[tuple[str, str, list[str]]] = []
-        self.pull_requests = 0
+        self.pull_requests: list[tuple[str, str]] = []
+        self.own_only: set[str] = set()
 
     def keep(self, oid: str, content: bytes) -> None:
         """Store a large file, which must be what it is said to be."""

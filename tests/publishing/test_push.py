@@ -1,130 +1,128 @@
 """The way to the Hub: one commit or none, nothing sent twice, and on again after a lost connection."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import snapshot_download
 
 from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError
 from qtoolkit.publishing import push
-from qtoolkit.publishing.push import Content, Repository
-from qtoolkit.publishing.token import Writer, find_writer
+from qtoolkit.publishing.addition import Content
+from qtoolkit.publishing.token import find_writer
 from qtoolkit.records import ProgressEvent
 from tests.hub.fixture import WRITE_TOKEN
 from tests.hub.server import Fault
+from tests.hub.server import Repository as HubRepository
 from tests.hub.writable import WritableHub
+from tests.publishing.pushing import REPO, _no_pauses, contents, files, pushed
 
-REPO = "me/tiny"
-WRITER = Writer(WRITE_TOKEN, "me")
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "PAUSES", (0.0, 0.0))
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> dict[str, Content]:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    contents = {"model.safetensors": bytes(range(256)) * 2000, "a.safetensors": b"a" * 1000, "config.json": b"{}"}
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-    return {**{name: folder / name for name in contents}, "README.md": b"# card\n"}
-
-
-def pushed(files: dict[str, Content], events: list[ProgressEvent] | None = None) -> tuple[str, str | None]:
-    """As `publish` does it, to a private repository."""
-    repository = Repository(REPO, WRITER, "main", (events if events is not None else []).append)
-    repository.open(private=True, create_pr=False)
-    repository.refuse_leftovers(files)
-    unchanged = repository.unchanged(files, {})
-    return repository.push({n: c for n, c in files.items() if n not in unchanged}, "title", create_pr=False)
-
-
-def contents(files: dict[str, Content]) -> dict[str, bytes]:
-    return {name: content if isinstance(content, bytes) else content.read_bytes() for name, content in files.items()}
+__all__ = ["_no_pauses", "files"]
 
 
 def sent(hub: WritableHub) -> list[str]:
-    """Large files that were sent, by the beginning of their SHA-256."""
-    puts = [request.path for request in hub.requests if request.method == "PUT" and request.status == 200]
-    return [path.split("/")[2][:8] for path in puts]
+    """What came of large files: addresses that name a file, a part of it or a xorb."""
+    paths = ("/storage/", "/v1/xorbs/")
+    return [request.path for request in hub.requests if request.path.startswith(paths) and request.status == 200]
 
 
-def test_everything_comes_in_one_commit(writable_hub: WritableHub, files: dict[str, Content]) -> None:
-    events: list[ProgressEvent] = []
-    commit, pull_request = pushed(files, events)
-    repository = writable_hub.repositories[REPO]
+def test_everything_comes_in_one_commit(any_writable_hub: WritableHub, files: dict[str, Content]) -> None:
+    commit, pull_request = pushed(files)
+    repository = any_writable_hub.repositories[REPO]
     assert repository.private and repository.refs["main"] == commit and pull_request is None
-    assert contents(files).items() <= repository.commits[commit].items()
-    assert [title for _, title, _ in writable_hub.commits] == ["title"]
-    assert [event.detail for event in events] == list(files)
-    assert events[-1].done == events[-1].total == sum(map(len, contents(files).values()))
+    assert commit is not None and contents(files).items() <= repository.commits[commit].items()
+    assert [title for _, title, _ in any_writable_hub.commits] == ["title"]
+    pulled = Path(snapshot_download(REPO, token=WRITE_TOKEN))
+    assert {name: (pulled / name).read_bytes() for name in files} == contents(files)
 
 
-def test_what_is_there_is_not_sent_again(writable_hub: WritableHub, files: dict[str, Content]) -> None:
+def test_what_is_there_is_not_sent_again(any_writable_hub: WritableHub, files: dict[str, Content]) -> None:
     pushed(files)
-    before = len(sent(writable_hub))
-    files["config.json"] = b'{"new": 1}'
+    before = sent(any_writable_hub)
+    files["README.md"] += b"new"
     pushed(files)
-    assert len(sent(writable_hub)) == before
-    assert writable_hub.commits[-1][2] == ["config.json"]
+    assert before and sent(any_writable_hub) == before
+    assert any_writable_hub.commits[-1][2] == ["README.md"]
 
 
-def test_after_a_lost_connection_it_goes_on(writable_hub: WritableHub, files: dict[str, Content]) -> None:
-    writable_hub.faults.append(Fault("/commit/", status=503))
+def test_after_a_lost_connection_it_goes_on(any_writable_hub: WritableHub, files: dict[str, Content]) -> None:
+    any_writable_hub.faults.append(Fault("/commit/", status=503))
     with pytest.raises(HubUnreachableError):
         pushed(files)
-    before = sent(writable_hub)
-    assert len(set(before)) == 2 and writable_hub.commits == []
-    assert set(writable_hub.repositories[REPO].commits[writable_hub.repositories[REPO].refs["main"]]) == {
-        ".gitattributes"
-    }
-    writable_hub.faults.clear()
+    before, repository = sent(any_writable_hub), any_writable_hub.repositories[REPO]
+    assert before and list(map(set, repository.commits.values())) == [{".gitattributes"}]
+    any_writable_hub.faults.clear()
     pushed(files)
-    assert sent(writable_hub) == before
-    assert len(writable_hub.commits) == 1
+    assert sent(any_writable_hub) == before
+    assert len(any_writable_hub.commits) == 1
 
 
-def test_a_hub_that_stumbles_is_asked_again(writable_hub: WritableHub, files: dict[str, Content]) -> None:
-    writable_hub.faults.append(Fault("/commit/", status=500, times=2))
-    pushed(files)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Fault("", unanswered=True, times=1), id="no answer"),
+        pytest.param(Fault("", status=500, times=2), id="500"),
+        pytest.param(Fault("", status=503, times=2), id="503"),
+        pytest.param(Fault("", status=409, times=2), id="another commit is in progress"),
+        pytest.param(Fault("", pause=0.3), id="slow"),
+    ],
+)
+def test_a_commit_that_stumbles_is_made_once(
+    writable_hub: WritableHub, files: dict[str, Content], fault: Fault
+) -> None:
+    writable_hub.faults.append(replace(fault, path="/commit/"))
+    commit, _ = pushed(files)
     assert len(writable_hub.commits) == 1
+    assert writable_hub.repositories[REPO].refs["main"] == commit
+
+
+def test_a_commit_that_comes_after_its_answer_was_given_up_is_found(
+    writable_hub: WritableHub, files: dict[str, Content], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub says 504 and works on: nothing is there when it is looked at, and then the commit is refused with 412."""
+    writable_hub.faults.append(Fault("/commit/", status=412))
+    looked = []
+
+    def after_info(repository: HubRepository) -> None:
+        looked.append(repository.refs["main"])
+        # Looked at when the repository is opened, and before the commit.
+        if len(looked) == 2:
+            repository.commit(contents(files))
+
+    monkeypatch.setattr(writable_hub, "after_info", after_info)
+    commit, _ = pushed(files)
+    assert commit == writable_hub.repositories[REPO].refs["main"] != looked[0]
+
+
+def test_the_pause_that_the_hub_asks_for_is_kept(writable_hub: WritableHub, files: dict[str, Content]) -> None:
+    pauses: list[float] = []
+    writable_hub.faults.append(Fault("/commit/", status=429, headers={"Retry-After": "77"}, times=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qtoolkit.publishing.push.time.sleep", pauses.append)
+        pushed(files)
+    assert pauses == [77.0]
 
 
 def test_a_commit_in_between_is_not_overwritten(writable_hub: WritableHub, files: dict[str, Content]) -> None:
-    repository = Repository(
-        REPO, WRITER, "main", lambda event: writable_hub.repositories[REPO].commit({"x": b"y"}) and None
-    )
-    repository.open(private=True, create_pr=False)
+    def commit_another(event: ProgressEvent) -> None:
+        writable_hub.repositories[REPO].commit({"x": b"y"})
+
     with pytest.raises(SourceError, match="somebody committed to me/tiny meanwhile: look at it, then call again"):
-        repository.push(files, "title", create_pr=False)
+        pushed(files, commit_another)
     assert writable_hub.commits == []
-
-
-def test_a_pull_request_leaves_main_alone(writable_hub: WritableHub, files: dict[str, Content]) -> None:
-    made = writable_hub.add(REPO, {"config.json": b"old"})
-    before = made.refs["main"]
-    repository = Repository(REPO, WRITER, "main", lambda event: None)
-    repository.open(private=True, create_pr=True)
-    commit, pull_request = repository.push(files, "title", create_pr=True)
-    assert pull_request == f"{writable_hub.url}/me/tiny/discussions/1"
-    assert made.refs["main"] == before and made.refs["refs/pr/1"] == commit
 
 
 def test_a_branch_of_its_own_is_made(writable_hub: WritableHub, files: dict[str, Content]) -> None:
     made = writable_hub.add(REPO, {"config.json": b"old"}, private=True)
     before = made.refs["main"]
-    repository = Repository(REPO, WRITER, "q4", lambda event: None)
-    repository.open(private=True, create_pr=False)
-    commit, _ = repository.push(files, "title", create_pr=False)
+    commit, _ = pushed(files, revision="q4")
     assert (made.refs["main"], made.refs["q4"]) == (before, commit)
 
 
 def test_weights_that_would_be_left_over_are_refused(writable_hub: WritableHub, files: dict[str, Content]) -> None:
-    writable_hub.add(REPO, {"model-00001-of-00002.safetensors": b"old"}, private=True)
-    with pytest.raises(ConfigError, match=r"holds model-00001-of-00002\.safetensors, which this model has not"):
+    writable_hub.add(REPO, {"model.safetensors": b"old"}, private=True)
+    with pytest.raises(ConfigError, match=r"holds model\.safetensors, which this model has not"):
         pushed(files)
 
 
@@ -136,7 +134,7 @@ def test_a_public_repository_is_not_taken_for_a_private_one(
         pushed(files)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("name", ["a.safetensors", "config.json"])
 def test_hashes_are_those_of_git_and_of_large_files(files: dict[str, Content], name: str) -> None:
     data = contents(files)[name]
     git = hashlib.sha1(b"blob " + str(len(data)).encode() + b"\0" + data, usedforsecurity=False).hexdigest()

@@ -11,7 +11,7 @@ import pytest
 
 from qtoolkit.errors import JobCancelled
 from qtoolkit.records import ProgressEvent
-from qtoolkit.source import hub_download
+from qtoolkit.source import hub_transfer
 from qtoolkit.source.hub import fetch
 from tests.hub.fixture import environment
 from tests.hub.server import Fault, Hub
@@ -51,7 +51,7 @@ def test_what_on_progress_raises_stops_it(
     with pytest.raises(raised, match="enough"):
         fetch("org/model", on_progress=stop_in_the_second, check=accept)
     assert last[0].detail == SHARDS[1]
-    assert [thread.name for thread in threading.enumerate() if thread.name == "qtoolkit-download"] == []
+    assert [thread.name for thread in threading.enumerate() if thread.name == "qtoolkit-transfer"] == []
     assert list((tmp_path / "hub").rglob("*.incomplete")) == []
     assert capfd.readouterr() == ("", "")
     _goes_on(any_hub)
@@ -82,7 +82,7 @@ def test_ctrl_c_stops_it(any_hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_connection_that_hangs_can_be_stopped(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_download, "_PATIENCE", 0.0)
+    monkeypatch.setattr(hub_transfer, "_PATIENCE", 0.0)
     hub.add("org/model", sharded(SIZE))
     hub.faults = [Fault(SHARDS[0], pause=60)]
     reports: list[ProgressEvent] = []
@@ -97,7 +97,7 @@ def test_a_connection_that_hangs_can_be_stopped(hub: Hub, monkeypatch: pytest.Mo
     assert len({report.done for report in reports[-3:]}) == 1
     hub.closing.set()
     for thread in threading.enumerate():
-        if thread.name == "qtoolkit-download":
+        if thread.name == "qtoolkit-transfer":
             thread.join()
 
 
