@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from qtoolkit.source.names import INDEX_FILE
 PAUSES = (2.0, 8.0, 30.0)
 # A Hub that names a longer time is not waited for: its limits are over after five minutes.
 _LONGEST_PAUSE = 300.0
+_TICK = 1.0
 CARD = "README.md"
 _Result = TypeVar("_Result")
 
@@ -43,6 +44,8 @@ class Repository:
         self._model = HubUpload(repo_id, revision, writer.token)
         self._api = HfApi(token=writer.token)
         self._on_progress = on_progress
+        self._additions: list[Addition] = []
+        self._current: Addition | None = None
         self.parent: str | None = None
         self.present: dict[str, str] = {}
         self.private: bool | None = None
@@ -104,20 +107,19 @@ class Repository:
         """
         if CARD in files:
             self._ask(partial(self._check_card, files[CARD]))
-        additions = [Addition(name, content) for name, content in files.items()]
-        done, total = 0, sum(addition.upload_info.size for addition in additions)
-        for addition in additions:
-
-            def report(addition: Addition = addition, done: int = done) -> None:
-                self._on_progress(
-                    ProgressEvent("push", done + addition.num_bytes_read, total, "bytes", addition.path_in_repo)
-                )
-
-            self._again(partial(self._send, addition, report, create_pr=create_pr))
+        self._additions = [Addition(name, content) for name, content in files.items()]
+        for addition in self._additions:
+            self._current = addition
+            self._again(partial(self._send, addition, create_pr=create_pr))
             addition.num_bytes_read = addition.upload_info.size
-            report()
-            done += addition.upload_info.size
-        return self._ask(partial(self._commit, files, additions, message, create_pr=create_pr))
+            self._report()
+        return self._ask(partial(self._commit, files, message, create_pr=create_pr))
+
+    def _report(self) -> None:
+        if self._current is not None:
+            done = sum(addition.num_bytes_read for addition in self._additions)
+            total = sum(addition.upload_info.size for addition in self._additions)
+            self._on_progress(ProgressEvent("push", done, total, "bytes", self._current.path_in_repo))
 
     def _check_card(self, card: Content) -> None:
         """Refuse a card before the upload that the Hub would refuse after it."""
@@ -129,21 +131,20 @@ class Repository:
             raise ConfigError(f"the Hub does not accept the card {CARD} ({oneline(ValueError(told))}): correct it")
         hf_raise_for_status(response)
 
-    def _send(self, addition: Addition, report: Callable[[], None], *, create_pr: bool) -> None:
+    def _send(self, addition: Addition, *, create_pr: bool) -> None:
         def work(stopped: threading.Event) -> None:
             addition.stopped = stopped
             self._api.preupload_lfs_files(self.repo_id, [addition], revision=self.revision, create_pr=create_pr)
 
         with without_bars():
-            sent = transfer(work, report)
+            sent = transfer(work, self._report)
         self._once(sent.result)
 
-    def _commit(
-        self, files: Mapping[str, Content], additions: Sequence[Addition], message: str, *, create_pr: bool
-    ) -> tuple[str, str | None]:
+    def _commit(self, files: Mapping[str, Content], message: str, *, create_pr: bool) -> tuple[str, str | None]:
         """The commit of these files: an earlier try has made it where only its answer was lost."""
         hashes = {
-            each.path_in_repo: _hashes(files[each.path_in_repo], each.upload_info.sha256.hex()) for each in additions
+            addition.path_in_repo: _hashes(files[addition.path_in_repo], addition.upload_info.sha256.hex())
+            for addition in self._additions
         }
         find = self._find_pull_request if create_pr else self._find_commit
         if found := find(hashes):
@@ -151,7 +152,7 @@ class Repository:
         try:
             made = self._api.create_commit(
                 self.repo_id,
-                additions,
+                self._additions,
                 commit_message=message,
                 parent_commit=self.parent,
                 revision=self.revision,
@@ -197,8 +198,15 @@ class Repository:
             try:
                 return step()
             except HubUnreachableError as error:
-                time.sleep(max(pause, _asked_pause(error)))
+                self._wait(max(pause, _asked_pause(error)))
         return step()
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, and tell meanwhile where it stands, so that it can be stopped."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            threading.Event().wait(min(left, _TICK))
+            self._report()
 
     def _once(self, step: Callable[[], _Result]) -> _Result:
         with translated(self._model), without_bars():

@@ -1,5 +1,6 @@
 """How much was sent is told while a file goes, and what is raised then stops the push at once."""
 
+import re
 import threading
 import time
 
@@ -59,12 +60,30 @@ def test_it_is_stopped_within_a_file_and_goes_on_later(
         pushed(files, cancel)
     assert time.monotonic() - start < 10
     assert any_writable_hub.commits == []
+    received = sum(request.received for request in any_writable_hub.requests if re.search(LARGE, request.path))
+    assert received < len(contents(files)[next(iter(files))])
     any_writable_hub.faults.clear()
     any_writable_hub.closing.set()
     commit, _ = pushed(files)
     assert any_writable_hub.repositories[REPO].refs["main"] == commit
     assert len(any_writable_hub.commits) == 1
     assert [thread for thread in threading.enumerate() if thread.name == "qtoolkit-transfer"] == []
+
+
+def test_it_is_stopped_while_it_waits_for_the_hub(writable_hub: WritableHub, files: dict[str, Content]) -> None:
+    writable_hub.faults.append(Fault("/commit/", status=429, headers={"Retry-After": "200"}))
+    whole: list[ProgressEvent] = []
+
+    def cancel(event: ProgressEvent) -> None:
+        if event.done == event.total:
+            whole.append(event)
+        if len(whole) == 2:
+            raise JobCancelled("stopped")
+
+    start = time.monotonic()
+    with pytest.raises(JobCancelled, match="stopped"):
+        pushed(files, cancel)
+    assert time.monotonic() - start < 10
 
 
 def test_an_error_of_ones_own_progress_is_not_taken_for_one_of_the_hub(
