@@ -80,10 +80,7 @@ def publish(
     refuse_unproven(verification)
     card = describe(verification)
     files: dict[str, Content] = {name: artifact.path / name for name in artifact.names} | {CARD: card.encode()}
-    sizes = {name: _size(content) for name, content in sorted(files.items())}
-    page, seen = f"{hub_address()}/{repo_id}", None if create_pr else private
-    gated = seen is False and bool(receipt.gated)
-    planned = Publication(repo_id, page, revision, seen, gated, dry_run, sizes, (), card, verification)
+    planned = _planned(repo_id, revision, files, receipt, verification, private=None if create_pr else private)
     if writer is None:
         return planned
     repository = Repository(repo_id, writer, revision, on_progress or ignore_progress)
@@ -118,6 +115,32 @@ def _license_of(model: str | os.PathLike[str], revision: str | None) -> str | No
     return named_license(ask(HubModel(*parse_name(os.fspath(model), revision))).card_data)
 
 
+def _planned(
+    repo_id: str,
+    revision: str,
+    files: Mapping[str, Content],
+    receipt: Receipt,
+    verification: Verification,
+    *,
+    private: bool | None,
+) -> Publication:
+    """What would be published, as a dry run tells it."""
+    card = files[CARD]
+    assert isinstance(card, bytes)
+    return Publication(
+        repo_id=repo_id,
+        url=f"{hub_address()}/{repo_id}",
+        revision=revision,
+        private=private,
+        gated=private is False and bool(receipt.gated),
+        dry_run=True,
+        files={name: _size(content) for name, content in sorted(files.items())},
+        unchanged=(),
+        card=card.decode(),
+        verification=verification,
+    )
+
+
 def _send(
     repository: Repository,
     writer: Writer,
@@ -143,6 +166,7 @@ def _send(
         commit, pull_request = repository.push(left, message, create_pr=create_pr)
     return replace(
         planned,
+        dry_run=False,
         private=repository.private,
         gated=gated,
         unchanged=unchanged,
