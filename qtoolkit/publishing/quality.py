@@ -35,10 +35,8 @@ def refuse_foreign_figures(quality: Any, receipt: Receipt) -> None:
     if quality.weights_fingerprint != receipt.weights_fingerprint:
         raise ConfigError(f"quality was measured on other weights than these, on {quality.model!r}: {_AGAIN}")
     source = receipt.source
-    if quality.base is not None and last_part(quality.base.partition("@")[0]) not in (
-        last_part(source.name),
-        source.commit_hash,
-    ):
+    base = None if quality.base is None else last_part(quality.base.partition("@")[0])
+    if base not in (None, last_part(source.name), source.commit_hash):
         raise ConfigError(f"quality compares with {quality.base!r}, and the base is {source.name!r}: {_AGAIN}")
     commits = {quality.base_commit_hash, source.commit_hash} - {None}
     if len(commits) > 1:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.publishing import read_receipt
@@ -40,8 +40,10 @@ def receipt(made: dict[str, Path], request: pytest.FixtureRequest) -> Receipt:
 def test_what_the_hub_reads(receipt: Receipt, tags: list[str], writable_hub: WritableHub, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(str(make_card(receipt, VERIFICATION, "me/tiny")))
     card = ModelCard.load(tmp_path / "README.md")
-    card.validate()
-    assert [(request.path, request.status) for request in writable_hub.requests] == [("/api/validate-yaml", 200)]
+    # What an upload asks before it sends; `ModelCard.validate` of older versions asks huggingface.co itself.
+    HfApi()._validate_yaml(str(card))
+    asked = [request.status for request in writable_hub.requests if request.path == "/api/validate-yaml"]
+    assert asked == [200]
     assert card.data.to_dict() == {
         "base_model": "someone/tiny-llama",
         "base_model_relation": "quantized",

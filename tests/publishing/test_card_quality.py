@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
@@ -73,7 +73,9 @@ def test_a_dataset_of_the_hub_is_told_as_its_metadata_has_it(
     receipt: Receipt, quality: QualityReport, writable_hub: WritableHub, text: str, dataset: tuple[str, ...]
 ) -> None:
     card = card_of(receipt, replace(quality, text=text))
-    card.validate()
+    HfApi()._validate_yaml(str(card))
+    asked = [request.status for request in writable_hub.requests if request.path == "/api/validate-yaml"]
+    assert asked == [200]
     (result,) = card.data.eval_results or ()
     assert (result.dataset_type, result.dataset_config, result.dataset_split) == dataset
     assert (result.metric_type, result.metric_value) == ("perplexity", quality.perplexity)
