@@ -10,7 +10,7 @@ from qtoolkit.notebook import QuantizeMagics, register
 from qtoolkit.notebook.completion import COMPLETED
 
 NAMES = {
-    "line": {"quantize", "qplan", "qeval", "qcompare", "qmemory", "qpublish", "qdoctor"},
+    "line": {"quantize", "qplan", "qeval", "qcompare", "qmemory", "qpanel", "qpublish", "qdoctor"},
     "cell": {"quantize", "qplan", "qcompare", "qmemory"},
 }
 

@@ -112,6 +112,6 @@ def test_a_card_of_ones_own_must_name_a_licence(made: dict[str, Path], tmp_path:
 def test_a_card_that_the_hub_refuses_is_named(writable_hub: WritableHub, made: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(made["absmax"], tmp_path / "copy")
     new("README.md", "---\nlicense: apache-2.0\npipeline_tag: talking\n---\n# Mine\n")(folder)
-    with pytest.raises(ConfigError, match=r'the metadata of the card README\.md \(- "pipeline_tag" must be one of'):
+    with pytest.raises(ConfigError, match=r'does not accept the card README\.md \("pipeline_tag" must be one of'):
         qt.publish(folder, REPO, token=WRITE_TOKEN)
     assert writable_hub.commits == []

@@ -17,8 +17,8 @@ from qtoolkit.errors import (
     QToolkitError,
     SourceError,
 )
-from qtoolkit.publishing import check_push
 from qtoolkit.publishing.addition import Content
+from qtoolkit.publishing.token import find_writer
 from qtoolkit.source.hub_errors import HubUpload, translated
 from tests.hub.fixture import WRITE_TOKEN
 from tests.hub.server import Fault
@@ -176,7 +176,7 @@ def test_a_card_that_the_hub_does_not_accept_is_refused_before_anything_is_sent(
 
 def test_a_token_that_nobody_knows_is_told(writable_hub: WritableHub) -> None:
     with pytest.raises(SourceError) as caught:
-        check_push(REPO, "hf_unknown")
+        find_writer(REPO, "hf_unknown")
     matches(caught.value, r"does not accept the token \(401\)", writable_hub)
     assert "hf_unknown" not in str(caught.value)
 
