@@ -1,4 +1,4 @@
-"""How long `import qtoolkit` and `%load_ext qtoolkit` take, beside the packages that they do not load.
+"""How long `import qtoolkit`, `%load_ext qtoolkit` and opening the panels take, beside packages that they do not load.
 
 Each figure is the median over fresh processes, taken in turn; the time runs inside the process, from before the
 statement until after it, so that starting Python is not counted. A first round, not counted, warms the disk cache.
@@ -9,11 +9,13 @@ import subprocess
 import sys
 from statistics import median
 
+PANELS = "import qtoolkit\nfrom qtoolkit.notebook.panels import Panel"
 SHELL = "from IPython.core.interactiveshell import InteractiveShell\nshell = InteractiveShell.instance()"
 # Statement -> what is run before the clock starts.
 STATEMENTS = {
     "import qtoolkit": "",
     "shell.run_line_magic('load_ext', 'qtoolkit')": SHELL,
+    "Panel('output/no-such-model')": PANELS,
     "import numpy": "",
     "import ipywidgets": "",
     "import torch": "",

@@ -27,6 +27,7 @@ class Job:
         title: what it is called in its progress.
         take: given what the call returns; returns the record that stays on the page.
         predicted: the peak of the process's memory that a plan predicts, in bytes; 0 where there is none.
+        draw: draws what only this job has, as often as its progress is drawn.
         unseen: makes further arguments of the call, which do not change what is made, from the job's progress.
     """
 
@@ -34,6 +35,7 @@ class Job:
     title: str
     take: Callable[[Any], Record]
     predicted: int = 0
+    draw: Callable[[], None] = lambda: None
     unseen: Callable[[PanelProgress], dict[str, Any]] = lambda progress: {"on_progress": progress}
 
 
@@ -84,11 +86,11 @@ class JobRunner:
         trace = MemoryTrace(job.predicted)
         self._stop_button.listen()
         try:
-            result = self.view.follow(progress, trace, lambda: job.call.make(**job.unseen(progress)))
+            result = self.view.follow(progress, trace, lambda: job.call.make(**job.unseen(progress)), job.draw)
             self._results.add(job.call.verb, str(job.call), job.take(result))
             self.view.say(f"{job.title}: done")
         except JobCancelled:
-            self._end(job, "cancelled; what was saved until then is kept, and the same call goes on from there")
+            self._end(job, "cancelled; nothing is half-written, and the same call goes on with what was kept")
         except BaseException as error:  # noqa: BLE001  # nobody else would see it
             forget_variables(error)
             self._end(job, told(error))

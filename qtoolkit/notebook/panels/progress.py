@@ -14,8 +14,8 @@ from qtoolkit.notebook.progress import Clock, Progress, fraction
 from qtoolkit.records import ProgressEvent
 
 T = TypeVar("T")
-# Seconds between two drawings: with two texts each, at most eight messages a second reach the page.
-INTERVAL = 0.25
+# Seconds between two drawings, each of three texts at most: fewer than ten messages a second reach the page.
+INTERVAL = 0.35
 
 
 class PanelProgress(Progress):
@@ -73,20 +73,21 @@ class ProgressView:
         """Put one line in the status."""
         self.status.value = f'<div role="status" aria-live="polite" class="qtk-text">{escape(line)}</div>'
 
-    def draw(self, progress: PanelProgress, trace: MemoryTrace) -> None:
-        """Put the latest of a job on the page."""
+    def draw(self, progress: PanelProgress, trace: MemoryTrace, also: Callable[[], None]) -> None:
+        """Put the latest of a job on the page, and what else is drawn of it."""
+        also()
         lines = progress.lines()
         self.bars.value = "".join([*(_bar(event, line) for event, line in lines), trace.picture()])
         self.say(f"{progress.title}: {_told(lines[-1][0]) if lines else 'starting'}")
 
-    def follow(self, progress: PanelProgress, trace: MemoryTrace, job: Callable[[], T]) -> T:
+    def follow(self, progress: PanelProgress, trace: MemoryTrace, job: Callable[[], T], also: Callable[[], None]) -> T:
         """Do a job in this thread while another one draws it, and return what it gives."""
         ended = threading.Event()
 
         def watch() -> None:
             while not ended.wait(INTERVAL):
                 trace.sample()
-                self.draw(progress, trace)
+                self.draw(progress, trace, also)
 
         watcher = threading.Thread(target=watch, name="qtoolkit-progress", daemon=True)
         watcher.start()
@@ -95,7 +96,7 @@ class ProgressView:
         finally:
             ended.set()
             watcher.join()
-            self.draw(progress, trace)
+            self.draw(progress, trace, also)
 
 
 def _told(event: ProgressEvent) -> str:

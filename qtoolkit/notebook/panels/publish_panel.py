@@ -1,5 +1,6 @@
 """Verify a saved model check by check, look at its card, and put it on the Hub."""
 
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -11,9 +12,8 @@ from qtoolkit.notebook.panels.choice import Choice
 from qtoolkit.notebook.panels.field import switch_field, text_field
 from qtoolkit.notebook.panels.job import Job, JobRunner
 from qtoolkit.notebook.panels.model_panel import call_html
-from qtoolkit.notebook.panels.progress import PanelProgress
 from qtoolkit.notebook.panels.results import Results
-from qtoolkit.records import Check, Publication
+from qtoolkit.records import Check, Publication, Record
 
 _MARKS = {True: "✔", False: "✖", None: "?"}
 
@@ -66,7 +66,7 @@ class PublishPanel:
 
     def _verify(self) -> Job:
         folder = self.folder.needed("a folder with a saved model")
-        return Job(self._call("verify"), f"verification of {folder}", lambda found: found, unseen=self._listen)
+        return self._job(f"verification of {folder}", self._call("verify"), lambda found: found)
 
     def _dry_run(self) -> Job:
         return self._publication("dry run", dry_run=True)
@@ -77,30 +77,30 @@ class PublishPanel:
     def _publication(self, what: str, **more: Any) -> Job:
         folder = self.folder.needed("a folder with a saved model")
         self.repo_id.needed("org/name")
-        call = self._call("publish", **more)
-        return Job(call, f"{what} of {folder}", self._take, unseen=self._told)
+        return self._job(f"{what} of {folder}", self._call("publish", **more), self._take)
 
-    def _told(self, progress: PanelProgress) -> dict[str, Any]:
-        return {"on_progress": progress, **self._listen(progress)}
+    def _job(self, title: str, call: Call, take: Callable[[Any], Record]) -> Job:
+        """A job that shows each check soon after it was made."""
+        checks: list[Check] = []
 
-    def _listen(self, progress: PanelProgress) -> dict[str, Any]:
-        """Show each check when it is made."""
-        seen: list[Check] = []
+        def draw() -> None:
+            self.checks.value = checks_html(tuple(checks))
 
-        def show(check: Check) -> None:
-            seen.append(check)
-            self.checks.value = checks_html(seen)
-            progress.check()
-
-        self.checks.value = self.card.value = ""
-        return {"on_check": show}
+        self.card.value = ""
+        return Job(
+            call,
+            title,
+            take,
+            draw=draw,
+            unseen=lambda progress: {"on_progress": progress, "on_check": checks.append},
+        )
 
     def _take(self, publication: Publication) -> Publication:
         self.card.value = card_html(publication)
         return publication
 
 
-def checks_html(checks: list[Check]) -> str:
+def checks_html(checks: Sequence[Check]) -> str:
     """Checks as a list, each with a mark, its state in words, and what was seen."""
     rows = [row for check in checks for row in check.rows()]
     items = "".join(

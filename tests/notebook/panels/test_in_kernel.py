@@ -84,7 +84,7 @@ def test_the_stop_button_between_cells_stops_the_job(kernel: Kernel) -> None:
     assert "True" in str(run(kernel.client, "panel.worker.running")[1])
     kernel.manager.interrupt_kernel()
     update = next(messages(kernel.client, "update_display_data"))
-    assert "cancelled; what was saved" in update["data"]["text/plain"]
+    assert "cancelled; nothing is half-written" in update["data"]["text/plain"]
     _, published = run(kernel.client, "panel.worker.wait(5), panel.worker.running")
     assert "(None, False)" in str(published)
 

@@ -90,7 +90,7 @@ def test_cancel_stops_it_at_its_next_event(worker: Worker, results: Results, mon
     runner.actions["Cancel"].press()
     worker.wait(10)
     assert not worker.running
-    assert str(results.records["plan"]).startswith("cancelled; what was saved until then is kept")
+    assert str(results.records["plan"]).startswith("cancelled; nothing is half-written")
 
 
 def test_cancel_without_a_job_says_so(worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,8 @@ def test_of_a_thousand_layers_few_messages_reach_the_page(
     worker.wait(60)
     # Two texts each time, those of the beginning and the end besides.
     assert len(changes) <= 2 * (time.monotonic() - started) / INTERVAL + 6
-    assert INTERVAL >= 0.2
+    # The checks of a publication are a third.
+    assert 3 / INTERVAL < 10
     assert "1000 of 1000 layers (100 %)" in runner.view.bars.value
     assert max(map(len, changes)) < 5000
 

@@ -41,12 +41,14 @@ def press(part: PublishPanel, label: str) -> Any:
     return part.runner._results.records["verify" if label == "Verify" else "publish"]
 
 
-def test_checks_are_shown_one_by_one(publish: PublishPanel) -> None:
+def test_checks_are_shown_as_they_are_made(publish: PublishPanel) -> None:
     shown: list[int] = []
     publish.checks.observe(lambda change: shown.append(change["new"].count("<li>")), names="value")
     verification = press(publish, "Verify")
     assert isinstance(verification, Verification) and verification.passed
-    assert [count for count in shown if count] == list(range(1, len(verification.checks) + 1))
+    # Those of files come at once, those of the model when it has run.
+    counts = [count for count in shown if count]
+    assert len(counts) >= 2 and counts == sorted(counts) and counts[-1] == len(verification.checks)
     assert "✔ file hashes: passed" in publish.checks.value
 
 
