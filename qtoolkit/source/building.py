@@ -1,5 +1,6 @@
 """A model built by transformers without values: every module and shape, and whether the weights fit them."""
 
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.source.checkpoint import Checkpoint
+
+# Reentrant: a model that is built may need another one built.
+_BUILDING = threading.RLock()
 
 
 def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
@@ -43,7 +47,7 @@ def build_empty(checkpoint: "Checkpoint", dtype: torch.dtype) -> "PreTrainedMode
     """The model on the meta device, nothing checked; one of its own for each caller."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"), quiet_transformers():
+    with torch.device("meta"), using_transformers():
         if checkpoint.model_class is not None:
             return checkpoint.model_class._from_config(checkpoint.config, dtype=dtype)  # noqa: SLF001
         return AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype, trust_remote_code=False)
@@ -54,7 +58,7 @@ def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> None:
         name: torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
         for name, tensor in checkpoint.tensors.items()
     }
-    with quiet_transformers():
+    with using_transformers():
         _, info = model_class.from_pretrained(
             None,
             config=checkpoint.config,
@@ -113,17 +117,22 @@ def _first(names: list[str]) -> str:
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """transformers without its own progress bars and loading tables; both settings are put back afterwards."""
+def using_transformers() -> Iterator[None]:
+    """transformers without its progress bars and loading tables, by one thread at a time.
+
+    While it builds a model, torch's default type is that model's, for the whole process: of two threads that do so at
+    once, the second may find and put back what the first had set. Plans of a panel and its jobs run in threads.
+    """
     from transformers.utils import logging as transformers_logging
 
-    logger = transformers_logging.get_logger()
-    level = logger.level
-    # Not `disable_progress_bar`, which would change huggingface_hub's bars too.
-    hook = transformers_logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": True}))
-    logger.setLevel(transformers_logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        transformers_logging.set_tqdm_hook(hook)
+    with _BUILDING:
+        logger = transformers_logging.get_logger()
+        level = logger.level
+        # Not `disable_progress_bar`, which would change huggingface_hub's bars too.
+        hook = transformers_logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": True}))
+        logger.setLevel(transformers_logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            transformers_logging.set_tqdm_hook(hook)

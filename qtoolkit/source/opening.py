@@ -24,7 +24,7 @@ from qtoolkit.errors import (
 from qtoolkit.optional import optional
 from qtoolkit.records import OnProgress
 from qtoolkit.source import folder as folders
-from qtoolkit.source.building import build_empty, cause_of, quiet_transformers
+from qtoolkit.source.building import build_empty, cause_of, using_transformers
 from qtoolkit.source.checkpoint import Checkpoint
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.hub import fetch, from_cache, parse_name
@@ -211,7 +211,7 @@ def _expand_gguf(file: Path) -> dict[str, torch.Tensor]:
     else:
         expand = {"quantization_config": GgufConfig(dequantize=True)}
     try:
-        with quiet_transformers(), _without_gguf_bar():
+        with using_transformers(), _without_gguf_bar():
             model = AutoModelForCausalLM.from_pretrained(file.parent, **options, **expand)
     except Exception as error:  # a damaged file makes its reader raise anything
         raise SourceError(f"transformers cannot read {file} ({cause_of(error)}): name another file") from error

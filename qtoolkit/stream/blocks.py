@@ -13,7 +13,7 @@ from torch import nn
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.source import Checkpoint
-from qtoolkit.source.building import build_empty, quiet_transformers
+from qtoolkit.source.building import build_empty, using_transformers
 from qtoolkit.source.experts import merges_experts, replace_experts
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.renaming import names_in_model
@@ -109,7 +109,7 @@ class StreamedModel:
             dtype_plan=self.model._get_dtype_plan(self.dtype),  # noqa: SLF001
             weight_mapping=list(self._conversions),
         )
-        with quiet_transformers():
+        with using_transformers():
             type(self.model)._load_pretrained_model(  # noqa: SLF001
                 self.model, {key: self.tensors[key] for key in keys}, None, how, expected_keys=[]
             )

@@ -13,7 +13,7 @@ import torch
 from qtoolkit.errors import CheckpointError, InsufficientMemoryError
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import Checkpoint
-from qtoolkit.source.building import cause_of, check_complete, quiet_transformers
+from qtoolkit.source.building import cause_of, check_complete, using_transformers
 from qtoolkit.source.heap import GIVE_BACK_EVERY, give_memory_back
 from qtoolkit.tensor.processor import bfloat16_is_fast
 
@@ -60,7 +60,7 @@ def load_streamed(
 
     model_class = type(checkpoint.skeleton)
     try:
-        with quiet_transformers():
+        with using_transformers():
             model, info = model_class.from_pretrained(
                 None,
                 config=checkpoint.config,

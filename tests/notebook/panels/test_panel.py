@@ -43,7 +43,7 @@ def test_a_model_is_chosen_planned_quantized_and_its_folder_handed_on(
     panel.worker.wait(120)
     report = panel.results.records["quantize"]
     assert isinstance(report, QuantizationReport), report
-    assert shell.user_ns["q"].report == report
+    assert shell.user_ns.pop("q").report == report
     assert report.memory.footprint_after == panel.choice.plan.footprint_after
     assert panel.publish.folder.value == "output/tiny-llama-absmax"
     assert qt.load("output/tiny-llama-absmax").report.method == "absmax"
