@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from huggingface_hub import HfApi, ModelInfo, constants
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils._http import get_session, hf_raise_for_status
+from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
 from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError, oneline
 from qtoolkit.publishing.addition import Addition, Content

@@ -9,6 +9,14 @@ from qtoolkit.methods import MethodConfig, as_call, find_config
 
 
 @dataclass(frozen=True)
+class Variable:
+    """A value that a variable of the notebook holds, written by its name."""
+
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True)
 class Call:
     """A call of one verb of `qtoolkit`.
 
@@ -39,11 +47,15 @@ class Call:
         Args:
             unseen: further arguments, which do not change what is made: `on_progress`.
         """
-        return getattr(importlib.import_module("qtoolkit.api"), self.verb)(*self.arguments, **self.options, **unseen)
+        verb = getattr(importlib.import_module("qtoolkit.api"), self.verb)
+        options = {name: value.value if isinstance(value, Variable) else value for name, value in self.options.items()}
+        return verb(*self.arguments, **options, **unseen)
 
 
 def _written(value: Any) -> str:
     """A value as Python that makes it."""
+    if isinstance(value, Variable):
+        return value.name
     if isinstance(value, MethodConfig):
         # Another package's config is no name of qtoolkit.
         return f"qt.{as_call(value)}" if find_config(type(value).__name__) else as_call(value)

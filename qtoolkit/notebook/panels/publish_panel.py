@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
+from IPython import get_ipython
 from ipywidgets import HTML, VBox
 
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.call import Call
+from qtoolkit.notebook.panels.call import Call, Variable
 from qtoolkit.notebook.panels.choice import Choice
 from qtoolkit.notebook.panels.field import switch_field, text_field
 from qtoolkit.notebook.panels.job import Job, JobRunner
@@ -28,7 +29,7 @@ class PublishPanel:
 
     Attributes:
         box: what is put on the page.
-        folder, repo_id, license, revision, public, create_pr: the fields.
+        folder, repo_id, license, quality, revision, public, create_pr: the fields.
         checks, card: HTML with the checks one by one, and the card.
         runner: verify, dry run, publish and cancel, and the progress.
     """
@@ -37,13 +38,14 @@ class PublishPanel:
         self.folder = text_field("Folder", choice.folder, hint="a saved model")
         self.repo_id = text_field("Repository", hint="org/name on the Hub; made where it does not exist")
         self.license = text_field("Licence", hint="apache-2.0, mit, ...; only where the base's card names none")
+        self.quality = text_field("Figures", hint="a variable with what qt.evaluate gave of this folder, for the card")
         self.revision = text_field("Branch", "main")
         self.public = switch_field("Everybody may see it", value=False)
         self.create_pr = switch_field("Open a pull request instead", value=False)
         self.call, self.checks, self.card = HTML(), HTML(), HTML()
         actions = {"Verify": self._verify, "Dry run": self._dry_run, "Publish": self._publish}
         self.runner = JobRunner(worker, results, actions)
-        fields = [self.folder, self.repo_id, self.license, self.revision, self.public, self.create_pr]
+        fields = [self.folder, self.repo_id, self.license, self.quality, self.revision, self.public, self.create_pr]
         below = [self.call, self.runner.box, self.checks, self.card]
         self.box = VBox([*(field.box for field in fields), *below])
         choice.observe(lambda change: setattr(self.folder, "value", change["new"]), names="folder")
@@ -62,6 +64,9 @@ class PublishPanel:
         options = {name: value for name, value in given.items() if value}
         options |= {"private": False} if self.public.value else {}
         options |= {} if self.revision.value in ("", "main") else {"revision": self.revision.value}
+        if self.quality.value:
+            known = getattr(get_ipython(), "user_ns", {})
+            options["quality"] = Variable(self.quality.value, known.get(self.quality.value))
         return Call("publish", (self.folder.value, self.repo_id.value), options)
 
     def _verify(self) -> Job:
@@ -77,6 +82,9 @@ class PublishPanel:
     def _publication(self, what: str, **more: Any) -> Job:
         folder = self.folder.needed("a folder with a saved model")
         self.repo_id.needed("org/name")
+        if self.quality.value and self.quality.value not in getattr(get_ipython(), "user_ns", {}):
+            self.quality.refuse(f"Figures must name a variable, got {self.quality.value!r:.40}")
+        self.quality.complain("")
         return self._job(f"{what} of {folder}", self._call("publish", **more), self._take)
 
     def _job(self, title: str, call: Call, take: Callable[[Any], Record]) -> Job:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 import qtoolkit as qt
 from qtoolkit.notebook.panels import Panel
@@ -84,6 +85,15 @@ def test_it_is_sent_private_and_linked_and_the_token_is_nowhere(
     assert f'<a href="{writable_hub.url}/{REPO}">' in publish.card.value
     states = [widget.get_state() for widget in live_widgets().values()]
     assert WRITE_TOKEN not in f"{states} {publish.runner._results._bundle()}"
+
+
+def test_figures_come_from_a_variable(publish: PublishPanel, saved: Path, shell: InteractiveShell) -> None:
+    publish.quality.value = "lost"
+    publish.runner.actions["Dry run"].press()
+    assert publish.quality.problem == "Figures must name a variable, got 'lost'"
+    shell.user_ns["lost"] = "no report"
+    assert "quality=lost" in str(publish._call("publish"))
+    assert "quality must be what qt.evaluate returns, got str" in press(publish, "Dry run")
 
 
 def test_without_a_token_it_is_said_how_to_give_one(publish: PublishPanel, writable_hub: WritableHub) -> None:
