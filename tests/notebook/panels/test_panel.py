@@ -89,7 +89,7 @@ def test_a_comparison_stays(open_panel: Open, tiny_llama: Path, tmp_path: Path) 
     assert isinstance(comparison, Comparison), comparison
     assert comparison.prompts == ("the cat", "sat")
     assert call % (str(tiny_llama), str(text)) in panel.results._bundle()["text/plain"]
-    assert "<svg" in panel.results._bundle()["text/html"]
+    assert '<img alt="KL divergence against size"' in panel.results._bundle()["text/html"]
 
 
 WRONG: dict[str, tuple[str, str, Any, str]] = {
