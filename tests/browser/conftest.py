@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -40,7 +39,7 @@ def page_hub() -> Iterator[WritableHub]:
 @pytest.fixture(scope="package")
 def server(page_hub: WritableHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
     """JupyterLab, whose kernels take `page_hub` for the Hub."""
-    home: Path = tmp_path_factory.mktemp("lab")
+    home = tmp_path_factory.mktemp("lab")
     hub = {**environment(page_hub, home / "hub"), "HF_TOKEN": WRITE_TOKEN, "HF_HUB_DISABLE_XET": "1"}
     with LabServer(home, hub) as started:
         yield started

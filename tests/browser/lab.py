@@ -19,7 +19,8 @@ _IDLE = """name => {
 }"""
 _START_CELL = """index => {
     const app = window.jupyterapp, notebook = app.shell.currentWidget.content;
-    notebook.activeCellIndex = notebook.widgets.indexOf(notebook.widgets.filter(cell => cell.model.type === "code")[index]);
+    const cell = notebook.widgets.filter(cell => cell.model.type === "code")[index];
+    notebook.activeCellIndex = notebook.widgets.indexOf(cell);
     window.cellHasRun = false;
     app.commands.execute("notebook:run-cell").then(() => { window.cellHasRun = true; });
 }"""

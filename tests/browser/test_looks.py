@@ -11,12 +11,12 @@ from tests.browser.panel import ShownPanel, open_panel
 NAMES = ("Model", "Plan", "Quantize", "Compare", "Publish")
 # What is where the keyboard is: its label or text, and whether its edge shows that it is there.
 FOCUS = """() => {
-    const here = document.activeElement, style = getComputedStyle(here);
+    const here = document.activeElement, edge = getComputedStyle(here);
     const label = here.labels?.[0] ?? here;
-    return [label.innerText.trim().split("\\n")[0], style.outlineStyle === "solid" && parseFloat(style.outlineWidth) >= 2];
+    return [label.innerText.trim(), edge.outlineStyle === "solid" && parseFloat(edge.outlineWidth) >= 2];
 }"""
 
-# What reaches beyond the panel, or is wider inside than it shows; a field scrolls, and shows all of its text in its call.
+# What reaches beyond the panel, or is wider inside than it shows. Fields scroll, and their values are in the call too.
 CUT = """panel => [...panel.querySelectorAll("*:not(input, select, option, textarea)")].filter(part => {
     const edge = panel.getBoundingClientRect().right, shown = part.checkVisibility() && getComputedStyle(part);
     const beyond = part.getBoundingClientRect().right > edge + 1;
@@ -54,7 +54,7 @@ def test_axe_finds_no_serious_fault(lab: Lab, used: ShownPanel, theme: str) -> N
         used.turn_to(name)
         faults[name] = serious_faults(used.shown)
         used.keep_picture(f"{theme}-{name.lower()}")
-    assert faults == dict.fromkeys(NAMES, [])
+    assert not any(faults.values()), faults
 
 
 def test_a_narrow_cell_cuts_nothing_off(lab: Lab, used: ShownPanel) -> None:
@@ -67,13 +67,13 @@ def test_a_narrow_cell_cuts_nothing_off(lab: Lab, used: ShownPanel) -> None:
         used.keep_picture(f"narrow-{name.lower()}")
         cut[name] = used.panel.evaluate(CUT)
     lab.page.set_viewport_size(wide)
-    assert cut == dict.fromkeys(NAMES, [])
+    assert not any(cut.values()), cut
 
 
+SWITCHES, BUTTONS = ("Everybody may see it", "Open a pull request instead"), ("Verify", "Dry run", "Publish", "Cancel")
 ORDERS = {
     "Plan": ["Model", "Method", "exclude", "double_quant", "compute_dtype", "Device", "Machine", "All of the plan"],
-    "Publish": ["Folder", "Repository", "Licence", "Branch", "Everybody may see it", "Open a pull request instead"]
-    + ["Verify", "Dry run", "Publish", "Cancel"],
+    "Publish": ["Folder", "Repository", "Licence", "Branch", *SWITCHES, *BUTTONS],
 }
 
 

@@ -21,9 +21,11 @@ def hostile(page_hub: WritableHub, tiny_llama: Path) -> Iterator[None]:
     config = {"architectures": [ATTACK], "model_type": ATTACK}
     claims = {"id": f"evil/search{ATTACK}", "cardData": {"license": ATTACK}, "config": config, "tags": [ATTACK]}
     page_hub.add("evil/search", {"config.json": json.dumps(config).encode()}).claims = claims
-    card = f"---\nlicense: other\nlicense_name: '{ATTACK}'\nlicense_link: '{ATTACK}'\ntags: ['{ATTACK}']\n---\n{ATTACK}\n"
+    metadata = f"license: other\nlicense_name: '{ATTACK}'\nlicense_link: '{ATTACK}'\ntags: ['{ATTACK}']"
     files = {file.name: file.read_bytes() for file in tiny_llama.iterdir()}
-    page_hub.add("evil/model", {**files, "README.md": card.encode(), f"{ATTACK}.json": b"{}"})
+    page_hub.add(
+        "evil/model", {**files, "README.md": f"---\n{metadata}\n---\n{ATTACK}\n".encode(), f"{ATTACK}.json": b"{}"}
+    )
     yield
     del page_hub.repositories["evil/search"], page_hub.repositories["evil/model"]
 
