@@ -121,4 +121,4 @@ def stays(lab: Lab) -> None:
     results = ShownPanel(lab.output(OPENS)).results
     expect(results).to_contain_text("qt.publish(")
     expect(results.get_by_text("The capital of France is").first).to_be_visible()
-    keep_picture(results, "panel-results")
+    keep_picture(results, "results-reopened")
