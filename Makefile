@@ -12,7 +12,7 @@ SMOLLM2 := build/models/SmolLM2-135M-Instruct/config.json
 PYTEST := -m pytest -n 2 --dist loadfile
 test-new test-colab: export OMP_NUM_THREADS := 1
 
-.PHONY: help install demo test lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks lab clean
+.PHONY: help install browser demo test lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks pictures lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -21,6 +21,13 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: .venv/.ready  ## make the environment .venv with everything that the other targets need
+
+# Playwright drives the machine's own browser, so that none is downloaded from elsewhere.
+browser:  ## find a Chromium for the tests of the panels, or install Debian's
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+		test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium; } || { \
+		echo "No Chromium here: run \`apt-get install chromium\` as root, or install Google Chrome" >&2; exit 1; }
 
 demo: .venv/.ready $(if $(MODEL),,$(SMOLLM2))  ## quantize SmolLM2-135M, or MODEL=org/name, and show what came out
 	@$(PY) examples/demo.py "$${MODEL:-$(dir $(SMOLLM2))}"
@@ -34,12 +41,12 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the rooms
 	.venv/bin/lint-imports --no-logo
 
 # Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's.
-test-new: .venv/.ready  ## the tests and notebooks with the newest versions (constraints/ci.txt)
+test-new: .venv/.ready browser  ## the tests and notebooks with the newest versions (constraints/ci.txt)
 	$(PY) $(PYTEST) tests notebooks --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (constraints/colab.txt)
-	$(PY_COLAB) $(PYTEST) tests -m "not registry and not slow"
+	$(PY_COLAB) $(PYTEST) tests --ignore tests/browser -m "not registry and not slow"
 
 # Checkpoints of every kind, and what qtoolkit computes from them.
 build/interop/.ready: $(wildcard qtoolkit/*/*.py) interop/write.py | .venv/.ready
@@ -62,6 +69,10 @@ test-llama-cpp: .venv-llama-cpp/.ready  ## .gguf files through llama.cpp, which 
 
 notebooks: .venv/.ready  ## run the notebooks and store their outputs, which `make test` compares
 	$(PY) scripts/store_notebooks.py
+
+pictures: .venv/.ready browser  ## use the panels in a browser, and store the notebooks' pictures of them
+	$(PY) -m pytest tests/browser/test_journey.py
+	mkdir -p notebooks/pictures && cp build/screenshots/panel-*.png notebooks/pictures/
 
 lab: .venv/.ready  ## open JupyterLab on the notebooks
 	.venv/bin/jupyter lab --notebook-dir notebooks

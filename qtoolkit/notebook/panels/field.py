@@ -10,7 +10,8 @@ from qtoolkit.errors import ConfigError, QToolkitError, oneline
 
 # Labels of one width, so that controls stand below one another; all of it wraps in a narrow cell.
 _STYLE = {"description_width": "9em"}
-_WIDE = {"width": "30em", "max_width": "100%"}
+# As wide as a narrow cell, less the margin.
+_WIDE = {"width": "30em", "max_width": "calc(100% - 4px)"}
 _ROW = {"flex_flow": "row wrap", "align_items": "center", "max_width": "100%"}
 # Beside its control where there is room for some words, and below it in a narrow cell.
 _BESIDE = {"flex": "1 1 14em", "min_width": "0", "margin": "2px 8px"}

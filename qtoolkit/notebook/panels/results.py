@@ -1,9 +1,11 @@
 """What stays of a panel's jobs: text and HTML in the cell's own output, which a page without a kernel shows too."""
 
+import os
 from html import escape
 from typing import Any
 
 from IPython.display import display
+from ipywidgets import HTML, Layout
 
 from qtoolkit.records import Record
 
@@ -12,12 +14,14 @@ class Results:
     """The results of a panel, the last one of each verb.
 
     A widget is gone with its kernel. So results are put into an output of the cell that has no widget in it, and which
-    is replaced when another job has ended, from whatever thread.
+    is replaced when another job has ended, from whatever thread. A page of Voila replaces no output, and ends with its
+    kernel: there they are a widget.
     """
 
     def __init__(self) -> None:
         self._shown: dict[str, tuple[str, Record | str]] = {}
         self._handles: list[Any] = []
+        self._in_app = HTML(layout=Layout(max_width="100%")) if _is_app() else None
 
     @property
     def records(self) -> dict[str, Record | str]:
@@ -26,12 +30,18 @@ class Results:
 
     def open(self) -> None:
         """Make the place for them in the cell that runs."""
-        self._handles.append(display(self._bundle(), raw=True, display_id=True))
+        if self._in_app is None:
+            self._handles.append(display(self._bundle(), raw=True, display_id=True))
+        else:
+            self._in_app.value = self._bundle()["text/html"]
+            display(self._in_app)
 
     def add(self, verb: str, call: str, record: Record | str) -> None:
         """Show what a call gave."""
         self._shown.pop(verb, None)
         self._shown[verb] = (call, record)
+        if self._in_app is not None:
+            self._in_app.value = self._bundle()["text/html"]
         for handle in filter(None, self._handles):
             handle.update(self._bundle(), raw=True)
 
@@ -41,6 +51,11 @@ class Results:
             return {"text/plain": text, "text/html": f'<div style="opacity:.8">{text}</div>'}
         plain = "\n\n".join(f"{call}\n{record}" for call, record in self._shown.values())
         return {"text/plain": plain, "text/html": "".join(_html(call, record) for call, record in self._shown.values())}
+
+
+def _is_app() -> bool:
+    """Whether Voila shows this kernel's outputs; it says so as web servers do."""
+    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila/")
 
 
 def _html(call: str, record: Record | str) -> str:

@@ -1,0 +1,66 @@
+"""Each panel in light and dark, and in a narrow cell."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.browser.axe import serious_faults
+from tests.browser.lab import Lab
+from tests.browser.panel import ShownPanel, open_panel
+from tests.browser.server import LabServer
+
+NAMES = ("Model", "Plan", "Quantize", "Compare", "Publish")
+# What reaches beyond the panel, or is wider inside than it shows. Fields scroll, and their values are in the call too.
+CUT = """panel => [...panel.querySelectorAll("*:not(input, select, option, textarea)")].filter(part => {
+    const edge = panel.getBoundingClientRect().right, shown = part.checkVisibility() && getComputedStyle(part);
+    const beyond = part.getBoundingClientRect().right > edge + 1;
+    return shown && (beyond || (shown.overflowX !== "visible" && part.scrollWidth > part.clientWidth + 1));
+}).map(part => part.outerHTML)"""
+
+
+@pytest.fixture(scope="module")
+def used(page: Page, server: LabServer, tiny_llama: Path) -> Iterator[ShownPanel]:
+    """A panel in which a job was done, another one failed, and some fields are wrong."""
+    lab = Lab(page, server)
+    folder = server.work / "a-folder-with-a-rather-long-name-as-models-tend-to-have-them-Instruct-v0.3"
+    folder.symlink_to(tiny_llama)
+    panel = open_panel(lab, "looks.ipynb", f"qt.panel({folder.name!r})")
+    panel.turn_to("Quantize")
+    panel.press("Quantize")
+    panel.wait_for("nf4 of .*: done")
+    panel.turn_to("Compare")
+    panel.field("Tokens").fill("many")
+    panel.turn_to("Publish")
+    panel.field("Repository").fill("me/tiny")
+    panel.press("Dry run")
+    panel.wait_for("dry run of .*: the licence of .* is not known")
+    panel.field("Repository").fill("")
+    panel.press("Publish")
+    yield panel
+    lab.close_all()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(page: Page, server: LabServer, used: ShownPanel, theme: str) -> None:
+    Lab(page, server).set_theme(theme)
+    faults = {}
+    for name in NAMES:
+        used.turn_to(name)
+        faults[name] = serious_faults(used.shown)
+        used.keep_picture(f"{theme}-{name.lower()}")
+    assert not any(faults.values()), faults
+
+
+def test_a_narrow_cell_cuts_nothing_off(page: Page, used: ShownPanel) -> None:
+    wide = page.viewport_size
+    page.set_viewport_size({"width": 800, "height": 1400})
+    assert used.panel.bounding_box()["width"] < 400
+    cut = {}
+    for name in NAMES:
+        used.turn_to(name)
+        used.keep_picture(f"narrow-{name.lower()}")
+        cut[name] = used.panel.evaluate(CUT)
+    page.set_viewport_size(wide)
+    assert not any(cut.values()), cut
