@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.measure.disk import disk_size, free_disk
 from qtoolkit.measure.guard import guarded
 from qtoolkit.measure.machine import available_memory, devices, examine, hardware, memory_limit, this_machine, versions
-from qtoolkit.measure.peak import PeakMeter, measure_peak, resident_memory
+from qtoolkit.measure.peak import PeakMeter, allocated_vram, measure_peak, resident_memory
 from qtoolkit.measure.speed import measure_speed
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PeakMeter",
+    "allocated_vram",
     "available_memory",
     "devices",
     "disk_size",

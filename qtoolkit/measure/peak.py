@@ -21,6 +21,11 @@ def resident_memory() -> int:
     return rss
 
 
+def allocated_vram() -> int:
+    """Bytes that torch has allocated on all CUDA devices now; 0 where nobody has initialised CUDA."""
+    return sum(cuda.memory_allocated(index) for cuda, index in _cuda_devices())
+
+
 def measure_peak() -> "PeakMeter":
     """A context manager that watches this process's memory while its block runs.
 

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from qtoolkit.measure import measure_peak
+from qtoolkit.measure import allocated_vram, measure_peak
 
 pytestmark = [
     pytest.mark.cuda,
@@ -42,3 +42,11 @@ def test_a_maximum_below_an_earlier_one_is_sampled_and_the_counter_stays() -> No
     assert meter.report.peak_vram == pytest.approx(before + 300 * MB, abs=MB)
     assert meter.report.peak_vram_source == "sampled every 10 ms"
     assert torch.cuda.max_memory_allocated() == mark
+
+
+def test_what_is_allocated_now() -> None:
+    torch.cuda.init()
+    before = allocated_vram()
+    block = torch.ones(100 * MB, dtype=torch.uint8, device="cuda")
+    assert allocated_vram() - before == pytest.approx(100 * MB, abs=MB)
+    del block

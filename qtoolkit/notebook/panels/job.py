@@ -11,7 +11,7 @@ from qtoolkit.notebook.errors import forget_variables
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.field import Action, told
-from qtoolkit.notebook.panels.memory_chart import MemoryTrace
+from qtoolkit.notebook.panels.memory_chart import JobMemory
 from qtoolkit.notebook.panels.progress import CANCELLING, PanelProgress, ProgressView
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.stop_button import StopButton
@@ -28,7 +28,7 @@ class Job:
         call: the call that is made.
         title: what it is called in its progress.
         take: given what the call returns; returns the record that stays on the page.
-        predicted: the peak of the process's memory that a plan predicts, in bytes; 0 where there is none.
+        predicted: the peaks of main and GPU memory that a plan predicts, in bytes; 0 where there is none.
         draw: draws what only this job has, as often as its progress is drawn.
         unseen: makes further arguments of the call, which do not change what is made, from the job's progress.
     """
@@ -36,7 +36,7 @@ class Job:
     call: Call
     title: str
     take: Callable[[Any], Record]
-    predicted: int = 0
+    predicted: tuple[int, int] = (0, 0)
     draw: Callable[[], None] = lambda: None
     unseen: Callable[[PanelProgress], dict[str, Any]] = lambda progress: {"on_progress": progress}
 
@@ -85,10 +85,10 @@ class JobRunner:
         """Do a job and show what came of it; in the worker's thread."""
         self.view.say(f"{job.title}: starting")
         progress = PanelProgress(job.title, self._worker.cancelled)
-        trace = MemoryTrace(job.predicted)
+        memory = JobMemory(*job.predicted)
         self._stop_button.listen()
         try:
-            result = self.view.follow(progress, trace, lambda: job.call.make(**job.unseen(progress)), job.draw)
+            result = self.view.follow(progress, memory, lambda: job.call.make(**job.unseen(progress)), job.draw)
             self._results.add(job.call.verb, str(job.call), job.take(result))
             self.view.say(f"{job.title}: done")
         except BaseException as error:  # noqa: BLE001  # nobody else would see it

@@ -1,4 +1,4 @@
-"""Memory of this process while a job runs, as a line that grows."""
+"""Memory of this process while a job runs, as lines that grow: main memory, and a GPU's where one is used."""
 
 from html import escape
 
@@ -10,9 +10,10 @@ _WIDTH, _HEIGHT = 560, 90
 
 
 class MemoryTrace:
-    """Samples of the resident memory.
+    """Samples of one kind of memory.
 
     Args:
+        name: what is sampled, "memory".
         predicted: the peak that was predicted, in bytes; 0 where nothing was.
 
     Attributes:
@@ -20,16 +21,11 @@ class MemoryTrace:
         peak: the most that a sample saw, in bytes.
     """
 
-    def __init__(self, predicted: int = 0) -> None:
+    def __init__(self, name: str, predicted: int = 0) -> None:
         self.samples: list[int] = []
+        self._name = name
         self.peak, self._now, self._predicted = 0, 0, predicted
         self._every, self._calls = 1, 0
-
-    def sample(self) -> None:
-        """Look at the memory now."""
-        from qtoolkit.measure import resident_memory
-
-        self.add(resident_memory())
 
     def add(self, size: int) -> None:
         """Note a size in bytes."""
@@ -45,7 +41,7 @@ class MemoryTrace:
         """What the picture shows, in words."""
         if not self.samples:
             return ""
-        told = f"memory now {format_bytes(self._now)}, at most {format_bytes(self.peak)}"
+        told = f"{self._name} now {format_bytes(self._now)}, at most {format_bytes(self.peak)}"
         return f"{told}, predicted at most {format_bytes(self._predicted)}" if self._predicted else told
 
     def picture(self) -> str:
@@ -66,6 +62,28 @@ class MemoryTrace:
             f'<div class="qtk-text"><svg role="img" aria-label="{text}" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
             f'width="{_WIDTH}" style="max-width:100%;height:auto;display:block">{line}</svg>{text}</div>'
         )
+
+
+class JobMemory:
+    """The memory that a job takes.
+
+    Args:
+        predicted_rss, predicted_vram: the peaks that were predicted, in bytes; 0 where nothing was.
+    """
+
+    def __init__(self, predicted_rss: int = 0, predicted_vram: int = 0) -> None:
+        self.main, self.gpu = MemoryTrace("memory", predicted_rss), MemoryTrace("GPU memory", predicted_vram)
+
+    def sample(self) -> None:
+        """Look at the memory now."""
+        from qtoolkit.measure import allocated_vram, resident_memory
+
+        self.main.add(resident_memory())
+        self.gpu.add(allocated_vram())
+
+    def picture(self) -> str:
+        """Main memory, and that of GPUs once something is in it."""
+        return self.main.picture() + (self.gpu.picture() if self.gpu.peak else "")
 
 
 def _place(size: int, top: int) -> int:

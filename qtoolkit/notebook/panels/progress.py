@@ -9,7 +9,7 @@ from typing import TypeVar
 from ipywidgets import HTML, Layout, VBox
 
 from qtoolkit.errors import JobCancelled
-from qtoolkit.notebook.panels.memory_chart import MemoryTrace
+from qtoolkit.notebook.panels.memory_chart import JobMemory
 from qtoolkit.notebook.progress import Clock, Progress, fraction
 from qtoolkit.records import ProgressEvent
 
@@ -73,20 +73,20 @@ class ProgressView:
         """Put one line in the status."""
         self.status.value = f'<div role="status" aria-live="polite" class="qtk-text">{escape(line)}</div>'
 
-    def draw(self, progress: PanelProgress, trace: MemoryTrace, also: Callable[[], None]) -> None:
+    def draw(self, progress: PanelProgress, memory: JobMemory, also: Callable[[], None]) -> None:
         """Put the latest of a job on the page, and what else is drawn of it."""
         also()
-        self.bars.value = "".join([*(_bar(event, line) for event, line in progress.lines()), trace.picture()])
+        self.bars.value = "".join([*(_bar(event, line) for event, line in progress.lines()), memory.picture()])
         self.say(f"{progress.title}: {progress.state()}")
 
-    def follow(self, progress: PanelProgress, trace: MemoryTrace, job: Callable[[], T], also: Callable[[], None]) -> T:
+    def follow(self, progress: PanelProgress, memory: JobMemory, job: Callable[[], T], also: Callable[[], None]) -> T:
         """Do a job in this thread while another one draws it, and return what it gives."""
         ended = threading.Event()
 
         def watch() -> None:
             while not ended.wait(INTERVAL):
-                trace.sample()
-                self.draw(progress, trace, also)
+                memory.sample()
+                self.draw(progress, memory, also)
 
         watcher = threading.Thread(target=watch, name="qtoolkit-progress", daemon=True)
         watcher.start()
@@ -95,7 +95,7 @@ class ProgressView:
         finally:
             ended.set()
             watcher.join()
-            self.draw(progress, trace, also)
+            self.draw(progress, memory, also)
 
 
 def _told(event: ProgressEvent) -> str:

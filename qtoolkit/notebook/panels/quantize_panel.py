@@ -84,7 +84,8 @@ class QuantizePanel:
         plan = self._choice.plan
         title = f"{self._choice.config.method} of {self._choice.model}"
         # By the name of now: the field may change while the job runs.
-        return Job(self._call(), title, partial(self._take, into), predicted=plan.peak_rss if plan else 0)
+        predicted = (plan.peak_rss, plan.peak_vram) if plan else (0, 0)
+        return Job(self._call(), title, partial(self._take, into), predicted)
 
     def _take(self, into: str, result: Any) -> QuantizationReport:
         """Keep the model where that is wished; what stays on the page is the report, which holds no weight."""

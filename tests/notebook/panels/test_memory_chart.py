@@ -2,7 +2,7 @@
 
 import re
 
-from qtoolkit.notebook.panels.memory_chart import MemoryTrace
+from qtoolkit.notebook.panels.memory_chart import JobMemory, MemoryTrace
 
 
 def points(trace: MemoryTrace) -> list[tuple[int, int]]:
@@ -12,7 +12,7 @@ def points(trace: MemoryTrace) -> list[tuple[int, int]]:
 
 
 def test_words_say_what_the_picture_shows() -> None:
-    trace = MemoryTrace(predicted=3_000_000)
+    trace = MemoryTrace("memory", predicted=3_000_000)
     for size in (1_000_000, 2_500_000, 2_000_000):
         trace.add(size)
     text = "memory now 2.0 MB, at most 2.5 MB, predicted at most 3.0 MB"
@@ -23,7 +23,7 @@ def test_words_say_what_the_picture_shows() -> None:
 
 
 def test_a_long_job_keeps_its_first_and_its_highest_and_few_points() -> None:
-    trace = MemoryTrace()
+    trace = MemoryTrace("memory")
     for index in range(100_000):
         trace.add(9_999_999 if index == 54_321 else 1_000_000 + index)
     assert 60 <= len(trace.samples) <= 121
@@ -36,7 +36,18 @@ def test_a_long_job_keeps_its_first_and_its_highest_and_few_points() -> None:
 
 
 def test_before_there_is_a_line_there_is_no_picture() -> None:
-    trace = MemoryTrace()
+    trace = MemoryTrace("memory")
     assert (trace.text(), trace.picture()) == ("", "")
     trace.add(5)
     assert trace.picture() == ""
+
+
+def test_a_gpus_memory_is_drawn_once_something_is_in_it() -> None:
+    memory = JobMemory(predicted_vram=4_000_000)
+    for _ in range(2):
+        memory.sample()
+    assert memory.picture().count("<polyline") == 1 and memory.main.peak > 1_000_000
+    for size in (1_000_000, 3_000_000):
+        memory.gpu.add(size)
+    assert memory.picture().count("<polyline") == 2
+    assert "GPU memory now 3.0 MB, at most 3.0 MB, predicted at most 4.0 MB" in memory.picture()
