@@ -11,9 +11,7 @@ def read_panel_request(line: str) -> tuple[str, str | None]:
     Raises:
         ConfigError: an option that there is not.
     """
-    words = split_line(line)
-    if not words or words[0].startswith("-"):
-        words.insert(0, "")
-    job, rest = make_parser("%qpanel", PANEL_OPTIONS).parse_known_args(words)
+    job, rest = make_parser("%qpanel", PANEL_OPTIONS, words=()).parse_known_args(split_line(line))
+    model = rest.pop(0) if rest and not rest[0].startswith("-") else ""
     refuse_rest(rest, "%qpanel", list(PANEL_OPTIONS), "")
-    return job.model, job.only
+    return model, job.only

@@ -1,6 +1,6 @@
 """Out: the receipt of a saved model, the proof that it works, its card, and its way to the Hub."""
 
-from qtoolkit.publishing.publication import check_push, publish
+from qtoolkit.publishing.publication import check_push, check_repo_id, publish
 from qtoolkit.publishing.receipt import (
     begin_receipt,
     behaviour_of,
@@ -16,6 +16,7 @@ __all__ = [
     "begin_receipt",
     "behaviour_of",
     "check_push",
+    "check_repo_id",
     "measure_probe",
     "publish",
     "read_receipt",

@@ -69,7 +69,7 @@ def publish(
         GatedModelError: no token, or one that may only read; before any work.
         SourceError: the Hub refuses or does not answer; nothing of the repository has changed then.
     """
-    _check_name(repo_id)
+    check_repo_id(repo_id)
     artifact = open_artifact(path)
     receipt = _receipt_of(artifact)
     describe = partial(_card, artifact, receipt, repo_id, license=license, quality=quality)
@@ -100,7 +100,7 @@ def check_push(repo_id: str, model: Any, revision: str | None, license: str | No
         GatedModelError: there is no token, or one that may only read.
         SourceError: the Hub does not know the token or the model, or does not answer.
     """
-    _check_name(repo_id)
+    check_repo_id(repo_id)
     find_writer(repo_id, None)
     is_named = isinstance(model, str | os.PathLike)
     known = _license_of(model, revision) if is_named else None
@@ -236,7 +236,12 @@ def refuse_unproven(verification: Verification) -> None:
         raise VerificationError(f"{verification.name} is not published, for qt.verify finds {told}{more}")
 
 
-def _check_name(repo_id: str) -> None:
+def check_repo_id(repo_id: str) -> None:
+    """Refuse a name that no repository can have.
+
+    Raises:
+        ConfigError: it is not org/name.
+    """
     try:
         validate_repo_id(repo_id)
         named = "/" in repo_id

@@ -73,8 +73,9 @@ def bars(title: str, items: Sequence[tuple[str, float, str]]) -> str:
         # A bar that is there can be seen, however short it is.
         percent = max(0.4, 100 * length / longest) if length else 0.0
         parts.append(
-            f'<div>{escape(label)}</div><svg width="100%" height="14" fill="currentColor" aria-hidden="true">'
+            # Within a cell of its own: where a viewer removes the picture, the columns stay.
+            f'<div>{escape(label)}</div><div><svg width="100%" height="14" fill="currentColor" aria-hidden="true">'
             f'<rect width="100%" height="14" fill-opacity="0.1"/>'
-            f'<rect width="{percent:.2f}%" height="14" fill-opacity="0.65"/></svg><div>{escape(text)}</div>'
+            f'<rect width="{percent:.2f}%" height="14" fill-opacity="0.65"/></svg></div><div>{escape(text)}</div>'
         )
     return f'<div role="figure" aria-label="{escape(title)}" style="{_GRID}">{"".join(parts)}</div>'

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from qtoolkit.errors import OutputError
 from qtoolkit.records import Compared, Comparison, ModelSource, QualityReport, SpeedReport, in_order
+from tests.records.test_html import drawn_in
 
 SOURCE = ModelSource("org/name", None, None, "safetensors", "LlamaForCausalLM", "bfloat16", 1000, 2000, 2100)
 SPEED = SpeedReport("cpu", 128, 32, 3, 0.5, 12.5, (12.0, 13.0), 256.0, (200.0, 300.0))
@@ -71,13 +73,21 @@ def test_every_result_is_a_line_of_the_table_in_text_and_html() -> None:
     assert "ConfigError: no" in {line[-1] for line in table.lines}
 
 
+def drawn(comparison: Comparison) -> str:
+    """The SVG in the image of a comparison."""
+    found = re.search(r'src="([^"]+)"', comparison.picture())
+    assert found is not None
+    return drawn_in(found[1])
+
+
 def test_both_pictures_are_there_and_show_no_figure_that_the_table_lacks() -> None:
     picture = COMPARISON.picture()
-    assert 'aria-label="KL divergence against size"' in picture
+    assert '<img alt="KL divergence against size"' in picture
     assert 'aria-label="Tokens written in a second"' in picture
     assert picture.count("12.5 tokens/s") == 4
-    # Drawn in the page's own colour alone.
+    # No colour but the page's own, and one grey in the image.
     assert "#" not in picture and "rgb" not in picture
+    assert set(re.findall(r"#\w+", drawn(COMPARISON))) == {"#777777"}
     assert "<script" not in picture and "http" not in picture
 
 
@@ -92,8 +102,8 @@ def test_a_comparison_of_little_is_drawn(results: tuple[Compared, ...]) -> None:
 
 def test_the_noise_floor_is_drawn_where_it_is_known() -> None:
     known = replace(RESULTS[0], quality=quality(0.5, noise_floor=0.002))
-    assert "noise floor" in replace(COMPARISON, results=(known,)).picture()
-    assert "noise floor" not in COMPARISON.picture()
+    assert "noise floor" in drawn(replace(COMPARISON, results=(known,)))
+    assert "noise floor" not in drawn(COMPARISON)
 
 
 def test_a_data_frame_has_raw_figures() -> None:

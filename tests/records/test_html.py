@@ -1,5 +1,6 @@
 """Records as HTML: every text is escaped, wherever it stands, and the picture can be heard."""
 
+import base64
 from html.parser import HTMLParser
 
 import pytest
@@ -18,10 +19,10 @@ ATTACKS = (
     "'><svg onload=alert(1)>",
     "--></style></td></table><a href='javascript:alert(1)'>",
 )
-ELEMENTS = {"div", "table", "tr", "th", "td", "span", "svg", "rect", "title", "line", "path", "text"}
+ELEMENTS = {"div", "table", "tr", "th", "td", "span", "svg", "rect", "title", "line", "path", "text", "img"}
 ATTRIBUTES = {"style", "scope", "aria-label", "role", "aria-hidden", "width", "height", "fill", "fill-opacity"}
 ATTRIBUTES |= {"viewbox", "x", "y", "x1", "x2", "y1", "y2", "d", "transform", "stroke", "stroke-opacity"}
-ATTRIBUTES |= {"stroke-dasharray", "font-size", "text-anchor"}
+ATTRIBUTES |= {"stroke-dasharray", "font-size", "text-anchor", "font-family", "color", "xmlns", "alt", "src"}
 
 
 class Page(HTMLParser):
@@ -53,11 +54,20 @@ class Page(HTMLParser):
         raise AssertionError(data)
 
 
+def drawn_in(source: str) -> str:
+    """The SVG in the address of an image, which is no other address."""
+    kind, _, data = source.partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    return base64.b64decode(data).decode()
+
+
 def assert_inert(page: Page) -> None:
     assert {tag for tag, _ in page.elements} <= ELEMENTS
     for _, attributes in page.elements:
         assert attributes.keys() <= ATTRIBUTES
         assert "url(" not in (attributes.get("style") or "")
+        if source := attributes.get("src"):
+            assert_inert(Page(drawn_in(source)))
 
 
 @EACH

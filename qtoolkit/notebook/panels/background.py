@@ -1,6 +1,7 @@
 """What takes long, in threads: callbacks start it and return, whatever thread the kernel calls them in."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -57,17 +58,20 @@ class Lookup:
 
     def _answer(self, number: int, question: tuple[Any, ...]) -> None:
         if self._pause:
-            threading.Event().wait(self._pause)
+            time.sleep(self._pause)
         if number != self._number:
             return
-        show, answer = self._show, None
         try:
             answer = self._ask(*question)
-        except Exception as error:  # noqa: BLE001
-            show, answer = self._complain, told(error)
+            self._give(number, self._show, answer)
+        except Exception as error:  # noqa: BLE001  # a thread's traceback goes where nobody looks
+            self._give(number, self._complain, told(error))
+
+    def _give(self, number: int, take: Callable[[Any], None], answer: Any) -> None:
+        """Hand an answer on, unless another question came meanwhile."""
         with self._lock:
             if number == self._number:
-                show(answer)
+                take(answer)
 
 
 class Worker:
@@ -80,6 +84,8 @@ class Worker:
     def __init__(self) -> None:
         self.cancelled = threading.Event()
         self._thread: threading.Thread | None = None
+        # Two callbacks in two threads start one job.
+        self._lock = threading.Lock()
 
     @property
     def running(self) -> bool:
@@ -92,11 +98,12 @@ class Worker:
         Raises:
             ConfigError: one runs already.
         """
-        if self.running:
-            raise ConfigError("a job is running: wait until it ends, or cancel it")
-        self.cancelled.clear()
-        self._thread = threading.Thread(target=job, name="qtoolkit-job", daemon=True)
-        self._thread.start()
+        with self._lock:
+            if self.running:
+                raise ConfigError("a job is running: wait until it ends, or cancel it")
+            self.cancelled.clear()
+            self._thread = threading.Thread(target=job, name="qtoolkit-job", daemon=True)
+            self._thread.start()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the job has ended, or so many seconds have passed."""

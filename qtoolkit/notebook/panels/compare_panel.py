@@ -14,6 +14,7 @@ from qtoolkit.notebook.panels.job import Job, JobRunner
 from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.notebook.panels.plan_panel import model_field
 from qtoolkit.notebook.panels.results import Results
+from qtoolkit.units import parse_bytes
 
 _AS_PLANNED, _AS_IT_IS = "as planned", "full precision"
 
@@ -54,7 +55,8 @@ class ComparePanel:
 
     def _show_call(self) -> None:
         try:
-            self.call.value = call_html(self._call())
+            ready = self._choice.model
+            self.call.value = call_html(self._call() if ready else None, "A comparison needs a model.")
         except ConfigError as error:
             self.call.value = call_html(None, str(error))
 
@@ -64,11 +66,9 @@ class ComparePanel:
         if not configs:
             self.forms.refuse("Forms needs at least one")
         self.forms.complain("")
-        num_tokens = self.num_tokens.count()
-        self.num_tokens.complain("")
-        given: dict[str, Any] = {"text": self.text.needed("a text"), "num_tokens": num_tokens}
+        given: dict[str, Any] = {"text": self.text.needed("a text"), "num_tokens": self.num_tokens.count()}
         given["prompts"] = [line for line in self.prompts.value.splitlines() if line.strip()]
-        given["memory"] = self.memory.value
+        given["memory"] = self.memory.checked(lambda size: parse_bytes(size) if size else 0)
         given["device"] = self._choice.device if self._choice.device != "auto" else ""
         return Call("compare", (model, configs), {name: value for name, value in given.items() if value})
 

@@ -1,5 +1,6 @@
 """A control of a panel, and beside it what it is for, or what is wrong with its value."""
 
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -63,9 +64,23 @@ class Field:
         Raises:
             ConfigError: it is none; said beside the control too.
         """
-        if not self.value.isdecimal() or int(self.value) < 1:
+        if not re.fullmatch("0*[1-9][0-9]{0,14}", self.value):
             self.refuse(f"{self.control.description} must be a whole number of at least 1, got {self.value!r:.40}")
+        self.complain("")
         return int(self.value)
+
+    def checked(self, check: Callable[[str], Any]) -> str:
+        """Its text, unless `check` refuses it.
+
+        Raises:
+            ConfigError: it does; said beside the control too.
+        """
+        try:
+            check(self.value)
+        except ConfigError as error:
+            self.refuse(str(error))
+        self.complain("")
+        return str(self.value)
 
     def needed(self, what: str) -> str:
         """Its text, which may not be empty.

@@ -12,6 +12,7 @@ from qtoolkit.methods import MethodConfig, available_methods, get_method
 from qtoolkit.notebook.body import DEFAULT_METHOD
 from qtoolkit.notebook.options import is_list, is_switch, option_hints, read_option
 from qtoolkit.notebook.panels.field import Field, choice_field, switch_field, text_field
+from qtoolkit.notebook.progress_bar import close_widget
 
 
 class ConfigForm:
@@ -43,13 +44,16 @@ class ConfigForm:
 
     def _make_options(self) -> None:
         config_class = get_method(self.method.value).config_class
-        hints = option_hints(config_class)
+        hints, before = option_hints(config_class), self.options
         usual, told = config_class(), {field.name: field.metadata for field in fields(config_class)}
         self.options = {name: _field_of(name, hints[name], getattr(usual, name), told[name]) for name in hints}
         for field in self.options.values():
             field.on_change(self._changed)
         self.config = usual
         self.box.children = [self.method.box, *(field.box for field in self.options.values())]
+        # Off the page, they would stay in the kernel.
+        for field in before.values():
+            close_widget(field.box)
 
     def _changed(self) -> None:
         self.config = self._read()

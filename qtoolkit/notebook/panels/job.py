@@ -12,10 +12,12 @@ from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.field import Action, told
 from qtoolkit.notebook.panels.memory_chart import MemoryTrace
-from qtoolkit.notebook.panels.progress import PanelProgress, ProgressView
+from qtoolkit.notebook.panels.progress import CANCELLING, PanelProgress, ProgressView
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.stop_button import StopButton
 from qtoolkit.records import Record
+
+_CANCELLED = "cancelled; nothing is half-written, and the same call goes on with what was kept"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class JobRunner:
     def _cancel(self) -> None:
         if self._worker.running:
             self._worker.cancelled.set()
-            self.view.say("cancelling after the step that is running")
+            self.view.say(CANCELLING)
         else:
             self.view.say("no job is running")
 
@@ -89,14 +91,10 @@ class JobRunner:
             result = self.view.follow(progress, trace, lambda: job.call.make(**job.unseen(progress)), job.draw)
             self._results.add(job.call.verb, str(job.call), job.take(result))
             self.view.say(f"{job.title}: done")
-        except JobCancelled:
-            self._end(job, "cancelled; nothing is half-written, and the same call goes on with what was kept")
         except BaseException as error:  # noqa: BLE001  # nobody else would see it
             forget_variables(error)
-            self._end(job, told(error))
+            line = _CANCELLED if isinstance(error, JobCancelled) else told(error)
+            self._results.add(job.call.verb, str(job.call), line)
+            self.view.say(f"{job.title}: {line}")
         finally:
             self._stop_button.leave()
-
-    def _end(self, job: Job, line: str) -> None:
-        self._results.add(job.call.verb, str(job.call), line)
-        self.view.say(f"{job.title}: {line}")

@@ -22,7 +22,7 @@ class MemoryTrace:
 
     def __init__(self, predicted: int = 0) -> None:
         self.samples: list[int] = []
-        self.peak, self._predicted = 0, predicted
+        self.peak, self._now, self._predicted = 0, 0, predicted
         self._every, self._calls = 1, 0
 
     def sample(self) -> None:
@@ -33,7 +33,7 @@ class MemoryTrace:
 
     def add(self, size: int) -> None:
         """Note a size in bytes."""
-        self.peak = max(self.peak, size)
+        self.peak, self._now = max(self.peak, size), size
         if self._calls % self._every == 0:
             self.samples.append(size)
         self._calls += 1
@@ -45,7 +45,7 @@ class MemoryTrace:
         """What the picture shows, in words."""
         if not self.samples:
             return ""
-        told = f"memory now {format_bytes(self.samples[-1])}, at most {format_bytes(self.peak)}"
+        told = f"memory now {format_bytes(self._now)}, at most {format_bytes(self.peak)}"
         return f"{told}, predicted at most {format_bytes(self._predicted)}" if self._predicted else told
 
     def picture(self) -> str:

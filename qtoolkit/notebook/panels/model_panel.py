@@ -10,6 +10,8 @@ from qtoolkit.notebook.panels.choice import Choice
 from qtoolkit.notebook.panels.field import list_field, text_field
 from qtoolkit.records import FoundModel, FoundModels
 
+_LOOKING = [("looking", "")]
+
 
 class ModelPanel:
     """A search as one types, and what is known of the model that is chosen.
@@ -29,10 +31,10 @@ class ModelPanel:
         self._choice = choice
         self._models: dict[str, FoundModel] = {}
         self.search = text_field("Search", choice.model, hint="part of a name on the Hub, a folder, or a .gguf file")
-        self.found = list_field("Found", [("looking", "")])
+        self.found = list_field("Found", _LOOKING)
         self.call, self.details = HTML(), HTML()
         self.box = VBox([self.search.box, self.call, self.found.box, self.details])
-        self.lookup = Lookup(lambda call: call.make(), self._show, self.search.complain, pause=pause)
+        self.lookup = Lookup(lambda call, chosen: (call.make(), chosen), self._show, self.search.complain, pause=pause)
         self.search.on_change(self._look)
         self.found.on_change(self._choose)
         self._look()
@@ -43,16 +45,19 @@ class ModelPanel:
         call = Call("find_models", (text,) if text else (), {} if text else {"hub": False})
         self.call.value = call_html(call)
         self.search.complain("")
-        self.lookup.want(call)
+        self.lookup.drop()
+        self.found.control.options = _LOOKING
+        self.lookup.want(call, self._choice.model)
 
-    def _show(self, found: FoundModels) -> None:
+    def _show(self, answer: tuple[FoundModels, str]) -> None:
+        found, chosen = answer
         self._models = {model.name: model for model in found.models}
         # The first entry is chosen by ipywidgets itself, so it is none.
         head = f"{len(self._models)} found: choose one" if self._models else "nothing found"
         options = [(head, ""), *((_line(model), model.name) for model in found.models)]
         self.found.control.options = options
-        if found.text in self._models:
-            # A whole name, or a path, leaves nothing to be chosen.
+        if found.text in self._models and self._choice.model == chosen:
+            # A whole name, or a path, leaves nothing to be chosen; unless another was chosen while the Hub was asked.
             self.found.value = found.text
         self.found.complain("; ".join(found.notes))
 

@@ -16,6 +16,7 @@ from qtoolkit.records import ProgressEvent
 T = TypeVar("T")
 # Seconds between two drawings, each of three texts at most: fewer than ten messages a second reach the page.
 INTERVAL = 0.35
+CANCELLING = "cancelling after the step that is running"
 
 
 class PanelProgress(Progress):
@@ -40,16 +41,15 @@ class PanelProgress(Progress):
             JobCancelled: somebody wants the job to stop.
         """
         self._latest = {**self._latest, event.phase: (event, self._line(event))}
-        self.check()
-
-    def check(self) -> None:
-        """Stop here if that is wanted.
-
-        Raises:
-            JobCancelled: it is.
-        """
         if self._cancelled.is_set():
             raise JobCancelled(f"{self.title} was cancelled")
+
+    def state(self) -> str:
+        """Where the job is, in some words."""
+        if self._cancelled.is_set():
+            return CANCELLING
+        lines = self.lines()
+        return _told(lines[-1][0]) if lines else "starting"
 
     def lines(self) -> tuple[tuple[ProgressEvent, str], ...]:
         """The last event of each phase, and that as a line, in the order in which the phases began."""
@@ -76,9 +76,8 @@ class ProgressView:
     def draw(self, progress: PanelProgress, trace: MemoryTrace, also: Callable[[], None]) -> None:
         """Put the latest of a job on the page, and what else is drawn of it."""
         also()
-        lines = progress.lines()
-        self.bars.value = "".join([*(_bar(event, line) for event, line in lines), trace.picture()])
-        self.say(f"{progress.title}: {_told(lines[-1][0]) if lines else 'starting'}")
+        self.bars.value = "".join([*(_bar(event, line) for event, line in progress.lines()), trace.picture()])
+        self.say(f"{progress.title}: {progress.state()}")
 
     def follow(self, progress: PanelProgress, trace: MemoryTrace, job: Callable[[], T], also: Callable[[], None]) -> T:
         """Do a job in this thread while another one draws it, and return what it gives."""

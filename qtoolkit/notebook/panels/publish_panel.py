@@ -54,8 +54,11 @@ class PublishPanel:
         self._show_call()
 
     def _show_call(self) -> None:
-        ready = self.folder.value and self.repo_id.value
-        self.call.value = call_html(self._call("publish") if ready else None, "It needs a folder and a repository.")
+        if self.folder.value and self.repo_id.value:
+            calls = (self._call("verify"), self._call("publish", dry_run=True), self._call("publish"))
+            self.call.value = "".join(map(call_html, calls))
+        else:
+            self.call.value = call_html(None, "It needs a folder and a repository.")
 
     def _call(self, verb: str, **more: Any) -> Call:
         if verb == "verify":
@@ -80,8 +83,11 @@ class PublishPanel:
         return self._publication("publication")
 
     def _publication(self, what: str, **more: Any) -> Job:
+        from qtoolkit.publishing import check_repo_id
+
         folder = self.folder.needed("a folder with a saved model")
         self.repo_id.needed("org/name")
+        self.repo_id.checked(check_repo_id)
         if self.quality.value and self.quality.value not in getattr(get_ipython(), "user_ns", {}):
             self.quality.refuse(f"Figures must name a variable, got {self.quality.value!r:.40}")
         self.quality.complain("")

@@ -1,5 +1,6 @@
 """Quantize: where to, start, progress, cancel."""
 
+from functools import partial
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,13 @@ class QuantizePanel:
         self.into.complain("")
         plan = self._choice.plan
         title = f"{self._choice.config.method} of {self._choice.model}"
-        return Job(self._call(), title, self._take, predicted=plan.peak_rss if plan else 0)
+        # By the name of now: the field may change while the job runs.
+        return Job(self._call(), title, partial(self._take, into), predicted=plan.peak_rss if plan else 0)
 
-    def _take(self, result: Any) -> QuantizationReport:
+    def _take(self, into: str, result: Any) -> QuantizationReport:
         """Keep the model where that is wished; what stays on the page is the report, which holds no weight."""
-        if self.into.value:
-            get_ipython().push({self.into.value: result})
+        if into:
+            get_ipython().push({into: result})
         if result.path:
             self._choice.folder = _short(result.path)
         report: QuantizationReport = result.report

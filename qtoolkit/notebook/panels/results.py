@@ -11,7 +11,7 @@ from qtoolkit.records import Record
 
 
 class Results:
-    """The results of a panel, the last one of each verb.
+    """The results of a panel, the last one of each verb, and why a later call of it gave none.
 
     A widget is gone with its kernel. So results are put into an output of the cell that has no widget in it, and which
     is replaced when another job has ended, from whatever thread. A page of Voila replaces no output, and ends with its
@@ -19,14 +19,15 @@ class Results:
     """
 
     def __init__(self) -> None:
-        self._shown: dict[str, tuple[str, Record | str]] = {}
+        # (verb, whether it gave a record) -> the call and what it gave, the latest last.
+        self._shown: dict[tuple[str, bool], tuple[str, Record | str]] = {}
         self._handles: list[Any] = []
         self._in_app = HTML(layout=Layout(max_width="100%")) if _is_app() else None
 
     @property
     def records(self) -> dict[str, Record | str]:
         """Verb -> what its last job gave: a record, or one line that says why there is none."""
-        return {verb: record for verb, (_, record) in self._shown.items()}
+        return {verb: record for (verb, _), (_, record) in self._shown.items()}
 
     def open(self) -> None:
         """Make the place for them in the cell that runs."""
@@ -38,8 +39,11 @@ class Results:
 
     def add(self, verb: str, call: str, record: Record | str) -> None:
         """Show what a call gave."""
-        self._shown.pop(verb, None)
-        self._shown[verb] = (call, record)
+        # A record takes away why there was none; that takes no record away.
+        given = not isinstance(record, str)
+        replaced = ((verb, given), (verb, False))
+        others = {key: shown for key, shown in self._shown.items() if key not in replaced}
+        self._shown = {**others, (verb, given): (call, record)}
         if self._in_app is not None:
             self._in_app.value = self._bundle()["text/html"]
         for handle in filter(None, self._handles):

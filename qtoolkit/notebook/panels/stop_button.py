@@ -1,11 +1,13 @@
 """The kernel's stop button, for a job that runs while no cell does."""
 
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from IPython import get_ipython
+
+# Seconds until it is looked again whether a cell still runs.
+_RETRY = 0.5
 
 
 class StopButton:
@@ -19,28 +21,33 @@ class StopButton:
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
-        self._before: Any = None
+        self._stop, self._wanted = stop, False
+
+    def __call__(self, *signal_and_frame: Any) -> None:
+        """Handle the signal."""
+        self._stop()
 
     def listen(self) -> None:
         """Begin to listen; nothing happens where there is no kernel."""
-        self._in_main_thread(self._install)
+        self._want(True)
 
     def leave(self) -> None:
-        """Put the handler back that was there before."""
-        self._in_main_thread(self._restore)
+        """Let the kernel ignore the signal again."""
+        self._want(False)
 
-    def _install(self) -> None:
-        if self._before is None:
-            self._before = signal.signal(signal.SIGINT, lambda number, frame: self._stop())
+    def _want(self, wanted: bool) -> None:
+        self._wanted = wanted
+        loop = getattr(getattr(get_ipython(), "kernel", None), "io_loop", None)
+        if loop is not None:
+            loop.add_callback(self._settle, loop)
 
-    def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
-
-    def _in_main_thread(self, step: Callable[[], None]) -> None:
-        kernel = getattr(get_ipython(), "kernel", None)
-        loop = getattr(kernel, "io_loop", None)
-        if loop is not None and threading.main_thread().is_alive():
-            loop.add_callback(step)
+    def _settle(self, loop: Any) -> None:
+        now = signal.getsignal(signal.SIGINT)
+        if not self._wanted:
+            if now is self:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+        elif now is signal.SIG_IGN or isinstance(now, StopButton):
+            signal.signal(signal.SIGINT, self)
+        else:
+            # A cell that awaits something leaves the loop to others, and keeps the button until it ends.
+            loop.call_later(_RETRY, self._settle, loop)

@@ -34,9 +34,11 @@ class Panel:
     Attributes:
         choice: what was chosen: model, config, device, folder.
         results: what jobs gave, by verb.
-        worker: runs the jobs, one at a time.
+        worker: runs the jobs, one at a time; of all panels, so that one that is opened again can cancel them.
         model, plan, quantize, compare, publish: the panels that are shown, otherwise None.
     """
+
+    worker = Worker()
 
     def __init__(self, model: Any = "", *, only: str | None = None, pause: float = PAUSE) -> None:
         if not isinstance(model, str | PathLike):
@@ -48,7 +50,7 @@ class Panel:
             from qtoolkit.publishing import read_token
 
             read_token()
-        self.choice, self.worker, self.results = Choice(model=fspath(model)), Worker(), Results()
+        self.choice, self.results = Choice(model=fspath(model)), Results()
         shared = (self.choice, self.worker, self.results)
 
         def made(name: str, make: Callable[[], Any]) -> Any:

@@ -47,7 +47,7 @@ def test_a_found_model(open_panel: Callable[..., Panel]) -> None:
     part: Any = open_panel(only="model").model
     part.lookup.wait()
     model = FoundModel(f"org/{ATTACK}", "hub", architecture=ATTACK, license=ATTACK, formats=(ATTACK,), quantized=ATTACK)
-    part._show(FoundModels(model.name, (model,), (ATTACK,)))
+    part._show((FoundModels(model.name, (model,), (ATTACK,)), part._choice.model))
     assert "onerror" in part.details.value and "onerror" in part.found._beside.value
     for html in pages():
         assert_harmless(html)
@@ -57,8 +57,9 @@ def test_a_found_model(open_panel: Callable[..., Panel]) -> None:
 def test_what_is_typed(open_panel: Callable[..., Panel], tmp_path: Path, name: str) -> None:
     panel = open_panel(only=name)
     part: Any = getattr(panel, name)
-    names = ("search", "model", "output", "into", "text", "num_tokens", "prompts", "folder", "repo_id", "revision")
-    for field in filter(None, (getattr(part, name, None) for name in names)):
+    names = ("search", "model", "machine", "output", "into", "text", "num_tokens", "prompts", "memory", "folder")
+    names += ("repo_id", "license", "quality", "revision")
+    for field in filter(None, (getattr(part, field, None) for field in names)):
         field.value = ATTACK
     for label, action in (part.runner.actions if hasattr(part, "runner") else {}).items():
         if label != "Cancel":

@@ -89,6 +89,15 @@ def test_the_stop_button_between_cells_stops_the_job(kernel: Kernel) -> None:
     assert "(None, False)" in str(published)
 
 
+def test_begun_in_a_cell_that_awaits_the_stop_button_is_the_cells_and_then_the_jobs(kernel: Kernel) -> None:
+    cell = f"import asyncio, signal\nfirst = signal.getsignal(2)\n{WAITING}\nawait asyncio.sleep(1)"
+    run(kernel.client, f"{cell}\nassert signal.getsignal(2) is first\npanel")
+    time.sleep(1)
+    kernel.manager.interrupt_kernel()
+    update = next(messages(kernel.client, "update_display_data"))
+    assert "cancelled; nothing is half-written" in update["data"]["text/plain"]
+
+
 def test_the_stop_button_in_a_cell_stops_the_cell_and_not_the_job(kernel: Kernel) -> None:
     run(kernel.client, WAITING)
     kernel.client.execute("time.sleep(60)", stop_on_error=False)

@@ -76,18 +76,22 @@ def test_a_second_job_is_refused_beside_the_button_and_the_first_goes_on(
 
 
 def test_cancel_stops_it_at_its_next_event(worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = threading.Event()
+    begun, step = threading.Event(), threading.Event()
 
     def work(model: str, on_progress: Callable[[ProgressEvent], None]) -> None:
-        for done in range(10_000):
-            on_progress(ProgressEvent("quantize", done, 10_000, "layers"))
-            begun.set()
-            time.sleep(0.001)
+        on_progress(ProgressEvent("quantize", 1, 2, "layers"))
+        begun.set()
+        step.wait(10)
+        on_progress(ProgressEvent("quantize", 2, 2, "layers"))
 
     runner = runner_of(worker, results, monkeypatch, work)
     runner.actions["Go"].press()
     assert begun.wait(10)
     runner.actions["Cancel"].press()
+    # Until the step has ended, however often progress is drawn meanwhile.
+    time.sleep(3 * INTERVAL)
+    assert "plan of m: cancelling after the step that is running" in runner.view.status.value
+    step.set()
     worker.wait(10)
     assert not worker.running
     assert str(results.records["plan"]).startswith("cancelled; nothing is half-written")
@@ -120,6 +124,16 @@ def test_what_goes_wrong_is_one_line_and_the_button_works_again(
         worker.wait(10)
         assert results.records["plan"] == line
         assert line.replace("<", "&lt;").replace(">", "&gt;") in runner.view.status.value
+
+
+def test_a_failure_takes_no_result_away_and_a_result_takes_the_failure_away(results: Results) -> None:
+    for record in (Done(), "it exists"):
+        results.add("quantize", "call", record)
+    assert results.records["quantize"] == "it exists"
+    kept = results._bundle()["text/plain"]
+    assert str(Done()) in kept and kept.endswith("it exists")
+    results.add("quantize", "call", Done())
+    assert results._bundle()["text/plain"] == f"call\n{Done()}"
 
 
 def test_a_field_that_is_wrong_starts_nothing(worker: Worker, results: Results) -> None:

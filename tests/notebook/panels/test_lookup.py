@@ -55,13 +55,25 @@ def test_what_goes_wrong_is_told_in_one_line() -> None:
     problems: list[str] = []
 
     def ask(kind: type[Exception]) -> None:
-        raise kind("first line\nsecond")
+        raise kind("what it was")
 
     lookup = Lookup(ask, problems.append, problems.append, pause=0.0)
     for kind in (ConfigError, ZeroDivisionError):
         lookup.want(kind)
         lookup.wait()
-    assert problems == ["first line\nsecond", "ZeroDivisionError: first line"]
+    assert problems == ["what it was", "ZeroDivisionError: what it was"]
+
+
+def test_an_answer_that_cannot_be_shown_is_told_too() -> None:
+    problems: list[str] = []
+
+    def show(answer: str) -> None:
+        raise KeyError(answer)
+
+    lookup = Lookup(lambda: "answer", show, problems.append, pause=0.0)
+    lookup.want()
+    lookup.wait()
+    assert problems == ["KeyError: 'answer'"]
 
 
 def test_an_answer_may_lead_to_the_next_question() -> None:

@@ -27,6 +27,8 @@ def test_a_long_job_keeps_its_first_and_its_highest_and_few_points() -> None:
     for index in range(100_000):
         trace.add(9_999_999 if index == 54_321 else 1_000_000 + index)
     assert 60 <= len(trace.samples) <= 121
+    # What it is now is told even when no sample of it is kept.
+    assert "memory now 1.1 MB" in trace.text() and trace.samples[-1] != 1_099_999
     assert trace.samples[0] == 1_000_000 and trace.peak == 9_999_999
     steps = {later - earlier for earlier, later in zip(trace.samples, trace.samples[1:], strict=False)}
     assert len(steps) == 1

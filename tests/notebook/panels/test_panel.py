@@ -9,10 +9,13 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import qtoolkit as qt
+import qtoolkit.api
+from qtoolkit.api import find_models
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.panels import Panel
+from qtoolkit.notebook.panels.field import Field
 from qtoolkit.notebook.panels.whole import PANELS
-from qtoolkit.records import Comparison, QuantizationReport
+from qtoolkit.records import Comparison, ProgressEvent, QuantizationReport
 from tests.hub.fixture import hub
 from tests.hub.server import Fault, Hub
 
@@ -89,7 +92,7 @@ def test_a_comparison_stays(open_panel: Open, tiny_llama: Path, tmp_path: Path) 
     assert isinstance(comparison, Comparison), comparison
     assert comparison.prompts == ("the cat", "sat")
     assert call % (str(tiny_llama), str(text)) in panel.results._bundle()["text/plain"]
-    assert "<svg" in panel.results._bundle()["text/html"]
+    assert '<img alt="KL divergence against size"' in panel.results._bundle()["text/html"]
 
 
 WRONG: dict[str, tuple[str, str, Any, str]] = {
@@ -100,8 +103,16 @@ WRONG: dict[str, tuple[str, str, Any, str]] = {
     "no number": ("compare", "num_tokens", "many", "Tokens must be a whole number of at least 1, got 'many'"),
     "too few": ("compare", "num_tokens", "0", "Tokens must be a whole number of at least 1, got '0'"),
     "no form": ("compare", "forms", (), "Forms needs at least one"),
+    "too many": (
+        "compare",
+        "num_tokens",
+        "9" * 20,
+        "Tokens must be a whole number of at least 1, got '" + "9" * 20 + "'",
+    ),
+    "no size": ("compare", "memory", "lots", "'lots' is no size: write it as 8 GB, 500 MB or 1.5 GiB"),
     "no text": ("compare", "text", " ", "Text is empty: give a text"),
     "no folder": ("publish", "folder", "", "Folder is empty: give a folder with a saved model"),
+    "no name": ("publish", "repo_id", "a b", "'a b' is no name of a Hub repository: write it as org/name"),
     "no repository": ("publish", "repo_id", "", "Repository is empty: give org/name"),
 }
 BUTTONS = {"quantize": "Quantize", "compare": "Compare", "publish": "Publish"}
@@ -155,6 +166,52 @@ def test_a_hub_that_hangs_holds_nothing_up(open_panel: Open, hub: Hub) -> None:
     hub.closing.set()
 
 
+def test_an_answer_that_comes_late_does_not_undo_a_choice(open_panel: Open, tiny_llama: Path) -> None:
+    panel = open_panel(tiny_llama)
+    panel.model.lookup.wait()
+    answer = (find_models(str(tiny_llama), hub=False), panel.choice.model)
+    panel.plan.model.value = "org/other"
+    panel.model._show(answer)
+    assert panel.choice.model == "org/other"
+
+
+def test_as_it_opens_nothing_is_called_wrong(open_panel: Open) -> None:
+    panel = open_panel()
+    parts = (panel.model, panel.plan, panel.quantize, panel.compare, panel.publish)
+    fields = [field for part in parts for field in vars(part).values() if isinstance(field, Field)]
+    assert len(fields) > 20 and not [field.problem for field in fields if field.problem]
+
+
+def test_a_panel_that_is_opened_again_cancels_the_job_of_the_one_before(
+    open_panel: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(model: str, config: Any, on_progress: Any, **options: Any) -> None:
+        while True:
+            on_progress(ProgressEvent("quantize", 1, 2, "layers"))
+
+    monkeypatch.setattr(qtoolkit.api, "quantize", waits)
+    first, second = (open_panel("org/model", only="quantize") for _ in range(2))
+    first.quantize.runner.actions["Quantize"].press()
+    second.quantize.runner.actions["Quantize"].press()
+    assert second.quantize.runner.actions["Quantize"].problem == "a job is running: wait until it ends, or cancel it"
+    second.quantize.runner.actions["Cancel"].press()
+    first.worker.wait(30)
+    assert str(first.results.records["quantize"]).startswith("cancelled")
+
+
+def test_the_model_is_kept_under_the_name_of_the_call(
+    open_panel: Open, shell: InteractiveShell, tiny_llama: Path
+) -> None:
+    panel = open_panel(tiny_llama, only="quantize")
+    panel.quantize.methods.form.method.value = "absmax"
+    panel.quantize.output.value, panel.quantize.into.value = "", "q"
+    panel.quantize.runner.actions["Quantize"].press()
+    panel.quantize.into.value = "not one"
+    panel.worker.wait(120)
+    assert shell.user_ns.pop("q").report.method == "absmax"
+    assert "not one" not in shell.user_ns
+
+
 def test_callbacks_may_come_from_another_thread(open_panel: Open, tiny_llama: Path) -> None:
     panel = open_panel(tiny_llama)
 
@@ -177,5 +234,12 @@ def test_closed_it_leaves_no_widget(open_panel: Open, shell: InteractiveShell) -
     before = live_widgets()
     panel = open_panel()
     panel.model.lookup.wait()
+    # The fields of the method before are gone with it.
+    form = panel.plan.methods.form
+    counts = set()
+    for method in ("gptq", "nf4", "gptq", "nf4"):
+        form.method.value = method
+        counts.add((method, len(live_widgets())))
+    assert len(counts) == 2
     panel.close()
     assert live_widgets() == before

@@ -9,6 +9,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import qtoolkit as qt
 from qtoolkit.notebook.panels import Panel
+from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.notebook.panels.publish_panel import PublishPanel
 from qtoolkit.records import Publication, Verification
 from tests.hub.fixture import WRITE_TOKEN, writable_hub
@@ -105,3 +106,8 @@ def test_what_is_ticked_is_in_the_call(publish: PublishPanel, saved: Path) -> No
     publish.public.value, publish.create_pr.value, publish.revision.value = True, True, "q4"
     options = "license='apache-2.0', create_pr=True, private=False, revision='q4'"
     assert str(publish._call("publish")) == f"qt.publish({str(saved)!r}, 'me/tiny', {options})"
+
+
+def test_the_call_of_each_button_is_shown(publish: PublishPanel) -> None:
+    for call in (publish._verify().call, publish._dry_run().call, publish._publish().call):
+        assert call_html(call) in publish.call.value
