@@ -4,13 +4,14 @@ import shutil
 from collections.abc import Generator, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from tests.browser.lab import PICTURES, Lab
 from tests.browser.server import PATIENCE, LabServer
 from tests.hub.fixture import WRITE_TOKEN, environment
 from tests.hub.writable import WritableHub
 
+WINDOW: ViewportSize = {"width": 1280, "height": 1400}
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -48,7 +49,7 @@ def server(page_hub: WritableHub, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="package")
 def page(browser: Browser, server: LabServer) -> Iterator[Page]:
     """JupyterLab's page, which takes some seconds to come."""
-    page = browser.new_page(viewport={"width": 1280, "height": 1400}, reduced_motion="reduce")
+    page = browser.new_page(viewport=WINDOW, reduced_motion="reduce")
     page.set_default_timeout(1000 * PATIENCE)
     expect.set_options(timeout=1000 * PATIENCE)
     page.goto(f"{server.url}lab?token={server.token}")
@@ -59,7 +60,8 @@ def page(browser: Browser, server: LabServer) -> Iterator[Page]:
 
 @pytest.fixture
 def lab(page: Page, server: LabServer) -> Iterator[Lab]:
-    """The page, light and with nothing open; what a test opens is closed, and its kernels end."""
+    """The page, wide, light and with nothing open; what a test opens is closed, and its kernels end."""
+    page.set_viewport_size(WINDOW)
     lab = Lab(page, server)
     lab.set_theme("light")
     yield lab

@@ -39,6 +39,10 @@ class ShownPanel:
         entry = self.field(label).locator("option", has_text=re.compile(f"^{beginning}"))
         self.field(label).select_option(entry.get_attribute("value"))
 
+    def expect_call(self, part: str) -> None:
+        """Wait until the call that is shown says this: a button's message may overtake what was just typed."""
+        expect(self.shown.locator("code", has_text=part).locator("visible=true").first).to_be_visible()
+
     def press(self, label: str) -> None:
         """Press a button of the panel that is open."""
         self.shown.get_by_role("button", name=label, exact=True).locator("visible=true").click()

@@ -13,7 +13,7 @@ import nbformat
 
 ROOT = Path(__file__).parents[2]
 # Seconds; two slow cores that do other work too.
-PATIENCE = 60
+PATIENCE = 120
 
 
 class LabServer:

@@ -34,9 +34,11 @@ def used(page: Page, server: LabServer, tiny_llama: Path) -> Iterator[ShownPanel
     panel.field("Tokens").fill("many")
     panel.turn_to("Publish")
     panel.field("Repository").fill("me/tiny")
+    panel.expect_call("'me/tiny'")
     panel.press("Dry run")
     panel.wait_for("dry run of .*: the licence of .* is not known")
     panel.field("Repository").fill("")
+    panel.shown.get_by_text("It needs a folder and a repository.").wait_for()
     panel.press("Publish")
     yield panel
     lab.close_all()
@@ -54,13 +56,11 @@ def test_axe_finds_no_serious_fault(page: Page, server: LabServer, used: ShownPa
 
 
 def test_a_narrow_cell_cuts_nothing_off(page: Page, used: ShownPanel) -> None:
-    wide = page.viewport_size
     page.set_viewport_size({"width": 800, "height": 1400})
-    assert used.panel.bounding_box()["width"] < 400
+    page.wait_for_function("panel => panel.offsetWidth < 400", arg=used.panel.element_handle())
     cut = {}
     for name in NAMES:
         used.turn_to(name)
         used.keep_picture(f"narrow-{name.lower()}")
         cut[name] = used.panel.evaluate(CUT)
-    page.set_viewport_size(wide)
     assert not any(cut.values()), cut

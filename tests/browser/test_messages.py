@@ -16,7 +16,7 @@ DATE = re.compile(rb'"date":\s*"([^"]+)"')
 
 
 def test_at_most_ten_a_second(lab: Lab, smollm2: Path, tmp_path: Path) -> None:
-    model = random_model("llama", num_hidden_layers=100, vocab_size=len(AutoTokenizer.from_pretrained(smollm2)))
+    model = random_model("llama", num_hidden_layers=60, vocab_size=len(AutoTokenizer.from_pretrained(smollm2)))
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(smollm2).save_pretrained(tmp_path)
     sent: list[float] = []

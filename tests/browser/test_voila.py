@@ -19,6 +19,7 @@ def test_a_job_runs_in_the_app(browser: Browser, server: LabServer, tiny_llama: 
     expect(app.get_by_text("import qtoolkit")).to_have_count(0)
     panel.turn_to("Quantize")
     panel.field("Save to").fill("output/app")
+    panel.expect_call("output='output/app'")
     panel.press("Quantize")
     panel.wait_for("nf4 of .*: done")
     expect(panel.results).to_contain_text("qt.quantize(")
