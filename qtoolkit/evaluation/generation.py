@@ -12,7 +12,7 @@ from qtoolkit.records import OnProgress, ProgressEvent, SpeedReport
 def measure_generation(
     model: Any, prompt: torch.Tensor, *, new_tokens: int, num_runs: int, on_progress: OnProgress
 ) -> SpeedReport:
-    """Time a model's own `generate`, the likeliest token each time, after one run to warm up.
+    """Time a model's own `generate`, the likeliest token each time, after a short run to warm up.
 
     Args:
         model: a transformers model.
@@ -24,7 +24,8 @@ def measure_generation(
     device = model.get_input_embeddings().weight.device
     clocks = []
     for run in range(1 + num_runs):
-        clocks.append(_timed(model, prompt[None].to(device), new_tokens))
+        # Two tokens are enough to warm up: one comes of reading the prompt, the other of a step after it.
+        clocks.append(_timed(model, prompt[None].to(device), new_tokens if run else 2))
         on_progress(ProgressEvent("evaluate", run + 1, 1 + num_runs, "runs", "speed"))
     first = [clock[0] for clock in clocks[1:]]
     writes = sorted((len(clock) - 1) / (clock[-1] - clock[0]) for clock in clocks[1:])

@@ -190,19 +190,24 @@ def _from_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Che
         if tokenizer is not None or headers_only
         else load_tokenizer(file.parent, gguf_file=file.name),
         notes=["the .gguf file was expanded to bfloat16 by transformers before it was quantized"],
-        expand=partial(_expand_gguf, file),
+        expand=partial(_expand_gguf, file, config),
     )
 
 
-def _expand_gguf(file: Path) -> dict[str, torch.Tensor]:
+def _expand_gguf(file: Path, config: "PreTrainedConfig") -> dict[str, torch.Tensor]:
     """The weights of a `.gguf` file in bfloat16; all of them, since transformers has no other way.
+
+    Args:
+        file: the file.
+        config: its config, which transformers would take seconds to read again.
 
     Raises:
         SourceError: transformers cannot read it.
     """
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.bfloat16}
+    # It writes into the config that it is given.
+    options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.bfloat16, "config": copy.deepcopy(config)}
     try:
         from transformers import GgufConfig
     except ImportError:

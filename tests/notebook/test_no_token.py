@@ -94,18 +94,17 @@ def refuse_traces(session: Session, folders: list[Path], caplog: Any, capfd: Any
     assert [file for file in files if TOKEN.encode() in file.read_bytes()] == []
 
 
-@pytest.mark.parametrize("place", ["environment", "file"])
 def test_a_session_that_pushes(
-    session: Session, tiny_llama: Path, tmp_path: Path, writable_hub: WritableHub, place: str,
+    session: Session, tiny_llama: Path, tmp_path: Path, writable_hub: WritableHub,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    if place == "environment":
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-    else:
-        (tmp_path / "token").write_text(TOKEN)
+    """The first time with the token of the environment, then with the one in the file of `hf auth login`."""
     out, method = tmp_path / "out", "--method absmax --device cpu"
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     report = session.run(f"r = %quantize {tiny_llama} {method} --output {out} --push {REPO} --license mit\nr")
     assert type(report).__name__ == "QuantizationReport"
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "token").write_text(TOKEN)
     publication = session.run(f"p = %qpublish {out} {REPO} --license mit\np")
     assert set(publication.unchanged) == set(publication.files)
     # The session was real: this is the token that wrote.
