@@ -11,8 +11,10 @@ from tests.models import config_of
 
 
 def test_threads_take_turns() -> None:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, PreTrainedModel
 
+    # What transformers replaces while it builds a model.
+    replaced = (PreTrainedModel.tie_weights, PreTrainedModel.init_weights)
     config, start = config_of("7b"), threading.Barrier(2)
 
     def build(dtype: torch.dtype) -> set[torch.dtype]:
@@ -28,6 +30,7 @@ def test_threads_take_turns() -> None:
         types = (torch.bfloat16, torch.float16)
         assert list(pool.map(build, types)) == [{dtype} for dtype in types]
     assert torch.get_default_dtype() == torch.float32
+    assert (PreTrainedModel.tie_weights, PreTrainedModel.init_weights) == replaced
 
 
 def test_one_thread_may_build_while_it_builds() -> None:
