@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 import qtoolkit as qt
 from qtoolkit.methods import MethodConfig
@@ -18,17 +18,33 @@ TWINS = {
 }
 
 
-@pytest.mark.parametrize(("config", "settings", "most"), TWINS.values(), ids=TWINS)
-def test_smollm2_is_the_twin(smollm2: Path, config: MethodConfig, settings: dict[str, object], most: int) -> None:
-    ours = qt.quantize(smollm2, config, device="cpu")
+def quantized_by(name: str, model: Path) -> tuple[qt.QuantizedModel, PreTrainedModel]:
+    """A model as we quantize it, and its twin by transformers."""
+    config, settings, _ = TWINS[name]
     theirs = AutoModelForCausalLM.from_pretrained(
-        smollm2, quantization_config=BitsAndBytesConfig(**settings), device_map={"": "cpu"}, dtype=torch.bfloat16
+        model, quantization_config=BitsAndBytesConfig(**settings), device_map={"": "cpu"}, dtype=torch.bfloat16
     )
-    assert ours.memory.footprint_before == 269_030_272
-    # transformers' own count leaves the scales out.
-    assert theirs.get_memory_footprint() < ours.memory.footprint_after <= most
+    ours = qt.quantize(model, config, device="cpu")
     with torch.no_grad():
         assert torch.equal(ours.model(TOKENS).logits, theirs(TOKENS).logits)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8"])
+def test_smollm2_is_the_twin(smollm2: Path, name: str) -> None:
+    ours, theirs = quantized_by(name, smollm2)
+    assert ours.memory.footprint_before == 269_030_272
+    # transformers' own count leaves the scales out.
+    assert theirs.get_memory_footprint() < ours.memory.footprint_after <= TWINS[name][2]
+
+
+def test_fp4_is_the_twin_of_a_small_one(tiny_llama: Path, smollm2: Path) -> None:
+    """It differs from NF4 in its 16 values alone; `test_conformance.py` measures what a plan predicts."""
+    ours, theirs = quantized_by("fp4", tiny_llama)
+    assert theirs.get_memory_footprint() < ours.memory.footprint_after
+    plan = qt.plan(smollm2, TWINS["fp4"][0], device="cpu")
+    assert plan.source.footprint == 269_030_272
+    assert plan.footprint_after <= TWINS["fp4"][2]
 
 
 @pytest.mark.parametrize(("config", "settings", "_"), TWINS.values(), ids=TWINS)

@@ -13,6 +13,8 @@ from qtoolkit.publishing import behaviour
 from qtoolkit.records import Check, ProgressEvent, Verification
 from tests.publishing.test_planted_defects import new
 
+pytestmark = pytest.mark.slow
+
 VERBS = pytest.mark.parametrize("verb", ["verify", "publish"])
 
 
