@@ -49,5 +49,5 @@ def find_profile(name: str) -> Machine:
         ConfigError: there is none.
     """
     if name not in PROFILES:
-        raise ConfigError(f"no machine {name!r:.40}: the profiles are {', '.join(PROFILES)}; leave it out for this one")
+        raise ConfigError(f"machine must be one of {', '.join(PROFILES)}, or left out for this one, got {name!r:.40}")
     return PROFILES[name]

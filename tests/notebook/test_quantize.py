@@ -24,11 +24,14 @@ def test_a_line_returns_the_record_and_keeps_no_model(shell: InteractiveShell, t
     # Beforehand: it logs an exception when it is imported, and pytest keeps the log with the frames of the job.
     import bitsandbytes  # noqa: F401
 
+    # Held, so that their ids stay theirs: another test of this process may have left some.
+    before = [item for item in gc.get_objects() if type(item) is QuantizedModel]
     report = run(shell, f"%quantize {tiny_llama} --method int8")
     assert type(report) is QuantizationReport
     assert (report.method, report.source.name, report.path) == ("int8", str(tiny_llama), None)
     gc.collect()
-    assert not [item for item in gc.get_objects() if type(item) is QuantizedModel]
+    known = {id(item) for item in before}
+    assert not [item for item in gc.get_objects() if type(item) is QuantizedModel and id(item) not in known]
 
 
 def test_into_binds_the_model_and_output_saves_it(shell: InteractiveShell, tiny_llama: Path) -> None:
@@ -65,7 +68,7 @@ def test_a_plan_makes_nothing(shell: InteractiveShell, tiny_llama: Path, cell: s
 def test_a_plan_for_another_machine(shell: InteractiveShell, tiny_llama: Path) -> None:
     plan = run(shell, f"%qplan {tiny_llama} --machine t4")
     assert (plan.device, plan.verdict, plan.machine.name) == ("cuda:0", "fits", "t4")
-    with pytest.raises(MagicError, match="no machine 'cray': the profiles are"):
+    with pytest.raises(MagicError, match=r"machine must be one of cpu-12gb, .*, got 'cray'"):
         run(shell, f"%qplan {tiny_llama} --machine cray")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.panels.field import told
 
 # Seconds without another key before a question is asked.
 PAUSE = 0.4
@@ -18,7 +17,7 @@ class Lookup:
     Args:
         ask: gives the answer of a question; may be slow.
         show: takes the answer.
-        complain: takes one line that says why there is none.
+        complain: takes what was raised instead.
         pause: seconds without another question before one is asked.
     """
 
@@ -26,7 +25,7 @@ class Lookup:
         self,
         ask: Callable[..., Any],
         show: Callable[[Any], None],
-        complain: Callable[[str], None],
+        complain: Callable[[Exception], None],
         *,
         pause: float = PAUSE,
     ) -> None:
@@ -65,7 +64,7 @@ class Lookup:
             answer = self._ask(*question)
             self._give(number, self._show, answer)
         except Exception as error:  # noqa: BLE001  # a thread's traceback goes where nobody looks
-            self._give(number, self._complain, told(error))
+            self._give(number, self._complain, error)
 
     def _give(self, number: int, take: Callable[[Any], None], answer: Any) -> None:
         """Hand an answer on, unless another question came meanwhile."""

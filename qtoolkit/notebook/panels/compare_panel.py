@@ -4,12 +4,12 @@ from typing import Any
 
 from ipywidgets import HTML, VBox
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, SourceError
 from qtoolkit.methods import available_methods
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import lines_field, several_field, text_field
+from qtoolkit.notebook.panels.field import Places, lines_field, several_field, text_field
 from qtoolkit.notebook.panels.job import Job, JobRunner
 from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.notebook.panels.plan_panel import model_field
@@ -45,7 +45,8 @@ class ComparePanel:
         self.prompts = lines_field("Prompts", hint="one a line, which each form goes on with")
         self.memory = text_field("At most", hint="memory that using one may take, such as 2 GB; empty for any")
         self.call = HTML()
-        self.runner = JobRunner(worker, results, {"Compare": self._job})
+        places: Places = {"text": self.text, "num_tokens": self.num_tokens, SourceError: self.model}
+        self.runner = JobRunner(worker, results, {"Compare": self._job}, places)
         fields = [self.forms, self.text, self.num_tokens, self.prompts, self.memory]
         self.box = VBox([self.model.box, *(field.box for field in fields), self.call, self.runner.box])
         choice.observe(lambda change: self._show_call(), names=["model", "config", "device"])

@@ -1,9 +1,9 @@
 """A control of a panel, and beside it what it is for, or what is wrong with its value."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, TypeAlias
 
 from ipywidgets import HTML, Box, Button, Checkbox, Dropdown, Layout, Select, SelectMultiple, Text, Textarea
 
@@ -34,6 +34,8 @@ class Field:
         self._beside = HTML(layout=Layout(**_BESIDE))
         self.box = Box([control, self._beside], layout=Layout(**_ROW))
         self.complain("")
+        # What was wrong with a value says nothing of the next one. Heard first, before what looks at the next one.
+        control.observe(lambda _: self.complain(""), names="value")
 
     @property
     def value(self) -> Any:
@@ -131,6 +133,24 @@ class Action(Field):
         """Do what the button does."""
         self.complain("")
         self._guarded(self._do)
+
+
+# Fields by what an error is about: the argument that its message names, or its class.
+Places: TypeAlias = Mapping[str | type[BaseException], Field]
+
+
+def place_of(error: BaseException, places: Places) -> Field | None:
+    """The field that an error is about, if any is.
+
+    An argument counts where a message begins with it, or writes it as `name=`; classes after all arguments.
+    """
+    for place, field in sorted(places.items(), key=lambda item: not isinstance(item[0], str)):
+        if isinstance(place, str):
+            if isinstance(error, QToolkitError) and re.search(rf"^{place}\b|\b{place}=", str(error)):
+                return field
+        elif isinstance(error, place):
+            return field
+    return None
 
 
 def told(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from qtoolkit.errors import JobCancelled
 from qtoolkit.notebook.errors import forget_variables
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.call import Call
-from qtoolkit.notebook.panels.field import Action, told
+from qtoolkit.notebook.panels.field import Action, Places, place_of, told
 from qtoolkit.notebook.panels.memory_chart import JobMemory
 from qtoolkit.notebook.panels.progress import CANCELLING, PanelProgress, ProgressView
 from qtoolkit.notebook.panels.results import Results
@@ -48,6 +48,7 @@ class JobRunner:
         worker: runs the job; one for all runners of a panel.
         results: where the result stays.
         actions: what stands on a button -> makes its job, or raises where a field is wrong, which then says so.
+        places: the fields that an error of a job may be about; it is told beside them too.
 
     Attributes:
         box: what is put on the page.
@@ -55,8 +56,10 @@ class JobRunner:
         view: the progress.
     """
 
-    def __init__(self, worker: Worker, results: Results, actions: dict[str, Callable[[], Job]]) -> None:
-        self._worker, self._results = worker, results
+    def __init__(
+        self, worker: Worker, results: Results, actions: dict[str, Callable[[], Job]], places: Places | None = None
+    ) -> None:
+        self._worker, self._results, self._places = worker, results, places or {}
         self._stop_button = StopButton(worker.cancelled.set)
         self.view = ProgressView()
         self.actions = {
@@ -69,6 +72,8 @@ class JobRunner:
 
     def _starter(self, label: str, make: Callable[[], Job]) -> Callable[[], None]:
         def start() -> None:
+            for field in self._places.values():
+                field.complain("")
             job = make()
             self._worker.start(lambda: self._run(job))
 
@@ -96,5 +101,8 @@ class JobRunner:
             line = _CANCELLED if isinstance(error, JobCancelled) else told(error)
             self._results.add(job.call.verb, str(job.call), line)
             self.view.say(f"{job.title}: {line}")
+            field = place_of(error, self._places)
+            if field:
+                field.complain(line)
         finally:
             self._stop_button.leave()

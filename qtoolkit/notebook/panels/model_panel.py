@@ -7,7 +7,7 @@ from ipywidgets import HTML, VBox
 from qtoolkit.notebook.panels.background import PAUSE, Lookup
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import list_field, text_field
+from qtoolkit.notebook.panels.field import list_field, text_field, told
 from qtoolkit.records import FoundModel, FoundModels
 
 _LOOKING = [("looking", "")]
@@ -34,7 +34,7 @@ class ModelPanel:
         self.found = list_field("Found", _LOOKING)
         self.call, self.details = HTML(), HTML()
         self.box = VBox([self.search.box, self.call, self.found.box, self.details])
-        self.lookup = Lookup(lambda call, chosen: (call.make(), chosen), self._show, self.search.complain, pause=pause)
+        self.lookup = Lookup(lambda call, chosen: (call.make(), chosen), self._show, self._fail, pause=pause)
         self.search.on_change(self._look)
         self.found.on_change(self._choose)
         self._look()
@@ -60,6 +60,9 @@ class ModelPanel:
             # A whole name, or a path, leaves nothing to be chosen; unless another was chosen while the Hub was asked.
             self.found.value = found.text
         self.found.complain("; ".join(found.notes))
+
+    def _fail(self, error: Exception) -> None:
+        self.search.complain(told(error))
 
     def _choose(self) -> None:
         model = self._models.get(self.found.value)

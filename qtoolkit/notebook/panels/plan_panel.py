@@ -4,10 +4,11 @@ from html import escape
 
 from ipywidgets import HTML, VBox
 
+from qtoolkit.errors import SourceError
 from qtoolkit.notebook.panels.background import PAUSE, Lookup
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import Field, choice_field, text_field
+from qtoolkit.notebook.panels.field import Field, Places, choice_field, place_of, text_field, told
 from qtoolkit.notebook.panels.form import ConfigForm
 from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.records import Plan
@@ -71,6 +72,8 @@ class PlanPanel:
         self.model, self.methods = model_field(choice), MethodFields(choice)
         self.machine = text_field("Machine", hint="t4, l4, a100-80, cpu-12gb, ...; empty for this one")
         self.call, self.verdict = HTML(), HTML()
+        device = self.methods.device
+        self._places: Places = {"machine": self.machine, "device": device, SourceError: self.model}
         fields = [self.model.box, self.methods.box, self.machine.box]
         self.box = VBox([*fields, self.call, self.verdict])
         self.lookup = Lookup(lambda call, chosen: (call.make(), chosen), self._show, self._fail, pause=pause)
@@ -81,7 +84,8 @@ class PlanPanel:
     def _look(self) -> None:
         self._choice.plan = None
         self.lookup.drop()
-        self.model.complain("")
+        for field in self._places.values():
+            field.complain("")
         if not self._choice.model or self._choice.config is None:
             missing = "a model" if self._choice.config else "what is marked above"
             self.call.value, self.verdict.value = call_html(None, f"A plan needs {missing}."), ""
@@ -98,8 +102,11 @@ class PlanPanel:
         self._choice.plan = plan if chosen == self._choice.quantized() and not self.machine.value else None
         self.verdict.value = plan_html(plan)
 
-    def _fail(self, problem: str) -> None:
-        self.verdict.value = _status(f"⚠ {problem}")
+    def _fail(self, error: Exception) -> None:
+        field = place_of(error, self._places)
+        if field:
+            field.complain(told(error))
+        self.verdict.value = _status("no plan: something above is marked" if field else f"⚠ {told(error)}")
 
 
 def plan_html(plan: Plan) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 from IPython import get_ipython
 from ipywidgets import HTML, VBox
 
+from qtoolkit.errors import ModelNotFoundError, SourceError, VerificationError
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.call import Call, Variable
 from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import switch_field, text_field
+from qtoolkit.notebook.panels.field import Places, switch_field, text_field
 from qtoolkit.notebook.panels.job import Job, JobRunner
 from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.notebook.panels.results import Results
@@ -44,7 +45,16 @@ class PublishPanel:
         self.create_pr = switch_field("Open a pull request instead", value=False)
         self.call, self.checks, self.card = HTML(), HTML(), HTML()
         actions = {"Verify": self._verify, "Dry run": self._dry_run, "Publish": self._publish}
-        self.runner = JobRunner(worker, results, actions)
+        places: Places = {
+            "license": self.license,
+            "quality": self.quality,
+            "private": self.public,
+            "revision": self.revision,
+            ModelNotFoundError: self.folder,
+            VerificationError: self.folder,
+            SourceError: self.repo_id,
+        }
+        self.runner = JobRunner(worker, results, actions, places)
         fields = [self.folder, self.repo_id, self.license, self.quality, self.revision, self.public, self.create_pr]
         below = [self.call, self.runner.box, self.checks, self.card]
         self.box = VBox([*(field.box for field in fields), *below])

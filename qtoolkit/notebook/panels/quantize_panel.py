@@ -8,11 +8,11 @@ from typing import Any
 from IPython import get_ipython
 from ipywidgets import HTML, VBox
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, OutputError, SourceError
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import switch_field, text_field
+from qtoolkit.notebook.panels.field import Places, switch_field, text_field
 from qtoolkit.notebook.panels.job import Job, JobRunner
 from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.notebook.panels.plan_panel import MethodFields, model_field
@@ -43,7 +43,7 @@ class QuantizePanel:
         self.into = text_field("Keep as", hint="a variable for the model; empty to keep only what is saved")
         self.overwrite = switch_field("Replace the folder when it exists", value=False)
         self.call = HTML()
-        self.runner = JobRunner(worker, results, {"Quantize": self._job})
+        self.runner = JobRunner(worker, results, {"Quantize": self._job}, self._places())
         fields = [self.output, self.into, self.overwrite]
         self._proposed = ""
         methods = [self.methods.box] if self.methods else []
@@ -60,6 +60,10 @@ class QuantizePanel:
             self._proposed = f"output/{name}-{self._choice.config.method}"
             self.output.value = self._proposed
         self._show_call()
+
+    def _places(self) -> Places:
+        places: Places = {SourceError: self.model, OutputError: self.output}
+        return {**places, "device": self.methods.device} if self.methods else places
 
     def _show_call(self) -> None:
         ready = self._choice.model and self._choice.config

@@ -4,6 +4,7 @@ import threading
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.panels.background import Lookup
+from qtoolkit.notebook.panels.field import told
 
 
 def test_what_was_asked_before_is_not_shown_whatever_comes_first() -> None:
@@ -57,7 +58,7 @@ def test_what_goes_wrong_is_told_in_one_line() -> None:
     def ask(kind: type[Exception]) -> None:
         raise kind("what it was")
 
-    lookup = Lookup(ask, problems.append, problems.append, pause=0.0)
+    lookup = Lookup(ask, problems.append, lambda error: problems.append(told(error)), pause=0.0)
     for kind in (ConfigError, ZeroDivisionError):
         lookup.want(kind)
         lookup.wait()
@@ -70,7 +71,7 @@ def test_an_answer_that_cannot_be_shown_is_told_too() -> None:
     def show(answer: str) -> None:
         raise KeyError(answer)
 
-    lookup = Lookup(lambda: "answer", show, problems.append, pause=0.0)
+    lookup = Lookup(lambda: "answer", show, lambda error: problems.append(told(error)), pause=0.0)
     lookup.want()
     lookup.wait()
     assert problems == ["KeyError: 'answer'"]

@@ -1,7 +1,9 @@
 """The panels together, without a browser: choose, plan, quantize, compare; each field tells what is wrong with it."""
 
+import html
 import threading
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +73,16 @@ def test_a_plan_follows_what_is_typed(open_panel: Open, tiny_llama: Path) -> Non
     assert sizes[4] < sizes[8]
     panel.plan.machine.value = "no such machine"
     panel.plan.lookup.wait()
-    assert "no such machine" in panel.plan.verdict.value and "⚠" in panel.plan.verdict.value
+    assert panel.plan.machine.problem.endswith("got 'no such machine'")
+    assert "no plan" in panel.plan.verdict.value
     # Of another machine, nothing is predicted for a job here.
     panel.plan.machine.value = "t4"
     panel.plan.lookup.wait()
     assert "t4 has" in panel.plan.verdict.value and panel.choice.plan is None
+    assert panel.plan.machine.problem == ""
+    panel.plan.model.value = str(tiny_llama / "nowhere")
+    panel.plan.lookup.wait()
+    assert "nowhere" in panel.plan.model.problem
 
 
 def test_a_comparison_stays(open_panel: Open, tiny_llama: Path, tmp_path: Path) -> None:
@@ -132,6 +139,37 @@ def test_a_field_that_is_wrong_says_so_and_nothing_starts(
     assert getattr(part, field).problem == problem == button.problem
     assert not panel.worker.running and panel.results.records == {}
     assert not button.control.disabled
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "no such model": ("quantize", {"model": "./nowhere"}, "model", "nowhere"),
+    "a folder that exists": ("quantize", {"output": "taken"}, "output", "exists"),
+    "no GPU": ("quantize", {"methods.device": "cuda"}, "methods.device", "device must be one of auto, cpu on"),
+    "no such text": ("compare", {"text": "nowhere.txt"}, "text", "a file that exists (.txt"),
+    "too few tokens": ("compare", {"text": "self", "num_tokens": "2"}, "num_tokens", "num_tokens must be at least"),
+    "no such folder": ("publish", {"folder": "nowhere"}, "folder", "name a folder with a saved model"),
+    "not saved by qtoolkit": ("publish", {}, "folder", "qt.verify tells what its files alone prove"),
+}
+
+
+@pytest.mark.parametrize(("name", "values", "field", "problem"), REFUSED.values(), ids=REFUSED)
+def test_what_a_job_refuses_is_told_beside_its_field_until_that_changes(
+    open_panel: Open, tiny_llama: Path, name: str, values: dict[str, Any], field: str, problem: str
+) -> None:
+    Path("taken").mkdir()
+    Path("taken/file").touch()
+    panel = open_panel(tiny_llama, only=name)
+    part = getattr(panel, name)
+    if name == "publish":
+        part.folder.value, part.repo_id.value = str(tiny_llama), "me/x"
+    for path, value in values.items():
+        attrgetter(path)(part).value = value
+    part.runner.actions[BUTTONS[name]].press()
+    panel.worker.wait(60)
+    found = attrgetter(field)(part)
+    assert problem in found.problem and found.problem in html.unescape(part.runner.view.status.value)
+    found.value = "cpu" if field == "methods.device" else "512"
+    assert found.problem == ""
 
 
 @pytest.mark.parametrize("only", [None, *PANELS])
