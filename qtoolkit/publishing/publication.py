@@ -18,7 +18,7 @@ from qtoolkit.publishing.card import choose_license, make_card
 from qtoolkit.publishing.push import CARD, Repository
 from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.publishing.token import Writer, find_writer
-from qtoolkit.publishing.verification import OnCheck, verify
+from qtoolkit.publishing.verification import OnCheck, make_checks
 from qtoolkit.records import OnProgress, Publication, QualityReport, Receipt, Verification, ignore_progress
 from qtoolkit.source.hub import ask, parse_name
 from qtoolkit.source.hub_errors import HubModel, HubUpload, hub_address, translated
@@ -43,7 +43,8 @@ def publish(
     """Put a saved model on the Hub, once `verify` has found nothing wrong with it, in one commit with its card.
 
     Files that are there already are not sent again, also when an earlier call was stopped before its commit. Where a
-    connection breaks, it is tried again after a while, and another call goes on, from any machine.
+    connection breaks, it is tried again after a while, and another call goes on, from any machine. What a process of
+    `verify` or of an earlier call saw of the same, unchanged files in this session counts; the result says so.
 
     Args:
         path: a folder that `quantize` wrote. Its `README.md`, where it has one, is the card; otherwise one is made.
@@ -76,7 +77,7 @@ def publish(
     # A licence that is not known is asked for before the work, and so are figures of this model, and a token.
     describe(Verification(artifact.path.name, ()))
     writer = None if dry_run else find_writer(repo_id, token)
-    verification = verify(path, base=base, on_progress=on_progress, on_check=on_check)
+    verification = make_checks(path, base, on_progress, on_check, run_anew=False)
     refuse_unproven(verification)
     card = describe(verification)
     files: dict[str, Content] = {name: artifact.path / name for name in artifact.names} | {CARD: card.encode()}

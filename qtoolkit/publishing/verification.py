@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from qtoolkit.errors import ModelNotFoundError
 from qtoolkit.methods import config_of_checkpoint, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
-from qtoolkit.publishing import behaviour, comparison, integrity, origin, safety
+from qtoolkit.publishing import behaviour, comparison, earlier, integrity, origin, safety
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
 from qtoolkit.source.hub import parse_name
@@ -57,6 +56,21 @@ def verify(
     Raises:
         ModelNotFoundError: there is no such folder, no model in it, or no such base on this machine.
     """
+    return make_checks(path, base, on_progress, on_check, run_anew=True)
+
+
+def make_checks(
+    path: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None,
+    on_progress: OnProgress | None,
+    on_check: OnCheck | None,
+    *,
+    run_anew: bool,
+) -> Verification:
+    """As `verify`, which always runs the model anew; otherwise what a process saw of it earlier counts.
+
+    That is as long as no file of the model, its base or the packages has changed since; bytes are compared each time.
+    """
     artifact = open_artifact(path)
     named = None if base is None else os.fspath(base)
     base_folder = _find_base(artifact, named)
@@ -65,13 +79,25 @@ def verify(
     def report(doing: str) -> None:
         (on_progress or ignore_progress)(ProgressEvent("verify", len(checks), 0, "checks", doing))
 
-    run = partial(run_behaviour, on_wait=lambda: report("the model runs in a fresh process"))
+    recalled = False
+
+    def run(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+        nonlocal recalled
+        state = earlier.state_of(request)
+        answer, problem = None if run_anew else earlier.recall(state), ""
+        recalled = answer is not None
+        if answer is None:
+            answer, problem = run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
+        if answer is not None:
+            earlier.remember(state, answer)
+        return answer, problem
+
     for check in _checks(artifact, named, base_folder, run):
         checks.append(check)
         if on_check:
             on_check(check)
         report(check.name)
-    return Verification(artifact.path.name, tuple(checks))
+    return Verification(artifact.path.name, tuple(checks), recalled)
 
 
 def _checks(artifact: Artifact, named: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:

@@ -38,12 +38,14 @@ class Verification(Record):
     Attributes:
         name: the folder's own name.
         checks: each check, in the order in which they were made.
+        recalled: whether the model ran earlier in this session, before a `publish` of the same unchanged files.
     """
 
     schema_version: ClassVar[int] = 1
 
     name: str
     checks: tuple[Check, ...]
+    recalled: bool = False
 
     @property
     def passed(self) -> bool:
@@ -63,4 +65,5 @@ class Verification(Record):
     def rows(self) -> tuple[Row, ...]:
         counts = f"{len(self.checks) - len(self.failed) - len(self.unchecked)} passed, {len(self.failed)} failed"
         verdict = Row(self.name, "passed" if self.passed else "FAILED", f"{counts}, {len(self.unchecked)} not checked")
-        return (verdict, *(row for check in self.checks for row in check.rows()))
+        ran = (Row("the model ran", "earlier in this session", "no file has changed since"),) if self.recalled else ()
+        return (verdict, *ran, *(row for check in self.checks for row in check.rows()))

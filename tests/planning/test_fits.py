@@ -99,7 +99,7 @@ def test_a_calibrated_job_is_told_to_take_fewer_samples() -> None:
 
 @pytest.mark.parametrize("asked", ["gpu", "", "T4"])
 def test_an_unknown_machine_is_refused(asked: str, tiny_llama: Path) -> None:
-    with pytest.raises(ConfigError, match="the profiles are cpu-12gb, laptop-16gb"):
+    with pytest.raises(ConfigError, match="machine must be one of cpu-12gb, laptop-16gb"):
         qt.plan(tiny_llama, "nf4", machine=asked)
 
 
