@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty
 from typing import Any, NamedTuple
@@ -18,15 +19,27 @@ class Kernel(NamedTuple):
     client: BlockingKernelClient
 
 
-@pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Kernel]:
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     """A kernel that works in an empty folder, with `qt`."""
     root = Path(__file__).parents[3]
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
-    run(client, f"import sys\nsys.path.insert(0, {str(root)!r})\nimport qtoolkit as qt")
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(tmp_path_factory.mktemp("kernel")))
+    run(client, f"import sys\nsys.path.insert(0, {str(root)!r})\nimport qtoolkit as qt, qtoolkit.api")
     yield Kernel(manager, client)
     client.stop_channels()
     manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture
+def kernel(started: Kernel) -> Iterator[Kernel]:
+    """The kernel without a panel, a job or a message of the test before."""
+    run(started.client, "real = qtoolkit.api.quantize")
+    yield started
+    run(started.client, "panel.worker.cancelled.set()\npanel.worker.wait(30)\npanel.close()")
+    run(started.client, "qtoolkit.api.quantize = real\ndel panel")
+    with suppress(Empty):
+        while True:
+            started.client.get_iopub_msg(timeout=0.5)
 
 
 def messages(client: BlockingKernelClient, kind: str, seconds: float = 60) -> Iterator[dict[str, Any]]:
@@ -64,7 +77,7 @@ def test_a_result_replaces_the_output_although_no_cell_runs(kernel: Kernel, tiny
 
 
 WAITING = """
-import time, qtoolkit.api
+import time
 from qtoolkit.records import ProgressEvent
 def waits(model, config, on_progress, **options):
     for done in range(10_000):
