@@ -51,6 +51,7 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, smollm2: Path) -> N
     subprocess.run([sys.executable, "-m", "jupyter", "execute", "--timeout=300", notebook], check=True)
 
 
+@pytest.mark.slow
 def test_the_model_is_made_where_it_is_missing(tmp_path: Path, smollm2: Path) -> None:
     """By the same lines in every notebook that uses it, here in a process of their own as in a notebook's."""
     cells = [cell.source for path in NOTEBOOKS for cell in code_cells(nbformat.read(path, as_version=4))]

@@ -17,6 +17,8 @@ from tests.evaluation.plain import HELD_OUT
 from tests.methods.gptq_jobs import TEXTS, gptq
 from tests.models import random_model
 
+pytestmark = pytest.mark.slow
+
 
 def evaluate(model: Any, **changes: Any) -> Any:
     options = {"text": [HELD_OUT], "seq_len": 32, "num_tokens": 320, "speed": False, "device": "cpu"}

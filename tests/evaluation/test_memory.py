@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.models import random_model
+
+pytestmark = pytest.mark.slow
 
 MEASURE = """
 import sys, torch, transformers

@@ -11,6 +11,8 @@ from tests.evaluation.plain import HELD_OUT
 from tests.methods.gptq_jobs import gptq
 from tests.models import random_model
 
+pytestmark = pytest.mark.slow
+
 OPTIONS: dict[str, Any] = {"text": [HELD_OUT], "seq_len": 64, "num_tokens": 640, "device": "cpu"}
 
 

@@ -13,6 +13,8 @@ from qtoolkit.errors import OutputError, OutputExistsError
 from qtoolkit.records import ProgressEvent
 from tests.methods.gptq_jobs import gptq
 
+pytestmark = pytest.mark.slow
+
 # Runs the job, and dies by SIGKILL at the event with this number of its phase.
 KILLED = """
 import os, signal, sys

@@ -17,6 +17,8 @@ from qtoolkit.records import QualityReport, Receipt, Verification
 from tests.evaluation.plain import HELD_OUT
 from tests.hub.writable import WritableHub
 
+pytestmark = pytest.mark.slow
+
 REPO = "me/tiny-absmax"
 OPTIONS: dict[str, Any] = {"text": [HELD_OUT], "seq_len": 32, "num_tokens": 128, "device": "cpu"}
 
