@@ -42,9 +42,8 @@ def publish(
 ) -> Publication:
     """Put a saved model on the Hub, once `verify` has found nothing wrong with it, in one commit with its card.
 
-    Files that are there already are not sent again, also when an earlier call was stopped before its commit. Where a
-    connection breaks, it is tried again after a while, and another call goes on, from any machine. What a process of
-    `verify` or of an earlier call saw of the same, unchanged files in this session counts; the result says so.
+    What `verify` or another call saw of unchanged files in this session counts. Files that are there already are not
+    sent again. Where a connection breaks, it is tried again after a while, and another call goes on, from any machine.
 
     Args:
         path: a folder that `quantize` wrote. Its `README.md`, where it has one, is the card; otherwise one is made.

@@ -7,15 +7,23 @@ import pytest
 from safetensors.torch import load_file
 
 import qtoolkit as qt
-from qtoolkit.publishing import read_receipt, write_receipt
+from qtoolkit.publishing import earlier, read_receipt, verification, write_receipt
 from qtoolkit.records import ignore_progress
 from qtoolkit.stream import write_weights
 from tests.hub.fixture import any_writable_hub, writable_hub
 from tests.methods.gptq_jobs import gptq
+from tests.publishing.checks import in_this_process
 
 __all__ = ["any_writable_hub", "writable_hub"]
 
 CARD = "---\nlicense: apache-2.0\nbase_model: someone/tiny-llama\nbase_model_relation: quantized\n---\n# tiny-llama\n"
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let models run in this process, for tests of what happens before and after."""
+    monkeypatch.setattr(verification, "run_behaviour", lambda request, on_wait: in_this_process(request))
+    monkeypatch.setattr(earlier, "_answers", {})
 
 
 @pytest.fixture(scope="session")

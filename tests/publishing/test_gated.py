@@ -16,6 +16,8 @@ from tests.hub.server import Fault
 from tests.hub.writable import WritableHub
 from tests.publishing.test_planted_defects import json_of
 
+pytestmark = pytest.mark.usefixtures("run_here")
+
 REPO = "me/tiny-absmax"
 STRANGER = "hf_stranger"
 

@@ -41,6 +41,7 @@ def test_pushed_and_pulled_back_it_is_the_same_and_passes(
     assert stored == []
 
 
+@pytest.mark.usefixtures("run_here")
 def test_a_dry_run_asks_nobody(writable_hub: WritableHub, made: dict[str, Path]) -> None:
     publication = qt.publish(made["absmax"], "me/tiny-absmax", dry_run=True)
     assert writable_hub.requests == []
@@ -57,6 +58,7 @@ def defective(made: dict[str, Path], folder: Path) -> Path:
     return copy
 
 
+@pytest.mark.usefixtures("run_here")
 def test_what_fails_a_check_is_not_published(writable_hub: WritableHub, made: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(
         VerificationError, match=r"not published, for qt\.verify finds file hashes: .*; no secrets: "
@@ -66,6 +68,7 @@ def test_what_fails_a_check_is_not_published(writable_hub: WritableHub, made: di
     assert REPO not in writable_hub.repositories
 
 
+@pytest.mark.usefixtures("run_here")
 def test_a_card_of_ones_own_is_kept(made: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(made["absmax"], tmp_path / "copy")
     card = "---\nlicense: apache-2.0\n---\n# Mine\n"
@@ -109,6 +112,7 @@ def test_a_card_of_ones_own_must_name_a_licence(made: dict[str, Path], tmp_path:
         qt.publish(folder, REPO, dry_run=True)
 
 
+@pytest.mark.usefixtures("run_here")
 def test_a_card_that_the_hub_refuses_is_named(writable_hub: WritableHub, made: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(made["absmax"], tmp_path / "copy")
     new("README.md", "---\nlicense: apache-2.0\npipeline_tag: talking\n---\n# Mine\n")(folder)
