@@ -13,6 +13,8 @@ NOTEBOOKS_SMOLLM2 := notebooks/output/SmolLM2-135M-Instruct
 # In the order of tests/conftest.py: xdist's own would leave the few, long cells of notebooks for the end.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test-new test-colab: export OMP_NUM_THREADS := 1
+# Tests start many processes; each would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install browser demo test lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks pictures lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j.
@@ -57,8 +59,9 @@ build/interop/.ready: $(wildcard qtoolkit/*/*.py) interop/write.py | .venv/.read
 	@touch $@
 
 test-auto-gptq: build/interop/.ready .venv-auto-gptq/.ready  ## our GPTQ checkpoints read by auto-gptq 0.7.1, and its own by us
-	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop
-	.venv-auto-gptq/bin/python interop/write_auto_gptq.py build/interop-auto-gptq
+	@# One on each core.
+	.venv-auto-gptq/bin/python interop/write_auto_gptq.py build/interop-auto-gptq & writing=$$!; \
+		.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop && wait $$writing
 	$(PY) interop/read.py build/interop-auto-gptq
 
 interop: test-auto-gptq .venv-gptqmodel/.ready  ## the same by transformers + optimum + gptqmodel, and theirs by us (8 GB)

