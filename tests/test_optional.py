@@ -22,6 +22,8 @@ from qtoolkit.optional import REQUIREMENTS, is_installed, optional, when_importe
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of packages that can be imported; watchers and modules are gone afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
+    # Compiled code is told from newer text by seconds and size, which two texts here may share.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     finders, modules = list(sys.meta_path), set(sys.modules)
     yield tmp_path
     sys.meta_path[:] = finders
