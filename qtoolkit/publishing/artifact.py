@@ -58,7 +58,7 @@ def open_artifact(path: str | os.PathLike[str]) -> Artifact:
             f"{os.fspath(path)!r} {kind}: name a folder with a saved model; of a Hub model, the one that "
             "`hf download org/name --local-dir FOLDER` makes"
         )
-    names = tuple(sorted(_names(folder)))
+    names = tuple(file_names(folder))
     if not any(name == "config.json" or name.endswith(".safetensors") for name in names):
         raise ModelNotFoundError(f"{folder} holds no model: name a folder that qt.quantize or save_pretrained wrote")
     receipt, problem = None, ""
@@ -69,10 +69,11 @@ def open_artifact(path: str | os.PathLike[str]) -> Artifact:
     return Artifact(folder, names, read_json(folder / "config.json"), receipt, problem)
 
 
-def _names(folder: Path) -> list[str]:
+def file_names(folder: Path) -> list[str]:
+    """The files of a folder and of folders in it, as "folder/name", sorted, without what is no part of a model."""
     found: list[str] = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in _NOT_PART]
         inside = Path(place).relative_to(folder)
         found.extend((inside / name).as_posix() for name in files)
-    return found
+    return sorted(found)

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from qtoolkit.publishing.artifact import file_names
+
 _answers: dict[str, dict[str, Any]] = {}
 
 
@@ -29,6 +31,6 @@ def recall(state: str) -> dict[str, Any] | None:
 
 def _stamps(folder: Path) -> list[tuple[str, int, int, int]]:
     """Name, bytes, time of change and inode of each file."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    states = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+    # A link may lead nowhere.
+    states = [(name, (folder / name).stat()) for name in file_names(folder) if (folder / name).is_file()]
     return [(name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states]

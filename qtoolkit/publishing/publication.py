@@ -42,8 +42,8 @@ def publish(
 ) -> Publication:
     """Put a saved model on the Hub, once `verify` has found nothing wrong with it, in one commit with its card.
 
-    What `verify` or another call saw of unchanged files in this session counts. Files that are there already are not
-    sent again. Where a connection breaks, it is tried again after a while, and another call goes on, from any machine.
+    What `verify` or another call saw of unchanged files in this session counts. Files that are there already, also from
+    a call that was stopped, are not sent again. A lost connection is tried again; another call goes on anywhere.
 
     Args:
         path: a folder that `quantize` wrote. Its `README.md`, where it has one, is the card; otherwise one is made.

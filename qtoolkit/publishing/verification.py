@@ -84,10 +84,11 @@ def make_checks(
     def run(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
         nonlocal recalled
         state = earlier.state_of(request)
-        answer, problem = None if run_anew else earlier.recall(state), ""
-        recalled = answer is not None
-        if answer is None:
-            answer, problem = run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
+        known = None if run_anew else earlier.recall(state)
+        if known is not None:
+            recalled = True
+            return known, ""
+        answer, problem = run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
         if answer is not None:
             earlier.remember(state, answer)
         return answer, problem

@@ -57,6 +57,6 @@ class Publication(Record):
                 Row(name, format_bytes(size), "there already" * (name in self.unchanged))
                 for name, size in self.files.items()
             ),
-            *self.verification.rows()[: 2 if self.verification.recalled else 1],
+            *self.verification.summary(),
             *((Row("card", self.card),) if self.dry_run else ()),
         )

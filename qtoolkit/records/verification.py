@@ -62,8 +62,12 @@ class Verification(Record):
         """What could not be looked at, each with the reason."""
         return tuple(check for check in self.checks if check.passed is None)
 
-    def rows(self) -> tuple[Row, ...]:
+    def summary(self) -> tuple[Row, ...]:
+        """The verdict, and when the model ran if that was earlier: what a publication shows of it."""
         counts = f"{len(self.checks) - len(self.failed) - len(self.unchecked)} passed, {len(self.failed)} failed"
         verdict = Row(self.name, "passed" if self.passed else "FAILED", f"{counts}, {len(self.unchecked)} not checked")
         ran = (Row("the model ran", "earlier in this session", "no file has changed since"),) if self.recalled else ()
-        return (verdict, *ran, *(row for check in self.checks for row in check.rows()))
+        return (verdict, *ran)
+
+    def rows(self) -> tuple[Row, ...]:
+        return (*self.summary(), *(row for check in self.checks for row in check.rows()))

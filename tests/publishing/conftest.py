@@ -1,7 +1,9 @@
 """Saved models for these tests, made once; a test that changes one takes a copy."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -20,10 +22,20 @@ CARD = "---\nlicense: apache-2.0\nbase_model: someone/tiny-llama\nbase_model_rel
 
 
 @pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let models run in this process, for tests of what happens before and after."""
-    monkeypatch.setattr(verification, "run_behaviour", lambda request, on_wait: in_this_process(request))
+def run_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let models run in this process, for tests of what happens before and after; the folders that were run so far.
+
+    Nothing is remembered from before.
+    """
+    folders: list[str] = []
+
+    def run(request: dict[str, Any], on_wait: Callable[[], None]) -> tuple[dict[str, Any], str]:
+        folders.append(request["folder"])
+        return in_this_process(request)
+
+    monkeypatch.setattr(verification, "run_behaviour", run)
     monkeypatch.setattr(earlier, "_answers", {})
+    return folders
 
 
 @pytest.fixture(scope="session")

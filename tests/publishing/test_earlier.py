@@ -2,30 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import qtoolkit as qt
-from qtoolkit.publishing import earlier, verification
+from qtoolkit.publishing import earlier
 from qtoolkit.records import Publication
-from tests.publishing.checks import in_this_process
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folders that were run so far, in this process for speed; nothing is remembered from before."""
-    folders: list[str] = []
-
-    def counted(request: dict[str, Any], on_wait: Callable[[], None]) -> tuple[dict[str, Any], str]:
-        folders.append(request["folder"])
-        return in_this_process(request)
-
-    monkeypatch.setattr(verification, "run_behaviour", counted)
-    monkeypatch.setattr(earlier, "_answers", {})
-    return folders
 
 
 @pytest.fixture
@@ -37,26 +20,26 @@ def published(folder: Path) -> Publication:
     return qt.publish(folder, "me/x", license="apache-2.0", dry_run=True)
 
 
-def test_it_runs_once_until_a_file_changes(folder: Path, runs: list[str]) -> None:
+def test_it_runs_once_until_a_file_changes(folder: Path, run_here: list[str]) -> None:
     first = qt.verify(folder)
     again = published(folder)
-    assert len(runs) == 1
+    assert len(run_here) == 1
     assert (first.recalled, again.verification.recalled) == (False, True)
     assert again.verification.checks == first.checks
     assert "earlier in this session" in str(again) and "earlier in this session" not in str(first)
     # The same bytes, and yet another file: nobody knows what it was meanwhile.
     os.utime(folder / "config.json", ns=(1, 1))
     assert not published(folder).verification.recalled
-    assert len(runs) == 2
+    assert len(run_here) == 2
     assert published(folder).verification.recalled
 
 
-def test_verify_runs_anew_each_time(folder: Path, runs: list[str]) -> None:
+def test_verify_runs_anew_each_time(folder: Path, run_here: list[str]) -> None:
     assert not any(qt.verify(folder).recalled for _ in range(2))
-    assert len(runs) == 2
+    assert len(run_here) == 2
 
 
-def test_bytes_are_compared_each_time(folder: Path, runs: list[str]) -> None:
+def test_bytes_are_compared_each_time(folder: Path, run_here: list[str]) -> None:
     published(folder)
     file = folder / "model.safetensors"
     state, content = file.stat(), bytearray(file.read_bytes())
@@ -66,9 +49,10 @@ def test_bytes_are_compared_each_time(folder: Path, runs: list[str]) -> None:
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
     with pytest.raises(qt.QToolkitError, match=r"model\.safetensors has other content"):
         published(folder)
-    assert len(runs) == 1
+    assert len(run_here) == 1
 
 
+@pytest.mark.usefixtures("run_here")
 @pytest.mark.parametrize("what", ["package", "base", "failure"])
 def test_it_runs_anew_after(
     what: str, folder: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -76,7 +60,6 @@ def test_it_runs_anew_after(
     packages, of = tmp_path / "packages", Path(shutil.copytree(base, tmp_path / "base"))
     packages.mkdir()
     monkeypatch.syspath_prepend(packages)
-    monkeypatch.setattr(earlier, "_answers", {})
     request = {"folder": str(folder), "base": str(of)}
     earlier.remember(earlier.state_of(request), {"model_error": "out of memory" if what == "failure" else ""})
     assert (earlier.recall(earlier.state_of(request)) is None) == (what == "failure")
