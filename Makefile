@@ -16,7 +16,7 @@ test-new test-colab test-auto-gptq ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install browser demo test ready lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks pictures lab clean
+.PHONY: help install browser demo test test-older ready lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks pictures lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
 ifndef TOGETHER
 .NOTPARALLEL:
@@ -39,6 +39,12 @@ demo: .venv/.ready $(if $(MODEL),,$(SMOLLM2))  ## quantize SmolLM2-135M, or MODE
 	@$(PY) examples/demo.py "$${MODEL:-$(dir $(SMOLLM2))}"
 
 test: ready test-new test-colab test-auto-gptq  ## everything that CI runs
+
+# torch and bitsandbytes take the processor for one with AVX2 alone.
+test-older: export ATEN_CPU_CAPABILITY := avx2
+test-older: export ONEDNN_MAX_CPU_ISA := AVX2
+test-older: export PYTHONPATH := $(CURDIR)/scripts/older_processor
+test-older: test  ## the same as on a processor with AVX2 alone
 
 # Each of these keeps one core busy.
 ready:  ## make the environments of `make test`, lint, and write what auto-gptq and qtoolkit read of each other

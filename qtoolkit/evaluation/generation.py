@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from qtoolkit.records import OnProgress, ProgressEvent, SpeedReport
+from qtoolkit.stream import fast_products
 
 
 def measure_generation(
@@ -21,11 +22,13 @@ def measure_generation(
         num_runs: runs that count.
         on_progress: told of each run.
     """
-    device = model.get_input_embeddings().weight.device
+    weight = model.get_input_embeddings().weight
+    device = weight.device
     clocks = []
     for run in range(1 + num_runs):
         # Two tokens are enough to warm up: one comes of reading the prompt, the other of a step after it.
-        clocks.append(_timed(model, prompt[None].to(device), new_tokens if run else 2))
+        with fast_products(device, weight.dtype):
+            clocks.append(_timed(model, prompt[None].to(device), new_tokens if run else 2))
         on_progress(ProgressEvent("evaluate", run + 1, 1 + num_runs, "runs", "speed"))
     first = [clock[0] for clock in clocks[1:]]
     writes = sorted((len(clock) - 1) / (clock[-1] - clock[0]) for clock in clocks[1:])
@@ -74,7 +77,8 @@ def continue_text(model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: in
     """
     tokens = tokenizer(prompt, return_tensors="pt").to(model.device)
     choices = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id, **options}
-    output = model.generate(**tokens, max_new_tokens=max_new_tokens, **choices)
+    with fast_products(model.device, model.dtype):
+        output = model.generate(**tokens, max_new_tokens=max_new_tokens, **choices)
     text: str = tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
     return text
 

@@ -12,7 +12,7 @@ from torch import nn
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.heap import give_memory_back
-from qtoolkit.stream import StreamedModel
+from qtoolkit.stream import StreamedModel, fast_products
 from qtoolkit.stream.samples import Samples, blocks_giving, first_inputs
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def _run_blocks(streamed: StreamedModel, tokens: torch.Tensor, on_progress: OnPr
     """What the last block makes of each window: hidden states [1, seq_len, hidden] each, on the CPU."""
     samples = first_inputs(streamed, tokens, 1)
     for index in range(len(streamed.blocks)):
-        with streamed.block(index) as module, torch.no_grad():
+        products = fast_products(streamed.device, streamed.dtype)
+        with streamed.block(index) as module, torch.no_grad(), products:
             for place, call in enumerate(samples.calls(index, module, streamed.device)):
                 samples.hidden[place] = call().to("cpu")
         samples.arguments[index] = {}
@@ -133,8 +134,9 @@ def _run_blocks(streamed: StreamedModel, tokens: torch.Tensor, on_progress: OnPr
 
 
 def _logits_of(model: Any, tokens: torch.Tensor, index: int) -> torch.Tensor:
-    device = model.get_input_embeddings().weight.device
-    with torch.no_grad():
+    weight = model.get_input_embeddings().weight
+    device = weight.device
+    with torch.no_grad(), fast_products(device, weight.dtype):
         logits: torch.Tensor = model(input_ids=tokens[index : index + 1].to(device), use_cache=False).logits[0]
     return logits
 

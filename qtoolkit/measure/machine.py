@@ -81,8 +81,7 @@ def devices() -> tuple[str, ...]:
     except (ImportError, OSError) as error:
         return (_cpu(), f"torch does not import: {_private(oneline(error))}")
     instructions = torch.backends.cpu.get_cpu_capability()
-    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    cpu = f"{_cpu()}, {instructions}, {'' if has_bf16 else 'no '}bfloat16 instructions"
+    cpu = f"{_cpu()}, {instructions}, {_bfloat16()}"
     return (cpu, *(_gpu(torch, index) for index in range(torch.cuda.device_count())))
 
 
@@ -124,6 +123,14 @@ def hardware(device: str) -> str:
 
 def _cpu() -> str:
     return f"cpu: {processor()}, {num_cores()} of {os.cpu_count()} cores"
+
+
+def _bfloat16() -> str:
+    from qtoolkit.tensor.processor import bfloat16_is_fast, bfloat16_is_native
+
+    if not bfloat16_is_fast():
+        return "multiplies bfloat16 in float32"
+    return f"{'' if bfloat16_is_native() else 'no '}bfloat16 instructions"
 
 
 def num_cores() -> int:

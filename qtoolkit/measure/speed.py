@@ -26,12 +26,18 @@ def measure_speed(folder: Path, cache: Path | None = None) -> Speed:
     """
     import torch
 
+    from qtoolkit.tensor.processor import bfloat16_is_fast
+
     file = cache or user_cache() / "speed.json"
-    key = f"{processor()}, {num_cores()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    threads = f"{num_cores()} cores, {torch.get_num_threads()} threads"
+    key = f"{processor()}, {instructions}, {threads}, torch {torch.__version__}"
     known = _known(file)
     found = known.get(key)
     if found is None:
-        found = {"multiply": _multiply(torch.bfloat16), "multiply32": _multiply(torch.float32), "memory": _memory()}
+        wide = _multiply(torch.float32)
+        narrow = _multiply(torch.bfloat16) if bfloat16_is_fast() else wide
+        found = {"multiply": narrow, "multiply32": wide, "memory": _memory()}
         keep_json(file, {**known, key: found})
     return Speed(**found, disk=_disk(folder), source="measured here")
 

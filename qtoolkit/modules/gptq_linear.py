@@ -11,7 +11,7 @@ from qtoolkit.modules.coded_linear import CodedLinear
 from qtoolkit.modules.gptq_format import CHECKPOINT_FORMATS, buffer_shapes, expand, in_order, unpack_zero_points
 from qtoolkit.modules.gptq_prepared import PreparedWeight, layout_of, prepared_bytes
 from qtoolkit.tensor import pack_words, unpack_words
-from qtoolkit.tensor.processor import bfloat16_is_fast
+from qtoolkit.tensor.processor import product_dtype
 
 # Tokens up to which a 4-bit kernel is faster than expanding the weight, one for each plane of codes: measured on layers
 # of 2048 x 2048 and 576 x 1536.
@@ -178,7 +178,7 @@ class GPTQLinear(CodedLinear):
             self._pack()
         fast, tokens = self._fast, x.shape[0]
         if fast is None:
-            return _multiply_blocks(x, self._blocks(_compute_dtype(x)))
+            return _multiply_blocks(x, self._blocks(product_dtype(x.dtype, x.device.type)))
         if x.shape[1] != self.in_features:
             raise RuntimeError(f"inputs must have the size {self.in_features}, got shape {list(x.shape)}")
         if self._order is not None:
@@ -188,11 +188,11 @@ class GPTQLinear(CodedLinear):
                 return fast.multiply(x)
             if x.dtype == torch.float16:
                 return fast.multiply(x.to(torch.bfloat16)).to(x.dtype)
-        return _multiply_blocks(x, self._blocks(_compute_dtype(x)))
+        return _multiply_blocks(x, self._blocks(product_dtype(x.dtype, x.device.type)))
 
     def _multiply_transposed(self, grad: torch.Tensor) -> torch.Tensor:
         """grad[tokens, out] -> grad W [tokens, in] in grad.dtype; blocks are added in float32."""
-        dtype = _compute_dtype(grad)
+        dtype = product_dtype(grad.dtype, grad.device.type)
         total = grad.new_zeros(len(grad), self.in_features, dtype=torch.promote_types(dtype, torch.float32))
         for columns, block in self._blocks(dtype):
             total += grad[:, columns].to(dtype) @ block.T
@@ -312,14 +312,7 @@ class _Product(torch.autograd.Function):
 
 
 def _multiply_blocks(x: torch.Tensor, blocks: Iterator[tuple[slice, torch.Tensor]]) -> torch.Tensor:
-    dtype = _compute_dtype(x)
+    dtype = product_dtype(x.dtype, x.device.type)
     inputs = x.to(dtype)
     # [tokens, outputs] of each block -> [tokens, out]
     return torch.cat([inputs @ block for _, block in blocks], dim=1).to(x.dtype)
-
-
-def _compute_dtype(x: torch.Tensor) -> torch.dtype:
-    """The type to multiply in: that of x, but float32 where a CPU has no fast product in it."""
-    if x.device.type == "cpu" and (x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and not bfloat16_is_fast())):
-        return torch.float32
-    return x.dtype

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from qtoolkit.tensor import unpack_int4
+from qtoolkit.tensor.processor import product_dtype
 
 # Weights that are expanded at one time. On CPU the block stays in the cache; on a GPU a few large kernels are best.
 _BLOCK_WEIGHTS_CPU = 2**19
@@ -81,12 +82,11 @@ def multiply_transposed(
 def _compute_dtype(x: torch.Tensor) -> torch.dtype:
     """The type to multiply in: that of x, but float32 on CPU where it is faster.
 
-    Few bfloat16 tokens take their time in expanding the codes, and int8 becomes float32 sooner than bfloat16; float16
-    has no fast product on CPU.
+    Few bfloat16 tokens take their time in expanding the codes, and int8 becomes float32 sooner than bfloat16.
     """
-    if x.device.type == "cpu" and (x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and len(x) <= _FEW_TOKENS)):
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and len(x) <= _FEW_TOKENS:
         return torch.float32
-    return x.dtype
+    return product_dtype(x.dtype, x.device.type)
 
 
 def _scales_outputs(scale: torch.Tensor, dtype: torch.dtype) -> bool:

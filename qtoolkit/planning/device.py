@@ -6,6 +6,7 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.records import Machine
 from qtoolkit.source import Checkpoint
 from qtoolkit.stream import compute_dtype_for
+from qtoolkit.tensor.processor import product_dtype
 
 
 def resolve_device(device: str, machine: Machine | None = None) -> str:
@@ -55,7 +56,7 @@ def refuse_below_one(**values: int) -> None:
 
 
 def adapt_dtype(checkpoint: Checkpoint, device: str, machine: Machine | None = None) -> None:
-    """Load in another type where the device lacks the checkpoint's, and note it.
+    """Load in another type where the device lacks the checkpoint's, and note it; note where it is only slow in it.
 
     A machine that is planned for says itself whether its GPU has bfloat16.
     """
@@ -67,3 +68,6 @@ def adapt_dtype(checkpoint: Checkpoint, device: str, machine: Machine | None = N
     if dtype != checkpoint.dtype:
         checkpoint.notes.append(f"loaded in {dtype} instead of {checkpoint.dtype}, which {device} does not have")
         checkpoint.dtype = dtype
+    note = f"multiplied in float32, since this processor is slow in {dtype}"
+    if machine is None and product_dtype(dtype, device) != dtype and note not in checkpoint.notes:
+        checkpoint.notes.append(note)

@@ -15,7 +15,8 @@ from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import cause_of, check_complete, using_transformers
 from qtoolkit.source.heap import GIVE_BACK_EVERY, give_memory_back
-from qtoolkit.tensor.processor import bfloat16_is_fast
+from qtoolkit.stream.products import multiply_fast
+from qtoolkit.tensor.processor import product_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,6 +81,7 @@ def load_streamed(
         model.generation_config = checkpoint.generation_config
     model.name_or_path = model.config.name_or_path = checkpoint.name
     _let_be_saved(model)
+    multiply_fast(model)
     return model
 
 
@@ -132,6 +134,4 @@ def compute_dtype_for(device: str, stored: torch.dtype) -> torch.dtype:
 
 def calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:
     """The type in which blocks run: the model's own, or float32 on a processor that multiplies it slowly."""
-    if device != "cpu" or stored == torch.float32:
-        return stored
-    return stored if stored == torch.bfloat16 and bfloat16_is_fast() else torch.float32
+    return torch.float32 if device == "cpu" and stored == torch.float64 else product_dtype(stored, device)

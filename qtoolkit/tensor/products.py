@@ -1,0 +1,128 @@
+"""Matrix products in float32 on a CPU that multiplies bfloat16 or float16 slowly, whoever asks torch for them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # torch's own name for it
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from qtoolkit.tensor.processor import product_dtype
+
+# Weights that are in float32 at one time: they stay in the cache.
+_BLOCK_WEIGHTS = 2**19
+
+
+class Float32Products(TorchFunctionMode):
+    """Multiply in float32, while this is entered, what this CPU multiplies slowly in its own type.
+
+    Tensors keep their type: a product's arguments are read as float32, and its result is rounded once. Of a linear
+    layer, some rows of the weight are in float32 at one time; one token alone is left to torch, which is fast there.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        multiply = _PRODUCTS.get(func)
+        if multiply is None or not args or not _is_slow(args[0]):
+            return func(*args, **kwargs)
+        return multiply(func, *args, **kwargs)
+
+
+def _is_slow(value: Any) -> bool:
+    return torch.is_tensor(value) and product_dtype(value.dtype, value.device.type) != value.dtype
+
+
+def _widened(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The result of `func` on the same numbers as float32, in the type of the first argument."""
+    if kwargs.get("out") is not None:
+        return func(*args, **kwargs)
+    options = {name: _wide(value) for name, value in kwargs.items()}
+    return func(*map(_wide, args), **options).to(args[0].dtype)
+
+
+def _wide(value: Any) -> Any:
+    return value.float() if _is_slow(value) else value
+
+
+def _linear(func: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
+    """x[..., in] W[out, in]^T + bias[out] -> [..., out]."""
+    if weight.dim() != 2 or not _is_slow(weight) or x.numel() == x.shape[-1]:
+        return func(x, weight, bias)
+    y = _Linear.apply(x.reshape(-1, x.shape[-1]), weight)  # type: ignore[no-untyped-call]
+    # [tokens, out] -> [..., out]
+    y = y.view(*x.shape[:-1], len(weight))
+    return y if bias is None else y + bias
+
+
+class _Linear(torch.autograd.Function):
+    """x[tokens, in] W[out, in]^T -> [tokens, out] in x.dtype, in blocks of outputs that are in float32 at one time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        y, inputs = x.new_empty(len(x), len(weight)), x.float()
+        for rows in _row_blocks(weight):
+            y[:, rows] = inputs @ weight[rows].float().T
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """grad[tokens, out] -> grad W [tokens, in] and grad^T x [out, in]."""
+        x, weight = ctx.saved_tensors
+        wide, grad_x, grad_weight = grad.float(), None, None
+        if ctx.needs_input_grad[0]:
+            total = wide.new_zeros(x.shape)
+            for rows in _row_blocks(weight):
+                total += wide[:, rows] @ weight[rows].float()
+            grad_x = total.to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            grad_weight = (wide.T @ x.float()).to(weight.dtype)
+        return grad_x, grad_weight
+
+
+def _row_blocks(weight: torch.Tensor) -> Iterator[slice]:
+    step = max(1, _BLOCK_WEIGHTS // weight.shape[1])
+    return (slice(start, start + step) for start in range(0, len(weight), step))
+
+
+def _grouped(func: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, **options: Any) -> Any:
+    """Rows of x[tokens, in] by the weight of their expert, weight[experts, in, out] -> [tokens, out]; expert by expert.
+
+    Args:
+        func: torch's own.
+        x, weight: as above.
+        options: `offs`, where the rows of each expert end; with anything else it is left to torch.
+    """
+    ends = options.get("offs")
+    if ends is None or len(options) > 1 or (x.dim(), weight.dim()) != (2, 3):
+        return func(x, weight, **options)
+    parts = x.tensor_split(ends.cpu())[: len(weight)]
+    return torch.cat([_widened(torch.mm, part, expert) for part, expert in zip(parts, weight, strict=True)])
+
+
+_PRODUCTS: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.grouped_mm: _grouped,
+    F.linear: _linear,
+    **dict.fromkeys(
+        (
+            F.conv1d,
+            F.conv2d,
+            F.scaled_dot_product_attention,
+            torch.Tensor.__matmul__,
+            torch.Tensor.bmm,
+            torch.Tensor.matmul,
+            torch.Tensor.mm,
+            torch.addmm,
+            torch.baddbmm,
+            torch.bmm,
+            torch.einsum,
+            torch.matmul,
+            torch.mm,
+        ),
+        _widened,
+    ),
+}
