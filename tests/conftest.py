@@ -1,10 +1,13 @@
 """Fixtures of the whole suite."""
 
 import gc
+import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+
+from qtoolkit.tensor import processor
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,3 +49,23 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
     return str(request.param)
+
+
+@pytest.fixture
+def older_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This processor taken for one with AVX2 alone by qtoolkit and bitsandbytes; by torch too in `make test-older`."""
+    monkeypatch.setattr(processor, "bfloat16_is_fast", lambda: False)
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+
+
+@pytest.fixture
+def newer_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This processor taken for one that multiplies bfloat16 fast."""
+    monkeypatch.setattr(processor, "bfloat16_is_fast", lambda: True)
+
+
+@pytest.fixture(params=["newer_processor", "older_processor"])
+def each_processor(request: pytest.FixtureRequest) -> None:
+    """Both kinds of processor, one after the other."""
+    request.getfixturevalue(request.param)

@@ -26,7 +26,7 @@ class Float32Products(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         multiply = _PRODUCTS.get(func)
-        if multiply is None or not args or not _is_slow(args[0]):
+        if multiply is None or not any(map(_is_slow, args)):
             return func(*args, **kwargs)
         return multiply(func, *args, **kwargs)
 
@@ -36,11 +36,11 @@ def _is_slow(value: Any) -> bool:
 
 
 def _widened(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The result of `func` on the same numbers as float32, in the type of the first argument."""
+    """The result of `func` on the same numbers as float32, in their own type."""
     if kwargs.get("out") is not None:
         return func(*args, **kwargs)
     options = {name: _wide(value) for name, value in kwargs.items()}
-    return func(*map(_wide, args), **options).to(args[0].dtype)
+    return func(*map(_wide, args), **options).to(next(filter(_is_slow, args)).dtype)
 
 
 def _wide(value: Any) -> Any:
@@ -49,31 +49,31 @@ def _wide(value: Any) -> Any:
 
 def _linear(func: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
     """x[..., in] W[out, in]^T + bias[out] -> [..., out]."""
-    if weight.dim() != 2 or not _is_slow(weight) or x.numel() == x.shape[-1]:
+    if weight.dim() != 2 or x.dtype != weight.dtype or x.numel() == x.shape[-1]:
         return func(x, weight, bias)
-    y = _Linear.apply(x.reshape(-1, x.shape[-1]), weight)  # type: ignore[no-untyped-call]
+    # [..., in] -> [tokens, in]
+    y = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
     # [tokens, out] -> [..., out]
-    y = y.view(*x.shape[:-1], len(weight))
-    return y if bias is None else y + bias
+    return y.view(*x.shape[:-1], len(weight))
 
 
 class _Linear(torch.autograd.Function):
-    """x[tokens, in] W[out, in]^T -> [tokens, out] in x.dtype, in blocks of outputs that are in float32 at one time."""
+    """x[tokens, in] W[out, in]^T + bias[out] -> [tokens, out] in x.dtype, with some rows of W in float32 at a time."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         y, inputs = x.new_empty(len(x), len(weight)), x.float()
         for rows in _row_blocks(weight):
-            y[:, rows] = inputs @ weight[rows].float().T
+            y[:, rows] = F.linear(inputs, weight[rows].float(), None if bias is None else bias[rows].float())
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """grad[tokens, out] -> grad W [tokens, in] and grad^T x [out, in]."""
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """grad[tokens, out] -> grad W [tokens, in], grad^T x [out, in], and the sum of grad [out]."""
         x, weight = ctx.saved_tensors
-        wide, grad_x, grad_weight = grad.float(), None, None
+        wide, grad_x, grad_weight, grad_bias = grad.float(), None, None, None
         if ctx.needs_input_grad[0]:
             total = wide.new_zeros(x.shape)
             for rows in _row_blocks(weight):
@@ -81,7 +81,9 @@ class _Linear(torch.autograd.Function):
             grad_x = total.to(x.dtype)
         if ctx.needs_input_grad[1]:
             grad_weight = (wide.T @ x.float()).to(weight.dtype)
-        return grad_x, grad_weight
+        if ctx.needs_input_grad[2]:
+            grad_bias = wide.sum(0).to(grad.dtype)
+        return grad_x, grad_weight, grad_bias
 
 
 def _row_blocks(weight: torch.Tensor) -> Iterator[slice]:
@@ -89,24 +91,27 @@ def _row_blocks(weight: torch.Tensor) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(weight), step))
 
 
-def _grouped(func: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, **options: Any) -> Any:
+def _grouped(
+    func: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, *, offs: torch.Tensor | None = None, **others: Any
+) -> Any:
     """Rows of x[tokens, in] by the weight of their expert, weight[experts, in, out] -> [tokens, out]; expert by expert.
 
     Args:
-        func: torch's own.
+        func: torch's own, which all else is left to.
         x, weight: as above.
-        options: `offs`, where the rows of each expert end; with anything else it is left to torch.
+        offs: where the rows of each expert end, int32 [experts].
+        others: a bias or a type of the outputs.
     """
-    ends = options.get("offs")
-    if ends is None or len(options) > 1 or (x.dim(), weight.dim()) != (2, 3):
-        return func(x, weight, **options)
-    parts = x.tensor_split(ends.cpu())[: len(weight)]
+    is_plain = (x.dim(), weight.dim()) == (2, 3) and not any(other is not None for other in others.values())
+    if offs is None or not is_plain:
+        return func(x, weight, offs=offs, **others)
+    parts = x.tensor_split(offs.cpu().long())[: len(weight)]
     return torch.cat([_widened(torch.mm, part, expert) for part, expert in zip(parts, weight, strict=True)])
 
 
 _PRODUCTS: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.grouped_mm: _grouped,
     F.linear: _linear,
+    torch._grouped_mm: _grouped,  # noqa: SLF001  # what F.grouped_mm calls
     **dict.fromkeys(
         (
             F.conv1d,

@@ -31,4 +31,4 @@ class _Finder:
         return spec
 
 
-sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]  # a class serves as well as an object
+sys.meta_path.insert(0, _Finder)
