@@ -118,6 +118,8 @@ _PRODUCTS: dict[Callable[..., Any], Callable[..., Any]] = {
             F.conv2d,
             F.scaled_dot_product_attention,
             torch.Tensor.__matmul__,
+            torch.Tensor.addmm,
+            torch.Tensor.baddbmm,
             torch.Tensor.bmm,
             torch.Tensor.matmul,
             torch.Tensor.mm,
