@@ -105,6 +105,13 @@ def dequantized() -> dict[str, object]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
+def plain_logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    """What transformers itself computes, also on a processor where qtoolkit lets the model multiply in float32."""
+    with torch.no_grad():
+        logits: torch.Tensor = type(model).forward(model, tokens).logits
+    return logits
+
+
 def random_model(
     architecture: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0, **changes: object
 ) -> PreTrainedModel:

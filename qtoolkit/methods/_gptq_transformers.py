@@ -85,8 +85,10 @@ class GPTQQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         from qtoolkit.modules import GPTQLinear
+        from qtoolkit.stream.products import multiply_fast
 
         self.pre_quantized = True
+        multiply_fast(model)
         for name, module in model.named_modules():
             if isinstance(module, GPTQLinear) and not module.qzeros.is_meta:
                 _finish(name, module)

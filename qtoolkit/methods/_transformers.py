@@ -69,6 +69,11 @@ class QToolkitQuantizer(HfQuantizer):
                 replacement.weight = module.weight.data
             model.set_submodule(name, replacement)
 
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        from qtoolkit.stream.products import multiply_fast
+
+        multiply_fast(model)
+
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
         module, _, parameter = param_name.rpartition(".")
         return not self.pre_quantized and parameter == "weight" and module in self._layers

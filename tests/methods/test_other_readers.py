@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import qtoolkit as qt
 from qtoolkit.methods import MethodConfig
+from tests.models import plain_logits
 
 TOKENS = torch.arange(2, 34).reshape(1, 32)
 READ = """
@@ -29,24 +31,30 @@ IMPORTS = {
 
 
 def test_bitsandbytes_models_need_no_qtoolkit(tiny_llama: Path, tmp_path: Path) -> None:
-    _assert_same_logits(BLOCKED + READ, tiny_llama, tmp_path, qt.NF4(), qt.FP4(double_quant=False), qt.Int8())
+    configs = qt.NF4(), qt.FP4(double_quant=False), qt.Int8()
+    for result, logits in _read_elsewhere(BLOCKED + READ, tiny_llama, tmp_path, *configs):
+        assert torch.equal(logits, plain_logits(result.model, TOKENS)), result.name
 
 
 @pytest.mark.parametrize("first", IMPORTS.values(), ids=IMPORTS)
 def test_ours_are_read_once_qtoolkit_is_imported(tiny_llama: Path, tmp_path: Path, first: str) -> None:
-    _assert_same_logits(first + READ, tiny_llama, tmp_path, qt.ZeroPoint(bits=4, granularity="group", group_size=32))
+    config = qt.ZeroPoint(bits=4, granularity="group", group_size=32)
+    ((result, logits),) = _read_elsewhere(first + READ, tiny_llama, tmp_path, config)
+    with torch.no_grad():
+        assert torch.equal(logits, result.model(TOKENS).logits)
 
 
-def _assert_same_logits(code: str, model: Path, folder: Path, *configs: MethodConfig) -> None:
-    """What another process reads, in which `code` runs, computes what the results in memory do."""
+def _read_elsewhere(
+    code: str, model: Path, folder: Path, *configs: MethodConfig
+) -> Iterator[tuple[qt.QuantizedModel, torch.Tensor]]:
+    """Each result in memory, and the logits of what another process, in which `code` runs, reads of it."""
     folders = [folder / config.method for config in configs]
     results = [
         qt.quantize(model, config, device="cpu", output=output) for config, output in zip(configs, folders, strict=True)
     ]
     subprocess.run([sys.executable, "-c", code, *map(str, folders)], check=True)
     for output, result in zip(folders, results, strict=True):
-        with torch.no_grad():
-            assert torch.equal(load_file(output / "logits")["logits"], result.model(TOKENS).logits), output.name
+        yield result, load_file(output / "logits")["logits"]
 
 
 def test_any_bitsandbytes_checkpoint_is_read(tiny_llama: Path, tmp_path: Path) -> None:
@@ -59,8 +67,7 @@ def test_any_bitsandbytes_checkpoint_is_read(tiny_llama: Path, tmp_path: Path) -
     ours = qt.load(tmp_path / "theirs", device="cpu")
     assert isinstance(ours, qt.QuantizedModel)
     assert ours.config == qt.NF4(double_quant=False, compute_dtype="bfloat16")
-    with torch.no_grad():
-        assert torch.equal(ours.model(TOKENS).logits, theirs(TOKENS).logits)
+    assert torch.equal(plain_logits(ours.model, TOKENS), plain_logits(theirs, TOKENS))
 
 
 def test_a_plain_model_is_loaded_plain(tiny_llama: Path) -> None:
