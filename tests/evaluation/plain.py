@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from qtoolkit.stream import fast_products
 from tests.source.calibration_texts import TEXT
 
 # Beginning of the text that the tests measure on; the rest is for calibration.
@@ -12,8 +13,8 @@ HELD_OUT = TEXT[:40_000]
 
 
 def logits_of(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits of one window in float64 [seq_len, vocabulary]."""
-    with torch.no_grad():
+    """Logits of one window, as this processor multiplies, in float64 [seq_len, vocabulary]."""
+    with torch.no_grad(), fast_products(model.device, model.dtype):
         return model(input_ids=tokens[None], use_cache=False).logits[0].double()
 
 
