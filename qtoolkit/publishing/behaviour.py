@@ -109,7 +109,8 @@ def _forward(model: "PreTrainedModel", token_ids: list[int]) -> tuple["Tensor", 
 
     tokens = torch.tensor([token_ids], device=model.device)  # [1, tokens]
     with torch.no_grad(), _as_stored(model):
-        logits = model(input_ids=tokens, use_cache=False).logits[0].float()  # [tokens, vocabulary]
+        # The class's own: qtoolkit lets a model in memory multiply otherwise on some processors, and readers do not.
+        logits = type(model).forward(model, input_ids=tokens, use_cache=False).logits[0].float()  # [tokens, vocabulary]
     return logits, torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:]).item()
 
 

@@ -29,15 +29,17 @@ def fast_products(device: torch.device | str, dtype: torch.dtype) -> AbstractCon
 def multiply_fast(model: "PreTrainedModel") -> None:
     """Let a model run its `forward` with `fast_products`, by itself and within its `generate`."""
     if product_dtype(model.dtype, model.device.type) != model.dtype:
-        model.forward = MethodType(_fast(type(model).forward), model)
+        model.forward = MethodType(_fast_forward(type(model)), model)
 
 
-def _fast(forward: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(forward)
+def _fast_forward(model_class: "type[PreTrainedModel]") -> Callable[..., Any]:
+    """The `forward` of a class within `fast_products`, with its name and signature."""
+
+    @wraps(model_class.forward)
     def fast_forward(self: "PreTrainedModel", *args: Any, **kwargs: Any) -> Any:
         # What compiles a model chooses its products itself.
         products = nullcontext() if torch.compiler.is_compiling() else fast_products(self.device, self.dtype)
         with products:
-            return forward(self, *args, **kwargs)
+            return model_class.forward(self, *args, **kwargs)
 
     return fast_forward
