@@ -52,7 +52,7 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, smollm2: Path) -> N
     (tmp_path / SMOLLM2).symlink_to(smollm2)
     # In a process of its own: older versions of jupyter_client leave sockets open.
     notebook = shutil.copy(path, tmp_path)
-    subprocess.run([sys.executable, "-m", "jupyter", "execute", "--timeout=300", notebook], check=True)
+    subprocess.run([sys.executable, "-m", "jupyter", "execute", "--timeout=600", notebook], check=True)
 
 
 def test_the_model_is_made_where_it_is_missing(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from qtoolkit.measure import devices, examine, free_disk
 from qtoolkit.measure.machine import PACKAGES
 from qtoolkit.optional import REQUIREMENTS
 from qtoolkit.records import Doctor
+from qtoolkit.tensor import processor
 
 
 def test_versions_are_those_installed() -> None:
@@ -26,6 +27,11 @@ def test_versions_are_those_installed() -> None:
 def test_it_can_be_stored_and_read_back() -> None:
     doctor = examine({"absmax": ()})
     assert Doctor.from_dict(doctor.to_dict()) == doctor
+
+
+def test_it_says_how_this_processor_multiplies_bfloat16(each_processor: None) -> None:
+    (line, *_) = devices()
+    assert line.endswith("multiplies bfloat16 in float32") == (not processor.bfloat16_is_fast())
 
 
 def test_methods_are_ready_or_say_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qtoolkit.modules import Scheme, matmul
+from qtoolkit.tensor import processor
 from tests.modules.schemes import every_scheme, quantized, weight_of
 
 # Relative error of a product: rounding of the inputs' type, in the outputs and at most once in the weights.
@@ -113,6 +114,30 @@ def test_autocast_decides_the_type_as_for_a_dense_layer(dtype: torch.dtype, toke
         y = layer(x)
         assert y.dtype == linear(x).dtype == dtype
     assert torch.equal(y, layer(x.to(dtype)))
+
+
+@every_scheme
+def test_many_tokens_of_a_slow_type_are_multiplied_in_float32(scheme: Scheme, each_processor: None) -> None:
+    layer = quantized(nn.Linear(48, 24), scheme)
+    x = torch.randn(9, 48).bfloat16()
+    with torch.no_grad(), _Types() as seen:
+        y = layer(x)
+    assert seen.products == {torch.bfloat16 if processor.bfloat16_is_fast() else torch.float32}
+    expected = x.double() @ weight_of(layer).T + layer.bias.double()
+    assert relative_error(y, expected) < TOLERANCE[torch.bfloat16]
+
+
+class _Types(TorchDispatchMode):
+    """Sees the types in which matrices are multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("mm", "addmm"):
+            self.products.add(args[-1].dtype)
+        return func(*args, **(kwargs or {}))
 
 
 @every_scheme
