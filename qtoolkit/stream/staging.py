@@ -90,12 +90,9 @@ def staged(output: Path, *, overwrite: bool = False, resume: bool = False) -> It
                     partial.put_back()
                     _refuse_result(output)
                     partial.clear(keep_journal=resume)
-                    partial.model.mkdir()
-                    written = partial.model.lstat()
-                    yield partial.model
-                    partial.check()
-                    if not is_at(written, partial.model):
-                        raise OutputError(f"{partial.model} was removed while it was written: call that again")
+                    with _new_folder(partial.model):
+                        yield partial.model
+                        partial.check()
                     sync_tree(partial.model)
                     sync_folder(partial.folder)
                     _put_in_place(partial, standing)
@@ -112,6 +109,21 @@ def staged(output: Path, *, overwrite: bool = False, resume: bool = False) -> It
             # Only an empty one goes, so none once the result stands in it.
             with suppress(OSError):
                 folder.rmdir()
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[None]:
+    """Make a folder, and see to it that at the end it is still there.
+
+    Raises:
+        OutputError: somebody removed it meanwhile; another one may stand there.
+    """
+    folder.mkdir()
+    with open_folder(folder) as opened:
+        made = folder.lstat() if opened is None else os.fstat(opened)
+        yield
+        if not is_at(made, folder):
+            raise OutputError(f"{folder} was removed while it was written: leave it alone, and call that again")
 
 
 def journal_of(output: Path) -> Path:
