@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,7 +108,7 @@ def test_what_appears_while_a_job_runs_stays_and_so_does_the_result(output: Path
 
 def test_an_empty_folder_that_is_filled_meanwhile_stays(output: Path) -> None:
     output.mkdir()
-    with pytest.raises(OutputExistsError, match="not what it was when the job began"), staged(output) as folder:
+    with pytest.raises(OutputExistsError, match="not what it was when the job began"), staged(output) as folder:  # noqa: PT012
         (folder / "config.json").write_text("new")
         (output / "thesis.tex").write_text("mine")
     assert content(output) == {"thesis.tex": "mine"}
@@ -154,7 +153,7 @@ def test_an_output_that_was_removed_meanwhile_is_made(output: Path) -> None:
 def test_a_folder_that_is_removed_under_a_job_fails_it(output: Path, what: str) -> None:
     make_model(output)
     partial = output.with_name("out.partial")
-    with (
+    with (  # noqa: PT012
         pytest.raises(OutputError, match=r"was removed (or replaced )?while .* call that again$"),
         staged(output, overwrite=True) as folder,
     ):
@@ -218,11 +217,7 @@ def test_whatever_is_named_can_be_looked_for(
 def test_a_user_folder_beside_a_real_job_is_as_it_was(tiny_llama: Path, output: Path) -> None:
     make(output.with_name("out.partial"), "folder")
     before = content(output.parent)
-    verbs: list[Callable[[], object]] = [
-        lambda: qt.plan(tiny_llama, "absmax", device="cpu", output=output),
-        lambda: qt.quantize(tiny_llama, "absmax", device="cpu", output=output, overwrite=True),
-    ]
-    for verb in verbs:
+    for verb, options in ((qt.plan, {}), (qt.quantize, {"overwrite": True})):
         with pytest.raises(OutputExistsError, match="does not carry qtoolkit's marker"):
-            verb()
+            verb(tiny_llama, "absmax", device="cpu", output=output, **options)
     assert content(output.parent) == before

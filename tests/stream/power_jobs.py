@@ -1,4 +1,7 @@
-"""Jobs whose writes are recorded: `python -m tests.stream.power_jobs FOLDER`. Each begins by making `FOLDER/NAME/.begin`."""
+"""Jobs whose writes are recorded: `python -m tests.stream.power_jobs FOLDER`.
+
+Each begins by making the folder `FOLDER/NAME/.begin`, and works on `FOLDER/NAME/out`.
+"""
 
 import dataclasses
 import shutil
@@ -27,7 +30,7 @@ class Stop(Exception):
 def make_base(folder: Path) -> Path:
     """A model of 200 kB with a tokenizer of some kB, so that all that is written can be recorded."""
     random_model("llama", hidden_size=64, intermediate_size=64, vocab_size=64).save_pretrained(folder)
-    words = ["<unk>", *"the cat sat on mat and dog lay by door".split()]
+    words = ["<unk>", *["the", "cat", "sat", "on", "mat", "and", "dog", "lay", "by", "door"]]
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)  # noqa: S106

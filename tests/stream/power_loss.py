@@ -1,8 +1,8 @@
 """A recording of what a process wrote, and every state in which a power failure could have left it.
 
 strace records the calls of the system, since Python's hooks do not see what libraries in Rust write. Of each call that
-was not followed by an `fsync` it is open whether it reached the disk: what a file holds may be missing or cut, a name or
-a rename whose folder was not synced may be done or undone, each independently of the others.
+was not followed by an `fsync` it is open whether it reached the disk: what a file holds may be missing or cut, a name
+or a rename whose folder was not synced may be done or undone, each independently of the others.
 """
 
 import itertools
@@ -276,7 +276,7 @@ def possible(disk: Disk, draw: random.Random) -> Iterator[Disk]:
         gone = [item for item, is_missing in zip(pending, missing, strict=True) if is_missing]
         files = [item for item in gone if isinstance(item, int)]
         undone = {id(item) for item in gone if isinstance(item, Change)}
-        yield disk.after({number: b"" for number in files}, undone)
+        yield disk.after(dict.fromkeys(files, b""), undone)
         if files:
             cut = {
                 number: draw.choice([disk.data[number][: len(disk.data[number]) // 2], disk.synced.get(number, b"")])

@@ -55,7 +55,7 @@ def test_what_stands_there_is_whole_after_a_power_failure_at_any_moment(
     disk, calls = replay(recording, name)
     old, new = disk.tree("out"), read_tree(recording.root / name / "out")
     assert old != new
-    draw, back = random.Random(0), set()
+    draw, back = random.Random(0), set()  # noqa: S311
     journal: dict[str, bytes | None] = {}
 
     def check(state: Disk) -> None:
@@ -96,7 +96,7 @@ def test_what_stands_there_is_whole_after_a_power_failure_at_any_moment(
 
 
 def test_after_a_power_failure_the_same_call_makes_the_same_model(recording: Recording, tmp_path: Path) -> None:
-    root, draw = str(recording.root / "first_save"), random.Random(1)
+    root, draw = str(recording.root / "first_save"), random.Random(1)  # noqa: S311
     disk, calls = replay(recording, "first_save")
     found = [state for call in calls if disk.apply(call, root) for state in [draw.choice([*possible(disk, draw)])]]
     unfinished = [tree for state in found if "out" not in (tree := state.tree("") or {})]
