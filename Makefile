@@ -16,7 +16,7 @@ test-new test-colab test-auto-gptq ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install browser demo test test-older ready lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks pictures lab clean
+.PHONY: help install browser strace demo test test-older ready lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks pictures lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
 ifndef TOGETHER
 .NOTPARALLEL:
@@ -34,6 +34,12 @@ browser:  ## find a Chromium for the tests of the panels, or install Debian's
 		test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium; } || { \
 		echo "No Chromium here: run \`apt-get install chromium\` as root, or install Google Chrome" >&2; exit 1; }
+
+# It records what a job writes, for the tests of power failures; where it cannot be had, they are skipped and say so.
+strace:
+	@command -v strace || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends strace; } || \
+		echo "No strace here: run \`apt-get install strace\` as root to test what a power failure leaves" >&2
 
 demo: .venv/.ready $(if $(MODEL),,$(SMOLLM2))  ## quantize SmolLM2-135M, or MODEL=org/name, and show what came out
 	@$(PY) examples/demo.py "$${MODEL:-$(dir $(SMOLLM2))}"
@@ -58,7 +64,7 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the rooms
 	.venv/bin/lint-imports --no-logo
 
 # Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's.
-test-new: .venv/.ready browser $(NOTEBOOKS_SMOLLM2)  ## the tests and notebooks with the newest versions (constraints/ci.txt)
+test-new: .venv/.ready browser strace $(NOTEBOOKS_SMOLLM2)  ## the tests and notebooks with the newest versions (constraints/ci.txt)
 	$(PY) $(PYTEST) tests notebooks --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 

@@ -1,27 +1,139 @@
-"""Files that are whole or not there at all, and the folder for what can be made again."""
+"""Files that are whole or not there at all, also when the power fails, and the folder for what can be made again."""
 
 import contextlib
+import ctypes
+import errno
+import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+_AT_FDCWD = -100
+_NOREPLACE, _EXCHANGE = 1, 2
+# What a kernel, a file system or a sandbox answers that does not know `renameat2` or one of its flags.
+_REFUSED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+# What is answered where a folder cannot be synced: by some network drives, and of folders that may not be read.
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES)
+
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Write a file beside its name, sync it, and rename it: a process may die anywhere, and no half of it is seen.
+    """Write a file beside its name, sync it, rename it, and sync its folder: no half of it is ever seen.
+
+    That holds wherever a process dies or the power fails; once this returns, the file stays.
 
     Raises:
         OSError: the disk is full, or the folder has gone; what stood there before still does.
     """
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as stream:
+        with open_new(beside) as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(file)
     finally:
         beside.unlink(missing_ok=True)
+    sync_folder(file.parent)
+
+
+def open_new(file: Path) -> Any:
+    """Make a file to write bytes to: what stood at its name goes, and a link there is not followed."""
+    file.unlink(missing_ok=True)
+    return file.open("xb")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it where they are missing, so that they stay when the power fails."""
+    missing = [folder, *folder.parents]
+    missing = [one for one in missing if not os.path.lexists(one)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        sync_folder(one.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk. Windows, and drives that cannot, are not asked."""
+    if os.name == "nt":
+        return
+    try:
+        _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until all files and folders in a folder, and their names, are on the disk."""
+    for place, _, names in os.walk(folder, topdown=False, onerror=_raise):
+        for name in names:
+            sync_file(Path(place, name))
+        sync_folder(Path(place))
+
+
+def sync_file(file: Path) -> None:
+    """Wait until what a file holds is on the disk."""
+    # Windows syncs only what may be written.
+    _sync(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    opened = os.open(path, flags)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def rename_new(path: Path, target: Path) -> None:
+    """Rename a folder to a name that nothing has.
+
+    Raises:
+        FileExistsError: something has it, and stays as it was.
+        OSError: it cannot be renamed.
+    """
+    if _rename2(path, target, _NOREPLACE):
+        return
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    path.rename(target)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Give two folders each other's name, both at once; false where kernel or file system cannot.
+
+    Raises:
+        OSError: they cannot be renamed.
+    """
+    return _rename2(first, second, _EXCHANGE)
+
+
+def _rename2(first: Path, second: Path, flag: int) -> bool:
+    call = _renameat2()
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), flag) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _REFUSED:
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+@functools.cache
+def _renameat2() -> Callable[..., int] | None:
+    """Linux' own rename with flags, from the C library; None where there is none."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, TypeError, AttributeError):  # Windows has no such library, others no such call
+        return None
+    call.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    return call
 
 
 def user_cache() -> Path:
@@ -41,5 +153,5 @@ def read_json(file: Path) -> dict[str, Any]:
 def keep_json(file: Path, values: dict[str, Any]) -> None:
     """Keep what was measured; where it cannot be written, it is measured again the next time."""
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         write_whole(file, json.dumps(values).encode())

@@ -24,6 +24,7 @@ from qtoolkit.records import (
     Receipt,
     ignore_progress,
 )
+from qtoolkit.source import refuse_own_source
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.stream import check_output, save_model, staged
 
@@ -104,12 +105,15 @@ class QuantizedModel:
             on_progress: told of each weight written.
 
         Raises:
-            OutputExistsError: it exists.
+            OutputExistsError: it exists, or is what this was made from.
             DiskFullError, OutputError: it cannot be written; nothing is left behind.
         """
         folder = Path(path).expanduser().absolute()
+        # Where it was read from or saved to last, the same model stands.
+        if folder != self.path:
+            refuse_own_source(self.report.source.path or self.report.source.name, folder)
         check_output(folder, overwrite=overwrite)
-        with staged(folder) as partial:
+        with staged(folder, overwrite=overwrite) as partial:
             if self.receipt is None:
                 save_model(self.model, self.tokenizer, partial, on_progress or ignore_progress)
             else:

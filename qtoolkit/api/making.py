@@ -17,7 +17,7 @@ from qtoolkit.planning import recommend as find_best
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import FoundModels, Machine, OnProgress, Plan, Recommendation, Speed, ignore_progress
 from qtoolkit.source import find_models as search_models
-from qtoolkit.source import open_checkpoint
+from qtoolkit.source import open_checkpoint, refuse_own_source
 from qtoolkit.stream import check_output
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def plan(
     settings = resolve_config(config)
     folder = Path(output or "output").expanduser().absolute()
     if output is not None:
+        refuse_own_source(model, folder)
         check_output(folder, overwrite=True)
     place = find_profile(machine) if isinstance(machine, str) else machine
     how: dict[str, Any] = {"revision": revision, "token": token, "tokenizer": tokenizer, "on_progress": ignore_progress}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import OutputError, oneline
-from qtoolkit.files import user_cache, write_whole
+from qtoolkit.files import make_folder, user_cache, write_whole
 from qtoolkit.jobs.forms import Form, Task
 from qtoolkit.records import Compared
 from qtoolkit.version import __version__
@@ -35,7 +35,7 @@ class KeptResults:
         self._folder = user_cache() / "comparisons" if folder is None else Path(folder).expanduser().absolute()
         self.found, self.damaged, self.lost = 0, 0, ""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
         except OSError as error:
             what = f"results cannot be kept in {self._folder} ({error.strerror or oneline(error)})"
             raise OutputError(f"{what}: name another folder as output=") from error

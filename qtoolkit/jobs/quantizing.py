@@ -24,7 +24,7 @@ from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
 from qtoolkit.records import OnProgress, Speed
-from qtoolkit.source import HubMirror, open_checkpoint
+from qtoolkit.source import HubMirror, open_checkpoint, refuse_own_source
 from qtoolkit.stream import JournalPlace, check_output, journal_of, staged
 
 
@@ -49,8 +49,9 @@ def quantize_model(
     folder = None if output is None else Path(output).expanduser().absolute()
     mirror = _mirror(resume_repo, token, method, saves=folder is not None, resume=resume)
     if folder is not None:
+        refuse_own_source(model, folder)
         check_output(folder, overwrite=overwrite, unfinished=method.resumes or not resume)
-    with _place_to_work(folder, resume=resume and method.resumes) as partial:
+    with _place_to_work(folder, overwrite=overwrite, resume=resume and method.resumes) as partial:
         with measure_peak() as meter:
             checkpoint = open_checkpoint(
                 model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
@@ -116,10 +117,10 @@ def refuse_quantized(model: Any) -> None:
 
 
 @contextmanager
-def _place_to_work(folder: Path | None, *, resume: bool) -> Iterator[Path | None]:
+def _place_to_work(folder: Path | None, *, overwrite: bool, resume: bool) -> Iterator[Path | None]:
     """A folder for the result until it is whole; None when it is kept in memory only."""
     if folder is None:
         yield None
     else:
-        with staged(folder, resume=resume) as partial:
+        with staged(folder, overwrite=overwrite, resume=resume) as partial:
             yield partial

@@ -7,6 +7,7 @@ from typing import Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, oneline
 from qtoolkit.files import read_json
+from qtoolkit.partial import put_back
 from qtoolkit.publishing.receipt import read_receipt
 from qtoolkit.records import Receipt
 
@@ -52,6 +53,7 @@ def open_artifact(path: str | os.PathLike[str]) -> Artifact:
         ModelNotFoundError: there is no such folder, or no model in it.
     """
     folder = Path(path).expanduser().absolute()
+    put_back(folder)
     if not folder.is_dir():
         kind = "is no folder" if folder.exists() else "does not exist"
         raise ModelNotFoundError(

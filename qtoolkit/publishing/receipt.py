@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, ConfigError, oneline
+from qtoolkit.files import write_whole
 from qtoolkit.publishing import behaviour
 from qtoolkit.publishing.patterns import last_part, without_paths
 from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, QuantizationReport, Receipt
@@ -96,7 +97,11 @@ def measure_probe(model: "PreTrainedModel", tokenizer: Any) -> Probe:
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
-    """Write `qtoolkit.json` into a folder that is whole otherwise, with the hashes of its files, and return it."""
+    """Write `qtoolkit.json` into a folder that is whole otherwise, with the hashes of its files, and return it.
+
+    Raises:
+        OSError: it cannot be written, or somebody removed a file meanwhile.
+    """
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != RECEIPT_FILE)
     whole = replace(
         receipt,
@@ -104,7 +109,9 @@ def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
         files={name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name)) for name in names},
     )
     text = json.dumps(whole.to_dict(), indent=1, ensure_ascii=False) + "\n"
-    (folder / RECEIPT_FILE).write_text(text, encoding="utf-8")
+    write_whole(folder / RECEIPT_FILE, text.encode())
+    for name in names:
+        (folder / name).stat()
     return whole
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from qtoolkit.errors import ModelNotFoundError
 from qtoolkit.methods import config_of_checkpoint, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
+from qtoolkit.partial import put_back
 from qtoolkit.publishing import behaviour, comparison, earlier, integrity, origin, safety
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
@@ -262,8 +263,10 @@ def _find_base(artifact: Artifact, base: str | None) -> Path | None:
     Raises:
         ModelNotFoundError: a base was named, and is not here.
     """
-    if base is not None and Path(base).expanduser().is_dir():
-        return Path(base).expanduser().absolute()
+    if base is not None:
+        put_back(Path(base).expanduser())
+        if Path(base).expanduser().is_dir():
+            return Path(base).expanduser().absolute()
     source = artifact.receipt.source if artifact.receipt else None
     if base is not None:
         repo_id, revision = parse_name(base, None)

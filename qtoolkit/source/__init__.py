@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qtoolkit.source.apart import refuse_own_source
     from qtoolkit.source.checkpoint import Checkpoint
     from qtoolkit.source.hub import Snapshot, fetch
     from qtoolkit.source.hub_cache import local_models
@@ -23,6 +24,7 @@ _HOME_OF = {
     "local_models": "hub_cache",
     "open_checkpoint": "opening",
     "read_tensors": "weights",
+    "refuse_own_source": "apart",
 }
 __all__ = [
     "Checkpoint",
@@ -35,6 +37,7 @@ __all__ = [
     "local_models",
     "open_checkpoint",
     "read_tensors",
+    "refuse_own_source",
 ]
 
 

@@ -5,13 +5,13 @@ Its layout is documented (huggingface_hub, "Understand caching"): `models--org--
 """
 
 import contextlib
-import os
 import re
 from pathlib import Path
 
 from huggingface_hub import constants
 
 from qtoolkit.errors import SourceError
+from qtoolkit.files import make_folder, write_whole
 from qtoolkit.source.hub_files import indexed_files, weight_files
 from qtoolkit.source.names import INDEX_FILE
 
@@ -40,12 +40,10 @@ def remember_commit(repo_id: str, revision: str | None, commit_hash: str) -> Non
     if cached_commit(repo_id, revision) == commit_hash:
         return
     ref = repo_folder(repo_id) / "refs" / (revision or constants.DEFAULT_REVISION)
-    partial = ref.with_name(f"{ref.name}.{os.getpid()}")
     # A cache that cannot be written still serves the commit by its hash.
     with contextlib.suppress(OSError):
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(commit_hash, encoding="utf-8")
-        partial.replace(ref)
+        make_folder(ref.parent)
+        write_whole(ref, commit_hash.encode())
 
 
 def is_whole(snapshot: Path) -> bool:

@@ -1,14 +1,15 @@
 """A copy of a folder in a private repository on the Hub, for machines that are taken away."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.files import sync_file, sync_folder
 from qtoolkit.source.hub_errors import HubUpload, translated
 
 
@@ -41,8 +42,15 @@ class HubMirror:
             # A description makes its weights count, so it comes after them.
             for name in sorted(names, key=lambda name: (name.endswith(".json"), name)):
                 if not name.startswith(".") and not (folder / name).exists():
-                    self._api.hf_hub_download(self.repo_id, name, local_dir=folder, revision=info.sha)
-        shutil.rmtree(folder / ".cache", ignore_errors=True)
+                    self._download(name, folder, info.sha)
+
+    def _download(self, name: str, folder: Path, revision: str | None) -> None:
+        """Download a file beside its place, and let it stand there when it is on the disk."""
+        with TemporaryDirectory(dir=folder) as beside:
+            file = Path(self._api.hf_hub_download(self.repo_id, name, local_dir=beside, revision=revision))
+            sync_file(file)
+            file.replace(folder / name)
+        sync_folder(folder)
 
     def push(self, files: Sequence[Path]) -> None:
         """Upload files in one commit.

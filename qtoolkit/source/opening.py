@@ -22,6 +22,7 @@ from qtoolkit.errors import (
     oneline,
 )
 from qtoolkit.optional import optional
+from qtoolkit.partial import put_back
 from qtoolkit.records import OnProgress
 from qtoolkit.source import folder as folders
 from qtoolkit.source.building import build_empty, cause_of, using_transformers
@@ -79,6 +80,7 @@ def open_checkpoint(
     name = os.fspath(model)
     # os.path, since Path raises on a name that is too long or belongs to nobody.
     path = Path(os.path.expanduser(name))  # noqa: PTH111
+    put_back(path)
     if name and os.path.isfile(path) and path.suffix.lower() == ".gguf":  # noqa: PTH113
         _refuse_revision(name, revision)
         return _from_gguf(path, tokenizer, headers_only=headers_only)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from qtoolkit.errors import OutputError, SourceError, oneline
-from qtoolkit.files import write_whole
+from qtoolkit.files import make_folder, sync_folder, write_whole
 from qtoolkit.source import StoredTensor, read_tensors
 from qtoolkit.source.hub_mirror import HubMirror
 from qtoolkit.stream.writing import write_file
@@ -53,7 +53,7 @@ def begun_recipe(place: JournalPlace) -> dict[str, Any]:
         ConfigError, SourceError: the copy on the Hub cannot be used.
     """
     if place.mirror is not None:
-        place.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(place.folder)
         place.mirror.pull(place.folder)
     file = place.folder / RECIPE_FILE
     return _read_json(file) if file.exists() else {}
@@ -88,7 +88,7 @@ class Journal:
         if self.folder is None:
             return
         folder = self.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if self._mirror is not None:
             self._mirror.pull(folder)
         wanted = json.loads(json.dumps(recipe))
@@ -192,6 +192,7 @@ def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> str:
             os.fsync(stream.fileno())
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         beside.replace(file)
+        sync_folder(file.parent)
     finally:
         beside.unlink(missing_ok=True)
     return digest

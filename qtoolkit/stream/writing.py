@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.core_model_loading import revert_weight_conversion
 
-from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.errors import OutputError, UnsupportedModelError
+from qtoolkit.files import open_new
 from qtoolkit.records import OnProgress, ProgressEvent
-from qtoolkit.source.names import QUANTIZE_CONFIG
+from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG
 from qtoolkit.source.weights import DTYPES
 
 if TYPE_CHECKING:
@@ -25,7 +26,13 @@ _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def save_model(model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress) -> None:
-    """Write a model as transformers reads it: config, generation config, weights, tokenizer and chat template."""
+    """Write a model as transformers reads it: config, generation config, weights, tokenizer and chat template.
+
+    Raises:
+        OutputError: some of these files are not there any more, since somebody removed them.
+        UnsupportedModelError: a tensor has a type that safetensors files lack.
+    """
+    names = ["config.json"]
     config = model.config
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
@@ -34,17 +41,26 @@ def save_model(model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progre
         # The same again, since auto-gptq looks nowhere else.
         text = json.dumps(quantization, indent=2) + "\n"
         (folder / QUANTIZE_CONFIG).write_text(text, encoding="utf-8")
+        names.append(QUANTIZE_CONFIG)
     if model.generation_config is not None:
         # Not `save_pretrained`, which refuses what many published models have: a temperature without do_sample.
         model.generation_config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
-    write_weights(_own_tensors(model), folder, on_progress)
+        names.append("generation_config.json")
+    names += write_weights(_own_tensors(model), folder, on_progress)
     if tokenizer is not None:
-        _save_tokenizer(tokenizer, folder)
+        names += _save_tokenizer(tokenizer, folder)
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise OutputError(f"{folder} lost {', '.join(missing)} while it was saved: leave it alone, and call that again")
 
 
-def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+def _save_tokenizer(tokenizer: Any, folder: Path) -> list[str]:
+    """Write a tokenizer's files and return their names."""
     try:
-        tokenizer.save_pretrained(folder)
+        # What some tokenizers name and do not write is none of theirs.
+        return [
+            os.path.relpath(file, folder) for file in tokenizer.save_pretrained(folder) or () if Path(file).is_file()
+        ]
     except Exception as error:
         # The tokenizers library reports a full disk as a bare Exception: "No space left on device (os error 28)".
         found = _RUST_ERROR.search(str(error))
@@ -63,8 +79,11 @@ def _own_tensors(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
 
 def write_weights(
     tensors: Mapping[str, torch.Tensor], folder: Path, on_progress: OnProgress, max_shard_bytes: int = MAX_SHARD_BYTES
-) -> None:
+) -> list[str]:
     """Write tensors to safetensors files of at most `max_shard_bytes` each, with an index when there are several.
+
+    Returns:
+        The names of the files.
 
     A file is its header followed by the tensors' bytes; no second copy of them is made in memory.
 
@@ -86,10 +105,13 @@ def write_weights(
             done += written
             weight_map[name] = file
             on_progress(ProgressEvent("save", done, total, "bytes", file))
+    names = list(dict.fromkeys(weight_map.values()))
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         text = json.dumps(index, indent=2) + "\n"
-        (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+        (folder / INDEX_FILE).write_text(text, encoding="utf-8")
+        names.append(INDEX_FILE)
+    return names
 
 
 def _shards(tensors: Mapping[str, torch.Tensor], max_shard_bytes: int) -> list[dict[str, torch.Tensor]]:
@@ -117,7 +139,7 @@ def write_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> Iterator[tupl
         position = offsets[1]
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
+    with open_new(path) as file:
         file.write(struct.pack("<Q", len(text)))
         file.write(text)
         for name, tensor in ordered:

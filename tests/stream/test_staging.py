@@ -8,12 +8,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
+import qtoolkit as qt
+from qtoolkit import files
 from qtoolkit.errors import DiskFullError, JobCancelled, ModelNotFoundError, OutputError, OutputExistsError
+from qtoolkit.partial import put_back
 from qtoolkit.records import ProgressEvent
 from qtoolkit.stream import check_output, save_model, staged, write_weights
 from tests.models import random_model
@@ -49,14 +53,14 @@ def test_two_jobs_do_not_write_the_same_output(output: Path) -> None:
         assert content(partial) == {"config.json": "first"}
     assert content(output) == {"config.json": "first"}
     # Free again.
-    with staged(output) as partial:
+    with staged(output, overwrite=True) as partial:
         (partial / "config.json").write_text("second")
     assert content(output) == {"config.json": "second"}
 
 
 def test_it_appears_when_the_block_has_ended(output: Path) -> None:
     with staged(output) as partial:
-        assert partial == output.with_name("out.partial")
+        assert partial == output.with_name("out.partial") / "model"
         assert [*partial.iterdir()] == []
         (partial / "config.json").write_text("new")
         assert not output.exists()
@@ -76,7 +80,7 @@ def test_what_stood_there_is_replaced_only_at_the_end(output: Path) -> None:
     make_model(output)
     (output / "deep").mkdir()
     check_output(output, overwrite=True)
-    with staged(output) as partial:
+    with staged(output, overwrite=True) as partial:
         (partial / "config.json").write_text("new")
         assert (output / "config.json").read_text() == "old"
     assert content(output.parent) == {"out": "", "out/config.json": "new"}
@@ -106,7 +110,7 @@ def test_a_block_that_fails_leaves_all_as_it_was(
     elif before == "an empty folder":
         output.mkdir(parents=True)
     found = content(tmp_path)
-    with pytest.raises(expected) as caught, staged(output) as partial:  # noqa: PT012
+    with pytest.raises(expected) as caught, staged(output, overwrite=True) as partial:  # noqa: PT012
         (partial / "half").write_text("written")
         raise raised
     assert type(caught.value) is expected
@@ -117,6 +121,21 @@ def test_a_block_that_fails_leaves_all_as_it_was(
         assert str(caught.value).endswith(", or name another output") or "another disk" in str(caught.value)
 
 
+@pytest.fixture(params=["exchange", "two renames"])
+def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With the exchange of two folders, and as on systems that have none."""
+    if request.param == "two renames":
+        monkeypatch.setattr(files, "_renameat2", lambda: None)
+    return str(request.param)
+
+
+def test_a_model_is_replaced_in_both_ways(output: Path, how: str) -> None:
+    make_model(output)
+    with staged(output, overwrite=True) as partial:
+        (partial / "config.json").write_text("new")
+    assert content(output.parent) == {"out": "", "out/config.json": "new"}
+
+
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, PermissionError])
 def test_a_stop_between_the_two_renames_undoes_the_first(
     output: Path, monkeypatch: pytest.MonkeyPatch, raised: type[BaseException]
@@ -125,13 +144,14 @@ def test_a_stop_between_the_two_renames_undoes_the_first(
     rename = Path.rename
 
     def stop(path: Path, target: Path) -> Path:
-        if path.name == "out.partial":
+        if path.name == "model":
             assert not output.exists()
             raise raised
         return rename(path, target)
 
+    monkeypatch.setattr(files, "_renameat2", lambda: None)
     monkeypatch.setattr(Path, "rename", stop)
-    with pytest.raises((KeyboardInterrupt, OutputError)), staged(output) as partial:
+    with pytest.raises((KeyboardInterrupt, OutputError)), staged(output, overwrite=True) as partial:
         (partial / "config.json").write_text("new")
     assert content(output.parent) == {"out": "", "out/config.json": "old"}
 
@@ -139,23 +159,37 @@ def test_a_stop_between_the_two_renames_undoes_the_first(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from qtoolkit.stream.staging import staged
+from qtoolkit import files
+from qtoolkit.stream import staging
 
-rename = Path.rename
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 def job(output, moment):
-    def killed(path, target):
-        if (path.name, moment) in {("out", "before the renames"), ("out.partial", "between the renames")}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(path, target)
-        if (path.name, moment) == ("out.partial", "after the renames"):
-            os.kill(os.getpid(), signal.SIGKILL)
+    exchange, rename = staging.exchange, Path.rename
 
-    Path.rename = killed
-    with staged(output) as partial:
+    def killed_exchange(first, second):
+        if moment == "before the exchange":
+            die()
+        assert exchange(first, second)
+        die()
+
+    def killed_rename(path, target):
+        if (path.name, moment) in {("out", "before the renames"), ("model", "between the renames")}:
+            die()
+        rename(path, target)
+        if (path.name, moment) == ("model", "after the renames"):
+            die()
+
+    if "exchange" in moment:
+        staging.exchange = killed_exchange
+    else:
+        files._renameat2 = lambda: None
+        Path.rename = killed_rename
+    with staging.staged(output, overwrite=True) as partial:
         (partial / "config.json").write_text("new")
         if moment == "while it writes":
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
 for moment in sys.argv[2:]:
     pid = os.fork()
@@ -164,7 +198,8 @@ for moment in sys.argv[2:]:
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-MOMENTS = ("while it writes", "before the renames", "between the renames", "after the renames")
+DONE = ("after the exchange", "after the renames")
+MOMENTS = ("while it writes", "before the exchange", "before the renames", "between the renames", *DONE)
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +221,10 @@ def test_after_a_kill_nothing_is_lost_and_the_same_call_works(killed: Path, tmp_
     output = tmp_path / "out"
     with pytest.raises(OutputExistsError, match="give overwrite=True to replace it"):
         check_output(output, overwrite=False)
-    assert content(output) == {"config.json": "new" if moment == "after the renames" else "old"}
+    assert content(output) == {"config.json": "new" if moment in DONE else "old"}
 
     check_output(output, overwrite=True)
-    with staged(output) as partial:
+    with staged(output, overwrite=True) as partial:
         (partial / "config.json").write_text("newer")
     assert content(tmp_path) == {"out": "", "out/config.json": "newer"}
 
@@ -201,6 +236,34 @@ def test_a_job_without_check_gives_a_stopped_replacement_its_name_back_too(kille
     with pytest.raises(JobCancelled), staged(tmp_path / "out"):
         raise JobCancelled
     assert content(tmp_path) == {"out": "", "out/config.json": "old"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["load", "verify", "plan", "evaluate"])
+def test_verbs_that_read_an_output_give_it_its_name_back(killed: Path, tmp_path: Path, verb: str) -> None:
+    more = {"plan": ["absmax"], "evaluate": []}.get(verb, [])
+    shutil.copytree(killed / "between the renames", tmp_path, dirs_exist_ok=True)
+    assert not (tmp_path / "out").exists()
+    with suppress(qt.QToolkitError):  # it holds a config alone
+        getattr(qt, verb)(tmp_path / "out", *more)
+    assert content(tmp_path / "out") == {"config.json": "old"}
+
+
+def test_what_a_job_is_replacing_is_not_put_back_under_it(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model(output)
+    rename = Path.rename
+
+    def read_between(path: Path, target: Path) -> Path:
+        if path.name == "model":
+            put_back(output)
+            assert not output.exists()
+        return rename(path, target)
+
+    monkeypatch.setattr(files, "_renameat2", lambda: None)
+    monkeypatch.setattr(Path, "rename", read_between)
+    with staged(output, overwrite=True) as partial:
+        (partial / "config.json").write_text("new")
+    assert content(output.parent) == {"out": "", "out/config.json": "new"}
 
 
 def refusal(output: Path, kind: type[OutputError] = OutputExistsError, *, overwrite: bool = True) -> str:
@@ -283,7 +346,10 @@ def forbidden() -> Iterator[Path]:
 @pytest.mark.parametrize("name", ["out", "new", "a/new"])
 def test_a_folder_in_which_one_may_not_write_is_refused(forbidden: Path, name: str) -> None:
     assert refusal(forbidden / name, OutputError) == " cannot be written (Permission denied): name another output"
-    with pytest.raises(OutputError, match=r"Permission denied.*check its permissions"), staged(forbidden / name):
+    with (
+        pytest.raises(OutputError, match=r"Permission denied.*check its permissions"),
+        staged(forbidden / name, overwrite=True),
+    ):
         pass
     assert content(forbidden) == {"out": "", "out/config.json": "old"}
 
@@ -313,7 +379,7 @@ def test_a_disk_that_fills_up_or_is_read_only_leaves_nothing(mounted: tuple[str,
     tensors = {f"t{number}": torch.ones(50_000) for number in range(10)}
     with (
         pytest.raises(DiskFullError, match=r"No space left on device.*free some room"),
-        staged(disk / "out") as partial,
+        staged(disk / "out", overwrite=True) as partial,
     ):
         write_weights(tensors, partial, ignore)
     assert content(disk) == {"out": "", "out/config.json": "old"}

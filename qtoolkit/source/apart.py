@@ -1,0 +1,63 @@
+"""An output is never where its own source is."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from qtoolkit.errors import ConfigError, OutputExistsError
+from qtoolkit.partial import partial_of
+from qtoolkit.source.hub import parse_name
+from qtoolkit.source.hub_cache import repo_folder
+
+
+def refuse_own_source(model: Any, output: Path) -> None:
+    """Refuse an output that is the model's own source, holds it or lies in it, also where links lead to one of them.
+
+    Args:
+        model: a Hub id, a folder, a file, or a loaded model, which may know the folder that it came from.
+        output: the folder that would be made, or replaced.
+
+    Raises:
+        OutputExistsError: they are not apart; the message names both.
+    """
+    name = os.fspath(model) if isinstance(model, str | os.PathLike) else getattr(model, "name_or_path", None)
+    if not name or not isinstance(name, str):
+        return
+    for source in _places(name):
+        for place in (output, partial_of(output)):
+            found = _relation(Path(os.path.realpath(place)), source)
+            if found:
+                raise OutputExistsError(
+                    f"{output} {found} the source {source}, which is never written to: name another output"
+                )
+
+
+def _places(name: str) -> list[Path]:
+    """Where a model lies: its folder or file, what that and the links in it lead to; otherwise its Hub cache."""
+    path = Path(os.path.expanduser(name))  # noqa: PTH111  # Path's own raises on a name that belongs to nobody
+    if os.path.exists(path):  # noqa: PTH110  # as above, on one that is too long
+        found = [Path(os.path.realpath(path.parent), path.name), Path(os.path.realpath(path))]
+        links = [entry for entry in path.iterdir() if entry.is_symlink()] if path.is_dir() else []
+        return [*found, *(Path(os.path.realpath(link)) for link in links)]
+    try:
+        cache = repo_folder(parse_name(name, None)[0])
+    except ConfigError:
+        return []  # whoever opens it says what is wrong with the name
+    return [Path(os.path.realpath(cache))] if os.path.isdir(cache) else []  # noqa: PTH112
+
+
+def _relation(output: Path, source: Path) -> str:
+    """What an output is to a source, in words; empty where they are apart."""
+    if output == source or _same(output, source):
+        return "is"
+    if output in source.parents:
+        return "holds"
+    return "lies in" if source in output.parents else ""
+
+
+def _same(output: Path, source: Path) -> bool:
+    """Whether two names are of one folder, as on file systems that do not tell upper case from lower."""
+    try:
+        return output.samefile(source)
+    except OSError:
+        return False
