@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.errors import JobCancelled, QToolkitError
+from qtoolkit.errors import JobCancelled, QToolkitError, importing
 from qtoolkit.optional import when_imported
 from qtoolkit.version import __version__ as __version__
 
@@ -33,7 +33,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Verbs and configs, each imported when it is first asked for; a method's config is found by its file's name."""
     if name in _HOME_OF or (name in __all__ and name.islower()):
-        return getattr(importlib.import_module(f"qtoolkit.{_HOME_OF.get(name, 'api')}"), name)
+        with importing(f"qt.{name}"):
+            return getattr(importlib.import_module(f"qtoolkit.{_HOME_OF.get(name, 'api')}"), name)
     config = None if name.startswith("_") else importlib.import_module("qtoolkit.methods").find_config(name)
     if config is None:
         raise AttributeError(f"module 'qtoolkit' has no attribute {name!r}")

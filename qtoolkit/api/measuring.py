@@ -15,7 +15,7 @@ from qtoolkit.evaluation.tasks import run_tasks as ask_tasks
 from qtoolkit.jobs.comparing import compare_models
 from qtoolkit.jobs.evaluating import evaluate_model
 from qtoolkit.jobs.forgetting import forgetting
-from qtoolkit.measure import examine, memory_footprint
+from qtoolkit.measure import examine, explained, memory_footprint
 from qtoolkit.methods import available_methods, get_method
 from qtoolkit.planning import refuse_below_one, resolve_device
 from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
@@ -129,6 +129,7 @@ def compare(
         return compare_models(model, configs, text, options, prompts, memory, noise_floor, *spread)
 
 
+@explained("the tasks", "give a smaller batch_size")
 def run_tasks(
     model: Model,
     tasks: Task | Sequence[Task],
