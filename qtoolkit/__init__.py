@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from qtoolkit.quantized import QuantizedModel
     from qtoolkit.source import local_models
 
-# What is no verb of the room `api`.
 _HOME_OF = {"available_methods": "methods", "local_models": "source", "panel": "notebook.panels"}
-_HOME_OF["QuantizedModel"] = "quantized"
+_HOME_OF["QuantizedModel"] = "quantized"  # and what else is no verb of the room `api`
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",
     "compare", "doctor", "evaluate", "find_models", "load", "local_models", "measure_memory", "measure_peak", "panel",

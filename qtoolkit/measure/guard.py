@@ -1,6 +1,5 @@
 """A job that stops in good order before the system kills it for its memory, and says so where memory ran out."""
 
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +11,9 @@ from qtoolkit.units import format_bytes
 
 # What must be left: a part of what there is, within these bounds.
 _SHARE, _LEAST, _MOST = 0.02, 64_000_000, 500_000_000
-# What the first verb takes before it has read a weight, transformers' code above all: measured on Linux.
-_FIRST_USE = 150_000_000
+# What must be left within a `ulimit`. Less than of the machine's memory: there, a step that asks for more fails, and is
+# told, where the system would kill the process.
+_LEAST_WITHIN = 32_000_000
 
 
 def guarded(
@@ -38,7 +38,7 @@ def guarded(
         on_progress(event)
         left = available()
         # While the result is saved, nothing grows any more.
-        if left < reserve and event.phase != "save":
+        if left < reserve and event.phase != "save" and (left < _LEAST_WITHIN or not limited_by()):
             raise InsufficientMemoryError(
                 f"{what} was stopped with {format_bytes(left)} of memory left{_within()}, before the system kills it: "
                 f"{advice}"
@@ -51,16 +51,13 @@ def guarded(
 def explained(what: str, advice: str) -> Iterator[None]:
     """Let an error that says that memory ran out, of whatever library, pass as one line with what to do.
 
-    Also refuse work for which a `ulimit` leaves no room: where one is reached, threads of C++ and Rust end the process.
-
     Args:
         what: the work, for the message.
         advice: what to do.
 
     Raises:
-        InsufficientMemoryError: memory ran out, or is about to. What was half made is let go of.
+        InsufficientMemoryError: memory ran out. What was half made is let go of.
     """
-    check_room(0 if "transformers.modeling_utils" in sys.modules else _FIRST_USE, what, advice)
     try:
         yield
     except (InsufficientMemoryError, JobCancelled):
@@ -69,8 +66,9 @@ def explained(what: str, advice: str) -> Iterator[None]:
         cause = memory_cause(error)
         if not cause:
             raise
-        where = " on the GPU" if "CUDA" in cause else _within()
+        # First, since to look for the limit takes memory too.
         _forget(error)
+        where = " on the GPU" if "CUDA" in cause else _within()
         raise InsufficientMemoryError(f"memory{where} ran out in {what} ({cause}): {advice}") from error
 
 
@@ -94,8 +92,11 @@ def check_room(needed: int, what: str, advice: str) -> None:
 
 
 def _within() -> str:
-    """The limit that counts, for a message."""
-    command = limited_by()
+    """The limit that counts, for a message; empty where there is none, or not enough memory to look for it."""
+    try:
+        command = limited_by()
+    except MemoryError:
+        return ""
     return f" within {command}" if command else ""
 
 
