@@ -192,6 +192,7 @@ def measure_memory(model: Model) -> MemoryReport:
     return MemoryReport(sum(parameter.numel() for parameter in model.parameters()), footprint, footprint)
 
 
+@explained("examining this machine", "free some, or raise that limit")
 def doctor() -> Doctor:
     """Versions, devices, free memory and disk, and which methods run here: what one pastes into a bug report."""
     return examine({name: get_method(name).requires for name in available_methods()})

@@ -13,7 +13,7 @@ from qtoolkit.units import format_bytes
 _SHARE, _LEAST, _MOST = 0.02, 64_000_000, 500_000_000
 # What must be left within a `ulimit`. Less than of the machine's memory: there, a step that asks for more fails, and is
 # told, where the system would kill the process.
-_LEAST_WITHIN = 32_000_000
+_LEAST_WITHIN = 16_000_000
 
 
 def guarded(

@@ -63,7 +63,8 @@ def check_fits(plan: Plan) -> None:
         return
     what = f"{plan.method} of {plan.source.name} does not fit {plan.machine.name if plan.machine else ''}"
     fitting = [advice.change for advice in plan.advice if advice.fits]
-    way = f"these would fit: {'; '.join(fitting)}" if fitting else "free some, or take a smaller model"
+    free = "raise that limit" if "ulimit" in plan.problems[0] else "free some"
+    way = f"these would fit: {'; '.join(fitting)}" if fitting else f"{free}, or take a smaller model"
     kind = DiskFullError if plan.problems[0].startswith("disk") else InsufficientMemoryError
     raise kind(f"{what} ({'; '.join(plan.problems)}): {way}")
 

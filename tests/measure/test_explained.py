@@ -16,7 +16,7 @@ CPU = (
 )
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.74 GiB of which 1.02 GiB is "
-    "free. Process 17 has 13.70 GiB memory in use. Of the allocated memory 13.00 GiB is allocated by PyTorch.\nAnd more."
+    "free. Process 17 has 13.70 GiB memory in use. Of the allocated memory 13.00 GiB is PyTorch's.\nAnd more."
 )
 RAN_OUT = {
     "python": (MemoryError(), "MemoryError"),
