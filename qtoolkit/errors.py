@@ -24,7 +24,7 @@ message that came from another library fit, and `memory_cause` knows those of me
 
 import errno
 import re
-from collections.abc import Iterator
+from collections import abc
 from contextlib import contextmanager
 
 # How libraries say that memory ran out: torch's allocators, CUDA's libraries, Python's threads, the dynamic linker, C++
@@ -133,7 +133,7 @@ def memory_cause(error: BaseException) -> str:
 
 
 @contextmanager
-def importing(name: str) -> Iterator[None]:
+def importing(name: str) -> abc.Iterator[None]:
     """Let an import for which memory does not suffice fail in one line.
 
     Args:
