@@ -1,4 +1,4 @@
-"""What a plan says is written to the disk: result, journal and what stands beside them, and no more than a little room."""
+"""What a plan says is written to the disk: result, journal, what stands beside them, and no more than a little room."""
 
 from pathlib import Path
 
