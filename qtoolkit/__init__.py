@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.errors import JobCancelled, QToolkitError
+from qtoolkit.errors import JobCancelled, QToolkitError, importing
 from qtoolkit.optional import when_imported
 from qtoolkit.version import __version__ as __version__
 
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from qtoolkit.quantized import QuantizedModel
     from qtoolkit.source import local_models
 
-# What is no verb of the room `api`.
 _HOME_OF = {"available_methods": "methods", "local_models": "source", "panel": "notebook.panels"}
-_HOME_OF["QuantizedModel"] = "quantized"
+_HOME_OF["QuantizedModel"] = "quantized"  # and what else is no verb of the room `api`
 __all__ = [
     "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",
     "compare", "doctor", "evaluate", "find_models", "load", "local_models", "measure_memory", "measure_peak", "panel",
@@ -33,7 +32,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Verbs and configs, each imported when it is first asked for; a method's config is found by its file's name."""
     if name in _HOME_OF or (name in __all__ and name.islower()):
-        return getattr(importlib.import_module(f"qtoolkit.{_HOME_OF.get(name, 'api')}"), name)
+        with importing(f"qt.{name}"):
+            return getattr(importlib.import_module(f"qtoolkit.{_HOME_OF.get(name, 'api')}"), name)
     config = None if name.startswith("_") else importlib.import_module("qtoolkit.methods").find_config(name)
     if config is None:
         raise AttributeError(f"module 'qtoolkit' has no attribute {name!r}")

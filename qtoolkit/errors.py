@@ -19,8 +19,22 @@
     └── JobCancelled                             raised by `on_progress` to stop a job
 
 Each message is one line: what is wrong, the value got, the values allowed, and the next step. `oneline` makes a
-message that came from another library fit.
+message that came from another library fit, and `memory_cause` knows those of memory that ran out.
 """
+
+import errno
+import re
+from collections import abc
+from contextlib import contextmanager
+
+# How libraries say that memory ran out: torch's allocators, CUDA's libraries, Python's threads, the dynamic linker, C++
+# and the kernel. What a linker says of a "static TLS block" is no matter of memory.
+_NO_MEMORY = re.compile(
+    r"out of memory|allocate memory(?! in static TLS)|_ALLOC_FAILED|start new thread|failed to map segment|bad_alloc",
+    re.IGNORECASE,
+)
+# Where in torch's source it was noticed.
+_ENFORCE = re.compile(r"^\[enforce fail at [^]]*\] .*?\. (?=[A-Z])")
 
 
 class QToolkitError(Exception):
@@ -99,3 +113,40 @@ def oneline(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return text.rstrip(" .:")
+
+
+def memory_cause(error: BaseException) -> str:
+    """What says that memory ran out, in one line, of an error or of what it was raised from; empty where nothing does.
+
+    Libraries wrap such errors in others, and so does this one: "the tokenizer cannot be read".
+    """
+    seen: list[BaseException] = []
+    pending: BaseException | None = error
+    while pending is not None and pending not in seen:
+        seen.append(pending)
+        is_told = isinstance(pending, RuntimeError | ImportError | SourceError) and _NO_MEMORY.search(str(pending))
+        if isinstance(pending, MemoryError) or is_told or getattr(pending, "errno", None) == errno.ENOMEM:
+            # Of what CUDA says, the first sentences: the others are about its allocator.
+            return ". ".join(_ENFORCE.sub("", oneline(pending)).split(". ")[:3])
+        pending = pending.__cause__ or (None if pending.__suppress_context__ else pending.__context__)
+    return ""
+
+
+@contextmanager
+def importing(name: str) -> abc.Iterator[None]:
+    """Let an import for which memory does not suffice fail in one line.
+
+    Args:
+        name: what is imported, for the message.
+
+    Raises:
+        InsufficientMemoryError: memory ran out.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = memory_cause(error)
+        if not cause:
+            raise
+        what = f"memory ran out while torch and transformers were imported for {name} ({cause})"
+        raise InsufficientMemoryError(f"{what}: free some, or raise `ulimit -v`") from error

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from qtoolkit.errors import MissingDependencyError, oneline
+from qtoolkit.errors import MissingDependencyError, memory_cause, oneline
 
 # Package -> what to install, as the extras of pyproject.toml have it. Not the extras: the name qtoolkit belongs to
 # somebody else on PyPI, and `pip install 'qtoolkit[...]'` would bring their package.
@@ -34,13 +34,15 @@ def optional(package: str, needed_by: str) -> ModuleType:
         needed_by: what asks for it, for the message: "method 'nf4'".
 
     Raises:
-        MissingDependencyError: when it is not installed or does not import here.
+        MissingDependencyError: when it is not installed or does not import here; not where memory ran out.
     """
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     logger.addFilter(_is_news)
     try:
         return importlib.import_module(package)
     except Exception as error:  # a library of the system that it needs may be missing, which raises anything
+        if memory_cause(error):
+            raise
         package = package.partition(".")[0]
         command = f"pip install '{REQUIREMENTS[package]}'"
         state = f"which does not import ({oneline(error)})" if is_installed(package) else "which is not installed"

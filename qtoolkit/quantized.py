@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.evaluation import continue_text
-from qtoolkit.measure import disk_size
+from qtoolkit.measure import disk_size, explained
 from qtoolkit.methods import MethodConfig
 from qtoolkit.publishing import measure_probe, write_receipt
 from qtoolkit.records import (
@@ -89,11 +89,12 @@ class QuantizedModel:
             The new text, without the prompt.
 
         Raises:
-            ConfigError: the model came without a tokenizer.
+            ConfigError: the model came without a tokenizer, or with one of another model.
+            InsufficientMemoryError: memory ran out.
         """
         if self.tokenizer is None:
             raise ConfigError(f"{self.report.source.name} came without a tokenizer: give one as tokenizer=")
-        with quiet_bitsandbytes():
+        with quiet_bitsandbytes(), explained("generating", "give a shorter prompt, or fewer max_new_tokens"):
             return continue_text(self.model, self.tokenizer, prompt, max_new_tokens=max_new_tokens, **options)
 
     def save(self, path: str | Path, *, overwrite: bool = False, on_progress: Any = None) -> Path:
@@ -113,7 +114,8 @@ class QuantizedModel:
         if folder != self.path:
             refuse_own_source(self.report.source.path or self.report.source.name, folder)
         check_output(folder, overwrite=overwrite)
-        with staged(folder, overwrite=overwrite) as partial:
+        limited = explained("saving", "free some, or save it when less is loaded")
+        with limited, staged(folder, overwrite=overwrite) as partial:
             if self.receipt is None:
                 save_model(self.model, self.tokenizer, partial, on_progress or ignore_progress)
             else:

@@ -2,8 +2,8 @@
 
 from qtoolkit.api.making import find_models, load, plan, quantize, recommend
 from qtoolkit.api.measuring import compare, doctor, evaluate, measure_memory, run_tasks
+from qtoolkit.api.sharing import publish, verify
 from qtoolkit.measure import measure_peak
-from qtoolkit.publishing import publish, verify
 
 __all__ = [
     "compare",

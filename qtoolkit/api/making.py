@@ -10,7 +10,7 @@ from qtoolkit.jobs.forgetting import forgetting
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
 from qtoolkit.jobs.target import meet_target, needs_measuring, refuse_without_weights
-from qtoolkit.measure import measure_speed, resident_memory, this_machine
+from qtoolkit.measure import explained, measure_speed, resident_memory, this_machine
 from qtoolkit.methods import MethodConfig, resolve_config
 from qtoolkit.planning import find_profile, plan_with_advice, refuse_below_one, resolve_device
 from qtoolkit.planning import recommend as find_best
@@ -45,6 +45,7 @@ def find_models(text: str = "", *, limit: int = 20, hub: bool = True, token: str
     return search_models(text, limit=limit, hub=hub, token=token)
 
 
+@explained("planning", "free some, or raise that limit")
 def plan(
     model: Model,
     config: MethodConfig | str | Any,
@@ -106,6 +107,7 @@ def plan(
     return plan_with_advice(checkpoint, settings, target, here, rss=rss, **options)[1]
 
 
+@explained("planning", "free some, or raise that limit")
 def recommend(
     model: Model | list[Model],
     *,

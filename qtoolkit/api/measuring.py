@@ -15,7 +15,7 @@ from qtoolkit.evaluation.tasks import run_tasks as ask_tasks
 from qtoolkit.jobs.comparing import compare_models
 from qtoolkit.jobs.evaluating import evaluate_model
 from qtoolkit.jobs.forgetting import forgetting
-from qtoolkit.measure import examine, memory_footprint
+from qtoolkit.measure import examine, explained, memory_footprint
 from qtoolkit.methods import available_methods, get_method
 from qtoolkit.planning import refuse_below_one, resolve_device
 from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
@@ -129,6 +129,7 @@ def compare(
         return compare_models(model, configs, text, options, prompts, memory, noise_floor, *spread)
 
 
+@explained("the tasks", "give a smaller batch_size")
 def run_tasks(
     model: Model,
     tasks: Task | Sequence[Task],
@@ -191,6 +192,7 @@ def measure_memory(model: Model) -> MemoryReport:
     return MemoryReport(sum(parameter.numel() for parameter in model.parameters()), footprint, footprint)
 
 
+@explained("examining this machine", "free some, or raise that limit")
 def doctor() -> Doctor:
     """Versions, devices, free memory and disk, and which methods run here: what one pastes into a bug report."""
     return examine({name: get_method(name).requires for name in available_methods()})

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from qtoolkit.errors import ConfigError
 from qtoolkit.records import OnProgress, ProgressEvent, SpeedReport
 from qtoolkit.stream import fast_products
 
@@ -74,13 +75,36 @@ def continue_text(model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: in
 
     Returns:
         The new text, without the prompt.
+
+    Raises:
+        ConfigError: a token that the model has no embedding for: on a GPU, looking for it ends all work there.
     """
-    tokens = tokenizer(prompt, return_tensors="pt").to(model.device)
-    choices = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id, **options}
+    tokens = tokenizer(prompt, return_tensors="pt")
+    rows = model.get_input_embeddings().weight.shape[0]
+    found = tokens["input_ids"].flatten().tolist()
+    _refuse_beyond(found, rows, "the tokenizer makes token", "give the model's own as tokenizer=")
+    tokens = tokens.to(model.device)
+    choices = {"do_sample": False, "pad_token_id": _padding(model, tokenizer, rows), **options}
+    pad = choices["pad_token_id"]
+    _refuse_beyond([pad] if isinstance(pad, int) else [], rows, "pad_token_id is", "give another")
     with fast_products(model.device, model.dtype):
         output = model.generate(**tokens, max_new_tokens=max_new_tokens, **choices)
     text: str = tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
     return text
+
+
+def _padding(model: Any, tokenizer: Any, rows: int) -> int | None:
+    """The token that fills up shorter ones of several answers, which the model reads too; None to leave it open."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    settled = getattr(model.generation_config, "pad_token_id", None)
+    found = (tokenizer.pad_token_id, settled, *(ends if isinstance(ends, list) else [ends]))
+    return next((token for token in found if isinstance(token, int) and 0 <= token < rows), None)
+
+
+def _refuse_beyond(tokens: list[int], rows: int, what: str, way: str) -> None:
+    beyond = [token for token in tokens if not 0 <= token < rows]
+    if beyond:
+        raise ConfigError(f"{what} {beyond[0]}, and the model has embeddings for 0 to {rows - 1}: {way}")
 
 
 class _Clock:

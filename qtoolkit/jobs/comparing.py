@@ -15,14 +15,17 @@ from qtoolkit.jobs.forms import Form, Task, check_form, identity_of, measure_for
 from qtoolkit.jobs.keeping import KeptResults, key_of
 from qtoolkit.jobs.quantizing import refuse_quantized
 from qtoolkit.jobs.workers import run_on
-from qtoolkit.measure import guarded
+from qtoolkit.measure import explained, guarded
 from qtoolkit.planning import resolve_device
 from qtoolkit.records import Compared, Comparison, OnProgress, ProgressEvent, in_order
 from qtoolkit.source import Checkpoint, open_checkpoint
 from qtoolkit.source.windows import check_window_options
 from qtoolkit.units import parse_bytes
 
+_KEPT = "the same call goes on with the results that are kept"
 
+
+@explained("the comparison", f"give fewer num_tokens; {_KEPT}")
 def compare_models(
     model: Any,
     configs: Sequence[Any],
@@ -44,7 +47,7 @@ def compare_models(
     check_window_options(text, **options)
     forms, limit = read_forms(configs), None if memory is None else parse_bytes(memory)
     _check(model, prompts, noise_floor, executor, retries)
-    on_progress = guarded(on_progress, "the comparison", "the same call goes on with the results that are kept")
+    on_progress = guarded(on_progress, "the comparison", _KEPT)
     # Workers may have a GPU where this process has none: it only cuts the text then.
     place = resolve_device(device if executor is None else "auto")
     opened = open_model(model, place, sources, on_progress)

@@ -20,8 +20,8 @@ from qtoolkit.evaluation import (
     measure_quality,
 )
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
-from qtoolkit.jobs.loading import load_quantized
-from qtoolkit.measure import guarded, hardware, measure_peak
+from qtoolkit.jobs.loading import check_room_to_load, load_quantized
+from qtoolkit.measure import explained, guarded, hardware, measure_peak
 from qtoolkit.optional import is_installed
 from qtoolkit.planning import adapt_dtype
 from qtoolkit.publishing import receipt_of
@@ -66,6 +66,10 @@ class Opened:
     weights_fingerprint: str | None = None
 
 
+_LESS = "give fewer num_tokens, or a smaller seq_len"
+
+
+@explained("the evaluation", _LESS)
 def evaluate_model(
     model: Any,
     base: Any | None,
@@ -87,7 +91,7 @@ def evaluate_model(
     """
     started = time.monotonic()
     check_window_options(text, **options)
-    on_progress = guarded(on_progress, "the evaluation", "give fewer num_tokens, or a smaller seq_len")
+    on_progress = guarded(on_progress, "the evaluation", _LESS)
     candidate = open_model(model, device, sources, on_progress, runs_gguf=True)
     reference = None if base is None else open_model(base, device, {**sources, "revision": None}, on_progress)
     if noise_floor and (reference is None or reference.checkpoint is None):
@@ -269,4 +273,5 @@ def with_noise_floor(report: QualityReport, floor: QualityReport) -> QualityRepo
 
 
 def _whole(checkpoint: Checkpoint, device: str) -> PreTrainedModel:
+    check_room_to_load(checkpoint, device)
     return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)

@@ -22,7 +22,7 @@ from qtoolkit.jobs.evaluating import (
 )
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model
-from qtoolkit.measure import disk_size, memory_footprint
+from qtoolkit.measure import disk_size, explained, memory_footprint
 from qtoolkit.methods import MethodConfig, as_call, available_methods, get_method, resolve_config
 from qtoolkit.optional import optional
 from qtoolkit.planning import memory_to_use, plan_job
@@ -177,6 +177,7 @@ def open_base(
         yield Base(checkpoint, opened.tokenizer, predictor, floor)
 
 
+@explained("measuring it", "qt.plan tells what needs less")
 def measure_form(
     form: Form, task: Task, base: Base, device: str, token: str | None, on_progress: OnProgress
 ) -> Compared:

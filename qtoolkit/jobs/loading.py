@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.measure import measure_peak, memory_footprint, resident_memory
+from qtoolkit.measure import check_room, explained, measure_peak, memory_footprint, resident_memory
 from qtoolkit.methods import reader_of
 from qtoolkit.optional import optional
 from qtoolkit.planning import adapt_dtype, plan_job, resolve_device, resolve_dtype
@@ -20,7 +20,10 @@ from qtoolkit.stream import load_streamed
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_ADVICE = "free some, or load a smaller form: qt.plan tells what each takes"
 
+
+@explained("loading", _ADVICE)
 def load_model(
     model: str | PathLike[str],
     device: str,
@@ -38,6 +41,7 @@ def load_model(
         checkpoint.dtype = resolve_dtype(dtype)
     adapt_dtype(checkpoint, place)
     if checkpoint.quantization is None:
+        check_room_to_load(checkpoint, place)
         return load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
     return load_quantized(checkpoint, place)
 
@@ -45,6 +49,7 @@ def load_model(
 def load_quantized(checkpoint: Checkpoint, place: str) -> QuantizedModel:
     """Load a checkpoint that is quantized, on a device."""
     started = time.monotonic()
+    check_room_to_load(checkpoint, place)
     with measure_peak() as meter:
         method, settings = reader_of(checkpoint)
         settings, made = plan_job(checkpoint, settings, place, None, rss=resident_memory(), method=method)
@@ -57,3 +62,16 @@ def load_quantized(checkpoint: Checkpoint, place: str) -> QuantizedModel:
     memory = replace(memory_report(made, memory_footprint(loaded), checkpoint.path, meter.report), disk_before=None)
     report = quantization_report(made, checkpoint.notes, memory, checkpoint.path, time.monotonic() - started)
     return QuantizedModel(loaded, checkpoint.tokenizer, settings, report, receipt)
+
+
+def check_room_to_load(checkpoint: Checkpoint, place: str) -> None:
+    """Refuse to load what a `ulimit` leaves no room for: reached while threads read, it ends the process.
+
+    Args:
+        checkpoint: the model.
+        place: the device that it goes to.
+
+    Raises:
+        InsufficientMemoryError: it does not fit.
+    """
+    check_room(checkpoint.weight_bytes if place == "cpu" else 0, f"loading {checkpoint.name}", _ADVICE)

@@ -10,6 +10,7 @@ from typing import Any
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.jobs.target import meet_target, with_rules_of
 from qtoolkit.measure import (
+    explained,
     guarded,
     hardware,
     measure_peak,
@@ -27,7 +28,10 @@ from qtoolkit.records import OnProgress, Speed
 from qtoolkit.source import HubMirror, open_checkpoint, refuse_own_source
 from qtoolkit.stream import JournalPlace, check_output, journal_of, staged
 
+_ADVICE = "qt.plan tells what needs less; blocks that a calibrated job had done are kept, and the same call goes on"
 
+
+@explained("quantizing", _ADVICE)
 def quantize_model(
     model: Any,
     settings: MethodConfig,

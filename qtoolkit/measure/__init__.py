@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.measure.disk import disk_size, free_disk
-from qtoolkit.measure.guard import guarded
+from qtoolkit.measure.guard import check_room, explained, guarded
 from qtoolkit.measure.machine import available_memory, devices, examine, hardware, memory_limit, this_machine, versions
 from qtoolkit.measure.peak import PeakMeter, allocated_vram, measure_peak, resident_memory
 from qtoolkit.measure.speed import measure_speed
@@ -15,9 +15,11 @@ __all__ = [
     "PeakMeter",
     "allocated_vram",
     "available_memory",
+    "check_room",
     "devices",
     "disk_size",
     "examine",
+    "explained",
     "free_disk",
     "guarded",
     "hardware",

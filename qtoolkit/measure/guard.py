@@ -1,14 +1,19 @@
-"""A job that stops in good order before the system kills it for its memory."""
+"""A job that stops in good order before the system kills it for its memory, and says so where memory ran out."""
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from qtoolkit.errors import InsufficientMemoryError
-from qtoolkit.measure.machine import available_memory, memory_limit
+from qtoolkit.errors import InsufficientMemoryError, JobCancelled, memory_cause
+from qtoolkit.measure.machine import available_memory, limited_by, memory_limit, resident_room
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.units import format_bytes
 
 # What must be left: a part of what there is, within these bounds.
 _SHARE, _LEAST, _MOST = 0.02, 64_000_000, 500_000_000
+# What must be left within a `ulimit`. Less than of the machine's memory: there, a step that asks for more fails, and is
+# told, where the system would kill the process.
+_LEAST_WITHIN = 16_000_000
 
 
 def guarded(
@@ -33,9 +38,73 @@ def guarded(
         on_progress(event)
         left = available()
         # While the result is saved, nothing grows any more.
-        if left < reserve and event.phase != "save":
+        if left < reserve and event.phase != "save" and (left < _LEAST_WITHIN or not limited_by()):
             raise InsufficientMemoryError(
-                f"{what} was stopped with {format_bytes(left)} of memory left, before the system kills it: {advice}"
+                f"{what} was stopped with {format_bytes(left)} of memory left{_within()}, before the system kills it: "
+                f"{advice}"
             )
 
     return watch
+
+
+@contextmanager
+def explained(what: str, advice: str) -> Iterator[None]:
+    """Let an error that says that memory ran out, of whatever library, pass as one line with what to do.
+
+    Args:
+        what: the work, for the message.
+        advice: what to do.
+
+    Raises:
+        InsufficientMemoryError: memory ran out. What was half made is let go of.
+    """
+    try:
+        yield
+    except (InsufficientMemoryError, JobCancelled):
+        raise
+    except Exception as error:
+        cause = memory_cause(error)
+        if not cause:
+            raise
+        # First, since to look for the limit takes memory too.
+        _forget(error)
+        where = " on the GPU" if "CUDA" in cause else _within()
+        raise InsufficientMemoryError(f"memory{where} ran out in {what} ({cause}): {advice}") from error
+
+
+def check_room(needed: int, what: str, advice: str) -> None:
+    """Refuse work that needs more than a `ulimit` leaves.
+
+    Args:
+        needed: bytes that it will have resident beside what this process has now.
+        what: the work, for the message.
+        advice: what to do.
+
+    Raises:
+        InsufficientMemoryError: it needs more.
+    """
+    room, command = resident_room()
+    if command and room < needed:
+        raise InsufficientMemoryError(
+            f"{what} needs {format_bytes(needed)} of memory, and {command} leaves {format_bytes(room)}: "
+            f"raise that limit, or {advice}"
+        )
+
+
+def _within() -> str:
+    """The limit that counts, for a message; empty where there is none, or not enough memory to look for it."""
+    try:
+        command = limited_by()
+    except MemoryError:
+        return ""
+    return f" within {command}" if command else ""
+
+
+def _forget(error: BaseException) -> None:
+    """Empty the frames of an error and of what it was raised from: they hold a model, and memory is what lacks."""
+    seen: list[BaseException] = []
+    pending: BaseException | None = error
+    while pending is not None and pending not in seen:
+        seen.append(pending)
+        traceback.clear_frames(pending.__traceback__)
+        pending = pending.__cause__ or pending.__context__

@@ -13,6 +13,7 @@ import psutil
 
 from qtoolkit.errors import oneline
 from qtoolkit.measure._cgroup import allowances
+from qtoolkit.measure._limits import largest_file, process_limits, stack_bytes
 from qtoolkit.measure.disk import free_disk, same_disk
 from qtoolkit.measure.peak import resident_memory
 from qtoolkit.optional import REQUIREMENTS, is_installed
@@ -28,24 +29,57 @@ _DECIDING = ("torch", "transformers", "tokenizers", "safetensors", "bitsandbytes
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that a new job can have: what the system has free, and no more than the container's limits leave.
+    """Bytes that a new job can have: what the system has free, and no more than a container or `ulimit` leaves.
 
     A control group's cache of inactive files does not count as used: the kernel gives it up first.
 
     Args:
         root: where `proc` and `sys` are found.
     """
-    left = [allowance.limit - allowance.used for allowance in allowances(root)]
-    return max(0, min([psutil.virtual_memory().available, *left]))
+    left = [limit.limit - limit.used for limit in process_limits(root)]
+    return max(0, min([_free(root), *left]))
 
 
-def memory_limit(root: Path = Path("/")) -> int:
-    """Bytes that this process may use at most: the machine's memory, or the smallest limit of a container around it.
+def resident_room(root: Path = Path("/")) -> tuple[int, str]:
+    """Bytes that a new job can have resident, and the `ulimit` that leaves no more; empty where that is none.
+
+    Of addresses a job takes more than it has resident: stacks and heaps of threads, libraries that are loaded late.
 
     Args:
         root: where `proc` and `sys` are found.
     """
-    return min([psutil.virtual_memory().total, *(allowance.limit for allowance in allowances(root))])
+    torch = sys.modules.get("torch")
+    stacks = (num_cores() if torch is None else torch.get_num_threads()) * stack_bytes(root)
+    rooms = [(limit.limit - limit.used - limit.overhead - stacks, limit.command) for limit in process_limits(root)]
+    room, command = min([(_free(root), ""), *rooms])
+    return max(0, room), command
+
+
+def limited_by(root: Path = Path("/")) -> str:
+    """The `ulimit` that leaves least of what `available_memory` counts, "ulimit -v 4000000"; empty where none does.
+
+    Args:
+        root: where `proc` and `sys` are found.
+    """
+    rooms = [(limit.limit - limit.used, limit.command) for limit in process_limits(root)]
+    return min([(_free(root), ""), *rooms])[1]
+
+
+def _free(root: Path) -> int:
+    """Bytes that the system and the container's limits leave."""
+    left = [allowance.limit - allowance.used for allowance in allowances(root)]
+    return min([psutil.virtual_memory().available, *left])
+
+
+def memory_limit(root: Path = Path("/")) -> int:
+    """Bytes that this process may use at most: the machine's memory, or the smallest limit of a container or `ulimit`.
+
+    Args:
+        root: where `proc` and `sys` are found.
+    """
+    limits = [*(allowance.limit for allowance in allowances(root)), *(limit.limit for limit in process_limits(root))]
+    total: int = psutil.virtual_memory().total
+    return min([total, *limits])
 
 
 def this_machine(output: Path, speed: Speed) -> Machine:
@@ -63,14 +97,17 @@ def this_machine(output: Path, speed: Speed) -> Machine:
             torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
             for index in range(torch.cuda.device_count())
         ]
+    room, command = resident_room()
     return Machine(
         THIS_MACHINE,
-        available_memory() + resident_memory(),
+        room + resident_memory(),
         tuple(vram),
         cache_disk=free_disk(hub_cache()),
         output_disk=free_disk(output),
         one_disk=same_disk(hub_cache(), output),
         speed=speed,
+        limited_by=command,
+        largest_file=largest_file(),
     )
 
 
@@ -100,6 +137,7 @@ def examine(methods: Mapping[str, tuple[str, ...]]) -> Doctor:
         devices=devices(),
         memory_available=available_memory(),
         memory_limit=memory_limit(),
+        limited_by=limited_by(),
         disk_free={_private(str(folder)): free_disk(folder) for folder in (hub_cache(), Path.cwd())},
         methods={name: _state(packages) for name, packages in methods.items()},
     )

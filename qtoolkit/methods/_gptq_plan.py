@@ -52,7 +52,8 @@ def gptq_phases(work: Work, config: Any) -> tuple[PhasePlan, ...]:
     moved = work.weight_bytes + done
     quantizing = replace(
         on_device(work, "quantize", (samples, block, running, solving), (samples,)),
-        disk=done,
+        # Text that the model writes is kept too, as int64.
+        disk=done + (8 * config.num_samples * seq_len if written else 0),
         bytes_moved=moved,
         seconds=work.time(moved=moved, flops=forward - slow, flops32=solver + slow),
     )

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from qtoolkit.errors import DiskFullError, InsufficientMemoryError
 from qtoolkit.records import Machine, PhasePlan, Plan
+from qtoolkit.stream.writing import MAX_SHARD_BYTES
 from qtoolkit.units import format_bytes
 
 # A job that uses more than this share of something may fail for what else the machine does.
@@ -22,11 +23,14 @@ def judge(plan: Plan, machine: Machine, *, saves: bool) -> Plan:
     index = int(plan.device.partition(":")[2] or 0)
     vram = machine.vram[index] if plan.device != "cpu" and index < len(machine.vram) else None
     kept = sum(phase.disk for phase in plan.phases if phase.name != "download") if saves else 0
+    within = f" within {machine.limited_by}" if machine.limited_by else ""
+    one_file = min(plan.disk_after, MAX_SHARD_BYTES) if saves else 0
     needs = (
-        ("memory", *_fullest(plan.phases, "peak_rss"), machine.memory),
+        (f"memory{within}", *_fullest(plan.phases, "peak_rss"), machine.memory),
         (f"memory on {plan.device}", *_fullest(plan.phases, "peak_vram"), vram),
         ("disk for downloads", "download", _downloaded(plan), machine.cache_disk),
         ("disk for the result", "save", kept + (_downloaded(plan) if machine.one_disk else 0), machine.output_disk),
+        ("disk for one file, by ulimit -f", "save", one_file, machine.largest_file),
     )
     for what, phase, needed, there in needs:
         if there is None or not needed:
@@ -59,7 +63,8 @@ def check_fits(plan: Plan) -> None:
         return
     what = f"{plan.method} of {plan.source.name} does not fit {plan.machine.name if plan.machine else ''}"
     fitting = [advice.change for advice in plan.advice if advice.fits]
-    way = f"these would fit: {'; '.join(fitting)}" if fitting else "free some, or take a smaller model"
+    free = "raise that limit" if "ulimit" in plan.problems[0] else "free some"
+    way = f"these would fit: {'; '.join(fitting)}" if fitting else f"{free}, or take a smaller model"
     kind = DiskFullError if plan.problems[0].startswith("disk") else InsufficientMemoryError
     raise kind(f"{what} ({'; '.join(plan.problems)}): {way}")
 

@@ -11,8 +11,10 @@ from qtoolkit.sensitivity import sensitivity_phase
 from qtoolkit.source import Checkpoint
 from qtoolkit.source import skeleton as skeletons
 
-# Config, tokenizer and file headers; a vocabulary of 256,000 words takes about 20 MB of JSON.
-SIDE_FILES_BYTES = 40_000_000
+# What is written beside the weights: config, card and receipt; entries of headers, and of the journal's facts; the
+# tokenizer, whose file may double, since merges are written as pairs today, or what one in memory takes a token: 72
+# bytes measured for a vocabulary of 49,152, and 126 for one of 262,144.
+_SIDE_FILES, _LAYER_ENTRIES, _TOKENIZER_GROWS, _TOKEN_BYTES = 1_000_000, 2_000, 2, 150
 # As `qtoolkit.publishing.behaviour` takes them.
 PROBE_TOKENS = 32
 
@@ -120,12 +122,21 @@ def job_phases(
             "save",
             (*base, *saved),
             () if work.on_cpu else (result,),
-            disk=disk_after + SIDE_FILES_BYTES,
+            disk=disk_after + _beside(checkpoint, work),
             bytes_moved=disk_after,
             seconds=work.time(moved=disk_after),
         )
     )
     return tuple(phases)
+
+
+def _beside(checkpoint: Checkpoint, work: Work) -> int:
+    """Bytes on the disk of all that is written beside the weights."""
+    if checkpoint.tokenizer_bytes:
+        tokenizer = _TOKENIZER_GROWS * checkpoint.tokenizer_bytes
+    else:
+        tokenizer = _TOKEN_BYTES * work.vocab_size
+    return _SIDE_FILES + _LAYER_ENTRIES * (len(work.layers) + len(work.skipped)) + tokenizer
 
 
 def _probe_phase(work: Work) -> PhasePlan:

@@ -20,9 +20,11 @@ class Doctor(Record):
         memory_limit: bytes that this process may use at most.
         disk_free: folder -> bytes free there.
         methods: method -> "ready", or what to run to make it so.
+        limited_by: the `ulimit` that leaves least of the memory, "ulimit -v 4000000"; empty where none does.
     """
 
     schema_version: ClassVar[int] = 1
+    added_fields: ClassVar[frozenset[str]] = frozenset({"limited_by"})
 
     versions: Mapping[str, str]
     platform: str
@@ -31,12 +33,14 @@ class Doctor(Record):
     memory_limit: int
     disk_free: Mapping[str, int]
     methods: Mapping[str, str]
+    limited_by: str = ""
 
     def rows(self) -> tuple[Row, ...]:
+        limit = f"of {format_bytes(self.memory_limit)}{', by ' if self.limited_by else ''}{self.limited_by}"
         return (
             Row("platform", self.platform),
             *(Row("device", device) for device in self.devices),
-            Row("memory available", format_bytes(self.memory_available), f"of {format_bytes(self.memory_limit)}"),
+            Row("memory available", format_bytes(self.memory_available), limit),
             *(Row("disk free", format_bytes(free), folder) for folder, free in self.disk_free.items()),
             *(Row(name, version) for name, version in self.versions.items()),
             *(Row(f"method {name}", state) for name, state in self.methods.items()),

@@ -55,9 +55,12 @@ class Machine(Record):
         output_disk: bytes free where results are written; None where it is not known.
         one_disk: whether both are the same.
         speed: how fast it is.
+        limited_by: the `ulimit` that bounds `memory`, "ulimit -v 4000000"; empty where none does.
+        largest_file: bytes that one file may have; None where nothing bounds it.
     """
 
     schema_version: ClassVar[int] = 1
+    added_fields: ClassVar[frozenset[str]] = frozenset({"limited_by", "largest_file"})
 
     name: str
     memory: int
@@ -67,11 +70,13 @@ class Machine(Record):
     output_disk: int | None = None
     one_disk: bool = True
     speed: Speed = Speed()
+    limited_by: str = ""
+    largest_file: int | None = None
 
     def rows(self) -> tuple[Row, ...]:
         return (
             Row("machine", self.name),
-            Row("memory", format_bytes(self.memory)),
+            Row("memory", format_bytes(self.memory), self.limited_by),
             *(Row(f"GPU {index}", format_bytes(size)) for index, size in enumerate(self.vram)),
             *(Row(f"disk for {what}", format_bytes(size)) for what, size in self._disks() if size is not None),
         )

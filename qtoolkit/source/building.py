@@ -39,7 +39,10 @@ def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
         raise
     except Exception as error:  # a config that lies makes transformers raise anything
         what = f"no {checkpoint.config.model_type} model can be built from {checkpoint.name}"
-        raise CheckpointError(f"{what} ({cause_of(error)}): download it again") from error
+        way = "set pad_token_id in config.json to a token of the model, or to null"
+        raise CheckpointError(
+            f"{what} ({cause_of(error)}): {way if 'adding_idx' in str(error) else 'download it again'}"
+        ) from error
     return skeleton.eval()
 
 

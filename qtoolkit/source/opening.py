@@ -33,6 +33,7 @@ from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 from qtoolkit.source.hub_errors import HubModel
 from qtoolkit.source.hub_headers import fetch_headers
 from qtoolkit.source.licenses import inherited, license_of_folder, read_card
+from qtoolkit.source.vocabulary import beyond_embeddings
 from qtoolkit.source.weights import StoredTensor
 
 if TYPE_CHECKING:
@@ -337,3 +338,4 @@ def _note_choices(checkpoint: Checkpoint, *, tokenizer_known: bool = True) -> No
         checkpoint.notes.append(f"loaded in {checkpoint.dtype} as the config says, and stored in {stored}")
     if tokenizer_known and checkpoint.tokenizer is None:
         checkpoint.notes.append("no tokenizer was found beside the model: give one as tokenizer= to generate text")
+    checkpoint.notes.extend(beyond_embeddings(checkpoint))

@@ -171,9 +171,10 @@ def _cache_name(model: "PreTrainedModel") -> str:
 
 
 def _first_token(model: "PreTrainedModel", tokenizer: Any) -> int | None:
-    """What a text of this model begins with."""
+    """What a text of this model begins with; a tokenizer may have a token for it that the model does not know."""
+    rows = model.get_input_embeddings().weight.shape[0]
     found = (getattr(tokenizer, "bos_token_id", None), model.config.get_text_config(decoder=True).bos_token_id)
-    return next((token for token in found if isinstance(token, int)), None)
+    return next((token for token in found if isinstance(token, int) and 0 <= token < rows), None)
 
 
 def _end_tokens(model: "PreTrainedModel", tokenizer: Any) -> set[int]:

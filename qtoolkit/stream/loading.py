@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.errors import CheckpointError, InsufficientMemoryError
+from qtoolkit.errors import CheckpointError, memory_cause
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import cause_of, check_complete, using_transformers
@@ -41,7 +41,7 @@ def load_streamed(
         CheckpointError: weights of the model are missing in the checkpoint, have other shapes, cannot be read, or hold
             NaN or infinity and are to be quantized.
         UnsupportedModelError: a loaded model that was changed after it was built.
-        InsufficientMemoryError: memory ran out.
+        MemoryError: memory ran out, of whatever device.
     """
     # Not the checkpoint itself in `on_read`: a traceback that somebody keeps would keep its weights.
     model_name, total, done, given_back = checkpoint.name, checkpoint.weight_bytes, 0, 0
@@ -73,7 +73,7 @@ def load_streamed(
                 ignore_mismatched_sizes=True,
             )
     except RuntimeError as error:
-        raise _explained(model_name, device, error) from error
+        raise _explained(model_name, error) from error
     check_complete(checkpoint, info)
     give_memory_back()
     on_progress(ProgressEvent("quantize", total, total, "bytes"))
@@ -115,10 +115,11 @@ def check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
             raise CheckpointError(f"{name} of {model} holds NaN or infinity, so it cannot be quantized: get it again")
 
 
-def _explained(name: str, device: str, error: RuntimeError) -> CheckpointError | InsufficientMemoryError:
+def _explained(name: str, error: RuntimeError) -> CheckpointError | MemoryError:
     cause = cause_of(error)
-    if "out of memory" in cause or "allocate memory" in cause:
-        return InsufficientMemoryError(f"memory on {device} ran out while {name} was loaded ({cause}): free some")
+    if memory_cause(error) or memory_cause(RuntimeError(cause)):
+        # What to do about it depends on the job, which knows.
+        return MemoryError(cause)
     return CheckpointError(f"{name} does not load ({cause}): download it again")
 
 

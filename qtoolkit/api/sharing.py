@@ -1,0 +1,9 @@
+"""Verbs that share: a proof that a saved model works, and its way to the Hub."""
+
+from qtoolkit import publishing
+from qtoolkit.measure import explained
+
+_ADVICE = "free some: the model is loaded once more, in a process of its own"
+
+verify = explained("verifying", _ADVICE)(publishing.verify)
+publish = explained("publishing", _ADVICE)(publishing.publish)
