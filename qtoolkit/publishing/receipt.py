@@ -82,6 +82,7 @@ def begin_receipt(
         probe=probe,
         dtypes={},
         files={},
+        source_check=checkpoint.checked,
     )
 
 

@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Self
 
 from qtoolkit.errors import ConfigError
@@ -62,7 +62,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The record that `to_dict` described.
+        """The record that `to_dict` described; a field that has a default may be lacking.
 
         Raises:
             ConfigError: no dict, another record, another schema version, a missing or an unknown field, or a value of
@@ -75,12 +75,14 @@ class Record:
         if (name, version) != (cls.__name__, cls.schema_version):
             raise ConfigError(f"{expected}, got {name!r:.40} of {version!r:.40}: it was made by another qtoolkit")
         names = {field.name for field in fields(cls)}
-        odd = names.symmetric_difference(set(values) - {"record", "schema_version"})
+        needed = {field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING}
+        given = set(values) - {"record", "schema_version"}
+        odd = (needed - given) | (given - names)
         if odd:
             state = "lacks" if min(odd, key=str) in names else "has no"
             raise ConfigError(f"{cls.__name__} {state} field {min(odd, key=str)!r:.40}: its fields are {sorted(names)}")
         hints = typing.get_type_hints(cls)
-        return cls(**{name: _decode(f"{cls.__name__}: {name}", hints[name], values[name]) for name in names})
+        return cls(**{name: _decode(f"{cls.__name__}: {name}", hints[name], values[name]) for name in names & given})
 
     def __str__(self) -> str:
         rows = self.rows()
