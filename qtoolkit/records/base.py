@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Self
 
 from qtoolkit.errors import ConfigError
@@ -35,9 +35,15 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """Base of all records. A subclass is a frozen dataclass of plain values and other records, and has `rows`."""
+    """Base of all records. A subclass is a frozen dataclass of plain values and other records, and has `rows`.
+
+    Attributes:
+        schema_version: changes when older files cannot be read any more.
+        added_fields: fields with a default that older files of this version lack.
+    """
 
     schema_version: ClassVar[int] = 1
+    added_fields: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
         # Set here, so that `dataclass` does not write one of its own: all fields of all layers would fill a screen.
@@ -62,7 +68,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The record that `to_dict` described; a field that has a default may be lacking.
+        """The record that `to_dict` described; one of `added_fields` may be lacking.
 
         Raises:
             ConfigError: no dict, another record, another schema version, a missing or an unknown field, or a value of
@@ -75,9 +81,8 @@ class Record:
         if (name, version) != (cls.__name__, cls.schema_version):
             raise ConfigError(f"{expected}, got {name!r:.40} of {version!r:.40}: it was made by another qtoolkit")
         names = {field.name for field in fields(cls)}
-        needed = {field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING}
         given = set(values) - {"record", "schema_version"}
-        odd = (needed - given) | (given - names)
+        odd = names.symmetric_difference(given) - (cls.added_fields - given)
         if odd:
             state = "lacks" if min(odd, key=str) in names else "has no"
             raise ConfigError(f"{cls.__name__} {state} field {min(odd, key=str)!r:.40}: its fields are {sorted(names)}")

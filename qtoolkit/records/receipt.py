@@ -115,6 +115,7 @@ class Receipt(Record):
     """
 
     schema_version: ClassVar[int] = 2
+    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check"})
 
     source: ModelSource
     license: str | None

@@ -40,7 +40,7 @@ def test_one_wrong_bit_is_found_and_the_file_fetched_again(any_hub: Hub, name: s
     path = "/xorbs/" if through_xet else f"/{name.replace('.', '[.]')}$"
     # Over HTTP, the first request is HEAD, which has no body.
     any_hub.faults = [Fault(path, flipped=15, spared=0 if through_xet else 1, times=1)]
-    events: list[ProgressEvent] = []
+    events = list[ProgressEvent]()
     snapshot = fetch("org/model", on_progress=events.append, check=accept)
     assert files_of(snapshot.folder) == single()
     assert snapshot.checked == CHECKED
@@ -91,7 +91,7 @@ def test_what_the_cache_holds_is_compared_too(hub: Hub, damage: Callable[[Path],
 def test_a_cached_file_is_hashed_once(hub: Hub) -> None:
     hub.add("org/model", single())
     blob = Path(huggingface_hub.hf_hub_download("org/model", WEIGHTS)).resolve()
-    events: list[ProgressEvent] = []
+    events = list[ProgressEvent]()
     fetch("org/model", on_progress=events.append, check=accept)
     assert events[-1].total == sum(map(len, single().values())), "what is hashed counts in the progress"
     # With the same size, time and inode nothing tells of the change: only one who reads it again would see it.
@@ -118,7 +118,7 @@ def test_a_damaged_record_of_hashes_is_not_needed(hub: Hub, tmp_path: Path) -> N
 
 def test_offline_a_file_is_compared_with_its_name_in_the_cache(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("org/model", sharded())
-    folder = fetch("org/model", on_progress=ignore_progress, check=accept).folder
+    fetch("org/model", on_progress=ignore_progress, check=accept)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     whole = fetch("org/model", on_progress=ignore_progress, check=accept)
     assert whole.checked == "checked: every file has the hash that the local Hub cache names it by"
