@@ -32,6 +32,7 @@ from qtoolkit.errors import (
     SourceError,
     oneline,
 )
+from qtoolkit.tokens import concealed
 
 # What huggingface_hub says where the Hub does not take a card's metadata.
 _INVALID_CARD = "Invalid metadata in README.md."
@@ -61,7 +62,11 @@ class HubModel:
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        used = self.token if self.token is not None else get_token()
+        refuse_token(self.repo_id)
+        refuse_token(self.revision or "")
+        # Of a frozen dataclass.
+        object.__setattr__(self, "token", concealed(self.token))
+        used = self.token if self.token is not None else concealed(get_token())
         # The HTTP library would quote the whole header in its error.
         if used is not None and not re.fullmatch(r"[!-~]+", used):
             raise ConfigError(
@@ -102,6 +107,19 @@ class HubSearch(HubModel):
     def page(self) -> str:
         """The address that a person opens."""
         return f"{hub_address()}/models"
+
+
+def refuse_token(name: str) -> None:
+    """Refuse a token that was pasted where a name belongs, before it goes over the network.
+
+    Raises:
+        ConfigError: a part of the name is one.
+    """
+    if any(re.fullmatch(r"(hf|api_org)_[A-Za-z0-9]{30,}", part) for part in re.split(r"[/@\s]", name)):
+        raise ConfigError(
+            "a Hub token stands where a name belongs, org/name for example; whoever sees this notebook may use the "
+            f"token: make a new one at {hub_address()}/settings/tokens"
+        )
 
 
 def hub_address() -> str:
