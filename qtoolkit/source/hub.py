@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,13 +140,15 @@ def fetch(
     _refuse_full_disk(model.repo_id, sum(file.size for file in weights))
     download.get(weights)
     remember_commit(model.repo_id, model.revision, commit_hash)
-    told = (compare_header(folder / file.name, file.expected) for file in weights)
-    card, unnamed = info.card_data, download.unnamed
-    return Snapshot(
-        folder,
-        model.repo_id,
-        commit_hash,
-        note="; ".join(filter(None, told)),
+    note = "; ".join(filter(None, (compare_header(folder / file.name, file.expected) for file in weights)))
+    return _told_by_hub(Snapshot(folder, model.repo_id, commit_hash, note), info, download.unnamed)
+
+
+def _told_by_hub(snapshot: Snapshot, info: "ModelInfo", unnamed: list[str]) -> Snapshot:
+    """A snapshot with what the Hub says of its model; of the files in `unnamed` it names no hash."""
+    card = info.card_data
+    return replace(
+        snapshot,
         checked=f"not checked: the Hub names no hash of {unnamed[0]}" if unnamed else CHECKED,
         license=named_license(card),
         gated=bool(info.gated),

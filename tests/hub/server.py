@@ -272,7 +272,9 @@ def describe(name: str, content: bytes, claimed_size: int | None = None) -> dict
 
 def with_bit_flipped(content: bytes, where: int) -> bytes:
     """The content with one wrong bit."""
-    return content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :]
+    wrong = bytearray(content)
+    wrong[where] ^= 1
+    return bytes(wrong)
 
 
 def _git_hash(content: bytes) -> str:
