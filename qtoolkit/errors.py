@@ -19,7 +19,8 @@
     └── JobCancelled                             raised by `on_progress` to stop a job
 
 Each message is one line: what is wrong, the value got, the values allowed, and the next step. `oneline` makes a
-message that came from another library fit, and `memory_cause` knows those of memory that ran out.
+message that came from another library fit, `memory_cause` knows those of memory that ran out, and a Hub token that stands
+in one is masked.
 """
 
 import errno
@@ -36,9 +37,26 @@ _NO_MEMORY = re.compile(
 # Where in torch's source it was noticed.
 _ENFORCE = re.compile(r"^\[enforce fail at [^]]*\] .*?\. (?=[A-Z])")
 
+# Real ones have 34 letters and digits.
+_TOKEN = re.compile(r"(hf|api_org)_[A-Za-z0-9]{16,}")
+
+
+def masked(text: str, token: str | None = None) -> str:
+    """A text without the Hub tokens that stand in it: "hf_…" in their place.
+
+    Args:
+        text: what will be shown.
+        token: a token that may look otherwise.
+    """
+    text = _TOKEN.sub(r"\1_…", text)
+    return text.replace(str(token), "hf_…") if token and len(token) >= 8 else text
+
 
 class QToolkitError(Exception):
-    """Root of every error that qtoolkit raises on purpose."""
+    """Root of every error that qtoolkit raises on purpose; what looks like a Hub token in its message is masked."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(masked(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(QToolkitError, ValueError):

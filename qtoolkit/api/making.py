@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.jobs.forgetting import forgetting
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
 from qtoolkit.jobs.target import meet_target, needs_measuring, refuse_without_weights
@@ -19,6 +18,7 @@ from qtoolkit.records import FoundModels, Machine, OnProgress, Plan, Recommendat
 from qtoolkit.source import find_models as search_models
 from qtoolkit.source import open_checkpoint, refuse_own_source
 from qtoolkit.stream import check_output
+from qtoolkit.tokens import verb
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Model = Any
 
 
+@verb
 def find_models(text: str = "", *, limit: int = 20, hub: bool = True, token: str | None = None) -> FoundModels:
     """Search for models that generate text: on this machine first, then on the Hub, the most downloaded first.
 
@@ -45,6 +46,7 @@ def find_models(text: str = "", *, limit: int = 20, hub: bool = True, token: str
     return search_models(text, limit=limit, hub=hub, token=token)
 
 
+@verb
 @explained("planning", "free some, or raise that limit")
 def plan(
     model: Model,
@@ -107,6 +109,7 @@ def plan(
     return plan_with_advice(checkpoint, settings, target, here, rss=rss, **options)[1]
 
 
+@verb
 @explained("planning", "free some, or raise that limit")
 def recommend(
     model: Model | list[Model],
@@ -153,6 +156,7 @@ def recommend(
     )
 
 
+@verb
 def quantize(
     model: Model,
     config: MethodConfig | str | Any,
@@ -192,10 +196,10 @@ def quantize(
     """
     settings, sources = resolve_config(config), (revision, token, tokenizer)
     keeping = (resume, resume_repo, overwrite)
-    with forgetting():
-        return quantize_model(model, settings, output, device, *sources, *keeping, on_progress or ignore_progress)
+    return quantize_model(model, settings, output, device, *sources, *keeping, on_progress or ignore_progress)
 
 
+@verb
 def load(
     model: str | PathLike[str],
     *,

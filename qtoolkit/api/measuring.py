@@ -14,7 +14,6 @@ from qtoolkit.evaluation.tasks import Task
 from qtoolkit.evaluation.tasks import run_tasks as ask_tasks
 from qtoolkit.jobs.comparing import compare_models
 from qtoolkit.jobs.evaluating import evaluate_model
-from qtoolkit.jobs.forgetting import forgetting
 from qtoolkit.measure import examine, explained, memory_footprint
 from qtoolkit.methods import available_methods, get_method
 from qtoolkit.planning import refuse_below_one, resolve_device
@@ -30,10 +29,12 @@ from qtoolkit.records import (
 )
 from qtoolkit.source import open_checkpoint
 from qtoolkit.source.opening import find_tokenizer
+from qtoolkit.tokens import verb
 
 Model = Any
 
 
+@verb
 def evaluate(
     model: Model,
     *,
@@ -80,6 +81,7 @@ def evaluate(
     return evaluate_model(model, base, text, options, resolve_device(device), sources, report, noise_floor, speed)
 
 
+@verb
 def compare(
     model: Model,
     configs: Sequence[Any],
@@ -125,10 +127,10 @@ def compare(
     options = {"seq_len": seq_len, "num_tokens": num_tokens, "stride": stride}
     sources = {"revision": revision, "token": token, "tokenizer": tokenizer}
     spread = (executor, retries, output, resume, device, sources, on_progress or ignore_progress)
-    with forgetting():
-        return compare_models(model, configs, text, options, prompts, memory, noise_floor, *spread)
+    return compare_models(model, configs, text, options, prompts, memory, noise_floor, *spread)
 
 
+@verb
 @explained("the tasks", "give a smaller batch_size")
 def run_tasks(
     model: Model,

@@ -2,11 +2,11 @@
 
 import functools
 import gc
-import traceback
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from qtoolkit.errors import QToolkitError
+from qtoolkit.tokens import forget
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +35,8 @@ def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Conca
     """Let a magic fail with a `MagicError`, and keep nothing of a failed or stopped job in memory.
 
     IPython remembers the last exception, and with it the local variables of every function on the way: a model half
-    done. They are forgotten here. With `--debug` on the line, the original error passes as it is.
+    done, a request with its token. They are forgotten here. With `--debug` on the line, the original error passes, with
+    its traceback.
     """
 
     @functools.wraps(magic)
@@ -43,10 +44,10 @@ def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Conca
         try:
             return magic(self, line, *args, **kwargs)
         except BaseException as error:
-            if "--debug" in line.split():
-                raise
             forget_variables(error)
-            if isinstance(error, QToolkitError) and not isinstance(error, MagicError):
+            # This frame is shown too, and they are all of a person's variables.
+            del args, kwargs
+            if "--debug" not in line.split() and isinstance(error, QToolkitError) and not isinstance(error, MagicError):
                 raise MagicError(type(error).__name__, str(error)) from error
             raise
 
@@ -55,11 +56,5 @@ def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Conca
 
 def forget_variables(error: BaseException) -> None:
     """Clear the local variables of all finished frames that the error, its causes and contexts hold."""
-    pending, seen = [error], set()
-    while pending:
-        error = pending.pop()
-        if id(error) not in seen:
-            seen.add(id(error))
-            traceback.clear_frames(error.__traceback__)
-            pending += [other for other in (error.__cause__, error.__context__) if other is not None]
+    forget(error)
     gc.collect()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from qtoolkit.errors import MissingDependencyError
+from qtoolkit.errors import MissingDependencyError, masked
 from qtoolkit.records import ProgressEvent
 from qtoolkit.units import format_bytes, format_seconds
 
@@ -25,6 +25,8 @@ def open_progress(choice: str, shell: Any, title: str) -> "Progress":
     Raises:
         MissingDependencyError: a bar was asked for and ipywidgets is not installed.
     """
+    # A token may have been pasted where a name belongs.
+    title = masked(title)
     has_widgets = importlib.util.find_spec("ipywidgets") is not None
     if choice == "auto":
         choice = "widget" if has_widgets and getattr(shell, "kernel", None) is not None else "text"

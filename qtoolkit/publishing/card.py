@@ -12,6 +12,7 @@ from qtoolkit.publishing.markdown import escaped, listed, table
 from qtoolkit.publishing.quality import describe_quality, eval_results
 from qtoolkit.publishing.readers import needs_qtoolkit, packages_of, readers_of
 from qtoolkit.records import QualityReport, Receipt, Verification
+from qtoolkit.source.hub_check import CHECKED, CHECKED_OFFLINE
 from qtoolkit.source.names import HUB_TEXTS
 from qtoolkit.units import format_bytes, format_seconds
 
@@ -185,6 +186,10 @@ def _recipe(receipt: Receipt) -> str:
 def _made(receipt: Receipt) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in receipt.versions.items())
     peak, parts = receipt.memory.peak, [f"Made on {', '.join(receipt.hardware)} ({receipt.device}), with {versions}."]
+    if receipt.source_check in (CHECKED, CHECKED_OFFLINE):
+        parts.append("Every file that was read of the base had the hash by which the Hub names it.")
+    elif receipt.source_check:
+        parts.append("The bytes of the base were not compared with hashes that the Hub names.")
     if peak is not None:
         parts.append(
             f"It took {format_seconds(peak.seconds)}, and {format_bytes(peak.peak_rss)} of main memory at most."

@@ -21,10 +21,12 @@ from qtoolkit.publishing.token import Writer, find_writer
 from qtoolkit.publishing.verification import OnCheck, make_checks
 from qtoolkit.records import OnProgress, Publication, QualityReport, Receipt, Verification, ignore_progress
 from qtoolkit.source.hub import ask, parse_name
-from qtoolkit.source.hub_errors import HubModel, HubUpload, hub_address, translated
+from qtoolkit.source.hub_errors import HubModel, HubUpload, hub_address, refuse_token, translated
 from qtoolkit.source.licenses import license_of_folder, named_license
+from qtoolkit.tokens import verb
 
 
+@verb
 def publish(
     path: str | os.PathLike[str],
     repo_id: str,
@@ -242,6 +244,7 @@ def check_repo_id(repo_id: str) -> None:
     Raises:
         ConfigError: it is not org/name.
     """
+    refuse_token(repo_id)
     try:
         validate_repo_id(repo_id)
         named = "/" in repo_id

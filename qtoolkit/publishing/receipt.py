@@ -83,6 +83,7 @@ def begin_receipt(
         probe=probe,
         dtypes={},
         files={},
+        source_check=checkpoint.checked,
     )
 
 

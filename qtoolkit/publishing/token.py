@@ -6,6 +6,7 @@ from huggingface_hub import HfApi, get_token
 
 from qtoolkit.errors import GatedModelError
 from qtoolkit.source.hub_errors import HubUpload, hub_address, translated
+from qtoolkit.tokens import concealed
 
 _HOW = "`hf auth login`, huggingface_hub.notebook_login(), the secret HF_TOKEN on Colab, or token="
 
@@ -39,7 +40,7 @@ def find_writer(repo_id: str, token: str | None) -> Writer:
         GatedModelError: there is no token, or one that may only read.
         SourceError: the Hub does not know it, or does not answer.
     """
-    found = token if token is not None else get_token()
+    found = concealed(token if token is not None else get_token())
     if found is None:
         raise GatedModelError(f"writing to {repo_id} needs a token, and none is there: {_HOW}")
     # Refuses what cannot be a token before it goes into a header.

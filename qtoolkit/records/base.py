@@ -35,9 +35,15 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """Base of all records. A subclass is a frozen dataclass of plain values and other records, and has `rows`."""
+    """Base of all records. A subclass is a frozen dataclass of plain values and other records, and has `rows`.
+
+    Attributes:
+        schema_version: changes when older files cannot be read any more.
+        added_fields: fields with a default that older files of this version lack.
+    """
 
     schema_version: ClassVar[int] = 1
+    added_fields: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
         # Set here, so that `dataclass` does not write one of its own: all fields of all layers would fill a screen.
@@ -62,7 +68,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The record that `to_dict` described.
+        """The record that `to_dict` described; one of `added_fields` may be lacking.
 
         Raises:
             ConfigError: no dict, another record, another schema version, a missing or an unknown field, or a value of
@@ -75,12 +81,13 @@ class Record:
         if (name, version) != (cls.__name__, cls.schema_version):
             raise ConfigError(f"{expected}, got {name!r:.40} of {version!r:.40}: it was made by another qtoolkit")
         names = {field.name for field in fields(cls)}
-        odd = names.symmetric_difference(set(values) - {"record", "schema_version"})
+        given = set(values) - {"record", "schema_version"}
+        odd = names.symmetric_difference(given) - (cls.added_fields - given)
         if odd:
             state = "lacks" if min(odd, key=str) in names else "has no"
             raise ConfigError(f"{cls.__name__} {state} field {min(odd, key=str)!r:.40}: its fields are {sorted(names)}")
         hints = typing.get_type_hints(cls)
-        return cls(**{name: _decode(f"{cls.__name__}: {name}", hints[name], values[name]) for name in names})
+        return cls(**{name: _decode(f"{cls.__name__}: {name}", hints[name], values[name]) for name in names & given})
 
     def __str__(self) -> str:
         rows = self.rows()

@@ -110,9 +110,12 @@ class Receipt(Record):
         probe: logits of the result as they were in memory; None where they were not measured.
         dtypes: type of the format -> bytes of the tensors of this type in the weight files.
         files: name -> size and hash of every file but this one.
+        source_check: whether the bytes of the base have the hashes that the Hub names, "checked: ...", or why that is
+            not known, "not checked: ..."; empty where nobody said.
     """
 
     schema_version: ClassVar[int] = 2
+    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check"})
 
     source: ModelSource
     license: str | None
@@ -132,6 +135,7 @@ class Receipt(Record):
     probe: Probe | None
     dtypes: Mapping[str, int]
     files: Mapping[str, FileEntry]
+    source_check: str = ""
 
     @property
     def weights_fingerprint(self) -> str | None:
@@ -147,6 +151,7 @@ class Receipt(Record):
     def rows(self) -> tuple[Row, ...]:
         return (
             *self.source.rows()[:1],
+            *((Row("bytes of the base", self.source_check),) if self.source_check else ()),
             Row("licence of the base", self.license or "not known"),
             Row("recipe", self.recipe),
             Row("device", self.device, ", ".join(self.hardware)),

@@ -43,6 +43,8 @@ class Checkpoint:
         license: as the model's card names it, "apache-2.0"; None where that is not known.
         gated: whether the Hub hands it out only to those who accept its terms; None where that is not known.
         inherited: what else the model's card says that holds for a copy, as `qtoolkit.source.licenses.inherited`.
+        checked: whether the bytes of its files have the hashes that the Hub names, "checked: ...", or why that is not
+            known, "not checked: ..."; empty for a plan.
         expand: gives `tensors` where they cannot be read one by one, when they are wanted; None elsewhere.
     """
 
@@ -64,6 +66,7 @@ class Checkpoint:
     license: str | None = None
     gated: bool | None = None
     inherited: Mapping[str, Any] = field(default_factory=dict)
+    checked: str = ""
     _skeleton: "PreTrainedModel | None" = field(default=None, repr=False)
 
     @property

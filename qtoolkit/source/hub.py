@@ -2,14 +2,14 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, constants
 
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, HubUnreachableError
-from qtoolkit.records import ProgressEvent
+from qtoolkit.records import ProgressEvent, ignore_progress
 from qtoolkit.source.hub_cache import (
     cached_commit,
     is_whole,
@@ -18,7 +18,16 @@ from qtoolkit.source.hub_cache import (
     repo_folder,
     snapshot_folder,
 )
-from qtoolkit.source.hub_download import Download
+from qtoolkit.source.hub_check import (
+    CHECKED,
+    CHECKED_OFFLINE,
+    bytes_to_hash,
+    cached_hash,
+    compare_header,
+    has_hash,
+    named_hash,
+)
+from qtoolkit.source.hub_download import Download, Wanted
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.hub_files import indexed_files, refuse_without_safetensors, small_files, weight_files
 from qtoolkit.source.licenses import inherited, named_license
@@ -40,6 +49,7 @@ class Snapshot:
         repo_id: "org/name".
         commit_hash: the commit, 40 hexadecimal digits.
         note: what was decided on the way, in one line; empty when the Hub itself said what the commit is.
+        checked: whether its bytes have the hashes that the Hub names, or why that is not known.
         license: as the model's card names it, "apache-2.0"; None where the card does not, or was not asked for.
         gated: whether it is handed out only to those who accept its terms; None where that was not asked for.
         inherited: what else its card says that holds for a copy.
@@ -49,6 +59,7 @@ class Snapshot:
     repo_id: str
     commit_hash: str
     note: str = ""
+    checked: str = ""
     license: str | None = None
     gated: bool | None = None
     inherited: Mapping[str, Any] = field(default_factory=dict)
@@ -86,7 +97,8 @@ def fetch(
 
     The revision is resolved to a commit once, and every file is taken from that commit. Config and tokenizer come first
     and are checked before a weight is downloaded. Pickles and code are never asked for. Files that are in the cache
-    already are not downloaded again; what was interrupted goes on after the last whole file.
+    already are not downloaded again; what was interrupted goes on after the last whole file. Each file is compared with
+    the hash that the Hub names, once.
 
     Args:
         name: "org/name", or "org/name@revision".
@@ -101,6 +113,7 @@ def fetch(
         GatedModelError: its licence was not accepted, or there is no token.
         HubUnreachableError: the Hub does not answer, and the cache does not hold the whole model.
         UnsafeCheckpointError, UnsupportedModelError, CheckpointError: no safetensors weights.
+        CheckpointError: a file came twice with other bytes than the Hub names.
         DiskFullError: too little room for what has to be downloaded.
         OutputError: the cache cannot be written.
     """
@@ -108,26 +121,39 @@ def fetch(
     try:
         info = ask(model)
     except HubUnreachableError as error:
-        return from_cache(model, error, check)
+        return from_cache(model, error, check, on_progress=on_progress)
     files = {file.rfilename: file for file in info.siblings or ()}
     commit_hash = str(info.sha)
     folder = snapshot_folder(model.repo_id, commit_hash)
     refuse_without_safetensors(model.repo_id, files)
 
-    small = missing_files(folder, (files[name] for name in small_files(files)))
-    weights = missing_files(folder, (files[name] for name in weight_files(files)))
-    download = Download(model, commit_hash, sum(small.values()) + sum(weights.values()), on_progress)
+    small = wanted_files(folder, (files[name] for name in small_files(files)))
+    weights = wanted_files(folder, (files[name] for name in weight_files(files)))
+    download = Download(model, commit_hash, on_progress)
+    before = download.bytes_of(small)
+    download.total = before + download.bytes_of(weights)
     download.get(small)
     check(folder)
     if INDEX_FILE in files:
-        weights = missing_files(folder, indexed(folder, files))
-        download.total = sum(small.values()) + sum(weights.values())
-    _refuse_full_disk(model.repo_id, sum(weights.values()))
+        weights = wanted_files(folder, indexed(folder, files))
+        download.total = before + download.bytes_of(weights)
+    _refuse_full_disk(model.repo_id, sum(file.size for file in weights))
     download.get(weights)
     remember_commit(model.repo_id, model.revision, commit_hash)
+    note = "; ".join(filter(None, (compare_header(folder / file.name, file.expected) for file in weights)))
+    return _told_by_hub(Snapshot(folder, model.repo_id, commit_hash, note), info, download.unnamed)
+
+
+def _told_by_hub(snapshot: Snapshot, info: "ModelInfo", unnamed: list[str]) -> Snapshot:
+    """A snapshot with what the Hub says of its model; of the files in `unnamed` it names no hash."""
     card = info.card_data
-    said: dict[str, Any] = {"license": named_license(card), "gated": bool(info.gated), "inherited": inherited(card)}
-    return Snapshot(folder, model.repo_id, commit_hash, **said)
+    return replace(
+        snapshot,
+        checked=f"not checked: the Hub names no hash of {unnamed[0]}" if unnamed else CHECKED,
+        license=named_license(card),
+        gated=bool(info.gated),
+        inherited=inherited(card),
+    )
 
 
 def ask(model: HubModel) -> "ModelInfo":
@@ -145,28 +171,76 @@ def ask(model: HubModel) -> "ModelInfo":
     return info
 
 
-def from_cache(model: HubModel, unreachable: HubUnreachableError, check: Callable[[Path], None]) -> Snapshot:
-    """What the local cache holds of a model that the Hub cannot be asked about."""
+def from_cache(
+    model: HubModel,
+    unreachable: HubUnreachableError,
+    check: Callable[[Path], None],
+    *,
+    on_progress: Callable[[ProgressEvent], None] = ignore_progress,
+    headers_only: bool = False,
+) -> Snapshot:
+    """What the local cache holds of a model that the Hub cannot be asked about, compared with the hashes that name it.
+
+    Raises:
+        HubUnreachableError: the cache does not hold the whole model.
+        CheckpointError: a file has other bytes than its name in the cache says; it stays until the Hub can be asked.
+    """
     wanted = model.repo_id if model.revision is None else f"{model.repo_id}@{model.revision}"
     commit_hash = cached_commit(model.repo_id, model.revision)
     if commit_hash is None or not is_whole(snapshot_folder(model.repo_id, commit_hash)):
         message = f"{wanted} is not whole in the local cache {constants.HF_HUB_CACHE}, and {unreachable}"
         raise HubUnreachableError(message) from unreachable.__cause__
     folder = snapshot_folder(model.repo_id, commit_hash)
+    names = [file.name for file in folder.iterdir() if file.is_file()]
+    weights = indexed_files(folder / INDEX_FILE) if INDEX_FILE in names else weight_files(names)
+    unnamed = _compare_cached(folder, model, small_files(names), on_progress)
     check(folder)
+    if not headers_only:
+        unnamed += _compare_cached(folder, model, weights, on_progress)
+    checked = f"not checked: the local Hub cache names no hash of {unnamed[0]}" if unnamed else CHECKED_OFFLINE
     note = f"commit {commit_hash[:12]} of {wanted} was taken from the local cache, since {unreachable}"
-    return Snapshot(folder, model.repo_id, commit_hash, note)
+    return Snapshot(folder, model.repo_id, commit_hash, note, checked)
 
 
-def missing_files(folder: Path, files: Iterable["RepoSibling"]) -> dict[str, int]:
-    """The files that a snapshot lacks, each with the bytes to transfer: 0 when another commit brought them already."""
+def _compare_cached(
+    folder: Path, model: HubModel, names: Iterable[str], on_progress: Callable[[ProgressEvent], None]
+) -> list[str]:
+    """Compare files of a snapshot with their names in the cache; those that no hash names come back.
+
+    Raises:
+        CheckpointError: one has other bytes.
+    """
+    unnamed = []
+    hashes = {name: cached_hash(folder / name) for name in names}
+    total, done = sum(bytes_to_hash(folder / name, expected) for name, expected in hashes.items()), 0
+    for name, expected in hashes.items():
+        counted, before = bytes_to_hash(folder / name, expected), done
+
+        def report(count: int, name: str = name, counted: int = counted, before: int = before) -> None:
+            if counted:
+                on_progress(ProgressEvent("download", before + count, total, "bytes", name))
+
+        if expected is None:
+            unnamed.append(name)
+        elif not has_hash(folder / name, expected, report):
+            raise CheckpointError(
+                f"{name} of {model.repo_id} has other bytes in the local cache than its name there says "
+                f"({expected[:12]}): run it again when the Hub can be asked, which fetches it anew"
+            )
+        done += counted
+    return unnamed
+
+
+def wanted_files(folder: Path, files: Iterable["RepoSibling"]) -> list[Wanted]:
+    """The files of a snapshot, each with the bytes to transfer: 0 when it, or another commit, brought them already."""
     blobs = folder.parent.parent / "blobs"
-    missing = {}
+    wanted = []
     for file in files:
-        if not (folder / file.rfilename).exists():
-            etag = file.lfs.sha256 if file.lfs else file.blob_id
-            missing[file.rfilename] = 0 if etag and (blobs / etag).exists() else file.size or 0
-    return missing
+        is_there = (folder / file.rfilename).exists()
+        etag = file.lfs.sha256 if file.lfs else file.blob_id
+        held = is_there or bool(etag and (blobs / etag).exists())
+        wanted.append(Wanted(file.rfilename, 0 if held else file.size or 0, named_hash(file), is_there))
+    return wanted
 
 
 def indexed(folder: Path, files: dict[str, "RepoSibling"]) -> list["RepoSibling"]:

@@ -1,51 +1,104 @@
 """Downloads files of one commit into the Hub cache, with progress, and stops when it is told to."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Self
 
 from huggingface_hub import hf_hub_download
 
 from qtoolkit.records import ProgressEvent
+from qtoolkit.source.hub_cache import snapshot_folder
+from qtoolkit.source.hub_check import bytes_to_hash, refuse_other_bytes
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.hub_transfer import StoppedError, transfer
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A file of a commit.
+
+    Attributes:
+        name: what it is called there.
+        size: bytes that have to be transferred for it; 0 when the cache holds them.
+        expected: the hash by which the Hub names its content; None where it names none.
+        is_there: whether the cache holds it under this name.
+    """
+
+    name: str
+    size: int
+    expected: str | None
+    is_there: bool
+
+
 class Download:
-    """Files of one commit, fetched one after the other.
+    """Files of one commit, fetched one after the other, each compared with its hash.
 
     Args:
         model: the repository and the token.
         commit_hash: the commit of which every file is taken.
-        total: bytes of all files that will be asked for.
         on_progress: called in the caller's thread about ten times a second; what it raises stops the download.
+
+    Attributes:
+        total: bytes of all files that will be transferred, and of those in the cache that were never compared.
+        unnamed: files whose content the Hub names by no hash.
     """
 
-    def __init__(
-        self, model: HubModel, commit_hash: str, total: int, on_progress: Callable[[ProgressEvent], None]
-    ) -> None:
-        self.model, self.commit_hash, self.total = model, commit_hash, total
+    def __init__(self, model: HubModel, commit_hash: str, on_progress: Callable[[ProgressEvent], None]) -> None:
+        self.model, self.commit_hash = model, commit_hash
+        self.total = 0
+        self.unnamed: list[str] = []
+        self._folder = snapshot_folder(model.repo_id, commit_hash)
         self._on_progress = on_progress
         self._finished = 0
         self._received = 0
 
-    def get(self, files: Mapping[str, int]) -> None:
-        """Fetch files by name, each with the bytes that have to be transferred for it.
+    def bytes_of(self, files: Iterable[Wanted]) -> int:
+        """Bytes that the progress counts for files: of one that is in the cache, those that will be hashed."""
+        return sum(
+            bytes_to_hash(self._folder / file.name, file.expected) if file.is_there else file.size for file in files
+        )
+
+    def get(self, files: Iterable[Wanted]) -> None:
+        """Fetch files that are missing, and compare all with their hashes.
 
         A file comes into the cache when it is whole. One that was interrupted starts again with the next call; within a
-        call, huggingface_hub takes up a broken connection where it broke.
+        call, huggingface_hub takes up a broken connection where it broke. One that has other bytes than the Hub names
+        is removed and fetched once more.
 
         Raises:
             SourceError: the Hub does not hand a file out, or the connection breaks for good.
+            CheckpointError: a file has other bytes than the Hub names.
             OutputError: the cache cannot be written.
         """
-        for name, size in files.items():
-            self._get_file(name, size)
-            self._finished += size
+        for file in files:
+            counted = self.bytes_of([file])
+            if not file.is_there:
+                self._get_file(file.name, file.size)
+            if file.expected is None:
+                self.unnamed.append(file.name)
+            else:
+                self._compare(file, file.expected, counted)
+            self._finished += counted
             self._received = 0
-            self._report(name, size)
+            if counted or not file.is_there:
+                self._report(file.name, counted)
 
-    def _get_file(self, name: str, size: int) -> None:
+    def _compare(self, file: Wanted, expected: str, counted: int) -> None:
+        place, whole = self._folder / file.name, self._received
+
+        def hashed(count: int) -> None:
+            self._received = count if file.is_there else whole
+            if counted:
+                self._report(file.name, counted)
+
+        def fetch_again() -> None:
+            self._received = counted
+            self._get_file(file.name, counted, again=True)
+
+        refuse_other_bytes(place, expected, fetch_again, self.model, hashed)
+
+    def _get_file(self, name: str, size: int, *, again: bool = False) -> None:
         def work(stopped: threading.Event) -> None:
             worker = threading.current_thread()
 
@@ -57,7 +110,13 @@ class Download:
 
             bar_class = type("Bar", (_SilentBar,), {"receive": staticmethod(receive)})
             hf_hub_download(
-                self.model.repo_id, name, revision=self.commit_hash, token=self.model.token, tqdm_class=bar_class
+                self.model.repo_id,
+                name,
+                revision=self.commit_hash,
+                token=self.model.token,
+                tqdm_class=bar_class,
+                # Otherwise it would be taken from where the bad one came from.
+                force_download=again,
             )
 
         done = transfer(work, lambda: self._report(name, size))

@@ -32,6 +32,7 @@ from qtoolkit.errors import (
     SourceError,
     oneline,
 )
+from qtoolkit.tokens import concealed
 
 # What huggingface_hub says where the Hub does not take a card's metadata.
 _INVALID_CARD = "Invalid metadata in README.md."
@@ -61,7 +62,11 @@ class HubModel:
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        used = self.token if self.token is not None else get_token()
+        refuse_token(self.repo_id)
+        refuse_token(self.revision or "")
+        # Of a frozen dataclass.
+        object.__setattr__(self, "token", concealed(self.token))
+        used = self.token if self.token is not None else concealed(get_token())
         # The HTTP library would quote the whole header in its error.
         if used is not None and not re.fullmatch(r"[!-~]+", used):
             raise ConfigError(
@@ -102,6 +107,19 @@ class HubSearch(HubModel):
     def page(self) -> str:
         """The address that a person opens."""
         return f"{hub_address()}/models"
+
+
+def refuse_token(name: str) -> None:
+    """Refuse a token that was pasted where a name belongs, before it goes over the network.
+
+    Raises:
+        ConfigError: a part of the name is one.
+    """
+    if any(re.fullmatch(r"(hf|api_org)_[A-Za-z0-9]{30,}", part) for part in re.split(r"[/@\s]", name)):
+        raise ConfigError(
+            "a Hub token stands where a name belongs, org/name for example; whoever sees this notebook may use the "
+            f"token: make a new one at {hub_address()}/settings/tokens"
+        )
 
 
 def hub_address() -> str:
@@ -149,6 +167,13 @@ def _malformed(_error: BaseException, model: HubModel) -> QToolkitError:
     return ModelNotFoundError(f"{model.repo_id!r} is no Hub id: write it as on its page, org/name or org/name@revision")
 
 
+def _bad_token() -> QToolkitError:
+    return SourceError(
+        "the Hub does not accept the token (401): it is mistyped or expired; log in again with `hf auth login`, "
+        f"or make a new one at {hub_address()}/settings/tokens"
+    )
+
+
 def _gated(_error: BaseException, model: HubModel) -> QToolkitError:
     if model.has_token:
         return GatedModelError(
@@ -160,7 +185,10 @@ def _gated(_error: BaseException, model: HubModel) -> QToolkitError:
     )
 
 
-def _unknown(_error: BaseException, model: HubModel) -> QToolkitError:
+def _unknown(error: BaseException, model: HubModel) -> QToolkitError:
+    if isinstance(error, HfHubHTTPError) and error.response.status_code == 401 and model.has_token:
+        # huggingface_hub takes it for a repository that is not there; with a good token the Hub answers 404 then.
+        return _bad_token()
     if isinstance(model, HubSearch):
         return SourceError(f"{hub_address()} wants a token for a search: log in with `hf auth login`, or give token=")
     way = "a token that has access to it" if model.has_token else "a token: `hf auth login`, or token="
@@ -185,10 +213,7 @@ def _refused(error: BaseException, model: HubModel) -> QToolkitError:
     if status == 401 and not model.has_token:
         return _unknown(error, model)
     if status == 401:
-        return SourceError(
-            f"the Hub does not accept the token (401): it is mistyped or expired; log in again with `hf auth login`, "
-            f"or make a new one at {hub_address()}/settings/tokens"
-        )
+        return _bad_token()
     if status == 403:
         return SourceError(
             f"the Hub refuses {model.repo_id} (403): give a token that may {model.right} it, see "
@@ -232,6 +257,9 @@ def _disk(error: BaseException, model: HubModel) -> QToolkitError:
 def _broken(error: BaseException, model: HubModel) -> QToolkitError:
     # huggingface_hub says of an upload only which file it was.
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+    if model.has_token and "HTTP status client error (401" in str(cause):
+        # hf_xet gives the status in its text alone.
+        return _bad_token()
     return HubUnreachableError(f"the {model.transfer} {model.repo_id} broke off ({_detail(cause)}): {model.again}")
 
 

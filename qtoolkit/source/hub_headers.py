@@ -19,8 +19,9 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from qtoolkit.errors import CheckpointError
-from qtoolkit.source.hub import ask, indexed, missing_files, parse_name
+from qtoolkit.source.hub import ask, indexed, parse_name, wanted_files
 from qtoolkit.source.hub_cache import snapshot_folder
+from qtoolkit.source.hub_check import keep_header, named_hash, refuse_other_bytes
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.hub_files import refuse_without_safetensors, small_files, weight_files
 from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG
@@ -80,9 +81,8 @@ def fetch_headers(
     with TemporaryDirectory(prefix="qtoolkit-headers-") as scratch:
         folder = Path(scratch)
         for config in files.keys() & _CONFIGS:
-            with translated(model):
-                cached = hf_hub_download(model.repo_id, config, revision=commit_hash, token=model.token)
-            (folder / config).write_bytes(Path(cached).read_bytes())
+            cached = _small_file(model, commit_hash, files[config])
+            (folder / config).write_bytes(cached.read_bytes())
         check(folder)
         weights = indexed(folder, files) if INDEX_FILE in files else [files[name] for name in weight_files(files)]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -91,16 +91,32 @@ def fetch_headers(
                 with (folder / file.rfilename).open("wb") as stream:
                     stream.write(header)
                     stream.truncate(max(len(header), file.size or 0))
+                keep_header(named_hash(file), header)
         wanted = [*(files[name] for name in small_files(files)), *weights]
-        missing = missing_files(snapshot_folder(model.repo_id, commit_hash), wanted)
+        missing = wanted_files(snapshot_folder(model.repo_id, commit_hash), wanted)
         tokenizer = files.get("tokenizer.json")
         yield Headers(
             folder,
             model.repo_id,
             commit_hash,
-            download_bytes=sum(missing.values()),
+            download_bytes=sum(file.size for file in missing),
             tokenizer_bytes=(tokenizer.size or 0) if tokenizer else 0,
         )
+
+
+def _small_file(model: HubModel, commit_hash: str, file: "RepoSibling") -> Path:
+    """A small file in the local cache, compared with the hash that the Hub names."""
+
+    def fetch(*, again: bool) -> str:
+        with translated(model):
+            return hf_hub_download(
+                model.repo_id, file.rfilename, revision=commit_hash, token=model.token, force_download=again
+            )
+
+    cached, expected = Path(fetch(again=False)), named_hash(file)
+    if expected is not None:
+        refuse_other_bytes(cached, expected, partial(fetch, again=True), model)
+    return cached
 
 
 def _header(model: HubModel, commit_hash: str, file: "RepoSibling") -> bytes:

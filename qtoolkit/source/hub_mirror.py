@@ -2,15 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.files import sync_file, sync_folder
+from qtoolkit.source.hub_check import named_hash, refuse_other_bytes
 from qtoolkit.source.hub_errors import HubUpload, translated
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
 
 class HubMirror:
@@ -35,21 +41,31 @@ class HubMirror:
         """
         with translated(self._model), without_bars():
             self._api.create_repo(self.repo_id, private=True, exist_ok=True)
-            info = self._api.model_info(self.repo_id)
+            info = self._api.model_info(self.repo_id, files_metadata=True)
             if not info.private:
                 raise ConfigError(f"resume_repo {self.repo_id} is public: name a private one, or one that is not there")
-            names = [entry.rfilename for entry in info.siblings or [] if "/" not in entry.rfilename]
+            files = {entry.rfilename: entry for entry in info.siblings or [] if "/" not in entry.rfilename}
             # A description makes its weights count, so it comes after them.
-            for name in sorted(names, key=lambda name: (name.endswith(".json"), name)):
+            for name in sorted(files, key=lambda name: (name.endswith(".json"), name)):
                 if not name.startswith(".") and not (folder / name).exists():
-                    self._download(name, folder, info.sha)
+                    self._fetch(files[name], folder, info.sha)
 
-    def _download(self, name: str, folder: Path, revision: str | None) -> None:
-        """Download a file beside its place, and let it stand there when it is on the disk."""
+    def _fetch(self, file: "RepoSibling", folder: Path, commit_hash: str | None) -> None:
+        """Download a file beside its place, compare it with the hash that the Hub names, and let it stand there, synced."""
         with TemporaryDirectory(dir=folder) as beside:
-            file = Path(self._api.hf_hub_download(self.repo_id, name, local_dir=beside, revision=revision))
-            sync_file(file)
-            file.replace(folder / name)
+            place = Path(beside) / file.rfilename
+
+            def fetch(*, again: bool) -> None:
+                self._api.hf_hub_download(
+                    self.repo_id, file.rfilename, local_dir=beside, revision=commit_hash, force_download=again
+                )
+
+            fetch(again=False)
+            expected = named_hash(file)
+            if expected is not None:
+                refuse_other_bytes(place, expected, partial(fetch, again=True), self._model)
+            sync_file(place)
+            place.replace(folder / file.rfilename)
         sync_folder(folder)
 
     def push(self, files: Sequence[Path]) -> None:

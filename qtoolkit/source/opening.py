@@ -96,7 +96,7 @@ def open_checkpoint(
         return _from_headers(name, revision, token, tokenizer, check)
     snapshot = fetch(name, revision=revision, token=token, on_progress=on_progress, check=check)
     checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check)
-    checkpoint.commit_hash = snapshot.commit_hash
+    checkpoint.commit_hash, checkpoint.checked = snapshot.commit_hash, snapshot.checked
     checkpoint.license, checkpoint.gated, checkpoint.inherited = snapshot.license, snapshot.gated, snapshot.inherited
     if snapshot.note:
         checkpoint.notes.append(snapshot.note)
@@ -138,7 +138,7 @@ def _from_headers(
             # Built while the files are there.
             _ = checkpoint.skeleton
     except HubUnreachableError as error:
-        snapshot = from_cache(HubModel(*parse_name(name, revision), token), error, check)
+        snapshot = from_cache(HubModel(*parse_name(name, revision), token), error, check, headers_only=True)
         checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check, headers_only=True)
         checkpoint.commit_hash = snapshot.commit_hash
         checkpoint.notes.append(snapshot.note)
@@ -167,6 +167,7 @@ def _from_folder(
         tokenizer_bytes=file_bytes(folder / "tokenizer.json"),
         license=license_of_folder(folder),
         inherited=inherited(read_card(folder)),
+        checked="not checked: a folder, of which no hashes are known",
     )
     _note_choices(checkpoint, tokenizer_known=not headers_only)
     return checkpoint
@@ -192,6 +193,7 @@ def _from_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Che
         tokenizer=tokenizer
         if tokenizer is not None or headers_only
         else load_tokenizer(file.parent, gguf_file=file.name),
+        checked="not checked: a file, of which no hash is known",
         notes=["the .gguf file was expanded to bfloat16 by transformers before it was quantized"],
         expand=partial(_expand_gguf, file, config),
     )
@@ -265,6 +267,7 @@ def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
         tokenizer=tokenizer if tokenizer is not None else find_tokenizer(model.name_or_path),
         generation_config=copy.deepcopy(model.generation_config),
         model_class=type(model),
+        checked="not checked: a model in memory",
     )
     _note_choices(checkpoint)
     return checkpoint

@@ -17,7 +17,7 @@ from qtoolkit.errors import ConfigError, QToolkitError, SourceError, oneline
 from qtoolkit.records import FoundModel, FoundModels
 from qtoolkit.source import folder as folders
 from qtoolkit.source.hub_cache import local_models, whole_snapshot
-from qtoolkit.source.hub_errors import HubSearch, translated
+from qtoolkit.source.hub_errors import HubSearch, refuse_token, translated
 from qtoolkit.source.hub_files import weight_files
 from qtoolkit.source.licenses import license_of_folder, named_license
 from qtoolkit.source.names import PICKLE_SUFFIXES
@@ -44,8 +44,9 @@ def find_models(text: str, *, limit: int, hub: bool, token: str | None, timeout:
         timeout: seconds that the Hub may take to begin an answer, and to end it.
 
     Raises:
-        ConfigError: the token that is given cannot be one.
+        ConfigError: the token that is given cannot be one, or the text is one.
     """
+    refuse_token(text)
     wanted, notes = text.strip(), list[str]()
     models = {model.name: model for model in _on_this_machine(wanted, notes)}
     try:

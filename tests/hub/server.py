@@ -62,6 +62,7 @@ class Fault:
         cut: bytes of the body after which the connection breaks; None for never.
         received: bytes of the request's body after which the connection breaks, with nothing done; None for never.
         unanswered: the request is done as asked, and the connection breaks before its answer.
+        flipped: where a bit of the body is wrong; None for nowhere.
         pause: seconds before each 64 kB of the body, and of the request's.
         spared: requests that it leaves alone before.
         times: how many requests it befalls; None for all.
@@ -75,6 +76,7 @@ class Fault:
     cut: int | None = None
     received: int | None = None
     unanswered: bool = False
+    flipped: int | None = None
     pause: float = 0.0
     spared: int = 0
     times: int | None = None
@@ -180,6 +182,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        if self.fault.flipped is not None:
+            body = with_bit_flipped(body, self.fault.flipped)
         whole = len(body) if self.fault.cut is None else min(self.fault.cut, len(body))
         for start in range(0, whole, _PIECE):
             self.server.closing.wait(self.fault.pause)
@@ -220,6 +224,9 @@ class Handler(BaseHTTPRequestHandler):
         for name, content in repository.commits[commit_hash].items():
             entry = {"rfilename": name} | describe(name, content, self.server.claimed_sizes.get(name))
             entry["blobId"] = entry.pop("oid")
+            if not self.server.names_hashes:
+                del entry["blobId"]
+                entry.pop("lfs", None)
             siblings.append(entry)
         info = {"_id": repo_id, "id": repo_id, "modelId": repo_id, "sha": commit_hash, "private": repository.private}
         info |= listing.card_data(repository.commits[commit_hash])
@@ -263,6 +270,13 @@ def describe(name: str, content: bytes, claimed_size: int | None = None) -> dict
     return entry
 
 
+def with_bit_flipped(content: bytes, where: int) -> bytes:
+    """The content with one wrong bit."""
+    wrong = bytearray(content)
+    wrong[where] ^= 1
+    return bytes(wrong)
+
+
 def _git_hash(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
@@ -276,6 +290,7 @@ class Hub(ThreadingHTTPServer):
         tokens: those that are valid; `granted` are those whose account accepted the licence of gated repositories.
         faults: what goes wrong; the first whose path (a regular expression) is found in the request's counts.
         claimed_sizes: sizes that the API states for a file name instead of the true ones.
+        names_hashes: whether the API tells the hashes of files, as mirrors may not.
         requests: everything that was asked, oldest first.
     """
 
@@ -289,6 +304,7 @@ class Hub(ThreadingHTTPServer):
         self.granted: set[str] = set()
         self.faults: list[Fault] = []
         self.claimed_sizes: dict[str, int] = {}
+        self.names_hashes = True
         self.requests: list[Request] = []
         self.closing = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

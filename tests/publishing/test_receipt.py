@@ -6,11 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
 from qtoolkit.publishing import read_receipt
-from qtoolkit.records import Receipt
+from qtoolkit.publishing.card import make_card
+from qtoolkit.records import Receipt, Verification
+from tests.hub.fixture import hub
+from tests.hub.server import Hub
 from tests.methods.gptq_jobs import TEXTS, gptq
+
+__all__ = ["hub"]
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +43,35 @@ def test_it_says_what_was_made_of_what(made: dict[str, Path], base: Path) -> Non
     assert receipt.skipped == {"embedding": 1, "norm": 5, "excluded by name": 1}
     assert receipt.memory.disk_after == (made["gptq"] / "model.safetensors").stat().st_size
     assert receipt.memory.peak is not None and receipt.memory.peak_rss
+
+
+def test_it_says_whether_the_bytes_of_the_base_were_compared(hub: Hub, base: Path, tmp_path: Path) -> None:
+    hub.add("org/model", base)
+    for model, told in (
+        ("org/model", "checked: every file has the hash that the Hub names"),
+        (base, "not checked: a folder, of which no hashes are known"),
+        (AutoModelForCausalLM.from_pretrained(base), "not checked: a model in memory"),
+    ):
+        folder = tmp_path / "out"
+        qt.quantize(model, "absmax", device="cpu", output=folder, overwrite=True)
+        receipt = receipt_of(folder)
+        assert receipt.source_check == told
+        assert f"bytes of the base    {told}" in str(receipt)
+        card = str(make_card(receipt, Verification("out", ()), "me/out", license="apache-2.0"))
+        assert ("had the hash by which the Hub names it" in card) == told.startswith("checked")
+        assert ("were not compared with hashes" in card) == told.startswith("not")
+
+
+def test_an_older_one_that_does_not_say_so_is_read(made: dict[str, Path], tmp_path: Path) -> None:
+    older = json.loads((made["nf4"] / "qtoolkit.json").read_text())
+    del older["source_check"]
+    (tmp_path / "qtoolkit.json").write_text(json.dumps(older))
+    receipt = receipt_of(tmp_path)
+    assert receipt.source_check == ""
+    assert "bytes of the base" not in str(receipt)
+    card = str(make_card(receipt, Verification("out", ()), "me/out", license="apache-2.0"))
+    assert "by which the Hub names it" not in card
+    assert "were not compared" not in card
 
 
 def qtoolkit_version() -> str:

@@ -100,3 +100,14 @@ def test_a_lost_connection_costs_nothing(writable_hub: WritableHub, tmp_path: Pa
     assert first.notes == []
     second = journal(tmp_path / "second")
     assert second.read(0) is not None and second.read(1) is not None
+
+
+@pytest.mark.parametrize("name", ["block-00000.safetensors", "block-00000.json"])
+def test_a_file_with_a_wrong_bit_is_fetched_again(writable_hub: WritableHub, tmp_path: Path, name: str) -> None:
+    journal(tmp_path / "first").write(0, LARGE, {"a": 1})
+    # The first request is HEAD, which has no body.
+    writable_hub.faults = [Fault(f"/resolve/.*/{name}$", flipped=-2, spared=1, times=1)]
+    second = journal(tmp_path / "second")
+    assert writable_hub.faults[0].times == 0
+    assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
+    assert second.read(0) is not None

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qtoolkit.errors import masked
 from qtoolkit.methods import MethodConfig, as_call, find_config
 
 
@@ -38,7 +39,8 @@ class Call:
 
     def __str__(self) -> str:
         words = [*map(_written, self.arguments), *(f"{name}={_written(value)}" for name, value in self.options.items())]
-        call = f"qt.{self.verb}({', '.join(words)})"
+        # A token may have been pasted where a name belongs, and the page stays.
+        call = masked(f"qt.{self.verb}({', '.join(words)})")
         return f"{self.into} = {call}" if self.into else call
 
     def make(self, **unseen: Any) -> Any:
