@@ -15,6 +15,7 @@ from qtoolkit.publishing.receipt import bytes_by_dtype, sha256_of
 from qtoolkit.records import Check
 from qtoolkit.source import Checkpoint, read_tensors
 from qtoolkit.source import folder as folders
+from qtoolkit.source.codes import find_codes
 from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG, RECEIPT_FILE, SINGLE_FILE
 from qtoolkit.units import format_bytes
 
@@ -131,9 +132,11 @@ def check_quantization(artifact: Artifact) -> Check:
     """Whether the config says of the quantization what the receipt says, and what the tensors show."""
     name, values = "quantization config", artifact.config.get("quantization_config")
     if not isinstance(values, dict):
-        if artifact.receipt is None:
+        codes = _codes(artifact)
+        if artifact.receipt is None and codes is None:
             return Check(name, None, "none in config.json", "a model in full precision")
-        return Check(name, False, "none in config.json", AGAIN)
+        told = "none in config.json" if codes is None else f"none in config.json, and {codes}"
+        return Check(name, False, told, AGAIN)
     problems = _gptq_problems(artifact) if artifact.quant_method == "gptq" else []
     try:
         config = config_of_checkpoint(values)
@@ -147,6 +150,15 @@ def check_quantization(artifact: Artifact) -> Check:
             if key in _TOLD and key in said and said[key] != wanted
         ]
     return of(name, problems, f"{artifact.quant_method}, method {config.method}", AGAIN)
+
+
+def _codes(artifact: Artifact) -> str | None:
+    """A tensor of codes, which loads as if it were a weight without a config that says so; None where there is none."""
+    try:
+        tensors = folders.read_weights(artifact.path)
+    except QToolkitError:
+        return None
+    return find_codes(tensors, lambda name: name.endswith(".weight"))
 
 
 def _gptq_problems(artifact: Artifact) -> list[str]:

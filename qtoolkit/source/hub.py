@@ -1,15 +1,17 @@
 """A model from the Hugging Face Hub: files of one commit, and only those that are read."""
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, hf_hub_download
 
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, HubUnreachableError
 from qtoolkit.records import ProgressEvent
+from qtoolkit.source.adapters import refuse_adapter
+from qtoolkit.source.folder import named_file
 from qtoolkit.source.hub_cache import (
     cached_commit,
     is_whole,
@@ -22,7 +24,7 @@ from qtoolkit.source.hub_download import Download
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.hub_files import indexed_files, refuse_without_safetensors, small_files, weight_files
 from qtoolkit.source.licenses import inherited, named_license
-from qtoolkit.source.names import INDEX_FILE
+from qtoolkit.source.names import ADAPTER_CONFIG, INDEX_FILE
 from qtoolkit.units import format_bytes
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ def fetch(
     files = {file.rfilename: file for file in info.siblings or ()}
     commit_hash = str(info.sha)
     folder = snapshot_folder(model.repo_id, commit_hash)
+    refuse_hub_adapter(model, commit_hash, files)
     refuse_without_safetensors(model.repo_id, files)
 
     small = missing_files(folder, (files[name] for name in small_files(files)))
@@ -119,9 +122,8 @@ def fetch(
     download = Download(model, commit_hash, sum(small.values()) + sum(weights.values()), on_progress)
     download.get(small)
     check(folder)
-    if INDEX_FILE in files:
-        weights = missing_files(folder, indexed(folder, files))
-        download.total = sum(small.values()) + sum(weights.values())
+    weights = missing_files(folder, chosen_weights(folder, files))
+    download.total = sum(small.values()) + sum(weights.values())
     _refuse_full_disk(model.repo_id, sum(weights.values()))
     download.get(weights)
     remember_commit(model.repo_id, model.revision, commit_hash)
@@ -167,6 +169,35 @@ def missing_files(folder: Path, files: Iterable["RepoSibling"]) -> dict[str, int
             etag = file.lfs.sha256 if file.lfs else file.blob_id
             missing[file.rfilename] = 0 if etag and (blobs / etag).exists() else file.size or 0
     return missing
+
+
+def refuse_hub_adapter(model: HubModel, commit_hash: str, files: Collection[str]) -> None:
+    """Refuse a repository with an adapter, which its config names with its base: a small file, and all that is fetched.
+
+    Raises:
+        UnsupportedModelError: it holds one.
+        SourceError: the Hub does not hand out its config.
+    """
+    if ADAPTER_CONFIG in files:
+        with translated(model):
+            cached = hf_hub_download(model.repo_id, ADAPTER_CONFIG, revision=commit_hash, token=model.token)
+        refuse_adapter(Path(cached).parent, model.repo_id)
+
+
+def chosen_weights(folder: Path, files: dict[str, "RepoSibling"]) -> list["RepoSibling"]:
+    """The weight files that a repository's configs choose, as `qtoolkit.source.folder.weight_files` of a folder.
+
+    Args:
+        folder: the configs and the index.
+        files: all files of the repository.
+
+    Raises:
+        CheckpointError: as `indexed`.
+    """
+    named = named_file(folder, files)
+    if named is not None:
+        return [files[named]]
+    return indexed(folder, files) if INDEX_FILE in files else [files[name] for name in weight_files(files)]
 
 
 def indexed(folder: Path, files: dict[str, "RepoSibling"]) -> list["RepoSibling"]:

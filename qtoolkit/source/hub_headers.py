@@ -19,11 +19,11 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from qtoolkit.errors import CheckpointError
-from qtoolkit.source.hub import ask, indexed, missing_files, parse_name
+from qtoolkit.source.hub import ask, chosen_weights, missing_files, parse_name, refuse_hub_adapter
 from qtoolkit.source.hub_cache import snapshot_folder
 from qtoolkit.source.hub_errors import HubModel, translated
-from qtoolkit.source.hub_files import refuse_without_safetensors, small_files, weight_files
-from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG
+from qtoolkit.source.hub_files import refuse_without_safetensors, small_files
+from qtoolkit.source.names import HEADERS_PREFIX, INDEX_FILE, QUANTIZE_CONFIG
 from qtoolkit.source.weights import MAX_HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -76,15 +76,16 @@ def fetch_headers(
     info = ask(model)
     files = {file.rfilename: file for file in info.siblings or ()}
     commit_hash = str(info.sha)
+    refuse_hub_adapter(model, commit_hash, files)
     refuse_without_safetensors(model.repo_id, files)
-    with TemporaryDirectory(prefix="qtoolkit-headers-") as scratch:
+    with TemporaryDirectory(prefix=HEADERS_PREFIX) as scratch:
         folder = Path(scratch)
         for config in files.keys() & _CONFIGS:
             with translated(model):
                 cached = hf_hub_download(model.repo_id, config, revision=commit_hash, token=model.token)
             (folder / config).write_bytes(Path(cached).read_bytes())
         check(folder)
-        weights = indexed(folder, files) if INDEX_FILE in files else [files[name] for name in weight_files(files)]
+        weights = chosen_weights(folder, files)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             headers = pool.map(partial(_header, model, commit_hash), weights)
             for file, header in zip(weights, headers, strict=True):

@@ -24,6 +24,7 @@ from qtoolkit.errors import (
 from qtoolkit.optional import optional
 from qtoolkit.records import OnProgress
 from qtoolkit.source import folder as folders
+from qtoolkit.source.adapters import refuse_adapted
 from qtoolkit.source.building import build_empty, cause_of, using_transformers
 from qtoolkit.source.checkpoint import Checkpoint
 from qtoolkit.source.heap import give_memory_back
@@ -31,7 +32,8 @@ from qtoolkit.source.hub import fetch, from_cache, parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 from qtoolkit.source.hub_errors import HubModel
 from qtoolkit.source.hub_headers import fetch_headers
-from qtoolkit.source.licenses import inherited, license_of_folder, read_card
+from qtoolkit.source.licenses import ancestry, inherited, license_of_folder, read_card
+from qtoolkit.source.remedy import lfs_problem
 from qtoolkit.source.weights import StoredTensor
 
 if TYPE_CHECKING:
@@ -163,7 +165,7 @@ def _from_folder(
         generation_config=folders.load_generation_config(folder),
         tokenizer_bytes=file_bytes(folder / "tokenizer.json"),
         license=license_of_folder(folder),
-        inherited=inherited(read_card(folder)),
+        inherited=inherited(read_card(folder)) | ancestry(read_card(folder)),
     )
     _note_choices(checkpoint, tokenizer_known=not headers_only)
     return checkpoint
@@ -174,6 +176,8 @@ def _from_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Che
     from transformers import AutoConfig
 
     optional("gguf", f"reading {file}")
+    if problem := lfs_problem(file):
+        raise SourceError(problem)
     try:
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     except Exception as error:  # a damaged file makes its reader raise anything
@@ -242,6 +246,7 @@ def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
     from transformers import PreTrainedModel
 
     name = type(model).__name__
+    refuse_adapted(model)
     if isinstance(model, torch.nn.Module) and not isinstance(model, PreTrainedModel):
         raise UnsupportedModelError(f"a loaded model must be a PreTrainedModel of transformers, got the module {name}")
     if not isinstance(model, PreTrainedModel):
@@ -251,6 +256,12 @@ def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
     if not model.can_generate() or model.config.is_encoder_decoder:
         raise UnsupportedModelError(f"{name} is no causal language model: give one that AutoModelForCausalLM loads")
     tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    # torchao keeps codes in tensors that say of themselves that they are floats.
+    kind = next((type(tensor).__name__ for tensor in tensors.values() if type(tensor) is not torch.Tensor), None)
+    if kind is not None:
+        raise UnsupportedModelError(
+            f"this {name} holds {kind}s instead of plain tensors: give the full-precision model"
+        )
     if any(tensor.is_meta for tensor in tensors.values()):
         raise UnsupportedModelError(f"some weights of this {name} are offloaded: name its folder or Hub id instead")
     checkpoint = Checkpoint(
@@ -296,7 +307,8 @@ def load_tokenizer(folder: Path, **options: Any) -> Any:
         if "trust_remote_code" in str(error):
             what = f"the tokenizer in {folder} needs code from its repository, which qtoolkit never runs"
             raise UnsafeCheckpointError(f"{what}: {way}") from error
-        raise SourceError(f"the tokenizer in {folder} cannot be read ({oneline(error)}): {way}") from error
+        pointer = next(filter(None, (lfs_problem(file) for name in names for file in sorted(folder.glob(name)))), "")
+        raise SourceError(pointer or f"the tokenizer in {folder} cannot be read ({oneline(error)}): {way}") from error
     finally:
         # Reading a large vocabulary takes twice what it holds then.
         give_memory_back()

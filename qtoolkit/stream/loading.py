@@ -6,6 +6,7 @@ memory.
 """
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import cause_of, check_complete, using_transformers
 from qtoolkit.source.heap import GIVE_BACK_EVERY, give_memory_back
+from qtoolkit.source.remedy import sound_copy
 from qtoolkit.tensor.processor import bfloat16_is_fast
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def load_streamed(
                 ignore_mismatched_sizes=True,
             )
     except RuntimeError as error:
-        raise _explained(model_name, device, error) from error
+        raise _explained(model_name, checkpoint.path, device, error) from error
     check_complete(checkpoint, info)
     give_memory_back()
     on_progress(ProgressEvent("quantize", total, total, "bytes"))
@@ -110,14 +112,17 @@ def check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
     if tensor.numel() and tensor.dtype in _FLOATS:
         low, high = torch.aminmax(tensor)
         if not (low.isfinite() and high.isfinite()):
-            raise CheckpointError(f"{name} of {model} holds NaN or infinity, so it cannot be quantized: get it again")
+            what = f"{name} of {model} holds NaN or infinity, so it cannot be quantized"
+            raise CheckpointError(f"{what}: name another checkpoint or revision of the model")
 
 
-def _explained(name: str, device: str, error: RuntimeError) -> CheckpointError | InsufficientMemoryError:
+def _explained(
+    name: str, place: Path | None, device: str, error: RuntimeError
+) -> CheckpointError | InsufficientMemoryError:
     cause = cause_of(error)
     if "out of memory" in cause or "allocate memory" in cause:
         return InsufficientMemoryError(f"memory on {device} ran out while {name} was loaded ({cause}): free some")
-    return CheckpointError(f"{name} does not load ({cause}): download it again")
+    return CheckpointError(f"{name} does not load ({cause}): {sound_copy(place)}")
 
 
 def compute_dtype_for(device: str, stored: torch.dtype) -> torch.dtype:
