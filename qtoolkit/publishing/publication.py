@@ -15,6 +15,7 @@ from qtoolkit.errors import ConfigError, VerificationError
 from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
+from qtoolkit.publishing.lineage import is_in_memory
 from qtoolkit.publishing.push import CARD, Repository
 from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.publishing.token import Writer, find_writer
@@ -36,6 +37,8 @@ def publish(
     revision: str = "main",
     base: str | os.PathLike[str] | None = None,
     license: str | None = None,
+    base_model: str | None = None,
+    base_model_relation: str | None = None,
     quality: QualityReport | None = None,
     on_progress: OnProgress | None = None,
     on_check: OnCheck | None = None,
@@ -56,6 +59,10 @@ def publish(
         revision: the branch; made where it does not exist.
         base: as for `verify`.
         license: by the Hub's name for it, "apache-2.0", where the base's card is not at hand to name it.
+        base_model: "org/name", for the card, where `qtoolkit.json` does not prove what the model was made of: it was in
+            memory, or in a folder of one's own.
+        base_model_relation: what this model is to `base_model`, by the Hub's names: "quantized" (None is that too),
+            "finetune", "merge" or "adapter".
         quality: what `evaluate` measured of this folder, for the card; None where nothing was.
         on_progress: called with a `ProgressEvent` about ten times a second while files are sent; what it raises,
             such as `JobCancelled`, stops there. Through hf_xet, which the Hub prefers, a file's bytes count when it is
@@ -64,15 +71,16 @@ def publish(
 
     Raises:
         VerificationError: it fails a check, does not load, or was not made by qtoolkit.
-        ConfigError: a licence that nobody knows, a name that is none, figures of another model, or a repository that is
-            public already.
+        ConfigError: a licence that nobody knows, a name that is none, another base model than the one that it was made
+            of, figures of another model, or a repository that is public already.
         GatedModelError: no token, or one that may only read; before any work.
         SourceError: the Hub refuses or does not answer; nothing of the repository has changed then.
     """
     check_repo_id(repo_id)
     artifact = open_artifact(path)
     receipt = _receipt_of(artifact)
-    describe = partial(_card, artifact, receipt, repo_id, license=license, quality=quality)
+    told = {"base_model": base_model, "base_model_relation": base_model_relation}
+    describe = partial(_card, artifact, receipt, repo_id, license=license, quality=quality, told=told)
     # A licence that is not known is asked for before the work, and so are figures of this model, and a token.
     describe(Verification(artifact.path.name, ()))
     writer = None if dry_run else find_writer(repo_id, token)
@@ -162,7 +170,8 @@ def _send(
     left = {name: content for name, content in files.items() if name not in unchanged}
     commit, pull_request = repository.parent, None
     if left:
-        message = f"{receipt.method} of {receipt.source.name}, by qtoolkit"
+        of = "a model in memory" if is_in_memory(receipt) else receipt.source.name
+        message = f"{receipt.method} of {of}, by qtoolkit"
         commit, pull_request = repository.push(left, message, create_pr=create_pr)
     return replace(
         planned,
@@ -204,12 +213,17 @@ def _card(
     *,
     license: str | None,
     quality: QualityReport | None,
+    told: Mapping[str, str | None],
 ) -> str:
     """The card that the folder has, or else one that is made."""
     if quality is not None:
         refuse_foreign_figures(quality, receipt)
     if CARD not in artifact.names:
-        return str(make_card(receipt, verification, repo_id, license=license, quality=quality))
+        return str(make_card(receipt, verification, repo_id, license=license, quality=quality, **told))
+    for key, value in told.items():
+        if value is not None:
+            what = f"{artifact.path / CARD} is published as it is, without {key}="
+            raise ConfigError(f"{what}: remove the file, so that a card is made, or write it in")
     if quality is not None:
         raise ConfigError(
             f"{artifact.path / CARD} is published as it is, without quality=: remove the file, so that a card is "

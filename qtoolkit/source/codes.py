@@ -61,6 +61,21 @@ def find_codes(tensors: Mapping[str, _Header], is_weight: Callable[[str], bool])
     return f"{name:.120} is {dtype}, {next((f'as in {kind}' for kind in kinds), 'without its scale')}"
 
 
+def refuse_packed(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors of another class: torchao keeps codes in such as say of themselves that they are floats.
+
+    Args:
+        name: of the class of the model in memory that holds them.
+        tensors: detached.
+
+    Raises:
+        UnsupportedModelError: there is one.
+    """
+    kind = next((type(tensor).__name__ for tensor in tensors.values() if type(tensor) is not torch.Tensor), None)
+    if kind is not None:
+        raise UnsupportedModelError(f"this {name} holds {kind}s, not plain tensors: give the full-precision model")
+
+
 def refuse_codes(checkpoint: "Checkpoint", model: "PreTrainedModel") -> None:
     """Refuse integers and float8 where the model has floats: transformers would load them as if they were weights.
 

@@ -79,7 +79,7 @@ def named_file(folder: Path, names: Collection[str]) -> str | None:
 
 
 def _all_files(folder: Path) -> tuple[Path, ...]:
-    """Every safetensors file of a folder; what is called as a second copy or an adapter is called, where it is alone."""
+    """Every safetensors file of a folder; one with the name of a second copy or an adapter only where it is alone."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix == ".safetensors" and file.is_file()]
     own = [file for file in files if not any(fnmatch(file.name, pattern) for pattern in OTHER_WEIGHTS)]
     return tuple(own or files)

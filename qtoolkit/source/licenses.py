@@ -6,10 +6,8 @@ from typing import Any
 
 from huggingface_hub import CardData, ModelCard
 
-from qtoolkit.source.names import is_hub_id
+from qtoolkit.source.names import BASE_MODEL_RELATIONS, is_hub_id
 
-# How the Hub says that a model was made from another; it has no others.
-BASE_MODEL_RELATIONS = ("finetune", "adapter", "merge", "quantized")
 # What a card says, beside the licence, that holds for every copy of the model.
 _INHERITED = ("language", "license_name", "license_link")
 
@@ -36,7 +34,7 @@ def inherited(card_data: Any) -> dict[str, str | list[str]]:
 
 
 def ancestry(card_data: Any) -> dict[str, str | list[str]]:
-    """What a card says of the models that its own was made from, by the Hub's names; only names that the Hub can have."""
+    """What a card says of the models that its own was made from; nothing where a name is none on the Hub."""
     base, relation = getattr(card_data, "base_model", None), getattr(card_data, "base_model_relation", None)
     named = [base] if isinstance(base, str) else base
     if not _is_texts(named) or not named or not all(map(is_hub_id, named)):

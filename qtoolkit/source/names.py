@@ -16,12 +16,14 @@ ADAPTER_CONFIG = "adapter_config.json"
 HEADERS_PREFIX = "qtoolkit-headers-"
 # Weights of something else beside a model's: a second copy in another naming, an adapter.
 OTHER_WEIGHTS = ("consolidated*", "adapter_*")
+# How the Hub says that a model was made from another; it knows no others.
+BASE_MODEL_RELATIONS = ("finetune", "adapter", "merge", "quantized")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a name looks like "org/name"; whether there is such a model is not asked."""
-    return re.fullmatch(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", name) is not None
+def is_hub_id(name: Any) -> bool:
+    """Whether it is a text that looks like "org/name"; whether there is such a model is not asked."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", name) is not None
 
 
 def is_commit_hash(text: Any) -> bool:

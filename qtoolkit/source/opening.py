@@ -27,6 +27,7 @@ from qtoolkit.source import folder as folders
 from qtoolkit.source.adapters import refuse_adapted
 from qtoolkit.source.building import build_empty, cause_of, using_transformers
 from qtoolkit.source.checkpoint import Checkpoint
+from qtoolkit.source.codes import refuse_packed
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.hub import fetch, from_cache, parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
@@ -256,12 +257,7 @@ def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
     if not model.can_generate() or model.config.is_encoder_decoder:
         raise UnsupportedModelError(f"{name} is no causal language model: give one that AutoModelForCausalLM loads")
     tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
-    # torchao keeps codes in tensors that say of themselves that they are floats.
-    kind = next((type(tensor).__name__ for tensor in tensors.values() if type(tensor) is not torch.Tensor), None)
-    if kind is not None:
-        raise UnsupportedModelError(
-            f"this {name} holds {kind}s instead of plain tensors: give the full-precision model"
-        )
+    refuse_packed(name, tensors)
     if any(tensor.is_meta for tensor in tensors.values()):
         raise UnsupportedModelError(f"some weights of this {name} are offloaded: name its folder or Hub id instead")
     checkpoint = Checkpoint(

@@ -19,8 +19,8 @@ def sound_copy(place: Path | None) -> str:
         place: its folder, or a file in it; None for a model in memory.
 
     Returns:
-        Words without a full stop. A file of the Hub is downloaded again only when the cache has let go of it; no download
-        mends a folder of one's own.
+        Words without a full stop. A file of the Hub is downloaded again only when the cache has let go of it; no
+        download mends a folder of one's own.
     """
     if place is None:
         return "load it anew"

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,7 +93,7 @@ def test_on_the_hub_it_is_refused_before_a_weight_is_downloaded(
     assert not [name for name in hub.downloads() if name.endswith(".safetensors")]
 
 
-class Type(str, Enum):
+class Type(StrEnum):
     LORA = "LORA"
 
 

@@ -1,5 +1,7 @@
 """NaN and infinity in any weight are found where they are, and not blamed on the text that calibrates."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,6 @@ NAMES = [
 @pytest.fixture(scope="module")
 def whole(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama in one file."""
-    import shutil
-
     folder = Path(shutil.copytree(tiny_llama, tmp_path_factory.mktemp("finite") / "model"))
     tensors = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
     for file in [*folder.glob("*.safetensors"), folder / INDEX]:
@@ -35,16 +35,14 @@ def whole(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=NAMES)
-def damaged(request: pytest.FixtureRequest, whole: Path) -> tuple[Path, str]:
+def damaged(request: pytest.FixtureRequest, whole: Path) -> Iterator[tuple[Path, str]]:
     """A model with one bad number in a weight, and the weight's name."""
     tensors = load_file(whole / "model.safetensors")
     sound = tensors[request.param].clone()
     tensors[request.param].view(-1)[-1] = torch.nan
     save_file(tensors, whole / "model.safetensors", {"format": "pt"})
-    request.addfinalizer(
-        lambda: save_file({**tensors, request.param: sound}, whole / "model.safetensors", {"format": "pt"})
-    )
-    return whole, request.param
+    yield whole, request.param
+    save_file({**tensors, request.param: sound}, whole / "model.safetensors", {"format": "pt"})
 
 
 @pytest.mark.parametrize("config", [gptq(), gptq(target_bits=5.0)], ids=["calibrated", "with a target"])
