@@ -11,6 +11,7 @@ from qtoolkit.files import read_json
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.methods._gptq_checkpoint import correct_format
 from qtoolkit.publishing.artifact import Artifact
+from qtoolkit.publishing.patterns import printable
 from qtoolkit.publishing.receipt import bytes_by_dtype, sha256_of
 from qtoolkit.records import Check
 from qtoolkit.source import Checkpoint, read_tensors
@@ -192,9 +193,9 @@ def of(name: str, problems: Iterable[str], value: str, note: str) -> Check:
     """A check that fails by its problems, of which three are shown; `value` is what was seen where there are none."""
     found = list(problems)
     if not found:
-        return Check(name, True, value)
+        return Check(name, True, printable(value))
     rest = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return Check(name, False, "; ".join(problem[:200] for problem in found[:3]) + rest, note)
+    return Check(name, False, "; ".join(printable(problem[:200]) for problem in found[:3]) + rest, note)
 
 
 def without_receipt(name: str) -> Check:

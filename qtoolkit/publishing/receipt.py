@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, ConfigError, oneline
 from qtoolkit.publishing import behaviour
-from qtoolkit.publishing.patterns import last_part, without_paths
+from qtoolkit.publishing.patterns import last_part, printable, without_paths
 from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, QuantizationReport, Receipt
 from qtoolkit.source import read_tensors
 from qtoolkit.source.names import RECEIPT_FILE, is_commit_hash, is_hub_id
@@ -133,25 +133,21 @@ def _plain(receipt: Receipt) -> Receipt:
     return replace(
         receipt,
         source=replace(
-            source, name=_line(source.name), commit_hash=commit_hash, architecture=_line(source.architecture)
+            source, name=printable(source.name), commit_hash=commit_hash, architecture=printable(source.architecture)
         ),
-        license=None if receipt.license is None else _line(receipt.license),
-        method=_line(receipt.method),
+        license=None if receipt.license is None else printable(receipt.license),
+        method=printable(receipt.method),
         settings={
-            _line(name): _line(value) if isinstance(value, str) else value for name, value in receipt.settings.items()
+            printable(name): printable(value) if isinstance(value, str) else value
+            for name, value in receipt.settings.items()
         },
-        device=_line(receipt.device),
-        versions={_line(package): _line(version) for package, version in receipt.versions.items()},
-        hardware=tuple(map(_line, receipt.hardware)),
-        skipped={_line(why): count for why, count in receipt.skipped.items()},
-        notes=tuple(map(_line, receipt.notes)),
-        calibration=calibration and replace(calibration, text=_line(calibration.text)),
+        device=printable(receipt.device),
+        versions={printable(package): printable(version) for package, version in receipt.versions.items()},
+        hardware=tuple(map(printable, receipt.hardware)),
+        skipped={printable(why): count for why, count in receipt.skipped.items()},
+        notes=tuple(map(printable, receipt.notes)),
+        calibration=calibration and replace(calibration, text=printable(calibration.text)),
     )
-
-
-def _line(text: str) -> str:
-    """A text without what moves a terminal's cursor or ends a line."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def receipt_of(checkpoint: "Checkpoint") -> Receipt | None:

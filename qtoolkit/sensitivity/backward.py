@@ -51,9 +51,6 @@ def run_backward(
         watcher: is shown the gradients.
         on_progress: told of each block that was run, forth and back.
         seed: of the labels.
-
-    Raises:
-        CheckpointError: a weight that holds NaN or infinity.
     """
     check_outside(streamed)
     samples = first_inputs(streamed, tokens, 1)

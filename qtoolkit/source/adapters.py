@@ -36,6 +36,8 @@ def refuse_adapted(model: Any) -> None:
     Raises:
         UnsupportedModelError: it does.
     """
+    from transformers import PreTrainedModel
+
     configs = getattr(model, "peft_config", None)
     if not configs:
         return
@@ -43,8 +45,12 @@ def refuse_adapted(model: Any) -> None:
     first = next(iter(configs.values())) if isinstance(configs, Mapping) else configs
     kind = getattr(first, "peft_type", None)
     held = _held(getattr(kind, "value", kind), getattr(first, "base_model_name_or_path", None))
-    owner = "its" if hasattr(model, "merge_and_unload") else "PeftModel.from_pretrained(base, adapter)'s"
-    raise UnsupportedModelError(f"this {type(model).__name__} {held}: give what {owner} merge_and_unload() returns")
+    way = "it is none that can be merged, give a model without it"
+    if hasattr(model, "merge_and_unload"):
+        way = "give what its merge_and_unload() returns"
+    elif isinstance(model, PreTrainedModel):
+        way = "give what PeftModel.from_pretrained(base, adapter).merge_and_unload() returns"
+    raise UnsupportedModelError(f"this {type(model).__name__} {held}: {way}")
 
 
 def _held(kind: Any, base: Any) -> str:

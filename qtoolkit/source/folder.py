@@ -211,7 +211,9 @@ def load_config(folder: Path) -> "PreTrainedConfig":
     except Exception as error:  # a value of the wrong type makes transformers raise anything
         raise CheckpointError(f"{file} is not a valid config ({oneline(error)}): {sound_copy(file)}") from error
     how = quantization(folder, vars(config))
-    if how is not None:
+    # An empty one says nothing, and would pass for one that does.
+    vars(config).pop("quantization_config", None)
+    if how:
         config.quantization_config = how
     return config
 

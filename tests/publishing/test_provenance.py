@@ -268,9 +268,7 @@ def test_a_commit_that_is_none_leads_to_no_folder(made: dict[str, Path], tmp_pat
 
 
 @pytest.mark.parametrize("field", ["name", "license", "license_link", "language", "option", "calibration", "method"])
-def test_no_field_of_a_receipt_breaks_out_of_its_place(
-    made: dict[str, Path], tmp_path: Path, field: str
-) -> None:
+def test_no_field_of_a_receipt_breaks_out_of_its_place(made: dict[str, Path], tmp_path: Path, field: str) -> None:
     folder = shutil.copytree(made["gptq" if field == "calibration" else "nf4"], tmp_path / "copy")
     values = json.loads((folder / "qtoolkit.json").read_text())
     values["gated"] = True

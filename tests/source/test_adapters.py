@@ -125,6 +125,19 @@ def test_a_model_that_transformers_gave_an_adapter_is_refused() -> None:
     assert message.startswith("this LlamaForCausalLM holds an adapter of type 'LORA' for 'org/base'")
 
 
+class PromptTuned(nn.Module):
+    """As a PeftModel whose adapter is no change of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peft_config = {"default": SimpleNamespace(peft_type="PROMPT_TUNING", base_model_name_or_path="org/base")}
+
+
+def test_what_cannot_be_merged_is_told_as_that() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"'PROMPT_TUNING' for 'org/base'.*none that can be merged"):
+        qt.plan(PromptTuned(), "nf4")
+
+
 def test_a_merged_model_is_planned() -> None:
     # merge_and_unload takes the configs away.
     assert qt.plan(random_model("llama"), "absmax", device="cpu").layers

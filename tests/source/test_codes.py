@@ -36,9 +36,9 @@ def change(folder: Path, how: Change) -> None:
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
 
 
-def forget_quantization(folder: Path) -> None:
+def forget_quantization(folder: Path, left: object) -> None:
     values = json.loads((folder / "config.json").read_text())
-    del values["quantization_config"]
+    values["quantization_config"] = left
     (folder / "config.json").write_text(json.dumps(values))
 
 
@@ -105,10 +105,13 @@ def test_qt_verify_names_them(saved: Path, tmp_path: Path, codes: Change, named:
     assert check.passed is False and named in check.value
 
 
-@pytest.mark.parametrize("method", ["int8", "nf4", "fp4", "absmax", "zero_point"])
-def test_our_own_results_without_their_config_are_not_quantized_again(saved: Path, tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize("left", [None, {}], ids=["none", "empty"])
+@pytest.mark.parametrize("method", ["int8", "nf4", "zero_point"])
+def test_our_own_results_without_their_config_are_not_quantized_again(
+    saved: Path, tmp_path: Path, method: str, left: object
+) -> None:
     qt.quantize(saved, method, device="cpu", output=tmp_path / "out")
-    forget_quantization(tmp_path / "out")
+    forget_quantization(tmp_path / "out", left)
     with pytest.raises(UnsupportedModelError, match="holds codes, not weights"):
         qt.quantize(tmp_path / "out", "absmax", device="cpu")
 
