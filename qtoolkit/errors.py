@@ -19,8 +19,8 @@
     └── JobCancelled                             raised by `on_progress` to stop a job
 
 Each message is one line: what is wrong, the value got, the values allowed, and the next step. `oneline` makes a
-message that came from another library fit, `memory_cause` knows those of memory that ran out, and a Hub token that stands
-in one is masked.
+message that came from another library fit, `memory_cause` knows those of memory that ran out, and a Hub token in one is
+masked.
 """
 
 import errno

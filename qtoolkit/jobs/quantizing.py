@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
 from qtoolkit.records import OnProgress, Speed
-from qtoolkit.source import HubMirror, open_checkpoint, refuse_own_source
+from qtoolkit.source import HubMirror, identify, open_checkpoint, refuse_own_source
 from qtoolkit.stream import JournalPlace, check_output, journal_of, staged
 
 _ADVICE = "qt.plan tells what needs less; blocks that a calibrated job had done are kept, and the same call goes on"
@@ -76,6 +77,8 @@ def quantize_model(
                 checkpoint, settings, place, here, rss=rss, saves=saves, measures=measures
             )
             check_fits(made)
+            identify(checkpoint, on_progress)
+            made = replace(made, source=replace(made.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
             quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
             method.prepare(quantized)

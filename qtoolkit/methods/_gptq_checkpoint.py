@@ -15,6 +15,7 @@ from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.methods._gptq_format import check_dynamic
 from qtoolkit.modules.gptq_format import CHECKPOINT_FORMATS, zero_offset
 from qtoolkit.records import ignore_progress
+from qtoolkit.source.remedy import place_of, sound_copy
 from qtoolkit.source.renaming import names_in_model
 from qtoolkit.tensor import WORD_BITS, unpack_words
 
@@ -190,7 +191,7 @@ def find_layers(model: "PreTrainedModel", tensors: Mapping[str, Header], setting
 
     names = module_names(model, quantized_names(tensors))
     if not names:
-        raise CheckpointError("the config says GPTQ, but no tensor ends in .qweight: download it again")
+        raise CheckpointError(f"the config says GPTQ, but no tensor ends in .qweight: {_again(tensors)}")
     modules = dict(model.named_modules())
     found = {}
     for stored, name in names.items():
@@ -203,7 +204,7 @@ def find_layers(model: "PreTrainedModel", tensors: Mapping[str, Header], setting
             raise UnsupportedModelError(f"{stored} is quantized, but the config says that it shares its weight")
         layer = _check_layer(stored, linear_shape(module), tensors, settings)
         if module.bias is not None and layer.bias_dtype is None:
-            raise CheckpointError(f"{stored}.bias is missing: download it again")
+            raise CheckpointError(f"{stored}.bias is missing: {_again(tensors)}")
         found[name] = layer
     return found
 
@@ -259,7 +260,7 @@ def _check_layer(stored: str, shape: tuple[int, int], tensors: Mapping[str, Head
     if bits not in WORD_BITS or rows * 32 != bits * in_features:
         raise CheckpointError(
             f"{stored}.qweight has {rows} rows for {in_features} inputs, which no number of bits makes: "
-            "download it again"
+            f"{_again(tensors)}"
         )
     floats = (torch.float16, torch.bfloat16, torch.float32)
     groups, _ = _shape(tensors, f"{stored}.scales", (None, out_features), floats)
@@ -267,7 +268,7 @@ def _check_layer(stored: str, shape: tuple[int, int], tensors: Mapping[str, Head
     group_size = in_features if settings.group_size == -1 else settings.group_size
     if -(-in_features // group_size) != groups:
         if not groups or in_features % groups:
-            raise CheckpointError(f"{stored}.scales has {groups} groups for {in_features} inputs: download it again")
+            raise CheckpointError(f"{stored}.scales has {groups} groups for {in_features} inputs: {_again(tensors)}")
         group_size = in_features // groups
     for name, expected, dtypes in (("g_idx", in_features, (torch.int32,)), ("bias", out_features, floats)):
         if f"{stored}.{name}" in tensors:
@@ -290,7 +291,7 @@ def _shape(
 ) -> tuple[int, ...]:
     """The shape of a tensor, once it was found to be there, of one of the types, and as large as expected."""
     if name not in tensors:
-        raise CheckpointError(f"{name} is missing: download it again")
+        raise CheckpointError(f"{name} is missing: {_again(tensors)}")
     shape, dtype = tuple(tensors[name].shape), tensors[name].dtype
     if dtype not in dtypes:
         allowed = " or ".join(str(kind).removeprefix("torch.") for kind in dtypes)
@@ -299,6 +300,11 @@ def _shape(
         wanted = ", ".join("any" if want is None else str(want) for want in expected)
         raise CheckpointError(f"{name} has the shape {list(shape)}: it must be [{wanted}]")
     return shape
+
+
+def _again(tensors: Mapping[str, Any]) -> str:
+    """The end of a message on a file whose tensors do not fit each other."""
+    return sound_copy(place_of(tensors))
 
 
 def _value(values: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:

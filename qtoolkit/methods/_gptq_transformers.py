@@ -164,7 +164,9 @@ def _finish(name: str, layer: Any) -> None:
         layer.g_idx = (places // layer.group_size).to(torch.int32)
     elif not ((layer.g_idx >= 0).all() and (layer.g_idx < groups).all()):
         low, high = layer.g_idx.min().item(), layer.g_idx.max().item()
-        raise CheckpointError(f"{name}.g_idx names groups {low} to {high} of {groups}: download it again")
+        raise CheckpointError(
+            f"{name}.g_idx names groups {low} to {high} of {groups}: name another checkpoint of the model"
+        )
     if not layer.scales.isfinite().all():
-        raise CheckpointError(f"{name}.scales holds NaN or infinity: download it again")
+        raise CheckpointError(f"{name}.scales holds NaN or infinity: name another checkpoint of the model")
     layer.prepare()

@@ -15,6 +15,8 @@ PUBLISH_OPTIONS: Mapping[str, tuple[str, str]] = {
     "--revision": ("BRANCH", "branch to write to, made where it does not exist (default: main)"),
     "--quality": ("NAME", "variable that holds what %qeval told of this folder, for the card"),
     "--license": ("NAME", "licence of a base whose card names none: apache-2.0, mit, ..."),
+    "--base-model": ("ORG/NAME", "base for the card, of a model that was made in memory or in a folder of one's own"),
+    "--base-model-relation": ("NAME", "what this model is to it: quantized (default), finetune, merge or adapter"),
     "--base": ("MODEL", "the full-precision model to compare with (default: the one in the receipt, if it is here)"),
     "--debug": JOB_OPTIONS["--debug"],
 }
@@ -46,7 +48,8 @@ def read_publish_request(line: str) -> PublishRequest:
     words = ("FOLDER", "REPO")
     job, rest = make_parser("%qpublish", PUBLISH_OPTIONS, words).parse_known_args(split_line(line))
     refuse_rest(rest, "%qpublish", list(PUBLISH_OPTIONS), "", words)
-    given = {name: getattr(job, name) for name in ("base", "license", "revision") if getattr(job, name) is not None}
+    names = ("base", "base_model", "base_model_relation", "license", "revision")
+    given = {name: getattr(job, name) for name in names if getattr(job, name) is not None}
     switches = {"private": not job.public, "create_pr": job.pr, "dry_run": job.dry_run}
     return PublishRequest(job.folder, job.repo, job.quality, {**switches, **given})
 

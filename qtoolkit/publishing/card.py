@@ -1,6 +1,5 @@
 """The card of a published model: what was done, measured and verified, from its receipt; nothing is made up."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,13 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import config_class
+from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
 from qtoolkit.publishing.markdown import escaped, listed, table
 from qtoolkit.publishing.quality import describe_quality, eval_results
 from qtoolkit.publishing.readers import needs_qtoolkit, packages_of, readers_of
 from qtoolkit.records import QualityReport, Receipt, Verification
 from qtoolkit.source.hub_check import CHECKED, CHECKED_OFFLINE
-from qtoolkit.source.names import HUB_TEXTS
+from qtoolkit.source.names import HUB_TEXTS, is_hub_id
 from qtoolkit.units import format_bytes, format_seconds
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -29,6 +29,8 @@ def make_card(
     *,
     license: str | None = None,
     quality: QualityReport | None = None,
+    base_model: str | None = None,
+    base_model_relation: str | None = None,
 ) -> ModelCard:
     """The card of a verified model.
 
@@ -38,15 +40,17 @@ def make_card(
         repo_id: where it will be, "org/name".
         license: its licence by the Hub's name for it; None for that of its base.
         quality: what quantization cost, with the text it was measured on; None where it was not measured.
+        base_model, base_model_relation: as `qtoolkit.publishing.lineage.lineage_of` takes them.
 
     Raises:
-        ConfigError: the licence is neither known nor given, or another than the base's is given.
+        ConfigError: the licence is neither known nor given, or another than the base's is given; or as `lineage_of`.
     """
+    lineage = lineage_of(receipt, base_model, base_model_relation)
     card: ModelCard = ModelCard.from_template(
-        card_metadata(receipt, repo_id, license, quality),
+        card_metadata(receipt, repo_id, lineage, license, quality),
         template_path=str(TEMPLATE),
         title=escaped(repo_id.rpartition("/")[2]),
-        intro=_intro(receipt),
+        intro=_intro(receipt, lineage),
         gated=_gate(receipt),
         loading=_loading(receipt, repo_id),
         readers=readers_of(receipt),
@@ -64,7 +68,11 @@ def make_card(
 
 
 def card_metadata(
-    receipt: Receipt, repo_id: str, license: str | None = None, quality: QualityReport | None = None
+    receipt: Receipt,
+    repo_id: str,
+    lineage: Lineage,
+    license: str | None = None,
+    quality: QualityReport | None = None,
 ) -> ModelCardData:
     """What the Hub reads of a card: the place in the model tree, licence, gate, library, tags and figures.
 
@@ -74,12 +82,11 @@ def card_metadata(
     base, inherited = receipt.source.name, dict(receipt.inherited)
     named: dict[str, Any] = {"license": choose_license(base, receipt.license, license)}
     named["language"] = inherited.get("language")
-    if _is_hub_id(base):
-        named |= {"base_model": base, "base_model_relation": "quantized"}
+    named |= {"base_model": lineage.base_model, "base_model_relation": lineage.relation}
     if named["license"] == "other":
         # The Hub asks for its name and where it stands.
         named |= {name: inherited.get(name) for name in ("license_name", "license_link")}
-        if _is_hub_id(base):
+        if is_copy_of_hub(receipt):
             named["license_link"] = _absolute(named["license_link"], receipt)
     if receipt.gated:
         named["extra_gated_prompt"] = _gate(receipt)
@@ -125,31 +132,49 @@ def _bits(receipt: Receipt) -> int | None:
     return bits if isinstance(bits, int) and not receipt.settings.get("rules") else None
 
 
-def _intro(receipt: Receipt) -> str:
+def _intro(receipt: Receipt, lineage: Lineage) -> str:
     memory, bits = receipt.memory, _bits(receipt)
     name = escaped(_NAMES.get(receipt.method, receipt.method))
     kind = f"{name}, {bits} bits" if bits else f"{name}, layers with different bits"
     return (
-        f"A quantized copy of {_base_link(receipt)}: {receipt.num_layers} linear layers in {kind}; everything else as "
+        f"A quantized copy of {_made_of(receipt)}: {receipt.num_layers} linear layers in {kind}; everything else as "
         f"it was. In memory it takes {format_bytes(memory.footprint_after)} instead of "
         f"{format_bytes(memory.footprint_before)}: {memory.bits_per_weight:.2f} bits per weight, with scales, and with "
         "what was not quantized. It was made with qtoolkit (not on PyPI, where that name belongs to another project)."
+        f"{_told_base(receipt, lineage)}"
     )
 
 
-def _base_link(receipt: Receipt) -> str:
-    name, commit = receipt.source.name, receipt.source.commit_hash
-    shown = f"[{escaped(name)}]({_page(name)})" if _is_hub_id(name) else escaped(name)
-    return f"{shown} (commit `{commit}`)" if commit else shown
+def _made_of(receipt: Receipt) -> str:
+    """What was quantized, in Markdown; of a model in memory, no more than is known."""
+    source, commit = receipt.source, commit_of(receipt)
+    if is_in_memory(receipt):
+        if source.name == source.architecture:
+            return f"a {escaped(source.name)} in memory"
+        return f"a model in memory that came from {_link(source.name)}, and whose weights are not known to be those"
+    return f"{_link(source.name)} (commit `{commit}`)" if commit else _link(source.name)
+
+
+def _told_base(receipt: Receipt, lineage: Lineage) -> str:
+    """A sentence on a base model that somebody else names than the receipt; empty otherwise."""
+    if lineage.base_model is None or is_copy_of_hub(receipt):
+        return ""
+    names = [lineage.base_model] if isinstance(lineage.base_model, str) else lineage.base_model
+    links = " and ".join(map(_link, names))
+    return f" Its base model is {links} ({lineage.relation}), as {escaped(lineage.known_by)} says."
+
+
+def _link(name: str) -> str:
+    """A model's name, with its page where it has one."""
+    return f"[{escaped(name)}]({_page(name)})" if is_hub_id(name) else escaped(name)
 
 
 def _gate(receipt: Receipt) -> str:
     """What people must know before they take a copy of a gated model; empty for another."""
     if not receipt.gated:
         return ""
-    name = receipt.source.name
     return (
-        f"The base model, [{escaped(name)}]({_page(name)}), is handed out only to those who accept its terms. "
+        f"The base model, {_link(receipt.source.name)}, is handed out only to those who accept its terms. "
         "They hold for this copy too: read and accept them there."
     )
 
@@ -174,13 +199,19 @@ def _memory(receipt: Receipt) -> list[tuple[str, str, str]]:
 
 
 def _recipe(receipt: Receipt) -> str:
-    options = "".join(f"    {name}={_python(value)},\n" for name, value in receipt.settings.items())
-    config = config_class(receipt.method).__name__
-    revision = f", revision={receipt.source.commit_hash!r}" if receipt.source.commit_hash else ""
-    return (
-        f"import qtoolkit as qt\n\nconfig = qt.{config}(\n{options})\n"
-        f"qt.quantize({_python(receipt.source.name)}, config, output='output'{revision})"
+    # Names of options that a receipt of somebody else made up would stand in the code as they are.
+    options = "".join(
+        f"    {name}={_python(value)},\n" for name, value in receipt.settings.items() if name.isidentifier()
     )
+    config, commit = config_class(receipt.method).__name__, commit_of(receipt)
+    head = f"import qtoolkit as qt\n\nconfig = qt.{config}(\n{options})\n"
+    if is_in_memory(receipt):
+        comment = (
+            f"# model: what was in memory; {_python(receipt.source.name)} does not make the same as far as is known"
+        )
+        return f"{head}{comment}\nqt.quantize(model, config, output='output')"
+    revision = f", revision={commit!r}" if commit else ""
+    return f"{head}qt.quantize({_python(receipt.source.name)}, config, output='output'{revision})"
 
 
 def _made(receipt: Receipt) -> str:
@@ -212,7 +243,7 @@ def _skipped(receipt: Receipt) -> str:
 def _limits(receipt: Receipt) -> list[str]:
     rounded = "Rounded weights give other outputs than the base's. Tasks differ in how much they lose by that."
     inherited = f"What the card of {receipt.source.name} tells of its limits and its use holds for this copy too."
-    return [rounded, inherited, *receipt.notes]
+    return [rounded, *([] if is_in_memory(receipt) else [inherited]), *receipt.notes]
 
 
 def _license(receipt: Receipt, license: str | None) -> str:
@@ -231,21 +262,17 @@ def _verified(repo_id: str) -> str:
     )
 
 
-def _absolute(link: str | None, receipt: Receipt) -> str:
+def _absolute(link: Any, receipt: Receipt) -> str:
     """Where a licence stands: a card may name a file beside it."""
     page = _page(receipt.source.name)
-    if not link:
+    if not isinstance(link, str) or not link:
         return page
-    return link if "://" in link else f"{page}/blob/{receipt.source.commit_hash or 'main'}/{link}"
+    return link if "://" in link else f"{page}/blob/{commit_of(receipt) or 'main'}/{link}"
 
 
 def _python(value: Any) -> str:
     """A value as Python, which cannot end the block of code that it stands in."""
     return repr(value).replace("`", "")
-
-
-def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
 
 
 def _page(name: str) -> str:

@@ -11,10 +11,12 @@ from qtoolkit.files import read_json
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.methods._gptq_checkpoint import correct_format
 from qtoolkit.publishing.artifact import Artifact
+from qtoolkit.publishing.patterns import printable
 from qtoolkit.publishing.receipt import bytes_by_dtype, sha256_of
 from qtoolkit.records import Check
 from qtoolkit.source import Checkpoint, read_tensors
 from qtoolkit.source import folder as folders
+from qtoolkit.source.codes import find_codes
 from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG, RECEIPT_FILE, SINGLE_FILE
 from qtoolkit.units import format_bytes
 
@@ -131,9 +133,11 @@ def check_quantization(artifact: Artifact) -> Check:
     """Whether the config says of the quantization what the receipt says, and what the tensors show."""
     name, values = "quantization config", artifact.config.get("quantization_config")
     if not isinstance(values, dict):
-        if artifact.receipt is None:
+        codes = _codes(artifact)
+        if artifact.receipt is None and codes is None:
             return Check(name, None, "none in config.json", "a model in full precision")
-        return Check(name, False, "none in config.json", AGAIN)
+        told = "none in config.json" if codes is None else f"none in config.json, and {codes}"
+        return Check(name, False, told, AGAIN)
     problems = _gptq_problems(artifact) if artifact.quant_method == "gptq" else []
     try:
         config = config_of_checkpoint(values)
@@ -147,6 +151,15 @@ def check_quantization(artifact: Artifact) -> Check:
             if key in _TOLD and key in said and said[key] != wanted
         ]
     return of(name, problems, f"{artifact.quant_method}, method {config.method}", AGAIN)
+
+
+def _codes(artifact: Artifact) -> str | None:
+    """A tensor of codes, which loads as if it were a weight without a config that says so; None where there is none."""
+    try:
+        tensors = folders.read_weights(artifact.path)
+    except QToolkitError:
+        return None
+    return find_codes(tensors, lambda name: name.endswith(".weight"))
 
 
 def _gptq_problems(artifact: Artifact) -> list[str]:
@@ -180,9 +193,9 @@ def of(name: str, problems: Iterable[str], value: str, note: str) -> Check:
     """A check that fails by its problems, of which three are shown; `value` is what was seen where there are none."""
     found = list(problems)
     if not found:
-        return Check(name, True, value)
+        return Check(name, True, printable(value))
     rest = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return Check(name, False, "; ".join(problem[:200] for problem in found[:3]) + rest, note)
+    return Check(name, False, "; ".join(printable(problem[:200]) for problem in found[:3]) + rest, note)
 
 
 def without_receipt(name: str) -> Check:

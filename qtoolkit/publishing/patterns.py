@@ -32,6 +32,11 @@ def last_part(path: str) -> str:
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
+def printable(text: str) -> str:
+    """A text that somebody else wrote, without what ends a line or moves a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def without_paths(text: str) -> str:
     """A text with each path of this machine cut down to its last part.
 

@@ -15,6 +15,7 @@ from qtoolkit.errors import ConfigError, VerificationError
 from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
+from qtoolkit.publishing.lineage import is_in_memory
 from qtoolkit.publishing.push import CARD, Repository
 from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.publishing.token import Writer, find_writer
@@ -38,6 +39,8 @@ def publish(
     revision: str = "main",
     base: str | os.PathLike[str] | None = None,
     license: str | None = None,
+    base_model: str | None = None,
+    base_model_relation: str | None = None,
     quality: QualityReport | None = None,
     on_progress: OnProgress | None = None,
     on_check: OnCheck | None = None,
@@ -51,42 +54,41 @@ def publish(
         path: a folder that `quantize` wrote. Its `README.md`, where it has one, is the card; otherwise one is made.
         repo_id: "org/name"; made where it does not exist.
         private: whether only its owner sees it. A public copy of a gated base is gated too: its owner admits who asks.
-        create_pr: open a pull request instead, for a repository of somebody else; one that is open with the same
-            files stays the only one.
+        create_pr: open a pull request, for somebody else's repository; one with the same files stays the only one.
         dry_run: send nothing and ask no network; the result tells every file, its size, and the card.
         token: a Hub token that may write; None for the one that huggingface_hub finds.
         revision: the branch; made where it does not exist.
         base: as for `verify`.
         license: by the Hub's name for it, "apache-2.0", where the base's card is not at hand to name it.
+        base_model, base_model_relation: "org/name" for the card, and what this model is to it ("quantized", "finetune",
+            "merge" or "adapter"), where `qtoolkit.json` does not prove what was quantized: a model in memory, say.
         quality: what `evaluate` measured of this folder, for the card; None where nothing was.
-        on_progress: called with a `ProgressEvent` about ten times a second while files are sent; what it raises,
-            such as `JobCancelled`, stops there. Through hf_xet, which the Hub prefers, a file's bytes count when it is
-            whole; without it (HF_HUB_DISABLE_XET=1), as they go.
+        on_progress: called with a `ProgressEvent` about ten times a second while files are sent; what it raises stops
+            there. Through hf_xet a file's bytes count when it is whole; without it (HF_HUB_DISABLE_XET=1), as they go.
         on_check: as for `verify`, which tells `on_progress` too where it is.
 
     Raises:
         VerificationError: it fails a check, does not load, or was not made by qtoolkit.
-        ConfigError: a licence that nobody knows, a name that is none, figures of another model, or a repository that is
-            public already.
+        ConfigError: a licence that nobody knows, a name that is none, another base model than the one that it was made
+            of, figures of another model, or a repository that is public already.
         GatedModelError: no token, or one that may only read; before any work.
         SourceError: the Hub refuses or does not answer; nothing of the repository has changed then.
     """
     check_repo_id(repo_id)
     artifact = open_artifact(path)
     receipt = _receipt_of(artifact)
-    describe = partial(_card, artifact, receipt, repo_id, license=license, quality=quality)
-    # A licence that is not known is asked for before the work, and so are figures of this model, and a token.
-    describe(Verification(artifact.path.name, ()))
+    told = {"base_model": base_model, "base_model_relation": base_model_relation}
+    describe = partial(_card, artifact, receipt, repo_id, license=license, quality=quality, told=told)
+    describe(Verification(artifact.path.name, ()))  # what it refuses, it refuses before the work
     writer = None if dry_run else find_writer(repo_id, token)
     verification = make_checks(path, base, on_progress, on_check, run_anew=False)
     refuse_unproven(verification)
-    card = describe(verification)
-    files: dict[str, Content] = {name: artifact.path / name for name in artifact.names} | {CARD: card.encode()}
+    files: dict[str, Content] = {name: artifact.path / name for name in artifact.names}
+    files[CARD] = describe(verification).encode()
     planned = _planned(repo_id, revision, files, receipt, verification, private=None if create_pr else private)
     if writer is None:
         return planned
-    repository = Repository(repo_id, writer, revision, on_progress or ignore_progress)
-    return _send(repository, writer, planned, receipt, files, private=private, create_pr=create_pr)
+    return _send(writer, planned, receipt, files, on_progress, private=private, create_pr=create_pr)
 
 
 def check_push(repo_id: str, model: Any, revision: str | None, license: str | None) -> None:
@@ -144,16 +146,17 @@ def _planned(
 
 
 def _send(
-    repository: Repository,
     writer: Writer,
     planned: Publication,
     receipt: Receipt,
     files: Mapping[str, Content],
+    on_progress: OnProgress | None,
     *,
     private: bool,
     create_pr: bool,
 ) -> Publication:
     """Put the files on the Hub that it has not, and say which those were."""
+    repository = Repository(planned.repo_id, writer, planned.revision, on_progress or ignore_progress)
     repository.open(private=private, create_pr=create_pr)
     gated = planned.gated and not repository.private
     if gated:
@@ -164,7 +167,8 @@ def _send(
     left = {name: content for name, content in files.items() if name not in unchanged}
     commit, pull_request = repository.parent, None
     if left:
-        message = f"{receipt.method} of {receipt.source.name}, by qtoolkit"
+        of = "a model in memory" if is_in_memory(receipt) else receipt.source.name
+        message = f"{receipt.method} of {of}, by qtoolkit"
         commit, pull_request = repository.push(left, message, create_pr=create_pr)
     return replace(
         planned,
@@ -206,12 +210,17 @@ def _card(
     *,
     license: str | None,
     quality: QualityReport | None,
+    told: Mapping[str, str | None],
 ) -> str:
     """The card that the folder has, or else one that is made."""
     if quality is not None:
         refuse_foreign_figures(quality, receipt)
     if CARD not in artifact.names:
-        return str(make_card(receipt, verification, repo_id, license=license, quality=quality))
+        return str(make_card(receipt, verification, repo_id, license=license, quality=quality, **told))
+    for key, value in told.items():
+        if value is not None:
+            what = f"{artifact.path / CARD} is published as it is, without {key}="
+            raise ConfigError(f"{what}: remove the file, so that a card is made, or write it in")
     if quality is not None:
         raise ConfigError(
             f"{artifact.path / CARD} is published as it is, without quality=: remove the file, so that a card is "

@@ -5,6 +5,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.publishing.lineage import is_in_memory
 from qtoolkit.publishing.markdown import escaped, listed, table
 from qtoolkit.publishing.patterns import last_part, without_paths
 from qtoolkit.records import QualityReport, Receipt
@@ -38,6 +39,11 @@ def refuse_foreign_figures(quality: Any, receipt: Receipt) -> None:
     base = None if quality.base is None else last_part(quality.base.partition("@")[0])
     if base not in (None, last_part(source.name), source.commit_hash):
         raise ConfigError(f"quality compares with {quality.base!r}, and the base is {source.name!r}: {_AGAIN}")
+    if quality.base_commit_hash and is_in_memory(receipt):
+        raise ConfigError(
+            f"quality compares with commit {quality.base_commit_hash:.40} of {source.name!r}, and this model was made "
+            "from one in memory that is not known to be that: measure it with base= the one in memory"
+        )
     commits = {quality.base_commit_hash, source.commit_hash} - {None}
     if len(commits) > 1:
         raise ConfigError(

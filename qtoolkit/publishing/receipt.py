@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.errors import CheckpointError, ConfigError, oneline
 from qtoolkit.files import write_whole
 from qtoolkit.publishing import behaviour
-from qtoolkit.publishing.patterns import last_part, without_paths
+from qtoolkit.publishing.patterns import last_part, printable, without_paths
 from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, QuantizationReport, Receipt
 from qtoolkit.source import read_tensors
-from qtoolkit.source.names import RECEIPT_FILE
+from qtoolkit.source.names import RECEIPT_FILE, is_commit_hash, is_hub_id
 from qtoolkit.source.weights import DTYPES
 
 if TYPE_CHECKING:
@@ -127,9 +126,36 @@ def read_receipt(folder: Path) -> Receipt | None:
         return None
     try:
         with file.open(encoding="utf-8") as stream:
-            return Receipt.from_dict(json.loads(stream.read(_MAX_CHARACTERS)))
+            return _plain(Receipt.from_dict(json.loads(stream.read(_MAX_CHARACTERS))))
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it") from error
+
+
+def _plain(receipt: Receipt) -> Receipt:
+    """A receipt, which anybody may have written, with one line for a line, and no commit that is none.
+
+    What it says reaches cards, messages and terminals. Texts that are compared with a tokenizer's stay as they are.
+    """
+    source, calibration = receipt.source, receipt.calibration
+    commit_hash = source.commit_hash if is_commit_hash(source.commit_hash) else None
+    return replace(
+        receipt,
+        source=replace(
+            source, name=printable(source.name), commit_hash=commit_hash, architecture=printable(source.architecture)
+        ),
+        license=None if receipt.license is None else printable(receipt.license),
+        method=printable(receipt.method),
+        settings={
+            printable(name): printable(value) if isinstance(value, str) else value
+            for name, value in receipt.settings.items()
+        },
+        device=printable(receipt.device),
+        versions={printable(package): printable(version) for package, version in receipt.versions.items()},
+        hardware=tuple(map(printable, receipt.hardware)),
+        skipped={printable(why): count for why, count in receipt.skipped.items()},
+        notes=tuple(map(printable, receipt.notes)),
+        calibration=calibration and replace(calibration, text=printable(calibration.text)),
+    )
 
 
 def receipt_of(checkpoint: "Checkpoint") -> Receipt | None:
@@ -166,7 +192,7 @@ def sha256_of(file: Path) -> str:
 
 def _public_name(source: ModelSource) -> str:
     """What the base is called, without the folders of this machine."""
-    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source.name) and not Path(source.name).exists()
+    on_hub = is_hub_id(source.name) and not Path(source.name).exists()
     return source.name if source.commit_hash or on_hub else last_part(source.name)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source.sampling import draw
 from qtoolkit.stream import StreamedModel
-from qtoolkit.stream.run import weight_of
+from qtoolkit.stream.run import check_block, check_outside, weight_of
 from qtoolkit.stream.samples import Samples, blocks_giving, first_inputs
 
 # Tokens whose logits are in memory at one time.
@@ -52,6 +52,7 @@ def run_backward(
         on_progress: told of each block that was run, forth and back.
         seed: of the labels.
     """
+    check_outside(streamed)
     samples = first_inputs(streamed, tokens, 1)
     count = len(streamed.blocks)
 
@@ -63,6 +64,7 @@ def run_backward(
     for index, name in enumerate(streamed.block_names):
         states.append(samples.hidden)
         with streamed.block(index) as block, torch.no_grad():
+            check_block(streamed, index, block)
             samples.hidden = [call().to("cpu") for call in samples.calls(index, block, streamed.device)]
         report(index + 1, name)
     gradients = _at_the_top(streamed, tokens, samples, seed)

@@ -29,7 +29,6 @@ from qtoolkit.source.calibration import Calibration, read_calibration
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.sampling import self_calibration
 from qtoolkit.stream import StreamedModel, calibration_dtype, load_streamed
-from qtoolkit.stream.loading import check_finite
 from qtoolkit.version import __version__
 
 # A standard error of a quarter of the loss of a layer: bits differ by a factor of 4 and more.
@@ -117,7 +116,6 @@ class _Rounding:
         self._changes = {name: self._change(name, weight) for name, weight in weights.items()}
 
     def _change(self, name: str, stored: torch.Tensor) -> torch.Tensor:
-        check_finite(self._model, f"{name}.weight", stored)
         own, weight = self._config.of(name), stored.float()
         try:
             rounded = [self._method.rounded(weight, self._layers[name], own.with_bits(bits)) for bits in self._bits]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from qtoolkit.source.hub_cache import local_models
     from qtoolkit.source.hub_mirror import HubMirror
     from qtoolkit.source.opening import load_tokenizer, open_checkpoint
+    from qtoolkit.source.provenance import identify
     from qtoolkit.source.search import find_models
     from qtoolkit.source.weights import StoredTensor, read_tensors
 
@@ -20,6 +21,7 @@ _HOME_OF = {
     "StoredTensor": "weights",
     "fetch": "hub",
     "find_models": "search",
+    "identify": "provenance",
     "load_tokenizer": "opening",
     "local_models": "hub_cache",
     "open_checkpoint": "opening",
@@ -33,6 +35,7 @@ __all__ = [
     "StoredTensor",
     "fetch",
     "find_models",
+    "identify",
     "load_tokenizer",
     "local_models",
     "open_checkpoint",

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError, oneline
+from qtoolkit.source.codes import refuse_codes
+from qtoolkit.source.folder import holder_of
+from qtoolkit.source.remedy import sound_copy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,20 +32,21 @@ def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
 
     Raises:
         CheckpointError: no model can be built from the config, weights are missing or have other shapes.
-        UnsupportedModelError: a loaded model that holds more, or less, than its class makes from its config.
+        UnsupportedModelError: codes of a quantized model, or a loaded model that holds more, or less, than its class
+            makes from its config.
     """
     try:
         skeleton = build_empty(checkpoint, checkpoint.dtype)
         if checkpoint.quantization is None and checkpoint.expand is None:
+            refuse_codes(checkpoint, skeleton)
             _rehearse(checkpoint, type(skeleton))
     except SourceError:
         raise
     except Exception as error:  # a config that lies makes transformers raise anything
         what = f"no {checkpoint.config.model_type} model can be built from {checkpoint.name}"
         way = "set pad_token_id in config.json to a token of the model, or to null"
-        raise CheckpointError(
-            f"{what} ({cause_of(error)}): {way if 'adding_idx' in str(error) else 'download it again'}"
-        ) from error
+        way = way if "adding_idx" in str(error) else sound_copy(checkpoint.path)
+        raise CheckpointError(f"{what} ({cause_of(error)}): {way}") from error
     return skeleton.eval()
 
 
@@ -91,7 +95,10 @@ def check_complete(checkpoint: "Checkpoint", info: Mapping[str, Any]) -> None:
             f"{name} was changed after it was built ({(missing + surplus)[0]}): merge its adapters, or undo the change"
         )
     if missing:
-        raise CheckpointError(f"{name} has no weights for {_first(missing)}: download it again")
+        holder = holder_of(checkpoint.path, missing[0]) if checkpoint.path else None
+        unnamed = f"{holder} holds some and the index does not name it: remove the index"
+        way = unnamed if holder else sound_copy(checkpoint.path)
+        raise CheckpointError(f"{name} has no weights for {_first(missing)}: {way}")
     if info["mismatched_keys"]:
         key, found, expected = min(info["mismatched_keys"], key=str)
         raise CheckpointError(f"{name} has {key} as {list(found)}, but its config wants {list(expected)}")

@@ -1,13 +1,17 @@
 """A model that lies in a folder: its weight files, and what its config says of it."""
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError, oneline
-from qtoolkit.source.names import INDEX_FILE, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
+from qtoolkit.source.adapters import refuse_adapter
+from qtoolkit.source.names import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
+from qtoolkit.source.remedy import lfs_problem, sound_copy
 from qtoolkit.source.weights import StoredTensor, read_tensors
 from qtoolkit.units import format_bytes
 
@@ -21,23 +25,26 @@ MAX_LAYERS = 10_000
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a folder: `model.safetensors`, those that its index names, or all of them.
+    """The safetensors files of a folder: the one that its GPTQ config names, or those that transformers looks for.
 
-    In this order transformers looks for them too.
+    These are `model.safetensors`, those that its index names, or all of them, in this order.
 
     Raises:
         UnsafeCheckpointError: the weights are there as pickles only, and unpickling runs code.
         UnsupportedModelError: the weights are in `.gguf` files only.
         CheckpointError: a file that the index names is missing or outside the folder, or there are no weights.
     """
+    named = named_file(folder, [file.name for file in folder.iterdir() if file.is_file()])
+    if named is not None:
+        return (folder / named,)
     if (folder / SINGLE_FILE).is_file():
         return (folder / SINGLE_FILE,)
     if (folder / INDEX_FILE).exists():
         return _indexed_files(folder / INDEX_FILE)
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    found = tuple(file for file in files if file.suffix == ".safetensors")
+    found = _all_files(folder)
     if found:
         return found
+    files = sorted(file for file in folder.iterdir() if file.is_file())
     pickles = [file.name for file in files if file.suffix in PICKLE_SUFFIXES]
     if pickles:
         raise UnsafeCheckpointError(
@@ -47,18 +54,70 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     ggufs = [file.name for file in files if file.suffix == ".gguf"]
     if ggufs:
         raise UnsupportedModelError(f"{folder} holds .gguf files: name one of them, for example {folder / ggufs[0]}")
-    raise CheckpointError(f"{folder} holds no *.safetensors weights: download it again")
+    raise CheckpointError(f"{folder} holds no *.safetensors weights: {sound_copy(folder)}")
+
+
+def named_file(folder: Path, names: Collection[str]) -> str | None:
+    """The weight file that a GPTQ config names as the model's; None where it names none of those that there are.
+
+    auto-gptq writes `gptq_model-4bit-128g.safetensors`, and a folder may hold several such sets.
+
+    Args:
+        folder: holds the config.
+        names: the files to choose from.
+    """
+    try:
+        how = _read_json(folder / "config.json").get("quantization_config")
+        other = _read_json(folder / QUANTIZE_CONFIG) if (folder / QUANTIZE_CONFIG).is_file() else {}
+    except CheckpointError:
+        return None
+    described = [how] if isinstance(how, dict) else []
+    if how is None or quant_method(how) == "gptq":
+        described.append(other)
+    named = (f"{values.get('model_file_base_name')}.safetensors" for values in described)
+    return next((name for name in named if name in names), None)
+
+
+def _all_files(folder: Path) -> tuple[Path, ...]:
+    """Every safetensors file of a folder; one with the name of a second copy or an adapter only where it is alone."""
+    files = [file for file in sorted(folder.iterdir()) if file.suffix == ".safetensors" and file.is_file()]
+    own = [file for file in files if not any(fnmatch(file.name, pattern) for pattern in OTHER_WEIGHTS)]
+    return tuple(own or files)
 
 
 def _indexed_files(index: Path) -> tuple[Path, ...]:
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index} has no weight_map of file names: download it again")
+        raise CheckpointError(f"{index} has no weight_map of file names: {sound_copy(index)}")
     names = list(weight_map.values())
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
-            raise CheckpointError(f"{index} names {name!r:.80}, which is no file beside it: download it again")
+        # os.path, since Path raises on a name that no file can have.
+        is_beside = isinstance(name, str) and Path(name).name == name and os.path.isfile(index.parent / name)  # noqa: PTH113
+        if not is_beside:
+            what = f"{index} names {name!r:.80}, which is no file beside it"
+            if _is_stale(index, weight_map):
+                raise CheckpointError(f"{what}, and the files that are hold every tensor: remove the index")
+            raise CheckpointError(f"{what}: {sound_copy(index)}")
     return tuple(index.parent / name for name in sorted(set(names)))
+
+
+def _is_stale(index: Path, weight_map: Mapping[str, Any]) -> bool:
+    """Whether the files beside an index hold, each once, the tensors that it seeks in others."""
+    try:
+        return weight_map.keys() <= _read_files(_all_files(index.parent)).keys()
+    except CheckpointError:
+        return False
+
+
+def holder_of(folder: Path, name: str) -> str | None:
+    """The file beside the index of a folder that holds a tensor, and that the index does not name; None without one."""
+    if not (folder / INDEX_FILE).is_file():
+        return None
+    try:
+        others = set(_all_files(folder)) - set(weight_files(folder))
+        return next((file.name for file in sorted(others) if name in read_tensors(file)), None)
+    except CheckpointError:
+        return None
 
 
 def read_weights(folder: Path) -> dict[str, StoredTensor]:
@@ -67,12 +126,18 @@ def read_weights(folder: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: a damaged file, or a tensor that stands in two files.
     """
+    return _read_files(weight_files(folder))
+
+
+def _read_files(files: Iterable[Path]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
-    for file in weight_files(folder):
+    for file in files:
         for name, tensor in read_tensors(file).items():
             if name in tensors:
-                first = tensors[name].file.name
-                raise CheckpointError(f"{folder}: {name!r:.80} stands in {first} and in {file.name}; download it again")
+                first, folder = tensors[name].file.name, file.parent
+                is_indexed = (folder / INDEX_FILE).exists()
+                way = sound_copy(folder) if is_indexed else "leave one set of weights there"
+                raise CheckpointError(f"{folder}: {name!r:.80} stands in {first} and in {file.name}: {way}")
             tensors[name] = tensor
     return tensors
 
@@ -83,8 +148,9 @@ def check_config(folder: Path) -> None:
     Raises:
         ModelNotFoundError: no `config.json`.
         UnsafeCheckpointError: a model class that only the repository's own code defines.
-        UnsupportedModelError: already quantized, or without a language-model head.
+        UnsupportedModelError: already quantized, without a language-model head, or with an adapter.
     """
+    refuse_adapter(folder)
     method = quant_method(quantization(folder, read_config(folder)))
     if method:
         raise UnsupportedModelError(f"{folder} is quantized already ({method!r:.40}): name the full-precision model")
@@ -101,6 +167,7 @@ def check_loadable(folder: Path) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    refuse_adapter(folder)
     values = read_config(folder)
     _check_counts(folder, values)
     kind = values.get("model_type")
@@ -126,7 +193,7 @@ def _check_counts(folder: Path, values: dict[str, Any]) -> None:
     for key, value in {**values, **(text if isinstance(text, dict) else {})}.items():
         if re.search(r"(layers?|experts)$", key) and isinstance(value, int) and value > MAX_LAYERS:
             raise CheckpointError(
-                f"{folder / 'config.json'} has {key} {value!r:.20}, and no model has so many: download it again"
+                f"{folder / 'config.json'} has {key} {value!r:.20}, and no model has so many: {sound_copy(folder)}"
             )
 
 
@@ -142,9 +209,11 @@ def load_config(folder: Path) -> "PreTrainedConfig":
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a value of the wrong type makes transformers raise anything
-        raise CheckpointError(f"{file} is not a valid config ({oneline(error)}): download it again") from error
+        raise CheckpointError(f"{file} is not a valid config ({oneline(error)}): {sound_copy(file)}") from error
     how = quantization(folder, vars(config))
-    if how is not None:
+    # An empty one says nothing, and would pass for one that does.
+    vars(config).pop("quantization_config", None)
+    if how:
         config.quantization_config = how
     return config
 
@@ -207,11 +276,12 @@ def _read_json(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
     if len(data) > MAX_JSON_BYTES:
-        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_JSON_BYTES)}: download it again")
+        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_JSON_BYTES)}: {sound_copy(file)}")
     try:
         values = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not valid JSON ({oneline(error)}): download it again") from error
+        what = lfs_problem(file) or f"{file} is not valid JSON ({oneline(error)}): {sound_copy(file)}"
+        raise CheckpointError(what) from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{file} is not a JSON object: download it again")
+        raise CheckpointError(f"{file} is not a JSON object: {sound_copy(file)}")
     return values

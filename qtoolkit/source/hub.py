@@ -1,15 +1,17 @@
 """A model from the Hugging Face Hub: files of one commit, and only those that are read."""
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, hf_hub_download
 
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, HubUnreachableError
 from qtoolkit.records import ProgressEvent, ignore_progress
+from qtoolkit.source.adapters import refuse_adapter
+from qtoolkit.source.folder import named_file
 from qtoolkit.source.hub_cache import (
     cached_commit,
     is_whole,
@@ -31,7 +33,7 @@ from qtoolkit.source.hub_download import Download, Wanted
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.hub_files import indexed_files, refuse_without_safetensors, small_files, weight_files
 from qtoolkit.source.licenses import inherited, named_license
-from qtoolkit.source.names import INDEX_FILE
+from qtoolkit.source.names import ADAPTER_CONFIG, INDEX_FILE
 from qtoolkit.units import format_bytes
 
 if TYPE_CHECKING:
@@ -125,18 +127,19 @@ def fetch(
     files = {file.rfilename: file for file in info.siblings or ()}
     commit_hash = str(info.sha)
     folder = snapshot_folder(model.repo_id, commit_hash)
+    refuse_hub_adapter(model, commit_hash, files)
     refuse_without_safetensors(model.repo_id, files)
 
     small = wanted_files(folder, (files[name] for name in small_files(files)))
     weights = wanted_files(folder, (files[name] for name in weight_files(files)))
     download = Download(model, commit_hash, on_progress)
     before = download.bytes_of(small)
+    # Until the configs say which of them count.
     download.total = before + download.bytes_of(weights)
     download.get(small)
     check(folder)
-    if INDEX_FILE in files:
-        weights = wanted_files(folder, indexed(folder, files))
-        download.total = before + download.bytes_of(weights)
+    weights = wanted_files(folder, chosen_weights(folder, files))
+    download.total = before + download.bytes_of(weights)
     _refuse_full_disk(model.repo_id, sum(file.size for file in weights))
     download.get(weights)
     remember_commit(model.repo_id, model.revision, commit_hash)
@@ -192,7 +195,9 @@ def from_cache(
         raise HubUnreachableError(message) from unreachable.__cause__
     folder = snapshot_folder(model.repo_id, commit_hash)
     names = [file.name for file in folder.iterdir() if file.is_file()]
-    weights = indexed_files(folder / INDEX_FILE) if INDEX_FILE in names else weight_files(names)
+    named = named_file(folder, names)
+    indexed_or_all = indexed_files(folder / INDEX_FILE) if INDEX_FILE in names else weight_files(names)
+    weights = indexed_or_all if named is None else [named]
     unnamed = _compare_cached(folder, model, small_files(names), on_progress)
     check(folder)
     if not headers_only:
@@ -241,6 +246,35 @@ def wanted_files(folder: Path, files: Iterable["RepoSibling"]) -> list[Wanted]:
         held = is_there or bool(etag and (blobs / etag).exists())
         wanted.append(Wanted(file.rfilename, 0 if held else file.size or 0, named_hash(file), is_there))
     return wanted
+
+
+def refuse_hub_adapter(model: HubModel, commit_hash: str, files: Collection[str]) -> None:
+    """Refuse a repository with an adapter, which its config names with its base: a small file, and all that is fetched.
+
+    Raises:
+        UnsupportedModelError: it holds one.
+        SourceError: the Hub does not hand out its config.
+    """
+    if ADAPTER_CONFIG in files:
+        with translated(model):
+            cached = hf_hub_download(model.repo_id, ADAPTER_CONFIG, revision=commit_hash, token=model.token)
+        refuse_adapter(Path(cached).parent, model.repo_id)
+
+
+def chosen_weights(folder: Path, files: dict[str, "RepoSibling"]) -> list["RepoSibling"]:
+    """The weight files that a repository's configs choose, as `qtoolkit.source.folder.weight_files` of a folder.
+
+    Args:
+        folder: the configs and the index.
+        files: all files of the repository.
+
+    Raises:
+        CheckpointError: as `indexed`.
+    """
+    named = named_file(folder, files)
+    if named is not None:
+        return [files[named]]
+    return indexed(folder, files) if INDEX_FILE in files else [files[name] for name in weight_files(files)]
 
 
 def indexed(folder: Path, files: dict[str, "RepoSibling"]) -> list["RepoSibling"]:

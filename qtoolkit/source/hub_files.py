@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError, oneline
-from qtoolkit.source.names import INDEX_FILE, PICKLE_SUFFIXES, QUANTIZE_CONFIG, RECEIPT_FILE, SINGLE_FILE
+from qtoolkit.source.names import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, RECEIPT_FILE, SINGLE_FILE
 
 _SMALL = (
     "config.json",
@@ -24,8 +24,6 @@ _SMALL = (
     "added_tokens.json",
     "chat_template*",
 )
-# Weights of something else: a second copy in another naming, an adapter for another model.
-_OTHER_WEIGHTS = ("consolidated*", "adapter_*")
 
 
 def small_files(names: Collection[str]) -> tuple[str, ...]:
@@ -44,7 +42,7 @@ def weight_files(names: Collection[str]) -> tuple[str, ...]:
             for name in names
             if "/" not in name
             and name.endswith(".safetensors")
-            and not any(fnmatch(name, pattern) for pattern in _OTHER_WEIGHTS)
+            and not any(fnmatch(name, pattern) for pattern in OTHER_WEIGHTS)
         )
     )
 

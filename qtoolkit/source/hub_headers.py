@@ -19,12 +19,12 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from qtoolkit.errors import CheckpointError
-from qtoolkit.source.hub import ask, indexed, parse_name, wanted_files
+from qtoolkit.source.hub import ask, chosen_weights, parse_name, refuse_hub_adapter, wanted_files
 from qtoolkit.source.hub_cache import snapshot_folder
 from qtoolkit.source.hub_check import keep_header, named_hash, refuse_other_bytes
 from qtoolkit.source.hub_errors import HubModel, translated
-from qtoolkit.source.hub_files import refuse_without_safetensors, small_files, weight_files
-from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG
+from qtoolkit.source.hub_files import refuse_without_safetensors, small_files
+from qtoolkit.source.names import HEADERS_PREFIX, INDEX_FILE, QUANTIZE_CONFIG
 from qtoolkit.source.weights import MAX_HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -77,14 +77,15 @@ def fetch_headers(
     info = ask(model)
     files = {file.rfilename: file for file in info.siblings or ()}
     commit_hash = str(info.sha)
+    refuse_hub_adapter(model, commit_hash, files)
     refuse_without_safetensors(model.repo_id, files)
-    with TemporaryDirectory(prefix="qtoolkit-headers-") as scratch:
+    with TemporaryDirectory(prefix=HEADERS_PREFIX) as scratch:
         folder = Path(scratch)
         for config in files.keys() & _CONFIGS:
             cached = _small_file(model, commit_hash, files[config])
             (folder / config).write_bytes(cached.read_bytes())
         check(folder)
-        weights = indexed(folder, files) if INDEX_FILE in files else [files[name] for name in weight_files(files)]
+        weights = chosen_weights(folder, files)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             headers = pool.map(partial(_header, model, commit_hash), weights)
             for file, header in zip(weights, headers, strict=True):

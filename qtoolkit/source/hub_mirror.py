@@ -51,7 +51,7 @@ class HubMirror:
                     self._fetch(files[name], folder, info.sha)
 
     def _fetch(self, file: "RepoSibling", folder: Path, commit_hash: str | None) -> None:
-        """Download a file beside its place, compare it with the hash that the Hub names, and let it stand there, synced."""
+        """Download a file beside its place, compare it with the hash that the Hub names, sync it, and put it there."""
         with TemporaryDirectory(dir=folder) as beside:
             place = Path(beside) / file.rfilename
 

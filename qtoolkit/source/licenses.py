@@ -6,6 +6,8 @@ from typing import Any
 
 from huggingface_hub import CardData, ModelCard
 
+from qtoolkit.source.names import BASE_MODEL_RELATIONS, is_hub_id
+
 # What a card says, beside the licence, that holds for every copy of the model.
 _INHERITED = ("language", "license_name", "license_link")
 
@@ -29,6 +31,15 @@ def inherited(card_data: Any) -> dict[str, str | list[str]]:
     # A card is free text: YAML takes the language "no" for a truth value.
     kept = {name: value for name, value in values.items() if isinstance(value, str) or _is_texts(value)}
     return {name: value for name, value in kept.items() if value}
+
+
+def ancestry(card_data: Any) -> dict[str, str | list[str]]:
+    """What a card says of the models that its own was made from; nothing where a name is none on the Hub."""
+    base, relation = getattr(card_data, "base_model", None), getattr(card_data, "base_model_relation", None)
+    named = [base] if isinstance(base, str) else base
+    if not _is_texts(named) or not named or not all(map(is_hub_id, named)):
+        return {}
+    return {"base_model": base} | ({"base_model_relation": relation} if relation in BASE_MODEL_RELATIONS else {})
 
 
 def _is_texts(value: Any) -> bool:

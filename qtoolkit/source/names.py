@@ -1,6 +1,8 @@
 """What the files of a checkpoint are called, and texts on the Hub; apart, so that looking them up loads no torch."""
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -8,7 +10,25 @@ INDEX_FILE = "model.safetensors.index.json"
 QUANTIZE_CONFIG = "quantize_config.json"
 # What qtoolkit writes down of a model that it made: a `Receipt`.
 RECEIPT_FILE = "qtoolkit.json"
+# What peft writes beside an adapter's weights, and transformers looks for beside a model's.
+ADAPTER_CONFIG = "adapter_config.json"
+# Folders in which a Hub model's headers stand for a moment begin so.
+HEADERS_PREFIX = "qtoolkit-headers-"
+# Weights of something else beside a model's: a second copy in another naming, an adapter.
+OTHER_WEIGHTS = ("consolidated*", "adapter_*")
+# How the Hub says that a model was made from another; it knows no others.
+BASE_MODEL_RELATIONS = ("finetune", "adapter", "merge", "quantized")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def is_hub_id(name: Any) -> bool:
+    """Whether it is a text that looks like "org/name"; whether there is such a model is not asked."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", name) is not None
+
+
+def is_commit_hash(text: Any) -> bool:
+    """Whether it is a commit of the Hub: 40 hexadecimal digits."""
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{40}", text) is not None
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,17 @@ from qtoolkit.optional import optional
 from qtoolkit.partial import put_back
 from qtoolkit.records import OnProgress
 from qtoolkit.source import folder as folders
+from qtoolkit.source.adapters import refuse_adapted
 from qtoolkit.source.building import build_empty, cause_of, using_transformers
 from qtoolkit.source.checkpoint import Checkpoint
+from qtoolkit.source.codes import refuse_packed
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.hub import fetch, from_cache, parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 from qtoolkit.source.hub_errors import HubModel
 from qtoolkit.source.hub_headers import fetch_headers
-from qtoolkit.source.licenses import inherited, license_of_folder, read_card
+from qtoolkit.source.licenses import ancestry, inherited, license_of_folder, read_card
+from qtoolkit.source.remedy import lfs_problem
 from qtoolkit.source.vocabulary import beyond_embeddings
 from qtoolkit.source.weights import StoredTensor
 
@@ -166,7 +169,7 @@ def _from_folder(
         generation_config=folders.load_generation_config(folder),
         tokenizer_bytes=file_bytes(folder / "tokenizer.json"),
         license=license_of_folder(folder),
-        inherited=inherited(read_card(folder)),
+        inherited=inherited(read_card(folder)) | ancestry(read_card(folder)),
         checked="not checked: a folder, of which no hashes are known",
     )
     _note_choices(checkpoint, tokenizer_known=not headers_only)
@@ -178,6 +181,8 @@ def _from_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Che
     from transformers import AutoConfig
 
     optional("gguf", f"reading {file}")
+    if problem := lfs_problem(file):
+        raise SourceError(problem)
     try:
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     except Exception as error:  # a damaged file makes its reader raise anything
@@ -247,6 +252,7 @@ def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
     from transformers import PreTrainedModel
 
     name = type(model).__name__
+    refuse_adapted(model)
     if isinstance(model, torch.nn.Module) and not isinstance(model, PreTrainedModel):
         raise UnsupportedModelError(f"a loaded model must be a PreTrainedModel of transformers, got the module {name}")
     if not isinstance(model, PreTrainedModel):
@@ -256,6 +262,7 @@ def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
     if not model.can_generate() or model.config.is_encoder_decoder:
         raise UnsupportedModelError(f"{name} is no causal language model: give one that AutoModelForCausalLM loads")
     tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    refuse_packed(name, tensors)
     if any(tensor.is_meta for tensor in tensors.values()):
         raise UnsupportedModelError(f"some weights of this {name} are offloaded: name its folder or Hub id instead")
     checkpoint = Checkpoint(
@@ -302,7 +309,8 @@ def load_tokenizer(folder: Path, **options: Any) -> Any:
         if "trust_remote_code" in str(error):
             what = f"the tokenizer in {folder} needs code from its repository, which qtoolkit never runs"
             raise UnsafeCheckpointError(f"{what}: {way}") from error
-        raise SourceError(f"the tokenizer in {folder} cannot be read ({oneline(error)}): {way}") from error
+        pointer = next(filter(None, (lfs_problem(file) for name in names for file in sorted(folder.glob(name)))), "")
+        raise SourceError(pointer or f"the tokenizer in {folder} cannot be read ({oneline(error)}): {way}") from error
     finally:
         # Reading a large vocabulary takes twice what it holds then.
         give_memory_back()

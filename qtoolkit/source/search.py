@@ -16,6 +16,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from qtoolkit.errors import ConfigError, QToolkitError, SourceError, oneline
 from qtoolkit.records import FoundModel, FoundModels
 from qtoolkit.source import folder as folders
+from qtoolkit.source.adapters import refuse_adapter
 from qtoolkit.source.hub_cache import local_models, whole_snapshot
 from qtoolkit.source.hub_errors import HubSearch, refuse_token, translated
 from qtoolkit.source.hub_files import weight_files
@@ -93,6 +94,7 @@ def _in_folder(name: str, place: str, folder: Path, notes: list[str]) -> FoundMo
     model = FoundModel(name, place, license=license_of_folder(folder))
     try:
         model = replace(model, formats=_formats([file.name for file in folder.iterdir() if file.is_file()]))
+        refuse_adapter(folder)
         config = folders.read_config(folder)
         quantized = folders.quant_method(folders.quantization(folder, config))
         model = replace(model, architecture=_architecture(config), quantized=quantized)

@@ -9,6 +9,7 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.optional import optional
+from qtoolkit.source.remedy import lfs_problem
 
 # Documents one after the other, each as the strings that make it up.
 Documents = Generator[Iterable[str], None, None]
@@ -123,7 +124,8 @@ def _read_parquet(path: Path) -> Documents:
             for batch in file.iter_batches(batch_size=_ROWS, columns=[column]):
                 yield from ((text,) for text in batch.column(0).to_pylist() if text is not None)
     except arrow.ArrowException as error:
-        raise ConfigError(f"text file {path} is no sound Parquet file ({oneline(error)}): copy it again") from error
+        what = lfs_problem(path) or f"text file {path} is no sound Parquet file ({oneline(error)}): copy it again"
+        raise ConfigError(what) from error
 
 
 def _text_column(path: Path, arrow: Any, schema: Any) -> str:

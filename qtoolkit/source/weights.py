@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from qtoolkit.errors import CheckpointError, oneline
+from qtoolkit.source.remedy import lfs_problem, sound_copy
 
 # Type names of the format -> torch types; the ones that causal language models are stored in.
 DTYPES = {
@@ -79,7 +80,7 @@ class StoredTensor:
                     while view:
                         count = file.readinto(view)
                         if not count:
-                            raise CheckpointError(f"{self.file} ended within a tensor: copy or download it again")
+                            raise CheckpointError(f"{self.file} ended within a tensor: {sound_copy(self.file)}")
                         view = view[count:]
             except OSError as error:
                 raise _unreadable(self.file, error) from error
@@ -148,9 +149,16 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
     with file.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+        if len(prefix) < 8:
+            told = f"has {size} bytes, too few for a header" if size else "is empty"
+            raise CheckpointError(f"{file} {told}: {sound_copy(file)}")
+        length = struct.unpack("<Q", prefix)[0]
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise _lying(file, f"its header is said to take {length} bytes of a file of {size}")
+            raise (
+                CheckpointError(problem)
+                if (problem := lfs_problem(file))
+                else _lying(file, f"its header is said to take {length} bytes of a file of {size}")
+            )
         text = stream.read(length)
     try:
         # Python's reader alone would also take UTF-16, NaN, -0, lone surrogates and a key given twice.
@@ -227,8 +235,8 @@ def _short(text: str) -> str:
 
 
 def _lying(file: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{file} is damaged: {what}; copy or download it again")
+    return CheckpointError(f"{file} is damaged: {what}; {sound_copy(file)}")
 
 
 def _unreadable(file: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{file} cannot be read ({error.strerror}): check its permissions, or copy it again")
+    return CheckpointError(f"{file} cannot be read ({error.strerror}): check its permissions, or {sound_copy(file)}")

@@ -16,6 +16,7 @@ from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import build_empty, using_transformers
 from qtoolkit.source.experts import merges_experts, replace_experts
 from qtoolkit.source.heap import give_memory_back
+from qtoolkit.source.remedy import place_of, sound_copy
 from qtoolkit.source.renaming import names_in_model
 from qtoolkit.source.skeleton import block_list, output_head
 from qtoolkit.source.weights import StoredTensor
@@ -119,7 +120,8 @@ class StreamedModel:
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.is_meta:
                     kind = type(module).__name__
-                    raise CheckpointError(f"{self.name} has no {name} for a {kind}: download it again")
+                    way = sound_copy(place_of(self.tensors))
+                    raise CheckpointError(f"{self.name} has no {name} for a {kind}: {way}")
 
     def _tie(self, modules: list[nn.Module]) -> None:
         """Parameters that share another's values, which came as one tensor."""

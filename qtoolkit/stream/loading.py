@@ -6,6 +6,7 @@ memory.
 """
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source import Checkpoint
 from qtoolkit.source.building import cause_of, check_complete, using_transformers
 from qtoolkit.source.heap import GIVE_BACK_EVERY, give_memory_back
+from qtoolkit.source.remedy import sound_copy
 from qtoolkit.stream.products import multiply_fast
 from qtoolkit.tensor.processor import product_dtype
 
@@ -73,7 +75,7 @@ def load_streamed(
                 ignore_mismatched_sizes=True,
             )
     except RuntimeError as error:
-        raise _explained(model_name, error) from error
+        raise _explained(model_name, checkpoint.path, error) from error
     check_complete(checkpoint, info)
     give_memory_back()
     on_progress(ProgressEvent("quantize", total, total, "bytes"))
@@ -112,15 +114,16 @@ def check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
     if tensor.numel() and tensor.dtype in _FLOATS:
         low, high = torch.aminmax(tensor)
         if not (low.isfinite() and high.isfinite()):
-            raise CheckpointError(f"{name} of {model} holds NaN or infinity, so it cannot be quantized: get it again")
+            what = f"{name} of {model} holds NaN or infinity, so it cannot be quantized"
+            raise CheckpointError(f"{what}: name another checkpoint or revision of the model")
 
 
-def _explained(name: str, error: RuntimeError) -> CheckpointError | MemoryError:
+def _explained(name: str, path: Path | None, error: RuntimeError) -> CheckpointError | MemoryError:
     cause = cause_of(error)
     if memory_cause(error) or memory_cause(RuntimeError(cause)):
         # What to do about it depends on the job, which knows.
         return MemoryError(cause)
-    return CheckpointError(f"{name} does not load ({cause}): download it again")
+    return CheckpointError(f"{name} does not load ({cause}): {sound_copy(path)}")
 
 
 def compute_dtype_for(device: str, stored: torch.dtype) -> torch.dtype:

@@ -68,7 +68,11 @@ def quantize_blocks(
         method: what is done with each group of layers.
         journal: keeps each block's result.
         on_progress: told of each layer, and of each block that was found done.
+
+    Raises:
+        CheckpointError: a weight that holds NaN or infinity.
     """
+    check_outside(streamed)
     pairs = zip(streamed.blocks, layers, strict=True)
     widest = max(max(weight_of(block.get_submodule(name)).shape) for block, names in pairs for name in names)
     samples = first_inputs(streamed, tokens, samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape))
@@ -84,9 +88,10 @@ def quantize_blocks(
     for index, names in enumerate(layers):
         name, result = streamed.block_names[index], journal.read(index)
         with streamed.block(index) as module:
-            block = _Block(streamed.name, name, module, samples.calls(index, module, streamed.device), method)
+            block = _Block(name, module, samples.calls(index, module, streamed.device), method)
             one = partial(samples.call_one, index, module, streamed.device)
             if result is None:
+                check_block(streamed, index, module)
                 if tuple(names) not in groups:
                     groups[tuple(names)] = with_unseen(trace(module, names, one), names)
                 outputs = block.quantize(groups[tuple(names)], report)
@@ -109,8 +114,8 @@ class _Block:
         facts: of the same layers.
     """
 
-    def __init__(self, model: str, name: str, module: nn.Module, calls: list[Call], method: BlockMethod) -> None:
-        self.model, self.name, self.module, self.calls, self.method = model, name, module, calls, method
+    def __init__(self, name: str, module: nn.Module, calls: list[Call], method: BlockMethod) -> None:
+        self.name, self.module, self.calls, self.method = name, module, calls, method
         self.tensors: dict[str, torch.Tensor] = {}
         self.facts: dict[str, Any] = {}
 
@@ -161,17 +166,12 @@ class _Block:
         return self.method.start(full, weight_of(self.module.get_submodule(group[0])).shape[1])
 
     def _finish(self, group: Group, accumulator: Accumulator, report: Callable[[str], None]) -> None:
-        weights = {layer: self._finite_weight(layer) for layer in group}
+        weights = {layer: weight_of(self.module.get_submodule(layer)) for layer in group}
         for layer, (tensors, facts) in accumulator.finish(weights).items():
             self._set_weight(layer, tensors)
             self.tensors.update({f"{self.name}.{layer}.{key}": value for key, value in tensors.items()})
             self.facts[f"{self.name}.{layer}"] = facts
             report(f"{self.name}.{layer}")
-
-    def _finite_weight(self, layer: str) -> torch.Tensor:
-        weight = weight_of(self.module.get_submodule(layer))
-        check_finite(self.model, f"{self.name}.{layer}.weight", weight)
-        return weight
 
     def _set_weight(self, layer: str, tensors: Mapping[str, torch.Tensor]) -> None:
         linear: Any = self.module.get_submodule(layer)
@@ -180,6 +180,28 @@ class _Block:
         # Another tensor, since the old one may be that of a model that somebody has loaded.
         full = weight if isinstance(linear, nn.Linear) else weight.T
         linear.weight = nn.Parameter(full.contiguous(), requires_grad=False)
+
+
+def check_outside(streamed: StreamedModel) -> None:
+    """Refuse NaN and infinity before and after the blocks, before hours of work: all that follows would be NaN.
+
+    Raises:
+        CheckpointError: a tensor holds one; it is named.
+    """
+    in_blocks = tuple(f"{name}." for name in streamed.block_names)
+    for key, name in streamed.name_of.items():
+        if not name.startswith(in_blocks):
+            check_finite(streamed.name, key, streamed.tensors[key][...])
+
+
+def check_block(streamed: StreamedModel, index: int, module: nn.Module) -> None:
+    """Refuse NaN and infinity in any weight of block `index`, its norms and biases among them.
+
+    Raises:
+        CheckpointError: one holds some; it is named.
+    """
+    for name, parameter in module.named_parameters():
+        check_finite(streamed.name, f"{streamed.block_names[index]}.{name}", parameter.detach())
 
 
 def weight_of(linear: Any) -> torch.Tensor:

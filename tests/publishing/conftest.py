@@ -12,11 +12,11 @@ import qtoolkit as qt
 from qtoolkit.publishing import earlier, read_receipt, verification, write_receipt
 from qtoolkit.records import ignore_progress
 from qtoolkit.stream import write_weights
-from tests.hub.fixture import any_writable_hub, writable_hub
+from tests.hub.fixture import any_writable_hub, hub, writable_hub
 from tests.methods.gptq_jobs import gptq
 from tests.publishing.checks import in_this_process
 
-__all__ = ["any_writable_hub", "writable_hub"]
+__all__ = ["any_writable_hub", "hub", "writable_hub"]
 
 CARD = "---\nlicense: apache-2.0\nbase_model: someone/tiny-llama\nbase_model_relation: quantized\n---\n# tiny-llama\n"
 

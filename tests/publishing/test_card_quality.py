@@ -13,6 +13,7 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.markdown import escaped
+from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.records import QualityReport, Receipt, Verification
 from tests.evaluation.plain import HELD_OUT
 from tests.hub.writable import WritableHub
@@ -50,6 +51,19 @@ def test_every_figure_stands_there_with_its_error_and_its_text(receipt: Receipt,
     assert quality.text_fingerprint[:16] in text
     assert quality.hardware and f"It ran on {quality.hardware}." in text
     assert quality.speed and f"{quality.speed.tokens_per_second:.1f} tokens/s" in text
+
+
+def test_figures_against_the_hub_are_none_of_a_model_that_was_changed_in_memory(
+    receipt: Receipt, quality: QualityReport
+) -> None:
+    against_hub = replace(quality, base_commit_hash="c" * 40)
+    in_memory = replace(receipt, source=replace(receipt.source, format="loaded"))
+    refuse_foreign_figures(quality, in_memory)
+    refuse_foreign_figures(against_hub, replace(in_memory, source=replace(in_memory.source, commit_hash="c" * 40)))
+    with pytest.raises(
+        ConfigError, match="made from one in memory that is not known to be that: measure it with base="
+    ):
+        refuse_foreign_figures(against_hub, in_memory)
 
 
 def test_without_a_base_there_are_no_figures_of_one(receipt: Receipt, made: dict[str, Path]) -> None:

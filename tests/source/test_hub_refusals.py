@@ -32,10 +32,10 @@ CONFIG = {"config.json": b"{}", "tokenizer.json": b"{}"}
             id="gguf",
         ),
         pytest.param(
-            {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w"},
+            {"adapter_model.safetensors": b"w"},
             UnsupportedModelError,
             "merge it into its base model",
-            id="adapter",
+            id="an adapter without a config",
         ),
         pytest.param(CONFIG, CheckpointError, r"no \*\.safetensors weights", id="no weights"),
         pytest.param(

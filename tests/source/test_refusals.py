@@ -131,13 +131,13 @@ def foreign_tokenizer(folder: Path) -> None:
 
 
 FOREIGN = {"auto_map": {"AutoModelForCausalLM": "modeling_x.X"}, "model_type": "x"}
-DAMAGED = "download it again"
+DAMAGED = "save it anew, or copy it from where it came from"
 
 REFUSALS: dict[str, tuple[Callable[[Path], None], type[SourceError], str]] = {
     "pickles only": (weights_as("pytorch_model.bin"), UnsafeCheckpointError, r"pytorch_model\.bin.*ask its author"),
     "gguf only": (weights_as("a.Q4_0.gguf"), UnsupportedModelError, r"name one of them, for example .*a\.Q4_0\.gguf"),
     "no weights": (remove(SINGLE), CheckpointError, f"no .*safetensors weights: {DAMAGED}"),
-    "weights cut": (write(SINGLE, b"\x10\0\0\0"), CheckpointError, "is damaged: .* download it again"),
+    "weights cut": (write(SINGLE, b"\x10\0\0\0"), CheckpointError, f"has 4 bytes, too few for a header: {DAMAGED}"),
     "no config": (remove("config.json"), ModelNotFoundError, "no config.json: name a folder"),
     "broken config": (write("config.json", "{"), CheckpointError, f"config.json is not valid JSON .*: {DAMAGED}"),
     "config in UTF-16": (write("config.json", "{}".encode("utf-16")), CheckpointError, f"not valid JSON .*: {DAMAGED}"),
@@ -179,7 +179,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], type[SourceError], str]] = {
     "tensor in two shards": (
         overlapping_shards,
         CheckpointError,
-        f"'both' .*00001.* and .*00002.*; {DAMAGED}",
+        f"'both' .*00001.* and .*00002.*: {DAMAGED}",
     ),
     "broken tokenizer": (
         broken_tokenizer,

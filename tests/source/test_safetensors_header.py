@@ -214,7 +214,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
 )
 def test_a_lying_header_is_refused_and_the_reason_told(file: Path, content: bytes, why: str) -> None:
     assert compare(file, content) is None
-    with pytest.raises(CheckpointError, match=f"damaged: .*({why}).*; copy or download it again"):
+    with pytest.raises(CheckpointError, match=f"damaged: .*({why}).*; save it anew, or copy it from where"):
         read_tensors(file)
 
 

@@ -11,11 +11,12 @@ from qtoolkit.errors import ModelNotFoundError, SourceError, VerificationError
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.call import Call, Variable
 from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import Places, switch_field, text_field
+from qtoolkit.notebook.panels.field import Places, choice_field, switch_field, text_field
 from qtoolkit.notebook.panels.job import Job, JobRunner
 from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.records import Check, Publication, Record
+from qtoolkit.source.names import BASE_MODEL_RELATIONS
 
 _MARKS = {True: "✔", False: "✖", None: "?"}
 
@@ -30,7 +31,7 @@ class PublishPanel:
 
     Attributes:
         box: what is put on the page.
-        folder, repo_id, license, quality, revision, public, create_pr: the fields.
+        folder, repo_id, license, base_model, base_model_relation, quality, revision, public, create_pr: the fields.
         checks, card: HTML with the checks one by one, and the card.
         runner: verify, dry run, publish and cancel, and the progress.
     """
@@ -39,6 +40,12 @@ class PublishPanel:
         self.folder = text_field("Folder", choice.folder, hint="a saved model")
         self.repo_id = text_field("Repository", hint="org/name on the Hub; made where it does not exist")
         self.license = text_field("Licence", hint="apache-2.0, mit, ...; only where the base's card names none")
+        self.base_model = text_field(
+            "Base model", hint="org/name; only of a model made in memory or a folder of one's own"
+        )
+        self.base_model_relation = choice_field(
+            "Relation to it", [("as the folder tells", ""), *((name, name) for name in BASE_MODEL_RELATIONS)], ""
+        )
         self.quality = text_field("Figures", hint="a variable with what qt.evaluate gave of this folder, for the card")
         self.revision = text_field("Branch", "main")
         self.public = switch_field("Everybody may see it", value=False)
@@ -47,6 +54,8 @@ class PublishPanel:
         actions = {"Verify": self._verify, "Dry run": self._dry_run, "Publish": self._publish}
         places: Places = {
             "license": self.license,
+            "base_model": self.base_model,
+            "base_model_relation": self.base_model_relation,
             "quality": self.quality,
             "private": self.public,
             "revision": self.revision,
@@ -55,7 +64,8 @@ class PublishPanel:
             SourceError: self.repo_id,
         }
         self.runner = JobRunner(worker, results, actions, places)
-        fields = [self.folder, self.repo_id, self.license, self.quality, self.revision, self.public, self.create_pr]
+        named = [self.folder, self.repo_id, self.license, self.base_model, self.base_model_relation]
+        fields = [*named, self.quality, self.revision, self.public, self.create_pr]
         below = [self.call, self.runner.box, self.checks, self.card]
         self.box = VBox([*(field.box for field in fields), *below])
         choice.observe(lambda change: setattr(self.folder, "value", change["new"]), names="folder")
@@ -73,7 +83,8 @@ class PublishPanel:
     def _call(self, verb: str, **more: Any) -> Call:
         if verb == "verify":
             return Call("verify", (self.folder.value,))
-        given: dict[str, Any] = {"license": self.license.value, "create_pr": self.create_pr.value, **more}
+        given: dict[str, Any] = {"license": self.license.value, "base_model": self.base_model.value}
+        given |= {"base_model_relation": self.base_model_relation.value, "create_pr": self.create_pr.value, **more}
         options = {name: value for name, value in given.items() if value}
         options |= {"private": False} if self.public.value else {}
         options |= {} if self.revision.value in ("", "main") else {"revision": self.revision.value}
