@@ -36,7 +36,7 @@ def check_regular(artifact: Artifact) -> Check | None:
     """
     files = artifact.receipt.files if artifact.receipt else {}
     loose = [name for name in artifact.outside if name not in files]
-    problems = [f"{printable(name)} {what}" for name, what in artifact.odd.items()]
+    problems = [f"{printable(name)[-100:]} {what}" for name, what in artifact.odd.items()]
     if artifact.receipt is not None:
         problems += [f"{name} is a link out of the folder" for name in loose]
     if problems:

@@ -67,7 +67,7 @@ def make_checks(
     That is as long as no file of the model, its base or the packages has changed since; bytes are compared each time.
     """
     artifact = open_artifact(path)
-    named = None if base is None else os.fspath(base)
+    named = None if base is None else _name_of(base)
     base_folder = _find_base(artifact, named)
     checks: list[Check] = []
 
@@ -217,6 +217,18 @@ def _device(wanted: str) -> str:
     import torch
 
     return "cuda:0" if wanted.startswith("cuda") and torch.cuda.is_available() else "cpu"
+
+
+def _name_of(base: Any) -> str:
+    """What a person calls a base, as text.
+
+    Raises:
+        ModelNotFoundError: it is no text and no path.
+    """
+    named = os.fspath(base) if isinstance(base, os.PathLike) else base
+    if not isinstance(named, str):
+        raise ModelNotFoundError(f"base={base!r:.60} is no name: give a folder or a Hub id as text")
+    return named
 
 
 def _find_base(artifact: Artifact, base: str | None) -> Path | None:
