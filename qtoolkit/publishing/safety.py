@@ -1,5 +1,6 @@
 """Checks that a folder runs no code at those who load it, and tells nothing of those who made it."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -101,11 +102,13 @@ def _texts(artifact: Artifact) -> Iterator[tuple[str, bytes]]:
     """Every file but the tensors; of a weight file, its header."""
     for name in artifact.names:
         with (artifact.path / name).open("rb") as stream:
+            # Python sets aside at once as much memory as it is asked to read.
+            most = min(os.fstat(stream.fileno()).st_size, _READ_AT_MOST)
             if name.lower().endswith(_WEIGHTS):
                 length = int.from_bytes(stream.read(8), "little")
-                yield name, stream.read(min(length, _READ_AT_MOST))
+                yield name, stream.read(min(length, most))
             else:
-                yield name, stream.read(_READ_AT_MOST)
+                yield name, stream.read(most)
 
 
 def _is_vocabulary(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The process of a verification has no secret and no network, and where the kernel leaves it the network, that is told."""
+"""The process of a verification has no secret and no network; where it cannot be cut off from one, that is told."""
 
 import json
 import os

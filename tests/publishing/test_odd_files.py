@@ -191,4 +191,4 @@ def test_folders_in_folders_may_be_deep(base: Path, tmp_path: Path) -> None:
         assert told.passed is False and told.value.endswith("is a named pipe")
     finally:
         # Python's own removal goes into them by recursion.
-        subprocess.run(["rm", "-rf", str(folder)], check=True)
+        subprocess.run(["/bin/rm", "-rf", str(folder)], check=True)
