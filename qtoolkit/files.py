@@ -6,7 +6,7 @@ import errno
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ _NOREPLACE, _EXCHANGE = 1, 2
 _REFUSED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 # What is answered where a folder cannot be synced: by some network drives, and of folders that may not be read.
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES)
+# A config takes some kB. Ten million bytes of JSON become at most a few hundred million in memory.
+MAX_JSON_BYTES = 10_000_000
+# Python itself gives up some hundred levels further down, in the middle of whatever it does.
+_MAX_DEPTH = 50
 
 
 def write_whole(file: Path, data: bytes) -> None:
@@ -141,13 +145,33 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qtoolkit"
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The values of a JSON object in a file; none where it is missing, damaged, or no object."""
+def read_json(file: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The values of a JSON object in a file; none where it is missing, damaged, no object, too large or too deep."""
+    # Reading a named pipe would wait for ever.
+    if not file.is_file():
+        return {}
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as stream:
+            data = stream.read(max_bytes + 1)
+        values = json.loads(data.decode()) if len(data) <= max_bytes else None
     except (OSError, ValueError, RecursionError):
         return {}
-    return values if isinstance(values, dict) else {}
+    return values if isinstance(values, dict) and is_shallow(values) else {}
+
+
+def is_shallow(values: Any) -> bool:
+    """Whether nested dicts, lists and tuples are no deeper than any that is meant: as deep ones cannot be compared."""
+    level = [values]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            for inner in (value.values() if isinstance(value, Mapping) else value)
+            if isinstance(inner, Mapping | list | tuple)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def keep_json(file: Path, values: dict[str, Any]) -> None:

@@ -1,18 +1,17 @@
 """A folder with a saved model, as it is found."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, oneline
 from qtoolkit.files import read_json
-from qtoolkit.partial import put_back
+from qtoolkit.publishing.listing import list_folder
+from qtoolkit.publishing.patterns import printable
 from qtoolkit.publishing.receipt import read_receipt
 from qtoolkit.records import Receipt
-
-# Kept by git and by downloads beside the files; no part of the model.
-_NOT_PART = (".git", ".cache")
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class Artifact:
         config: what `config.json` says; empty where it cannot be read.
         receipt: what was written down when it was made; None where there is nothing, or nothing that can be read.
         receipt_error: why the receipt cannot be read; empty otherwise.
+        outside: those of its files that are links out of the folder.
+        odd: what else lies there -> what it is, "is a named pipe"; it is never opened.
     """
 
     path: Path
@@ -32,6 +33,8 @@ class Artifact:
     config: dict[str, Any]
     receipt: Receipt | None
     receipt_error: str = ""
+    outside: tuple[str, ...] = ()
+    odd: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def weight_files(self) -> tuple[str, ...]:
@@ -52,30 +55,38 @@ def open_artifact(path: str | os.PathLike[str]) -> Artifact:
     Raises:
         ModelNotFoundError: there is no such folder, or no model in it.
     """
-    folder = Path(path).expanduser().absolute()
-    put_back(folder)
-    if not folder.is_dir():
-        kind = "is no folder" if folder.exists() else "does not exist"
-        raise ModelNotFoundError(
-            f"{os.fspath(path)!r} {kind}: name a folder with a saved model; of a Hub model, the one that "
-            "`hf download org/name --local-dir FOLDER` makes"
-        )
-    names = tuple(file_names(folder))
-    if not any(name == "config.json" or name.endswith(".safetensors") for name in names):
-        raise ModelNotFoundError(f"{folder} holds no model: name a folder that qt.quantize or save_pretrained wrote")
+    folder = _folder(path)
+    found = list_folder(folder)
+    if not any(name == "config.json" or name.endswith(".safetensors") for name in (*found.names, *found.odd)):
+        shown = printable(str(folder))
+        raise ModelNotFoundError(f"{shown} holds no model: name a folder that qt.quantize or save_pretrained wrote")
     receipt, problem = None, ""
     try:
         receipt = read_receipt(folder)
     except CheckpointError as error:
         problem = oneline(error)
-    return Artifact(folder, names, read_json(folder / "config.json"), receipt, problem)
+    config = read_json(folder / "config.json")
+    return Artifact(folder, found.names, config, receipt, problem, found.outside, found.odd)
 
 
-def file_names(folder: Path) -> list[str]:
-    """The files of a folder and of folders in it, as "folder/name", sorted, without what is no part of a model."""
-    found: list[str] = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in _NOT_PART]
-        inside = Path(place).relative_to(folder)
-        found.extend((inside / name).as_posix() for name in files)
-    return sorted(found)
+def _folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of that name, from the root of the disk.
+
+    Raises:
+        ModelNotFoundError: there is none.
+    """
+    try:
+        folder = Path(path).expanduser().absolute()
+    except (TypeError, RuntimeError) as error:
+        # No text, or the home of somebody who is not known here.
+        raise ModelNotFoundError(
+            f"{path!r:.200} is no folder ({oneline(error)}): name one with a saved model"
+        ) from error
+    put_back(folder)
+    if folder.is_dir():
+        return folder
+    kind = "is no folder" if folder.exists() else "does not exist"
+    raise ModelNotFoundError(
+        f"{os.fspath(path)!r} {kind}: name a folder with a saved model; of a Hub model, the one that "
+        "`hf download org/name --local-dir FOLDER` makes"
+    )

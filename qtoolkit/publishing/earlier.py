@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.publishing.artifact import file_names
+from qtoolkit.publishing.listing import list_folder
 
 _answers: dict[str, dict[str, Any]] = {}
 
@@ -31,6 +31,5 @@ def recall(state: str) -> dict[str, Any] | None:
 
 def _stamps(folder: Path) -> list[tuple[str, int, int, int]]:
     """Name, bytes, time of change and inode of each file."""
-    # A link may lead nowhere.
-    states = [(name, (folder / name).stat()) for name in file_names(folder) if (folder / name).is_file()]
+    states = [(name, (folder / name).stat()) for name in list_folder(folder).names]
     return [(name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from qtoolkit.errors import QToolkitError, oneline
-from qtoolkit.files import read_json
+from qtoolkit.files import MAX_JSON_BYTES, read_json
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.methods._gptq_checkpoint import correct_format
 from qtoolkit.publishing.artifact import Artifact
@@ -24,7 +24,29 @@ from qtoolkit.units import format_bytes
 _ADDED = (RECEIPT_FILE, "README.md", "LICENSE*", ".gitattributes", ".eval_results/*.yaml")
 # Of a tensor in the header of its file, which no plan counts.
 _HEADER_BYTES = 200
+# Of a tensor in an index: its name, and its file's.
+_INDEX_BYTES = 1_000
 AGAIN = "save or download it again"
+
+
+def check_regular(artifact: Artifact) -> Check | None:
+    """Whether all that lies there are files and folders; None where they are, for then there is nothing to tell.
+
+    A link out of the folder is told where the receipt vouches for what is behind it, and fails otherwise: what is
+    published of it would be a file of this machine that nobody named.
+    """
+    files = artifact.receipt.files if artifact.receipt else {}
+    loose = [name for name in artifact.outside if name not in files]
+    problems = [f"{printable(name)[-100:]} {what}" for name, what in artifact.odd.items()]
+    if artifact.receipt is not None:
+        problems += [f"{name} is a link out of the folder" for name in loose]
+    if problems:
+        return of("regular files", problems, "", "put the file itself in its place, or remove it")
+    if not artifact.outside:
+        return None
+    shown = ", ".join(artifact.outside[:3]) + ("" if len(artifact.outside) <= 3 else ", ...")
+    told = f"{len(artifact.outside)} files are links out of the folder: {shown}"
+    return Check("regular files", None if loose else True, told, "a copy of the folder may lack them")
 
 
 def check_receipt(artifact: Artifact) -> Check:
@@ -84,7 +106,7 @@ def check_index(artifact: Artifact) -> Check:
         size = sum(bytes_by_dtype(artifact.path).values())
     except QToolkitError:
         return Check(name, None, "a weight file is damaged", "see the check of the safetensors files")
-    index = read_json(artifact.path / INDEX_FILE)
+    index = read_json(artifact.path / INDEX_FILE, max_bytes=MAX_JSON_BYTES + _INDEX_BYTES * len(held))
     metadata, named = index.get("metadata"), index.get("weight_map")
     named = named if isinstance(named, dict) else {}
     problems = [f"{tensor} is said to be in {file}" for tensor, file in named.items() if held.get(tensor) != file]
@@ -132,7 +154,9 @@ def check_config(artifact: Artifact) -> Check:
 def check_quantization(artifact: Artifact) -> Check:
     """Whether the config says of the quantization what the receipt says, and what the tensors show."""
     name, values = "quantization config", artifact.config.get("quantization_config")
-    if not isinstance(values, dict):
+    if not isinstance(values, dict | None):
+        return Check(name, False, f"{values!r:.60} in config.json", "it must be an object, or not be there")
+    if values is None:
         codes = _codes(artifact)
         if artifact.receipt is None and codes is None:
             return Check(name, None, "none in config.json", "a model in full precision")

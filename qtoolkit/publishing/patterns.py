@@ -13,7 +13,7 @@ SECRETS = {
     "an AWS key": re.compile(rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     "a Google key": re.compile(rb"\bAIza[0-9A-Za-z_-]{35}"),
     "a Slack token": re.compile(rb"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
-    "a private key": re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
+    "a private key": re.compile(rb"-----BEGIN (?:[A-Z]+ ){0,8}PRIVATE KEY-----"),
 }
 # Homes on Linux, macOS and Windows, in JSON too, where a backslash stands twice; and the drive that Colab mounts.
 _HOMES = rb"/(?:home|Users)/[^/\s\"'<>]+/|/root/|/content/drive/|\b[A-Za-z]:(?:\\{1,2}|/)Users(?:\\{1,2}|/)"
@@ -32,11 +32,6 @@ def last_part(path: str) -> str:
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
-def printable(text: str) -> str:
-    """A text that somebody else wrote, without what ends a line or moves a terminal's cursor."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
 def without_paths(text: str) -> str:
     """A text with each path of this machine cut down to its last part.
 
@@ -46,3 +41,15 @@ def without_paths(text: str) -> str:
     """
     pattern = re.compile(rb"(?:" + local_paths().pattern + rb")[^\s\"'<>,;]*")
     return pattern.sub(lambda found: re.split(rb"[/\\]", found[0].rstrip(b"/\\"))[-1], text.encode()).decode()
+
+
+def printable(text: str, longest: int = 10_000) -> str:
+    r"""A text as any screen and file takes it: what cannot be printed or encoded as its escape, and an end cut off.
+
+    Example:
+        >>> print(printable("one\x1b[2Jline\udce9"))
+        one\x1b[2Jline\udce9
+    """
+    # A lone surrogate is what Python makes of a file name that is no UTF-8; no terminal and no Hub takes it.
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:longest])
+    return shown if len(text) <= longest else f"{shown}..."

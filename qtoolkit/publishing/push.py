@@ -26,6 +26,7 @@ PAUSES = (2.0, 8.0, 30.0)
 _LONGEST_PAUSE = 300.0
 _TICK = 1.0
 CARD = "README.md"
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
 _Result = TypeVar("_Result")
 
 
@@ -84,7 +85,7 @@ class Repository:
         Raises:
             ConfigError: there are such.
         """
-        left = [name for name in self.present if name.endswith((".safetensors", ".bin", ".gguf")) or name == INDEX_FILE]
+        left = [name for name in self.present if name.lower().endswith(_WEIGHTS) or name == INDEX_FILE]
         odd = sorted(name for name in left if name not in files and "/" not in name)
         if odd:
             raise ConfigError(

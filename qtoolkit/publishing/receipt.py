@@ -13,6 +13,7 @@ from qtoolkit.errors import CheckpointError, ConfigError, oneline
 from qtoolkit.files import write_whole
 from qtoolkit.publishing import behaviour
 from qtoolkit.publishing.patterns import last_part, printable, without_paths
+from qtoolkit.publishing.receipt_values import refuse_odd_figures, refuse_odd_values
 from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, QuantizationReport, Receipt
 from qtoolkit.source import read_tensors
 from qtoolkit.source.names import RECEIPT_FILE, is_commit_hash, is_hub_id
@@ -126,9 +127,13 @@ def read_receipt(folder: Path) -> Receipt | None:
         return None
     try:
         with file.open(encoding="utf-8") as stream:
-            return _plain(Receipt.from_dict(json.loads(stream.read(_MAX_CHARACTERS))))
-    except (OSError, ValueError, RecursionError, ConfigError) as error:
+            values = json.loads(stream.read(_MAX_CHARACTERS))
+        refuse_odd_values(values)
+        receipt = _plain(Receipt.from_dict(values))
+        refuse_odd_figures(receipt)
+    except (OSError, ValueError, OverflowError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it") from error
+    return receipt
 
 
 def _plain(receipt: Receipt) -> Receipt:
@@ -175,7 +180,7 @@ def bytes_by_dtype(folder: Path) -> dict[str, int]:
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     sizes: Counter[str] = Counter()
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(file for file in folder.glob("*.safetensors") if file.is_file()):
         for tensor in read_tensors(file).values():
             sizes[names[tensor.dtype]] += tensor.nbytes
     return dict(sorted(sizes.items()))

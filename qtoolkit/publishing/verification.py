@@ -1,34 +1,27 @@
 """A saved model verified: its bytes here, what it does in a process that knows nothing of this one."""
 
-import json
 import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from qtoolkit.errors import ModelNotFoundError
+from qtoolkit.errors import ModelNotFoundError, QToolkitError, oneline
 from qtoolkit.methods import config_of_checkpoint, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
-from qtoolkit.partial import put_back
-from qtoolkit.publishing import behaviour, comparison, earlier, integrity, origin, safety
+from qtoolkit.publishing import comparison, earlier, integrity, origin, safety
 from qtoolkit.publishing.artifact import Artifact, open_artifact
+from qtoolkit.publishing.listing import list_folder
+from qtoolkit.publishing.patterns import printable
+from qtoolkit.publishing.process import run_behaviour
 from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
 from qtoolkit.source.hub import parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 
 OnCheck = Callable[[Check], None]
 _Run = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str]]
-# A large model is read and runs a few tokens in minutes; a process that hangs must end some day.
-TIME_LIMIT = 3600.0
-# Seconds between two reports while it runs.
-_TICK = 0.1
-# Nothing that a process needs to read a folder is called so.
-_SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 
 
 def verify(
@@ -40,10 +33,11 @@ def verify(
 ) -> Verification:
     """Prove that a saved model is what it says, and works elsewhere: check by check, each with what was seen.
 
-    Files are looked at here, and nothing of the folder is run that is not safetensors. A fresh process, which has no
-    token, no network and no qtoolkit unless the format needs it, then loads the folder with transformers: once more the
-    memory of the model. Logits and perplexity are compared with those that the job measured and wrote into
-    `qtoolkit.json`; tokenizer and generation config with the base's. What cannot be checked here is told as such.
+    Files are looked at here, and nothing of the folder is run that is not safetensors. A fresh process, which has none
+    of this one's variables but those that torch needs, no network where the kernel can take it away, and no qtoolkit
+    unless the format needs it, then loads the folder with transformers: once more the memory of the model. Logits and
+    perplexity are compared with those that the job measured and wrote into `qtoolkit.json`; tokenizer and generation
+    config with the base's. What cannot be checked here is told as such.
 
     Args:
         path: a folder that `quantize` wrote, or any other with a model: without its `qtoolkit.json`, by what its files
@@ -73,25 +67,25 @@ def make_checks(
     That is as long as no file of the model, its base or the packages has changed since; bytes are compared each time.
     """
     artifact = open_artifact(path)
-    named = None if base is None else os.fspath(base)
+    named = None if base is None else _name_of(base)
     base_folder = _find_base(artifact, named)
     checks: list[Check] = []
 
     def report(doing: str) -> None:
         (on_progress or ignore_progress)(ProgressEvent("verify", len(checks), 0, "checks", doing))
 
-    recalled = False
+    recalled, network_open = False, ""
 
     def run(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-        nonlocal recalled
+        nonlocal recalled, network_open
         state = earlier.state_of(request)
-        known = None if run_anew else earlier.recall(state)
-        if known is not None:
-            recalled = True
-            return known, ""
-        answer, problem = run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
-        if answer is not None:
-            earlier.remember(state, answer)
+        answer, problem = None if run_anew else earlier.recall(state), ""
+        recalled = answer is not None
+        if answer is None:
+            answer, problem = run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
+            if answer is not None:
+                earlier.remember(state, answer)
+        network_open = answer.get("network_open", "") if answer else ""
         return answer, problem
 
     for check in _checks(artifact, named, base_folder, run):
@@ -99,32 +93,62 @@ def make_checks(
         if on_check:
             on_check(check)
         report(check.name)
-    return Verification(artifact.path.name, tuple(checks), recalled)
+    return Verification(printable(artifact.path.name), tuple(checks), recalled, network_open)
 
 
 def _checks(artifact: Artifact, named: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:
-    """Every check, made when it is asked for; what is not safe is not loaded."""
+    """Every check, made when it is asked for, as it can be shown; what is not safe is not loaded."""
+    for check in _make_all(artifact, named, base_folder, run):
+        yield replace(check, value=printable(check.value), note=printable(check.note))
+
+
+def _make_all(artifact: Artifact, named: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:
     unsafe = []
     for check in check_files(artifact):
         yield check
-        if check.passed is False and check.name in ("no pickles", "no code"):
+        if check.passed is False and check.name in _UNSAFE:
             unsafe.append(check.name)
-    yield origin.check_license(artifact)
-    yield origin.check_base(artifact, named, base_folder)
+    yield _made("licence", lambda: origin.check_license(artifact))
+    yield _made("base model", lambda: origin.check_base(artifact, named, base_folder))
     if unsafe:
         yield Check("loads in transformers", None, "not tried", f"not loaded: {' and '.join(unsafe)} failed")
     else:
         yield from check_running(artifact, base_folder, run)
 
 
+# What fails of these must not be given to anything that opens or runs it.
+_UNSAFE = ("regular files", "no pickles", "no code")
+_FILE_CHECKS: dict[str, Callable[[Artifact], Check]] = {
+    "receipt": integrity.check_receipt,
+    "file hashes": integrity.check_hashes,
+    "safetensors": integrity.check_headers,
+    "index": integrity.check_index,
+    "dtypes and sizes": integrity.check_dtypes,
+    "config": integrity.check_config,
+    "quantization config": integrity.check_quantization,
+    "no pickles": safety.check_pickles,
+    "no code": safety.check_code,
+    "no secrets": safety.check_secrets,
+    "no local paths": safety.check_paths,
+    "no calibration text": safety.check_calibration_text,
+}
+
+
 def check_files(artifact: Artifact) -> Iterator[Check]:
     """The checks that need the files alone; nothing of the folder is run."""
-    for make in (
-        *(integrity.check_receipt, integrity.check_hashes, integrity.check_headers, integrity.check_index),
-        *(integrity.check_dtypes, integrity.check_config, integrity.check_quantization, safety.check_pickles),
-        *(safety.check_code, safety.check_secrets, safety.check_paths, safety.check_calibration_text),
-    ):
-        yield make(artifact)
+    odd = integrity.check_regular(artifact)
+    if odd is not None:
+        yield odd
+    for name, make in _FILE_CHECKS.items():
+        yield _made(name, partial(make, artifact))
+
+
+def _made(name: str, make: Callable[[], Check]) -> Check:
+    """A check; one that fails where a file goes away, or cannot be read, while it is looked at."""
+    try:
+        return make()
+    except (OSError, RecursionError) as error:
+        return Check(name, False, f"not possible: {oneline(error)}", "a file cannot be read, or has gone")
 
 
 def check_running(artifact: Artifact, base_folder: Path | None, run: _Run) -> list[Check]:
@@ -159,60 +183,6 @@ def check_running(artifact: Artifact, base_folder: Path | None, run: _Run) -> li
     ]
 
 
-def run_behaviour(
-    request: dict[str, Any], time_limit: float = TIME_LIMIT, on_wait: Callable[[], None] = lambda: None
-) -> tuple[dict[str, Any] | None, str]:
-    """Run `behaviour.py` in a fresh process; its answer, or None and why there is none.
-
-    Args:
-        request: what `behaviour.main` reads.
-        time_limit: seconds after which the process is ended.
-        on_wait: called ten times a second while it runs; what it raises ends the process.
-    """
-    with TemporaryDirectory(prefix="qtoolkit-verify-") as scratch:
-        asked, answered = Path(scratch, "request.json"), Path(scratch, "answer.json")
-        asked.write_text(json.dumps(request), encoding="utf-8")
-        # -P: the file's own folder must not be looked into for modules.
-        command = [sys.executable, "-P", behaviour.__file__, str(asked), str(answered)]
-        with subprocess.Popen(  # noqa: S603  # this Python, on a file of ours
-            command,
-            env=_environment(with_qtoolkit=request["with_qtoolkit"]),
-            cwd=scratch,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        ) as process:
-            try:
-                said = _wait(process, time_limit, on_wait)
-            except subprocess.TimeoutExpired:
-                return None, f"not done after {time_limit:.0f} s"
-            finally:
-                # Leaves alone one that has ended.
-                process.kill()
-        if process.returncode or not answered.exists():
-            lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            killed = "killed: memory may have run out" if process.returncode < 0 else lines[-1][:300]
-            return None, f"the process ended with {process.returncode} ({killed})"
-        answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
-        return answer, ""
-
-
-def _wait(process: "subprocess.Popen[bytes]", time_limit: float, on_wait: Callable[[], None]) -> bytes:
-    """What a process writes to stderr until it ends.
-
-    Raises:
-        subprocess.TimeoutExpired: it has not ended in time.
-    """
-    deadline = time.monotonic() + time_limit
-    while True:
-        try:
-            return process.communicate(timeout=_TICK)[1]
-        except subprocess.TimeoutExpired:
-            if time.monotonic() > deadline:
-                raise
-        on_wait()
-
-
 WITHOUT_QTOOLKIT = "without qtoolkit"
 WITH_QTOOLKIT = "once qtoolkit is imported"
 
@@ -225,7 +195,11 @@ def _reader(artifact: Artifact) -> tuple[str, str]:
         has_readers = is_installed("optimum") and is_installed("gptqmodel")
         return ("through optimum and gptqmodel" if has_readers else WITH_QTOOLKIT), ""
     if artifact.quant_method == "bitsandbytes":
-        method = get_method(config_of_checkpoint(artifact.config["quantization_config"]).method)
+        try:
+            method = get_method(config_of_checkpoint(artifact.config["quantization_config"]).method)
+        except (QToolkitError, KeyError, TypeError):
+            # The check of the config names it; transformers may read it all the same.
+            return WITHOUT_QTOOLKIT, ""
         missing = [REQUIREMENTS[package] for package in method.requires if not is_installed(package)]
         return WITHOUT_QTOOLKIT, ", ".join(missing)
     return WITHOUT_QTOOLKIT, ""
@@ -245,39 +219,55 @@ def _device(wanted: str) -> str:
     return "cuda:0" if wanted.startswith("cuda") and torch.cuda.is_available() else "cpu"
 
 
-def _environment(*, with_qtoolkit: bool) -> dict[str, str]:
-    """The environment without tokens and without a network; with the way to qtoolkit where that is needed."""
-    kept = {name: value for name, value in os.environ.items() if not _SECRET_NAMES.search(name)}
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    # huggingface_hub reads the token from a file too.
-    offline["HF_TOKEN_PATH"] = os.devnull
-    if with_qtoolkit:
-        place = str(Path(__file__).parents[2])
-        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (place, kept.get("PYTHONPATH"))))
-    return kept | offline
+def _name_of(base: Any) -> str:
+    """What a person calls a base, as text.
+
+    Raises:
+        ModelNotFoundError: it is no text and no path.
+    """
+    named = os.fspath(base) if isinstance(base, os.PathLike) else base
+    if not isinstance(named, str):
+        raise ModelNotFoundError(f"base={base!r:.60} is no name: give a folder or a Hub id as text")
+    return named
 
 
 def _find_base(artifact: Artifact, base: str | None) -> Path | None:
     """The base's folder on this machine; the network is not asked.
 
     Raises:
-        ModelNotFoundError: a base was named, and is not here.
+        ModelNotFoundError: a base was named, and is not here, or holds what must not be opened.
     """
     if base is not None:
-        put_back(Path(base).expanduser())
-        if Path(base).expanduser().is_dir():
-            return Path(base).expanduser().absolute()
-    source = artifact.receipt.source if artifact.receipt else None
-    if base is not None:
-        repo_id, revision = parse_name(base, None)
-        commit_hash = cached_commit(repo_id, revision)
-        folder = snapshot_folder(repo_id, commit_hash) if commit_hash else None
-        if folder is None or not folder.is_dir():
-            raise ModelNotFoundError(
-                f"base={base!r} is no folder and not in the local Hub cache: download it, `hf download {repo_id}`"
-            )
+        folder = _named_base(base)
+        for name, what in list_folder(folder).odd.items():
+            raise ModelNotFoundError(f"base={base!r}: {printable(name)} {what}: put the file itself in its place")
         return folder
-    if source is None or source.commit_hash is None:
+    source = artifact.receipt.source if artifact.receipt else None
+    # A receipt may say anything; a commit is part of the name of a folder.
+    if source is None or not re.fullmatch("[0-9a-f]{40}", source.commit_hash or ""):
         return None
-    folder = snapshot_folder(source.name, source.commit_hash)
-    return folder if folder.is_dir() else None
+    folder = snapshot_folder(source.name, source.commit_hash or "")
+    return folder if folder.is_dir() and not list_folder(folder).odd else None
+
+
+def _named_base(base: str) -> Path:
+    """The folder of a base that a person named.
+
+    Raises:
+        ModelNotFoundError: it is neither a folder nor in the local Hub cache.
+    """
+    try:
+        folder = Path(base).expanduser().absolute()
+    except RuntimeError as error:
+        raise ModelNotFoundError(f"base={base!r} is no folder ({oneline(error)})") from error
+    put_back(folder)
+    if folder.is_dir():
+        return folder
+    repo_id, revision = parse_name(base, None)
+    commit_hash = cached_commit(repo_id, revision)
+    cached = snapshot_folder(repo_id, commit_hash) if commit_hash else None
+    if cached is None or not cached.is_dir():
+        raise ModelNotFoundError(
+            f"base={base!r} is no folder and not in the local Hub cache: download it, `hf download {repo_id}`"
+        )
+    return cached

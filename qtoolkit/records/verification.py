@@ -39,6 +39,8 @@ class Verification(Record):
         name: the folder's own name.
         checks: each check, in the order in which they were made.
         recalled: whether the model ran earlier in this session, before a `publish` of the same unchanged files.
+        network_open: why the process that ran the model could have reached a network; empty where it could not, or
+            where none ran.
     """
 
     schema_version: ClassVar[int] = 1
@@ -46,6 +48,7 @@ class Verification(Record):
     name: str
     checks: tuple[Check, ...]
     recalled: bool = False
+    network_open: str = ""
 
     @property
     def passed(self) -> bool:
@@ -63,11 +66,12 @@ class Verification(Record):
         return tuple(check for check in self.checks if check.passed is None)
 
     def summary(self) -> tuple[Row, ...]:
-        """The verdict, and when the model ran if that was earlier: what a publication shows of it."""
+        """The verdict, and how the model ran where that is worth a word: what a publication shows of it."""
         counts = f"{len(self.checks) - len(self.failed) - len(self.unchecked)} passed, {len(self.failed)} failed"
         verdict = Row(self.name, "passed" if self.passed else "FAILED", f"{counts}, {len(self.unchecked)} not checked")
         ran = (Row("the model ran", "earlier in this session", "no file has changed since"),) if self.recalled else ()
-        return (verdict, *ran)
+        network = (Row("network", "not blocked", self.network_open),) if self.network_open else ()
+        return (verdict, *ran, *network)
 
     def rows(self) -> tuple[Row, ...]:
         return (*self.summary(), *(row for check in self.checks for row in check.rows()))

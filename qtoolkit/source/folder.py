@@ -227,7 +227,7 @@ def load_generation_config(folder: Path) -> "GenerationConfig | None":
     from transformers import GenerationConfig
 
     file = folder / "generation_config.json"
-    if not file.exists():
+    if not file.is_file():
         return None
     try:
         return GenerationConfig.from_pretrained(folder)
@@ -270,6 +270,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        # A named pipe would be waited for without end.
+        raise CheckpointError(f"{file} is no regular file: replace it by the file itself")
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_JSON_BYTES + 1)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CardData, ModelCard
+from huggingface_hub import CardData, ModelCardData
 
+from qtoolkit.source.front_matter import read_front_matter
 from qtoolkit.source.names import BASE_MODEL_RELATIONS, is_hub_id
 
 # What a card says, beside the licence, that holds for every copy of the model.
@@ -48,10 +49,10 @@ def _is_texts(value: Any) -> bool:
 
 def read_card(folder: Path) -> Any:
     """The metadata of the card in a folder; None where there is no card, or one that cannot be read."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
+    values = read_front_matter(folder / "README.md")
+    # Figures are asked for by nobody here, and building their records is slow.
+    values.pop("model-index", None)
     try:
-        return ModelCard.load(card, ignore_metadata_errors=True).data
+        return ModelCardData(**values, ignore_metadata_errors=True) if values else None
     except Exception:  # noqa: BLE001  # a card is free text, and what stands for YAML in it may be anything
         return None

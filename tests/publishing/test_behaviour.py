@@ -1,6 +1,5 @@
 """What is measured of a model, against its formula; and the process that measures it knows nothing of this one."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -76,39 +75,16 @@ def request(folder: Path, **changes: object) -> dict[str, object]:
     return asked | {"token_ids": IDS, "top_ids": [[1, 2]]} | changes
 
 
-def test_the_process_has_no_qtoolkit_no_token_and_no_network(
-    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_" + "S" * 34)
-    monkeypatch.setenv("MY_API_KEY", "secret")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    (tmp_path / "token").write_text("hf_" + "F" * 34)
-    # Python runs this file at its start: it shows from within what the process has.
-    (tmp_path / "sitecustomize.py").write_text(SPY)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("SPY_FILE", str(tmp_path / "seen.json"))
-    found, problem = run_behaviour(request(made["nf4"]))
-    assert found is not None, problem
-    assert found["model"] == "LlamaForCausalLM"
-    seen = json.loads((tmp_path / "seen.json").read_text())
-    assert seen == {"qtoolkit": False, "token": None, "offline": True, "secrets": []}
-
-
-SPY = """
-import atexit, json, os, sys
-def tell():
-    import huggingface_hub
-    secrets = [name for name, value in os.environ.items() if "secret" in value or value.startswith("hf_S")]
-    with open(os.environ["SPY_FILE"], "w") as file:
-        json.dump({"qtoolkit": "qtoolkit" in sys.modules, "token": huggingface_hub.get_token(),
-                   "offline": huggingface_hub.constants.HF_HUB_OFFLINE, "secrets": secrets}, file)
-if sys.argv[0:] and any("behaviour.py" in argument for argument in sys.orig_argv):
-    atexit.register(tell)
-"""
-
-
 def test_a_process_that_hangs_is_ended(made: dict[str, Path]) -> None:
     assert run_behaviour(request(made["nf4"]), time_limit=0.1) == (None, "not done after 0 s")
+
+
+def test_a_process_that_takes_too_much_memory_is_ended(made: dict[str, Path]) -> None:
+    # Python alone takes more.
+    assert run_behaviour(request(made["nf4"]), memory_limit=5_000_000) == (
+        None,
+        "it took more than 5.0 MB of memory, and was ended",
+    )
 
 
 def test_a_process_that_dies_says_why(made: dict[str, Path]) -> None:

@@ -1,0 +1,56 @@
+"""What a process that runs somebody's model is told of this one: what Python, torch and CUDA need, and no more."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from qtoolkit.publishing.patterns import SECRETS
+
+# An allow-list: of secrets nobody knows all names. Upper case, as Windows has them.
+_NEEDED = (
+    # Where programs, libraries, caches and temporary files are, and who asks.
+    "PATH|HOME|USER|LOGNAME|TMPDIR|TEMP|TMP|LD_LIBRARY_PATH|LD_PRELOAD|DYLD_[A-Z_]+|XDG_(CACHE|CONFIG|DATA)_HOME",
+    "LANG|LANGUAGE|LC_[A-Z]+|TZ|VIRTUAL_ENV|CONDA_PREFIX|CONDA_DEFAULT_ENV|MALLOC_[A-Z_]+",
+    "PYTHON(HOME|PATH|HASHSEED|WARNINGS|UTF8|IOENCODING|NOUSERSITE|USERBASE|PLATLIBDIR|SAFEPATH)",
+    "PYTHON(DONTWRITEBYTECODE|PYCACHEPREFIX|OPTIMIZE|MALLOC|FAULTHANDLER|_GIL)",
+    # Windows starts no program without some of these.
+    "SYSTEMROOT|SYSTEMDRIVE|WINDIR|COMSPEC|PATHEXT|USERPROFILE|USERNAME|HOMEDRIVE|HOMEPATH|APPDATA|LOCALAPPDATA",
+    "PROGRAMDATA|PROGRAMFILES.*|PROCESSOR_[A-Z_]+|NUMBER_OF_PROCESSORS",
+    # How it computes: threads, instruction sets, devices, kernels and where those are kept.
+    "(OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|VECLIB|NUMEXPR|ONEDNN|DNNL|ATEN)_[A-Z_0-9]+",
+    "(TORCH|PYTORCH|TORCHINDUCTOR|TORCHDYNAMO|TRITON|BNB|BITSANDBYTES)_[A-Z_0-9]+",
+    "(CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|HIP|HSA|ROCM|ROCR|GPU|SYCL|ZE)_[A-Z_0-9]+",
+    "CC|CXX|CPATH|C_INCLUDE_PATH|LIBRARY_PATH",
+    "(TRANSFORMERS|TOKENIZERS|SAFETENSORS)_[A-Z_0-9]+|HF_(HOME|HUB_CACHE|MODULES_CACHE)|HUGGINGFACE_HUB_CACHE",
+)
+# Whatever is called so is kept back, and so is an address with a password.
+_SECRET_NAMES = re.compile(r"TOKEN(?!IZERS_)|SECRET|PASSW|KEY|CREDENTIAL|AUTH", re.IGNORECASE)
+_PASSWORD = re.compile(r"\w://[^/\s]*@")
+
+
+def model_environment(environment: Mapping[str, str], *, with_qtoolkit: bool) -> dict[str, str]:
+    """The variables for a process that runs a model: none that it does not need, no token, and the Hub switched off.
+
+    Args:
+        environment: the variables of this process.
+        with_qtoolkit: whether it shall find qtoolkit.
+    """
+    kept = {name: value for name, value in environment.items() if _is_needed(name.upper(), value)}
+    kept |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    # huggingface_hub reads the token from a file too.
+    kept["HF_TOKEN_PATH"] = os.devnull
+    # transformers takes compiled programs from the Hub for some models, also from the cache.
+    kept["USE_HUB_KERNELS"] = "NO"
+    if with_qtoolkit:
+        place = str(Path(__file__).parents[2])
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (place, kept.get("PYTHONPATH"))))
+    return kept
+
+
+def _is_needed(name: str, value: str) -> bool:
+    if not any(re.fullmatch(pattern, name) for pattern in _NEEDED):
+        return False
+    if _SECRET_NAMES.search(name) or _PASSWORD.search(value):
+        return False
+    return not any(pattern.search(os.fsencode(value)) for pattern in SECRETS.values())
