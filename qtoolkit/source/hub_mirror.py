@@ -25,8 +25,12 @@ class HubMirror:
         self._api = HfApi(token=token)
         self.repo_id = repo_id
 
-    def pull(self, folder: Path) -> None:
+    def pull(self, folder: Path, *, first: str) -> None:
         """Make the repository where it is missing, and download what the folder does not have.
+
+        Args:
+            folder: where the files go.
+            first: the file that says what the others are, so that none of them is ever here without it.
 
         Raises:
             ConfigError: the repository is public.
@@ -39,7 +43,7 @@ class HubMirror:
                 raise ConfigError(f"resume_repo {self.repo_id} is public: name a private one, or one that is not there")
             names = [entry.rfilename for entry in info.siblings or [] if "/" not in entry.rfilename]
             # A description makes its weights count, so it comes after them.
-            for name in sorted(names, key=lambda name: (name.endswith(".json"), name)):
+            for name in sorted(names, key=lambda name: (name != first, name.endswith(".json"), name)):
                 if not name.startswith(".") and not (folder / name).exists():
                     self._api.hf_hub_download(self.repo_id, name, local_dir=folder, revision=info.sha)
         shutil.rmtree(folder / ".cache", ignore_errors=True)
