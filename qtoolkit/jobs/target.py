@@ -123,7 +123,11 @@ def with_rules_of(config: MethodConfig, journal: JournalPlace | None) -> MethodC
     begun = begun_recipe(journal)
     if any(begun.get(name) != getattr(config, name) for name in ("target_bits", "target_size")):
         return config
-    return replace(config, bits=begun["bits"], rules=begun["rules"])
+    try:
+        return replace(config, bits=begun["bits"], rules=begun["rules"])
+    except (ConfigError, KeyError, AttributeError, TypeError, ValueError, RecursionError):
+        # What somebody wrote there are no rules: measured anew, they tell that another job was begun.
+        return config
 
 
 @dataclass(frozen=True)

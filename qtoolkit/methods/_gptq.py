@@ -1,5 +1,6 @@
 """GPTQ of layers that share their inputs: Hessian, grid, codes, and the tensors that AutoGPTQ's format has for them."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import torch
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.modules.gptq_format import expand, in_order, unpack_zero_points, zero_offset
+from qtoolkit.modules.gptq_format import buffer_shapes, expand, in_order, unpack_zero_points, zero_offset
+from qtoolkit.source import StoredTensor
 from qtoolkit.stream import Result
 from qtoolkit.tensor import pack_words, unpack_words
 from qtoolkit.tensor.gptq import SingularHessianError, column_order, factor, solve
@@ -47,6 +49,31 @@ class GPTQBlocks:
         zero_point = unpack_zero_points(tensors["qzeros"], bits, self.config.checkpoint_format)
         order = None if in_order(groups, size) else groups
         return expand(codes, tensors["scales"], zero_point, order, torch.float32).T
+
+    def fits(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        tensors: Mapping[str, StoredTensor | torch.Tensor],
+        facts: Mapping[str, Any],
+    ) -> bool:
+        """See `BlockMethod`."""
+        size, wanted = self.config.group_size, {}
+        for name, (outputs, inputs) in shapes.items():
+            for key, described in buffer_shapes(outputs, inputs, self.config.of(name).bits, size).items():
+                wanted[f"{name}.{key}"] = described
+        if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != wanted:
+            return False
+        if facts.keys() != shapes.keys() or not all(_are_facts(values) for values in facts.values()):
+            return False
+        return all(
+            bool(tensors[f"{name}.scales"][...].isfinite().all())
+            and self._are_groups(tensors[f"{name}.g_idx"][...], shape[1] if size == -1 else size)
+            for name, shape in shapes.items()
+        )
+
+    def _are_groups(self, groups: torch.Tensor, size: int) -> bool:
+        """Whether each group has its inputs, in their own order where these may not be in another."""
+        return in_order(groups.sort().values if self.config.desc_act else groups, size)
 
 
 class _Group:
@@ -123,6 +150,16 @@ class _Group:
                 "num_inputs": self._hessian.num_inputs,
             }
             yield name, Result(tensors, facts)
+
+
+def _are_facts(values: Any) -> bool:
+    """Whether these are the facts of one layer."""
+    if not isinstance(values, dict) or set(values) != {"error", "damp_percent", "num_inputs"}:
+        return False
+    numbers = [values["error"], values["damp_percent"]]
+    inputs = values["num_inputs"]
+    are_floats = all(isinstance(number, float) and math.isfinite(number) for number in numbers)
+    return are_floats and type(inputs) is int and inputs >= 0
 
 
 def round_to_grid(weight: torch.Tensor, config: Any) -> torch.Tensor:

@@ -12,8 +12,8 @@ from qtoolkit.methods._gptq import GPTQBlocks
 from qtoolkit.methods._gptq_format import describe, notes_on
 from qtoolkit.methods._method import Outcome
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
-from qtoolkit.source import Checkpoint
-from qtoolkit.source.calibration import Calibration, make_calibration, read_calibration
+from qtoolkit.source import Checkpoint, StoredTensor
+from qtoolkit.source.calibration import Calibration, bounded, make_calibration, read_calibration
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.overlap import sketch
 from qtoolkit.source.sampling import self_calibration
@@ -50,6 +50,7 @@ def quantize(
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
     checkpoint.notes.extend(text.notes)
     if config.engine == "optimum":
+        checkpoint.notes.extend(journal.notes)
         return optimum.quantize(checkpoint, config, plan, text)
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
     layers = [
@@ -85,7 +86,16 @@ def _written_text(
     checkpoint: Checkpoint, config: Any, journal: Journal, device: str, dtype: torch.dtype, on_progress: OnProgress
 ) -> Calibration:
     """Text that the model writes; with another number of threads it would be another, so that a journal keeps it."""
-    kept = journal.kept_tokens()
+    limits = checkpoint.config.get_text_config(decoder=True)
+    length, _ = bounded(config.seq_len, getattr(limits, "max_position_embeddings", None))
+
+    def fits(tokens: StoredTensor | torch.Tensor) -> bool:
+        if (tuple(tokens.shape), tokens.dtype) != ((config.num_samples, length), torch.int64):
+            return False
+        values = tokens[...]
+        return bool(((values >= 0) & (values < limits.vocab_size)).all())
+
+    kept = journal.kept_tokens(fits)
     if kept is not None:
         return make_calibration(kept, "self", ["calibrated with what the model wrote when the job was begun"])
     # The whole model in full precision: the one step that needs it in memory.

@@ -43,9 +43,13 @@ class CodedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # Called for every tensor by `.to`, `.half`, `.cuda` and the like.
-        before: torch.Tensor | None = getattr(self, self.scale_name)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        after: torch.Tensor | None = getattr(self, self.scale_name)
-        if before is not None and after is not None and after.dtype != before.dtype:
-            setattr(self, self.scale_name, before.to(after.device))
+        scale: torch.Tensor | None = getattr(self, self.scale_name)
+
+        def convert(tensor: torch.Tensor) -> torch.Tensor:
+            converted = fn(tensor)
+            # Never rounded, not even for a moment: another thread may be multiplying.
+            rounded = tensor is scale and converted.dtype != tensor.dtype
+            return tensor.to(converted.device) if rounded else converted
+
+        super()._apply(convert, recurse)  # type: ignore[no-untyped-call]
         return self

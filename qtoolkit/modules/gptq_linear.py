@@ -1,5 +1,6 @@
 """A linear layer that computes from the tensors of a GPTQ checkpoint."""
 
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Self
@@ -8,9 +9,10 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from qtoolkit.modules.coded_linear import CodedLinear
-from qtoolkit.modules.gptq_format import CHECKPOINT_FORMATS, buffer_shapes, expand, in_order, unpack_zero_points
+from qtoolkit.modules.gptq_format import CHECKPOINT_FORMATS, buffer_shapes
 from qtoolkit.modules.gptq_prepared import PreparedWeight, layout_of, prepared_bytes
-from qtoolkit.tensor import pack_words, unpack_words
+from qtoolkit.modules.gptq_stored import StoredWeight
+from qtoolkit.tensor.lazy import LazyState, LazyTensor
 from qtoolkit.tensor.processor import product_dtype
 
 # Tokens up to which a 4-bit kernel is faster than expanding the weight, one for each plane of codes: measured on layers
@@ -21,7 +23,7 @@ _FEW_TOKENS = 64
 _BLOCK_WEIGHTS_CPU = 2**19
 _BLOCK_WEIGHTS_GPU = 2**25
 
-# A layer changes its form in one thread at a time.
+# Held while a layer's tensors are swapped for others, and while more than one of them is read.
 _CHANGING = threading.Lock()
 
 
@@ -40,13 +42,14 @@ class GPTQLinear(CodedLinear):
     one, "gptq_v2" as they are.
 
     `prepare` brings it into the layout of torch's 4-bit kernels, where these take the shape, or else into one that
-    expands fast: qweight and scales are None from then on, until the state is asked for, which is exactly what was
-    loaded. The kernels serve few tokens in 16 bits, and know scales in bfloat16 alone: outputs are 0.23 % from exact
-    ones (8 bits, by two products: 0.29 %), where rounding them to bfloat16 makes 0.17 %. Everything else multiplies
-    with the exact weight, expanded block by block.
+    expands fast: qweight and scales are None from then on, and its state, which is exactly what was loaded, is made
+    each time that it is asked for. The kernels serve few tokens in 16 bits, and know scales in bfloat16 alone: outputs
+    are 0.23 % from exact ones (8 bits, by two products: 0.29 %), where rounding them to bfloat16 makes 0.17 %.
+    Everything else multiplies with the exact weight, expanded block by block.
 
     x may have any floating type and y has the same; gradients flow to x. The layer itself is not trained. `.to(dtype)`
-    and the like convert the bias alone.
+    and the like convert the bias alone. Saving, copying and moving read the tensors and swap them whole, so that other
+    threads may go on multiplying.
 
     Args:
         in_features: size of the inputs; whole words of codes.
@@ -94,9 +97,8 @@ class GPTQLinear(CodedLinear):
             self.register_buffer(name, torch.empty(shape, dtype=stored, device=device))
         self.register_buffer("bias", torch.empty(out_features, dtype=dtype, device=device) if bias else None)
         self._prepared = False
+        # A product reads it once, and what it reads never changes.
         self._fast: PreparedWeight | None = None
-        # Inputs in the order of their groups, where that is another than their own.
-        self._order: torch.Tensor | None = None
 
     @staticmethod
     def stored_bytes(out_features: int, in_features: int, bits: int, group_size: int) -> int:
@@ -154,9 +156,9 @@ class GPTQLinear(CodedLinear):
 
     def dequantize(self) -> torch.Tensor:
         """The weight that the tensors stand for, exactly: float32 [out_features, in_features]."""
-        blocks = [block for _, block in self._blocks(torch.float32)]
-        weight = torch.cat(blocks, dim=1)
-        return (weight if self._order is None else weight[self._order.argsort()]).T.contiguous()
+        weight = self._read()
+        columns = torch.cat([block for _, block in weight.blocks(self._columns(), torch.float32)], dim=1)
+        return (columns if weight.order is None else columns[weight.order.argsort()]).T.contiguous()
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor:
         """See `CodedLinear`."""
@@ -172,56 +174,55 @@ class GPTQLinear(CodedLinear):
             f"bits={self.bits}, group_size={self.group_size}, checkpoint_format={self.checkpoint_format!r}"
         )
 
+    def _read(self, *, prepare: bool = False) -> StoredWeight | PreparedWeight:
+        """The weight as it is at this moment; with `prepare`, prepared where that is wanted and possible."""
+        fast = self._fast
+        if fast is None and prepare and self._prepared:
+            fast = self._pack()
+        if fast is not None:
+            return fast
+        with _CHANGING:
+            return self._stored() if self._fast is None else self._fast
+
+    def _stored(self) -> StoredWeight:
+        """The weight where it is not prepared."""
+        qweight, scales = self.qweight, self.scales
+        assert qweight is not None
+        assert scales is not None
+        return StoredWeight(
+            qweight,
+            self.qzeros,
+            scales,
+            self.g_idx,
+            bits=self.bits,
+            group_size=self.group_size,
+            checkpoint_format=self.checkpoint_format,
+        )
+
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         """x[tokens, in] -> x W^T [tokens, out] in x.dtype."""
-        if self._fast is None and self._prepared:
-            self._pack()
-        fast, tokens = self._fast, x.shape[0]
-        if fast is None:
-            return _multiply_blocks(x, self._blocks(product_dtype(x.dtype, x.device.type)))
+        weight, tokens = self._read(prepare=True), x.shape[0]
+        if isinstance(weight, StoredWeight):
+            return _multiply_blocks(x, weight.blocks(self._columns(), product_dtype(x.dtype, x.device.type)))
         if x.shape[1] != self.in_features:
             raise RuntimeError(f"inputs must have the size {self.in_features}, got shape {list(x.shape)}")
-        if self._order is not None:
-            x = x.index_select(1, self._order)
-        if 0 < tokens <= _FEW_TOKENS // len(fast.planes) and fast.has_kernel:
+        if weight.order is not None:
+            x = x.index_select(1, weight.order)
+        if 0 < tokens <= _FEW_TOKENS // len(weight.planes) and weight.has_kernel:
             if x.dtype == torch.bfloat16:
-                return fast.multiply(x)
+                return weight.multiply(x)
             if x.dtype == torch.float16:
-                return fast.multiply(x.to(torch.bfloat16)).to(x.dtype)
-        return _multiply_blocks(x, self._blocks(product_dtype(x.dtype, x.device.type)))
+                return weight.multiply(x.to(torch.bfloat16)).to(x.dtype)
+        return _multiply_blocks(x, weight.blocks(self._columns(), product_dtype(x.dtype, x.device.type)))
 
     def _multiply_transposed(self, grad: torch.Tensor) -> torch.Tensor:
         """grad[tokens, out] -> grad W [tokens, in] in grad.dtype; blocks are added in float32."""
-        dtype = product_dtype(grad.dtype, grad.device.type)
+        weight, dtype = self._read(), product_dtype(grad.dtype, grad.device.type)
         total = grad.new_zeros(len(grad), self.in_features, dtype=torch.promote_types(dtype, torch.float32))
-        for columns, block in self._blocks(dtype):
+        for columns, block in weight.blocks(self._columns(), dtype):
             total += grad[:, columns].to(dtype) @ block.T
-        total = total if self._order is None else total[:, self._order.argsort()]
+        total = total if weight.order is None else total[:, weight.order.argsort()]
         return total.to(grad.dtype)
-
-    def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
-        """W^T by blocks of outputs: which, and their weights in `dtype` [in, outputs], inputs in `_order`."""
-        fast = self._fast
-        if fast is None:
-            yield from self._stored_blocks(dtype)
-            return
-        zero_points = self._zero_points() if fast.zero_point is None else None
-        for columns in self._columns():
-            zero_point = fast.zero_point if zero_points is None else zero_points[:, columns]
-            assert zero_point is not None
-            yield columns, expand(fast.codes(columns), fast.scale(columns), zero_point, None, dtype)
-
-    def _stored_blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
-        """`_blocks` from the tensors of the checkpoint."""
-        qweight, scales, groups = self.qweight, self.scales, self.g_idx
-        assert qweight is not None
-        assert scales is not None
-        # Equal groups in their order need no index.
-        equal = self.in_features % self.group_size == 0 and (groups.is_meta or in_order(groups, self.group_size))
-        zero_points = self._zero_points()
-        for columns in self._columns():
-            codes = unpack_words(qweight[:, columns], self.bits)
-            yield columns, expand(codes, scales[:, columns], zero_points[:, columns], None if equal else groups, dtype)
 
     def _columns(self) -> Iterator[slice]:
         """The outputs in blocks to work on, multiples of 64 but for the last."""
@@ -229,70 +230,61 @@ class GPTQLinear(CodedLinear):
         step = max(1, limit // self.in_features // 64) * 64
         return (slice(start, min(start + step, self.out_features)) for start in range(0, self.out_features, step))
 
-    def _zero_points(self) -> torch.Tensor:
-        return unpack_zero_points(self.qzeros, self.bits, self.checkpoint_format)
-
-    def _pack(self) -> None:
-        """Into the faster form, where there is one."""
-        layout = layout_of(self.bits, self.in_features, self.out_features, self.group_size, self.qzeros.device)
-        if layout is None:
-            return
+    def _pack(self) -> PreparedWeight | None:
+        """Into the faster form, where there is one; gives it."""
         with _CHANGING:
             # Another thread may have been here while this one waited.
-            if self.qweight is None or self.scales is None or not self.scales.isfinite().all():
-                return
-            order = None
-            if not in_order(self.g_idx, self.group_size):
-                order = torch.argsort(self.g_idx, stable=True)
-                if not in_order(self.g_idx[order], self.group_size):
-                    return
-            words = (self.qweight[:, columns] for columns in self._columns())
-            pieces = (unpack_words(part, self.bits) for part in words)
-            fast = PreparedWeight(
-                pieces if order is None else (piece[order] for piece in pieces),
-                self.scales,
-                self._zero_points(),
-                bits=self.bits,
-                layout=layout,
-                in_features=self.in_features,
-            )
-            self._order = None if order is None else order.to(torch.int32)
-            for name, tensor in fast.tensors().items():
-                self.register_buffer(name, tensor, persistent=False)
-            self._fast, self.qweight, self.scales = fast, None, None
+            if self._fast is None:
+                self._fast = fast = self._stored().prepared(self._columns())
+                if fast is not None:
+                    # Another dict, not this one changed: another thread may be going through it.
+                    self._buffers = {**self._buffers, "qweight": None, "scales": None, **fast.tensors()}
+                    self._non_persistent_buffers_set = {*self._non_persistent_buffers_set, *fast.tensors()}
+            return self._fast
 
-    def _unpack(self) -> None:
-        """Back into the form of the checkpoint."""
+    def _stored_buffers(self) -> dict[str, torch.Tensor | LazyTensor | None]:
+        """All buffers in the form of the checkpoint; what has to be made for it is made when it is read."""
         with _CHANGING:
-            fast = self._fast
-            if fast is None:
-                return
-            pieces = (fast.codes(columns) for columns in self._columns())
-            place = None if self._order is None else self._order.argsort()
-            codes = pieces if place is None else (piece[place] for piece in pieces)
-            qweight = torch.cat([pack_words(piece, self.bits) for piece in codes], dim=1)
-            for name in fast.tensors():
-                delattr(self, name)
-            self.qweight, self.scales = qweight, fast.scale(slice(0, self.out_features)).contiguous()
-            self._fast = self._order = None
+            fast, buffers = self._fast, dict[str, torch.Tensor | LazyTensor | None](self._buffers)
+        if fast is None:
+            return buffers
+        for name in fast.tensors():
+            del buffers[name]
+        return buffers | fast.stored(self._columns)
+
+    def _take(self, other: Self) -> None:
+        """Swap the tensors for those of another such layer."""
+        with _CHANGING:
+            self._buffers, self._fast = other._buffers, other._fast
+            self._non_persistent_buffers_set = other._non_persistent_buffers_set
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # Layouts differ by device.
-        self._unpack()
-        return super()._apply(fn, recurse)
+        moved = copy.copy(self)
+        super(GPTQLinear, moved)._apply(fn, recurse)
+        if self._fast is not None:
+            moved._pack()  # noqa: SLF001
+        self._take(moved)
+        return self
 
-    def _save_to_state_dict(self, *args: Any) -> None:
-        self._unpack()
-        super()._save_to_state_dict(*args)
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        for name, tensor in self._stored_buffers().items():
+            if isinstance(tensor, LazyTensor):
+                destination[prefix + name] = tensor if isinstance(destination, LazyState) else tensor[...]
+            elif tensor is not None and name not in self._non_persistent_buffers_set:
+                destination[prefix + name] = tensor if keep_vars else tensor.detach()
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self._unpack()
-        super()._load_from_state_dict(*args)
+        loaded = copy.copy(self)
+        super(GPTQLinear, loaded)._load_from_state_dict(*args)
+        self._take(loaded)
 
     def __getstate__(self) -> dict[str, Any]:
         # For copies and pickles: another machine may have another layout.
-        self._unpack()
-        return self.__dict__.copy()
+        buffers = self._stored_buffers()
+        made = {name: tensor[...] if isinstance(tensor, LazyTensor) else tensor for name, tensor in buffers.items()}
+        kept = {name for name in self._non_persistent_buffers_set if name in made}
+        return {**self.__dict__, "_buffers": made, "_fast": None, "_non_persistent_buffers_set": kept}
 
 
 class _Product(torch.autograd.Function):

@@ -1,14 +1,17 @@
 """A GPTQ weight in the layout in which it computes fastest on its device, and the way back to the checkpoint's."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
+from qtoolkit.modules.gptq_format import expand, unpack_zero_points
 from qtoolkit.modules.int4 import Layout, layout_for, multiply, pairs_of
+from qtoolkit.tensor import pack_words
+from qtoolkit.tensor.lazy import LazyTensor
 
 
 class PreparedWeight:
-    """Codes and scales of a GPTQ weight, without its zero points, in groups of equal size in their order.
+    """A GPTQ weight, in groups of equal size in their order: never changed, so that any thread may read it.
 
     Where torch has a 4-bit kernel for the device, 2, 3 and 4 bits are one plane of 4-bit codes, and 8 bits are two,
     the upper and the lower halves of the codes. Where it has none, the codes are kept so that they expand fast: 4 bits
@@ -21,18 +24,33 @@ class PreparedWeight:
         codes: uint8 [in, outputs], in pieces of whole blocks of outputs.
         scale: [groups, out], finite.
         zero_point: uint8 [groups, out].
+        qzeros: the zero points as the checkpoint stores them.
+        order: where the inputs stand in the checkpoint, int32 [in], by their order here; None where it is the same.
         bits: size of a code.
+        checkpoint_format: "gptq" or "gptq_v2".
         layout: of `layout_of`.
         in_features: columns of the weight.
 
     Attributes:
         zero_point: the one zero point of all groups; None when they differ.
+        qzeros, order: as given.
         planes: packed codes.
         pairs: scales and offsets of each plane; none where there is no kernel.
         exact: what is kept beside `pairs` for the exact scales: int8 [groups, out], or the scales themselves.
     """
 
-    __slots__ = ("_bits", "_in_features", "_layout", "exact", "pairs", "planes", "zero_point")
+    __slots__ = (
+        "_bits",
+        "_format",
+        "_in_features",
+        "_layout",
+        "exact",
+        "order",
+        "pairs",
+        "planes",
+        "qzeros",
+        "zero_point",
+    )
 
     def __init__(
         self,
@@ -40,11 +58,15 @@ class PreparedWeight:
         scale: torch.Tensor,
         zero_point: torch.Tensor,
         *,
+        qzeros: torch.Tensor,
+        order: torch.Tensor | None,
         bits: int,
+        checkpoint_format: str,
         layout: Layout,
         in_features: int,
     ) -> None:
-        self._bits, self._layout, self._in_features = bits, layout, in_features
+        self._bits, self._format, self._layout, self._in_features = bits, checkpoint_format, layout, in_features
+        self.qzeros, self.order = qzeros, order
         first = int(zero_point[0, 0])
         self.zero_point = first if bool((zero_point == first).all()) else None
         pieces = [self._pack(piece) for piece in codes]
@@ -69,6 +91,38 @@ class PreparedWeight:
     def has_kernel(self) -> bool:
         """Whether `multiply` is there."""
         return self._layout.group_size is not None
+
+    def blocks(self, columns: Iterable[slice], dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
+        """W^T by blocks of outputs: which, and their weights in `dtype` [in, outputs], inputs in `order`."""
+        common = self.zero_point
+        zero_points = unpack_zero_points(self.qzeros, self._bits, self._format) if common is None else None
+        for part in columns:
+            zero_point = common if zero_points is None else zero_points[:, part]
+            assert zero_point is not None
+            yield part, expand(self.codes(part), self.scale(part), zero_point, None, dtype)
+
+    def stored(self, columns: Callable[[], Iterable[slice]]) -> dict[str, LazyTensor]:
+        """The tensors of the checkpoint that this stands in the place of, exactly as they were, by name.
+
+        Args:
+            columns: gives blocks of outputs to work on, which are all of them together.
+        """
+        outputs = self.exact.shape[1]
+
+        def qweight() -> torch.Tensor:
+            place = None if self.order is None else self.order.argsort()
+            pieces = (self.codes(part) for part in columns())
+            codes = pieces if place is None else (piece[place] for piece in pieces)
+            return torch.cat([pack_words(piece, self._bits) for piece in codes], dim=1)
+
+        def scales() -> torch.Tensor:
+            return self.scale(slice(0, outputs)).contiguous()
+
+        scale_dtype = torch.float16 if self.exact.dtype == torch.int8 else self.exact.dtype
+        return {
+            "qweight": LazyTensor((self._in_features * self._bits // 32, outputs), torch.int32, qweight),
+            "scales": LazyTensor((len(self.exact), outputs), scale_dtype, scales),
+        }
 
     def codes(self, columns: slice) -> torch.Tensor:
         """The codes of some outputs, whole blocks of them, uint8 [in, outputs]."""
@@ -96,7 +150,7 @@ class PreparedWeight:
         return (_bits_of(near) + exact).view(torch.float16)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that it keeps, by name."""
+        """What it keeps in the place of codes and scales, by name."""
         parts = {"plane": self.planes, "pairs": self.pairs, "exact": (self.exact,)}
         return {f"{name}_{place}": tensor for name, tensors in parts.items() for place, tensor in enumerate(tensors)}
 

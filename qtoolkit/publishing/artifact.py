@@ -8,6 +8,7 @@ from typing import Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, oneline
 from qtoolkit.files import read_json
+from qtoolkit.partial import put_back
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.patterns import printable
 from qtoolkit.publishing.receipt import read_receipt

@@ -11,6 +11,7 @@ from typing import Any
 from qtoolkit.errors import ModelNotFoundError, QToolkitError, oneline
 from qtoolkit.methods import config_of_checkpoint, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
+from qtoolkit.partial import put_back
 from qtoolkit.publishing import comparison, earlier, integrity, origin, safety
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.listing import list_folder

@@ -32,8 +32,12 @@ class HubMirror:
         self._api = HfApi(token=token)
         self.repo_id = repo_id
 
-    def pull(self, folder: Path) -> None:
+    def pull(self, folder: Path, *, first: str) -> None:
         """Make the repository where it is missing, and download what the folder does not have.
+
+        Args:
+            folder: where the files go.
+            first: the file that says what the others are, so that none of them is ever here without it.
 
         Raises:
             ConfigError: the repository is public.
@@ -46,7 +50,7 @@ class HubMirror:
                 raise ConfigError(f"resume_repo {self.repo_id} is public: name a private one, or one that is not there")
             files = {entry.rfilename: entry for entry in info.siblings or [] if "/" not in entry.rfilename}
             # A description makes its weights count, so it comes after them.
-            for name in sorted(files, key=lambda name: (name.endswith(".json"), name)):
+            for name in sorted(files, key=lambda name: (name != first, name.endswith(".json"), name)):
                 if not name.startswith(".") and not (folder / name).exists():
                     self._fetch(files[name], folder, info.sha)
 

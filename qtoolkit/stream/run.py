@@ -50,6 +50,14 @@ class BlockMethod(Protocol):
     def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The weight W[out, in] that a layer's tensors stand for, as a loaded model multiplies with it."""
 
+    def fits(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        tensors: Mapping[str, StoredTensor | torch.Tensor],
+        facts: Mapping[str, Any],
+    ) -> bool:
+        """Whether tensors and facts, by full names, are such as `finish` gives for layers of these shapes."""
+
 
 def quantize_blocks(
     streamed: StreamedModel,
@@ -86,7 +94,9 @@ def quantize_blocks(
     results = []
     groups: dict[tuple[str, ...], tuple[Group, ...]] = {}
     for index, names in enumerate(layers):
-        name, result = streamed.block_names[index], journal.read(index)
+        name, meta = streamed.block_names[index], streamed.blocks[index]
+        shapes = {f"{name}.{layer}": tuple(weight_of(meta.get_submodule(layer)).shape) for layer in names}
+        result = journal.read(index, partial(method.fits, shapes))
         with streamed.block(index) as module:
             block = _Block(name, module, samples.calls(index, module, streamed.device), method)
             one = partial(samples.call_one, index, module, streamed.device)

@@ -16,12 +16,14 @@ from qtoolkit.files import open_new
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG
 from qtoolkit.source.weights import DTYPES
+from qtoolkit.tensor.lazy import LazyState, LazyTensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # As transformers' `save_pretrained`: small enough for any file system and for a Hub upload to be repeated.
 MAX_SHARD_BYTES = 5_000_000_000
+_Tensors = Mapping[str, torch.Tensor | LazyTensor]
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
@@ -70,15 +72,17 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> list[str]:
         raise OSError(code, os.strerror(code)) from error
 
 
-def _own_tensors(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
+def _own_tensors(model: "PreTrainedModel") -> _Tensors:
     """The state to store: tied tensors once, names and merges as in the checkpoint that was read."""
     left_out = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}  # noqa: SLF001
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+    # A layer that keeps its weight in another form makes its tensors when they are written, one by one.
+    state = model.state_dict(destination=LazyState())
+    tensors = {name: tensor for name, tensor in state.items() if name not in left_out}
     return dict(revert_weight_conversion(model, tensors))
 
 
 def write_weights(
-    tensors: Mapping[str, torch.Tensor], folder: Path, on_progress: OnProgress, max_shard_bytes: int = MAX_SHARD_BYTES
+    tensors: _Tensors, folder: Path, on_progress: OnProgress, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> list[str]:
     """Write tensors to safetensors files of at most `max_shard_bytes` each, with an index when there are several.
 
@@ -114,8 +118,8 @@ def write_weights(
     return names
 
 
-def _shards(tensors: Mapping[str, torch.Tensor], max_shard_bytes: int) -> list[dict[str, torch.Tensor]]:
-    shards: list[dict[str, torch.Tensor]] = [{}]
+def _shards(tensors: _Tensors, max_shard_bytes: int) -> list[dict[str, torch.Tensor | LazyTensor]]:
+    shards: list[dict[str, torch.Tensor | LazyTensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
         if shards[-1] and size + tensor.nbytes > max_shard_bytes:
@@ -126,11 +130,11 @@ def _shards(tensors: Mapping[str, torch.Tensor], max_shard_bytes: int) -> list[d
     return shards
 
 
-def write_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, int]]:
+def write_file(path: Path, tensors: _Tensors) -> Iterator[tuple[str, int]]:
     """Write one safetensors file, yielding each tensor's name and bytes once it is written."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     # The format wants tensors aligned: the widest types first keeps every offset a multiple of the item size.
-    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, tensor in ordered:
@@ -143,6 +147,7 @@ def write_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> Iterator[tupl
         file.write(struct.pack("<Q", len(text)))
         file.write(text)
         for name, tensor in ordered:
-            data = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)  # [bytes]
+            data = tensor[...].detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)  # [bytes]
             file.write(data.numpy().data)
+            del data  # before the next one is made
             yield name, tensor.nbytes

@@ -13,6 +13,7 @@ from torch import nn
 
 from qtoolkit.measure import memory_footprint
 from qtoolkit.modules import GPTQLinear
+from qtoolkit.tensor.lazy import LazyState, LazyTensor
 from tests.modules.gptq_layers import Kind, every_kernel_kind, every_kind, gptq_layer
 
 Tensors = dict[str, torch.Tensor]
@@ -49,13 +50,28 @@ def test_the_state_is_what_was_loaded(kind: Kind) -> None:
 
 
 @every_kernel_kind
-def test_asking_for_the_state_makes_no_second_copy(kind: Kind) -> None:
-    layer = gptq_layer(kind)
-    stored = memory_footprint(layer)
-    state = layer.prepare().state_dict()
-    assert memory_footprint(layer) == stored
-    assert layer.qweight is not None
-    assert state["qweight"].data_ptr() == layer.qweight.data_ptr()
+def test_asking_for_the_state_leaves_the_layer_as_it_is(kind: Kind) -> None:
+    layer = gptq_layer(kind).prepare()
+    before, size = dict(layer.named_buffers()), memory_footprint(layer)
+    layer.state_dict()
+    after = dict(layer.named_buffers())
+    assert list(after) == list(before) and all(after[name] is before[name] for name in before)
+    assert memory_footprint(layer) == size
+    assert layer.qweight is None
+
+
+@every_kind
+def test_a_state_that_may_be_lazy_says_what_it_will_be(kind: Kind) -> None:
+    layer = gptq_layer(kind).prepare()
+    expected, state = layer.state_dict(), layer.state_dict(destination=LazyState())
+    assert isinstance(state["qweight"], LazyTensor) == (layer.qweight is None)
+    for name, tensor in state.items():
+        assert (tensor.shape, tensor.dtype, tensor.nbytes) == (
+            expected[name].shape,
+            expected[name].dtype,
+            expected[name].nbytes,
+        )
+        assert torch.equal(tensor[...], expected[name])
 
 
 @every_kind
@@ -145,11 +161,10 @@ def test_a_layer_that_was_moved_is_prepared_again(kind: Kind, device: str) -> No
 
 
 def test_many_threads_use_a_layer_that_is_not_prepared_yet() -> None:
-    layer = gptq_layer(Kind(4, in_features=512, out_features=512)).prepare()
-    expected = used(layer)
-    layer.state_dict()
+    prepared = gptq_layer(Kind(4, in_features=512, out_features=512)).prepare()
+    expected, layer = used(prepared), copy.deepcopy(prepared)
+    assert layer.qweight is not None
     found: list[torch.Tensor] = []
-    x = torch.randn(3, 512).bfloat16()
     torch.manual_seed(1)
     x = torch.randn(3, 512).bfloat16()
     threads = [threading.Thread(target=lambda: found.append(layer(x))) for _ in range(8)]

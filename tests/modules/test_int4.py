@@ -40,7 +40,10 @@ def test_every_float16_comes_back(bits: int, zero_point: int, group_size: int) -
         [torch.zeros(in_features, 64, dtype=torch.uint8)],
         scale,
         torch.full(scale.shape, zero_point, dtype=torch.uint8),
+        qzeros=torch.empty(0),
+        order=None,
         bits=bits,
+        checkpoint_format="gptq",
         layout=layout,
         in_features=in_features,
     )
