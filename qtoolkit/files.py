@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from qtoolkit.errors import ConfigError
+
 
 def write_whole(file: Path, data: bytes) -> None:
     """Write a file beside its name, sync it, and rename it: a process may die anywhere, and no half of it is seen.
@@ -22,6 +24,30 @@ def write_whole(file: Path, data: bytes) -> None:
         beside.replace(file)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def path_of(value: Any, option: str) -> Path:
+    """What somebody gives as a path, absolute, with "~" for their home; it need not exist.
+
+    Args:
+        value: a text or a path object.
+        option: what it was given as, for the error.
+
+    Raises:
+        ConfigError: something else, or characters that no path has: NUL, half a character.
+    """
+    try:
+        name = os.fspath(value)
+        if not isinstance(name, str):
+            raise ConfigError(f"{option} must be a path as text, got {value!r:.60}: decode it with os.fsdecode")
+        if not name or "\0" in name or not os.fsencode(name):
+            raise ConfigError(f"{option} {name!r:.60} is empty or holds a NUL, which no path does: name another")
+        # Not Path's own, which raises where a home belongs to nobody.
+        return Path(os.path.expanduser(name)).absolute()  # noqa: PTH111
+    except TypeError as error:
+        raise ConfigError(f"{option} must be a path, got {type(value).__name__} {value!r:.60}") from error
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{option} {name!r:.60} holds half a character, which no path does: name another") from error
 
 
 def user_cache() -> Path:

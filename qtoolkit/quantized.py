@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.evaluation import continue_text
+from qtoolkit.files import path_of
 from qtoolkit.measure import disk_size
 from qtoolkit.methods import MethodConfig
 from qtoolkit.publishing import measure_probe, write_receipt
@@ -107,7 +108,7 @@ class QuantizedModel:
             OutputExistsError: it exists.
             DiskFullError, OutputError: it cannot be written; nothing is left behind.
         """
-        folder = Path(path).expanduser().absolute()
+        folder = path_of(path, "path")
         check_output(folder, overwrite=overwrite)
         with staged(folder) as partial:
             if self.receipt is None:

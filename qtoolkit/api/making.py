@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.files import path_of
 from qtoolkit.jobs.forgetting import forgetting
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
@@ -79,7 +80,7 @@ def plan(
     refuse_quantized(model)
     refuse_below_one(context=context, batch_size=batch_size)
     settings = resolve_config(config)
-    folder = Path(output or "output").expanduser().absolute()
+    folder = path_of("output" if output is None else output, "output")
     if output is not None:
         check_output(folder, overwrite=True)
     place = find_profile(machine) if isinstance(machine, str) else machine

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, oneline
-from qtoolkit.files import read_json
+from qtoolkit.files import path_of, read_json
 from qtoolkit.publishing.receipt import read_receipt
 from qtoolkit.records import Receipt
 
@@ -49,11 +49,13 @@ def open_artifact(path: str | os.PathLike[str]) -> Artifact:
     """Look at a folder.
 
     Raises:
+        ConfigError: a path that cannot be one.
         ModelNotFoundError: there is no such folder, or no model in it.
     """
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
-        kind = "is no folder" if folder.exists() else "does not exist"
+    folder = path_of(path, "path")
+    # os.path, since Path raises on a name that is too long.
+    if not os.path.isdir(folder):  # noqa: PTH112
+        kind = "is no folder" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
         raise ModelNotFoundError(
             f"{os.fspath(path)!r} {kind}: name a folder with a saved model; of a Hub model, the one that "
             "`hf download org/name --local-dir FOLDER` makes"

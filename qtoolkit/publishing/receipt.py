@@ -16,6 +16,7 @@ from qtoolkit.publishing.patterns import last_part, without_paths
 from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, QuantizationReport, Receipt
 from qtoolkit.source import read_tensors
 from qtoolkit.source.names import RECEIPT_FILE
+from qtoolkit.source.panics import panics_as_errors
 from qtoolkit.source.weights import DTYPES
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ _MAX_CHARACTERS = 10_000_000
 def behaviour_of(checkpoint: "Checkpoint") -> Behaviour:
     """What the base's tokenizer and generation config do; a tokenizer that cannot be asked is noted."""
     try:
-        tokenizer = behaviour.describe_tokenizer(checkpoint.tokenizer)
+        with panics_as_errors():
+            tokenizer = behaviour.describe_tokenizer(checkpoint.tokenizer)
     except Exception as error:  # noqa: BLE001  # anything may be given as tokenizer=
         checkpoint.notes.append(f"its tokenizer could not be described, and no qt.verify compares it: {oneline(error)}")
         tokenizer = behaviour.describe_tokenizer(None)
@@ -119,9 +121,24 @@ def read_receipt(folder: Path) -> Receipt | None:
         return None
     try:
         with file.open(encoding="utf-8") as stream:
-            return Receipt.from_dict(json.loads(stream.read(_MAX_CHARACTERS)))
+            text = stream.read(_MAX_CHARACTERS)
+        # No receipt has numbers that no float can be, and what draws them would fail.
+        return Receipt.from_dict(json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole))
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it") from error
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not isfinite(value):
+        raise ValueError(f"{digits:.20} is no number of a receipt")
+    return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 19:
+        raise ValueError(f"{digits:.20} is no number of a receipt")
+    return int(digits)
 
 
 def receipt_of(checkpoint: "Checkpoint") -> Receipt | None:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from qtoolkit.errors import ModelNotFoundError
+from qtoolkit.files import path_of
 from qtoolkit.methods import config_of_checkpoint, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.publishing import behaviour, comparison, earlier, integrity, origin, safety
@@ -72,8 +73,8 @@ def make_checks(
     That is as long as no file of the model, its base or the packages has changed since; bytes are compared each time.
     """
     artifact = open_artifact(path)
+    base_folder = _find_base(artifact, base)
     named = None if base is None else os.fspath(base)
-    base_folder = _find_base(artifact, named)
     checks: list[Check] = []
 
     def report(doing: str) -> None:
@@ -256,17 +257,17 @@ def _environment(*, with_qtoolkit: bool) -> dict[str, str]:
     return kept | offline
 
 
-def _find_base(artifact: Artifact, base: str | None) -> Path | None:
+def _find_base(artifact: Artifact, base: str | os.PathLike[str] | None) -> Path | None:
     """The base's folder on this machine; the network is not asked.
 
     Raises:
         ModelNotFoundError: a base was named, and is not here.
     """
-    if base is not None and Path(base).expanduser().is_dir():
-        return Path(base).expanduser().absolute()
+    if base is not None and os.path.isdir(path_of(base, "base")):  # noqa: PTH112  # Path raises on a name too long
+        return path_of(base, "base")
     source = artifact.receipt.source if artifact.receipt else None
     if base is not None:
-        repo_id, revision = parse_name(base, None)
+        repo_id, revision = parse_name(os.fspath(base), None)
         commit_hash = cached_commit(repo_id, revision)
         folder = snapshot_folder(repo_id, commit_hash) if commit_hash else None
         if folder is None or not folder.is_dir():

@@ -21,6 +21,7 @@ from qtoolkit.source.hub_cache import (
 from qtoolkit.source.hub_download import Download
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.hub_files import indexed_files, refuse_without_safetensors, small_files, weight_files
+from qtoolkit.source.hub_listing import check_listing
 from qtoolkit.source.licenses import inherited, named_license
 from qtoolkit.source.names import INDEX_FILE
 from qtoolkit.units import format_bytes
@@ -142,6 +143,7 @@ def ask(model: HubModel) -> "ModelInfo":
         )
         if info.sha is None:
             raise ValueError("no commit")
+    check_listing(model.repo_id, info)
     return info
 
 

@@ -18,7 +18,7 @@ from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
-from qtoolkit.errors import CheckpointError
+from qtoolkit.errors import CheckpointError, OutputError
 from qtoolkit.source.hub import ask, indexed, missing_files, parse_name
 from qtoolkit.source.hub_cache import snapshot_folder
 from qtoolkit.source.hub_errors import HubModel, translated
@@ -88,9 +88,7 @@ def fetch_headers(
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             headers = pool.map(partial(_header, model, commit_hash), weights)
             for file, header in zip(weights, headers, strict=True):
-                with (folder / file.rfilename).open("wb") as stream:
-                    stream.write(header)
-                    stream.truncate(max(len(header), file.size or 0))
+                _stand_in(folder / file.rfilename, header, file.size or 0)
         wanted = [*(files[name] for name in small_files(files)), *weights]
         missing = missing_files(snapshot_folder(model.repo_id, commit_hash), wanted)
         tokenizer = files.get("tokenizer.json")
@@ -101,6 +99,21 @@ def fetch_headers(
             download_bytes=sum(missing.values()),
             tokenizer_bytes=(tokenizer.size or 0) if tokenizer else 0,
         )
+
+
+def _stand_in(file: Path, header: bytes, size: int) -> None:
+    """Write a sparse file that begins with a header.
+
+    Raises:
+        OutputError: the file system of temporary files takes none of this size, or is full.
+    """
+    try:
+        with file.open("wb") as stream:
+            stream.write(header)
+            stream.truncate(max(len(header), size))
+    except OSError as error:
+        what = f"the headers of {file.name} cannot be kept in {file.parent} ({error.strerror})"
+        raise OutputError(f"{what}: set TMPDIR to a folder on another disk") from error
 
 
 def _header(model: HubModel, commit_hash: str, file: "RepoSibling") -> bytes:

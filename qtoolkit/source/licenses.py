@@ -1,13 +1,27 @@
 """Under which licence a model stands, as its card says; never guessed."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CardData, ModelCard
+import yaml  # type: ignore[import-untyped]  # huggingface_hub's own reader of cards
+from huggingface_hub import CardData
 
 # What a card says, beside the licence, that holds for every copy of the model.
 _INHERITED = ("language", "license_name", "license_link")
+# The metadata of real cards takes some kB, and is read by a slow reader.
+_MAX_CHARACTERS = 200_000
+_METADATA = re.compile(r"\s*---(?:\r\n|\r|\n)(.*?)(?:\r\n|\r|\n)---[ \t]*(?:\r|\n|$)", re.DOTALL)
+
+
+class _WithoutAliases(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Reads YAML without references, by which some lines stand for billions of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("a card has no use for references")
+        return super().compose_node(parent, index)
 
 
 def named_license(card_data: Any) -> str | None:
@@ -41,6 +55,10 @@ def read_card(folder: Path) -> Any:
     if not card.is_file():
         return None
     try:
-        return ModelCard.load(card, ignore_metadata_errors=True).data
+        with card.open(encoding="utf-8") as stream:
+            metadata = _METADATA.match(stream.read(_MAX_CHARACTERS))
+        values = yaml.load(metadata[1], _WithoutAliases) if metadata else {}  # noqa: S506  # a SafeLoader
+        # Its evaluation results are counted out by huggingface_hub, and are of no use here.
+        return CardData(**{name: value for name, value in values.items() if name != "model-index"})
     except Exception:  # noqa: BLE001  # a card is free text, and what stands for YAML in it may be anything
         return None
