@@ -126,11 +126,12 @@ class JobCancelled(QToolkitError):
 def oneline(error: BaseException) -> str:
     """An error's message without its class, for use inside a message of ours: its first line.
 
-    A first line that ends in a colon announces the second, which follows it.
+    A first line that ends in a colon announces the second, which follows it. What a file holds may stand in it, and may
+    be endless: 500 characters are enough.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return text.rstrip(" .:")
+    return f"{text[:500]}..." if len(text) > 500 else text.rstrip(" .:")
 
 
 def memory_cause(error: BaseException) -> str:

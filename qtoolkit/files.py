@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from qtoolkit.errors import ConfigError
+
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2
 # What a kernel, a file system or a sandbox answers that does not know `renameat2` or one of its flags.
@@ -138,6 +140,30 @@ def _renameat2() -> Callable[..., int] | None:
         return None
     call.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
     return call
+
+
+def path_of(value: Any, option: str) -> Path:
+    """What somebody gives as a path, absolute, with "~" for their home; it need not exist.
+
+    Args:
+        value: a text or a path object.
+        option: what it was given as, for the error.
+
+    Raises:
+        ConfigError: something else, or characters that no path has: NUL, half a character.
+    """
+    try:
+        name = os.fspath(value)
+        if not isinstance(name, str):
+            raise ConfigError(f"{option} must be a path as text, got {value!r:.60}: decode it with os.fsdecode")
+        if not name or "\0" in name or not os.fsencode(name):
+            raise ConfigError(f"{option} {name!r:.60} is empty or holds a NUL, which no path does: name another")
+        # Not Path's own, which raises where a home belongs to nobody.
+        return Path(os.path.expanduser(name)).absolute()  # noqa: PTH111
+    except TypeError as error:
+        raise ConfigError(f"{option} must be a path, got {type(value).__name__} {value!r:.60}") from error
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{option} {name!r:.60} holds half a character, which no path does: name another") from error
 
 
 def user_cache() -> Path:

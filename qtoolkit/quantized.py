@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.evaluation import continue_text
+from qtoolkit.files import path_of
 from qtoolkit.measure import disk_size, explained
 from qtoolkit.methods import MethodConfig
 from qtoolkit.publishing import measure_probe, write_receipt
@@ -109,7 +110,7 @@ class QuantizedModel:
             OutputExistsError: it exists, or is what this was made from.
             DiskFullError, OutputError: it cannot be written; nothing is left behind.
         """
-        folder = Path(path).expanduser().absolute()
+        folder = path_of(path, "path")
         # Where it was read from or saved to last, the same model stands.
         if folder != self.path:
             refuse_own_source(self.report.source.path or self.report.source.name, folder)

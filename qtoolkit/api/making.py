@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.files import path_of
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
 from qtoolkit.jobs.target import meet_target, needs_measuring, refuse_without_weights
@@ -82,7 +83,7 @@ def plan(
     refuse_quantized(model)
     refuse_below_one(context=context, batch_size=batch_size)
     settings = resolve_config(config)
-    folder = Path(output or "output").expanduser().absolute()
+    folder = path_of("output" if output is None else output, "output")
     if output is not None:
         refuse_own_source(model, folder)
         check_output(folder, overwrite=True)

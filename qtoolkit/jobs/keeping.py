@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import OutputError, oneline
-from qtoolkit.files import make_folder, user_cache, write_whole
+from qtoolkit.files import make_folder, path_of, user_cache, write_whole
 from qtoolkit.jobs.forms import Form, Task
 from qtoolkit.records import Compared
 from qtoolkit.version import __version__
@@ -32,7 +32,7 @@ class KeptResults:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        self._folder = user_cache() / "comparisons" if folder is None else Path(folder).expanduser().absolute()
+        self._folder = user_cache() / "comparisons" if folder is None else path_of(folder, "output")
         self.found, self.damaged, self.lost = 0, 0, ""
         try:
             make_folder(self._folder)
@@ -118,8 +118,8 @@ def _text_fingerprint(text: Any) -> str:
     if isinstance(text, list | tuple):
         return hashlib.sha256(json.dumps(text).encode()).hexdigest()
     if isinstance(text, str | os.PathLike):
-        file = Path(text).expanduser()
-        if not file.is_file():
+        file = Path(os.path.expanduser(text))  # noqa: PTH111  # Path raises on a home that belongs to nobody
+        if not os.path.isfile(file):  # noqa: PTH113  # likewise on a name that is too long
             return os.fspath(text)
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

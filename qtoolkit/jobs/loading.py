@@ -1,12 +1,15 @@
 """A checkpoint read back, with what is known of how it was made."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.measure import check_room, explained, measure_peak, memory_footprint, resident_memory
 from qtoolkit.methods import reader_of
 from qtoolkit.optional import optional
@@ -15,6 +18,8 @@ from qtoolkit.publishing import receipt_of
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
 from qtoolkit.records import ignore_progress
 from qtoolkit.source import Checkpoint, open_checkpoint
+from qtoolkit.source.building import cause_of
+from qtoolkit.source.panics import panics_as_errors
 from qtoolkit.stream import load_streamed
 
 if TYPE_CHECKING:
@@ -42,12 +47,36 @@ def load_model(
     adapt_dtype(checkpoint, place)
     if checkpoint.quantization is None:
         check_room_to_load(checkpoint, place)
-        return load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
+        with _foreign_errors(checkpoint.name):
+            return load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
     return load_quantized(checkpoint, place)
+
+
+@contextmanager
+def _foreign_errors(name: str) -> Iterator[None]:
+    """Tell in one line what transformers and other readers raise of a checkpoint that lies.
+
+    Raises:
+        CheckpointError: anything but an error of ours or a lack of memory.
+    """
+    try:
+        with panics_as_errors():
+            yield
+    except (QToolkitError, MemoryError):
+        raise
+    except Exception as error:  # a value of the wrong type makes readers raise anything
+        raise CheckpointError(
+            f"{name} does not load ({cause_of(error)}): its config.json is not that of its weights, get both again"
+        ) from error
 
 
 def load_quantized(checkpoint: Checkpoint, place: str) -> QuantizedModel:
     """Load a checkpoint that is quantized, on a device."""
+    with _foreign_errors(checkpoint.name):
+        return _load_quantized(checkpoint, place)
+
+
+def _load_quantized(checkpoint: Checkpoint, place: str) -> QuantizedModel:
     started = time.monotonic()
     check_room_to_load(checkpoint, place)
     with measure_peak() as meter:

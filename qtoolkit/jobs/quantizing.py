@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
+from qtoolkit.files import path_of
 from qtoolkit.jobs.target import meet_target, with_rules_of
 from qtoolkit.measure import (
     explained,
@@ -51,7 +52,7 @@ def quantize_model(
     method, place, started = get_method(settings.method), resolve_device(device), time.monotonic()
     for package in method.requires:
         optional(package, f"method {method.name!r}")
-    folder = None if output is None else Path(output).expanduser().absolute()
+    folder = None if output is None else path_of(output, "output")
     mirror = _mirror(resume_repo, token, method, saves=folder is not None, resume=resume)
     if folder is not None:
         refuse_own_source(model, folder)

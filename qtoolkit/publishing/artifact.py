@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, oneline
-from qtoolkit.files import read_json
+from qtoolkit.files import path_of, read_json
 from qtoolkit.partial import put_back
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.patterns import printable
@@ -54,6 +54,7 @@ def open_artifact(path: str | os.PathLike[str]) -> Artifact:
     """Look at a folder.
 
     Raises:
+        ConfigError: a path that cannot be one.
         ModelNotFoundError: there is no such folder, or no model in it.
     """
     folder = _folder(path)
@@ -76,13 +77,7 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         ModelNotFoundError: there is none.
     """
-    try:
-        folder = Path(path).expanduser().absolute()
-    except (TypeError, RuntimeError) as error:
-        # No text, or the home of somebody who is not known here.
-        raise ModelNotFoundError(
-            f"{path!r:.200} is no folder ({oneline(error)}): name one with a saved model"
-        ) from error
+    folder = path_of(path, "path")
     put_back(folder)
     if folder.is_dir():
         return folder

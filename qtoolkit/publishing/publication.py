@@ -12,6 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from qtoolkit.errors import ConfigError, VerificationError
+from qtoolkit.files import path_of
 from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
@@ -113,8 +114,8 @@ def check_push(repo_id: str, model: Any, revision: str | None, license: str | No
 
 def _license_of(model: str | os.PathLike[str], revision: str | None) -> str | None:
     """As the card of a model names it, which is a folder, a file or on the Hub."""
-    path = Path(model).expanduser()
-    if path.exists():
+    path = path_of(model, "model")
+    if os.path.exists(path):  # noqa: PTH110  # Path raises on a name that is too long
         return license_of_folder(path)
     return named_license(ask(HubModel(*parse_name(os.fspath(model), revision))).card_data)
 

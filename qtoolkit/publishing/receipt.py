@@ -17,6 +17,7 @@ from qtoolkit.publishing.receipt_values import refuse_odd_figures, refuse_odd_va
 from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, QuantizationReport, Receipt
 from qtoolkit.source import read_tensors
 from qtoolkit.source.names import RECEIPT_FILE, is_commit_hash, is_hub_id
+from qtoolkit.source.panics import panics_as_errors
 from qtoolkit.source.weights import DTYPES
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ _MAX_CHARACTERS = 10_000_000
 def behaviour_of(checkpoint: "Checkpoint") -> Behaviour:
     """What the base's tokenizer and generation config do; a tokenizer that cannot be asked is noted."""
     try:
-        tokenizer = behaviour.describe_tokenizer(checkpoint.tokenizer)
+        with panics_as_errors():
+            tokenizer = behaviour.describe_tokenizer(checkpoint.tokenizer)
     except Exception as error:  # noqa: BLE001  # anything may be given as tokenizer=
         checkpoint.notes.append(f"its tokenizer could not be described, and no qt.verify compares it: {oneline(error)}")
         tokenizer = behaviour.describe_tokenizer(None)
@@ -127,7 +129,9 @@ def read_receipt(folder: Path) -> Receipt | None:
         return None
     try:
         with file.open(encoding="utf-8") as stream:
-            values = json.loads(stream.read(_MAX_CHARACTERS))
+            text = stream.read(_MAX_CHARACTERS)
+        # No receipt has numbers that no float can be, and what draws them would fail.
+        values = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
         refuse_odd_values(values)
         receipt = _plain(Receipt.from_dict(values))
         refuse_odd_figures(receipt)
@@ -161,6 +165,19 @@ def _plain(receipt: Receipt) -> Receipt:
         notes=tuple(map(printable, receipt.notes)),
         calibration=calibration and replace(calibration, text=printable(calibration.text)),
     )
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not isfinite(value):
+        raise ValueError(f"{digits:.20} is no number of a receipt")
+    return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 19:
+        raise ValueError(f"{digits:.20} is no number of a receipt")
+    return int(digits)
 
 
 def receipt_of(checkpoint: "Checkpoint") -> Receipt | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import ModelNotFoundError, QToolkitError, oneline
+from qtoolkit.files import path_of
 from qtoolkit.methods import config_of_checkpoint, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.partial import put_back
@@ -232,7 +233,7 @@ def _name_of(base: Any) -> str:
     return named
 
 
-def _find_base(artifact: Artifact, base: str | None) -> Path | None:
+def _find_base(artifact: Artifact, base: str | os.PathLike[str] | None) -> Path | None:
     """The base's folder on this machine; the network is not asked.
 
     Raises:
@@ -257,12 +258,10 @@ def _named_base(base: str) -> Path:
     Raises:
         ModelNotFoundError: it is neither a folder nor in the local Hub cache.
     """
-    try:
-        folder = Path(base).expanduser().absolute()
-    except RuntimeError as error:
-        raise ModelNotFoundError(f"base={base!r} is no folder ({oneline(error)})") from error
-    put_back(folder)
-    if folder.is_dir():
+    folder = path_of(base, "base")
+    # os.path, since Path raises on a name that is too long.
+    if os.path.isdir(folder):  # noqa: PTH112
+        put_back(folder)
         return folder
     repo_id, revision = parse_name(base, None)
     commit_hash = cached_commit(repo_id, revision)

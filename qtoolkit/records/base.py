@@ -123,7 +123,10 @@ def _decode(what: str, hint: Any, value: Any) -> Any:
     if isinstance(hint, type) and issubclass(hint, Record):
         return hint.from_dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{what} must be a number that a float can be, got one of 300 digits or more") from error
     if hint is Any or (
         isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
     ):

@@ -10,6 +10,7 @@ import torch
 
 from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError, oneline
 from qtoolkit.source.codes import refuse_codes
+from qtoolkit.source.empty_models import building_empty, uninitialized
 from qtoolkit.source.folder import holder_of
 from qtoolkit.source.remedy import sound_copy
 
@@ -54,7 +55,7 @@ def build_empty(checkpoint: "Checkpoint", dtype: torch.dtype) -> "PreTrainedMode
     """The model on the meta device, nothing checked; one of its own for each caller."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"), using_transformers():
+    with torch.device("meta"), using_transformers(), building_empty(checkpoint.name):
         if checkpoint.model_class is not None:
             return checkpoint.model_class._from_config(checkpoint.config, dtype=dtype)  # noqa: SLF001
         return AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype, trust_remote_code=False)
@@ -65,8 +66,8 @@ def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> None:
         name: torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
         for name, tensor in checkpoint.tensors.items()
     }
-    with using_transformers():
-        _, info = model_class.from_pretrained(
+    with using_transformers(), building_empty(checkpoint.name):
+        _, info = uninitialized(model_class).from_pretrained(
             None,
             config=checkpoint.config,
             state_dict=empty,

@@ -81,6 +81,10 @@ class Checkpoint:
             self._skeleton = build_skeleton(self)
         return self._skeleton
 
+    @skeleton.setter
+    def skeleton(self, model: "PreTrainedModel") -> None:
+        self._skeleton = model
+
     @property
     def quantization(self) -> dict[str, Any] | None:
         """What the checkpoint's config says of how it was quantized; None when it is in full precision."""

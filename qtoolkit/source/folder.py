@@ -2,14 +2,15 @@
 
 import json
 import os
-import re
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError, oneline
 from qtoolkit.source.adapters import refuse_adapter
+from qtoolkit.source.config_limits import check_numbers, without_code
 from qtoolkit.source.names import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
 from qtoolkit.source.remedy import lfs_problem, sound_copy
 from qtoolkit.source.weights import StoredTensor, read_tensors
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig
 
 # A real config takes some kB, and the index of 100,000 tensors about 10 MB.
-MAX_JSON_BYTES = 100_000_000
-# transformers makes a list entry or a module for each before anything else is known of a model.
-MAX_LAYERS = 10_000
+MAX_JSON_BYTES = 32_000_000
+# Brackets, braces and commas: each value takes up to 100 bytes once it is read.
+MAX_JSON_VALUES = 1_000_000
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -162,14 +163,20 @@ def check_loadable(folder: Path) -> None:
 
     Raises:
         ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError: as `check_config`.
-        CheckpointError: `config.json` is no JSON object, or names more layers than any model has.
+        CheckpointError: `config.json` is no JSON object, or names more of something than any model has.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     refuse_adapter(folder)
     values = read_config(folder)
-    _check_counts(folder, values)
+    check_numbers(str(folder / "config.json"), values)
+    how = quantization(folder, values)
+    if how is not None and not isinstance(how, dict):
+        raise CheckpointError(
+            f"{folder / 'config.json'} has the quantization_config {how!r:.40}, which must be an object such as "
+            '{"quant_method": "gptq", "bits": 4}: get the one that the model was saved with'
+        )
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
         if "auto_map" in values:
@@ -188,17 +195,8 @@ def check_loadable(folder: Path) -> None:
         )
 
 
-def _check_counts(folder: Path, values: dict[str, Any]) -> None:
-    text = values.get("text_config")
-    for key, value in {**values, **(text if isinstance(text, dict) else {})}.items():
-        if re.search(r"(layers?|experts)$", key) and isinstance(value, int) and value > MAX_LAYERS:
-            raise CheckpointError(
-                f"{folder / 'config.json'} has {key} {value!r:.20}, and no model has so many: {sound_copy(folder)}"
-            )
-
-
 def load_config(folder: Path) -> "PreTrainedConfig":
-    """The folder's config as transformers reads it.
+    """The folder's config as transformers reads it, without what makes transformers fetch or run code.
 
     Raises:
         CheckpointError: transformers refuses it.
@@ -206,8 +204,13 @@ def load_config(folder: Path) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
     file = folder / "config.json"
+    values, dropped = without_code(read_config(folder))
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if dropped:
+            config = _config_of(values)
+            config.name_or_path = str(folder)
+        else:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a value of the wrong type makes transformers raise anything
         raise CheckpointError(f"{file} is not a valid config ({oneline(error)}): {sound_copy(file)}") from error
     how = quantization(folder, vars(config))
@@ -216,6 +219,15 @@ def load_config(folder: Path) -> "PreTrainedConfig":
     if how:
         config.quantization_config = how
     return config
+
+
+def _config_of(values: dict[str, Any]) -> "PreTrainedConfig":
+    """A config as transformers reads it from a file, of values that stand in none."""
+    from transformers import AutoConfig
+
+    with TemporaryDirectory(prefix="qtoolkit-config-") as scratch:
+        (Path(scratch) / "config.json").write_text(json.dumps(values), encoding="utf-8")
+        return AutoConfig.from_pretrained(scratch, trust_remote_code=False)
 
 
 def load_generation_config(folder: Path) -> "GenerationConfig | None":
@@ -280,6 +292,8 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
     if len(data) > MAX_JSON_BYTES:
         raise CheckpointError(f"{file} is larger than {format_bytes(MAX_JSON_BYTES)}: {sound_copy(file)}")
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise CheckpointError(f"{file} has more than {MAX_JSON_VALUES} values: get the model's own file")
     try:
         values = json.loads(data.decode())
     except (ValueError, RecursionError) as error:

@@ -32,6 +32,7 @@ from qtoolkit.source.hub_check import (
 from qtoolkit.source.hub_download import Download, Wanted
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.hub_files import indexed_files, refuse_without_safetensors, small_files, weight_files
+from qtoolkit.source.hub_listing import check_listing
 from qtoolkit.source.licenses import inherited, named_license
 from qtoolkit.source.names import ADAPTER_CONFIG, INDEX_FILE
 from qtoolkit.units import format_bytes
@@ -171,6 +172,7 @@ def ask(model: HubModel) -> "ModelInfo":
         )
         if info.sha is None:
             raise ValueError("no commit")
+    check_listing(model.repo_id, info)
     return info
 
 

@@ -5,6 +5,7 @@ Its layout is documented (huggingface_hub, "Understand caching"): `models--org--
 """
 
 import contextlib
+import os
 import re
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def cached_commit(repo_id: str, revision: str | None) -> str | None:
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
     ref = repo_folder(repo_id) / "refs" / (revision or constants.DEFAULT_REVISION)
-    commit_hash = ref.read_text(encoding="utf-8").strip() if ref.is_file() else ""
+    # os.path, since Path raises on a name that is too long.
+    commit_hash = ref.read_text(encoding="utf-8").strip() if os.path.isfile(ref) else ""  # noqa: PTH113
     return commit_hash if re.fullmatch(r"[0-9a-f]{40}", commit_hash) else None
 
 

@@ -62,6 +62,10 @@ class HubModel:
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        for option in ("revision", "token"):
+            value = getattr(self, option)
+            if not isinstance(value, str | None):
+                raise ConfigError(f"{option} must be a text, got {type(value).__name__}: give one, or leave it out")
         refuse_token(self.repo_id)
         refuse_token(self.revision or "")
         # Of a frozen dataclass.
@@ -141,7 +145,7 @@ def translated(model: HubModel) -> Iterator[None]:
     except QToolkitError:
         # Some are ValueErrors too.
         raise
-    except (HTTPError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (HTTPError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise _translate(error, model) from error
 
 
@@ -285,6 +289,6 @@ _TRANSLATIONS: tuple[tuple[_Kind, Callable[[BaseException, HubModel], QToolkitEr
     (OfflineModeIsEnabled, _offline),
     (HTTPError, _unreachable),
     (OSError, _disk),
-    ((ValueError, TypeError, KeyError), _strange),
+    ((ValueError, TypeError, LookupError, AttributeError), _strange),
     (BaseException, _broken),
 )

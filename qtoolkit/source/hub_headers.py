@@ -18,7 +18,7 @@ from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
-from qtoolkit.errors import CheckpointError
+from qtoolkit.errors import CheckpointError, OutputError
 from qtoolkit.source.hub import ask, chosen_weights, parse_name, refuse_hub_adapter, wanted_files
 from qtoolkit.source.hub_cache import snapshot_folder
 from qtoolkit.source.hub_check import keep_header, named_hash, refuse_other_bytes
@@ -89,9 +89,7 @@ def fetch_headers(
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             headers = pool.map(partial(_header, model, commit_hash), weights)
             for file, header in zip(weights, headers, strict=True):
-                with (folder / file.rfilename).open("wb") as stream:
-                    stream.write(header)
-                    stream.truncate(max(len(header), file.size or 0))
+                _stand_in(folder / file.rfilename, header, file.size or 0)
                 keep_header(named_hash(file), header)
         wanted = [*(files[name] for name in small_files(files)), *weights]
         missing = wanted_files(snapshot_folder(model.repo_id, commit_hash), wanted)
@@ -118,6 +116,21 @@ def _small_file(model: HubModel, commit_hash: str, file: "RepoSibling") -> Path:
     if expected is not None:
         refuse_other_bytes(cached, expected, partial(fetch, again=True), model)
     return cached
+
+
+def _stand_in(file: Path, header: bytes, size: int) -> None:
+    """Write a sparse file that begins with a header.
+
+    Raises:
+        OutputError: the file system of temporary files takes none of this size, or is full.
+    """
+    try:
+        with file.open("wb") as stream:
+            stream.write(header)
+            stream.truncate(max(len(header), size))
+    except OSError as error:
+        what = f"the headers of {file.name} cannot be kept in {file.parent} ({error.strerror})"
+        raise OutputError(f"{what}: set TMPDIR to a folder on another disk") from error
 
 
 def _header(model: HubModel, commit_hash: str, file: "RepoSibling") -> bytes:

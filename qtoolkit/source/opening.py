@@ -3,8 +3,7 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,20 +20,24 @@ from qtoolkit.errors import (
     UnsupportedModelError,
     oneline,
 )
+from qtoolkit.files import path_of
 from qtoolkit.optional import optional
 from qtoolkit.partial import put_back
 from qtoolkit.records import OnProgress
 from qtoolkit.source import folder as folders
 from qtoolkit.source.adapters import refuse_adapted
-from qtoolkit.source.building import build_empty, cause_of, using_transformers
+from qtoolkit.source.building import build_empty, cause_of
 from qtoolkit.source.checkpoint import Checkpoint
 from qtoolkit.source.codes import refuse_packed
+from qtoolkit.source.config_limits import check_against_weights, check_numbers, without_code
+from qtoolkit.source.gguf_config import expand_gguf, load_gguf_config
 from qtoolkit.source.heap import give_memory_back
 from qtoolkit.source.hub import fetch, from_cache, parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 from qtoolkit.source.hub_errors import HubModel
 from qtoolkit.source.hub_headers import fetch_headers
 from qtoolkit.source.licenses import ancestry, inherited, license_of_folder, read_card
+from qtoolkit.source.panics import panics_as_errors, refuse_large_files, refuse_panics
 from qtoolkit.source.remedy import lfs_problem
 from qtoolkit.source.vocabulary import beyond_embeddings
 from qtoolkit.source.weights import StoredTensor
@@ -82,6 +85,9 @@ def open_checkpoint(
         return _from_loaded(model, tokenizer)
     check = folders.check_loadable if quantized else folders.check_config
     name = os.fspath(model)
+    if not isinstance(name, str) or name.startswith("~"):
+        # Of others, those with a NUL may be asked for at the Hub, which says what they are.
+        path_of(name, "model")
     # os.path, since Path raises on a name that is too long or belongs to nobody.
     path = Path(os.path.expanduser(name))  # noqa: PTH111
     put_back(path)
@@ -117,9 +123,15 @@ def _from_config(config: "PreTrainedConfig") -> Checkpoint:
     if config.is_encoder_decoder or getattr(config, "quantization_config", None):
         raise UnsupportedModelError(f"this {kind} is of no causal language model in full precision: give one that is")
     dtype = config.dtype or torch.float16
+    # A copy, since a kernel of the Hub that it names is left out.
+    config = copy.deepcopy(config)
     checkpoint = Checkpoint(name=kind, config=config, tensors={}, dtype=dtype, format="config")
     try:
+        check_numbers(f"this {kind}", config.to_dict())
+        config._attn_implementation = config._experts_implementation = None  # noqa: SLF001  # as `attn_implementation=`
         model = build_empty(checkpoint, dtype)
+    except CheckpointError:
+        raise
     except Exception as error:  # a config that lies makes transformers raise anything
         raise UnsupportedModelError(f"no causal language model is made from this {kind} ({cause_of(error)})") from error
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -127,6 +139,7 @@ def _from_config(config: "PreTrainedConfig") -> Checkpoint:
     tied = model.all_tied_weights_keys
     checkpoint.tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     checkpoint.disk_size = checkpoint.weight_bytes
+    checkpoint.skeleton = model.eval()
     checkpoint.notes.append(f"planned from a {kind} alone, in {str(dtype).removeprefix('torch.')}, without weights")
     return checkpoint
 
@@ -156,6 +169,8 @@ def _from_folder(
 ) -> Checkpoint:
     check(folder)
     tensors = folders.read_weights(folder)
+    values = folders.read_config(folder)
+    check_against_weights(name, values, tensors)
     config = folders.load_config(folder)
     checkpoint = Checkpoint(
         name=name,
@@ -171,6 +186,7 @@ def _from_folder(
         license=license_of_folder(folder),
         inherited=inherited(read_card(folder)) | ancestry(read_card(folder)),
         checked="not checked: a folder, of which no hashes are known",
+        notes=[f"left out of its config, since it fetches or runs code: {what}" for what in without_code(values)[1]],
     )
     _note_choices(checkpoint, tokenizer_known=not headers_only)
     return checkpoint
@@ -178,15 +194,10 @@ def _from_folder(
 
 def _from_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Checkpoint:
     """A `.gguf` file: its config and tokenizer now, its weights when they are wanted."""
-    from transformers import AutoConfig
-
     optional("gguf", f"reading {file}")
     if problem := lfs_problem(file):
         raise SourceError(problem)
-    try:
-        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    except Exception as error:  # a damaged file makes its reader raise anything
-        raise SourceError(f"transformers cannot read {file} ({cause_of(error)}): name another file") from error
+    config = load_gguf_config(file)
     return Checkpoint(
         name=str(file),
         config=config,
@@ -200,51 +211,8 @@ def _from_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Che
         else load_tokenizer(file.parent, gguf_file=file.name),
         checked="not checked: a file, of which no hash is known",
         notes=["the .gguf file was expanded to bfloat16 by transformers before it was quantized"],
-        expand=partial(_expand_gguf, file, config),
+        expand=partial(expand_gguf, file, config),
     )
-
-
-def _expand_gguf(file: Path, config: "PreTrainedConfig") -> dict[str, torch.Tensor]:
-    """The weights of a `.gguf` file in bfloat16; all of them, since transformers has no other way.
-
-    Args:
-        file: the file.
-        config: its config, which transformers would take seconds to read again.
-
-    Raises:
-        SourceError: transformers cannot read it.
-    """
-    from transformers import AutoModelForCausalLM
-
-    # It writes into the config that it is given.
-    options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.bfloat16, "config": copy.deepcopy(config)}
-    try:
-        from transformers import GgufConfig
-    except ImportError:
-        # Versions without it always expand.
-        expand = {}
-    else:
-        expand = {"quantization_config": GgufConfig(dequantize=True)}
-    try:
-        with using_transformers(), _without_gguf_bar():
-            model = AutoModelForCausalLM.from_pretrained(file.parent, **options, **expand)
-    except Exception as error:  # a damaged file makes its reader raise anything
-        raise SourceError(f"transformers cannot read {file} ({cause_of(error)}): name another file") from error
-    tied = model.all_tied_weights_keys
-    return {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in tied}
-
-
-@contextmanager
-def _without_gguf_bar() -> Iterator[None]:
-    """transformers without the bar of its `.gguf` reader, which heeds none of its settings."""
-    from transformers import modeling_gguf_pytorch_utils as reader
-
-    bar = reader.tqdm
-    reader.tqdm = partial(bar, disable=True)
-    try:
-        yield
-    finally:
-        reader.tqdm = bar
 
 
 def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
@@ -300,10 +268,15 @@ def load_tokenizer(folder: Path, **options: Any) -> Any:
     from transformers import AutoTokenizer
 
     names = ("tokenizer.json", "tokenizer_config.json", "*.model", "vocab.json", "vocab.txt", "tekken.json")
-    if "gguf_file" not in options and not any(any(folder.glob(name)) for name in names):
+    files = [file for name in names for file in folder.glob(name)]
+    if "gguf_file" not in options and not files:
         return None
+    refuse_large_files(files)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+        with panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+        refuse_panics(tokenizer)
+        return tokenizer  # noqa: TRY300  # all of this is foreign code
     except Exception as error:  # the tokenizers library raises bare Exceptions
         way = "give one as tokenizer="
         if "trust_remote_code" in str(error):

@@ -45,8 +45,10 @@ def find_models(text: str, *, limit: int, hub: bool, token: str | None, timeout:
         timeout: seconds that the Hub may take to begin an answer, and to end it.
 
     Raises:
-        ConfigError: the token that is given cannot be one, or the text is one.
+        ConfigError: no text, a token in the place of one, or a token that cannot be one.
     """
+    if not isinstance(text, str):
+        raise ConfigError(f"a search is for a text, got {type(text).__name__} {text!r:.60}")
     refuse_token(text)
     wanted, notes = text.strip(), list[str]()
     models = {model.name: model for model in _on_this_machine(wanted, notes)}
@@ -78,7 +80,7 @@ def _completed(here: FoundModel, there: FoundModel) -> FoundModel:
 def _on_this_machine(wanted: str, notes: list[str]) -> Iterator[FoundModel]:
     """The folder or `.gguf` file of this path, and the models of the local Hub cache with this part in their name."""
     # os.path, since Path raises on a name that is too long or belongs to nobody.
-    path = os.path.expanduser(wanted)  # noqa: PTH111
+    path = os.path.expanduser(wanted) if "\0" not in wanted else wanted  # noqa: PTH111
     if wanted and os.path.isfile(path) and path.lower().endswith(".gguf"):  # noqa: PTH113
         yield FoundModel(wanted, "folder", size=Path(path).stat().st_size, formats=("gguf",))
     if wanted and os.path.isdir(path):  # noqa: PTH112

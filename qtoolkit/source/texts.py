@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.files import path_of
 from qtoolkit.optional import is_installed, optional
 from qtoolkit.source.names import HUB_TEXTS
 from qtoolkit.source.text_datasets import check_dataset, is_dataset, is_stream, read_dataset
@@ -100,6 +101,8 @@ def _shown(name: str) -> str:
 
 
 def _path(value: "str | os.PathLike[str]") -> Path:
+    if not isinstance(value, str) or ("\0" in value and value.startswith("~")):
+        path_of(value, "text")
     return Path(os.path.expanduser(value))  # noqa: PTH111  # Path raises on a home that belongs to nobody
 
 

@@ -5,7 +5,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.errors import SourceError, oneline
 from qtoolkit.records import OnProgress, ProgressEvent
+from qtoolkit.source.panics import panics_as_errors
 from qtoolkit.source.texts import PIECE, Texts, cut
 
 if TYPE_CHECKING:
@@ -55,7 +57,12 @@ def tokenize(texts: Texts, tokenizer: Any, *, limit: int, phase: str, on_progres
                 is_whole = True
                 break
             options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-            encoded = tokenizer([text for text, _ in batch], **options)["input_ids"]
+            try:
+                with panics_as_errors():
+                    encoded = tokenizer([text for text, _ in batch], **options)["input_ids"]
+            except Exception as error:  # the tokenizers library raises bare Exceptions
+                what = f"the tokenizer cannot read {texts.name} ({oneline(error)})"
+                raise SourceError(f"{what}: give another one as tokenizer=") from error
             for (_, begins), ids in zip(batch, encoded, strict=True):
                 if begins and num_documents and tokenizer.eos_token_id is not None:
                     parts.append(np.array([tokenizer.eos_token_id], np.int32))

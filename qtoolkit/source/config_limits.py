@@ -1,0 +1,140 @@
+"""What a config may say: numbers, sizes and code, looked at before transformers builds anything from them.
+
+transformers makes a list entry, a module or a buffer for each layer, expert, label or element that a config names, and
+loads kernels that it names from the Hub. So a config is compared with limits that no model comes near, and with the
+shapes of the weights, while it is nothing but JSON.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from qtoolkit.errors import CheckpointError
+
+_LAYERS, _EXPERTS = re.compile(r"(layers?|blocks)$"), re.compile(r"experts$")
+# What the end of a key says, and the most that it may say. Published models have up to 315 layers, 512 experts, 21,843
+# labels, and words in millions.
+_LIMITS = (
+    (_LAYERS, 512),
+    (_EXPERTS, 10_000),
+    (re.compile(r"(labels|codebooks)$"), 100_000),
+    (re.compile(r"(size|dims?|rank|embd|inner|hidden|width|channels|vocab|words)$|^d_|_dim_"), 10_000_000),
+    (re.compile(r"^(num|n)_(?!positions|ctx)|(heads|groups)$"), 1_000_000),
+)
+# All experts of all layers, since methods split them into linear layers: 61 x 384 is the most there is.
+MAX_EXPERTS = 50_000
+# transformers itself needs some hundred values; a list of quantized layers is the longest part of a real config.
+MAX_VALUES, MAX_DEPTH = 300_000, 40
+# Parts of a config that say nothing of what a model is made of.
+_OTHER_PARTS = ("quantization_config", "task_specific_params", "id2label", "label2id", "auto_map")
+# What transformers itself computes with; all else it fetches from the Hub as a kernel, or needs a package for.
+_IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")
+_IMPLEMENTATION_KEY = re.compile(r"_?(attn|experts)_implementation(_internal)?")
+# Code of the repository, kernels, and another file in the place of this one.
+_CODE_KEYS = ("auto_map", "configuration_files", "kernel_config", "use_kernels", "custom_generate", "trust_remote_code")
+_ADVICE = "get the model's own config"
+
+
+class _Shaped(Protocol):
+    """Whatever has a shape: a tensor in a file, on the meta device or in memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def check_numbers(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse a config that names more of something than any model has, before anything is made of it.
+
+    Args:
+        name: what the config is called in the error.
+        values: the config as it stands in its file.
+
+    Raises:
+        CheckpointError: a number beyond its limit, too many values, or too deep ones.
+    """
+    layers, experts = 1, 0
+    for key, value in _numbers(name, values):
+        limit = next((most for pattern, most in _LIMITS if pattern.search(key)), None)
+        # Written so that NaN does not pass.
+        if limit is not None and not -limit <= value <= limit:
+            raise CheckpointError(f"{name} has {key} {value!r:.20}, and no model has more than {limit}: {_ADVICE}")
+        layers = max(layers, int(value)) if _LAYERS.search(key) else layers
+        experts = max(experts, int(value)) if _EXPERTS.search(key) else experts
+    if layers * experts > MAX_EXPERTS:
+        what = f"{experts} experts in each of {layers} layers"
+        raise CheckpointError(f"{name} has {what}, and no model has more than {MAX_EXPERTS} in all: {_ADVICE}")
+
+
+def _numbers(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, int | float]]:
+    """Every number of a config and of the configs in it, with its key; those of a list have the list's."""
+    count = 0
+    left: list[tuple[str, Any, int]] = [("", values, 0)]
+    while left:
+        key, value, depth = left.pop()
+        count += 1
+        if count > MAX_VALUES or depth > MAX_DEPTH:
+            what = f"more than {MAX_VALUES} values" if count > MAX_VALUES else f"values in {depth} others"
+            raise CheckpointError(f"{name} has {what}, and no model's config has: {_ADVICE}")
+        if isinstance(value, Mapping):
+            other = key in _OTHER_PARTS
+            left.extend((key if other else str(inner), item, depth + 1) for inner, item in value.items())
+        elif isinstance(value, list):
+            left.extend((key, item, depth + 1) for item in value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, value
+
+
+def check_against_weights(name: str, values: Mapping[str, Any], tensors: Mapping[str, _Shaped]) -> None:
+    """Refuse a config that cannot be that of these weights, by their names and shapes alone.
+
+    It finds what would make a model larger than its weights; what else differs is found when the model is built.
+
+    Args:
+        name: what the model is called in the error.
+        values: the config as it stands in its file.
+        tensors: anything with a shape, by its name in the file.
+
+    Raises:
+        CheckpointError: more layers than the weights have, or a larger size than any of them has.
+    """
+    numbers = [int(part) for key in tensors for part in key.split(".") if part.isdecimal() and len(part) < 9]
+    found = max(numbers, default=-1) + 1
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    advice = "get the config and the weights of one model"
+    text = values.get("text_config")
+    for part in (values, text if isinstance(text, Mapping) else {}):
+        for key in ("num_hidden_layers", "n_layer", "num_layers"):
+            if found and _exceeds(part.get(key), found):
+                what = f"{found} by its weights"
+                raise CheckpointError(f"{name} has {key} {part[key]} by its config, and {what}: {advice}")
+        for key in ("vocab_size", "hidden_size", "n_embd", "d_model"):
+            if largest and _exceeds(part.get(key), largest):
+                what = f"no weight has more than {largest} rows or columns"
+                raise CheckpointError(f"{name} has {key} {part[key]} by its config, and {what}: {advice}")
+
+
+def _exceeds(value: Any, most: int) -> bool:
+    return type(value) is int and value > most
+
+
+def without_code(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A config without what makes transformers fetch or run code, and the names and values of what was left out.
+
+    Args:
+        values: the config as it stands in its file; it stays as it is.
+    """
+    kept: dict[str, Any] = {}
+    dropped: list[str] = []
+    for key, value in values.items():
+        if key in _CODE_KEYS or (_IMPLEMENTATION_KEY.fullmatch(key) and not _is_plain(value)):
+            dropped.append(f"{key} {value!r:.60}")
+        elif isinstance(value, Mapping) and key not in _OTHER_PARTS:
+            kept[key], inside = without_code(value)
+            dropped += inside
+        else:
+            kept[key] = value
+    return kept, dropped
+
+
+def _is_plain(implementation: Any) -> bool:
+    return implementation is None or (isinstance(implementation, str) and implementation in _IMPLEMENTATIONS)
