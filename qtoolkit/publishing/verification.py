@@ -233,7 +233,7 @@ def _name_of(base: Any) -> str:
     return named
 
 
-def _find_base(artifact: Artifact, base: str | os.PathLike[str] | None) -> Path | None:
+def _find_base(artifact: Artifact, base: str | None) -> Path | None:
     """The base's folder on this machine; the network is not asked.
 
     Raises:

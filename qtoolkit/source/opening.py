@@ -32,7 +32,7 @@ from qtoolkit.source.codes import refuse_packed
 from qtoolkit.source.config_limits import check_against_weights, check_numbers, without_code
 from qtoolkit.source.gguf_config import expand_gguf, load_gguf_config
 from qtoolkit.source.heap import give_memory_back
-from qtoolkit.source.hub import fetch, from_cache, parse_name
+from qtoolkit.source.hub import Snapshot, fetch, from_cache, parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 from qtoolkit.source.hub_errors import HubModel
 from qtoolkit.source.hub_headers import fetch_headers
@@ -103,7 +103,13 @@ def open_checkpoint(
         raise ModelNotFoundError(f"{name!r} {kind}: name a folder, a .gguf file, or a Hub id such as org/name")
     if headers_only:
         return _from_headers(name, revision, token, tokenizer, check)
-    snapshot = fetch(name, revision=revision, token=token, on_progress=on_progress, check=check)
+    return _from_snapshot(
+        fetch(name, revision=revision, token=token, on_progress=on_progress, check=check), tokenizer, check
+    )
+
+
+def _from_snapshot(snapshot: Snapshot, tokenizer: Any, check: Callable[[Path], None]) -> Checkpoint:
+    """A model that was downloaded from the Hub, with what the Hub says of it."""
     checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check)
     checkpoint.commit_hash, checkpoint.checked = snapshot.commit_hash, snapshot.checked
     checkpoint.license, checkpoint.gated, checkpoint.inherited = snapshot.license, snapshot.gated, snapshot.inherited
