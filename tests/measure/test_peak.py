@@ -1,5 +1,6 @@
 """The peak of resident memory: deliberate allocations are seen, whichever source it comes from."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from qtoolkit.measure import PeakMeter, measure_peak
+from qtoolkit.source.heap import give_memory_back
 
 MB = 1_000_000
 # What else a Python process takes or gives back meanwhile.
@@ -36,6 +38,13 @@ def allocate(size: int) -> None:
     block = bytearray(size)
     time.sleep(0.2)
     del block
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> None:
+    """Give back what earlier tests freed and malloc kept: memory that is there already is no rise."""
+    gc.collect()
+    give_memory_back()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux keeps VmHWM")
