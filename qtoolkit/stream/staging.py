@@ -13,7 +13,11 @@ from qtoolkit.errors import DiskFullError, OutputError, OutputExistsError, QTool
 from qtoolkit.files import exchange, rename_new, sync_folder, sync_tree
 from qtoolkit.partial import Partial, is_at, is_folder, open_folder, owned, partial_of, put_back, refuse_foreign
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM = {
+    errno.ENOSPC: "free some room, or name an output on another disk",
+    errno.EDQUOT: "free some room, or name an output on another disk",
+    errno.EFBIG: "raise `ulimit -f`, or name an output on a disk that takes larger files",
+}
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -141,7 +145,7 @@ def _translated(output: Path, advice: str) -> Iterator[None]:
             raise
         what = f"{output} cannot be written ({error.strerror or oneline(error)})"
         if error.errno in _NO_ROOM:
-            raise DiskFullError(f"{what}: free some room, or name an output on another disk") from error
+            raise DiskFullError(f"{what}: {_NO_ROOM[error.errno]}") from error
         raise OutputError(f"{what}: {advice}") from error
 
 
