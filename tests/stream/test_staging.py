@@ -397,7 +397,7 @@ def file_limit() -> Iterator[int]:
 
 
 def test_a_weight_file_that_cannot_grow_leaves_nothing(output: Path, file_limit: int) -> None:
-    with pytest.raises(DiskFullError, match="File too large.*ulimit -f"), staged(output) as partial:
+    with pytest.raises(DiskFullError, match=r"File too large.*ulimit -f"), staged(output) as partial:
         write_weights({"a": torch.ones(file_limit // 2)}, partial, ignore)
     assert content(output.parent) == {}
 
@@ -408,6 +408,6 @@ def test_a_tokenizer_file_that_cannot_grow_leaves_nothing(output: Path, smollm2:
 
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     assert (smollm2 / "tokenizer.json").stat().st_size > file_limit
-    with pytest.raises(DiskFullError, match="File too large.*ulimit -f"), staged(output) as partial:
+    with pytest.raises(DiskFullError, match=r"File too large.*ulimit -f"), staged(output) as partial:
         save_model(random_model("llama"), tokenizer, partial, ignore)
     assert content(output.parent) == {}
