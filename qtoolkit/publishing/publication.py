@@ -56,14 +56,13 @@ def publish(
         dry_run: send nothing and ask no network; the result tells every file, its size, and the card.
         token: a Hub token that may write; None for the one that huggingface_hub finds.
         revision: the branch; made where it does not exist.
-        base: as for `verify`.
         license: by the Hub's name for it, "apache-2.0", where the base's card is not at hand to name it.
         base_model, base_model_relation: "org/name" for the card, and what this model is to it ("quantized", "finetune",
             "merge" or "adapter"), where `qtoolkit.json` does not prove what was quantized: a model in memory, say.
         quality: what `evaluate` measured of this folder, for the card; None where nothing was.
         on_progress: called with a `ProgressEvent` about ten times a second while files are sent; what it raises stops
             there. Through hf_xet a file's bytes count when it is whole; without it (HF_HUB_DISABLE_XET=1), as they go.
-        on_check: as for `verify`, which tells `on_progress` too where it is.
+        base, on_check: as for `verify`, which tells `on_progress` too where it is.
 
     Raises:
         VerificationError: it fails a check, does not load, or was not made by qtoolkit.
