@@ -32,6 +32,7 @@ COLAB = {
     "numpy": "2.1.3",
     "psutil": "5.9.5",
     "pyarrow": "18.1.0",
+    "pyyaml": "6.0.3",
     "safetensors": "0.8.0",
     "tokenizers": "0.22.2",
     "torch": "2.11.0+cu128",
@@ -44,7 +45,7 @@ def locked(name: str) -> dict[str, str]:
     """The packages of a lock, written with underscores, with their versions."""
     lines = (ROOT / "constraints" / name).read_text(encoding="utf-8").splitlines()
     pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
-    return {name.replace("-", "_"): version for name, version in pairs}
+    return {name.replace("-", "_").lower(): version for name, version in pairs}
 
 
 @pytest.fixture(scope="module")

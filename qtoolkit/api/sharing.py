@@ -2,8 +2,9 @@
 
 from qtoolkit import publishing
 from qtoolkit.measure import explained
+from qtoolkit.tokens import verb
 
 _ADVICE = "free some: the model is loaded once more, in a process of its own"
 
-verify = explained("verifying", _ADVICE)(publishing.verify)
-publish = explained("publishing", _ADVICE)(publishing.publish)
+verify = verb(explained("verifying", _ADVICE)(publishing.verify))
+publish = verb(explained("publishing", _ADVICE)(publishing.publish))

@@ -162,7 +162,8 @@ def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int)
     config = checkpoint.config.get_text_config()
     context = min(context, work.max_seq_len or context)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    window = getattr(config, "sliding_window", None) or context
+    window = getattr(config, "sliding_window", None)
+    window = window if isinstance(window, int) and window > 0 else context
     kept_of = {"sliding_attention": min(context, window), "linear_attention": 0}
     positions = sum(kept_of.get(kind, context) for kind in kinds)
     kept = work.cache_bytes * positions // max(1, len(kinds)) * batch_size

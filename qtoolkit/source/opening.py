@@ -31,7 +31,7 @@ from qtoolkit.source.checkpoint import Checkpoint
 from qtoolkit.source.codes import refuse_packed
 from qtoolkit.source.config_limits import check_against_weights, check_numbers, without_code
 from qtoolkit.source.gguf_config import expand_gguf, load_gguf_config
-from qtoolkit.source.heap import give_memory_back
+from qtoolkit.source.heap import give_memory_back, require_room
 from qtoolkit.source.hub import Snapshot, fetch, from_cache, parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 from qtoolkit.source.hub_errors import HubModel
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 # What a model can be loaded in.
+# What reading a tokenizer takes at its fullest moment, in bytes for each of its file: 14.5, as plans say.
+_TOKENIZER_READ = 15
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
@@ -278,6 +280,7 @@ def load_tokenizer(folder: Path, **options: Any) -> Any:
     if "gguf_file" not in options and not files:
         return None
     refuse_large_files(files)
+    require_room(_TOKENIZER_READ * file_bytes(folder / "tokenizer.json"))
     try:
         with panics_as_errors():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
