@@ -130,7 +130,8 @@ def damage_record(folder: Path, draw: Random) -> set[str]:
         del place[key]
     else:
         place["new" if what == "add" else key] = value
-    resealed = draw.random() < 0.5
+    # Under a right seal, a fact that might be one cannot be told from what the job found.
+    resealed = draw.random() < 0.5 and value not in (1.5, 10**400)
     data = sealed(values) if resealed else json.dumps(values | {"seal": seal}).encode()
     (folder / name).write_bytes(data)
     return {name}
