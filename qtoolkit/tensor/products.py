@@ -1,5 +1,6 @@
 """Matrix products in float32 on a CPU that multiplies bfloat16 or float16 slowly, whoever asks torch for them."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from qtoolkit.tensor.processor import product_dtype
 
 # Weights that are in float32 at one time: they stay in the cache.
 _BLOCK_WEIGHTS = 2**19
+# Names of operations outside torch that multiply: bitsandbytes::gemm_4bit.
+_FOREIGN_PRODUCT = re.compile(r"^(?!aten::|transformers::).*(gemm|gemv|linear)")
 
 
 class Float32Products(TorchFunctionMode):
@@ -25,7 +28,7 @@ class Float32Products(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        multiply = _PRODUCTS.get(func)
+        multiply = _PRODUCTS.get(func) or (_several_tokens if _is_foreign_product(func) else None)
         if multiply is None or not any(map(_is_slow, args)):
             return func(*args, **kwargs)
         return multiply(func, *args, **kwargs)
@@ -41,6 +44,17 @@ def _widened(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return func(*args, **kwargs)
     options = {name: _wide(value) for name, value in kwargs.items()}
     return func(*map(_wide, args), **options).to(next(filter(_is_slow, args)).dtype)
+
+
+def _is_foreign_product(func: Callable[..., Any]) -> bool:
+    """Whether it is a product that another library gave torch; what such an operation calls is not seen here."""
+    return isinstance(func, torch._ops.OpOverload) and bool(_FOREIGN_PRODUCT.search(func.name()))  # noqa: SLF001
+
+
+def _several_tokens(func: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+    """`_widened` where x holds several tokens."""
+    is_one = not torch.is_tensor(x) or x.numel() == x.shape[-1]
+    return func(x, *args, **kwargs) if is_one else _widened(func, x, *args, **kwargs)
 
 
 def _wide(value: Any) -> Any:

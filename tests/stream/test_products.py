@@ -59,6 +59,14 @@ def test_a_slow_product_would_be_seen(folder: Path, newer_processor: None) -> No
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_no_product_of_a_quantized_model_is_slow(folder: Path, method: str, older_processor: None) -> None:
+    model = qt.quantize(folder, METHODS[method]).model
+    with torch.no_grad(), _SlowProducts() as seen:
+        model(TOKENS)
+    assert not seen.kernels
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_saved_files_are_those_of_any_processor(
     folder: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
