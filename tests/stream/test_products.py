@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ class _SlowProducts(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__  # type: ignore[attr-defined]
-        is_product = name in ("mm", "bmm", "addmm", "baddbmm", "convolution", "_grouped_mm") or "attention" in name
+        is_product = name in ("mm", "bmm", "addmm", "baddbmm", "convolution", "_grouped_mm") or re.search("attention|gemm", name)
         tensors = [value for value in args if isinstance(value, torch.Tensor) and value.dim() > 1]
         if is_product and tensors[0].dtype.itemsize == 2 and tensors[0].numel() > tensors[0].shape[-1]:
             self.kernels.add(name)
