@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
-from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from qtoolkit.tensor.processor import product_dtype
@@ -49,7 +48,9 @@ def _wide(value: Any) -> Any:
 
 def _linear(func: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
     """x[..., in] W[out, in]^T + bias[out] -> [..., out]."""
-    if weight.dim() != 2 or x.dtype != weight.dtype or x.numel() == x.shape[-1]:
+    is_plain = x.dim() > 0 and weight.dim() == 2 and x.dtype == weight.dtype and _fits(bias, weight)
+    # torch.func takes what torch knows how to differentiate and map, and that is torch's own product.
+    if not is_plain or x.numel() == x.shape[-1] or torch._C._are_functorch_transforms_active():  # noqa: SLF001
         return func(x, weight, bias)
     # [..., in] -> [tokens, in]
     y = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
@@ -57,30 +58,35 @@ def _linear(func: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, bia
     return y.view(*x.shape[:-1], len(weight))
 
 
+def _fits(bias: torch.Tensor | None, weight: torch.Tensor) -> bool:
+    return bias is None or (bias.shape == weight.shape[:1] and bias.dtype == weight.dtype)
+
+
 class _Linear(torch.autograd.Function):
     """x[tokens, in] W[out, in]^T + bias[out] -> [tokens, out] in x.dtype, with some rows of W in float32 at a time."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        # Each is kept for the other's gradient alone: where a weight is frozen, its inputs are let go.
+        ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
         y, inputs = x.new_empty(len(x), len(weight)), x.float()
         for rows in _row_blocks(weight):
             y[:, rows] = F.linear(inputs, weight[rows].float(), None if bias is None else bias[rows].float())
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """grad[tokens, out] -> grad W [tokens, in], grad^T x [out, in], and the sum of grad [out]."""
         x, weight = ctx.saved_tensors
         wide, grad_x, grad_weight, grad_bias = grad.float(), None, None, None
         if ctx.needs_input_grad[0]:
-            total = wide.new_zeros(x.shape)
+            total = wide.new_zeros(len(grad), weight.shape[1])
             for rows in _row_blocks(weight):
                 total += wide[:, rows] @ weight[rows].float()
-            grad_x = total.to(x.dtype)
+            grad_x = total.to(grad.dtype)
         if ctx.needs_input_grad[1]:
-            grad_weight = (wide.T @ x.float()).to(weight.dtype)
+            grad_weight = (wide.T @ x.float()).to(grad.dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = wide.sum(0).to(grad.dtype)
         return grad_x, grad_weight, grad_bias

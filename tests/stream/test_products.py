@@ -1,7 +1,10 @@
 """Loaded models on a processor that is slow in their type: fast products, the same weights, nothing left behind."""
 
 import copy
+import gc
 import inspect
+import pickle
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +116,56 @@ def test_gradients_flow_to_what_is_trained(folder: Path, older_processor: None) 
     for (name, parameter), expected in zip(model.named_parameters(), exact.parameters(), strict=True):
         assert parameter.grad is not None, name
         assert float((parameter.grad.float() - expected.grad).norm() / expected.grad.norm()) < 5e-2, name
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")  # Colab's has no other
+@pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "non-reentrant"])
+def test_gradients_are_the_same_where_blocks_run_again(
+    folder: Path, use_reentrant: bool, older_processor: None
+) -> None:
+    model, again = qt.load(folder).train(), qt.load(folder).train()
+    again.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    with _SlowProducts() as seen:
+        for each in (model, again):
+            each.enable_input_require_grads()
+            each(TOKENS, labels=TOKENS, use_cache=False).loss.backward()
+    assert not seen.kernels
+    for expected, found in zip(model.parameters(), again.parameters(), strict=True):
+        assert found.grad is not None
+        assert torch.equal(found.grad, expected.grad)
+
+
+def test_a_model_that_nobody_uses_is_freed_at_once(folder: Path, older_processor: None) -> None:
+    model = qt.load(folder)
+    with torch.no_grad():
+        model(TOKENS)
+    assert "forward" in vars(model)
+    gc.collect()
+    gc.disable()
+    try:
+        kept = weakref.ref(model)
+        del model
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+def test_a_pickled_model_multiplies_fast(folder: Path, older_processor: None) -> None:
+    model = qt.load(folder)
+    again = pickle.loads(pickle.dumps(model))  # noqa: S301  # made here
+    expected = model(TOKENS).logits
+    del model
+    with torch.no_grad(), _SlowProducts() as seen:
+        assert torch.equal(again(TOKENS).logits, expected)
+    assert not seen.kernels
+
+
+def test_a_model_is_exported_as_before(folder: Path, older_processor: None) -> None:
+    model = qt.load(folder)
+    model.config.use_cache = False
+    exported = torch.export.export(model, (TOKENS,), strict=False).module()
+    with torch.no_grad():
+        assert torch.equal(exported(TOKENS).logits, type(model).forward(model, TOKENS).logits)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
