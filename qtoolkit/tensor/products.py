@@ -12,12 +12,16 @@ from qtoolkit.tensor.processor import product_dtype
 # Weights that are in float32 at one time: they stay in the cache.
 _BLOCK_WEIGHTS = 2**19
 
+# Tokens up to which torch's own product with the rows of a weight takes no longer than reading these as float32.
+# Measured on SmolLM2 (torch 2.13, AVX2, one core): 28 ms instead of 45 for 2 tokens, 95 instead of 60 for 8.
+FEW_TOKENS = 3
+
 
 class Float32Products(TorchFunctionMode):
     """Multiply in float32, while this is entered, what this CPU multiplies slowly in its own type.
 
     Tensors keep their type: a product's arguments are read as float32, and its result is rounded once. Of a linear
-    layer, some rows of the weight are in float32 at one time; one token alone is left to torch, which is fast there.
+    layer, some rows of the weight are in float32 at one time; few tokens are left to torch, which is fast there.
     """
 
     def __torch_function__(
@@ -50,12 +54,16 @@ def _linear(func: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, bia
     """x[..., in] W[out, in]^T + bias[out] -> [..., out]."""
     is_plain = x.dim() > 0 and weight.dim() == 2 and x.dtype == weight.dtype and _fits(bias, weight)
     # torch.func takes what torch knows how to differentiate and map, and that is torch's own product.
-    if not is_plain or x.numel() == x.shape[-1] or torch._C._are_functorch_transforms_active():  # noqa: SLF001
+    if not is_plain or _is_fast(x, weight) or torch._C._are_functorch_transforms_active():  # noqa: SLF001
         return func(x, weight, bias)
     # [..., in] -> [tokens, in]
     y = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
     # [tokens, out] -> [..., out]
     return y.view(*x.shape[:-1], len(weight))
+
+
+def _is_fast(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    return x.numel() <= FEW_TOKENS * x.shape[-1] and weight.is_contiguous()
 
 
 def _fits(bias: torch.Tensor | None, weight: torch.Tensor) -> bool:

@@ -70,6 +70,22 @@ def test_no_product_of_several_tokens_is_left_in_the_slow_type(
     assert {kind for kind, tokens in seen.kinds if tokens > 1} <= {torch.float32}
 
 
+@pytest.mark.parametrize(
+    ("tokens", "transposed", "kind"),
+    [(1, False, torch.bfloat16), (3, False, torch.bfloat16), (4, False, torch.float32), (1, True, torch.float32)],
+)
+def test_few_tokens_are_left_to_torch_with_the_rows_of_a_weight(
+    tokens: int, transposed: bool, kind: torch.dtype, older_processor: None
+) -> None:
+    weight = WEIGHT.bfloat16().T.contiguous().T if transposed else WEIGHT.bfloat16()
+    with Float32Products(), _Products() as seen:
+        y = F.linear(ROWS[:tokens].bfloat16(), weight)
+    assert {dtype for dtype, _ in seen.kinds} == {kind}
+    torch.testing.assert_close(
+        y.double(), F.linear(ROWS[:tokens].bfloat16().double(), weight.double()), rtol=2**-7, atol=1e-2
+    )
+
+
 def test_a_product_in_the_slow_type_is_seen() -> None:
     with _Products() as seen:
         F.linear(X.bfloat16(), WEIGHT.bfloat16())
