@@ -1,12 +1,16 @@
 """Models that multiply in float32 where this machine's CPU is slow in the type of their weights."""
 
+import inspect
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
-from types import MethodType
+from functools import partial
+from types import CodeType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 
 from qtoolkit.tensor.processor import product_dtype
 from qtoolkit.tensor.products import Float32Products
@@ -16,30 +20,78 @@ if TYPE_CHECKING:
 
 
 def fast_products(device: torch.device | str, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """`Float32Products` where the CPU is slow in a type, and nothing elsewhere.
+    """`Float32Products` where the CPU is slow in a type and they are not entered yet, and nothing elsewhere.
 
     Args:
         device: where a model computes.
         dtype: the type of its weights.
     """
     is_slow = product_dtype(dtype, torch.device(device).type) != dtype
-    return Float32Products() if is_slow else nullcontext()
+    return Float32Products() if is_slow and not _are_entered() else nullcontext()
 
 
 def multiply_fast(model: "PreTrainedModel") -> None:
     """Let a model run its `forward` with `fast_products`, by itself and within its `generate`."""
     if product_dtype(model.dtype, model.device.type) != model.dtype:
-        model.forward = MethodType(_fast_forward(type(model)), model)
+        model.forward = _FastForward(model)
 
 
-def _fast_forward(model_class: "type[PreTrainedModel]") -> Callable[..., Any]:
-    """The `forward` of a class within `fast_products`, with its name and signature."""
+class _FastForward:
+    """The `forward` of a model's class within `fast_products`, in the place of the model's own.
 
-    @wraps(model_class.forward)
-    def fast_forward(self: "PreTrainedModel", *args: Any, **kwargs: Any) -> Any:
+    It does not own the model, which is freed as any other when nobody uses it; copies and pickles have their own.
+
+    Args:
+        model: the one whose attribute this becomes.
+    """
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        self._model = weakref.ref(model)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        model = self.__self__
         # What compiles a model chooses its products itself.
-        products = nullcontext() if torch.compiler.is_compiling() else fast_products(self.device, self.dtype)
+        products = nullcontext() if torch.compiler.is_compiling() else fast_products(model.device, model.dtype)
+        if model.training and isinstance(products, Float32Products):
+            _recompute_alike(model)
         with products:
-            return model_class.forward(self, *args, **kwargs)
+            return type(model).forward(model, *args, **kwargs)
 
-    return fast_forward
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _FastForward, (self.__self__,)
+
+    @property
+    def __self__(self) -> "PreTrainedModel":
+        model = self._model()
+        assert model is not None
+        return model
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(MethodType(type(self.__self__).forward, self.__self__))
+
+    @property
+    def __code__(self) -> CodeType:
+        """What torch.export names the model by."""
+        return type(self.__self__).forward.__code__  # type: ignore[no-any-return]
+
+
+def _recompute_alike(model: nn.Module) -> None:
+    """Let what gradient checkpointing runs once more, within `backward`, multiply as it did within `forward`."""
+    for module in model.modules():
+        checkpoint = vars(module).get("_gradient_checkpointing_func")
+        if checkpoint is not None and getattr(checkpoint, "func", None) is not _checkpoint_alike:
+            module._gradient_checkpointing_func = partial(_checkpoint_alike, checkpoint)  # type: ignore[assignment]  # noqa: SLF001
+
+
+def _checkpoint_alike(checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return checkpoint(partial(_run_fast, function), *args, **kwargs)
+
+
+def _run_fast(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with nullcontext() if _are_entered() else Float32Products():
+        return function(*args, **kwargs)
+
+
+def _are_entered() -> bool:
+    return any(isinstance(mode, Float32Products) for mode in _get_current_function_mode_stack())

@@ -1,8 +1,11 @@
 """Loaded models on a processor that is slow in their type: fast products, the same weights, nothing left behind."""
 
 import copy
+import gc
 import inspect
+import pickle
 import re
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
 from qtoolkit.stream import fast_products
+from qtoolkit.tensor.products import FEW_TOKENS
 from tests.models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
 
 TOKENS = torch.arange(3, 35).reshape(2, 16)
@@ -110,7 +114,7 @@ def test_it_is_called_and_generates_as_before(folder: Path, older_processor: Non
     options = {"max_new_tokens": 5, "do_sample": False, "attention_mask": torch.ones_like(TOKENS)}
     with torch.no_grad(), _SlowProducts() as seen:
         model.generate(TOKENS, **options)
-    # Of each of the two texts one token at a time: not slow.
+    # Of each of the two texts one token at a time: few enough for torch's own product with a weight.
     assert not seen.kernels
 
 
@@ -122,6 +126,56 @@ def test_gradients_flow_to_what_is_trained(folder: Path, older_processor: None) 
     for (name, parameter), expected in zip(model.named_parameters(), exact.parameters(), strict=True):
         assert parameter.grad is not None, name
         assert float((parameter.grad.float() - expected.grad).norm() / expected.grad.norm()) < 5e-2, name
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")  # Colab's has no other
+@pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "non-reentrant"])
+def test_gradients_are_the_same_where_blocks_run_again(
+    folder: Path, use_reentrant: bool, older_processor: None
+) -> None:
+    model, again = qt.load(folder).train(), qt.load(folder).train()
+    again.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    with _SlowProducts() as seen:
+        for each in (model, again):
+            each.enable_input_require_grads()
+            each(TOKENS, labels=TOKENS, use_cache=False).loss.backward()
+    assert not seen.kernels
+    for expected, found in zip(model.parameters(), again.parameters(), strict=True):
+        assert found.grad is not None
+        assert torch.equal(found.grad, expected.grad)
+
+
+def test_a_model_that_nobody_uses_is_freed_at_once(folder: Path, older_processor: None) -> None:
+    model = qt.load(folder)
+    with torch.no_grad():
+        model(TOKENS)
+    assert "forward" in vars(model)
+    gc.collect()
+    gc.disable()
+    try:
+        kept = weakref.ref(model)
+        del model
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+def test_a_pickled_model_multiplies_fast(folder: Path, older_processor: None) -> None:
+    model = qt.load(folder)
+    again = pickle.loads(pickle.dumps(model))  # noqa: S301  # made here
+    expected = model(TOKENS).logits
+    del model
+    with torch.no_grad(), _SlowProducts() as seen:
+        assert torch.equal(again(TOKENS).logits, expected)
+    assert not seen.kernels
+
+
+def test_a_model_is_exported_as_before(folder: Path, older_processor: None) -> None:
+    model = qt.load(folder)
+    model.config.use_cache = False
+    exported = torch.export.export(model, (TOKENS,), strict=False).module()
+    with torch.no_grad():
+        assert torch.equal(exported(TOKENS).logits, type(model).forward(model, TOKENS).logits)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -160,8 +214,9 @@ class _SlowProducts(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__  # type: ignore[attr-defined]
-        is_product = name in ("mm", "bmm", "addmm", "baddbmm", "convolution", "_grouped_mm") or re.search("attention|gemm", name)
+        is_product = re.fullmatch(r"mm|bmm|addmm|baddbmm|convolution|_grouped_mm|.*(attention|gemm).*", name)
         tensors = [value for value in args if isinstance(value, torch.Tensor) and value.dim() > 1]
-        if is_product and tensors[0].dtype.itemsize == 2 and tensors[0].numel() > tensors[0].shape[-1]:
+        few = FEW_TOKENS if name in ("mm", "addmm") else 1
+        if is_product and tensors[0].dtype.itemsize == 2 and tensors[0].numel() > few * tensors[0].shape[-1]:
             self.kernels.add(name)
         return func(*args, **(kwargs or {}))

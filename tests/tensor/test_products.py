@@ -70,6 +70,22 @@ def test_no_product_of_several_tokens_is_left_in_the_slow_type(
     assert {kind for kind, tokens in seen.kinds if tokens > 1} <= {torch.float32}
 
 
+@pytest.mark.parametrize(
+    ("tokens", "transposed", "kind"),
+    [(1, False, torch.bfloat16), (3, False, torch.bfloat16), (4, False, torch.float32), (1, True, torch.float32)],
+)
+def test_few_tokens_are_left_to_torch_with_the_rows_of_a_weight(
+    tokens: int, transposed: bool, kind: torch.dtype, older_processor: None
+) -> None:
+    weight = WEIGHT.bfloat16().T.contiguous().T if transposed else WEIGHT.bfloat16()
+    with Float32Products(), _Products() as seen:
+        y = F.linear(ROWS[:tokens].bfloat16(), weight)
+    assert {dtype for dtype, _ in seen.kinds} == {kind}
+    torch.testing.assert_close(
+        y.double(), F.linear(ROWS[:tokens].bfloat16().double(), weight.double()), rtol=2**-7, atol=1e-2
+    )
+
+
 def test_a_product_in_the_slow_type_is_seen() -> None:
     with _Products() as seen:
         F.linear(X.bfloat16(), WEIGHT.bfloat16())
@@ -130,6 +146,67 @@ def test_a_weight_is_not_whole_in_float32(older_processor: None, monkeypatch: py
     with Float32Products(), _Products() as seen:
         F.linear(x, weight)
     assert 7 * 48 <= seen.widest < WEIGHT.numel()
+
+
+@pytest.mark.parametrize(("trained", "shapes"), [(0, {(40, 48)}), (1, {(10, 48)})], ids=["inputs", "weight"])
+def test_no_more_is_kept_for_gradients_than_they_need(
+    trained: int, shapes: set[tuple[int, ...]], older_processor: None
+) -> None:
+    values, kept = [ROWS.bfloat16(), WEIGHT.bfloat16()], set()
+    values[trained].requires_grad_()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.add(tuple(tensor.shape))
+        return tensor
+
+    with Float32Products(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        F.linear(*values).sum().backward()
+    assert kept == shapes
+    assert values[trained].grad is not None
+
+
+def test_gradients_of_gradients_are_those_of_the_exact_product(older_processor: None) -> None:
+    found = []
+    for to in (torch.Tensor.bfloat16, lambda value: value.bfloat16().double()):
+        x, weight = (to(value).requires_grad_() for value in (ROWS, WEIGHT))
+        with Float32Products():
+            loss = F.linear(x, weight).square().sum()
+        (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+        grad.sum().backward()
+        found.append(weight.grad.double())
+    assert float((found[0] - found[1]).norm() / found[1].norm()) < 2**-7
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x, weight: torch.func.grad(lambda rows: F.linear(rows, weight).sum())(x),
+        lambda x, weight: torch.vmap(lambda rows: F.linear(rows, weight))(x),
+        lambda x, weight: F.linear(x, weight, weight[0, :1]),
+    ],
+    ids=["torch.func.grad", "torch.vmap", "one bias for all"],
+)
+def test_what_torch_takes_is_taken(
+    run: Callable[..., torch.Tensor], older_processor: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_BLOCK_WEIGHTS", 7 * 48)
+    x, weight = X.bfloat16(), WEIGHT.bfloat16()
+    with Float32Products():
+        y = run(x, weight)
+    assert torch.equal(y, run(x, weight))
+
+
+@pytest.mark.parametrize(
+    ("x", "bias"), [(X[0, 0, 0].bfloat16(), None), (X.bfloat16(), BIAS)], ids=["no dimension", "another type"]
+)
+def test_what_torch_refuses_is_refused_in_its_words(
+    x: torch.Tensor, bias: torch.Tensor | None, older_processor: None
+) -> None:
+    with pytest.raises(RuntimeError) as expected:
+        F.linear(x, WEIGHT.bfloat16(), bias)
+    with Float32Products(), pytest.raises(RuntimeError) as found:
+        F.linear(x, WEIGHT.bfloat16(), bias)
+    assert str(found.value) == str(expected.value)
 
 
 def test_what_is_written_into_a_given_tensor_is_left_to_torch(older_processor: None) -> None:
