@@ -75,18 +75,22 @@ def test_too_little_memory_is_no_failure(
     assert "memory" in loading.note
 
 
+@pytest.mark.slow
 def test_what_memory_ran_out_in_is_told(made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at_start(tmp_path, monkeypatch, KILLED)
     with pytest.raises(NoMemoryError, match="memory ran out"):
         run_behaviour(request(made["nf4"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["", "; os._exit(3)"], ids=["while it runs", "after it died"])
 def test_what_it_started_ends_with_it(
     made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
     started = tmp_path / "started"
-    code = f"import subprocess; one = subprocess.Popen(['sleep', '60']); open({str(started)!r}, 'w').write(str(one.pid))"
+    code = (
+        f"import subprocess; one = subprocess.Popen(['sleep', '60']); open({str(started)!r}, 'w').write(str(one.pid))"
+    )
     at_start(tmp_path, monkeypatch, code + then)
     # A pipe that such a process holds has no end.
     answer, problem = run_behaviour(request(made["nf4"]), time_limit=3.0 if not then else 30.0)
@@ -95,16 +99,19 @@ def test_what_it_started_ends_with_it(
     assert has_ended(int(started.read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends a process with its parent")
 def test_it_ends_when_the_one_that_waits_is_killed(
     made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = tmp_path / "started"
-    # The files that the process reads come at the end, so that it is still there.
-    code = f"open({str(started)!r}, 'w').write(str(os.getpid())); import threading; threading.Thread(target=__import__('time').sleep, args=(60,)).start()"
+    told = f"open({str(started)!r}, 'w').write(str(os.getpid()))"
+    # A thread that lasts, so that the process does, when all else is done.
+    lasting = "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()"
+    code = f"{told}; {lasting}"
     at_start(tmp_path, monkeypatch, code)
-    asked = json.dumps(request(made["nf4"]))
-    script = f"from qtoolkit.publishing.process import run_behaviour; run_behaviour({asked.replace('null', 'None').replace('false', 'False')})"
+    call = f"run_behaviour({request(made['nf4'])!r})"
+    script = f"from qtoolkit.publishing.process import run_behaviour; {call}"
     here = str(Path(qt.__file__).parents[1])
     with subprocess.Popen(
         [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": f"{here}:{tmp_path}"}
