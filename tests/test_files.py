@@ -1,7 +1,6 @@
 """A file that is written whole, or stays what it was."""
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def test_in_a_removed_folder_whole_paths_work_and_others_are_refused(tiny_llama:
     made = tmp_path / "made"
     qt.quantize(tiny_llama, qt.AbsMax(), device="cpu", output=made)
     assert qt.plan(tiny_llama, qt.AbsMax(), device="cpu", output=tmp_path / "other")
-    calls: list[Callable[[], object]] = [
+    calls = [
         lambda: qt.quantize(tiny_llama, qt.AbsMax(), device="cpu", output="made"),
         lambda: qt.plan(tiny_llama, qt.AbsMax(), device="cpu", output="made"),
         lambda: qt.verify("made"),
