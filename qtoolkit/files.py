@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ def write_whole(file: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full, or the folder has gone; what stood there before still does.
     """
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    # A name of this call alone: of two threads, or two machines on one drive, neither takes the other's for its own.
+    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         with open_new(beside) as stream:
             stream.write(data)
@@ -150,7 +152,8 @@ def path_of(value: Any, option: str) -> Path:
         option: what it was given as, for the error.
 
     Raises:
-        ConfigError: something else, or characters that no path has: NUL, half a character.
+        ConfigError: something else, characters that no path has (NUL, half a character), or a relative path where the
+            current folder was removed.
     """
     try:
         name = os.fspath(value)
@@ -160,6 +163,11 @@ def path_of(value: Any, option: str) -> Path:
             raise ConfigError(f"{option} {name!r:.60} is empty or holds a NUL, which no path does: name another")
         # Not Path's own, which raises where a home belongs to nobody.
         return Path(os.path.expanduser(name)).absolute()  # noqa: PTH111
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{option} {name!r:.60} is relative, and the current folder was removed: give the whole path, or os.chdir "
+            "to a folder that is there"
+        ) from error
     except TypeError as error:
         raise ConfigError(f"{option} must be a path, got {type(value).__name__} {value!r:.60}") from error
     except UnicodeEncodeError as error:
@@ -168,7 +176,25 @@ def path_of(value: Any, option: str) -> Path:
 
 def user_cache() -> Path:
     """The user's folder for what can be made again; not made by this."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qtoolkit"
+    folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))  # noqa: PTH111
+    # A user without a home, as `docker run --user` makes them, keeps nothing: below a file, nothing can be made.
+    return Path(os.devnull if folder.startswith("~") else folder, "qtoolkit")
+
+
+def current_folder() -> Path:
+    """The current folder; the root of the disk where somebody removed it."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path(os.sep)
+
+
+def home_folder() -> Path:
+    """The user's home; the root of the disk for a user who has none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.sep)
 
 
 def read_json(file: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

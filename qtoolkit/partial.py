@@ -129,7 +129,10 @@ def refuse_foreign(output: Path) -> None:
 
 def put_back(output: Path) -> None:
     """Give a model its name back whose replacement was stopped between two renames, unless a job works there."""
-    output = Path(os.path.abspath(output))  # noqa: PTH100  # as written, also where it leads nowhere
+    try:
+        output = Path(os.path.abspath(output))  # noqa: PTH100  # as written, also where it leads nowhere
+    except FileNotFoundError:  # the current folder was removed, and all that was in it
+        return
     if not output.name or os.path.lexists(output) or marker_of(partial_of(output)) is None:
         return
     # Where it cannot be put back, what is then wanted of it says that it is not there.

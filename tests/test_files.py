@@ -1,10 +1,16 @@
 """A file that is written whole, or stays what it was."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from qtoolkit.files import user_cache, write_whole
+import qtoolkit as qt
+from qtoolkit.errors import ConfigError
+from qtoolkit.files import keep_json, read_json, user_cache, write_whole
+from qtoolkit.partial import put_back
+from qtoolkit.publishing.patterns import local_paths
 
 
 def test_a_file_is_replaced_and_its_neighbours_stay(tmp_path: Path) -> None:
@@ -30,3 +36,61 @@ def test_the_cache_is_where_the_user_has_it(tmp_path: Path, monkeypatch: pytest.
     assert user_cache() == tmp_path / "qtoolkit"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert user_cache() == Path.home() / ".cache" / "qtoolkit"
+
+
+def test_threads_that_write_one_file_show_no_half_of_it(tmp_path: Path) -> None:
+    file, contents = tmp_path / "file", [letter * 300_000 for letter in (b"a", b"b", b"c")]
+    write_whole(file, contents[0])
+
+    def write_often(content: bytes) -> None:
+        for _ in range(30):
+            write_whole(file, content)
+
+    with ThreadPoolExecutor() as pool:
+        writing = [pool.submit(write_often, content) for content in contents]
+        while not all(one.done() for one in writing):
+            assert file.read_bytes() in contents
+        for one in writing:
+            one.result()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A current folder that is not there any more."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+
+@pytest.mark.usefixtures("removed")
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no current folder")
+def test_in_a_removed_folder_whole_paths_work_and_others_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    qt.quantize(tiny_llama, qt.AbsMax(), device="cpu", output=made)
+    assert qt.plan(tiny_llama, qt.AbsMax(), device="cpu", output=tmp_path / "other")
+    calls = [
+        lambda: qt.quantize(tiny_llama, qt.AbsMax(), device="cpu", output="made"),
+        lambda: qt.plan(tiny_llama, qt.AbsMax(), device="cpu", output="made"),
+        lambda: qt.verify("made"),
+    ]
+    for call in calls:
+        with pytest.raises(ConfigError, match="'made' is relative, and the current folder was removed"):
+            call()
+    put_back(Path("made"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows homes by variables alone")
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("USERPROFILE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    keep_json(user_cache() / "file.json", {"a": 1})
+    assert read_json(user_cache() / "file.json") == {}
+    assert local_paths().search(b"/home/ann/x")
+    assert qt.doctor()

@@ -1,12 +1,11 @@
 """Verbs that find, plan, make and read models."""
 
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.files import path_of
+from qtoolkit.files import current_folder, path_of
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
 from qtoolkit.jobs.target import meet_target, needs_measuring, refuse_without_weights
@@ -148,7 +147,7 @@ def recommend(
     ]
     return find_best(
         checkpoints,
-        place or this_machine(Path.cwd(), Speed()),
+        place or this_machine(current_folder(), Speed()),
         device=resolve_device(device, place),
         memory=memory,
         goal=goal,

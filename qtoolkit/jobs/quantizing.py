@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
-from qtoolkit.files import path_of
+from qtoolkit.files import current_folder, path_of
 from qtoolkit.jobs.target import meet_target, with_rules_of
 from qtoolkit.measure import (
     explained,
@@ -62,7 +62,7 @@ def quantize_model(
             checkpoint = open_checkpoint(
                 model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
             )
-            here = this_machine(folder or Path.cwd(), Speed())
+            here = this_machine(folder or current_folder(), Speed())
             saves, rss = folder is not None, resident_memory()
             journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
             kept = (

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from qtoolkit.errors import oneline
+from qtoolkit.files import current_folder, home_folder
 from qtoolkit.measure._cgroup import allowances
 from qtoolkit.measure._limits import largest_file, process_limits, stack_bytes
 from qtoolkit.measure.disk import free_disk, same_disk
@@ -138,7 +139,7 @@ def examine(methods: Mapping[str, tuple[str, ...]]) -> Doctor:
         memory_available=available_memory(),
         memory_limit=memory_limit(),
         limited_by=limited_by(),
-        disk_free={_private(str(folder)): free_disk(folder) for folder in (hub_cache(), Path.cwd())},
+        disk_free={_private(str(folder)): free_disk(folder) for folder in (hub_cache(), current_folder())},
         methods={name: _state(packages) for name, packages in methods.items()},
     )
 
@@ -214,12 +215,12 @@ def hub_cache() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{cache}/huggingface")
     folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return Path(os.path.expandvars(folder)).expanduser()
+    return Path(os.path.expanduser(os.path.expandvars(folder)))  # noqa: PTH111  # Path's own raises without a home
 
 
 def _private(text: str) -> str:
     """`text` with the home folder as `~`, and the user's and the host's name in other paths replaced."""
-    home = Path.home()
+    home = home_folder()
     for folder in {str(home), str(home.resolve())} - {"/"}:
         text = re.sub(rf"(?<![\w./-]){re.escape(folder)}(?=/|$)", "~", text)
     for name, stand_in in ((home.name, "USER"), (platform.node(), "HOST")):

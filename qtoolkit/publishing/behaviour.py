@@ -33,6 +33,8 @@ TEXTS = (
 PROBE_TOKENS = 32
 PROBE_POSITIONS = 2
 TOP = 32
+# What torch says of main memory in a plain RuntimeError, and the system where it maps a file.
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory")
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -139,11 +141,13 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         found["tokenizer"] = describe_tokenizer(tokenizer)
     except Exception as error:  # noqa: BLE001  # the tokenizers library raises bare Exceptions
+        _raise_without_memory(error)
         found["tokenizer_error"] = _first_line(error)
     if (folder / "generation_config.json").is_file():
         try:
             found["generation"] = describe_generation(GenerationConfig.from_pretrained(folder))
         except Exception as error:  # noqa: BLE001  # a value of the wrong type makes transformers raise anything
+            _raise_without_memory(error)
             found["generation_error"] = _first_line(error)
     return found
 
@@ -167,6 +171,7 @@ def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list
         found["keys"] = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
         found |= logits_at(model, token_ids or probe_tokens(None, model.config.get_text_config().vocab_size), wanted)
     except Exception as error:  # noqa: BLE001  # a damaged checkpoint makes transformers raise anything
+        _raise_without_memory(error)
         found["model_error"] = _first_line(error)
     return found
 
@@ -192,11 +197,27 @@ def main() -> None:
     if request["with_qtoolkit"]:
         # Lets transformers know our layers.
         importlib.import_module("qtoolkit")
-    answer_file.write_text(json.dumps(answer(request)), encoding="utf-8")
+    try:
+        found = answer(request) | {"no_memory": ""}
+    except MemoryError as error:
+        found = {"no_memory": _first_line(error.__cause__ or error)}
+    answer_file.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _raise_without_memory(error: BaseException) -> None:
+    """Let an error count for nothing else where memory ran out, which says nothing of a folder.
+
+    Raises:
+        MemoryError: it did, of a processor or a GPU.
+    """
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(said in str(error) for said in _NO_MEMORY):
+        raise MemoryError from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,18 +1,23 @@
 """Run a Python file in a process that reaches no network, where the kernel gives it a network namespace of its own.
 
-`python launcher.py REPORT FILE ARGUMENTS...`: it imports nothing of qtoolkit, and only then what FILE imports. REPORT
-tells why the network is still reached, or nothing.
+`python launcher.py REPORT PARENT FILE ARGUMENTS...`: it imports nothing of qtoolkit, and only then what FILE imports.
+REPORT tells why the network is still reached, or nothing; PARENT is the number of the process that waits for it.
 """
 
 import contextlib
 import ctypes
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
 # linux/sched.h
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000
+# linux/prctl.h, linux/capability.h
+_PARENT_DEATH_SIGNAL, _DROP_BOUND, _CAPABILITIES = 1, 24, 0x20080522
+# To read and write files whatever their permissions say: what belongs to others is loaded as before.
+_KEPT_CAPABILITIES = 0b111
 
 
 def leave_network() -> str:
@@ -36,6 +41,35 @@ def leave_network() -> str:
     return ""
 
 
+def give_up_rights() -> None:
+    """Keep, of what root may do, only the reading and writing of files.
+
+    The kernel shows the variables and the memory of a process, and gives back its network, to none that may do less.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    # From the bounding set too, or a program that this one starts would have all of them again.
+    for number in range(64):
+        if not _KEPT_CAPABILITIES >> number & 1:
+            libc.prctl(_DROP_BOUND, number, 0, 0, 0)
+    words = (ctypes.c_uint32 * 6)()
+    head = (ctypes.c_uint32 * 2)(_CAPABILITIES, 0)
+    # Effective, permitted and inheritable, 32 at a time.
+    if libc.capget(head, words) == 0:
+        words[:] = [words[0] & _KEPT_CAPABILITIES, words[1] & _KEPT_CAPABILITIES, 0, 0, 0, 0]
+        libc.capset(head, words)
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel end this process when the one that waits for it ends, however that does."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    # It may have ended before, and another one waits then.
+    if os.name != "nt" and os.getppid() != parent:
+        sys.exit("the process that started this one has ended")
+
+
 def offer_to_end() -> None:
     """Let the kernel, where memory runs out, end this process and not the one that waits for it."""
     # Only Linux has it.
@@ -44,10 +78,13 @@ def offer_to_end() -> None:
 
 
 def main() -> None:
-    """Do both, and run the file as if Python had been called with it."""
-    report, file, *arguments = sys.argv[1:]
+    """Do all of that, and run the file as if Python had been called with it."""
+    report, parent, file, *arguments = sys.argv[1:]
     offer_to_end()
     Path(report).write_text(leave_network(), encoding="utf-8")
+    give_up_rights()
+    # Last: a change of rights forgets it.
+    end_with_parent(int(parent))
     sys.argv = [file, *arguments]
     runpy.run_path(file, run_name="__main__")
 

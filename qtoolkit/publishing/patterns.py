@@ -2,7 +2,8 @@
 
 import os
 import re
-from pathlib import Path
+
+from qtoolkit.files import current_folder, home_folder
 
 # What is called so -> how it looks; the shapes are those that the services document or that secret scanners use.
 SECRETS = {
@@ -22,7 +23,7 @@ _SHORTEST = 5
 
 def local_paths() -> re.Pattern[bytes]:
     """What matches a path of somebody's machine: homes of any, and of this one the home and the current folder."""
-    own = {str(folder) for folder in (Path.home(), Path.cwd()) if len(str(folder)) >= _SHORTEST}
+    own = {str(folder) for folder in (home_folder(), current_folder()) if len(str(folder)) >= _SHORTEST}
     ours = [re.escape(os.fsencode(folder)) + rb"(?=[/\\\"'\s]|$)" for folder in sorted(own)]
     return re.compile(b"|".join([rb"(?<![\w.])(?:" + _HOMES + rb")", *ours]))
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,12 @@ TIME_LIMIT = 3600.0
 _TICK = 0.1
 # torch with CUDA, and a tokenizer; then weights as they are read, as they lie in memory, and as they are computed with.
 _MEMORY, _MEMORY_PER_BYTE = 12_000_000_000, 6
+# Bytes at the end of what it wrote to stderr that are read.
+_LAST_WORDS = 10_000
+
+
+class NoMemoryError(Exception):
+    """This machine had too little memory for the process, which says nothing of the model."""
 
 
 class _EndedError(Exception):
@@ -45,33 +52,67 @@ def run_behaviour(
         time_limit: seconds after which the process is ended.
         on_wait: called ten times a second while it runs; what it raises ends the process.
         memory_limit: bytes of main memory with which it is ended; None for more than a model of such files takes.
+
+    Raises:
+        NoMemoryError: memory ran out, as the process says or as the kernel ended it.
     """
     with TemporaryDirectory(prefix="qtoolkit-verify-") as scratch:
-        asked, answered, reported = (Path(scratch, name) for name in ("request.json", "answer.json", "network"))
+        names = ("request.json", "answer.json", "network", "said")
+        asked, answered, reported, said = (Path(scratch, name) for name in names)
         asked.write_text(json.dumps(request), encoding="utf-8")
         # -P: the file's own folder must not be looked into for modules.
-        files = (launcher.__file__, reported, behaviour.__file__, asked, answered)
-        with subprocess.Popen(  # noqa: S603  # this Python, on a file of ours
-            [sys.executable, "-P", *map(str, files)],
-            env=model_environment(os.environ, with_qtoolkit=request["with_qtoolkit"]),
-            cwd=scratch,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        ) as process:
+        files = (launcher.__file__, reported, os.getpid(), behaviour.__file__, asked, answered)
+        with (
+            # A file, since a pipe has no end as long as any process that it started lives.
+            said.open("wb") as stderr,
+            subprocess.Popen(  # noqa: S603  # this Python, on a file of ours
+                [sys.executable, "-P", *map(str, files)],
+                env=model_environment(os.environ, with_qtoolkit=request["with_qtoolkit"]),
+                cwd=scratch,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+            ) as process,
+        ):
             try:
-                said = _wait(process, time_limit, memory_limit or _most_memory(request), on_wait)
+                _wait(process, time_limit, memory_limit or _most_memory(request), on_wait)
             except _EndedError as error:
                 return None, str(error)
             finally:
-                # Leaves alone one that has ended.
-                process.kill()
+                _end(process)
         if process.returncode or not answered.exists():
-            lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            killed = "killed: memory may have run out" if process.returncode < 0 else lines[-1][:300]
-            return None, f"the process ended with {process.returncode} ({killed})"
+            return None, _why_ended(process.returncode, said)
         answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
+        if answer["no_memory"]:
+            raise NoMemoryError(answer["no_memory"])
         return answer | {"network_open": reported.read_text(encoding="utf-8")}, ""
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and all that it started; leaves alone what has ended."""
+    if os.name == "nt":
+        process.kill()
+        return
+    # It leads a group of its own, whose number nothing else gets as long as one of the group lives.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _why_ended(code: int, said: Path) -> str:
+    """What a process that gave no answer ended with.
+
+    Raises:
+        NoMemoryError: the kernel ended it, or what it said last is that memory ran out.
+    """
+    with said.open("rb") as stream:
+        stream.seek(max(0, said.stat().st_size - _LAST_WORDS))
+        lines = stream.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+    # Nobody else kills it: what is ended here is told apart before.
+    killed = os.name != "nt" and code == -signal.SIGKILL
+    if killed or lines[-1].startswith("MemoryError"):
+        raise NoMemoryError("the process was killed: memory ran out" if killed else lines[-1][:300])
+    return f"the process ended with {code} ({lines[-1][:300]})"
 
 
 def _most_memory(request: dict[str, Any]) -> int:
@@ -82,8 +123,8 @@ def _most_memory(request: dict[str, Any]) -> int:
 
 def _wait(
     process: "subprocess.Popen[bytes]", time_limit: float, memory_limit: int, on_wait: Callable[[], None]
-) -> bytes:
-    """What a process writes to stderr until it ends.
+) -> None:
+    """Wait until a process ends.
 
     Raises:
         _EndedError: it has not ended in time, or takes too much memory.
@@ -91,7 +132,8 @@ def _wait(
     deadline = time.monotonic() + time_limit
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=_TICK)[1]
+            process.wait(timeout=_TICK)
+            return
         if time.monotonic() > deadline:
             raise _EndedError(f"not done after {time_limit:.0f} s")
         with contextlib.suppress(psutil.Error):

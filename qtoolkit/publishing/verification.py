@@ -17,7 +17,7 @@ from qtoolkit.publishing import comparison, earlier, integrity, origin, safety
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.patterns import printable
-from qtoolkit.publishing.process import run_behaviour
+from qtoolkit.publishing.process import NoMemoryError, run_behaviour
 from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
 from qtoolkit.source.hub import parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
@@ -119,7 +119,7 @@ def _make_all(artifact: Artifact, named: str | None, base_folder: Path | None, r
 
 
 # What fails of these must not be given to anything that opens or runs it.
-_UNSAFE = ("regular files", "no pickles", "no code")
+_UNSAFE = ("regular files", "safetensors", "config", "no pickles", "no code")
 _FILE_CHECKS: dict[str, Callable[[Artifact], Check]] = {
     "receipt": integrity.check_receipt,
     "file hashes": integrity.check_hashes,
@@ -173,7 +173,11 @@ def check_running(artifact: Artifact, base_folder: Path | None, run: _Run) -> li
         "token_ids": list(probe.token_ids) if probe else [],
         "top_ids": [list(ids) for ids in probe.top_ids] if probe else [],
     }
-    answer, problem = run(request)
+    try:
+        answer, problem = run(request)
+    except NoMemoryError as error:
+        told = "this machine has too little memory free: close what takes it, or verify on a larger one"
+        return [Check("loads in transformers", None, f"not tried: {oneline(error)}", told), *_other_readers(artifact)]
     if answer is None:
         return [Check("loads in transformers", False, problem), *_other_readers(artifact)]
     return [

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from qtoolkit.files import current_folder
 from qtoolkit.records.base import Record, Row
 from qtoolkit.records.calibration import CalibrationReport
 from qtoolkit.records.memory import MemoryReport
@@ -64,5 +65,5 @@ class QuantizationReport(Record):
 
 def _from_here(path: str) -> str:
     """A path as one would type it here: a notebook that is shared then shows no folders of its author."""
-    here = Path.cwd()
+    here = current_folder()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

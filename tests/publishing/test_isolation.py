@@ -88,10 +88,16 @@ def reaches(family, address):
     with socket.socket(getattr(socket, family)) as one:
         one.settimeout(5)
         return one.connect_ex(tuple(address) if isinstance(address, list) else address) == 0
+def read(file):
+    try:
+        return open(file, "rb").read(50)
+    except OSError:
+        return b""
 def tell():
     import huggingface_hub
     seen = {"qtoolkit": "qtoolkit" in sys.modules, "token": huggingface_hub.get_token(),
             "offline": huggingface_hub.constants.HF_HUB_OFFLINE, "user": os.getuid(),
+            "parent": len(read(f"/proc/{os.getppid()}/environ")),
             "secrets": [name for name, value in os.environ.items() if "planted" in value or "SSSS" in value],
             "reached": [family for family, address in json.loads(LISTENING).items() if reaches(family, address)]}
     with open(SPY_FILE, "w") as file:
@@ -131,6 +137,8 @@ def test_the_process_has_no_qtoolkit_no_secret_and_no_network(
     assert found is not None, problem
     assert found["model"] == "LlamaForCausalLM"
     inside = json.loads(seen.read_text())
+    # To root, who gives up what it may do besides, or in a namespace of its own; elsewhere it is told.
+    assert inside.pop("parent") == 0 or (found["network_open"] and os.getuid() != 0)
     # Where the kernel gives no namespace, it is told, and both are reached.
     assert inside.pop("reached") == (["AF_INET", "AF_UNIX"] if found["network_open"] else [])
     assert inside == {"qtoolkit": False, "token": None, "offline": True, "user": os.getuid(), "secrets": []}
@@ -179,7 +187,7 @@ def test_who_is_not_root_leaves_the_network_too(listening: dict[str, Any]) -> No
         (place / "connect.py").write_text(CONNECT)
         address = json.dumps(["AF_INET", listening["AF_INET"]])
         done = subprocess.run(
-            [PYTHON, "-P", place / "launcher.py", place / "report", place / "connect.py", address],
+            [PYTHON, "-P", place / "launcher.py", place / "report", str(os.getpid()), place / "connect.py", address],
             capture_output=True,
             text=True,
             check=False,

@@ -9,6 +9,7 @@ from IPython import get_ipython
 from ipywidgets import HTML, VBox
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
+from qtoolkit.files import current_folder
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.choice import Choice
@@ -103,4 +104,4 @@ class QuantizePanel:
 
 def _short(path: Path) -> str:
     """A folder as one would type it here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return str(path.relative_to(current_folder()) if path.is_relative_to(current_folder()) else path)
