@@ -16,8 +16,9 @@ _BLOCK_WEIGHTS = 2**19
 _FOREIGN_PRODUCT = re.compile(r"^(?!aten::|transformers::).*(gemm|gemv|linear)")
 
 # Tokens up to which torch's own product with the rows of a weight takes no longer than reading these as float32.
-# Measured on SmolLM2 (torch 2.13, AVX2, one core): 28 ms instead of 45 for 2 tokens, 95 instead of 60 for 8.
-FEW_TOKENS = 3
+# Measured on SmolLM2 (torch 2.13, AVX2): one thread, 2, 4 and 8 tokens: 28, 50 and 95 ms instead of 45, 46 and 57; two
+# threads, 4 and 8 tokens: 37 and 69 ms instead of 104 and 120.
+FEW_TOKENS, FEW_TOKENS_OF_THREADS = 3, 8
 
 
 class Float32Products(TorchFunctionMode):
@@ -77,7 +78,8 @@ def _linear(func: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, bia
 
 
 def _is_fast(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    return x.numel() <= FEW_TOKENS * x.shape[-1] and weight.is_contiguous()
+    few = FEW_TOKENS if torch.get_num_threads() == 1 else FEW_TOKENS_OF_THREADS
+    return x.numel() <= few * x.shape[-1] and weight.is_contiguous()
 
 
 def _fits(bias: torch.Tensor | None, weight: torch.Tensor) -> bool:

@@ -71,12 +71,24 @@ def test_no_product_of_several_tokens_is_left_in_the_slow_type(
 
 
 @pytest.mark.parametrize(
-    ("tokens", "transposed", "kind"),
-    [(1, False, torch.bfloat16), (3, False, torch.bfloat16), (4, False, torch.float32), (1, True, torch.float32)],
+    ("threads", "tokens", "transposed", "kind"),
+    [
+        (1, 3, False, torch.bfloat16),
+        (1, 4, False, torch.float32),
+        (1, 1, True, torch.float32),
+        (2, 8, False, torch.bfloat16),
+        (2, 9, False, torch.float32),
+    ],
 )
 def test_few_tokens_are_left_to_torch_with_the_rows_of_a_weight(
-    tokens: int, transposed: bool, kind: torch.dtype, older_processor: None
+    threads: int,
+    tokens: int,
+    transposed: bool,
+    kind: torch.dtype,
+    older_processor: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     weight = WEIGHT.bfloat16().T.contiguous().T if transposed else WEIGHT.bfloat16()
     with Float32Products(), _Products() as seen:
         y = F.linear(ROWS[:tokens].bfloat16(), weight)
