@@ -37,6 +37,8 @@ _NO_MEMORY = re.compile(
 # Where in torch's source it was noticed.
 _ENFORCE = re.compile(r"^\[enforce fail at [^]]*\] .*?\. (?=[A-Z])")
 
+# A message is read; a config may hold a word of a million letters.
+_LONGEST = 2_000
 # Real ones have 34 letters and digits.
 _TOKEN = re.compile(r"(hf|api_org)_[A-Za-z0-9]{16,}")
 
@@ -52,11 +54,19 @@ def masked(text: str, token: str | None = None) -> str:
     return text.replace(str(token), "hf_…") if token and len(token) >= 8 else text
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} ... {text[-290:]}"
+
+
 class QToolkitError(Exception):
-    """Root of every error that qtoolkit raises on purpose; what looks like a Hub token in its message is masked."""
+    """Root of every error that qtoolkit raises on purpose.
+
+    What looks like a Hub token in its message is masked; of a very long one, which quotes somebody's file, the
+    middle is left out: what is wrong stands at its beginning, and what to do at its end.
+    """
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(masked(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(_shortened(masked(arg)) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(QToolkitError, ValueError):

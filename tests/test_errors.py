@@ -6,7 +6,7 @@ import re
 import pytest
 
 from qtoolkit import errors
-from qtoolkit.errors import QToolkitError, oneline
+from qtoolkit.errors import ConfigError, QToolkitError, oneline
 
 CLASSES = {name: thing for name, thing in vars(errors).items() if inspect.isclass(thing)}
 LINE = re.compile(r"^(?P<branch>[ │├└─]*)(?P<name>[A-Z]\w+)(?: \((?P<builtin>\w+)\))?(?:  +\S.*)?$")
@@ -65,3 +65,9 @@ def test_each_error_carries_its_message(kind: type[QToolkitError]) -> None:
 )
 def test_a_message_of_another_library_becomes_one_line(error: Exception, text: str) -> None:
     assert oneline(error) == text
+
+
+def test_a_message_that_quotes_a_very_long_value_keeps_its_beginning_and_its_end() -> None:
+    message = str(ConfigError(f"bits must be one of 8, 4, got {'x' * 100_000!r}: give one of these"))
+    assert len(message) <= 2_000
+    assert message.startswith("bits must be one of 8, 4, got 'xxx") and message.endswith("xxx': give one of these")

@@ -22,9 +22,15 @@ EDGES: tuple[Any, ...] = (
 
 
 def examples(count: int) -> settings:
-    """So many examples, and `FACTOR` times as many where somebody asks for it; none is timed."""
+    """So many examples, the same in every run, or `FACTOR` times as many others where somebody asks; none is timed."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(deadline=None, max_examples=count * FACTOR, suppress_health_check=checks, database=None)
+    return settings(
+        deadline=None,
+        max_examples=count * FACTOR,
+        suppress_health_check=checks,
+        database=None,
+        derandomize=FACTOR == 1,
+    )
 
 
 def ends_well(call: Callable[[], Any]) -> QToolkitError | None:
