@@ -37,8 +37,8 @@ _NO_MEMORY = re.compile(
 # Where in torch's source it was noticed.
 _ENFORCE = re.compile(r"^\[enforce fail at [^]]*\] .*?\. (?=[A-Z])")
 
-# A message is read; a config may hold a word of a million letters.
-_LONGEST = 2_000
+# A path has up to 4,096 letters; a config may hold a word of a million.
+_LONGEST = 6_000
 # Real ones have 34 letters and digits.
 _TOKEN = re.compile(r"(hf|api_org)_[A-Za-z0-9]{16,}")
 

@@ -40,7 +40,7 @@ def ends_well(call: Callable[[], Any]) -> QToolkitError | None:
     except QToolkitError as error:
         message = str(error)
         assert len(message.splitlines()) == 1, message
-        assert len(message) < 3000, message
+        assert len(message) <= 6_000, message
         return error
     return None
 
