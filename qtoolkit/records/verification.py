@@ -44,6 +44,7 @@ class Verification(Record):
     """
 
     schema_version: ClassVar[int] = 1
+    added_fields: ClassVar[frozenset[str]] = frozenset({"network_open"})
 
     name: str
     checks: tuple[Check, ...]
