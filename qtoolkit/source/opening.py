@@ -45,9 +45,9 @@ from qtoolkit.source.weights import StoredTensor
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# What a model can be loaded in.
 # What reading a tokenizer takes at its fullest moment, in bytes for each of its file: 14.5, as plans say.
 _TOKENIZER_READ = 15
+# What a model can be loaded in.
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
