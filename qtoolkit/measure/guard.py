@@ -1,12 +1,12 @@
 """A job that stops in good order before the system kills it for its memory, and says so where memory ran out."""
 
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from qtoolkit.errors import InsufficientMemoryError, JobCancelled, memory_cause
 from qtoolkit.measure.machine import available_memory, limited_by, memory_limit, resident_room
 from qtoolkit.records import OnProgress, ProgressEvent
+from qtoolkit.tokens import forget
 from qtoolkit.units import format_bytes
 
 # What must be left: a part of what there is, within these bounds.
@@ -66,8 +66,8 @@ def explained(what: str, advice: str) -> Iterator[None]:
         cause = memory_cause(error)
         if not cause:
             raise
-        # First, since to look for the limit takes memory too.
-        _forget(error)
+        # First, since to look for the limit takes memory too, and the frames hold a model.
+        forget(error)
         where = " on the GPU" if "CUDA" in cause else _within()
         raise InsufficientMemoryError(f"memory{where} ran out in {what} ({cause}): {advice}") from error
 
@@ -98,13 +98,3 @@ def _within() -> str:
     except MemoryError:
         return ""
     return f" within {command}" if command else ""
-
-
-def _forget(error: BaseException) -> None:
-    """Empty the frames of an error and of what it was raised from: they hold a model, and memory is what lacks."""
-    seen: list[BaseException] = []
-    pending: BaseException | None = error
-    while pending is not None and pending not in seen:
-        seen.append(pending)
-        traceback.clear_frames(pending.__traceback__)
-        pending = pending.__cause__ or pending.__context__

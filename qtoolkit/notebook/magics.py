@@ -59,8 +59,8 @@ class QuantizeMagics(Magics):
         model = self._named(request.model, local_ns)
         if request.plan:
             return _plan(request, model)
-        from qtoolkit.api import quantize
-        from qtoolkit.publishing import check_push, publish
+        from qtoolkit.api import publish, quantize
+        from qtoolkit.publishing import check_push
 
         if request.push:
             check_push(request.push, model, request.revision, request.license)

@@ -25,10 +25,8 @@ from qtoolkit.records import OnProgress, Publication, QualityReport, Receipt, Ve
 from qtoolkit.source.hub import ask, parse_name
 from qtoolkit.source.hub_errors import HubModel, HubUpload, hub_address, refuse_token, translated
 from qtoolkit.source.licenses import license_of_folder, named_license
-from qtoolkit.tokens import verb
 
 
-@verb
 def publish(
     path: str | os.PathLike[str],
     repo_id: str,

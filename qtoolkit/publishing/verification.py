@@ -1,7 +1,6 @@
 """A saved model verified: its bytes here, what it does in a process that knows nothing of this one."""
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -21,6 +20,7 @@ from qtoolkit.publishing.process import NoMemoryError, run_behaviour
 from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
 from qtoolkit.source.hub import parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
+from qtoolkit.source.names import is_commit_hash
 
 OnCheck = Callable[[Check], None]
 _Run = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str]]
@@ -250,7 +250,7 @@ def _find_base(artifact: Artifact, base: str | None) -> Path | None:
         return folder
     source = artifact.receipt.source if artifact.receipt else None
     # A receipt may say anything; a commit is part of the name of a folder.
-    if source is None or not re.fullmatch("[0-9a-f]{40}", source.commit_hash or ""):
+    if source is None or not is_commit_hash(source.commit_hash):
         return None
     folder = snapshot_folder(source.name, source.commit_hash or "")
     return folder if folder.is_dir() and not list_folder(folder).odd else None

@@ -6,7 +6,6 @@ Its layout is documented (huggingface_hub, "Understand caching"): `models--org--
 
 import contextlib
 import os
-import re
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -14,7 +13,7 @@ from huggingface_hub import constants
 from qtoolkit.errors import SourceError
 from qtoolkit.files import make_folder, write_whole
 from qtoolkit.source.hub_files import indexed_files, weight_files
-from qtoolkit.source.names import INDEX_FILE
+from qtoolkit.source.names import INDEX_FILE, is_commit_hash
 
 
 def repo_folder(repo_id: str) -> Path:
@@ -29,12 +28,12 @@ def snapshot_folder(repo_id: str, commit_hash: str) -> Path:
 
 def cached_commit(repo_id: str, revision: str | None) -> str | None:
     """The commit that a revision stood at when it was last downloaded; None when it never was."""
-    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+    if is_commit_hash(revision):
         return revision
     ref = repo_folder(repo_id) / "refs" / (revision or constants.DEFAULT_REVISION)
     # os.path, since Path raises on a name that is too long.
     commit_hash = ref.read_text(encoding="utf-8").strip() if os.path.isfile(ref) else ""  # noqa: PTH113
-    return commit_hash if re.fullmatch(r"[0-9a-f]{40}", commit_hash) else None
+    return commit_hash if is_commit_hash(commit_hash) else None
 
 
 def remember_commit(repo_id: str, revision: str | None, commit_hash: str) -> None:

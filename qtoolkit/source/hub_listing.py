@@ -1,12 +1,11 @@
 """What the Hub says that a repository holds, looked at before files are made or fetched by it."""
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from qtoolkit.errors import CheckpointError
 from qtoolkit.source.folder import MAX_JSON_BYTES
-from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG
+from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG, is_commit_hash
 from qtoolkit.units import format_bytes
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def check_listing(repo_id: str, info: "ModelInfo") -> None:
     Raises:
         CheckpointError: the answer lies.
     """
-    if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
+    if not is_commit_hash(info.sha):
         raise _lying(repo_id, f"the commit {info.sha!r:.60}")
     files = info.siblings or []
     if len(files) > _MAX_FILES:

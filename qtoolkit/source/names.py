@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -26,7 +26,7 @@ def is_hub_id(name: Any) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", name) is not None
 
 
-def is_commit_hash(text: Any) -> bool:
+def is_commit_hash(text: Any) -> TypeGuard[str]:
     """Whether it is a commit of the Hub: 40 hexadecimal digits."""
     return isinstance(text, str) and re.fullmatch("[0-9a-f]{40}", text) is not None
 
