@@ -76,11 +76,20 @@ def main() -> int:
     """Store or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, metavar="FOLDER", help="write all results into a folder")
-    parser.add_argument("--check", type=Path, metavar="FOLDER", help="make all results, and print what differs")
+    parser.add_argument(
+        "--check",
+        type=Path,
+        metavar="FOLDER",
+        nargs="?",
+        const=STORED,
+        help="make all results, and print what differs from those in a folder, tests/data/conformance if none is named",
+    )
     given = parser.parse_args()
     # Before torch reads it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return store(given.store) if given.store else check(given.check or STORED)
+    if given.store is None and given.check is None:
+        parser.error("give --store FOLDER or --check")
+    return store(given.store) if given.store else check(given.check)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def gptq(**changes: Any) -> qt.GPTQ:
     return qt.GPTQ(**{"calibration": TEXTS, "num_samples": 4, "seq_len": 32, "group_size": 32} | changes)
 
 
-_RULES = {"*.down_proj": {"bits": 8}, "*.0.*": {"bits": 8, "granularity": "channel"}}
+_RULES: dict[str, dict[str, Any]] = {"*.down_proj": {"bits": 8}, "*.0.*": {"bits": 8, "granularity": "channel"}}
 _EXCLUDE = ("lm_head", "*.o_proj", "layers.1.mlp.up_proj")
 CONFIGS: dict[str, Any] = {
     "nf4": qt.NF4(),

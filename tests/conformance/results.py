@@ -1,6 +1,7 @@
 """What qtoolkit makes of the conformance matrix: hashes of files, values and words of records."""
 
 import hashlib
+import importlib
 import itertools
 import json
 import re
@@ -39,8 +40,9 @@ def same_surroundings(cache: Path, *, bfloat16_is_fast: bool = False) -> Iterato
         cache: a folder that stands for the user's cache.
         bfloat16_is_fast: what the processor is taken for.
     """
-    import bitsandbytes  # noqa: F401  # a plan tells what is not loaded yet
-    import datasets  # noqa: F401
+    # A plan tells what is not loaded yet.
+    for package in ("bitsandbytes", "datasets"):
+        importlib.import_module(package)
 
     from qtoolkit import api  # noqa: F401  # and with it whatever asks for the names below
 
@@ -111,7 +113,7 @@ class Results:
         self, case: Case, base: Path, plan: Any, made: qt.QuantizedModel, loaded: qt.QuantizedModel
     ) -> dict[str, Any]:
         """The other records of a case."""
-        assert made.receipt is not None
+        assert made.receipt is not None and made.path is not None
         published = qt.publish(made.path, f"someone/{case.config}", dry_run=True, base=base, base_model="someone/base")
         if case.config in _DRAWN:
             drawn = {"plan": plan, "report": made.report, "verification": published.verification}

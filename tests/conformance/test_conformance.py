@@ -32,6 +32,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
         yield Results(folder / "results")
 
 
+def assert_same(results: Results, name: str, *, tolerance: float) -> None:
+    found = list(differences(STORED[name], json.loads(dumped(results.values[name])), tolerance=tolerance))
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.parametrize("case", CHOSEN, ids=lambda case: case.name)
 def test_it_is_written_as_before(case: Case, results: Results) -> None:
     if case.depends_on_sums and processor() != STORED["made on"]:
@@ -39,22 +44,24 @@ def test_it_is_written_as_before(case: Case, results: Results) -> None:
     results.run(case)
     for name in (f"{case.architecture} {case.dtype}", case.name):
         # Floats are those of a few products: versions and threads change their last digits.
-        found = json.loads(dumped(results.values[name]))
-        assert list(differences(STORED[name], found, tolerance=0.002)) == []
+        assert_same(results, name, tolerance=0.002)
 
 
 def test_sizes_of_known_models_are_predicted_as_before(results: Results) -> None:
     results.run_sizes()
     for name in [name for name in results.values if " on " in name]:
-        assert list(differences(STORED[name], json.loads(dumped(results.values[name])), tolerance=1e-12)) == []
+        assert_same(results, name, tolerance=1e-12)
 
 
 def test_a_difference_is_named() -> None:
-    old = {"llama nf4": {"files": {"config.json": "1", "a": "2"}, "sizes": [1, 2.0]}}
-    new = {"llama nf4": {"files": {"config.json": "3", "b": "2"}, "sizes": [1, 2.1]}}
+    layers = {"LayerPlan 2": ["name", "bits"], "lines": [["up_proj", 4], ["down_proj", 4]]}
+    others = {**layers, "lines": [["up_proj", 4], ["down_proj", 8]]}
+    old = {"llama nf4": {"files": {"config.json": "1", "a": "2"}, "sizes": [1, 2.0], "layers": layers}}
+    new = {"llama nf4": {"files": {"config.json": "3", "b": "2"}, "sizes": [1, 2.1], "layers": others}}
     assert list(differences(old, new)) == [
         'llama nf4 > files > config.json: "1" became "3"',
         "llama nf4 > files > a: missing",
         "llama nf4 > files > b: new",
         "llama nf4 > sizes[1]: 2.0 became 2.1",
+        "llama nf4 > layers > lines > 1 down_proj > bits: 4 became 8",
     ]

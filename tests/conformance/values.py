@@ -22,7 +22,8 @@ _OF_THE_RUN: dict[str, Any] = {
     "resumed": 0,
 }
 _CLASS = ("record", "schema_version")
-_TOOK = re.compile(r"measured in [\d.]+ \w+ on")
+# What sentences tell of a run: the sensitivity of layers in a note, the whole job on a card.
+_TOOK = re.compile(r"(?<=measured in )[\d.]+ \w+|(?<=It took )[\d.]+ \w+, and [\d.]+ \w+(?= of main memory)")
 # How a config is written in a call.
 _CALL = re.compile(r"[A-Za-z]\w*\(.*\)")
 
@@ -64,7 +65,7 @@ class Sentences:
 
     def without_run(self, text: str) -> str:
         """A text that names no folder and no time of this run."""
-        return _TOOK.sub("measured in some time on", text.replace(str(self.root), "ROOT"))
+        return _TOOK.sub("some", text.replace(str(self.root), "ROOT"))
 
     def to_dict(self) -> dict[str, list[str]]:
         """All of them in order."""
@@ -96,7 +97,9 @@ def differences(old: Any, new: Any, where: str = "", *, tolerance: float = 0.0) 
     Args:
         tolerance: how far two floats may lie apart, as a part of the larger one.
     """
-    if isinstance(old, dict) and isinstance(new, dict):
+    if _is_table(old) and _is_table(new) and len(old["lines"]) == len(new["lines"]):
+        yield from differences(_by_name(old), _by_name(new), where, tolerance=tolerance)
+    elif isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             place = f"{where} > {key}" if where else str(key)
             if key not in old or key not in new:
@@ -118,6 +121,17 @@ def _as_table(items: list[Any]) -> Any:
         return items
     name = next(iter(items[0]))
     return {name: list(items[0][name]), "lines": [list(item[name].values()) for item in items]}
+
+
+def _is_table(values: Any) -> bool:
+    return isinstance(values, dict) and len(values) == 2 and isinstance(values.get("lines"), list)
+
+
+def _by_name(table: dict[str, Any]) -> dict[str, Any]:
+    """A table with its lines as dicts, by their number and their first value."""
+    names = next(iter(table.values()))
+    lines = {f"{number} {line[0]}": dict(zip(names, line, strict=True)) for number, line in enumerate(table["lines"])}
+    return {**table, "lines": lines}
 
 
 def _field(key: str) -> str:
