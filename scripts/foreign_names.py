@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 WINGS = ("methods", "formats", "kernels")
-# Of methods, formats, who writes or reads them, and the layers and tensors of one of them.
+# Methods, formats, who writes or reads them, and what only one format calls its tensors.
 NAMES = (
     *("gptq", "nf4", "fp4", "int8", "absmax", "zero_?point", "awq", "hqq", "fp8", "mlx"),
     *("bitsandbytes", "bnb", "auto_?gptq", "gptqmodel", "optimum", "compressed[_-]?tensors", "marlin", "exllama"),
-    *("qweight", "qzeros", "g_idx", "desc_act", "quant_state", "linear[48]bit"),
+    *("qweight", "qzeros", "g_idx", "quant_state", "linear[48]bit"),
 )
 # A name may be a part of another one, as a word of its own: `_gptq_problems`, `GPTQLinear`, "*.qweight".
 _FOUND = re.compile(rf"(?<![a-z])(?:{'|'.join(NAMES)})(?![a-z])")
+# What also means something else: a type of torch or ctypes, and as an identifier what is added to codes.
+_TYPES = ("int8", "uint8", "c_int8")
+_OFFSET = re.compile("_?(?:zero_points?|ZERO_POINTS?)")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -39,12 +42,18 @@ def texts_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
     }
     for node in ast.walk(tree):
         line = getattr(node, "lineno", 0)
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr in _TYPES
+            and getattr(node.value, "id", "") in ("torch", "np", "ctypes")
+        ):
+            continue
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             yield line, node.value
         # What a node is called: variables, attributes, functions, classes, arguments, imported names.
         for field in ("id", "attr", "name", "asname", "arg", "module"):
             value = getattr(node, field, None)
-            if isinstance(value, str):
+            if isinstance(value, str) and not _OFFSET.fullmatch(value):
                 yield line, value
 
 

@@ -125,8 +125,8 @@ def test_the_journal_of_a_later_commit_goes_on(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_notebook_runs(tmp_path: Path) -> None:
     shutil.copytree(BASE, tmp_path / "base")
-    for name in ("notebook.ipynb", "texts.txt"):
-        shutil.copy(WRITTEN / name, tmp_path)
+    shutil.copy(WRITTEN / "texts.txt", tmp_path)
+    shutil.copy(WRITTEN / "notebook.ipynb.json", tmp_path / "notebook.ipynb")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "jupyter", "execute", "--timeout=600", tmp_path / "notebook.ipynb"]
     subprocess.run(command, check=True, env=environment, cwd=tmp_path)

@@ -5,7 +5,7 @@
 - `records.json`: a record of each class that a verb returns;
 - `comparison/`, `cache/`: what `qt.compare` and the sensitivity of layers keep for a later call;
 - `unfinished/`: what stood at `OUTPUT.partial` when a GPTQ job was killed after its first block;
-- `notebook.ipynb`: a notebook with its outputs.
+- `notebook.ipynb.json`: a notebook with its outputs, under a name that nbval does not collect.
 """
 
 import json
@@ -139,7 +139,7 @@ def make_notebook(folder: Path) -> None:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    nbformat.write(notebook, folder / "notebook.ipynb")
+    nbformat.write(notebook, str(folder / "notebook.ipynb.json"))
     shutil.rmtree("output")
 
 
