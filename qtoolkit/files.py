@@ -56,7 +56,10 @@ def make_folder(folder: Path) -> None:
     """Make a folder and those above it where they are missing, so that they stay when the power fails."""
     missing = [folder, *folder.parents]
     missing = [one for one in missing if not os.path.lexists(one)]
-    folder.mkdir(parents=True, exist_ok=True)
+    # Not `mkdir(parents=True)`, which calls itself once for each: a path may have more than Python has room for.
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for one in missing:
         sync_folder(one.parent)
 

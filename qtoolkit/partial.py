@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtoolkit.errors import OutputError, OutputExistsError
+from qtoolkit.errors import OutputError, OutputExistsError, oneline
 from qtoolkit.files import make_folder, rename_new, sync_folder, write_whole
 
 MARKER = ".qtoolkit-partial"
@@ -79,11 +79,15 @@ class Partial:
             sync_folder(self.output.parent)
 
     def clear(self, *, keep_journal: bool) -> None:
-        """Remove what is in it but for its marker, and, where it is wanted, a journal that holds a block."""
+        """Remove what is in it but for its marker, and, where it is wanted, a journal that holds a block.
+
+        Raises:
+            OutputError: something in it cannot be removed.
+        """
         kept = keep_journal and is_folder(self.journal) and any(self.journal.glob("block-*.json"))
         for entry in self.folder.iterdir():
             if entry.name != MARKER and not (kept and entry == self.journal):
-                shutil.rmtree(entry) if is_folder(entry) else entry.unlink()
+                _remove(entry)
 
     def remove(self) -> None:
         """Remove it, so that it is never seen without its marker."""
@@ -96,7 +100,8 @@ class Partial:
 
 def partial_of(output: Path) -> Path:
     """Where the result for an output is made."""
-    return output.with_name(f"{output.name}.partial")
+    # Not `with_name`, which raises for the root of a disk.
+    return output.parent / f"{output.name}.partial"
 
 
 def marker_of(folder: Path) -> str | None:
@@ -177,6 +182,16 @@ def _make(output: Path) -> None:
             raise
     else:
         sync_folder(output.parent)
+
+
+def _remove(entry: Path) -> None:
+    try:
+        shutil.rmtree(entry) if is_folder(entry) else entry.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{entry}, which an earlier job left, cannot be removed ({error.strerror or oneline(error)}): "
+            "remove it yourself, or name another output"
+        ) from error
 
 
 def _aside(output: Path, marker: str) -> str:

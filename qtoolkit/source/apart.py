@@ -9,6 +9,8 @@ from qtoolkit.partial import partial_of
 from qtoolkit.source.hub import parse_name
 from qtoolkit.source.hub_cache import repo_folder
 
+_REPO_FOLDERS = ("models--", "datasets--", "spaces--")
+
 
 def refuse_own_source(model: Any, output: Path) -> None:
     """Refuse an output that is the model's own source, holds it or lies in it, also where links lead to one of them.
@@ -30,6 +32,21 @@ def refuse_own_source(model: Any, output: Path) -> None:
                 raise OutputExistsError(
                     f"{output} {found} the source {source}, which is never written to: name another output"
                 )
+
+
+def refuse_hub_cache(output: Path) -> None:
+    """Refuse an output in what the Hub's cache keeps of a repository, where it would pass for the repository's own.
+
+    Raises:
+        OutputExistsError: it lies there, also where links lead to it.
+    """
+    real = Path(os.path.realpath(output))
+    for folder in (real, *real.parents):
+        if folder.name.startswith(_REPO_FOLDERS) and any((folder / name).is_dir() for name in ("blobs", "snapshots")):
+            raise OutputExistsError(
+                f"{output} lies in the Hub's cache ({folder}), whose files are taken for those of the Hub: "
+                "name another output"
+            )
 
 
 def _places(name: str) -> list[Path]:
