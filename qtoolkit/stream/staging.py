@@ -196,13 +196,20 @@ def _put_in_place(partial: Partial, standing: Standing | None) -> None:
             output.rmdir()
         rename_new(model, output)
     except OSError as error:
-        if error.errno not in _NOT_EMPTY:
+        # A replacement that stopped half-way is undone, and the result kept, unless that fails too.
+        with suppress(OSError):
+            partial.put_back()
+            rename_new(model, partial.result)
+        if not is_folder(partial.result):
             raise
-        rename_new(model, partial.result)
+        why = (
+            "is not what it was when the job began, so it is left as it is"
+            if error.errno in _NOT_EMPTY
+            else f"cannot be replaced ({error.strerror or oneline(error)})"
+        )
         moved = f", and what stood there before in {partial.replaced}" if is_folder(partial.replaced) else ""
         raise OutputExistsError(
-            f"{output} is not what it was when the job began, so it is left as it is: "
-            f"the result is whole in {partial.result}{moved}: move it to where you want it"
+            f"{output} {why}: the result is whole in {partial.result}{moved}: move it to where you want it"
         ) from error
 
 

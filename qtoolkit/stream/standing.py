@@ -1,5 +1,6 @@
 """What stands at an output before a job begins, and whether the result may take its place."""
 
+import errno
 import os
 import re
 import stat
@@ -49,6 +50,7 @@ def find_standing(output: Path, *, overwrite: bool, opened: int | None = None) -
 
     Raises:
         OutputExistsError: what stands there may not be replaced.
+        OSError: this user may not move it.
     """
     if not os.path.lexists(output):
         return None
@@ -63,6 +65,9 @@ def find_standing(output: Path, *, overwrite: bool, opened: int | None = None) -
     if not overwrite:
         raise OutputExistsError(f"{output} exists: name another output, or give overwrite=True to replace it")
     _refuse_current(output)
+    # A folder that moves to another one is written to itself.
+    if not os.access(output, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(output))
     content = _content_of(output)
     _refuse_held(output, content)
     return Standing(state, content)
