@@ -163,6 +163,7 @@ def owned(output: Path) -> Iterator[Partial]:
         with _locked(output) as partial:
             # A job that ended meanwhile may have removed it.
             if partial is not None:
+                _remove_stopped(output)
                 yield partial
                 return
 
@@ -178,10 +179,21 @@ def _make(output: Path) -> None:
         rename_new(folder, partial_of(output))
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if not isinstance(error, FileExistsError):
+        # Another job may have made it meanwhile, and removed this one as left over.
+        if not (isinstance(error, OSError) and os.path.lexists(partial_of(output))):
             raise
     else:
         sync_folder(output.parent)
+
+
+def _remove_stopped(output: Path) -> None:
+    """Remove what stayed where a job was killed while it made or removed the folder: one with a marker alone."""
+    # What cannot be removed is in nobody's way.
+    with suppress(OSError), os.scandir(output.parent) as entries:
+        for folder in [Path(entry.path) for entry in entries if entry.name.startswith(f".{output.name}-")]:
+            marker = marker_of(folder)
+            if marker and folder.name == _aside(output, marker) and [*folder.iterdir()] == [folder / MARKER]:
+                shutil.rmtree(folder)
 
 
 def _remove(entry: Path) -> None:

@@ -65,16 +65,16 @@ def _places(name: str) -> list[Path]:
 
 def _relation(output: Path, source: Path) -> str:
     """What an output is to a source, in words; empty where they are apart."""
-    if output == source or _same(output, source):
+    if _same(output, source):
         return "is"
-    if output in source.parents:
+    if any(_same(output, folder) for folder in source.parents):
         return "holds"
-    return "lies in" if source in output.parents else ""
+    return "lies in" if any(_same(folder, source) for folder in output.parents) else ""
 
 
 def _same(output: Path, source: Path) -> bool:
-    """Whether two names are of one folder, as on file systems that do not tell upper case from lower."""
+    """Whether two paths lead to one folder; on some file systems, names that differ in upper and lower case do."""
     try:
-        return output.samefile(source)
+        return output == source or output.samefile(source)
     except OSError:
         return False

@@ -79,9 +79,7 @@ def _refuse_place(output: Path) -> None:
     try:
         str(output).encode()
     except UnicodeEncodeError:
-        raise OutputError(
-            f"{output} is not UTF-8, which tokenizers are not saved without: name another output"
-        ) from None
+        raise OutputError(f"{output} is not UTF-8, and no tokenizer is saved there: name another output") from None
     refuse_hub_cache(output)
     inside = next((folder for folder in Path(os.path.realpath(output)).parents if marker_of(folder)), None)
     if inside is not None:

@@ -79,11 +79,10 @@ def _refuse_current(output: Path) -> None:
     Raises:
         OutputExistsError: it is or holds the current folder, or the user's home.
     """
-    real = Path(os.path.realpath(output))
     for folder, what in ((current_folder(), "the current folder"), (home_folder(), "your home")):
         place = Path(os.path.realpath(folder))
-        if real in (place, *place.parents):
-            relation = "is" if real == place else "holds"
+        if place.exists() and any(output.samefile(one) for one in (place, *place.parents)):
+            relation = "is" if output.samefile(place) else "holds"
             raise OutputExistsError(f"{output} {relation} {what}, which is never replaced: name a folder inside it")
 
 
