@@ -39,6 +39,8 @@ _ENFORCE = re.compile(r"^\[enforce fail at [^]]*\] .*?\. (?=[A-Z])")
 
 # A path has up to 4,096 letters; a config may hold a word of a million.
 _LONGEST = 6_000
+# What would break the line, move a terminal's cursor, turn the text around, or cannot be printed at all.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # Real ones have 34 letters and digits.
 _TOKEN = re.compile(r"(hf|api_org)_[A-Za-z0-9]{16,}")
 
@@ -54,6 +56,10 @@ def masked(text: str, token: str | None = None) -> str:
     return text.replace(str(token), "hf_…") if token and len(token) >= 8 else text
 
 
+def _seen(text: str) -> str:
+    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} ... {text[-290:]}"
 
@@ -62,11 +68,12 @@ class QToolkitError(Exception):
     """Root of every error that qtoolkit raises on purpose.
 
     What looks like a Hub token in its message is masked; of a very long one, which quotes somebody's file, the
-    middle is left out: what is wrong stands at its beginning, and what to do at its end.
+    middle is left out: what is wrong stands at its beginning, and what to do at its end. A path may hold line breaks
+    and codes that a terminal obeys: they are shown as Python writes them, so that a message is one line.
     """
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(_shortened(masked(arg)) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(_shortened(_seen(masked(arg))) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(QToolkitError, ValueError):

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtoolkit.errors import OutputError, OutputExistsError
+from qtoolkit.errors import OutputError, OutputExistsError, oneline
 from qtoolkit.files import make_folder, rename_new, sync_folder, write_whole
 
 MARKER = ".qtoolkit-partial"
@@ -79,11 +79,15 @@ class Partial:
             sync_folder(self.output.parent)
 
     def clear(self, *, keep_journal: bool) -> None:
-        """Remove what is in it but for its marker, and, where it is wanted, a journal that holds a block."""
+        """Remove what is in it but for its marker, and, where it is wanted, a journal that holds a block.
+
+        Raises:
+            OutputError: something in it cannot be removed.
+        """
         kept = keep_journal and is_folder(self.journal) and any(self.journal.glob("block-*.json"))
         for entry in self.folder.iterdir():
             if entry.name != MARKER and not (kept and entry == self.journal):
-                shutil.rmtree(entry) if is_folder(entry) else entry.unlink()
+                _remove(entry)
 
     def remove(self) -> None:
         """Remove it, so that it is never seen without its marker."""
@@ -96,7 +100,8 @@ class Partial:
 
 def partial_of(output: Path) -> Path:
     """Where the result for an output is made."""
-    return output.with_name(f"{output.name}.partial")
+    # Not `with_name`, which raises for the root of a disk.
+    return output.parent / f"{output.name}.partial"
 
 
 def marker_of(folder: Path) -> str | None:
@@ -158,6 +163,7 @@ def owned(output: Path) -> Iterator[Partial]:
         with _locked(output) as partial:
             # A job that ended meanwhile may have removed it.
             if partial is not None:
+                _remove_stopped(output)
                 yield partial
                 return
 
@@ -173,10 +179,31 @@ def _make(output: Path) -> None:
         rename_new(folder, partial_of(output))
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if not isinstance(error, FileExistsError):
+        # Another job may have made it meanwhile, and removed this one as left over.
+        if not (isinstance(error, OSError) and os.path.lexists(partial_of(output))):
             raise
     else:
         sync_folder(output.parent)
+
+
+def _remove_stopped(output: Path) -> None:
+    """Remove what stayed where a job was killed while it made or removed the folder: one with a marker alone."""
+    # What cannot be removed is in nobody's way.
+    with suppress(OSError), os.scandir(output.parent) as entries:
+        for folder in [Path(entry.path) for entry in entries if entry.name.startswith(f".{output.name}-")]:
+            marker = marker_of(folder)
+            if marker and folder.name == _aside(output, marker) and [*folder.iterdir()] == [folder / MARKER]:
+                shutil.rmtree(folder)
+
+
+def _remove(entry: Path) -> None:
+    try:
+        shutil.rmtree(entry) if is_folder(entry) else entry.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{entry}, which an earlier job left, cannot be removed ({error.strerror or oneline(error)}): "
+            "remove it yourself, or name another output"
+        ) from error
 
 
 def _aside(output: Path, marker: str) -> str:

@@ -1,14 +1,20 @@
 """A file that is written whole, or stays what it was."""
 
+import errno
+import inspect
 import os
+import shutil
+import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import qtoolkit as qt
-from qtoolkit.errors import ConfigError
-from qtoolkit.files import keep_json, read_json, user_cache, write_whole
+from qtoolkit import files
+from qtoolkit.errors import ConfigError, OutputError
+from qtoolkit.files import keep_json, make_folder, read_json, scratch_folder, user_cache, write_whole
 from qtoolkit.partial import put_back
 from qtoolkit.publishing.patterns import local_paths
 
@@ -94,3 +100,34 @@ def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert read_json(user_cache() / "file.json") == {}
     assert local_paths().search(b"/home/ann/x")
     assert qt.doctor()
+
+
+def test_a_folder_deeper_than_python_calls_itself_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "sync_folder", lambda _: None)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)
+    try:
+        make_folder(tmp_path / ("a/" * 200))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert (tmp_path / ("a/" * 200)).is_dir()
+
+
+def test_a_full_disk_of_temporary_files_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    full = r"temporary files cannot be written.*\(No space left on device\): free some room there, or set TMPDIR"
+    with pytest.raises(OutputError, match=full), scratch_folder("x-"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+        with pytest.raises(OutputError, match=full), scratch_folder("x-"):
+            pass
+    assert [*tmp_path.iterdir()] == []
+    with pytest.raises(FileNotFoundError), scratch_folder("x-"):
+        raise FileNotFoundError(errno.ENOENT, "of something else")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with (
+        pytest.raises(OutputError, match=f"cannot be written in {tmp_path / 'missing'} .No such file"),
+        scratch_folder("x-"),
+    ):
+        pass

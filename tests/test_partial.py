@@ -221,3 +221,15 @@ def test_a_user_folder_beside_a_real_job_is_as_it_was(tiny_llama: Path, output: 
         with pytest.raises(OutputExistsError, match="does not carry qtoolkit's marker"):
             verb(tiny_llama, "absmax", device="cpu", output=output, **options)
     assert content(output.parent) == before
+
+
+def test_what_stayed_where_a_job_was_killed_beside_its_folder_goes_and_nothing_else(output: Path) -> None:
+    ours, held, others = (output.with_name(f".out-{digit * 8}") for digit in "abc")
+    for folder in (ours, held, others):
+        folder.mkdir()
+    for folder in (ours, held):
+        (folder / MARKER).write_text(f"qtoolkit {folder.name[-1] * 32}\n")
+    (held / "thesis.tex").write_text("mine")
+    with staged(output) as partial:
+        (partial / "config.json").write_text("new")
+    assert sorted(entry.name for entry in output.parent.iterdir()) == [held.name, others.name, "out"]

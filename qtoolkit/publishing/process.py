@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 
+from qtoolkit.files import scratch_folder
 from qtoolkit.publishing import behaviour, launcher
 from qtoolkit.publishing.environment import model_environment
 from qtoolkit.publishing.listing import list_folder
@@ -56,9 +56,9 @@ def run_behaviour(
     Raises:
         NoMemoryError: memory ran out, as the process says or as the kernel ended it.
     """
-    with TemporaryDirectory(prefix="qtoolkit-verify-") as scratch:
+    with scratch_folder("qtoolkit-verify-") as scratch:
         names = ("request.json", "answer.json", "network", "said")
-        asked, answered, reported, said = (Path(scratch, name) for name in names)
+        asked, answered, reported, said = (scratch / name for name in names)
         asked.write_text(json.dumps(request), encoding="utf-8")
         # -P: the file's own folder must not be looked into for modules.
         files = (launcher.__file__, reported, os.getpid(), behaviour.__file__, asked, answered)

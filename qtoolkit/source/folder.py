@@ -5,10 +5,10 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError, oneline
+from qtoolkit.files import scratch_folder
 from qtoolkit.source.adapters import refuse_adapter
 from qtoolkit.source.config_limits import check_numbers, without_code
 from qtoolkit.source.names import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
@@ -225,8 +225,8 @@ def _config_of(values: dict[str, Any]) -> "PreTrainedConfig":
     """A config as transformers reads it from a file, of values that stand in none."""
     from transformers import AutoConfig
 
-    with TemporaryDirectory(prefix="qtoolkit-config-") as scratch:
-        (Path(scratch) / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    with scratch_folder("qtoolkit-config-") as scratch:
+        (scratch / "config.json").write_text(json.dumps(values), encoding="utf-8")
         return AutoConfig.from_pretrained(scratch, trust_remote_code=False)
 
 

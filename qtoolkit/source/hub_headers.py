@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
@@ -19,6 +18,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from qtoolkit.errors import CheckpointError, OutputError
+from qtoolkit.files import scratch_folder
 from qtoolkit.source.hub import ask, chosen_weights, parse_name, refuse_hub_adapter, wanted_files
 from qtoolkit.source.hub_cache import snapshot_folder
 from qtoolkit.source.hub_check import keep_header, named_hash, refuse_other_bytes
@@ -79,8 +79,7 @@ def fetch_headers(
     commit_hash = str(info.sha)
     refuse_hub_adapter(model, commit_hash, files)
     refuse_without_safetensors(model.repo_id, files)
-    with TemporaryDirectory(prefix=HEADERS_PREFIX) as scratch:
-        folder = Path(scratch)
+    with scratch_folder(HEADERS_PREFIX) as folder:
         for config in files.keys() & _CONFIGS:
             cached = _small_file(model, commit_hash, files[config])
             (folder / config).write_bytes(cached.read_bytes())
