@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from qtoolkit.errors import SourceError
 from qtoolkit.files import make_folder, write_whole
+from qtoolkit.source.folder import named_file
 from qtoolkit.source.hub_files import indexed_files, weight_files
 from qtoolkit.source.names import INDEX_FILE, is_commit_hash
 
@@ -48,10 +49,15 @@ def remember_commit(repo_id: str, revision: str | None, commit_hash: str) -> Non
 
 
 def is_whole(snapshot: Path) -> bool:
-    """Whether a snapshot has its config and all of its weights; a name whose blob is not there does not count."""
+    """Whether a snapshot has its config and all of its weights; a name whose blob is not there does not count.
+
+    A weight file that a GPTQ config names is all of them, whatever an index beside it names.
+    """
     names = [file.name for file in snapshot.iterdir() if file.is_file()] if snapshot.is_dir() else []
     if "config.json" not in names:
         return False
+    if named_file(snapshot, names) is not None:
+        return True
     if INDEX_FILE not in names:
         return bool(weight_files(names))
     try:
