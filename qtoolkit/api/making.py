@@ -82,7 +82,7 @@ def plan(
     refuse_quantized(model)
     refuse_below_one(context=context, batch_size=batch_size)
     settings = resolve_config(config)
-    folder = path_of("output" if output is None else output, "output")
+    folder = absolute("output") if output is None else path_of(output, "output")
     if output is not None:
         refuse_own_source(model, folder)
         check_output(folder, overwrite=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.errors import ConfigError, SourceError, oneline
+from qtoolkit.files import path_of
 from qtoolkit.optional import optional
 from qtoolkit.records import TaskMetric, TaskReport
 
@@ -81,7 +82,7 @@ def run_tasks(
 
 def _find(tasks: list[Task]) -> dict[str, dict[str, Any]]:
     """The tasks and groups asked for, with their data, by name."""
-    folders = [Path(task).expanduser() for task in tasks if _is_path(task)]
+    folders = [path_of(task, "tasks") for task in tasks if _is_path(task)]
     names = [str(task) for task in tasks if not _is_path(task)]
     found: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}}
     # lm-eval reads its thousands of files in seconds; a folder needs none of them.

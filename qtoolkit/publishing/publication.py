@@ -128,7 +128,8 @@ def _license_of(model: str | os.PathLike[str], revision: str | None) -> str | No
 
 def _is_here(model: str | os.PathLike[str]) -> bool:
     """Whether it names a folder or a file, not a model on the Hub."""
-    return os.path.exists(path_of(model, "model"))  # noqa: PTH110  # Path raises on a name that is too long
+    # Path raises on a name that is too long, or belongs to nobody.
+    return os.path.exists(os.path.expanduser(model))  # noqa: PTH110, PTH111
 
 
 def _planned(
