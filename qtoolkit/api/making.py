@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.files import current_folder, path_of
+from qtoolkit.files import absolute, current_folder, path_of
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
 from qtoolkit.jobs.target import meet_target, needs_measuring, refuse_without_weights
