@@ -27,6 +27,7 @@ Model = Any
 
 
 @verb
+@explained("searching", "free some, or raise that limit")
 def find_models(text: str = "", *, limit: int = 20, hub: bool = True, token: str | None = None) -> FoundModels:
     """Search for models that generate text: on this machine first, then on the Hub, the most downloaded first.
 
