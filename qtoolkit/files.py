@@ -183,6 +183,15 @@ def path_of(value: Any, option: str) -> Path:
         raise ConfigError(f"{option} {name!r:.60} holds half a character, which no path does: name another") from error
 
 
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Make a path of ours or the environment's absolute, with "~" for the user's home, and raise nothing.
+
+    Where the current folder was removed, a relative one stands below the root of the disk; for a user without a home,
+    "~" is a folder of that name.
+    """
+    return current_folder() / os.path.expanduser(path)  # noqa: PTH111  # Path's own raises without a home
+
+
 def user_cache() -> Path:
     """The user's folder for what can be made again; not made by this."""
     folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))  # noqa: PTH111

@@ -66,4 +66,5 @@ def quantize(checkpoint: Checkpoint, config: Any, plan: Plan, text: Calibration)
         loaded = load_quantized(replace(checkpoint, tensors=tensors, expand=None), described, device=plan.device)
     checkpoint.notes.append(f"quantized by {' and '.join(made_by)}, which tell no error of layers")
     shape = text.tokens.shape
-    return Outcome(loaded, CalibrationReport(text.name, shape[0], shape[1], None, config.damp_percent, (), 0))
+    report = CalibrationReport(text.name, shape[0], shape[1], None, config.damp_percent, (), 0)
+    return Outcome(loaded, replace(report, fingerprint=text.fingerprint, text_check=text.checked))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import ModelNotFoundError, QToolkitError, oneline
-from qtoolkit.files import path_of
+from qtoolkit.files import absolute, path_of
 from qtoolkit.methods import config_of_checkpoint, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.partial import put_back
@@ -20,7 +20,7 @@ from qtoolkit.publishing.process import NoMemoryError, run_behaviour
 from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
 from qtoolkit.source.hub import parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
-from qtoolkit.source.names import is_commit_hash
+from qtoolkit.source.names import is_commit_hash, is_hub_id
 
 OnCheck = Callable[[Check], None]
 _Run = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str]]
@@ -100,8 +100,12 @@ def make_checks(
 
 def _checks(artifact: Artifact, named: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:
     """Every check, made when it is asked for, as it can be shown; what is not safe is not loaded."""
+    intact = False
     for check in _make_all(artifact, named, base_folder, run):
-        yield replace(check, value=printable(check.value), note=printable(check.note))
+        if check.name == "file hashes":
+            intact = check.passed is True
+        note = check.note.replace(integrity.AGAIN, integrity.ANEW) if intact else check.note
+        yield replace(check, value=printable(check.value), note=printable(note))
 
 
 def _make_all(artifact: Artifact, named: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:
@@ -262,7 +266,8 @@ def _named_base(base: str) -> Path:
     Raises:
         ModelNotFoundError: it is neither a folder nor in the local Hub cache.
     """
-    folder = path_of(base, "base")
+    # A Hub id is no path that a removed current folder matters to.
+    folder = absolute(base) if is_hub_id(base.partition("@")[0]) else path_of(base, "base")
     # os.path, since Path raises on a name that is too long.
     if os.path.isdir(folder):  # noqa: PTH112
         put_back(folder)

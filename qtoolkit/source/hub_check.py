@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import constants
 
 from qtoolkit.errors import CheckpointError
-from qtoolkit.files import keep_json, read_json, user_cache
+from qtoolkit.files import absolute, keep_json, read_json, user_cache
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.weights import MAX_HEADER_BYTES
 
@@ -104,7 +104,7 @@ def refuse_other_bytes(
 
 def _remove(file: Path) -> None:
     """Remove a file of a snapshot, and in the cache what it is a link to: the blob, and what that may be a link to."""
-    cache, place = Path(constants.HF_HUB_CACHE).expanduser().resolve(), file
+    cache, place = absolute(constants.HF_HUB_CACHE).resolve(), file
     while place.is_symlink():
         target = place.parent / place.readlink()
         place.unlink()

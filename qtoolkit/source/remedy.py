@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
+from qtoolkit.files import absolute
 from qtoolkit.source.names import HEADERS_PREFIX
 
 # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md: the first line of what git keeps in place of a large file.
@@ -24,8 +25,7 @@ def sound_copy(place: Path | None) -> str:
     """
     if place is None:
         return "load it anew"
-    cache = Path(constants.HF_HUB_CACHE).expanduser().absolute()
-    inside = place.expanduser().absolute()
+    cache, inside = absolute(constants.HF_HUB_CACHE), absolute(place)
     if inside.is_relative_to(cache):
         return f"remove {cache / inside.relative_to(cache).parts[0]} and download it again, or name another revision"
     if any(part.startswith(HEADERS_PREFIX) for part in inside.parts):
