@@ -7,6 +7,7 @@ from typing import Any
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.files import read_json
 from qtoolkit.source.names import ADAPTER_CONFIG
+from qtoolkit.source.remedy import refuse_pointers
 
 
 def refuse_adapter(folder: Path, name: str | None = None) -> None:
@@ -18,9 +19,11 @@ def refuse_adapter(folder: Path, name: str | None = None) -> None:
 
     Raises:
         UnsupportedModelError: there is one.
+        CheckpointError: there is one that git has not fetched.
     """
     if not (folder / ADAPTER_CONFIG).is_file():
         return
+    refuse_pointers(folder, [ADAPTER_CONFIG, "adapter_model.*"])
     values, called = read_json(folder / ADAPTER_CONFIG), name or str(folder)
     held = _held(values.get("peft_type"), values.get("base_model_name_or_path"))
     merged = (

@@ -38,7 +38,7 @@ from qtoolkit.source.hub_errors import HubModel
 from qtoolkit.source.hub_headers import fetch_headers
 from qtoolkit.source.licenses import ancestry, inherited, license_of_folder, read_card
 from qtoolkit.source.panics import panics_as_errors, refuse_large_files, refuse_panics
-from qtoolkit.source.remedy import lfs_problem
+from qtoolkit.source.remedy import lfs_problem, refuse_pointers
 from qtoolkit.source.vocabulary import beyond_embeddings
 from qtoolkit.source.weights import StoredTensor
 
@@ -47,6 +47,11 @@ if TYPE_CHECKING:
 
 # What reading a tokenizer takes at its fullest moment, in bytes for each of its file: 14.5, as plans say.
 _TOKENIZER_READ = 15
+# What transformers makes a tokenizer of.
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"),
+)
 # What a model can be loaded in.
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -180,6 +185,8 @@ def _from_folder(
     values = folders.read_config(folder)
     check_against_weights(name, values, tensors)
     config = folders.load_config(folder)
+    if tokenizer is None:
+        refuse_pointers(folder, _TOKENIZER_FILES)
     checkpoint = Checkpoint(
         name=name,
         config=config,

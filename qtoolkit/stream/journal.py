@@ -104,6 +104,8 @@ class Journal:
         make_folder(folder)
         if self._mirror is not None:
             self._mirror.pull(folder, first=RECIPE_FILE)
+        # A pointer in the place of a block is not worth the block's work: git has it.
+        refuse_pointers(folder, ["*.json", "*.safetensors"])
         wanted = json.loads(json.dumps(recipe))
         file = folder / RECIPE_FILE
         begun = _recipe_in(read_object(file))
