@@ -31,7 +31,7 @@ AGAIN = "save or download it again"
 
 
 def check_regular(artifact: Artifact) -> Check | None:
-    """Whether all that lies there are files, fetched by git, and folders; None where they are, for then there is nothing to tell.
+    """Whether all that lies there are folders and files, no Git LFS pointers; None where there is nothing to tell.
 
     A link out of the folder is told where the receipt vouches for what is behind it, and fails otherwise: what is
     published of it would be a file of this machine that nobody named.

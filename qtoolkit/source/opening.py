@@ -25,7 +25,7 @@ from qtoolkit.optional import optional
 from qtoolkit.partial import put_back
 from qtoolkit.records import OnProgress
 from qtoolkit.source import folder as folders
-from qtoolkit.source.adapters import refuse_adapted
+from qtoolkit.source.adapters import adapters_below, refuse_adapted
 from qtoolkit.source.building import build_empty, cause_of
 from qtoolkit.source.checkpoint import Checkpoint
 from qtoolkit.source.codes import refuse_packed
@@ -185,6 +185,7 @@ def _from_folder(
     values = folders.read_config(folder)
     check_against_weights(name, values, tensors)
     config = folders.load_config(folder)
+    below = adapters_below(folder)
     if tokenizer is None:
         refuse_pointers(folder, _TOKENIZER_FILES)
     checkpoint = Checkpoint(
@@ -203,6 +204,9 @@ def _from_folder(
         checked="not checked: a folder, of which no hashes are known",
         notes=[f"left out of its config, since it fetches or runs code: {what}" for what in without_code(values)[1]],
     )
+    checkpoint.notes += [
+        f"left out, since transformers does not apply it: the adapter in the folder {at!r:.80}" for at in below
+    ]
     _note_choices(checkpoint, tokenizer_known=not headers_only)
     return checkpoint
 
