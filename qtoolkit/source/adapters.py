@@ -25,10 +25,10 @@ def refuse_adapter(folder: Path, name: str | None = None) -> None:
     if not (folder / ADAPTER_CONFIG).is_file():
         below = [] if has_config else adapters_below(folder)
         if below:
+            merged = f"PeftModel.from_pretrained(base, {str(folder / below[0])!r}).merge_and_unload()"
             raise UnsupportedModelError(
-                f"{name or folder} has no config.json, and adapters in {', '.join(below)!r:.100}: merge each "
-                f"into its base in full precision, `PeftModel.from_pretrained(base, {str(folder / below[0])!r}).merge_and_unload()"
-                ".save_pretrained(MERGED)`, and name MERGED"
+                f"{name or folder} has no config.json, and adapters in {', '.join(below)!r:.100}: merge each into its "
+                f"base in full precision, `{merged}.save_pretrained(MERGED)`, and name MERGED"
             )
         return
     refuse_pointers(folder, [ADAPTER_CONFIG, "adapter_model.*"])
