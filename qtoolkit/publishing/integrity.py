@@ -18,6 +18,7 @@ from qtoolkit.source import Checkpoint, read_tensors
 from qtoolkit.source import folder as folders
 from qtoolkit.source.codes import find_codes
 from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG, RECEIPT_FILE, SINGLE_FILE
+from qtoolkit.source.remedy import lfs_problem
 from qtoolkit.units import format_bytes
 
 # What may come to a model after it was saved: its card, a licence, evaluation results, git's own file.
@@ -32,7 +33,7 @@ ANEW = "make it anew: its files are as they were written"
 
 
 def check_regular(artifact: Artifact) -> Check | None:
-    """Whether all that lies there are files and folders; None where they are, for then there is nothing to tell.
+    """Whether all that lies there are folders and files, no Git LFS pointers; None where there is nothing to tell.
 
     A link out of the folder is told where the receipt vouches for what is behind it, and fails otherwise: what is
     published of it would be a file of this machine that nobody named.
@@ -40,6 +41,8 @@ def check_regular(artifact: Artifact) -> Check | None:
     files = artifact.receipt.files if artifact.receipt else {}
     loose = [name for name in artifact.outside if name not in files]
     problems = [f"{printable(name)[-100:]} {what}" for name, what in artifact.odd.items()]
+    told = (lfs_problem(artifact.path / name).replace(f"{artifact.path}/", "") for name in artifact.names)
+    problems += [printable(problem) for problem in told if problem]
     if artifact.receipt is not None:
         problems += [f"{name} is a link out of the folder" for name in loose]
     if problems:
@@ -47,8 +50,8 @@ def check_regular(artifact: Artifact) -> Check | None:
     if not artifact.outside:
         return None
     shown = ", ".join(artifact.outside[:3]) + ("" if len(artifact.outside) <= 3 else ", ...")
-    told = f"{len(artifact.outside)} files are links out of the folder: {shown}"
-    return Check("regular files", None if loose else True, told, "a copy of the folder may lack them")
+    links = f"{len(artifact.outside)} files are links out of the folder: {shown}"
+    return Check("regular files", None if loose else True, links, "a copy of the folder may lack them")
 
 
 def check_receipt(artifact: Artifact) -> Check:

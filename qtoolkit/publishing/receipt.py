@@ -18,6 +18,7 @@ from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, Quantizat
 from qtoolkit.source import read_tensors
 from qtoolkit.source.names import RECEIPT_FILE, is_commit_hash, is_hub_id
 from qtoolkit.source.panics import panics_as_errors
+from qtoolkit.source.remedy import lfs_problem
 from qtoolkit.source.weights import DTYPES
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def read_receipt(folder: Path) -> Receipt | None:
         receipt = _plain(Receipt.from_dict(values))
         refuse_odd_figures(receipt)
     except (OSError, ValueError, OverflowError, RecursionError, ConfigError) as error:
-        raise CheckpointError(f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it") from error
+        what = f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it"
+        raise CheckpointError(lfs_problem(file).replace(f"{folder}/", "") or what) from error
     return receipt
 
 

@@ -10,6 +10,10 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 from transformers.integrations.moe import _default_apply_gate
 
+from qtoolkit.errors import CheckpointError
+
+# Each becomes three linear layers: 61 x 384 is the most there is.
+MAX_EXPERTS = 50_000
 Names = tuple[str, str, str]
 
 
@@ -101,8 +105,17 @@ def find_experts(model: PreTrainedModel) -> dict[str, Names]:
 
 
 def replace_experts(model: PreTrainedModel) -> None:
-    """Put an `ExpertList` in the place of every module that `find_experts` finds."""
-    for name, names in find_experts(model).items():
+    """Put an `ExpertList` in the place of every module that `find_experts` finds.
+
+    Raises:
+        CheckpointError: there are more experts than any model has.
+    """
+    found = find_experts(model)
+    count = sum(len(model.get_submodule(name).gate_up_proj) for name in found)
+    if count > MAX_EXPERTS:
+        what = f"this {type(model).__name__} has {count} experts by its config, and no model has more than"
+        raise CheckpointError(f"{what} {MAX_EXPERTS} in all: get the model's own config")
+    for name, names in found.items():
         model.set_submodule(name, ExpertList.of(model.get_submodule(name), names))
 
 

@@ -1,11 +1,12 @@
 """What to do about a file that is not what it should be: what helps depends on where it lies."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
 
+from qtoolkit.errors import CheckpointError
 from qtoolkit.files import absolute
 from qtoolkit.source.names import HEADERS_PREFIX
 
@@ -46,3 +47,21 @@ def lfs_problem(file: Path) -> str:
     except OSError:
         return ""
     return f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` there" * (start == _LFS_POINTER)
+
+
+def refuse_pointers(folder: Path, patterns: Iterable[str]) -> None:
+    """Refuse Git LFS pointers among those files of a folder that are going to be read.
+
+    A pointer is text, which some readers take for a file's content.
+
+    Args:
+        folder: holds the files.
+        patterns: names of files, `*` for any letters.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    files = (file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file())
+    problem = next(filter(None, map(lfs_problem, files)), None)
+    if problem is not None:
+        raise CheckpointError(problem)
