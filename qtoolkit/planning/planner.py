@@ -1,6 +1,6 @@
 """What a job will do to each layer and what it will need, from headers and shapes alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,7 @@ from qtoolkit.planning.phases import base_terms, inference, job_phases, make_wor
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, Plan, Speed
 from qtoolkit.source import Checkpoint
 from qtoolkit.source import skeleton as skeletons
-from qtoolkit.source.building import build_empty
-from qtoolkit.source.experts import find_experts, replace_experts
+from qtoolkit.source.experts import modules_apart
 
 
 def plan_job(
@@ -124,15 +123,26 @@ def _layer_plans(
     check_rules(config, [layer.name for layer in candidates], [layer.name for layer in excluded])
     fitted = method.fit(candidates, config)
     changed, config = _changes(config, fitted), fitted
-    plans = [method.plan_layer(layer, config.of(layer.name)) for layer in candidates]
-    if changed:
-        plans = [plan if plan.skipped else replace(plan, adjusted=changed) for plan in plans]
+    plans = list(_planned(method, config, candidates, changed))
     layers = tuple(plan for plan in plans if not plan.skipped)
     skipped = (*excluded, *(plan for plan in plans if plan.skipped))
     if not layers:
         reasons = ", ".join(sorted({layer.skipped for layer in skipped})) or "it has no weights"
         raise UnsupportedModelError(f"{method.name} finds no layer to quantize in {checkpoint.name}: {reasons}")
     return config, layers, skipped
+
+
+def _planned(method: Method, config: MethodConfig, layers: Iterable[Layer], changed: str) -> Iterator[LayerPlan]:
+    """The plan of each layer, made once for all that are alike: a mixture has tens of thousands of a few shapes."""
+    known: dict[tuple[Any, ...], LayerPlan] = {}
+    for layer in layers:
+        own = config.of(layer.name)
+        shape = (layer.out_features, layer.in_features, layer.has_bias, layer.itemsize, layer.device, layer.in_block)
+        alike = (id(own), *shape, layer.name if method.plans_by_name else "")
+        if alike not in known:
+            plan = method.plan_layer(layer, own)
+            known[alike] = replace(plan, adjusted=changed) if changed and not plan.skipped else plan
+        yield replace(known[alike], name=layer.name)
 
 
 def _changes(asked: MethodConfig, fitted: MethodConfig) -> str:
@@ -152,17 +162,15 @@ def _candidates(
 ) -> tuple[tuple[Layer, ...], tuple[LayerPlan, ...]]:
     """Every module that has weights: those that a method may quantize, and those that stay with the reason why."""
     model = checkpoint.skeleton
-    if method.splits_experts and find_experts(model):
-        model = build_empty(checkpoint, checkpoint.dtype)
-        replace_experts(model)
+    modules = modules_apart(model) if method.splits_experts else skeletons.modules_with_weights(model)
     tied, head, blocks = skeletons.tied_to(model), skeletons.output_head(model), skeletons.block_list(model)
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []
     counted: set[int] = set()
-    for name, module in skeletons.modules_with_weights(model):
+    for name, module in modules:
         reason = _why_skipped(name, module, config, tied, is_head=name == head)
         if reason:
-            skipped.append(_kept(name, module, reason, counted))
+            skipped.append(_kept(name, module, reason, counted if name in tied else set()))
         else:
             in_block = blocks is not None and name.startswith(f"{blocks[0]}.")
             candidates.append(Layer.of(name, module, device, in_block=in_block))
