@@ -80,6 +80,8 @@ class MixedConfig(MethodConfig):
         return tuple(sorted(next(field.metadata["choices"] for field in fields(self) if field.name == "bits")))
 
     def of(self, layer: str) -> Self:
+        if not self.rules:
+            return self
         values: dict[str, Any] = {}
         for pattern, changes in self.rules.items():
             if matches(pattern, layer):
