@@ -13,11 +13,12 @@ import qtoolkit as qt
 from qtoolkit.methods.absmax import AbsMax, AbsMaxMethod
 from qtoolkit.methods.gptq import GPTQ, GPTQMethod
 from qtoolkit.planning import layers as planning_layers
+from qtoolkit.records import Plan, ignore_progress
 from qtoolkit.source.experts import ExpertList
 from qtoolkit.source.opening import open_checkpoint
 from tests.source.test_config_bombs import MEGABYTES, in_a_child
 
-LAYERS, EXPERTS = 6, 64
+LAYERS, EXPERTS = 6, 192
 
 
 def mixture() -> PreTrainedConfig:
@@ -37,7 +38,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> Count
     return calls
 
 
-def shapes(plan: qt.Plan) -> int:
+def shapes(plan: Plan) -> int:
     return len({layer.shape for layer in plan.layers})
 
 
@@ -52,7 +53,7 @@ def test_no_expert_is_built(monkeypatch: pytest.MonkeyPatch, call: Callable[[], 
     monkeypatch.setattr(ExpertList, "of", None)
     linears = count_calls(monkeypatch, nn.Linear, "__init__")
     call()
-    # One by one they are 576, once for each draft.
+    # One by one they are 1,728, once for each draft.
     assert linears["__init__"] < 3 * EXPERTS
 
 
@@ -97,7 +98,8 @@ def test_each_expert_has_a_plan_of_its_own() -> None:
 
 def test_a_plan_keeps_the_calibration_that_was_asked_for() -> None:
     """Two configs that differ in their texts alone are planned from the same layers, and stay two configs."""
-    modules = planning_layers.Modules(open_checkpoint(mixture(), headers_only=True))
+    how: dict[str, Any] = {"revision": None, "token": None, "tokenizer": None, "on_progress": ignore_progress}
+    modules = planning_layers.Modules(open_checkpoint(mixture(), **how, headers_only=True))
     method, texts = GPTQMethod(), (["one"], ["other"])
     found = [modules.planned(method, GPTQ(group_size=96, calibration=text), "cpu") for text in texts]
     assert [config.calibration for config, _, _ in found] == list(texts)
