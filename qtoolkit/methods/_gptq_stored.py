@@ -65,6 +65,8 @@ class StoredGPTQ(GPTQMethod):
         CheckpointError, UnsupportedModelError: as `read_settings` and `find_layers`.
     """
 
+    plans_by_name = True
+
     def __init__(self, checkpoint: "Checkpoint") -> None:
         assert checkpoint.quantization is not None
         self._settings, self._tensors = read_settings(checkpoint.quantization), checkpoint.tensors

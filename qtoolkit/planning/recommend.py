@@ -6,6 +6,7 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError, QToolkitError
 from qtoolkit.methods import MethodConfig, as_call, available_methods, config_class, get_method
+from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, inference, make_work
 from qtoolkit.planning.planner import plan_job
 from qtoolkit.records import Candidate, Machine, Plan, Recommendation
@@ -85,13 +86,14 @@ def _order(candidate: Candidate, goal: str) -> tuple[float, ...]:
 def _quantized(
     checkpoint: Checkpoint, machine: Machine, device: str, limit: int, rss: int, context: int
 ) -> Iterator[Candidate]:
+    modules = Modules(checkpoint)
     for name, changes, ratio, served_by in _FORMS:
         if name not in available_methods():
             continue
         config: MethodConfig = config_class(name)(**changes)
         own = replace(checkpoint, notes=[])
         try:
-            _, plan = plan_job(own, config, device, machine, rss=rss, context=context)
+            _, plan = plan_job(own, config, device, machine, rss=rss, context=context, modules=modules)
         except QToolkitError:
             # This method cannot take this model.
             continue
