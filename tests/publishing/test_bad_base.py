@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import qtoolkit as qt
-from qtoolkit.publishing import process
+from qtoolkit.publishing import behaviour, process
 from qtoolkit.records import Verification
 
 
@@ -46,9 +46,7 @@ def test_a_config_that_is_refused_is_not_opened(
     assert run_here == [str(made["absmax"])]
 
 
-def test_a_config_that_is_no_json_is_told_of_the_base(
-    made: dict[str, Path], bad: Path, run_here: list[str]
-) -> None:
+def test_a_config_that_is_no_json_is_told_of_the_base(made: dict[str, Path], bad: Path, run_here: list[str]) -> None:
     (bad / "config.json").write_text("[" * 100_000)
     assert_told_of_the_base_alone(qt.verify(made["absmax"], base=bad), "")
     assert run_here == [str(made["absmax"])]
@@ -72,8 +70,6 @@ def test_a_base_that_takes_too_long_is_ended(
     made: dict[str, Path], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "_BASE_TIME", 0.0)
-    hanging = "import os, sys, time\nif any('behaviour.py' in one for one in sys.orig_argv):\n    PLACE"
-    del hanging
     assert_told_of_the_base_alone(qt.verify(made["absmax"], base=base), "not done after 0 s")
 
 
@@ -85,7 +81,7 @@ if any("behaviour.py" in one for one in sys.orig_argv):
     def read(folder, **_):
         opened.append(folder)
         if len(opened) > 1:
-            DIE
+            os.kill(os.getpid(), 9)
         return was(folder, **_)
     was = transformers.AutoTokenizer.from_pretrained
     transformers.AutoTokenizer.from_pretrained = read
@@ -93,18 +89,24 @@ if any("behaviour.py" in one for one in sys.orig_argv):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("die", "why"),
-    [
-        ("os.kill(os.getpid(), 9)", "the process was killed: memory ran out"),
-        ("os._exit(3)", "the process ended with 3"),
-        ("raise MemoryError('too much')", "MemoryError: too much"),
-    ],
-    ids=["ended by the kernel", "died", "no memory"],
-)
 def test_a_process_that_dies_of_the_base_says_so_of_the_base(
-    made: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, die: str, why: str
+    made: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(DYING.replace("DIE", die))
+    (tmp_path / "sitecustomize.py").write_text(DYING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert_told_of_the_base_alone(qt.verify(made["nf4"], base=base), why)
+    assert_told_of_the_base_alone(qt.verify(made["nf4"], base=base), "the process was killed: memory ran out")
+
+
+@pytest.mark.usefixtures("run_here")
+def test_too_little_memory_for_the_base_is_told_of_the_base(
+    made: dict[str, Path], base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was = behaviour.describe_folder
+
+    def describe(folder: Path) -> dict[str, Any]:
+        if folder == base:
+            raise MemoryError("too much")
+        return was(folder)
+
+    monkeypatch.setattr(behaviour, "describe_folder", describe)
+    assert_told_of_the_base_alone(qt.verify(made["nf4"], base=base), "MemoryError: too much")

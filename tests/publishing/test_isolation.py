@@ -1,13 +1,15 @@
 """The process of a verification has no secret, no network and no other program's socket; where it has, that is told."""
 
+import configparser
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +21,7 @@ import qtoolkit as qt
 from qtoolkit.publishing import launcher
 from qtoolkit.publishing.environment import model_environment
 from qtoolkit.publishing.process import run_behaviour
-from qtoolkit.records import Verification
+from qtoolkit.records import Check, Verification
 from tests.publishing.test_behaviour import request
 
 pytestmark = pytest.mark.slow
@@ -42,6 +44,18 @@ SECRETS = {
     "OPENAI_API_KEY": "planted",
     "SSH_AUTH_SOCK": "/planted.sock",
     "MY_OWN": "planted",
+    # Where sockets are, and what makes Python or the loader do other than usual.
+    "XDG_RUNTIME_DIR": "/planted",
+    "DISPLAY": ":planted",
+    "DBUS_SESSION_BUS_ADDRESS": "unix:path=/planted",
+    "DOCKER_HOST": "unix:///planted.sock",
+    "JPY_SESSION_NAME": "/planted.ipynb",
+    "LD_AUDIT": "/planted.so",
+    "PYTHONSTARTUP": "/planted.py",
+    "PYTHONINSPECT": "planted",
+    "PYTHONBREAKPOINT": "planted.it",
+    "PYTHONWARNINGS": "error:planted",
+    "PYTHONOPTIMIZE": "planted",
     # Names that are needed, with values that are not.
     "TORCH_MIRROR": "https://me:planted@mirror.example",
     "CUDA_API_KEY": "planted",
@@ -59,6 +73,8 @@ NEEDED = {
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     "TOKENIZERS_PARALLELISM": "false",
     "LD_LIBRARY_PATH": "/usr/lib64-nvidia",
+    "LD_PRELOAD": "/usr/lib/libtcmalloc.so.4",
+    "PYTHONPATH": "/home/ann/checkout",
     "HF_HOME": "/data/hf",
     "PYTHONHASHSEED": "0",
 }
@@ -249,6 +265,20 @@ def test_what_cuda_and_python_need_of_sockets_stays(tmp_path: Path) -> None:
 def test_where_all_is_blocked_there_is_no_row() -> None:
     shown = str(Verification("x", ()))
     assert "network" not in shown and "sockets" not in shown
+
+
+@pytest.mark.parametrize("show", [str, Verification._repr_html_], ids=["text", "HTML"])
+def test_outputs_of_notebooks_are_the_same_where_nothing_is_blocked(show: Callable[[Verification], str]) -> None:
+    rules = configparser.RawConfigParser()
+    rules.read(Path(__file__).parents[1] / "nbval_sanitize.cfg", encoding="utf-8")
+    check = Check("quantization config", True, "fine", "a remark")
+    shown = [show(Verification("x", (check,), False, *why)) for why in ((), ("not permitted", "no <seccomp>"))]
+    assert len(shown[1]) > len(shown[0])
+    for section in rules.sections():
+        pattern, replacement = rules.get(section, "regex"), rules.get(section, "replace")
+        shown = [re.sub(pattern, replacement, text) for text in shown]
+    assert shown[0] == shown[1]
+    assert "a remark" in shown[0]
 
 
 CONNECT = """
