@@ -37,10 +37,11 @@ def verify(
     """Prove that a saved model is what it says, and works elsewhere: check by check, each with what was seen.
 
     Files are looked at here, and nothing of the folder is run that is not safetensors. A fresh process, which has none
-    of this one's variables but those that torch needs, no network where the kernel can take it away, and no qtoolkit
-    unless the format needs it, then loads the folder with transformers: once more the memory of the model. Logits and
-    perplexity are compared with those that the job measured and wrote into `qtoolkit.json`; tokenizer and generation
-    config with the base's. What cannot be checked here is told as such.
+    of this one's variables but those that torch needs, no network and no other program's socket where the kernel can
+    take them away, and no qtoolkit unless the format needs it, then loads the folder with transformers: once more the
+    memory of the model. Logits and perplexity are compared with those that the job measured and wrote into
+    `qtoolkit.json`; tokenizer and generation config with the base's, or, where that cannot be read in two minutes and
+    2 GB of memory, with those in `qtoolkit.json`. What cannot be checked here is told as such.
 
     Args:
         path: a folder that `quantize` wrote, or any other with a model: without its `qtoolkit.json`, by what its files
