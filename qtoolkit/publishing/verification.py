@@ -18,6 +18,7 @@ from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.patterns import printable
 from qtoolkit.publishing.process import NoMemoryError, run_behaviour
 from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
+from qtoolkit.source import folder as folders
 from qtoolkit.source.hub import parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
 from qtoolkit.source.names import is_commit_hash, is_hub_id
@@ -36,10 +37,11 @@ def verify(
     """Prove that a saved model is what it says, and works elsewhere: check by check, each with what was seen.
 
     Files are looked at here, and nothing of the folder is run that is not safetensors. A fresh process, which has none
-    of this one's variables but those that torch needs, no network where the kernel can take it away, and no qtoolkit
-    unless the format needs it, then loads the folder with transformers: once more the memory of the model. Logits and
-    perplexity are compared with those that the job measured and wrote into `qtoolkit.json`; tokenizer and generation
-    config with the base's. What cannot be checked here is told as such.
+    of this one's variables but those that torch needs, no network and no other program's socket where the kernel can
+    take them away, and no qtoolkit unless the format needs it, then loads the folder with transformers: once more the
+    memory of the model. Logits and perplexity are compared with those that the job measured and wrote into
+    `qtoolkit.json`; tokenizer and generation config with the base's, or, where that cannot be read in two minutes and
+    2 GB of memory, with those in `qtoolkit.json`. What cannot be checked here is told as such.
 
     Args:
         path: a folder that `quantize` wrote, or any other with a model: without its `qtoolkit.json`, by what its files
@@ -76,10 +78,10 @@ def make_checks(
     def report(doing: str) -> None:
         (on_progress or ignore_progress)(ProgressEvent("verify", len(checks), 0, "checks", doing))
 
-    recalled, network_open = False, ""
+    recalled, still_open = False, {"network_open": "", "sockets_open": ""}
 
     def run(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-        nonlocal recalled, network_open
+        nonlocal recalled, still_open
         state = earlier.state_of(request)
         answer, problem = None if run_anew else earlier.recall(state), ""
         recalled = answer is not None
@@ -87,7 +89,7 @@ def make_checks(
             answer, problem = run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
             if answer is not None:
                 earlier.remember(state, answer)
-        network_open = answer.get("network_open", "") if answer else ""
+        still_open = {name: answer.get(name, "") if answer else "" for name in still_open}
         return answer, problem
 
     for check in _checks(artifact, named, base_folder, run):
@@ -95,7 +97,7 @@ def make_checks(
         if on_check:
             on_check(check)
         report(check.name)
-    return Verification(printable(artifact.path.name), tuple(checks), recalled, network_open)
+    return Verification(printable(artifact.path.name), tuple(checks), recalled, **still_open)
 
 
 def _checks(artifact: Artifact, named: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:
@@ -115,11 +117,31 @@ def _make_all(artifact: Artifact, named: str | None, base_folder: Path | None, r
         if check.passed is False and check.name in _UNSAFE:
             unsafe.append(check.name)
     yield _made("licence", lambda: origin.check_license(artifact))
+    unread = _check_base_config(base_folder)
+    if unread is not None:
+        yield unread
+        base_folder = None
     yield _made("base model", lambda: origin.check_base(artifact, named, base_folder))
     if unsafe:
         yield Check("loads in transformers", None, "not tried", f"not loaded: {' and '.join(unsafe)} failed")
     else:
         yield from check_running(artifact, base_folder, run)
+
+
+def _check_base_config(folder: Path | None) -> Check | None:
+    """What is wrong with the base's config, so that it is not opened; None where nothing is."""
+    if folder is None:
+        return None
+    try:
+        folders.check_loadable(folder)
+    except (OSError, QToolkitError) as error:
+        return _unread_base(oneline(error))
+    return None
+
+
+def _unread_base(why: str) -> Check:
+    """A row on a base that cannot be read, which says nothing of the model."""
+    return Check("base", None, f"base could not be read: {why}", "not proven by it: download it again, or name another")
 
 
 # What fails of these must not be given to anything that opens or runs it.
@@ -184,11 +206,14 @@ def check_running(artifact: Artifact, base_folder: Path | None, run: _Run) -> li
         return [Check("loads in transformers", None, f"not tried: {oneline(error)}", told), *_other_readers(artifact)]
     if answer is None:
         return [Check("loads in transformers", False, problem), *_other_readers(artifact)]
+    base = answer["base"]
+    unread = _unread_base(base["error"]) if base and "error" in base else None
     return [
+        *([unread] if unread else []),
         comparison.check_loading(answer, reader),
         comparison.check_logits(answer, probe),
         comparison.check_perplexity(answer, probe),
-        *comparison.check_behaviour(artifact, answer, answer["base"]),
+        *comparison.check_behaviour(artifact, answer, None if unread else base),
         *_other_readers(artifact),
     ]
 
