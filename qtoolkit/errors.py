@@ -41,16 +41,18 @@ _ENFORCE = re.compile(r"^\[enforce fail at [^]]*\] .*?\. (?=[A-Z])")
 _LONGEST = 6_000
 # Real ones have 34 letters and digits.
 _TOKEN = re.compile(r"(hf|api_org)_[A-Za-z0-9]{16,}")
+# Of an address: who asks, and the password.
+_LOGIN = re.compile(r"(?<=://)[^/\s@:]*:[^/\s]*@")
 
 
 def masked(text: str, token: str | None = None) -> str:
-    """A text without the Hub tokens that stand in it: "hf_…" in their place.
+    """A text without the Hub tokens, and the passwords in addresses, that stand in it: "hf_…" in their place.
 
     Args:
         text: what will be shown.
         token: a token that may look otherwise.
     """
-    text = _TOKEN.sub(r"\1_…", text)
+    text = _LOGIN.sub("…@", _TOKEN.sub(r"\1_…", text))
     return text.replace(str(token), "hf_…") if token and len(token) >= 8 else text
 
 
