@@ -100,7 +100,7 @@ def test_a_page_is_no_header(hub: Hub, tiny_llama: Path) -> None:
     hub.add("org/model", tiny_llama)
     hub.faults = [Fault(r"[.]safetensors$", status=200, body=PAGE)]
     with (
-        pytest.raises(HubUnreachableError, match="a page of markup in place of model-00001.* login page"),
+        pytest.raises(HubUnreachableError, match=r"a page of markup in place of model-00001.* login page"),
         fetch_headers("org/model", revision=None, token=None, check=accept),
     ):
         pass
