@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
-from qtoolkit.errors import QToolkitError, oneline
+from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.files import MAX_JSON_BYTES, read_json
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.methods._gptq_checkpoint import correct_format
 from qtoolkit.publishing.artifact import Artifact
-from qtoolkit.publishing.patterns import printable
 from qtoolkit.publishing.receipt import bytes_by_dtype, sha256_of
 from qtoolkit.records import Check
 from qtoolkit.source import Checkpoint, read_tensors
@@ -143,6 +142,10 @@ def check_dtypes(artifact: Artifact) -> Check:
     planned, size = artifact.receipt.memory.predicted_disk_after, sum(found.values())
     if planned is not None and abs(size - planned) > _HEADER_BYTES * tensors:
         problems.append(f"{format_bytes(size)} instead of the {format_bytes(planned)} that were planned")
+    told, files = artifact.receipt.memory.disk_after, artifact.receipt.files
+    lies = sum(files[file].size for file in artifact.weight_files if file in files)
+    if told is not None and abs(told - lies) > _HEADER_BYTES * tensors:
+        problems.append(f"weight files of {format_bytes(lies)} instead of {format_bytes(told)}")
     seen = ", ".join(f"{dtype} {format_bytes(count)}" for dtype, count in found.items())
     return of(name, problems, seen, AGAIN)
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.errors import ModelNotFoundError, QToolkitError, oneline
+from qtoolkit.errors import ModelNotFoundError, QToolkitError, oneline, printable
 from qtoolkit.files import absolute, path_of
 from qtoolkit.methods import config_of_checkpoint, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
@@ -15,7 +15,6 @@ from qtoolkit.partial import put_back
 from qtoolkit.publishing import comparison, earlier, integrity, origin, safety
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.listing import list_folder
-from qtoolkit.publishing.patterns import printable
 from qtoolkit.publishing.process import NoMemoryError, run_behaviour
 from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
 from qtoolkit.source import folder as folders

@@ -139,7 +139,7 @@ def modules_apart(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
 def _believable_experts(model: PreTrainedModel) -> dict[str, Names]:
     """What `find_experts` finds, where no model has more."""
     found = find_experts(model)
-    count = sum(len(model.get_submodule(name).gate_up_proj) for name in found)  # type: ignore[arg-type]
+    count = sum(len(model.get_submodule(name).gate_up_proj) for name in found)
     if count > MAX_EXPERTS:
         what = f"this {type(model).__name__} has {count} experts by its config, and no model has more than"
         raise CheckpointError(f"{what} {MAX_EXPERTS} in all: get the model's own config")
