@@ -29,11 +29,15 @@ from collections import abc
 from contextlib import contextmanager
 
 # How libraries say that memory ran out: torch's allocators, CUDA's libraries, Python's threads, the dynamic linker, C++
-# and the kernel. What a linker says of a "static TLS block" is no matter of memory.
+# and the kernel, and Python itself where it had none left for the error. What a linker says of a "static TLS block" is
+# no matter of memory.
 _NO_MEMORY = re.compile(
-    r"out of memory|allocate memory(?! in static TLS)|_ALLOC_FAILED|start new thread|failed to map segment|bad_alloc",
+    r"out of memory|allocate memory(?! in static TLS)|_ALLOC_FAILED|start new thread|failed to map segment|bad_alloc"
+    r"|without exception set|without setting an exception",
     re.IGNORECASE,
 )
+# Held during an import, so that what went wrong in it can be told.
+_RESERVE = 4_000_000
 # Where in torch's source it was noticed.
 _ENFORCE = re.compile(r"^\[enforce fail at [^]]*\] .*?\. (?=[A-Z])")
 
@@ -168,7 +172,9 @@ def memory_cause(error: BaseException) -> str:
     pending: BaseException | None = error
     while pending is not None and pending not in seen:
         seen.append(pending)
-        is_told = isinstance(pending, RuntimeError | ImportError | SourceError) and _NO_MEMORY.search(str(pending))
+        is_told = isinstance(pending, RuntimeError | ImportError | SystemError | SourceError) and _NO_MEMORY.search(
+            str(pending)
+        )
         if isinstance(pending, MemoryError) or is_told or getattr(pending, "errno", None) == errno.ENOMEM:
             # Of what CUDA says, the first sentences: the others are about its allocator.
             return ". ".join(_ENFORCE.sub("", oneline(pending)).split(". ")[:3])
@@ -178,19 +184,27 @@ def memory_cause(error: BaseException) -> str:
 
 @contextmanager
 def importing(name: str) -> abc.Iterator[None]:
-    """Let an import for which memory does not suffice fail in one line.
+    """Let an import that fails, mostly for want of memory, fail in one line.
 
     Args:
         name: what is imported, for the message.
 
     Raises:
         InsufficientMemoryError: memory ran out.
+        MissingDependencyError: it fails otherwise. Where memory is short, a file that cannot be looked up passes for
+            a module that is missing, and a library's part that was left out for one that it never had.
     """
+    reserve: bytearray | None = None
     try:
+        reserve = bytearray(_RESERVE)
         yield
-    except Exception as error:
+    except QToolkitError:
+        raise
+    except (ImportError, AttributeError, RuntimeError, SystemError, MemoryError, OSError) as error:
+        reserve = None
         cause = memory_cause(error)
-        if not cause:
-            raise
-        what = f"memory ran out while torch and transformers were imported for {name} ({cause})"
-        raise InsufficientMemoryError(f"{what}: free some, or raise `ulimit -v`") from error
+        if cause:
+            what = f"memory ran out while torch and transformers were imported for {name} ({cause})"
+            raise InsufficientMemoryError(f"{what}: free some, or raise `ulimit -v`") from error
+        what = f"torch and transformers do not import here for {name} ({oneline(error)})"
+        raise MissingDependencyError(f"{what}: raise `ulimit -v` where one is set, or install them anew") from error

@@ -244,6 +244,8 @@ def load_generation_config(folder: Path) -> "GenerationConfig | None":
     if not file.is_file():
         return None
     refuse_pointers(folder, [file.name])
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_JSON_BYTES)}: correct or remove it")
     try:
         return GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:

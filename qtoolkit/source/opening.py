@@ -51,6 +51,7 @@ _TOKENIZER_READ = 15
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"),
+    "additional_chat_templates/*.jinja",
 )
 # What a model can be loaded in.
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -290,7 +291,7 @@ def load_tokenizer(folder: Path, **options: Any) -> Any:
     files = [file for name in names for file in folder.glob(name)]
     if "gguf_file" not in options and not files:
         return None
-    refuse_large_files(files)
+    refuse_large_files(file for name in _TOKENIZER_FILES for file in folder.glob(name))
     require_room(_TOKENIZER_READ * file_bytes(folder / "tokenizer.json"))
     try:
         with panics_as_errors():

@@ -1,6 +1,6 @@
 """Panics of Rust code (tokenizers, safetensors), which Python sees as errors that are no `Exception`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def panics_as_errors() -> Iterator[None]:
         raise
 
 
-def refuse_large_files(files: list[Path]) -> None:
+def refuse_large_files(files: Iterable[Path]) -> None:
     """Refuse tokenizer files that no vocabulary fills, sparse ones among them, before they are read at once.
 
     Raises:

@@ -41,6 +41,9 @@ def place_of(tensors: Mapping[str, Any]) -> Path | None:
 
 def lfs_problem(file: Path) -> str:
     """What is wrong with a file, and what helps, where it is a Git LFS pointer; empty otherwise."""
+    # Opening a named pipe would wait for ever.
+    if not file.is_file():
+        return ""
     try:
         with file.open("rb") as stream:
             start = stream.read(len(_LFS_POINTER))

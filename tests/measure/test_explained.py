@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 
+import qtoolkit as qt
 from qtoolkit.errors import InsufficientMemoryError, JobCancelled, MissingDependencyError, SourceError, importing
 from qtoolkit.measure import explained
 
@@ -27,6 +28,11 @@ RAN_OUT = {
     "the dynamic linker": (ImportError("x.so: failed to map segment from shared object"), "failed to map segment"),
     "the kernel": (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
     "C++": (RuntimeError("std::bad_alloc"), "std::bad_alloc"),
+    "python, without room for the error": (SystemError("error return without exception set"), "without exception set"),
+    "python, of a call": (
+        SystemError("<f> returned NULL without setting an exception"),
+        "without setting an exception",
+    ),
 }
 
 
@@ -89,5 +95,21 @@ def test_an_import_for_which_memory_lacks_is_one_line() -> None:
     told = r"imported for qt\.load \(MemoryError\): .*ulimit -v"
     with pytest.raises(InsufficientMemoryError, match=told), importing("qt.load"):
         raise MemoryError
-    with pytest.raises(MissingDependencyError, match="gone"), importing("qt.load"):
+    with pytest.raises(MissingDependencyError, match="^gone$"), importing("qt.load"):
         raise MissingDependencyError("gone")
+
+
+@pytest.mark.parametrize("kind", [ModuleNotFoundError, AttributeError, RecursionError, SystemError])
+def test_an_import_that_fails_otherwise_is_one_line(kind: type[Exception]) -> None:
+    told = r"do not import here for qt\.load \(Could not import module 'PreTrainedModel'\): raise `ulimit -v`"
+    with pytest.raises(MissingDependencyError, match=told), importing("qt.load"):
+        raise kind("Could not import module 'PreTrainedModel'.\nSet the logging verbosity")
+
+
+def test_a_config_of_a_method_that_does_not_import_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise ModuleNotFoundError(f"Could not import module {name!r}")
+
+    monkeypatch.setattr("qtoolkit.methods.find_config", fail)
+    with pytest.raises(MissingDependencyError, match=r"qt\.Odd \(Could not import module 'Odd'\)"):
+        qt.Odd  # noqa: B018  # looked up when it is asked for
