@@ -65,7 +65,7 @@ def test_a_config_alone(folder: Path, data: st.DataObject) -> None:
     ends_well(lambda: qt.plan(config, "absmax", machine="t4"))
 
 
-@examples(60)
+@examples(110)
 @given(data=st.data())
 def test_a_config_of_a_quantized_model(quantized: Path, data: st.DataObject) -> None:
     values = json.loads((quantized / "config.json").read_text())
@@ -77,7 +77,7 @@ def test_a_config_of_a_quantized_model(quantized: Path, data: st.DataObject) -> 
         ends_well(lambda: qt.load(quantized))
 
 
-@examples(50)
+@examples(100)
 @given(values=mutated({"eos_token_id": 2, "pad_token_id": 0, "max_length": 20, "do_sample": True, "top_k": 5}))
 def test_a_generation_config(folder: Path, values: Any) -> None:
     with changed(folder) as files:
@@ -98,7 +98,7 @@ def test_an_index(folder: Path, values: Any) -> None:
             (folder / "model.safetensors").write_bytes(weights)
 
 
-@examples(60)
+@examples(130)
 @given(tokenizer=mutated(TOKENIZER), settings=mutated({"tokenizer_class": "PreTrainedTokenizerFast"}, ("auto_map",)))
 def test_a_tokenizer(folder: Path, tokenizer: Any, settings: Any) -> None:
     with changed(folder) as files:

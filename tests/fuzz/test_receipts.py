@@ -27,7 +27,7 @@ def test_a_receipt(quantized: Path, data: st.DataObject) -> None:
         ends_well(lambda: _show(read_receipt(quantized)))
 
 
-@examples(60)
+@examples(80)
 @given(data=st.data())
 def test_the_checks_of_a_folder_with_it(quantized: Path, data: st.DataObject) -> None:
     values = json.loads((quantized / RECEIPT_FILE).read_text(encoding="utf-8"))
