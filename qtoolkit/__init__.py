@@ -31,13 +31,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Verbs and configs, each imported when it is first asked for; a method's config is found by its file's name."""
-    if name in _HOME_OF or (name in __all__ and name.islower()):
-        with importing(f"qt.{name}"):
+    with importing(f"qt.{name}"):
+        if name in _HOME_OF or (name in __all__ and name.islower()):
             return getattr(importlib.import_module(f"qtoolkit.{_HOME_OF.get(name, 'api')}"), name)
-    config = None
-    if not name.startswith("_"):
-        with importing(f"qt.{name}"):
-            config = importlib.import_module("qtoolkit.methods").find_config(name)
+        config = None if name.startswith("_") else importlib.import_module("qtoolkit.methods").find_config(name)
     if config is None:
         raise AttributeError(f"module 'qtoolkit' has no attribute {name!r}")
     return config

@@ -194,14 +194,14 @@ def importing(name: str) -> abc.Iterator[None]:
         MissingDependencyError: it fails otherwise. Where memory is short, a file that cannot be looked up passes for
             a module that is missing, and a library's part that was left out for one that it never had.
     """
-    reserve: bytearray | None = None
+    reserve: list[bytearray] = []
     try:
-        reserve = bytearray(_RESERVE)
+        reserve.append(bytearray(_RESERVE))
         yield
     except QToolkitError:
         raise
     except (ImportError, AttributeError, RuntimeError, SystemError, MemoryError, OSError) as error:
-        reserve = None
+        reserve.clear()
         cause = memory_cause(error)
         if cause:
             what = f"memory ran out while torch and transformers were imported for {name} ({cause})"

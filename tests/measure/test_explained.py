@@ -95,7 +95,7 @@ def test_an_import_for_which_memory_lacks_is_one_line() -> None:
     told = r"imported for qt\.load \(MemoryError\): .*ulimit -v"
     with pytest.raises(InsufficientMemoryError, match=told), importing("qt.load"):
         raise MemoryError
-    with pytest.raises(MissingDependencyError, match="^gone$"), importing("qt.load"):
+    with pytest.raises(MissingDependencyError, match=r"^gone$"), importing("qt.load"):
         raise MissingDependencyError("gone")
 
 
