@@ -202,6 +202,7 @@ def load_config(folder: Path) -> "PreTrainedConfig":
 
     Raises:
         CheckpointError: transformers refuses it.
+        UnsupportedModelError: it is of several models.
     """
     from transformers import AutoConfig
 
@@ -215,6 +216,11 @@ def load_config(folder: Path) -> "PreTrainedConfig":
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a value of the wrong type makes transformers raise anything
         raise CheckpointError(f"{file} is not a valid config ({oneline(error)}): {sound_copy(file)}") from error
+    try:
+        config.get_text_config()
+    except ValueError as error:  # of a text encoder and a decoder, neither is the one
+        what = f"{folder} is no causal language model alone ({oneline(error)})"
+        raise UnsupportedModelError(f"{what}: name one that AutoModelForCausalLM runs") from error
     how = quantization(folder, vars(config))
     # An empty one says nothing, and would pass for one that does.
     vars(config).pop("quantization_config", None)

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from qtoolkit.errors import CheckpointError, SourceError
+from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError
 from qtoolkit.source import Checkpoint, open_checkpoint
 from qtoolkit.source.hub import fetch
 from qtoolkit.source.hub_headers import fetch_headers
@@ -172,3 +172,13 @@ def test_what_helps_depends_on_where_the_file_lies(single: Path, hub: Hub) -> No
     with fetch_headers("org/name", revision=None, token=None, check=accept) as headers:
         assert sound_copy(headers.folder) == "it is so on the Hub: name another revision"
     assert sound_copy(None) == "load it anew"
+
+
+def test_a_config_of_a_text_encoder_and_a_decoder_is_refused(single: Path) -> None:
+    values = json.loads((single / "config.json").read_text())
+    parts = {"text_encoder": "t5", "audio_encoder": "encodec", "decoder": "musicgen_decoder"}
+    values |= {part: {"model_type": kind} for part, kind in parts.items()}
+    (single / "config.json").write_text(json.dumps(values | {"model_type": "musicgen", "architectures": None}))
+    message = refusal(single, UnsupportedModelError)
+    assert message.startswith(f"{single} is no causal language model alone (Multiple valid text configs were found")
+    assert message.endswith("name one that AutoModelForCausalLM runs")
