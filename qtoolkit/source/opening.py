@@ -136,9 +136,11 @@ def _from_config(config: "PreTrainedConfig") -> Checkpoint:
     kind = type(config).__name__
     if config.is_encoder_decoder or getattr(config, "quantization_config", None):
         raise UnsupportedModelError(f"this {kind} is of no causal language model in full precision: give one that is")
-    dtype = config.dtype or torch.float16
-    # A copy, since a kernel of the Hub that it names is left out.
+    dtype = torch.float16 if config.dtype is None else _dtype(f"this {kind}", config, {})
+    # A copy, since a kernel of the Hub that it names is left out, and a type that is text is read.
     config = copy.deepcopy(config)
+    if config.dtype is not None:
+        config.dtype = dtype
     checkpoint = Checkpoint(name=kind, config=config, tensors={}, dtype=dtype, format="config")
     try:
         check_numbers(f"this {kind}", config.to_dict())
@@ -318,10 +320,12 @@ def _dtype(name: str, config: "PreTrainedConfig", tensors: Mapping[str, StoredTe
     """
     if config.dtype is None:
         return _stored_dtype(tensors)
-    if config.dtype not in FLOATS:
-        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+    by_name = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
+    dtype = next((dtype for name, dtype in by_name.items() if config.dtype in (name, dtype)), None)
+    if dtype is None:
+        allowed = ", ".join(by_name)
         raise CheckpointError(f"the config of {name} wants {config.dtype!r:.40} as dtype: it must be one of {allowed}")
-    return config.dtype  # type: ignore[no-any-return]
+    return dtype
 
 
 def _stored_dtype(tensors: Mapping[str, StoredTensor | torch.Tensor]) -> torch.dtype:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import DogeConfig, LlamaConfig, MixtralConfig
 
 import qtoolkit as qt
@@ -166,3 +167,22 @@ def test_more_experts_than_any_model_has_are_not_taken_apart() -> None:
     config = MixtralConfig(num_hidden_layers=30, num_local_experts=2_000, hidden_size=64, intermediate_size=64)
     with pytest.raises(CheckpointError, match="has 60000 experts by its config, and no model has more than 50000"):
         qt.plan(config, "gptq", machine="t4")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_type_that_is_text_is_read_in_a_config_alone(dtype: str) -> None:
+    config = random_model("llama").config
+    plans = []
+    for value in (getattr(torch, dtype), dtype):
+        config.dtype = value
+        plans.append(qt.plan(config, "absmax", machine="t4"))
+    assert plans[1].source == plans[0].source
+    assert plans[1].layers == plans[0].layers
+
+
+@pytest.mark.parametrize("dtype", ["int4", "", 7, float("nan")], ids=repr)
+def test_a_type_that_no_model_computes_in_is_refused_in_a_config_alone(dtype: object) -> None:
+    config = random_model("llama").config
+    config.dtype = dtype
+    with pytest.raises(CheckpointError, match=r"this LlamaConfig wants .* as dtype: it must be one of bfloat16"):
+        qt.plan(config, "absmax", machine="t4")
