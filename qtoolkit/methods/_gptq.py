@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.modules.gptq_format import buffer_shapes, expand, in_order, unpack_zero_points, zero_offset
+from qtoolkit.formats.gptq import GPTQTensors, in_order, zero_offset
 from qtoolkit.source import StoredTensor
 from qtoolkit.stream import Result
-from qtoolkit.tensor import pack_words, unpack_words
+from qtoolkit.tensor import pack_words
 from qtoolkit.tensor.gptq import SingularHessianError, column_order, factor, solve
 from qtoolkit.tensor.grid import Grid, search_grid
 from qtoolkit.tensor.hessian import Hessian
@@ -42,13 +42,9 @@ class GPTQBlocks:
 
     def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `BlockMethod`."""
-        groups = tensors["g_idx"]
-        bits = 32 * len(tensors["qweight"]) // len(groups)
-        size = len(groups) if self.config.group_size == -1 else self.config.group_size
-        codes = unpack_words(tensors["qweight"], bits)
-        zero_point = unpack_zero_points(tensors["qzeros"], bits, self.config.checkpoint_format)
-        order = None if in_order(groups, size) else groups
-        return expand(codes, tensors["scales"], zero_point, order, torch.float32).T
+        words, groups = tensors["qweight"], tensors["g_idx"]
+        stored = self._tensors(words.shape[1], len(groups), 32 * len(words) // len(groups))
+        return stored.decode(tensors).expanded(slice(0, words.shape[1]), torch.float32).T
 
     def fits(
         self,
@@ -59,7 +55,7 @@ class GPTQBlocks:
         """See `BlockMethod`."""
         size, wanted = self.config.group_size, {}
         for name, (outputs, inputs) in shapes.items():
-            for key, described in buffer_shapes(outputs, inputs, self.config.of(name).bits, size).items():
+            for key, described in self._tensors(outputs, inputs, self.config.of(name).bits).tensors().items():
                 wanted[f"{name}.{key}"] = described
         if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != wanted:
             return False
@@ -69,6 +65,17 @@ class GPTQBlocks:
             bool(tensors[f"{name}.scales"][...].isfinite().all())
             and self._are_groups(tensors[f"{name}.g_idx"][...], shape[1] if size == -1 else size)
             for name, shape in shapes.items()
+        )
+
+    def _tensors(self, out_features: int, in_features: int, bits: int) -> GPTQTensors:
+        """How a layer is stored."""
+        config = self.config
+        return GPTQTensors(
+            out_features,
+            in_features,
+            bits=bits,
+            group_size=config.group_size,
+            checkpoint_format=config.checkpoint_format,
         )
 
     def _are_groups(self, groups: torch.Tensor, size: int) -> bool:

@@ -1,7 +1,7 @@
 """GPTQ checkpoints as they are found: what they say of themselves, and which layers they hold, checked before use.
 
 Formats: auto-gptq 0.7.1 (nn_modules/qlinear/qlinear_cuda_old.py), gptqmodel 7.7 (nn_modules/qlinear/__init__.py),
-transformers (utils/quantization_config.py, GPTQConfig). Tensors are described in `qtoolkit.modules.GPTQLinear`.
+transformers (utils/quantization_config.py, GPTQConfig). Tensors are described in `qtoolkit.formats.gptq.GPTQTensors`.
 """
 
 import copy
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.formats.gptq import CHECKPOINT_FORMATS, GPTQTensors, zero_offset
+from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.methods._gptq_format import check_dynamic
-from qtoolkit.modules.gptq_format import CHECKPOINT_FORMATS, zero_offset
 from qtoolkit.records import ignore_progress
 from qtoolkit.source.remedy import place_of, sound_copy
 from qtoolkit.source.renaming import names_in_model
@@ -22,7 +23,6 @@ from qtoolkit.tensor import WORD_BITS, unpack_words
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qtoolkit.modules import GPTQLinear
     from qtoolkit.source import Checkpoint
 
 
@@ -80,24 +80,24 @@ class StoredLayer:
     bias_dtype: torch.dtype | None
     has_g_idx: bool
 
-    def build(self, checkpoint_format: str, dtype: torch.dtype) -> "GPTQLinear":
-        """The layer without values, its bias in `dtype`."""
-        from qtoolkit.modules import GPTQLinear
-
-        layer = GPTQLinear(
-            self.in_features,
+    def tensors(self, settings: Settings) -> GPTQTensors:
+        """How its weight is stored."""
+        return GPTQTensors(
             self.out_features,
-            self.bias_dtype is not None,
+            self.in_features,
             bits=self.bits,
             group_size=self.group_size,
-            checkpoint_format=checkpoint_format,
-            dtype=dtype,
+            checkpoint_format=settings.checkpoint_format,
             scale_dtype=self.scale_dtype,
-            device="meta",
+            centered=settings.sym,
         )
+
+    def build(self, settings: Settings, dtype: torch.dtype) -> QuantizedLinear:
+        """The layer without values, its bias in `dtype`."""
+        layer = QuantizedLinear(self.tensors(settings), bias=self.bias_dtype is not None, dtype=dtype, device="meta")
         if not self.has_g_idx:
             # Neither looked for in the file nor written to another.
-            layer.register_buffer("g_idx", layer.g_idx, persistent=False)
+            layer.register_buffer("g_idx", layer.get_buffer("g_idx"), persistent=False)
         return layer
 
 

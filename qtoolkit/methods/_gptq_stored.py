@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.kernels import memory_bytes
 from qtoolkit.methods._gptq_checkpoint import find_layers, load_quantized, read_settings
 from qtoolkit.methods._gptq_transformers import holds_experts
 from qtoolkit.methods._method import Layer
 from qtoolkit.methods._rules import rules_of
 from qtoolkit.methods.gptq import GPTQ, GPTQMethod
-from qtoolkit.modules import GPTQLinear
 from qtoolkit.records import LayerPlan
 from qtoolkit.source.building import build_empty
 from qtoolkit.source.experts import replace_experts
@@ -94,15 +94,7 @@ class StoredGPTQ(GPTQMethod):
         stored = self._layers.get(layer.name)
         if stored is None:
             return layer.left_alone("not quantized in the checkpoint")
-        kept = GPTQLinear.memory_bytes(
-            stored.out_features,
-            stored.in_features,
-            stored.bits,
-            stored.group_size,
-            sym=self._settings.sym,
-            desc_act=self._settings.desc_act,
-            device=layer.device,
-        )
+        kept = memory_bytes(stored.tensors(self._settings), device=layer.device, reordered=self._settings.desc_act)
         tensors = (self._tensors.get(f"{stored.name}.{name}") for name in _TENSORS)
         disk = sum(tensor.nbytes for tensor in tensors if tensor is not None)
         # A file may have a bias, of zeros, where the model has none; the plan adds the model's own.

@@ -43,7 +43,7 @@ class GPTQConfig(QuantizationConfigMixin):
 
 
 class GPTQQuantizer(HfQuantizer):
-    """Puts `GPTQLinear` in the place of the layers that a checkpoint holds quantized."""
+    """Puts `QuantizedLinear` in the place of the layers that a checkpoint holds quantized."""
 
     def __init__(self, quantization_config: Any, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
@@ -75,7 +75,7 @@ class GPTQQuantizer(HfQuantizer):
         _check_rest(model, headers)
         for name, layer in layers.items():
             dtype = next(model.get_submodule(name).parameters()).dtype
-            model.set_submodule(name, layer.build(settings.checkpoint_format, dtype))
+            model.set_submodule(name, layer.build(settings, dtype))
             parent = model.get_submodule(name.rpartition(".")[0])
             if not (list(parent.parameters(recurse=False)) or list(parent.buffers(recurse=False))):
                 # Some (GPT-2) would start values for the `weight` of their layers.
@@ -84,13 +84,13 @@ class GPTQQuantizer(HfQuantizer):
         self.pre_quantized = hasattr(HfQuantizer, "get_new_dtype")
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        from qtoolkit.modules import GPTQLinear
+        from qtoolkit.kernels import QuantizedLinear
         from qtoolkit.stream.products import multiply_fast
 
         self.pre_quantized = True
         multiply_fast(model)
         for name, module in model.named_modules():
-            if isinstance(module, GPTQLinear) and not module.qzeros.is_meta:
+            if isinstance(module, QuantizedLinear) and not module.qzeros.is_meta:
                 _finish(name, module)
 
     def update_weight_conversions(self, weight_conversions: list[Any], *args: Any) -> list[Any]:
@@ -161,7 +161,7 @@ def _finish(name: str, layer: Any) -> None:
     groups = len(layer.scales)
     if "g_idx" in layer._non_persistent_buffers_set:  # noqa: SLF001
         places = torch.arange(layer.in_features, device=layer.qzeros.device)
-        layer.g_idx = (places // layer.group_size).to(torch.int32)
+        layer.g_idx = (places // layer.stored.inputs_per_scale).to(torch.int32)
     elif not ((layer.g_idx >= 0).all() and (layer.g_idx < groups).all()):
         low, high = layer.g_idx.min().item(), layer.g_idx.max().item()
         raise CheckpointError(

@@ -1,7 +1,7 @@
 """Methods that replace each linear layer on its own, from its weight alone, by a layer of ours."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from qtoolkit.methods._method import Layer, Method, Outcome
 from qtoolkit.records import OnProgress, Plan
@@ -13,28 +13,32 @@ if TYPE_CHECKING:
     from qtoolkit.stream import JournalPlace
 
 
-class Replacement(Protocol):
-    """A layer that takes the place of `nn.Linear`. Its tensors are buffers; the first is named `weight`."""
-
-    def quantize_weight(self, weight: "Tensor") -> "dict[str, Tensor]":
-        """The buffers that stand for W[out_features, in_features], by name."""
-
-
 class LinearMethod(Method):
     """Base of the methods that need no calibration and run in a layer of ours.
 
-    A subclass gives `plan_layer` and `build`. The result is read back by `qt.load`, and by transformers' own
-    `from_pretrained` once qtoolkit is imported.
+    A subclass gives `plan_layer`, `build` and `quantize_weight`. The result is read back by `qt.load`, and by
+    transformers' own `from_pretrained` once qtoolkit is imported.
     """
 
     @abstractmethod
     def build(self, layer: Layer, config: Any, dtype: "Any") -> "nn.Module":
-        """The layer that takes the place of one that this method plans to quantize: a `Replacement`, without values.
+        """The layer that takes the place of one that this method plans to quantize, without values.
+
+        Its tensors are buffers; the first is named `weight`.
 
         Args:
             layer: names and shapes.
             config: the layer's own, of what is saved with the model.
             dtype: torch type of the bias.
+        """
+
+    @abstractmethod
+    def quantize_weight(self, weight: "Tensor", layer: Layer, config: Any) -> "dict[str, Tensor]":
+        """The buffers of `build` that stand for W[out_features, in_features], by name.
+
+        Args:
+            weight: full precision, on the device on which it is quantized.
+            layer, config: as for `build`.
         """
 
     def quantize(

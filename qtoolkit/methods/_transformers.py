@@ -6,7 +6,8 @@ This module is imported the moment transformers is, perhaps by a module of ours 
 rooms where it needs them.
 """
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
@@ -17,6 +18,12 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qtoolkit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from qtoolkit.methods import Layer
+    from qtoolkit.methods._linear import LinearMethod
 
 QUANT_METHOD = "qtoolkit"
 
@@ -45,7 +52,7 @@ class QToolkitQuantizer(HfQuantizer):
     def __init__(self, quantization_config: QToolkitConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._layers = frozenset(quantization_config.layers)
-        self._transposed: set[str] = set()
+        self._quantize_weight: dict[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]] = {}
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         from qtoolkit.methods import Layer, get_method
@@ -59,27 +66,33 @@ class QToolkitQuantizer(HfQuantizer):
             module = model.get_submodule(name)
             if not is_linear(module):
                 raise CheckpointError(f"{name} should be quantized, but it is no linear layer: the config is damaged")
-            if isinstance(module, Conv1D):
-                self._transposed.add(name)
             layer = Layer.of(name, module, str(kwargs.get("device_map") or "cpu"))
+            own = config.of(name)
+            self._quantize_weight[name] = partial(
+                _quantized, method=method, layer=layer, config=own, transposed=isinstance(module, Conv1D)
+            )
             with torch.device("meta"):
-                replacement: Any = method.build(layer, config.of(name), module.weight.dtype)
+                replacement: Any = method.build(layer, own, module.weight.dtype)
             if not self.pre_quantized:
                 # transformers 5.15 casts what it reads to the type that it finds here before it is quantized.
                 replacement.weight = module.weight.data
             model.set_submodule(name, replacement)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        from qtoolkit.kernels import QuantizedLinear
         from qtoolkit.stream.products import multiply_fast
 
         multiply_fast(model)
+        for module in model.modules():
+            if isinstance(module, QuantizedLinear):
+                module.prepare()
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
         module, _, parameter = param_name.rpartition(".")
         return not self.pre_quantized and parameter == "weight" and module in self._layers
 
     def get_quantize_ops(self) -> ConversionOps:
-        return _Quantize(self._transposed)
+        return _Quantize(self._quantize_weight)
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         return True
@@ -90,23 +103,33 @@ class QToolkitQuantizer(HfQuantizer):
 
 
 class _Quantize(ConversionOps):
-    """One full-precision weight to the buffers of the layer that takes its place."""
+    """One full-precision weight to the buffers of the layer that takes its place.
 
-    def __init__(self, transposed: set[str]) -> None:
-        self._transposed = transposed
+    Args:
+        quantize_weight: for each layer by name, what gives its buffers for its weight.
+    """
+
+    def __init__(self, quantize_weight: "Mapping[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]]") -> None:
+        self._quantize_weight = quantize_weight
 
     def convert(
         self, input_dict: dict[str, Any], model: PreTrainedModel | None = None, missing_keys: Any = None, **kwargs: Any
     ) -> dict[str, torch.Tensor]:
-        assert model is not None
         result: dict[str, torch.Tensor] = {}
         for key, value in input_dict.items():
             weight = value[0] if isinstance(value, list) else value
             name = key.rpartition(".")[0]
-            module: Any = model.get_submodule(name)
-            full = weight.T if name in self._transposed else weight
-            result.update({f"{name}.{buffer}": tensor for buffer, tensor in module.quantize_weight(full).items()})
+            result.update(
+                {f"{name}.{buffer}": tensor for buffer, tensor in self._quantize_weight[name](weight).items()}
+            )
         return result
+
+
+def _quantized(
+    weight: torch.Tensor, *, method: "LinearMethod", layer: "Layer", config: Any, transposed: bool
+) -> dict[str, torch.Tensor]:
+    """The buffers for a weight, which a `Conv1D` keeps [in, out]."""
+    return method.quantize_weight(weight.T if transposed else weight, layer, config)
 
 
 def register() -> None:

@@ -118,23 +118,24 @@ class GPTQMethod(Method):
         return super().fit(layers, replace(config, group_size=size))
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
-        from qtoolkit.modules import GPTQLinear
+        from qtoolkit.formats.gptq import GPTQTensors
+        from qtoolkit.kernels import memory_bytes
 
         reason = _why_left(layer)
         if reason:
             return layer.left_alone(reason)
-        stored = GPTQLinear.stored_bytes(layer.out_features, layer.in_features, config.bits, config.group_size)
-        # The Hessian and its factor, the weight and its errors in float32, the codes.
-        working = 8 * layer.in_features**2 + 9 * layer.num_weights + stored
-        kept = GPTQLinear.memory_bytes(
+        tensors = GPTQTensors(
             layer.out_features,
             layer.in_features,
-            config.bits,
-            config.group_size,
-            sym=config.sym,
-            desc_act=config.desc_act,
-            device=layer.device,
+            bits=config.bits,
+            group_size=config.group_size,
+            checkpoint_format=config.checkpoint_format,
+            centered=config.sym,
         )
+        stored = tensors.stored_bytes()
+        # The Hessian and its factor, the weight and its errors in float32, the codes.
+        working = 8 * layer.in_features**2 + 9 * layer.num_weights + stored
+        kept = memory_bytes(tensors, device=layer.device, reordered=config.desc_act)
         return layer.replaced(kept, disk_bytes=stored, working_bytes=working, bits=config.bits)
 
     def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:

@@ -27,9 +27,6 @@ class SignLinear(torch.nn.Module):
         self.register_buffer("weight", torch.empty(layer.out_features, layer.in_features, dtype=torch.int8))
         self.register_buffer("scale", torch.empty(layer.out_features, 1))
 
-    def quantize_weight(self, weight):
-        return {"weight": weight.sign().to(torch.int8), "scale": weight.float().abs().mean(1, keepdim=True)}
-
     def forward(self, x):
         return torch.nn.functional.linear(x, (self.weight * self.scale).to(x.dtype))
 
@@ -52,6 +49,9 @@ class SignMethod(LinearMethod):
 
     def build(self, layer, config, dtype):
         return SignLinear(layer)
+
+    def quantize_weight(self, weight, layer, config):
+        return {"weight": weight.sign().to(torch.int8), "scale": weight.float().abs().mean(1, keepdim=True)}
 
 
 METHOD = SignMethod()

@@ -16,9 +16,9 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 
 import qtoolkit as qt
 from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.measure import memory_footprint
 from qtoolkit.methods import _gptq_transformers
-from qtoolkit.modules import GPTQLinear
 from tests.methods.gptq_files import Recipe, Tensors, write, write_checkpoint
 
 TOKENS = torch.arange(2, 34).reshape(2, 16)
@@ -82,7 +82,7 @@ def test_every_quantized_layer_is_ours_and_nothing_else(made: tuple[Path, Tensor
     folder, tensors = made
     count = sum(name.endswith(".qweight") for name in tensors)
     for model in (loaded(folder / "gptq").model, plain(folder / "gptq")):
-        assert sum(isinstance(module, GPTQLinear) for module in model.modules()) == count
+        assert sum(isinstance(module, QuantizedLinear) for module in model.modules()) == count
 
 
 def test_the_config_is_what_the_file_says(made: tuple[Path, Tensors], recipe: Recipe) -> None:
@@ -246,7 +246,7 @@ def test_importing_qtoolkit_is_enough(first: str, llama: tuple[Path, Tensors]) -
     program = f"""
 {first}
 model = transformers.AutoModelForCausalLM.from_pretrained({str(llama[0] / "gptq")!r})
-assert type(model.model.layers[0].mlp.up_proj).__name__ == "GPTQLinear"
+assert type(model.model.layers[0].mlp.up_proj).__name__ == "QuantizedLinear"
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -137,5 +137,5 @@ def test_rounded_is_what_the_method_stores(config: Any) -> None:
         assert max(len(group.unique()) for group in rounded.reshape(-1, config.group_size)) <= 16
     else:
         made: Any = method.build(layer, config, torch.float32)
-        made.load_state_dict(made.quantize_weight(weight))
+        made.load_state_dict(method.quantize_weight(weight, layer, config))
         assert torch.equal(rounded, made.dequantize())

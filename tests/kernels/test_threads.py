@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from qtoolkit.modules import QuantizedLinear
 from qtoolkit.tensor.lazy import LazyState
-from tests.modules.gptq_layers import Kind, gptq_layer
+from tests.kernels.gptq_layers import Kind, gptq_layer
+from tests.kernels.schemes import Scheme, quantized
 
 FORWARDS = 1000
 
@@ -97,7 +97,7 @@ def test_scales_are_never_rounded_while_a_model_is_converted(kind: str) -> None:
         layer: Any = gptq_layer(Kind(4))
     else:
         linear = nn.Linear(64, 64)
-        layer = QuantizedLinear.from_linear(linear, bits=8, granularity="channel", group_size=-1, symmetric=True)
+        layer = quantized(linear, Scheme(8, "channel", -1, symmetric=True))
     x = torch.randn(2, layer.in_features)
     layer.bias = None
     expected = layer(x)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qtoolkit.modules import gptq_linear, int4
-from tests.modules.gptq_layers import IN, OUT, Kind, every_kernel_kind, every_kind, gptq_layer, weight_of
+from qtoolkit.kernels import blockwise, tinygemm
+from tests.kernels.gptq_layers import IN, OUT, Kind, every_kernel_kind, every_kind, gptq_layer, weight_of
 
 # Relative error of a product: rounding of the inputs' type, and of the scales in the kernel.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 4e-3, torch.bfloat16: 8e-3}
@@ -27,13 +27,13 @@ def test_outputs_are_those_of_the_stored_weight(
     kind: Kind, dtype: torch.dtype, form: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Blocks of 64 outputs, so that there are several.
-    monkeypatch.setattr(gptq_linear, "_BLOCK_WEIGHTS_CPU", 1)
-    monkeypatch.setattr(gptq_linear, "_BLOCK_WEIGHTS_GPU", 1)
+    monkeypatch.setattr(blockwise, "BLOCK_WEIGHTS_CPU", 1)
+    monkeypatch.setattr(blockwise, "BLOCK_WEIGHTS_GPU", 1)
     layer = gptq_layer(kind)
     weight, bias = weight_of(kind), layer.bias.double()
     layer.to(device)
     if form == "prepared without a kernel":
-        monkeypatch.setattr(int4, "_GROUP_SIZES", ())
+        monkeypatch.setattr(tinygemm, "_GROUP_SIZES", ())
     if form != "as stored":
         layer.prepare()
     # On both sides of where the kernel ends.
@@ -123,7 +123,7 @@ def test_autocast_decides_the_type_as_for_a_dense_layer(dtype: torch.dtype, toke
 @every_kind
 def test_no_large_temporary_outlives_its_block(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """The full-precision weight is never whole: no tensor of floats is larger than a block of 64 outputs."""
-    monkeypatch.setattr(gptq_linear, "_BLOCK_WEIGHTS_CPU", 1)
+    monkeypatch.setattr(blockwise, "BLOCK_WEIGHTS_CPU", 1)
     layer = gptq_layer(kind, bias=False).prepare()
     called = _Called()
     with torch.no_grad(), called:

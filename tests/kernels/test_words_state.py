@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.measure import memory_footprint
-from qtoolkit.modules import GPTQLinear
 from qtoolkit.tensor.lazy import LazyState, LazyTensor
-from tests.modules.gptq_layers import Kind, every_kernel_kind, every_kind, gptq_layer
+from tests.kernels.gptq_layers import Kind, every_kernel_kind, every_kind, gptq_layer
+from tests.kernels.gptq_layers import tensors_of as stored_tensors
 
 Tensors = dict[str, torch.Tensor]
 
@@ -29,7 +30,7 @@ def same(left: Tensors, right: Tensors) -> bool:
     )
 
 
-def used(layer: GPTQLinear) -> torch.Tensor:
+def used(layer: QuantizedLinear) -> torch.Tensor:
     """The layer's outputs for a few tokens in bfloat16, which the kernel makes."""
     torch.manual_seed(1)
     y: torch.Tensor = layer(torch.randn(3, layer.in_features).bfloat16())
@@ -90,15 +91,7 @@ def test_round_trip_through_a_file(kind: Kind, tmp_path: Path) -> None:
 def test_a_meta_skeleton_takes_its_tensors_by_name(kind: Kind) -> None:
     """As transformers loads: names come from the skeleton's state_dict, tensors are set as attributes."""
     layer = gptq_layer(kind)
-    skeleton = GPTQLinear(
-        kind.in_features,
-        kind.out_features,
-        True,
-        bits=kind.bits,
-        group_size=kind.group_size,
-        checkpoint_format=kind.checkpoint_format,
-        device="meta",
-    )
+    skeleton = QuantizedLinear(stored_tensors(kind), bias=True, device="meta")
     for name, tensor in skeleton.state_dict().items():
         assert tensor.is_meta
         setattr(skeleton, name, getattr(layer, name))
@@ -106,14 +99,14 @@ def test_a_meta_skeleton_takes_its_tensors_by_name(kind: Kind) -> None:
     assert torch.equal(used(skeleton.prepare()), used(layer.prepare()))
 
 
-def pickled(layer: GPTQLinear) -> GPTQLinear:
-    copied: GPTQLinear = pickle.loads(pickle.dumps(layer))  # noqa: S301
+def pickled(layer: QuantizedLinear) -> QuantizedLinear:
+    copied: QuantizedLinear = pickle.loads(pickle.dumps(layer))  # noqa: S301
     return copied
 
 
 @every_kernel_kind
 @pytest.mark.parametrize("how", [copy.deepcopy, pickled], ids=["copy", "pickle"])
-def test_a_copy_is_whole_and_independent(kind: Kind, how: Callable[[GPTQLinear], GPTQLinear]) -> None:
+def test_a_copy_is_whole_and_independent(kind: Kind, how: Callable[[QuantizedLinear], QuantizedLinear]) -> None:
     layer = gptq_layer(kind).prepare()
     expected, before = used(layer), tensors_of(layer)
     twin = how(layer)
@@ -178,5 +171,5 @@ def test_many_threads_use_a_layer_that_is_not_prepared_yet() -> None:
 
 def test_the_format_is_shown() -> None:
     assert repr(gptq_layer(Kind(3, sym=False, checkpoint_format="gptq_v2"))) == (
-        "GPTQLinear(in_features=128, out_features=128, bias=True, bits=3, group_size=32, checkpoint_format='gptq_v2')"
+        "QuantizedLinear(in_features=128, out_features=128, bias=True, bits=3, group_size=32, checkpoint_format='gptq_v2')"
     )

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from qtoolkit.modules import gptq_linear
-from tests.modules.gptq_layers import IN, Kind, every_kind, gptq_layer, weight_of
+from qtoolkit.kernels import blockwise
+from tests.kernels.gptq_layers import IN, Kind, every_kind, gptq_layer, weight_of
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 8e-3}
 
@@ -12,8 +12,8 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 2e-3, torc
 @every_kind
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_gradients_of_the_inputs(kind: Kind, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gptq_linear, "_BLOCK_WEIGHTS_CPU", 1)
-    monkeypatch.setattr(gptq_linear, "_BLOCK_WEIGHTS_GPU", 1)
+    monkeypatch.setattr(blockwise, "BLOCK_WEIGHTS_CPU", 1)
+    monkeypatch.setattr(blockwise, "BLOCK_WEIGHTS_GPU", 1)
     layer = gptq_layer(kind)
     weight = weight_of(kind)
     layer.to(device).prepare()

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from qtoolkit.modules import QuantizedLinear, Scheme
-from tests.modules.schemes import every_scheme, quantized, weight_of
+from qtoolkit.formats.native import NativeTensors
+from qtoolkit.kernels import QuantizedLinear
+from tests.kernels.schemes import Scheme, every_scheme, quantized, weight_of
 
 OUT, IN = 24, 48
 
@@ -15,8 +16,7 @@ OUT, IN = 24, 48
 def test_stored_bytes_are_those_of_the_buffers(scheme: Scheme) -> None:
     layer = quantized(nn.Linear(IN, OUT, bias=False), scheme)
     expected = sum(buffer.nbytes for buffer in layer.buffers())
-    fields = (scheme.bits, scheme.granularity, scheme.group_size, scheme.symmetric)
-    assert QuantizedLinear.stored_bytes(OUT, IN, *fields) == expected
+    assert scheme.tensors(OUT, IN).stored_bytes() == expected
     # By hand: half a byte or one per weight; four bytes per scale, or two in groups; one per zero point.
     scales = {"tensor": 1, "channel": OUT, "group": OUT * IN // 16}[scheme.granularity]
     scale_bytes = 2 if scheme.granularity == "group" else 4
@@ -25,17 +25,8 @@ def test_stored_bytes_are_those_of_the_buffers(scheme: Scheme) -> None:
 
 @every_scheme
 def test_quantized_tensors_fit_the_empty_layer(scheme: Scheme) -> None:
-    layer = QuantizedLinear(
-        IN,
-        OUT,
-        bias=False,
-        bits=scheme.bits,
-        granularity=scheme.granularity,
-        group_size=scheme.group_size,
-        symmetric=scheme.symmetric,
-        device="meta",
-    )
-    tensors = layer.quantize_weight(torch.randn(OUT, IN))
+    layer = QuantizedLinear(scheme.tensors(OUT, IN), bias=False, device="meta")
+    tensors = scheme.tensors(OUT, IN).quantize(torch.randn(OUT, IN))
     buffers = dict(layer.named_buffers())
     assert list(tensors) == list(buffers)
     for name, tensor in tensors.items():
@@ -93,21 +84,22 @@ def test_conv1d_keeps_its_weight_transposed(scheme: Scheme) -> None:
 )
 def test_a_scheme_that_a_layer_cannot_have_is_refused(changes: dict[str, object], message: str) -> None:
     fields = {"bits": 8, "granularity": "tensor", "group_size": -1, "symmetric": True} | changes
+    stored = NativeTensors(8, 33, **fields)  # type: ignore[arg-type]
     for refuse in (
-        lambda: QuantizedLinear(33, 8, bias=False, **fields),
-        lambda: QuantizedLinear.from_linear(nn.Linear(33, 8), **fields),
-        lambda: QuantizedLinear.stored_bytes(8, 33, *fields.values()),
+        lambda: QuantizedLinear(stored, bias=False),
+        lambda: stored.quantize(torch.zeros(8, 33)),
+        stored.stored_bytes,
     ):
         with pytest.raises(ValueError, match=f"^{message}$"):
             refuse()
 
 
 def test_weights_that_do_not_belong_are_refused() -> None:
-    layer = QuantizedLinear(8, 4, bias=False, bits=8, granularity="channel", symmetric=True, device="meta")
+    stored = NativeTensors(4, 8, bits=8, granularity="channel", group_size=-1, symmetric=True)
     with pytest.raises(ValueError, match=r"^weight must have shape \[4, 8\], got \[8, 4\]$"):
-        layer.quantize_weight(torch.zeros(8, 4))
+        stored.quantize(torch.zeros(8, 4))
     with pytest.raises(ValueError, match=r"^values must be finite"):
-        layer.quantize_weight(torch.full((4, 8), torch.nan))
+        stored.quantize(torch.full((4, 8), torch.nan))
     # A loader that casts to the type of the codes first would leave zeros.
     with pytest.raises(ValueError, match=r"^weight must have a floating type, got torch.int8"):
-        layer.quantize_weight(torch.zeros(4, 8, dtype=torch.int8))
+        stored.quantize(torch.zeros(4, 8, dtype=torch.int8))

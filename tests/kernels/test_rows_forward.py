@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qtoolkit.modules import Scheme, matmul
+from qtoolkit.kernels import Codes, QuantizedLinear, blockwise
 from qtoolkit.tensor import processor
-from tests.modules.schemes import every_scheme, quantized, weight_of
+from tests.kernels.schemes import Scheme, every_scheme, quantized, weight_of
 
 # Relative error of a product: rounding of the inputs' type, in the outputs and at most once in the weights.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -23,17 +23,25 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.cpu().double() - expected).norm() / expected.norm())
 
 
+def codes_of(layer: QuantizedLinear) -> Codes:
+    return layer.stored.decode(dict(layer.named_buffers()))
+
+
+def multiply(x: torch.Tensor, layer: QuantizedLinear, dtype: torch.dtype) -> torch.Tensor:
+    return blockwise.multiply_blocks(x, codes_of(layer), dtype)
+
+
 @every_scheme
 @every_dtype
 @few_and_many
 def test_outputs_are_those_of_the_stored_weight(
     scheme: Scheme, dtype: torch.dtype, tokens: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Blocks of 10 rows, so that 24 rows are two whole ones and a rest.
-    monkeypatch.setattr(matmul, "_BLOCK_WEIGHTS_CPU", 10 * 48)
-    monkeypatch.setattr(matmul, "_BLOCK_WEIGHTS_GPU", 10 * 48)
+    # Blocks of 64 outputs, so that 150 are two whole ones and a rest.
+    monkeypatch.setattr(blockwise, "BLOCK_WEIGHTS_CPU", 1)
+    monkeypatch.setattr(blockwise, "BLOCK_WEIGHTS_GPU", 1)
     torch.manual_seed(0)
-    layer = quantized(nn.Linear(48, 24), scheme)
+    layer = quantized(nn.Linear(48, 150), scheme)
     x = torch.randn(tokens, 48).to(dtype)
     expected = x.double() @ weight_of(layer).T + layer.bias.double()
     y = layer.to(device)(x.to(device))
@@ -46,9 +54,9 @@ def test_the_products_of_a_gpu_in_float16(scheme: Scheme) -> None:
     """On CPU the layer multiplies float16 in float32; here is the other way, asked for directly."""
     layer = quantized(nn.Linear(48, 24, bias=False), scheme)
     x = torch.randn(9, 48).half()
-    y = matmul.multiply(x, layer.weight, layer.scale, layer.zero_point, torch.float16)
+    y = multiply(x, layer, torch.float16)
     assert relative_error(y, x.double() @ weight_of(layer).T) < TOLERANCE[torch.float16]
-    back = matmul.multiply_transposed(y, layer.weight, layer.scale, layer.zero_point, torch.float16)
+    back = blockwise.multiply_transposed(y, codes_of(layer), torch.float16)
     assert relative_error(back, y.double() @ weight_of(layer)) < TOLERANCE[torch.float16]
 
 
@@ -60,7 +68,7 @@ def test_float16_overflows_no_sooner_than_the_dense_layer(scheme: Scheme) -> Non
     layer = quantized(linear, scheme)
     x = torch.full((9, 64), 100.0).half()
     expected = x.double() @ weight_of(layer).T
-    for y in (layer(x), matmul.multiply(x, layer.weight, layer.scale, layer.zero_point, torch.float16)):
+    for y in (layer(x), multiply(x, layer, torch.float16)):
         assert relative_error(y, expected) < TOLERANCE[torch.float16]
 
 
@@ -143,12 +151,12 @@ class _Types(TorchDispatchMode):
 @every_scheme
 def test_no_large_temporary_outlives_its_block(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tensor of more numbers than a block holds is integer: the full-precision weight is never whole."""
-    monkeypatch.setattr(matmul, "_BLOCK_WEIGHTS_CPU", 2 * 96)
-    layer = quantized(nn.Linear(96, 64, bias=False), scheme)
+    monkeypatch.setattr(blockwise, "BLOCK_WEIGHTS_CPU", 1)
+    layer = quantized(nn.Linear(96, 640, bias=False), scheme)
     largest = _LargestFloat()
     with torch.no_grad(), largest:
         layer(torch.randn(9, 96))
-    assert 2 * 96 <= largest.numel <= 9 * 96
+    assert largest.numel == 64 * 96
 
 
 class _LargestFloat(TorchDispatchMode):

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
-from qtoolkit.modules.gptq_prepared import PreparedWeight
-from qtoolkit.modules.int4 import Layout, cpu_block, layout_for
+from qtoolkit.kernels import Codes
+from qtoolkit.kernels.packed_int4 import PackedInt4
+from qtoolkit.kernels.tinygemm import Layout, cpu_block, layout_for
 
 CPU = torch.device("cpu")
 
@@ -36,17 +39,18 @@ def test_every_float16_comes_back(bits: int, zero_point: int, group_size: int) -
     in_features = len(scale) * group_size
     layout = layout_for(in_features, 64, group_size, CPU)
     assert layout is not None
-    weight = PreparedWeight(
-        [torch.zeros(in_features, 64, dtype=torch.uint8)],
-        scale,
-        torch.full(scale.shape, zero_point, dtype=torch.uint8),
-        qzeros=torch.empty(0),
-        order=None,
+    source = SimpleNamespace(
         bits=bits,
-        checkpoint_format="gptq",
-        layout=layout,
         in_features=in_features,
+        out_features=64,
+        group_size=group_size,
+        device=CPU,
+        order=None,
+        codes=lambda outputs: torch.zeros(in_features, 64, dtype=torch.uint8),
+        scale=lambda outputs: scale,
+        zero_points=lambda outputs: torch.full(scale.shape, zero_point, dtype=torch.uint8),
     )
+    weight = PackedInt4(cast("Codes", source), [slice(0, 64)], layout)
     assert torch.equal(weight.scale(slice(0, 64)).view(torch.int16), scale.view(torch.int16))
 
 
@@ -87,7 +91,7 @@ def test_another_instruction_set_has_another_layout() -> None:
     """Where torch has AVX2 alone, as on many laptops, packed and computed as well; torch looks at its start."""
     program = """
 import torch
-from qtoolkit.modules.int4 import Layout, cpu_block, layout_for, multiply, pairs_of
+from qtoolkit.kernels.tinygemm import Layout, cpu_block, layout_for, multiply, pairs_of
 if torch.backends.cpu.get_cpu_capability() == "AVX2":
     codes = torch.randint(16, (64, 96)).byte()
     layout = layout_for(64, 96, 32, torch.device("cpu"))

@@ -6,7 +6,8 @@ from functools import cache
 import pytest
 import torch
 
-from qtoolkit.modules import GPTQLinear
+from qtoolkit.formats.gptq import GPTQTensors
+from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.tensor import pack_words
 
 IN, OUT = 128, 128
@@ -53,17 +54,22 @@ KERNEL_KINDS = [
 every_kernel_kind = pytest.mark.parametrize("kind", KERNEL_KINDS, ids=str)
 
 
-def gptq_layer(kind: Kind, *, bias: bool = True, seed: int = 0) -> GPTQLinear:
-    """A layer with any codes, scales of both signs, and any zero points that its format can tell apart."""
-    torch.manual_seed(seed)
-    layer = GPTQLinear(
-        kind.in_features,
+def tensors_of(kind: Kind, *, scale_dtype: torch.dtype = torch.float16) -> GPTQTensors:
+    return GPTQTensors(
         kind.out_features,
-        bias,
+        kind.in_features,
         bits=kind.bits,
         group_size=kind.group_size,
         checkpoint_format=kind.checkpoint_format,
+        scale_dtype=scale_dtype,
+        centered=kind.sym,
     )
+
+
+def gptq_layer(kind: Kind, *, bias: bool = True, seed: int = 0) -> QuantizedLinear:
+    """A layer with any codes, scales of both signs, and any zero points that its format can tell apart."""
+    torch.manual_seed(seed)
+    layer = QuantizedLinear(tensors_of(kind), bias=bias)
     groups, stored_less = len(layer.scales), int(kind.checkpoint_format == "gptq")
     if kind.sym:
         stored = torch.full((kind.out_features, groups), 2 ** (kind.bits - 1) - stored_less, dtype=torch.uint8)
@@ -72,7 +78,7 @@ def gptq_layer(kind: Kind, *, bias: bool = True, seed: int = 0) -> GPTQLinear:
     layer.qweight.copy_(torch.randint(-(2**31), 2**31, layer.qweight.shape))
     layer.qzeros.copy_(pack_words(stored, kind.bits).T)
     layer.scales.copy_(torch.randn(layer.scales.shape) * 0.01)
-    g_idx = torch.arange(kind.in_features) // layer.group_size
+    g_idx = torch.arange(kind.in_features) // layer.stored.inputs_per_scale
     if kind.order == "act":
         g_idx = g_idx[torch.randperm(kind.in_features)]
     if kind.order == "uneven":
@@ -87,7 +93,7 @@ def gptq_layer(kind: Kind, *, bias: bool = True, seed: int = 0) -> GPTQLinear:
 def weight_of(kind: Kind) -> torch.Tensor:
     """W float64 [out, in] of `gptq_layer(kind)`: its words as long numbers, decoded as auto-gptq's torch layer does."""
     layer = gptq_layer(kind)
-    state, bits = layer.state_dict(), layer.bits
+    state, bits = layer.state_dict(), kind.bits
     mask = 2**bits - 1
     codes = [_number(column) for column in state["qweight"].T.tolist()]
     zeros = [_number(row) for row in state["qzeros"].tolist()]
@@ -96,7 +102,7 @@ def weight_of(kind: Kind) -> torch.Tensor:
     for row in range(layer.out_features):
         for column, group in enumerate(g_idx):
             zero = zeros[group] >> bits * row & mask
-            if layer.checkpoint_format == "gptq":
+            if kind.checkpoint_format == "gptq":
                 zero = zero + 1 if bits == 3 else zero + 1 & mask
             weight[row, column] = ((codes[row] >> bits * column & mask) - zero) * scales[group][row]
     return weight

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from qtoolkit.formats.gptq import GPTQTensors
+from qtoolkit.kernels import QuantizedLinear, memory_bytes, tinygemm
 from qtoolkit.measure import memory_footprint
-from qtoolkit.modules import GPTQLinear, int4
-from tests.modules.gptq_layers import IN, OUT, Kind, every_kernel_kind, every_kind, gptq_layer, weight_of
+from tests.kernels.gptq_layers import IN, OUT, Kind, every_kernel_kind, every_kind, gptq_layer, tensors_of, weight_of
 
 
 @every_kind
@@ -20,7 +21,7 @@ def test_dequantized_as_the_bits_say(kind: Kind) -> None:
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernel", "no kernel"])
 def test_prepared_it_stands_for_the_same_weight(kind: Kind, kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not kernels:
-        monkeypatch.setattr(int4, "_GROUP_SIZES", ())
+        monkeypatch.setattr(tinygemm, "_GROUP_SIZES", ())
     layer = gptq_layer(kind)
     expected, before = layer.dequantize(), {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     assert torch.equal(layer.prepare().dequantize(), expected)
@@ -31,7 +32,7 @@ def test_prepared_it_stands_for_the_same_weight(kind: Kind, kernels: bool, monke
 @every_kind
 def test_stored_bytes_are_those_of_the_checkpoint(kind: Kind) -> None:
     layer = gptq_layer(kind, bias=False)
-    predicted = GPTQLinear.stored_bytes(layer.out_features, layer.in_features, kind.bits, kind.group_size)
+    predicted = tensors_of(kind).stored_bytes()
     assert predicted == sum(tensor.nbytes for tensor in layer.state_dict().values())
 
 
@@ -43,17 +44,9 @@ def test_memory_bytes_are_those_of_the_prepared_layer(
     if kind.order == "uneven":
         pytest.skip("no layout takes it, which shapes do not tell")
     if not kernels:
-        monkeypatch.setattr(int4, "_GROUP_SIZES", ())
+        monkeypatch.setattr(tinygemm, "_GROUP_SIZES", ())
     layer = gptq_layer(kind, bias=False).prepare()
-    predicted = GPTQLinear.memory_bytes(
-        layer.out_features,
-        layer.in_features,
-        kind.bits,
-        kind.group_size,
-        sym=kind.sym,
-        desc_act=kind.order == "act",
-        device="cpu",
-    )
+    predicted = memory_bytes(tensors_of(kind), device="cpu", reordered=kind.order == "act")
     assert predicted == memory_footprint(layer)
     assert predicted >= sum(buffer.nbytes for buffer in layer.buffers())
 
@@ -79,7 +72,7 @@ def test_prepared_it_keeps_no_second_copy(kind: Kind) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_scales_of_other_types(bits: int, dtype: torch.dtype) -> None:
     """auto-gptq stores them in the type of the model that was quantized."""
-    layer = GPTQLinear(IN, OUT, False, bits=bits, group_size=32, scale_dtype=dtype)
+    layer = QuantizedLinear(tensors_of(Kind(bits), scale_dtype=dtype), bias=False)
     for name, tensor in gptq_layer(Kind(bits), bias=False).state_dict().items():
         setattr(layer, name, tensor)
     layer.scales = torch.randn(layer.scales.shape).to(dtype)
@@ -100,6 +93,6 @@ def test_scales_of_other_types(bits: int, dtype: torch.dtype) -> None:
     ids=["bits", "words", "group size", "format"],
 )
 def test_layers_that_there_are_not(changes: dict[str, object], message: str) -> None:
-    options = {"in_features": IN, "out_features": OUT, "bias": False, "bits": 4, "group_size": 32} | changes
+    options = {"in_features": IN, "out_features": OUT, "bits": 4, "group_size": 32} | changes
     with pytest.raises(ValueError, match=f"^{message}$"):
-        GPTQLinear(**options)  # type: ignore[arg-type]
+        QuantizedLinear(GPTQTensors(**options), bias=False)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""How codes are stored in files: one package for each format."""
