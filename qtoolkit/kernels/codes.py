@@ -24,6 +24,7 @@ class Codes(ABC):
             It keeps nothing else alive, so that packed codes may take it over.
         order: which input stands at each place here, int32 [in]; None where they stand as a layer gets them.
         groups: the group of each place, int [in]; None where groups of equal size stand in their order.
+        centered: whether their format says that all zero points are in the middle.
         block: outputs that lie together: `codes` gives whole blocks.
         rows: the codes less half their range, int8 [out, in], where they are stored so; otherwise None.
         expands_fast: whether they lie in memory as expanding wants them. If not, packing helps without a kernel too.
@@ -37,6 +38,7 @@ class Codes(ABC):
     zero_points: Callable[[slice], torch.Tensor | int]
     order: torch.Tensor | None = None
     groups: torch.Tensor | None = None
+    centered: bool = False
     block: int = 1
     rows: torch.Tensor | None = None
     expands_fast: ClassVar[bool] = False

@@ -24,6 +24,7 @@ class Int8Rows(Codes):
         self.bits, self.rows, self.device = source.bits, source.rows, source.device
         self.in_features, self.out_features = source.in_features, source.out_features
         self.group_size, self.zero_points = source.group_size, source.zero_points
+        self.centered = source.centered
 
     def codes(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""

@@ -40,6 +40,7 @@ class PackedInt4(Codes):
         whole = slice(0, self.out_features)
         scale, zero_point = source.scale(whole), source.zero_points(whole)
         self._common = common = _common(zero_point)
+        self.centered = source.centered and common == 2 ** (source.bits - 1)
         self.zero_points = source.zero_points if common is None else lambda outputs: common
         pieces = [self._pack(source.codes(part)) for part in blocks]
         self._planes = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
@@ -113,8 +114,7 @@ class PackedInt4(Codes):
         if self.bits == 8:
             # code - z = 16 * (upper - 8) + (lower - 8) + 136 - z
             return (16 * scale, _offset(136, zero_point, scale)), (scale, None)
-        middle = 8 - _shift(self.bits)
-        return ((scale, None if self._common == middle else _offset(middle, zero_point, scale)),)
+        return ((scale, None if self.centered else _offset(8 - _shift(self.bits), zero_point, scale)),)
 
 
 def packed_bytes(stored: StoredTensors, layout: Layout) -> int:

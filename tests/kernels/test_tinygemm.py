@@ -46,6 +46,7 @@ def test_every_float16_comes_back(bits: int, zero_point: int, group_size: int) -
         group_size=group_size,
         device=CPU,
         order=None,
+        centered=zero_point == 8,
         codes=lambda outputs: torch.zeros(in_features, 64, dtype=torch.uint8),
         scale=lambda outputs: scale,
         zero_points=lambda outputs: torch.full(scale.shape, zero_point, dtype=torch.uint8),

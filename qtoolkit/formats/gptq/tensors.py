@@ -130,7 +130,7 @@ class CodeWords(Codes):
     """
 
     def __init__(self, stored: GPTQTensors, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.bits, self.group_size = stored.bits, stored.inputs_per_scale
+        self.bits, self.group_size, self.centered = stored.bits, stored.inputs_per_scale, stored.centered
         self.in_features, self.out_features = stored.in_features, stored.out_features
         self._words, self._scales, self._g_idx = tensors["qweight"], tensors["scales"], tensors["g_idx"]
         self.device = self._words.device
@@ -163,7 +163,7 @@ class _Sorted(Codes):
         self._of, self.order = words, order.to(torch.int32)
         self.bits, self.group_size, self.device = words.bits, words.group_size, words.device
         self.in_features, self.out_features = words.in_features, words.out_features
-        self.zero_points = words.zero_points
+        self.zero_points, self.centered = words.zero_points, words.centered
 
     def codes(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""

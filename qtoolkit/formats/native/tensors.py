@@ -177,7 +177,8 @@ class CodeRows(Codes):
         self.out_features, self.in_features = len(weight), weight.shape[1] * 8 // self.bits
         self.group_size, self.device = self.in_features // scale.shape[1], weight.device
         self._weight, self._scale, self._zero_point = weight, scale, zero_point
-        self.rows = weight if self.bits == 8 and zero_point is None else None
+        self.centered = zero_point is None
+        self.rows = weight if self.bits == 8 and self.centered else None
         self.zero_points = partial(_zero_points, zero_point, 2 ** (self.bits - 1))
 
     def codes(self, outputs: slice) -> torch.Tensor:
