@@ -55,6 +55,4 @@ def unload_ipython_extension(shell: Any) -> None:
 
 
 # So that transformers reads our checkpoints once qtoolkit is imported, before or after it; costs nothing until then.
-when_imported(
-    "transformers.modeling_utils", lambda: importlib.import_module("qtoolkit.methods._transformers").register()
-)
+when_imported("transformers.modeling_utils", lambda: importlib.import_module("qtoolkit.methods").register())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.evaluation import continue_text
 from qtoolkit.files import path_of
+from qtoolkit.formats import side_files_of
 from qtoolkit.measure import disk_size, explained
 from qtoolkit.methods import MethodConfig
 from qtoolkit.publishing import measure_probe, write_receipt
@@ -118,7 +119,13 @@ class QuantizedModel:
         limited = explained("saving", "free some, or save it when less is loaded")
         with limited, staged(folder, overwrite=overwrite) as partial:
             if self.receipt is None:
-                save_model(self.model, self.tokenizer, partial, on_progress or ignore_progress)
+                save_model(
+                    self.model,
+                    self.tokenizer,
+                    partial,
+                    on_progress or ignore_progress,
+                    side_files=side_files_of,
+                )
             else:
                 self.receipt = self._save_with_receipt(self.receipt, partial, on_progress or ignore_progress)
         memory = replace(self.memory, disk_after=disk_size(folder))
@@ -164,7 +171,7 @@ def save_measured(
     except Exception as error:  # noqa: BLE001  # what a model does not run on this machine raises anything
         notes.append(f"its logits could not be measured, and no qt.verify can compare them: {oneline(error)}")
     give_memory_back()
-    save_model(model, tokenizer, folder, on_progress)
+    save_model(model, tokenizer, folder, on_progress, side_files=side_files_of)
     return probe
 
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.formats import Layer
 from qtoolkit.methods._config import MethodConfig, option
 from qtoolkit.methods._linear import LinearMethod
-from qtoolkit.methods._method import Layer
 from qtoolkit.methods._rules import MixedConfig
 from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from qtoolkit.formats.native import NativeTensors
+    from qtoolkit.formats.native.tensors import NativeTensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class AffineMethod(LinearMethod):
 
     def _tensors(self, layer: Layer, config: Any) -> "NativeTensors":
         """How the layer's weight is stored."""
-        from qtoolkit.formats.native import NativeTensors
+        from qtoolkit.formats.native.tensors import NativeTensors
 
         return NativeTensors(
             layer.out_features,

@@ -5,15 +5,15 @@ Layouts: bitsandbytes 0.50 `functional.QuantState.as_dict` and `nn.Linear8bitLt`
 
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from qtoolkit.formats import Layer
 from qtoolkit.methods._config import MethodConfig, option
-from qtoolkit.methods._method import Layer, Method, Outcome
+from qtoolkit.methods._method import Method, Outcome
 from qtoolkit.optional import optional
 from qtoolkit.records import LayerPlan, OnProgress, Plan
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from qtoolkit.source import Checkpoint
@@ -30,6 +30,8 @@ QUANT_STATE_BYTES = 170
 @dataclass(frozen=True, kw_only=True)
 class FourBitConfig(MethodConfig):
     """The options of bitsandbytes' 4-bit types."""
+
+    format: ClassVar[str] = "bitsandbytes"
 
     double_quant: bool = option(True, help="quantize the scales too: 0.37 bits per weight less")
     compute_dtype: str = option(
@@ -66,11 +68,15 @@ class BitsAndBytesMethod(Method):
         return Outcome(load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress))
 
     def prepare(self, model: "PreTrainedModel") -> None:
+        from qtoolkit.formats.bitsandbytes import keep_exact
+
         keep_exact(model)
 
 
 class FourBitMethod(BitsAndBytesMethod):
     """NF4 and FP4: blocks of 64 weights, each with a scale that may be quantized again in blocks of 256."""
+
+    code_bits = 4
 
     def resolve(self, config: Any, dtype: str, device: str) -> MethodConfig:
         assert isinstance(config, FourBitConfig)
@@ -105,50 +111,3 @@ class FourBitMethod(BitsAndBytesMethod):
             bnb_4bit_compute_dtype=config.compute_dtype,
             llm_int8_skip_modules=skipped,
         )
-
-
-def from_transformers(config: Any) -> tuple[str, dict[str, Any]]:
-    """transformers' `BitsAndBytesConfig` as a method's name and the values of its config."""
-    skipped = config.llm_int8_skip_modules
-    exclude = {} if skipped is None else {"exclude": tuple(skipped)}
-    if config.load_in_8bit:
-        return "int8", {"threshold": config.llm_int8_threshold, **exclude}
-    return config.bnb_4bit_quant_type, {
-        "double_quant": config.bnb_4bit_use_double_quant,
-        "compute_dtype": str(config.bnb_4bit_compute_dtype).removeprefix("torch."),
-        **exclude,
-    }
-
-
-def keep_exact(model: "PreTrainedModel") -> None:
-    """Let 4-bit layers be saved exactly, and run on unharmed, after they have run on a CPU.
-
-    At its first product on a CPU with AVX512-BF16, bitsandbytes 0.50 repacks a layer in place and rounds its scales
-    to bfloat16. `state_dict` undoes the packing but not the rounding, and without double quantization it leaves the
-    scales transposed, in the file and in the layer. The scales are therefore kept from before, 0.13 bits per weight
-    with double quantization and 0.5 without, and put back.
-    """
-    bnb = optional("bitsandbytes", "a 4-bit model")
-    for module in model.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            module.register_forward_pre_hook(_remember_scales)
-            module.register_state_dict_post_hook(_restore_scales)
-
-
-def _remember_scales(module: "nn.Module", inputs: tuple[Any, ...]) -> None:
-    weight: Any = module.weight
-    remembered = getattr(module, "_before_repacking", None)
-    repacked = getattr(weight.quant_state, "packing_format_for_cpu", False)
-    if inputs[0].device.type == "cpu" and not repacked and (remembered is None or remembered[0] is not weight):
-        # Past nn.Module's own setter, which would register the weight a second time.
-        object.__setattr__(module, "_before_repacking", (weight, dict(vars(weight.quant_state))))
-
-
-def _restore_scales(module: "nn.Module", state: dict[str, "Tensor"], prefix: str, metadata: dict[str, Any]) -> None:
-    weight: Any = module.weight
-    remembered = getattr(module, "_before_repacking", None)
-    # A weight that was replaced since, by merging an adapter say, has scales of its own.
-    if remembered is not None and remembered[0] is weight:
-        vars(weight.quant_state).clear()
-        vars(weight.quant_state).update(remembered[1])
-        state.update({f"{prefix}weight.{name}": part for name, part in weight.quant_state.as_dict(packed=True).items()})

@@ -3,7 +3,9 @@
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.methods._method import Layer, Method, Outcome
+from qtoolkit.formats import Layer
+from qtoolkit.methods._config import MethodConfig
+from qtoolkit.methods._method import Method, Outcome
 from qtoolkit.records import OnProgress, Plan
 
 if TYPE_CHECKING:
@@ -49,10 +51,24 @@ class LinearMethod(Method):
         on_progress: OnProgress,
         journal: "JournalPlace | None" = None,
     ) -> Outcome:
-        from qtoolkit.methods._transformers import QToolkitConfig, register
+        from qtoolkit.formats.native.loader import QToolkitConfig
         from qtoolkit.stream import load_streamed
 
-        register()
         quantized = [layer.name for layer in plan.layers]
         settings = QToolkitConfig(method=self.name, options=config.to_dict(), layers=quantized)
         return Outcome(load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress))
+
+
+class LinearLayers:
+    """The layers of one such method with one config, as `qtoolkit.formats.Layers`."""
+
+    def __init__(self, method: LinearMethod, config: MethodConfig) -> None:
+        self._method, self._config = method, config
+
+    def build(self, layer: Layer, dtype: Any) -> "nn.Module":
+        """See `Layers`."""
+        return self._method.build(layer, self._config.of(layer.name), dtype)
+
+    def quantize_weight(self, weight: "Tensor", layer: Layer) -> "dict[str, Tensor]":
+        """See `Layers`."""
+        return self._method.quantize_weight(weight, layer, self._config.of(layer.name))

@@ -20,6 +20,7 @@ class NF4Method(FourBitMethod):
     """NF4 as a method."""
 
     config_class = NF4
+    title = "NF4"
     summary = "4-bit NormalFloat, blocks of 64 (QLoRA); no calibration"
 
 

@@ -4,12 +4,13 @@ import math
 import sys
 from typing import Any
 
+from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig
-from qtoolkit.methods._work import Work
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
 from qtoolkit.sensitivity import sensitivity_phase
 from qtoolkit.source import Checkpoint
 from qtoolkit.source import skeleton as skeletons
+from qtoolkit.stream.cost import Work
 
 # What is written beside the weights: config, card and receipt; entries of headers, and of the journal's facts; the
 # tokenizer, whose file may double, since merges are written as pairs today, or what one in memory takes a token: 72
@@ -30,7 +31,7 @@ _TOKENIZER_HELD, _TOKENIZER_READ, _TOKENIZER_WRITTEN = 8.2, 14.5, 2.6
 
 
 def base_terms(
-    checkpoint: Checkpoint, method: Method, machine: Machine | None, device: str, rss: int
+    checkpoint: Checkpoint, method: Method | Reader, machine: Machine | None, device: str, rss: int
 ) -> tuple[Term, ...]:
     """What is resident in main memory before a weight is read.
 
@@ -90,7 +91,7 @@ def make_work(
 
 
 def job_phases(
-    checkpoint: Checkpoint, method: Method, config: MethodConfig, work: Work, disk_after: int, measures: int
+    checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, work: Work, disk_after: int, measures: int
 ) -> tuple[PhasePlan, ...]:
     """Every phase of a job, from the download to the saved result; `measures` is that of `make_plan`."""
     base, phases = work.base, []

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.methods import Layer, Method, MethodConfig, check_rules, get_method
+from qtoolkit.formats import Layer, Reader
+from qtoolkit.methods import Method, MethodConfig, check_rules, get_method
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.planning.advice import advise
 from qtoolkit.planning.device import adapt_dtype
@@ -27,7 +28,7 @@ def plan_job(
     machine: Machine | None,
     *,
     rss: int,
-    method: Method | None = None,
+    method: Method | Reader | None = None,
     **options: Any,
 ) -> tuple[MethodConfig, Plan]:
     """The config with "auto" resolved for this model and device, and the plan; by default of the config's method."""
@@ -51,7 +52,7 @@ def plan_with_advice(
 
 def make_plan(
     checkpoint: Checkpoint,
-    method: Method,
+    method: Method | Reader,
     config: MethodConfig,
     *,
     device: str,
@@ -107,7 +108,7 @@ def make_plan(
     return config, judge(plan, machine, saves=saves) if machine else plan
 
 
-def _missing(method: Method) -> Iterable[str]:
+def _missing(method: Method | Reader) -> Iterable[str]:
     """What has to be installed first."""
     return (
         f"{method.name} needs {REQUIREMENTS[package]}, which is not installed"
@@ -117,7 +118,7 @@ def _missing(method: Method) -> Iterable[str]:
 
 
 def _layer_plans(
-    checkpoint: Checkpoint, method: Method, config: MethodConfig, device: str
+    checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, device: str
 ) -> tuple[MethodConfig, tuple[LayerPlan, ...], tuple[LayerPlan, ...]]:
     """The config as it fits, the modules that will be quantized, and those that stay."""
     candidates, excluded = _candidates(checkpoint, method, config, device)
@@ -142,13 +143,15 @@ def _changes(asked: MethodConfig, fitted: MethodConfig) -> str:
     return f"{', '.join(changed)}, which does not fit all layers" if changed else ""
 
 
-def layers_to_quantize(checkpoint: Checkpoint, method: Method, config: MethodConfig, device: str) -> tuple[Layer, ...]:
+def layers_to_quantize(
+    checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, device: str
+) -> tuple[Layer, ...]:
     """The linear layers that a method may quantize, in the model's order."""
     return _candidates(checkpoint, method, config, device)[0]
 
 
 def _candidates(
-    checkpoint: Checkpoint, method: Method, config: MethodConfig, device: str
+    checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, device: str
 ) -> tuple[tuple[Layer, ...], tuple[LayerPlan, ...]]:
     """Every module that has weights: those that a method may quantize, and those that stay with the reason why."""
     model = checkpoint.skeleton

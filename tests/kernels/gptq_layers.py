@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 
-from qtoolkit.formats.gptq import GPTQTensors
+from qtoolkit.formats.gptq.tensors import GPTQTensors
 from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.tensor import pack_words
 

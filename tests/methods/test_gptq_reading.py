@@ -18,7 +18,7 @@ import qtoolkit as qt
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.measure import memory_footprint
-from qtoolkit.methods import _gptq_transformers
+from qtoolkit.formats.gptq import loader
 from tests.methods.gptq_files import Recipe, Tensors, write, write_checkpoint
 
 TOKENS = torch.arange(2, 34).reshape(2, 16)
@@ -272,8 +272,8 @@ def test_who_has_both_packages_keeps_what_transformers_does(
 ) -> None:
     theirs = object()
     AUTO_QUANTIZER_MAPPING["gptq"] = theirs
-    monkeypatch.setattr(_gptq_transformers, "is_installed", lambda name: name in installed)
-    _gptq_transformers.register()
+    monkeypatch.setattr(loader, "is_installed", lambda name: name in installed)
+    loader.register()
     assert (AUTO_QUANTIZER_MAPPING["gptq"] is not theirs) == expected
     # Our own loader asks nobody.
     assert memory_footprint(loaded(llama[0] / "gptq").model)

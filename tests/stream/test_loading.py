@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, InsufficientMemoryError, JobCancelled, UnsupportedModelError
-from qtoolkit.formats.native import NativeTensors
+from qtoolkit.formats.native.tensors import NativeTensors
 from qtoolkit.records import ProgressEvent
 from qtoolkit.source import Checkpoint, open_checkpoint
 from qtoolkit.stream import compute_dtype_for, load_streamed

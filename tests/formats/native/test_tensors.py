@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from qtoolkit.formats.native import NativeTensors
+from qtoolkit.formats.native.tensors import NativeTensors
 from qtoolkit.kernels import QuantizedLinear
 from tests.kernels.schemes import Scheme, every_scheme, quantized, weight_of
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.formats.gptq.config import describe, notes_on
 from qtoolkit.methods import _gptq_optimum as optimum
-from qtoolkit.methods._gptq import GPTQBlocks
-from qtoolkit.methods._gptq_format import describe, notes_on
 from qtoolkit.methods._method import Outcome
+from qtoolkit.methods.gptq.layers import GPTQBlocks
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.source import Checkpoint, StoredTensor
 from qtoolkit.source.calibration import Calibration, bounded, make_calibration, read_calibration
@@ -131,7 +131,7 @@ def _load(
     blocks: list[DoneBlock],
 ) -> "PreTrainedModel":
     """The model of the quantized layers and of everything else as it was, read as any checkpoint of the format."""
-    from qtoolkit.methods._gptq_checkpoint import load_quantized
+    from qtoolkit.formats.gptq.checkpoint import load_quantized
 
     quantized = {f"{layer.name}.weight" for layer in plan.layers}
     gone = {key for key, name in streamed.name_of.items() if name in quantized}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gptq import GPTQTensors, in_order, zero_offset
+from qtoolkit.formats.gptq.tensors import GPTQTensors, in_order, zero_offset
 from qtoolkit.source import StoredTensor
 from qtoolkit.stream import Result
 from qtoolkit.tensor import pack_words

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from qtoolkit.methods._gptq_job import LOSS_ROWS, PERPLEXITY_TOKENS
-from qtoolkit.methods._work import Work, reading_phase
+from qtoolkit.methods.gptq.job import LOSS_ROWS, PERPLEXITY_TOKENS
 from qtoolkit.records import LayerPlan, PhasePlan, Term
-from qtoolkit.source.sampling import CPU_MEMORY
 from qtoolkit.stream import calibration_dtype
+from qtoolkit.stream.cost import Work, on_device, reading_phase, weights_by_block, writing_phase
 from qtoolkit.stream.samples import activation_bytes, samples_at_once
 
 # Measured on SmolLM2-135M and Gemma 3 270M with torch 2.13: what half a megabyte of text leaves in memory once it is
@@ -88,27 +87,6 @@ def _sample_terms(work: Work, num_samples: int, seq_len: int, itemsize: int) -> 
     )
 
 
-def on_device(work: Work, name: str, terms: tuple[Term, ...], in_memory: tuple[Term, ...]) -> PhasePlan:
-    """A phase whose terms are in main memory on the CPU, and in the GPU's on a GPU, beside what stays in memory."""
-    if work.on_cpu:
-        return PhasePlan(name, (*work.base, *terms))
-    return PhasePlan(name, (*work.base, *in_memory), tuple(term for term in terms if term not in in_memory))
-
-
-def writing_phase(work: Work, num_samples: int, seq_len: int, wider: float) -> PhasePlan:
-    """The model as it is, writing its own text: as many samples at one time as `CPU_MEMORY` holds."""
-    whole = Term("the model in full precision", round(work.weight_bytes * wider), "in the type that it computes in")
-    each = round(work.cache_bytes * seq_len * wider) + 3 * 4 * work.vocab_size
-    kept = min(num_samples * each, max(each, CPU_MEMORY))
-    limit = "at most 2 GiB; a quarter of a GPU's memory, or less, on a GPU"
-    phase = on_device(work, "calibrate", (whole, Term("keys, values and logits", kept, limit)), ())
-    # Every token reads every weight.
-    rounds = -(-num_samples * each // max(kept, 1))
-    return replace(
-        phase, bytes_moved=work.weight_bytes, seconds=work.time(touched=rounds * seq_len * work.weight_bytes)
-    )
-
-
 def _reading(work: Work, seq_len: int) -> PhasePlan:
     """The result read back, and the perplexity of a sample."""
     layouts = max((layer.bytes_after for layer in work.layers), default=0)
@@ -118,19 +96,6 @@ def _reading(work: Work, seq_len: int) -> PhasePlan:
     if work.on_cpu:
         return replace(phase, memory=(*phase.memory, logits))
     return replace(phase, vram=(*phase.vram, logits))
-
-
-def weights_by_block(work: Work) -> tuple[dict[str, int], int]:
-    """Bytes of each block, and of everything else but the output head."""
-    in_blocks: dict[str, int] = defaultdict(int)
-    outside = 0
-    prefix = f"{work.blocks}."
-    for layer in (*work.layers, *work.skipped):
-        if layer.name.startswith(prefix):
-            in_blocks[layer.name.removeprefix(prefix).split(".")[0]] += layer.bytes_before
-        elif layer.name != work.head:
-            outside += layer.bytes_before
-    return in_blocks, outside
 
 
 def _solver_bytes(layers: tuple[LayerPlan, ...]) -> int:

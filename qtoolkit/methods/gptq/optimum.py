@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.methods._gptq_checkpoint import load_quantized
-from qtoolkit.methods._gptq_format import describe
+from qtoolkit.formats.gptq.checkpoint import load_quantized
+from qtoolkit.formats.gptq.config import describe
 from qtoolkit.methods._method import Outcome
 from qtoolkit.optional import optional
 from qtoolkit.records import CalibrationReport, Plan, ignore_progress

@@ -1,12 +1,14 @@
-"""What a method is told when it says what its phases take, and the answer of a method without calibration."""
+"""What it takes to read weights, to hold them and to quantize them: the terms of which phases are planned."""
 
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from qtoolkit.records import LayerPlan, PhasePlan, Speed, Term
 from qtoolkit.source.heap import GIVE_BACK_EVERY
+from qtoolkit.source.sampling import CPU_MEMORY
 
 # A time is at least what products and bytes take at full speed; measured jobs take up to 5 times that.
 SLOWEST = 5.0
@@ -105,3 +107,37 @@ def reading_phase(work: Work, name: str, what: str, working: int) -> PhasePlan:
 def working_bytes(layers: Iterable[LayerPlan]) -> int:
     """The most that is in use at one time while a layer is quantized, beside what stays."""
     return max((layer.working_bytes - layer.bytes_after for layer in layers), default=0)
+
+
+def on_device(work: Work, name: str, terms: tuple[Term, ...], in_memory: tuple[Term, ...]) -> PhasePlan:
+    """A phase whose terms are in main memory on the CPU, and in the GPU's on a GPU, beside what stays in memory."""
+    if work.on_cpu:
+        return PhasePlan(name, (*work.base, *terms))
+    return PhasePlan(name, (*work.base, *in_memory), tuple(term for term in terms if term not in in_memory))
+
+
+def writing_phase(work: Work, num_samples: int, seq_len: int, wider: float) -> PhasePlan:
+    """The model as it is, writing its own text: as many samples at one time as `CPU_MEMORY` holds."""
+    whole = Term("the model in full precision", round(work.weight_bytes * wider), "in the type that it computes in")
+    each = round(work.cache_bytes * seq_len * wider) + 3 * 4 * work.vocab_size
+    kept = min(num_samples * each, max(each, CPU_MEMORY))
+    limit = "at most 2 GiB; a quarter of a GPU's memory, or less, on a GPU"
+    phase = on_device(work, "calibrate", (whole, Term("keys, values and logits", kept, limit)), ())
+    # Every token reads every weight.
+    rounds = -(-num_samples * each // max(kept, 1))
+    return replace(
+        phase, bytes_moved=work.weight_bytes, seconds=work.time(touched=rounds * seq_len * work.weight_bytes)
+    )
+
+
+def weights_by_block(work: Work) -> tuple[dict[str, int], int]:
+    """Bytes of each block, and of everything else but the output head."""
+    in_blocks: dict[str, int] = defaultdict(int)
+    outside = 0
+    prefix = f"{work.blocks}."
+    for layer in (*work.layers, *work.skipped):
+        if layer.name.startswith(prefix):
+            in_blocks[layer.name.removeprefix(prefix).split(".")[0]] += layer.bytes_before
+        elif layer.name != work.head:
+            outside += layer.bytes_before
+    return in_blocks, outside

@@ -7,23 +7,26 @@ transformers (utils/quantization_config.py, GPTQConfig). Tensors are described i
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from qtoolkit.errors import CheckpointError, UnsupportedModelError
-from qtoolkit.formats.gptq import CHECKPOINT_FORMATS, GPTQTensors, zero_offset
+from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
+from qtoolkit.files import read_json
+from qtoolkit.formats.gptq.config import check_dynamic
+from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, GPTQTensors, zero_offset
 from qtoolkit.kernels import QuantizedLinear
-from qtoolkit.methods._gptq_format import check_dynamic
 from qtoolkit.records import ignore_progress
+from qtoolkit.source import Checkpoint
+from qtoolkit.source import folder as folders
+from qtoolkit.source.names import QUANTIZE_CONFIG
 from qtoolkit.source.remedy import place_of, sound_copy
 from qtoolkit.source.renaming import names_in_model
 from qtoolkit.tensor import WORD_BITS, unpack_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from qtoolkit.source import Checkpoint
 
 
 class Header(Protocol):
@@ -138,7 +141,38 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def correct_format(checkpoint: "Checkpoint") -> None:
+def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of its method that a `quantization_config` tells.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as `read_settings`; also groups smaller than those that are made here.
+    """
+    settings = read_settings(values)
+    if 0 < settings.group_size < 32:
+        raise UnsupportedModelError(
+            f"groups of {settings.group_size} are none of qtoolkit.GPTQ: load it with transformers' from_pretrained"
+        )
+    known: dict[str, Any] = {
+        "bits": settings.bits,
+        "group_size": settings.group_size,
+        "sym": settings.sym,
+        "desc_act": settings.desc_act,
+        "checkpoint_format": settings.checkpoint_format,
+    }
+    if any(isinstance(values.get(key), bool) for key in ("desc_act", "static_groups", "act_group_aware")):
+        by_activation = any(values.get(key) is True for key in ("desc_act", "static_groups", "act_group_aware"))
+        known["order"] = "activation" if by_activation else "natural"
+    damp, sequential = values.get("damp_percent"), values.get("true_sequential")
+    if isinstance(damp, float) and 0 < damp < 1:
+        known["damp_percent"] = damp
+    if isinstance(sequential, bool):
+        known["true_sequential"] = sequential
+    if values.get("lm_head") is True:
+        known["exclude"] = ()
+    return known
+
+
+def correct_format(checkpoint: Checkpoint) -> None:
     """Put right a config that names the other `checkpoint_format` than its tensors have, and note it.
 
     optimum 2.3 with gptqmodel 7.7 writes "gptq_v2" into config.json, "gptq" into quantize_config.json, and zero points
@@ -170,6 +204,25 @@ def correct_format(checkpoint: "Checkpoint") -> None:
         f"read as {right}: its config says {settings.checkpoint_format}, where zero points of {found[0]} throughout "
         "would not be the middle of the codes"
     )
+
+
+def problems_of(folder: Path, values: Mapping[str, Any]) -> list[str]:
+    """What of a folder readers would take wrongly: of each other's config, or of the zero points; a line each."""
+    problems: list[str] = []
+    if (folder / QUANTIZE_CONFIG).is_file():
+        other = read_json(folder / QUANTIZE_CONFIG)
+        problems += [
+            f"{key} is {values.get(key)} in config.json and {other[key]} in {QUANTIZE_CONFIG}"
+            for key in ("bits", "group_size", "sym", "desc_act", "checkpoint_format")
+            if key in other and other[key] != values.get(key)
+        ]
+    try:
+        config, tensors = folders.load_config(folder), folders.read_weights(folder)
+        checkpoint = Checkpoint("", config, tensors, torch.float16, "safetensors")
+        correct_format(checkpoint)
+    except QToolkitError as error:
+        return [*problems, oneline(error).replace(f"{folder}/", "")]
+    return [*problems, *(f"its zero points must be {note}" for note in checkpoint.notes)]
 
 
 def find_layers(model: "PreTrainedModel", tensors: Mapping[str, Header], settings: Settings) -> dict[str, StoredLayer]:
@@ -226,7 +279,7 @@ def module_names(model: "PreTrainedModel", stored: list[str]) -> dict[str, str]:
     return {name: renamed[f"{name}.weight"].removesuffix(".weight") for name in stored}
 
 
-def load_quantized(checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "PreTrainedModel":
+def load_quantized(checkpoint: Checkpoint, values: Mapping[str, Any], *, device: str) -> "PreTrainedModel":
     """Build the model of a GPTQ checkpoint on `device`, ready to run and to save.
 
     Args:
@@ -237,7 +290,7 @@ def load_quantized(checkpoint: "Checkpoint", values: Mapping[str, Any], *, devic
     Raises:
         CheckpointError, UnsupportedModelError: as `read_settings`, `find_layers` and `load_streamed`.
     """
-    from qtoolkit.methods._gptq_transformers import OWN_QUANT_METHOD, GPTQConfig, register
+    from qtoolkit.formats.gptq.loader import OWN_QUANT_METHOD, GPTQConfig, register
     from qtoolkit.stream import load_streamed
 
     register()

@@ -5,17 +5,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.formats import Layer
 from qtoolkit.methods._config import MethodConfig, option
-from qtoolkit.methods._method import Layer, Method, Outcome
+from qtoolkit.methods._method import Method, Outcome
 from qtoolkit.methods._rules import MixedConfig
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qtoolkit.methods._work import Work
     from qtoolkit.source import Checkpoint
     from qtoolkit.stream import JournalPlace
+    from qtoolkit.stream.cost import Work
 
 # What every reader of the format packs without a remainder: 32 codes of 3 bits fill 3 words.
 _MULTIPLE = 32
@@ -27,6 +28,7 @@ class GPTQ(MixedConfig):
     """Codes of 2, 3, 4 or 8 bits that keep each layer's outputs on a calibration text."""
 
     method: ClassVar[str] = "gptq"
+    format: ClassVar[str] = "gptq"
 
     bits: int = option(4, choices=(2, 3, 4, 8), help="size of a code", unit="bits per weight", per_layer=True)
     group_size: int = option(
@@ -92,6 +94,7 @@ class GPTQMethod(Method):
     """GPTQ as a method."""
 
     config_class = GPTQ
+    title = "GPTQ"
     summary = "2, 3, 4 or 8 bits fitted to a calibration text, block by block; AutoGPTQ's format"
     splits_experts = True
     resumes = True
@@ -118,7 +121,7 @@ class GPTQMethod(Method):
         return super().fit(layers, replace(config, group_size=size))
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
-        from qtoolkit.formats.gptq import GPTQTensors
+        from qtoolkit.formats.gptq.tensors import GPTQTensors
         from qtoolkit.kernels import memory_bytes
 
         reason = _why_left(layer)
@@ -139,17 +142,17 @@ class GPTQMethod(Method):
         return layer.replaced(kept, disk_bytes=stored, working_bytes=working, bits=config.bits)
 
     def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
-        from qtoolkit.methods._gptq_format import notes_on
+        from qtoolkit.formats.gptq.config import notes_on
 
         return notes_on(config, layers)
 
     def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
-        from qtoolkit.methods._gptq import round_to_grid
+        from qtoolkit.methods.gptq.layers import round_to_grid
 
         return round_to_grid(weight, config)
 
     def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
-        from qtoolkit.methods._gptq_plan import gptq_phases
+        from qtoolkit.methods.gptq.cost import gptq_phases
 
         return gptq_phases(work, config)
 
@@ -161,7 +164,7 @@ class GPTQMethod(Method):
         on_progress: OnProgress,
         journal: "JournalPlace | None" = None,
     ) -> Outcome:
-        from qtoolkit.methods._gptq_job import quantize
+        from qtoolkit.methods.gptq.job import quantize
 
         return quantize(checkpoint, config, plan, on_progress, journal)
 

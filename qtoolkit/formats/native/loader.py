@@ -22,8 +22,8 @@ from qtoolkit.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from qtoolkit.methods import Layer
-    from qtoolkit.methods._linear import LinearMethod
+    from qtoolkit.formats.base import Layers, LayersOf
+    from qtoolkit.formats.layer import Layer
 
 QUANT_METHOD = "qtoolkit"
 
@@ -48,6 +48,8 @@ class QToolkitQuantizer(HfQuantizer):
     """Puts our layers in place, and quantizes weights as they are read when the checkpoint is in full precision."""
 
     requires_calibration = False
+    # Handed in by `register`.
+    layers_of: "staticmethod[[str, Mapping[str, Any]], Layers]"
 
     def __init__(self, quantization_config: QToolkitConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
@@ -55,24 +57,20 @@ class QToolkitQuantizer(HfQuantizer):
         self._quantize_weight: dict[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]] = {}
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        from qtoolkit.methods import Layer, get_method
-        from qtoolkit.methods._linear import LinearMethod
+        from qtoolkit.formats.layer import Layer
         from qtoolkit.source.skeleton import is_linear
 
-        method = get_method(self.quantization_config.method)
-        assert isinstance(method, LinearMethod)
-        config = method.config_class.from_dict(self.quantization_config.options)
+        layers = self.layers_of(self.quantization_config.method, self.quantization_config.options)
         for name in self.quantization_config.layers:
             module = model.get_submodule(name)
             if not is_linear(module):
                 raise CheckpointError(f"{name} should be quantized, but it is no linear layer: the config is damaged")
             layer = Layer.of(name, module, str(kwargs.get("device_map") or "cpu"))
-            own = config.of(name)
             self._quantize_weight[name] = partial(
-                _quantized, method=method, layer=layer, config=own, transposed=isinstance(module, Conv1D)
+                _quantized, layers=layers, layer=layer, transposed=isinstance(module, Conv1D)
             )
             with torch.device("meta"):
-                replacement: Any = method.build(layer, own, module.weight.dtype)
+                replacement: Any = layers.build(layer, module.weight.dtype)
             if not self.pre_quantized:
                 # transformers 5.15 casts what it reads to the type that it finds here before it is quantized.
                 replacement.weight = module.weight.data
@@ -125,18 +123,14 @@ class _Quantize(ConversionOps):
         return result
 
 
-def _quantized(
-    weight: torch.Tensor, *, method: "LinearMethod", layer: "Layer", config: Any, transposed: bool
-) -> dict[str, torch.Tensor]:
+def _quantized(weight: torch.Tensor, *, layers: "Layers", layer: "Layer", transposed: bool) -> dict[str, torch.Tensor]:
     """The buffers for a weight, which a `Conv1D` keeps [in, out]."""
-    return method.quantize_weight(weight.T if transposed else weight, layer, config)
+    return layers.quantize_weight(weight.T if transposed else weight, layer)
 
 
-def register() -> None:
-    """Make transformers know `quant_method: qtoolkit`, and read GPTQ; once is enough, more does no harm."""
-    from qtoolkit.methods import _gptq_transformers
-
-    _gptq_transformers.register()
+def register(layers_of: "LayersOf") -> None:
+    """Make transformers know `quant_method: qtoolkit`; `layers_of` is that of `Format.register`."""
+    QToolkitQuantizer.layers_of = staticmethod(layers_of)
     if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:
         register_quantization_config(QUANT_METHOD)(QToolkitConfig)
         register_quantizer(QUANT_METHOD)(QToolkitQuantizer)
