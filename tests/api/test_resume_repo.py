@@ -11,7 +11,7 @@ from qtoolkit.records import ProgressEvent
 from tests.hub.fixture import WRITE_TOKEN
 from tests.hub.server import Fault
 from tests.hub.writable import WritableHub
-from tests.methods.gptq_jobs import gptq
+from tests.methods.gptq.jobs import gptq
 
 
 class Gone(Exception):

@@ -9,7 +9,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
-from tests.methods.gptq_jobs import gptq
+from tests.methods.gptq.jobs import gptq
 from tests.models import config_of
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from qtoolkit.records import ignore_progress
 from qtoolkit.source.overlap import sketch
 from qtoolkit.source.windows import load_windows
 from tests.evaluation.plain import HELD_OUT
-from tests.methods.gptq_jobs import TEXTS, gptq
+from tests.methods.gptq.jobs import TEXTS, gptq
 from tests.models import random_model
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from qtoolkit.errors import JobCancelled
 from qtoolkit.measure import memory_footprint
 from qtoolkit.records import Comparison, ProgressEvent
 from tests.jobs.compared import TEXT, compare
-from tests.methods.gptq_jobs import TEXTS, gptq
+from tests.methods.gptq.jobs import TEXTS, gptq
 from tests.models import random_model
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.records import PhasePlan, Plan
-from tests.methods.gptq_jobs import gptq
+from tests.methods.gptq.jobs import gptq
 from tests.models import config_of, random_model
 
 

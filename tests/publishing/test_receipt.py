@@ -14,7 +14,7 @@ from qtoolkit.publishing.card import make_card
 from qtoolkit.records import Receipt, Verification
 from tests.hub.fixture import hub
 from tests.hub.server import Hub
-from tests.methods.gptq_jobs import TEXTS, gptq
+from tests.methods.gptq.jobs import TEXTS, gptq
 
 __all__ = ["hub"]
 

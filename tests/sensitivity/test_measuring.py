@@ -15,7 +15,7 @@ from qtoolkit.records import ProgressEvent, Sensitivity
 from qtoolkit.sensitivity import NUM_SAMPLES, SEQ_LEN, measure_sensitivity
 from qtoolkit.source import Checkpoint, open_checkpoint
 from qtoolkit.source.calibration import load_calibration
-from tests.methods.gptq_jobs import TEXTS, gptq
+from tests.methods.gptq.jobs import TEXTS, gptq
 from tests.models import random_model
 
 pytestmark = pytest.mark.slow

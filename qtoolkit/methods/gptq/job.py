@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.formats.gptq.config import describe, notes_on
-from qtoolkit.methods import _gptq_optimum as optimum
 from qtoolkit.methods._method import Outcome
+from qtoolkit.methods.gptq import optimum
 from qtoolkit.methods.gptq.layers import GPTQBlocks
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.source import Checkpoint, StoredTensor

@@ -11,7 +11,7 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import OutputError, OutputExistsError
 from qtoolkit.records import ProgressEvent
-from tests.methods.gptq_jobs import gptq
+from tests.methods.gptq.jobs import gptq
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 KILLED = """
 import os, signal, sys
 import qtoolkit as qt
-from tests.methods.gptq_jobs import gptq
+from tests.methods.gptq.jobs import gptq
 
 seen = 0
 def die(event):
@@ -124,7 +124,7 @@ def test_other_weights_are_refused(unfinished: Path, tiny_llama: Path, tmp_path:
 
 
 def test_the_same_texts_in_other_words_are_refused(unfinished: Path, tiny_llama: Path) -> None:
-    from tests.methods.gptq_jobs import TEXTS
+    from tests.methods.gptq.jobs import TEXTS
 
     with pytest.raises(OutputError, match="calibration text"):
         qt.quantize(tiny_llama, gptq(calibration=[text.upper() for text in TEXTS]), output=unfinished, device="cpu")

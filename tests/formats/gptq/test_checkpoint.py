@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, SourceError, UnsafeCheckpointError, UnsupportedModelError
 from qtoolkit.formats.gptq.checkpoint import Settings, read_settings
-from tests.methods.gptq_files import Recipe, Tensors, write, write_checkpoint
+from tests.formats.gptq.files import Recipe, Tensors, write, write_checkpoint
 
 Load = Callable[[Path], object]
 LAYER = "model.layers.0.mlp.up_proj"  # [128, 64] in groups of 32

@@ -8,7 +8,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, ConfigError, UnsupportedModelError
-from tests.methods.gptq_jobs import gptq
+from tests.methods.gptq.jobs import gptq
 from tests.models import random_model
 
 

@@ -16,10 +16,10 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 
 import qtoolkit as qt
 from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.formats.gptq import loader
 from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.measure import memory_footprint
-from qtoolkit.formats.gptq import loader
-from tests.methods.gptq_files import Recipe, Tensors, write, write_checkpoint
+from tests.formats.gptq.files import Recipe, Tensors, write, write_checkpoint
 
 TOKENS = torch.arange(2, 34).reshape(2, 16)
 RECIPES = [
