@@ -6,14 +6,16 @@ import sys
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
 
-from qtoolkit.kernels import Codes
 from qtoolkit.kernels.packed_int4 import PackedInt4
 from qtoolkit.kernels.tinygemm import Layout, cpu_block, layout_for
+
+if TYPE_CHECKING:
+    from qtoolkit.kernels import Codes
 
 CPU = torch.device("cpu")
 

@@ -171,5 +171,6 @@ def test_many_threads_use_a_layer_that_is_not_prepared_yet() -> None:
 
 def test_the_format_is_shown() -> None:
     assert repr(gptq_layer(Kind(3, sym=False, checkpoint_format="gptq_v2"))) == (
-        "QuantizedLinear(in_features=128, out_features=128, bias=True, bits=3, group_size=32, checkpoint_format='gptq_v2')"
+        "QuantizedLinear(in_features=128, out_features=128, bias=True, "
+        "bits=3, group_size=32, checkpoint_format='gptq_v2')"
     )

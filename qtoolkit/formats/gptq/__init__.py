@@ -24,7 +24,7 @@ class GPTQFormat(Format):
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
-        from qtoolkit.formats.gptq.checkpoint import options_of
+        from qtoolkit.formats.gptq.config import options_of
 
         return "gptq", options_of(values)
 

@@ -14,7 +14,7 @@ import torch
 
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
 from qtoolkit.files import read_json
-from qtoolkit.formats.gptq.config import check_dynamic
+from qtoolkit.formats.gptq.config import Settings, read_settings
 from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, GPTQTensors, zero_offset
 from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.records import ignore_progress
@@ -39,25 +39,6 @@ class Header(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """Its type."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a checkpoint says of all its layers.
-
-    Attributes:
-        bits: size of a code.
-        group_size: inputs that share a scale; -1 for all of them.
-        sym: whether zero points are in the middle of the codes.
-        desc_act: whether groups were formed in another order than that of the inputs.
-        checkpoint_format: "gptq" or "gptq_v2".
-    """
-
-    bits: int
-    group_size: int = -1
-    sym: bool = True
-    desc_act: bool = False
-    checkpoint_format: str = "gptq"
 
 
 @dataclass(frozen=True)
@@ -102,74 +83,6 @@ class StoredLayer:
             # Neither looked for in the file nor written to another.
             layer.register_buffer("g_idx", layer.get_buffer("g_idx"), persistent=False)
         return layer
-
-
-def read_settings(values: Mapping[str, Any]) -> Settings:
-    """What a `quantization_config` of `config.json`, or a `quantize_config.json`, says of all layers.
-
-    Raises:
-        CheckpointError: a value that no GPTQ checkpoint can have.
-        UnsupportedModelError: a format, or a number of bits, that is not read here.
-    """
-    kind = values.get("quant_method", "gptq")
-    if kind != "gptq":
-        raise UnsupportedModelError(f"quant_method {kind!r:.40} is not GPTQ: load it with transformers")
-    # Files from before the key are all of the first format.
-    named = values.get("checkpoint_format") or values.get("format") or "gptq"
-    checkpoint_format = "marlin" if values.get("is_marlin_format") else named
-    if not isinstance(checkpoint_format, str) or checkpoint_format.lower() not in CHECKPOINT_FORMATS:
-        allowed = ", ".join(CHECKPOINT_FORMATS)
-        raise UnsupportedModelError(
-            f"GPTQ is read in the formats {allowed}, not {checkpoint_format!r:.40}: use gptqmodel"
-        )
-    for key, only in (("pack_dtype", "int32"), ("rotation", None)):
-        if values.get(key) not in (None, only):
-            raise UnsupportedModelError(f"GPTQ with {key} {values[key]!r:.40} is not read here: use gptqmodel")
-    check_dynamic(values.get("dynamic"), checkpoint_format.lower())
-    settings = Settings(
-        bits=_value(values, "bits", int),
-        group_size=_value(values, "group_size", int, -1),
-        sym=_value(values, "sym", bool, True),
-        desc_act=_value(values, "desc_act", bool, False),
-        checkpoint_format=checkpoint_format.lower(),
-    )
-    if settings.bits not in WORD_BITS:
-        allowed = ", ".join(map(str, WORD_BITS))
-        raise UnsupportedModelError(f"GPTQ is read with {allowed} bits, not {settings.bits}: use gptqmodel")
-    if settings.group_size != -1 and settings.group_size < 1:
-        raise CheckpointError(f"the GPTQ config has group_size {settings.group_size}: it must be -1 or at least 1")
-    return settings
-
-
-def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of its method that a `quantization_config` tells.
-
-    Raises:
-        CheckpointError, UnsupportedModelError: as `read_settings`; also groups smaller than those that are made here.
-    """
-    settings = read_settings(values)
-    if 0 < settings.group_size < 32:
-        raise UnsupportedModelError(
-            f"groups of {settings.group_size} are none of qtoolkit.GPTQ: load it with transformers' from_pretrained"
-        )
-    known: dict[str, Any] = {
-        "bits": settings.bits,
-        "group_size": settings.group_size,
-        "sym": settings.sym,
-        "desc_act": settings.desc_act,
-        "checkpoint_format": settings.checkpoint_format,
-    }
-    if any(isinstance(values.get(key), bool) for key in ("desc_act", "static_groups", "act_group_aware")):
-        by_activation = any(values.get(key) is True for key in ("desc_act", "static_groups", "act_group_aware"))
-        known["order"] = "activation" if by_activation else "natural"
-    damp, sequential = values.get("damp_percent"), values.get("true_sequential")
-    if isinstance(damp, float) and 0 < damp < 1:
-        known["damp_percent"] = damp
-    if isinstance(sequential, bool):
-        known["true_sequential"] = sequential
-    if values.get("lm_head") is True:
-        known["exclude"] = ()
-    return known
 
 
 def correct_format(checkpoint: Checkpoint) -> None:
@@ -358,15 +271,3 @@ def _shape(
 def _again(tensors: Mapping[str, Any]) -> str:
     """The end of a message on a file whose tensors do not fit each other."""
     return sound_copy(place_of(tensors))
-
-
-def _value(values: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    value = values.get(key, default)
-    if value is None:
-        value = default
-    if type(value) is not kind:
-        raise CheckpointError(f"the GPTQ config has {key} {value!r:.40}: it must be {_DESCRIBED[kind]}")
-    return value
-
-
-_DESCRIBED = {int: "a whole number", bool: "true or false"}

@@ -59,7 +59,8 @@ class GPTQQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> None:
-        from qtoolkit.formats.gptq.checkpoint import find_layers, read_settings
+        from qtoolkit.formats.gptq.checkpoint import find_layers
+        from qtoolkit.formats.gptq.config import read_settings
         from qtoolkit.source.experts import replace_experts
 
         settings = read_settings(self.quantization_config.to_dict())

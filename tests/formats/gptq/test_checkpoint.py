@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, SourceError, UnsafeCheckpointError, UnsupportedModelError
-from qtoolkit.formats.gptq.checkpoint import Settings, read_settings
+from qtoolkit.formats.gptq.config import Settings, read_settings
 from tests.formats.gptq.files import Recipe, Tensors, write, write_checkpoint
 
 Load = Callable[[Path], object]
