@@ -1,8 +1,5 @@
 """A quantized model that can be used, measured and saved."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.evaluation import continue_text
 from qtoolkit.files import path_of
-from qtoolkit.formats import side_files_of
+from qtoolkit.formats import quiet_layers, side_files_of
 from qtoolkit.measure import disk_size, explained
 from qtoolkit.methods import MethodConfig
 from qtoolkit.publishing import measure_probe, write_receipt
@@ -96,7 +93,7 @@ class QuantizedModel:
         """
         if self.tokenizer is None:
             raise ConfigError(f"{self.report.source.name} came without a tokenizer: give one as tokenizer=")
-        with quiet_bitsandbytes(), explained("generating", "give a shorter prompt, or fewer max_new_tokens"):
+        with quiet_layers(), explained("generating", "give a shorter prompt, or fewer max_new_tokens"):
             return continue_text(self.model, self.tokenizer, prompt, max_new_tokens=max_new_tokens, **options)
 
     def save(self, path: str | Path, *, overwrite: bool = False, on_progress: Any = None) -> Path:
@@ -145,28 +142,13 @@ class QuantizedModel:
         return self.report._repr_html_()
 
 
-@contextmanager
-def quiet_bitsandbytes() -> Iterator[None]:
-    """bitsandbytes without the line that it logs for each int8 product of a bfloat16 model, thousands a sentence."""
-    logger = logging.getLogger("bitsandbytes.autograd._functions")
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "inputs will be cast" not in str(record.msg)
-
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
-
-
 def save_measured(
     model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress, notes: list[str]
 ) -> Probe | None:
     """Save a model, and return its logits on a few tokens; None, with a note, where they cannot be computed."""
     probe = None
     try:
-        with quiet_bitsandbytes():
+        with quiet_layers():
             probe = measure_probe(model, tokenizer)
     except Exception as error:  # noqa: BLE001  # what a model does not run on this machine raises anything
         notes.append(f"its logits could not be measured, and no qt.verify can compare them: {oneline(error)}")

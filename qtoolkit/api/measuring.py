@@ -12,12 +12,13 @@ from qtoolkit.api.making import load
 from qtoolkit.errors import ConfigError
 from qtoolkit.evaluation.tasks import Task
 from qtoolkit.evaluation.tasks import run_tasks as ask_tasks
+from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.comparing import compare_models
 from qtoolkit.jobs.evaluating import evaluate_model
 from qtoolkit.measure import examine, explained, memory_footprint
 from qtoolkit.methods import available_methods, get_method
 from qtoolkit.planning import refuse_below_one, resolve_device
-from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
+from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import (
     Comparison,
     Doctor,
@@ -176,7 +177,7 @@ def run_tasks(
     if tokenizer is None:
         tokenizer = find_tokenizer(model.name_or_path)
     options: dict[str, Any] = {"limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size}
-    with quiet_bitsandbytes():
+    with quiet_layers():
         return ask_tasks(model, tokenizer, tasks, name=name, **options)
 
 

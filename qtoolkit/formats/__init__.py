@@ -2,7 +2,14 @@
 
 from qtoolkit.formats.base import Format, Layers, LayersOf, Reader, is_uneven
 from qtoolkit.formats.layer import Layer
-from qtoolkit.formats.registry import available_formats, format_of, get_format, register_formats, side_files_of
+from qtoolkit.formats.registry import (
+    available_formats,
+    format_of,
+    get_format,
+    quiet_layers,
+    register_formats,
+    side_files_of,
+)
 
 __all__ = [
     "Format",
@@ -14,6 +21,7 @@ __all__ = [
     "format_of",
     "get_format",
     "is_uneven",
+    "quiet_layers",
     "register_formats",
     "side_files_of",
 ]

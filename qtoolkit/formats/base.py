@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -143,6 +144,10 @@ class Format(ABC):
     def missing_packages(self) -> tuple[str, ...]:
         """What transformers itself would need and is not installed here, as pip names it."""
         return tuple(REQUIREMENTS[package] for package in self.packages or () if not is_installed(package))
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Its layers without what they log again and again."""
+        return nullcontext()
 
     def register(self, layers_of: LayersOf) -> None:
         """Let transformers read it; once is enough, more does no harm.

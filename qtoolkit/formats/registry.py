@@ -1,7 +1,8 @@
 """The formats by name: the one place that knows which there are."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -51,6 +52,15 @@ def side_files_of(values: Mapping[str, Any]) -> Mapping[str, str]:
     """The files that readers look for beside a `config.json` with this `quantization_config`: texts by name."""
     found = format_of(values)
     return {} if found is None else found.side_files(values)
+
+
+@contextmanager
+def quiet_layers() -> Iterator[None]:
+    """Layers of all formats of this package without what they log again and again."""
+    with ExitStack() as stack:
+        for name in _OWN:
+            stack.enter_context(get_format(name).quiet())
+        yield
 
 
 def register_formats(layers_of: LayersOf) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from qtoolkit.errors import CheckpointError, ConfigError, JobCancelled, QToolkitError, oneline
 from qtoolkit.evaluation import Predictor, continue_text, measure_quality
+from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.evaluating import (
     Opened,
     check_overlap,
@@ -26,7 +27,7 @@ from qtoolkit.measure import disk_size, explained, memory_footprint
 from qtoolkit.methods import MethodConfig, as_call, available_methods, get_method, resolve_config
 from qtoolkit.optional import optional
 from qtoolkit.planning import memory_to_use, plan_job
-from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
+from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import FULL_PRECISION, Compared, OnProgress, QualityReport, ignore_progress
 from qtoolkit.source import Checkpoint, open_checkpoint
 from qtoolkit.source.heap import give_memory_back
@@ -189,7 +190,7 @@ def measure_form(
     started = time.monotonic()
     opened, known = _open_form(form, task, base, device, token, on_progress)
     windows = check_overlap(task.windows, opened)
-    with opened.scorer.open(windows.tokens, on_progress) as predictor, quiet_bitsandbytes():
+    with opened.scorer.open(windows.tokens, on_progress) as predictor, quiet_layers():
         model = predictor.model
         # What is not whole in this process's memory lies in its file.
         footprint = memory_footprint(model) if model is not None else known.disk

@@ -5,8 +5,10 @@ Nothing is imported until it is named.
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +159,12 @@ def _own_methods() -> tuple[str, ...]:
 
 
 def _brought_methods() -> Mapping[str, list[EntryPoint]]:
+    return _entry_points(tuple(sys.path))
+
+
+@lru_cache(maxsize=1)
+def _entry_points(path: tuple[str, ...]) -> Mapping[str, list[EntryPoint]]:
+    """What installed packages bring, by name; read anew where packages are looked for elsewhere (`path`)."""
     found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         found.setdefault(entry.name, []).append(entry)

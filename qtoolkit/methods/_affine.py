@@ -77,10 +77,23 @@ class AffineMethod(LinearMethod):
 
     def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
         tensors = self._tensors(layer, config)
-        return tensors.dequantize(tensors.quantize(weight))
+        codes = tensors.decode(self.quantize_weight(weight, layer, config))
+        return codes.expanded(slice(0, layer.out_features), weight.dtype).T
 
     def quantize_weight(self, weight: "Tensor", layer: Layer, config: Any) -> "dict[str, Tensor]":
-        return self._tensors(layer, config).quantize(weight)
+        from qtoolkit.tensor.rounding import round_weight
+
+        tensors = self._tensors(layer, config)
+        _, scale_dtype = tensors.tensors()["scale"]
+        codes, scale, zero_point = round_weight(
+            weight,
+            bits=tensors.bits,
+            granularity=tensors.granularity,
+            group_size=tensors.group_size,
+            symmetric=tensors.symmetric,
+            scale_dtype=scale_dtype,
+        )
+        return tensors.store(codes, scale, zero_point)
 
     def build(self, layer: Layer, config: Any, dtype: Any) -> "nn.Module":
         from qtoolkit.kernels import QuantizedLinear

@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from qtoolkit.formats.native.tensors import NativeTensors
 from qtoolkit.kernels import QuantizedLinear
+from qtoolkit.tensor.rounding import round_weight
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,19 @@ class Scheme:
             group_size=self.group_size,
             symmetric=self.symmetric,
         )
+
+    def quantize(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The tensors for a weight [out, in]."""
+        tensors = self.tensors(*weight.shape)
+        codes, scale, zero_point = round_weight(
+            weight,
+            bits=self.bits,
+            granularity=self.granularity,
+            group_size=self.group_size,
+            symmetric=self.symmetric,
+            scale_dtype=tensors.tensors()["scale"][1],
+        )
+        return tensors.store(codes, scale, zero_point)
 
 
 SCHEMES = [
@@ -52,7 +66,7 @@ def quantized(linear: nn.Linear | Conv1D, scheme: Scheme) -> QuantizedLinear:
     weight = linear.weight.detach().T if isinstance(linear, Conv1D) else linear.weight.detach()
     tensors = scheme.tensors(*weight.shape)
     layer = QuantizedLinear(tensors, bias=linear.bias is not None, device="meta")
-    for name, tensor in tensors.quantize(weight).items():
+    for name, tensor in scheme.quantize(weight).items():
         setattr(layer, name, tensor)
     if linear.bias is not None:
         layer.bias = linear.bias.detach()

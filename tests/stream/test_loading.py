@@ -198,10 +198,10 @@ def test_what_fails_while_a_layer_is_quantized_is_told(
 ) -> None:
     """transformers collects such errors, and raises one that names none of them."""
 
-    def fail(self: NativeTensors, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    def fail(self: NativeTensors, *parts: torch.Tensor | None) -> dict[str, torch.Tensor]:
         raise raised
 
-    monkeypatch.setattr(NativeTensors, "quantize", fail)
+    monkeypatch.setattr(NativeTensors, "store", fail)
     with pytest.raises(expected, match=message) as caught:
         qt.quantize(folder, "absmax", device="cpu")
     assert len(str(caught.value).splitlines()) == 1

@@ -1,10 +1,12 @@
 """bitsandbytes' checkpoints, which transformers writes and reads: NF4, FP4 and LLM.int8()."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from qtoolkit.formats.base import Format
 from qtoolkit.formats.bitsandbytes.exact import keep_exact
+from qtoolkit.formats.bitsandbytes.quiet import quiet
 
 __all__ = ["FORMAT", "keep_exact", "options_of"]
 
@@ -24,6 +26,10 @@ class BitsAndBytesFormat(Format):
     def readers(self, settings: Mapping[str, Any]) -> str:
         """See `Format`."""
         return "vLLM lists bitsandbytes among the formats that it reads; this model was not tried there."
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """See `Format`."""
+        return quiet()
 
 
 def options_of(config: Any) -> tuple[str, dict[str, Any]]:

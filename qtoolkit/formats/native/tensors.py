@@ -9,17 +9,7 @@ from typing import ClassVar
 import torch
 
 from qtoolkit.kernels import Codes, output_blocks
-from qtoolkit.tensor import (
-    absmax_quantize,
-    code_range,
-    dequantize,
-    from_groups,
-    pack_int4,
-    scale_shape,
-    to_groups,
-    unpack_int4,
-    zero_point_quantize,
-)
+from qtoolkit.tensor import code_range, pack_int4, scale_shape, unpack_int4
 from qtoolkit.tensor.lazy import LazyTensor
 
 
@@ -92,44 +82,30 @@ class NativeTensors:
         """
         return sum(prod(shape) * dtype.itemsize for shape, dtype in self.tensors().values())
 
-    def quantize(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The tensors for a full-precision weight, contiguous and on its device.
-
-        Beside the weight, results and temporaries take at most 5 bytes per weight and 20 per scale; a transposed
-        weight (Conv1D) is copied before, unless granularity is "channel".
+    def store(
+        self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The tensors that hold these codes.
 
         Args:
-            weight: W[out_features, in_features], any floating type, finite.
+            codes: int8 [out_features, in_features].
+            scale: of any shape with as many numbers as `tensors` tells, row by row; it must be of that type.
+            zero_point: int8, as many; None when symmetric.
 
         Raises:
-            ValueError: a weight of another shape, integers, NaN or infinity in it, or what `tensors` refuses.
+            ValueError: other shapes or types, or what `tensors` refuses.
         """
+        wanted = self.tensors()
         expected = [self.out_features, self.in_features]
-        if list(weight.shape) != expected:
-            raise ValueError(f"weight must have shape {expected}, got {list(weight.shape)}")
-        if not weight.is_floating_point():
-            raise ValueError(f"weight must have a floating type, got {weight.dtype}: it was cast or quantized already")
-        scales, scale_dtype = self.tensors()["scale"]
-        groups = to_groups(weight, self.granularity, self.group_size)
-        # Scales and zero points: [num_groups, 1] -> [rows of scales, scales in a row]
-        if self.symmetric:
-            codes, scale = absmax_quantize(groups, self.bits, scale_dtype=scale_dtype)
-            tensors = {"scale": scale.view(scales)}
-        else:
-            q_min, q_max = code_range(self.bits, self.symmetric)
-            codes, scale, zero_point = zero_point_quantize(groups, q_min, q_max, scale_dtype=scale_dtype)
-            tensors = {"scale": scale.view(scales), "zero_point": zero_point.view(scales)}
-        codes = from_groups(codes, *weight.shape)
-        return {"weight": pack_int4(codes) if self.bits == 4 else codes, **tensors}
-
-    def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The weight that the tensors of `quantize` stand for, float32 [out_features, in_features]."""
-        codes = unpack_int4(tensors["weight"]) if self.bits == 4 else tensors["weight"]
-        # [rows of scales, scales in a row] -> [num_groups, 1]
-        zero_point = None if self.symmetric else tensors["zero_point"].reshape(-1, 1)
-        scale = tensors["scale"].reshape(-1, 1)
-        groups = dequantize(to_groups(codes, self.granularity, self.group_size), scale, zero_point)
-        return from_groups(groups, *codes.shape)
+        if list(codes.shape) != expected:
+            raise ValueError(f"weight must have shape {expected}, got {list(codes.shape)}")
+        stored = {"weight": pack_int4(codes) if self.bits == 4 else codes, "scale": scale.view(wanted["scale"][0])}
+        if zero_point is not None:
+            stored["zero_point"] = zero_point.view(wanted["zero_point"][0])
+        types = {name: tensor.dtype for name, tensor in stored.items()}
+        if types != {name: dtype for name, (_, dtype) in wanted.items()}:
+            raise ValueError(f"types must be {wanted}, got {types}")
+        return stored
 
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
         """See `StoredTensors`."""

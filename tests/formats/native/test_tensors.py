@@ -26,7 +26,7 @@ def test_stored_bytes_are_those_of_the_buffers(scheme: Scheme) -> None:
 @every_scheme
 def test_quantized_tensors_fit_the_empty_layer(scheme: Scheme) -> None:
     layer = QuantizedLinear(scheme.tensors(OUT, IN), bias=False, device="meta")
-    tensors = scheme.tensors(OUT, IN).quantize(torch.randn(OUT, IN))
+    tensors = scheme.quantize(torch.randn(OUT, IN))
     buffers = dict(layer.named_buffers())
     assert list(tensors) == list(buffers)
     for name, tensor in tensors.items():
@@ -87,7 +87,7 @@ def test_a_scheme_that_a_layer_cannot_have_is_refused(changes: dict[str, object]
     stored = NativeTensors(8, 33, **fields)  # type: ignore[arg-type]
     for refuse in (
         lambda: QuantizedLinear(stored, bias=False),
-        lambda: stored.quantize(torch.zeros(8, 33)),
+        lambda: Scheme(**fields).quantize(torch.zeros(8, 33)),  # type: ignore[arg-type]
         stored.stored_bytes,
     ):
         with pytest.raises(ValueError, match=f"^{message}$"):
@@ -95,11 +95,12 @@ def test_a_scheme_that_a_layer_cannot_have_is_refused(changes: dict[str, object]
 
 
 def test_weights_that_do_not_belong_are_refused() -> None:
-    stored = NativeTensors(4, 8, bits=8, granularity="channel", group_size=-1, symmetric=True)
+    scheme = Scheme(8, "channel", -1, symmetric=True)
+    codes, scale = torch.zeros(8, 4, dtype=torch.int8), torch.ones(4, 1)
     with pytest.raises(ValueError, match=r"^weight must have shape \[4, 8\], got \[8, 4\]$"):
-        stored.quantize(torch.zeros(8, 4))
+        scheme.tensors(4, 8).store(codes, scale)
     with pytest.raises(ValueError, match=r"^values must be finite"):
-        stored.quantize(torch.full((4, 8), torch.nan))
+        scheme.quantize(torch.full((4, 8), torch.nan))
     # A loader that casts to the type of the codes first would leave zeros.
     with pytest.raises(ValueError, match=r"^weight must have a floating type, got torch.int8"):
-        stored.quantize(torch.zeros(4, 8, dtype=torch.int8))
+        scheme.quantize(torch.zeros(4, 8, dtype=torch.int8))
