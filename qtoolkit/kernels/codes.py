@@ -18,7 +18,7 @@ class Codes(ABC):
     Attributes:
         bits: of a code.
         in_features, out_features: of W[out_features, in_features].
-        group_size: inputs that share a scale.
+        inputs_per_scale: inputs that share a scale.
         device: where the tensors are.
         zero_points: gives the zero points of some outputs, uint8 [groups, outputs] or [1, 1], or the one that all have.
             It keeps nothing else alive, so that packed codes may take it over.
@@ -33,7 +33,7 @@ class Codes(ABC):
     bits: int
     in_features: int
     out_features: int
-    group_size: int
+    inputs_per_scale: int
     device: torch.device
     zero_points: Callable[[slice], torch.Tensor | int]
     order: torch.Tensor | None = None
@@ -126,3 +126,19 @@ class StoredTensors(Protocol):
 
     def encode(self, codes: Codes) -> dict[str, LazyTensor]:
         """The tensors of `packed_names`, exactly as they were before `codes` were packed from them."""
+
+
+class Kernel(ABC):
+    """One way to multiply with codes: which it takes, and the form in which it takes them."""
+
+    @abstractmethod
+    def takes(self, weight: Codes | StoredTensors, device: torch.device) -> bool:
+        """Whether it is there on a device, and faster for such a weight than expanding it; looks at shapes alone."""
+
+    @abstractmethod
+    def pack(self, codes: Codes) -> Codes | None:
+        """The same weight in its form, whose `multiply` is the kernel; None where the values do not allow it."""
+
+    @abstractmethod
+    def packed_bytes(self, stored: StoredTensors, device: torch.device) -> int:
+        """Bytes of what its form keeps in the place of `stored.packed_names`; nothing is allocated."""

@@ -1,8 +1,10 @@
 """8-bit codes with one scale an output, multiplied with as rows of int8 by torch's bfloat16 x int8 kernel."""
 
+from math import prod
+
 import torch
 
-from qtoolkit.kernels.codes import Codes
+from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
 
 # Tokens up to which the kernel is faster than expanding the weight. Measured on a 2048 x 2048 layer.
 _FEW_TOKENS = 8
@@ -23,7 +25,7 @@ class Int8Rows(Codes):
         self._source = source
         self.bits, self.rows, self.device = source.bits, source.rows, source.device
         self.in_features, self.out_features = source.in_features, source.out_features
-        self.group_size, self.zero_points = source.group_size, source.zero_points
+        self.inputs_per_scale, self.zero_points = source.inputs_per_scale, source.zero_points
         self.centered = source.centered
 
     def codes(self, outputs: slice) -> torch.Tensor:
@@ -55,3 +57,24 @@ class Int8Rows(Codes):
         # It takes scales in bfloat16 alone, and so gets ones.
         y = torch._weight_int8pack_mm(x.contiguous(), rows, x.new_ones(len(rows)))  # noqa: SLF001
         return y.mul_(self.scale(slice(0, self.out_features))[0])
+
+
+class Int8RowsKernel(Kernel):
+    """Symmetric 8-bit rows with one scale an output."""
+
+    def takes(self, weight: Codes | StoredTensors, device: torch.device) -> bool:
+        """See `Kernel`: elsewhere than on a CPU they stay as they are."""
+        per_output = weight.inputs_per_scale == weight.in_features
+        return weight.bits == 8 and weight.expands_fast and weight.centered and per_output and device.type == "cpu"
+
+    def pack(self, codes: Codes) -> Codes | None:
+        """See `Kernel`."""
+        return None if codes.rows is None else Int8Rows(codes)
+
+    def packed_bytes(self, stored: StoredTensors, device: torch.device) -> int:
+        """See `Kernel`: it takes them as they are stored."""
+        tensors = stored.tensors()
+        return sum(prod(tensors[name][0]) * tensors[name][1].itemsize for name in stored.packed_names)
+
+
+KERNEL = Int8RowsKernel()

@@ -1,12 +1,13 @@
 """Codes in planes of 4 bits: the layout of torch's 4-bit kernels, or one that expands fast."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import prod
 
 import torch
 
-from qtoolkit.kernels.codes import Codes, StoredTensors
-from qtoolkit.kernels.tinygemm import Layout, multiply, pairs_of
+from qtoolkit.kernels.blockwise import output_blocks
+from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
+from qtoolkit.kernels.tinygemm import Layout, layout_for, multiply, pairs_of
 
 # Tokens up to which a kernel is faster than expanding the weight, one for each plane of codes: measured on layers of
 # 2048 x 2048 and 576 x 1536.
@@ -27,14 +28,13 @@ class PackedInt4(Codes):
 
     Args:
         source: sorted codes with finite scales. Its zero points are kept, its codes and scales are not.
-        blocks: the outputs in blocks to work on, whole blocks of the layout.
         layout: of `tinygemm.layout_for`.
     """
 
     expands_fast = True
 
-    def __init__(self, source: Codes, blocks: Iterable[slice], layout: Layout) -> None:
-        self.bits, self.group_size, self.device = source.bits, source.group_size, source.device
+    def __init__(self, source: Codes, layout: Layout) -> None:
+        self.bits, self.inputs_per_scale, self.device = source.bits, source.inputs_per_scale, source.device
         self.in_features, self.out_features, self.order = source.in_features, source.out_features, source.order
         self._layout, self.block = layout, layout.block or _TILE_OUTPUTS
         whole = slice(0, self.out_features)
@@ -42,7 +42,7 @@ class PackedInt4(Codes):
         self._common = common = _common(zero_point)
         self.centered = source.centered and common == 2 ** (source.bits - 1)
         self.zero_points = source.zero_points if common is None else lambda outputs: common
-        pieces = [self._pack(source.codes(part)) for part in blocks]
+        pieces = [self._pack(source.codes(part)) for part in output_blocks(source)]
         self._planes = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
         self._pairs: tuple[torch.Tensor, ...] = ()
         self._exact = scale
@@ -117,17 +117,41 @@ class PackedInt4(Codes):
         return ((scale, None if self.centered else _offset(8 - _shift(self.bits), zero_point, scale)),)
 
 
-def packed_bytes(stored: StoredTensors, layout: Layout) -> int:
-    """Bytes of the buffers of a `PackedInt4` of such a weight, its order aside; nothing is allocated."""
-    scales, dtype = stored.tensors()[stored.scale_name]
-    exact = prod(scales)
-    weights = stored.in_features * stored.out_features
-    if layout.group_size is None:
-        return weights * stored.bits // 8 + exact * dtype.itemsize
-    parts = stored.in_features // layout.group_size * stored.out_features
-    pairs = 6 if stored.bits == 8 else 2 if stored.centered else 4
-    per_output = dtype == torch.float16 and exact == stored.in_features // stored.inputs_per_scale * stored.out_features
-    return weights * (2 if stored.bits == 8 else 1) // 2 + pairs * parts + exact * (1 if per_output else dtype.itemsize)
+class PackedInt4Kernel(Kernel):
+    """torch's 4-bit kernels; where there is none, a layout that expands faster than 32-bit words."""
+
+    def takes(self, weight: Codes | StoredTensors, device: torch.device) -> bool:
+        """See `Kernel`."""
+        return _layout_of(weight, device) is not None
+
+    def pack(self, codes: Codes) -> Codes | None:
+        """See `Kernel`: finite scales, and groups that can be brought into their order."""
+        layout, in_order = _layout_of(codes, codes.device), codes.sorted()
+        finite = bool(codes.scale(slice(0, codes.out_features)).isfinite().all())
+        return None if layout is None or in_order is None or not finite else PackedInt4(in_order, layout)
+
+    def packed_bytes(self, stored: StoredTensors, device: torch.device) -> int:
+        """See `Kernel`: 2 and 3 bits take the room of 4."""
+        layout = _layout_of(stored, device)
+        shape, dtype = stored.tensors()[stored.scale_name]
+        scales, weights = prod(shape), stored.in_features * stored.out_features
+        if layout is None or layout.group_size is None:
+            return weights * stored.bits // 8 + scales * dtype.itemsize
+        pairs = stored.in_features // layout.group_size * stored.out_features
+        each = 6 if stored.bits == 8 else 2 if stored.centered else 4
+        near = dtype == torch.float16 and scales == stored.in_features // stored.inputs_per_scale * stored.out_features
+        return weights * (2 if stored.bits == 8 else 1) // 2 + each * pairs + scales * (1 if near else dtype.itemsize)
+
+
+def _layout_of(weight: Codes | StoredTensors, device: torch.device) -> Layout | None:
+    """The layout of its planes on a device; None where it is best left as it is stored."""
+    if weight.bits not in (2, 3, 4, 8) or (weight.bits == 8 and weight.expands_fast):
+        # Two planes would win little, and take the room of more scales.
+        return None
+    layout = layout_for(weight.in_features, weight.out_features, weight.inputs_per_scale, device)
+    # Without a kernel to win by it, 2 and 3 bits shall not take the room of 4.
+    stays = weight.bits < 4 or weight.expands_fast
+    return None if layout is not None and layout.group_size is None and stays else layout
 
 
 def _common(zero_point: torch.Tensor | int) -> int | None:
@@ -152,3 +176,6 @@ def _shift(bits: int) -> int:
 def _bits_of(scale: torch.Tensor) -> torch.Tensor:
     """float16 as its bits, int16: the next number is the next integer."""
     return scale.contiguous().view(torch.int16)
+
+
+KERNEL = PackedInt4Kernel()

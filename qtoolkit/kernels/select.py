@@ -1,32 +1,34 @@
 """Which kernel multiplies with which codes: the one place that chooses."""
 
+import sys
+from functools import lru_cache
+from importlib.metadata import entry_points
 from math import prod
 
 import torch
 
-from qtoolkit.kernels.blockwise import output_blocks
-from qtoolkit.kernels.codes import Codes, StoredTensors
-from qtoolkit.kernels.int8_rows import Int8Rows
-from qtoolkit.kernels.packed_int4 import PackedInt4, packed_bytes
-from qtoolkit.kernels.tinygemm import Layout, layout_for
+from qtoolkit.kernels import int8_rows, packed_int4
+from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
+
+ENTRY_POINT_GROUP = "qtoolkit.kernels"
+# The first that takes a weight; those that other packages bring come before.
+_OWN: tuple[Kernel, ...] = (int8_rows.KERNEL, packed_int4.KERNEL)
 
 
 def pack(codes: Codes) -> Codes | None:
-    """The same weight in the form in which it is multiplied with fastest on its device; None where that is its own."""
+    """The same weight in the form in which it is multiplied with fastest on its device; None where that is its own.
+
+    Another package brings a kernel with an entry point of the group `qtoolkit.kernels`:
+    `name = "package.module:KERNEL"`.
+    """
     if codes.device.type == "meta":
         return None
-    scale = codes.scale(slice(0, codes.out_features))
-    if codes.rows is not None and len(scale) == 1:
-        return Int8Rows(codes)
-    layout = _layout_of(codes, codes.group_size, codes.device)
-    in_order = None if layout is None or not scale.isfinite().all() else codes.sorted()
-    return None if layout is None or in_order is None else PackedInt4(in_order, output_blocks(codes), layout)
+    kernel = _kernel_for(codes, codes.device)
+    return None if kernel is None else kernel.pack(codes)
 
 
 def memory_bytes(stored: StoredTensors, *, device: str, reordered: bool = False) -> int:
     """Bytes in memory of a weight once it is packed for a device; nothing is allocated.
-
-    2 and 3 bits take the room of 4 where a 4-bit kernel serves them.
 
     Args:
         stored: how a file stores it.
@@ -37,19 +39,20 @@ def memory_bytes(stored: StoredTensors, *, device: str, reordered: bool = False)
         ValueError: no such weight can be stored; the message says why.
     """
     sizes = {name: prod(shape) * dtype.itemsize for name, (shape, dtype) in stored.tensors().items()}
-    layout = _layout_of(stored, stored.inputs_per_scale, torch.device(device))
-    if layout is None:
+    place = torch.device(device)
+    kernel = _kernel_for(stored, place)
+    if kernel is None:
         return sum(sizes.values())
     kept = sum(size for name, size in sizes.items() if name not in stored.packed_names)
-    return kept + packed_bytes(stored, layout) + 4 * stored.in_features * reordered
+    return kept + kernel.packed_bytes(stored, place) + 4 * stored.in_features * reordered
 
 
-def _layout_of(weight: Codes | StoredTensors, group_size: int, device: torch.device) -> Layout | None:
-    """The layout of its planes on a device; None where it is best left as it is stored."""
-    if weight.bits == 8 and weight.expands_fast:
-        # Two planes would win little, and take the room of more scales.
-        return None
-    layout = layout_for(weight.in_features, weight.out_features, group_size, device)
-    # Without a kernel to win by it, 2 and 3 bits shall not take the room of 4.
-    stays = weight.bits < 4 or weight.expands_fast
-    return None if layout is not None and layout.group_size is None and stays else layout
+def _kernel_for(weight: Codes | StoredTensors, device: torch.device) -> Kernel | None:
+    kernels = (*_brought(tuple(sys.path)), *_OWN)
+    return next((kernel for kernel in kernels if kernel.takes(weight, device)), None)
+
+
+@lru_cache(maxsize=1)
+def _brought(path: tuple[str, ...]) -> tuple[Kernel, ...]:
+    """The kernels of installed packages; looked for anew where packages are looked for elsewhere (`path`)."""
+    return tuple(entry.load() for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name))

@@ -45,7 +45,7 @@ def test_every_float16_comes_back(bits: int, zero_point: int, group_size: int) -
         bits=bits,
         in_features=in_features,
         out_features=64,
-        group_size=group_size,
+        inputs_per_scale=group_size,
         device=CPU,
         order=None,
         centered=zero_point == 8,
@@ -53,7 +53,7 @@ def test_every_float16_comes_back(bits: int, zero_point: int, group_size: int) -
         scale=lambda outputs: scale,
         zero_points=lambda outputs: torch.full(scale.shape, zero_point, dtype=torch.uint8),
     )
-    weight = PackedInt4(cast("Codes", source), [slice(0, 64)], layout)
+    weight = PackedInt4(cast("Codes", source), layout)
     assert torch.equal(weight.scale(slice(0, 64)).view(torch.int16), scale.view(torch.int16))
 
 

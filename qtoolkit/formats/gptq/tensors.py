@@ -130,14 +130,14 @@ class CodeWords(Codes):
     """
 
     def __init__(self, stored: GPTQTensors, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.bits, self.group_size, self.centered = stored.bits, stored.inputs_per_scale, stored.centered
+        self.bits, self.inputs_per_scale, self.centered = stored.bits, stored.inputs_per_scale, stored.centered
         self.in_features, self.out_features = stored.in_features, stored.out_features
         self._words, self._scales, self._g_idx = tensors["qweight"], tensors["scales"], tensors["g_idx"]
         self.device = self._words.device
         self.zero_points = partial(_zero_points, tensors["qzeros"], stored.bits, stored.checkpoint_format)
         # Equal groups in their order need no index.
-        whole = self.in_features % self.group_size == 0
-        equal = whole and (self._g_idx.is_meta or in_order(self._g_idx, self.group_size))
+        whole = self.in_features % self.inputs_per_scale == 0
+        equal = whole and (self._g_idx.is_meta or in_order(self._g_idx, self.inputs_per_scale))
         self.groups = None if equal else self._g_idx
 
     def codes(self, outputs: slice) -> torch.Tensor:
@@ -153,7 +153,7 @@ class CodeWords(Codes):
         if self.groups is None:
             return self
         order = torch.argsort(self._g_idx, stable=True)
-        return _Sorted(self, order) if in_order(self._g_idx[order], self.group_size) else None
+        return _Sorted(self, order) if in_order(self._g_idx[order], self.inputs_per_scale) else None
 
 
 class _Sorted(Codes):
@@ -161,7 +161,7 @@ class _Sorted(Codes):
 
     def __init__(self, words: CodeWords, order: torch.Tensor) -> None:
         self._of, self.order = words, order.to(torch.int32)
-        self.bits, self.group_size, self.device = words.bits, words.group_size, words.device
+        self.bits, self.inputs_per_scale, self.device = words.bits, words.inputs_per_scale, words.device
         self.in_features, self.out_features = words.in_features, words.out_features
         self.zero_points, self.centered = words.zero_points, words.centered
 

@@ -151,7 +151,7 @@ class CodeRows(Codes):
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> None:
         self.bits = 4 if weight.dtype == torch.uint8 else 8
         self.out_features, self.in_features = len(weight), weight.shape[1] * 8 // self.bits
-        self.group_size, self.device = self.in_features // scale.shape[1], weight.device
+        self.inputs_per_scale, self.device = self.in_features // scale.shape[1], weight.device
         self._weight, self._scale, self._zero_point = weight, scale, zero_point
         self.centered = zero_point is None
         self.rows = weight if self.bits == 8 and self.centered else None
