@@ -103,7 +103,8 @@ def read_forms(configs: Any) -> tuple[Form, ...]:
         ConfigError: nothing, something else, or the same twice.
     """
     if isinstance(configs, str | os.PathLike | Mapping) or not isinstance(configs, Sequence) or not configs:
-        raise ConfigError(f"configs must be a list such as ['nf4', 'int8', qt.GPTQ(bits=3)], got {configs!r:.60}")
+        names = ", ".join(map(repr, available_methods()))
+        raise ConfigError(f"configs must be a list of configs and methods' names ({names}), got {configs!r:.60}")
     forms = tuple(_form(config) for config in configs)
     labels = [form.label for form in forms]
     twice = next((label for label in labels if labels.count(label) > 1), None)

@@ -6,6 +6,7 @@ from typing import Any
 
 from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig
+from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
 from qtoolkit.sensitivity import sensitivity_phase
 from qtoolkit.source import Checkpoint
@@ -23,7 +24,6 @@ PROBE_TOKENS = 32
 _FRESH_PROCESS = 400_000_000
 _CUDA_PROCESS = 1_000_000_000
 _FIRST_USE = 17_000_000
-_PACKAGES = {"bitsandbytes": 47_000_000}
 # 20 MB for NF4 and absmax, 23 to 40 for int8, beyond what the other terms count.
 _FIRST_PRODUCTS = Term("code and buffers of first products", 40_000_000, "measured on SmolLM2-135M")
 # Of tokenizer.json, for vocabularies of 49,152 and 262,144: held, at the fullest moment of reading, and of writing.
@@ -50,8 +50,8 @@ def base_terms(
         terms.append(Term("a fresh process", _FRESH_PROCESS, "with torch and transformers imported, measured on Linux"))
     if not here and device != "cpu":
         terms.append(Term("CUDA in main memory", _CUDA_PROCESS, "assumed, no GPU was there to measure it"))
-    missing = [name for name in method.requires if name in _PACKAGES and not (here and name in sys.modules)]
-    terms.extend(Term(f"package {name}", _PACKAGES[name], "measured when it is imported") for name in missing)
+    missing = [name for name in method.requires if name in RESIDENT_BYTES and not (here and name in sys.modules)]
+    terms.extend(Term(f"package {name}", RESIDENT_BYTES[name], "measured when it is imported") for name in missing)
     terms.append(Term("code and buffers of first use", _FIRST_USE, "measured: pages of torch's libraries"))
     if checkpoint.tokenizer is None and checkpoint.tokenizer_bytes:
         size = round(_TOKENIZER_HELD * checkpoint.tokenizer_bytes)

@@ -9,10 +9,10 @@ import torch
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.gptq.tensors import GPTQTensors, in_order, zero_offset
+from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
 from qtoolkit.source import StoredTensor
 from qtoolkit.stream import Result
 from qtoolkit.tensor import pack_words
-from qtoolkit.tensor.gptq import SingularHessianError, column_order, factor, solve
 from qtoolkit.tensor.grid import Grid, search_grid
 from qtoolkit.tensor.hessian import Hessian
 from qtoolkit.tensor.processor import bfloat16_is_native

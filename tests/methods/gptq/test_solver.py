@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qtoolkit.tensor.gptq import SingularHessianError, column_order, factor, solve
+from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
 from qtoolkit.tensor.grid import Grid, search_grid
 
 IN, OUT = 96, 40
