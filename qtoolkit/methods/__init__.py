@@ -16,7 +16,7 @@ from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelErr
 from qtoolkit.formats import Layer, Reader, format_of, register_formats
 from qtoolkit.methods._config import MethodConfig, as_call, option
 from qtoolkit.methods._linear import LinearLayers, LinearMethod
-from qtoolkit.methods._method import Method, Outcome
+from qtoolkit.methods._method import Method, Offer, Outcome
 from qtoolkit.methods._rules import MixedConfig, check_rules, rules_of
 from qtoolkit.records import OnProgress
 
@@ -29,6 +29,7 @@ __all__ = [
     "Method",
     "MethodConfig",
     "MixedConfig",
+    "Offer",
     "OnProgress",
     "Outcome",
     "as_call",

@@ -1,6 +1,8 @@
 """What every method can do. One file in this room is one method: a config, a `Method`, and `METHOD = ...`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from qtoolkit.formats import Layer
@@ -14,6 +16,24 @@ if TYPE_CHECKING:
     from qtoolkit.source import Checkpoint
     from qtoolkit.stream import JournalPlace
     from qtoolkit.stream.cost import Work
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A config of a method that is worth trying where a model does not fit, or the best is looked for.
+
+    Attributes:
+        options: of its config; what is not named is as by default.
+        perplexity_ratio: perplexity as a multiple of bfloat16's: SmolLM2-135M, held-out half of WikiText-2 valid
+            (benchmarks/README.md); None where it was not measured.
+        served_by: the programs that run the result.
+        in_one_step: false where a product takes several steps, so that fewer bytes do not make it faster.
+    """
+
+    options: Mapping[str, Any]
+    perplexity_ratio: float | None
+    served_by: str
+    in_one_step: bool = True
 
 
 class Outcome(NamedTuple):
@@ -37,6 +57,7 @@ class Method(ABC):
         summary: one line for tables and help.
         code_bits: size of a code, where its config has no `bits`.
         requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
+        offers: its configs that are worth trying without being asked for.
         splits_experts: whether it takes experts apart that transformers keeps in one tensor.
         resumes: whether it keeps what it has done in a journal, and goes on from there.
     """
@@ -46,6 +67,7 @@ class Method(ABC):
     summary: ClassVar[str]
     code_bits: ClassVar[int | None] = None
     requires: ClassVar[tuple[str, ...]] = ()
+    offers: ClassVar[tuple[Offer, ...]] = ()
     splits_experts: ClassVar[bool] = False
     resumes: ClassVar[bool] = False
 

@@ -7,6 +7,7 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
 from qtoolkit.methods._bitsandbytes import BitsAndBytesMethod
 from qtoolkit.methods._config import MethodConfig, option
+from qtoolkit.methods._method import Offer
 from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Int8Method(BitsAndBytesMethod):
     config_class = Int8
     title = "LLM.int8()"
     code_bits = 8
+    offers = (Offer({}, 1.019, "transformers with bitsandbytes", in_one_step=False),)
     summary = "8-bit codes, outlier inputs in 16 bits (LLM.int8()); no calibration"
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:

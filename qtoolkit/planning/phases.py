@@ -31,13 +31,13 @@ _TOKENIZER_HELD, _TOKENIZER_READ, _TOKENIZER_WRITTEN = 8.2, 14.5, 2.6
 
 
 def base_terms(
-    checkpoint: Checkpoint, method: Method | Reader, machine: Machine | None, device: str, rss: int
+    checkpoint: Checkpoint, packages: tuple[str, ...], machine: Machine | None, device: str, rss: int
 ) -> tuple[Term, ...]:
     """What is resident in main memory before a weight is read.
 
     Args:
         checkpoint: headers read.
-        method: what will be done.
+        packages: those that the job needs, keys of `qtoolkit.optional.REQUIREMENTS`.
         machine: what is planned for; None for a process on this one.
         device: where the result will live.
         rss: bytes that this process has resident now.
@@ -50,7 +50,7 @@ def base_terms(
         terms.append(Term("a fresh process", _FRESH_PROCESS, "with torch and transformers imported, measured on Linux"))
     if not here and device != "cpu":
         terms.append(Term("CUDA in main memory", _CUDA_PROCESS, "assumed, no GPU was there to measure it"))
-    missing = [name for name in method.requires if name in RESIDENT_BYTES and not (here and name in sys.modules)]
+    missing = [name for name in packages if name in RESIDENT_BYTES and not (here and name in sys.modules)]
     terms.extend(Term(f"package {name}", RESIDENT_BYTES[name], "measured when it is imported") for name in missing)
     terms.append(Term("code and buffers of first use", _FIRST_USE, "measured: pages of torch's libraries"))
     if checkpoint.tokenizer is None and checkpoint.tokenizer_bytes:

@@ -87,7 +87,7 @@ def make_plan(
     buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
     footprint = _total(layers, skipped, "bytes_after") + sum(buffers.values())
     disk = _total(layers, skipped, "disk_bytes")
-    base = base_terms(checkpoint, method, machine, device, rss)
+    base = base_terms(checkpoint, method.requires, machine, device, rss)
     # A machine's speed is that of its GPU, where it has one.
     known = machine is not None and bool(machine.vram) == (device != "cpu")
     speed = machine.speed if machine and known else Speed()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
 from qtoolkit.methods._config import MethodConfig, option
-from qtoolkit.methods._method import Method, Outcome
+from qtoolkit.methods._method import Method, Offer, Outcome
 from qtoolkit.methods._rules import MixedConfig
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 
@@ -95,6 +95,11 @@ class GPTQMethod(Method):
 
     config_class = GPTQ
     title = "GPTQ"
+    offers = (
+        Offer({"bits": 8}, None, "transformers, vLLM, gptqmodel"),
+        Offer({}, 1.081, "transformers, vLLM, gptqmodel, auto-gptq"),
+        Offer({"bits": 3}, 1.399, "transformers, gptqmodel, auto-gptq"),
+    )
     summary = "2, 3, 4 or 8 bits fitted to a calibration text, block by block; AutoGPTQ's format"
     splits_experts = True
     resumes = True
