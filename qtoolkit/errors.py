@@ -41,17 +41,31 @@ _ENFORCE = re.compile(r"^\[enforce fail at [^]]*\] .*?\. (?=[A-Z])")
 _LONGEST = 6_000
 # Real ones have 34 letters and digits.
 _TOKEN = re.compile(r"(hf|api_org)_[A-Za-z0-9]{16,}")
+# Of an address: who asks, and the password.
+_LOGIN = re.compile(r"(?<=://)[^/\s@:]*:[^/\s]*@")
 
 
 def masked(text: str, token: str | None = None) -> str:
-    """A text without the Hub tokens that stand in it: "hf_…" in their place.
+    """A text without the Hub tokens, and the passwords in addresses, that stand in it: "hf_…" in their place.
 
     Args:
         text: what will be shown.
         token: a token that may look otherwise.
     """
-    text = _TOKEN.sub(r"\1_…", text)
+    text = _LOGIN.sub("…@", _TOKEN.sub(r"\1_…", text))
     return text.replace(str(token), "hf_…") if token and len(token) >= 8 else text
+
+
+def printable(text: str, longest: int = 10_000) -> str:
+    r"""A text as any screen and file takes it: what cannot be printed or encoded as its escape, and an end cut off.
+
+    Example:
+        >>> print(printable("one\x1b[2Jline\udce9"))
+        one\x1b[2Jline\udce9
+    """
+    # A lone surrogate is what Python makes of a file name that is no UTF-8; no terminal and no Hub takes it.
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:longest])
+    return shown if len(text) <= longest else f"{shown}..."
 
 
 def _shortened(text: str) -> str:
@@ -61,12 +75,13 @@ def _shortened(text: str) -> str:
 class QToolkitError(Exception):
     """Root of every error that qtoolkit raises on purpose.
 
-    What looks like a Hub token in its message is masked; of a very long one, which quotes somebody's file, the
-    middle is left out: what is wrong stands at its beginning, and what to do at its end.
+    What looks like a Hub token in its message is masked, and what no screen prints is escaped; of a very long one,
+    which quotes somebody's file, the middle is left out: what is wrong stands at its beginning, and what to do at its
+    end.
     """
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(_shortened(masked(arg)) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(printable(_shortened(masked(arg))) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(QToolkitError, ValueError):

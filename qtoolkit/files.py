@@ -7,11 +7,14 @@ import functools
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, OutputError, QToolkitError, oneline
 
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2
@@ -19,6 +22,9 @@ _NOREPLACE, _EXCHANGE = 1, 2
 _REFUSED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 # What is answered where a folder cannot be synced: by some network drives, and of folders that may not be read.
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES)
+# What is answered where nothing can be written for now, of temporary files that are small.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_SCRATCH_BYTES = 2**20
 # A config takes some kB. Ten million bytes of JSON become at most a few hundred million in memory.
 MAX_JSON_BYTES = 10_000_000
 # Python itself gives up some hundred levels further down, in the middle of whatever it does.
@@ -56,7 +62,10 @@ def make_folder(folder: Path) -> None:
     """Make a folder and those above it where they are missing, so that they stay when the power fails."""
     missing = [folder, *folder.parents]
     missing = [one for one in missing if not os.path.lexists(one)]
-    folder.mkdir(parents=True, exist_ok=True)
+    # Not `mkdir(parents=True)`, which calls itself once for each: a path may have more than Python has room for.
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for one in missing:
         sync_folder(one.parent)
 
@@ -174,6 +183,15 @@ def path_of(value: Any, option: str) -> Path:
         raise ConfigError(f"{option} {name!r:.60} holds half a character, which no path does: name another") from error
 
 
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Make a path of ours or the environment's absolute, with "~" for the user's home, and raise nothing.
+
+    Where the current folder was removed, a relative one stands below the root of the disk; for a user without a home,
+    "~" is a folder of that name.
+    """
+    return current_folder() / os.path.expanduser(path)  # noqa: PTH111  # Path's own raises without a home
+
+
 def user_cache() -> Path:
     """The user's folder for what can be made again; not made by this."""
     folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))  # noqa: PTH111
@@ -224,6 +242,37 @@ def is_shallow(values: Any) -> bool:
         if not level:
             return True
     return False
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A folder for small files, which goes at the end.
+
+    Args:
+        prefix: how its name begins.
+
+    Raises:
+        OutputError: there is no room for it.
+    """
+    made = False
+    try:
+        with TemporaryDirectory(prefix=prefix) as name:
+            _refuse_full(name)
+            made = True
+            yield Path(name)
+    except OSError as error:
+        if isinstance(error, QToolkitError) or (made and error.errno not in _NO_ROOM):
+            raise
+        place = f" in {Path(error.filename).parent}" if isinstance(error.filename, str) else ""
+        raise OutputError(
+            f"temporary files cannot be written{place} ({error.strerror or oneline(error)}): free some room there, or "
+            "set TMPDIR to a folder on another disk"
+        ) from error
+
+
+def _refuse_full(folder: str) -> None:
+    if shutil.disk_usage(folder).free < _SCRATCH_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
 
 
 def keep_json(file: Path, values: dict[str, Any]) -> None:

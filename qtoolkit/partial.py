@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from qtoolkit.errors import OutputError, OutputExistsError
+from qtoolkit.errors import OutputError, OutputExistsError, oneline
 from qtoolkit.files import make_folder, rename_new, sync_folder, write_whole
 
 MARKER = ".qtoolkit-partial"
 _MARK = re.compile(rb"qtoolkit ([0-9a-f]{32})\n")
+_PRIVATE = 0o700
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 
 
@@ -79,11 +82,15 @@ class Partial:
             sync_folder(self.output.parent)
 
     def clear(self, *, keep_journal: bool) -> None:
-        """Remove what is in it but for its marker, and, where it is wanted, a journal that holds a block."""
+        """Remove what is in it but for its marker, and, where it is wanted, a journal that holds a block.
+
+        Raises:
+            OutputError: something in it cannot be removed.
+        """
         kept = keep_journal and is_folder(self.journal) and any(self.journal.glob("block-*.json"))
         for entry in self.folder.iterdir():
             if entry.name != MARKER and not (kept and entry == self.journal):
-                shutil.rmtree(entry) if is_folder(entry) else entry.unlink()
+                _remove(entry)
 
     def remove(self) -> None:
         """Remove it, so that it is never seen without its marker."""
@@ -96,7 +103,8 @@ class Partial:
 
 def partial_of(output: Path) -> Path:
     """Where the result for an output is made."""
-    return output.with_name(f"{output.name}.partial")
+    # Not `with_name`, which raises for the root of a disk.
+    return output.parent / f"{output.name}.partial"
 
 
 def marker_of(folder: Path) -> str | None:
@@ -116,7 +124,7 @@ def refuse_foreign(output: Path) -> None:
     """Refuse an output beside which somebody else's folder has a name that is wanted here.
 
     Raises:
-        OutputExistsError: there is one, without the marker; it stays as it is.
+        OutputExistsError: there is one, without the marker, or of another user; it stays as it is.
     """
     for folder in (partial_of(output), output.with_name(f"{output.name}.replaced")):
         if os.path.lexists(folder) and marker_of(folder) is None:
@@ -125,6 +133,9 @@ def refuse_foreign(output: Path) -> None:
                 "rename it if you need what it holds (an older version's journal, or the model that it replaced), "
                 "or name another output"
             )
+        state = state_of(folder)
+        if state is not None:
+            _refuse_others(folder, state)
 
 
 def put_back(output: Path) -> None:
@@ -148,7 +159,7 @@ def owned(output: Path) -> Iterator[Partial]:
     Windows and some network drives have no locks: there, nothing is refused.
 
     Raises:
-        OutputExistsError: it does not carry our marker.
+        OutputExistsError: it does not carry our marker, is another user's, or others may write in it.
         OutputError: another job works in it.
     """
     while True:
@@ -158,6 +169,7 @@ def owned(output: Path) -> Iterator[Partial]:
         with _locked(output) as partial:
             # A job that ended meanwhile may have removed it.
             if partial is not None:
+                _remove_stopped(output)
                 yield partial
                 return
 
@@ -167,16 +179,38 @@ def _make(output: Path) -> None:
     make_folder(output.parent)
     marker = secrets.token_hex(16)
     folder = output.with_name(_aside(output, marker))
-    folder.mkdir()
+    # This user's alone until it is whole: nobody else may put a journal there. The result in it is made as any folder.
+    folder.mkdir(mode=_PRIVATE)
     try:
         write_whole(folder / MARKER, f"qtoolkit {marker}\n".encode())
         rename_new(folder, partial_of(output))
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if not isinstance(error, FileExistsError):
+        # Another job may have made it meanwhile, and removed this one as left over.
+        if not (isinstance(error, OSError) and os.path.lexists(partial_of(output))):
             raise
     else:
         sync_folder(output.parent)
+
+
+def _remove_stopped(output: Path) -> None:
+    """Remove what stayed where a job was killed while it made or removed the folder: one with a marker alone."""
+    # What cannot be removed is in nobody's way.
+    with suppress(OSError), os.scandir(output.parent) as entries:
+        for folder in [Path(entry.path) for entry in entries if entry.name.startswith(f".{output.name}-")]:
+            marker = marker_of(folder)
+            if marker and folder.name == _aside(output, marker) and [*folder.iterdir()] == [folder / MARKER]:
+                shutil.rmtree(folder)
+
+
+def _remove(entry: Path) -> None:
+    try:
+        shutil.rmtree(entry) if is_folder(entry) else entry.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{entry}, which an earlier job left, cannot be removed ({error.strerror or oneline(error)}): "
+            "remove it yourself, or name another output"
+        ) from error
 
 
 def _aside(output: Path, marker: str) -> str:
@@ -188,18 +222,43 @@ def _locked(output: Path) -> Iterator[Partial | None]:
     """Lock the folder; None where it is gone, or another one by then.
 
     Raises:
+        OutputExistsError: it is somebody else's, or others may write in it.
         OutputError: another job works in it.
     """
     folder = partial_of(output)
     with open_folder(folder) as opened:
+        state = state_of(folder) if opened is None else os.fstat(opened)
+        if state is not None:
+            _refuse_others(folder, state)
         if opened is not None:
             _lock(opened, folder)
         marker = marker_of(folder)
-        state = state_of(folder) if opened is None else os.fstat(opened)
         if marker is None or state is None or not is_at(state, folder):
             yield None
         else:
             yield Partial(output, folder, marker, state)
+
+
+def _refuse_others(folder: Path, state: os.stat_result) -> None:
+    """Refuse a folder that another user made, or may write in: what lies there would become the result.
+
+    It is compared with one that is made beside it, since a drive may name users and permissions in its own way.
+
+    Raises:
+        OutputExistsError: it is one.
+    """
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
+        ours = Path(beside).stat()
+    if state.st_uid != ours.st_uid:
+        raise OutputExistsError(
+            f"{folder} belongs to another user (id {state.st_uid}, and this one is {ours.st_uid}), so it is left as it "
+            "is: name another output"
+        )
+    if state.st_mode & ~ours.st_mode & _OTHERS_WRITE:
+        raise OutputExistsError(
+            f"{folder} can be written by other users, so it is left as it is: "
+            "rename it, or, if nobody else wrote there, `chmod go-w` it and call that again"
+        )
 
 
 @contextmanager

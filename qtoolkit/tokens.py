@@ -52,7 +52,7 @@ def verb(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def forget(error: BaseException, outer: BaseException | None = None, token: str | None = None) -> None:
-    """Clear the variables of all finished frames that an error, its causes and contexts hold, and mask their messages.
+    """Clear what an error, its causes and contexts hold: variables of finished frames, requests, tokens in messages.
 
     Args:
         error: the error.
@@ -61,6 +61,7 @@ def forget(error: BaseException, outer: BaseException | None = None, token: str 
     """
     for link in _chain(error, outer):
         traceback.clear_frames(link.__traceback__)
+        _let_go(link, token)
         _mask(link, token)
     for link in _chain(error, outer):
         # What makes its text of something else is left out.
@@ -81,6 +82,16 @@ def _chain(error: BaseException, outer: BaseException | None) -> Iterator[BaseEx
         yield error
         inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
         pending += [other for other in (error.__cause__, error.__context__, *inner) if other is not None]
+
+
+def _let_go(error: BaseException, token: str | None) -> None:
+    """Take requests and answers from an error of an HTTP library: their headers and addresses hold the token."""
+    held = vars(error)
+    for name, value in held.items():
+        if isinstance(value, str):
+            held[name] = masked(value, token)
+        elif name == "headers" or hasattr(value, "headers"):
+            held[name] = None
 
 
 def _mask(error: BaseException, token: str | None) -> None:

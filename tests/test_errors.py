@@ -71,3 +71,9 @@ def test_a_message_that_quotes_a_very_long_value_keeps_its_beginning_and_its_end
     message = str(ConfigError(f"bits must be one of 8, 4, got {'x' * 100_000!r}: give one of these"))
     assert len(message) <= 6_000
     assert message.startswith("bits must be one of 8, 4, got 'xxx") and message.endswith("xxx': give one of these")
+
+
+def test_a_message_that_quotes_a_path_is_one_line_without_codes_for_a_terminal_and_can_be_printed() -> None:
+    message = str(ConfigError("/a\nb\x1b[2J\u202egpj\udcff caf\u00e9 \u4f60 exists: name another"))
+    assert message == "/a\\nb\\x1b[2J\\u202egpj\\udcff caf\u00e9 \u4f60 exists: name another"
+    assert message.encode()

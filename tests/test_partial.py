@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,91 @@ def test_whatever_is_named_can_be_looked_for(
     assert not any(tmp_path.iterdir())
 
 
+def unfinished(output: Path, marker: str = "0" * 32) -> Path:
+    """The partial folder of a job that was killed between its two renames: the old model lies in it."""
+    partial = output.with_name("out.partial")
+    partial.mkdir(mode=0o700)
+    (partial / MARKER).write_text(f"qtoolkit {marker}\n")
+    for name in ("model", "replaced"):
+        make_model(partial / name, name)
+    return partial
+
+
+def refused(output: Path, told: str) -> None:
+    """Nothing that names the output takes over, changes or gives back what lies in its partial folder."""
+    before = content(output.parent)
+    put_back(output)
+    with pytest.raises(OutputExistsError, match=told):
+        check_output(output, overwrite=True)
+    with pytest.raises(OutputExistsError, match=told), staged(output, overwrite=True, resume=True):
+        pass
+    assert content(output.parent) == before
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows has other users and permissions")
+
+
+@posix
+@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="root alone gives a folder away")
+def test_a_folder_of_another_user_is_refused_by_name_and_stays(output: Path) -> None:
+    partial = unfinished(output)
+    os.chown(partial, 65534, 65534)
+    refused(output, rf"{partial} belongs to another user \(id 65534, and this one is 0\).*name another output$")
+    os.chown(partial, 0, 0)
+    put_back(output)
+    assert content(output) == {"config.json": "replaced"}
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_a_folder_that_others_may_write_in_is_refused_by_name_and_stays(output: Path, mode: int) -> None:
+    partial = unfinished(output)
+    partial.chmod(mode)
+    refused(output, rf"{partial} can be written by other users.*`chmod go-w` it and call that again$")
+    partial.chmod(0o755)
+    put_back(output)
+    assert content(output) == {"config.json": "replaced"}
+
+
+@posix
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o000], ids=oct)
+def test_a_result_has_the_permissions_of_any_folder(output: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with staged(output) as folder:
+            (folder / "config.json").write_text("new")
+            assert stat.S_IMODE(output.with_name("out.partial").stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (output, output / "config.json")]
+    assert modes == [0o777 & ~umask, 0o666 & ~umask]
+
+
+@posix
+def test_all_files_of_a_job_have_the_permissions_of_any_file(tiny_llama: Path, output: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        qt.quantize(tiny_llama, "absmax", device="cpu", output=output)
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in output.iterdir()}
+    assert oct(stat.S_IMODE(output.stat().st_mode)) == oct(0o750)
+    assert modes == dict.fromkeys(modes, oct(0o640))
+
+
+@posix
+def test_another_name_of_a_marker_is_left_alone(output: Path) -> None:
+    """A hard link of it elsewhere: it is never written through."""
+    partial = unfinished(output)
+    elsewhere = output.with_name("mine")
+    os.link(partial / MARKER, elsewhere)
+    check_output(output, overwrite=True)
+    with staged(output, overwrite=True) as folder:
+        (folder / "config.json").write_text("new")
+    assert elsewhere.read_text() == f"qtoolkit {'0' * 32}\n"
+    assert content(output) == {"config.json": "new"} and not partial.exists()
+
+
 def test_a_user_folder_beside_a_real_job_is_as_it_was(tiny_llama: Path, output: Path) -> None:
     make(output.with_name("out.partial"), "folder")
     before = content(output.parent)
@@ -221,3 +307,15 @@ def test_a_user_folder_beside_a_real_job_is_as_it_was(tiny_llama: Path, output: 
         with pytest.raises(OutputExistsError, match="does not carry qtoolkit's marker"):
             verb(tiny_llama, "absmax", device="cpu", output=output, **options)
     assert content(output.parent) == before
+
+
+def test_what_stayed_where_a_job_was_killed_beside_its_folder_goes_and_nothing_else(output: Path) -> None:
+    ours, held, others = (output.with_name(f".out-{digit * 8}") for digit in "abc")
+    for folder in (ours, held, others):
+        folder.mkdir()
+    for folder in (ours, held):
+        (folder / MARKER).write_text(f"qtoolkit {folder.name[-1] * 32}\n")
+    (held / "thesis.tex").write_text("mine")
+    with staged(output) as partial:
+        (partial / "config.json").write_text("new")
+    assert sorted(entry.name for entry in output.parent.iterdir()) == [held.name, others.name, "out"]

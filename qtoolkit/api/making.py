@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.files import current_folder, path_of
+from qtoolkit.files import absolute, current_folder, path_of
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
 from qtoolkit.jobs.target import meet_target, needs_measuring, refuse_without_weights
@@ -27,6 +27,7 @@ Model = Any
 
 
 @verb
+@explained("searching", "free some, or raise that limit")
 def find_models(text: str = "", *, limit: int = 20, hub: bool = True, token: str | None = None) -> FoundModels:
     """Search for models that generate text: on this machine first, then on the Hub, the most downloaded first.
 
@@ -82,7 +83,7 @@ def plan(
     refuse_quantized(model)
     refuse_below_one(context=context, batch_size=batch_size)
     settings = resolve_config(config)
-    folder = path_of("output" if output is None else output, "output")
+    folder = absolute("output") if output is None else path_of(output, "output")
     if output is not None:
         refuse_own_source(model, folder)
         check_output(folder, overwrite=True)

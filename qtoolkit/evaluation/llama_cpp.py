@@ -5,13 +5,13 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
 import torch
 
 from qtoolkit.errors import ConfigError, InsufficientMemoryError, ModelNotFoundError, SourceError
+from qtoolkit.files import path_of
 from qtoolkit.optional import optional
 
 # Tokens that llama.cpp computes at once (its own default), and whose logits it keeps at a time.
@@ -40,8 +40,8 @@ class LlamaCppModel:
             SourceError: llama.cpp cannot read it.
             MissingDependencyError: llama-cpp-python is not installed.
         """
-        self.path = Path(path).expanduser()
-        if not self.path.is_file():
+        self.path = path_of(path, "path")
+        if not os.path.isfile(self.path):  # noqa: PTH113  # Path raises on a name that is too long
             raise ModelNotFoundError(f"{str(self.path)!r} is no file: name a .gguf file")
         self._library = optional("llama_cpp", f"running {self.path} with llama.cpp")
         self._handles = _Handles(self._library)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.errors import ConfigError, SourceError, oneline
+from qtoolkit.files import path_of
 from qtoolkit.optional import optional
 from qtoolkit.records import TaskMetric, TaskReport
+from qtoolkit.source.calibration import refuse_foreign
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,7 +57,7 @@ def run_tasks(
         batch_size: sequences that the model reads at once.
 
     Raises:
-        ConfigError: no tokenizer, no such task, one named twice, or one that cannot be run here.
+        ConfigError: no tokenizer, or one of another model; no such task, one named twice, or one that cannot be run.
         SourceError: a task's file or data cannot be read.
         MissingDependencyError: lm-eval is not installed.
     """
@@ -72,16 +74,32 @@ def run_tasks(
         # A copy, since a tokenizer without a padding token is given one.
         options = {"tokenizer": copy.deepcopy(tokenizer), "backend": "causal", "batch_size": batch_size}
         harness = optional("lm_eval.models.huggingface", "run_tasks").HFLM(pretrained=model, **options)
-        results = lm_eval.evaluate(
-            lm=harness, task_dict=found, limit=limit, bootstrap_iters=_BOOTSTRAPS, log_samples=False
-        )
+        with _known_tokens(model):
+            results = lm_eval.evaluate(
+                lm=harness, task_dict=found, limit=limit, bootstrap_iters=_BOOTSTRAPS, log_samples=False
+            )
     metrics = tuple(metric for task in results["results"] for metric in _metrics(task, results))
     return TaskReport(name, metrics, lm_eval.__version__, time.monotonic() - started, tuple(notes))
 
 
+@contextmanager
+def _known_tokens(model: Any) -> Iterator[None]:
+    """Refuse tokens that the model has no embedding for: on a GPU, looking for one ends all work there."""
+    embeddings = model.get_input_embeddings()
+
+    def check(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        refuse_foreign(inputs[0], len(module.weight))
+
+    handle = embeddings.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _find(tasks: list[Task]) -> dict[str, dict[str, Any]]:
     """The tasks and groups asked for, with their data, by name."""
-    folders = [Path(task).expanduser() for task in tasks if _is_path(task)]
+    folders = [path_of(task, "tasks") for task in tasks if _is_path(task)]
     names = [str(task) for task in tasks if not _is_path(task)]
     found: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}}
     # lm-eval reads its thousands of files in seconds; a folder needs none of them.

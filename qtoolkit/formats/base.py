@@ -41,12 +41,14 @@ class Reader(ABC):
         name: of the method that makes such codes.
         requires: optional packages that reading needs, keys of `qtoolkit.optional.REQUIREMENTS`.
         splits_experts: whether it takes experts apart that transformers keeps in one tensor.
+        plans_by_name: whether layers of one shape may have plans that differ.
         bits: size of a code, by the names of the layers that are quantized.
     """
 
     name: str
     requires: tuple[str, ...] = ()
     splits_experts: bool = False
+    plans_by_name: bool = True
     bits: Mapping[str, int]
 
     @abstractmethod

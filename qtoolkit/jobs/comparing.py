@@ -6,10 +6,10 @@ from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.files import path_of
 from qtoolkit.jobs.evaluating import Opened, cut_windows, open_model
 from qtoolkit.jobs.forms import Form, Task, check_form, identity_of, measure_form, open_base, read_forms, row_of
 from qtoolkit.jobs.keeping import KeptResults, key_of
@@ -115,7 +115,7 @@ def _name(model: Any, checkpoint: Checkpoint) -> Any:
     """The model as it is found from anywhere: without the revision, which is pinned, and with the whole path."""
     if not isinstance(model, str | os.PathLike):
         return model
-    return checkpoint.name if checkpoint.commit_hash else str(Path(model).expanduser().absolute())
+    return checkpoint.name if checkpoint.commit_hash else str(path_of(model, "model"))
 
 
 def _run_here(

@@ -11,6 +11,7 @@ from typing import Any
 
 from qtoolkit.errors import CheckpointError, ConfigError, JobCancelled, QToolkitError, oneline
 from qtoolkit.evaluation import Predictor, continue_text, measure_quality
+from qtoolkit.files import absolute, path_of
 from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.evaluating import (
     Opened,
@@ -116,10 +117,13 @@ def read_forms(configs: Any) -> tuple[Form, ...]:
 def _form(config: Any) -> Form:
     if config is None:
         return Form(FULL_PRECISION)
-    if isinstance(config, os.PathLike) or (isinstance(config, str) and config not in available_methods()):
-        path = Path(config).expanduser().absolute()
-        if isinstance(config, os.PathLike) or path.is_dir() or path.suffix.lower() == ".gguf":
-            return Form(os.fspath(config), path=path)
+    if isinstance(config, os.PathLike):
+        return Form(os.fspath(config), path=path_of(config, "configs"))
+    if isinstance(config, str) and config and config not in available_methods():
+        path = absolute(config)
+        # os.path, since Path raises on a name that no file can have.
+        if os.path.isdir(path) or path.suffix.lower() == ".gguf":  # noqa: PTH112
+            return Form(config, path=path)
     resolved = resolve_config(config)
     return Form(as_call(resolved), resolved)
 

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from qtoolkit.errors import oneline
-from qtoolkit.files import current_folder, home_folder
+from qtoolkit.files import absolute, current_folder, home_folder
 from qtoolkit.measure._cgroup import allowances
 from qtoolkit.measure._limits import largest_file, process_limits, stack_bytes
 from qtoolkit.measure.disk import free_disk, same_disk
@@ -215,13 +215,13 @@ def hub_cache() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{cache}/huggingface")
     folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return Path(os.path.expanduser(os.path.expandvars(folder)))  # noqa: PTH111  # Path's own raises without a home
+    return absolute(os.path.expandvars(folder))
 
 
 def _private(text: str) -> str:
     """`text` with the home folder as `~`, and the user's and the host's name in other paths replaced."""
     home = home_folder()
-    for folder in {str(home), str(home.resolve())} - {"/"}:
+    for folder in {str(home), str(absolute(home).resolve())} - {"/"}:
         text = re.sub(rf"(?<![\w./-]){re.escape(folder)}(?=/|$)", "~", text)
     for name, stand_in in ((home.name, "USER"), (platform.node(), "HOST")):
         if name:

@@ -59,6 +59,7 @@ class Method(ABC):
         requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
         offers: its configs that are worth trying without being asked for.
         splits_experts: whether it takes experts apart that transformers keeps in one tensor.
+        plans_by_name: whether layers that are alike may have different plans: their names tell.
         resumes: whether it keeps what it has done in a journal, and goes on from there.
     """
 
@@ -69,6 +70,7 @@ class Method(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[Offer, ...]] = ()
     splits_experts: ClassVar[bool] = False
+    plans_by_name: ClassVar[bool] = False
     resumes: ClassVar[bool] = False
 
     @property
@@ -118,8 +120,9 @@ class Method(ABC):
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """What this method makes of one linear layer: its bytes afterwards, or why it is skipped.
 
-        Pure: looks at shapes only, so that a plan of a whole model takes no time and reads no weight. `config` is the
-        layer's own, as `MethodConfig.of` gives it.
+        Pure: looks at shapes only, so that a plan of a whole model takes no time and reads no weight; asked once for
+        all layers that are alike but for their names, unless `plans_by_name`. `config` is the layer's own, as
+        `MethodConfig.of` gives it.
         """
 
     def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":

@@ -80,11 +80,20 @@ class MixedConfig(MethodConfig):
         return tuple(sorted(next(field.metadata["choices"] for field in fields(self) if field.name == "bits")))
 
     def of(self, layer: str) -> Self:
+        if not self.rules:
+            return self
         values: dict[str, Any] = {}
         for pattern, changes in self.rules.items():
             if matches(pattern, layer):
                 values |= changes
-        return self._with(values) if any(getattr(self, name) != value for name, value in values.items()) else self
+        if all(getattr(self, name) == value for name, value in values.items()):
+            return self
+        # Each made once: tens of thousands of layers of a mixture ask for the same few. No field: no part of a config.
+        made: dict[Any, Self] = vars(self).setdefault("_of_values", {})
+        known = tuple(sorted(values.items()))
+        if known not in made:
+            made[known] = self._with(values)
+        return made[known]
 
     def with_bits(self, bits: int) -> Self:
         """This config for layers that have these bits, without rules and targets."""

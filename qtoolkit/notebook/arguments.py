@@ -4,7 +4,7 @@ import argparse
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from keyword import iskeyword
 from typing import Any, NoReturn
 
@@ -21,6 +21,11 @@ JOB_OPTIONS: Mapping[str, tuple[str, str]] = {
     "--revision": ("NAME", "branch, tag or commit of a model on the Hub (default: main)"),
     "--push": ("REPO", "verify what was saved, and put it on the Hub as a private repository; needs --output"),
     "--license": ("NAME", "with --push, the licence of a base whose card names none: apache-2.0, mit, ..."),
+    "--base-model": ("ORG/NAME", "with --push, base for the card, of a model made in memory or in one's own folder"),
+    "--base-model-relation": (
+        "NAME",
+        "with --push, what this model is to it: quantized (default), finetune, merge or adapter",
+    ),
     "--overwrite": ("", "replace the output folder when it exists"),
     "--plan": (
         "",
@@ -30,6 +35,8 @@ JOB_OPTIONS: Mapping[str, tuple[str, str]] = {
     "--context": ("TOKENS", "tokens for which using the result is planned (default: 4096)"),
     "--debug": ("", "show the whole traceback of an error"),
 }
+# Those of `--push`, as arguments of `qt.publish`.
+CARD_OPTIONS = ("license", "base_model", "base_model_relation")
 # Those of `%qeval` and `%qcompare` that choose what is measured on.
 TEXT_OPTIONS: Mapping[str, tuple[str, str]] = {
     "--text": ("TEXT", "wikitext2, c4, self, a file, or a variable that holds a list of texts (default: wikitext2)"),
@@ -50,7 +57,8 @@ class Request:
         machine: what to plan for; None for this machine.
         context: tokens for which using the result is planned.
         push: the repository that the result is published in; None for none.
-        license: its licence, where the base's card names none.
+        card: what a person says for its card, as arguments of `qt.publish`: `license`, `base_model`,
+            `base_model_relation`.
     """
 
     model: str
@@ -64,7 +72,7 @@ class Request:
     machine: str | None = None
     context: int = 4096
     push: str | None = None
-    license: str | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_request(magic: str, line: str, body: str | None = None) -> Request:
@@ -103,8 +111,9 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
         raise ConfigError("--machine and --context are for a plan: add --plan, or use %qplan")
     if job.push and not job.output:
         raise ConfigError(f"--push {job.push} needs --output: a folder that is verified and sent")
-    if job.license and not job.push:
-        raise ConfigError("--license is for a card: give --push, or leave it out")
+    card = {name: getattr(job, name) for name in CARD_OPTIONS if getattr(job, name)}
+    if card and not job.push:
+        raise ConfigError(f"{flag_of(next(iter(card)))} is for a card: give --push, or leave it out")
     return Request(
         model=job.model,
         config=config,
@@ -117,7 +126,7 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
         machine=job.machine,
         context=read_count("--context", job.context or "4096"),
         push=job.push,
-        license=job.license,
+        card=card,
     )
 
 

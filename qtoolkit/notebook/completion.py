@@ -14,6 +14,7 @@ from qtoolkit.notebook.evaluating import EVAL_OPTIONS
 from qtoolkit.notebook.opening import PANEL_OPTIONS
 from qtoolkit.notebook.options import is_switch, option_flags, option_hints
 from qtoolkit.notebook.publishing import PUBLISH_OPTIONS
+from qtoolkit.source.names import BASE_MODEL_RELATIONS
 
 # The line up to the cursor: also after `x = `, and without `%` at its start, where IPython's automagic adds it.
 COMPLETED = r"(?:\s*|.*?(%%?))(quantize|qplan|qeval|qcompare|qpanel|qpublish)\s(.*)$"
@@ -78,6 +79,7 @@ def _values(config: type[MethodConfig] | None) -> dict[str, list[str]]:
     """Option -> the values that it may have; an empty list where anything goes."""
     methods = list(available_methods())
     values = {"--method": methods, "--methods": methods, "--device": ["auto", "cpu", "cuda"]}
+    values["--base-model-relation"] = list(BASE_MODEL_RELATIONS)
     if config is not None:
         hints = option_hints(config)
         for field in fields(config):

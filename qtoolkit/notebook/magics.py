@@ -63,7 +63,7 @@ class QuantizeMagics(Magics):
         from qtoolkit.publishing import check_push
 
         if request.push:
-            check_push(request.push, model, request.revision, request.license)
+            check_push(request.push, model, request.revision, **request.card)
         with open_progress(self.progress, self.shell, f"{request.config.method} of {request.model}") as on_progress:
             result = quantize(
                 model,
@@ -76,7 +76,7 @@ class QuantizeMagics(Magics):
             )
             if request.push:
                 assert request.output is not None
-                publish(request.output, request.push, license=request.license, on_progress=on_progress)
+                publish(request.output, request.push, **request.card, on_progress=on_progress)
         if request.into:
             self.shell.push({request.into: result})
         return result.report

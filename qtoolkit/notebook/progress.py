@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from qtoolkit.errors import MissingDependencyError, masked
+from qtoolkit.errors import MissingDependencyError, masked, printable
 from qtoolkit.records import ProgressEvent
 from qtoolkit.units import format_bytes, format_seconds
 
@@ -26,7 +26,7 @@ def open_progress(choice: str, shell: Any, title: str) -> "Progress":
         MissingDependencyError: a bar was asked for and ipywidgets is not installed.
     """
     # A token may have been pasted where a name belongs.
-    title = masked(title)
+    title = printable(masked(title))
     has_widgets = importlib.util.find_spec("ipywidgets") is not None
     if choice == "auto":
         choice = "widget" if has_widgets and getattr(shell, "kernel", None) is not None else "text"
@@ -74,7 +74,7 @@ class Progress(ABC):
         if 0 < event.done < event.total and in_phase > 0:
             left = in_phase * (event.total - event.done) / event.done
             parts.append(f"about {format_seconds(left)} left")
-        return ", ".join([*parts, event.detail] if event.detail else parts)
+        return ", ".join([*parts, printable(event.detail)] if event.detail else parts)
 
 
 class NoProgress(Progress):

@@ -2,9 +2,10 @@
 
 from qtoolkit.planning.device import adapt_dtype, refuse_below_one, resolve_device, resolve_dtype
 from qtoolkit.planning.fit import check_fits, check_machine
+from qtoolkit.planning.layers import layers_to_quantize
 from qtoolkit.planning.machines import PROFILES, find_profile
 from qtoolkit.planning.phases import memory_to_use
-from qtoolkit.planning.planner import layers_to_quantize, make_plan, plan_job, plan_with_advice
+from qtoolkit.planning.planner import make_plan, plan_job, plan_with_advice
 from qtoolkit.planning.recommend import recommend
 
 __all__ = [

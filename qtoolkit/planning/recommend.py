@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from qtoolkit.errors import ConfigError, QToolkitError
 from qtoolkit.methods import MethodConfig, Offer, as_call, available_methods, get_method
+from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, inference, make_work
 from qtoolkit.planning.planner import plan_job
 from qtoolkit.records import Candidate, Machine, Plan, Recommendation
@@ -83,10 +84,11 @@ def offered() -> list[tuple[Offer, MethodConfig]]:
 def _quantized(
     checkpoint: Checkpoint, machine: Machine, device: str, limit: int, rss: int, context: int
 ) -> Iterator[Candidate]:
+    modules = Modules(checkpoint)
     for offer, config in offered():
         own = replace(checkpoint, notes=[])
         try:
-            _, plan = plan_job(own, config, device, machine, rss=rss, context=context)
+            _, plan = plan_job(own, config, device, machine, rss=rss, context=context, modules=modules)
         except QToolkitError:
             # This method cannot take this model.
             continue

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.errors import CheckpointError, ModelNotFoundError, oneline
+from qtoolkit.errors import CheckpointError, ModelNotFoundError, oneline, printable
 from qtoolkit.files import path_of, read_json
 from qtoolkit.partial import put_back
 from qtoolkit.publishing.listing import list_folder
-from qtoolkit.publishing.patterns import printable
 from qtoolkit.publishing.receipt import read_receipt
 from qtoolkit.records import Receipt
 

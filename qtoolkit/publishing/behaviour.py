@@ -177,21 +177,32 @@ def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Everything that is asked of a folder.
+    """Everything that is asked of a folder; its `base` is None, which `answer_base` describes.
 
     Args:
-        request: `folder`; `base`, the folder of its base or None; `device`; `token_ids` and `top_ids` of the probe.
+        request: `folder`; `device`; `token_ids` and `top_ids` of the probe.
     """
     import transformers
 
-    folder, base = Path(request["folder"]), request["base"]
-    found = {"transformers": transformers.__version__, **describe_folder(folder)}
-    found["base"] = describe_folder(Path(base)) if base else None
+    folder = Path(request["folder"])
+    found = {"transformers": transformers.__version__, **describe_folder(folder), "base": None}
     return found | describe_model(folder, request["device"], request["token_ids"], request["top_ids"])
 
 
+def answer_base(folder: Path) -> dict[str, Any]:
+    """The tokenizer and the generation config of a base; or `error`, where it takes more memory than there is."""
+    try:
+        return describe_folder(folder)
+    except MemoryError as error:
+        return {"error": _first_line(error.__cause__ or error)}
+
+
 def main() -> None:
-    """Answer the request in a file, and write the answer to another file."""
+    """Answer the request in a file, and write the answer to another file.
+
+    It is there before the base is opened, and once more with what that told: whatever the base does to this process,
+    what is known of the folder stands.
+    """
     request_file, answer_file = map(Path, sys.argv[1:])
     request = json.loads(request_file.read_text(encoding="utf-8"))
     if request["with_qtoolkit"]:
@@ -201,7 +212,16 @@ def main() -> None:
         found = answer(request) | {"no_memory": ""}
     except MemoryError as error:
         found = {"no_memory": _first_line(error.__cause__ or error)}
-    answer_file.write_text(json.dumps(found), encoding="utf-8")
+    _write_whole(answer_file, found)
+    if request["base"] and not found["no_memory"]:
+        _write_whole(answer_file, found | {"base": answer_base(Path(request["base"]))})
+
+
+def _write_whole(file: Path, found: dict[str, Any]) -> None:
+    """Write a file that is never seen in part, since somebody looks for it all the time."""
+    beside = file.with_suffix(".part")
+    beside.write_text(json.dumps(found), encoding="utf-8")
+    beside.replace(file)
 
 
 def _digest(value: Any) -> str:

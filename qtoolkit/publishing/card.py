@@ -1,5 +1,6 @@
 """The card of a published model: what was done, measured and verified, from its receipt; nothing is made up."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,7 @@ def card_metadata(
     if named["license"] == "other":
         # The Hub asks for its name and where it stands.
         named |= {name: inherited.get(name) for name in ("license_name", "license_link")}
-        if is_copy_of_hub(receipt):
-            named["license_link"] = _absolute(named["license_link"], receipt)
+        named["license_link"] = _absolute(named["license_link"], receipt)
     if receipt.gated:
         named["extra_gated_prompt"] = _gate(receipt)
     figures = eval_results(quality)
@@ -261,12 +261,16 @@ def _verified(repo_id: str) -> str:
     )
 
 
-def _absolute(link: Any, receipt: Receipt) -> str:
-    """Where a licence stands: a card may name a file beside it."""
-    page = _page(receipt.source.name)
+def _absolute(link: Any, receipt: Receipt) -> str | None:
+    """Where a licence stands: a page, or a file beside the card that names it; nothing else is a link."""
+    page = _page(receipt.source.name) if is_copy_of_hub(receipt) else None
     if not isinstance(link, str) or not link:
         return page
-    return link if "://" in link else f"{page}/blob/{commit_of(receipt) or 'main'}/{link}"
+    if re.fullmatch(r"https?://[!-~]+", link):
+        return link
+    if not re.fullmatch(r"[\w./-]+", link):
+        return page
+    return f"{page}/blob/{commit_of(receipt) or 'main'}/{link}" if page else link
 
 
 def _python(value: Any) -> str:

@@ -19,8 +19,8 @@ def state_of(request: dict[str, Any]) -> str:
 
 
 def remember(state: str, answer: dict[str, Any]) -> None:
-    """Keep an answer, unless the model did not load: what stood in the way may be gone the next time."""
-    if not answer["model_error"]:
+    """Keep an answer, unless the model or its base was not read: what stood in the way may be gone the next time."""
+    if not answer["model_error"] and "error" not in (answer["base"] or {}):
         _answers[state] = answer
 
 

@@ -7,13 +7,22 @@ from pathlib import Path
 
 from qtoolkit.publishing.patterns import SECRETS
 
-# An allow-list: of secrets nobody knows all names. Upper case, as Windows has them.
+# An allow-list: of secrets nobody knows all names. Upper case, as Windows has them. What a variable can make this
+# process load, the person who set it has chosen for their own; nothing of the folder can set one.
 _NEEDED = (
-    # Where programs, libraries, caches and temporary files are, and who asks.
-    "PATH|HOME|USER|LOGNAME|TMPDIR|TEMP|TMP|LD_LIBRARY_PATH|LD_PRELOAD|DYLD_[A-Z_]+|XDG_(CACHE|CONFIG|DATA)_HOME",
-    "LANG|LANGUAGE|LC_[A-Z]+|TZ|VIRTUAL_ENV|CONDA_PREFIX|CONDA_DEFAULT_ENV|MALLOC_[A-Z_]+",
-    "PYTHON(HOME|PATH|HASHSEED|WARNINGS|UTF8|IOENCODING|NOUSERSITE|USERBASE|PLATLIBDIR|SAFEPATH)",
-    "PYTHON(DONTWRITEBYTECODE|PYCACHEPREFIX|OPTIMIZE|MALLOC|FAULTHANDLER|_GIL)",
+    # Where programs, caches and temporary files are, and who asks. Not where sockets are: XDG_RUNTIME_DIR, DISPLAY,
+    # SSH_AUTH_SOCK, DBUS_SESSION_BUS_ADDRESS.
+    "PATH|HOME|USER|LOGNAME|TMPDIR|TEMP|TMP|XDG_(CACHE|CONFIG|DATA)_HOME",
+    # Where libraries are: CUDA's on Colab and clusters. LD_PRELOAD, since torch on some ARM machines finds no room for
+    # libgomp when it is loaded later; on Colab it names an allocator. LD_AUDIT and LD_DEBUG help nothing here.
+    "LD_LIBRARY_PATH|LD_PRELOAD|DYLD_[A-Z_]+|MALLOC_[A-Z_]+",
+    "LANG|LANGUAGE|LC_[A-Z]+|TZ|VIRTUAL_ENV|CONDA_PREFIX|CONDA_DEFAULT_ENV",
+    # Where Python and packages are (PYTHONPATH: a checkout, a cluster's modules, Colab), how it reads text, and where
+    # it may write bytecode. Not what changes its behaviour: PYTHONWARNINGS=error would fail a model for a warning of
+    # transformers, PYTHONOPTIMIZE leaves out the checks of packages; nor what starts something else, as
+    # PYTHONSTARTUP, PYTHONINSPECT and PYTHONBREAKPOINT do.
+    "PYTHON(HOME|PATH|HASHSEED|UTF8|IOENCODING|NOUSERSITE|USERBASE|PLATLIBDIR|SAFEPATH)",
+    "PYTHON(DONTWRITEBYTECODE|PYCACHEPREFIX|_GIL)",
     # Windows starts no program without some of these.
     "SYSTEMROOT|SYSTEMDRIVE|WINDIR|COMSPEC|PATHEXT|USERPROFILE|USERNAME|HOMEDRIVE|HOMEPATH|APPDATA|LOCALAPPDATA",
     "PROGRAMDATA|PROGRAMFILES.*|PROCESSOR_[A-Z_]+|NUMBER_OF_PROCESSORS",
@@ -21,7 +30,9 @@ _NEEDED = (
     "(OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|VECLIB|NUMEXPR|ONEDNN|DNNL|ATEN)_[A-Z_0-9]+",
     "(TORCH|PYTORCH|TORCHINDUCTOR|TORCHDYNAMO|TRITON|BNB|BITSANDBYTES)_[A-Z_0-9]+",
     "(CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|HIP|HSA|ROCM|ROCR|GPU|SYCL|ZE)_[A-Z_0-9]+",
+    # Triton compiles kernels with them.
     "CC|CXX|CPATH|C_INCLUDE_PATH|LIBRARY_PATH",
+    # Where the Hub's cache is.
     "(TRANSFORMERS|TOKENIZERS|SAFETENSORS)_[A-Z_0-9]+|HF_(HOME|HUB_CACHE|MODULES_CACHE)|HUGGINGFACE_HUB_CACHE",
 )
 # Whatever is called so is kept back, and so is an address with a password.

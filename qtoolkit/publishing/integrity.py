@@ -3,18 +3,18 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from qtoolkit.errors import QToolkitError, oneline
+from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.files import MAX_JSON_BYTES, read_json
 from qtoolkit.formats import format_of
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.publishing.artifact import Artifact
-from qtoolkit.publishing.patterns import printable
 from qtoolkit.publishing.receipt import bytes_by_dtype, sha256_of
 from qtoolkit.records import Check
 from qtoolkit.source import folder as folders
 from qtoolkit.source import read_tensors
 from qtoolkit.source.codes import find_codes
 from qtoolkit.source.names import INDEX_FILE, RECEIPT_FILE, SINGLE_FILE
+from qtoolkit.source.remedy import lfs_problem
 from qtoolkit.units import format_bytes
 
 # What may come to a model after it was saved: its card, a licence, evaluation results, git's own file.
@@ -24,10 +24,12 @@ _HEADER_BYTES = 200
 # Of a tensor in an index: its name, and its file's.
 _INDEX_BYTES = 1_000
 AGAIN = "save or download it again"
+# Instead of it where the bytes are those that were written, which no download changes.
+ANEW = "make it anew: its files are as they were written"
 
 
 def check_regular(artifact: Artifact) -> Check | None:
-    """Whether all that lies there are files and folders; None where they are, for then there is nothing to tell.
+    """Whether all that lies there are folders and files, no Git LFS pointers; None where there is nothing to tell.
 
     A link out of the folder is told where the receipt vouches for what is behind it, and fails otherwise: what is
     published of it would be a file of this machine that nobody named.
@@ -35,6 +37,8 @@ def check_regular(artifact: Artifact) -> Check | None:
     files = artifact.receipt.files if artifact.receipt else {}
     loose = [name for name in artifact.outside if name not in files]
     problems = [f"{printable(name)[-100:]} {what}" for name, what in artifact.odd.items()]
+    told = (lfs_problem(artifact.path / name).replace(f"{artifact.path}/", "") for name in artifact.names)
+    problems += [printable(problem) for problem in told if problem]
     if artifact.receipt is not None:
         problems += [f"{name} is a link out of the folder" for name in loose]
     if problems:
@@ -42,8 +46,8 @@ def check_regular(artifact: Artifact) -> Check | None:
     if not artifact.outside:
         return None
     shown = ", ".join(artifact.outside[:3]) + ("" if len(artifact.outside) <= 3 else ", ...")
-    told = f"{len(artifact.outside)} files are links out of the folder: {shown}"
-    return Check("regular files", None if loose else True, told, "a copy of the folder may lack them")
+    links = f"{len(artifact.outside)} files are links out of the folder: {shown}"
+    return Check("regular files", None if loose else True, links, "a copy of the folder may lack them")
 
 
 def check_receipt(artifact: Artifact) -> Check:
@@ -73,7 +77,9 @@ def check_hashes(artifact: Artifact) -> Check:
     others = [name for name in artifact.names if name not in artifact.receipt.files]
     added = [name for name in others if not any(fnmatchcase(name, pattern) for pattern in _ADDED)]
     problems += [f"{name} was not written by the job" for name in added]
-    return of("file hashes", problems, f"{len(artifact.receipt.files)} files, {format_bytes(size)}", AGAIN)
+    changed = len(problems) > len(added)
+    way = AGAIN if changed else "remove what the job did not write"
+    return of("file hashes", problems, f"{len(artifact.receipt.files)} files, {format_bytes(size)}", way)
 
 
 def check_headers(artifact: Artifact) -> Check:
@@ -133,6 +139,10 @@ def check_dtypes(artifact: Artifact) -> Check:
     planned, size = artifact.receipt.memory.predicted_disk_after, sum(found.values())
     if planned is not None and abs(size - planned) > _HEADER_BYTES * tensors:
         problems.append(f"{format_bytes(size)} instead of the {format_bytes(planned)} that were planned")
+    told, files = artifact.receipt.memory.disk_after, artifact.receipt.files
+    lies = sum(files[file].size for file in artifact.weight_files if file in files)
+    if told is not None and abs(told - lies) > _HEADER_BYTES * tensors:
+        problems.append(f"weight files of {format_bytes(lies)} instead of {format_bytes(told)}")
     seen = ", ".join(f"{dtype} {format_bytes(count)}" for dtype, count in found.items())
     return of(name, problems, seen, AGAIN)
 

@@ -1,14 +1,18 @@
-"""Run a Python file in a process that reaches no network, where the kernel gives it a network namespace of its own.
+"""Run a Python file in a process that reaches no network and no other program's socket, where the kernel lets it.
 
 `python launcher.py REPORT PARENT FILE ARGUMENTS...`: it imports nothing of qtoolkit, and only then what FILE imports.
-REPORT tells why the network is still reached, or nothing; PARENT is the number of the process that waits for it.
+REPORT tells in JSON why the network, and why local sockets, are still reached, or nothing of each; PARENT is the number
+of the process that waits for it.
 """
 
 import contextlib
 import ctypes
+import json
 import os
+import platform
 import runpy
 import signal
+import struct
 import sys
 from pathlib import Path
 
@@ -16,6 +20,19 @@ from pathlib import Path
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000
 # linux/prctl.h, linux/capability.h
 _PARENT_DEATH_SIGNAL, _DROP_BOUND, _CAPABILITIES = 1, 24, 0x20080522
+_NO_NEW_PRIVILEGES, _SECCOMP, _FILTER = 38, 22, 2
+# linux/audit.h, asm/unistd.h: machine -> its number, and those of its calls socket, socketpair and connect.
+_CALLS = {"x86_64": (0xC000003E, 41, 53, 42), "aarch64": (0xC00000B7, 198, 199, 203)}
+# The same on both machines; and where x86_64's second set of numbers for the same calls begins.
+_IO_URING_SETUP, _OTHER_NUMBERS = 425, 0x40000000
+# linux/bpf_common.h: load a word of the call's description, keep some bits, compare, end.
+_LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+# Offsets in that description, linux/seccomp.h: the low halves of the first two arguments, on these machines.
+_NUMBER, _MACHINE, _FIRST, _SECOND = 0, 4, 16, 24
+_ALLOWED, _REFUSED = 0x7FFF0000, 0x00050000 | 13  # 13: permission denied
+# Families of sockets, sys/socket.h: a network namespace keeps all but the first of these to itself.
+_UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
+_STREAM, _SEQUENCE, _KINDS = 1, 5, 0xF
 # To read and write files whatever their permissions say: what belongs to others is loaded as before.
 _KEPT_CAPABILITIES = 0b111
 
@@ -39,6 +56,46 @@ def leave_network() -> str:
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
     return ""
+
+
+def leave_local_sockets() -> str:
+    """Keep this process and all that it starts from connecting to any socket; why it cannot, or nothing.
+
+    A network namespace does not cover sockets with a path (Docker's, ssh-agent's, X11's), nor some families. So the
+    kernel refuses to connect any socket; to make one that sends to whom it is not connected, but for a network's; to
+    make one of another family; and the ring, by which all of that can be asked for too. Pairs of sockets stay, which
+    Python's own libraries use, and so does listening, without which CUDA does not start.
+    """
+    if not sys.platform.startswith("linux"):
+        return f"{sys.platform} has no seccomp"
+    if platform.machine() not in _CALLS:
+        return f"the system calls of {platform.machine()} are not known"
+    machine, make, make_pair, connect = _CALLS[platform.machine()]
+    # Code, value, and to which line it goes on where that is so and where it is not; without those, to the next.
+    lines = (
+        *((_LOAD, _MACHINE), (_EQUAL, machine, 2, 18)),
+        *((_LOAD, _NUMBER), (_AT_LEAST, _OTHER_NUMBERS, 18, 4)),
+        *((_EQUAL, connect, 18, 5), (_EQUAL, _IO_URING_SETUP, 18, 6)),
+        *((_EQUAL, make, 8, 7), (_EQUAL, make_pair, 8, 17)),
+        *((_LOAD, _FIRST), (_EQUAL, _INET, 17, 10), (_EQUAL, _INET6, 17, 11), (_EQUAL, _NETLINK, 17, 12)),
+        *((_EQUAL, _UNIX, 13, 18), (_LOAD, _SECOND), (_AND, _KINDS)),
+        *((_EQUAL, _STREAM, 17, 16), (_EQUAL, _SEQUENCE, 17, 18)),
+        *((_RETURN, _ALLOWED), (_RETURN, _REFUSED)),
+    )
+    code = b"".join(_instruction(place, *line) for place, line in enumerate(lines))
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = (ctypes.c_size_t * 2)(len(lines), ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Without this, root alone may.
+    if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0 and libc.prctl(_SECCOMP, _FILTER, program, 0, 0) == 0:
+        return ""
+    return os.strerror(ctypes.get_errno())
+
+
+def _instruction(place: int, code: int, value: int, where: int = 0, elsewhere: int = 0) -> bytes:
+    """An instruction of a filter, as linux/filter.h has it: jumps count from the next one, and only forwards."""
+    jumps = [line - place - 1 if line else 0 for line in (where, elsewhere)]
+    return struct.pack("=HBBI", code, *jumps, value)
 
 
 def give_up_rights() -> None:
@@ -81,7 +138,8 @@ def main() -> None:
     """Do all of that, and run the file as if Python had been called with it."""
     report, parent, file, *arguments = sys.argv[1:]
     offer_to_end()
-    Path(report).write_text(leave_network(), encoding="utf-8")
+    still_open = {"network_open": leave_network(), "sockets_open": leave_local_sockets()}
+    Path(report).write_text(json.dumps(still_open), encoding="utf-8")
     give_up_rights()
     # Last: a change of rights forgets it.
     end_with_parent(int(parent))

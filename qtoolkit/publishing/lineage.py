@@ -51,18 +51,9 @@ def lineage_of(receipt: Receipt, base_model: str | None = None, base_model_relat
             receipt names.
     """
     name = receipt.source.name
-    if base_model is not None and not is_hub_id(base_model):
-        raise ConfigError(f"base_model must be a model on the Hub, org/name, got {base_model!r:.80}")
-    if base_model_relation is not None and base_model_relation not in BASE_MODEL_RELATIONS:
-        allowed = ", ".join(BASE_MODEL_RELATIONS)
-        raise ConfigError(f"base_model_relation must be one of {allowed}, got {base_model_relation!r:.40}")
-    if is_copy_of_hub(receipt):
-        for key, given, known in (
-            ("base_model", base_model, name),
-            ("base_model_relation", base_model_relation, "quantized"),
-        ):
-            if given not in (None, known):
-                raise ConfigError(f"{key}={given!r}, but this is a quantized copy of {name}: leave it out")
+    copied = name if is_copy_of_hub(receipt) else None
+    refuse_claim(base_model, base_model_relation, copied)
+    if copied is not None:
         return Lineage(name, "quantized", "the receipt")
     if base_model is not None:
         return Lineage(base_model, base_model_relation or "quantized", "who published this copy")
@@ -76,6 +67,32 @@ def lineage_of(receipt: Receipt, base_model: str | None = None, base_model_relat
             f"base_model_relation={base_model_relation!r} is to a base that is not known: give base_model="
         )
     return Lineage()
+
+
+def refuse_claim(base_model: str | None, base_model_relation: str | None, copied: str | None) -> None:
+    """Refuse what a person says of a base that cannot be so.
+
+    Args:
+        base_model, base_model_relation: as for `lineage_of`.
+        copied: the model on the Hub that this is a quantized copy of; None for another, or where that is not known.
+
+    Raises:
+        ConfigError: a name that is none on the Hub, a relation that the Hub does not know, or another base than
+            `copied`.
+    """
+    if base_model is not None and not is_hub_id(base_model):
+        raise ConfigError(f"base_model must be a model on the Hub, org/name, got {base_model!r:.80}")
+    if base_model_relation is not None and base_model_relation not in BASE_MODEL_RELATIONS:
+        allowed = ", ".join(BASE_MODEL_RELATIONS)
+        raise ConfigError(f"base_model_relation must be one of {allowed}, got {base_model_relation!r:.40}")
+    if copied is None:
+        return
+    for key, given, known in (
+        ("base_model", base_model, copied),
+        ("base_model_relation", base_model_relation, "quantized"),
+    ):
+        if given not in (None, known):
+            raise ConfigError(f"{key}={given!r}, but this is a quantized copy of {copied}: leave it out")
 
 
 def _are_hub_ids(names: object) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtoolkit.publishing.patterns import printable
+from qtoolkit.errors import printable
 
 # Kept by git and by downloads beside the files; no part of the model.
 _NOT_PART = (".git", ".cache")

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 # What Markdown would take for more than text; a link or a picture needs its bracket, a heading its sign.
 _MARKED = re.compile(r"([\\`*_\[\]#|~$])")
+# What begins a list.
+_ITEM = re.compile(r"^(\d*)([-+.)])(?=\s|$)")
 
 
 def escaped(text: str) -> str:
@@ -15,7 +17,7 @@ def escaped(text: str) -> str:
         a\_b &lt;b&gt; \| \[x\](y)
     """
     plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKED.sub(r"\\\1", plain)
+    return _ITEM.sub(r"\1\\\2", _MARKED.sub(r"\\\1", plain))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

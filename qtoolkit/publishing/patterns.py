@@ -42,15 +42,3 @@ def without_paths(text: str) -> str:
     """
     pattern = re.compile(rb"(?:" + local_paths().pattern + rb")[^\s\"'<>,;]*")
     return pattern.sub(lambda found: re.split(rb"[/\\]", found[0].rstrip(b"/\\"))[-1], text.encode()).decode()
-
-
-def printable(text: str, longest: int = 10_000) -> str:
-    r"""A text as any screen and file takes it: what cannot be printed or encoded as its escape, and an end cut off.
-
-    Example:
-        >>> print(printable("one\x1b[2Jline\udce9"))
-        one\x1b[2Jline\udce9
-    """
-    # A lone surrogate is what Python makes of a file name that is no UTF-8; no terminal and no Hub takes it.
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:longest])
-    return shown if len(text) <= longest else f"{shown}..."

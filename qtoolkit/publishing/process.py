@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 
+from qtoolkit.files import scratch_folder
 from qtoolkit.publishing import behaviour, launcher
 from qtoolkit.publishing.environment import model_environment
 from qtoolkit.publishing.listing import list_folder
@@ -21,6 +21,8 @@ from qtoolkit.units import format_bytes
 
 # A large model is read and runs a few tokens in minutes; a process that hangs must end some day.
 TIME_LIMIT = 3600.0
+# Of a base its tokenizer alone is read, which takes seconds and some hundred megabytes more than there is by then.
+_BASE_TIME, _BASE_MEMORY = 120.0, 2_000_000_000
 # Seconds between two reports while it runs.
 _TICK = 0.1
 # torch with CUDA, and a tokenizer; then weights as they are read, as they lie in memory, and as they are computed with.
@@ -45,7 +47,8 @@ def run_behaviour(
 ) -> tuple[dict[str, Any] | None, str]:
     """Run `behaviour.py` in a fresh process; its answer, or None and why there is none.
 
-    The answer has `network_open` too: why the process could reach a network, empty where it could not.
+    The answer has `network_open` and `sockets_open` too: why the process could reach a network, and sockets of this
+    machine, empty where it could not. Of a base at which the process ended, or was ended, it has nothing but `error`.
 
     Args:
         request: what `behaviour.main` reads.
@@ -56,9 +59,9 @@ def run_behaviour(
     Raises:
         NoMemoryError: memory ran out, as the process says or as the kernel ended it.
     """
-    with TemporaryDirectory(prefix="qtoolkit-verify-") as scratch:
+    with scratch_folder("qtoolkit-verify-") as scratch:
         names = ("request.json", "answer.json", "network", "said")
-        asked, answered, reported, said = (Path(scratch, name) for name in names)
+        asked, answered, reported, said = (scratch / name for name in names)
         asked.write_text(json.dumps(request), encoding="utf-8")
         # -P: the file's own folder must not be looked into for modules.
         files = (launcher.__file__, reported, os.getpid(), behaviour.__file__, asked, answered)
@@ -75,18 +78,22 @@ def run_behaviour(
                 start_new_session=True,
             ) as process,
         ):
+            problem = ""
             try:
-                _wait(process, time_limit, memory_limit or _most_memory(request), on_wait)
+                _wait(process, time_limit, memory_limit or _most_memory(request), on_wait, answered)
+                _wait(process, _BASE_TIME, _memory_of(process) + _BASE_MEMORY, on_wait)
             except _EndedError as error:
-                return None, str(error)
+                problem = str(error)
             finally:
                 _end(process)
-        if process.returncode or not answered.exists():
-            return None, _why_ended(process.returncode, said)
-        answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
-        if answer["no_memory"]:
+        answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8")) if answered.exists() else {}
+        if answer.get("no_memory"):
             raise NoMemoryError(answer["no_memory"])
-        return answer | {"network_open": reported.read_text(encoding="utf-8")}, ""
+        if answer and request["base"] and answer["base"] is None:
+            answer["base"] = {"error": problem or _why_base_ended(process.returncode, said)}
+        elif process.returncode or not answer:
+            return None, problem or _why_ended(process.returncode, said)
+        return answer | json.loads(reported.read_text(encoding="utf-8")), ""
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -115,6 +122,21 @@ def _why_ended(code: int, said: Path) -> str:
     return f"the process ended with {code} ({lines[-1][:300]})"
 
 
+def _why_base_ended(code: int, said: Path) -> str:
+    """What a process ended with while it read a base: there, memory that runs out is the base's doing."""
+    try:
+        return _why_ended(code, said)
+    except NoMemoryError as error:
+        return str(error)
+
+
+def _memory_of(process: "subprocess.Popen[bytes]") -> int:
+    """Main memory of a process, in bytes; one that has just ended has none."""
+    with contextlib.suppress(psutil.Error):
+        return int(psutil.Process(process.pid).memory_info().rss)
+    return 0
+
+
 def _most_memory(request: dict[str, Any]) -> int:
     """Main memory that no model of these files takes, in bytes: what takes more would take all there is."""
     folder = Path(request.get("folder", "."))
@@ -122,9 +144,13 @@ def _most_memory(request: dict[str, Any]) -> int:
 
 
 def _wait(
-    process: "subprocess.Popen[bytes]", time_limit: float, memory_limit: int, on_wait: Callable[[], None]
+    process: "subprocess.Popen[bytes]",
+    time_limit: float,
+    memory_limit: int,
+    on_wait: Callable[[], None],
+    until: Path | None = None,
 ) -> None:
-    """Wait until a process ends.
+    """Wait until a process ends, or a file is there.
 
     Raises:
         _EndedError: it has not ended in time, or takes too much memory.
@@ -134,10 +160,10 @@ def _wait(
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_TICK)
             return
+        if until is not None and until.exists():
+            return
         if time.monotonic() > deadline:
             raise _EndedError(f"not done after {time_limit:.0f} s")
-        with contextlib.suppress(psutil.Error):
-            # One that has just ended has none.
-            if psutil.Process(process.pid).memory_info().rss > memory_limit:
-                raise _EndedError(f"it took more than {format_bytes(memory_limit)} of memory, and was ended")
+        if _memory_of(process) > memory_limit:
+            raise _EndedError(f"it took more than {format_bytes(memory_limit)} of memory, and was ended")
         on_wait()

@@ -16,7 +16,7 @@ from qtoolkit.files import path_of
 from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
-from qtoolkit.publishing.lineage import is_in_memory
+from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
 from qtoolkit.publishing.push import CARD, Repository
 from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.publishing.token import Writer, find_writer
@@ -89,32 +89,47 @@ def publish(
     return _send(writer, planned, receipt, files, on_progress, private=private, create_pr=create_pr)
 
 
-def check_push(repo_id: str, model: Any, revision: str | None, license: str | None) -> None:
+def check_push(
+    repo_id: str,
+    model: Any,
+    revision: str | None,
+    *,
+    license: str | None = None,
+    base_model: str | None = None,
+    base_model_relation: str | None = None,
+) -> None:
     """Refuse, before the hours of a job, a push that could not be done after it.
 
     Args:
         repo_id: as for `publish`.
         model, revision: what will be quantized.
-        license: as for `publish`.
+        license, base_model, base_model_relation: as for `publish`.
 
     Raises:
-        ConfigError: `repo_id` is no name of a repository, or a licence that nobody knows.
+        ConfigError: `repo_id` is no name of a repository, a licence that nobody knows, or a base that is none.
         GatedModelError: there is no token, or one that may only read.
         SourceError: the Hub does not know the token or the model, or does not answer.
     """
     check_repo_id(repo_id)
-    find_writer(repo_id, None)
     is_named = isinstance(model, str | os.PathLike)
+    copied = parse_name(os.fspath(model), revision)[0] if is_named and not _is_here(model) else None
+    refuse_claim(base_model, base_model_relation, copied)
+    find_writer(repo_id, None)
     known = _license_of(model, revision) if is_named else None
     choose_license(str(model) if is_named else type(model).__name__, known, license)
 
 
 def _license_of(model: str | os.PathLike[str], revision: str | None) -> str | None:
     """As the card of a model names it, which is a folder, a file or on the Hub."""
-    path = path_of(model, "model")
-    if os.path.exists(path):  # noqa: PTH110  # Path raises on a name that is too long
-        return license_of_folder(path)
+    if _is_here(model):
+        return license_of_folder(path_of(model, "model"))
     return named_license(ask(HubModel(*parse_name(os.fspath(model), revision))).card_data)
+
+
+def _is_here(model: str | os.PathLike[str]) -> bool:
+    """Whether it names a folder or a file, not a model on the Hub."""
+    # Path raises on a name that is too long, or belongs to nobody.
+    return os.path.exists(os.path.expanduser(model))  # noqa: PTH110, PTH111
 
 
 def _planned(

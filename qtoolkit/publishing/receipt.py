@@ -9,15 +9,16 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.errors import CheckpointError, ConfigError, oneline
+from qtoolkit.errors import CheckpointError, ConfigError, oneline, printable
 from qtoolkit.files import write_whole
 from qtoolkit.publishing import behaviour
-from qtoolkit.publishing.patterns import last_part, printable, without_paths
+from qtoolkit.publishing.patterns import last_part, without_paths
 from qtoolkit.publishing.receipt_values import refuse_odd_figures, refuse_odd_values
 from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, QuantizationReport, Receipt
 from qtoolkit.source import read_tensors
 from qtoolkit.source.names import RECEIPT_FILE, is_commit_hash, is_hub_id
 from qtoolkit.source.panics import panics_as_errors
+from qtoolkit.source.remedy import lfs_problem
 from qtoolkit.source.weights import DTYPES
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _PIECE = 1 << 20
 # Real ones take some kB; a longer one is cut off here, and then no JSON.
 _MAX_CHARACTERS = 10_000_000
+_COMPARED = ("behaviour", "files")
 
 
 def behaviour_of(checkpoint: "Checkpoint") -> Behaviour:
@@ -131,38 +133,29 @@ def read_receipt(folder: Path) -> Receipt | None:
         with file.open(encoding="utf-8") as stream:
             values = json.loads(stream.read(_MAX_CHARACTERS))
         refuse_odd_values(values)
-        receipt = _plain(Receipt.from_dict(values))
+        receipt = Receipt.from_dict(_plain(values))
         refuse_odd_figures(receipt)
     except (OSError, ValueError, OverflowError, RecursionError, ConfigError) as error:
-        raise CheckpointError(f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it") from error
-    return receipt
+        what = f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it"
+        raise CheckpointError(lfs_problem(file).replace(f"{folder}/", "") or what) from error
+    # A card names a commit, and a folder of the cache is called by it.
+    known = is_commit_hash(receipt.source.commit_hash)
+    return receipt if known else replace(receipt, source=replace(receipt.source, commit_hash=None))
 
 
-def _plain(receipt: Receipt) -> Receipt:
-    """A receipt, which anybody may have written, with one line for a line, and no commit that is none.
+def _plain(values: Any) -> Any:
+    """A receipt's values, which anybody may have written, with one line for a line.
 
-    What it says reaches cards, messages and terminals. Texts that are compared with a tokenizer's stay as they are.
+    What they say reaches cards, messages and terminals. Texts that are compared with a tokenizer's, and names with
+    those of files, stay as they are.
     """
-    source, calibration = receipt.source, receipt.calibration
-    commit_hash = source.commit_hash if is_commit_hash(source.commit_hash) else None
-    return replace(
-        receipt,
-        source=replace(
-            source, name=printable(source.name), commit_hash=commit_hash, architecture=printable(source.architecture)
-        ),
-        license=None if receipt.license is None else printable(receipt.license),
-        method=printable(receipt.method),
-        settings={
-            printable(name): printable(value) if isinstance(value, str) else value
-            for name, value in receipt.settings.items()
-        },
-        device=printable(receipt.device),
-        versions={printable(package): printable(version) for package, version in receipt.versions.items()},
-        hardware=tuple(map(printable, receipt.hardware)),
-        skipped={printable(why): count for why, count in receipt.skipped.items()},
-        notes=tuple(map(printable, receipt.notes)),
-        calibration=calibration and replace(calibration, text=printable(calibration.text)),
-    )
+    if isinstance(values, str):
+        return printable(values)
+    if isinstance(values, list):
+        return list(map(_plain, values))
+    if isinstance(values, dict):
+        return {printable(key): value if key in _COMPARED else _plain(value) for key, value in values.items()}
+    return values
 
 
 def receipt_of(checkpoint: "Checkpoint") -> Receipt | None:

@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.errors import ModelNotFoundError, oneline
-from qtoolkit.files import path_of
+from qtoolkit.errors import ModelNotFoundError, QToolkitError, oneline, printable
+from qtoolkit.files import absolute, path_of
 from qtoolkit.formats import Format, format_of
 from qtoolkit.partial import put_back
 from qtoolkit.publishing import comparison, earlier, integrity, origin, safety
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.listing import list_folder
-from qtoolkit.publishing.patterns import printable
 from qtoolkit.publishing.process import NoMemoryError, run_behaviour
 from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
+from qtoolkit.source import folder as folders
 from qtoolkit.source.hub import parse_name
 from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
-from qtoolkit.source.names import is_commit_hash
+from qtoolkit.source.names import is_commit_hash, is_hub_id
 
 OnCheck = Callable[[Check], None]
 _Run = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str]]
@@ -35,10 +35,11 @@ def verify(
     """Prove that a saved model is what it says, and works elsewhere: check by check, each with what was seen.
 
     Files are looked at here, and nothing of the folder is run that is not safetensors. A fresh process, which has none
-    of this one's variables but those that torch needs, no network where the kernel can take it away, and no qtoolkit
-    unless the format needs it, then loads the folder with transformers: once more the memory of the model. Logits and
-    perplexity are compared with those that the job measured and wrote into `qtoolkit.json`; tokenizer and generation
-    config with the base's. What cannot be checked here is told as such.
+    of this one's variables but those that torch needs, no network and no other program's socket where the kernel can
+    take them away, and no qtoolkit unless the format needs it, then loads the folder with transformers: once more the
+    memory of the model. Logits and perplexity are compared with those that the job measured and wrote into
+    `qtoolkit.json`; tokenizer and generation config with the base's, or, where that cannot be read in two minutes and
+    2 GB of memory, with those in `qtoolkit.json`. What cannot be checked here is told as such.
 
     Args:
         path: a folder that `quantize` wrote, or any other with a model: without its `qtoolkit.json`, by what its files
@@ -75,10 +76,10 @@ def make_checks(
     def report(doing: str) -> None:
         (on_progress or ignore_progress)(ProgressEvent("verify", len(checks), 0, "checks", doing))
 
-    recalled, network_open = False, ""
+    recalled, still_open = False, {"network_open": "", "sockets_open": ""}
 
     def run(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-        nonlocal recalled, network_open
+        nonlocal recalled, still_open
         state = earlier.state_of(request)
         answer, problem = None if run_anew else earlier.recall(state), ""
         recalled = answer is not None
@@ -86,7 +87,7 @@ def make_checks(
             answer, problem = run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
             if answer is not None:
                 earlier.remember(state, answer)
-        network_open = answer.get("network_open", "") if answer else ""
+        still_open = {name: answer.get(name, "") if answer else "" for name in still_open}
         return answer, problem
 
     for check in _checks(artifact, named, base_folder, run):
@@ -94,13 +95,17 @@ def make_checks(
         if on_check:
             on_check(check)
         report(check.name)
-    return Verification(printable(artifact.path.name), tuple(checks), recalled, network_open)
+    return Verification(printable(artifact.path.name), tuple(checks), recalled, **still_open)
 
 
 def _checks(artifact: Artifact, named: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:
     """Every check, made when it is asked for, as it can be shown; what is not safe is not loaded."""
+    intact = False
     for check in _make_all(artifact, named, base_folder, run):
-        yield replace(check, value=printable(check.value), note=printable(check.note))
+        if check.name == "file hashes":
+            intact = check.passed is True
+        note = check.note.replace(integrity.AGAIN, integrity.ANEW) if intact else check.note
+        yield replace(check, value=printable(check.value), note=printable(note))
 
 
 def _make_all(artifact: Artifact, named: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:
@@ -110,11 +115,31 @@ def _make_all(artifact: Artifact, named: str | None, base_folder: Path | None, r
         if check.passed is False and check.name in _UNSAFE:
             unsafe.append(check.name)
     yield _made("licence", lambda: origin.check_license(artifact))
+    unread = _check_base_config(base_folder)
+    if unread is not None:
+        yield unread
+        base_folder = None
     yield _made("base model", lambda: origin.check_base(artifact, named, base_folder))
     if unsafe:
         yield Check("loads in transformers", None, "not tried", f"not loaded: {' and '.join(unsafe)} failed")
     else:
         yield from check_running(artifact, base_folder, run)
+
+
+def _check_base_config(folder: Path | None) -> Check | None:
+    """What is wrong with the base's config, so that it is not opened; None where nothing is."""
+    if folder is None:
+        return None
+    try:
+        folders.check_loadable(folder)
+    except (OSError, QToolkitError) as error:
+        return _unread_base(oneline(error))
+    return None
+
+
+def _unread_base(why: str) -> Check:
+    """A row on a base that cannot be read, which says nothing of the model."""
+    return Check("base", None, f"base could not be read: {why}", "not proven by it: download it again, or name another")
 
 
 # What fails of these must not be given to anything that opens or runs it.
@@ -179,11 +204,14 @@ def check_running(artifact: Artifact, base_folder: Path | None, run: _Run) -> li
         return [Check("loads in transformers", None, f"not tried: {oneline(error)}", told), *_other_readers(artifact)]
     if answer is None:
         return [Check("loads in transformers", False, problem), *_other_readers(artifact)]
+    base = answer["base"]
+    unread = _unread_base(base["error"]) if base and "error" in base else None
     return [
+        *([unread] if unread else []),
         comparison.check_loading(answer, reader),
         comparison.check_logits(answer, probe),
         comparison.check_perplexity(answer, probe),
-        *comparison.check_behaviour(artifact, answer, answer["base"]),
+        *comparison.check_behaviour(artifact, answer, None if unread else base),
         *_other_readers(artifact),
     ]
 
@@ -264,7 +292,8 @@ def _named_base(base: str) -> Path:
     Raises:
         ModelNotFoundError: it is neither a folder nor in the local Hub cache.
     """
-    folder = path_of(base, "base")
+    # A Hub id is no path that a removed current folder matters to.
+    folder = absolute(base) if is_hub_id(base.partition("@")[0]) else path_of(base, "base")
     # os.path, since Path raises on a name that is too long.
     if os.path.isdir(folder):  # noqa: PTH112
         put_back(folder)

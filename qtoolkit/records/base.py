@@ -93,7 +93,8 @@ class Record:
         rows = self.rows()
         width = max((len(row.label) for row in rows), default=0)
         lines = [f"{row.label:<{width}}  {row.value}" + (f"  ({row.note})" if row.note else "") for row in rows]
-        return "\n".join([type(self).__name__, *(f"  {line}" for line in lines), *map(str, self.grids())])
+        shown = "\n".join([type(self).__name__, *(f"  {line}" for line in lines), *map(str, self.grids())])
+        return html.visible(shown)
 
     def _repr_html_(self) -> str:
         below = "".join(html.grid(*grid) for grid in self.grids())

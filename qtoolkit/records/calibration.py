@@ -46,9 +46,13 @@ class CalibrationReport(Record):
         layers: each layer that was calibrated.
         resumed: blocks that an earlier call had done.
         sketch: hashes of some of its passages (`qtoolkit.source.overlap`), so that nobody measures quality on them.
+        fingerprint: SHA-256 of the tokens that were used and their shape; empty where nobody said.
+        text_check: whether the bytes of a text of the Hub have the hash that the Hub names, "checked: ...", or why that
+            is not known, "not checked: ..."; empty for a text of one's own.
     """
 
     schema_version: ClassVar[int] = 2
+    added_fields: ClassVar[frozenset[str]] = frozenset({"fingerprint", "text_check"})
 
     text: str
     num_samples: int
@@ -58,6 +62,8 @@ class CalibrationReport(Record):
     layers: tuple[LayerError, ...]
     resumed: int
     sketch: tuple[int, ...] = ()
+    fingerprint: str = ""
+    text_check: str = ""
 
     @property
     def mean_error(self) -> float:
@@ -67,6 +73,8 @@ class CalibrationReport(Record):
     def rows(self) -> tuple[Row, ...]:
         tokens = format_count(self.num_samples * self.seq_len)
         rows = [Row("calibrated on", self.text, f"{self.num_samples} samples of {self.seq_len}, {tokens} tokens")]
+        if self.text_check:
+            rows.append(Row("bytes of the text", self.text_check))
         if self.perplexity is not None:
             far = "far from what this model knows: give other text" if self.perplexity > FAR_PERPLEXITY else ""
             rows.append(Row("its perplexity", f"{self.perplexity:.2f}", far))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from qtoolkit.errors import OutputError, oneline
-from qtoolkit.files import write_whole
+from qtoolkit.files import path_of, write_whole
 from qtoolkit.optional import optional
 from qtoolkit.records import html
 from qtoolkit.records.base import Grid, Record, Row
@@ -209,6 +209,7 @@ class Comparison(Record):
 
         Raises:
             OutputError: it cannot be written; what stood there before still does.
+            ConfigError: it is no path, or a relative one where the current folder was removed.
         """
         figures = [result.figures() for result in self.results]
         names = dict.fromkeys(name for line in figures for name in line)
@@ -223,6 +224,7 @@ class Comparison(Record):
 
         Raises:
             OutputError: it cannot be written; what stood there before still does.
+            ConfigError: it is no path, or a relative one where the current folder was removed.
         """
         return _write(path, json.dumps(self.to_dict(), indent=2))
 
@@ -249,7 +251,7 @@ def _answers(results: tuple[Compared, ...], index: int) -> tuple[tuple[str, ...]
 
 
 def _write(path: str | PathLike[str], text: str) -> Path:
-    file = Path(path).expanduser().absolute()
+    file = path_of(path, "path")
     try:
         write_whole(file, text.encode())
     except OSError as error:

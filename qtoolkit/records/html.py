@@ -3,8 +3,9 @@
 Colours are the page's own (`currentColor`), so that light and dark themes both work.
 """
 
+import re
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escape_markup
 
 _CELL = "text-align:left;padding:1px 16px 1px 0;font-weight:normal;vertical-align:top"
 # Jupyter's own style sheet centres tables and gives all columns one width.
@@ -15,6 +16,23 @@ _GRID = (
 )
 # Characters of the longest cell that is hardly a sentence.
 _FIGURE = 24
+# What moves a terminal's cursor or the order of letters; a record holds names that anybody gave.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""A text with its control characters as escapes; line breaks and tabs stay.
+
+    Example:
+        >>> print(visible("a\x1b[2Jb"))
+        a\x1b[2Jb
+    """
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def escape(text: str) -> str:
+    """A text as HTML that shows it as it is."""
+    return escape_markup(visible(text))
 
 
 def table(title: str, rows: Iterable[Sequence[str]], picture: str = "", below: str = "") -> str:

@@ -41,15 +41,17 @@ class Verification(Record):
         recalled: whether the model ran earlier in this session, before a `publish` of the same unchanged files.
         network_open: why the process that ran the model could have reached a network; empty where it could not, or
             where none ran.
+        sockets_open: likewise, why it could have reached sockets of other programs of this machine.
     """
 
     schema_version: ClassVar[int] = 1
-    added_fields: ClassVar[frozenset[str]] = frozenset({"network_open"})
+    added_fields: ClassVar[frozenset[str]] = frozenset({"network_open", "sockets_open"})
 
     name: str
     checks: tuple[Check, ...]
     recalled: bool = False
     network_open: str = ""
+    sockets_open: str = ""
 
     @property
     def passed(self) -> bool:
@@ -72,7 +74,8 @@ class Verification(Record):
         verdict = Row(self.name, "passed" if self.passed else "FAILED", f"{counts}, {len(self.unchecked)} not checked")
         ran = (Row("the model ran", "earlier in this session", "no file has changed since"),) if self.recalled else ()
         network = (Row("network", "not blocked", self.network_open),) if self.network_open else ()
-        return (verdict, *ran, *network)
+        local = (Row("local sockets", "not blocked", self.sockets_open),) if self.sockets_open else ()
+        return (verdict, *ran, *network, *local)
 
     def rows(self) -> tuple[Row, ...]:
         return (*self.summary(), *(row for check in self.checks for row in check.rows()))

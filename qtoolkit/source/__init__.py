@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qtoolkit.source.apart import refuse_own_source
+    from qtoolkit.source.apart import refuse_hub_cache, refuse_own_source
     from qtoolkit.source.checkpoint import Checkpoint
     from qtoolkit.source.hub import Snapshot, fetch
     from qtoolkit.source.hub_cache import local_models
@@ -26,6 +26,7 @@ _HOME_OF = {
     "local_models": "hub_cache",
     "open_checkpoint": "opening",
     "read_tensors": "weights",
+    "refuse_hub_cache": "apart",
     "refuse_own_source": "apart",
 }
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "local_models",
     "open_checkpoint",
     "read_tensors",
+    "refuse_hub_cache",
     "refuse_own_source",
 ]
 

@@ -9,6 +9,8 @@ from qtoolkit.partial import partial_of
 from qtoolkit.source.hub import parse_name
 from qtoolkit.source.hub_cache import repo_folder
 
+_REPO_FOLDERS = ("models--", "datasets--", "spaces--")
+
 
 def refuse_own_source(model: Any, output: Path) -> None:
     """Refuse an output that is the model's own source, holds it or lies in it, also where links lead to one of them.
@@ -32,6 +34,21 @@ def refuse_own_source(model: Any, output: Path) -> None:
                 )
 
 
+def refuse_hub_cache(output: Path) -> None:
+    """Refuse an output in what the Hub's cache keeps of a repository, where it would pass for the repository's own.
+
+    Raises:
+        OutputExistsError: it lies there, also where links lead to it.
+    """
+    real = Path(os.path.realpath(output))
+    for folder in (real, *real.parents):
+        if folder.name.startswith(_REPO_FOLDERS) and any((folder / name).is_dir() for name in ("blobs", "snapshots")):
+            raise OutputExistsError(
+                f"{output} lies in the Hub's cache ({folder}), whose files are taken for those of the Hub: "
+                "name another output"
+            )
+
+
 def _places(name: str) -> list[Path]:
     """Where a model lies: its folder or file, what that and the links in it lead to; otherwise its Hub cache."""
     path = Path(os.path.expanduser(name))  # noqa: PTH111  # Path's own raises on a name that belongs to nobody
@@ -48,16 +65,16 @@ def _places(name: str) -> list[Path]:
 
 def _relation(output: Path, source: Path) -> str:
     """What an output is to a source, in words; empty where they are apart."""
-    if output == source or _same(output, source):
+    if _same(output, source):
         return "is"
-    if output in source.parents:
+    if any(_same(output, folder) for folder in source.parents):
         return "holds"
-    return "lies in" if source in output.parents else ""
+    return "lies in" if any(_same(folder, source) for folder in output.parents) else ""
 
 
 def _same(output: Path, source: Path) -> bool:
-    """Whether two names are of one folder, as on file systems that do not tell upper case from lower."""
+    """Whether two paths lead to one folder; on some file systems, names that differ in upper and lower case do."""
     try:
-        return output.samefile(source)
+        return output == source or output.samefile(source)
     except OSError:
         return False

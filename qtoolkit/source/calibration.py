@@ -1,7 +1,7 @@
 """Text that a model is calibrated on: tokens in samples of one length, and what was decided on the way."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
@@ -27,12 +27,14 @@ class Calibration:
         name: what the user called the text: "wikitext2", "self", a file's name, "12 texts"; never the text itself.
         fingerprint: SHA-256 of the tokens and their shape, in hexadecimal digits.
         notes: what was decided, one line each.
+        checked: as `text_check` of `qtoolkit.records.CalibrationReport`.
     """
 
     tokens: "torch.Tensor" = field(repr=False, compare=False)
     name: str
     fingerprint: str
     notes: tuple[str, ...] = ()
+    checked: str = field(default="", compare=False)
 
 
 def check_calibration(value: Any) -> None:
@@ -105,7 +107,8 @@ def load_calibration(
         told.append(f"each sample begins with {names}, as this tokenizer begins every text")
     if stream.num_documents > 1:
         told.append(joined_by(stream.num_documents, tokenizer))
-    return make_calibration(tokens, texts.name, [*told, *texts.notes])
+    made = make_calibration(tokens, texts.name, [*told, *texts.notes])
+    return replace(made, checked="; ".join(texts.checks))
 
 
 def read_calibration(

@@ -19,7 +19,7 @@ _DRAWS = frozenset(
 )
 
 
-class _NoValues(TorchFunctionMode):
+class NoValues(TorchFunctionMode):
     """Leaves tensors as they are that would be drawn: on the meta device that takes most of the time, for nothing."""
 
     def __torch_function__(
@@ -55,7 +55,7 @@ def building_empty(name: str) -> Iterator[None]:
 
     hook = register_module_module_registration_hook(counted)
     try:
-        with _NoValues():
+        with NoValues():
             yield
     finally:
         hook.remove()

@@ -10,6 +10,12 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 from transformers.integrations.moe import _default_apply_gate
 
+from qtoolkit.errors import CheckpointError
+from qtoolkit.source.empty_models import NoValues
+from qtoolkit.source.skeleton import modules_with_weights
+
+# Each becomes three linear layers: 61 x 384 is the most there is.
+MAX_EXPERTS = 50_000
 Names = tuple[str, str, str]
 
 
@@ -101,9 +107,43 @@ def find_experts(model: PreTrainedModel) -> dict[str, Names]:
 
 
 def replace_experts(model: PreTrainedModel) -> None:
-    """Put an `ExpertList` in the place of every module that `find_experts` finds."""
-    for name, names in find_experts(model).items():
-        model.set_submodule(name, ExpertList.of(model.get_submodule(name), names))
+    """Put an `ExpertList` in the place of every module that `find_experts` finds.
+
+    Raises:
+        CheckpointError: there are more experts than any model has.
+    """
+    with NoValues():
+        for name, names in _believable_experts(model).items():
+            model.set_submodule(name, ExpertList.of(model.get_submodule(name), names))
+
+
+def modules_apart(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
+    """Every module with weights as `replace_experts` would leave them, with its full name; the model stays as it is.
+
+    All experts of a layer are shown by the same three modules, which tell shapes and types alone: DeepSeek-V3 has
+    44,544 linear layers in experts, and to build each takes seconds.
+
+    Raises:
+        CheckpointError: there are more experts than any model has.
+    """
+    found = _believable_experts(model)
+    for name, module in modules_with_weights(model):
+        if name not in found:
+            yield name, module
+            continue
+        linears = _one_expert(module)
+        for index in range(len(module.down_proj)):  # type: ignore[arg-type]
+            yield from ((f"{name}.{index}.{part}", linear) for part, linear in zip(found[name], linears, strict=True))
+
+
+def _believable_experts(model: PreTrainedModel) -> dict[str, Names]:
+    """What `find_experts` finds, where no model has more."""
+    found = find_experts(model)
+    count = sum(len(model.get_submodule(name).gate_up_proj) for name in found)
+    if count > MAX_EXPERTS:
+        what = f"this {type(model).__name__} has {count} experts by its config, and no model has more than"
+        raise CheckpointError(f"{what} {MAX_EXPERTS} in all: get the model's own config")
+    return found
 
 
 def merges_experts(conversion: Any) -> bool:
@@ -126,6 +166,15 @@ def _names_by_target(model: PreTrainedModel) -> Iterator[tuple[str, Names]]:
         down = sources.get(target.replace("gate_up_proj", "down_proj"), [])
         if target.endswith("gate_up_proj") and len(layers) == 2 and len(down) == 1:
             yield target, (layers[0], layers[1], down[0])
+
+
+def _one_expert(fused: nn.Module) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+    """The gate, up and down layer of any expert, without values."""
+    tensors: tuple[torch.Tensor, torch.Tensor] = (fused.gate_up_proj, fused.down_proj)  # type: ignore[assignment]
+    gate_and_up, down = (torch.empty(one.shape[1:], dtype=one.dtype, device="meta") for one in tensors)
+    gate, up = gate_and_up.chunk(2)
+    with NoValues():
+        return _linear(gate, False), _linear(up, False), _linear(down, False)
 
 
 def _literal(pattern: str) -> str:

@@ -5,14 +5,14 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError, oneline
+from qtoolkit.files import scratch_folder
 from qtoolkit.source.adapters import refuse_adapter
 from qtoolkit.source.config_limits import check_numbers, without_code
 from qtoolkit.source.names import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
-from qtoolkit.source.remedy import lfs_problem, sound_copy
+from qtoolkit.source.remedy import lfs_problem, refuse_pointers, sound_copy
 from qtoolkit.source.weights import StoredTensor, read_tensors
 from qtoolkit.units import format_bytes
 
@@ -33,7 +33,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     Raises:
         UnsafeCheckpointError: the weights are there as pickles only, and unpickling runs code.
         UnsupportedModelError: the weights are in `.gguf` files only.
-        CheckpointError: a file that the index names is missing or outside the folder, or there are no weights.
+        CheckpointError: a file that the index names is missing or outside the folder, or there are no weights, or
+            `.gguf` files that git has not fetched.
     """
     named = named_file(folder, [file.name for file in folder.iterdir() if file.is_file()])
     if named is not None:
@@ -54,6 +55,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         )
     ggufs = [file.name for file in files if file.suffix == ".gguf"]
     if ggufs:
+        refuse_pointers(folder, ["*.gguf"])
         raise UnsupportedModelError(f"{folder} holds .gguf files: name one of them, for example {folder / ggufs[0]}")
     raise CheckpointError(f"{folder} holds no *.safetensors weights: {sound_copy(folder)}")
 
@@ -225,8 +227,8 @@ def _config_of(values: dict[str, Any]) -> "PreTrainedConfig":
     """A config as transformers reads it from a file, of values that stand in none."""
     from transformers import AutoConfig
 
-    with TemporaryDirectory(prefix="qtoolkit-config-") as scratch:
-        (Path(scratch) / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    with scratch_folder("qtoolkit-config-") as scratch:
+        (scratch / "config.json").write_text(json.dumps(values), encoding="utf-8")
         return AutoConfig.from_pretrained(scratch, trust_remote_code=False)
 
 
@@ -241,6 +243,7 @@ def load_generation_config(folder: Path) -> "GenerationConfig | None":
     file = folder / "generation_config.json"
     if not file.is_file():
         return None
+    refuse_pointers(folder, [file.name])
     try:
         return GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:

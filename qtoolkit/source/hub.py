@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants
 
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, HubUnreachableError
 from qtoolkit.records import ProgressEvent, ignore_progress
@@ -31,6 +31,7 @@ from qtoolkit.source.hub_check import (
 )
 from qtoolkit.source.hub_download import Download, Wanted
 from qtoolkit.source.hub_errors import HubModel, translated
+from qtoolkit.source.hub_file import download_file
 from qtoolkit.source.hub_files import indexed_files, refuse_without_safetensors, small_files, weight_files
 from qtoolkit.source.hub_listing import check_listing
 from qtoolkit.source.licenses import inherited, named_license
@@ -243,7 +244,7 @@ def wanted_files(folder: Path, files: Iterable["RepoSibling"]) -> list[Wanted]:
     blobs = folder.parent.parent / "blobs"
     wanted = []
     for file in files:
-        is_there = (folder / file.rfilename).exists()
+        is_there = (folder / file.rfilename).is_file()
         etag = file.lfs.sha256 if file.lfs else file.blob_id
         held = is_there or bool(etag and (blobs / etag).exists())
         wanted.append(Wanted(file.rfilename, 0 if held else file.size or 0, named_hash(file), is_there))
@@ -258,9 +259,7 @@ def refuse_hub_adapter(model: HubModel, commit_hash: str, files: Collection[str]
         SourceError: the Hub does not hand out its config.
     """
     if ADAPTER_CONFIG in files:
-        with translated(model):
-            cached = hf_hub_download(model.repo_id, ADAPTER_CONFIG, revision=commit_hash, token=model.token)
-        refuse_adapter(Path(cached).parent, model.repo_id)
+        refuse_adapter(download_file(model, commit_hash, ADAPTER_CONFIG).parent, model.repo_id)
 
 
 def chosen_weights(folder: Path, files: dict[str, "RepoSibling"]) -> list["RepoSibling"]:

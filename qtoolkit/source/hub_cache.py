@@ -11,14 +11,20 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from qtoolkit.errors import SourceError
-from qtoolkit.files import make_folder, write_whole
+from qtoolkit.files import absolute, make_folder, write_whole
+from qtoolkit.source.folder import named_file
 from qtoolkit.source.hub_files import indexed_files, weight_files
 from qtoolkit.source.names import INDEX_FILE, is_commit_hash
 
 
+def cache_folder() -> Path:
+    """The local Hub cache, whether it is there or not."""
+    return absolute(constants.HF_HUB_CACHE)
+
+
 def repo_folder(repo_id: str) -> Path:
     """Where the cache keeps a model, whether it is there or not."""
-    return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{repo_id.replace('/', '--')}"
+    return cache_folder() / f"models--{repo_id.replace('/', '--')}"
 
 
 def snapshot_folder(repo_id: str, commit_hash: str) -> Path:
@@ -48,10 +54,15 @@ def remember_commit(repo_id: str, revision: str | None, commit_hash: str) -> Non
 
 
 def is_whole(snapshot: Path) -> bool:
-    """Whether a snapshot has its config and all of its weights; a name whose blob is not there does not count."""
+    """Whether a snapshot has its config and all of its weights; a name whose blob is not there does not count.
+
+    A weight file that a GPTQ config names is all of them, whatever an index beside it names.
+    """
     names = [file.name for file in snapshot.iterdir() if file.is_file()] if snapshot.is_dir() else []
     if "config.json" not in names:
         return False
+    if named_file(snapshot, names) is not None:
+        return True
     if INDEX_FILE not in names:
         return bool(weight_files(names))
     try:
@@ -62,7 +73,7 @@ def is_whole(snapshot: Path) -> bool:
 
 def local_models() -> tuple[str, ...]:
     """Ids of the models that are whole in the local Hub cache, sorted; asks no network and reads no weights."""
-    folders = Path(constants.HF_HUB_CACHE).expanduser().glob("models--*")
+    folders = cache_folder().glob("models--*")
     names = sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in folders)
     return tuple(name for name in names if whole_snapshot(name))
 

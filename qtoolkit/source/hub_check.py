@@ -6,6 +6,7 @@ are called by them.
 
 import hashlib
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import constants
 
 from qtoolkit.errors import CheckpointError
-from qtoolkit.files import keep_json, read_json, user_cache
+from qtoolkit.files import absolute, keep_json, read_json, user_cache
 from qtoolkit.source.hub_errors import HubModel, translated
 from qtoolkit.source.weights import MAX_HEADER_BYTES
 
@@ -56,12 +57,14 @@ def _a_hash(text: str) -> str | None:
 
 def bytes_to_hash(file: Path, expected: str | None) -> int:
     """Bytes that `has_hash` would read of a file; 0 where it knows the answer, and of a file that takes no time."""
-    size = file.stat().st_size
+    size = next(iter(_state(file)), 0)
     return 0 if size < _WORTH_KEEPING or expected is None or _kept_hash(file, expected) else size
 
 
 def has_hash(file: Path, expected: str, on_bytes: OnBytes = ignore_bytes) -> bool:
     """Whether a file's content has a hash; it is read once, and again only when its size, time or inode changed.
+
+    Of two processes that find the same damaged file, one may have removed it already: what is not there has none.
 
     Args:
         file: the file, or a link to it.
@@ -90,33 +93,36 @@ def refuse_other_bytes(
     if has_hash(file, expected, on_bytes):
         return
     with translated(model):
-        _remove(file)
+        remove_cached(file)
     fetch_again()
     if has_hash(file, expected, on_bytes):
         return
     with translated(model):
-        _remove(file)
+        remove_cached(file)
     raise CheckpointError(
         f"{file.name} of {model.repo_id} came twice with other bytes than the Hub names (hash {expected[:12]}), and "
         "was removed: check the network, the proxy and HF_ENDPOINT, then run it again"
     )
 
 
-def _remove(file: Path) -> None:
+def remove_cached(file: Path) -> None:
     """Remove a file of a snapshot, and in the cache what it is a link to: the blob, and what that may be a link to."""
-    cache, place = Path(constants.HF_HUB_CACHE).expanduser().resolve(), file
+    cache, place = absolute(constants.HF_HUB_CACHE).resolve(), file
     while place.is_symlink():
         target = place.parent / place.readlink()
         place.unlink()
         if not target.parent.resolve().is_relative_to(cache):
             return
         place = target
-    place.unlink(missing_ok=True)
+    if not place.is_dir():
+        place.unlink(missing_ok=True)
 
 
 def _hash(file: Path, like: str, on_bytes: OnBytes) -> str:
     """The hash of a file's content, of the kind of `like`; kept for the next time."""
     state, count = _state(file), 0
+    if not state:
+        return ""
     digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % state[0], usedforsecurity=False)
     for piece in _pieces(file):
         digest.update(piece)
@@ -136,6 +142,8 @@ def _pieces(file: Path) -> Iterator[memoryview]:
         with file.open("rb", buffering=0) as stream:
             while length := stream.readinto(buffer):
                 yield buffer[:length]
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise CheckpointError(
             f"{file} cannot be read ({error.strerror}): check its permissions and the disk"
@@ -145,14 +153,18 @@ def _pieces(file: Path) -> Iterator[memoryview]:
 def _kept_hash(file: Path, like: str) -> str | None:
     """The hash that was found of this file as it stands, of the kind of `like`."""
     match read_json(_hashes()).get(str(file.resolve())):
-        case [*state, str(found)] if state == _state(file) and len(found) == len(like):
+        case [*state, str(found)] if state and state == _state(file) and len(found) == len(like):
             return found
     return None
 
 
 def _state(file: Path) -> list[int]:
-    state = file.stat()
-    return [state.st_size, state.st_mtime_ns, state.st_ino]
+    """Size, time and inode of a regular file; nothing where there is none."""
+    try:
+        state = file.stat()
+    except OSError:
+        return []
+    return [state.st_size, state.st_mtime_ns, state.st_ino] if stat.S_ISREG(state.st_mode) else []
 
 
 def _hashes() -> Path:

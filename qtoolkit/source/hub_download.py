@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from huggingface_hub import hf_hub_download
-
 from qtoolkit.records import ProgressEvent
 from qtoolkit.source.hub_cache import snapshot_folder
 from qtoolkit.source.hub_check import bytes_to_hash, refuse_other_bytes
 from qtoolkit.source.hub_errors import HubModel, translated
+from qtoolkit.source.hub_file import download_file
 from qtoolkit.source.hub_transfer import StoppedError, transfer
 
 
@@ -109,15 +108,8 @@ class Download:
                     raise StoppedError
 
             bar_class = type("Bar", (_SilentBar,), {"receive": staticmethod(receive)})
-            hf_hub_download(
-                self.model.repo_id,
-                name,
-                revision=self.commit_hash,
-                token=self.model.token,
-                tqdm_class=bar_class,
-                # Otherwise it would be taken from where the bad one came from.
-                force_download=again,
-            )
+            # Again, it must not be taken from where the bad one came from.
+            download_file(self.model, self.commit_hash, name, again=again, tqdm_class=bar_class)
 
         done = transfer(work, lambda: self._report(name, size))
         with translated(self.model):

@@ -119,7 +119,7 @@ def refuse_token(name: str) -> None:
     Raises:
         ConfigError: a part of the name is one.
     """
-    if any(re.fullmatch(r"(hf|api_org)_[A-Za-z0-9]{30,}", part) for part in re.split(r"[/@\s]", name)):
+    if re.search(r"(?<![A-Za-z0-9])(hf|api_org)_[A-Za-z0-9]{30,}", name):
         raise ConfigError(
             "a Hub token stands where a name belongs, org/name for example; whoever sees this notebook may use the "
             f"token: make a new one at {hub_address()}/settings/tokens"
@@ -127,8 +127,8 @@ def refuse_token(name: str) -> None:
 
 
 def hub_address() -> str:
-    """The Hub that is asked, without a password that may stand in HF_ENDPOINT."""
-    return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
+    """The Hub that is asked, without a password or a key that may stand in HF_ENDPOINT."""
+    return re.sub(r"//[^/]*@", "//", re.sub(r"[?#].*", "", constants.ENDPOINT))
 
 
 @contextmanager

@@ -11,18 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from qtoolkit.errors import CheckpointError, OutputError
+from qtoolkit.files import scratch_folder
 from qtoolkit.source.hub import ask, chosen_weights, parse_name, refuse_hub_adapter, wanted_files
 from qtoolkit.source.hub_cache import snapshot_folder
 from qtoolkit.source.hub_check import keep_header, named_hash, refuse_other_bytes
 from qtoolkit.source.hub_errors import HubModel, translated
+from qtoolkit.source.hub_file import download_file
 from qtoolkit.source.hub_files import refuse_without_safetensors, small_files
 from qtoolkit.source.names import HEADERS_PREFIX, INDEX_FILE, QUANTIZE_CONFIG
 from qtoolkit.source.weights import MAX_HEADER_BYTES
@@ -79,8 +80,7 @@ def fetch_headers(
     commit_hash = str(info.sha)
     refuse_hub_adapter(model, commit_hash, files)
     refuse_without_safetensors(model.repo_id, files)
-    with TemporaryDirectory(prefix=HEADERS_PREFIX) as scratch:
-        folder = Path(scratch)
+    with scratch_folder(HEADERS_PREFIX) as folder:
         for config in files.keys() & _CONFIGS:
             cached = _small_file(model, commit_hash, files[config])
             (folder / config).write_bytes(cached.read_bytes())
@@ -105,16 +105,10 @@ def fetch_headers(
 
 def _small_file(model: HubModel, commit_hash: str, file: "RepoSibling") -> Path:
     """A small file in the local cache, compared with the hash that the Hub names."""
-
-    def fetch(*, again: bool) -> str:
-        with translated(model):
-            return hf_hub_download(
-                model.repo_id, file.rfilename, revision=commit_hash, token=model.token, force_download=again
-            )
-
-    cached, expected = Path(fetch(again=False)), named_hash(file)
+    cached, expected = download_file(model, commit_hash, file.rfilename), named_hash(file)
     if expected is not None:
-        refuse_other_bytes(cached, expected, partial(fetch, again=True), model)
+        again = partial(download_file, model, commit_hash, file.rfilename, again=True)
+        refuse_other_bytes(cached, expected, again, model)
     return cached
 
 
@@ -140,8 +134,12 @@ def _header(model: HubModel, commit_hash: str, file: "RepoSibling") -> bytes:
         first = _range(model, url, 0, _FIRST_BYTES)
         length = 8 + struct.unpack("<Q", first[:8])[0] if len(first) >= 8 else 0
         if not 8 < length <= min(MAX_HEADER_BYTES, file.size or MAX_HEADER_BYTES):
-            what = f"{file.rfilename} of {model.repo_id} is damaged"
-            raise CheckpointError(f"{what}: its header is said to take {length} bytes")
+            what = f"{file.rfilename} of {model.repo_id}"
+            if first.lstrip().startswith(b"<"):
+                raise ValueError(f"a page of markup in place of {what}")
+            raise CheckpointError(
+                f"{what} is damaged: its header is said to take {length} bytes: name another revision"
+            )
         return first[:length] if length <= len(first) else first + _range(model, url, len(first), length)
 
 
@@ -151,6 +149,9 @@ def _range(model: HubModel, url: str, start: int, stop: int) -> bytes:
     with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
         hf_raise_for_status(response)
         skipped = start if response.status_code == _WHOLE_FILE else 0
+        told = response.headers.get("Content-Range", "")
+        if response.status_code != _WHOLE_FILE and not told.startswith(f"bytes {start}-"):
+            raise ValueError(f"asked for bytes from {start} on, got {told[:40]!r}")
         content = bytearray()
         for piece in response.iter_bytes():
             content += piece

@@ -3,15 +3,20 @@
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
 from qtoolkit.errors import HubUnreachableError, SourceError
 from qtoolkit.optional import optional
+from qtoolkit.source.hub_check import cached_hash, has_hash
 from qtoolkit.source.hub_errors import HubModel, hub_address, translated
 from qtoolkit.source.names import HubText
 from qtoolkit.source.text_files import Documents
+
+# Where the package datasets finds files of the Hub.
+_REMOTE = "hf://datasets/"
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class _Repository(HubModel):
         return f"{hub_address()}/datasets/{self.repo_id}"
 
 
-def read_hub_text(name: str, text: HubText, token: str | None, notes: list[str]) -> Documents:
+def read_hub_text(name: str, text: HubText, token: str | None, *, notes: list[str], checks: list[str]) -> Documents:
     """The documents of a text on the Hub, or in its local cache.
 
     Args:
@@ -34,12 +39,13 @@ def read_hub_text(name: str, text: HubText, token: str | None, notes: list[str])
         text: where it is.
         token: Hub token; None for the one that huggingface_hub finds.
         notes: gets what was decided, one line each.
+        checks: gets whether its bytes were compared with the hash that the Hub names.
 
     Raises:
-        SourceError: the Hub does not hand it out, or does not answer.
+        SourceError: the Hub does not hand it out, or does not answer; its file in the cache is damaged.
         MissingDependencyError: the package datasets is not installed.
     """
-    with closing(_rows(name, text, token, notes)) as rows:
+    with closing(_rows(name, text, token, notes, checks)) as rows:
         if text.rows_are_documents:
             for row in rows:
                 yield (row,)
@@ -47,11 +53,14 @@ def read_hub_text(name: str, text: HubText, token: str | None, notes: list[str])
             yield (f"{row}\n\n" for row in rows)
 
 
-def _rows(name: str, text: HubText, token: str | None, notes: list[str]) -> Generator[str, None, None]:
+def _rows(
+    name: str, text: HubText, token: str | None, notes: list[str], checks: list[str]
+) -> Generator[str, None, None]:
     datasets = optional("datasets", f"text {name!r}")
     repository = _Repository(text.repo_id, token=token)
     try:
         place = _find(name, text, repository, notes)
+        checks.append(_compared(place, text))
         with translated(repository), _modest(datasets):
             options = {"data_files": place, "split": "train", "streaming": True, "token": token}
             for row in datasets.load_dataset(text.builder, **options):
@@ -80,7 +89,7 @@ def _find(name: str, text: HubText, repository: _Repository, notes: list[str]) -
         notes.append(f"{name} was taken from the local cache, since {error}")
         return cached
     notes.append(f"{name} is {text.file} of {text.repo_id} at commit {commit_hash[:12]}")
-    return _cached(text, commit_hash) or f"hf://datasets/{text.repo_id}@{commit_hash}/{text.file}"
+    return _cached(text, commit_hash) or f"{_REMOTE}{text.repo_id}@{commit_hash}/{text.file}"
 
 
 def _cached(text: HubText, commit_hash: str | None) -> str | None:
@@ -88,6 +97,22 @@ def _cached(text: HubText, commit_hash: str | None) -> str | None:
         text.repo_id, text.file, cache_dir=constants.HF_HUB_CACHE, revision=commit_hash, repo_type="dataset"
     )
     return found if isinstance(found, str) else None
+
+
+def _compared(place: str, text: HubText) -> str:
+    """Compare a text in the local cache with the hash that names it there, and tell so, or why that cannot be.
+
+    Raises:
+        SourceError: it has other bytes.
+    """
+    if place.startswith(_REMOTE):
+        return f"not checked: {text.file} was read in parts, and the Hub names the hash of the whole file"
+    expected = cached_hash(Path(place))
+    if expected is None:
+        return f"not checked: the local Hub cache names no hash of {text.file}"
+    if not has_hash(Path(place), expected):
+        raise SourceError(f"{place} has other bytes than its name in the cache says ({expected[:12]}): remove it")
+    return f"checked: {text.file} has the hash that the local Hub cache names it by"
 
 
 @contextmanager

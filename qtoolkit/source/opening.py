@@ -25,7 +25,7 @@ from qtoolkit.optional import optional
 from qtoolkit.partial import put_back
 from qtoolkit.records import OnProgress
 from qtoolkit.source import folder as folders
-from qtoolkit.source.adapters import refuse_adapted
+from qtoolkit.source.adapters import adapters_below, refuse_adapted
 from qtoolkit.source.building import build_empty, cause_of
 from qtoolkit.source.checkpoint import Checkpoint
 from qtoolkit.source.codes import refuse_packed
@@ -38,7 +38,7 @@ from qtoolkit.source.hub_errors import HubModel
 from qtoolkit.source.hub_headers import fetch_headers
 from qtoolkit.source.licenses import ancestry, inherited, license_of_folder, read_card
 from qtoolkit.source.panics import panics_as_errors, refuse_large_files, refuse_panics
-from qtoolkit.source.remedy import lfs_problem
+from qtoolkit.source.remedy import lfs_problem, refuse_pointers
 from qtoolkit.source.vocabulary import beyond_embeddings
 from qtoolkit.source.weights import StoredTensor
 
@@ -47,6 +47,11 @@ if TYPE_CHECKING:
 
 # What reading a tokenizer takes at its fullest moment, in bytes for each of its file: 14.5, as plans say.
 _TOKENIZER_READ = 15
+# What transformers makes a tokenizer of.
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"),
+)
 # What a model can be loaded in.
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -180,6 +185,9 @@ def _from_folder(
     values = folders.read_config(folder)
     check_against_weights(name, values, tensors)
     config = folders.load_config(folder)
+    below = adapters_below(folder)
+    if tokenizer is None:
+        refuse_pointers(folder, _TOKENIZER_FILES)
     checkpoint = Checkpoint(
         name=name,
         config=config,
@@ -196,6 +204,9 @@ def _from_folder(
         checked="not checked: a folder, of which no hashes are known",
         notes=[f"left out of its config, since it fetches or runs code: {what}" for what in without_code(values)[1]],
     )
+    checkpoint.notes += [
+        f"left out, since transformers does not apply it: the adapter in the folder {at!r:.80}" for at in below
+    ]
     _note_choices(checkpoint, tokenizer_known=not headers_only)
     return checkpoint
 

@@ -1,11 +1,13 @@
 """What to do about a file that is not what it should be: what helps depends on where it lies."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
 
+from qtoolkit.errors import CheckpointError
+from qtoolkit.files import absolute
 from qtoolkit.source.names import HEADERS_PREFIX
 
 # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md: the first line of what git keeps in place of a large file.
@@ -24,8 +26,7 @@ def sound_copy(place: Path | None) -> str:
     """
     if place is None:
         return "load it anew"
-    cache = Path(constants.HF_HUB_CACHE).expanduser().absolute()
-    inside = place.expanduser().absolute()
+    cache, inside = absolute(constants.HF_HUB_CACHE), absolute(place)
     if inside.is_relative_to(cache):
         return f"remove {cache / inside.relative_to(cache).parts[0]} and download it again, or name another revision"
     if any(part.startswith(HEADERS_PREFIX) for part in inside.parts):
@@ -46,3 +47,21 @@ def lfs_problem(file: Path) -> str:
     except OSError:
         return ""
     return f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` there" * (start == _LFS_POINTER)
+
+
+def refuse_pointers(folder: Path, patterns: Iterable[str]) -> None:
+    """Refuse Git LFS pointers among those files of a folder that are going to be read.
+
+    A pointer is text, which some readers take for a file's content.
+
+    Args:
+        folder: holds the files.
+        patterns: names of files, `*` for any letters.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    files = (file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file())
+    problem = next(filter(None, map(lfs_problem, files)), None)
+    if problem is not None:
+        raise CheckpointError(problem)

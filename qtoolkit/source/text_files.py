@@ -31,6 +31,8 @@ def check_file(path: Path) -> None:
     """
     if not path.is_file():
         raise ConfigError(f"text file {path} is no file: name one of its files ({', '.join(READERS)})")
+    if problem := lfs_problem(path):
+        raise ConfigError(f"text file {problem}")
     if path.suffix.lower() not in READERS:
         raise ConfigError(f"text file {path} is of no known kind: it must end in {', '.join(READERS)}")
     try:

@@ -29,12 +29,14 @@ class Texts:
         documents: starts reading: documents one after the other, each as the strings that make it up.
         is_stream: whether only the beginning is read, since the rest comes over a network or has no end.
         notes: what was decided while they were read, one line each.
+        checks: of a text of the Hub, once it was read, whether its bytes were compared with their hash.
     """
 
     name: str
     documents: Callable[[], Documents]
     is_stream: bool = False
     notes: list[str] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)
 
 
 def check_texts(value: Any, option: str, others: tuple[str, ...] = ()) -> None:
@@ -77,9 +79,10 @@ def open_texts(value: Any, *, token: str | None, held_out: bool = False) -> Text
     if isinstance(value, str) and value in HUB_TEXTS:
         from qtoolkit.source.hub_texts import read_hub_text
 
-        text, notes = HUB_TEXTS[value], list[str]()
+        text, notes, checks = HUB_TEXTS[value], list[str](), list[str]()
         text = replace(text, file=text.held_out) if held_out else text
-        return Texts(value, partial(read_hub_text, value, text, token, notes), text.is_stream, notes)
+        documents = partial(read_hub_text, value, text, token, notes=notes, checks=checks)
+        return Texts(value, documents, text.is_stream, notes, checks)
     if isinstance(value, str | os.PathLike):
         path = _path(value)
         return Texts(path.name, partial(read_file, path))

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -57,6 +57,7 @@ class StoredTensor:
         dtype: its torch type.
         start: offset of its first byte from the start of the file.
         nbytes: its length.
+        stamp: the file's size and time when its header was read; another one would be another file.
     """
 
     file: Path
@@ -64,12 +65,13 @@ class StoredTensor:
     dtype: torch.dtype
     start: int
     nbytes: int
+    stamp: tuple[int, int]
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         """Read the whole tensor, then index it.
 
         Raises:
-            CheckpointError: the file has gone or become shorter since its header was read.
+            CheckpointError: the file has gone, become shorter, or was replaced or written since its header was read.
         """
         tensor = torch.empty(self.shape, dtype=self.dtype)
         if self.nbytes:
@@ -82,8 +84,15 @@ class StoredTensor:
                         if not count:
                             raise CheckpointError(f"{self.file} ended within a tensor: {sound_copy(self.file)}")
                         view = view[count:]
+                    # At the end, so that what is written meanwhile is seen too.
+                    changed = _stamp(file) != self.stamp
             except OSError as error:
                 raise _unreadable(self.file, error) from error
+            if changed:
+                raise CheckpointError(
+                    f"{self.file} was replaced or written while it was in use, so that its tensors may be of two "
+                    "models: leave it alone, and call that again"
+                )
         return tensor[index]
 
     def first_bytes(self, count: int) -> bytes:
@@ -133,21 +142,28 @@ def read_tensors(file: Path) -> dict[str, StoredTensor]:
             relies on is checked: lengths, JSON, types, shapes, and that tensors cover the data without hole or overlap.
     """
     try:
-        header, data_start, size = _read_header(file)
+        header, data_start, stamp = _read_header(file)
     except OSError as error:
         raise _unreadable(file, error) from error
     metadata = header.pop("__metadata__", None)
     if metadata is not None and not _are_texts(metadata):
         raise _lying(file, "its __metadata__ is not texts by name")
-    tensors = {name: _tensor(file, name, entry, data_start) for name, entry in header.items()}
-    _check_layout(file, tensors, data_start, size)
+    tensors = {name: _tensor(file, name, entry, data_start, stamp) for name, entry in header.items()}
+    _check_layout(file, tensors, data_start, stamp[0])
     return tensors
 
 
-def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
-    """The header as JSON values, where the data starts, and the size of the file."""
+def _stamp(stream: IO[bytes]) -> tuple[int, int]:
+    """Size of an open file, and when it was written last."""
+    state = os.fstat(stream.fileno())
+    return state.st_size, state.st_mtime_ns
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], int, tuple[int, int]]:
+    """The header as JSON values, where the data starts, and the file's size and time."""
     with file.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
+        stamp = _stamp(stream)
+        size = stamp[0]
         prefix = stream.read(8)
         if len(prefix) < 8:
             told = f"has {size} bytes, too few for a header" if size else "is empty"
@@ -167,7 +183,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
         raise _lying(file, f"its header is not valid ({_short(oneline(error))})") from error
     if not isinstance(header, dict):
         raise _lying(file, "its header is not a JSON object")
-    return header, 8 + length, size
+    return header, 8 + length, stamp
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -190,7 +206,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no size")
 
 
-def _tensor(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
+def _tensor(file: Path, name: str, entry: Any, data_start: int, stamp: tuple[int, int]) -> StoredTensor:
     """One entry of the header, checked on its own."""
     shown = _short(repr(name))
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
@@ -207,7 +223,7 @@ def _tensor(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
     num_bytes = math.prod(shape) * DTYPES[dtype].itemsize
     if end - start != num_bytes:
         raise _lying(file, f"{shown} needs {num_bytes} bytes for {dtype}{_short(str(shape))} and has {end - start}")
-    return StoredTensor(file, tuple(shape), DTYPES[dtype], data_start + start, num_bytes)
+    return StoredTensor(file, tuple(shape), DTYPES[dtype], data_start + start, num_bytes, stamp)
 
 
 def _are_texts(values: Any) -> bool:

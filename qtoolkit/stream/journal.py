@@ -14,6 +14,7 @@ from qtoolkit.errors import CheckpointError, OutputError, SourceError, oneline
 from qtoolkit.files import make_folder, sync_folder, write_whole
 from qtoolkit.source import StoredTensor, read_tensors
 from qtoolkit.source.hub_mirror import HubMirror
+from qtoolkit.source.remedy import refuse_pointers
 from qtoolkit.stream.aside import put_aside
 from qtoolkit.stream.sealed import claims_a_seal, digest_of, is_sealed, read_object, sealed, without_seal
 from qtoolkit.stream.writing import write_file
@@ -104,6 +105,8 @@ class Journal:
         make_folder(folder)
         if self._mirror is not None:
             self._mirror.pull(folder, first=RECIPE_FILE)
+        # A pointer in the place of a block is not worth the block's work: git has it.
+        refuse_pointers(folder, ["*.json", "*.safetensors"])
         wanted = json.loads(json.dumps(recipe))
         file = folder / RECIPE_FILE
         begun = _recipe_in(read_object(file))

@@ -63,7 +63,13 @@ def save_model(
         names.append("generation_config.json")
     names += write_weights(_own_tensors(model), folder, on_progress)
     if tokenizer is not None:
+        # transformers would make the folder anew, were it not there any more.
+        _check_there(folder, names)
         names += _save_tokenizer(tokenizer, folder)
+    _check_there(folder, names)
+
+
+def _check_there(folder: Path, names: list[str]) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise OutputError(f"{folder} lost {', '.join(missing)} while it was saved: leave it alone, and call that again")

@@ -25,7 +25,8 @@ _TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['con
 
 def gptq(**changes: Any) -> qt.GPTQ:
     """A config whose job takes less than a second."""
-    return qt.GPTQ(**{"calibration": TEXTS, "num_samples": 4, "seq_len": 32, "group_size": 32} | changes)
+    options: dict[str, Any] = {"calibration": TEXTS, "num_samples": 4, "seq_len": 32, "group_size": 32}
+    return qt.GPTQ(**options | changes)
 
 
 _RULES: dict[str, dict[str, Any]] = {"*.down_proj": {"bits": 8}, "*.0.*": {"bits": 8, "granularity": "channel"}}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, SourceError
@@ -64,3 +65,13 @@ def test_numbers_below_one_are_refused(tiny_llama: Path, tmp_path: Path, option:
 def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is none: give tokenizer="):
         qt.run_tasks(random_model("llama"), write_task(tmp_path))
+
+
+def test_tokens_that_the_model_has_no_embedding_for_are_refused(smollm2: Path, tmp_path: Path) -> None:
+    model = random_model("llama", vocab_size=1000)
+    before = dict(model.get_input_embeddings()._forward_pre_hooks)
+    with pytest.raises(
+        ConfigError, match=r"makes token \d+ of the text, and the model knows 0 to 999: give the model's"
+    ):
+        qt.run_tasks(model, write_task(tmp_path), tokenizer=AutoTokenizer.from_pretrained(smollm2))
+    assert model.get_input_embeddings()._forward_pre_hooks == before

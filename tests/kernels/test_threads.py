@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,10 @@ from torch import nn
 
 from qtoolkit.tensor.lazy import LazyState
 from tests.kernels.gptq_layers import Kind, gptq_layer
+from tests.kernels.running import while_another
 from tests.kernels.schemes import Scheme, quantized
 
 FORWARDS = 1000
-
-
-def while_another(act: Callable[[], Any], run: Callable[[], bool]) -> list[bool]:
-    """What `run` says each time, while another thread acts again and again."""
-    stop, failed = threading.Event(), list[BaseException]()
-
-    def repeat() -> None:
-        try:
-            while not stop.is_set():
-                act()
-        except BaseException as error:  # noqa: BLE001  # told by the thread that waits
-            failed.append(error)
-
-    thread = threading.Thread(target=repeat)
-    thread.start()
-    try:
-        found = [run() for _ in range(FORWARDS)]
-    finally:
-        stop.set()
-        thread.join()
-    assert failed == []
-    return found
 
 
 def act_order_model() -> nn.Sequential:
@@ -67,7 +45,9 @@ def test_no_output_changes_meanwhile(act: str, tokens: int, tmp_path: Path) -> N
     model = act_order_model().to(torch.bfloat16)
     x = torch.randn(tokens, 128).bfloat16()
     expected, before = model(x), {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert all(while_another(lambda: ACTS[act](model, tmp_path), lambda: torch.equal(model(x), expected)))
+    assert all(
+        while_another(lambda: ACTS[act](model, tmp_path), lambda: torch.equal(model(x), expected), times=FORWARDS)
+    )
     after = load_file(tmp_path / "model.safetensors") if act == "saving" else model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -87,7 +67,7 @@ def test_a_state_is_whole_while_its_layer_is_prepared() -> None:
         return list(state) == list(expected) and all(torch.equal(state[name], expected[name]) for name in expected)
 
     asked = layers[::-1]
-    assert all(while_another(prepare, whole))
+    assert all(while_another(prepare, whole, times=FORWARDS))
 
 
 @pytest.mark.parametrize("kind", ["gptq", "absmax"])
@@ -102,4 +82,4 @@ def test_scales_are_never_rounded_while_a_model_is_converted(kind: str) -> None:
     layer.bias = None
     expected = layer(x)
     types = iter([torch.float16, torch.float32] * 10**6)
-    assert all(while_another(lambda: layer.to(next(types)), lambda: torch.equal(layer(x), expected)))
+    assert all(while_another(lambda: layer.to(next(types)), lambda: torch.equal(layer(x), expected), times=FORWARDS))

@@ -99,3 +99,9 @@ def test_other_lines_are_left_alone(completed: Any, text: str) -> None:
 )
 def test_options_of_magics_that_take_no_method(completed: Any, text: str, options: set[str]) -> None:
     assert {word for word in completed(text) if word.startswith("--")} == options
+
+
+@pytest.mark.parametrize("line", ["%quantize m --push me/x ", "%%quantize m --push me/x ", "%qpublish out me/x "])
+def test_relations_to_a_base(completed: Any, line: str) -> None:
+    assert {"--base-model", "--base-model-relation"} <= completed(f"{line}--base")
+    assert "finetune" in completed(f"{line}--base-model-relation f")

@@ -25,8 +25,11 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BlockingKernelC
 def run(client: BlockingKernelClient, code: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run a cell: the reply's content, and all that the kernel published, each with its type."""
     published: list[dict[str, Any]] = []
+    # A kernel aborts what comes soon after a cell that failed, in case a front-end had sent it before; here each cell
+    # is sent when the one before it has ended.
     reply = client.execute_interactive(
         code,
+        stop_on_error=False,
         timeout=300,
         output_hook=lambda message: published.append({"type": message["msg_type"], **message["content"]}),
     )
@@ -40,6 +43,13 @@ def test_a_bad_option_is_an_error_for_everyone(kernel: BlockingKernelClient) -> 
     assert [error["ename"] for error in errors] == ["MagicError"]
     assert len(errors[0]["traceback"]) == 1
     assert errors[0]["traceback"][0].startswith("UnknownMethodError: no method 'nf5': the methods are")
+
+
+def test_a_cell_that_is_sent_after_one_that_failed_runs(kernel: BlockingKernelClient) -> None:
+    """As on a machine so busy that a kernel has not ended what it does about an error when the next cell comes."""
+    run(kernel, "get_ipython().kernel.stop_on_error_timeout = 600.0")
+    assert run(kernel, "1 / 0")[0]["status"] == "error"
+    assert run(kernel, "1")[0]["status"] == "ok"
 
 
 def test_the_bar_comes_and_goes_and_the_record_stays(kernel: BlockingKernelClient, tiny_llama: Path) -> None:

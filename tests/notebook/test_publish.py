@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from transformers import AutoModelForCausalLM
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.errors import MagicError
@@ -99,15 +100,49 @@ def test_without_a_licence_the_job_does_not_begin(
             shell.run_line_magic("quantize", f"{model} --method absmax --output out --push me/tiny {options}")
     assert not Path("out").exists()
     assert writable_hub.downloads() == []
-    check_push("me/tiny", "org/known", None, None)
+    check_push("me/tiny", "org/known", None)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [("--push me/tiny", "--push me/tiny needs --output"), ("--license mit", "--license is for a card")],
+    [
+        ("--push me/tiny", "--push me/tiny needs --output"),
+        ("--license mit", "--license is for a card"),
+        ("--base-model a/b", "--base-model is for a card"),
+        ("--base-model-relation merge", "--base-model-relation is for a card"),
+    ],
 )
 def test_a_push_without_what_it_needs_is_refused(
     shell: InteractiveShell, tiny_llama: Path, options: str, message: str
 ) -> None:
     with pytest.raises(MagicError, match=message):
         shell.run_line_magic("quantize", f"{tiny_llama} --method absmax {options}")
+
+
+def test_a_push_tells_the_base_of_a_model_in_memory(
+    shell: InteractiveShell, tiny_llama: Path, tmp_path: Path, writable_hub: WritableHub
+) -> None:
+    (tmp_path / "token").write_text(WRITE_TOKEN)
+    shell.user_ns["merged"] = AutoModelForCausalLM.from_pretrained(tiny_llama, local_files_only=True)
+    says = "--license mit --base-model org/base --base-model-relation merge"
+    shell.run_line_magic("quantize", f"merged --method absmax --output {tmp_path / 'out'} --push me/tiny {says}")
+    card = list(writable_hub.repositories["me/tiny"].commits.values())[-1]["README.md"].decode()
+    assert "base_model: org/base\n" in card and "base_model_relation: merge\n" in card
+
+
+@pytest.mark.parametrize(
+    ("model", "says", "told"),
+    [
+        ("tiny_llama", "--base-model nowhere", "base_model must be a model on the Hub, org/name, got 'nowhere'"),
+        ("tiny_llama", "--base-model-relation copy", "base_model_relation must be one of finetune, adapter, merge"),
+        ("org/model@main", "--base-model org/other", "but this is a quantized copy of org/model: leave it out"),
+    ],
+    ids=["no name", "no relation", "another base"],
+)
+def test_a_base_that_cannot_be_is_refused_before_the_job(
+    shell: InteractiveShell, tiny_llama: Path, tmp_path: Path, model: str, says: str, told: str
+) -> None:
+    shell.user_ns["tiny_llama"] = tiny_llama
+    with pytest.raises(MagicError, match=told):
+        shell.run_line_magic("quantize", f"{model} --method absmax --output out --push me/tiny --license mit {says}")
+    assert not Path("out").exists()

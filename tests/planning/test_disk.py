@@ -21,7 +21,10 @@ def needed(plan: Plan) -> int:
     return sum(phase.disk for phase in plan.phases)
 
 
-@pytest.mark.parametrize("config", [qt.AbsMax(), gptq()], ids=lambda config: config.method)
+CONFIGS = [qt.AbsMax(), qt.ZeroPoint(bits=4, group_size=32), qt.NF4(), qt.FP4(), qt.Int8(), gptq()]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.method)
 def test_a_job_needs_what_it_writes_and_a_little_room(config: MethodConfig, tiny_llama: Path, tmp_path: Path) -> None:
     plan = qt.plan(tiny_llama, config, device="cpu", machine=PLENTY)
     written = [0]
@@ -38,10 +41,11 @@ def test_a_job_needs_what_it_writes_and_a_little_room(config: MethodConfig, tiny
     assert max(written) <= needed(plan) <= most + tokenizer + ROOM
 
 
-def test_a_small_result_fits_on_little(tmp_path: Path) -> None:
-    """165 kB, and 4.2 MB free."""
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.method)
+def test_a_small_result_fits_on_little(config: MethodConfig, tmp_path: Path) -> None:
+    """165 kB of codes, and 4.2 MB free."""
     random_model("llama").save_pretrained(tmp_path)
-    plan = qt.plan(tmp_path, qt.GPTQ(group_size=32), device="cpu", machine=PLENTY)
+    plan = qt.plan(tmp_path, config, device="cpu", machine=PLENTY)
     small = Machine("this machine", 10**13, cache_disk=10**13, output_disk=4_200_000)
     assert plan.disk_after < 200_000
     check_fits(judge(plan, small, saves=True))

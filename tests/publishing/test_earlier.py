@@ -53,7 +53,7 @@ def test_bytes_are_compared_each_time(folder: Path, run_here: list[str]) -> None
 
 
 @pytest.mark.usefixtures("run_here")
-@pytest.mark.parametrize("what", ["package", "base", "failure"])
+@pytest.mark.parametrize("what", ["package", "base", "failure", "failure of the base"])
 def test_it_runs_anew_after(
     what: str, folder: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,8 +61,10 @@ def test_it_runs_anew_after(
     packages.mkdir()
     monkeypatch.syspath_prepend(packages)
     request = {"folder": str(folder), "base": str(of)}
-    earlier.remember(earlier.state_of(request), {"model_error": "out of memory" if what == "failure" else ""})
-    assert (earlier.recall(earlier.state_of(request)) is None) == (what == "failure")
+    answer = {"model_error": "out of memory" if what == "failure" else "", "base": None}
+    answer |= {"base": {"error": "not done"}} if what == "failure of the base" else {}
+    earlier.remember(earlier.state_of(request), answer)
+    assert (earlier.recall(earlier.state_of(request)) is None) == what.startswith("failure")
     if what == "package":
         (packages / "new").mkdir()
     if what == "base":

@@ -5,13 +5,14 @@ import json
 import os
 from pathlib import Path
 
+import datasets
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import qtoolkit as qt
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
-from qtoolkit.records import Receipt, Verification
+from qtoolkit.records import CalibrationReport, Receipt, Verification
 from tests.hub.fixture import hub
 from tests.hub.server import Hub
 from tests.methods.gptq.jobs import TEXTS, gptq
@@ -78,6 +79,18 @@ def qtoolkit_version() -> str:
     from qtoolkit.version import __version__
 
     return __version__
+
+
+def test_it_holds_a_hash_of_the_tokens_of_a_stream(base: Path, tmp_path: Path) -> None:
+    stream = datasets.IterableDataset.from_generator(lambda: ({"text": text} for text in TEXTS))
+    qt.quantize(base, gptq(calibration=stream, num_samples=4), device="cpu", output=tmp_path / "out")
+    calibration = receipt_of(tmp_path / "out").calibration
+    tokens = AutoTokenizer.from_pretrained(base)(TEXTS[0])["input_ids"][: 4 * 64]
+    used = b"[4, 64]" + b"".join(token.to_bytes(8, "little") for token in tokens)
+    assert calibration is not None and calibration.fingerprint == hashlib.sha256(used).hexdigest()
+    older = calibration.to_dict()
+    del older["fingerprint"], older["text_check"]
+    assert CalibrationReport.from_dict(older).fingerprint == ""
 
 
 def test_it_tells_nothing_of_the_machine_or_the_text(base: Path, tmp_path: Path) -> None:

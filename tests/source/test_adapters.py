@@ -100,12 +100,51 @@ class Type(StrEnum):
 CONFIG = SimpleNamespace(peft_type=Type.LORA, base_model_name_or_path="org/base")
 
 
+def test_several_in_folders_of_their_own_are_told_from_a_model_without_a_config(tmp_path: Path) -> None:
+    """As `PeftModel.save_pretrained` writes them where there is none named "default"."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        add_adapter(tmp_path / name)
+    message = refusal(qt.plan, tmp_path, "nf4")
+    assert "has no config.json, and adapters in 'first, second': merge each" in message
+    assert f"PeftModel.from_pretrained(base, {str(tmp_path / 'first')!r})" in message
+
+
+def test_one_below_a_whole_model_is_left_out_with_a_note(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved, tmp_path / "model")
+    (folder / "checkpoint-5").mkdir()
+    add_adapter(folder / "checkpoint-5")
+    notes = qt.quantize(folder, "absmax", device="cpu").report.notes
+    assert "left out, since transformers does not apply it: the adapter in the folder 'checkpoint-5'" in notes
+
+
+def test_one_of_several_beside_an_adapter_is_refused_with_it(tmp_path: Path) -> None:
+    add_adapter(tmp_path)
+    (tmp_path / "second").mkdir()
+    add_adapter(tmp_path / "second")
+    assert f"{tmp_path} holds an adapter of type 'LORA' for 'org/base'" in refusal(qt.plan, tmp_path, "nf4")
+
+
+def test_it_is_to_be_merged_into_full_precision(tmp_path: Path) -> None:
+    """Its base may be quantized, as QLoRA trains them: merged into codes, the result is quantized already."""
+    add_adapter(tmp_path, "org/base-bnb-4bit")
+    assert "merge it into its base in full precision" in refusal(qt.plan, tmp_path, "nf4")
+
+
+def test_of_a_quantized_base_in_memory_the_full_precision_is_asked_for() -> None:
+    model: Any = random_model("llama")
+    model.peft_config = {"default": CONFIG}
+    model.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    message = refusal(qt.plan, model, "nf4")
+    assert "its base is quantized, give what PeftModel.from_pretrained(base in full precision, adapter)" in message
+
+
 class PeftModel(nn.Module):
     """As peft's own, which is no PreTrainedModel, as far as one looks at it."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.base_model, self.peft_config = model, {"default": CONFIG}
+        self.base_model, self.peft_config, self.config = model, {"default": CONFIG}, model.config
 
     def merge_and_unload(self) -> nn.Module:
         return self.base_model

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
 from qtoolkit.errors import OutputExistsError
-from qtoolkit.source import refuse_own_source
+from qtoolkit.source import refuse_hub_cache, refuse_own_source
 from tests.models import random_model
 
 
@@ -114,3 +115,30 @@ def test_saving_a_result_does_not_replace_what_it_was_made_of(model: Path, tmp_p
     saved = quantized.save(tmp_path / "saved")
     quantized.save(saved, overwrite=True)
     qt.load(saved, device="cpu").save(saved, overwrite=True)
+
+
+@pytest.mark.parametrize("place", ["", "snapshots", "snapshots/0123", "snapshots/0123/deep", "blobs", "link"])
+def test_an_output_in_the_hubs_cache_of_any_model_is_refused(tmp_path: Path, place: str) -> None:
+    repo = tmp_path / "hub" / "models--org--other"
+    (repo / "snapshots" / "0123").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(repo / "snapshots")
+    output = tmp_path / "link" / "0123" if place == "link" else repo / place
+    with pytest.raises(OutputExistsError, match=r"lies in the Hub's cache .*models--org--other\).*name another output"):
+        refuse_hub_cache(output)
+    refuse_hub_cache(tmp_path / "hub" / "mine")
+    refuse_hub_cache(tmp_path / "models--of-mine" / "out")
+
+
+@pytest.mark.parametrize("place", ["", "model", "model/deep"], ids=["holds", "is", "lies in"])
+def test_a_second_name_of_the_sources_folder_is_seen(model: Path, tmp_path: Path, place: str) -> None:
+    """As where upper and lower case are one name; here by mounting a folder twice."""
+    second, mount, unmount = tmp_path / "second", shutil.which("mount"), shutil.which("umount")
+    second.mkdir()
+    command = [mount or "", "--bind", model.parent, second]
+    if not (mount and unmount) or os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this process may not mount a folder")
+    try:
+        with pytest.raises(OutputExistsError, match=f" the source {model}, which is never written to"):
+            refuse_own_source(model, second / place)
+    finally:
+        subprocess.run([unmount, second], check=True)

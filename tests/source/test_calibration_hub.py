@@ -82,6 +82,7 @@ def test_c4_is_the_first_documents_of_its_first_file(texts_hub: DatasetHub, toke
     commit = texts_hub.repositories[C4].refs["main"]
     assert f"c4 is {C4_FILE} of allenai/c4 at commit {commit[:12]}" in sample.notes
     assert set(texts_hub.downloads()) == {C4_FILE}
+    assert sample.checked == f"not checked: {C4_FILE} was read in parts, and the Hub names the hash of the whole file"
 
 
 @pytest.mark.parametrize("name", ["wikitext2", "c4"])
@@ -243,7 +244,19 @@ def test_a_text_in_the_local_cache_needs_no_network(
     break_down(texts_hub, monkeypatch)
     after = load(name, tokenizer)
     assert after.fingerprint == before.fingerprint
+    assert after.checked == f"checked: {file} has the hash that the local Hub cache names it by"
     assert re.search(f"^{name} was taken from the local cache, since .*{reason}", after.notes[-1])
+
+
+def test_a_damaged_text_in_the_local_cache_is_refused(texts_hub: DatasetHub, tokenizer: Any) -> None:
+    cached = Path(hf_hub_download("Salesforce/wikitext", WIKITEXT_FILE, repo_type="dataset"))
+    data = bytearray(cached.read_bytes())
+    data[100] ^= 1
+    cached.resolve().write_bytes(data)
+    with pytest.raises(SourceError, match="has other bytes than its name in the cache says") as caught:
+        load("wikitext2", tokenizer)
+    assert str(cached) in str(caught.value)
+    assert str(caught.value).endswith(f": remove it{AROUND}")
 
 
 @OUTAGES

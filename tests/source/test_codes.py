@@ -70,7 +70,7 @@ FORMATS: dict[str, tuple[Change, str]] = {
         as_codes(torch.uint8, **{"weight.quant_state.bitsandbytes__nf4": torch.zeros(90, dtype=torch.uint8)}),
         "bitsandbytes__nf4 belongs to bitsandbytes' NF4",
     ),
-    "GPTQ": (instead(qweight=INT32, qzeros=INT32, scales=SCALE), "qweight belongs to GPTQ or AWQ"),
+    "GPTQ": (instead(qweight=INT32, qzeros=INT32, scales=SCALE), "qweight belongs to GPTQ, AWQ or FP-Quant"),
     "FP8 in blocks": (as_codes(FP8, weight_scale_inv=SCALE), "weight_scale_inv belongs to FP8"),
     "FP8 with a scale": (as_codes(FP8, weight_scale=SCALE), "weight_scale belongs to FP8"),
     "FP8 without a scale": (as_codes(FP8), "q_proj.weight is float8_e4m3fn, without its scale"),
@@ -78,7 +78,43 @@ FORMATS: dict[str, tuple[Change, str]] = {
     "int8 without a scale": (as_codes(torch.int8), "q_proj.weight is int8, without its scale"),
     "compressed-tensors": (instead(weight_packed=INT32, weight_scale=SCALE), "weight_packed belongs to compressed"),
     "MLX": (as_codes(torch.int32, scales=SCALE, biases=SCALE), "q_proj.weight is int32, as in MLX"),
-    "HQQ": (instead(W_q=INT32.byte()), "W_q belongs to HQQ"),
+    "HQQ": (instead(W_q=INT32.byte()), "W_q belongs to HQQ or SINQ"),
+    "EETQ": (as_codes(torch.int8, weight_scales=torch.ones(64)), "weight_scales belongs to EETQ"),
+    "BitNet": (as_codes(torch.uint8, weight_scale=SCALE[:1]), "int8 of compressed-tensors, or BitNet"),
+    "NVFP4": (
+        as_codes(torch.uint8, weight_scale=SCALE, weight_scale_2=SCALE[:1]),
+        "weight_scale_2 belongs to ModelOpt",
+    ),
+    "bitsandbytes without its state": (
+        as_codes(torch.uint8, **{"weight.absmax": SCALE}),
+        "absmax belongs to bitsandby",
+    ),
+    "HIGGS": (as_codes(torch.int16, scales=SCALE, tables=SCALE), "q_proj.weight is int16, as in HIGGS"),
+    "torchao": (instead(_weight_qdata=INT32.char(), _weight_scale=SCALE), "_weight_qdata belongs to torchao"),
+    "quanto": (instead(**{"weight._data": INT32.char(), "weight._scale": SCALE}), "_data belongs to quanto"),
+    "quanto in 4 bits": (
+        instead(**{"weight._data._data": INT32.byte(), "weight._scale": SCALE, "weight._shift": SCALE}),
+        "_data._data belongs to quanto",
+    ),
+    "AQLM": (instead(codes=INT32.short(), codebooks=SCALE, scales=SCALE), "codes belongs to AQLM"),
+    "VPTQ": (
+        instead(indices=INT32, **{"centroids.weight": SCALE, "weight_scale": SCALE, "weight_bias": SCALE}),
+        "indices belongs to VPTQ",
+    ),
+    "SpQR": (
+        instead(dense_weights=INT32.long(), row_offsets=INT32, col_vals=INT32, in_perm=INT32.short()),
+        "dense_weights belongs to SpQR",
+    ),
+    "QuIP#": (instead(Qidxs=INT32.long(), SU=SCALE, SV=SCALE, codebook_id=INT32), "Qidxs belongs to QuIP#"),
+    "QTIP": (instead(trellis=INT32.short(), SU=SCALE, SV=SCALE, tlut=SCALE), "trellis belongs to QTIP"),
+    "EXL3": (instead(trellis=INT32.short(), suh=SCALE, svh=SCALE), "trellis belongs to EXL3"),
+    "EXL2": (
+        instead(q_weight=INT32, q_invperm=INT32, q_scale=INT32, q_scale_max=SCALE, q_groups=INT32.short()),
+        "q_weight belongs to EXL2",
+    ),
+    "MLC": (instead(q_weight=INT32, q_scale=SCALE), "q_weight belongs to MLC"),
+    "Marlin": (instead(B=INT32, s=SCALE), "B belongs to Marlin"),
+    "Metal": (as_codes(torch.int32, scales=SCALE, qbiases=SCALE), "q_proj.weight is int32, as in MLX"),
     "int64": (as_codes(torch.int64), "q_proj.weight is int64, without its scale"),
     "bool": (as_codes(torch.bool), "q_proj.weight is bool, without its scale"),
 }
@@ -158,3 +194,24 @@ def test_tensors_of_another_class_are_refused() -> None:
     layer.weight = torch.nn.Parameter(layer.weight.detach().as_subclass(Packed), requires_grad=False)
     with pytest.raises(UnsupportedModelError, match="holds Packeds, not plain tensors"):
         qt.plan(model, "absmax", device="cpu")
+
+
+def test_codes_of_a_format_that_nobody_knows_are_refused(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved, tmp_path / "codes")
+    change(folder, instead(q=INT32))
+    with pytest.raises(UnsupportedModelError, match=r"q_proj\.q is no float, and stands where a weight is missing"):
+        qt.plan(folder, "absmax", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["weight_scale", "scales", "B", "s", "codebooks", "tables", "trellis"])
+def test_floats_of_such_a_name_are_no_codes(saved: Path, tmp_path: Path, name: str) -> None:
+    """A factor beside a weight, and positions elsewhere, say nothing of codes."""
+    folder = shutil.copytree(saved, tmp_path / "factors")
+
+    def how(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{LAYER}.{name}"] = SCALE.clone()
+        tensors["position_ids"] = torch.arange(8)
+
+    change(folder, how)
+    assert check_quantization(open_artifact(folder)).passed is None
+    assert qt.plan(folder, "absmax", device="cpu").layers

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig
+from transformers import DogeConfig, LlamaConfig, MixtralConfig
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, QToolkitError
@@ -154,3 +154,15 @@ def test_a_kernel_of_the_hub_is_left_out(folder: Path, key: str) -> None:
         file.write_text(text, encoding="utf-8")
     assert any(f"{key} 'org/kernel'" in note for note in notes)
     assert any("auto_map" in note for note in notes)
+
+
+def test_experts_in_an_embedding_are_planned() -> None:
+    config = DogeConfig(num_hidden_layers=4, hidden_size=64, intermediate_size=64, vocab_size=64)
+    assert config.num_experts == 16_384
+    assert qt.plan(config, "absmax", machine="t4").layers
+
+
+def test_more_experts_than_any_model_has_are_not_taken_apart() -> None:
+    config = MixtralConfig(num_hidden_layers=30, num_local_experts=2_000, hidden_size=64, intermediate_size=64)
+    with pytest.raises(CheckpointError, match="has 60000 experts by its config, and no model has more than 50000"):
+        qt.plan(config, "gptq", machine="t4")

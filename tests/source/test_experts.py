@@ -8,7 +8,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from qtoolkit.source.experts import ExpertList, find_experts, replace_experts
+from qtoolkit.source.experts import ExpertList, find_experts, modules_apart, replace_experts
+from qtoolkit.source.skeleton import modules_with_weights
 
 COMMON = {
     "vocab_size": 128,
@@ -101,6 +102,20 @@ def test_children_are_named_as_in_checkpoints(kind: str) -> None:
     gate, up, down = (state[f"3.{layer}.weight"] for layer in NAMES[kind])
     assert torch.equal(torch.cat([gate, up]), fused.gate_up_proj[3])
     assert torch.equal(down, fused.down_proj[3])
+
+
+@every_mixture
+def test_modules_are_listed_as_they_would_be_replaced(kind: str) -> None:
+    model = mixture(kind, torch.bfloat16)
+    listed = list(modules_apart(model))
+    replace_experts(model)
+    replaced = list(modules_with_weights(model))
+    assert [name for name, _ in listed] == [name for name, _ in replaced]
+    for (name, found), (_, expected) in zip(listed, replaced, strict=True):
+        assert type(found) is type(expected), name
+        assert [(part, value.shape, value.dtype) for part, value in found.named_parameters()] == [
+            (part, value.shape, value.dtype) for part, value in expected.named_parameters()
+        ]
 
 
 def test_no_weight_is_copied() -> None:

@@ -24,7 +24,7 @@ BOMBS = {
     "a tag": "a: !!python/object/apply:os.getcwd []",
     "no end": "a: b\n" * 10 + "x" * 600_000,
     "a key that is no text": "3: x",
-    "a list": "- a",
+    "two kinds": "- a",
 }
 
 
@@ -33,6 +33,12 @@ def test_a_bomb_is_read_as_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "README.md").write_text(f"---\nlicense: mit\n{text}\n---\n# x")
     assert read_front_matter(tmp_path / "README.md") == {}
     assert license_of_folder(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["- a\n- b", "a text", "1", "null", "{}\n---\n{}"])
+def test_what_is_no_mapping_is_read_as_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{text}\n---\n# x")
+    assert read_front_matter(tmp_path / "README.md") == {}
 
 
 GOOD = {

@@ -1,5 +1,6 @@
 """Without the Hub, what is whole in the local cache is used, and said to be."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from huggingface_hub import constants
 from qtoolkit.errors import HubUnreachableError, JobCancelled, UnsupportedModelError
 from qtoolkit.records import ProgressEvent
 from qtoolkit.source.hub import fetch
+from qtoolkit.source.hub_cache import local_models
 from tests.hub.server import Fault, Hub
 from tests.source.hub_models import SHARDS, accept, content, ignore_progress, sharded, single
 
@@ -37,6 +39,23 @@ OUTAGES = pytest.mark.parametrize(
         pytest.param(_overloaded, r"is down or overloaded \(503\)", id="Hub is down"),
     ],
 )
+
+
+def test_of_two_sets_of_weights_the_one_that_a_gptq_config_names_is_whole(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"bits": 4, "group_size": 128, "model_file_base_name": "gptq-128g"}
+    named = {"gptq-128g.safetensors": content(5000, seed=7), "quantize_config.json": json.dumps(how).encode()}
+    hub.add("org/model", sharded() | named)
+    before = fetch("org/model", on_progress=ignore_progress, check=accept)
+    assert not any((before.folder / shard).exists() for shard in SHARDS)
+    assert local_models() == ("org/model",)
+    _offline(hub, monkeypatch)
+    after = fetch("org/model", on_progress=ignore_progress, check=accept)
+    assert after.folder == before.folder
+    (before.folder / "gptq-128g.safetensors").unlink()
+    with pytest.raises(HubUnreachableError, match="org/model is not whole in the local cache"):
+        fetch("org/model", on_progress=ignore_progress, check=accept)
 
 
 @OUTAGES

@@ -1,5 +1,6 @@
 """Tensors of a safetensors file, read one at a time: equal to what safetensors' own loader reads."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,23 @@ def test_a_file_that_goes_after_its_header_was_read_is_an_error(large: tuple[Pat
     path.unlink()
     with pytest.raises(CheckpointError, match=r"cannot be read \(No such file"):
         stored[...]
+
+
+@pytest.mark.parametrize("how", ["another file takes its name", "written in its place"])
+def test_a_file_of_another_model_of_the_same_shapes_is_not_read_on(large: tuple[Path, StoredTensor], how: str) -> None:
+    """As when somebody saves to the folder that a long job reads: half of the result would be of each model."""
+    path, stored = large
+    other = path.with_name("other.safetensors")
+    save_file({"a": torch.zeros(1000)}, other)
+    if how == "written in its place":
+        path.write_bytes(other.read_bytes())
+    else:
+        other.replace(path)
+    # Clocks of file systems tick some hundred times a second.
+    os.utime(path, ns=(0, stored.stamp[1] + 10**7))
+    with pytest.raises(CheckpointError, match=r"was replaced or written while it was in use.*call that again"):
+        stored[...]
+    assert torch.equal(read_tensors(path)["a"][...], torch.zeros(1000))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

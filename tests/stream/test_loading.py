@@ -217,7 +217,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error(folder: Path, method: s
     checkpoint.skeleton  # noqa: B018 it is built when it is asked for
     with (folder / WEIGHTS).open("r+b") as file:
         file.truncate((folder / WEIGHTS).stat().st_size // 2)
-    with pytest.raises(CheckpointError, match="ended within a tensor"):
+    with pytest.raises(CheckpointError, match=r"ended within a tensor|was replaced or written while it was in use"):
         load_streamed(checkpoint, settings_of(method), device="cpu", on_progress=ignore)
 
 

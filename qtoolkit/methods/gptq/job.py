@@ -70,6 +70,8 @@ def quantize(
         layers=tuple(LayerError(name, **facts) for block in blocks for name, facts in block.facts.items()),
         resumed=journal.found,
         sketch=sketch(text.tokens),
+        fingerprint=text.fingerprint,
+        text_check=text.checked,
     )
     give_memory_back()
     return Outcome(model, report)

@@ -4,10 +4,10 @@ import importlib
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.files import scratch_folder
 from qtoolkit.formats.gptq.checkpoint import load_quantized
 from qtoolkit.formats.gptq.config import describe
 from qtoolkit.methods._method import Outcome
@@ -56,7 +56,7 @@ def quantize(checkpoint: Checkpoint, config: Any, plan: Plan, text: Calibration)
     described = describe(config, {layer.name: config.bits for layer in plan.layers}, []) | {
         "meta": {"quantizer": made_by}
     }
-    with TemporaryDirectory() as folder:
+    with scratch_folder("qtoolkit-optimum-") as folder:
         # It would write the calibration text into the config.
         quantizer.dataset = model.config.quantization_config["dataset"] = None
         quantizer.save(model, folder)
@@ -66,4 +66,5 @@ def quantize(checkpoint: Checkpoint, config: Any, plan: Plan, text: Calibration)
         loaded = load_quantized(replace(checkpoint, tensors=tensors, expand=None), described, device=plan.device)
     checkpoint.notes.append(f"quantized by {' and '.join(made_by)}, which tell no error of layers")
     shape = text.tokens.shape
-    return Outcome(loaded, CalibrationReport(text.name, shape[0], shape[1], None, config.damp_percent, (), 0))
+    report = CalibrationReport(text.name, shape[0], shape[1], None, config.damp_percent, (), 0)
+    return Outcome(loaded, replace(report, fingerprint=text.fingerprint, text_check=text.checked))

@@ -1,0 +1,47 @@
+"""What a failed check says to do: to download again only where other bytes can come of it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qtoolkit.publishing.artifact import open_artifact
+from qtoolkit.publishing.verification import _checks
+
+
+def other_sizes(folder: Path) -> None:
+    """As where a receipt was written for another model: the hashes of the files are right."""
+    receipt = json.loads((folder / "qtoolkit.json").read_text())
+    receipt["dtypes"] = dict.fromkeys(receipt["dtypes"], 1)
+    (folder / "qtoolkit.json").write_text(json.dumps(receipt))
+
+
+def a_wrong_bit(folder: Path) -> None:
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+
+
+def another_file(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+
+
+CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "the bytes are right": (other_sizes, "dtypes and sizes", "make it anew: its files are as they were written"),
+    "a wrong bit": (a_wrong_bit, "file hashes", "save or download it again"),
+    "a file too many": (another_file, "file hashes", "remove what the job did not write"),
+}
+
+
+@pytest.mark.parametrize(("change", "name", "way"), CASES.values(), ids=CASES)
+def test_the_way_out_can_help(
+    change: Callable[[Path], None], name: str, way: str, made: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(made["absmax"], folder)
+    change(folder)
+    checks = _checks(open_artifact(folder), None, None, lambda _: (None, "not run"))
+    failed = [check for check in checks if check.passed is False and check.name != "loads in transformers"]
+    assert [(check.name, check.note) for check in failed] == [(name, way)]
