@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from qtoolkit.methods._bitsandbytes import keep_exact
+from qtoolkit.formats.bitsandbytes import keep_exact
 from qtoolkit.tensor.lazy import LazyState
 from tests.kernels.running import while_another
 
