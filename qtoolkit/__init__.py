@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         verify,
     )
     from qtoolkit.formats import available_formats
+    from qtoolkit.hub import local_models
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.absmax import AbsMax
     from qtoolkit.methods.fp4 import FP4
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from qtoolkit.methods.zero_point import ZeroPoint
     from qtoolkit.notebook.panels import panel
     from qtoolkit.quantized import QuantizedModel
-    from qtoolkit.source import local_models
 
 __all__ = [
     "FP4",

@@ -9,7 +9,9 @@ from qtoolkit.evaluation import continue_text
 from qtoolkit.files import path_of
 from qtoolkit.formats import quiet_layers, side_files_of
 from qtoolkit.measure import disk_size, explained
+from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import MethodConfig
+from qtoolkit.models import refuse_own_source
 from qtoolkit.publishing import measure_probe, write_receipt
 from qtoolkit.records import (
     CalibrationReport,
@@ -23,8 +25,6 @@ from qtoolkit.records import (
     Receipt,
     ignore_progress,
 )
-from qtoolkit.source import refuse_own_source
-from qtoolkit.source.heap import give_memory_back
 from qtoolkit.stream import check_output, save_model, staged
 
 if TYPE_CHECKING:

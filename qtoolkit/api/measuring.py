@@ -17,6 +17,8 @@ from qtoolkit.jobs.comparing import compare_models
 from qtoolkit.jobs.evaluating import evaluate_model
 from qtoolkit.measure import examine, explained, memory_footprint
 from qtoolkit.methods import available_methods, get_method
+from qtoolkit.models import open_checkpoint
+from qtoolkit.models.opening import find_tokenizer
 from qtoolkit.planning import refuse_below_one, resolve_device
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import (
@@ -28,8 +30,6 @@ from qtoolkit.records import (
     TaskReport,
     ignore_progress,
 )
-from qtoolkit.source import open_checkpoint
-from qtoolkit.source.opening import find_tokenizer
 from qtoolkit.tokens import verb
 
 Model = Any

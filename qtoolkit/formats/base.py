@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
     from qtoolkit.stream.cost import Work
 
 Values = Mapping[str, Any]

@@ -33,7 +33,7 @@ class Layer:
     @classmethod
     def of(cls, name: str, module: "nn.Module", device: str, *, in_block: bool = True) -> "Layer":
         """A linear module of a model, full precision, as a layer."""
-        from qtoolkit.source.skeleton import linear_shape
+        from qtoolkit.models.structure import linear_shape
 
         out_features, in_features = linear_shape(module)
         weight: Tensor = module.weight  # type: ignore[assignment]

@@ -23,18 +23,18 @@ from qtoolkit.evaluation.llama_cpp import LlamaCppModel
 from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.loading import check_room_to_load, load_quantized
 from qtoolkit.measure import explained, guarded, hardware, measure_peak
+from qtoolkit.models import Checkpoint, open_checkpoint
+from qtoolkit.models.opening import find_tokenizer
+from qtoolkit.models.structure import block_list
 from qtoolkit.optional import is_installed
 from qtoolkit.planning import adapt_dtype
 from qtoolkit.publishing import receipt_of
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import CalibrationReport, OnProgress, QualityReport, Receipt, ignore_progress
-from qtoolkit.source import Checkpoint, open_checkpoint
-from qtoolkit.source.opening import find_tokenizer
-from qtoolkit.source.overlap import overlap, sketch
-from qtoolkit.source.sampling import self_calibration
-from qtoolkit.source.skeleton import block_list
-from qtoolkit.source.windows import Windows, check_window_options, load_windows, written_windows
 from qtoolkit.stream import load_streamed
+from qtoolkit.texts.overlap import overlap, sketch
+from qtoolkit.texts.self_calibration import self_calibration
+from qtoolkit.texts.windows import Windows, check_window_options, load_windows, written_windows
 
 # Passages in common, and their share, from which a text is refused; fewer are quotations.
 _PASSAGES, _OVERLAP = 3, 0.05

@@ -25,14 +25,14 @@ from qtoolkit.jobs.evaluating import (
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model
 from qtoolkit.measure import disk_size, explained, memory_footprint
+from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import MethodConfig, as_call, available_methods, get_method, resolve_config
+from qtoolkit.models import Checkpoint, open_checkpoint
 from qtoolkit.optional import optional
 from qtoolkit.planning import memory_to_use, plan_job
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import FULL_PRECISION, Compared, OnProgress, QualityReport, ignore_progress
-from qtoolkit.source import Checkpoint, open_checkpoint
-from qtoolkit.source.heap import give_memory_back
-from qtoolkit.source.windows import Windows
+from qtoolkit.texts.windows import Windows
 from qtoolkit.units import bits_per_weight
 
 

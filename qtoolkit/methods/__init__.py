@@ -21,7 +21,7 @@ from qtoolkit.methods._rules import MixedConfig, check_rules, rules_of
 from qtoolkit.records import OnProgress
 
 if TYPE_CHECKING:
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
 
 __all__ = [
     "Layer",

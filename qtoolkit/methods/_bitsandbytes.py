@@ -16,7 +16,7 @@ from qtoolkit.records import LayerPlan, OnProgress, Plan
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
     from qtoolkit.stream import JournalPlace
 
 BLOCK_SIZE = 64
@@ -58,7 +58,7 @@ class BitsAndBytesMethod(Method):
         on_progress: OnProgress,
         journal: "JournalPlace | None" = None,
     ) -> Outcome:
-        from qtoolkit.source.skeleton import is_linear
+        from qtoolkit.models.structure import is_linear
         from qtoolkit.stream import load_streamed
 
         optional("bitsandbytes", f"method {self.name!r}")

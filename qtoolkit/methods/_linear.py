@@ -11,7 +11,7 @@ from qtoolkit.records import OnProgress, Plan
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
     from qtoolkit.stream import JournalPlace
 
 

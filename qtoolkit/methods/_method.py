@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
     from qtoolkit.stream import JournalPlace
     from qtoolkit.stream.cost import Work
 

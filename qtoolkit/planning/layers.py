@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats import Layer, Reader
 from qtoolkit.methods import Method, MethodConfig, check_rules
+from qtoolkit.models import Checkpoint
+from qtoolkit.models import structure as skeletons
+from qtoolkit.models.experts import modules_apart
 from qtoolkit.records import LayerPlan
-from qtoolkit.source import Checkpoint
-from qtoolkit.source import skeleton as skeletons
-from qtoolkit.source.experts import modules_apart
 
 # What is calibrated with: no layer's plan depends on it, and advice asks for plans that differ in nothing else.
 _CALIBRATING = ("calibration", "num_samples", "seq_len")

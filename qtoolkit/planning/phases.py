@@ -6,11 +6,11 @@ from typing import Any
 
 from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig
+from qtoolkit.models import Checkpoint
+from qtoolkit.models import structure as skeletons
 from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
 from qtoolkit.sensitivity import sensitivity_phase
-from qtoolkit.source import Checkpoint
-from qtoolkit.source import skeleton as skeletons
 from qtoolkit.stream.cost import Work
 
 # What is written beside the weights: config, card and receipt; entries of headers, and of the journal's facts; the

@@ -6,6 +6,7 @@ from typing import Any
 
 from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig, get_method
+from qtoolkit.models import Checkpoint
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.planning.advice import advise
 from qtoolkit.planning.device import adapt_dtype
@@ -13,7 +14,6 @@ from qtoolkit.planning.fit import judge
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, inference, job_phases, make_work
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, Plan, Speed
-from qtoolkit.source import Checkpoint
 
 
 def plan_job(

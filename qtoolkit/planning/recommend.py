@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from qtoolkit.errors import ConfigError, QToolkitError
 from qtoolkit.methods import MethodConfig, Offer, as_call, available_methods, get_method
+from qtoolkit.models import Checkpoint
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, inference, make_work
 from qtoolkit.planning.planner import plan_job
 from qtoolkit.records import Candidate, Machine, Plan, Recommendation
-from qtoolkit.source import Checkpoint
 from qtoolkit.units import parse_bytes
 
 _WORST_OF_4_BITS = 1.25

@@ -6,16 +6,16 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from qtoolkit.checkpoints.names import HUB_TEXTS, is_hub_id
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import is_uneven
+from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
 from qtoolkit.methods import config_class, get_method
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
 from qtoolkit.publishing.markdown import escaped, listed, table
 from qtoolkit.publishing.quality import describe_quality, eval_results
 from qtoolkit.publishing.readers import format_of_receipt, needs_qtoolkit, packages_of, readers_of
 from qtoolkit.records import QualityReport, Receipt, Verification
-from qtoolkit.source.hub_check import CHECKED, CHECKED_OFFLINE
-from qtoolkit.source.names import HUB_TEXTS, is_hub_id
 from qtoolkit.units import format_bytes, format_seconds
 
 TEMPLATE = Path(__file__).with_name("card_template.md")

@@ -3,18 +3,18 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+from qtoolkit.checkpoints import folder as folders
+from qtoolkit.checkpoints import read_tensors
+from qtoolkit.checkpoints.names import INDEX_FILE, RECEIPT_FILE, SINGLE_FILE
+from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.files import MAX_JSON_BYTES, read_json
 from qtoolkit.formats import format_of
 from qtoolkit.methods import config_of_checkpoint
+from qtoolkit.models.foreign_codes import find_codes
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.publishing.receipt import bytes_by_dtype, sha256_of
 from qtoolkit.records import Check
-from qtoolkit.source import folder as folders
-from qtoolkit.source import read_tensors
-from qtoolkit.source.codes import find_codes
-from qtoolkit.source.names import INDEX_FILE, RECEIPT_FILE, SINGLE_FILE
-from qtoolkit.source.remedy import lfs_problem
 from qtoolkit.units import format_bytes
 
 # What may come to a model after it was saved: its card, a licence, evaluation results, git's own file.

@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qtoolkit.checkpoints import folder as folders
+from qtoolkit.checkpoints.names import is_commit_hash, is_hub_id
 from qtoolkit.errors import ModelNotFoundError, QToolkitError, oneline, printable
 from qtoolkit.files import absolute, path_of
 from qtoolkit.formats import Format, format_of
+from qtoolkit.hub.cache import cached_commit, snapshot_folder
+from qtoolkit.hub.repository import parse_name
 from qtoolkit.partial import put_back
 from qtoolkit.publishing import comparison, earlier, integrity, origin, safety
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.process import NoMemoryError, run_behaviour
 from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
-from qtoolkit.source import folder as folders
-from qtoolkit.source.hub import parse_name
-from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
-from qtoolkit.source.names import is_commit_hash, is_hub_id
 
 OnCheck = Callable[[Check], None]
 _Run = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str]]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from qtoolkit.measure.malloc import GIVE_BACK_EVERY
 from qtoolkit.records import LayerPlan, PhasePlan, Speed, Term
-from qtoolkit.source.heap import GIVE_BACK_EVERY
-from qtoolkit.source.sampling import CPU_MEMORY
+from qtoolkit.texts.self_calibration import CPU_MEMORY
 
 # A time is at least what products and bytes take at full speed; measured jobs take up to 5 times that.
 SLOWEST = 5.0

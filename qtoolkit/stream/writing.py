@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.core_model_loading import revert_weight_conversion
 
+from qtoolkit.checkpoints.names import INDEX_FILE
+from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import OutputError, UnsupportedModelError
 from qtoolkit.files import open_new
 from qtoolkit.records import OnProgress, ProgressEvent
-from qtoolkit.source.names import INDEX_FILE
-from qtoolkit.source.weights import DTYPES
 from qtoolkit.tensor.lazy import LazyState, LazyTensor
 
 if TYPE_CHECKING:

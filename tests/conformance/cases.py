@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import qtoolkit as qt
-from tests.models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
+from tests.sample_models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
 
 # 256 bytes, then tokens that no text holds.
 _SPECIAL = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 257}
@@ -97,7 +97,7 @@ class Case(NamedTuple):
     """One job.
 
     Attributes:
-        architecture: of `tests.models`.
+        architecture: of `tests.sample_models`.
         dtype: of the base, "bfloat16".
         config: a name of `CONFIGS`.
     """

@@ -12,7 +12,7 @@ import qtoolkit as qt
 from qtoolkit.errors import ConfigError, OutputError
 from qtoolkit.methods._rules import rules_of
 from tests.methods.gptq.jobs import gptq
-from tests.models import random_model
+from tests.sample_models import random_model
 
 DOWN, UP, Q = (f"model.layers.0.{name}" for name in ("mlp.down_proj", "mlp.up_proj", "self_attn.q_proj"))
 TOKENS = torch.arange(2, 34).reshape(2, 16)

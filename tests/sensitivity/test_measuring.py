@@ -10,13 +10,13 @@ from torch import nn
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError
 from qtoolkit.methods import Layer, get_method
+from qtoolkit.models import Checkpoint, open_checkpoint
 from qtoolkit.planning import layers_to_quantize
 from qtoolkit.records import ProgressEvent, Sensitivity
 from qtoolkit.sensitivity import NUM_SAMPLES, SEQ_LEN, measure_sensitivity
-from qtoolkit.source import Checkpoint, open_checkpoint
-from qtoolkit.source.calibration import load_calibration
+from qtoolkit.texts.calibration_text import load_calibration
 from tests.methods.gptq.jobs import TEXTS, gptq
-from tests.models import random_model
+from tests.sample_models import random_model
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,11 @@ from transformers.utils import logging as transformers_logging
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, InsufficientMemoryError, JobCancelled, UnsupportedModelError
 from qtoolkit.formats.native.tensors import NativeTensors
+from qtoolkit.models import Checkpoint, open_checkpoint
 from qtoolkit.records import ProgressEvent
-from qtoolkit.source import Checkpoint, open_checkpoint
 from qtoolkit.stream import compute_dtype_for, load_streamed
-from tests.models import ARCHITECTURES, plain_logits, random_model
-from tests.source.gguf_models import write_gguf
+from tests.models.gguf_models import write_gguf
+from tests.sample_models import ARCHITECTURES, plain_logits, random_model
 
 TOKENS = torch.arange(3, 35).reshape(2, 16)
 WEIGHTS = "model.safetensors"

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.checkpoints.names import QUANTIZE_CONFIG
 from qtoolkit.formats.base import Format, LayersOf, is_uneven
-from qtoolkit.source.names import QUANTIZE_CONFIG
 
 if TYPE_CHECKING:
     from qtoolkit.formats.base import Reader
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
 
 __all__ = ["FORMAT"]
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from qtoolkit.checkpoints import folder as folders
+from qtoolkit.checkpoints.names import QUANTIZE_CONFIG
+from qtoolkit.checkpoints.remedy import place_of, sound_copy
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
 from qtoolkit.files import read_json
 from qtoolkit.formats.gptq.config import Settings, read_settings
 from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, GPTQTensors, zero_offset
 from qtoolkit.kernels import QuantizedLinear
+from qtoolkit.models import Checkpoint
+from qtoolkit.models.renaming import names_in_model
 from qtoolkit.records import ignore_progress
-from qtoolkit.source import Checkpoint
-from qtoolkit.source import folder as folders
-from qtoolkit.source.names import QUANTIZE_CONFIG
-from qtoolkit.source.remedy import place_of, sound_copy
-from qtoolkit.source.renaming import names_in_model
 from qtoolkit.tensor import WORD_BITS, unpack_words
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def find_layers(model: "PreTrainedModel", tensors: Mapping[str, Header], setting
         CheckpointError: a layer's tensor is missing, or has a type or shape that does not fit the model or the others.
         UnsupportedModelError: a layer that the model has no linear layer for, or one that shares its weight.
     """
-    from qtoolkit.source.skeleton import is_linear, linear_shape
+    from qtoolkit.models.structure import is_linear, linear_shape
 
     names = module_names(model, quantized_names(tensors))
     if not names:

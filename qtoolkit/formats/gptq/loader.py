@@ -61,7 +61,7 @@ class GPTQQuantizer(HfQuantizer):
     ) -> None:
         from qtoolkit.formats.gptq.checkpoint import find_layers
         from qtoolkit.formats.gptq.config import read_settings
-        from qtoolkit.source.experts import replace_experts
+        from qtoolkit.models.experts import replace_experts
 
         settings = read_settings(self.quantization_config.to_dict())
         headers = self.quantization_config.headers
@@ -95,7 +95,7 @@ class GPTQQuantizer(HfQuantizer):
                 _finish(name, module)
 
     def update_weight_conversions(self, weight_conversions: list[Any], *args: Any) -> list[Any]:
-        from qtoolkit.source.experts import merges_experts
+        from qtoolkit.models.experts import merges_experts
 
         kept = [entry for entry in weight_conversions if not (self._experts_are_split and merges_experts(entry))]
         return super().update_weight_conversions(kept, *args)  # type: ignore[no-any-return]
@@ -113,7 +113,7 @@ class GPTQQuantizer(HfQuantizer):
 def holds_experts(model: PreTrainedModel, headers: Mapping[str, Any]) -> bool:
     """Whether a file holds experts quantized one by one that the model keeps in large tensors."""
     from qtoolkit.formats.gptq.checkpoint import module_names, quantized_names
-    from qtoolkit.source.experts import find_experts
+    from qtoolkit.models.experts import find_experts
 
     # A file may have been written without the prefix of the base model.
     prefix = f"{model.base_model_prefix}."
@@ -133,7 +133,7 @@ def register() -> None:
 
 
 def _read_headers(files: list[str]) -> dict[str, Any]:
-    from qtoolkit.source import read_tensors
+    from qtoolkit.checkpoints import read_tensors
 
     headers: dict[str, Any] = {}
     for file in files:

@@ -8,14 +8,14 @@ from qtoolkit.formats.gptq.config import read_settings
 from qtoolkit.formats.gptq.loader import holds_experts
 from qtoolkit.formats.layer import Layer
 from qtoolkit.kernels import memory_bytes
+from qtoolkit.models.building import build_empty
+from qtoolkit.models.experts import replace_experts
 from qtoolkit.records import LayerPlan
-from qtoolkit.source.building import build_empty
-from qtoolkit.source.experts import replace_experts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
 
 _TENSORS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 

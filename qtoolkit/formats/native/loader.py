@@ -58,7 +58,7 @@ class QToolkitQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         from qtoolkit.formats.layer import Layer
-        from qtoolkit.source.skeleton import is_linear
+        from qtoolkit.models.structure import is_linear
 
         layers = self.layers_of(self.quantization_config.method, self.quantization_config.options)
         for name in self.quantization_config.layers:

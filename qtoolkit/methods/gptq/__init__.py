@@ -14,7 +14,7 @@ from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
     from qtoolkit.stream import JournalPlace
     from qtoolkit.stream.cost import Work
 
@@ -105,7 +105,7 @@ class GPTQMethod(Method):
     resumes = True
 
     def resolve(self, config: Any, dtype: str, device: str) -> MethodConfig:
-        from qtoolkit.source.calibration import check_calibration
+        from qtoolkit.texts.calibration_text import check_calibration
 
         check_calibration(config.calibration)
         return super().resolve(config, dtype, device)

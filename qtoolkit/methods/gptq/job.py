@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.checkpoints import StoredTensor
 from qtoolkit.formats.gptq.config import describe, notes_on
+from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods._method import Outcome
 from qtoolkit.methods.gptq import optimum
 from qtoolkit.methods.gptq.layers import GPTQBlocks
+from qtoolkit.models import Checkpoint
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
-from qtoolkit.source import Checkpoint, StoredTensor
-from qtoolkit.source.calibration import Calibration, bounded, make_calibration, read_calibration
-from qtoolkit.source.heap import give_memory_back
-from qtoolkit.source.overlap import sketch
-from qtoolkit.source.sampling import self_calibration
 from qtoolkit.stream import (
     Journal,
     JournalPlace,
@@ -26,6 +24,9 @@ from qtoolkit.stream import (
     quantize_blocks,
 )
 from qtoolkit.stream.journal import DoneBlock
+from qtoolkit.texts.calibration_text import Calibration, bounded, make_calibration, read_calibration
+from qtoolkit.texts.overlap import sketch
+from qtoolkit.texts.self_calibration import self_calibration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from qtoolkit.checkpoints import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.gptq.tensors import GPTQTensors, in_order, zero_offset
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
-from qtoolkit.source import StoredTensor
 from qtoolkit.stream import Result
 from qtoolkit.tensor import pack_words
 from qtoolkit.tensor.grid import Grid, search_grid

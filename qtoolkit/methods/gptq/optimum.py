@@ -6,17 +6,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from qtoolkit.checkpoints import read_tensors
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.files import scratch_folder
 from qtoolkit.formats.gptq.checkpoint import load_quantized
 from qtoolkit.formats.gptq.config import describe
 from qtoolkit.methods._method import Outcome
+from qtoolkit.models import Checkpoint
+from qtoolkit.models.structure import block_list
 from qtoolkit.optional import optional
 from qtoolkit.records import CalibrationReport, Plan, ignore_progress
-from qtoolkit.source import Checkpoint, read_tensors
-from qtoolkit.source.calibration import Calibration
-from qtoolkit.source.skeleton import block_list
 from qtoolkit.stream import load_streamed
+from qtoolkit.texts.calibration_text import Calibration
 
 PACKAGES = ("optimum", "gptqmodel")
 

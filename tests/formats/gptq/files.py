@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qtoolkit.tensor import pack_words
-from tests.models import random_model
+from tests.sample_models import random_model
 
 Tensors = dict[str, torch.Tensor]
 # Ends of the names, in files, of weights that GPTQ quantizes.

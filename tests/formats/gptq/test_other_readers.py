@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import qtoolkit as qt
 from qtoolkit.methods import MethodConfig
-from tests.models import plain_logits
+from tests.sample_models import plain_logits
 
 TOKENS = torch.arange(2, 34).reshape(1, 32)
 READ = """

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 import qtoolkit as qt
 from qtoolkit.methods import MethodConfig
-from tests.models import plain_logits
+from tests.sample_models import plain_logits
 
 TOKENS = torch.arange(1, 65).reshape(1, 64)
 FOUR_BIT = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import qtoolkit as qt
-from tests.models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
+from tests.sample_models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
 
 # Within a block; for experts those of the first.
 LAYERS = {

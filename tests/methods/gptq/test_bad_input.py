@@ -9,7 +9,7 @@ import torch
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, ConfigError, UnsupportedModelError
 from tests.methods.gptq.jobs import gptq
-from tests.models import random_model
+from tests.sample_models import random_model
 
 
 def refused(kind: type[Exception], match: str, model: Any, config: qt.GPTQ, **options: Any) -> None:
