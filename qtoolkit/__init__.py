@@ -69,7 +69,7 @@ _HOME_OF = {
     "QuantizedModel": "quantized",
     "available_formats": "formats",
     "available_methods": "methods",
-    "local_models": "source",
+    "local_models": "hub",
     "panel": "notebook.panels",
 }
 
