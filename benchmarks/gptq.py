@@ -142,7 +142,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import qtoolkit as qt
-    from qtoolkit.source.calibration import load_calibration
+    from qtoolkit.texts.calibration_text import load_calibration
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     shape = {"num_samples": arguments.num_samples, "seq_len": arguments.seq_len}

@@ -15,13 +15,13 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.methods import get_method, rules_of
+from qtoolkit.models import open_checkpoint
 from qtoolkit.planning import layers_to_quantize
 from qtoolkit.planning.allocation import Choice, allocate
 from qtoolkit.records import Sensitivity, ignore_progress
 from qtoolkit.sensitivity import measure_sensitivity
-from qtoolkit.source import open_checkpoint
-from qtoolkit.source.calibration import load_calibration
-from tests.models import smollm2_folder
+from qtoolkit.texts.calibration_text import load_calibration
+from tests.sample_models import smollm2_folder
 
 BITS = (3, 4, 8)
 

@@ -8,25 +8,70 @@ from qtoolkit.optional import when_imported
 from qtoolkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from qtoolkit.api import compare, doctor, evaluate, find_models, load, measure_memory, measure_peak  # noqa: I001
-    from qtoolkit.api import plan, publish, quantize, recommend, run_tasks, verify
+    from qtoolkit.api import (
+        compare,
+        doctor,
+        evaluate,
+        find_models,
+        load,
+        measure_memory,
+        measure_peak,
+        plan,
+        publish,
+        quantize,
+        recommend,
+        run_tasks,
+        verify,
+    )
+    from qtoolkit.formats import available_formats
+    from qtoolkit.hub import local_models
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.absmax import AbsMax
     from qtoolkit.methods.fp4 import FP4
+    from qtoolkit.methods.gptq import GPTQ
     from qtoolkit.methods.int8 import Int8
     from qtoolkit.methods.nf4 import NF4
     from qtoolkit.methods.zero_point import ZeroPoint
     from qtoolkit.notebook.panels import panel
     from qtoolkit.quantized import QuantizedModel
-    from qtoolkit.source import local_models
 
-_HOME_OF = {"available_methods": "methods", "local_models": "source", "panel": "notebook.panels"}
-_HOME_OF["QuantizedModel"] = "quantized"  # and what else is no verb of the room `api`
 __all__ = [
-    "FP4", "NF4", "AbsMax", "Int8", "JobCancelled", "QToolkitError", "QuantizedModel", "ZeroPoint", "available_methods",
-    "compare", "doctor", "evaluate", "find_models", "load", "local_models", "measure_memory", "measure_peak", "panel",
-    "plan", "publish", "quantize", "recommend", "run_tasks", "verify",
-]  # fmt: skip
+    "FP4",
+    "GPTQ",
+    "NF4",
+    "AbsMax",
+    "Int8",
+    "JobCancelled",
+    "QToolkitError",
+    "QuantizedModel",
+    "ZeroPoint",
+    "available_formats",
+    "available_methods",
+    "compare",
+    "doctor",
+    "evaluate",
+    "find_models",
+    "load",
+    "local_models",
+    "measure_memory",
+    "measure_peak",
+    "panel",
+    "plan",
+    "publish",
+    "quantize",
+    "recommend",
+    "run_tasks",
+    "verify",
+]
+
+# Where public names stand that are no verb of the package `api`.
+_HOME_OF = {
+    "QuantizedModel": "quantized",
+    "available_formats": "formats",
+    "available_methods": "methods",
+    "local_models": "hub",
+    "panel": "notebook.panels",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -55,6 +100,4 @@ def unload_ipython_extension(shell: Any) -> None:
 
 
 # So that transformers reads our checkpoints once qtoolkit is imported, before or after it; costs nothing until then.
-when_imported(
-    "transformers.modeling_utils", lambda: importlib.import_module("qtoolkit.methods._transformers").register()
-)
+when_imported("transformers.modeling_utils", lambda: importlib.import_module("qtoolkit.methods").register())

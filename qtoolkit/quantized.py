@@ -1,8 +1,5 @@
 """A quantized model that can be used, measured and saved."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.evaluation import continue_text
 from qtoolkit.files import path_of
+from qtoolkit.formats import quiet_layers, side_files_of
 from qtoolkit.measure import disk_size, explained
+from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import MethodConfig
+from qtoolkit.models import refuse_own_source
 from qtoolkit.publishing import measure_probe, write_receipt
 from qtoolkit.records import (
     CalibrationReport,
@@ -25,8 +25,6 @@ from qtoolkit.records import (
     Receipt,
     ignore_progress,
 )
-from qtoolkit.source import refuse_own_source
-from qtoolkit.source.heap import give_memory_back
 from qtoolkit.stream import check_output, save_model, staged
 
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ class QuantizedModel:
         """
         if self.tokenizer is None:
             raise ConfigError(f"{self.report.source.name} came without a tokenizer: give one as tokenizer=")
-        with quiet_bitsandbytes(), explained("generating", "give a shorter prompt, or fewer max_new_tokens"):
+        with quiet_layers(), explained("generating", "give a shorter prompt, or fewer max_new_tokens"):
             return continue_text(self.model, self.tokenizer, prompt, max_new_tokens=max_new_tokens, **options)
 
     def save(self, path: str | Path, *, overwrite: bool = False, on_progress: Any = None) -> Path:
@@ -118,7 +116,13 @@ class QuantizedModel:
         limited = explained("saving", "free some, or save it when less is loaded")
         with limited, staged(folder, overwrite=overwrite) as partial:
             if self.receipt is None:
-                save_model(self.model, self.tokenizer, partial, on_progress or ignore_progress)
+                save_model(
+                    self.model,
+                    self.tokenizer,
+                    partial,
+                    on_progress or ignore_progress,
+                    side_files=side_files_of,
+                )
             else:
                 self.receipt = self._save_with_receipt(self.receipt, partial, on_progress or ignore_progress)
         memory = replace(self.memory, disk_after=disk_size(folder))
@@ -138,33 +142,18 @@ class QuantizedModel:
         return self.report._repr_html_()
 
 
-@contextmanager
-def quiet_bitsandbytes() -> Iterator[None]:
-    """bitsandbytes without the line that it logs for each int8 product of a bfloat16 model, thousands a sentence."""
-    logger = logging.getLogger("bitsandbytes.autograd._functions")
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "inputs will be cast" not in str(record.msg)
-
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
-
-
 def save_measured(
     model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress, notes: list[str]
 ) -> Probe | None:
     """Save a model, and return its logits on a few tokens; None, with a note, where they cannot be computed."""
     probe = None
     try:
-        with quiet_bitsandbytes():
+        with quiet_layers():
             probe = measure_probe(model, tokenizer)
     except Exception as error:  # noqa: BLE001  # what a model does not run on this machine raises anything
         notes.append(f"its logits could not be measured, and no qt.verify can compare them: {oneline(error)}")
     give_memory_back()
-    save_model(model, tokenizer, folder, on_progress)
+    save_model(model, tokenizer, folder, on_progress, side_files=side_files_of)
     return probe
 
 

@@ -58,7 +58,8 @@ def config_of(method: str) -> qt.GPTQ | qt.NF4 | qt.Int8 | qt.AbsMax:
     """The options of a method."""
     if method == "gptq":
         return qt.GPTQ(calibration=[TEXT], num_samples=8, seq_len=64, group_size=32)
-    return {"nf4": qt.NF4(), "int8": qt.Int8(), "absmax": qt.AbsMax()}[method]
+    configs: dict[str, qt.NF4 | qt.Int8 | qt.AbsMax] = {"nf4": qt.NF4(), "int8": qt.Int8(), "absmax": qt.AbsMax()}
+    return configs[method]
 
 
 def quantize(model: Path, method: str, output: Path, *, overwrite: bool) -> None:

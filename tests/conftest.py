@@ -24,7 +24,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct in bfloat16 safetensors."""
-    from tests.models import smollm2_folder
+    from tests.sample_models import smollm2_folder
 
     return smollm2_folder()
 
@@ -34,7 +34,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
     """The folder of a random 2-layer Llama with SmolLM2's tokenizer; saved in two shards."""
     from transformers import AutoTokenizer
 
-    from tests.models import random_model
+    from tests.sample_models import random_model
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
     tokenizer = AutoTokenizer.from_pretrained(smollm2)

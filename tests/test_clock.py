@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import qtoolkit
-from qtoolkit.source.hub import fetch
-from tests.hub.fixture import writable_hub
-from tests.hub.writable import WritableHub
+from qtoolkit.hub.repository import fetch
+from tests.fake_hub.fixture import writable_hub
+from tests.fake_hub.writable import WritableHub
+from tests.hub.hub_models import accept, ignore_progress, single
 from tests.publishing.pushing import files, pushed
-from tests.source.hub_models import accept, ignore_progress, single
 
 __all__ = ["files", "writable_hub"]
 PACKAGE = Path(qtoolkit.__file__).parent

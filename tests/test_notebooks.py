@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 
 import qtoolkit as qt
 from qtoolkit.publishing.patterns import SECRETS
-from tests.models import GGUF_NAME
-from tests.source.gguf_models import write_gguf
+from tests.models.gguf_models import write_gguf
+from tests.sample_models import GGUF_NAME
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

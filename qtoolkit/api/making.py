@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.files import absolute, current_folder, path_of
+from qtoolkit.hub import find_models as search_models
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
 from qtoolkit.jobs.target import meet_target, needs_measuring, refuse_without_weights
 from qtoolkit.measure import explained, measure_speed, resident_memory, this_machine
 from qtoolkit.methods import MethodConfig, resolve_config
+from qtoolkit.models import open_checkpoint, refuse_own_source
 from qtoolkit.planning import find_profile, plan_with_advice, refuse_below_one, resolve_device
 from qtoolkit.planning import recommend as find_best
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import FoundModels, Machine, OnProgress, Plan, Recommendation, Speed, ignore_progress
-from qtoolkit.source import find_models as search_models
-from qtoolkit.source import open_checkpoint, refuse_own_source
 from qtoolkit.stream import check_output
 from qtoolkit.tokens import verb
 

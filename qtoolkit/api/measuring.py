@@ -12,12 +12,15 @@ from qtoolkit.api.making import load
 from qtoolkit.errors import ConfigError
 from qtoolkit.evaluation.tasks import Task
 from qtoolkit.evaluation.tasks import run_tasks as ask_tasks
+from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.comparing import compare_models
 from qtoolkit.jobs.evaluating import evaluate_model
 from qtoolkit.measure import examine, explained, memory_footprint
 from qtoolkit.methods import available_methods, get_method
+from qtoolkit.models import open_checkpoint
+from qtoolkit.models.opening import find_tokenizer
 from qtoolkit.planning import refuse_below_one, resolve_device
-from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
+from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import (
     Comparison,
     Doctor,
@@ -27,8 +30,6 @@ from qtoolkit.records import (
     TaskReport,
     ignore_progress,
 )
-from qtoolkit.source import open_checkpoint
-from qtoolkit.source.opening import find_tokenizer
 from qtoolkit.tokens import verb
 
 Model = Any
@@ -176,7 +177,7 @@ def run_tasks(
     if tokenizer is None:
         tokenizer = find_tokenizer(model.name_or_path)
     options: dict[str, Any] = {"limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size}
-    with quiet_bitsandbytes():
+    with quiet_layers():
         return ask_tasks(model, tokenizer, tasks, name=name, **options)
 
 

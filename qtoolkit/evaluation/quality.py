@@ -10,8 +10,8 @@ from qtoolkit.errors import CheckpointError, ConfigError
 from qtoolkit.evaluation.scoring import Predictor
 from qtoolkit.evaluation.statistics import Figure, mean, perplexity, quantile, root_mean_square
 from qtoolkit.records import OnProgress, ProgressEvent, QualityReport
-from qtoolkit.source.windows import Windows
 from qtoolkit.tensor.divergence import Prediction, compare_predictions, negative_log_likelihood
+from qtoolkit.texts.windows import Windows
 
 
 def measure_quality(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
+from qtoolkit.measure.malloc import give_memory_back
+from qtoolkit.models import Checkpoint
 from qtoolkit.records import OnProgress, ProgressEvent
-from qtoolkit.source import Checkpoint
-from qtoolkit.source.heap import give_memory_back
 from qtoolkit.stream import StreamedModel, fast_products
 from qtoolkit.stream.samples import Samples, blocks_giving, first_inputs
 

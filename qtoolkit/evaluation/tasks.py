@@ -17,7 +17,7 @@ from qtoolkit.errors import ConfigError, SourceError, oneline
 from qtoolkit.files import path_of
 from qtoolkit.optional import optional
 from qtoolkit.records import TaskMetric, TaskReport
-from qtoolkit.source.calibration import refuse_foreign
+from qtoolkit.texts.calibration_text import refuse_foreign
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,10 +16,10 @@ from qtoolkit.jobs.keeping import KeptResults, key_of
 from qtoolkit.jobs.quantizing import refuse_quantized
 from qtoolkit.jobs.workers import run_on
 from qtoolkit.measure import explained, guarded
+from qtoolkit.models import Checkpoint, open_checkpoint
 from qtoolkit.planning import resolve_device
 from qtoolkit.records import Compared, Comparison, OnProgress, ProgressEvent, in_order
-from qtoolkit.source import Checkpoint, open_checkpoint
-from qtoolkit.source.windows import check_window_options
+from qtoolkit.texts.windows import check_window_options
 from qtoolkit.units import parse_bytes
 
 _KEPT = "the same call goes on with the results that are kept"

@@ -20,20 +20,21 @@ from qtoolkit.evaluation import (
     measure_quality,
 )
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
+from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.loading import check_room_to_load, load_quantized
 from qtoolkit.measure import explained, guarded, hardware, measure_peak
+from qtoolkit.models import Checkpoint, open_checkpoint
+from qtoolkit.models.opening import find_tokenizer
+from qtoolkit.models.structure import block_list
 from qtoolkit.optional import is_installed
 from qtoolkit.planning import adapt_dtype
 from qtoolkit.publishing import receipt_of
-from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
+from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import CalibrationReport, OnProgress, QualityReport, Receipt, ignore_progress
-from qtoolkit.source import Checkpoint, open_checkpoint
-from qtoolkit.source.opening import find_tokenizer
-from qtoolkit.source.overlap import overlap, sketch
-from qtoolkit.source.sampling import self_calibration
-from qtoolkit.source.skeleton import block_list
-from qtoolkit.source.windows import Windows, check_window_options, load_windows, written_windows
 from qtoolkit.stream import load_streamed
+from qtoolkit.texts.overlap import overlap, sketch
+from qtoolkit.texts.self_calibration import self_calibration
+from qtoolkit.texts.windows import Windows, check_window_options, load_windows, written_windows
 
 # Passages in common, and their share, from which a text is refused; fewer are quotations.
 _PASSAGES, _OVERLAP = 3, 0.05
@@ -99,7 +100,7 @@ def evaluate_model(
     windows = cut_windows(text, reference or candidate, options, sources["token"], device, on_progress)
     windows = check_overlap(windows, candidate)
     with reference.scorer.open(windows.tokens, on_progress) if reference else nullcontext() as expected:
-        with candidate.scorer.open(windows.tokens, on_progress) as predictor, quiet_bitsandbytes():
+        with candidate.scorer.open(windows.tokens, on_progress) as predictor, quiet_layers():
             report = measure_quality(windows, predictor, expected, on_progress)
             report = with_origin(report, candidate, reference.checkpoint if reference else None, device)
             if speed:
@@ -182,7 +183,7 @@ def cut_windows(
 
 def _written(opened: Opened, options: Mapping[str, Any], device: str, on_progress: OnProgress) -> Windows:
     seq_len = options["seq_len"]
-    with _in_memory(opened, device, on_progress) as model, quiet_bitsandbytes():
+    with _in_memory(opened, device, on_progress) as model, quiet_layers():
         if model is None:
             raise ConfigError("text='self' is written by a model of transformers: give another text")
         written = self_calibration(

@@ -12,6 +12,7 @@ from typing import Any
 from qtoolkit.errors import CheckpointError, ConfigError, JobCancelled, QToolkitError, oneline
 from qtoolkit.evaluation import Predictor, continue_text, measure_quality
 from qtoolkit.files import absolute, path_of
+from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.evaluating import (
     Opened,
     check_overlap,
@@ -24,14 +25,14 @@ from qtoolkit.jobs.evaluating import (
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model
 from qtoolkit.measure import disk_size, explained, memory_footprint
+from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import MethodConfig, as_call, available_methods, get_method, resolve_config
+from qtoolkit.models import Checkpoint, open_checkpoint
 from qtoolkit.optional import optional
 from qtoolkit.planning import memory_to_use, plan_job
-from qtoolkit.quantized import QuantizedModel, quiet_bitsandbytes
+from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import FULL_PRECISION, Compared, OnProgress, QualityReport, ignore_progress
-from qtoolkit.source import Checkpoint, open_checkpoint
-from qtoolkit.source.heap import give_memory_back
-from qtoolkit.source.windows import Windows
+from qtoolkit.texts.windows import Windows
 from qtoolkit.units import bits_per_weight
 
 
@@ -103,7 +104,8 @@ def read_forms(configs: Any) -> tuple[Form, ...]:
         ConfigError: nothing, something else, or the same twice.
     """
     if isinstance(configs, str | os.PathLike | Mapping) or not isinstance(configs, Sequence) or not configs:
-        raise ConfigError(f"configs must be a list such as ['nf4', 'int8', qt.GPTQ(bits=3)], got {configs!r:.60}")
+        names = ", ".join(map(repr, available_methods()))
+        raise ConfigError(f"configs must be a list of configs and methods' names ({names}), got {configs!r:.60}")
     forms = tuple(_form(config) for config in configs)
     labels = [form.label for form in forms]
     twice = next((label for label in labels if labels.count(label) > 1), None)
@@ -193,7 +195,7 @@ def measure_form(
     started = time.monotonic()
     opened, known = _open_form(form, task, base, device, token, on_progress)
     windows = check_overlap(task.windows, opened)
-    with opened.scorer.open(windows.tokens, on_progress) as predictor, quiet_bitsandbytes():
+    with opened.scorer.open(windows.tokens, on_progress) as predictor, quiet_layers():
         model = predictor.model
         # What is not whole in this process's memory lies in its file.
         footprint = memory_footprint(model) if model is not None else known.disk

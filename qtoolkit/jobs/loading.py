@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.measure import check_room, explained, measure_peak, memory_footprint, resident_memory
 from qtoolkit.methods import reader_of
+from qtoolkit.models import Checkpoint, open_checkpoint
+from qtoolkit.models.building import cause_of
 from qtoolkit.optional import optional
 from qtoolkit.planning import adapt_dtype, plan_job, resolve_device, resolve_dtype
 from qtoolkit.publishing import receipt_of
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
 from qtoolkit.records import ignore_progress
-from qtoolkit.source import Checkpoint, open_checkpoint
-from qtoolkit.source.building import cause_of
-from qtoolkit.source.panics import panics_as_errors
 from qtoolkit.stream import load_streamed
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import current_folder, path_of
+from qtoolkit.hub import HubMirror
 from qtoolkit.jobs.target import meet_target, with_rules_of
 from qtoolkit.measure import (
     explained,
@@ -22,12 +23,12 @@ from qtoolkit.measure import (
     versions,
 )
 from qtoolkit.methods import Method, MethodConfig, get_method
+from qtoolkit.models import identify, open_checkpoint, refuse_own_source
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
 from qtoolkit.records import OnProgress, Speed
-from qtoolkit.source import HubMirror, identify, open_checkpoint, refuse_own_source
 from qtoolkit.stream import JournalPlace, check_output, journal_of, staged
 
 _ADVICE = "qt.plan tells what needs less; blocks that a calibrated job had done are kept, and the same call goes on"

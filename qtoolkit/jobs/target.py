@@ -7,11 +7,11 @@ from math import floor
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
+from qtoolkit.models import Checkpoint
 from qtoolkit.planning import check_machine, layers_to_quantize, plan_job
 from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
 from qtoolkit.records import Machine, OnProgress, Plan, Sensitivity
 from qtoolkit.sensitivity import measure_sensitivity
-from qtoolkit.source import Checkpoint
 from qtoolkit.stream import JournalPlace, begun_recipe
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_seconds, parse_bytes
 

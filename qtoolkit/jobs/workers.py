@@ -11,9 +11,9 @@ from qtoolkit.errors import QToolkitError
 from qtoolkit.jobs.evaluating import open_model
 from qtoolkit.jobs.forms import Base, Form, Task, failed, measure_form, open_base, row_of
 from qtoolkit.measure import guarded
+from qtoolkit.models import open_checkpoint
 from qtoolkit.planning import resolve_device
 from qtoolkit.records import Compared, OnProgress, ignore_progress
-from qtoolkit.source import open_checkpoint
 
 # Seconds until `on_progress` is called again, so that a person can stop what goes on elsewhere.
 _HEARTBEAT = 0.5

@@ -17,16 +17,16 @@ from qtoolkit.measure._cgroup import allowances
 from qtoolkit.measure._limits import largest_file, process_limits, stack_bytes
 from qtoolkit.measure.disk import free_disk, same_disk
 from qtoolkit.measure.peak import resident_memory
-from qtoolkit.optional import REQUIREMENTS, is_installed
+from qtoolkit.optional import READING, REQUIREMENTS, RUNNING, is_installed
 from qtoolkit.records import THIS_MACHINE, Doctor, Machine, Speed
 from qtoolkit.units import format_bytes
 from qtoolkit.version import __version__
 
 PACKAGES = (
-    *("qtoolkit", "torch", "transformers", "huggingface_hub", "bitsandbytes", "accelerate", "safetensors", "gguf"),
+    *("qtoolkit", "torch", "transformers", "huggingface_hub", *RUNNING, "accelerate", "safetensors", "gguf"),
     *("IPython", "ipykernel", "ipywidgets", "jupyterlab"),
 )
-_DECIDING = ("torch", "transformers", "tokenizers", "safetensors", "bitsandbytes", "gptqmodel")
+_DECIDING = ("torch", "transformers", "tokenizers", "safetensors", *RUNNING, *READING)
 
 
 def available_memory(root: Path = Path("/")) -> int:

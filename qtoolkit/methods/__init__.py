@@ -5,25 +5,33 @@ Nothing is imported until it is named.
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
+from qtoolkit.formats import Layer, Reader, format_of, register_formats
 from qtoolkit.methods._config import MethodConfig, as_call, option
-from qtoolkit.methods._method import Layer, Method
+from qtoolkit.methods._linear import LinearLayers, LinearMethod
+from qtoolkit.methods._method import Method, Offer, Outcome
 from qtoolkit.methods._rules import MixedConfig, check_rules, rules_of
 from qtoolkit.records import OnProgress
 
 if TYPE_CHECKING:
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
 
 __all__ = [
     "Layer",
+    "LinearMethod",
     "Method",
     "MethodConfig",
     "MixedConfig",
+    "Offer",
     "OnProgress",
+    "Outcome",
     "as_call",
     "available_methods",
     "check_rules",
@@ -83,42 +91,40 @@ def find_config(name: str) -> type[MethodConfig] | None:
 
 
 def config_of_checkpoint(values: Mapping[str, Any]) -> MethodConfig:
-    """The config that a checkpoint's `quantization_config` stands for.
+    """The config that a checkpoint's `quantization_config` stands for; what it does not tell is as by default.
 
     Raises:
-        UnsupportedModelError: it was quantized by something that is none of our methods.
+        CheckpointError, UnsupportedModelError: it cannot be, or nothing here reads such checkpoints.
     """
-    kind = values.get("quant_method")
-    if kind == "qtoolkit":
-        return config_class(values["method"]).from_dict(values["options"])
-    if kind == "bitsandbytes":
-        from transformers import BitsAndBytesConfig
-
-        return resolve_config(BitsAndBytesConfig.from_dict(dict(values)))
-    if kind == "gptq":
-        from qtoolkit.methods._gptq_stored import config_of
-
-        return config_of(values)
-    raise UnsupportedModelError(f"no method here reads checkpoints of {kind!r}: load it with transformers")
+    found = format_of(values)
+    if found is None:
+        kind = values.get("quant_method")
+        raise UnsupportedModelError(f"no method here reads checkpoints of {kind!r}: load it with transformers")
+    name, options = found.method_of(values)
+    return config_class(name).from_dict(options)
 
 
-def reader_of(checkpoint: "Checkpoint") -> tuple[Method, MethodConfig]:
-    """The method that reads a quantized checkpoint back, as it plans and loads this one, and its config.
+def reader_of(checkpoint: "Checkpoint") -> tuple[Method | Reader, MethodConfig]:
+    """What plans and loads a quantized checkpoint, and the config that it stands for.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
         UnsupportedModelError: it was quantized by something that is none of our methods.
     """
-    if (checkpoint.quantization or {}).get("quant_method") == "gptq":
-        from qtoolkit.methods._gptq_checkpoint import correct_format
-
-        correct_format(checkpoint)
+    found = format_of(checkpoint.quantization)
+    reader = None if found is None else found.reader(checkpoint)
     config = config_of_checkpoint(checkpoint.quantization or {})
-    if config.method == "gptq":
-        from qtoolkit.methods._gptq_stored import StoredGPTQ
+    if reader is None:
+        return get_method(config.method), config
+    if isinstance(config, MixedConfig):
+        # The bits that layers have in the file.
+        config = replace(config, rules=rules_of(reader.bits, config.bits)[1])
+    return reader, config
 
-        return StoredGPTQ(checkpoint), config
-    return get_method(config.method), config
+
+def register() -> None:
+    """Let transformers read our checkpoints; once is enough, more does no harm."""
+    register_formats(_layers_of)
 
 
 def resolve_config(config: Any) -> MethodConfig:
@@ -132,9 +138,9 @@ def resolve_config(config: Any) -> MethodConfig:
     if isinstance(config, str):
         return config_class(config)()
     if type(config).__name__ == "BitsAndBytesConfig":
-        from qtoolkit.methods._bitsandbytes import from_transformers
+        from qtoolkit.formats.bitsandbytes import options_of
 
-        name, values = from_transformers(config)
+        name, values = options_of(config)
         return config_class(name).from_dict(values)
     if isinstance(config, type) and issubclass(config, MethodConfig):
         return config()
@@ -142,11 +148,24 @@ def resolve_config(config: Any) -> MethodConfig:
     raise ConfigError(f"config must be {allowed}, got {type(config).__name__}: {config!r:.60}")
 
 
+def _layers_of(name: str, options: Mapping[str, Any]) -> LinearLayers:
+    method = get_method(name)
+    if not isinstance(method, LinearMethod):
+        raise UnsupportedModelError(f"method {name!r} builds no layers of its own: its checkpoint is damaged")
+    return LinearLayers(method, method.config_class.from_dict(options))
+
+
 def _own_methods() -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def _brought_methods() -> Mapping[str, list[EntryPoint]]:
+    return _entry_points(tuple(sys.path))
+
+
+@lru_cache(maxsize=1)
+def _entry_points(path: tuple[str, ...]) -> Mapping[str, list[EntryPoint]]:
+    """What installed packages bring, by name; read anew where packages are looked for elsewhere (`path`)."""
     found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         found.setdefault(entry.name, []).append(entry)

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.formats import Layer
 from qtoolkit.methods._config import MethodConfig, option
 from qtoolkit.methods._linear import LinearMethod
-from qtoolkit.methods._method import Layer
 from qtoolkit.methods._rules import MixedConfig
 from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from qtoolkit.formats.native.tensors import NativeTensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,40 +60,57 @@ class AffineMethod(LinearMethod):
         return super().fit(layers, config)
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
-        from qtoolkit.modules import QuantizedLinear
+        from qtoolkit.kernels import memory_bytes
 
         if config.bits == 4 and layer.in_features % 2:
             return layer.left_alone(
                 f"two 4-bit codes share a byte, and it has an odd number of inputs ({layer.in_features})"
             )
-        size = fitting_group_size(layer, config)
-        stored = QuantizedLinear.stored_bytes(
-            layer.out_features, layer.in_features, config.bits, config.granularity, size, self.symmetric
-        )
+        tensors = self._tensors(layer, config)
+        stored, size = tensors.stored_bytes(), tensors.group_size
         changed = config.granularity == "group" and size != config.group_size
         adjusted = f"group_size {size} instead of {config.group_size}, which does not divide" if changed else ""
         # A float32 copy, which becomes the codes in place, and the codes themselves: 5 bytes a weight by the profiler.
         working = 5 * layer.num_weights + stored
-        return layer.replaced(stored, disk_bytes=stored, working_bytes=working, adjusted=adjusted, bits=config.bits)
+        kept = memory_bytes(tensors, device=layer.device)
+        return layer.replaced(kept, disk_bytes=stored, working_bytes=working, adjusted=adjusted, bits=config.bits)
 
     def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
-        from qtoolkit.modules.scheme import Scheme
+        tensors = self._tensors(layer, config)
+        codes = tensors.decode(self.quantize_weight(weight, layer, config))
+        return codes.expanded(slice(0, layer.out_features), weight.dtype).T
 
-        scheme = Scheme(config.bits, config.granularity, fitting_group_size(layer, config), self.symmetric)
-        return scheme.dequantize(scheme.quantize(weight))
+    def quantize_weight(self, weight: "Tensor", layer: Layer, config: Any) -> "dict[str, Tensor]":
+        from qtoolkit.tensor.rounding import round_weight
+
+        tensors = self._tensors(layer, config)
+        _, scale_dtype = tensors.tensors()["scale"]
+        codes, scale, zero_point = round_weight(
+            weight,
+            bits=tensors.bits,
+            granularity=tensors.granularity,
+            group_size=tensors.group_size,
+            symmetric=tensors.symmetric,
+            scale_dtype=scale_dtype,
+        )
+        return tensors.store(codes, scale, zero_point)
 
     def build(self, layer: Layer, config: Any, dtype: Any) -> "nn.Module":
-        from qtoolkit.modules import QuantizedLinear
+        from qtoolkit.kernels import QuantizedLinear
 
-        return QuantizedLinear(
-            layer.in_features,
+        return QuantizedLinear(self._tensors(layer, config), bias=layer.has_bias, dtype=dtype)
+
+    def _tensors(self, layer: Layer, config: Any) -> "NativeTensors":
+        """How the layer's weight is stored."""
+        from qtoolkit.formats.native.tensors import NativeTensors
+
+        return NativeTensors(
             layer.out_features,
-            layer.has_bias,
+            layer.in_features,
             bits=config.bits,
             granularity=config.granularity,
             group_size=fitting_group_size(layer, config),
             symmetric=self.symmetric,
-            dtype=dtype,
         )
 
 

@@ -5,17 +5,18 @@ Layouts: bitsandbytes 0.50 `functional.QuantState.as_dict` and `nn.Linear8bitLt`
 
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from qtoolkit.formats import Layer
 from qtoolkit.methods._config import MethodConfig, option
-from qtoolkit.methods._method import Layer, Method, Outcome
+from qtoolkit.methods._method import Method, Outcome
 from qtoolkit.optional import optional
 from qtoolkit.records import LayerPlan, OnProgress, Plan
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
     from qtoolkit.stream import JournalPlace
 
 BLOCK_SIZE = 64
@@ -29,6 +30,8 @@ QUANT_STATE_BYTES = 170
 @dataclass(frozen=True, kw_only=True)
 class FourBitConfig(MethodConfig):
     """The options of bitsandbytes' 4-bit types."""
+
+    format: ClassVar[str] = "bitsandbytes"
 
     double_quant: bool = option(True, help="quantize the scales too: 0.37 bits per weight less")
     compute_dtype: str = option(
@@ -55,7 +58,7 @@ class BitsAndBytesMethod(Method):
         on_progress: OnProgress,
         journal: "JournalPlace | None" = None,
     ) -> Outcome:
-        from qtoolkit.source.skeleton import is_linear
+        from qtoolkit.models.structure import is_linear
         from qtoolkit.stream import load_streamed
 
         optional("bitsandbytes", f"method {self.name!r}")
@@ -65,11 +68,15 @@ class BitsAndBytesMethod(Method):
         return Outcome(load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress))
 
     def prepare(self, model: "PreTrainedModel") -> None:
+        from qtoolkit.formats.bitsandbytes import keep_exact
+
         keep_exact(model)
 
 
 class FourBitMethod(BitsAndBytesMethod):
     """NF4 and FP4: blocks of 64 weights, each with a scale that may be quantized again in blocks of 256."""
+
+    code_bits = 4
 
     def resolve(self, config: Any, dtype: str, device: str) -> MethodConfig:
         assert isinstance(config, FourBitConfig)
@@ -104,26 +111,3 @@ class FourBitMethod(BitsAndBytesMethod):
             bnb_4bit_compute_dtype=config.compute_dtype,
             llm_int8_skip_modules=skipped,
         )
-
-
-def from_transformers(config: Any) -> tuple[str, dict[str, Any]]:
-    """transformers' `BitsAndBytesConfig` as a method's name and the values of its config."""
-    skipped = config.llm_int8_skip_modules
-    exclude = {} if skipped is None else {"exclude": tuple(skipped)}
-    if config.load_in_8bit:
-        return "int8", {"threshold": config.llm_int8_threshold, **exclude}
-    return config.bnb_4bit_quant_type, {
-        "double_quant": config.bnb_4bit_use_double_quant,
-        "compute_dtype": str(config.bnb_4bit_compute_dtype).removeprefix("torch."),
-        **exclude,
-    }
-
-
-def keep_exact(model: "PreTrainedModel") -> None:
-    """Let 4-bit layers be saved exactly after they have run on a CPU, also while other threads run them."""
-    bnb = optional("bitsandbytes", "a 4-bit model")
-    from qtoolkit.modules.linear_4bit import Linear4bit
-
-    for module in model.modules():
-        if type(module) is bnb.nn.Linear4bit:
-            module.__class__ = Linear4bit

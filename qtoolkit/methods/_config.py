@@ -43,6 +43,8 @@ class MethodConfig:
     """
 
     method: ClassVar[str]
+    # The name of a format of `qtoolkit.formats`, in which its codes are stored.
+    format: ClassVar[str] = "native"
     schema_version: ClassVar[int] = 1
 
     exclude: tuple[str, ...] = option(

@@ -1,40 +1,46 @@
 """Methods that replace each linear layer on its own, from its weight alone, by a layer of ours."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from qtoolkit.methods._method import Layer, Method, Outcome
+from qtoolkit.formats import Layer
+from qtoolkit.methods._config import MethodConfig
+from qtoolkit.methods._method import Method, Outcome
 from qtoolkit.records import OnProgress, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
     from qtoolkit.stream import JournalPlace
-
-
-class Replacement(Protocol):
-    """A layer that takes the place of `nn.Linear`. Its tensors are buffers; the first is named `weight`."""
-
-    def quantize_weight(self, weight: "Tensor") -> "dict[str, Tensor]":
-        """The buffers that stand for W[out_features, in_features], by name."""
 
 
 class LinearMethod(Method):
     """Base of the methods that need no calibration and run in a layer of ours.
 
-    A subclass gives `plan_layer` and `build`. The result is read back by `qt.load`, and by transformers' own
-    `from_pretrained` once qtoolkit is imported.
+    A subclass gives `plan_layer`, `build` and `quantize_weight`. The result is read back by `qt.load`, and by
+    transformers' own `from_pretrained` once qtoolkit is imported.
     """
 
     @abstractmethod
     def build(self, layer: Layer, config: Any, dtype: "Any") -> "nn.Module":
-        """The layer that takes the place of one that this method plans to quantize: a `Replacement`, without values.
+        """The layer that takes the place of one that this method plans to quantize, without values.
+
+        Its tensors are buffers; the first is named `weight`.
 
         Args:
             layer: names and shapes.
             config: the layer's own, of what is saved with the model.
             dtype: torch type of the bias.
+        """
+
+    @abstractmethod
+    def quantize_weight(self, weight: "Tensor", layer: Layer, config: Any) -> "dict[str, Tensor]":
+        """The buffers of `build` that stand for W[out_features, in_features], by name.
+
+        Args:
+            weight: full precision, on the device on which it is quantized.
+            layer, config: as for `build`.
         """
 
     def quantize(
@@ -45,10 +51,24 @@ class LinearMethod(Method):
         on_progress: OnProgress,
         journal: "JournalPlace | None" = None,
     ) -> Outcome:
-        from qtoolkit.methods._transformers import QToolkitConfig, register
+        from qtoolkit.formats.native.loader import QToolkitConfig
         from qtoolkit.stream import load_streamed
 
-        register()
         quantized = [layer.name for layer in plan.layers]
         settings = QToolkitConfig(method=self.name, options=config.to_dict(), layers=quantized)
         return Outcome(load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress))
+
+
+class LinearLayers:
+    """The layers of one such method with one config, as `qtoolkit.formats.Layers`."""
+
+    def __init__(self, method: LinearMethod, config: MethodConfig) -> None:
+        self._method, self._config = method, config
+
+    def build(self, layer: Layer, dtype: Any) -> "nn.Module":
+        """See `Layers`."""
+        return self._method.build(layer, self._config.of(layer.name), dtype)
+
+    def quantize_weight(self, weight: "Tensor", layer: Layer) -> "dict[str, Tensor]":
+        """See `Layers`."""
+        return self._method.quantize_weight(weight, layer, self._config.of(layer.name))

@@ -1,99 +1,39 @@
 """What every method can do. One file in this room is one method: a config, a `Method`, and `METHOD = ...`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from qtoolkit.formats import Layer
 from qtoolkit.methods._config import MethodConfig
 from qtoolkit.records import CalibrationReport, LayerPlan, OnProgress, PhasePlan, Plan, ignore_progress
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import PreTrainedModel
 
-    from qtoolkit.methods._work import Work
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
     from qtoolkit.stream import JournalPlace
+    from qtoolkit.stream.cost import Work
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A linear layer as a method sees it when it plans: names and shapes, no values.
+class Offer:
+    """A config of a method that is worth trying where a model does not fit, or the best is looked for.
 
     Attributes:
-        name: full module name.
-        out_features, in_features: of its weight W[out_features, in_features], also for GPT-2's transposed Conv1D.
-        has_bias: whether it adds a bias [out_features].
-        itemsize: bytes of one element of its weight and bias now.
-        device: where it will live, "cpu" or "cuda:0".
-        in_block: whether it belongs to one of the model's blocks.
+        options: of its config; what is not named is as by default.
+        perplexity_ratio: perplexity as a multiple of bfloat16's: SmolLM2-135M, held-out half of WikiText-2 valid
+            (benchmarks/README.md); None where it was not measured.
+        served_by: the programs that run the result.
+        in_one_step: false where a product takes several steps, so that fewer bytes do not make it faster.
     """
 
-    name: str
-    out_features: int
-    in_features: int
-    has_bias: bool
-    itemsize: int
-    device: str
-    in_block: bool = True
-
-    @classmethod
-    def of(cls, name: str, module: "nn.Module", device: str, *, in_block: bool = True) -> "Layer":
-        """A linear module of a model, full precision, as a layer."""
-        from qtoolkit.source.skeleton import linear_shape
-
-        out_features, in_features = linear_shape(module)
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        has_bias, itemsize = module.bias is not None, weight.element_size()
-        return cls(name, out_features, in_features, has_bias, itemsize, device, in_block)
-
-    @property
-    def num_weights(self) -> int:
-        """Elements of the weight."""
-        return self.out_features * self.in_features
-
-    @property
-    def bias_bytes(self) -> int:
-        """Bytes of the bias, which every method leaves as it is."""
-        return self.out_features * self.itemsize * self.has_bias
-
-    def replaced(
-        self, weight_bytes: int, *, disk_bytes: int, working_bytes: int, adjusted: str = "", bits: int = 0
-    ) -> LayerPlan:
-        """The plan of this layer when something else takes its weight's place.
-
-        Args:
-            weight_bytes: of all that replaces the weight in memory, scales and tables included.
-            disk_bytes: of all that replaces the weight in the file.
-            working_bytes: the most that is in use at one time while the layer is quantized, beside the source weight.
-            adjusted: what the method changed so that the layer fits.
-            bits: size of a code, where a method's layers may differ.
-        """
-        return LayerPlan(
-            name=self.name,
-            shape=(self.out_features, self.in_features),
-            num_weights=self.num_weights,
-            bytes_before=self.num_weights * self.itemsize + self.bias_bytes,
-            bytes_after=weight_bytes + self.bias_bytes,
-            disk_bytes=disk_bytes + self.bias_bytes,
-            adjusted=adjusted,
-            bits=bits,
-            working_bytes=self.num_weights * self.itemsize + working_bytes,
-        )
-
-    def left_alone(self, reason: str) -> LayerPlan:
-        """The plan of this layer when it stays as it is, and why."""
-        size = self.num_weights * self.itemsize + self.bias_bytes
-        return LayerPlan(
-            name=self.name,
-            shape=(self.out_features, self.in_features),
-            num_weights=self.num_weights,
-            bytes_before=size,
-            bytes_after=size,
-            disk_bytes=size,
-            skipped=reason,
-            working_bytes=size,
-        )
+    options: Mapping[str, Any]
+    perplexity_ratio: float | None
+    served_by: str
+    in_one_step: bool = True
 
 
 class Outcome(NamedTuple):
@@ -113,16 +53,22 @@ class Method(ABC):
 
     Attributes:
         config_class: its config.
+        title: what people call it, in a card; its name where it says nothing else.
         summary: one line for tables and help.
+        code_bits: size of a code, where its config has no `bits`.
         requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
+        offers: its configs that are worth trying without being asked for.
         splits_experts: whether it takes experts apart that transformers keeps in one tensor.
         plans_by_name: whether layers that are alike may have different plans: their names tell.
         resumes: whether it keeps what it has done in a journal, and goes on from there.
     """
 
     config_class: ClassVar[type[MethodConfig]]
+    title: ClassVar[str] = ""
     summary: ClassVar[str]
+    code_bits: ClassVar[int | None] = None
     requires: ClassVar[tuple[str, ...]] = ()
+    offers: ClassVar[tuple[Offer, ...]] = ()
     splits_experts: ClassVar[bool] = False
     plans_by_name: ClassVar[bool] = False
     resumes: ClassVar[bool] = False
@@ -196,7 +142,7 @@ class Method(ABC):
 
     def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
         """What the phases take between opening the model and saving the result."""
-        from qtoolkit.methods._work import weight_phases
+        from qtoolkit.stream.cost import weight_phases
 
         return weight_phases(work)
 

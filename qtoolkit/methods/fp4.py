@@ -20,6 +20,7 @@ class FP4Method(FourBitMethod):
     """FP4 as a method."""
 
     config_class = FP4
+    title = "FP4"
     summary = "4-bit floating point, blocks of 64; no calibration"
 
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.formats import Layer
 from qtoolkit.methods._bitsandbytes import BitsAndBytesMethod
 from qtoolkit.methods._config import MethodConfig, option
-from qtoolkit.methods._method import Layer
+from qtoolkit.methods._method import Offer
 from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ class Int8(MethodConfig):
     """LLM.int8() by bitsandbytes: 8 bits a weight and a float32 scale an output."""
 
     method: ClassVar[str] = "int8"
+    format: ClassVar[str] = "bitsandbytes"
 
     threshold: float = option(
         6.0,
@@ -35,6 +37,9 @@ class Int8Method(BitsAndBytesMethod):
     """LLM.int8() as a method."""
 
     config_class = Int8
+    title = "LLM.int8()"
+    code_bits = 8
+    offers = (Offer({}, 1.019, "transformers with bitsandbytes", in_one_step=False),)
     summary = "8-bit codes, outlier inputs in 16 bits (LLM.int8()); no calibration"
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:

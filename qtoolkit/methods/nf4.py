@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qtoolkit.methods._bitsandbytes import FourBitConfig, FourBitMethod
+from qtoolkit.methods._method import Offer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,8 @@ class NF4Method(FourBitMethod):
     """NF4 as a method."""
 
     config_class = NF4
+    title = "NF4"
+    offers = (Offer({}, 1.222, "transformers and vLLM with bitsandbytes"),)
     summary = "4-bit NormalFloat, blocks of 64 (QLoRA); no calibration"
 
 

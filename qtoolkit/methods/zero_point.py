@@ -17,6 +17,7 @@ class ZeroPointMethod(AffineMethod):
     """zero_point as a method."""
 
     config_class = ZeroPoint
+    title = "zero-point"
     summary = "asymmetric rounding, 8 or 4 bits (textbook); no calibration"
     symmetric = False
 

@@ -20,7 +20,7 @@ def read_body(body: str) -> MethodConfig:
     Raises:
         ConfigError: text that is no TOML, a key that the method does not have, a value that it cannot have.
     """
-    with _told('one option a line, such as method = "nf4" or double_quant = false'):
+    with _told(f'one option a line, such as method = "{DEFAULT_METHOD}" or exclude = ["lm_head"]'):
         return _config(tomllib.loads(body))
 
 
@@ -33,7 +33,7 @@ def read_configs(body: str) -> tuple[list[MethodConfig], list[str]]:
     Raises:
         ConfigError: as `read_body`; another key.
     """
-    with _told('[[configs]] and below it method = "gptq" and bits = 3'):
+    with _told(f'[[configs]] and below it method = "{DEFAULT_METHOD}" and its options'):
         values = tomllib.loads(body)
         configs, prompts = values.pop("configs", []), values.pop("prompts", [])
         if values:

@@ -15,7 +15,7 @@ from qtoolkit.notebook.arguments import (
     split_line,
     text_counts,
 )
-from qtoolkit.notebook.body import read_configs
+from qtoolkit.notebook.body import DEFAULT_METHOD, read_configs
 from qtoolkit.notebook.help import entry
 
 # Option -> (what its value is called, empty for a switch; help), as `JOB_OPTIONS`.
@@ -79,14 +79,13 @@ def compare_help() -> str:
         [
             "Quantize a model in several ways and measure each on one text: size, loss, speed, answers.",
             "",
-            "  %qcompare MODEL --methods nf4,int8 [options]",
+            "  %qcompare MODEL --methods NAME,NAME [options]",
             "  comparison = %qcompare MODEL ...",
             "",
             "  %%qcompare MODEL [options]",
             '  prompts = ["The capital of France is"]   the body is TOML: prompts, and a table for each config',
             "  [[configs]]",
-            '  method = "gptq"',
-            "  bits = 3",
+            f'  method = "{DEFAULT_METHOD}"',
             "",
             *(
                 line

@@ -6,6 +6,7 @@ from typing import Any
 
 from IPython.core.error import TryNext
 
+from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import MethodConfig, available_methods, config_class
 from qtoolkit.notebook.arguments import JOB_OPTIONS, method_in
@@ -14,7 +15,6 @@ from qtoolkit.notebook.evaluating import EVAL_OPTIONS
 from qtoolkit.notebook.opening import PANEL_OPTIONS
 from qtoolkit.notebook.options import is_switch, option_flags, option_hints
 from qtoolkit.notebook.publishing import PUBLISH_OPTIONS
-from qtoolkit.source.names import BASE_MODEL_RELATIONS
 
 # The line up to the cursor: also after `x = `, and without `%` at its start, where IPython's automagic adds it.
 COMPLETED = r"(?:\s*|.*?(%%?))(quantize|qplan|qeval|qcompare|qpanel|qpublish)\s(.*)$"

@@ -3,8 +3,8 @@
 import torch
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.models import Checkpoint
 from qtoolkit.records import Machine
-from qtoolkit.source import Checkpoint
 from qtoolkit.stream import compute_dtype_for
 from qtoolkit.tensor.processor import product_dtype
 

@@ -8,11 +8,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.methods import Layer, Method, MethodConfig, check_rules
+from qtoolkit.formats import Layer, Reader
+from qtoolkit.methods import Method, MethodConfig, check_rules
+from qtoolkit.models import Checkpoint
+from qtoolkit.models import structure as skeletons
+from qtoolkit.models.experts import modules_apart
 from qtoolkit.records import LayerPlan
-from qtoolkit.source import Checkpoint
-from qtoolkit.source import skeleton as skeletons
-from qtoolkit.source.experts import modules_apart
 
 # What is calibrated with: no layer's plan depends on it, and advice asks for plans that differ in nothing else.
 _CALIBRATING = ("calibration", "num_samples", "seq_len")
@@ -33,9 +34,9 @@ class Modules:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._candidates: dict[tuple[Any, ...], Candidates] = {}
-        self._planned: list[tuple[Method, str, dict[str, Any], dict[str, Any], Planned]] = []
+        self._planned: list[tuple[Method | Reader, str, dict[str, Any], dict[str, Any], Planned]] = []
 
-    def planned(self, method: Method, config: MethodConfig, device: str) -> Planned:
+    def planned(self, method: Method | Reader, config: MethodConfig, device: str) -> Planned:
         """The config as it fits, the modules that will be quantized, and those that stay.
 
         Raises:
@@ -50,14 +51,14 @@ class Modules:
         self._planned.append((method, device, values, _changed(config, made[0]), made))
         return made
 
-    def candidates(self, method: Method, config: MethodConfig, device: str) -> Candidates:
+    def candidates(self, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
         """Every module that has weights: those that a method may quantize, and those that stay with the reason why."""
         asked = (method.splits_experts, config.exclude, device)
         if asked not in self._candidates:
             self._candidates[asked] = _candidates(self._checkpoint.skeleton, method, config, device)
         return self._candidates[asked]
 
-    def _plan(self, method: Method, config: MethodConfig, device: str) -> Planned:
+    def _plan(self, method: Method | Reader, config: MethodConfig, device: str) -> Planned:
         candidates, excluded = self.candidates(method, config, device)
         check_rules(config, [layer.name for layer in candidates], [layer.name for layer in excluded])
         fitted = method.fit(candidates, config)
@@ -71,12 +72,14 @@ class Modules:
         return fitted, layers, skipped
 
 
-def layers_to_quantize(checkpoint: Checkpoint, method: Method, config: MethodConfig, device: str) -> tuple[Layer, ...]:
+def layers_to_quantize(
+    checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, device: str
+) -> tuple[Layer, ...]:
     """The linear layers that a method may quantize, in the model's order."""
     return Modules(checkpoint).candidates(method, config, device)[0]
 
 
-def _candidates(model: PreTrainedModel, method: Method, config: MethodConfig, device: str) -> Candidates:
+def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
     modules = modules_apart(model) if method.splits_experts else skeletons.modules_with_weights(model)
     tied, head, blocks = skeletons.tied_to(model), skeletons.output_head(model), skeletons.block_list(model)
     candidates: list[Layer] = []
@@ -93,7 +96,7 @@ def _candidates(model: PreTrainedModel, method: Method, config: MethodConfig, de
     return tuple(candidates), tuple(skipped)
 
 
-def _plans(method: Method, config: MethodConfig, layers: Iterable[Layer], changed: str) -> Iterator[LayerPlan]:
+def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer], changed: str) -> Iterator[LayerPlan]:
     """The plan of each layer, made once for all that are alike: a mixture has tens of thousands of a few shapes."""
     known: dict[tuple[Any, ...], LayerPlan] = {}
     for layer in layers:

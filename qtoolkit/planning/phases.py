@@ -4,12 +4,14 @@ import math
 import sys
 from typing import Any
 
+from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig
-from qtoolkit.methods._work import Work
+from qtoolkit.models import Checkpoint
+from qtoolkit.models import structure as skeletons
+from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
 from qtoolkit.sensitivity import sensitivity_phase
-from qtoolkit.source import Checkpoint
-from qtoolkit.source import skeleton as skeletons
+from qtoolkit.stream.cost import Work
 
 # What is written beside the weights: config, card and receipt; entries of headers, and of the journal's facts; the
 # tokenizer, whose file may double, since merges are written as pairs today, or what one in memory takes a token: 72
@@ -22,7 +24,6 @@ PROBE_TOKENS = 32
 _FRESH_PROCESS = 400_000_000
 _CUDA_PROCESS = 1_000_000_000
 _FIRST_USE = 17_000_000
-_PACKAGES = {"bitsandbytes": 47_000_000}
 # 20 MB for NF4 and absmax, 23 to 40 for int8, beyond what the other terms count.
 _FIRST_PRODUCTS = Term("code and buffers of first products", 40_000_000, "measured on SmolLM2-135M")
 # Of tokenizer.json, for vocabularies of 49,152 and 262,144: held, at the fullest moment of reading, and of writing.
@@ -30,13 +31,13 @@ _TOKENIZER_HELD, _TOKENIZER_READ, _TOKENIZER_WRITTEN = 8.2, 14.5, 2.6
 
 
 def base_terms(
-    checkpoint: Checkpoint, method: Method, machine: Machine | None, device: str, rss: int
+    checkpoint: Checkpoint, packages: tuple[str, ...], machine: Machine | None, device: str, rss: int
 ) -> tuple[Term, ...]:
     """What is resident in main memory before a weight is read.
 
     Args:
         checkpoint: headers read.
-        method: what will be done.
+        packages: those that the job needs, keys of `qtoolkit.optional.REQUIREMENTS`.
         machine: what is planned for; None for a process on this one.
         device: where the result will live.
         rss: bytes that this process has resident now.
@@ -49,8 +50,8 @@ def base_terms(
         terms.append(Term("a fresh process", _FRESH_PROCESS, "with torch and transformers imported, measured on Linux"))
     if not here and device != "cpu":
         terms.append(Term("CUDA in main memory", _CUDA_PROCESS, "assumed, no GPU was there to measure it"))
-    missing = [name for name in method.requires if name in _PACKAGES and not (here and name in sys.modules)]
-    terms.extend(Term(f"package {name}", _PACKAGES[name], "measured when it is imported") for name in missing)
+    missing = [name for name in packages if name in RESIDENT_BYTES and not (here and name in sys.modules)]
+    terms.extend(Term(f"package {name}", RESIDENT_BYTES[name], "measured when it is imported") for name in missing)
     terms.append(Term("code and buffers of first use", _FIRST_USE, "measured: pages of torch's libraries"))
     if checkpoint.tokenizer is None and checkpoint.tokenizer_bytes:
         size = round(_TOKENIZER_HELD * checkpoint.tokenizer_bytes)
@@ -90,7 +91,7 @@ def make_work(
 
 
 def job_phases(
-    checkpoint: Checkpoint, method: Method, config: MethodConfig, work: Work, disk_after: int, measures: int
+    checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, work: Work, disk_after: int, measures: int
 ) -> tuple[PhasePlan, ...]:
     """Every phase of a job, from the download to the saved result; `measures` is that of `make_plan`."""
     base, phases = work.base, []

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig, get_method
+from qtoolkit.models import Checkpoint
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.planning.advice import advise
 from qtoolkit.planning.device import adapt_dtype
@@ -12,7 +14,6 @@ from qtoolkit.planning.fit import judge
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, inference, job_phases, make_work
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, Plan, Speed
-from qtoolkit.source import Checkpoint
 
 
 def plan_job(
@@ -22,7 +23,7 @@ def plan_job(
     machine: Machine | None,
     *,
     rss: int,
-    method: Method | None = None,
+    method: Method | Reader | None = None,
     **options: Any,
 ) -> tuple[MethodConfig, Plan]:
     """The config with "auto" resolved for this model and device, and the plan; by default of the config's method."""
@@ -48,7 +49,7 @@ def plan_with_advice(
 
 def make_plan(
     checkpoint: Checkpoint,
-    method: Method,
+    method: Method | Reader,
     config: MethodConfig,
     *,
     device: str,
@@ -85,7 +86,7 @@ def make_plan(
     buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
     footprint = _total(layers, skipped, "bytes_after") + sum(buffers.values())
     disk = _total(layers, skipped, "disk_bytes")
-    base = base_terms(checkpoint, method, machine, device, rss)
+    base = base_terms(checkpoint, method.requires, machine, device, rss)
     # A machine's speed is that of its GPU, where it has one.
     known = machine is not None and bool(machine.vram) == (device != "cpu")
     speed = machine.speed if machine and known else Speed()
@@ -106,7 +107,7 @@ def make_plan(
     return config, judge(plan, machine, saves=saves) if machine else plan
 
 
-def _missing(method: Method) -> Iterable[str]:
+def _missing(method: Method | Reader) -> Iterable[str]:
     """What has to be installed first."""
     return (
         f"{method.name} needs {REQUIREMENTS[package]}, which is not installed"

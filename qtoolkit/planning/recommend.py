@@ -2,36 +2,26 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from qtoolkit.errors import ConfigError, QToolkitError
-from qtoolkit.methods import MethodConfig, as_call, available_methods, config_class, get_method
+from qtoolkit.methods import MethodConfig, Offer, as_call, available_methods, get_method
+from qtoolkit.models import Checkpoint
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, inference, make_work
 from qtoolkit.planning.planner import plan_job
 from qtoolkit.records import Candidate, Machine, Plan, Recommendation
-from qtoolkit.source import Checkpoint
 from qtoolkit.units import parse_bytes
 
 _WORST_OF_4_BITS = 1.25
 GOALS = ("quality", "size", "speed")
 
-# Perplexity as a multiple of bfloat16's: SmolLM2-135M, held-out half of WikiText-2 valid (benchmarks/README.md). Larger
-# models lose less; the order is what counts.
+# Larger models lose less; the order is what counts.
 _MEASURED = "measured on SmolLM2-135M, larger models lose less"
 _REASONS = {
     "quality": "most parameters among those with 4 bits and more, then the least perplexity (arXiv 2212.09720)",
     "size": "fewest bytes",
-    "speed": "fewest bytes read for each token; int8 last, since bitsandbytes computes it in several steps",
+    "speed": "fewest bytes read for each token; what is computed in several steps comes last",
 }
-# Config -> perplexity ratio, and what runs the result.
-_FORMS: tuple[tuple[str, dict[str, Any], float | None, str], ...] = (
-    ("int8", {}, 1.019, "transformers with bitsandbytes"),
-    ("gptq", {"bits": 8}, None, "transformers, vLLM, gptqmodel"),
-    ("gptq", {}, 1.081, "transformers, vLLM, gptqmodel, auto-gptq"),
-    ("nf4", {}, 1.222, "transformers and vLLM with bitsandbytes"),
-    ("gptq", {"bits": 3}, 1.399, "transformers, gptqmodel, auto-gptq"),
-)
 
 
 def recommend(
@@ -74,30 +64,35 @@ def recommend(
 
 def _order(candidate: Candidate, goal: str) -> tuple[float, ...]:
     """What is sorted by: the smallest first."""
+    slow = {as_call(config) for offer, config in offered() if not offer.in_one_step}
     ratio = 1.0 if candidate.config == "full precision" else candidate.perplexity_ratio or 1.01
     if goal == "size":
         return (candidate.footprint, ratio)
     if goal == "speed":
-        return (candidate.config.startswith("Int8"), candidate.footprint, ratio)
+        return (candidate.config in slow, candidate.footprint, ratio)
     # Below 4 bits a smaller model with more bits is better.
     return (ratio > _WORST_OF_4_BITS, -candidate.num_parameters, ratio, candidate.footprint)
+
+
+def offered() -> list[tuple[Offer, MethodConfig]]:
+    """What all methods offer, and the config of each, from the least loss to the most."""
+    methods = [get_method(name) for name in available_methods()]
+    found = [(offer, method.config_class.from_dict(offer.options)) for method in methods for offer in method.offers]
+    return sorted(found, key=lambda pair: pair[0].perplexity_ratio or 1.0)
 
 
 def _quantized(
     checkpoint: Checkpoint, machine: Machine, device: str, limit: int, rss: int, context: int
 ) -> Iterator[Candidate]:
     modules = Modules(checkpoint)
-    for name, changes, ratio, served_by in _FORMS:
-        if name not in available_methods():
-            continue
-        config: MethodConfig = config_class(name)(**changes)
+    for offer, config in offered():
         own = replace(checkpoint, notes=[])
         try:
             _, plan = plan_job(own, config, device, machine, rss=rss, context=context, modules=modules)
         except QToolkitError:
             # This method cannot take this model.
             continue
-        yield _candidate(plan, as_call(config), limit, ratio, served_by)
+        yield _candidate(plan, as_call(config), limit, offer.perplexity_ratio, offer.served_by)
 
 
 def _candidate(plan: Plan, config: str, limit: int, ratio: float | None, served_by: str) -> Candidate:
@@ -121,7 +116,7 @@ def _candidate(plan: Plan, config: str, limit: int, ratio: float | None, served_
 def _full(checkpoint: Checkpoint, machine: Machine, device: str, limit: int, rss: int, context: int) -> Candidate:
     """The model as it is."""
     source = checkpoint.record()
-    base = base_terms(checkpoint, get_method("absmax"), machine, device, rss)
+    base = base_terms(checkpoint, (), machine, device, rss)
     work = make_work(checkpoint, (), (), source.footprint, device, base, machine.speed)
     needed = inference(checkpoint, work, context, 1)
     taken = needed.peak_vram or needed.peak_rss

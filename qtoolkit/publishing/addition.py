@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 from huggingface_hub import CommitOperationAdd
 
-from qtoolkit.source.hub_transfer import StoppedError
+from qtoolkit.hub.transfer import StoppedError
 
 Content = Path | bytes
 

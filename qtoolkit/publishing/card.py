@@ -6,20 +6,19 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from qtoolkit.checkpoints.names import HUB_TEXTS, is_hub_id
 from qtoolkit.errors import ConfigError
-from qtoolkit.methods import config_class
+from qtoolkit.formats import is_uneven
+from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
+from qtoolkit.methods import config_class, get_method
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
 from qtoolkit.publishing.markdown import escaped, listed, table
 from qtoolkit.publishing.quality import describe_quality, eval_results
-from qtoolkit.publishing.readers import needs_qtoolkit, packages_of, readers_of
+from qtoolkit.publishing.readers import format_of_receipt, needs_qtoolkit, packages_of, readers_of
 from qtoolkit.records import QualityReport, Receipt, Verification
-from qtoolkit.source.hub_check import CHECKED, CHECKED_OFFLINE
-from qtoolkit.source.names import HUB_TEXTS, is_hub_id
 from qtoolkit.units import format_bytes, format_seconds
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
-_NAMES = {"nf4": "NF4", "fp4": "FP4", "int8": "LLM.int8()", "gptq": "GPTQ", "zero_point": "zero-point"}
-_BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 _LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 
 
@@ -121,20 +120,20 @@ def choose_license(base: str, known: str | None, given: str | None) -> str:
 
 def _tags(receipt: Receipt) -> list[str]:
     """What the Hub's pages filter by; the format first."""
-    family = "bitsandbytes" if receipt.method in _BITS else receipt.method
+    family = format_of_receipt(receipt).tag or receipt.method
     bits = _bits(receipt)
     return [family, *([f"{bits}-bit"] if bits else []), "quantized", "qtoolkit"]
 
 
 def _bits(receipt: Receipt) -> int | None:
     """Bits of a quantized weight; None where layers have different ones."""
-    bits = _BITS.get(receipt.method, receipt.settings.get("bits"))
-    return bits if isinstance(bits, int) and not receipt.settings.get("rules") else None
+    bits = get_method(receipt.method).code_bits or receipt.settings.get("bits")
+    return bits if isinstance(bits, int) and not is_uneven(receipt.settings) else None
 
 
 def _intro(receipt: Receipt, lineage: Lineage) -> str:
     memory, bits = receipt.memory, _bits(receipt)
-    name = escaped(_NAMES.get(receipt.method, receipt.method))
+    name = escaped(get_method(receipt.method).title or receipt.method)
     kind = f"{name}, {bits} bits" if bits else f"{name}, layers with different bits"
     return (
         f"A quantized copy of {_made_of(receipt)}: {receipt.num_layers} linear layers in {kind}; everything else as "

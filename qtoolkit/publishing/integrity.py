@@ -2,22 +2,19 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Any
 
-import torch
-
+from qtoolkit.checkpoints import folder as folders
+from qtoolkit.checkpoints import read_tensors
+from qtoolkit.checkpoints.names import INDEX_FILE, RECEIPT_FILE, SINGLE_FILE
+from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.files import MAX_JSON_BYTES, read_json
+from qtoolkit.formats import format_of
 from qtoolkit.methods import config_of_checkpoint
-from qtoolkit.methods._gptq_checkpoint import correct_format
+from qtoolkit.models.foreign_codes import find_codes
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.publishing.receipt import bytes_by_dtype, sha256_of
 from qtoolkit.records import Check
-from qtoolkit.source import Checkpoint, read_tensors
-from qtoolkit.source import folder as folders
-from qtoolkit.source.codes import find_codes
-from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG, RECEIPT_FILE, SINGLE_FILE
-from qtoolkit.source.remedy import lfs_problem
 from qtoolkit.units import format_bytes
 
 # What may come to a model after it was saved: its card, a licence, evaluation results, git's own file.
@@ -172,7 +169,8 @@ def check_quantization(artifact: Artifact) -> Check:
             return Check(name, None, "none in config.json", "a model in full precision")
         told = "none in config.json" if codes is None else f"none in config.json, and {codes}"
         return Check(name, False, told, AGAIN)
-    problems = _gptq_problems(artifact) if artifact.quant_method == "gptq" else []
+    own = format_of(values)
+    problems = [] if own is None else list(own.problems(artifact.path, values))
     try:
         config = config_of_checkpoint(values)
     except (QToolkitError, KeyError, TypeError) as error:
@@ -194,26 +192,6 @@ def _codes(artifact: Artifact) -> str | None:
     except QToolkitError:
         return None
     return find_codes(tensors, lambda name: name.endswith(".weight"))
-
-
-def _gptq_problems(artifact: Artifact) -> list[str]:
-    """What of a GPTQ checkpoint readers would take wrongly: of each other's config, or of the zero points."""
-    values: dict[str, Any] = artifact.config["quantization_config"]
-    problems: list[str] = []
-    if QUANTIZE_CONFIG in artifact.names:
-        other = read_json(artifact.path / QUANTIZE_CONFIG)
-        problems += [
-            f"{key} is {values.get(key)} in config.json and {other[key]} in {QUANTIZE_CONFIG}"
-            for key in ("bits", "group_size", "sym", "desc_act", "checkpoint_format")
-            if key in other and other[key] != values.get(key)
-        ]
-    try:
-        config, tensors = folders.load_config(artifact.path), folders.read_weights(artifact.path)
-        checkpoint = Checkpoint("", config, tensors, torch.float16, "safetensors")
-        correct_format(checkpoint)
-    except QToolkitError as error:
-        return [*problems, oneline(error).replace(f"{artifact.path}/", "")]
-    return [*problems, *(f"its zero points must be {note}" for note in checkpoint.notes)]
 
 
 # Options that a checkpoint's config tells in the words of ours; others, such as exclude, it tells in its own.

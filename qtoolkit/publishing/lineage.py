@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS, is_commit_hash, is_hub_id
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import Receipt
-from qtoolkit.source.names import BASE_MODEL_RELATIONS, is_commit_hash, is_hub_id
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 from qtoolkit.errors import ConfigError, VerificationError
 from qtoolkit.files import path_of
+from qtoolkit.hub.hub_errors import HubModel, HubUpload, hub_address, refuse_token, translated
+from qtoolkit.hub.licenses import license_of_folder, named_license
+from qtoolkit.hub.repository import ask, parse_name
 from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
@@ -22,9 +25,6 @@ from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.publishing.token import Writer, find_writer
 from qtoolkit.publishing.verification import OnCheck, make_checks
 from qtoolkit.records import OnProgress, Publication, QualityReport, Receipt, Verification, ignore_progress
-from qtoolkit.source.hub import ask, parse_name
-from qtoolkit.source.hub_errors import HubModel, HubUpload, hub_address, refuse_token, translated
-from qtoolkit.source.licenses import license_of_folder, named_license
 
 
 def publish(

@@ -11,14 +11,14 @@ from huggingface_hub import HfApi, ModelInfo, constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
+from qtoolkit.checkpoints.names import INDEX_FILE
 from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError, oneline
+from qtoolkit.hub.hub_errors import HubUpload, translated
+from qtoolkit.hub.mirror import without_bars
+from qtoolkit.hub.transfer import transfer
 from qtoolkit.publishing.addition import Addition, Content
 from qtoolkit.publishing.token import Writer
 from qtoolkit.records import OnProgress, ProgressEvent
-from qtoolkit.source.hub_errors import HubUpload, translated
-from qtoolkit.source.hub_mirror import without_bars
-from qtoolkit.source.hub_transfer import transfer
-from qtoolkit.source.names import INDEX_FILE
 
 # Seconds before a step is tried again; huggingface_hub itself has tried most requests several times by then.
 PAUSES = (2.0, 8.0, 30.0)

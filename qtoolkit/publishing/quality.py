@@ -4,12 +4,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from qtoolkit.checkpoints.names import HUB_TEXTS
 from qtoolkit.errors import ConfigError
 from qtoolkit.publishing.lineage import is_in_memory
 from qtoolkit.publishing.markdown import escaped, listed, table
 from qtoolkit.publishing.patterns import last_part, without_paths
 from qtoolkit.records import QualityReport, Receipt
-from qtoolkit.source.names import HUB_TEXTS
 from qtoolkit.units import format_count
 
 # Texts that are datasets of the Hub: the name that people know, and the configuration and split that is measured on.

@@ -9,22 +9,22 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.checkpoints import read_tensors
+from qtoolkit.checkpoints.names import RECEIPT_FILE, is_commit_hash, is_hub_id
+from qtoolkit.checkpoints.panics import panics_as_errors
+from qtoolkit.checkpoints.remedy import lfs_problem
+from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import CheckpointError, ConfigError, oneline, printable
 from qtoolkit.files import write_whole
 from qtoolkit.publishing import behaviour
 from qtoolkit.publishing.patterns import last_part, without_paths
 from qtoolkit.publishing.receipt_values import refuse_odd_figures, refuse_odd_values
 from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, QuantizationReport, Receipt
-from qtoolkit.source import read_tensors
-from qtoolkit.source.names import RECEIPT_FILE, is_commit_hash, is_hub_id
-from qtoolkit.source.panics import panics_as_errors
-from qtoolkit.source.remedy import lfs_problem
-from qtoolkit.source.weights import DTYPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qtoolkit.source import Checkpoint
+    from qtoolkit.models import Checkpoint
 
 _PIECE = 1 << 20
 # Real ones take some kB; a longer one is cut off here, and then no JSON.

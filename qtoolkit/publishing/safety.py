@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from qtoolkit.checkpoints.names import PICKLE_SUFFIXES
 from qtoolkit.files import read_json
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.publishing.integrity import of
 from qtoolkit.publishing.patterns import SECRETS, local_paths
 from qtoolkit.records import Check
-from qtoolkit.source.names import PICKLE_SUFFIXES
 
 _PICKLES = (*PICKLE_SUFFIXES, ".pickle", ".joblib", ".npy", ".npz", ".h5", ".keras", ".msgpack")
 _CODE = (

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import HfApi, get_token
 
 from qtoolkit.errors import GatedModelError
-from qtoolkit.source.hub_errors import HubUpload, hub_address, translated
+from qtoolkit.hub.hub_errors import HubUpload, hub_address, translated
 from qtoolkit.tokens import concealed
 
 _HOW = "`hf auth login`, huggingface_hub.notebook_login(), the secret HF_TOKEN on Colab, or token="

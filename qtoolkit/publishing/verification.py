@@ -7,20 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qtoolkit.checkpoints import folder as folders
+from qtoolkit.checkpoints.names import is_commit_hash, is_hub_id
 from qtoolkit.errors import ModelNotFoundError, QToolkitError, oneline, printable
 from qtoolkit.files import absolute, path_of
-from qtoolkit.methods import config_of_checkpoint, get_method
-from qtoolkit.optional import REQUIREMENTS, is_installed
+from qtoolkit.formats import Format, format_of
+from qtoolkit.hub.cache import cached_commit, snapshot_folder
+from qtoolkit.hub.repository import parse_name
 from qtoolkit.partial import put_back
 from qtoolkit.publishing import comparison, earlier, integrity, origin, safety
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.process import NoMemoryError, run_behaviour
 from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
-from qtoolkit.source import folder as folders
-from qtoolkit.source.hub import parse_name
-from qtoolkit.source.hub_cache import cached_commit, snapshot_folder
-from qtoolkit.source.names import is_commit_hash, is_hub_id
 
 OnCheck = Callable[[Check], None]
 _Run = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str]]
@@ -223,27 +222,30 @@ WITH_QTOOLKIT = "once qtoolkit is imported"
 
 def _reader(artifact: Artifact) -> tuple[str, str]:
     """With or without what help transformers reads a folder, and the packages that it lacks here."""
-    if artifact.quant_method == "qtoolkit":
+    found = _format(artifact)
+    if found is None:
+        return WITHOUT_QTOOLKIT, ""
+    missing = found.missing_packages()
+    if found.packages is None or (found.reads_itself and missing):
         return WITH_QTOOLKIT, ""
-    if artifact.quant_method == "gptq":
-        has_readers = is_installed("optimum") and is_installed("gptqmodel")
-        return ("through optimum and gptqmodel" if has_readers else WITH_QTOOLKIT), ""
-    if artifact.quant_method == "bitsandbytes":
-        try:
-            method = get_method(config_of_checkpoint(artifact.config["quantization_config"]).method)
-        except (QToolkitError, KeyError, TypeError):
-            # The check of the config names it; transformers may read it all the same.
-            return WITHOUT_QTOOLKIT, ""
-        missing = [REQUIREMENTS[package] for package in method.requires if not is_installed(package)]
-        return WITHOUT_QTOOLKIT, ", ".join(missing)
-    return WITHOUT_QTOOLKIT, ""
+    if found.reads_itself:
+        return f"through {' and '.join(found.packages)}", ""
+    return WITHOUT_QTOOLKIT, ", ".join(missing)
 
 
 def _other_readers(artifact: Artifact) -> list[Check]:
     """What else reads such a folder, and is not installed here."""
-    if artifact.quant_method != "gptq" or (is_installed("optimum") and is_installed("gptqmodel")):
+    found = _format(artifact)
+    if found is None or not found.reads_itself or not found.missing_packages():
         return []
-    return [Check("loads in gptqmodel", None, "not tried", "gptqmodel and optimum are not installed here")]
+    *rest, reader = found.packages or ("",)
+    absent = " and ".join((reader, *rest))
+    return [Check(f"loads in {reader}", None, "not tried", f"{absent} are not installed here")]
+
+
+def _format(artifact: Artifact) -> Format | None:
+    values = artifact.config.get("quantization_config")
+    return format_of(values if isinstance(values, dict) else None)
 
 
 def _device(wanted: str) -> str:

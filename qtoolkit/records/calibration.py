@@ -45,7 +45,7 @@ class CalibrationReport(Record):
         damp_percent: the damping that was asked for.
         layers: each layer that was calibrated.
         resumed: blocks that an earlier call had done.
-        sketch: hashes of some of its passages (`qtoolkit.source.overlap`), so that nobody measures quality on them.
+        sketch: hashes of some of its passages (`qtoolkit.texts.overlap`), so that nobody measures quality on them.
         fingerprint: SHA-256 of the tokens that were used and their shape; empty where nobody said.
         text_check: whether the bytes of a text of the Hub have the hash that the Hub names, "checked: ...", or why that
             is not known, "not checked: ..."; empty for a text of one's own.

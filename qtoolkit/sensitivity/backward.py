@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from qtoolkit.records import OnProgress, ProgressEvent
-from qtoolkit.source.sampling import draw
 from qtoolkit.stream import StreamedModel
 from qtoolkit.stream.run import check_block, check_outside, weight_of
 from qtoolkit.stream.samples import Samples, blocks_giving, first_inputs
+from qtoolkit.texts.self_calibration import draw
 
 # Tokens whose logits are in memory at one time.
 HEAD_TOKENS = 32

@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-from qtoolkit.methods._gptq_plan import on_device, weights_by_block, writing_phase
-from qtoolkit.methods._work import Work
 from qtoolkit.records import PhasePlan, Term
 from qtoolkit.sensitivity.backward import HEAD_TOKENS
 from qtoolkit.sensitivity.measuring import NUM_SAMPLES, SEQ_LEN
 from qtoolkit.stream import calibration_dtype
+from qtoolkit.stream.cost import Work, on_device, weights_by_block, writing_phase
 
 # Activations of one sample that a block keeps for its gradients, as multiples of its widest: a gated MLP, norms in
 # float32, queries, keys, values and their products.

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from qtoolkit.checkpoints.remedy import place_of, sound_copy
+from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
-from qtoolkit.source import Checkpoint
-from qtoolkit.source.building import build_empty, using_transformers
-from qtoolkit.source.experts import merges_experts, replace_experts
-from qtoolkit.source.heap import give_memory_back
-from qtoolkit.source.remedy import place_of, sound_copy
-from qtoolkit.source.renaming import names_in_model
-from qtoolkit.source.skeleton import block_list, output_head
-from qtoolkit.source.weights import StoredTensor
+from qtoolkit.measure.malloc import give_memory_back
+from qtoolkit.models import Checkpoint
+from qtoolkit.models.building import build_empty, using_transformers
+from qtoolkit.models.experts import merges_experts, replace_experts
+from qtoolkit.models.renaming import names_in_model
+from qtoolkit.models.structure import block_list, output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from qtoolkit.checkpoints import StoredTensor, read_tensors
+from qtoolkit.checkpoints.remedy import refuse_pointers
 from qtoolkit.errors import CheckpointError, OutputError, SourceError, oneline
 from qtoolkit.files import make_folder, sync_folder, write_whole
-from qtoolkit.source import StoredTensor, read_tensors
-from qtoolkit.source.hub_mirror import HubMirror
-from qtoolkit.source.remedy import refuse_pointers
+from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.stream.aside import put_aside
 from qtoolkit.stream.sealed import claims_a_seal, digest_of, is_sealed, read_object, sealed, without_seal
 from qtoolkit.stream.writing import write_file

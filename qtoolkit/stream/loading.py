@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.checkpoints.remedy import sound_copy
 from qtoolkit.errors import CheckpointError, memory_cause
+from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
+from qtoolkit.models import Checkpoint
+from qtoolkit.models.building import cause_of, check_complete, using_transformers
 from qtoolkit.records import OnProgress, ProgressEvent
-from qtoolkit.source import Checkpoint
-from qtoolkit.source.building import cause_of, check_complete, using_transformers
-from qtoolkit.source.heap import GIVE_BACK_EVERY, give_memory_back
-from qtoolkit.source.remedy import sound_copy
 from qtoolkit.stream.products import multiply_fast
 from qtoolkit.tensor.processor import product_dtype
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
+from qtoolkit.checkpoints import StoredTensor
 from qtoolkit.records import OnProgress, ProgressEvent
-from qtoolkit.source import StoredTensor
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.forward import Call, collect, run_once
 from qtoolkit.stream.groups import Group, trace, with_unseen

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qtoolkit.errors import DiskFullError, OutputError, OutputExistsError, QToolkitError, oneline
 from qtoolkit.files import exchange, rename_new, sync_folder, sync_tree
+from qtoolkit.models import refuse_hub_cache
 from qtoolkit.partial import (
     Partial,
     is_at,
@@ -21,7 +22,6 @@ from qtoolkit.partial import (
     put_back,
     refuse_foreign,
 )
-from qtoolkit.source import refuse_hub_cache
 from qtoolkit.stream.standing import Standing, find_standing
 
 _NO_ROOM = {

@@ -4,18 +4,18 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.core_model_loading import revert_weight_conversion
 
+from qtoolkit.checkpoints.names import INDEX_FILE
+from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import OutputError, UnsupportedModelError
 from qtoolkit.files import open_new
 from qtoolkit.records import OnProgress, ProgressEvent
-from qtoolkit.source.names import INDEX_FILE, QUANTIZE_CONFIG
-from qtoolkit.source.weights import DTYPES
 from qtoolkit.tensor.lazy import LazyState, LazyTensor
 
 if TYPE_CHECKING:
@@ -27,8 +27,23 @@ _Tensors = Mapping[str, torch.Tensor | LazyTensor]
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
-def save_model(model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress) -> None:
+def save_model(
+    model: "PreTrainedModel",
+    tokenizer: Any,
+    folder: Path,
+    on_progress: OnProgress,
+    *,
+    side_files: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda quantization: {},
+) -> None:
     """Write a model as transformers reads it: config, generation config, weights, tokenizer and chat template.
+
+    Args:
+        model: the model.
+        tokenizer: of transformers; None where there is none.
+        folder: where its files are written.
+        on_progress: is told what is written.
+        side_files: gives the files that readers look for beside `config.json`, texts by name, by what that says of
+            the quantization.
 
     Raises:
         OutputError: some of these files are not there any more, since somebody removed them.
@@ -39,11 +54,9 @@ def save_model(model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progre
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
     quantization = json.loads((folder / "config.json").read_bytes()).get("quantization_config")
-    if quantization and quantization.get("quant_method") == "gptq":
-        # The same again, since auto-gptq looks nowhere else.
-        text = json.dumps(quantization, indent=2) + "\n"
-        (folder / QUANTIZE_CONFIG).write_text(text, encoding="utf-8")
-        names.append(QUANTIZE_CONFIG)
+    for name, text in side_files(quantization or {}).items():
+        (folder / name).write_text(text, encoding="utf-8")
+        names.append(name)
     if model.generation_config is not None:
         # Not `save_pretrained`, which refuses what many published models have: a temperature without do_sample.
         model.generation_config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])

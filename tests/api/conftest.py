@@ -1,3 +1,3 @@
-from tests.hub.fixture import any_hub, hub, writable_hub
+from tests.fake_hub.fixture import any_hub, hub, writable_hub
 
 __all__ = ["any_hub", "hub", "writable_hub"]

@@ -7,7 +7,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import GatedModelError, SourceError, UnsupportedModelError
-from tests.hub.server import Hub
+from tests.fake_hub.server import Hub
 
 
 def test_a_hub_model_is_pinned_and_the_same(hub: Hub, tiny_llama: Path) -> None:

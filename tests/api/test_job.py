@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, JobCancelled, OutputExistsError, UnsupportedModelError
 from qtoolkit.records import ProgressEvent
-from tests.models import dequantized, random_model
-from tests.source.gguf_models import write_gguf
+from tests.models.gguf_models import write_gguf
+from tests.sample_models import dequantized, random_model
 
 
 def test_progress_goes_up_to_the_total_in_each_phase(tiny_llama: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import InsufficientMemoryError
-from tests.methods.gptq_jobs import TEXTS
+from tests.methods.gptq.jobs import TEXTS
 
 SIZES: dict[str, Any] = {"text": TEXTS, "seq_len": 32, "num_tokens": 64}
 VERBS: dict[str, Callable[[Path, Path], object]] = {

@@ -8,10 +8,10 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, OutputError, SourceError
 from qtoolkit.records import ProgressEvent
-from tests.hub.fixture import WRITE_TOKEN
-from tests.hub.server import Fault
-from tests.hub.writable import WritableHub
-from tests.methods.gptq_jobs import gptq
+from tests.fake_hub.fixture import WRITE_TOKEN
+from tests.fake_hub.server import Fault
+from tests.fake_hub.writable import WritableHub
+from tests.methods.gptq.jobs import gptq
 
 
 class Gone(Exception):

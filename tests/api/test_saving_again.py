@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import equal
 
 import qtoolkit as qt
-from tests.methods.gptq_jobs import gptq
+from tests.methods.gptq.jobs import gptq
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
-from tests.methods.gptq_jobs import gptq
-from tests.models import config_of
+from tests.methods.gptq.jobs import gptq
+from tests.sample_models import config_of
 
 pytestmark = pytest.mark.slow
 

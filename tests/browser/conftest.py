@@ -8,8 +8,8 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwr
 
 from tests.browser.lab import PICTURES, Lab
 from tests.browser.server import PATIENCE, LabServer
-from tests.hub.fixture import WRITE_TOKEN, environment
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import WRITE_TOKEN, environment
+from tests.fake_hub.writable import WritableHub
 
 WINDOW: ViewportSize = {"width": 1280, "height": 1400}
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")

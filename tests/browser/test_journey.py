@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from tests.browser.lab import Lab, keep_picture
 from tests.browser.panel import ShownPanel
 from tests.browser.server import ROOT
-from tests.hub.writable import WritableHub
+from tests.fake_hub.writable import WritableHub
 
 NOTEBOOK = ROOT / "notebooks" / "12_panels.ipynb"
 MODEL = "output/SmolLM2-135M-Instruct"

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser.lab import Lab
 from tests.browser.panel import ShownPanel, open_panel
-from tests.hub.writable import WritableHub
+from tests.fake_hub.writable import WritableHub
 
 # Seen to run in tests/browser/test_harness.py where it is not escaped. No slash: it is a part of an id.
 ATTACK = '<img src=x onerror="window.ran = 1">'

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from tests.browser.lab import Lab
 from tests.browser.panel import open_panel
-from tests.models import random_model
+from tests.sample_models import random_model
 
 COMM = re.compile(rb'"msg_type":\s*"comm_msg"')
 DATE = re.compile(rb'"date":\s*"([^"]+)"')

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import qtoolkit as qt
-from tests.models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
+from tests.sample_models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
 
 # 256 bytes, then tokens that no text holds.
 _SPECIAL = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 257}
@@ -25,7 +25,8 @@ _TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['con
 
 def gptq(**changes: Any) -> qt.GPTQ:
     """A config whose job takes less than a second."""
-    return qt.GPTQ(**{"calibration": TEXTS, "num_samples": 4, "seq_len": 32, "group_size": 32} | changes)
+    options: dict[str, Any] = {"calibration": TEXTS, "num_samples": 4, "seq_len": 32, "group_size": 32}
+    return qt.GPTQ(**options | changes)
 
 
 _RULES: dict[str, dict[str, Any]] = {"*.down_proj": {"bits": 8}, "*.0.*": {"bits": 8, "granularity": "channel"}}
@@ -96,7 +97,7 @@ class Case(NamedTuple):
     """One job.
 
     Attributes:
-        architecture: of `tests.models`.
+        architecture: of `tests.sample_models`.
         dtype: of the base, "bfloat16".
         config: a name of `CONFIGS`.
     """

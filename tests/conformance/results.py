@@ -19,8 +19,8 @@ import qtoolkit as qt
 from qtoolkit.publishing import verification
 from tests.conformance.cases import CONFIGS, TEXTS, Case, write_base
 from tests.conformance.values import Sentences, without_run
-from tests.models import config_of
 from tests.publishing.checks import in_this_process
+from tests.sample_models import config_of
 
 # What a process takes depends on all that ran in it before.
 _RESIDENT = 500_000_000

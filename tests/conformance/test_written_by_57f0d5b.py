@@ -15,8 +15,8 @@ import qtoolkit as qt
 from qtoolkit import records
 from qtoolkit.errors import OutputExistsError
 from tests.data.written_by_57f0d5b.make import COMPARED, TEXTS, configs
-from tests.hub.fixture import WRITE_TOKEN, writable_hub
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import WRITE_TOKEN, writable_hub
+from tests.fake_hub.writable import WritableHub
 from tests.publishing.conftest import run_here
 
 __all__ = ["run_here", "writable_hub"]

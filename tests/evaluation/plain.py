@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from qtoolkit.stream import fast_products
-from tests.source.calibration_texts import TEXT
+from tests.texts.calibration_texts import TEXT
 
 # Beginning of the text that the tests measure on; the rest is for calibration.
 HELD_OUT = TEXT[:40_000]

@@ -11,11 +11,11 @@ from qtoolkit.errors import CheckpointError, ConfigError, JobCancelled
 from qtoolkit.evaluation import LoadedScorer
 from qtoolkit.jobs.evaluating import Opened, check_overlap
 from qtoolkit.records import ignore_progress
-from qtoolkit.source.overlap import sketch
-from qtoolkit.source.windows import load_windows
+from qtoolkit.texts.overlap import sketch
+from qtoolkit.texts.windows import load_windows
 from tests.evaluation.plain import HELD_OUT
-from tests.methods.gptq_jobs import TEXTS, gptq
-from tests.models import random_model
+from tests.methods.gptq.jobs import TEXTS, gptq
+from tests.sample_models import random_model
 
 pytestmark = pytest.mark.slow
 

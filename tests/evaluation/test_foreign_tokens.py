@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, ConfigError
 from qtoolkit.evaluation import continue_text
-from qtoolkit.source.sampling import self_calibration
-from tests.models import random_model
+from qtoolkit.texts.self_calibration import self_calibration
+from tests.sample_models import random_model
 
 ROWS = 1000
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, ModelNotFoundError, SourceError
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
-from tests.models import dequantized, smollm2_gguf
+from tests.sample_models import dequantized, smollm2_gguf
 
 library = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: run `make test-llama-cpp`")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.models import random_model
+from tests.sample_models import random_model
 
 pytestmark = pytest.mark.slow
 

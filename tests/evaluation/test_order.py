@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 import qtoolkit as qt
 from qtoolkit.records import QualityReport
 from tests.evaluation.plain import HELD_OUT
-from tests.source.calibration_texts import TEXT
+from tests.texts.calibration_texts import TEXT
 
 pytestmark = pytest.mark.slow
 

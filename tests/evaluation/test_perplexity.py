@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
 from tests.evaluation.plain import HELD_OUT, divergences, perplexity, windows_of
-from tests.models import ARCHITECTURES, random_model
+from tests.sample_models import ARCHITECTURES, random_model
 
 OPTIONS: dict[str, Any] = {"text": [HELD_OUT], "seq_len": 48, "num_tokens": 48 * 5, "speed": False, "device": "cpu"}
 

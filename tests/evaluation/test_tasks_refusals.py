@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, SourceError
 from tests.evaluation.task_files import write_task
-from tests.models import random_model
+from tests.sample_models import random_model
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import torch
 
 import qtoolkit as qt
 from tests.evaluation.plain import HELD_OUT
-from tests.methods.gptq_jobs import gptq
-from tests.models import random_model
+from tests.methods.gptq.jobs import gptq
+from tests.sample_models import random_model
 
 pytestmark = pytest.mark.slow
 

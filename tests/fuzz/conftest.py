@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import qtoolkit as qt
-from tests.models import random_model
+from tests.sample_models import random_model
 
 TINY: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 # A tokenizer with a part of each kind.

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 import qtoolkit as qt
-from qtoolkit.source.gguf_header import read_gguf_header
+from qtoolkit.checkpoints.gguf_header import read_gguf_header
 from tests.fuzz.conftest import changing
 from tests.fuzz.mutations import as_json, damaged, ends_well, examples, mutated
-from tests.models import random_model
-from tests.source.gguf_models import write_gguf
+from tests.models.gguf_models import write_gguf
+from tests.sample_models import random_model
 
 changed = contextmanager(changing)
 HEADER = 1200

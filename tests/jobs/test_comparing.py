@@ -10,8 +10,8 @@ from qtoolkit.errors import JobCancelled
 from qtoolkit.measure import memory_footprint
 from qtoolkit.records import Comparison, ProgressEvent
 from tests.jobs.compared import TEXT, compare
-from tests.methods.gptq_jobs import TEXTS, gptq
-from tests.models import random_model
+from tests.methods.gptq.jobs import TEXTS, gptq
+from tests.sample_models import random_model
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from qtoolkit.errors import JobCancelled
 from qtoolkit.jobs.forms import Base, Task
 from qtoolkit.records import ProgressEvent
 from tests.jobs.compared import compare, figures
-from tests.methods.gptq_jobs import gptq
+from tests.methods.gptq.jobs import gptq
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from qtoolkit.errors import OutputError
 from qtoolkit.jobs.forms import Form, Task
 from qtoolkit.jobs.keeping import KeptResults, key_of
 from qtoolkit.records import Compared
-from qtoolkit.source.windows import written_windows
+from qtoolkit.texts.windows import written_windows
 from tests.jobs.compared import compare, figures
 
 pytestmark = pytest.mark.slow

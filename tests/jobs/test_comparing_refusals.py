@@ -16,7 +16,7 @@ from qtoolkit.errors import (
 )
 from qtoolkit.records import ProgressEvent
 from tests.jobs.compared import compare
-from tests.models import random_model
+from tests.sample_models import random_model
 
 BAD: dict[str, tuple[Any, dict[str, Any], type[QToolkitError], str]] = {
     "no list": ("nf4", {}, ConfigError, "configs must be a list"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import qtoolkit as qt
-from tests.methods.gptq_jobs import TEXTS, gptq
+from tests.methods.gptq.jobs import TEXTS, gptq
 
 MODEL = Path(sys.argv[1])
 KINDS = {"addresses": (resource.RLIMIT_AS, "VmSize"), "data": (resource.RLIMIT_DATA, "VmData")}

@@ -13,7 +13,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 from transformers import DynamicCache, LlamaConfig
 
 from qtoolkit.measure import memory_footprint, num_parameters
-from tests.models import random_model
+from tests.sample_models import random_model
 
 
 def floats(count: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import qtoolkit as qt
 from qtoolkit.errors import InsufficientMemoryError
 from qtoolkit.measure import guard
 from qtoolkit.records import ProgressEvent
-from tests.methods.gptq_jobs import gptq
+from tests.methods.gptq.jobs import gptq
 
 EVENT = ProgressEvent("quantize", 1, 2, "layers")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from qtoolkit.measure import PeakMeter, measure_peak
-from qtoolkit.source.heap import give_memory_back
+from qtoolkit.measure.malloc import give_memory_back
 
 MB = 1_000_000
 # What else a Python process takes or gives back meanwhile.

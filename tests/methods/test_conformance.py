@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import qtoolkit as qt
 from qtoolkit.measure import memory_footprint
 from qtoolkit.methods import config_class
-from tests.models import ARCHITECTURES, random_model
+from tests.sample_models import ARCHITECTURES, random_model
 
 CONFIGS = {
     "nf4": qt.NF4(),

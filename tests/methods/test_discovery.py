@@ -8,7 +8,7 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import UnknownMethodError
-from qtoolkit.methods import get_method
+from qtoolkit.methods import config_class, get_method
 
 # A whole method: round to sign and mean magnitude, one bit of information in an int8 code.
 METHOD_FILE = '''
@@ -26,9 +26,6 @@ class SignLinear(torch.nn.Module):
         super().__init__()
         self.register_buffer("weight", torch.empty(layer.out_features, layer.in_features, dtype=torch.int8))
         self.register_buffer("scale", torch.empty(layer.out_features, 1))
-
-    def quantize_weight(self, weight):
-        return {"weight": weight.sign().to(torch.int8), "scale": weight.float().abs().mean(1, keepdim=True)}
 
     def forward(self, x):
         return torch.nn.functional.linear(x, (self.weight * self.scale).to(x.dtype))
@@ -52,6 +49,9 @@ class SignMethod(LinearMethod):
 
     def build(self, layer, config, dtype):
         return SignLinear(layer)
+
+    def quantize_weight(self, weight, layer, config):
+        return {"weight": weight.sign().to(torch.int8), "scale": weight.float().abs().mean(1, keepdim=True)}
 
 
 METHOD = SignMethod()
@@ -103,6 +103,11 @@ def test_an_unknown_method_names_those_there_are() -> None:
 
 def test_a_name_may_have_dashes() -> None:
     assert get_method("zero-point") is get_method("zero_point")
+
+
+def test_every_config_is_a_public_name() -> None:
+    configs = {type(config_class(name)()).__name__ for name in qt.available_methods()}
+    assert configs <= set(qt.__all__)
 
 
 def test_configs_are_attributes_of_the_package() -> None:

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, OutputError
 from qtoolkit.methods._rules import rules_of
-from tests.methods.gptq_jobs import gptq
-from tests.models import random_model
+from tests.methods.gptq.jobs import gptq
+from tests.sample_models import random_model
 
 DOWN, UP, Q = (f"model.layers.0.{name}" for name in ("mlp.down_proj", "mlp.up_proj", "self_attn.q_proj"))
 TOKENS = torch.arange(2, 34).reshape(2, 16)
@@ -131,7 +131,7 @@ def test_gptq_solves_a_layer_with_a_rule_as_in_a_model_of_these_bits(tiny_llama:
         alone = qt.quantize(tiny_llama, gptq(bits=bits), device="cpu")
         found: Any = mixed.model.get_submodule(layer)
         expected: Any = alone.model.get_submodule(layer)
-        assert found.bits == bits
+        assert found.stored.bits == bits
         # Solved in another stack: equal but for products that are rounded otherwise.
         assert (found.dequantize() - expected.dequantize()).norm() < 0.02 * expected.dequantize().norm()
 
@@ -190,7 +190,7 @@ def test_experts_and_transposed_layers_have_rules_too(architecture: str) -> None
     result = qt.quantize(random_model(architecture), config, device="cpu")
     names = [layer.name for layer in result.report.layers if layer.bits == 8]
     assert len(names) == 2
-    assert all(result.model.get_submodule(name).bits == 8 for name in names)
+    assert all(result.model.get_submodule(name).stored.bits == 8 for name in names)
     assert result.memory.footprint_after == result.memory.predicted_footprint_after
 
 

@@ -8,8 +8,8 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
+from qtoolkit.hub import cache as hub_cache
 from qtoolkit.methods import available_methods
-from qtoolkit.source import hub_cache
 
 FORMS = [
     "%quantize {}",

@@ -19,9 +19,9 @@ from qtoolkit.publishing import push
 from qtoolkit.publishing.push import Repository
 from qtoolkit.publishing.token import Writer, find_writer
 from qtoolkit.records import Record, ignore_progress
-from tests.hub.fixture import writable_hub
-from tests.hub.server import Fault
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import writable_hub
+from tests.fake_hub.server import Fault
+from tests.fake_hub.writable import WritableHub
 
 __all__ = ["writable_hub"]
 

@@ -11,9 +11,9 @@ from IPython.core.interactiveshell import InteractiveShell
 import qtoolkit as qt
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.publishing import push
-from tests.hub.fixture import WRITE_TOKEN, writable_hub
-from tests.hub.server import Fault
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import WRITE_TOKEN, writable_hub
+from tests.fake_hub.server import Fault
+from tests.fake_hub.writable import WritableHub
 
 __all__ = ["writable_hub"]
 

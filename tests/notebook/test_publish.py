@@ -12,8 +12,8 @@ from qtoolkit.notebook.errors import MagicError
 from qtoolkit.notebook.publishing import PUBLISH_OPTIONS, PublishRequest, read_publish_request
 from qtoolkit.publishing import check_push
 from tests.evaluation.plain import HELD_OUT
-from tests.hub.fixture import WRITE_TOKEN, writable_hub
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import WRITE_TOKEN, writable_hub
+from tests.fake_hub.writable import WritableHub
 
 __all__ = ["writable_hub"]
 PLAIN = {"private": True, "create_pr": False, "dry_run": False}

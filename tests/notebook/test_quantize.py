@@ -93,7 +93,7 @@ def test_the_model_may_be_a_variable(shell: InteractiveShell, tiny_llama: Path, 
 
 
 def test_the_model_may_be_a_loaded_model_in_a_variable(shell: InteractiveShell) -> None:
-    from tests.models import random_model
+    from tests.sample_models import random_model
 
     shell.user_ns["loaded"] = random_model("llama")
     assert run(shell, "%quantize loaded --into q").source.format == "loaded"

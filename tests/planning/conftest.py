@@ -1,3 +1,3 @@
-from tests.hub.fixture import hub
+from tests.fake_hub.fixture import hub
 
 __all__ = ["hub"]

@@ -10,8 +10,8 @@ from qtoolkit.methods import MethodConfig
 from qtoolkit.planning import check_fits
 from qtoolkit.planning.fit import judge
 from qtoolkit.records import Machine, Plan
-from tests.methods.gptq_jobs import gptq
-from tests.models import random_model
+from tests.methods.gptq.jobs import gptq
+from tests.sample_models import random_model
 
 PLENTY = Machine("this machine", 10**13, cache_disk=10**13, output_disk=10**13)
 ROOM = 2_000_000

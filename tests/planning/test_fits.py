@@ -10,7 +10,7 @@ from qtoolkit.errors import ConfigError, DiskFullError, InsufficientMemoryError
 from qtoolkit.planning import PROFILES, check_fits
 from qtoolkit.planning.fit import judge
 from qtoolkit.records import Machine, Plan
-from tests.models import config_of
+from tests.sample_models import config_of
 
 PLENTY = Machine("this machine", 10**13, cache_disk=10**13, output_disk=10**13)
 

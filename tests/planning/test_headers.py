@@ -10,8 +10,8 @@ from safetensors.torch import save
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, HubUnreachableError, ModelNotFoundError, UnsafeCheckpointError
-from tests.hub.server import Hub
-from tests.models import config_of
+from tests.fake_hub.server import Hub
+from tests.sample_models import config_of
 
 
 @pytest.fixture

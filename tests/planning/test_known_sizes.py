@@ -3,7 +3,7 @@
 import pytest
 
 import qtoolkit as qt
-from tests.models import config_of
+from tests.sample_models import config_of
 
 # fp16 and fp32: parameters of the papers times 2 and 4 bytes. NF4 with double quantization: 4.127 bits for each weight
 # of the blocks' linear layers (arXiv 2305.14314, section 3), 16 for embeddings, output head and norms.

@@ -8,7 +8,7 @@ import torch
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.records import Plan
-from tests.models import random_model
+from tests.sample_models import random_model
 
 
 def _reasons(plan: Plan) -> dict[str, str]:

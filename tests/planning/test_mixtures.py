@@ -12,11 +12,11 @@ from transformers import DeepseekV3Config, PreTrainedConfig
 import qtoolkit as qt
 from qtoolkit.methods.absmax import AbsMax, AbsMaxMethod
 from qtoolkit.methods.gptq import GPTQ, GPTQMethod
+from qtoolkit.models.experts import ExpertList
+from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.planning import layers as planning_layers
 from qtoolkit.records import Plan, ignore_progress
-from qtoolkit.source.experts import ExpertList
-from qtoolkit.source.opening import open_checkpoint
-from tests.source.test_config_bombs import MEGABYTES, in_a_child
+from tests.checkpoints.test_config_bombs import MEGABYTES, in_a_child
 
 LAYERS, EXPERTS = 6, 192
 

@@ -7,8 +7,8 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.records import PhasePlan, Plan
-from tests.methods.gptq_jobs import gptq
-from tests.models import config_of, random_model
+from tests.methods.gptq.jobs import gptq
+from tests.sample_models import config_of, random_model
 
 
 def size_of(phase: PhasePlan, name: str) -> int:

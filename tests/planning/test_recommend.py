@@ -6,7 +6,7 @@ import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import Candidate, Recommendation
 from qtoolkit.units import parse_bytes
-from tests.models import config_of
+from tests.sample_models import config_of
 
 LARGE = "LlamaConfig of 13.02 billion parameters"
 SMALL = "LlamaConfig of 6.74 billion parameters"

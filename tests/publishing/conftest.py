@@ -12,8 +12,8 @@ import qtoolkit as qt
 from qtoolkit.publishing import earlier, read_receipt, verification, write_receipt
 from qtoolkit.records import ignore_progress
 from qtoolkit.stream import write_weights
-from tests.hub.fixture import any_writable_hub, hub, writable_hub
-from tests.methods.gptq_jobs import gptq
+from tests.fake_hub.fixture import any_writable_hub, hub, writable_hub
+from tests.methods.gptq.jobs import gptq
 from tests.publishing.checks import in_this_process
 
 __all__ = ["any_writable_hub", "hub", "writable_hub"]

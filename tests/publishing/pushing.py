@@ -11,7 +11,7 @@ from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.push import Repository
 from qtoolkit.publishing.token import Writer
 from qtoolkit.records import OnProgress, ignore_progress
-from tests.hub.fixture import WRITE_TOKEN
+from tests.fake_hub.fixture import WRITE_TOKEN
 
 REPO = "me/tiny"
 WRITER = Writer(WRITE_TOKEN, "me")

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from qtoolkit.publishing import behaviour
 from qtoolkit.publishing.verification import run_behaviour
-from tests.models import random_model
+from tests.sample_models import random_model
 
 pytestmark = pytest.mark.slow
 

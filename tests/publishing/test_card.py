@@ -12,7 +12,7 @@ from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.markdown import escaped
 from qtoolkit.records import Check, Receipt, Verification
-from tests.hub.writable import WritableHub
+from tests.fake_hub.writable import WritableHub
 
 VERIFICATION = Verification("out", (Check("logits", True, "off by 0"), Check("licence", None, "not known")))
 COMMIT = "c" * 40

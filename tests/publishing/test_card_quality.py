@@ -16,7 +16,7 @@ from qtoolkit.publishing.markdown import escaped
 from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.records import QualityReport, Receipt, Verification
 from tests.evaluation.plain import HELD_OUT
-from tests.hub.writable import WritableHub
+from tests.fake_hub.writable import WritableHub
 
 pytestmark = pytest.mark.slow
 

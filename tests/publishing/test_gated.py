@@ -11,9 +11,9 @@ import qtoolkit as qt
 from qtoolkit.errors import SourceError
 from qtoolkit.publishing.publication import gate
 from qtoolkit.publishing.token import Writer
-from tests.hub.fixture import WRITE_TOKEN
-from tests.hub.server import Fault
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import WRITE_TOKEN
+from tests.fake_hub.server import Fault
+from tests.fake_hub.writable import WritableHub
 from tests.publishing.test_planted_defects import json_of
 
 pytestmark = pytest.mark.usefixtures("run_here")

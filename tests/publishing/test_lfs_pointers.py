@@ -7,7 +7,7 @@ import pytest
 
 from qtoolkit.publishing.artifact import open_artifact
 from qtoolkit.publishing.integrity import check_receipt, check_regular
-from tests.source.test_lfs_pointers import POINTER
+from tests.models.test_lfs_pointers import POINTER
 
 FILES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),

@@ -17,9 +17,9 @@ from qtoolkit.errors import CheckpointError, ConfigError
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
 from qtoolkit.records import Check, Receipt, Verification
-from tests.hub.server import Hub
-from tests.models import random_model
+from tests.fake_hub.server import Hub
 from tests.publishing.checks import checks_of
+from tests.sample_models import random_model
 
 NOTHING = Verification("out", (Check("logits", True, "0"),))
 

@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard, snapshot_download
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, ModelNotFoundError, VerificationError
-from tests.hub.fixture import WRITE_TOKEN
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import WRITE_TOKEN
+from tests.fake_hub.writable import WritableHub
 from tests.publishing.test_planted_defects import TOKEN, json_of, new
 
 REPO = "me/tiny-nf4"

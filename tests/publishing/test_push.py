@@ -13,10 +13,10 @@ from qtoolkit.publishing import push
 from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.token import find_writer
 from qtoolkit.records import ProgressEvent
-from tests.hub.fixture import WRITE_TOKEN
-from tests.hub.server import Fault
-from tests.hub.server import Repository as HubRepository
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import WRITE_TOKEN
+from tests.fake_hub.server import Fault
+from tests.fake_hub.server import Repository as HubRepository
+from tests.fake_hub.writable import WritableHub
 from tests.publishing.pushing import REPO, _no_pauses, contents, files, pushed
 
 __all__ = ["_no_pauses", "files"]

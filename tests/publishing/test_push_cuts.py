@@ -9,9 +9,9 @@ from huggingface_hub.utils._xet import abort_xet_session
 
 from qtoolkit.errors import HubUnreachableError
 from qtoolkit.publishing.addition import Content
-from tests.hub.server import Fault, Request
-from tests.hub.writable import PART, WritableHub
-from tests.hub.writable_xet import WritableXetHub
+from tests.fake_hub.server import Fault, Request
+from tests.fake_hub.writable import PART, WritableHub
+from tests.fake_hub.writable_xet import WritableXetHub
 from tests.publishing.pushing import REPO, _no_pauses, contents, files, pushed
 
 __all__ = ["_no_pauses", "files"]

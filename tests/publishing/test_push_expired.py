@@ -8,8 +8,8 @@ import pytest
 
 from qtoolkit.errors import SourceError
 from qtoolkit.publishing.addition import Content
-from tests.hub.server import Fault
-from tests.hub.writable import WritableHub
+from tests.fake_hub.server import Fault
+from tests.fake_hub.writable import WritableHub
 from tests.publishing.pushing import _no_pauses, contents, files, pushed
 from tests.publishing.test_push_cuts import assert_whole, emptied, new_machine, received_of
 

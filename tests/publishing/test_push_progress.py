@@ -9,8 +9,8 @@ import pytest
 from qtoolkit.errors import JobCancelled
 from qtoolkit.publishing.addition import Content
 from qtoolkit.records import ProgressEvent
-from tests.hub.server import Fault
-from tests.hub.writable import WritableHub
+from tests.fake_hub.server import Fault
+from tests.fake_hub.writable import WritableHub
 from tests.publishing.pushing import REPO, _no_pauses, contents, files, pushed
 
 __all__ = ["_no_pauses", "files"]

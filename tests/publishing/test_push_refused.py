@@ -17,12 +17,12 @@ from qtoolkit.errors import (
     QToolkitError,
     SourceError,
 )
+from qtoolkit.hub.hub_errors import HubUpload, translated
 from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.token import find_writer
-from qtoolkit.source.hub_errors import HubUpload, translated
-from tests.hub.fixture import WRITE_TOKEN
-from tests.hub.server import Fault
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import WRITE_TOKEN
+from tests.fake_hub.server import Fault
+from tests.fake_hub.writable import WritableHub
 from tests.publishing.pushing import REPO, _no_pauses, files, pushed
 
 __all__ = ["_no_pauses", "files"]

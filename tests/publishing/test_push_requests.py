@@ -4,9 +4,9 @@ import pytest
 
 from qtoolkit.errors import HubUnreachableError, SourceError
 from qtoolkit.publishing.addition import Content
-from tests.hub.fixture import WRITE_TOKEN
-from tests.hub.server import Fault
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import WRITE_TOKEN
+from tests.fake_hub.server import Fault
+from tests.fake_hub.writable import WritableHub
 from tests.publishing.pushing import _no_pauses, contents, files, pushed
 
 __all__ = ["_no_pauses", "files"]

@@ -13,9 +13,9 @@ import qtoolkit as qt
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
 from qtoolkit.records import CalibrationReport, Receipt, Verification
-from tests.hub.fixture import hub
-from tests.hub.server import Hub
-from tests.methods.gptq_jobs import TEXTS, gptq
+from tests.fake_hub.fixture import hub
+from tests.fake_hub.server import Hub
+from tests.methods.gptq.jobs import TEXTS, gptq
 
 __all__ = ["hub"]
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from qtoolkit.models import open_checkpoint
 from qtoolkit.records import ProgressEvent
 from qtoolkit.sensitivity.backward import run_backward
-from qtoolkit.source import open_checkpoint
-from qtoolkit.source.sampling import draw
 from qtoolkit.stream import StreamedModel
-from tests.models import random_model
+from qtoolkit.texts.self_calibration import draw
+from tests.sample_models import random_model
 
 SEED, TOKENS = 3, torch.arange(3, 83).reshape(2, 40)
 LAYERS = {

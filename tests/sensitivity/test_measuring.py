@@ -10,13 +10,13 @@ from torch import nn
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError
 from qtoolkit.methods import Layer, get_method
+from qtoolkit.models import Checkpoint, open_checkpoint
 from qtoolkit.planning import layers_to_quantize
 from qtoolkit.records import ProgressEvent, Sensitivity
 from qtoolkit.sensitivity import NUM_SAMPLES, SEQ_LEN, measure_sensitivity
-from qtoolkit.source import Checkpoint, open_checkpoint
-from qtoolkit.source.calibration import load_calibration
-from tests.methods.gptq_jobs import TEXTS, gptq
-from tests.models import random_model
+from qtoolkit.texts.calibration_text import load_calibration
+from tests.methods.gptq.jobs import TEXTS, gptq
+from tests.sample_models import random_model
 
 pytestmark = pytest.mark.slow
 
@@ -137,5 +137,5 @@ def test_rounded_is_what_the_method_stores(config: Any) -> None:
         assert max(len(group.unique()) for group in rounded.reshape(-1, config.group_size)) <= 16
     else:
         made: Any = method.build(layer, config, torch.float32)
-        made.load_state_dict(made.quantize_weight(weight))
+        made.load_state_dict(method.quantize_weight(weight, layer, config))
         assert torch.equal(rounded, made.dequantize())

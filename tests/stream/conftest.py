@@ -1,3 +1,3 @@
-from tests.hub.fixture import writable_hub
+from tests.fake_hub.fixture import writable_hub
 
 __all__ = ["writable_hub"]

@@ -16,7 +16,7 @@ import qtoolkit as qt
 from qtoolkit import files
 from qtoolkit.publishing.receipt import write_receipt
 from qtoolkit.records import ProgressEvent
-from tests.models import random_model
+from tests.sample_models import random_model
 
 CONFIG = qt.GPTQ(
     calibration=["the cat sat on the mat and the dog lay by the door " * 20], num_samples=2, seq_len=32, group_size=32

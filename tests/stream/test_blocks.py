@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from qtoolkit.models import Checkpoint, open_checkpoint
 from qtoolkit.quantized import ignore_progress
-from qtoolkit.source import Checkpoint, open_checkpoint
 from qtoolkit.stream import StreamedModel
-from tests.models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
+from tests.sample_models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
 
 
 def opened(model: object) -> Checkpoint:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError
-from tests.methods.gptq_jobs import gptq
+from tests.methods.gptq.jobs import gptq
 
 INDEX = "model.safetensors.index.json"
 NAMES = [

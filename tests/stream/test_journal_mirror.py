@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
-from qtoolkit.source import HubMirror
+from qtoolkit.hub import HubMirror
 from qtoolkit.stream import Journal, JournalPlace
-from tests.hub.fixture import WRITE_TOKEN
-from tests.hub.server import Fault
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import WRITE_TOKEN
+from tests.fake_hub.server import Fault
+from tests.fake_hub.writable import WritableHub
 
 RECIPE = {"bits": 4}
 # Larger than a part of an upload, and smaller.

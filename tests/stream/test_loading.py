@@ -14,12 +14,12 @@ from transformers.utils import logging as transformers_logging
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, InsufficientMemoryError, JobCancelled, UnsupportedModelError
-from qtoolkit.modules import QuantizedLinear
+from qtoolkit.formats.native.tensors import NativeTensors
+from qtoolkit.models import Checkpoint, open_checkpoint
 from qtoolkit.records import ProgressEvent
-from qtoolkit.source import Checkpoint, open_checkpoint
 from qtoolkit.stream import compute_dtype_for, load_streamed
-from tests.models import ARCHITECTURES, plain_logits, random_model
-from tests.source.gguf_models import write_gguf
+from tests.models.gguf_models import write_gguf
+from tests.sample_models import ARCHITECTURES, plain_logits, random_model
 
 TOKENS = torch.arange(3, 35).reshape(2, 16)
 WEIGHTS = "model.safetensors"
@@ -198,10 +198,10 @@ def test_what_fails_while_a_layer_is_quantized_is_told(
 ) -> None:
     """transformers collects such errors, and raises one that names none of them."""
 
-    def fail(self: QuantizedLinear, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    def fail(self: NativeTensors, *parts: torch.Tensor | None) -> dict[str, torch.Tensor]:
         raise raised
 
-    monkeypatch.setattr(QuantizedLinear, "quantize_weight", fail)
+    monkeypatch.setattr(NativeTensors, "store", fail)
     with pytest.raises(expected, match=message) as caught:
         qt.quantize(folder, "absmax", device="cpu")
     assert len(str(caught.value).splitlines()) == 1

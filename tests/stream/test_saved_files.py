@@ -9,7 +9,7 @@ import qtoolkit as qt
 from qtoolkit.errors import OutputError
 from qtoolkit.records import ProgressEvent
 from qtoolkit.stream import save_model, staged
-from tests.models import random_model
+from tests.sample_models import random_model
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from qtoolkit.errors import DiskFullError, JobCancelled, ModelNotFoundError, Out
 from qtoolkit.partial import put_back
 from qtoolkit.records import ProgressEvent
 from qtoolkit.stream import check_output, save_model, staged, write_weights
-from tests.models import random_model
+from tests.sample_models import random_model
 
 NOBODY = 65534
 

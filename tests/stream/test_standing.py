@@ -17,7 +17,7 @@ from qtoolkit.errors import DiskFullError, OutputError, OutputExistsError
 from qtoolkit.partial import MARKER
 from qtoolkit.records import ProgressEvent
 from qtoolkit.stream import check_output, journal_of, save_model, staged, staging
-from tests.models import random_model
+from tests.sample_models import random_model
 
 
 def make_model(folder: Path, text: str = "old") -> Path:

@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from qtoolkit.checkpoints import read_tensors
+from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.records import ProgressEvent
-from qtoolkit.source import read_tensors
-from qtoolkit.source.weights import DTYPES
 from qtoolkit.stream import save_model, write_weights
-from tests.models import ARCHITECTURES, random_model
+from tests.sample_models import ARCHITECTURES, random_model
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENS = torch.arange(3, 35).reshape(2, 16)

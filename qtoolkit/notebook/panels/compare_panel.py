@@ -6,6 +6,7 @@ from ipywidgets import HTML, VBox
 
 from qtoolkit.errors import ConfigError, SourceError
 from qtoolkit.methods import available_methods
+from qtoolkit.notebook.body import DEFAULT_METHOD
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.call import Call
 from qtoolkit.notebook.panels.choice import Choice
@@ -38,7 +39,7 @@ class ComparePanel:
         self.model = model_field(choice)
         names = (_AS_IT_IS, *(() if choice.config is None else (_AS_PLANNED,)), *available_methods())
         self.forms = several_field(
-            "Forms", [(name, name) for name in names], [_AS_IT_IS, "nf4"], hint="Ctrl or Shift chooses several"
+            "Forms", [(name, name) for name in names], [_AS_IT_IS, DEFAULT_METHOD], hint="Ctrl or Shift chooses several"
         )
         self.text = text_field("Text", "wikitext2", hint="wikitext2, c4, self, or a file (.txt, .jsonl, .parquet)")
         self.num_tokens = text_field("Tokens", "4096", hint="tokens of the text to measure on")

@@ -7,6 +7,7 @@ from typing import Any
 from IPython import get_ipython
 from ipywidgets import HTML, VBox
 
+from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import ModelNotFoundError, SourceError, VerificationError
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.call import Call, Variable
@@ -16,7 +17,6 @@ from qtoolkit.notebook.panels.job import Job, JobRunner
 from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.records import Check, Publication, Record
-from qtoolkit.source.names import BASE_MODEL_RELATIONS
 
 _MARKS = {True: "✔", False: "✖", None: "?"}
 

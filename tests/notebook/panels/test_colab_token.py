@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub.utils import _auth, _runtime
 
 from qtoolkit.notebook.panels import Panel
-from tests.hub.fixture import hub
-from tests.hub.server import Hub
+from tests.fake_hub.fixture import hub
+from tests.fake_hub.server import Hub
 
 __all__ = ["hub"]
 

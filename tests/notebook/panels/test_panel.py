@@ -18,8 +18,8 @@ from qtoolkit.notebook.panels import Panel
 from qtoolkit.notebook.panels.field import Field
 from qtoolkit.notebook.panels.whole import PANELS
 from qtoolkit.records import Comparison, ProgressEvent, QuantizationReport
-from tests.hub.fixture import hub
-from tests.hub.server import Fault, Hub
+from tests.fake_hub.fixture import hub
+from tests.fake_hub.server import Fault, Hub
 
 __all__ = ["hub"]
 Open = Callable[..., Panel]

@@ -12,8 +12,8 @@ from qtoolkit.notebook.panels import Panel
 from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.notebook.panels.publish_panel import PublishPanel
 from qtoolkit.records import Publication, Verification
-from tests.hub.fixture import WRITE_TOKEN, writable_hub
-from tests.hub.writable import WritableHub
+from tests.fake_hub.fixture import WRITE_TOKEN, writable_hub
+from tests.fake_hub.writable import WritableHub
 
 __all__ = ["writable_hub"]
 Open = Callable[..., Panel]

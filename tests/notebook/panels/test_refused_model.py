@@ -8,9 +8,9 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from qtoolkit.notebook.errors import MagicError
 from qtoolkit.notebook.panels import Panel
-from tests.models import random_model
-from tests.source.test_codes import FORMATS, change
-from tests.source.test_lfs_pointers import POINTER
+from tests.models.test_codes import FORMATS, change
+from tests.models.test_lfs_pointers import POINTER
+from tests.sample_models import random_model
 
 TOLD = {"pointer": "is a Git LFS pointer, not the file itself: run `git lfs pull`", "codes": "codes belongs to AQLM"}
 

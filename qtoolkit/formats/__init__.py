@@ -1,0 +1,27 @@
+"""How codes are stored in files: one package for each format, and the registry that finds it."""
+
+from qtoolkit.formats.base import Format, Layers, LayersOf, Reader, is_uneven
+from qtoolkit.formats.layer import Layer
+from qtoolkit.formats.registry import (
+    available_formats,
+    format_of,
+    get_format,
+    quiet_layers,
+    register_formats,
+    side_files_of,
+)
+
+__all__ = [
+    "Format",
+    "Layer",
+    "Layers",
+    "LayersOf",
+    "Reader",
+    "available_formats",
+    "format_of",
+    "get_format",
+    "is_uneven",
+    "quiet_layers",
+    "register_formats",
+    "side_files_of",
+]

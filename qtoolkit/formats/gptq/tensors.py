@@ -1,0 +1,207 @@
+"""The tensors of a GPTQ checkpoint that stand for one weight: their shapes, and what they mean."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import ClassVar
+
+import torch
+
+from qtoolkit.kernels import Codes, output_blocks
+from qtoolkit.tensor import WORD_BITS, pack_words, unpack_words
+from qtoolkit.tensor.lazy import LazyTensor
+
+CHECKPOINT_FORMATS = ("gptq", "gptq_v2")
+
+
+@dataclass(frozen=True)
+class GPTQTensors:
+    """The tensors of a GPTQ checkpoint that stand for a weight W[out_features, in_features].
+
+    | tensor | type | shape |
+    |---|---|---|
+    | qweight | int32 | [in * bits / 32, out]: codes, packed along the inputs (`qtoolkit.tensor.pack_words`) |
+    | qzeros | int32 | [groups, out * bits / 32]: zero points, packed along the outputs |
+    | scales | float16, rarely another | [groups, out] |
+    | g_idx | int32 | [in]: the group of each input |
+
+    W[o, i] = (code[i, o] - zero_point[g, o]) * scale[g, o] with g = g_idx[i]. Format "gptq" stores zero points less
+    one, "gptq_v2" as they are.
+
+    Attributes:
+        out_features, in_features: of the weight.
+        bits: 2, 3, 4 or 8.
+        group_size: inputs that share a scale, -1 for all of them; the last group may be smaller.
+        checkpoint_format: "gptq" or "gptq_v2".
+        scale_dtype: type of the scales.
+        centered: whether all zero points are in the middle of the codes.
+    """
+
+    out_features: int
+    in_features: int
+    bits: int
+    group_size: int
+    checkpoint_format: str = "gptq"
+    scale_dtype: torch.dtype = torch.float16
+    centered: bool = False
+
+    scale_name: ClassVar[str] = "scales"
+    packed_names: ClassVar[tuple[str, ...]] = ("qweight", "scales")
+    expands_fast: ClassVar[bool] = False
+
+    @property
+    def inputs_per_scale(self) -> int:
+        """See `StoredTensors`."""
+        return self.in_features if self.group_size == -1 else self.group_size
+
+    def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """See `StoredTensors`.
+
+        Raises:
+            ValueError: bits or a format that there is not, or sizes that do not fill words; the message says which.
+        """
+        bits = self.bits
+        if self.checkpoint_format not in CHECKPOINT_FORMATS:
+            allowed = ", ".join(CHECKPOINT_FORMATS)
+            raise ValueError(f"checkpoint_format must be one of {allowed}, got {self.checkpoint_format!r}")
+        if bits not in WORD_BITS:
+            raise ValueError(f"bits must be one of {', '.join(map(str, WORD_BITS))}, got {bits}")
+        inputs, outputs = self.in_features, self.out_features
+        if inputs * bits % 32 or outputs * bits % 32:
+            raise ValueError(f"codes of {bits} bits must fill words of 32, got {inputs} inputs and {outputs} outputs")
+        if self.group_size != -1 and self.group_size < 1:
+            raise ValueError(f"group_size must be -1 or at least 1, got {self.group_size}")
+        groups = -(-inputs // self.inputs_per_scale)
+        return {
+            "qweight": ((inputs * bits // 32, outputs), torch.int32),
+            "qzeros": ((groups, outputs * bits // 32), torch.int32),
+            "scales": ((groups, outputs), self.scale_dtype),
+            "g_idx": ((inputs,), torch.int32),
+        }
+
+    def stored_bytes(self) -> int:
+        """Bytes of `tensors`; nothing is allocated.
+
+        Raises:
+            ValueError: as `tensors`.
+
+        Example: 4 bits for 64 x 128 weights, two groups of 64 with a scale of 2 bytes and a zero point of half a byte
+        for each output, and 4 bytes for each input: 4096 + 2 * 64 * 2.5 + 512.
+
+            >>> GPTQTensors(64, 128, bits=4, group_size=64).stored_bytes()
+            4928
+        """
+        return sum(prod(shape) * dtype.itemsize for shape, dtype in self.tensors().values())
+
+    def decode(self, tensors: Mapping[str, torch.Tensor]) -> "CodeWords":
+        """See `StoredTensors`."""
+        return CodeWords(self, tensors)
+
+    def encode(self, codes: Codes) -> dict[str, LazyTensor]:
+        """See `StoredTensors`."""
+        tensors = self.tensors()
+
+        def qweight() -> torch.Tensor:
+            pieces = (codes.codes(part) for part in output_blocks(codes))
+            place = None if codes.order is None else codes.order.argsort()
+            stored = pieces if place is None else (piece[place] for piece in pieces)
+            return torch.cat([pack_words(piece, self.bits) for piece in stored], dim=1)
+
+        def scales() -> torch.Tensor:
+            return codes.scale(slice(0, self.out_features)).contiguous()
+
+        return {
+            "qweight": LazyTensor(*tensors["qweight"], qweight),
+            "scales": LazyTensor(*tensors["scales"], scales),
+        }
+
+    def __str__(self) -> str:
+        """What `print(model)` shows of it."""
+        return f"bits={self.bits}, group_size={self.inputs_per_scale}, checkpoint_format={self.checkpoint_format!r}"
+
+
+class CodeWords(Codes):
+    """The tensors of `GPTQTensors`.
+
+    Args:
+        stored: what they are.
+        tensors: qweight, qzeros, scales and g_idx.
+    """
+
+    def __init__(self, stored: GPTQTensors, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.bits, self.inputs_per_scale, self.centered = stored.bits, stored.inputs_per_scale, stored.centered
+        self.in_features, self.out_features = stored.in_features, stored.out_features
+        self._words, self._scales, self._g_idx = tensors["qweight"], tensors["scales"], tensors["g_idx"]
+        self.device = self._words.device
+        self.zero_points = partial(_zero_points, tensors["qzeros"], stored.bits, stored.checkpoint_format)
+        # Equal groups in their order need no index.
+        whole = self.in_features % self.inputs_per_scale == 0
+        equal = whole and (self._g_idx.is_meta or in_order(self._g_idx, self.inputs_per_scale))
+        self.groups = None if equal else self._g_idx
+
+    def codes(self, outputs: slice) -> torch.Tensor:
+        """See `Codes`."""
+        return unpack_words(self._words[:, outputs], self.bits)
+
+    def scale(self, outputs: slice) -> torch.Tensor:
+        """See `Codes`."""
+        return self._scales[:, outputs]
+
+    def sorted(self) -> "Codes | None":
+        """See `Codes`."""
+        if self.groups is None:
+            return self
+        order = torch.argsort(self._g_idx, stable=True)
+        return _Sorted(self, order) if in_order(self._g_idx[order], self.inputs_per_scale) else None
+
+
+class _Sorted(Codes):
+    """The same weight with its inputs in the order of their groups."""
+
+    def __init__(self, words: CodeWords, order: torch.Tensor) -> None:
+        self._of, self.order = words, order.to(torch.int32)
+        self.bits, self.inputs_per_scale, self.device = words.bits, words.inputs_per_scale, words.device
+        self.in_features, self.out_features = words.in_features, words.out_features
+        self.zero_points, self.centered = words.zero_points, words.centered
+
+    def codes(self, outputs: slice) -> torch.Tensor:
+        """See `Codes`."""
+        return self._of.codes(outputs)[self.order]
+
+    def scale(self, outputs: slice) -> torch.Tensor:
+        """See `Codes`."""
+        return self._of.scale(outputs)
+
+
+def zero_offset(checkpoint_format: str) -> int:
+    """What is added to a stored zero point: "gptq" holds it less one, "gptq_v2" as it is."""
+    return 1 if checkpoint_format == "gptq" else 0
+
+
+def unpack_zero_points(qzeros: torch.Tensor, bits: int, checkpoint_format: str) -> torch.Tensor:
+    """The zero points uint8 [groups, out] of qzeros int32 [groups, out * bits / 32].
+
+    Format "gptq_v2" stores them as they are, "gptq" stores them less one. What this makes of the largest number, whose
+    zero point does not fit any more, is read as auto-gptq's torch layer reads it (0.7.1, qlinear_cuda_old.py:301, 330):
+    as 0, but as 8 with 3 bits.
+    """
+    # [groups, out * bits / 32] -> [out, groups] -> [groups, out]
+    stored = unpack_words(qzeros.T, bits).T.contiguous()
+    if checkpoint_format == "gptq_v2":
+        return stored
+    return stored + 1 if bits == 3 else (stored + 1).bitwise_and_(2**bits - 1)
+
+
+def in_order(g_idx: torch.Tensor, group_size: int) -> bool:
+    """Whether the inputs stand in the order of their groups, and all but the last group have this size."""
+    return torch.equal(g_idx, torch.arange(len(g_idx), device=g_idx.device, dtype=g_idx.dtype) // group_size)
+
+
+def _zero_points(qzeros: torch.Tensor, bits: int, checkpoint_format: str, outputs: slice) -> torch.Tensor:
+    """The zero points of some outputs, uint8 [groups, outputs]."""
+    if outputs.start % 32 or outputs.stop % 32:
+        return unpack_zero_points(qzeros, bits, checkpoint_format)[:, outputs]
+    # 32 codes fill whole words.
+    words = qzeros[:, outputs.start * bits // 32 : outputs.stop * bits // 32]
+    return unpack_zero_points(words, bits, checkpoint_format)

@@ -1,0 +1,160 @@
+"""A model on the Hub as its headers alone: config, index, and the first bytes of each weight file.
+
+Each weight file is stood in for by a sparse file with its real header and length, so that what reads and checks a
+folder reads and checks these; they take no room, and are gone when the headers have been read.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import get_session, hf_raise_for_status
+
+from qtoolkit.checkpoints.names import HEADERS_PREFIX, INDEX_FILE, QUANTIZE_CONFIG
+from qtoolkit.checkpoints.safetensors import MAX_HEADER_BYTES
+from qtoolkit.errors import CheckpointError, OutputError
+from qtoolkit.files import scratch_folder
+from qtoolkit.hub.cache import snapshot_folder
+from qtoolkit.hub.checked_bytes import keep_header, named_hash, refuse_other_bytes
+from qtoolkit.hub.file_download import download_file
+from qtoolkit.hub.hub_errors import HubModel, translated
+from qtoolkit.hub.repository import ask, chosen_weights, parse_name, refuse_hub_adapter, wanted_files
+from qtoolkit.hub.repository_files import refuse_without_safetensors, small_files
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
+# Enough for nearly every header at once, as huggingface_hub found.
+_FIRST_BYTES = 100_000
+_AT_ONCE = 8
+# The HTTP status of an answer that is not a part.
+_WHOLE_FILE = 200
+# Read for a plan; the tokenizer is not.
+_CONFIGS = {"config.json", "generation_config.json", QUANTIZE_CONFIG, INDEX_FILE}
+
+
+@dataclass(frozen=True)
+class Headers:
+    """What a plan needs of a model on the Hub.
+
+    Attributes:
+        folder: config and sparse weight files.
+        repo_id: "org/name".
+        commit_hash: the commit.
+        download_bytes: what `fetch` would download.
+        tokenizer_bytes: size of tokenizer.json; 0 without one.
+    """
+
+    folder: Path
+    repo_id: str
+    commit_hash: str
+    download_bytes: int
+    tokenizer_bytes: int
+
+
+@contextmanager
+def fetch_headers(
+    name: str, *, revision: str | None, token: str | None, check: Callable[[Path], None]
+) -> Iterator[Headers]:
+    """Read a model's headers from the Hub; no weight is downloaded, and nothing stays but small files in the cache.
+
+    Args:
+        name: "org/name", or "org/name@revision".
+        revision: branch, tag or commit; None for the one in the name, or else the default branch.
+        token: Hub token; None for the one that huggingface_hub finds.
+        check: called with the folder once it holds the config; raises to refuse the model.
+
+    Raises:
+        SourceError: as `fetch`; a header that lies is a CheckpointError of whoever reads the folder.
+    """
+    model = HubModel(*parse_name(name, revision), token)
+    info = ask(model)
+    files = {file.rfilename: file for file in info.siblings or ()}
+    commit_hash = str(info.sha)
+    refuse_hub_adapter(model, commit_hash, files)
+    refuse_without_safetensors(model.repo_id, files)
+    with scratch_folder(HEADERS_PREFIX) as folder:
+        for config in files.keys() & _CONFIGS:
+            cached = _small_file(model, commit_hash, files[config])
+            (folder / config).write_bytes(cached.read_bytes())
+        check(folder)
+        weights = chosen_weights(folder, files)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            headers = pool.map(partial(_header, model, commit_hash), weights)
+            for file, header in zip(weights, headers, strict=True):
+                _stand_in(folder / file.rfilename, header, file.size or 0)
+                keep_header(named_hash(file), header)
+        wanted = [*(files[name] for name in small_files(files)), *weights]
+        missing = wanted_files(snapshot_folder(model.repo_id, commit_hash), wanted)
+        tokenizer = files.get("tokenizer.json")
+        yield Headers(
+            folder,
+            model.repo_id,
+            commit_hash,
+            download_bytes=sum(file.size for file in missing),
+            tokenizer_bytes=(tokenizer.size or 0) if tokenizer else 0,
+        )
+
+
+def _small_file(model: HubModel, commit_hash: str, file: "RepoSibling") -> Path:
+    """A small file in the local cache, compared with the hash that the Hub names."""
+    cached, expected = download_file(model, commit_hash, file.rfilename), named_hash(file)
+    if expected is not None:
+        again = partial(download_file, model, commit_hash, file.rfilename, again=True)
+        refuse_other_bytes(cached, expected, again, model)
+    return cached
+
+
+def _stand_in(file: Path, header: bytes, size: int) -> None:
+    """Write a sparse file that begins with a header.
+
+    Raises:
+        OutputError: the file system of temporary files takes none of this size, or is full.
+    """
+    try:
+        with file.open("wb") as stream:
+            stream.write(header)
+            stream.truncate(max(len(header), size))
+    except OSError as error:
+        what = f"the headers of {file.name} cannot be kept in {file.parent} ({error.strerror})"
+        raise OutputError(f"{what}: set TMPDIR to a folder on another disk") from error
+
+
+def _header(model: HubModel, commit_hash: str, file: "RepoSibling") -> bytes:
+    """The header of a weight file with its length before it."""
+    url = hf_hub_url(model.repo_id, file.rfilename, revision=commit_hash, endpoint=HfApi().endpoint)
+    with translated(model):
+        first = _range(model, url, 0, _FIRST_BYTES)
+        length = 8 + struct.unpack("<Q", first[:8])[0] if len(first) >= 8 else 0
+        if not 8 < length <= min(MAX_HEADER_BYTES, file.size or MAX_HEADER_BYTES):
+            what = f"{file.rfilename} of {model.repo_id}"
+            if first.lstrip().startswith(b"<"):
+                raise ValueError(f"a page of markup in place of {what}")
+            raise CheckpointError(
+                f"{what} is damaged: its header is said to take {length} bytes: name another revision"
+            )
+        return first[:length] if length <= len(first) else first + _range(model, url, len(first), length)
+
+
+def _range(model: HubModel, url: str, start: int, stop: int) -> bytes:
+    """Bytes of a file; no more are received, also from a server that ignores what was asked for."""
+    headers = {**build_hf_headers(token=model.token), "Range": f"bytes={start}-{stop - 1}"}
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+        hf_raise_for_status(response)
+        skipped = start if response.status_code == _WHOLE_FILE else 0
+        told = response.headers.get("Content-Range", "")
+        if response.status_code != _WHOLE_FILE and not told.startswith(f"bytes {start}-"):
+            raise ValueError(f"asked for bytes from {start} on, got {told[:40]!r}")
+        content = bytearray()
+        for piece in response.iter_bytes():
+            content += piece
+            if len(content) >= skipped + stop - start:
+                break
+    return bytes(content[skipped : skipped + stop - start])

@@ -1,0 +1,223 @@
+"""Models found by a text: on this machine first, then on the Hub, which is asked once and may stay silent."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
+
+from qtoolkit.checkpoints import folder as folders
+from qtoolkit.checkpoints.adapters import refuse_adapter
+from qtoolkit.checkpoints.names import PICKLE_SUFFIXES
+from qtoolkit.checkpoints.safetensors import DTYPES
+from qtoolkit.errors import ConfigError, QToolkitError, SourceError, oneline
+from qtoolkit.hub.cache import local_models, whole_snapshot
+from qtoolkit.hub.hub_errors import HubSearch, refuse_token, translated
+from qtoolkit.hub.licenses import license_of_folder, named_license
+from qtoolkit.hub.repository_files import weight_files
+from qtoolkit.records import FoundModel, FoundModels
+
+# Seconds that the Hub may take to begin an answer, and to end it; it mostly takes less than one.
+TIMEOUT = 8.0
+# What is told of each model in the one answer.
+_FIELDS = ("cardData", "config", "downloads", "gated", "gguf", "safetensors", "siblings")
+# No name that the Hub has is longer.
+_MAX_TEXT = 200
+# Pickles that trainers leave beside the weights.
+_NO_WEIGHTS = ("training_args*", "optimizer*", "scheduler*", "rng_state*")
+
+
+def find_models(text: str, *, limit: int, hub: bool, token: str | None, timeout: float = TIMEOUT) -> FoundModels:
+    """Find models that generate text; where the Hub does not answer, what is on this machine, and a note that says why.
+
+    Args:
+        text: a part of the name, in any case, or the path of a folder or `.gguf` file; empty for everything.
+        limit: how many models of the Hub.
+        hub: whether the Hub is asked; it never is for a path, which is nobody else's business.
+        token: Hub token; None for the one that huggingface_hub finds.
+        timeout: seconds that the Hub may take to begin an answer, and to end it.
+
+    Raises:
+        ConfigError: no text, a token in the place of one, or a token that cannot be one.
+    """
+    if not isinstance(text, str):
+        raise ConfigError(f"a search is for a text, got {type(text).__name__} {text!r:.60}")
+    refuse_token(text)
+    wanted, notes = text.strip(), list[str]()
+    models = {model.name: model for model in _on_this_machine(wanted, notes)}
+    try:
+        found = search_hub(wanted, limit, token, timeout) if hub and not _is_path(wanted) else []
+    except QToolkitError as error:
+        if token is not None and isinstance(error, ConfigError):
+            raise
+        notes.append(f"only this machine was searched, since {error}")
+        found = []
+    for model in found:
+        models[model.name] = _completed(models[model.name], model) if model.name in models else model
+    return FoundModels(wanted, tuple(models.values()), tuple(notes))
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text can be no part of a Hub id: "/home/me", "~/models", "./out", "a/b/c"."""
+    return text.startswith(("/", "~", ".")) or "\\" in text or text.count("/") > 1
+
+
+def _completed(here: FoundModel, there: FoundModel) -> FoundModel:
+    """A model in the cache with what the Hub alone tells; a folder of that name is another model."""
+    if here.place != "cache":
+        return here
+    told = ("num_parameters", "license", "gated", "downloads")
+    return replace(here, **{name: getattr(there, name) for name in told if getattr(here, name) is None})
+
+
+def _on_this_machine(wanted: str, notes: list[str]) -> Iterator[FoundModel]:
+    """The folder or `.gguf` file of this path, and the models of the local Hub cache with this part in their name."""
+    # os.path, since Path raises on a name that is too long or belongs to nobody.
+    path = os.path.expanduser(wanted) if "\0" not in wanted else wanted  # noqa: PTH111
+    if wanted and os.path.isfile(path) and path.lower().endswith(".gguf"):  # noqa: PTH113
+        yield FoundModel(wanted, "folder", size=Path(path).stat().st_size, formats=("gguf",))
+    if wanted and os.path.isdir(path):  # noqa: PTH112
+        yield _in_folder(wanted, "folder", Path(path), notes)
+    for name in local_models():
+        snapshot = whole_snapshot(name) if wanted.lower() in name.lower() else None
+        if snapshot:
+            yield _in_folder(name, "cache", snapshot, notes)
+
+
+def _in_folder(name: str, place: str, folder: Path, notes: list[str]) -> FoundModel:
+    """A model by its config and the headers of its weights; what cannot be read is noted."""
+    model = FoundModel(name, place, license=license_of_folder(folder))
+    try:
+        model = replace(model, formats=_formats([file.name for file in folder.iterdir() if file.is_file()]))
+        refuse_adapter(folder)
+        config = folders.read_config(folder)
+        quantized = folders.quant_method(folders.quantization(folder, config))
+        model = replace(model, architecture=_architecture(config), quantized=quantized)
+        tensors = folders.read_weights(folder).values()
+        # Of packed weights the headers do not tell how many there are.
+        count = None if quantized else sum(math.prod(tensor.shape) for tensor in tensors)
+        size = sum(file.stat().st_size for file in {tensor.file for tensor in tensors})
+        return replace(model, num_parameters=count, size=size)
+    except (SourceError, OSError) as error:
+        notes.append(f"{name}: {oneline(error)}")
+        return model
+
+
+def search_hub(wanted: str, limit: int, token: str | None, timeout: float = TIMEOUT) -> list[FoundModel]:
+    """Ask the Hub, in one request that is not repeated.
+
+    `HfApi.list_models` has no timeout, asks six times where the Hub is overloaded (huggingface_hub 2.4), and raises at
+    the first model that is described in another way than it knows.
+
+    Args:
+        wanted: as `text` of `find_models`.
+        limit, token, timeout: as for `find_models`.
+
+    Raises:
+        ConfigError: a token that cannot be one.
+        SourceError: the Hub refuses, does not answer in time, or answers something else than a list of models.
+    """
+    asked = {"pipeline_tag": "text-generation", "sort": "downloads", "limit": limit, "expand": list(_FIELDS)}
+    search = HubSearch(token=token)
+    with translated(search):
+        answer = _receive(
+            f"{HfApi().endpoint}/api/models", asked | ({"search": wanted} if wanted else {}), search, timeout
+        )
+        entries = json.loads(answer)
+        if not isinstance(entries, list):
+            raise TypeError(f"{type(entries).__name__} instead of a list of models")
+    found = (_described(entry) for entry in entries[:limit])
+    return [model for model in found if model]
+
+
+def _receive(url: str, asked: Mapping[str, Any], search: HubSearch, timeout: float) -> bytes:
+    """The body of an answer, of which neither a slow nor an endless rest is waited for."""
+    deadline = time.monotonic() + timeout
+    headers = build_hf_headers(token=search.token)
+    with get_session().stream("GET", url, params=asked, headers=headers, timeout=timeout) as response:
+        hf_raise_for_status(response)
+        body = bytearray()
+        for piece in response.iter_bytes():
+            body += piece
+            if len(body) > folders.MAX_JSON_BYTES or time.monotonic() > deadline:
+                raise TimeoutError(f"no end after {len(body)} bytes")
+    return bytes(body)
+
+
+def _described(entry: Any) -> FoundModel | None:
+    """A model as the Hub describes it; what is missing or of another type is not known, None without a name."""
+    entry = _mapping(entry)
+    name = _text(entry.get("id"))
+    if name is None:
+        return None
+    config, gguf, stored = (_mapping(entry.get(key)) for key in ("config", "gguf", "safetensors"))
+    siblings = entry.get("siblings")
+    files = [_mapping(file).get("rfilename") for file in siblings] if isinstance(siblings, list) else []
+    formats = _formats([file for file in files if isinstance(file, str)])
+    quantized = _text(folders.quant_method(config.get("quantization_config")))
+    gated, total = entry.get("gated"), _count(stored.get("total"))
+    return FoundModel(
+        name,
+        "hub",
+        architecture=_text(_architecture(config) or gguf.get("architecture")),
+        num_parameters=_count(gguf.get("total")) if total is None else total,
+        size=None if quantized else _stored_bytes(_mapping(stored.get("parameters"))),
+        license=_text(named_license(entry.get("cardData"))),
+        # "auto" and "manual" say how access is granted.
+        gated=bool(gated) if isinstance(gated, bool | str) else None,
+        formats=formats or tuple(key for key, found in (("safetensors", stored), ("gguf", gguf)) if found),
+        downloads=_count(entry.get("downloads")),
+        quantized=quantized,
+    )
+
+
+def _stored_bytes(parameters: Mapping[str, Any]) -> int | None:
+    """Bytes of the weights by the count of each type: `{"BF16": 1000, "F32": 8}` -> 2032; None where that is not told.
+
+    Of a quantized model the Hub counts what was packed, not what is stored (huggingface.js,
+    `parse-safetensors-metadata.ts`), so that this would be too much.
+    """
+    sizes = [
+        count * DTYPES[dtype].itemsize
+        for dtype, value in parameters.items()
+        if (count := _count(value)) is not None and dtype in DTYPES
+    ]
+    return sum(sizes) if sizes and len(sizes) == len(parameters) else None
+
+
+def _architecture(config: Mapping[str, Any]) -> str | None:
+    return next(iter(folders.architectures(config)), None)
+
+
+def _formats(names: Collection[str]) -> tuple[str, ...]:
+    """The formats of the weights among file names."""
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES) and "/" not in name]
+    found = {
+        "safetensors": bool(weight_files(names)),
+        "gguf": any(name.lower().endswith(".gguf") for name in names),
+        "pickle": any(not any(fnmatch(name, pattern) for pattern in _NO_WEIGHTS) for name in pickles),
+    }
+    return tuple(name for name, is_there in found.items() if is_there)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    """A text that can be shown in one line; None for anything else."""
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        return None
+    # JSON may hold half of a surrogate pair, which nothing can print.
+    return " ".join(value.encode(errors="replace").decode().split()) or None
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -1,0 +1,181 @@
+"""Codes in planes of 4 bits: the layout of torch's 4-bit kernels, or one that expands fast."""
+
+from collections.abc import Mapping
+from math import prod
+
+import torch
+
+from qtoolkit.kernels.blockwise import output_blocks
+from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
+from qtoolkit.kernels.tinygemm import Layout, layout_for, multiply, pairs_of
+
+# Tokens up to which a kernel is faster than expanding the weight, one for each plane of codes: measured on layers of
+# 2048 x 2048 and 576 x 1536.
+_FEW_TOKENS = 64
+# Outputs that lie together in the tiles of the CUDA kernel.
+_TILE_OUTPUTS = 8
+
+
+class PackedInt4(Codes):
+    """Codes of 2, 3, 4 or 8 bits, in groups of equal size in their order, packed for one device.
+
+    Where torch has a 4-bit kernel for the device, 2, 3 and 4 bits are one plane of 4-bit codes, and 8 bits are two,
+    the upper and the lower halves of the codes. Where it has none, the codes are kept so that they expand fast: 4 bits
+    as such a plane, 8 bits as bytes.
+
+    The kernels' scales are rounded to bfloat16. The exact ones are kept beside them, those in float16 as the distance
+    from the rounded ones, which takes one byte and not two.
+
+    Args:
+        source: sorted codes with finite scales. Its zero points are kept, its codes and scales are not.
+        layout: of `tinygemm.layout_for`.
+    """
+
+    expands_fast = True
+
+    def __init__(self, source: Codes, layout: Layout) -> None:
+        self.bits, self.inputs_per_scale, self.device = source.bits, source.inputs_per_scale, source.device
+        self.in_features, self.out_features, self.order = source.in_features, source.out_features, source.order
+        self._layout, self.block = layout, layout.block or _TILE_OUTPUTS
+        whole = slice(0, self.out_features)
+        scale, zero_point = source.scale(whole), source.zero_points(whole)
+        self._common = common = _common(zero_point)
+        self.centered = source.centered and common == 2 ** (source.bits - 1)
+        self.zero_points = source.zero_points if common is None else lambda outputs: common
+        pieces = [self._pack(source.codes(part)) for part in output_blocks(source)]
+        self._planes = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+        self._pairs: tuple[torch.Tensor, ...] = ()
+        self._exact = scale
+        if layout.group_size is None:
+            return
+        every = scale.expand(-1, self.out_features)
+        repeats = self.in_features // len(scale) // layout.group_size
+        self._pairs = tuple(pairs_of(*numbers, repeats) for numbers in self._numbers(every, zero_point))
+        if scale.dtype == torch.float16 and scale.shape == every.shape:
+            self._exact = (_bits_of(scale) - _bits_of(scale.bfloat16().half())).to(torch.int8)
+
+    def codes(self, outputs: slice) -> torch.Tensor:
+        """See `Codes`."""
+        if self.bits == 8 and not self._pairs:
+            # [outputs, in] bytes, each block as [in, outputs] -> [in, outputs]
+            rows = self._planes[0][outputs]
+            blocks = rows.view(len(rows) // self._layout.block, self.in_features, self._layout.block)
+            return blocks.transpose(0, 1).reshape(self.in_features, len(rows))
+        codes = self._layout.unpack(self._planes[0], self.in_features, outputs)
+        if self.bits == 8:
+            lower = self._layout.unpack(self._planes[1], self.in_features, outputs)
+            return codes.bitwise_left_shift_(4).bitwise_or_(lower)
+        return codes.sub_(_shift(self.bits)) if _shift(self.bits) else codes
+
+    def scale(self, outputs: slice) -> torch.Tensor:
+        """See `Codes`: the exact scales in their own type."""
+        exact = self._exact if self._exact.shape[1] == 1 else self._exact[:, outputs]
+        if exact.dtype != torch.int8:
+            return exact
+        # Of 8 bits, the lower plane has the scales as they are.
+        near = self._pairs[-1][:, outputs, 0].view(torch.bfloat16)
+        # One of the parts that a group was cut into is enough.
+        near = near[:: len(near) // len(exact)].half()
+        return (_bits_of(near) + exact).view(torch.float16)
+
+    def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
+        """See `Codes`: few tokens in 16 bits."""
+        size = self._layout.group_size
+        if size is None or not 0 < len(x) <= _FEW_TOKENS // len(self._planes):
+            return None
+        if x.dtype == torch.float16:
+            y = self.multiply(x.to(torch.bfloat16))
+            return None if y is None else y.to(x.dtype)
+        if x.dtype != torch.bfloat16:
+            return None
+        y = multiply(x, self._planes[0], self._pairs[0], size)
+        return y if len(self._planes) == 1 else y.add_(multiply(x, self._planes[1], self._pairs[1], size))
+
+    def buffers(self) -> Mapping[str, torch.Tensor]:
+        """See `Codes`."""
+        parts = {"plane": self._planes, "pairs": self._pairs, "exact": (self._exact,)}
+        named = {f"{name}_{index}": tensor for name, tensors in parts.items() for index, tensor in enumerate(tensors)}
+        return named if self.order is None else named | {"order": self.order}
+
+    def _pack(self, codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self.bits < 8:
+            return (self._layout.pack(codes + _shift(self.bits)),)
+        if self._layout.group_size is not None:
+            return self._layout.pack(codes >> 4), self._layout.pack(codes & 15)
+        # [in, outputs] -> [in, blocks, block] -> [blocks, in, block] -> [outputs, in]
+        blocks = codes.unflatten(1, (-1, self._layout.block)).transpose(0, 1)
+        return (blocks.reshape(codes.shape[1], codes.shape[0]),)
+
+    def _numbers(
+        self, scale: torch.Tensor, zero_point: torch.Tensor | int
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor | None], ...]:
+        """Scale and offset of each plane: W = (code - 8) * scale + offset, summed over the planes."""
+        scale = scale.float()
+        if self.bits == 8:
+            # code - z = 16 * (upper - 8) + (lower - 8) + 136 - z
+            return (16 * scale, _offset(136, zero_point, scale)), (scale, None)
+        return ((scale, None if self.centered else _offset(8 - _shift(self.bits), zero_point, scale)),)
+
+
+class PackedInt4Kernel(Kernel):
+    """torch's 4-bit kernels; where there is none, a layout that expands faster than 32-bit words."""
+
+    def takes(self, weight: Codes | StoredTensors, device: torch.device) -> bool:
+        """See `Kernel`."""
+        return _layout_of(weight, device) is not None
+
+    def pack(self, codes: Codes) -> Codes | None:
+        """See `Kernel`: finite scales, and groups that can be brought into their order."""
+        layout, in_order = _layout_of(codes, codes.device), codes.sorted()
+        finite = bool(codes.scale(slice(0, codes.out_features)).isfinite().all())
+        return None if layout is None or in_order is None or not finite else PackedInt4(in_order, layout)
+
+    def packed_bytes(self, stored: StoredTensors, device: torch.device) -> int:
+        """See `Kernel`: 2 and 3 bits take the room of 4."""
+        layout = _layout_of(stored, device)
+        shape, dtype = stored.tensors()[stored.scale_name]
+        scales, weights = prod(shape), stored.in_features * stored.out_features
+        if layout is None or layout.group_size is None:
+            return weights * stored.bits // 8 + scales * dtype.itemsize
+        pairs = stored.in_features // layout.group_size * stored.out_features
+        each = 6 if stored.bits == 8 else 2 if stored.centered else 4
+        near = dtype == torch.float16 and scales == stored.in_features // stored.inputs_per_scale * stored.out_features
+        return weights * (2 if stored.bits == 8 else 1) // 2 + each * pairs + scales * (1 if near else dtype.itemsize)
+
+
+def _layout_of(weight: Codes | StoredTensors, device: torch.device) -> Layout | None:
+    """The layout of its planes on a device; None where it is best left as it is stored."""
+    if weight.bits not in (2, 3, 4, 8) or (weight.bits == 8 and weight.expands_fast):
+        # Two planes would win little, and take the room of more scales.
+        return None
+    layout = layout_for(weight.in_features, weight.out_features, weight.inputs_per_scale, device)
+    # Without a kernel to win by it, 2 and 3 bits shall not take the room of 4.
+    stays = weight.bits < 4 or weight.expands_fast
+    return None if layout is not None and layout.group_size is None and stays else layout
+
+
+def _common(zero_point: torch.Tensor | int) -> int | None:
+    """The one zero point of all groups; None when they differ."""
+    if isinstance(zero_point, int):
+        return zero_point
+    first = int(zero_point[0, 0])
+    return first if bool((zero_point == first).all()) else None
+
+
+def _offset(middle: int, zero_point: torch.Tensor | int, scale: torch.Tensor) -> torch.Tensor:
+    """(middle - zero_point) * scale, of the shape of the scales."""
+    zero = zero_point if isinstance(zero_point, int) else zero_point.float()
+    return (middle - zero) * scale
+
+
+def _shift(bits: int) -> int:
+    """What is added to codes of fewer bits, so that a zero point in the middle is that of 4 bits."""
+    return 8 - (1 << bits - 1) if bits < 4 else 0
+
+
+def _bits_of(scale: torch.Tensor) -> torch.Tensor:
+    """float16 as its bits, int16: the next number is the next integer."""
+    return scale.contiguous().view(torch.int16)
+
+
+KERNEL = PackedInt4Kernel()

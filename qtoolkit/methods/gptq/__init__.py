@@ -1,0 +1,186 @@
+"""GPTQ: codes chosen column by column, each column's error passed on to those not yet done (arXiv 2210.17323)."""
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.formats import Layer
+from qtoolkit.methods._config import MethodConfig, option
+from qtoolkit.methods._method import Method, Offer, Outcome
+from qtoolkit.methods._rules import MixedConfig
+from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qtoolkit.models import Checkpoint
+    from qtoolkit.stream import JournalPlace
+    from qtoolkit.stream.cost import Work
+
+# What every reader of the format packs without a remainder: 32 codes of 3 bits fill 3 words.
+_MULTIPLE = 32
+_SMALLEST_GROUP = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTQ(MixedConfig):
+    """Codes of 2, 3, 4 or 8 bits that keep each layer's outputs on a calibration text."""
+
+    method: ClassVar[str] = "gptq"
+    format: ClassVar[str] = "gptq"
+
+    bits: int = option(4, choices=(2, 3, 4, 8), help="size of a code", unit="bits per weight", per_layer=True)
+    group_size: int = option(
+        128, help="inputs of one output that share a scale, -1 for all; the largest that divides, where this does not"
+    )
+    sym: bool = option(True, help="zero point in the middle of the codes; false fits one to each group")
+    desc_act: bool = option(
+        False, help="form the groups in order of activation: the file then has a g_idx, and runs slower"
+    )
+    damp_percent: float = option(0.01, help="share of the mean of the Hessian's diagonal that is added to it")
+    calibration: Any = option(  # noqa: RUF009
+        "wikitext2", help="text to calibrate with: wikitext2, c4, self, a file, a list of texts, or a Dataset"
+    )
+    num_samples: int = option(128, help="samples of the calibration text", unit="samples")
+    seq_len: int = option(2048, help="length of a sample", unit="tokens")
+    order: str = option(
+        "activation",
+        choices=("activation", "natural"),
+        help="order in which columns are done: those of strongest activation first, or as they stand",
+    )
+    true_sequential: bool = option(
+        True, help="let each layer of a block see what the layers before it make once they are quantized"
+    )
+    checkpoint_format: str = option(
+        "gptq", choices=("gptq", "gptq_v2"), help="how zero points are stored: gptq is AutoGPTQ's, less one"
+    )
+    engine: str = option(
+        "qtoolkit", choices=("qtoolkit", "optimum"), help="who does the work: qtoolkit, or optimum with gptqmodel"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        if self.group_size != -1 and self.group_size < _SMALLEST_GROUP:
+            raise ConfigError(f"{name}: group_size must be -1, or at least {_SMALLEST_GROUP}, got {self.group_size}")
+        if not 0 < self.damp_percent < 1:
+            raise ConfigError(f"{name}: damp_percent must lie between 0 and 1, got {self.damp_percent}")
+        if self.desc_act and self.order != "activation":
+            raise ConfigError(f"{name}: desc_act=True forms groups in order of activation: leave order='activation'")
+        if self.engine == "optimum" and (self.rules or self.target is not None):
+            raise ConfigError(
+                f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
+            )
+        for field in ("num_samples", "seq_len"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{name}: {field} must be at least 1, got {getattr(self, field)}")
+
+    def bits_to_give(self) -> tuple[int, ...]:
+        """As the base says, but no 2 bits with `sym`, where a loss is no longer predicted to second order."""
+        return tuple(bits for bits in super().bits_to_give() if bits > 2 or not self.sym)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values; of calibration text that is no file, only what it is called."""
+        text = self.calibration
+        if isinstance(text, list | tuple):
+            text = f"{len(text)} texts"
+        elif not isinstance(text, str):
+            text = os.fspath(text) if isinstance(text, os.PathLike) else type(text).__name__
+        return super().to_dict() | {"calibration": text}
+
+
+class GPTQMethod(Method):
+    """GPTQ as a method."""
+
+    config_class = GPTQ
+    title = "GPTQ"
+    offers = (
+        Offer({"bits": 8}, None, "transformers, vLLM, gptqmodel"),
+        Offer({}, 1.081, "transformers, vLLM, gptqmodel, auto-gptq"),
+        Offer({"bits": 3}, 1.399, "transformers, gptqmodel, auto-gptq"),
+    )
+    summary = "2, 3, 4 or 8 bits fitted to a calibration text, block by block; AutoGPTQ's format"
+    splits_experts = True
+    resumes = True
+
+    def resolve(self, config: Any, dtype: str, device: str) -> MethodConfig:
+        from qtoolkit.texts.calibration_text import check_calibration
+
+        check_calibration(config.calibration)
+        return super().resolve(config, dtype, device)
+
+    def fit(self, layers: tuple[Layer, ...], config: Any) -> MethodConfig:
+        """One group size for the whole model: the format names one, and readers take it for all layers."""
+        inputs = sorted({layer.in_features for layer in layers if not _why_left(layer)})
+        if not inputs or config.group_size == -1:
+            return super().fit(layers, config)
+        # Inputs are multiples of 32, so that there is always one; kernels want a power of two.
+        sizes = [
+            size
+            for size in range(config.group_size, _SMALLEST_GROUP - 1, -1)
+            if all(count % size == 0 for count in inputs)
+        ]
+        powers = [size for size in sizes if size & (size - 1) == 0]
+        size = config.group_size if config.group_size in sizes else powers[0]
+        return super().fit(layers, replace(config, group_size=size))
+
+    def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
+        from qtoolkit.formats.gptq.tensors import GPTQTensors
+        from qtoolkit.kernels import memory_bytes
+
+        reason = _why_left(layer)
+        if reason:
+            return layer.left_alone(reason)
+        tensors = GPTQTensors(
+            layer.out_features,
+            layer.in_features,
+            bits=config.bits,
+            group_size=config.group_size,
+            checkpoint_format=config.checkpoint_format,
+            centered=config.sym,
+        )
+        stored = tensors.stored_bytes()
+        # The Hessian and its factor, the weight and its errors in float32, the codes.
+        working = 8 * layer.in_features**2 + 9 * layer.num_weights + stored
+        kept = memory_bytes(tensors, device=layer.device, reordered=config.desc_act)
+        return layer.replaced(kept, disk_bytes=stored, working_bytes=working, bits=config.bits)
+
+    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+        from qtoolkit.formats.gptq.config import notes_on
+
+        return notes_on(config, layers)
+
+    def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
+        from qtoolkit.methods.gptq.layers import round_to_grid
+
+        return round_to_grid(weight, config)
+
+    def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
+        from qtoolkit.methods.gptq.cost import gptq_phases
+
+        return gptq_phases(work, config)
+
+    def quantize(
+        self,
+        checkpoint: "Checkpoint",
+        config: Any,
+        plan: Plan,
+        on_progress: OnProgress,
+        journal: "JournalPlace | None" = None,
+    ) -> Outcome:
+        from qtoolkit.methods.gptq.job import quantize
+
+        return quantize(checkpoint, config, plan, on_progress, journal)
+
+
+def _why_left(layer: Layer) -> str:
+    if not layer.in_block:
+        return "outside the blocks, which alone the format's readers look for"
+    if layer.in_features % _MULTIPLE or layer.out_features % _MULTIPLE:
+        shape = f"[{layer.out_features}, {layer.in_features}]"
+        return f"the format needs outputs and inputs in multiples of {_MULTIPLE}, not {shape}"
+    return ""
+
+
+METHOD = GPTQMethod()

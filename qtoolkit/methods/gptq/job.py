@@ -1,0 +1,169 @@
+"""A GPTQ job: calibration text, blocks one by one, and the model that comes out."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qtoolkit.checkpoints import StoredTensor
+from qtoolkit.formats.gptq.config import describe, notes_on
+from qtoolkit.measure.malloc import give_memory_back
+from qtoolkit.methods._method import Outcome
+from qtoolkit.methods.gptq import optimum
+from qtoolkit.methods.gptq.layers import GPTQBlocks
+from qtoolkit.models import Checkpoint
+from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
+from qtoolkit.stream import (
+    Journal,
+    JournalPlace,
+    StreamedModel,
+    calibration_dtype,
+    load_streamed,
+    quantize_blocks,
+)
+from qtoolkit.stream.journal import DoneBlock
+from qtoolkit.texts.calibration_text import Calibration, bounded, make_calibration, read_calibration
+from qtoolkit.texts.overlap import sketch
+from qtoolkit.texts.self_calibration import self_calibration
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# What the perplexity is measured on: enough to tell text that a model knows from text that it does not.
+_PERPLEXITY_SAMPLES, PERPLEXITY_TOKENS = 2, 256
+# Rows of logits that are in float32 at one time: a large vocabulary makes each a megabyte.
+LOSS_ROWS = 32
+
+
+def quantize(
+    checkpoint: Checkpoint, config: Any, plan: Plan, on_progress: OnProgress, place: JournalPlace | None
+) -> Outcome:
+    """See `Method.quantize`."""
+    dtype = calibration_dtype(plan.device, checkpoint.dtype)
+    if dtype != checkpoint.dtype:
+        checkpoint.notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
+    checkpoint.notes.extend(notes_on(config, plan.layers))
+    text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
+    names = [layer.name for layer in plan.layers]
+    journal = Journal(place, _recipe(checkpoint, config, text, names, dtype))
+    text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
+    checkpoint.notes.extend(text.notes)
+    if config.engine == "optimum":
+        checkpoint.notes.extend(journal.notes)
+        return optimum.quantize(checkpoint, config, plan, text)
+    streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
+    layers = [
+        [name.removeprefix(f"{block}.") for name in names if name.startswith(f"{block}.")]
+        for block in streamed.block_names
+    ]
+    blocks = quantize_blocks(streamed, layers, text.tokens, GPTQBlocks(config, plan.device), journal, on_progress)
+    checkpoint.notes.extend(journal.notes)
+    give_memory_back()
+    model = _load(checkpoint, streamed, config, plan, blocks)
+    report = CalibrationReport(
+        text=text.name,
+        num_samples=len(text.tokens),
+        seq_len=text.tokens.shape[1],
+        perplexity=_perplexity(model, text.tokens[:_PERPLEXITY_SAMPLES, :PERPLEXITY_TOKENS]),
+        damp_percent=config.damp_percent,
+        layers=tuple(LayerError(name, **facts) for block in blocks for name, facts in block.facts.items()),
+        resumed=journal.found,
+        sketch=sketch(text.tokens),
+        fingerprint=text.fingerprint,
+        text_check=text.checked,
+    )
+    give_memory_back()
+    return Outcome(model, report)
+
+
+def _read_text(checkpoint: Checkpoint, config: Any, on_progress: OnProgress) -> Calibration:
+    sizes = {"num_samples": config.num_samples, "seq_len": config.seq_len}
+    text = read_calibration(checkpoint, config.calibration, **sizes, on_progress=on_progress)
+    give_memory_back()
+    return text
+
+
+def _written_text(
+    checkpoint: Checkpoint, config: Any, journal: Journal, device: str, dtype: torch.dtype, on_progress: OnProgress
+) -> Calibration:
+    """Text that the model writes; with another number of threads it would be another, so that a journal keeps it."""
+    limits = checkpoint.config.get_text_config(decoder=True)
+    length, _ = bounded(config.seq_len, getattr(limits, "max_position_embeddings", None))
+
+    def fits(tokens: StoredTensor | torch.Tensor) -> bool:
+        if (tuple(tokens.shape), tokens.dtype) != ((config.num_samples, length), torch.int64):
+            return False
+        values = tokens[...]
+        return bool(((values >= 0) & (values < limits.vocab_size)).all())
+
+    kept = journal.kept_tokens(fits)
+    if kept is not None:
+        return make_calibration(kept, "self", ["calibrated with what the model wrote when the job was begun"])
+    # The whole model in full precision: the one step that needs it in memory.
+    whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress)
+    text = self_calibration(
+        whole, checkpoint.tokenizer, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
+    )
+    journal.keep_tokens(text.tokens)
+    return text
+
+
+def _recipe(
+    checkpoint: Checkpoint, config: Any, text: Calibration | None, names: list[str], dtype: torch.dtype
+) -> Mapping[str, Any]:
+    """All that the codes depend on, in words for a message where a journal was begun with another."""
+    return {
+        "method": config.method,
+        **config.to_dict(),
+        "commit_hash": checkpoint.commit_hash,
+        "weights": checkpoint.fingerprint(),
+        "calibration text": text.fingerprint if text else "written by the model",
+        # In their order and with what the rules, which a dict compares without theirs, make of each.
+        "layers": hashlib.sha256("\n".join(f"{name} {config.of(name).bits}" for name in names).encode()).hexdigest(),
+        "dtype": str(dtype),
+    }
+
+
+def _load(
+    checkpoint: Checkpoint,
+    streamed: StreamedModel,
+    config: Any,
+    plan: Plan,
+    blocks: list[DoneBlock],
+) -> "PreTrainedModel":
+    """The model of the quantized layers and of everything else as it was, read as any checkpoint of the format."""
+    from qtoolkit.formats.gptq.checkpoint import load_quantized
+
+    quantized = {f"{layer.name}.weight" for layer in plan.layers}
+    gone = {key for key, name in streamed.name_of.items() if name in quantized}
+    rest = {key: tensor for key, tensor in streamed.tensors.items() if key not in gone}
+    done = {key: tensor for block in blocks for key, tensor in block.tensors.items()}
+    in_blocks = tuple(f"{name}." for name in streamed.block_names)
+    left = [
+        key.removesuffix(".weight")
+        for key, tensor in rest.items()
+        if len(tensor.shape) == 2 and streamed.name_of[key].startswith(in_blocks) and key.endswith(".weight")
+    ]
+    bits = {key.removesuffix(".weight"): config.of(streamed.name_of[key].removesuffix(".weight")).bits for key in gone}
+    described = describe(config, bits, left)
+    made = replace(checkpoint, tensors={**rest, **done}, expand=None)
+    return load_quantized(made, described, device=plan.device)
+
+
+def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:
+    """exp of the mean negative log-likelihood of all tokens but the first of each sample."""
+    # One sample at a time, and its logits gone before the next ones come.
+    with torch.no_grad():
+        losses = [_losses(model, sample) for sample in tokens.to(model.device)]
+    return torch.cat(losses).mean().exp().item()
+
+
+def _losses(model: "PreTrainedModel", sample: torch.Tensor) -> torch.Tensor:
+    """The negative log-likelihood of each token of a sample but the first, float32 [tokens - 1]."""
+    logits = model(sample[None], use_cache=False).logits[0, :-1]
+    parts = zip(logits.split(LOSS_ROWS), sample[1:].split(LOSS_ROWS), strict=True)
+    return torch.cat(
+        [torch.nn.functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in parts]
+    )

@@ -1,0 +1,27 @@
+"""Models opened from the Hub, a folder, a `.gguf` file or memory, and built without their weights."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qtoolkit.models.apart import refuse_hub_cache, refuse_own_source
+    from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.models.opening import load_tokenizer, open_checkpoint
+    from qtoolkit.models.provenance import identify
+
+_HOME_OF = {
+    "Checkpoint": "checkpoint",
+    "identify": "provenance",
+    "load_tokenizer": "opening",
+    "open_checkpoint": "opening",
+    "refuse_hub_cache": "apart",
+    "refuse_own_source": "apart",
+}
+__all__ = ["Checkpoint", "identify", "load_tokenizer", "open_checkpoint", "refuse_hub_cache", "refuse_own_source"]
+
+
+def __getattr__(name: str) -> Any:
+    """Give each name on demand: completion asks which models are cached, and must not wait for torch."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

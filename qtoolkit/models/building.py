@@ -1,0 +1,149 @@
+"""A model built by transformers without values: every module and shape, and whether the weights fit them."""
+
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qtoolkit.checkpoints.folder import holder_of
+from qtoolkit.checkpoints.remedy import sound_copy
+from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError, oneline
+from qtoolkit.models.empty_models import building_empty, uninitialized
+from qtoolkit.models.foreign_codes import refuse_codes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qtoolkit.models.checkpoint import Checkpoint
+
+# Reentrant: a model that is built may need another one built.
+_BUILDING = threading.RLock()
+
+
+def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
+    """The model on the meta device, once the names and shapes of its weights were found to fit it.
+
+    The weights are checked by a rehearsal: transformers loads tensors of their names and shapes that hold nothing. It
+    changes names and merges tensors as it will later, and needs no memory, however much a config lies. A checkpoint
+    that is quantized already is not rehearsed, since its tensors are read back by their values, nor is
+    one that is expanded.
+
+    Raises:
+        CheckpointError: no model can be built from the config, weights are missing or have other shapes.
+        UnsupportedModelError: codes of a quantized model, or a loaded model that holds more, or less, than its class
+            makes from its config.
+    """
+    try:
+        skeleton = build_empty(checkpoint, checkpoint.dtype)
+        if checkpoint.quantization is None and checkpoint.expand is None:
+            refuse_codes(checkpoint, skeleton)
+            _rehearse(checkpoint, type(skeleton))
+    except SourceError:
+        raise
+    except Exception as error:  # a config that lies makes transformers raise anything
+        what = f"no {checkpoint.config.model_type} model can be built from {checkpoint.name}"
+        way = "set pad_token_id in config.json to a token of the model, or to null"
+        way = way if "adding_idx" in str(error) else sound_copy(checkpoint.path)
+        raise CheckpointError(f"{what} ({cause_of(error)}): {way}") from error
+    return skeleton.eval()
+
+
+def build_empty(checkpoint: "Checkpoint", dtype: torch.dtype) -> "PreTrainedModel":
+    """The model on the meta device, nothing checked; one of its own for each caller."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"), using_transformers(), building_empty(checkpoint.name):
+        if checkpoint.model_class is not None:
+            return checkpoint.model_class._from_config(checkpoint.config, dtype=dtype)  # noqa: SLF001
+        return AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype, trust_remote_code=False)
+
+
+def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> None:
+    empty = {
+        name: torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
+        for name, tensor in checkpoint.tensors.items()
+    }
+    with using_transformers(), building_empty(checkpoint.name):
+        _, info = uninitialized(model_class).from_pretrained(
+            None,
+            config=checkpoint.config,
+            state_dict=empty,
+            device_map={"": "meta"},
+            dtype=checkpoint.dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    check_complete(checkpoint, info)
+
+
+def check_complete(checkpoint: "Checkpoint", info: Mapping[str, Any]) -> None:
+    """Refuse weights that are not those of the model, by what transformers says after loading them.
+
+    transformers fills what is missing with random numbers and says so in a log; here that is an error. What belongs to
+    nothing in the model, and is not known to be of no use, becomes a note.
+
+    Raises:
+        CheckpointError: weights are missing, or have other shapes.
+        UnsupportedModelError: a loaded model that holds more, or less, than its class makes from its config.
+    """
+    name = checkpoint.name
+    missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if checkpoint.format == "loaded" and (missing or surplus):
+        raise UnsupportedModelError(
+            f"{name} was changed after it was built ({(missing + surplus)[0]}): merge its adapters, or undo the change"
+        )
+    if missing:
+        holder = holder_of(checkpoint.path, missing[0]) if checkpoint.path else None
+        unnamed = f"{holder} holds some and the index does not name it: remove the index"
+        way = unnamed if holder else sound_copy(checkpoint.path)
+        raise CheckpointError(f"{name} has no weights for {_first(missing)}: {way}")
+    if info["mismatched_keys"]:
+        key, found, expected = min(info["mismatched_keys"], key=str)
+        raise CheckpointError(f"{name} has {key} as {list(found)}, but its config wants {list(expected)}")
+    note = f"weights that belong to nothing in the model are left out: {_first(surplus)}" if surplus else ""
+    if note and note not in checkpoint.notes:
+        checkpoint.notes.append(note)
+
+
+def cause_of(error: Exception) -> str:
+    """What went wrong while transformers loaded, in one line.
+
+    It collects what is raised while it merges or quantizes tensors, puts that into a log, and raises something else; so
+    this is looked up in the frame that raised.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        errors = getattr(frame.f_locals.get("loading_info"), "conversion_errors", None)
+        if errors:
+            name, text = next(iter(errors.items()))
+            # A traceback, the message again, and a line that tells where.
+            return f"{name}: {text.splitlines()[-2]}"
+    return oneline(error)
+
+
+def _first(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+@contextmanager
+def using_transformers() -> Iterator[None]:
+    """transformers without its progress bars and loading tables, by one thread at a time.
+
+    While it builds a model, torch's default type is that model's, for the whole process: of two threads that do so at
+    once, the second may find and put back what the first had set. Plans of a panel and its jobs run in threads.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    with _BUILDING:
+        logger = transformers_logging.get_logger()
+        level = logger.level
+        # Not `disable_progress_bar`, which would change huggingface_hub's bars too.
+        hook = transformers_logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": True}))
+        logger.setLevel(transformers_logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            transformers_logging.set_tqdm_hook(hook)

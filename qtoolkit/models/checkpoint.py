@@ -1,0 +1,157 @@
+"""A model that was found and checked, and whose weights have not been read yet."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qtoolkit.checkpoints.safetensors import ReportedTensor, StoredTensor
+from qtoolkit.models.building import build_skeleton
+from qtoolkit.records import ModelSource
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+
+# Of each tensor, for the fingerprint.
+_SAMPLED_BYTES = 1024
+
+
+@dataclass
+class Checkpoint:
+    """A model as a method meets it: its config, and its weights by name, each read when it is asked for.
+
+    Attributes:
+        name: what the user called it.
+        config: transformers' config of the model.
+        tensors: weights by their name in the file; a `StoredTensor` is read when it is indexed.
+        dtype: the torch type that the model is loaded in.
+        format: "safetensors", "gguf" or "loaded".
+        path: the folder or file of the weights; None for a loaded model.
+        commit_hash: the Hub commit; None when it is not from the Hub.
+        disk_size: bytes of the weight files; None for a loaded model.
+        tokenizer: the model's tokenizer; None when it has none.
+        generation_config: how the model likes to generate; None to derive it from the config.
+        model_class: the class that runs it; None for the one that transformers has for the config.
+        notes: what was decided while it was opened; one line each.
+        tokenizer_bytes: bytes of the tokenizer's own file; 0 when it has none.
+        download_bytes: bytes that are still to be downloaded.
+        license: as the model's card names it, "apache-2.0"; None where that is not known.
+        gated: whether the Hub hands it out only to those who accept its terms; None where that is not known.
+        inherited: what else the model's card says that holds for a copy, as `qtoolkit.hub.licenses.inherited`.
+        checked: whether the bytes of its files have the hashes that the Hub names, "checked: ...", or why that is not
+            known, "not checked: ..."; empty for a plan.
+        expand: gives `tensors` where they cannot be read one by one, when they are wanted; None elsewhere.
+    """
+
+    name: str
+    config: "PreTrainedConfig"
+    tensors: Mapping[str, StoredTensor | torch.Tensor]
+    dtype: torch.dtype
+    format: str
+    path: Path | None = None
+    commit_hash: str | None = None
+    disk_size: int | None = None
+    tokenizer: Any = None
+    generation_config: "GenerationConfig | None" = None
+    model_class: "type[PreTrainedModel] | None" = None
+    notes: list[str] = field(default_factory=list)
+    expand: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    tokenizer_bytes: int = 0
+    download_bytes: int = 0
+    license: str | None = None
+    gated: bool | None = None
+    inherited: Mapping[str, Any] = field(default_factory=dict)
+    checked: str = ""
+    _skeleton: "PreTrainedModel | None" = field(default=None, repr=False)
+
+    @property
+    def skeleton(self) -> "PreTrainedModel":
+        """The model on the meta device: every module and shape, no values.
+
+        Raises:
+            CheckpointError: no model can be built from the config, weights are missing or have other shapes.
+            UnsupportedModelError: a loaded model that holds more, or less, than its class makes from its config.
+        """
+        if self._skeleton is None:
+            self._skeleton = build_skeleton(self)
+        return self._skeleton
+
+    @skeleton.setter
+    def skeleton(self, model: "PreTrainedModel") -> None:
+        self._skeleton = model
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """What the checkpoint's config says of how it was quantized; None when it is in full precision."""
+        found = getattr(self.config, "quantization_config", None)
+        return found if found is None or isinstance(found, dict) else found.to_dict()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as they are read."""
+        tensors = self.skeleton.parameters() if self.expand else self.tensors.values()
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every tensor's name, type, shape and first values: weights that changed have another.
+
+        Of a `.gguf` file, over its size and its first megabyte.
+        """
+        digest = hashlib.sha256()
+        if self.expand is not None:
+            assert self.path is not None
+            with self.path.open("rb") as file:
+                digest.update(f"{self.disk_size}".encode() + file.read(1_000_000))
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode() + _first_bytes(tensor))
+        return digest.hexdigest()
+
+    def hand_over(self, on_read: Callable[[str, torch.Tensor], None]) -> dict[str, ReportedTensor]:
+        """The weights, for a loader that reads each once; `on_read` is called with the name and value of each.
+
+        Expanded weights belong to nobody else: they leave memory as the loader goes on.
+        """
+        tensors = self.expand() if self.expand else self.tensors
+        return {name: ReportedTensor(tensor, partial(on_read, name)) for name, tensor in tensors.items()}
+
+    def named_as_stored(self, model: "PreTrainedModel") -> Mapping[str, StoredTensor | torch.Tensor]:
+        """The tensors under the names that `save_pretrained` gives them; a model in memory may have others.
+
+        Args:
+            model: the model without values; transformers knows by it what it merged.
+        """
+        from transformers.core_model_loading import revert_weight_conversion
+
+        if self.format == "safetensors":
+            return self.tensors
+        tied = model.all_tied_weights_keys
+        tensors = self.expand() if self.expand else self.tensors
+        return dict(revert_weight_conversion(model, {name: tensors[name] for name in tensors if name not in tied}))
+
+    def record(self) -> ModelSource:
+        """The checkpoint as a record."""
+        parameters = list(self.skeleton.parameters())
+        tensors = {id(tensor): tensor for tensor in [*parameters, *self.skeleton.buffers()]}
+        return ModelSource(
+            name=self.name,
+            path=str(self.path) if self.path else None,
+            commit_hash=self.commit_hash,
+            format=self.format,
+            architecture=type(self.skeleton).__name__,
+            dtype=str(self.dtype).removeprefix("torch."),
+            num_parameters=sum(parameter.numel() for parameter in parameters),
+            footprint=sum(tensor.nbytes for tensor in tensors.values()),
+            disk_size=self.disk_size,
+        )
+
+
+def _first_bytes(tensor: StoredTensor | torch.Tensor) -> bytes:
+    if isinstance(tensor, StoredTensor):
+        return tensor.first_bytes(_SAMPLED_BYTES)
+    values = tensor.detach().flatten()[: _SAMPLED_BYTES // tensor.element_size()]
+    return values.cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,164 @@
+"""Codes of a quantized model whose config does not say so: they must not be taken for weights."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.models.renaming import names_in_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qtoolkit.models.checkpoint import Checkpoint
+
+# What weights are stored in.
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+# How a tensor's name ends -> whose codes it belongs to. A scale beside codes tells more than the codes.
+_ENDS = {
+    ".quant_state.bitsandbytes__nf4": "bitsandbytes' NF4",
+    ".quant_state.bitsandbytes__fp4": "bitsandbytes' FP4",
+    ".weight.absmax": "bitsandbytes' NF4 or FP4",
+    ".SCB": "bitsandbytes' LLM.int8()",
+    ".qweight": "GPTQ, AWQ or FP-Quant",
+    ".weight_scale_inv": "FP8 with a scale for each block",
+    ".weight_packed": "compressed-tensors",
+    ".weight_scale_2": "ModelOpt's NVFP4",
+    ".weight_scale": "FP8 or int8 of compressed-tensors, or BitNet",
+    ".W_q": "HQQ or SINQ",
+    "_blocks": "MXFP4",
+    ".weight_scales": "EETQ",
+}
+# The same of a tensor beside "NAME.weight".
+_BESIDE = {
+    ".tables": "HIGGS",
+    ".biases": "MLX",
+    ".qbiases": "MLX",
+    ".scales": "MLX",
+    ".scale": "absmax or zero-point of qtoolkit",
+}
+# Codes in the place of "NAME.weight", and what stands beside them. Some of these names are short: both must be there.
+_INSTEAD = (
+    ("._weight_qdata", "._weight_scale", "torchao"),
+    (".weight._data", ".weight._scale", "quanto"),
+    (".weight._data._data", ".weight._scale", "quanto"),
+    (".codes", ".codebooks", "AQLM"),
+    (".indices", ".centroids.weight", "VPTQ"),
+    (".dense_weights", ".row_offsets", "SpQR"),
+    (".Qidxs", ".SU", "QuIP#"),
+    (".trellis", ".SU", "QTIP"),
+    (".trellis", ".suh", "EXL3"),
+    (".trellis", ".su", "EXL3"),
+    (".q_weight", ".q_invperm", "EXL2"),
+    (".q_weight", ".q_scale", "MLC"),
+    (".B", ".s", "Marlin"),
+)
+
+
+class _Header(Protocol):
+    """What a file says of a tensor; a tensor will do."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its type."""
+
+
+def find_codes(tensors: Mapping[str, _Header], is_weight: Callable[[str], bool]) -> str | None:
+    """A tensor of codes and whose they are, for a message; None where all weights are floats of 16 bits or more.
+
+    Args:
+        tensors: headers or tensors by name.
+        is_weight: whether a name is that of a parameter which the model has in floats.
+    """
+    odd = [name for name, tensor in sorted(tensors.items()) if tensor.dtype not in _FLOATS]
+    if not odd:
+        return None
+    found = _instead_of_a_weight(tensors, odd) or _beside_codes(tensors, odd)
+    if found is not None:
+        return found
+    name = next((name for name in odd if is_weight(name)), None)
+    if name is None:
+        return _instead_of_a_weight(tensors, odd)
+    dtype, stem = str(tensors[name].dtype).removeprefix("torch."), name.removesuffix(".weight")
+    kinds = (kind for end, kind in _BESIDE.items() if f"{stem}{end}" in tensors)
+    return f"{name:.120} is {dtype}, {next((f'as in {kind}' for kind in kinds), 'without its scale')}"
+
+
+def _instead_of_a_weight(tensors: Mapping[str, _Header], odd: Collection[str]) -> str | None:
+    """Codes of a known format in a module without a weight, for a message; None where there are none."""
+    for end, beside, kind in _INSTEAD:
+        for name in odd:
+            stem = name.removesuffix(end)
+            if name.endswith(end) and f"{stem}{beside}" in tensors and f"{stem}.weight" not in tensors:
+                return f"{name:.120} belongs to {kind}"
+    return None
+
+
+def _beside_codes(tensors: Mapping[str, _Header], odd: Collection[str]) -> str | None:
+    """A tensor by whose name codes in its module are known, for a message; None where there is none.
+
+    Floats of such a name alone prove nothing: some model may call a factor so.
+    """
+    holders = {name.rpartition(".")[0] for name in odd}
+    for end, kind in _ENDS.items():
+        for name in sorted(name for name in tensors if name.endswith(end)):
+            if name in odd or name.removesuffix(end) in holders:
+                return f"{name:.120} belongs to {kind}"
+    return None
+
+
+def _lost_weight(tensors: Mapping[str, _Header], known: Collection[str]) -> str | None:
+    """A tensor that is no float in a module whose weight is not there; None where there is none.
+
+    Args:
+        tensors: as for `find_codes`.
+        known: names of the parameters that the model has in floats.
+    """
+    lost = {name.removesuffix(".weight") for name in known if name.endswith(".weight") and name not in tensors}
+    odd = (name for name, tensor in sorted(tensors.items()) if tensor.dtype not in _FLOATS)
+    name = next((name for name in odd if name.rpartition(".")[0] in lost), None)
+    return None if name is None else f"{name:.120} is no float, and stands where a weight is missing"
+
+
+def refuse_packed(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors of another class: torchao keeps codes in such as say of themselves that they are floats.
+
+    Args:
+        name: of the class of the model in memory that holds them.
+        tensors: detached.
+
+    Raises:
+        UnsupportedModelError: there is one.
+    """
+    kind = next((type(tensor).__name__ for tensor in tensors.values() if type(tensor) is not torch.Tensor), None)
+    if kind is not None:
+        raise UnsupportedModelError(f"this {name} holds {kind}s, not plain tensors: give the full-precision model")
+
+
+def refuse_codes(checkpoint: "Checkpoint", model: "PreTrainedModel") -> None:
+    """Refuse integers and float8 where the model has floats: transformers would load them as if they were weights.
+
+    Args:
+        checkpoint: says of itself that it is in full precision.
+        model: on the meta device.
+
+    Raises:
+        UnsupportedModelError: there are some; named for what they are.
+    """
+
+    def is_weight(name: str) -> bool:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        known = model.state_dict()
+        found = known.get(names_in_model(model, [name], get_model_conversion_mapping(model))[name])
+        return found is not None and found.dtype in _FLOATS
+
+    floats = [name for name, tensor in model.state_dict().items() if tensor.dtype in _FLOATS]
+    codes = find_codes(checkpoint.tensors, is_weight) or _lost_weight(checkpoint.tensors, floats)
+    if codes:
+        here = "give" if checkpoint.path is None else "restore that config.json, or name"
+        raise UnsupportedModelError(
+            f"{checkpoint.name} holds codes, not weights ({codes}), and its config has no quantization_config: "
+            f"{here} the full-precision model"
+        )

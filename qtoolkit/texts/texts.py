@@ -1,0 +1,143 @@
+"""Text to run a model on, whatever it was given as: found and checked, and read piece by piece."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qtoolkit.checkpoints.names import HUB_TEXTS
+from qtoolkit.errors import ConfigError
+from qtoolkit.files import path_of
+from qtoolkit.optional import is_installed, optional
+from qtoolkit.texts.text_datasets import check_dataset, is_dataset, is_stream, read_dataset
+from qtoolkit.texts.text_files import READERS, Documents, check_file, read_file
+
+# Characters that are tokenized at once.
+PIECE = 100_000
+# What is longer was hardly meant as a path.
+_MAX_NAME = 256
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Documents that are read when they are wanted.
+
+    Attributes:
+        name: what the user called them; never the text itself.
+        documents: starts reading: documents one after the other, each as the strings that make it up.
+        is_stream: whether only the beginning is read, since the rest comes over a network or has no end.
+        notes: what was decided while they were read, one line each.
+        checks: of a text of the Hub, once it was read, whether its bytes were compared with their hash.
+    """
+
+    name: str
+    documents: Callable[[], Documents]
+    is_stream: bool = False
+    notes: list[str] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)
+
+
+def check_texts(value: Any, option: str, others: tuple[str, ...] = ()) -> None:
+    """Refuse text before any work is done, as far as that can be told without a network.
+
+    Args:
+        value: "wikitext2", "c4", a file (.txt, .md, .raw, .jsonl, .parquet), a list of texts, or a Dataset of
+            the package datasets.
+        option: what the caller's argument is called, for the message.
+        others: further names that the caller knows, for the message.
+
+    Raises:
+        ConfigError: it is none of those, or can be seen to hold no text.
+        MissingDependencyError: the package that reads it is not installed.
+    """
+    if isinstance(value, str) and value in HUB_TEXTS:
+        if not is_installed("datasets"):
+            optional("datasets", f"text {value!r}")
+    elif isinstance(value, str | os.PathLike):
+        path = _path(value)
+        if not os.fspath(value) or not os.path.exists(path):  # noqa: PTH110  # Path raises on a name that is too long
+            raise ConfigError(f"{option} must be {_allowed(others)}, got {_shown(os.fspath(value))}")
+        check_file(path)
+    elif is_dataset(value):
+        check_dataset(value)
+    elif isinstance(value, list | tuple):
+        _check_list(value)
+    else:
+        raise ConfigError(f"{option} must be {_allowed(others)}, got {type(value).__name__}")
+
+
+def open_texts(value: Any, *, token: str | None, held_out: bool = False) -> Texts:
+    """Text that was checked; read later.
+
+    Args:
+        value: as `check_texts` takes it.
+        held_out: take the split of "wikitext2" and "c4" that nothing is calibrated on.
+        token: Hub token for "wikitext2" and "c4"; None for the one that huggingface_hub finds.
+    """
+    if isinstance(value, str) and value in HUB_TEXTS:
+        from qtoolkit.hub.dataset_texts import read_hub_text
+
+        text, notes, checks = HUB_TEXTS[value], list[str](), list[str]()
+        text = replace(text, file=text.held_out) if held_out else text
+        documents = partial(read_hub_text, value, text, token, notes=notes, checks=checks)
+        return Texts(value, documents, text.is_stream, notes, checks)
+    if isinstance(value, str | os.PathLike):
+        path = _path(value)
+        return Texts(path.name, partial(read_file, path))
+    if is_dataset(value):
+        return Texts(type(value).__name__, partial(read_dataset, value), is_stream(value))
+    return Texts("1 text" if len(value) == 1 else f"{len(value)} texts", partial(_each, value))
+
+
+def _allowed(others: tuple[str, ...]) -> str:
+    names = ", ".join(map(repr, (*HUB_TEXTS, *others)))
+    return f"{names}, a file that exists ({', '.join(READERS)}), a list of texts, or a Dataset"
+
+
+def _shown(name: str) -> str:
+    """A name as an error shows it; a text that was meant as itself is not quoted."""
+    if len(name) > _MAX_NAME or "\n" in name:
+        return f"a text of {len(name):,} characters: put it into a list"
+    return repr(name)
+
+
+def _path(value: "str | os.PathLike[str]") -> Path:
+    if not isinstance(value, str) or ("\0" in value and value.startswith("~")):
+        path_of(value, "text")
+    return Path(os.path.expanduser(value))  # noqa: PTH111  # Path raises on a home that belongs to nobody
+
+
+def _check_list(value: list[Any] | tuple[Any, ...]) -> None:
+    for number, text in enumerate(value, start=1):
+        if not isinstance(text, str):
+            raise ConfigError(f"text: item {number} of the list must be a text, got {type(text).__name__}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"text: item {number} of the list holds half a character at {error.start} (a lone surrogate): "
+                "decode it again with errors='replace'"
+            ) from error
+    if not any(text.strip() for text in value):
+        what = "only empty texts" if value else "an empty list"
+        raise ConfigError(f"text: {what}: give texts, a file, or 'self'")
+
+
+def _each(texts: Iterable[str]) -> Documents:
+    for text in texts:
+        yield (text[start : start + PIECE] for start in range(0, len(text), PIECE))
+
+
+def cut(strings: Iterable[str]) -> Iterator[str]:
+    """One document in pieces of at most `PIECE` characters, cut at a line break or a blank where there is one."""
+    rest = ""
+    for string in strings:
+        rest += string
+        while len(rest) > PIECE:
+            end = rest.rfind("\n", 0, PIECE) + 1 or max(rest.rfind(" ", 0, PIECE), 0) or PIECE
+            yield rest[:end]
+            rest = rest[end:]
+    if rest:
+        yield rest

@@ -1,0 +1,93 @@
+"""Text as one row of tokens, read no further than it is wanted."""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.checkpoints.panics import panics_as_errors
+from qtoolkit.errors import SourceError, oneline
+from qtoolkit.records import OnProgress, ProgressEvent
+from qtoolkit.texts.texts import PIECE, Texts, cut
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# A token of ordinary text has about 4 characters: how many are tokenized at once goes by it, up to a bound.
+_CHARACTERS_PER_TOKEN = 4
+_BATCH = 10 * PIECE
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """The tokens of a text.
+
+    Attributes:
+        tokens: int32 [tokens].
+        is_whole: whether they are the whole text; otherwise it goes on.
+        num_documents: documents that they come from.
+    """
+
+    tokens: "np.ndarray[Any, np.dtype[np.int32]]"
+    is_whole: bool
+    num_documents: int
+
+
+def tokenize(texts: Texts, tokenizer: Any, *, limit: int, phase: str, on_progress: OnProgress) -> TokenStream:
+    """The first `limit` tokens of a text, without special tokens but the end-of-text token between documents.
+
+    A long document is tokenized in pieces, so that neither its text nor its tokens have to be held at once.
+
+    Args:
+        texts: the text.
+        tokenizer: the model's; one without an end-of-text token joins documents as they are.
+        limit: tokens after which reading stops.
+        phase: of the job, for its progress.
+        on_progress: told of the tokens so far; what it raises stops the reading.
+    """
+    import numpy as np
+
+    parts = [np.empty(0, np.int32)]
+    count = num_documents = 0
+    is_whole = False
+    with closing(_pieces(texts)) as pieces:
+        while count < limit:
+            batch = _take(pieces, min(_CHARACTERS_PER_TOKEN * (limit - count), _BATCH))
+            if not batch:
+                is_whole = True
+                break
+            options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+            try:
+                with panics_as_errors():
+                    encoded = tokenizer([text for text, _ in batch], **options)["input_ids"]
+            except Exception as error:  # the tokenizers library raises bare Exceptions
+                what = f"the tokenizer cannot read {texts.name} ({oneline(error)})"
+                raise SourceError(f"{what}: give another one as tokenizer=") from error
+            for (_, begins), ids in zip(batch, encoded, strict=True):
+                if begins and num_documents and tokenizer.eos_token_id is not None:
+                    parts.append(np.array([tokenizer.eos_token_id], np.int32))
+                num_documents += begins
+                parts.append(np.array(ids, np.int32))
+            count = sum(map(len, parts))
+            total = limit if texts.is_stream else 0
+            on_progress(ProgressEvent(phase, min(count, limit), total, unit="tokens", detail=texts.name))
+    return TokenStream(np.concatenate(parts)[:limit], is_whole, num_documents)
+
+
+def _pieces(texts: Texts) -> Generator[tuple[str, bool], None, None]:
+    """The text in pieces, each with whether a document begins with it."""
+    with closing(texts.documents()) as documents:
+        for document in documents:
+            begins = True
+            for piece in cut(document):
+                yield piece, begins
+                begins = False
+
+
+def _take(pieces: Iterator[tuple[str, bool]], characters: int) -> list[tuple[str, bool]]:
+    """The next pieces, until they have so many characters together."""
+    taken = []
+    while characters > 0 and (piece := next(pieces, None)):
+        taken.append(piece)
+        characters -= len(piece[0])
+    return taken

@@ -1,0 +1,3 @@
+from tests.fake_hub.fixture import hub
+
+__all__ = ["hub"]

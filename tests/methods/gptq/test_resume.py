@@ -1,0 +1,150 @@
+"""A GPTQ job that was killed goes on where it was, and its result is the same to the bit."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.errors import OutputError, OutputExistsError
+from qtoolkit.records import ProgressEvent
+from tests.methods.gptq.jobs import gptq
+
+pytestmark = pytest.mark.slow
+
+# Runs the job, and dies by SIGKILL at the event with this number of its phase.
+KILLED = """
+import os, signal, sys
+import qtoolkit as qt
+from tests.methods.gptq.jobs import gptq
+
+seen = 0
+def die(event):
+    global seen
+    seen += event.phase == sys.argv[3]
+    if seen == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+qt.quantize(sys.argv[1], gptq(), output=sys.argv[2], device="cpu", on_progress=die)
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights that an uninterrupted job writes."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    qt.quantize(tiny_llama, gptq(), output=output, device="cpu")
+    return (output / "model.safetensors").read_bytes()
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(phase: str, number: int) -> object:
+    seen = 0
+
+    def on_progress(event: ProgressEvent) -> None:
+        nonlocal seen
+        seen += event.phase == phase
+        if seen == number:
+            raise Stop
+
+    return on_progress
+
+
+@pytest.mark.parametrize(
+    ("phase", "number", "resumed"),
+    [("calibrate", 1, 0), ("quantize", 1, 0), ("quantize", 10, 1), ("quantize", 14, 1), ("save", 2, 2)],
+    ids=["before a block", "in the first block", "in the second", "at its last layer", "while it saves"],
+)
+def test_killed_it_goes_on(
+    phase: str, number: int, resumed: int, tiny_llama: Path, whole: bytes, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    arguments = [sys.executable, "-c", KILLED, tiny_llama, output, phase, str(number)]
+    killed = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert not output.exists()
+    result = qt.quantize(tiny_llama, gptq(), output=output, device="cpu")
+    assert result.report.calibration is not None and result.report.calibration.resumed == resumed
+    assert (output / "model.safetensors").read_bytes() == whole
+    assert not output.with_name("out.partial").exists()
+
+
+def test_stopped_twice_it_goes_on_twice(tiny_llama: Path, whole: bytes, tmp_path: Path) -> None:
+    for number in (8, 5):
+        with pytest.raises(Stop):
+            qt.quantize(
+                tiny_llama, gptq(), output=tmp_path / "out", device="cpu", on_progress=stop_at("quantize", number)
+            )
+    result = qt.quantize(tiny_llama, gptq(), output=tmp_path / "out", device="cpu")
+    assert result.report.calibration is not None and result.report.calibration.resumed == 1
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == whole
+
+
+@pytest.fixture
+def unfinished(tiny_llama: Path, tmp_path: Path) -> Path:
+    """An output whose job was stopped with one block done."""
+    with pytest.raises(Stop):
+        qt.quantize(tiny_llama, gptq(), output=tmp_path / "out", device="cpu", on_progress=stop_at("quantize", 9))
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"bits": 3}, "bits 4, and this call has 3"),
+        ({"damp_percent": 0.2}, "and this call has 0.2"),
+        ({"num_samples": 7}, "num_samples 8, and this call has 7"),
+        ({"calibration": ["Something else. " * 400]}, "calibration 4 texts, and this call has 1 texts"),
+    ],
+    ids=["bits", "damping", "samples", "text"],
+)
+def test_another_recipe_is_refused(changes: dict[str, object], told: str, unfinished: Path, tiny_llama: Path) -> None:
+    with pytest.raises(OutputError, match=f"was begun with .*{told}"):
+        qt.quantize(tiny_llama, gptq(**changes), output=unfinished, device="cpu")
+    again = qt.quantize(tiny_llama, gptq(), output=unfinished, device="cpu")
+    assert again.report.calibration is not None and again.report.calibration.resumed == 1
+
+
+def test_other_weights_are_refused(unfinished: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_llama, other)
+    file = min(other.glob("*.safetensors"))
+    data = bytearray(file.read_bytes())
+    # The first byte after the header.
+    data[8 + int.from_bytes(data[:8], "little")] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(OutputError, match="was begun with weights"):
+        qt.quantize(other, gptq(), output=unfinished, device="cpu")
+
+
+def test_the_same_texts_in_other_words_are_refused(unfinished: Path, tiny_llama: Path) -> None:
+    from tests.methods.gptq.jobs import TEXTS
+
+    with pytest.raises(OutputError, match="calibration text"):
+        qt.quantize(tiny_llama, gptq(calibration=[text.upper() for text in TEXTS]), output=unfinished, device="cpu")
+
+
+def test_resume_false_starts_anew(unfinished: Path, tiny_llama: Path) -> None:
+    result = qt.quantize(tiny_llama, gptq(bits=8), output=unfinished, device="cpu", resume=False)
+    assert result.report.calibration is not None and result.report.calibration.resumed == 0
+
+
+def test_a_method_without_a_journal_does_not_drop_it(unfinished: Path, tiny_llama: Path) -> None:
+    with pytest.raises(OutputExistsError, match="holds an unfinished job"):
+        qt.quantize(tiny_llama, qt.AbsMax(), output=unfinished, device="cpu")
+    qt.quantize(tiny_llama, qt.AbsMax(), output=unfinished, device="cpu", resume=False)
+    assert not unfinished.with_name("out.partial").exists()
+
+
+def test_a_job_that_did_nothing_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        qt.quantize(
+            tiny_llama, gptq(), output=tmp_path / "new" / "out", device="cpu", on_progress=stop_at("quantize", 1)
+        )
+    assert not list(tmp_path.iterdir())
