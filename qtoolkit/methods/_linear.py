@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.formats import Layer
+from qtoolkit.formats import Layer, get_format
 from qtoolkit.methods._config import MethodConfig
 from qtoolkit.methods._method import Method, Outcome
 from qtoolkit.records import OnProgress, Plan
@@ -51,11 +51,10 @@ class LinearMethod(Method):
         on_progress: OnProgress,
         journal: "JournalPlace | None" = None,
     ) -> Outcome:
-        from qtoolkit.formats.native.loader import QToolkitConfig
         from qtoolkit.stream import load_streamed
 
         quantized = [layer.name for layer in plan.layers]
-        settings = QToolkitConfig(method=self.name, options=config.to_dict(), layers=quantized)
+        settings = get_format(config.format).quantization_config(self.name, config.to_dict(), quantized)
         return Outcome(load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress))
 
 
