@@ -177,7 +177,7 @@ class LayersFormat(Format):
     """Base of the formats whose `quantization_config` tells the method, its options, and which layers are quantized.
 
     Those layers are built by their method, in transformers' own loader too. Example of what `config.json` says:
-    `{"quant_method": "qtoolkit", "method": "absmax", "options": {"bits": 8}, "layers": ["model.layers.0.mlp.up_proj"]}`.
+    `{"quant_method": "qtoolkit", "method": "absmax", "options": {"bits": 8}, "layers": ["lm_head"]}`.
     """
 
     def method_of(self, values: Values) -> tuple[str, Values]:

@@ -64,10 +64,10 @@ def format_of(values: Mapping[str, Any] | None) -> Format | None:
     return next((found for found in _formats() if found.quant_method == kind), None)
 
 
-def package_of_format(name: str) -> str | None:
-    """The package that brings the format of this name, as pip knows it; None for a format of qtoolkit's own."""
-    entries = brought(ENTRY_POINT_GROUP).get(name)
-    return package_of(entries[0]) if entries and name not in _OWN else None
+def packages_of_format(name: str) -> tuple[str, ...]:
+    """The package that brings the format of this name, as pip knows it; none for a format of qtoolkit's own."""
+    others = [] if name in _OWN else brought(ENTRY_POINT_GROUP).get(name, [])
+    return tuple(map(package_of, others[:1]))
 
 
 def side_files_of(values: Mapping[str, Any]) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
-from qtoolkit.formats import Layer, Reader, format_of, register_formats
+from qtoolkit.formats import Layer, Reader, format_of, packages_of_format, register_formats
 from qtoolkit.methods._config import MethodConfig, as_call, option
 from qtoolkit.methods._linear import LinearLayers, LinearMethod
 from qtoolkit.methods._method import Method, Offer, Outcome
@@ -38,7 +38,7 @@ __all__ = [
     "find_config",
     "get_method",
     "option",
-    "package_of_method",
+    "packages_of_method",
     "reader_of",
     "resolve_config",
     "rules_of",
@@ -76,10 +76,10 @@ def get_method(name: str) -> Method:
     return method
 
 
-def package_of_method(name: str) -> str | None:
-    """The package that brings the method of this name, as pip knows it; None for a method of qtoolkit's own."""
-    entries = brought(ENTRY_POINT_GROUP).get(name)
-    return package_of(entries[0]) if entries else None
+def packages_of_method(name: str) -> tuple[str, ...]:
+    """The packages beside qtoolkit that bring the method of this name, and its format, as pip knows them."""
+    others = brought(ENTRY_POINT_GROUP).get(name, [])[:1]
+    return tuple(dict.fromkeys((*map(package_of, others), *packages_of_format(config_class(name).format))))
 
 
 def config_class(name: str) -> type[MethodConfig]:

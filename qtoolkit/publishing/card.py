@@ -10,7 +10,7 @@ from qtoolkit.checkpoints.names import HUB_TEXTS, is_hub_id
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import is_uneven
 from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
-from qtoolkit.methods import config_class, get_method, package_of_method
+from qtoolkit.methods import config_class, find_config, get_method
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
 from qtoolkit.publishing.markdown import escaped, listed, table
 from qtoolkit.publishing.quality import describe_quality, eval_results
@@ -138,8 +138,8 @@ def _intro(receipt: Receipt, lineage: Lineage) -> str:
     also = f"{method.also_changes}; " if method.also_changes else ""
     kind = f"{name}, {bits} bits" if bits else f"{name}, layers with different bits"
     return (
-        f"A quantized copy of {_made_of(receipt)}: {receipt.num_layers} linear layers in {kind}; {also}everything else as "
-        f"it was. In memory it takes {format_bytes(memory.footprint_after)} instead of "
+        f"A quantized copy of {_made_of(receipt)}: {receipt.num_layers} linear layers in {kind}; {also}everything else "
+        f"as it was. In memory it takes {format_bytes(memory.footprint_after)} instead of "
         f"{format_bytes(memory.footprint_before)}: {memory.bits_per_weight:.2f} bits per weight, with scales, and with "
         "what was not quantized. It was made with qtoolkit (not on PyPI, where that name belongs to another project)."
         f"{_told_base(receipt, lineage)}"
@@ -206,11 +206,11 @@ def _recipe(receipt: Receipt) -> str:
         f"    {name}={_python(value)},\n" for name, value in receipt.settings.items() if name.isidentifier()
     )
     found, commit = config_class(receipt.method), commit_of(receipt)
+    name = found.__name__
     # Another package's config is no name of qtoolkit.
-    brought = package_of_method(receipt.method) is not None
-    imported = f"from {found.__module__} import {found.__name__}\n" if brought else ""
-    config = found.__name__ if brought else f"qt.{found.__name__}"
-    head = f"import qtoolkit as qt\n{imported}\nconfig = {config}(\n{options})\n"
+    is_own = find_config(name) is found
+    imported = "" if is_own else f"from {found.__module__} import {name}\n"
+    head = f"import qtoolkit as qt\n{imported}\nconfig = {'qt.' if is_own else ''}{name}(\n{options})\n"
     if is_in_memory(receipt):
         comment = (
             f"# model: what was in memory; {_python(receipt.source.name)} does not make the same as far as is known"

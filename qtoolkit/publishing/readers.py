@@ -1,7 +1,7 @@
 """What reads a published model, for its card: what is known to, by its format; what was not tried is told as such."""
 
-from qtoolkit.formats import Format, get_format, package_of_format
-from qtoolkit.methods import config_class, package_of_method
+from qtoolkit.formats import Format, get_format
+from qtoolkit.methods import config_class, packages_of_method
 from qtoolkit.records import Receipt
 
 
@@ -19,8 +19,7 @@ def packages_of(receipt: Receipt) -> str:
 
 def other_packages_of(receipt: Receipt) -> tuple[str, ...]:
     """The packages beside qtoolkit that bring the method or the format, without which qtoolkit does not read it."""
-    found = (package_of_method(receipt.method), package_of_format(format_of_receipt(receipt).name))
-    return tuple(dict.fromkeys(package for package in found if package)) if needs_qtoolkit(receipt) else ()
+    return packages_of_method(receipt.method) if needs_qtoolkit(receipt) else ()
 
 
 def needs_qtoolkit(receipt: Receipt) -> bool:

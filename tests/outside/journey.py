@@ -1,11 +1,12 @@
 """From plan to card, in a process of its own: what a plugin's person would do, and what they see.
 
-`python journey.py REQUEST`: REQUEST is JSON with `base`, `method`, `options`, `output`, `repo` and `token`.
+`python journey.py REQUEST`: REQUEST is JSON with `base`, `method`, `options`, `output`, `repo`, `token` and `answer`.
 """
 
 import json
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import torch
 from IPython.core.interactiveshell import InteractiveShell
@@ -44,13 +45,20 @@ def main() -> None:
         logits, again = quantized.model(TOKENS).logits, loaded.model(TOKENS).logits
     verification = qt.verify(output)
     card = qt.publish(output, asked["repo"], token=asked["token"]).card
+    loaded.save(f"{output}-again")
+    saved = [Path(output), Path(f"{output}-again")]
     before, after = quantized.memory, loaded.memory
+    footprints = (planned.footprint_after, before.footprint_after, after.predicted_footprint_after)
+    stored = sum(tensor.nbytes for tensor in load_file(saved[0] / "model.safetensors").values())
     answer = {
         "config": type(config).__name__,
         "same_logits": torch.equal(logits, again),
-        "footprints": [planned.footprint_after, before.footprint_after, after.predicted_footprint_after]
-        + [after.footprint_after],
-        "disk": [planned.disk_after, sum(tensor.nbytes for tensor in load_file(f"{output}/model.safetensors").values())],
+        "same_file": saved[0].joinpath("model.safetensors").read_bytes()
+        == saved[1].joinpath("model.safetensors").read_bytes(),
+        "same_names": sorted(file.name for file in saved[0].iterdir())
+        == sorted(file.name for file in saved[1].iterdir()),
+        "footprints": [*footprints, after.footprint_after],
+        "disk": [planned.disk_after, stored],
         "loaded": loaded.config == config,
         "failed": [str(check) for check in verification.checks if check.passed is False],
         "unknown": [check.name for check in verification.checks if check.passed is None],
@@ -58,7 +66,7 @@ def main() -> None:
         "buffers": sorted({name.rpartition(".")[2] for name, _ in loaded.model.named_buffers()}),
         "card": card,
     }
-    print(json.dumps(answer))
+    Path(asked["answer"]).write_text(json.dumps(answer))
 
 
 if __name__ == "__main__":

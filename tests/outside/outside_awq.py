@@ -71,7 +71,9 @@ def folded_checkpoint(checkpoint: Any, config: Any, layers: set[str]) -> Any:
             column = torch.cat([weight[...].float().abs() for weight in weights]).mean(0).clamp(min=1e-8)
             scale = (column / column.log().mean().exp()).pow(-config.alpha)
             tensors[name] = multiplied(tensors[name], 1 / scale)
-            tensors |= {f"{follower}.weight": multiplied(tensors[f"{follower}.weight"], scale) for follower in followers}
+            tensors |= {
+                f"{follower}.weight": multiplied(tensors[f"{follower}.weight"], scale) for follower in followers
+            }
     return replace(checkpoint, tensors=tensors, expand=None)
 
 

@@ -18,7 +18,7 @@ class SquareCodes(Codes):
 
     def __init__(self, levels: torch.Tensor, scales: torch.Tensor) -> None:
         self.inputs_per_scale, self.device = SIDE // len(scales), levels.device
-        self.zero_points = lambda outputs: 8
+        self.zero_points = middle
         self.levels, self.scales = levels, scales
 
     def codes(self, outputs: slice) -> torch.Tensor:
@@ -34,6 +34,10 @@ class SquareCodes(Codes):
 
     def buffers(self) -> dict[str, torch.Tensor]:
         return {"levels": self.levels, "scales": self.scales}
+
+
+def middle(outputs: slice) -> int:
+    return 8
 
 
 class SquareKernel(Kernel):

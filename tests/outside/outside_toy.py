@@ -61,10 +61,13 @@ class ToyTensors:
         return ToyCodes(tensors["weight"], tensors["steps"])
 
     def encode(self, codes: Codes) -> dict[str, LazyTensor]:
-        made = {
-            "weight": lambda: torch.cat([codes.codes(part) for part in output_blocks(codes)], dim=1),
-            "steps": lambda: codes.scale(slice(0, self.out_features))[0].clone(),
-        }
+        def weight() -> torch.Tensor:
+            return torch.cat([*map(codes.codes, output_blocks(codes))], dim=1)
+
+        def steps() -> torch.Tensor:
+            return codes.scale(slice(0, self.out_features))[0].clone()
+
+        made = {"weight": weight, "steps": steps}
         return {name: LazyTensor(*self.tensors()[name], make) for name, make in made.items()}
 
 
@@ -79,7 +82,7 @@ class ToyCodes(Codes):
         self.in_features, self.out_features = weight.shape
         self.inputs_per_scale = self.in_features
         self.device = weight.device
-        self.zero_points = lambda outputs: 128
+        self.zero_points = middle
         self.weight, self.steps = weight, steps
 
     def codes(self, outputs: slice) -> torch.Tensor:
@@ -87,6 +90,10 @@ class ToyCodes(Codes):
 
     def scale(self, outputs: slice) -> torch.Tensor:
         return self.steps[None, outputs]
+
+
+def middle(outputs: slice) -> int:
+    return 128
 
 
 @dataclass(frozen=True, kw_only=True)
