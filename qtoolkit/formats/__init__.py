@@ -9,6 +9,7 @@ from qtoolkit.formats.registry import (
     packages_of_format,
     quiet_layers,
     register_formats,
+    side_file_names,
     side_files_of,
 )
 
@@ -26,5 +27,6 @@ __all__ = [
     "packages_of_format",
     "quiet_layers",
     "register_formats",
+    "side_file_names",
     "side_files_of",
 ]

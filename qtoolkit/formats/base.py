@@ -97,6 +97,7 @@ class Format(ABC):
         packages: what transformers itself needs to read it, keys of `qtoolkit.optional.REQUIREMENTS`; None where it
             reads it only once qtoolkit is imported.
         reads_itself: whether qtoolkit reads it in transformers where `packages` are missing.
+        side_file_names: the files of `side_files` by name, which are downloaded with a model of the Hub.
         tag: what the Hub's pages filter by; empty for the method's name.
     """
 
@@ -104,6 +105,7 @@ class Format(ABC):
     quant_method: ClassVar[str]
     packages: ClassVar[tuple[str, ...] | None] = None
     reads_itself: ClassVar[bool] = False
+    side_file_names: ClassVar[tuple[str, ...]] = ()
     tag: ClassVar[str] = ""
 
     @abstractmethod

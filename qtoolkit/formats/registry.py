@@ -3,7 +3,7 @@
 import importlib
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -14,6 +14,8 @@ from qtoolkit.optional import brought, package_of
 ENTRY_POINT_GROUP = "qtoolkit.formats"
 # Packages of this folder, each with `FORMAT`, by the name of the format.
 _OWN = ("bitsandbytes", "gptq", "native")
+# What `register_formats` was given; nothing before.
+_layers_of: list[LayersOf] = []
 
 
 def available_formats() -> tuple[str, ...]:
@@ -46,6 +48,8 @@ def get_format(name: str) -> Format:
 def _load(module: str, name: str) -> Format:
     found = getattr(importlib.import_module(module), name)
     assert isinstance(found, Format)
+    for layers_of in _layers_of:
+        found.register(layers_of)
     return found
 
 
@@ -70,6 +74,11 @@ def packages_of_format(name: str) -> tuple[str, ...]:
     return tuple(map(package_of, others[:1]))
 
 
+def side_file_names() -> tuple[str, ...]:
+    """The files that readers of some format look for beside a `config.json`."""
+    return tuple(name for found in _formats() for name in found.side_file_names)
+
+
 def side_files_of(values: Mapping[str, Any]) -> Mapping[str, str]:
     """The files that readers look for beside a `config.json` with this `quantization_config`: texts by name."""
     found = format_of(values)
@@ -86,6 +95,12 @@ def quiet_layers() -> Iterator[None]:
 
 
 def register_formats(layers_of: LayersOf) -> None:
-    """Let transformers read all formats; `layers_of` is that of `Format.register`."""
-    for found in _formats():
-        found.register(layers_of)
+    """Let transformers read all formats; `layers_of` is that of `Format.register`.
+
+    A format of another package that cannot be imported yet, since it needs a module of qtoolkit that is not whole,
+    follows when it is first asked for.
+    """
+    _layers_of[:] = [layers_of]
+    for name in available_formats():
+        with suppress(ConfigError):
+            get_format(name).register(layers_of)

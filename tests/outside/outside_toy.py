@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from qtoolkit.formats import LayersFormat
+from qtoolkit.errors import CheckpointError
+from qtoolkit.formats import LayersFormat, Reader
 from qtoolkit.kernels import Codes, QuantizedLinear, memory_bytes, output_blocks
 from qtoolkit.methods import Layer, LinearMethod, MethodConfig, option
-from qtoolkit.records import LayerPlan
+from qtoolkit.records import LayerPlan, ignore_progress
+from qtoolkit.stream import load_streamed
 from qtoolkit.tensor.lazy import LazyTensor
 
 SIDE_FILE = "toy.json"
@@ -21,6 +23,10 @@ class ToyFormat(LayersFormat):
     """`quant_method: toy`, and the names of its layers in `toy.json`, which the program toyreader looks for."""
 
     name = quant_method = tag = "toy"
+    side_file_names = (SIDE_FILE,)
+
+    def reader(self, checkpoint: Any) -> Reader:
+        return ToyReader(checkpoint)
 
     def side_files(self, values: Mapping[str, Any]) -> Mapping[str, str]:
         return {SIDE_FILE: json.dumps({"version": 1, "layers": values["layers"]})}
@@ -34,6 +40,30 @@ class ToyFormat(LayersFormat):
 
     def readers(self, settings: Mapping[str, Any]) -> str:
         return f"toyreader reads these layers from version 1.2; older versions look for no {SIDE_FILE}."
+
+
+class ToyReader(Reader):
+    """A checkpoint whose `toy.json` names its layers."""
+
+    name = "toy"
+
+    def __init__(self, checkpoint: Any) -> None:
+        file = checkpoint.path / SIDE_FILE
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, and names the layers: get it from where the weights are from")
+        self.bits = dict.fromkeys(json.loads(file.read_text())["layers"], 8)
+
+    def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
+        return planned(layer) if layer.name in self.bits else layer.left_alone("not quantized in the file")
+
+    def load(self, checkpoint: Any, *, device: str) -> Any:
+        return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
+
+
+def planned(layer: Layer) -> LayerPlan:
+    stored = layer.num_weights + 4 * layer.out_features
+    kept = memory_bytes(ToyTensors(layer.out_features, layer.in_features), device=layer.device)
+    return layer.replaced(kept, disk_bytes=stored, working_bytes=5 * layer.num_weights + stored)
 
 
 @dataclass(frozen=True)
@@ -114,9 +144,7 @@ class ToyMethod(LinearMethod):
     code_bits = 8
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
-        stored = layer.num_weights + 4 * layer.out_features
-        kept = memory_bytes(ToyTensors(layer.out_features, layer.in_features), device=layer.device)
-        return layer.replaced(kept, disk_bytes=stored, working_bytes=5 * layer.num_weights + stored)
+        return planned(layer)
 
     def build(self, layer: Layer, config: Any, dtype: Any) -> torch.nn.Module:
         return QuantizedLinear(ToyTensors(layer.out_features, layer.in_features), bias=layer.has_bias, dtype=dtype)
