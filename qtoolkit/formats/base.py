@@ -26,7 +26,7 @@ class Layers(Protocol):
     """The layers that a method without calibration makes, each from its weight alone."""
 
     def build(self, layer: Layer, dtype: "torch.dtype") -> "nn.Module":
-        """The layer that takes the place of one, without values: buffers, the first of them named `weight`."""
+        """The layer that takes the place of one, without values: buffers."""
 
     def quantize_weight(self, weight: "torch.Tensor", layer: Layer) -> "dict[str, torch.Tensor]":
         """The buffers of `build` that stand for W[out_features, in_features], by name."""

@@ -55,6 +55,8 @@ class LayersQuantizer(HfQuantizer):
     def __init__(self, quantization_config: LayersConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._layers = frozenset(quantization_config.layers)
+        # Layers without a buffer of this name have a `weight` for as long as weights are read.
+        self._stand_ins: list[str] = []
         self._quantize_weight: dict[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]] = {}
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
@@ -74,7 +76,9 @@ class LayersQuantizer(HfQuantizer):
                 replacement: Any = layers.build(layer, module.weight.dtype)
             if not self.pre_quantized:
                 # transformers 5.15 casts what it reads to the type that it finds here before it is quantized.
-                replacement.weight = module.weight.data
+                if "weight" not in dict(replacement.named_buffers()):
+                    self._stand_ins.append(name)
+                replacement.register_buffer("weight", module.weight.data)
             model.set_submodule(name, replacement)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
@@ -82,6 +86,8 @@ class LayersQuantizer(HfQuantizer):
         from qtoolkit.stream.products import multiply_fast
 
         multiply_fast(model)
+        for name in self._stand_ins:
+            del model.get_submodule(name).weight
         for module in model.modules():
             if isinstance(module, QuantizedLinear):
                 module.prepare()
@@ -118,6 +124,9 @@ class _Quantize(ConversionOps):
         for key, value in input_dict.items():
             weight = value[0] if isinstance(value, list) else value
             name = key.rpartition(".")[0]
+            if missing_keys is not None:
+                # It was read, also where none of the buffers has its name.
+                missing_keys.discard(key)
             result.update(
                 {f"{name}.{buffer}": tensor for buffer, tensor in self._quantize_weight[name](weight).items()}
             )

@@ -26,7 +26,7 @@ class LinearMethod(Method):
     def build(self, layer: Layer, config: Any, dtype: "Any") -> "nn.Module":
         """The layer that takes the place of one that this method plans to quantize, without values.
 
-        Its tensors are buffers; the first is named `weight`.
+        Its tensors are buffers.
 
         Args:
             layer: names and shapes.

@@ -77,27 +77,27 @@ class ToyTensors:
     centered: ClassVar[bool] = True
     expands_fast: ClassVar[bool] = True
     scale_name: ClassVar[str] = "steps"
-    packed_names: ClassVar[tuple[str, ...]] = ("weight", "steps")
+    packed_names: ClassVar[tuple[str, ...]] = ("columns", "steps")
 
     @property
     def inputs_per_scale(self) -> int:
         return self.in_features
 
     def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        weight = (self.in_features, self.out_features)
-        return {"weight": (weight, torch.uint8), "steps": ((self.out_features,), torch.float32)}
+        columns = (self.in_features, self.out_features)
+        return {"columns": (columns, torch.uint8), "steps": ((self.out_features,), torch.float32)}
 
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
-        return ToyCodes(tensors["weight"], tensors["steps"])
+        return ToyCodes(tensors["columns"], tensors["steps"])
 
     def encode(self, codes: Codes) -> dict[str, LazyTensor]:
-        def weight() -> torch.Tensor:
+        def columns() -> torch.Tensor:
             return torch.cat([*map(codes.codes, output_blocks(codes))], dim=1)
 
         def steps() -> torch.Tensor:
             return codes.scale(slice(0, self.out_features))[0].clone()
 
-        made = {"weight": weight, "steps": steps}
+        made = {"columns": columns, "steps": steps}
         return {name: LazyTensor(*self.tensors()[name], make) for name, make in made.items()}
 
 
@@ -152,7 +152,7 @@ class ToyMethod(LinearMethod):
     def quantize_weight(self, weight: torch.Tensor, layer: Layer, config: Any) -> dict[str, torch.Tensor]:
         steps = (weight.float().abs().amax(1) * config.reach / 127).clamp(min=1e-8)
         codes = (weight.float() / steps[:, None]).round().clamp(-127, 127) + 128
-        return {"weight": codes.to(torch.uint8).T.contiguous(), "steps": steps}
+        return {"columns": codes.to(torch.uint8).T.contiguous(), "steps": steps}
 
 
 FORMAT, METHOD = ToyFormat(), ToyMethod()
