@@ -6,7 +6,9 @@ import importlib.machinery
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
 from qtoolkit.errors import MissingDependencyError, memory_cause, oneline
@@ -64,6 +66,29 @@ def _is_news(record: logging.LogRecord) -> bool:
 def is_installed(package: str) -> bool:
     """Whether `package` can be found, without importing it."""
     return sys.modules.get(package) is not None or importlib.util.find_spec(package) is not None
+
+
+def brought(group: str) -> Mapping[str, list[EntryPoint]]:
+    """What installed packages bring to an entry-point group, by name; nothing is imported.
+
+    Args:
+        group: "qtoolkit.methods", "qtoolkit.formats" or "qtoolkit.kernels".
+    """
+    return _entry_points(group, tuple(sys.path))
+
+
+@lru_cache(maxsize=8)
+def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, list[EntryPoint]]:
+    """As `brought`; read anew where packages are looked for elsewhere (`path`)."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def package_of(entry: EntryPoint) -> str:
+    """The name by which pip knows the package that brings an entry point; what it names where that is not known."""
+    return entry.dist.name if entry.dist else entry.value
 
 
 def when_imported(module: str, callback: Callable[[], object]) -> None:

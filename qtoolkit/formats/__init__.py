@@ -1,13 +1,15 @@
 """How codes are stored in files: one package for each format, and the registry that finds it."""
 
-from qtoolkit.formats.base import Format, Layers, LayersOf, Reader, is_uneven
+from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Reader, is_uneven
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.registry import (
     available_formats,
     format_of,
     get_format,
+    packages_of_format,
     quiet_layers,
     register_formats,
+    side_file_names,
     side_files_of,
 )
 
@@ -15,13 +17,16 @@ __all__ = [
     "Format",
     "Layer",
     "Layers",
+    "LayersFormat",
     "LayersOf",
     "Reader",
     "available_formats",
     "format_of",
     "get_format",
     "is_uneven",
+    "packages_of_format",
     "quiet_layers",
     "register_formats",
+    "side_file_names",
     "side_files_of",
 ]

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from qtoolkit.errors import ConfigError
 from qtoolkit.formats.layer import Layer
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.records import LayerPlan, PhasePlan
@@ -25,7 +26,7 @@ class Layers(Protocol):
     """The layers that a method without calibration makes, each from its weight alone."""
 
     def build(self, layer: Layer, dtype: "torch.dtype") -> "nn.Module":
-        """The layer that takes the place of one, without values: buffers, the first of them named `weight`."""
+        """The layer that takes the place of one, without values: buffers."""
 
     def quantize_weight(self, weight: "torch.Tensor", layer: Layer) -> "dict[str, torch.Tensor]":
         """The buffers of `build` that stand for W[out_features, in_features], by name."""
@@ -96,6 +97,7 @@ class Format(ABC):
         packages: what transformers itself needs to read it, keys of `qtoolkit.optional.REQUIREMENTS`; None where it
             reads it only once qtoolkit is imported.
         reads_itself: whether qtoolkit reads it in transformers where `packages` are missing.
+        side_file_names: the files of `side_files` by name, which are downloaded with a model of the Hub.
         tag: what the Hub's pages filter by; empty for the method's name.
     """
 
@@ -103,6 +105,7 @@ class Format(ABC):
     quant_method: ClassVar[str]
     packages: ClassVar[tuple[str, ...] | None] = None
     reads_itself: ClassVar[bool] = False
+    side_file_names: ClassVar[tuple[str, ...]] = ()
     tag: ClassVar[str] = ""
 
     @abstractmethod
@@ -123,6 +126,19 @@ class Format(ABC):
         """
         return None
 
+    def quantization_config(self, method: str, options: Values, layers: Sequence[str]) -> Any:
+        """What transformers calls by this name, for a model whose layers a method makes each from its weight alone.
+
+        Args:
+            method: the method's name.
+            options: its config's fields.
+            layers: full names of the modules that are quantized.
+
+        Raises:
+            ConfigError: the format does not hold such layers.
+        """
+        raise ConfigError(f"format {self.name!r} does not hold the layers of method {method!r}: name another format")
+
     def side_files(self, values: Values) -> Mapping[str, str]:
         """Files that its readers look for beside weights and `config.json`: texts by name."""
         return {}
@@ -141,7 +157,7 @@ class Format(ABC):
 
     def readers(self, settings: Values) -> str:
         """Which other programs read it, in a sentence or two for its card."""
-        return "These layers are qtoolkit's own: no other program reads them."
+        return "Which other programs read it is not known."
 
     def missing_packages(self) -> tuple[str, ...]:
         """What transformers itself would need and is not installed here, as pip names it."""
@@ -157,6 +173,30 @@ class Format(ABC):
         Args:
             layers_of: gives the layers of a method by its name and options, for a format whose files tell those.
         """
+
+
+class LayersFormat(Format):
+    """Base of the formats whose `quantization_config` tells the method, its options, and which layers are quantized.
+
+    Those layers are built by their method, in transformers' own loader too. Example of what `config.json` says:
+    `{"quant_method": "qtoolkit", "method": "absmax", "options": {"bits": 8}, "layers": ["lm_head"]}`.
+    """
+
+    def method_of(self, values: Values) -> tuple[str, Values]:
+        """See `Format`."""
+        return values["method"], values["options"]
+
+    def quantization_config(self, method: str, options: Values, layers: Sequence[str]) -> Any:
+        """See `Format`."""
+        from qtoolkit.formats.loader import LayersConfig
+
+        return LayersConfig(method, dict(options), list(layers), quant_method=self.quant_method)
+
+    def register(self, layers_of: LayersOf) -> None:
+        """See `Format`."""
+        from qtoolkit.formats.loader import register
+
+        register(self.quant_method, layers_of)
 
 
 def is_uneven(settings: Values) -> bool:

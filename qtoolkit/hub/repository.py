@@ -96,6 +96,7 @@ def fetch(
     token: str | None = None,
     on_progress: Callable[[ProgressEvent], None],
     check: Callable[[Path], None],
+    side_files: Collection[str] = (),
 ) -> Snapshot:
     """Download a model into the local Hub cache, or take what is whole in it when the Hub does not answer.
 
@@ -110,6 +111,7 @@ def fetch(
         token: Hub token; None for the one that huggingface_hub finds.
         on_progress: told of the bytes downloaded, in the caller's thread; what it raises stops the download.
         check: called with the snapshot's folder once it holds the config; raises to refuse the model.
+        side_files: files that formats look for beside the config, by name.
 
     Raises:
         ConfigError: two different revisions, or a token that cannot be one.
@@ -125,14 +127,14 @@ def fetch(
     try:
         info = ask(model)
     except HubUnreachableError as error:
-        return from_cache(model, error, check, on_progress=on_progress)
+        return from_cache(model, error, check, on_progress=on_progress, side_files=side_files)
     files = {file.rfilename: file for file in info.siblings or ()}
     commit_hash = str(info.sha)
     folder = snapshot_folder(model.repo_id, commit_hash)
     refuse_hub_adapter(model, commit_hash, files)
     refuse_without_safetensors(model.repo_id, files)
 
-    small = wanted_files(folder, (files[name] for name in small_files(files)))
+    small = wanted_files(folder, (files[name] for name in small_files(files, side_files)))
     weights = wanted_files(folder, (files[name] for name in weight_files(files)))
     download = Download(model, commit_hash, on_progress)
     before = download.bytes_of(small)
@@ -184,6 +186,7 @@ def from_cache(
     *,
     on_progress: Callable[[ProgressEvent], None] = ignore_progress,
     headers_only: bool = False,
+    side_files: Collection[str] = (),
 ) -> Snapshot:
     """What the local cache holds of a model that the Hub cannot be asked about, compared with the hashes that name it.
 
@@ -201,7 +204,7 @@ def from_cache(
     named = named_file(folder, names)
     indexed_or_all = indexed_files(folder / INDEX_FILE) if INDEX_FILE in names else weight_files(names)
     weights = indexed_or_all if named is None else [named]
-    unnamed = _compare_cached(folder, model, small_files(names), on_progress)
+    unnamed = _compare_cached(folder, model, small_files(names, side_files), on_progress)
     check(folder)
     if not headers_only:
         unnamed += _compare_cached(folder, model, weights, on_progress)

@@ -33,9 +33,15 @@ _SMALL = (
 )
 
 
-def small_files(names: Collection[str]) -> tuple[str, ...]:
-    """Config, index and tokenizer files among `names`, `config.json` first; only those at the top level."""
-    found = [name for name in names if "/" not in name and any(fnmatch(name, pattern) for pattern in _SMALL)]
+def small_files(names: Collection[str], others: Collection[str] = ()) -> tuple[str, ...]:
+    """Config, index and tokenizer files among `names`, `config.json` first; only those at the top level.
+
+    Args:
+        names: of a repository's files.
+        others: files that formats look for beside the config, by name.
+    """
+    patterns = (*_SMALL, *others)
+    found = [name for name in names if "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)]
     return tuple(sorted(found, key=lambda name: (name != "config.json", name)))
 
 

@@ -20,7 +20,7 @@ from qtoolkit.evaluation import (
     measure_quality,
 )
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
-from qtoolkit.formats import quiet_layers
+from qtoolkit.formats import quiet_layers, side_file_names
 from qtoolkit.jobs.loading import check_room_to_load, load_quantized
 from qtoolkit.measure import explained, guarded, hardware, measure_peak
 from qtoolkit.models import Checkpoint, open_checkpoint
@@ -136,7 +136,9 @@ def open_model(
         return Opened(LoadedScorer(name, model), tokenizer or find_tokenizer(model.name_or_path), model.config)
     if callable(getattr(model, "logits", None)):
         return Opened(LoadedScorer(str(getattr(model, "path", type(model).__name__)), model), tokenizer)
-    checkpoint = open_checkpoint(model, **sources, on_progress=on_progress, quantized=True)
+    checkpoint = open_checkpoint(
+        model, **sources, on_progress=on_progress, quantized=True, side_files=side_file_names()
+    )
     adapt_dtype(checkpoint, device)
     notes = checkpoint.notes
     if checkpoint.quantization is not None:

@@ -11,6 +11,7 @@ import torch
 
 from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.errors import CheckpointError, QToolkitError
+from qtoolkit.formats import side_file_names
 from qtoolkit.measure import check_room, explained, measure_peak, memory_footprint, resident_memory
 from qtoolkit.methods import reader_of
 from qtoolkit.models import Checkpoint, open_checkpoint
@@ -40,7 +41,13 @@ def load_model(
     """Do what `qtoolkit.load` tells; its arguments are that verb's."""
     place = resolve_device(device)
     checkpoint = open_checkpoint(
-        model, revision=revision, token=token, tokenizer=tokenizer, on_progress=ignore_progress, quantized=True
+        model,
+        revision=revision,
+        token=token,
+        tokenizer=tokenizer,
+        on_progress=ignore_progress,
+        quantized=True,
+        side_files=side_file_names(),
     )
     if dtype != "auto":
         checkpoint.dtype = resolve_dtype(dtype)

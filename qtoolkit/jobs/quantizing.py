@@ -22,7 +22,7 @@ from qtoolkit.measure import (
     this_machine,
     versions,
 )
-from qtoolkit.methods import Method, MethodConfig, get_method
+from qtoolkit.methods import Method, MethodConfig, get_method, packages_of_method
 from qtoolkit.models import identify, open_checkpoint, refuse_own_source
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
@@ -89,7 +89,8 @@ def quantize_model(
                 probe = save_measured(quantized, checkpoint.tokenizer, partial, on_progress, checkpoint.notes)
         memory = memory_report(made, footprint, partial, meter.report)
         report = quantization_report(made, checkpoint.notes, memory, folder, time.monotonic() - started, calibration)
-        receipt = begin_receipt(checkpoint, base, report, versions(), (hardware(place),), probe)
+        deciding = versions(packages_of_method(method.name))
+        receipt = begin_receipt(checkpoint, base, report, deciding, (hardware(place),), probe)
         if partial is not None:
             receipt = write_receipt(partial, receipt)
     return QuantizedModel(quantized, checkpoint.tokenizer, settings, report, receipt)

@@ -1,14 +1,14 @@
 """Which kernel multiplies with which codes: the one place that chooses."""
 
-import sys
-from functools import lru_cache
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint
 from math import prod
 
 import torch
 
 from qtoolkit.kernels import int8_rows, packed_int4
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
+from qtoolkit.optional import brought
 
 ENTRY_POINT_GROUP = "qtoolkit.kernels"
 # The first that takes a weight; those that other packages bring come before.
@@ -48,11 +48,13 @@ def memory_bytes(stored: StoredTensors, *, device: str, reordered: bool = False)
 
 
 def _kernel_for(weight: Codes | StoredTensors, device: torch.device) -> Kernel | None:
-    kernels = (*_brought(tuple(sys.path)), *_OWN)
+    entries = (entry for entries in brought(ENTRY_POINT_GROUP).values() for entry in entries)
+    kernels = (*map(_loaded, entries), *_OWN)
     return next((kernel for kernel in kernels if kernel.takes(weight, device)), None)
 
 
-@lru_cache(maxsize=1)
-def _brought(path: tuple[str, ...]) -> tuple[Kernel, ...]:
-    """The kernels of installed packages; looked for anew where packages are looked for elsewhere (`path`)."""
-    return tuple(entry.load() for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name))
+@cache
+def _loaded(entry: EntryPoint) -> Kernel:
+    kernel = entry.load()
+    assert isinstance(kernel, Kernel)
+    return kernel

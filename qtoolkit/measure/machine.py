@@ -4,7 +4,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -144,9 +144,13 @@ def examine(methods: Mapping[str, tuple[str, ...]]) -> Doctor:
     )
 
 
-def versions() -> dict[str, str]:
-    """The packages that decide what a quantized model is, each with its version; those that are not there left out."""
-    found = {package: _version(package) for package in _DECIDING}
+def versions(others: Iterable[str] = ()) -> dict[str, str]:
+    """The packages that decide what a quantized model is, each with its version; those that are not there left out.
+
+    Args:
+        others: packages that bring the method or the format.
+    """
+    found = {package: _version(package) for package in (*_DECIDING, *others)}
     there = {package: version for package, version in found.items() if version != "not installed"}
     return {"qtoolkit": __version__, "python": platform.python_version(), **there}
 

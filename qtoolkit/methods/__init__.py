@@ -5,19 +5,17 @@ Nothing is imported until it is named.
 
 import importlib
 import pkgutil
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
-from qtoolkit.formats import Layer, Reader, format_of, register_formats
+from qtoolkit.formats import Layer, Reader, format_of, packages_of_format, register_formats
 from qtoolkit.methods._config import MethodConfig, as_call, option
 from qtoolkit.methods._linear import LinearLayers, LinearMethod
 from qtoolkit.methods._method import Method, Offer, Outcome
 from qtoolkit.methods._rules import MixedConfig, check_rules, rules_of
+from qtoolkit.optional import brought, package_of
 from qtoolkit.records import OnProgress
 
 if TYPE_CHECKING:
@@ -40,6 +38,7 @@ __all__ = [
     "find_config",
     "get_method",
     "option",
+    "packages_of_method",
     "reader_of",
     "resolve_config",
     "rules_of",
@@ -53,7 +52,7 @@ def available_methods() -> tuple[str, ...]:
 
     A package brings one with an entry point of the group `qtoolkit.methods`: `name = "package.module:METHOD"`.
     """
-    return tuple(sorted({*_own_methods(), *_brought_methods()}))
+    return tuple(sorted({*_own_methods(), *brought(ENTRY_POINT_GROUP)}))
 
 
 def get_method(name: str) -> Method:
@@ -63,19 +62,24 @@ def get_method(name: str) -> Method:
         UnknownMethodError: no such method, or two packages bring one of the same name.
     """
     key = name.replace("-", "_").lower()
-    brought = _brought_methods()
-    if key in brought and (key in _own_methods() or len(brought[key]) > 1):
-        raise UnknownMethodError(
-            f"method {key!r} is brought more than once: uninstall one of {_packages(brought[key])}"
-        )
+    others = brought(ENTRY_POINT_GROUP).get(key, [])
+    if others and (key in _own_methods() or len(others) > 1):
+        packages = ", ".join(map(package_of, others))
+        raise UnknownMethodError(f"method {key!r} is brought more than once: uninstall one of {packages}")
     if key in _own_methods():
         method = importlib.import_module(f"qtoolkit.methods.{key}").METHOD
-    elif key in brought:
-        method = brought[key][0].load()
+    elif others:
+        method = others[0].load()
     else:
         raise UnknownMethodError(f"no method {name!r}: the methods are {', '.join(available_methods())}")
     assert isinstance(method, Method)
     return method
+
+
+def packages_of_method(name: str) -> tuple[str, ...]:
+    """The packages beside qtoolkit that bring the method of this name, and its format, as pip knows them."""
+    others = brought(ENTRY_POINT_GROUP).get(name, [])[:1]
+    return tuple(dict.fromkeys((*map(package_of, others), *packages_of_format(config_class(name).format))))
 
 
 def config_class(name: str) -> type[MethodConfig]:
@@ -157,20 +161,3 @@ def _layers_of(name: str, options: Mapping[str, Any]) -> LinearLayers:
 
 def _own_methods() -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
-
-
-def _brought_methods() -> Mapping[str, list[EntryPoint]]:
-    return _entry_points(tuple(sys.path))
-
-
-@lru_cache(maxsize=1)
-def _entry_points(path: tuple[str, ...]) -> Mapping[str, list[EntryPoint]]:
-    """What installed packages bring, by name; read anew where packages are looked for elsewhere (`path`)."""
-    found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        found.setdefault(entry.name, []).append(entry)
-    return found
-
-
-def _packages(entries: list[EntryPoint]) -> str:
-    return ", ".join(entry.dist.name if entry.dist else entry.value for entry in entries)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.formats import Layer
+from qtoolkit.formats import Layer, get_format
 from qtoolkit.methods._config import MethodConfig
 from qtoolkit.methods._method import Method, Outcome
 from qtoolkit.records import OnProgress, Plan
@@ -26,7 +26,7 @@ class LinearMethod(Method):
     def build(self, layer: Layer, config: Any, dtype: "Any") -> "nn.Module":
         """The layer that takes the place of one that this method plans to quantize, without values.
 
-        Its tensors are buffers; the first is named `weight`.
+        Its tensors are buffers.
 
         Args:
             layer: names and shapes.
@@ -51,11 +51,10 @@ class LinearMethod(Method):
         on_progress: OnProgress,
         journal: "JournalPlace | None" = None,
     ) -> Outcome:
-        from qtoolkit.formats.native.loader import QToolkitConfig
         from qtoolkit.stream import load_streamed
 
         quantized = [layer.name for layer in plan.layers]
-        settings = QToolkitConfig(method=self.name, options=config.to_dict(), layers=quantized)
+        settings = get_format(config.format).quantization_config(self.name, config.to_dict(), quantized)
         return Outcome(load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress))
 
 

@@ -60,6 +60,7 @@ class Method(ABC):
         offers: its configs that are worth trying without being asked for.
         splits_experts: whether it takes experts apart that transformers keeps in one tensor.
         plans_by_name: whether layers that are alike may have different plans: their names tell.
+        also_changes: what it changes beside the layers that it quantizes, for a card: "norms take over scales".
         resumes: whether it keeps what it has done in a journal, and goes on from there.
     """
 
@@ -71,6 +72,7 @@ class Method(ABC):
     offers: ClassVar[tuple[Offer, ...]] = ()
     splits_experts: ClassVar[bool] = False
     plans_by_name: ClassVar[bool] = False
+    also_changes: ClassVar[str] = ""
     resumes: ClassVar[bool] = False
 
     @property

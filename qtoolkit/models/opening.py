@@ -3,7 +3,7 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ def open_checkpoint(
     on_progress: OnProgress,
     quantized: bool = False,
     headers_only: bool = False,
+    side_files: Collection[str] = (),
 ) -> Checkpoint:
     """Find a model, check it, and open it for reading; no weight is read, but a Hub model is downloaded.
 
@@ -78,6 +79,7 @@ def open_checkpoint(
         quantized: whether a checkpoint that is quantized already is welcome.
         headers_only: for a plan: nothing but headers is downloaded or read, of weights and of the tokenizer. Weights of
             a Hub model cannot be read then.
+        side_files: files that formats look for beside the config, by name, so that they are downloaded too.
 
     Raises:
         SourceError: it is not there, is damaged, would run foreign code, or cannot be quantized.
@@ -111,9 +113,8 @@ def open_checkpoint(
         raise ModelNotFoundError(f"{name!r} {kind}: name a folder, a .gguf file, or a Hub id such as org/name")
     if headers_only:
         return _from_headers(name, revision, token, tokenizer, check)
-    return _from_snapshot(
-        fetch(name, revision=revision, token=token, on_progress=on_progress, check=check), tokenizer, check
-    )
+    snapshot = fetch(name, revision=revision, token=token, on_progress=on_progress, check=check, side_files=side_files)
+    return _from_snapshot(snapshot, tokenizer, check)
 
 
 def _from_snapshot(snapshot: Snapshot, tokenizer: Any, check: Callable[[Path], None]) -> Checkpoint:

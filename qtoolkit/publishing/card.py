@@ -10,11 +10,11 @@ from qtoolkit.checkpoints.names import HUB_TEXTS, is_hub_id
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import is_uneven
 from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
-from qtoolkit.methods import config_class, get_method
+from qtoolkit.methods import config_class, find_config, get_method
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
 from qtoolkit.publishing.markdown import escaped, listed, table
 from qtoolkit.publishing.quality import describe_quality, eval_results
-from qtoolkit.publishing.readers import format_of_receipt, needs_qtoolkit, packages_of, readers_of
+from qtoolkit.publishing.readers import format_of_receipt, needs_qtoolkit, other_packages_of, packages_of, readers_of
 from qtoolkit.records import QualityReport, Receipt, Verification
 from qtoolkit.units import format_bytes, format_seconds
 
@@ -58,6 +58,7 @@ def make_card(
         memory=table(("", "base", "this model"), _memory(receipt)),
         recipe=_recipe(receipt),
         made=_made(receipt),
+        skipped_title="What is not quantized" if get_method(receipt.method).also_changes else "What stays as it was",
         skipped=_skipped(receipt),
         limits=listed(_limits(receipt)),
         license=_license(receipt, license),
@@ -132,12 +133,13 @@ def _bits(receipt: Receipt) -> int | None:
 
 
 def _intro(receipt: Receipt, lineage: Lineage) -> str:
-    memory, bits = receipt.memory, _bits(receipt)
-    name = escaped(get_method(receipt.method).title or receipt.method)
+    memory, bits, method = receipt.memory, _bits(receipt), get_method(receipt.method)
+    name = escaped(method.title or receipt.method)
+    also = f"{method.also_changes}; " if method.also_changes else ""
     kind = f"{name}, {bits} bits" if bits else f"{name}, layers with different bits"
     return (
-        f"A quantized copy of {_made_of(receipt)}: {receipt.num_layers} linear layers in {kind}; everything else as "
-        f"it was. In memory it takes {format_bytes(memory.footprint_after)} instead of "
+        f"A quantized copy of {_made_of(receipt)}: {receipt.num_layers} linear layers in {kind}; {also}everything else "
+        f"as it was. In memory it takes {format_bytes(memory.footprint_after)} instead of "
         f"{format_bytes(memory.footprint_before)}: {memory.bits_per_weight:.2f} bits per weight, with scales, and with "
         "what was not quantized. It was made with qtoolkit (not on PyPI, where that name belongs to another project)."
         f"{_told_base(receipt, lineage)}"
@@ -180,8 +182,9 @@ def _gate(receipt: Receipt) -> str:
 
 def _loading(receipt: Receipt, repo_id: str) -> str:
     first = "import qtoolkit  # lets transformers know its layers\n" if needs_qtoolkit(receipt) else ""
+    others = "".join(f"# and {package}, from where its authors publish it\n" for package in other_packages_of(receipt))
     return (
-        f"# pip install {packages_of(receipt)}\n"
+        f"# pip install {packages_of(receipt)}\n{others}"
         f"{first}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{repo_id}", device_map="auto")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}")'
@@ -202,8 +205,12 @@ def _recipe(receipt: Receipt) -> str:
     options = "".join(
         f"    {name}={_python(value)},\n" for name, value in receipt.settings.items() if name.isidentifier()
     )
-    config, commit = config_class(receipt.method).__name__, commit_of(receipt)
-    head = f"import qtoolkit as qt\n\nconfig = qt.{config}(\n{options})\n"
+    found, commit = config_class(receipt.method), commit_of(receipt)
+    name = found.__name__
+    # Another package's config is no name of qtoolkit.
+    is_own = find_config(name) is found
+    imported = "" if is_own else f"from {found.__module__} import {name}\n"
+    head = f"import qtoolkit as qt\n{imported}\nconfig = {'qt.' if is_own else ''}{name}(\n{options})\n"
     if is_in_memory(receipt):
         comment = (
             f"# model: what was in memory; {_python(receipt.source.name)} does not make the same as far as is known"

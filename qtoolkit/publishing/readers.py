@@ -1,7 +1,7 @@
 """What reads a published model, for its card: what is known to, by its format; what was not tried is told as such."""
 
 from qtoolkit.formats import Format, get_format
-from qtoolkit.methods import config_class
+from qtoolkit.methods import config_class, packages_of_method
 from qtoolkit.records import Receipt
 
 
@@ -17,6 +17,11 @@ def packages_of(receipt: Receipt) -> str:
     return " ".join(("transformers", "accelerate", *own))
 
 
+def other_packages_of(receipt: Receipt) -> tuple[str, ...]:
+    """The packages beside qtoolkit that bring the method or the format, without which qtoolkit does not read it."""
+    return packages_of_method(receipt.method) if needs_qtoolkit(receipt) else ()
+
+
 def needs_qtoolkit(receipt: Receipt) -> bool:
     """Whether transformers reads the model only once qtoolkit is imported."""
     return format_of_receipt(receipt).needs_qtoolkit(receipt.settings)
@@ -24,4 +29,5 @@ def needs_qtoolkit(receipt: Receipt) -> bool:
 
 def readers_of(receipt: Receipt) -> str:
     """Which other programs read it."""
-    return format_of_receipt(receipt).readers(receipt.settings)
+    told, packages = format_of_receipt(receipt).readers(receipt.settings), other_packages_of(receipt)
+    return f"{told} qtoolkit reads them with {' and '.join(packages)} installed." if packages else told

@@ -17,8 +17,7 @@ METHOD_FILE = '''
 from dataclasses import dataclass
 
 import torch
-from qtoolkit.methods import MethodConfig, option
-from qtoolkit.methods._linear import LinearMethod
+from qtoolkit.methods import LinearMethod, MethodConfig, option
 
 
 class SignLinear(torch.nn.Module):

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, OutputError
-from qtoolkit.methods._rules import rules_of
+from qtoolkit.methods import rules_of
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model
 

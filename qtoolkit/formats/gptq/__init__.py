@@ -21,6 +21,7 @@ class GPTQFormat(Format):
     name = quant_method = tag = "gptq"
     packages = ("optimum", "gptqmodel")
     reads_itself = True
+    side_file_names = (QUANTIZE_CONFIG,)
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""

@@ -3,26 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qtoolkit.formats.base import Format, LayersOf
+from qtoolkit.formats.base import LayersFormat
 
 __all__ = ["FORMAT"]
 
 
-class NativeFormat(Format):
+class NativeFormat(LayersFormat):
     """See the module."""
 
     name = "native"
     quant_method = "qtoolkit"
 
-    def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    def readers(self, settings: Mapping[str, Any]) -> str:
         """See `Format`."""
-        return values["method"], values["options"]
-
-    def register(self, layers_of: LayersOf) -> None:
-        """See `Format`."""
-        from qtoolkit.formats.native.loader import register
-
-        register(layers_of)
+        return "These layers are qtoolkit's own: no other program reads them."
 
 
 FORMAT = NativeFormat()

@@ -1,6 +1,6 @@
-"""Our layers in transformers' own loader, through its registry of quantizers.
+"""Layers that their method builds, in transformers' own loader, through its registry of quantizers.
 
-In `config.json`: `{"quant_method": "qtoolkit", "method": "absmax", "options": {...}, "layers": [...]}`.
+For the formats that are a `LayersFormat`: their `quantization_config` tells method, options and layers.
 
 This module is imported the moment transformers is, perhaps by a module of ours that is not whole yet; it imports our
 rooms where it needs them.
@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.core_model_loading import ConversionOps
 from transformers.pytorch_utils import Conv1D
-from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -25,35 +25,38 @@ if TYPE_CHECKING:
     from qtoolkit.formats.base import Layers, LayersOf
     from qtoolkit.formats.layer import Layer
 
-QUANT_METHOD = "qtoolkit"
 
-
-class QToolkitConfig(QuantizationConfigMixin):
-    """What `config.json` says of a model with our layers.
+class LayersConfig(QuantizationConfigMixin):
+    """What `config.json` says of a model with such layers.
 
     Args:
         method: the method's name.
         options: its config's fields.
         layers: full names of the modules that are quantized.
+        quant_method: that of the format.
     """
 
-    def __init__(self, method: str, options: dict[str, Any], layers: list[str], **unknown: Any) -> None:
-        if set(unknown) - {"quant_method"}:
-            raise CheckpointError(f"quantization_config of {QUANT_METHOD} has no key {min(unknown)!r}: update qtoolkit")
-        self.quant_method = QUANT_METHOD
+    def __init__(
+        self, method: str, options: dict[str, Any], layers: list[str], *, quant_method: str, **unknown: Any
+    ) -> None:
+        if unknown:
+            raise CheckpointError(f"quantization_config of {quant_method} has no key {min(unknown)!r}: update qtoolkit")
+        self.quant_method = quant_method
         self.method, self.options, self.layers = method, options, layers
 
 
-class QToolkitQuantizer(HfQuantizer):
-    """Puts our layers in place, and quantizes weights as they are read when the checkpoint is in full precision."""
+class LayersQuantizer(HfQuantizer):
+    """Puts such layers in place, and quantizes weights as they are read when the checkpoint is in full precision."""
 
     requires_calibration = False
     # Handed in by `register`.
     layers_of: "staticmethod[[str, Mapping[str, Any]], Layers]"
 
-    def __init__(self, quantization_config: QToolkitConfig, **kwargs: Any) -> None:
+    def __init__(self, quantization_config: LayersConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._layers = frozenset(quantization_config.layers)
+        # Layers without a buffer of this name have a `weight` for as long as weights are read.
+        self._stand_ins: list[str] = []
         self._quantize_weight: dict[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]] = {}
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
@@ -73,7 +76,9 @@ class QToolkitQuantizer(HfQuantizer):
                 replacement: Any = layers.build(layer, module.weight.dtype)
             if not self.pre_quantized:
                 # transformers 5.15 casts what it reads to the type that it finds here before it is quantized.
-                replacement.weight = module.weight.data
+                if "weight" not in dict(replacement.named_buffers()):
+                    self._stand_ins.append(name)
+                replacement.register_buffer("weight", module.weight.data)
             model.set_submodule(name, replacement)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
@@ -81,6 +86,8 @@ class QToolkitQuantizer(HfQuantizer):
         from qtoolkit.stream.products import multiply_fast
 
         multiply_fast(model)
+        for name in self._stand_ins:
+            del model.get_submodule(name).weight
         for module in model.modules():
             if isinstance(module, QuantizedLinear):
                 module.prepare()
@@ -117,6 +124,9 @@ class _Quantize(ConversionOps):
         for key, value in input_dict.items():
             weight = value[0] if isinstance(value, list) else value
             name = key.rpartition(".")[0]
+            if missing_keys is not None:
+                # It was read, also where none of the buffers has its name.
+                missing_keys.discard(key)
             result.update(
                 {f"{name}.{buffer}": tensor for buffer, tensor in self._quantize_weight[name](weight).items()}
             )
@@ -128,9 +138,8 @@ def _quantized(weight: torch.Tensor, *, layers: "Layers", layer: "Layer", transp
     return layers.quantize_weight(weight.T if transposed else weight, layer)
 
 
-def register(layers_of: "LayersOf") -> None:
-    """Make transformers know `quant_method: qtoolkit`; `layers_of` is that of `Format.register`."""
-    QToolkitQuantizer.layers_of = staticmethod(layers_of)
-    if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:
-        register_quantization_config(QUANT_METHOD)(QToolkitConfig)
-        register_quantizer(QUANT_METHOD)(QToolkitQuantizer)
+def register(quant_method: str, layers_of: "LayersOf") -> None:
+    """Make transformers know a format by its `quant_method`; `layers_of` is that of `Format.register`."""
+    LayersQuantizer.layers_of = staticmethod(layers_of)
+    AUTO_QUANTIZATION_CONFIG_MAPPING[quant_method] = LayersConfig
+    AUTO_QUANTIZER_MAPPING[quant_method] = LayersQuantizer
