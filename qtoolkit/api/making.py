@@ -176,7 +176,7 @@ def quantize(
 
     Args:
         model: a Hub id (`name` or `name@revision`), a folder, a `.gguf` file, or a loaded `PreTrainedModel`, which
-            as it is. A `.gguf` file is expanded whole by transformers first.
+            stays as it is. A `.gguf` file is expanded whole by transformers first.
         config: a config such as `qt.NF4()`, a method's name, or transformers' `BitsAndBytesConfig`.
         output: a folder to save the result in, which appears when it is whole; None keeps it in memory only.
         device: "cpu", "cuda", "cuda:1", or "auto" for the first GPU if there is one.
@@ -195,9 +195,19 @@ def quantize(
     Raises:
         QToolkitError: one line that says what is wrong and what to do; before work starts where that can be.
     """
-    settings, sources = resolve_config(config), (revision, token, tokenizer)
-    keeping = (resume, resume_repo, overwrite)
-    return quantize_model(model, settings, output, device, *sources, *keeping, on_progress or ignore_progress)
+    return quantize_model(
+        model,
+        resolve_config(config),
+        output=output,
+        device=device,
+        revision=revision,
+        token=token,
+        tokenizer=tokenizer,
+        resume=resume,
+        resume_repo=resume_repo,
+        overwrite=overwrite,
+        on_progress=on_progress or ignore_progress,
+    )
 
 
 @verb
@@ -224,4 +234,4 @@ def load(
     Raises:
         QToolkitError: as `quantize`.
     """
-    return load_model(model, device, dtype, revision, token, tokenizer)
+    return load_model(model, device=device, dtype=dtype, revision=revision, token=token, tokenizer=tokenizer)

@@ -76,10 +76,17 @@ def evaluate(
         CheckpointError: a model computes NaN.
         QToolkitError: as `load`.
     """
-    options = {"seq_len": seq_len, "num_tokens": num_tokens, "stride": stride}
-    sources = {"revision": revision, "token": token, "tokenizer": tokenizer}
-    report = on_progress or ignore_progress
-    return evaluate_model(model, base, text, options, resolve_device(device), sources, report, noise_floor, speed)
+    return evaluate_model(
+        model,
+        base=base,
+        text=text,
+        options={"seq_len": seq_len, "num_tokens": num_tokens, "stride": stride},
+        device=resolve_device(device),
+        sources={"revision": revision, "token": token, "tokenizer": tokenizer},
+        on_progress=on_progress or ignore_progress,
+        noise_floor=noise_floor,
+        speed=speed,
+    )
 
 
 @verb
@@ -125,10 +132,22 @@ def compare(
     Raises:
         QToolkitError: before work starts where that can be; as `quantize` and `evaluate`.
     """
-    options = {"seq_len": seq_len, "num_tokens": num_tokens, "stride": stride}
-    sources = {"revision": revision, "token": token, "tokenizer": tokenizer}
-    spread = (executor, retries, output, resume, device, sources, on_progress or ignore_progress)
-    return compare_models(model, configs, text, options, prompts, memory, noise_floor, *spread)
+    return compare_models(
+        model,
+        configs,
+        text=text,
+        options={"seq_len": seq_len, "num_tokens": num_tokens, "stride": stride},
+        prompts=prompts,
+        memory=memory,
+        noise_floor=noise_floor,
+        executor=executor,
+        retries=retries,
+        output=output,
+        resume=resume,
+        device=device,
+        sources={"revision": revision, "token": token, "tokenizer": tokenizer},
+        on_progress=on_progress or ignore_progress,
+    )
 
 
 @verb

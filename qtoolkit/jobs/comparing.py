@@ -29,6 +29,7 @@ _KEPT = "the same call goes on with the results that are kept"
 def compare_models(
     model: Any,
     configs: Sequence[Any],
+    *,
     text: Any,
     options: Mapping[str, Any],
     prompts: Sequence[str],
@@ -46,17 +47,25 @@ def compare_models(
     started = time.monotonic()
     check_window_options(text, **options)
     forms, limit = read_forms(configs), None if memory is None else parse_bytes(memory)
-    _check(model, prompts, noise_floor, executor, retries)
+    _check(model, prompts=prompts, noise_floor=noise_floor, executor=executor, retries=retries)
     on_progress = guarded(on_progress, "the comparison", _KEPT)
     # Workers may have a GPU where this process has none: it only cuts the text then.
     place = resolve_device(device if executor is None else "auto")
-    opened = open_model(model, place, sources, on_progress)
+    opened = open_model(model, device=place, sources=sources, on_progress=on_progress)
     checkpoint = opened.checkpoint or open_checkpoint(model, **sources, on_progress=on_progress)
     weights = [check_form(form, checkpoint, place, here=executor is None) for form in forms]
     kept = KeptResults(output)
-    windows = cut_windows(text, opened, options, sources["token"], place, on_progress)
-    asked = (windows, tuple(prompts), place if executor is None else device, noise_floor)
-    task = Task(_name(model, checkpoint), checkpoint.commit_hash, identity_of(checkpoint), sources["tokenizer"], *asked)
+    windows = cut_windows(text, opened, options=options, token=sources["token"], device=place, on_progress=on_progress)
+    task = Task(
+        model=_name(model, checkpoint),
+        revision=checkpoint.commit_hash,
+        identity=identity_of(checkpoint),
+        tokenizer=sources["tokenizer"],
+        windows=windows,
+        prompts=tuple(prompts),
+        device=place if executor is None else device,
+        noise_floor=noise_floor,
+    )
     keys = {form.label: key_of(form, own, task) for form, own in zip(forms, weights, strict=True)}
     results = kept.read(keys) if resume else {}
     missing = [form for form in forms if form.label not in results]
@@ -65,9 +74,9 @@ def compare_models(
         on_progress(ProgressEvent("compare", len(results), len(forms), "configs", label))
 
     if executor is None:
-        running = _run_here(task, missing, opened, checkpoint, sources["token"], on_progress)
+        running = _run_here(task, missing, opened, checkpoint, token=sources["token"], on_progress=on_progress)
     else:
-        running = run_on(executor, task, missing, retries, tell)
+        running = run_on(executor, task, missing, retries=retries, on_wait=tell)
     with closing(running):
         for form, result in running:
             results[form.label] = result
@@ -86,7 +95,7 @@ def compare_models(
     )
 
 
-def _check(model: Any, prompts: Any, noise_floor: bool, executor: Any, retries: Any) -> None:
+def _check(model: Any, *, prompts: Any, noise_floor: bool, executor: Any, retries: Any) -> None:
     """Refuse, before any work, what can be seen to be wrong.
 
     Raises:
@@ -123,13 +132,14 @@ def _run_here(
     forms: list[Form],
     opened: Opened,
     checkpoint: Checkpoint,
+    *,
     token: str | None,
     on_progress: OnProgress,
 ) -> Generator[tuple[Form, Compared], None, None]:
     """Measure forms one after the other, with one pass of the base over the text for all."""
     if not forms:
         return
-    with open_base(task, opened, checkpoint, task.device, on_progress) as base:
+    with open_base(task, opened, checkpoint, device=task.device, on_progress=on_progress) as base:
         for form in forms:
-            measure = partial(measure_form, form, task, base, task.device, token, on_progress)
+            measure = partial(measure_form, form, task, base, device=task.device, token=token, on_progress=on_progress)
             yield form, row_of(form, task.device, measure)

@@ -73,6 +73,7 @@ _LESS = "give fewer num_tokens, or a smaller seq_len"
 @explained("the evaluation", _LESS)
 def evaluate_model(
     model: Any,
+    *,
     base: Any | None,
     text: Any,
     options: Mapping[str, Any],
@@ -93,11 +94,22 @@ def evaluate_model(
     started = time.monotonic()
     check_window_options(text, **options)
     on_progress = guarded(on_progress, "the evaluation", _LESS)
-    candidate = open_model(model, device, sources, on_progress, runs_gguf=True)
-    reference = None if base is None else open_model(base, device, {**sources, "revision": None}, on_progress)
+    candidate = open_model(model, device=device, sources=sources, on_progress=on_progress, runs_gguf=True)
+    reference = None
+    if base is not None:
+        # The revision is the model's.
+        origin = {**sources, "revision": None}
+        reference = open_model(base, device=device, sources=origin, on_progress=on_progress)
     if noise_floor and (reference is None or reference.checkpoint is None):
         raise ConfigError("noise_floor=True needs a base in full precision: name its folder or Hub id as base=")
-    windows = cut_windows(text, reference or candidate, options, sources["token"], device, on_progress)
+    windows = cut_windows(
+        text,
+        reference or candidate,
+        options=options,
+        token=sources["token"],
+        device=device,
+        on_progress=on_progress,
+    )
     windows = check_overlap(windows, candidate)
     with reference.scorer.open(windows.tokens, on_progress) if reference else nullcontext() as expected:
         with candidate.scorer.open(windows.tokens, on_progress) as predictor, quiet_layers():
@@ -113,7 +125,7 @@ def evaluate_model(
 
 
 def open_model(
-    model: Any, device: str, sources: Mapping[str, Any], on_progress: OnProgress, *, runs_gguf: bool = False
+    model: Any, *, device: str, sources: Mapping[str, Any], on_progress: OnProgress, runs_gguf: bool = False
 ) -> Opened:
     """Whatever the user calls a model, opened, and not read yet where it is named.
 
@@ -166,7 +178,7 @@ def _known(calibration: CalibrationReport | None, receipt: Receipt | None) -> di
 
 
 def cut_windows(
-    text: Any, opened: Opened, options: Mapping[str, Any], token: str | None, device: str, on_progress: OnProgress
+    text: Any, opened: Opened, *, options: Mapping[str, Any], token: str | None, device: str, on_progress: OnProgress
 ) -> Windows:
     """The text in windows, as the model that is opened reads it; "self" is written by it."""
     config = opened.config.get_text_config() if opened.config is not None else None

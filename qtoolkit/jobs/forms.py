@@ -162,7 +162,7 @@ def identity_of(checkpoint: Checkpoint) -> str:
 
 @contextmanager
 def open_base(
-    task: Task, opened: Opened, checkpoint: Checkpoint, device: str, on_progress: OnProgress
+    task: Task, opened: Opened, checkpoint: Checkpoint, *, device: str, on_progress: OnProgress
 ) -> Iterator[Base]:
     """The base's pass over the text, made once and held for all forms.
 
@@ -185,7 +185,7 @@ def open_base(
 
 @explained("measuring it", "qt.plan tells what needs less")
 def measure_form(
-    form: Form, task: Task, base: Base, device: str, token: str | None, on_progress: OnProgress
+    form: Form, task: Task, base: Base, *, device: str, token: str | None, on_progress: OnProgress
 ) -> Compared:
     """Make or read a form, measure it, and let it go.
 
@@ -193,7 +193,7 @@ def measure_form(
         QToolkitError: as `qtoolkit.quantize`, `qtoolkit.load` and `qtoolkit.evaluate`.
     """
     started = time.monotonic()
-    opened, known = _open_form(form, task, base, device, token, on_progress)
+    opened, known = _open_form(form, task, base, device=device, token=token, on_progress=on_progress)
     windows = check_overlap(task.windows, opened)
     with opened.scorer.open(windows.tokens, on_progress) as predictor, quiet_layers():
         model = predictor.model
@@ -217,29 +217,42 @@ def measure_form(
 
 
 def _open_form(
-    form: Form, task: Task, base: Base, device: str, token: str | None, on_progress: OnProgress
+    form: Form, task: Task, base: Base, *, device: str, token: str | None, on_progress: OnProgress
 ) -> tuple[Opened, Compared]:
     """A form ready to be measured, and what is known of it by then."""
     sources = {"revision": None, "token": token, "tokenizer": base.tokenizer}
     row = Compared(form.label, FULL_PRECISION, {}, device, disk=base.checkpoint.disk_size)
     if form.config is not None:
-        options = (None, device, task.revision, token, base.tokenizer, False, None, False, on_progress)
-        made: Any = quantize_model(task.model, form.config, *options)
+        made: Any = quantize_model(
+            task.model,
+            form.config,
+            output=None,
+            device=device,
+            revision=task.revision,
+            token=token,
+            tokenizer=base.tokenizer,
+            resume=False,
+            resume_repo=None,
+            overwrite=False,
+            on_progress=on_progress,
+        )
     elif form.path is not None and form.path.is_file():
         row = replace(row, method="gguf", disk=disk_size(form.path))
-        return open_model(form.path, device, sources, on_progress, runs_gguf=True), row
+        return open_model(form.path, device=device, sources=sources, on_progress=on_progress, runs_gguf=True), row
     elif form.path is not None:
-        made = load_model(form.path, device, "auto", None, token, base.tokenizer)
+        made = load_model(form.path, device=device, dtype="auto", revision=None, token=token, tokenizer=base.tokenizer)
         row = replace(row, disk=disk_size(form.path))
     elif isinstance(task.model, str | os.PathLike):
-        made = load_model(task.model, device, "auto", task.revision, token, base.tokenizer)
+        made = load_model(
+            task.model, device=device, dtype="auto", revision=task.revision, token=token, tokenizer=base.tokenizer
+        )
     else:
         made = task.model
     if isinstance(made, QuantizedModel):
         report = made.report
         disk = report.memory.disk_after or report.memory.predicted_disk_after
         row = replace(row, method=report.method, settings=report.settings, disk=disk)
-    return open_model(made, device, sources, on_progress), row
+    return open_model(made, device=device, sources=sources, on_progress=on_progress), row
 
 
 def row_of(form: Form, device: str, measure: Callable[[], Compared]) -> Compared:

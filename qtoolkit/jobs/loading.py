@@ -32,6 +32,7 @@ _ADVICE = "free some, or load a smaller form: qt.plan tells what each takes"
 @explained("loading", _ADVICE)
 def load_model(
     model: str | PathLike[str],
+    *,
     device: str,
     dtype: str | torch.dtype,
     revision: str | None,

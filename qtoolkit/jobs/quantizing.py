@@ -38,6 +38,7 @@ _ADVICE = "qt.plan tells what needs less; blocks that a calibrated job had done 
 def quantize_model(
     model: Any,
     settings: MethodConfig,
+    *,
     output: str | PathLike[str] | None,
     device: str,
     revision: str | None,

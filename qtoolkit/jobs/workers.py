@@ -20,7 +20,7 @@ _HEARTBEAT = 0.5
 
 
 def run_on(
-    executor: Executor, task: Task, forms: list[Form], retries: int, on_wait: Callable[[], None]
+    executor: Executor, task: Task, forms: list[Form], *, retries: int, on_wait: Callable[[], None]
 ) -> Generator[tuple[Form, Compared], None, None]:
     """Measure forms on an executor, each result as it comes, in any order.
 
@@ -74,7 +74,8 @@ def measure_in_worker(task: Task, form: Form, attempt: int) -> dict[str, Any]:
     def measure() -> Compared:
         device = resolve_device(task.device)
         on_progress = guarded(ignore_progress, "the comparison", "give workers more memory, or fewer num_tokens")
-        return measure_form(form, task, _kept_base.get(task, device, on_progress), device, None, on_progress)
+        base = _kept_base.get(task, device, on_progress)
+        return measure_form(form, task, base, device=device, token=None, on_progress=on_progress)
 
     with _kept_base.lock:
         return row_of(form, task.device, measure).to_dict()
@@ -104,9 +105,11 @@ class _KeptBase:
         if self._base is None or key != self._key:
             self.close()
             sources = {"revision": task.revision, "token": None, "tokenizer": task.tokenizer}
-            opened = open_model(task.model, device, sources, on_progress)
+            opened = open_model(task.model, device=device, sources=sources, on_progress=on_progress)
             checkpoint = opened.checkpoint or open_checkpoint(task.model, **sources, on_progress=on_progress)
-            self._base = self._open.enter_context(open_base(task, opened, checkpoint, device, on_progress))
+            self._base = self._open.enter_context(
+                open_base(task, opened, checkpoint, device=device, on_progress=on_progress)
+            )
             self._key = key
         return self._base
 
