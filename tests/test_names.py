@@ -11,9 +11,14 @@ import qtoolkit as qt
 
 PACKAGE = Path(__file__).parent.parent / "qtoolkit"
 WINGS = ("methods", "formats", "kernels")
-# Public names, names of packages, the default method, and the suffix of a source.
-EXCEPTIONS = ("__init__.py", "optional.py")
-ALLOWED = {"notebook/body.py": {"nf4"}}
+# Public names, names of packages, and what files of other programs look like, by which they are refused by name.
+EXCEPTIONS = ("__init__.py", "optional.py", "models/foreign_codes.py")
+ALLOWED = {
+    # The default method.
+    "notebook/body.py": {"nf4"},
+    # Early files of AutoGPTQ name no method: the name of the file tells it.
+    "checkpoints/folder.py": {"gptq"},
+}
 NAMES = {*qt.available_methods(), *qt.available_formats()} - {"native"}
 # What the field calls so whatever the method: a type, a tensor, a way of rounding. They count as whole texts alone.
 WORDS_OF_THE_FIELD = {"int8", "zero_point", "absmax"}

@@ -176,8 +176,8 @@ def check_loadable(folder: Path) -> None:
     how = quantization(folder, values)
     if how is not None and not isinstance(how, dict):
         raise CheckpointError(
-            f"{folder / 'config.json'} has the quantization_config {how!r:.40}, which must be an object such as "
-            '{"quant_method": "gptq", "bits": 4}: get the one that the model was saved with'
+            f"{folder / 'config.json'} has the quantization_config {how!r:.40}, which must be an object with a "
+            "quant_method: get the one that the model was saved with"
         )
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:

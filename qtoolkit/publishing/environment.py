@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from qtoolkit.optional import RUNNING
 from qtoolkit.publishing.patterns import SECRETS
 
 # An allow-list: of secrets nobody knows all names. Upper case, as Windows has them. What a variable can make this
@@ -28,7 +29,7 @@ _NEEDED = (
     "PROGRAMDATA|PROGRAMFILES.*|PROCESSOR_[A-Z_]+|NUMBER_OF_PROCESSORS",
     # How it computes: threads, instruction sets, devices, kernels and where those are kept.
     "(OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|VECLIB|NUMEXPR|ONEDNN|DNNL|ATEN)_[A-Z_0-9]+",
-    "(TORCH|PYTORCH|TORCHINDUCTOR|TORCHDYNAMO|TRITON|BNB|BITSANDBYTES)_[A-Z_0-9]+",
+    f"(TORCH|PYTORCH|TORCHINDUCTOR|TORCHDYNAMO|TRITON|BNB|{'|'.join(RUNNING).upper()})_[A-Z_0-9]+",
     "(CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|HIP|HSA|ROCM|ROCR|GPU|SYCL|ZE)_[A-Z_0-9]+",
     # Triton compiles kernels with them.
     "CC|CXX|CPATH|C_INCLUDE_PATH|LIBRARY_PATH",
