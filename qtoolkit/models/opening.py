@@ -321,11 +321,11 @@ def _dtype(name: str, config: "PreTrainedConfig", tensors: Mapping[str, StoredTe
     """
     if config.dtype is None:
         return _stored_dtype(tensors)
-    by_name = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
-    dtype = next((dtype for name, dtype in by_name.items() if config.dtype in (name, dtype)), None)
+    names = {dtype: str(dtype).removeprefix("torch.") for dtype in FLOATS}
+    dtype = next((dtype for dtype, text in names.items() if config.dtype in (text, dtype)), None)
     if dtype is None:
-        allowed = ", ".join(by_name)
-        raise CheckpointError(f"the config of {name} wants {config.dtype!r:.40} as dtype: it must be one of {allowed}")
+        what = f"the config of {name} wants {config.dtype!r:.40} as dtype"
+        raise CheckpointError(f"{what}: it must be one of {', '.join(names.values())}")
     return dtype
 
 

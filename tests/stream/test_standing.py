@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -206,8 +207,12 @@ def test_what_an_earlier_job_left_and_cannot_be_removed_is_named(output: Path, m
     make_model(folder / "model", "what was replaced")
     (folder / MARKER).write_text(f"qtoolkit {'0' * 32}\n")
 
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), "config.json")
+    remove = shutil.rmtree
+
+    def refuse(path: Path, **options: Any) -> None:
+        if path == folder / "model":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), "config.json")
+        remove(path, **options)
 
     monkeypatch.setattr(partial.shutil, "rmtree", refuse)
     with pytest.raises(OutputError) as caught, staged(output, overwrite=True):
