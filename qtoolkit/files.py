@@ -215,6 +215,11 @@ def home_folder() -> Path:
         return Path(os.sep)
 
 
+def file_bytes(file: Path) -> int:
+    """Return the bytes of a file; 0 where there is none."""
+    return file.stat().st_size if file.is_file() else 0
+
+
 def read_json(file: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """The values of a JSON object in a file; none where it is missing, damaged, no object, too large or too deep."""
     # Reading a named pipe would wait for ever.

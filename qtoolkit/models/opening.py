@@ -26,7 +26,7 @@ from qtoolkit.errors import (
     UnsupportedModelError,
     oneline,
 )
-from qtoolkit.files import path_of
+from qtoolkit.files import file_bytes, path_of
 from qtoolkit.hub.cache import cached_commit, snapshot_folder
 from qtoolkit.hub.headers import fetch_headers
 from qtoolkit.hub.hub_errors import HubModel
@@ -335,11 +335,6 @@ def _stored_dtype(tensors: Mapping[str, StoredTensor | torch.Tensor]) -> torch.d
         if tensor.dtype in FLOATS:
             sizes[tensor.dtype] += tensor.nbytes
     return sizes.most_common(1)[0][0] if sizes else torch.float32
-
-
-def file_bytes(file: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
-    return file.stat().st_size if file.is_file() else 0
 
 
 def _note_choices(checkpoint: Checkpoint, *, tokenizer_known: bool = True) -> None:
