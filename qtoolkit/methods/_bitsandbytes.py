@@ -85,7 +85,9 @@ class FourBitMethod(BitsAndBytesMethod):
         if dtype == "float32" and device.startswith("cuda"):
             import torch
 
-            dtype = "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+            # A plan for another machine's GPU is made where there is none: every GPU computes in float16.
+            here = torch.cuda.is_available()
+            dtype = "bfloat16" if here and torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
         return replace(config, compute_dtype=dtype)
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:

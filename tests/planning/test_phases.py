@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, UnsupportedModelError
@@ -115,3 +116,11 @@ def test_a_config_of_another_kind_of_model_is_refused(kind: str) -> None:
 
     with pytest.raises(UnsupportedModelError, match="no causal language model"):
         qt.plan(CONFIG_MAPPING[kind](), "nf4", machine="t4")
+
+
+def test_a_model_in_float32_is_planned_for_a_gpu_that_is_not_here() -> None:
+    config = config_of("7b")
+    config.dtype = torch.float32
+    plan = qt.plan(config, "nf4", machine="t4")
+    assert plan.device.startswith("cuda")
+    assert plan.settings["compute_dtype"] in ("float16", "bfloat16")
