@@ -54,5 +54,5 @@ def _kernel_for(weight: Codes | StoredTensors, device: torch.device) -> Kernel |
 
 @lru_cache(maxsize=1)
 def _brought(path: tuple[str, ...]) -> tuple[Kernel, ...]:
-    """The kernels of installed packages; looked for anew where packages are looked for elsewhere (`path`)."""
+    """Return the kernels of installed packages; looked for anew where packages are looked for elsewhere (`path`)."""
     return tuple(entry.load() for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name))
