@@ -66,11 +66,11 @@ class Reader(ABC):
         """
 
     def resolve(self, config: Any, dtype: str, device: str) -> Any:
-        """The config as it is: nothing is left to decide."""
+        """Return the config as it is: nothing is left to decide."""
         return config
 
     def fit(self, layers: tuple[Layer, ...], config: Any) -> Any:
-        """The config as it is."""
+        """Return the config as it is."""
         return config
 
     def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:

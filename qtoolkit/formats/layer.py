@@ -53,7 +53,7 @@ class Layer:
     def replaced(
         self, weight_bytes: int, *, disk_bytes: int, working_bytes: int, adjusted: str = "", bits: int = 0
     ) -> LayerPlan:
-        """The plan of this layer when something else takes its weight's place.
+        """Return the plan of this layer when something else takes its weight's place.
 
         Args:
             weight_bytes: of all that replaces the weight in memory, scales and tables included.
@@ -75,7 +75,7 @@ class Layer:
         )
 
     def left_alone(self, reason: str) -> LayerPlan:
-        """The plan of this layer when it stays as it is, and why."""
+        """Return the plan of this layer when it stays as it is, and why."""
         size = self.num_weights * self.itemsize + self.bias_bytes
         return LayerPlan(
             name=self.name,

@@ -134,7 +134,7 @@ class _Quantize(ConversionOps):
 
 
 def _quantized(weight: torch.Tensor, *, layers: "Layers", layer: "Layer", transposed: bool) -> dict[str, torch.Tensor]:
-    """The buffers for a weight, which a `Conv1D` keeps [in, out]."""
+    """Return the buffers for a weight, which a `Conv1D` keeps [in, out]."""
     return layers.quantize_weight(weight.T if transposed else weight, layer)
 
 

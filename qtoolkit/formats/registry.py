@@ -19,7 +19,7 @@ _layers_of: list[LayersOf] = []
 
 
 def available_formats() -> tuple[str, ...]:
-    """The names of all formats, sorted: those of this package and those that other packages bring.
+    """Return the names of all formats, sorted: those of this package and those that other packages bring.
 
     A package brings one with an entry point of the group `qtoolkit.formats`: `name = "package.module:FORMAT"`.
     """
@@ -27,7 +27,7 @@ def available_formats() -> tuple[str, ...]:
 
 
 def get_format(name: str) -> Format:
-    """The format of this name.
+    """Return the format of this name.
 
     Raises:
         ConfigError: there is none, or its package cannot be used; the message says what to do.
@@ -63,7 +63,7 @@ def _formats() -> Iterator[Format]:
 
 
 def format_of(values: Mapping[str, Any] | None) -> Format | None:
-    """The format of a checkpoint by the `quantization_config` of its config; None where none here reads it."""
+    """Return the format of a checkpoint by the `quantization_config` of its config; None where none here reads it."""
     kind = (values or {}).get("quant_method")
     return next((found for found in _formats() if found.quant_method == kind), None)
 
@@ -80,7 +80,7 @@ def side_file_names() -> tuple[str, ...]:
 
 
 def side_files_of(values: Mapping[str, Any]) -> Mapping[str, str]:
-    """The files that readers look for beside a `config.json` with this `quantization_config`: texts by name."""
+    """Return the files that readers look for beside a `config.json` with this `quantization_config`: texts by name."""
     found = format_of(values)
     return {} if found is None else found.side_files(values)
 

@@ -48,7 +48,7 @@ def multiply_transposed(grad: torch.Tensor, codes: "Codes", dtype: torch.dtype) 
 
 
 def output_blocks(codes: "Codes") -> Iterator[slice]:
-    """The outputs of a weight in blocks to work on, whole layouts of packed codes but for the last."""
+    """Return the outputs of a weight in blocks to work on, whole layouts of packed codes but for the last."""
     limit = BLOCK_WEIGHTS_CPU if codes.device.type == "cpu" else BLOCK_WEIGHTS_GPU
     step = max(1, limit // codes.in_features // _TOGETHER) * _TOGETHER
     count = codes.out_features
@@ -90,7 +90,7 @@ def _spread(values: torch.Tensor, groups: torch.Tensor | None) -> torch.Tensor:
 
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
-    """The type to multiply in: that of x, but float32 on CPU where it is faster.
+    """Return the type to multiply in: that of x, but float32 on CPU where it is faster.
 
     Few bfloat16 tokens take their time in expanding the codes, and codes become float32 sooner than bfloat16.
     """

@@ -52,7 +52,7 @@ class Codes(ABC):
         """The scales of some outputs: [groups, outputs], or [1, 1] where one serves all."""
 
     def expanded(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
-        """The weights of some outputs in `dtype`, computed in float32 and rounded once: W^T [in, outputs]."""
+        """Return the weights of some outputs in `dtype`, computed in float32 and rounded once: W^T [in, outputs]."""
         return expand(self.codes(outputs), self.scale(outputs), self.zero_points(outputs), self.groups, dtype)
 
     def factor(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor | None:
@@ -71,7 +71,7 @@ class Codes(ABC):
         return None
 
     def sorted(self) -> "Codes | None":
-        """The same weight with groups of equal size in their order; None where that cannot be."""
+        """Return the same weight with groups of equal size in their order; None where that cannot be."""
         return self if self.groups is None else None
 
     def buffers(self) -> Mapping[str, torch.Tensor]:

@@ -77,7 +77,7 @@ class QuantizedLinear(nn.Module):
         return self
 
     def dequantize(self) -> torch.Tensor:
-        """The weight that the tensors stand for, exactly: float32 [out_features, in_features]."""
+        """Return the weight that the tensors stand for, exactly: float32 [out_features, in_features]."""
         codes = self._codes()
         columns = torch.cat([codes.expanded(part, torch.float32) for part in output_blocks(codes)], dim=1)
         return (columns if codes.order is None else columns[codes.order.argsort()]).T.contiguous()
@@ -108,7 +108,7 @@ class QuantizedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={has_bias}, {self.stored}"
 
     def _codes(self, *, prepare: bool = False) -> Codes:
-        """The weight as it is at this moment; with `prepare`, packed where that is wanted and possible."""
+        """Return the weight as it is at this moment; with `prepare`, packed where that is wanted and possible."""
         packed = self._packed
         if packed is None and prepare and self._prepared:
             packed = self._pack()
@@ -118,7 +118,7 @@ class QuantizedLinear(nn.Module):
             return self._decoded() if self._packed is None else self._packed
 
     def _decoded(self) -> Codes:
-        """The weight where it is not packed."""
+        """Return the weight where it is not packed."""
         tensors = {name: self._buffers[name] for name in self.stored.tensors()}
         return self.stored.decode({name: tensor for name, tensor in tensors.items() if tensor is not None})
 

@@ -144,7 +144,7 @@ class PackedInt4Kernel(Kernel):
 
 
 def _layout_of(weight: Codes | StoredTensors, device: torch.device) -> Layout | None:
-    """The layout of its planes on a device; None where it is best left as it is stored."""
+    """Return the layout of its planes on a device; None where it is best left as it is stored."""
     if weight.bits not in (2, 3, 4, 8) or (weight.bits == 8 and weight.expands_fast):
         # Two planes would win little, and take the room of more scales.
         return None
@@ -155,7 +155,7 @@ def _layout_of(weight: Codes | StoredTensors, device: torch.device) -> Layout | 
 
 
 def _common(zero_point: torch.Tensor | int) -> int | None:
-    """The one zero point of all groups; None when they differ."""
+    """Return the one zero point of all groups; None when they differ."""
     if isinstance(zero_point, int):
         return zero_point
     first = int(zero_point[0, 0])

@@ -35,14 +35,14 @@ class Layout(NamedTuple):
         return _pack_halves(codes, self.block) if self.block else _pack_tiles(codes)
 
     def unpack(self, packed: torch.Tensor, in_features: int, columns: slice) -> torch.Tensor:
-        """The codes of some outputs, whole blocks of them, uint8 [in, outputs]."""
+        """Return the codes of some outputs, whole blocks of them, uint8 [in, outputs]."""
         if self.block:
             return _unpack_halves(packed, self.block, columns)
         return _unpack_tiles(packed, in_features, columns)
 
 
 def layout_for(in_features: int, out_features: int, group_size: int, device: torch.device) -> Layout | None:
-    """The layout for a weight of this shape with equal groups of this size; None when no layout fits it."""
+    """Return the layout for a weight of this shape with equal groups of this size; None when no layout fits it."""
     if in_features % group_size:
         return None
     size = next((size for size in _GROUP_SIZES if group_size % size == 0), None)
@@ -115,7 +115,7 @@ def _pack_halves(codes: torch.Tensor, block: int) -> torch.Tensor:
 
 
 def _unpack_halves(packed: torch.Tensor, block: int, columns: slice) -> torch.Tensor:
-    """The codes of `_pack_halves`, uint8 [in, outputs]; eight bytes at a time, twice as fast as one by one."""
+    """Return the codes of `_pack_halves`, uint8 [in, outputs]; eight bytes at a time, twice as fast as one by one."""
     rows = packed[columns]
     # [outputs, in / 2] -> [blocks, in, block / 16] words of 8 bytes -> [in, blocks, block / 16]
     words = rows.view(torch.int64).view(len(rows) // block, -1, block // 16).transpose(0, 1)
@@ -135,7 +135,7 @@ def _pack_tiles(codes: torch.Tensor) -> torch.Tensor:
 
 
 def _unpack_tiles(packed: torch.Tensor, in_features: int, columns: slice) -> torch.Tensor:
-    """The codes of some outputs of `_pack_tiles`, uint8 [in, outputs].
+    """Return the codes of some outputs of `_pack_tiles`, uint8 [in, outputs].
 
     Thread t of 32 has output t // 4 of 8, and of each pair of tiles the inputs i = t % 4 * 2 + (0, 8, 16, 24) in its
     lower four halves of bytes, i + 1 in its upper four (the fragments of mma.m16n8k16; torch's int4mm.cu).

@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The footprint on demand: it needs torch, and a meter must not add torch to the memory that it measures."""
+    """Return the footprint on demand: it needs torch, and a meter must not add torch to the memory that it measures."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from qtoolkit.measure import footprint

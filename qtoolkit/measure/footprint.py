@@ -42,7 +42,7 @@ def memory_footprint(model: nn.Module) -> int:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """The weights of a model that is not quantized, tied ones counted once: `p.numel()` over unique parameters.
+    """Return the weights of a model that is not quantized, tied ones counted once: `p.numel()` over unique parameters.
 
     A quantized model holds fewer numbers than it has weights (two 4-bit codes share a byte): ask before quantizing.
     """

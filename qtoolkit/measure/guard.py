@@ -92,7 +92,7 @@ def check_room(needed: int, what: str, advice: str) -> None:
 
 
 def _within() -> str:
-    """The limit that counts, for a message; empty where there is none, or not enough memory to look for it."""
+    """Return the limit that counts, for a message; empty where there is none, or not enough memory to look for it."""
     try:
         command = limited_by()
     except MemoryError:

@@ -182,7 +182,7 @@ def num_cores() -> int:
 
 
 def processor() -> str:
-    """The processor's name; `platform` knows it only off Linux."""
+    """Return the processor's name; `platform` knows it only off Linux."""
     file = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*:\s*(.+)$", file.read_text(), re.MULTILINE) if file.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
@@ -215,7 +215,7 @@ def _state(packages: tuple[str, ...]) -> str:
 
 
 def hub_cache() -> Path:
-    """The folder of the Hub's cache, found as huggingface_hub finds it (`huggingface_hub.constants`)."""
+    """Return the folder of the Hub's cache, found as huggingface_hub finds it (`huggingface_hub.constants`)."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{cache}/huggingface")
     folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"

@@ -116,7 +116,7 @@ class PeakMeter:
 
 
 def _peak(sampled: int, mark_before: int | None, mark_after: int | None, mark_name: str) -> tuple[int, str]:
-    """The peak in bytes and how it was found."""
+    """Return the peak in bytes and how it was found."""
     if mark_before is not None and mark_after is not None and mark_after > mark_before:
         # The kernel adds its mark up from counters of each processor and can be some pages below a sample.
         return max(mark_after, sampled), mark_name

@@ -17,7 +17,7 @@ _REPEATS = 3
 
 
 def measure_speed(folder: Path, cache: Path | None = None) -> Speed:
-    """The speed of the processor, its memory, and the disk of a folder.
+    """Return the speed of the processor, its memory, and the disk of a folder.
 
     Args:
         folder: where the disk is tried, in a file that is removed.

@@ -48,7 +48,7 @@ ENTRY_POINT_GROUP = "qtoolkit.methods"
 
 
 def available_methods() -> tuple[str, ...]:
-    """The names of all methods, sorted: those of this package and those that other packages bring.
+    """Return the names of all methods, sorted: those of this package and those that other packages bring.
 
     A package brings one with an entry point of the group `qtoolkit.methods`: `name = "package.module:METHOD"`.
     """
@@ -56,7 +56,7 @@ def available_methods() -> tuple[str, ...]:
 
 
 def get_method(name: str) -> Method:
-    """The method of this name; "zero-point" and "zero_point" are the same.
+    """Return the method of this name; "zero-point" and "zero_point" are the same.
 
     Raises:
         UnknownMethodError: no such method, or two packages bring one of the same name.
@@ -83,19 +83,19 @@ def packages_of_method(name: str) -> tuple[str, ...]:
 
 
 def config_class(name: str) -> type[MethodConfig]:
-    """The config class of the method of this name."""
+    """Return the config class of the method of this name."""
     return get_method(name).config_class
 
 
 def find_config(name: str) -> type[MethodConfig] | None:
-    """The config class of this name among the methods of this package: NF4 is the one of the file `nf4.py`."""
+    """Return the config class of this name among the methods of this package: NF4 is the one of the file `nf4.py`."""
     files = [file for file in _own_methods() if file.replace("_", "") == name.lower()]
     found = config_class(files[0]) if files else None
     return found if found is not None and found.__name__ == name else None
 
 
 def config_of_checkpoint(values: Mapping[str, Any]) -> MethodConfig:
-    """The config that a checkpoint's `quantization_config` stands for; what it does not tell is as by default.
+    """Return the config that a checkpoint's `quantization_config` stands for; what it does not tell is as by default.
 
     Raises:
         CheckpointError, UnsupportedModelError: it cannot be, or nothing here reads such checkpoints.

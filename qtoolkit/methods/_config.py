@@ -76,17 +76,17 @@ class MethodConfig:
         return any(matches(pattern, module_name) for pattern in self.exclude)
 
     def of(self, layer: str) -> Self:
-        """The config that counts for the layer of this name: this one, where all layers have the same."""
+        """Return the config that counts for the layer of this name: this one, where all layers have the same."""
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values."""
+        """Return the fields as JSON-ready values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The config with these field values.
+        """Return the config with these field values.
 
         Raises:
             ConfigError: a key that is no field, or a value that the field cannot have.

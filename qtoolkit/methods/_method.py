@@ -81,7 +81,7 @@ class Method(ABC):
         return self.config_class.method
 
     def resolve(self, config: Any, dtype: str, device: str) -> MethodConfig:
-        """The config with every "auto" decided for a model of this type on this device; before any work.
+        """Return the config with every "auto" decided for a model of this type on this device; before any work.
 
         Args:
             config: an instance of `config_class`.
@@ -92,7 +92,7 @@ class Method(ABC):
         return config
 
     def fit(self, layers: tuple[Layer, ...], config: Any) -> MethodConfig:
-        """The config as it fits the layers of a model; `plan_layer` says what changed.
+        """Return the config as it fits the layers of a model; `plan_layer` says what changed.
 
         Raises:
             ConfigError: it fits none; the message names values that would.

@@ -62,7 +62,7 @@ class MixedConfig(MethodConfig):
 
     @classmethod
     def per_layer_options(cls) -> tuple[str, ...]:
-        """The options that rules may give."""
+        """Return the options that rules may give."""
         return tuple(field.name for field in fields(cls) if field.metadata.get("per_layer"))
 
     @property
@@ -76,7 +76,7 @@ class MixedConfig(MethodConfig):
         return any("bits" in values for values in self.rules.values())
 
     def bits_to_give(self) -> tuple[int, ...]:
-        """The numbers of bits that a target gives layers, fewest first."""
+        """Return the numbers of bits that a target gives layers, fewest first."""
         return tuple(sorted(next(field.metadata["choices"] for field in fields(self) if field.name == "bits")))
 
     def of(self, layer: str) -> Self:
@@ -131,7 +131,7 @@ def check_rules(config: MethodConfig, layers: Sequence[str], skipped: Sequence[s
 
 
 def rules_of(bits: Mapping[str, int], base: int | None = None) -> tuple[int, dict[str, dict[str, Any]]]:
-    """The bits that most layers have, and the fewest rules that give the others theirs.
+    """Return the bits that most layers have, and the fewest rules that give the others theirs.
 
     Kinds of layers that differ as a whole take one rule; single ones, which come later, a rule each.
 
@@ -162,5 +162,5 @@ def _most_common(values: Iterable[int]) -> int:
 
 
 def _kind(name: str) -> str:
-    """The end of a name, by which layers of one kind are known: "down_proj"."""
+    """Return the end of a name, by which layers of one kind are known: "down_proj"."""
     return name.rpartition(".")[2]

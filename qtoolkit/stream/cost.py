@@ -77,7 +77,7 @@ class Work:
 
 
 def weight_phases(work: Work) -> tuple[PhasePlan, ...]:
-    """The one phase of a method that looks at one weight at a time."""
+    """Return the one phase of a method that looks at one weight at a time."""
     return (reading_phase(work, "quantize", "largest layer while it is quantized", working_bytes(work.layers)),)
 
 
@@ -105,7 +105,7 @@ def reading_phase(work: Work, name: str, what: str, working: int) -> PhasePlan:
 
 
 def working_bytes(layers: Iterable[LayerPlan]) -> int:
-    """The most that is in use at one time while a layer is quantized, beside what stays."""
+    """Return the most that is in use at one time while a layer is quantized, beside what stays."""
     return max((layer.working_bytes - layer.bytes_after for layer in layers), default=0)
 
 
@@ -117,7 +117,7 @@ def on_device(work: Work, name: str, terms: tuple[Term, ...], in_memory: tuple[T
 
 
 def writing_phase(work: Work, num_samples: int, seq_len: int, wider: float) -> PhasePlan:
-    """The model as it is, writing its own text: as many samples at one time as `CPU_MEMORY` holds."""
+    """Return the model as it is, writing its own text: as many samples at one time as `CPU_MEMORY` holds."""
     whole = Term("the model in full precision", round(work.weight_bytes * wider), "in the type that it computes in")
     each = round(work.cache_bytes * seq_len * wider) + 3 * 4 * work.vocab_size
     kept = min(num_samples * each, max(each, CPU_MEMORY))

@@ -56,7 +56,7 @@ class JournalPlace(NamedTuple):
 
 
 def begun_recipe(place: JournalPlace) -> dict[str, Any]:
-    """The recipe that an unfinished job was begun with, here or in the copy on the Hub.
+    """Return the recipe that an unfinished job was begun with, here or in the copy on the Hub.
 
     Empty without one, and where it is damaged or of another version.
 
@@ -129,7 +129,7 @@ class Journal:
             self._tokens = self._write(_TOKENS, {"tokens": tokens}, {})
 
     def kept_tokens(self, fits: Callable[[StoredTensor | torch.Tensor], bool]) -> torch.Tensor | None:
-        """The samples that `keep_tokens` kept; None when there are none, or none that are whole.
+        """Return the samples that `keep_tokens` kept; None when there are none, or none that are whole.
 
         Args:
             fits: whether samples are such as the job would have kept.
@@ -141,7 +141,7 @@ class Journal:
         return block.tensors["tokens"][...]
 
     def read(self, index: int, fits: Fits) -> DoneBlock | None:
-        """The result of a block; None when it is not done, or its files are not whole.
+        """Return the result of a block; None when it is not done, or its files are not whole.
 
         Args:
             index: of the block.
@@ -210,7 +210,7 @@ class Journal:
             self._waiting.clear()
 
     def files(self, index: int) -> tuple[Path, Path]:
-        """The two files of a block, weights and facts."""
+        """Return the two files of a block, weights and facts."""
         return self._files(_name(index))
 
     def _files(self, name: str) -> tuple[Path, Path]:
@@ -251,7 +251,7 @@ def _name(index: int) -> str:
 
 
 def _recipe_in(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe that a file holds; empty where it is damaged, or of another version."""
+    """Return the recipe that a file holds; empty where it is damaged, or of another version."""
     if not is_sealed(found) or found.get(_VERSION_KEY) != _VERSION:
         return {}
     return {key: value for key, value in without_seal(found).items() if key != _VERSION_KEY}
@@ -276,7 +276,7 @@ def _shown(value: Any) -> str:
 
 
 def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> str:
-    """The SHA-256 of the file."""
+    """Return the SHA-256 of the file."""
     beside = file.with_suffix(".tmp")
     try:
         for _ in write_file(beside, tensors):

@@ -127,7 +127,7 @@ def _explained(name: str, path: Path | None, error: RuntimeError) -> CheckpointE
 
 
 def compute_dtype_for(device: str, stored: torch.dtype) -> torch.dtype:
-    """The type to compute in: the stored one, unless the device lacks it.
+    """Return the type to compute in: the stored one, unless the device lacks it.
 
     A T4 (compute capability 7.5) has no bfloat16, so float16 there; float32 stays.
     """
@@ -137,5 +137,5 @@ def compute_dtype_for(device: str, stored: torch.dtype) -> torch.dtype:
 
 
 def calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:
-    """The type in which blocks run: the model's own, or float32 on a processor that multiplies it slowly."""
+    """Return the type in which blocks run: the model's own, or float32 on a processor that multiplies it slowly."""
     return torch.float32 if device == "cpu" and stored == torch.float64 else product_dtype(stored, device)

@@ -22,7 +22,7 @@ def sealed(values: Mapping[str, Any]) -> bytes:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file, sealed or not; empty where it is missing, damaged, too large or no file."""
+    """Return the JSON object in a file, sealed or not; empty where it is missing, damaged, too large or no file."""
     try:
         if not file.is_file() or file.stat().st_size > _MAX_BYTES:
             return {}

@@ -41,7 +41,7 @@ class Standing:
 
 
 def find_standing(output: Path, *, overwrite: bool, opened: int | None = None) -> Standing | None:
-    """The folder that a result may replace; None where there is nothing.
+    """Return the folder that a result may replace; None where there is nothing.
 
     Args:
         output: where it may stand.

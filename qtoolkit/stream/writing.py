@@ -92,7 +92,7 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> list[str]:
 
 
 def _own_tensors(model: "PreTrainedModel") -> _Tensors:
-    """The state to store: tied tensors once, names and merges as in the checkpoint that was read."""
+    """Return the state to store: tied tensors once, names and merges as in the checkpoint that was read."""
     left_out = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}  # noqa: SLF001
     # A layer that keeps its weight in another form makes its tensors when they are written, one by one.
     state = model.state_dict(destination=LazyState())

@@ -10,7 +10,7 @@ _BITS_OF = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat
 
 
 def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
-    """The smallest and the largest code of a scheme, both included.
+    """Return the smallest and the largest code of a scheme, both included.
 
     | bits | symmetric (absmax) | zero-point |
     |---|---|---|
@@ -105,7 +105,7 @@ def zero_point_quantize(
 
 
 def dequantize(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
-    """The real numbers that codes stand for: (codes - zero_point) * scale.
+    """Return the real numbers that codes stand for: (codes - zero_point) * scale.
 
     Args:
         codes: int8 [..., group_size].
@@ -122,7 +122,7 @@ def dequantize(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tenso
 
 
 def _extremes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The smallest and the largest value of each group, float64 [..., 1]."""
+    """Return the smallest and the largest value of each group, float64 [..., 1]."""
     # torch.aminmax would read x once instead of twice, but is not vectorized on CPU: 10 to 40 times slower.
     low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
     # Both propagate NaN, so that x itself need not be searched.

@@ -27,7 +27,7 @@ class Prediction(NamedTuple):
 
 
 def negative_log_likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The negative log-likelihood of each target in nats, float32 [tokens].
+    """Return the negative log-likelihood of each target in nats, float32 [tokens].
 
     Args:
         logits: [tokens, vocabulary], any floating type.

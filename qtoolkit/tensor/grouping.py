@@ -9,7 +9,7 @@ GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 
 
 def scale_shape(out_features: int, in_features: int, granularity: str, group_size: int = -1) -> tuple[int, int]:
-    """The shape of the scales of a weight W[out_features, in_features].
+    """Return the shape of the scales of a weight W[out_features, in_features].
 
     Args:
         out_features: rows of the weight.

@@ -31,7 +31,7 @@ def pack_int4(codes: torch.Tensor) -> torch.Tensor:
 
 
 def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
-    """The codes of `pack_int4`: uint8 [..., n / 2] -> int8 [..., n]."""
+    """Return the codes of `pack_int4`: uint8 [..., n / 2] -> int8 [..., n]."""
     # Spread each byte 0xBA over a 16-bit word as 0x0B0A: vectorized, 5 times faster than stacking the two halves.
     words = packed.to(torch.int16).contiguous()
     words = (words << 4).bitwise_or_(words).bitwise_and_(0x0F0F)

@@ -24,7 +24,7 @@ def bfloat16_is_native() -> bool:
 
 
 def product_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
-    """The type to multiply in: `dtype` itself, or float32 on a CPU that multiplies it slowly.
+    """Return the type to multiply in: `dtype` itself, or float32 on a CPU that multiplies it slowly.
 
     Args:
         dtype: type of the numbers.

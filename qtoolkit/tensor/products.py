@@ -43,7 +43,7 @@ def _is_slow(value: Any) -> bool:
 
 
 def _widened(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The result of `func` on the same numbers as float32, in their own type."""
+    """Return the result of `func` on the same numbers as float32, in their own type."""
     if kwargs.get("out") is not None:
         return func(*args, **kwargs)
     options = {name: _wide(value) for name, value in kwargs.items()}

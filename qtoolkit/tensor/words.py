@@ -55,7 +55,7 @@ def pack_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def unpack_words(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """The codes of `pack_words`: int32 [n * bits / 32, m] -> uint8 [n, m].
+    """Return the codes of `pack_words`: int32 [n * bits / 32, m] -> uint8 [n, m].
 
     Args:
         words: int32 [rows, m]; with 3 bits, rows are a multiple of 3.
@@ -86,7 +86,7 @@ def unpack_words(words: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def _block(bits: int) -> tuple[int, int]:
-    """The fewest codes that fill whole words, and those words."""
+    """Return the fewest codes that fill whole words, and those words."""
     if bits not in WORD_BITS:
         raise ValueError(f"bits must be one of {', '.join(map(str, WORD_BITS))}, got {bits}")
     length = lcm(bits, 32)

@@ -42,7 +42,7 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         return x.device.type == "cpu" and self.support_avx512bf16_for_cpu and not self.training and not x.requires_grad
 
     def _packed(self) -> Any:
-        """The weight as the product takes it, which takes the place of the weight as it is stored."""
+        """Return the weight as the product takes it, which takes the place of the weight as it is stored."""
         weight = self.weight
         state = getattr(weight, "quant_state", None)
         if state is None or getattr(state, "packing_format_for_cpu", False):

@@ -77,7 +77,7 @@ class StoredLayer:
         )
 
     def build(self, settings: Settings, dtype: torch.dtype) -> QuantizedLinear:
-        """The layer without values, its bias in `dtype`."""
+        """Return the layer without values, its bias in `dtype`."""
         layer = QuantizedLinear(self.tensors(settings), bias=self.bias_dtype is not None, dtype=dtype, device="meta")
         if not self.has_g_idx:
             # Neither looked for in the file nor written to another.
@@ -139,7 +139,7 @@ def problems_of(folder: Path, values: Mapping[str, Any]) -> list[str]:
 
 
 def find_layers(model: "PreTrainedModel", tensors: Mapping[str, Header], settings: Settings) -> dict[str, StoredLayer]:
-    """The quantized layers of a file by the names of the modules that they belong to.
+    """Return the quantized layers of a file by the names of the modules that they belong to.
 
     Bits and group sizes are those that the shapes tell: `dynamic` of gptqmodel gives single layers others than the
     config names.
@@ -182,7 +182,7 @@ def quantized_names(tensors: Iterable[str]) -> list[str]:
 
 
 def module_names(model: "PreTrainedModel", stored: list[str]) -> dict[str, str]:
-    """The names that modules of a model have for transformers, by their names in a file."""
+    """Return the names that modules of a model have for transformers, by their names in a file."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
 
@@ -255,7 +255,7 @@ def _check_layer(stored: str, shape: tuple[int, int], tensors: Mapping[str, Head
 def _shape(
     tensors: Mapping[str, Header], name: str, expected: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...]
 ) -> tuple[int, ...]:
-    """The shape of a tensor, once it was found to be there, of one of the types, and as large as expected."""
+    """Return the shape of a tensor, once it was found to be there, of one of the types, and as large as expected."""
     if name not in tensors:
         raise CheckpointError(f"{name} is missing: {_again(tensors)}")
     shape, dtype = tuple(tensors[name].shape), tensors[name].dtype
@@ -269,5 +269,5 @@ def _shape(
 
 
 def _again(tensors: Mapping[str, Any]) -> str:
-    """The end of a message on a file whose tensors do not fit each other."""
+    """Return the end of a message on a file whose tensors do not fit each other."""
     return sound_copy(place_of(tensors))

@@ -32,7 +32,7 @@ class Settings:
 
 
 def describe(config: Any, quantized: Mapping[str, int], left: Iterable[str]) -> dict[str, Any]:
-    """The `quantization_config` of a checkpoint.
+    """Return the `quantization_config` of a checkpoint.
 
     Readers learn in different words which layers of the blocks are not quantized: optimum and vLLM by
     `modules_in_block_to_quantize` (the end of a name; a part of it), gptqmodel, vLLM and SGLang by `dynamic` (regular
@@ -110,7 +110,7 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
 
 
 def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of its method that a `quantization_config` tells.
+    """Return the options of its method that a `quantization_config` tells.
 
     Raises:
         CheckpointError, UnsupportedModelError: as `read_settings`; also groups smaller than those that are made here.

@@ -38,7 +38,7 @@ class GPTQConfig(QuantizationConfigMixin):
         self.__dict__.update(values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys of the file."""
+        """Return the keys of the file."""
         return {name: copy.deepcopy(value) for name, value in vars(self).items() if name != "headers"}
 
 

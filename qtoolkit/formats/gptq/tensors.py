@@ -180,7 +180,7 @@ def zero_offset(checkpoint_format: str) -> int:
 
 
 def unpack_zero_points(qzeros: torch.Tensor, bits: int, checkpoint_format: str) -> torch.Tensor:
-    """The zero points uint8 [groups, out] of qzeros int32 [groups, out * bits / 32].
+    """Return the zero points uint8 [groups, out] of qzeros int32 [groups, out * bits / 32].
 
     Format "gptq_v2" stores them as they are, "gptq" stores them less one. What this makes of the largest number, whose
     zero point does not fit any more, is read as auto-gptq's torch layer reads it (0.7.1, qlinear_cuda_old.py:301, 330):
@@ -199,7 +199,7 @@ def in_order(g_idx: torch.Tensor, group_size: int) -> bool:
 
 
 def _zero_points(qzeros: torch.Tensor, bits: int, checkpoint_format: str, outputs: slice) -> torch.Tensor:
-    """The zero points of some outputs, uint8 [groups, outputs]."""
+    """Return the zero points of some outputs, uint8 [groups, outputs]."""
     if outputs.start % 32 or outputs.stop % 32:
         return unpack_zero_points(qzeros, bits, checkpoint_format)[:, outputs]
     # 32 codes fill whole words.

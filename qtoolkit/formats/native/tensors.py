@@ -85,7 +85,7 @@ class NativeTensors:
     def store(
         self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """The tensors that hold these codes.
+        """Return the tensors that hold these codes.
 
         Args:
             codes: int8 [out_features, in_features].
@@ -209,7 +209,7 @@ def _zero_points(zero_point: torch.Tensor | None, middle: int, outputs: slice) -
 
 
 def _of(values: torch.Tensor, outputs: slice) -> torch.Tensor:
-    """The rows of some outputs; the one row that serves all, where there is one."""
+    """Return the rows of some outputs; the one row that serves all, where there is one."""
     return values if len(values) == 1 else values[outputs]
 
 

@@ -81,7 +81,7 @@ class GPTQ(MixedConfig):
         return tuple(bits for bits in super().bits_to_give() if bits > 2 or not self.sym)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values; of calibration text that is no file, only what it is called."""
+        """Return the fields as JSON-ready values; of calibration text that is no file, only what it is called."""
         text = self.calibration
         if isinstance(text, list | tuple):
             text = f"{len(text)} texts"

@@ -88,7 +88,7 @@ def _sample_terms(work: Work, num_samples: int, seq_len: int, itemsize: int) -> 
 
 
 def _reading(work: Work, seq_len: int) -> PhasePlan:
-    """The result read back, and the perplexity of a sample."""
+    """Return the result read back, and the perplexity of a sample."""
     layouts = max((layer.bytes_after for layer in work.layers), default=0)
     phase = reading_phase(work, "load", "a layer in two layouts", layouts)
     rows = min(seq_len, PERPLEXITY_TOKENS) * work.dtype.itemsize + 2 * LOSS_ROWS * 4

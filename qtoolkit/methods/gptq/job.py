@@ -161,7 +161,7 @@ def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:
 
 
 def _losses(model: "PreTrainedModel", sample: torch.Tensor) -> torch.Tensor:
-    """The negative log-likelihood of each token of a sample but the first, float32 [tokens - 1]."""
+    """Return the negative log-likelihood of each token of a sample but the first, float32 [tokens - 1]."""
     logits = model(sample[None], use_cache=False).logits[0, :-1]
     parts = zip(logits.split(LOSS_ROWS), sample[1:].split(LOSS_ROWS), strict=True)
     return torch.cat(

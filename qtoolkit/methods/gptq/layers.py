@@ -192,7 +192,7 @@ def round_to_grid(weight: torch.Tensor, config: Any) -> torch.Tensor:
 def pack_layer(
     codes: torch.Tensor, grid: Grid, groups: torch.Tensor, checkpoint_format: str
 ) -> dict[str, torch.Tensor]:
-    """The tensors of one layer in AutoGPTQ's format, on the CPU.
+    """Return the tensors of one layer in AutoGPTQ's format, on the CPU.
 
     Args:
         codes: uint8 [in, out].
@@ -212,7 +212,7 @@ def pack_layer(
 
 
 def _energy(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
-    """The squared outputs of each output of a layer, summed over all inputs, [out]: the diagonal of W H W^T.
+    """Return the squared outputs of each output of a layer, summed over all inputs, [out]: the diagonal of W H W^T.
 
     Where bfloat16 has instructions of its own, products are rounded to it: their sum is off by about 0.1 %.
     """
