@@ -72,7 +72,7 @@ test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (const
 	$(PY_COLAB) $(PYTEST) tests --ignore tests/browser -m "not registry and not slow"
 
 # Checkpoints of every kind, and what qtoolkit computes from them.
-build/interop/.ready: $(wildcard qtoolkit/*/*.py) interop/write.py | .venv/.ready
+build/interop/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write.py | .venv/.ready
 	@rm -rf build/interop
 	$(PY) interop/write.py build/interop
 	@touch $@
