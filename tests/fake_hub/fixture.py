@@ -93,5 +93,8 @@ def _pointed_to(server: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("HF_HOME", str(home))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    # Made before threads ask at once: of several first ones each makes a client (get_session does not look again once
+    # it has its lock), and those that are not kept leave their sockets open.
+    huggingface_hub.get_session()
     yield server
     huggingface_hub.close_session()
