@@ -79,7 +79,7 @@ def meet_target(
     assert isinstance(fitted, MixedConfig)
     if machine is not None:
         check_machine(replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure")), machine)
-    units = _Units.of(checkpoint, method, fitted, plan, choices, device)
+    units = _Units.of(checkpoint=checkpoint, method=method, config=fitted, plan=plan, choices=choices, device=device)
     budget = _Budget.of(config, plan, units.biases)
     if units.check(budget, checkpoint.name) <= budget.size:
         checkpoint.notes.append(
@@ -147,6 +147,7 @@ class _Units:
     @classmethod
     def of(
         cls,
+        *,
         checkpoint: Checkpoint,
         method: Method,
         config: MixedConfig,

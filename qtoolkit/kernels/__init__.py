@@ -1,8 +1,8 @@
 """How codes are multiplied with: one linear layer, one chooser, one file for each kernel."""
 
 from qtoolkit.kernels.blockwise import output_blocks
-from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
+from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors, stored_bytes
 from qtoolkit.kernels.linear import QuantizedLinear
 from qtoolkit.kernels.select import memory_bytes
 
-__all__ = ["Codes", "Kernel", "QuantizedLinear", "StoredTensors", "memory_bytes", "output_blocks"]
+__all__ = ["Codes", "Kernel", "QuantizedLinear", "StoredTensors", "memory_bytes", "output_blocks", "stored_bytes"]

@@ -1,7 +1,8 @@
 """Integer codes of a weight: what whoever stores or packs them says of them, and what a layer asks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from math import prod
 from typing import ClassVar, Protocol
 
 import torch
@@ -126,6 +127,18 @@ class StoredTensors(Protocol):
 
     def encode(self, codes: Codes) -> dict[str, LazyTensor]:
         """The tensors of `packed_names`, exactly as they were before `codes` were packed from them."""
+
+
+def stored_bytes(stored: StoredTensors, names: Collection[str] | None = None) -> int:
+    """Return the bytes of the tensors that stand for a weight, or of those of these names; nothing is allocated.
+
+    Raises:
+        ValueError: no such weight can be stored; the message says why.
+    """
+    tensors = stored.tensors()
+    return sum(
+        prod(shape) * dtype.itemsize for name, (shape, dtype) in tensors.items() if names is None or name in names
+    )
 
 
 class Kernel(ABC):

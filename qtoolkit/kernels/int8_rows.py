@@ -1,10 +1,8 @@
 """8-bit codes with one scale an output, multiplied with as rows of int8 by torch's bfloat16 x int8 kernel."""
 
-from math import prod
-
 import torch
 
-from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
+from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors, stored_bytes
 
 # Tokens up to which the kernel is faster than expanding the weight. Measured on a 2048 x 2048 layer.
 _FEW_TOKENS = 8
@@ -73,8 +71,7 @@ class Int8RowsKernel(Kernel):
 
     def packed_bytes(self, stored: StoredTensors, device: torch.device) -> int:
         """See `Kernel`: it takes them as they are stored."""
-        tensors = stored.tensors()
-        return sum(prod(tensors[name][0]) * tensors[name][1].itemsize for name in stored.packed_names)
+        return stored_bytes(stored, stored.packed_names)
 
 
 KERNEL = Int8RowsKernel()

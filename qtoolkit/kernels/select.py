@@ -2,12 +2,11 @@
 
 from functools import cache
 from importlib.metadata import EntryPoint
-from math import prod
 
 import torch
 
 from qtoolkit.kernels import int8_rows, packed_int4
-from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
+from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors, stored_bytes
 from qtoolkit.optional import brought
 
 ENTRY_POINT_GROUP = "qtoolkit.kernels"
@@ -38,13 +37,12 @@ def memory_bytes(stored: StoredTensors, *, device: str, reordered: bool = False)
     Raises:
         ValueError: no such weight can be stored; the message says why.
     """
-    sizes = {name: prod(shape) * dtype.itemsize for name, (shape, dtype) in stored.tensors().items()}
-    place = torch.device(device)
-    kernel = _kernel_for(stored, place)
+    where = torch.device(device)
+    kernel = _kernel_for(stored, where)
     if kernel is None:
-        return sum(sizes.values())
-    kept = sum(size for name, size in sizes.items() if name not in stored.packed_names)
-    return kept + kernel.packed_bytes(stored, place) + 4 * stored.in_features * reordered
+        return stored_bytes(stored)
+    kept = stored_bytes(stored) - stored_bytes(stored, stored.packed_names)
+    return kept + kernel.packed_bytes(stored, where) + 4 * stored.in_features * reordered
 
 
 def _kernel_for(weight: Codes | StoredTensors, device: torch.device) -> Kernel | None:

@@ -37,6 +37,7 @@ __all__ = [
     "config_of_checkpoint",
     "find_config",
     "get_method",
+    "offered",
     "option",
     "packages_of_method",
     "reader_of",
@@ -74,6 +75,18 @@ def get_method(name: str) -> Method:
         raise UnknownMethodError(f"no method {name!r}: the methods are {', '.join(available_methods())}")
     assert isinstance(method, Method)
     return method
+
+
+def offered(*, calibrated: bool = True) -> list[tuple[Offer, MethodConfig]]:
+    """Return what methods offer, and the config of each, from the least loss to the most.
+
+    Args:
+        calibrated: also the offers of methods that calibrate, and so keep a journal.
+    """
+    methods = [get_method(name) for name in available_methods()]
+    asked = [method for method in methods if calibrated or not method.resumes]
+    offers = [(offer, method.config_class.from_dict(offer.options)) for method in asked for offer in method.offers]
+    return sorted(offers, key=lambda pair: pair[0].perplexity_ratio or 1.0)
 
 
 def packages_of_method(name: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from qtoolkit.errors import QToolkitError
-from qtoolkit.methods import MethodConfig, as_call, available_methods, get_method
+from qtoolkit.methods import MethodConfig, as_call, offered
 from qtoolkit.records import Advice, Plan
 
 # As many as one reads.
@@ -47,20 +47,12 @@ def _candidates(config: MethodConfig, device: str) -> Iterator[tuple[str, Method
             other: MethodConfig = replace(config, **smaller)
             if other != config:
                 yield as_call(other), other, device
-    simple = [other for other in _without_calibration() if other.method != config.method]
+    simple = [other for _, other in offered(calibrated=False) if other.method != config.method]
     for other in simple:
         yield as_call(other), other, device
     if device != "cpu":
         for other in (config, *simple[-1:]):
             yield f"{as_call(other)} with device='cpu'", other, "cpu"
-
-
-def _without_calibration() -> list[MethodConfig]:
-    """What methods offer that look at one weight at a time, from the most bits to the fewest."""
-    methods = [get_method(name) for name in available_methods()]
-    offers = [(offer, method) for method in methods if not method.resumes for offer in method.offers]
-    offers.sort(key=lambda pair: pair[0].perplexity_ratio or 1.0)
-    return [method.config_class.from_dict(offer.options) for offer, method in offers]
 
 
 def _advice(change: str, plan: Plan) -> Advice:

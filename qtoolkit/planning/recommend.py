@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from qtoolkit.errors import ConfigError, QToolkitError
-from qtoolkit.methods import MethodConfig, Offer, as_call, available_methods, get_method
+from qtoolkit.methods import as_call, offered
 from qtoolkit.models import Checkpoint
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, inference, make_work
@@ -57,14 +57,14 @@ def recommend(
     for checkpoint in checkpoints:
         found.append(_full(checkpoint, machine, device, limit, rss, context))
         found.extend(_quantized(checkpoint, machine, device, limit, rss, context))
-    fitting = sorted((candidate for candidate in found if candidate.fits), key=lambda entry: _order(entry, goal))
+    slow = {as_call(config) for offer, config in offered() if not offer.in_one_step}
+    fitting = sorted((candidate for candidate in found if candidate.fits), key=lambda entry: _order(entry, goal, slow))
     others = sorted((candidate for candidate in found if not candidate.fits), key=lambda entry: entry.memory)
     return Recommendation(goal, limit, machine.name, (*fitting, *others), _REASONS[goal], (_MEASURED,))
 
 
-def _order(candidate: Candidate, goal: str) -> tuple[float, ...]:
-    """What is sorted by: the smallest first."""
-    slow = {as_call(config) for offer, config in offered() if not offer.in_one_step}
+def _order(candidate: Candidate, goal: str, slow: set[str]) -> tuple[float, ...]:
+    """Return what is sorted by, the smallest first; `slow` are configs that are computed in several steps."""
     ratio = 1.0 if candidate.config == "full precision" else candidate.perplexity_ratio or 1.01
     if goal == "size":
         return (candidate.footprint, ratio)
@@ -72,13 +72,6 @@ def _order(candidate: Candidate, goal: str) -> tuple[float, ...]:
         return (candidate.config in slow, candidate.footprint, ratio)
     # Below 4 bits a smaller model with more bits is better.
     return (ratio > _WORST_OF_4_BITS, -candidate.num_parameters, ratio, candidate.footprint)
-
-
-def offered() -> list[tuple[Offer, MethodConfig]]:
-    """What all methods offer, and the config of each, from the least loss to the most."""
-    methods = [get_method(name) for name in available_methods()]
-    found = [(offer, method.config_class.from_dict(offer.options)) for method in methods for offer in method.offers]
-    return sorted(found, key=lambda pair: pair[0].perplexity_ratio or 1.0)
 
 
 def _quantized(

@@ -1,8 +1,32 @@
 """A model runs in one thread while another thread acts on it."""
 
+import copy
+import pickle
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from qtoolkit.tensor.lazy import LazyState
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    save_file(model.state_dict(), folder / "model.safetensors")
+
+
+# What another thread may do with a model, by name; beside these it may be moved.
+ACTS: dict[str, Callable[[nn.Module, Path], Any]] = {
+    "its state": lambda model, folder: model.state_dict(),
+    "its state, lazily": lambda model, folder: [
+        tensor[...] for tensor in model.state_dict(destination=LazyState()).values()
+    ],
+    "saving": save,
+    "copying": lambda model, folder: copy.deepcopy(model),
+    "pickling": lambda model, folder: pickle.dumps(model),
+}
 
 
 def while_another(act: Callable[[], Any], run: Callable[[], bool], *, times: int) -> list[bool]:

@@ -1,17 +1,15 @@
 """A model runs in one thread while another saves, copies, converts or prepares it: no output changes."""
 
 import copy
-import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from qtoolkit.tensor.lazy import LazyState
+from tests.kernels import running
 from tests.kernels.gptq_layers import Kind, gptq_layer
 from tests.kernels.running import while_another
 from tests.kernels.schemes import Scheme, quantized
@@ -24,20 +22,7 @@ def act_order_model() -> nn.Sequential:
     return nn.Sequential(*(gptq_layer(Kind(4, order="act", sym=False), seed=seed).prepare() for seed in (1, 2)))
 
 
-def save(model: nn.Module, folder: Path) -> None:
-    save_file(model.state_dict(), folder / "model.safetensors")
-
-
-ACTS: dict[str, Callable[[nn.Module, Path], Any]] = {
-    "its state": lambda model, folder: model.state_dict(),
-    "its state, lazily": lambda model, folder: [
-        tensor[...] for tensor in model.state_dict(destination=LazyState()).values()
-    ],
-    "saving": save,
-    "copying": lambda model, folder: copy.deepcopy(model),
-    "pickling": lambda model, folder: pickle.dumps(model),
-    "moving": lambda model, folder: model.to("cpu", torch.bfloat16),
-}
+ACTS = running.ACTS | {"moving": lambda model, folder: model.to("cpu", torch.bfloat16)}
 
 
 @pytest.mark.parametrize(("act", "tokens"), [*((act, 1) for act in ACTS), ("its state", 70)])

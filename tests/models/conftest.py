@@ -1,26 +1,5 @@
-"""Hubs, and tokenizers with and without something that they put before every text."""
+"""A Hub of the test's own."""
 
-from pathlib import Path
-from typing import Any
+from tests.fake_hub.fixture import hub
 
-import pytest
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer
-
-from tests.fake_hub.fixture import any_hub, dataset_hub, hub
-
-__all__ = ["any_hub", "dataset_hub", "hub"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(smollm2: Path) -> Any:
-    return AutoTokenizer.from_pretrained(smollm2)
-
-
-@pytest.fixture
-def with_bos(smollm2: Path) -> Any:
-    """A tokenizer that begins every text with a token, as Llama's does."""
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    special = [("<|im_start|>", tokenizer.bos_token_id)]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<|im_start|> $A", special_tokens=special)
-    return tokenizer
+__all__ = ["hub"]

@@ -7,9 +7,9 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from tests.fake_hub.fixture import any_hub, dataset_hub, hub
+from tests.fake_hub.fixture import dataset_hub, hub
 
-__all__ = ["any_hub", "dataset_hub", "hub"]
+__all__ = ["dataset_hub", "hub"]
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import ClassVar
 
 import torch
 
-from qtoolkit.kernels import Codes, output_blocks
+from qtoolkit.kernels import Codes, output_blocks, stored_bytes
 from qtoolkit.tensor import WORD_BITS, pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
 
@@ -92,7 +91,7 @@ class GPTQTensors:
             >>> GPTQTensors(64, 128, bits=4, group_size=64).stored_bytes()
             4928
         """
-        return sum(prod(shape) * dtype.itemsize for shape, dtype in self.tensors().values())
+        return stored_bytes(self)
 
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> "CodeWords":
         """See `StoredTensors`."""

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import ClassVar
 
 import torch
 
-from qtoolkit.kernels import Codes, output_blocks
+from qtoolkit.kernels import Codes, output_blocks, stored_bytes
 from qtoolkit.tensor import code_range, pack_int4, scale_shape, unpack_int4
 from qtoolkit.tensor.lazy import LazyTensor
 
@@ -80,7 +79,7 @@ class NativeTensors:
             >>> NativeTensors(64, 128, bits=4, granularity="group", group_size=32, symmetric=True).stored_bytes()
             4608
         """
-        return sum(prod(shape) * dtype.itemsize for shape, dtype in self.tensors().values())
+        return stored_bytes(self)
 
     def store(
         self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None

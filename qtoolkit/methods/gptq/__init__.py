@@ -14,6 +14,7 @@ from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from qtoolkit.formats.gptq.tensors import GPTQTensors
     from qtoolkit.models import Checkpoint
     from qtoolkit.stream import JournalPlace
     from qtoolkit.stream.cost import Work
@@ -126,20 +127,12 @@ class GPTQMethod(Method):
         return super().fit(layers, replace(config, group_size=size))
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
-        from qtoolkit.formats.gptq.tensors import GPTQTensors
         from qtoolkit.kernels import memory_bytes
 
         reason = _why_left(layer)
         if reason:
             return layer.left_alone(reason)
-        tensors = GPTQTensors(
-            layer.out_features,
-            layer.in_features,
-            bits=config.bits,
-            group_size=config.group_size,
-            checkpoint_format=config.checkpoint_format,
-            centered=config.sym,
-        )
+        tensors = stored_tensors(config, layer.out_features, layer.in_features, bits=config.bits)
         stored = tensors.stored_bytes()
         # The Hessian and its factor, the weight and its errors in float32, the codes.
         working = 8 * layer.in_features**2 + 9 * layer.num_weights + stored
@@ -172,6 +165,20 @@ class GPTQMethod(Method):
         from qtoolkit.methods.gptq.job import quantize
 
         return quantize(checkpoint, config, plan, on_progress, journal)
+
+
+def stored_tensors(config: Any, out_features: int, in_features: int, *, bits: int) -> "GPTQTensors":
+    """Return how the weight of a layer with these bits is stored by a `GPTQ` config."""
+    from qtoolkit.formats.gptq.tensors import GPTQTensors
+
+    return GPTQTensors(
+        out_features,
+        in_features,
+        bits=bits,
+        group_size=config.group_size,
+        checkpoint_format=config.checkpoint_format,
+        centered=config.sym,
+    )
 
 
 def _why_left(layer: Layer) -> str:

@@ -9,7 +9,8 @@ import torch
 
 from qtoolkit.checkpoints import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gptq.tensors import GPTQTensors, in_order, zero_offset
+from qtoolkit.formats.gptq.tensors import in_order, zero_offset
+from qtoolkit.methods.gptq import stored_tensors
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
 from qtoolkit.stream import Result
 from qtoolkit.tensor import pack_words
@@ -43,7 +44,8 @@ class GPTQBlocks:
     def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `BlockMethod`."""
         words, groups = tensors["qweight"], tensors["g_idx"]
-        stored = self._tensors(words.shape[1], len(groups), 32 * len(words) // len(groups))
+        bits = 32 * len(words) // len(groups)
+        stored = stored_tensors(self.config, words.shape[1], len(groups), bits=bits)
         return stored.decode(tensors).expanded(slice(0, words.shape[1]), torch.float32).T
 
     def fits(
@@ -55,7 +57,8 @@ class GPTQBlocks:
         """See `BlockMethod`."""
         size, wanted = self.config.group_size, {}
         for name, (outputs, inputs) in shapes.items():
-            for key, described in self._tensors(outputs, inputs, self.config.of(name).bits).tensors().items():
+            bits = self.config.of(name).bits
+            for key, described in stored_tensors(self.config, outputs, inputs, bits=bits).tensors().items():
                 wanted[f"{name}.{key}"] = described
         if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != wanted:
             return False
@@ -65,17 +68,6 @@ class GPTQBlocks:
             bool(tensors[f"{name}.scales"][...].isfinite().all())
             and self._are_groups(tensors[f"{name}.g_idx"][...], shape[1] if size == -1 else size)
             for name, shape in shapes.items()
-        )
-
-    def _tensors(self, out_features: int, in_features: int, bits: int) -> GPTQTensors:
-        """How a layer is stored."""
-        config = self.config
-        return GPTQTensors(
-            out_features,
-            in_features,
-            bits=bits,
-            group_size=config.group_size,
-            checkpoint_format=config.checkpoint_format,
         )
 
     def _are_groups(self, groups: torch.Tensor, size: int) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from qtoolkit.formats.bitsandbytes import keep_exact
-from qtoolkit.tensor.lazy import LazyState
+from tests.kernels import running
 from tests.kernels.running import while_another
 
 bnb = pytest.importorskip("bitsandbytes")
@@ -55,20 +55,7 @@ def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
     )
 
 
-def save(model: nn.Module, folder: Path) -> None:
-    save_file(model.state_dict(), folder / "model.safetensors")
-
-
-ACTS: dict[str, Callable[[nn.Module, Path], Any]] = {
-    "its state": lambda model, folder: model.state_dict(),
-    "its state, lazily": lambda model, folder: [
-        tensor[...] for tensor in model.state_dict(destination=LazyState()).values()
-    ],
-    "saving": save,
-    "copying": lambda model, folder: copy.deepcopy(model),
-    "pickling": lambda model, folder: pickle.dumps(model),
-    "moving": lambda model, folder: model.to("cpu"),
-}
+ACTS = running.ACTS | {"moving": lambda model, folder: model.to("cpu")}
 
 
 @pytest.mark.parametrize("double_quant", [True, False], ids=["double quantization", "scales as they are"])
