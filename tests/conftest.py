@@ -4,10 +4,15 @@ import gc
 import importlib.util
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from qtoolkit.tensor import processor
+
+# No test asserts a time: on a machine that does something else too, an example may take a second.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
