@@ -27,12 +27,16 @@ JOB_OPTIONS: Mapping[str, tuple[str, str]] = {
         "with --push, what this model is to it: quantized (default), finetune, merge or adapter",
     ),
     "--overwrite": ("", "replace the output folder when it exists"),
+    "--resume": ("", "go on with what an earlier call had done when it was stopped (default)"),
+    "--no-resume": ("", "start anew"),
+    "--resume-repo": ("REPO", "private repository on the Hub that the blocks done are pushed to, and pulled from"),
     "--plan": (
         "",
         "only tell what would be done and whether it fits: no weight is read or downloaded",
     ),
     "--machine": ("NAME", "plan for another machine: t4, l4, a100-80, cpu-12gb, ... (default: this one)"),
     "--context": ("TOKENS", "tokens for which using the result is planned (default: 4096)"),
+    "--batch-size": ("NUMBER", "sequences for which using the result is planned (default: 1)"),
     "--debug": ("", "show the whole traceback of an error"),
 }
 # Those of `--push`, as arguments of `qt.publish`.
@@ -55,7 +59,8 @@ class Request:
         into: variable that shall hold the result; None to keep only what is saved.
         plan: only plan.
         machine: what to plan for; None for this machine.
-        context: tokens for which using the result is planned.
+        context, batch_size: tokens and sequences for which using the result is planned.
+        resume, resume_repo: whether to go on with an earlier call's work, and the repository that holds it.
         push: the repository that the result is published in; None for none.
         card: what a person says for its card, as arguments of `qt.publish`: `license`, `base_model`,
             `base_model_relation`.
@@ -71,6 +76,9 @@ class Request:
     plan: bool
     machine: str | None = None
     context: int = 4096
+    batch_size: int = 1
+    resume: bool = True
+    resume_repo: str | None = None
     push: str | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
 
@@ -107,8 +115,10 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
         config = chosen.from_dict({name: read_option(hints[name], given) for name, given in found.items()})
     if job.into is not None and (not job.into.isidentifier() or iskeyword(job.into)):
         raise ConfigError(f"--into must be a variable's name, got {job.into!r}")
-    if magic == "quantize" and not job.plan and (job.machine or job.context):
-        raise ConfigError("--machine and --context are for a plan: add --plan, or use %qplan")
+    if magic == "quantize" and not job.plan and (job.machine or job.context or job.batch_size):
+        raise ConfigError("--machine, --context and --batch-size are for a plan: add --plan, or use %qplan")
+    if (magic == "qplan" or job.plan) and (job.resume_repo or not job.resume):
+        raise ConfigError("--resume-repo and --no-resume are for the job, not for a plan: leave them out")
     if job.push and not job.output:
         raise ConfigError(f"--push {job.push} needs --output: a folder that is verified and sent")
     card = {name: getattr(job, name) for name in CARD_OPTIONS if getattr(job, name)}
@@ -125,19 +135,22 @@ def read_request(magic: str, line: str, body: str | None = None) -> Request:
         plan=job.plan,
         machine=job.machine,
         context=read_count("--context", job.context or "4096"),
+        batch_size=read_count("--batch-size", job.batch_size or "1", "sequences"),
+        resume=job.resume,
+        resume_repo=job.resume_repo,
         push=job.push,
         card=card,
     )
 
 
-def read_count(flag: str, text: str) -> int:
-    """A number of tokens.
+def read_count(flag: str, text: str, unit: str = "tokens", least: int = 1) -> int:
+    """Read a number of tokens, or of another unit.
 
     Raises:
-        ConfigError: none, or below 1.
+        ConfigError: none, or below the least.
     """
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{flag} must be a number of tokens, got {text!r}")
+    if not text.isdecimal() or int(text) < least:
+        raise ConfigError(f"{flag} must be a number of {unit}, got {text!r}")
     return int(text)
 
 
@@ -182,7 +195,11 @@ def make_parser(
     for word in words:
         parser.add_argument(word.lower(), metavar=word)
     for flag, (metavar, _) in options.items():
-        parser.add_argument(flag, action="append" if flag in repeated else "store" if metavar else "store_true")
+        if f"--no-{flag[2:]}" in options:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=True)
+        # The other of a pair is added with its first.
+        elif not flag.startswith("--no-") or f"--{flag[5:]}" not in options:
+            parser.add_argument(flag, action="append" if flag in repeated else "store" if metavar else "store_true")
     return parser
 
 

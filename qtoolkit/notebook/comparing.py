@@ -11,6 +11,7 @@ from qtoolkit.notebook.arguments import (
     JOB_OPTIONS,
     TEXT_OPTIONS,
     make_parser,
+    read_count,
     refuse_rest,
     split_line,
     text_counts,
@@ -26,6 +27,10 @@ COMPARE_OPTIONS: Mapping[str, tuple[str, str]] = {
     "--prompt": ("TEXT", "a text that each continues; may be given several times"),
     "--memory": ("SIZE", 'bytes that using the best one may take, such as "4 GB"'),
     "--executor": ("NAME", "variable that holds a concurrent.futures.Executor, where the work is done"),
+    "--retries": ("NUMBER", "how often a job is begun again when its worker is lost (default: 2)"),
+    "--noise-floor": ("", "measure too what rounding alone does to the model"),
+    "--resume": ("", "take the results of an earlier call that was the same (default)"),
+    "--no-resume": ("", "measure anew"),
     "--output": ("DIR", "keep results in this folder (default: one in your cache)"),
     **{flag: JOB_OPTIONS[flag] for flag in ("--device", "--revision", "--debug")},
 }
@@ -68,7 +73,13 @@ def read_compare_request(line: str, body: str | None) -> CompareRequest:
     if not configs:
         raise ConfigError(f"{magic} needs something to compare: --methods {','.join(available_methods()[:3])}")
     others = {name: getattr(job, name) for name in ("memory", "output", "device", "revision")}
-    given = {name: value for name, value in others.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in others.items() if value is not None}
+    if job.retries is not None:
+        given["retries"] = read_count("--retries", job.retries, "times", least=0)
+    if job.noise_floor:
+        given["noise_floor"] = True
+    if not job.resume:
+        given["resume"] = False
     options = {**text_counts(job), **given, "prompts": [*(job.prompt or []), *prompts]}
     return CompareRequest(job.model, configs, job.text, job.executor, options)
 

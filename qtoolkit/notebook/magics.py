@@ -71,6 +71,8 @@ class QuantizeMagics(Magics):
                 output=request.output,
                 device=request.device,
                 revision=request.revision,
+                resume=request.resume,
+                resume_repo=request.resume_repo,
                 overwrite=request.overwrite,
                 on_progress=on_progress,
             )
@@ -220,4 +222,5 @@ def _plan(request: Request, model: Any) -> Plan:
         revision=request.revision,
         machine=request.machine,
         context=request.context,
+        batch_size=request.batch_size,
     )
