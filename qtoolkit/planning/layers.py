@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats import Layer, Reader
 from qtoolkit.methods import Method, MethodConfig, check_rules
-from qtoolkit.models import Checkpoint
-from qtoolkit.models import structure as skeletons
+from qtoolkit.models import Checkpoint, structure
 from qtoolkit.models.experts import modules_apart
 from qtoolkit.records import LayerPlan
 
@@ -80,8 +79,8 @@ def layers_to_quantize(
 
 
 def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
-    modules = modules_apart(model) if method.splits_experts else skeletons.modules_with_weights(model)
-    tied, head, blocks = skeletons.tied_to(model), skeletons.output_head(model), skeletons.block_list(model)
+    modules = modules_apart(model) if method.splits_experts else structure.modules_with_weights(model)
+    tied, head, blocks = structure.tied_to(model), structure.output_head(model), structure.block_list(model)
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []
     counted: set[int] = set()
@@ -98,15 +97,17 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
 
 def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer], changed: str) -> Iterator[LayerPlan]:
     """The plan of each layer, made once for all that are alike: a mixture has tens of thousands of a few shapes."""
-    known: dict[tuple[Any, ...], LayerPlan] = {}
+    # A config beside its plan, so that it lives as long as the number that it is known by.
+    known: dict[tuple[Any, ...], tuple[MethodConfig, LayerPlan]] = {}
     for layer in layers:
         own = config.of(layer.name)
         shape = (layer.out_features, layer.in_features, layer.has_bias, layer.itemsize, layer.device, layer.in_block)
         alike = (id(own), *shape, layer.name if method.plans_by_name else "")
         if alike not in known:
             plan = method.plan_layer(layer, own)
-            known[alike] = replace(plan, adjusted=changed) if changed and not plan.skipped else plan
-        yield replace(known[alike], name=layer.name)
+            known[alike] = own, replace(plan, adjusted=changed) if changed and not plan.skipped else plan
+        _, plan = known[alike]
+        yield replace(plan, name=layer.name)
 
 
 def _changed(asked: MethodConfig, fitted: MethodConfig) -> dict[str, Any]:
@@ -123,8 +124,8 @@ def _described(asked: MethodConfig, fitted: MethodConfig) -> str:
 
 
 def _why_skipped(name: str, module: nn.Module, config: MethodConfig, tied: dict[str, str], *, is_head: bool) -> str:
-    if not skeletons.is_linear(module):
-        return skeletons.kind_of(module)
+    if not structure.is_linear(module):
+        return structure.kind_of(module)
     if name in tied:
         return f"shares its weight with {tied[name]}"
     # Some architectures call their output head something else.

@@ -6,8 +6,7 @@ from typing import Any
 
 from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig
-from qtoolkit.models import Checkpoint
-from qtoolkit.models import structure as skeletons
+from qtoolkit.models import Checkpoint, structure
 from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
 from qtoolkit.sensitivity import sensitivity_phase
@@ -70,7 +69,7 @@ def make_work(
 ) -> Work:
     """The job as its method plans it."""
     config, model = checkpoint.config.get_text_config(), checkpoint.skeleton
-    found = skeletons.block_list(model)
+    found = structure.block_list(model)
     return Work(
         base=base,
         layers=layers,
@@ -84,7 +83,7 @@ def make_work(
         vocab_size=config.vocab_size,
         cache_bytes=2 * math.prod(_cache_shape(config)) * checkpoint.dtype.itemsize,
         blocks=found[0] if found else "",
-        head=skeletons.output_head(model) or "",
+        head=structure.output_head(model) or "",
         max_seq_len=getattr(config, "max_position_embeddings", None),
         speed=speed,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qtoolkit.errors import CheckpointError, HubUnreachableError
-from qtoolkit.hub import checked_bytes as hub_check
+from qtoolkit.hub import checked_bytes
 from qtoolkit.hub.headers import fetch_headers
 from qtoolkit.hub.repository import fetch
 from tests.fake_hub.server import Fault, Hub, with_bit_flipped
@@ -110,14 +110,14 @@ def test_two_processes_find_the_same_damaged_file(hub: Hub, monkeypatch: pytest.
     hub.add("org/model", sharded())
     place = fetch("org/model", on_progress=ignore_progress, check=accept).folder / SHARDS[0]
     place.resolve().write_bytes(with_bit_flipped(sharded()[SHARDS[0]], 9))
-    pieces = hub_check._pieces
+    pieces = checked_bytes._pieces
 
     def removed_meanwhile(file: Path) -> Iterator[memoryview]:
         yield from pieces(file)
         if file.name == SHARDS[0]:
-            monkeypatch.setattr(hub_check, "_pieces", pieces)
+            monkeypatch.setattr(checked_bytes, "_pieces", pieces)
             os.unlink(file.resolve())  # noqa: PTH108
             file.unlink()
 
-    monkeypatch.setattr(hub_check, "_pieces", removed_meanwhile)
+    monkeypatch.setattr(checked_bytes, "_pieces", removed_meanwhile)
     assert fetched() == sharded()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qtoolkit.errors import JobCancelled
-from qtoolkit.hub import transfer as hub_transfer
+from qtoolkit.hub import transfer
 from qtoolkit.hub.repository import fetch
 from qtoolkit.records import ProgressEvent
 from tests.fake_hub.fixture import environment
@@ -82,7 +82,7 @@ def test_ctrl_c_stops_it(any_hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_connection_that_hangs_can_be_stopped(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_transfer, "_PATIENCE", 0.0)
+    monkeypatch.setattr(transfer, "_PATIENCE", 0.0)
     hub.add("org/model", sharded(SIZE))
     hub.faults = [Fault(SHARDS[0], pause=60)]
     reports: list[ProgressEvent] = []

@@ -8,7 +8,7 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
-from qtoolkit.hub import cache as hub_cache
+from qtoolkit.hub import cache
 from qtoolkit.methods import available_methods
 
 FORMS = [
@@ -24,7 +24,7 @@ FORMS = [
 @pytest.fixture
 def completed(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The words that a front-end offers at the end of a text, whole: what stood before them is left out."""
-    monkeypatch.setattr(hub_cache, "local_models", lambda: ("org/one", "org/two", "other"))
+    monkeypatch.setattr(cache, "local_models", lambda: ("org/one", "org/two", "other"))
 
     def complete(text: str) -> set[str]:
         # IPython 7 uses an API of jedi that warns.

@@ -269,10 +269,10 @@ def test_a_text_that_was_never_there_is_told(
 
 PROGRAM = """
 import sys
-from qtoolkit.texts import calibration_text as calibration
+from qtoolkit.texts import calibration_text
 from tests.texts.calibration_texts import load
 from transformers import AutoTokenizer
-calibration.REACH = 2000
+calibration_text.REACH = 2000
 print(load("wikitext2", AutoTokenizer.from_pretrained(sys.argv[1])).notes[0])
 """
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from qtoolkit.errors import ConfigError, SourceError
-from qtoolkit.texts import calibration_text as calibration
-from qtoolkit.texts import texts
+from qtoolkit.texts import calibration_text, texts
 from qtoolkit.texts.calibration_text import check_calibration
 from qtoolkit.texts.texts import cut
 from tests.texts.calibration_texts import DOCUMENTS, TEXT, load
@@ -90,7 +89,7 @@ def test_no_more_of_a_large_file_is_read_than_is_wanted(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """The end of these files would be refused."""
-    monkeypatch.setattr(calibration, "REACH", 20_000)
+    monkeypatch.setattr(calibration_text, "REACH", 20_000)
     monkeypatch.setattr("qtoolkit.texts.text_files._BLOCK", 10_000)
     head = TEXT.encode() if broken.endswith(".txt") else _jsonl(tmp_path).read_bytes()
     (tmp_path / broken).write_bytes(head * 3 + b"\0")
