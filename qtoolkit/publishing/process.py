@@ -49,6 +49,7 @@ def run_behaviour(
 
     The answer has `network_open` and `sockets_open` too: why the process could reach a network, and sockets of this
     machine, empty where it could not. Of a base at which the process ended, or was ended, it has nothing but `error`.
+    A process that has answered everything and then has to be ended has answered.
 
     Args:
         request: what `behaviour.main` reads.
@@ -91,7 +92,7 @@ def run_behaviour(
             raise NoMemoryError(answer["no_memory"])
         if answer and request["base"] and answer["base"] is None:
             answer["base"] = {"error": problem or _why_base_ended(process.returncode, said)}
-        elif process.returncode or not answer:
+        elif not answer or (process.returncode and not problem):
             return None, problem or _why_ended(process.returncode, said)
         return answer | json.loads(reported.read_text(encoding="utf-8")), ""
 

@@ -65,12 +65,50 @@ def test_a_tokenizer_that_takes_all_memory_is_ended(
     assert_told_of_the_base_alone(qt.verify(made["absmax"], base=bad), "it took more than ")
 
 
+HANGING = """
+import sys
+if any("behaviour.py" in one for one in sys.orig_argv):
+    import time, transformers
+    opened = []
+    def read(folder, **_):
+        opened.append(folder)
+        if len(opened) > 1:
+            time.sleep(600)
+        return was(folder, **_)
+    was = transformers.AutoTokenizer.from_pretrained
+    transformers.AutoTokenizer.from_pretrained = read
+"""
+
+
 @pytest.mark.slow
 def test_a_base_that_takes_too_long_is_ended(
-    made: dict[str, Path], base: Path, monkeypatch: pytest.MonkeyPatch
+    made: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "_BASE_TIME", 0.0)
+    (tmp_path / "sitecustomize.py").write_text(HANGING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert_told_of_the_base_alone(qt.verify(made["absmax"], base=base), "not done after 0 s")
+
+
+LINGERING = """
+import sys
+if any("behaviour.py" in one for one in sys.orig_argv):
+    import atexit, time
+    atexit.register(time.sleep, 600)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_has_answered_everything_and_does_not_end_has_answered(
+    made: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Enough to read a small tokenizer, on a busy machine too.
+    monkeypatch.setattr(process, "_BASE_TIME", 20.0)
+    (tmp_path / "sitecustomize.py").write_text(LINGERING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    verification = qt.verify(made["absmax"], base=base)
+    assert verification.passed, str(verification)
+    assert {check.name: check for check in verification.checks}["token ids"].value != "as in the receipt"
 
 
 DYING = """
