@@ -6,18 +6,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qtoolkit.models.apart import refuse_hub_cache, refuse_own_source
     from qtoolkit.models.checkpoint import Checkpoint
-    from qtoolkit.models.opening import load_tokenizer, open_checkpoint
+    from qtoolkit.models.opening import open_checkpoint
     from qtoolkit.models.provenance import identify
+    from qtoolkit.models.tokenizer import find_tokenizer, load_tokenizer
 
 _HOME_OF = {
     "Checkpoint": "checkpoint",
+    "find_tokenizer": "tokenizer",
     "identify": "provenance",
-    "load_tokenizer": "opening",
+    "load_tokenizer": "tokenizer",
     "open_checkpoint": "opening",
     "refuse_hub_cache": "apart",
     "refuse_own_source": "apart",
 }
-__all__ = ["Checkpoint", "identify", "load_tokenizer", "open_checkpoint", "refuse_hub_cache", "refuse_own_source"]
+__all__ = [
+    "Checkpoint",
+    "find_tokenizer",
+    "identify",
+    "load_tokenizer",
+    "open_checkpoint",
+    "refuse_hub_cache",
+    "refuse_own_source",
+]
 
 
 def __getattr__(name: str) -> Any:
