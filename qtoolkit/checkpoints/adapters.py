@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.checkpoints.names import ADAPTER_CONFIG
+from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG
 from qtoolkit.checkpoints.remedy import refuse_pointers
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.files import read_json

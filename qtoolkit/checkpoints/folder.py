@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.checkpoints.adapters import refuse_adapter
 from qtoolkit.checkpoints.config_limits import check_numbers, without_code
-from qtoolkit.checkpoints.names import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
+from qtoolkit.checkpoints.filenames import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
 from qtoolkit.checkpoints.remedy import lfs_problem, refuse_pointers, sound_copy
 from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError, oneline
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig
 
 # A real config takes some kB, and the index of 100,000 tensors about 10 MB.
-MAX_JSON_BYTES = 32_000_000
+MAX_CONFIG_BYTES = 32_000_000
 # Brackets, braces and commas: each value takes up to 100 bytes once it is read.
 MAX_JSON_VALUES = 1_000_000
 
@@ -250,8 +250,8 @@ def load_generation_config(folder: Path) -> "GenerationConfig | None":
     if not file.is_file():
         return None
     refuse_pointers(folder, [file.name])
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_JSON_BYTES)}: correct or remove it")
+    if file.stat().st_size > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_CONFIG_BYTES)}: correct or remove it")
     try:
         return GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -298,11 +298,11 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is no regular file: replace it by the file itself")
     try:
         with file.open("rb") as stream:
-            data = stream.read(MAX_JSON_BYTES + 1)
+            data = stream.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
-    if len(data) > MAX_JSON_BYTES:
-        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_JSON_BYTES)}: {sound_copy(file)}")
+    if len(data) > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_CONFIG_BYTES)}: {sound_copy(file)}")
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
         raise CheckpointError(f"{file} has more than {MAX_JSON_VALUES} values: get the model's own file")
     try:

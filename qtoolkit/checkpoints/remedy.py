@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from qtoolkit.checkpoints.names import HEADERS_PREFIX
+from qtoolkit.checkpoints.filenames import HEADERS_PREFIX
 from qtoolkit.errors import CheckpointError
 from qtoolkit.files import absolute
 

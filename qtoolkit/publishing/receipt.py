@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.checkpoints import read_tensors
-from qtoolkit.checkpoints.names import RECEIPT_FILE, is_commit_hash, is_hub_id
+from qtoolkit.checkpoints.filenames import RECEIPT_FILE
+from qtoolkit.checkpoints.hub_names import is_commit_hash, is_hub_id
 from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.checkpoints.safetensors import DTYPES

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from qtoolkit.checkpoints import folder as folders
-from qtoolkit.checkpoints.names import QUANTIZE_CONFIG
+from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
 from qtoolkit.checkpoints.remedy import place_of, sound_copy
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
 from qtoolkit.files import read_json
