@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         verify,
     )
     from qtoolkit.formats import available_formats
-    from qtoolkit.hub import local_models
+    from qtoolkit.hub.cache import local_models
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.absmax import AbsMax
     from qtoolkit.methods.fp4 import FP4
@@ -69,7 +69,7 @@ _HOME_OF = {
     "QuantizedModel": "quantized",
     "available_formats": "formats",
     "available_methods": "methods",
-    "local_models": "hub",
+    "local_models": "hub.cache",
     "panel": "notebook.panels",
 }
 

@@ -1,5 +1,6 @@
 """A Hub token is shown nowhere: by no variable, by no frame that an error holds, by no message."""
 
+import contextlib
 import functools
 import sys
 import traceback
@@ -91,6 +92,10 @@ def _let_go(error: BaseException, token: str | None) -> None:
         if isinstance(value, str):
             held[name] = masked(value, token)
         elif name == "headers" or hasattr(value, "headers"):
+            if hasattr(value, "status_code"):
+                # An answer holds its connection. What cannot be closed is let go all the same.
+                with contextlib.suppress(Exception):
+                    value.close()
             held[name] = None
 
 
