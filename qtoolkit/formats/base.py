@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.models import Checkpoint
-    from qtoolkit.stream.cost import Work
+    from qtoolkit.stream.cost import JobShape
 
 Values = Mapping[str, Any]
 
@@ -73,12 +73,12 @@ class Reader(ABC):
         """Return the config as it is."""
         return config
 
-    def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
+    def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
         """What reading takes."""
         from qtoolkit.stream.cost import reading_phase
 
-        layouts = max((layer.bytes_after for layer in work.layers), default=0)
-        return (reading_phase(work, "load", "a layer in two layouts", layouts),)
+        layouts = max((layer.bytes_after for layer in job.layers), default=0)
+        return (reading_phase(job, "load", "a layer in two layouts", layouts),)
 
     def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """None: it was made already."""

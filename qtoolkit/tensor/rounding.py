@@ -2,8 +2,8 @@
 
 import torch
 
-from qtoolkit.tensor.affine import absmax_quantize, code_range, zero_point_quantize
 from qtoolkit.tensor.grouping import from_groups, to_groups
+from qtoolkit.tensor.integer_codes import absmax_quantize, code_range, zero_point_quantize
 
 
 def round_weight(

@@ -31,8 +31,8 @@ class GPTQFormat(Format):
 
     def reader(self, checkpoint: "Checkpoint") -> "Reader":
         """See `Format`."""
-        from qtoolkit.formats.gptq.checkpoint import correct_format
         from qtoolkit.formats.gptq.reader import GPTQReader
+        from qtoolkit.formats.gptq.stored_layers import correct_format
 
         correct_format(checkpoint)
         return GPTQReader(checkpoint)
@@ -43,7 +43,7 @@ class GPTQFormat(Format):
 
     def problems(self, folder: Path, values: Mapping[str, Any]) -> Sequence[str]:
         """See `Format`."""
-        from qtoolkit.formats.gptq.checkpoint import problems_of
+        from qtoolkit.formats.gptq.stored_layers import problems_of
 
         return problems_of(folder, values)
 

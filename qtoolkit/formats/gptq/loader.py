@@ -59,8 +59,8 @@ class GPTQQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> None:
-        from qtoolkit.formats.gptq.checkpoint import find_layers
         from qtoolkit.formats.gptq.config import read_settings
+        from qtoolkit.formats.gptq.stored_layers import find_layers
         from qtoolkit.models.experts import replace_experts
 
         settings = read_settings(self.quantization_config.to_dict())
@@ -112,7 +112,7 @@ class GPTQQuantizer(HfQuantizer):
 
 def holds_experts(model: PreTrainedModel, headers: Mapping[str, Any]) -> bool:
     """Whether a file holds experts quantized one by one that the model keeps in large tensors."""
-    from qtoolkit.formats.gptq.checkpoint import module_names, quantized_names
+    from qtoolkit.formats.gptq.stored_layers import module_names, quantized_names
     from qtoolkit.models.experts import find_experts
 
     # A file may have been written without the prefix of the base model.
@@ -145,7 +145,7 @@ def _read_headers(files: list[str]) -> dict[str, Any]:
 
 def _check_rest(model: PreTrainedModel, headers: Mapping[str, Any]) -> None:
     """Refuse weights that are not quantized and have another shape than the model's; some versions would take them."""
-    from qtoolkit.formats.gptq.checkpoint import module_names
+    from qtoolkit.formats.gptq.stored_layers import module_names
 
     state = model.state_dict()
     weights = [key.removesuffix(".weight") for key in headers if key.endswith(".weight")]

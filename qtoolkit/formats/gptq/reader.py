@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.formats.base import Reader
-from qtoolkit.formats.gptq.checkpoint import find_layers, load_quantized
 from qtoolkit.formats.gptq.config import read_settings
 from qtoolkit.formats.gptq.loader import holds_experts
+from qtoolkit.formats.gptq.stored_layers import find_layers, load_quantized
 from qtoolkit.formats.layer import Layer
 from qtoolkit.kernels import memory_bytes
 from qtoolkit.models.building import build_empty

@@ -1,17 +1,17 @@
-"""The grid of each group of weights: a scale and a zero point, searched for the least error that a layer would feel."""
+"""Search the scale and the zero point of each group of weights for the least error of the layer's outputs."""
 
 from dataclasses import dataclass
 
 import torch
 
-# Weights that are searched at one time: temporaries stay in a core's cache, and are too small to be shared by threads,
-# whose meetings would take longer than the work.
+# Weights that are searched at one time: temporaries stay in a core's cache, and are too small for torch to share among
+# threads, whose synchronization would take longer than the arithmetic.
 _CHUNK = 2**18
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Scales and zero points of a weight's groups: w = (code - zero_point) * scale, code from 0 to 2**bits - 1.
+class QParams:
+    """The scales and zero points of a weight's groups: w = (code - zero_point) * scale, code from 0 to 2**bits - 1.
 
     Attributes:
         scale: float32 [groups, out], rounded to numbers that float16 holds.
@@ -24,7 +24,7 @@ class Grid:
     bits: int
 
 
-def search_grid(
+def search_qparams(
     weight: torch.Tensor,
     importance: torch.Tensor,
     *,
@@ -33,7 +33,7 @@ def search_grid(
     sym: bool,
     steps: int,
     smallest: float,
-) -> Grid:
+) -> QParams:
     """Choose each group's scale among shrunken ranges by the weighted error sum_k h_k (w_k - q_k)^2.
 
     Candidates are the range of the group's values times `smallest` to 1 in `steps` equal steps. Weighting by the
@@ -52,13 +52,14 @@ def search_grid(
     Example: two weights of one group, the second without importance: the scale fits the first alone.
 
         >>> w, h = torch.tensor([[0.3], [1.4]]), torch.tensor([1.0, 0.0])
-        >>> grid = search_grid(w, h, bits=4, group_size=2, sym=True, steps=100, smallest=0.2)
-        >>> abs(0.3 / grid.scale.item() - round(0.3 / grid.scale.item())) < 0.02
+        >>> qparams = search_qparams(w, h, bits=4, group_size=2, sym=True, steps=100, smallest=0.2)
+        >>> abs(0.3 / qparams.scale.item() - round(0.3 / qparams.scale.item())) < 0.02
         True
     """
     in_features, out_features = weight.shape
     groups = in_features // group_size
-    scale, zero = weight.new_empty(groups, out_features), weight.new_empty(groups, out_features)
+    scale = weight.new_empty(groups, out_features)
+    zero_point = torch.empty_like(scale)
     width = max(1, _CHUNK // group_size)
     for group in range(groups):
         rows = slice(group * group_size, (group + 1) * group_size)
@@ -67,51 +68,43 @@ def search_grid(
         h = torch.where(h.sum() > 0, h, torch.ones_like(h))
         for start in range(0, out_features, width):
             columns = slice(start, start + width)
-            search = _search_symmetric if sym else _search_asymmetric
-            found = search(weight[rows, columns], h, bits, steps, smallest)
-            scale[group, columns], zero[group, columns] = found
-    return Grid(scale, zero, bits)
+            part = _search_group(weight[rows, columns], h, bits=bits, sym=sym, steps=steps, smallest=smallest)
+            scale[group, columns], zero_point[group, columns] = part
+    return QParams(scale, zero_point, bits)
 
 
 def stored_scale(scale: torch.Tensor) -> torch.Tensor:
-    """Scales as the file will hold them, float16, in their own type; never 0 and never infinite."""
+    """Return scales rounded to float16, as the file holds them, in their own type; never 0 and never infinite."""
     limits = torch.finfo(torch.float16)
     return scale.clamp(limits.tiny, limits.max).to(torch.float16).to(scale.dtype)
 
 
-def _search_symmetric(
-    w: torch.Tensor, h: torch.Tensor, bits: int, steps: int, smallest: float
+def _search_group(
+    w: torch.Tensor, h: torch.Tensor, *, bits: int, sym: bool, steps: int, smallest: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    middle = float(2 ** (bits - 1))
-    # A group of zeros has any scale.
-    full = w.abs().amax(0).clamp_(min=1e-10) / (middle - 0.5)
-    best_scale, best = stored_scale(full), torch.full_like(full, torch.inf)
-    q, error = torch.empty_like(w), torch.empty_like(w)
-    for step in range(steps):
-        s = stored_scale(full * (1 - (1 - smallest) * step / max(1, steps - 1)))
-        torch.mul(w, 1 / s, out=q).round_().clamp_(-middle, middle - 1)
-        torch.addcmul(w, q, s, value=-1, out=error).square_().mul_(h)
-        total = error.sum(0)
-        better = total < best
-        best = torch.where(better, total, best)
-        best_scale = torch.where(better, s, best_scale)
-    return best_scale, torch.full_like(best_scale, middle)
-
-
-def _search_asymmetric(
-    w: torch.Tensor, h: torch.Tensor, bits: int, steps: int, smallest: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scale and zero point [outputs] of a group w[group_size, outputs] of importance h[group_size, 1]."""
     largest = float(2**bits - 1)
-    low, high = w.amin(0).clamp_(max=0), w.amax(0).clamp_(min=0)
-    full = (high - low).clamp_(min=1e-10) / largest
-    best_scale, best_zero = stored_scale(full), torch.ones_like(full)
+    middle = float(2 ** (bits - 1))
+    low = w.amin(0).clamp_(max=0)
+    # A group of zeros has any scale.
+    if sym:
+        full = w.abs().amax(0).clamp_(min=1e-10) / (middle - 0.5)
+    else:
+        full = (w.amax(0).clamp_(min=0) - low).clamp_(min=1e-10) / largest
     best = torch.full_like(full, torch.inf)
-    q, error = torch.empty_like(w), torch.empty_like(w)
+    best_scale = stored_scale(full)
+    best_zero = torch.full_like(full, middle if sym else 1)
+    q = torch.empty_like(w)
+    error = torch.empty_like(w)
     for step in range(steps):
         share = 1 - (1 - smallest) * step / max(1, steps - 1)
         s = stored_scale(full * share)
-        zero = (-low * share / s).round_().clamp_(1, largest)
-        torch.addcmul(zero, w, 1 / s, out=q).round_().clamp_(0, largest).sub_(zero)
+        if sym:
+            zero = best_zero
+            torch.mul(w, 1 / s, out=q).round_().clamp_(-middle, middle - 1)
+        else:
+            zero = (-low * share / s).round_().clamp_(1, largest)
+            torch.addcmul(zero, w, 1 / s, out=q).round_().clamp_(0, largest).sub_(zero)
         torch.addcmul(w, q, s, value=-1, out=error).square_().mul_(h)
         total = error.sum(0)
         better = total < best
