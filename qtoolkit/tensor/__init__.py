@@ -1,4 +1,4 @@
-"""Pure functions on tensors: grouping, affine codes, packing."""
+"""Pure functions on tensors: grouping, integer codes, packing, products, divergences."""
 
 from qtoolkit.tensor.grouping import GRANULARITIES, Granularity, from_groups, scale_shape, to_groups
 from qtoolkit.tensor.int4_packing import pack_int4, unpack_int4

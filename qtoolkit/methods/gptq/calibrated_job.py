@@ -134,7 +134,7 @@ def _load(
     checkpoint: Checkpoint, streamed: StreamedModel, config: GPTQ, plan: Plan, blocks: list[DoneBlock]
 ) -> "PreTrainedModel":
     """Load the model of the quantized layers and all other tensors like any checkpoint of the format."""
-    from qtoolkit.formats.gptq.stored_layers import load_quantized
+    from qtoolkit.formats.gptq.stored_layers import load_gptq
 
     quantized = {f"{layer.name}.weight" for layer in plan.layers}
     gone = {key for key, name in streamed.name_of.items() if name in quantized}
@@ -149,7 +149,7 @@ def _load(
     bits = {key.removesuffix(".weight"): config.of(streamed.name_of[key].removesuffix(".weight")).bits for key in gone}
     described = describe(config, bits, left)
     result = replace(checkpoint, tensors={**rest, **done}, expand=None)
-    return load_quantized(result, described, device=plan.device)
+    return load_gptq(result, described, device=plan.device)
 
 
 def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:

@@ -9,7 +9,7 @@ from qtoolkit.checkpoints import read_tensors
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.files import scratch_folder
 from qtoolkit.formats.gptq.config import describe
-from qtoolkit.formats.gptq.stored_layers import load_quantized
+from qtoolkit.formats.gptq.stored_layers import load_gptq
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models import Checkpoint
@@ -64,7 +64,7 @@ def quantize(checkpoint: Checkpoint, config: GPTQ, plan: Plan, text: Calibration
         del model
         files = Path(folder).glob("*.safetensors")
         tensors = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
-        loaded = load_quantized(replace(checkpoint, tensors=tensors, expand=None), described, device=plan.device)
+        loaded = load_gptq(replace(checkpoint, tensors=tensors, expand=None), described, device=plan.device)
     checkpoint.notes.append(f"quantized by {' and '.join(made_by)}, which tell no error of layers")
     shape = text.tokens.shape
     report = CalibrationReport(text.name, shape[0], shape[1], None, config.damp_percent, (), 0)
