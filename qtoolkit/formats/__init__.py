@@ -1,4 +1,4 @@
-"""How codes are stored in files: one package for each format, and the registry that finds it."""
+"""Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
 from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Reader, is_uneven
 from qtoolkit.formats.layer import Layer

@@ -10,7 +10,7 @@ from qtoolkit.models import Checkpoint, structure
 from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
 from qtoolkit.sensitivity import sensitivity_phase
-from qtoolkit.stream.cost import Work
+from qtoolkit.stream.cost import JobShape
 
 # What is written beside the weights: config, card and receipt; entries of headers, and of the journal's facts; the
 # tokenizer, whose file may double, since merges are written as pairs today, or what one in memory takes a token: 72
@@ -58,7 +58,7 @@ def base_terms(
     return tuple(terms)
 
 
-def make_work(
+def make_job_shape(
     checkpoint: Checkpoint,
     layers: tuple[LayerPlan, ...],
     skipped: tuple[LayerPlan, ...],
@@ -66,11 +66,11 @@ def make_work(
     device: str,
     base: tuple[Term, ...],
     speed: Speed,
-) -> Work:
+) -> JobShape:
     """The job as its method plans it."""
     config, model = checkpoint.config.get_text_config(), checkpoint.skeleton
     found = structure.block_list(model)
-    return Work(
+    return JobShape(
         base=base,
         layers=layers,
         skipped=skipped,
@@ -90,13 +90,13 @@ def make_work(
 
 
 def job_phases(
-    checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, work: Work, disk_after: int, measures: int
+    checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, job: JobShape, disk_after: int, measures: int
 ) -> tuple[PhasePlan, ...]:
     """Every phase of a job, from the download to the saved result; `measures` is that of `make_plan`."""
-    base, phases = work.base, []
+    base, phases = job.base, []
     if checkpoint.download_bytes:
         size = checkpoint.download_bytes
-        network = work.speed.network
+        network = job.speed.network
         times = (size / network, 5 * size / network) if network else ()
         phases.append(PhasePlan("download", base[:1], disk=size, bytes_moved=size, seconds=times))
     if checkpoint.tokenizer is None and checkpoint.tokenizer_bytes:
@@ -106,53 +106,53 @@ def job_phases(
         phases.append(PhasePlan("load", (*without, Term("tokenizer while it is read", reading, what))))
     if measures:
         writes_text = getattr(config, "calibration", "self") == "self"
-        phases.append(sensitivity_phase(work, measures, writes_text=writes_text))
-    phases.extend(method.phases(work, config))
-    phases.append(_probe_phase(work))
+        phases.append(sensitivity_phase(job, measures, writes_text=writes_text))
+    phases.extend(method.phases(job, config))
+    phases.append(_probe_phase(job))
     writing = round(_TOKENIZER_WRITTEN * checkpoint.tokenizer_bytes)
-    result = Term("quantized model", work.footprint, "every layer's bytes, scales included")
+    result = Term("quantized model", job.footprint, "every layer's bytes, scales included")
     tokenizer = Term("tokenizer while it is written", writing, f"{_TOKENIZER_WRITTEN} times its file, measured")
     saved = [_FIRST_PRODUCTS, tokenizer]
-    if work.on_cpu:
+    if job.on_cpu:
         saved.append(result)
     else:
-        saved.append(Term("largest tensor on its way to the disk", _largest(work), "its bytes"))
+        saved.append(Term("largest tensor on its way to the disk", _largest(job), "its bytes"))
     phases.append(
         PhasePlan(
             "save",
             (*base, *saved),
-            () if work.on_cpu else (result,),
-            disk=disk_after + _beside(checkpoint, work),
+            () if job.on_cpu else (result,),
+            disk=disk_after + _beside(checkpoint, job),
             bytes_moved=disk_after,
-            seconds=work.time(moved=disk_after),
+            seconds=job.time(moved=disk_after),
         )
     )
     return tuple(phases)
 
 
-def _beside(checkpoint: Checkpoint, work: Work) -> int:
+def _beside(checkpoint: Checkpoint, job: JobShape) -> int:
     """Bytes on the disk of all that is written beside the weights."""
     if checkpoint.tokenizer_bytes:
         tokenizer = _TOKENIZER_GROWS * checkpoint.tokenizer_bytes
     else:
-        tokenizer = _TOKEN_BYTES * work.vocab_size
-    return _SIDE_FILES + _LAYER_ENTRIES * (len(work.layers) + len(work.skipped)) + tokenizer
+        tokenizer = _TOKEN_BYTES * job.vocab_size
+    return _SIDE_FILES + _LAYER_ENTRIES * (len(job.layers) + len(job.skipped)) + tokenizer
 
 
-def _probe_phase(work: Work) -> PhasePlan:
+def _probe_phase(job: JobShape) -> PhasePlan:
     """The short forward pass whose logits are written down beside a saved result."""
-    largest = max((layer.num_weights for layer in work.layers), default=0)
-    result = Term("quantized model", work.footprint, "every layer's bytes, scales included")
+    largest = max((layer.num_weights for layer in job.layers), default=0)
+    result = Term("quantized model", job.footprint, "every layer's bytes, scales included")
     terms = (
-        Term("logits of the probe", 12 * PROBE_TOKENS * work.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"),
+        Term("logits of the probe", 12 * PROBE_TOKENS * job.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"),
         Term("largest layer expanded", 4 * largest, "in float32 at most"),
         _FIRST_PRODUCTS,
     )
-    memory, vram = ((result, *terms), ()) if work.on_cpu else ((), (result, *terms))
-    return PhasePlan("verify", (*work.base, *memory), vram, seconds=work.time(touched=work.footprint + 4 * largest))
+    memory, vram = ((result, *terms), ()) if job.on_cpu else ((), (result, *terms))
+    return PhasePlan("verify", (*job.base, *memory), vram, seconds=job.time(touched=job.footprint + 4 * largest))
 
 
-def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int) -> PhasePlan:
+def inference(checkpoint: Checkpoint, job: JobShape, context: int, batch_size: int) -> PhasePlan:
     """What generating with the result takes: the model, the cache of keys and values, one row of logits each.
 
     A layer that looks back over a window keeps no more than that: `layer_types` and `sliding_window` of the config.
@@ -160,21 +160,21 @@ def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int)
     Example: Llama-2 7B, 32 layers with 32 heads of 128 in 16 bits, keeps 2 * 32 * 32 * 128 * 2 bytes a token, 0.5 MB.
     """
     config = checkpoint.config.get_text_config()
-    context = min(context, work.max_seq_len or context)
+    context = min(context, job.max_seq_len or context)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
     window = window if isinstance(window, int) and window > 0 else context
     kept_of = {"sliding_attention": min(context, window), "linear_attention": 0}
     positions = sum(kept_of.get(kind, context) for kind in kinds)
-    kept = work.cache_bytes * positions // max(1, len(kinds)) * batch_size
+    kept = job.cache_bytes * positions // max(1, len(kinds)) * batch_size
     shape = "{} layers, {} heads of {}".format(*_cache_shape(config))
     terms = (
-        Term("quantized model", work.footprint, "every layer's bytes, scales included"),
+        Term("quantized model", job.footprint, "every layer's bytes, scales included"),
         Term("keys and values", kept, f"{batch_size} x {context} tokens, {shape}"),
         Term("logits", 4 * batch_size * config.vocab_size, "one row each, float32"),
     )
     name = f"inference with {context} tokens"
-    return PhasePlan(name, (*work.base, *terms)) if work.on_cpu else PhasePlan(name, work.base, terms)
+    return PhasePlan(name, (*job.base, *terms)) if job.on_cpu else PhasePlan(name, job.base, terms)
 
 
 def memory_to_use(checkpoint: Checkpoint, footprint: int, device: str, context: int = 4096) -> int:
@@ -186,8 +186,8 @@ def memory_to_use(checkpoint: Checkpoint, footprint: int, device: str, context: 
         device: where it lives.
         context: tokens that are kept; no more than the model reads.
     """
-    work = make_work(checkpoint, (), (), footprint, device, (), Speed())
-    needed = inference(checkpoint, work, context, 1)
+    job = make_job_shape(checkpoint, (), (), footprint, device, (), Speed())
+    needed = inference(checkpoint, job, context, 1)
     return needed.peak_vram or needed.peak_rss
 
 
@@ -205,5 +205,5 @@ def _cache_shape(config: Any) -> tuple[int, int, int]:
     return layers, heads, getattr(config, "head_dim", None) or config.hidden_size // count
 
 
-def _largest(work: Work) -> int:
-    return max((layer.bytes_after for layer in (*work.layers, *work.skipped)), default=0)
+def _largest(job: JobShape) -> int:
+    return max((layer.bytes_after for layer in (*job.layers, *job.skipped)), default=0)

@@ -12,7 +12,7 @@ from qtoolkit.planning.advice import advise
 from qtoolkit.planning.device import adapt_dtype
 from qtoolkit.planning.fit import judge
 from qtoolkit.planning.layers import Modules
-from qtoolkit.planning.phases import base_terms, inference, job_phases, make_work
+from qtoolkit.planning.phases import base_terms, inference, job_phases, make_job_shape
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, Plan, Speed
 
 
@@ -103,7 +103,7 @@ def make_plan(
     # A machine's speed is that of its GPU, where it has one.
     known = machine is not None and bool(machine.vram) == (device != "cpu")
     speed = machine.speed if machine and known else Speed()
-    work = make_work(checkpoint, layers, skipped, footprint, device, base, speed)
+    work = make_job_shape(checkpoint, layers, skipped, footprint, device, base, speed)
     plan = Plan(
         source=checkpoint.record(),
         method=method.name,

@@ -6,7 +6,7 @@ from qtoolkit.errors import ConfigError, QToolkitError
 from qtoolkit.methods import as_call, offered
 from qtoolkit.models import Checkpoint
 from qtoolkit.planning.layers import Modules
-from qtoolkit.planning.phases import base_terms, inference, make_work
+from qtoolkit.planning.phases import base_terms, inference, make_job_shape
 from qtoolkit.planning.planner import plan_job
 from qtoolkit.records import Candidate, Machine, Plan, Recommendation
 from qtoolkit.units import parse_bytes
@@ -108,7 +108,7 @@ def _full(checkpoint: Checkpoint, machine: Machine, device: str, limit: int, rss
     """The model as it is."""
     source = checkpoint.record()
     base = base_terms(checkpoint, (), machine, device, rss)
-    work = make_work(checkpoint, (), (), source.footprint, device, base, machine.speed)
+    work = make_job_shape(checkpoint, (), (), source.footprint, device, base, machine.speed)
     needed = inference(checkpoint, work, context, 1)
     taken = needed.peak_vram or needed.peak_rss
     return Candidate(

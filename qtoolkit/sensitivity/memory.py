@@ -6,7 +6,7 @@ from qtoolkit.records import PhasePlan, Term
 from qtoolkit.sensitivity.backward import HEAD_TOKENS
 from qtoolkit.sensitivity.measuring import NUM_SAMPLES, SEQ_LEN
 from qtoolkit.stream import calibration_dtype
-from qtoolkit.stream.cost import Work, on_device, weights_by_block, writing_phase
+from qtoolkit.stream.cost import JobShape, on_device, weights_by_block, writing_phase
 
 # Activations of one sample that a block keeps for its gradients, as multiples of its widest: a gated MLP, norms in
 # float32, queries, keys, values and their products.
@@ -15,26 +15,26 @@ _KEPT_ACTIVATIONS = 12
 _LOGITS_AT_ONCE = 6
 
 
-def sensitivity_phase(work: Work, num_choices: int, *, writes_text: bool) -> PhasePlan:
+def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool) -> PhasePlan:
     """The phase "measure", at the fullest of its moments: text that is written, a block's gradients, or logits.
 
     Args:
-        work: the job.
+        job: the job.
         num_choices: numbers of bits that each layer may get.
         writes_text: whether the model writes the text itself.
     """
-    dtype = calibration_dtype(work.device, work.dtype)
-    wider = dtype.itemsize / work.dtype.itemsize
-    in_blocks, outside = weights_by_block(work)
+    dtype = calibration_dtype(job.device, job.dtype)
+    wider = dtype.itemsize / job.dtype.itemsize
+    in_blocks, outside = weights_by_block(job)
     largest = round(max(in_blocks.values(), default=0) * wider)
-    widest = max((max(layer.shape) for layer in work.layers), default=0)
-    layer = max((layer.num_weights for layer in work.layers), default=0)
+    widest = max((max(layer.shape) for layer in job.layers), default=0)
+    layer = max((layer.num_weights for layer in job.layers), default=0)
     tokens = NUM_SAMPLES * SEQ_LEN
     # What comes into each block, and the gradients of what comes out of one.
-    kept = (len(in_blocks) + 2) * tokens * work.hidden_size * dtype.itemsize
-    states = Term("hidden states between all blocks", kept, f"{tokens} tokens of {work.hidden_size}")
-    head = sum(module.bytes_before for module in (*work.layers, *work.skipped) if module.name == work.head)
-    logits = HEAD_TOKENS * work.vocab_size * 4 * _LOGITS_AT_ONCE
+    kept = (len(in_blocks) + 2) * tokens * job.hidden_size * dtype.itemsize
+    states = Term("hidden states between all blocks", kept, f"{tokens} tokens of {job.hidden_size}")
+    head = sum(module.bytes_before for module in (*job.layers, *job.skipped) if module.name == job.head)
+    logits = HEAD_TOKENS * job.vocab_size * 4 * _LOGITS_AT_ONCE
     gradients = (
         Term("a block's weights, gradients and roundings", (2 + num_choices) * largest, "the largest block"),
         Term("a layer's roundings in float32", 4 * (num_choices + 2) * layer, "the largest layer"),
@@ -44,12 +44,12 @@ def sensitivity_phase(work: Work, num_choices: int, *, writes_text: bool) -> Pha
         Term("what stands around the blocks", round((outside + head) * wider), "embeddings, norms, output head"),
         Term("logits", logits, f"{HEAD_TOKENS} tokens, {_LOGITS_AT_ONCE} copies in float32"),
     )
-    phases = [on_device(work, "measure", (states, *terms), (states,)) for terms in (gradients, top)]
+    phases = [on_device(job, "measure", (states, *terms), (states,)) for terms in (gradients, top)]
     if writes_text:
-        phases.append(replace(writing_phase(work, NUM_SAMPLES, SEQ_LEN, wider), name="measure"))
+        phases.append(replace(writing_phase(job, NUM_SAMPLES, SEQ_LEN, wider), name="measure"))
     fullest = max(phases, key=lambda phase: (phase.peak_vram, phase.peak_rss))
-    weights = sum(layer.num_weights for layer in work.layers)
-    times = work.time(
-        moved=2 * work.weight_bytes, touched=4 * NUM_SAMPLES * num_choices * weights, flops=8.0 * tokens * weights
+    weights = sum(layer.num_weights for layer in job.layers)
+    times = job.time(
+        moved=2 * job.weight_bytes, touched=4 * NUM_SAMPLES * num_choices * weights, flops=8.0 * tokens * weights
     )
-    return replace(fullest, bytes_moved=2 * work.weight_bytes, seconds=times)
+    return replace(fullest, bytes_moved=2 * job.weight_bytes, seconds=times)

@@ -17,7 +17,7 @@ _FIXED_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Work:
+class JobShape:
     """A job as a method plans it.
 
     Attributes:
@@ -76,31 +76,31 @@ class Work:
         return least, _FIXED_SECONDS + SLOWEST * least
 
 
-def weight_phases(work: Work) -> tuple[PhasePlan, ...]:
+def weight_phases(job: JobShape) -> tuple[PhasePlan, ...]:
     """Return the one phase of a method that looks at one weight at a time."""
-    return (reading_phase(work, "quantize", "largest layer while it is quantized", working_bytes(work.layers)),)
+    return (reading_phase(job, "quantize", "largest layer while it is quantized", working_bytes(job.layers)),)
 
 
-def reading_phase(work: Work, name: str, what: str, working: int) -> PhasePlan:
+def reading_phase(job: JobShape, name: str, what: str, working: int) -> PhasePlan:
     """A phase that reads all weights and ends with the result in memory."""
-    result = Term("quantized model", work.footprint, "every layer's bytes, scales included")
+    result = Term("quantized model", job.footprint, "every layer's bytes, scales included")
     layer = Term(what, working, "source weight, float32 copies, result")
-    largest = max((layer.bytes_before for layer in (*work.layers, *work.skipped)), default=0)
+    largest = max((layer.bytes_before for layer in (*job.layers, *job.skipped)), default=0)
     waiting = Term("read and not given back yet", GIVE_BACK_EVERY, "freed memory is given back after so much")
-    if work.on_cpu:
+    if job.on_cpu:
         memory = [result, layer, waiting]
     else:
         memory = [Term("largest weight on its way to the GPU", largest, "its bytes in the file"), waiting]
-    if work.expanded:
-        done = work.footprint if work.on_cpu else 0
-        memory.append(Term("the .gguf file, expanded", max(0, work.expanded - done), "in bfloat16, less what is done"))
-    touched = 4 * work.weight_bytes + work.footprint
+    if job.expanded:
+        done = job.footprint if job.on_cpu else 0
+        memory.append(Term("the .gguf file, expanded", max(0, job.expanded - done), "in bfloat16, less what is done"))
+    touched = 4 * job.weight_bytes + job.footprint
     return PhasePlan(
         name,
-        (*work.base, *memory),
-        () if work.on_cpu else (result, layer),
-        bytes_moved=work.weight_bytes,
-        seconds=work.time(moved=work.weight_bytes, touched=touched),
+        (*job.base, *memory),
+        () if job.on_cpu else (result, layer),
+        bytes_moved=job.weight_bytes,
+        seconds=job.time(moved=job.weight_bytes, touched=touched),
     )
 
 
@@ -109,35 +109,33 @@ def working_bytes(layers: Iterable[LayerPlan]) -> int:
     return max((layer.working_bytes - layer.bytes_after for layer in layers), default=0)
 
 
-def on_device(work: Work, name: str, terms: tuple[Term, ...], in_memory: tuple[Term, ...]) -> PhasePlan:
+def on_device(job: JobShape, name: str, terms: tuple[Term, ...], in_memory: tuple[Term, ...]) -> PhasePlan:
     """A phase whose terms are in main memory on the CPU, and in the GPU's on a GPU, beside what stays in memory."""
-    if work.on_cpu:
-        return PhasePlan(name, (*work.base, *terms))
-    return PhasePlan(name, (*work.base, *in_memory), tuple(term for term in terms if term not in in_memory))
+    if job.on_cpu:
+        return PhasePlan(name, (*job.base, *terms))
+    return PhasePlan(name, (*job.base, *in_memory), tuple(term for term in terms if term not in in_memory))
 
 
-def writing_phase(work: Work, num_samples: int, seq_len: int, wider: float) -> PhasePlan:
+def writing_phase(job: JobShape, num_samples: int, seq_len: int, wider: float) -> PhasePlan:
     """Return the model as it is, writing its own text: as many samples at one time as `CPU_MEMORY` holds."""
-    whole = Term("the model in full precision", round(work.weight_bytes * wider), "in the type that it computes in")
-    each = round(work.cache_bytes * seq_len * wider) + 3 * 4 * work.vocab_size
+    whole = Term("the model in full precision", round(job.weight_bytes * wider), "in the type that it computes in")
+    each = round(job.cache_bytes * seq_len * wider) + 3 * 4 * job.vocab_size
     kept = min(num_samples * each, max(each, CPU_MEMORY))
     limit = "at most 2 GiB; a quarter of a GPU's memory, or less, on a GPU"
-    phase = on_device(work, "calibrate", (whole, Term("keys, values and logits", kept, limit)), ())
+    phase = on_device(job, "calibrate", (whole, Term("keys, values and logits", kept, limit)), ())
     # Every token reads every weight.
     rounds = -(-num_samples * each // max(kept, 1))
-    return replace(
-        phase, bytes_moved=work.weight_bytes, seconds=work.time(touched=rounds * seq_len * work.weight_bytes)
-    )
+    return replace(phase, bytes_moved=job.weight_bytes, seconds=job.time(touched=rounds * seq_len * job.weight_bytes))
 
 
-def weights_by_block(work: Work) -> tuple[dict[str, int], int]:
+def weights_by_block(job: JobShape) -> tuple[dict[str, int], int]:
     """Bytes of each block, and of everything else but the output head."""
     in_blocks: dict[str, int] = defaultdict(int)
     outside = 0
-    prefix = f"{work.blocks}."
-    for layer in (*work.layers, *work.skipped):
+    prefix = f"{job.blocks}."
+    for layer in (*job.layers, *job.skipped):
         if layer.name.startswith(prefix):
             in_blocks[layer.name.removeprefix(prefix).split(".")[0]] += layer.bytes_before
-        elif layer.name != work.head:
+        elif layer.name != job.head:
             outside += layer.bytes_before
     return in_blocks, outside

@@ -1,4 +1,4 @@
-"""What every method can do. One file in this room is one method: a config, a `Method`, and `METHOD = ...`."""
+"""Define what every method can do: resolve a config, plan layers from shapes, quantize, load."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from qtoolkit.formats import Layer
-from qtoolkit.methods._config import MethodConfig
+from qtoolkit.methods.config import MethodConfig
 from qtoolkit.records import CalibrationReport, LayerPlan, OnProgress, PhasePlan, Plan, ignore_progress
 
 if TYPE_CHECKING:
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from qtoolkit.models import Checkpoint
     from qtoolkit.noted import Noted
     from qtoolkit.stream import JournalPlace
-    from qtoolkit.stream.cost import Work
+    from qtoolkit.stream.cost import JobShape
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A config of a method that is worth trying where a model does not fit, or the best is looked for.
+    """A config that a method suggests where a model does not fit, or where the best config is searched.
 
     Attributes:
-        options: of its config; what is not named is as by default.
+        options: fields of its config; the others have their defaults.
         perplexity_ratio: perplexity as a multiple of bfloat16's: SmolLM2-135M, held-out half of WikiText-2 valid
             (benchmarks/README.md); None where it was not measured.
         served_by: the programs that run the result.
-        in_one_step: false where a product takes several steps, so that fewer bytes do not make it faster.
+        in_one_step: false where a layer multiplies in several steps, so that fewer bytes do not make it faster.
     """
 
     options: Mapping[str, Any]
@@ -38,11 +38,11 @@ class Offer:
 
 
 class Outcome(NamedTuple):
-    """What a method made.
+    """The result of `Method.quantize`.
 
     Attributes:
         model: the quantized model, ready to run and to save.
-        calibration: what is known of the calibration; None for a method without.
+        calibration: the report of the calibration; None for a method without.
         notes: what was decided, one line each.
     """
 
@@ -52,19 +52,19 @@ class Outcome(NamedTuple):
 
 
 class Method(ABC):
-    """One way to make a model small.
+    """Base of all methods; a subclass chooses the codes of each layer.
 
     Attributes:
-        config_class: its config.
-        title: what people call it, in a card; its name where it says nothing else.
+        config_class: the class of its configs.
+        title: its name on a model card; empty for `name`.
         summary: one line for tables and help.
         code_bits: size of a code, where its config has no `bits`.
         requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
-        offers: its configs that are worth trying without being asked for.
-        splits_experts: whether it takes experts apart that transformers keeps in one tensor.
-        plans_by_name: whether layers that are alike may have different plans: their names tell.
-        also_changes: what it changes beside the layers that it quantizes, for a card: "norms take over scales".
-        resumes: whether it keeps what it has done in a journal, and goes on from there.
+        offers: the configs that it suggests.
+        splits_experts: whether it splits experts that transformers keeps in one tensor.
+        plans_by_name: whether layers of equal shape may have different plans, by their names.
+        also_changes: what it changes besides the quantized layers, for a card: "norms take over scales".
+        resumes: whether it writes its progress into a journal, and resumes from it.
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -80,31 +80,33 @@ class Method(ABC):
 
     @property
     def name(self) -> str:
-        """The method's name, which is also its file's."""
+        """Return the method's name, "gptq"."""
         return self.config_class.method
 
     def resolve(self, config: Any, dtype: str, device: str) -> MethodConfig:
-        """Return the config with every "auto" decided for a model of this type on this device; before any work.
+        """Return the config with every "auto" decided for a model of this type on this device.
+
+        Called before any work.
 
         Args:
             config: an instance of `config_class`.
-            dtype: what the model is loaded in, "bfloat16".
+            dtype: the type that the model is loaded in, "bfloat16".
             device: "cpu" or "cuda:0".
         """
         assert isinstance(config, self.config_class)
         return config
 
     def fit(self, layers: tuple[Layer, ...], config: Any) -> MethodConfig:
-        """Return the config as it fits the layers of a model; `plan_layer` says what changed.
+        """Return the config adapted to the layers of a model; `plan_layer` reports what changed for a layer.
 
         Raises:
-            ConfigError: it fits none; the message names values that would.
+            ConfigError: the config fits no layer; the message names values that would.
         """
         assert isinstance(config, self.config_class)
         return config
 
     def prepare(self, model: "PreTrainedModel") -> None:
-        """What a quantized model needs before its first use, whether just made or read back."""
+        """Prepare a quantized model, just quantized or read back, for its first use. Default: do nothing."""
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """Read back a checkpoint of this method, without `prepare`; notes say what was left out of it.
@@ -118,38 +120,44 @@ class Method(ABC):
         return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
 
     def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
-        """What to know of a result of these layers; one line each."""
+        """Return warnings about a result with these layers, one line each. Default: none."""
         return ()
 
     @abstractmethod
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
-        """What this method makes of one linear layer: its bytes afterwards, or why it is skipped.
+        """Return the plan of one linear layer: its bytes after quantization, or why it is skipped.
 
-        Pure: looks at shapes only, so that a plan of a whole model takes no time and reads no weight; asked once for
-        all layers that are alike but for their names, unless `plans_by_name`. `config` is the layer's own, as
-        `MethodConfig.of` gives it.
+        Pure: it looks at shapes only, so that a plan of a whole model takes no time and reads no weight. Called once
+        for all layers that differ in nothing but their names, unless `plans_by_name`.
+
+        Args:
+            layer: name, shape and device.
+            config: the layer's own, of `MethodConfig.of`.
         """
 
     def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
-        """The nearest weight that this method can store: what the sensitivity of a layer is measured with.
+        """Return the weight rounded to the nearest codes, without calibration; it measures the layer's sensitivity.
 
         For methods whose config is a `MixedConfig`.
 
         Args:
             weight: W[out, in] float32, finite.
-            layer: its layer.
+            layer: name, shape and device.
             config: the layer's own.
 
         Returns:
             float32 [out, in].
+
+        Raises:
+            NotImplementedError: all layers have the same bits.
         """
         raise NotImplementedError(f"{self.name} has the same bits for all layers")
 
-    def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
-        """What the phases take between opening the model and saving the result."""
+    def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
+        """Return memory, disk and time of each phase between opening the model and saving the result."""
         from qtoolkit.stream.cost import weight_phases
 
-        return weight_phases(work)
+        return weight_phases(job)
 
     @abstractmethod
     def quantize(
@@ -162,6 +170,11 @@ class Method(ABC):
     ) -> Outcome:
         """Read the checkpoint's weights and return the quantized model on `plan.device`, ready to run and to save.
 
-        Exactly the layers of `plan.layers` are quantized. A method that `resumes` keeps its work in `journal`, and goes
-        on with what it finds there; with None it keeps nothing.
+        Args:
+            checkpoint: the model in full precision.
+            config: resolved and fitted.
+            plan: exactly the layers of `plan.layers` are quantized.
+            on_progress: called with events; it may raise `JobCancelled`.
+            journal: where a method that `resumes` writes finished blocks, and reads those of an earlier run; None for
+                neither.
         """

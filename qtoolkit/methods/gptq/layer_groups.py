@@ -1,4 +1,4 @@
-"""GPTQ of layers that share their inputs: Hessian, grid, codes, and the tensors that AutoGPTQ's format has for them."""
+"""GPTQ of layers that share their inputs: from Hessian to codes, and to the tensors of AutoGPTQ's format."""
 
 import math
 from collections import defaultdict
@@ -10,31 +10,32 @@ import torch
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.gptq.tensors import in_order, zero_offset
-from qtoolkit.methods.gptq import stored_tensors
+from qtoolkit.methods.gptq import GPTQ, stored_tensors
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
 from qtoolkit.stream import Result
 from qtoolkit.tensor import pack_words
-from qtoolkit.tensor.grid import Grid, search_grid
 from qtoolkit.tensor.hessian import Hessian
 from qtoolkit.tensor.processor import bfloat16_is_native
+from qtoolkit.tensor.qparams import QParams, search_qparams
 
-# Candidates for a scale, and the smallest of them as a share of the full range: benchmarks/README.md.
+# By bits: candidates for a scale, and the smallest of them as a share of the full range (benchmarks/README.md).
 SEARCH_STEPS = {2: 40, 3: 30, 4: 20, 8: 10}
 SMALLEST = {2: 0.3, 3: 0.4, 4: 0.4, 8: 0.8}
-# For the sensitivity of a layer, of which no more than its order counts.
+# Candidates where the sensitivity of a layer is measured, of which only the rank counts.
 _ROUNDING_STEPS = 8
 
 
 class GPTQBlocks:
-    """GPTQ as `qtoolkit.stream.quantize_blocks` wants it.
+    """GPTQ for `qtoolkit.stream.quantize_blocks`; implements `BlockMethod`.
 
     Args:
-        config: a `GPTQ`; its group size divides the inputs of all layers.
+        config: fitted: its group size divides the inputs of all layers.
         device: where layers are solved.
     """
 
-    def __init__(self, config: Any, device: str) -> None:
-        self.config, self.device = config, torch.device(device)
+    def __init__(self, config: GPTQ, device: str) -> None:
+        self.config = config
+        self.device = torch.device(device)
         self.true_sequential: bool = config.true_sequential
 
     def start(self, names: Sequence[str], in_features: int) -> "_Group":
@@ -55,12 +56,13 @@ class GPTQBlocks:
         facts: Mapping[str, Any],
     ) -> bool:
         """See `BlockMethod`."""
-        size, wanted = self.config.group_size, {}
+        size = self.config.group_size
+        expected = {}
         for name, (outputs, inputs) in shapes.items():
             bits = self.config.of(name).bits
             for key, described in stored_tensors(self.config, outputs, inputs, bits=bits).tensors().items():
-                wanted[f"{name}.{key}"] = described
-        if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != wanted:
+                expected[f"{name}.{key}"] = described
+        if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != expected:
             return False
         if facts.keys() != shapes.keys() or not all(_are_facts(values) for values in facts.values()):
             return False
@@ -71,22 +73,26 @@ class GPTQBlocks:
         )
 
     def _are_groups(self, groups: torch.Tensor, size: int) -> bool:
-        """Whether each group has its inputs, in their own order where these may not be in another."""
+        """Check whether all groups are full, and in the order of the inputs unless `desc_act` allows another."""
         return in_order(groups.sort().values if self.config.desc_act else groups, size)
 
 
 class _Group:
-    """Layers that share their inputs."""
+    """Accumulate the Hessian of layers that share their inputs, then solve them; implements `Accumulator`."""
 
     def __init__(self, method: GPTQBlocks, names: Sequence[str], in_features: int) -> None:
-        self._method, self._names = method, names
+        self._method = method
+        self._names = names
         self._hessian = Hessian(in_features, method.device)
 
     def add(self, inputs: torch.Tensor) -> None:
+        """See `Accumulator`."""
         self._hessian.add(inputs)
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
-        config, hessian = self._method.config, self._hessian.full()
+        """See `Accumulator`."""
+        config = self._method.config
+        hessian = self._hessian.full()
         importance = hessian.diagonal().clone()
         order = column_order(importance, config.order)
         size = len(hessian) if config.group_size == -1 else config.group_size
@@ -106,10 +112,10 @@ class _Group:
                 f"{self._names[0]} cannot be calibrated ({error}): give other calibration text, or exclude it"
             ) from error
         members = groups.argsort(stable=True)
-        found: dict[str, Result] = {}
+        results: dict[str, Result] = {}
         for bits, stack in stacks.items():
             stacked = weight.pop(bits)
-            grid = search_grid(
+            qparams = search_qparams(
                 stacked[members],
                 importance[members],
                 bits=bits,
@@ -118,29 +124,30 @@ class _Group:
                 steps=SEARCH_STEPS[bits],
                 smallest=SMALLEST[bits],
             )
-            codes, loss = solve(stacked, lower, diagonal, order, grid, groups)
-            found |= self._results(stack, codes, grid, groups, loss, energy[bits], damp)
-        return found
+            codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
+            results |= self._results(stack, codes, qparams, groups, loss, energy[bits], damp)
+        return results
 
     def _stacked(self, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Weights [out, in] one after the other, float32 [in, out of all]."""
+        """Return the weights [out, in] side by side and transposed, float32 [in, sum of out]."""
         return torch.cat([value.to(self._method.device, torch.float32) for value in weights.values()]).T.contiguous()
 
     def _results(
         self,
         weights: Mapping[str, torch.Tensor],
         codes: torch.Tensor,
-        grid: Grid,
+        qparams: QParams,
         groups: torch.Tensor,
         loss: torch.Tensor,
         energy: torch.Tensor,
         damp: float,
     ) -> Iterator[tuple[str, Result]]:
+        """Yield each layer's name, stored tensors and facts, its columns taken from those of all layers."""
         start = 0
         for name, weight in weights.items():
             columns = slice(start, start + len(weight))
             start = columns.stop
-            own = Grid(grid.scale[:, columns], grid.zero_point[:, columns], grid.bits)
+            own = QParams(qparams.scale[:, columns], qparams.zero_point[:, columns], qparams.bits)
             tensors = pack_layer(codes[:, columns], own, groups, self._method.config.checkpoint_format)
             total = energy[columns].sum().item()
             facts = {
@@ -152,20 +159,20 @@ class _Group:
 
 
 def _are_facts(values: Any) -> bool:
-    """Whether these are the facts of one layer."""
+    """Check whether a journal's facts of one layer have the keys, types and finite values that `_results` writes."""
     if not isinstance(values, dict) or set(values) != {"error", "damp_percent", "num_inputs"}:
         return False
-    numbers = [values["error"], values["damp_percent"]]
+    floats = [values["error"], values["damp_percent"]]
     inputs = values["num_inputs"]
-    are_floats = all(isinstance(number, float) and math.isfinite(number) for number in numbers)
+    are_floats = all(isinstance(number, float) and math.isfinite(number) for number in floats)
     return are_floats and type(inputs) is int and inputs >= 0
 
 
-def round_to_grid(weight: torch.Tensor, config: Any) -> torch.Tensor:
-    """A weight float32 [out, in] rounded to the nearest codes, no error passed on, on grids searched in few steps."""
+def round_to_grid(weight: torch.Tensor, config: GPTQ) -> torch.Tensor:
+    """Return a weight float32 [out, in] rounded to the nearest codes: no compensation, scales searched coarsely."""
     size = weight.shape[1] if config.group_size == -1 else config.group_size
     columns = weight.T.contiguous()  # [in, out]
-    grid = search_grid(
+    qparams = search_qparams(
         columns,
         columns.new_ones(len(columns)),
         bits=config.bits,
@@ -175,38 +182,41 @@ def round_to_grid(weight: torch.Tensor, config: Any) -> torch.Tensor:
         smallest=SMALLEST[config.bits],
     )
     # [in, out] -> [groups, group_size, out]
-    grouped, zero = columns.unflatten(0, (-1, size)), grid.zero_point[:, None]
-    codes = (grouped / grid.scale[:, None] + zero).round_().clamp_(0, 2**config.bits - 1)
-    rounded: torch.Tensor = codes.sub_(zero).mul_(grid.scale[:, None]).flatten(0, 1).T  # [out, in]
+    grouped, zero = columns.unflatten(0, (-1, size)), qparams.zero_point[:, None]
+    codes = (grouped / qparams.scale[:, None] + zero).round_().clamp_(0, 2**config.bits - 1)
+    rounded: torch.Tensor = codes.sub_(zero).mul_(qparams.scale[:, None]).flatten(0, 1).T  # [out, in]
     return rounded
 
 
 def pack_layer(
-    codes: torch.Tensor, grid: Grid, groups: torch.Tensor, checkpoint_format: str
+    codes: torch.Tensor, qparams: QParams, groups: torch.Tensor, checkpoint_format: str
 ) -> dict[str, torch.Tensor]:
     """Return the tensors of one layer in AutoGPTQ's format, on the CPU.
 
     Args:
         codes: uint8 [in, out].
-        grid: scales and zero points [groups, out].
+        qparams: of each group, [groups, out].
         groups: the group of each input, int64 [in].
         checkpoint_format: "gptq" or "gptq_v2".
+
+    Returns:
+        qweight, qzeros, scales and g_idx, as `GPTQTensors` describes them.
     """
-    zeros = (grid.zero_point - zero_offset(checkpoint_format)).to(torch.uint8)
+    zeros = (qparams.zero_point - zero_offset(checkpoint_format)).to(torch.uint8)
     tensors = {
-        "qweight": pack_words(codes.contiguous(), grid.bits),
+        "qweight": pack_words(codes.contiguous(), qparams.bits),
         # [groups, out] -> [out, groups], packed along out -> [groups, out * bits / 32]
-        "qzeros": pack_words(zeros.T.contiguous(), grid.bits).T.contiguous(),
-        "scales": grid.scale.to(torch.float16).contiguous(),
+        "qzeros": pack_words(zeros.T.contiguous(), qparams.bits).T.contiguous(),
+        "scales": qparams.scale.to(torch.float16).contiguous(),
         "g_idx": groups.to(torch.int32),
     }
     return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def _energy(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
-    """Return the squared outputs of each output of a layer, summed over all inputs, [out]: the diagonal of W H W^T.
+    """Return the sum of squares of each output of a layer over all inputs, [out]: the diagonal of W H W^T.
 
-    Where bfloat16 has instructions of its own, products are rounded to it: their sum is off by about 0.1 %.
+    On a CPU with bfloat16 instructions, products are computed in bfloat16: the sum is off by about 0.1 %.
     """
     dtype = torch.bfloat16 if weight.device.type == "cpu" and bfloat16_is_native() else torch.float32
     hessian = hessian.to(dtype)
