@@ -224,7 +224,7 @@ class Comparison(Record):
         return _write(path, json.dumps(self.to_dict(), indent=2))
 
     def _fits(self, result: Compared) -> bool:
-        """Whether a result was measured and is within `memory_limit`."""
+        """Return whether a result was measured and is within `memory_limit`."""
         if result.error or not math.isfinite(_order(result)[0]):
             return False
         return self.memory_limit is None or (result.memory is not None and result.memory <= self.memory_limit)

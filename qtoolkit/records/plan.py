@@ -69,7 +69,7 @@ class Plan(JobRecord):
 
     @property
     def fits(self) -> bool:
-        """Whether the machine has what every phase needs."""
+        """Return whether the machine has what every phase needs."""
         return not self.problems
 
     @property

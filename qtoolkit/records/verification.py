@@ -51,7 +51,7 @@ class Verification(Record):
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed; what could not be checked is in `unchecked`."""
+        """Return whether no check failed; what could not be checked is in `unchecked`."""
         return not self.failed
 
     @property

@@ -26,7 +26,7 @@ def put_aside(journal: Path, files: Sequence[Path]) -> Path:
 
 
 def _takes(folder: Path, files: Sequence[Path]) -> bool:
-    """Whether files may be moved to a folder: it is not there, or holds such files, and the same where names are."""
+    """Return whether files may be moved to a folder: it is not there, or holds such files, and the same where names are."""
     if not os.path.lexists(folder):
         return True
     if folder.is_symlink() or not folder.is_dir() or not all(_OURS.fullmatch(kept.name) for kept in folder.iterdir()):

@@ -239,7 +239,7 @@ class Journal:
             )
 
     def _is_foreign(self, name: str) -> bool:
-        """Whether a record, or the recipe, is whole and not of this job."""
+        """Return whether a record, or the recipe, is whole and not of this job."""
         record = read_object(self._files(name)[1])
         if not claims_a_seal(record):
             return bool(record)

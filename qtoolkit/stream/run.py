@@ -56,7 +56,7 @@ class BlockMethod(Protocol):
         tensors: Mapping[str, StoredTensor | torch.Tensor],
         facts: Mapping[str, Any],
     ) -> bool:
-        """Whether tensors and facts, by full names, are such as `finish` gives for layers of these shapes."""
+        """Return whether tensors and facts, by full names, are such as `finish` gives for layers of these shapes."""
 
 
 def quantize_blocks(

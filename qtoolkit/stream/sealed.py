@@ -33,7 +33,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def is_sealed(values: Mapping[str, Any]) -> bool:
-    """Whether an object says what it was sealed with."""
+    """Return whether an object says what it was sealed with."""
     try:
         return values.get(_SEAL) == digest_of(without_seal(values))
     except RecursionError:
@@ -41,7 +41,7 @@ def is_sealed(values: Mapping[str, Any]) -> bool:
 
 
 def claims_a_seal(values: Mapping[str, Any]) -> bool:
-    """Whether an object has a seal, right or wrong."""
+    """Return whether an object has a seal, right or wrong."""
     return _SEAL in values
 
 

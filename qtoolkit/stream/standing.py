@@ -32,11 +32,11 @@ class Standing:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it held nothing; it goes only as long as it holds nothing."""
+        """Return whether it held nothing; it goes only as long as it holds nothing."""
         return not self.content
 
     def is_at(self, folder: Path) -> bool:
-        """Whether it stands at a path, and nothing was put into it or changed in it."""
+        """Return whether it stands at a path, and nothing was put into it or changed in it."""
         return is_at(self.state, folder) and _content_of(folder) == self.content
 
 
