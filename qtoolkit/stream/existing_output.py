@@ -1,4 +1,4 @@
-"""What stands at an output before a job begins, and whether the result may take its place."""
+"""Inspect what exists at an output path before a job begins, and decide whether the result may replace it."""
 
 import errno
 import os
@@ -14,17 +14,17 @@ from qtoolkit.partial import MARKER, is_at, is_folder
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(rb"\\(\d{3})")
-# What is known of an entry: nothing of a folder, bytes and time of anything else.
+# Relative path -> size and modification time of an entry; None for a folder.
 _Content = Mapping[str, tuple[int, int] | None]
 
 
 @dataclass(frozen=True)
-class Standing:
-    """The folder that stood at an output when the job began; nothing else is ever replaced.
+class ExistingOutput:
+    """Identify the folder that existed at an output when the job began; nothing else is ever replaced.
 
     Attributes:
         state: its device and inode.
-        content: what was in it, by path.
+        content: its files and folders at that time.
     """
 
     state: os.stat_result
@@ -32,25 +32,25 @@ class Standing:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether it held nothing; it goes only as long as it holds nothing."""
+        """Return whether it was empty; such a folder is only replaced while it is still empty."""
         return not self.content
 
     def is_at(self, folder: Path) -> bool:
-        """Return whether it stands at a path, and nothing was put into it or changed in it."""
+        """Return whether it is the folder at a path, and nothing was added to it or changed in it."""
         return is_at(self.state, folder) and _content_of(folder) == self.content
 
 
-def find_standing(output: Path, *, overwrite: bool, opened: int | None = None) -> Standing | None:
-    """Return the folder that a result may replace; None where there is nothing.
+def find_existing(output: Path, *, overwrite: bool, opened: int | None = None) -> ExistingOutput | None:
+    """Return the folder that a result may replace; None if nothing exists there.
 
     Args:
-        output: where it may stand.
-        overwrite: whether it may be a model.
-        opened: the folder, held open.
+        output: the path of the result.
+        overwrite: whether a model may be replaced.
+        opened: file descriptor of the folder, if it is held open.
 
     Raises:
-        OutputExistsError: what stands there may not be replaced.
-        OSError: this user may not move it.
+        OutputExistsError: something exists that may not be replaced.
+        OSError: this user may not move the folder.
     """
     if not os.path.lexists(output):
         return None
@@ -59,38 +59,38 @@ def find_standing(output: Path, *, overwrite: bool, opened: int | None = None) -
     state = output.lstat() if opened is None else os.fstat(opened)
     if not any(output.iterdir()):
         _refuse_current(output)
-        return Standing(state, {})
+        return ExistingOutput(state, {})
     if not (output / "config.json").is_file():
         raise OutputExistsError(f"{output} exists: name another output (it holds no model, so it is never replaced)")
     if not overwrite:
         raise OutputExistsError(f"{output} exists: name another output, or give overwrite=True to replace it")
     _refuse_current(output)
-    # A folder that moves to another one is written to itself.
+    # Moving a folder to another parent folder writes to the folder itself.
     if not os.access(output, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(output))
     content = _content_of(output)
-    _refuse_held(output, content)
-    return Standing(state, content)
+    _refuse_contents(output, content)
+    return ExistingOutput(state, content)
 
 
 def _refuse_current(output: Path) -> None:
-    """Refuse to replace a folder under those who are in it: for them, it would be gone.
+    """Refuse to replace a folder that processes work in: they would lose their current folder.
 
     Raises:
-        OutputExistsError: it is or holds the current folder, or the user's home.
+        OutputExistsError: it is or contains the current folder, or the user's home.
     """
     for folder, what in ((current_folder(), "the current folder"), (home_folder(), "your home")):
-        place = Path(os.path.realpath(folder))
-        if place.exists() and any(output.samefile(one) for one in (place, *place.parents)):
-            relation = "is" if output.samefile(place) else "holds"
+        resolved = Path(os.path.realpath(folder))
+        if resolved.exists() and any(output.samefile(parent) for parent in (resolved, *resolved.parents)):
+            relation = "is" if output.samefile(resolved) else "holds"
             raise OutputExistsError(f"{output} {relation} {what}, which is never replaced: name a folder inside it")
 
 
-def _refuse_held(output: Path, content: _Content) -> None:
-    """Refuse to replace a folder that holds more than a model's files: another disk, or a job's unfinished work.
+def _refuse_contents(output: Path, content: _Content) -> None:
+    """Refuse to replace a folder that contains a mount point, or the unfinished work of a job.
 
     Raises:
-        OutputExistsError: it does; the message names what.
+        OutputExistsError: it does; the message names it.
     """
     mounted = _mounted_in(output)
     if mounted:
@@ -106,26 +106,26 @@ def _refuse_held(output: Path, content: _Content) -> None:
 
 
 def _mounted_in(output: Path) -> str:
-    """A mount point below a folder; empty where there is none, or no list of them."""
+    """Return a mount point below a folder; empty if there is none, or if the system has no list of them."""
     inside = os.fsencode(f"{os.path.realpath(output)}{os.sep}")
     try:
         lines = _MOUNTS.read_bytes().splitlines()
     except OSError:  # not Linux
         return ""
-    places = (_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), line.split()[4]) for line in lines)
-    return os.fsdecode(next((place for place in places if place.startswith(inside)), b""))
+    mounts = (_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), line.split()[4]) for line in lines)
+    return os.fsdecode(next((mount for mount in mounts if mount.startswith(inside)), b""))
 
 
 def _content_of(folder: Path) -> _Content:
-    """What is in a folder and in those below it; links are not followed."""
-    found: dict[str, tuple[int, int] | None] = {}
-    for place, folders, files in os.walk(folder):
-        for entry in (Path(place, name) for name in (*folders, *files)):
+    """List a folder and all folders below it; links are not followed."""
+    content: dict[str, tuple[int, int] | None] = {}
+    for parent, folders, files in os.walk(folder):
+        for entry in (Path(parent, name) for name in (*folders, *files)):
             name = os.path.relpath(entry, folder)
             try:
                 state = entry.lstat()
-            except OSError:  # gone by now, or in a folder that may be listed and no more
-                found[name] = (0, 0)
+            except OSError:  # removed meanwhile, or in a folder that may only be listed
+                content[name] = (0, 0)
             else:
-                found[name] = None if stat.S_ISDIR(state.st_mode) else (state.st_size, state.st_mtime_ns)
-    return found
+                content[name] = None if stat.S_ISDIR(state.st_mode) else (state.st_size, state.st_mtime_ns)
+    return content
