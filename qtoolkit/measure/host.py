@@ -60,12 +60,12 @@ def this_machine(output: Path, speed: Speed) -> Machine:
 
 def devices() -> tuple[str, ...]:
     """Return one line for the processor and one for each CUDA GPU; initialises CUDA to read a GPU's free memory."""
+    cpu = f"cpu: {processor()}, {num_cores()} of {os.cpu_count()} cores"
     try:
         import torch
     except (ImportError, OSError) as error:
-        return (_cpu(), f"torch does not import: {_private(oneline(error))}")
-    instructions = torch.backends.cpu.get_cpu_capability()
-    cpu = f"{_cpu()}, {instructions}, {_bfloat16()}"
+        return (cpu, f"torch does not import: {_private(oneline(error))}")
+    cpu = f"{cpu}, {torch.backends.cpu.get_cpu_capability()}, {_bfloat16()}"
     return (cpu, *(_gpu(torch, index) for index in range(torch.cuda.device_count())))
 
 
@@ -108,10 +108,6 @@ def hardware(device: str) -> str:
     import torch
 
     return str(torch.cuda.get_device_name(device))
-
-
-def _cpu() -> str:
-    return f"cpu: {processor()}, {num_cores()} of {os.cpu_count()} cores"
 
 
 def _bfloat16() -> str:

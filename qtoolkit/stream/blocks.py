@@ -4,7 +4,7 @@ transformers builds the modules and puts tensors into them (renamed, merged, cas
 gets the tensors of one part at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,11 @@ class StreamedModel:
             raise UnsupportedModelError(f"{checkpoint.name} ({kind}) has no list of blocks: take a method without text")
         path, self.blocks = found
         self.block_names = tuple(f"{path}.{index}" for index in range(len(self.blocks)))
+
+    def names_by_block(self, names: Sequence[str]) -> list[list[str]]:
+        """Sort the full names of layers by the block that they are in, and shorten them to names within it."""
+        prefixes = [f"{block}." for block in self.block_names]
+        return [[name.removeprefix(prefix) for name in names if name.startswith(prefix)] for prefix in prefixes]
 
     @contextmanager
     def outside(self, *, with_head: bool = False) -> Iterator["PreTrainedModel"]:

@@ -159,18 +159,17 @@ class _Block:
 
     def quantize(self, groups: Sequence[Group], report: Callable[[str], None]) -> list[torch.Tensor]:
         """Quantize the layers group by group; return the outputs of the quantized block."""
-        if not self.method.true_sequential:
-            accumulators = {group[0]: self._start(group) for group in groups}
-            collect(self.module, [*accumulators], self.calls, lambda name, x: accumulators[name].add(x))
-            for group in groups:
+        if self.method.true_sequential and len(self.calls) == 1:
+            return [self._quantize_once(groups, report)]
+        for together in [[group] for group in groups] if self.method.true_sequential else [groups]:
+            accumulators = {group[0]: self._start(group) for group in together}
+            collect(self.module, [*accumulators], self.calls, lambda name, x: accumulators[name].add(x))  # noqa: B023
+            for group in together:
                 self._finish(group, accumulators.pop(group[0]), report)
-            return self.run()
-        if len(self.calls) > 1:
-            for group in groups:
-                accumulator = self._start(group)
-                collect(self.module, group[:1], self.calls, lambda _, x: accumulator.add(x))  # noqa: B023
-                self._finish(group, accumulator, report)
-            return self.run()
+        return self.run()
+
+    def _quantize_once(self, groups: Sequence[Group], report: Callable[[str], None]) -> torch.Tensor:
+        """Quantize each group when it is reached in the one forward of a single batch; return the block's output."""
         pending = {group[0]: group for group in groups}
 
         def quantize_group(name: str, x: torch.Tensor) -> None:
@@ -184,7 +183,7 @@ class _Block:
         output = run_once(self.module, [*pending], self.calls[0], quantize_group)
         for group in pending.values():
             self._finish(group, self._start(group), report)
-        return [output]
+        return output
 
     def _start(self, group: Group) -> Accumulator:
         full = [f"{self.name}.{layer}" for layer in group]
