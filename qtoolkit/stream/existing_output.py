@@ -2,18 +2,18 @@
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from qtoolkit.errors import OutputExistsError
 from qtoolkit.files import current_folder, home_folder
 from qtoolkit.partial import MARKER, is_at, is_folder
 
-_MOUNTS = Path("/proc/self/mountinfo")
-_ESCAPED = re.compile(rb"\\(\d{3})")
 # Relative path -> size and modification time of an entry; None for a folder.
 _Content = Mapping[str, tuple[int, int] | None]
 
@@ -106,14 +106,12 @@ def _refuse_contents(output: Path, content: _Content) -> None:
 
 
 def _mounted_in(output: Path) -> str:
-    """Return a mount point below a folder; empty if there is none, or if the system has no list of them."""
-    inside = os.fsencode(f"{os.path.realpath(output)}{os.sep}")
-    try:
-        lines = _MOUNTS.read_bytes().splitlines()
-    except OSError:  # not Linux
-        return ""
-    mounts = (_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), line.split()[4]) for line in lines)
-    return os.fsdecode(next((mount for mount in mounts if mount.startswith(inside)), b""))
+    """Return a mount point below a folder; empty if there is none, or if the system does not list them."""
+    inside = f"{os.path.realpath(output)}{os.sep}"
+    with suppress(OSError):
+        disks = psutil.disk_partitions(all=True)
+        return next((disk.mountpoint for disk in disks if disk.mountpoint.startswith(inside)), "")
+    return ""
 
 
 def _content_of(folder: Path) -> _Content:
