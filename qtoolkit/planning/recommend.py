@@ -1,7 +1,6 @@
 """Recommend which model to run, and with which config, in a given amount of memory."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from qtoolkit.errors import ConfigError, QToolkitError
 from qtoolkit.methods import as_call, offered
@@ -59,11 +58,9 @@ def recommend(
         candidates.append(_unquantized(checkpoint, machine, device, limit, rss, context))
         candidates.extend(_quantized(checkpoint, machine, device, limit, rss, context))
     slow = {as_call(config) for offer, config in offered() if not offer.in_one_step}
-    fitting = sorted(
-        (candidate for candidate in candidates if candidate.fits), key=lambda entry: _order(entry, goal, slow)
-    )
-    others = sorted((candidate for candidate in candidates if not candidate.fits), key=lambda entry: entry.memory)
-    return Recommendation(goal, limit, machine.name, (*fitting, *others), _REASONS[goal], (_MEASURED,))
+    # What fits comes first, in the order of the goal; then the rest, the least memory first.
+    candidates.sort(key=lambda one: (0, *_order(one, goal, slow)) if one.fits else (1, one.memory))
+    return Recommendation(goal, limit, machine.name, tuple(candidates), _REASONS[goal], (_MEASURED,))
 
 
 def _order(candidate: Candidate, goal: str, slow: set[str]) -> tuple[float, ...]:
@@ -83,12 +80,12 @@ def _quantized(
     """Yield the candidates of a model with each config that methods offer."""
     modules = Modules(checkpoint)
     for offer, config in offered():
-        own = replace(checkpoint, notes=[])
         try:
-            _, plan = plan_job(own, config, device, machine, rss=rss, context=context, modules=modules)
+            job = plan_job(checkpoint, config, device, machine, rss=rss, context=context, modules=modules)
         except QToolkitError:
             # This method cannot take this model.
             continue
+        plan = job.plan
         memory = plan.inference.peak_vram or plan.inference.peak_rss
         yield Candidate(
             model=plan.source.name,
