@@ -15,7 +15,7 @@ from qtoolkit.formats import Format, format_of
 from qtoolkit.hub.cache import cached_commit, snapshot_folder
 from qtoolkit.hub.repository import parse_name
 from qtoolkit.partial import put_back
-from qtoolkit.publishing import comparison, earlier, integrity, origin, safety
+from qtoolkit.publishing import behaviour_checks, file_checks, origin_checks, run_cache, safety_checks
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.process import NoMemoryError, run_behaviour
@@ -80,13 +80,13 @@ def make_checks(
 
     def run(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
         nonlocal recalled, still_open
-        state = earlier.state_of(request)
-        answer, problem = None if run_anew else earlier.recall(state), ""
+        state = run_cache.state_of(request)
+        answer, problem = None if run_anew else run_cache.recall(state), ""
         recalled = answer is not None
         if answer is None:
             answer, problem = run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
             if answer is not None:
-                earlier.remember(state, answer)
+                run_cache.remember(state, answer)
         still_open = {name: answer.get(name, "") if answer else "" for name in still_open}
         return answer, problem
 
@@ -104,7 +104,7 @@ def _checks(artifact: Artifact, named: str | None, base_folder: Path | None, run
     for check in _make_all(artifact, named, base_folder, run):
         if check.name == "file hashes":
             intact = check.passed is True
-        note = check.note.replace(integrity.AGAIN, integrity.ANEW) if intact else check.note
+        note = check.note.replace(file_checks.AGAIN, file_checks.ANEW) if intact else check.note
         yield replace(check, value=printable(check.value), note=printable(note))
 
 
@@ -114,12 +114,12 @@ def _make_all(artifact: Artifact, named: str | None, base_folder: Path | None, r
         yield check
         if check.passed is False and check.name in _UNSAFE:
             unsafe.append(check.name)
-    yield _made("licence", lambda: origin.check_license(artifact))
+    yield _made("licence", lambda: origin_checks.check_license(artifact))
     unread = _check_base_config(base_folder)
     if unread is not None:
         yield unread
         base_folder = None
-    yield _made("base model", lambda: origin.check_base(artifact, named, base_folder))
+    yield _made("base model", lambda: origin_checks.check_base(artifact, named, base_folder))
     if unsafe:
         yield Check("loads in transformers", None, "not tried", f"not loaded: {' and '.join(unsafe)} failed")
     else:
@@ -145,24 +145,24 @@ def _unread_base(why: str) -> Check:
 # What fails of these must not be given to anything that opens or runs it.
 _UNSAFE = ("regular files", "safetensors", "config", "no pickles", "no code")
 _FILE_CHECKS: dict[str, Callable[[Artifact], Check]] = {
-    "receipt": integrity.check_receipt,
-    "file hashes": integrity.check_hashes,
-    "safetensors": integrity.check_headers,
-    "index": integrity.check_index,
-    "dtypes and sizes": integrity.check_dtypes,
-    "config": integrity.check_config,
-    "quantization config": integrity.check_quantization,
-    "no pickles": safety.check_pickles,
-    "no code": safety.check_code,
-    "no secrets": safety.check_secrets,
-    "no local paths": safety.check_paths,
-    "no calibration text": safety.check_calibration_text,
+    "receipt": file_checks.check_receipt,
+    "file hashes": file_checks.check_hashes,
+    "safetensors": file_checks.check_headers,
+    "index": file_checks.check_index,
+    "dtypes and sizes": file_checks.check_dtypes,
+    "config": file_checks.check_config,
+    "quantization config": file_checks.check_quantization,
+    "no pickles": safety_checks.check_pickles,
+    "no code": safety_checks.check_code,
+    "no secrets": safety_checks.check_secrets,
+    "no local paths": safety_checks.check_paths,
+    "no calibration text": safety_checks.check_calibration_text,
 }
 
 
 def check_files(artifact: Artifact) -> Iterator[Check]:
     """The checks that need the files alone; nothing of the folder is run."""
-    odd = integrity.check_regular(artifact)
+    odd = file_checks.check_regular(artifact)
     if odd is not None:
         yield odd
     for name, make in _FILE_CHECKS.items():
@@ -208,10 +208,10 @@ def check_running(artifact: Artifact, base_folder: Path | None, run: _Run) -> li
     unread = _unread_base(base["error"]) if base and "error" in base else None
     return [
         *([unread] if unread else []),
-        comparison.check_loading(answer, reader),
-        comparison.check_logits(answer, probe),
-        comparison.check_perplexity(answer, probe),
-        *comparison.check_behaviour(artifact, answer, None if unread else base),
+        behaviour_checks.check_loading(answer, reader),
+        behaviour_checks.check_logits(answer, probe),
+        behaviour_checks.check_perplexity(answer, probe),
+        *behaviour_checks.check_behaviour(artifact, answer, None if unread else base),
         *_other_readers(artifact),
     ]
 

@@ -19,11 +19,11 @@ from qtoolkit.hub.repository import ask, parse_name
 from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
+from qtoolkit.publishing.card_quality import refuse_foreign_figures
 from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
 from qtoolkit.publishing.push import CARD, Repository
-from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.publishing.token import Writer, find_writer
-from qtoolkit.publishing.verification import OnCheck, make_checks
+from qtoolkit.publishing.verifier import OnCheck, make_checks
 from qtoolkit.records import OnProgress, Publication, QualityReport, Receipt, Verification, ignore_progress
 
 
