@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, ModelCard
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.publishing import read_receipt
-from qtoolkit.publishing.card import make_card
+from qtoolkit.publishing.card import CardOptions, make_card
 from qtoolkit.publishing.card_quality import refuse_foreign_figures
 from qtoolkit.publishing.markdown import escaped
 from qtoolkit.records import QualityReport, Receipt, Verification
@@ -38,7 +38,7 @@ def receipt(made: dict[str, Path]) -> Receipt:
 
 
 def card_of(receipt: Receipt, quality: QualityReport) -> ModelCard:
-    return ModelCard(str(make_card(receipt, Verification("out", ()), REPO, quality=quality)))
+    return ModelCard(str(make_card(receipt, Verification("out", ()), REPO, CardOptions(quality=quality))))
 
 
 def test_every_figure_stands_there_with_its_error_and_its_text(receipt: Receipt, quality: QualityReport) -> None:
