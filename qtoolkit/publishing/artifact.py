@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qtoolkit.checkpoints import StoredTensor, read_tensors
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, QToolkitError, oneline, printable
@@ -19,6 +19,18 @@ from qtoolkit.records import Receipt
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
+
+
+class Headers(NamedTuple):
+    """What the headers of all weight files say.
+
+    Attributes:
+        tensors: every tensor as (file, name, tensor), without its values; those of sound files.
+        errors: why the headers of the other files are refused.
+    """
+
+    tensors: list[tuple[str, str, StoredTensor]]
+    errors: list[QToolkitError]
 
 
 @dataclass(frozen=True)
@@ -49,25 +61,16 @@ class Artifact:
         return tuple(name for name in self.names if name.endswith(".safetensors") and "/" not in name)
 
     @cached_property
-    def headers(self) -> Mapping[str, Mapping[str, StoredTensor] | QToolkitError]:
-        """Weight file -> its tensors by name, without their values; or the error with which its header is refused."""
-        headers: dict[str, Mapping[str, StoredTensor] | QToolkitError] = {}
-        for name in self.weight_files:
+    def headers(self) -> Headers:
+        """The headers of its weight files, read once."""
+        tensors = []
+        errors = []
+        for file in self.weight_files:
             try:
-                headers[name] = read_tensors(self.path / name)
+                tensors += [(file, name, tensor) for name, tensor in read_tensors(self.path / file).items()]
             except QToolkitError as error:
-                headers[name] = error
-        return headers
-
-    @cached_property
-    def tensors(self) -> tuple[tuple[str, str, StoredTensor], ...] | None:
-        """Every tensor as (file, name, tensor), without its values; None where a weight file is damaged."""
-        listed = []
-        for file, header in self.headers.items():
-            if isinstance(header, QToolkitError):
-                return None
-            listed += [(file, name, tensor) for name, tensor in header.items()]
-        return tuple(listed)
+                errors.append(error)
+        return Headers(tensors, errors)
 
     @cached_property
     def card(self) -> "ModelCardData | None":

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,25 +163,24 @@ def _attempt(step: Callable[[], Any]) -> tuple[Any, str]:
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
-    """Return the tokenizer and the generation config of a folder, each described, or why they cannot be read."""
+    """Describe the tokenizer and the generation config of a folder.
+
+    Returns:
+        The fields of the record `Behaviour`; `tokenizer_error` and `generation_error` say why one cannot be read.
+    """
     from transformers import AutoTokenizer, GenerationConfig
 
-    def read_tokenizer() -> dict[str, Any]:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        return describe_tokenizer(tokenizer)
-
-    def read_generation() -> dict[str, Any] | None:
-        has_config = (folder / "generation_config.json").is_file()
-        return describe_generation(GenerationConfig.from_pretrained(folder) if has_config else None)
-
-    tokenizer, tokenizer_error = _attempt(read_tokenizer)
-    generation, generation_error = _attempt(read_generation)
-    return {
-        "tokenizer": tokenizer,
-        "tokenizer_error": tokenizer_error,
-        "generation": generation,
-        "generation_error": generation_error,
-    }
+    tokenizer, tokenizer_error = _attempt(
+        lambda: describe_tokenizer(
+            AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        )
+    )
+    has_config = (folder / "generation_config.json").is_file()
+    generation, generation_error = _attempt(
+        lambda: describe_generation(GenerationConfig.from_pretrained(folder) if has_config else None)
+    )
+    errors = {"tokenizer_error": tokenizer_error, "generation_error": generation_error}
+    return (tokenizer or describe_tokenizer(None)) | {"generation": generation} | errors
 
 
 def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list[list[int]]) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer_base(folder: Path) -> dict[str, Any]:
-    """Return the tokenizer and the generation config of a base; or `error`, where memory ran out."""
+    """Describe the tokenizer and the generation config of a base; or return `error`, where memory ran out."""
     try:
         return describe_folder(folder)
     except MemoryError as error:

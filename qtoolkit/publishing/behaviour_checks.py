@@ -11,12 +11,12 @@ from qtoolkit.records import Check, Probe
 # 0.003 nats; zero points that are read one step off move them by more than 0.3, and the loss by nats.
 MOST_LOGITS = 0.1
 MOST_LOSS = 0.05
-# Check -> the key of what it compares, and of why that could not be read.
+# Check -> the field of `Behaviour` that it compares.
 _PARTS = {
-    "token ids": ("token_ids", "tokenizer_error"),
-    "chat template": ("chat_template", "tokenizer_error"),
-    "special tokens": ("special_tokens", "tokenizer_error"),
-    "generation config": ("generation", "generation_error"),
+    "token ids": "token_ids",
+    "chat template": "chat_template",
+    "special tokens": "special_tokens",
+    "generation config": "generation",
 }
 
 
@@ -75,43 +75,26 @@ def check_behaviour(artifact: Artifact, answer: dict[str, Any], base: dict[str, 
         answer: what a fresh process saw of it.
         base: what it saw of the base; None where that is not at hand, and the receipt stands in for it.
     """
-    found = _comparable(answer["tokenizer"], answer["generation"])
-    wanted, source = None, "the receipt"
-    if base:
-        wanted, source = _comparable(base["tokenizer"], base["generation"]), "the base"
-    elif artifact.receipt:
-        behaviour = artifact.receipt.behaviour.to_dict()
-        wanted = _comparable(behaviour, behaviour["generation"])
-    return [_compare(name, key, found, wanted, source, answer[error]) for name, (key, error) in _PARTS.items()]
+    receipt = artifact.receipt.behaviour.to_dict() if artifact.receipt else None
+    wanted, source = (base, "the base") if base else (receipt, "the receipt")
+    return [_compare(name, key, answer, wanted, source) for name, key in _PARTS.items()]
 
 
-def _comparable(tokenizer: dict[str, Any] | None, generation: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the values that are compared, by the keys in `_PARTS`; None for each that a model does not have."""
-    values = tokenizer or {}
-    return {
-        "token_ids": values.get("token_ids"),
-        "chat_template": values.get("chat_template"),
-        "special_tokens": values.get("special_tokens") or None,
-        "generation": generation,
-    }
-
-
-def _compare(
-    name: str, key: str, found: dict[str, Any], wanted: dict[str, Any] | None, source: str, error: str
-) -> Check:
-    """Compare one value with the wanted one; of two dicts, each entry.
+def _compare(name: str, key: str, answer: dict[str, Any], wanted: dict[str, Any] | None, source: str) -> Check:
+    """Compare one value of a folder with the wanted one; of two dicts, each entry.
 
     Args:
         name: of the check.
-        key: of the value in `found` and `wanted`.
-        found, wanted: from `_comparable`; None where nothing is known of what is wanted.
+        key: of the value in `answer` and `wanted`.
+        answer: what a fresh process saw of the folder.
+        wanted: the values of its base; None where nothing is known of them.
         source: where `wanted` comes from, for the row.
-        error: why `found` could not be read; empty otherwise.
     """
-    value = found[key]
+    value = _value(answer, key)
+    error = answer["generation_error" if key == "generation" else "tokenizer_error"]
     if wanted is None:
         return Check(name, None, error or _shown(value), "neither a receipt nor the base tells what they were")
-    expected = wanted[key]
+    expected = _value(wanted, key)
     if expected is None:
         # A folder may have what its base lacks: a generation config is then derived from the config.
         return Check(name, None, _shown(value), f"{source} has none")
@@ -123,6 +106,11 @@ def _compare(
         return check_of(name, problems, _shown(value))
     same = expected == value
     return _compared(name, same, f"as in {source}" if same else f"other than in {source}")
+
+
+def _value(values: dict[str, Any], key: str) -> Any:
+    """Return a field of `Behaviour`; None also where a tokenizer has no special tokens at all."""
+    return values[key] or None if key == "special_tokens" else values[key]
 
 
 def _compared(name: str, holds: bool, seen: str) -> Check:

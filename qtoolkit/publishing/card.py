@@ -1,6 +1,7 @@
 """Make the card of a published model: what was done, measured and verified, from its receipt alone.
 
-The card's sentences are in `card_template.md`. Values that stand outside of code there are escaped here.
+The card's sentences are in `card_template.md`. Every text of a receipt that stands there goes through `escaped`, or,
+inside of code, through `python`: anybody may have written it.
 """
 
 import re
@@ -61,30 +62,20 @@ def make_card(
         ConfigError: the licence is neither known nor given, or another than the base's is given; or as `lineage_of`.
     """
     lineage = lineage_of(receipt, options.base_model, options.base_model_relation)
-    method = get_method(receipt.method)
     config = config_class(receipt.method)
-    memory = receipt.memory
-    peak = memory.peak
-    calibration = receipt.calibration
-    bits = _bits(receipt)
     base_models = [lineage.base_model] if isinstance(lineage.base_model, str) else lineage.base_model or []
-    name = repo_id.rpartition("/")[2]
     card: ModelCard = ModelCard.from_template(
         card_metadata(receipt, repo_id, lineage, options),
         template_path=str(TEMPLATE),
+        receipt=receipt,
+        lineage=lineage,
         repo_id=repo_id,
-        name=name,
-        title=escaped(name),
+        name=repo_id.rpartition("/")[2],
+        given_license=options.license or "",
+        method=get_method(receipt.method),
+        bits=_bits(receipt),
         copied=_copied(receipt),
-        num_layers=receipt.num_layers,
-        kind=f"{escaped(method.title or receipt.method)}, {f'{bits} bits' if bits else 'layers with different bits'}",
-        also_changes=method.also_changes,
-        footprint_before=format_bytes(memory.footprint_before),
-        footprint_after=format_bytes(memory.footprint_after),
-        bits_per_weight=f"{memory.bits_per_weight:.2f}",
         base_models="" if is_copy_of_hub(receipt) else " and ".join(map(_link, base_models)),
-        relation=lineage.relation,
-        known_by=escaped(lineage.known_by),
         gate=_gate(receipt),
         packages=packages_of(receipt),
         other_packages=other_packages_of(receipt),
@@ -95,30 +86,18 @@ def make_card(
         # Another package's config is no name of qtoolkit.
         config_module="" if find_config(config.__name__) is config else config.__module__,
         config_name=config.__name__,
-        # Names of options that somebody made up would stand in the code as they are.
-        settings=[(key, _python(value)) for key, value in receipt.settings.items() if key.isidentifier()],
         in_memory=is_in_memory(receipt),
-        source_code=_python(receipt.source.name),
         commit=commit_of(receipt),
-        hardware=escaped(", ".join(receipt.hardware)),
-        device=escaped(receipt.device),
         versions=escaped(", ".join(f"{package} {version}" for package, version in receipt.versions.items())),
         is_source_checked=receipt.source_check in (CHECKED, CHECKED_OFFLINE),
-        says_whether_checked=receipt.source_check != "",
-        seconds=format_seconds(peak.seconds) if peak else "",
-        peak_rss=format_bytes(peak.peak_rss) if peak else "",
-        calibration=escaped(
-            f"{calibration.num_samples} samples of {calibration.seq_len} tokens of {calibration.text}"
-            if calibration
-            else ""
-        ),
-        text_is_private=calibration is not None and calibration.text not in (*HUB_TEXTS, "self"),
+        published_texts=(*HUB_TEXTS, "self"),
         skipped=listed(_skipped(receipt)) or "Nothing: every module is quantized.",
         limits=listed(_limits(receipt)),
-        base_license=escaped(receipt.license or ""),
-        license=escaped(str(options.license)),
-        source=escaped(receipt.source.name),
         checks=table(("check", "result", "seen"), (row for check in verification.checks for row in check.rows())),
+        escaped=escaped,
+        python=_python,
+        format_bytes=format_bytes,
+        format_seconds=format_seconds,
     )
     return card
 

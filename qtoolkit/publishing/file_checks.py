@@ -120,12 +120,11 @@ def check_hashes(artifact: Artifact) -> Check:
 
 def check_headers(artifact: Artifact) -> Check:
     """Check that each weight file is a sound safetensors file, as long as its header says."""
-    errors = [header for header in artifact.headers.values() if isinstance(header, QToolkitError)]
+    tensors, errors = artifact.headers
     problems = [oneline(error).replace(f"{artifact.path}/", "") for error in errors]
     if not artifact.weight_files:
         problems.append("no *.safetensors file")
-    seen = f"{len(artifact.tensors or ())} tensors in {len(artifact.weight_files)} files"
-    return check_of("safetensors", problems, seen)
+    return check_of("safetensors", problems, f"{len(tensors)} tensors in {len(artifact.weight_files)} files")
 
 
 def check_index(artifact: Artifact) -> Check:
@@ -137,16 +136,17 @@ def check_index(artifact: Artifact) -> Check:
         return check_of(name, problems, f"one file, {SINGLE_FILE}")
     if SINGLE_FILE in files:
         return Check(name, False, f"{SINGLE_FILE} stands beside {INDEX_FILE}", "remove the one that is left over")
-    if artifact.tensors is None:
+    tensors, errors = artifact.headers
+    if errors:
         return _without_tensors(name)
-    held = {tensor: file for file, tensor, _ in artifact.tensors}
+    held = {tensor: file for file, tensor, _ in tensors}
     index = read_json(artifact.path / INDEX_FILE, max_bytes=MAX_JSON_BYTES + _INDEX_BYTES * len(held))
     metadata = index.get("metadata")
     named = index.get("weight_map")
     named = named if isinstance(named, dict) else {}
     problems = [f"{tensor} is said to be in {file}" for tensor, file in named.items() if held.get(tensor) != file]
     problems += [f"{tensor} of {file} is not in it" for tensor, file in held.items() if tensor not in named]
-    size = sum(tensor.nbytes for _, _, tensor in artifact.tensors)
+    size = sum(tensor.nbytes for _, _, tensor in tensors)
     stated = metadata.get("total_size") if isinstance(metadata, dict) else None
     if stated not in (None, size):
         problems.append(f"its total_size is {stated} instead of {size}")
@@ -158,9 +158,10 @@ def check_dtypes(artifact: Artifact) -> Check:
     name = "dtypes and sizes"
     if artifact.receipt is None:
         return without_receipt(name)
-    if artifact.tensors is None:
+    tensors, errors = artifact.headers
+    if errors:
         return _without_tensors(name)
-    held = bytes_by_dtype(tensor for _, _, tensor in artifact.tensors)
+    held = bytes_by_dtype(tensor for _, _, tensor in tensors)
     written = artifact.receipt.dtypes
     memory = artifact.receipt.memory
     problems = [
@@ -169,7 +170,7 @@ def check_dtypes(artifact: Artifact) -> Check:
         if held.get(dtype) != written.get(dtype)
     ]
     size = sum(held.values())
-    headers = _HEADER_BYTES * len(artifact.tensors)
+    headers = _HEADER_BYTES * len(tensors)
     planned = memory.predicted_disk_after
     if planned is not None and abs(size - planned) > headers:
         problems.append(f"{format_bytes(size)} instead of the {format_bytes(planned)} that were planned")
@@ -227,9 +228,10 @@ def check_quantization(artifact: Artifact) -> Check:
 
 def _layer_problems(artifact: Artifact, stated: int) -> list[str]:
     """Compare the number of quantized layers in a receipt with those in the files, where the format can count them."""
-    if artifact.format is None or not artifact.tensors:
+    tensors, errors = artifact.headers
+    if artifact.format is None or errors or not tensors:
         return []
-    held = artifact.format.num_layers(artifact.quantization or {}, (name for _, name, _ in artifact.tensors))
+    held = artifact.format.num_layers(artifact.quantization or {}, (name for _, name, _ in tensors))
     return [] if held in (None, stated) else [f"{held} layers are quantized instead of {stated}"]
 
 
