@@ -1,7 +1,7 @@
 """Define what every format can do: read its config, plan and load a checkpoint, name the programs that read it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -100,10 +100,12 @@ class Format(ABC):
         reads_itself: whether transformers reads it with qtoolkit imported even where `packages` are missing.
         side_file_names: the names of the files of `side_files`, which are downloaded with a model of the Hub.
         tag: the tag of its models on the Hub; empty for the method's name.
+        layer_suffixes: endings of tensor names of which each quantized layer has exactly one; empty for unknown.
     """
 
     name: ClassVar[str]
     quant_method: ClassVar[str]
+    layer_suffixes: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...] | None] = None
     reads_itself: ClassVar[bool] = False
     side_file_names: ClassVar[tuple[str, ...]] = ()
@@ -157,6 +159,15 @@ class Format(ABC):
         """Return what readers of a saved folder would misread, a line each. Default: nothing."""
         return ()
 
+    def num_layers(self, values: Values, names: Iterable[str]) -> int | None:
+        """Count the quantized layers of a checkpoint, which its receipt is compared with; None where that is not known.
+
+        Args:
+            values: its `quantization_config`, which anybody may have written.
+            names: of its tensors.
+        """
+        return sum(name.endswith(self.layer_suffixes) for name in names) if self.layer_suffixes else None
+
     def needs_qtoolkit(self, settings: Values) -> bool:
         """Check whether transformers reads such a model only once qtoolkit is imported.
 
@@ -195,6 +206,11 @@ class LayersFormat(Format):
     def method_of(self, values: Values) -> tuple[str, Values]:
         """See `Format`."""
         return values["method"], values["options"]
+
+    def num_layers(self, values: Values, names: Iterable[str]) -> int | None:
+        """See `Format`."""
+        layers = values.get("layers")
+        return len(layers) if isinstance(layers, list) else None
 
     def quantization_config(self, method: str, options: Values, layers: Sequence[str]) -> Any:
         """See `Format`."""
