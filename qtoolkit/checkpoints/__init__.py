@@ -1,1 +1,1 @@
-"""A checkpoint as files: safetensors, a folder, a `.gguf` header, and what their configs may say."""
+"""Read and check the files of a checkpoint: safetensors, a folder, the header of a `.gguf` file, configs."""

@@ -1,4 +1,4 @@
-"""Models opened from the Hub, a folder, a `.gguf` file or memory, and built without their weights."""
+"""Open models of the Hub, a folder, a `.gguf` file or memory, and build them without their weights."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Give each name on demand: completion asks which models are cached, and must not wait for torch."""
+    """Import each name when it is used: completion lists cached models, and must not wait for torch."""
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

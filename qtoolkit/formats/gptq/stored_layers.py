@@ -14,7 +14,7 @@ import torch
 
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
-from qtoolkit.checkpoints.remedy import place_of, sound_copy
+from qtoolkit.checkpoints.remedy import file_of, sound_copy
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
 from qtoolkit.files import read_json
@@ -248,4 +248,4 @@ def _shape(
 
 def _again(tensors: Headers) -> str:
     """Return the end of a message about a file whose tensors do not fit each other: where to get a sound copy."""
-    return sound_copy(place_of(tensors))
+    return sound_copy(file_of(tensors))
