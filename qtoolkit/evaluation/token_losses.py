@@ -1,4 +1,4 @@
-"""What a model lost, token by token, on the same text as its base."""
+"""Measure what a model loses against its base, token by token on the same text."""
 
 import time
 from collections.abc import Mapping
@@ -17,30 +17,30 @@ from qtoolkit.texts.windows import Windows
 def measure_quality(
     windows: Windows, model: Predictor, base: Predictor | None, on_progress: OnProgress
 ) -> QualityReport:
-    """Perplexity on a text, and what changed against a base.
+    """Compute the perplexity on a text, and the differences from a base model.
 
     Args:
         windows: the text.
         model: predicts its windows.
-        base: predicts them too; None to measure the model alone.
-        on_progress: told of each window.
+        base: predicts the same windows; None to measure the model alone.
+        on_progress: called after each window.
 
     Raises:
         ConfigError: base and model have vocabularies of different sizes.
-        CheckpointError: a model computes NaN; the message says where.
+        CheckpointError: a model computes NaN; the message names the token.
     """
-    started, count = time.monotonic(), len(windows.tokens)
-    columns: list[tuple[torch.Tensor, ...]] = []
+    started = time.monotonic()
+    count = len(windows.tokens)
+    losses: list[tuple[torch.Tensor, ...]] = []
     for index, first in enumerate(windows.first):
-        found = _window(model, base, windows.tokens[index], index, first)
-        _refuse_nan(found[:2], (model, base), index, first)
-        columns.append(found)
+        losses.append(_window_losses(model, base, windows.tokens[index], index, first))
+        _refuse_nan(losses[-1][:2], (model, base), index, first)
         on_progress(ProgressEvent("evaluate", index + 1, count, "windows", model.name))
-    lengths = torch.tensor([len(window[0]) for window in columns])
-    place = torch.arange(count).repeat_interleave(lengths)  # [tokens]
-    nll, *others = (torch.cat(column) for column in zip(*columns, strict=True))
-    changed = Prediction(nll, *others) if base else None
-    figures = {"perplexity": perplexity(nll, place), **(_changes(changed, place) if changed else {})}
+    lengths = torch.tensor([len(window[0]) for window in losses])
+    window_of = torch.arange(count).repeat_interleave(lengths)  # [tokens]
+    nll, *others = (torch.cat(column) for column in zip(*losses, strict=True))
+    compared = Prediction(nll, *others) if base else None
+    figures = {"perplexity": perplexity(nll, window_of), **(_differences(compared, window_of) if compared else {})}
     return QualityReport(
         model=model.name,
         base=base.name if base else None,
@@ -53,16 +53,16 @@ def measure_quality(
         num_tokens=windows.num_predicted,
         notes=windows.notes,
         seconds=time.monotonic() - started,
-        kl_divergence_max=changed.kl_divergence.max().item() if changed else None,
+        kl_divergence_max=compared.kl_divergence.max().item() if compared else None,
         **_with_errors(figures),
     )
 
 
-def _window(
+def _window_losses(
     model: Predictor, base: Predictor | None, tokens: torch.Tensor, index: int, first: int
 ) -> tuple[torch.Tensor, ...]:
-    """What the model, and its base, make of one window's tokens from place `first` on; on the CPU."""
-    # What stands at a place predicts the token after it.
+    """Return the losses of one window's tokens from index `first` on, also of the base: columns [tokens] on the CPU."""
+    # The logits of a token predict the next one.
     logits = model.logits(index)[first - 1 : -1]
     targets = tokens[first:].to(logits.device)
     if base is None:
@@ -76,11 +76,11 @@ def _window(
     return tuple(column.cpu() for column in compare_predictions(expected, logits, targets))
 
 
-def _changes(found: Prediction, windows: torch.Tensor) -> dict[str, Figure]:
-    """The figures of a `QualityReport` that need a base."""
+def _differences(found: Prediction, windows: torch.Tensor) -> dict[str, Figure]:
+    """Compute the figures of a `QualityReport` that need a base, from the losses and the window of each token."""
     return {
         "base_perplexity": perplexity(found.base_nll, windows),
-        # Of the same tokens, so that what is hard for both does not count.
+        # From differences of the same tokens, so that text that is hard for both models adds no error.
         "perplexity_ratio": perplexity(found.nll - found.base_nll, windows),
         "kl_divergence": mean(found.kl_divergence, windows),
         "kl_divergence_median": quantile(found.kl_divergence, windows, 0.5),
@@ -91,7 +91,7 @@ def _changes(found: Prediction, windows: torch.Tensor) -> dict[str, Figure]:
 
 
 def _with_errors(figures: Mapping[str, Figure]) -> dict[str, Any]:
-    """Each figure as the two fields of a `QualityReport` that hold it."""
+    """Return each figure as the two fields of a `QualityReport` that hold its value and its standard error."""
     return {
         field: value
         for name, figure in figures.items()
@@ -99,11 +99,11 @@ def _with_errors(figures: Mapping[str, Figure]) -> dict[str, Any]:
     }
 
 
-def _refuse_nan(found: tuple[torch.Tensor, ...], models: tuple[Predictor | None, ...], window: int, first: int) -> None:
-    for nll, model in zip(found, models, strict=False):
+def _refuse_nan(losses: tuple[torch.Tensor, ...], models: tuple[Predictor | None, ...], index: int, first: int) -> None:
+    for nll, model in zip(losses, models, strict=False):
         if model is not None and nll.isnan().any():
-            place = first - 1 + int(nll.isnan().nonzero()[0])
+            token = first - 1 + int(nll.isnan().nonzero()[0])
             raise CheckpointError(
-                f"{model.name} computes NaN at token {place} of window {window}: load it in another dtype, or make it "
+                f"{model.name} computes NaN at token {token} of window {index}: load it in another dtype, or make it "
                 "again"
             )
