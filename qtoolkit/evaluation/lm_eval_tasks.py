@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,16 +103,16 @@ def _known_tokens(model: Any) -> Iterator[None]:
 
 def _find(tasks: list[Task]) -> dict[str, dict[str, Any]]:
     """Load the requested tasks and groups with their data: "tasks" and "groups" -> name -> object."""
-    folders = [path_of(task, "tasks") for task in tasks if _is_path(task)]
-    names = [str(task) for task in tasks if not _is_path(task)]
     loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}}
-    # lm-eval takes seconds to read its thousands of files, which are not needed for a folder.
-    for part in [*(_from_folder(folder) for folder in folders), *(_from_library(names) if names else ())]:
-        twice = loaded["tasks"].keys() & part["tasks"].keys()
+    for manager, names in _requested(tasks):
+        parts = [_load(manager, name) for name in names]
+        new = {name: task for part in parts for name, task in part["tasks"].items()}
+        twice = loaded["tasks"].keys() & new.keys()
         if twice:
             raise ConfigError(f"the task {min(twice)!r} is named twice: leave one out, or the group that holds it")
-        loaded["tasks"] |= part["tasks"]
-        loaded["groups"] |= part["groups"]
+        loaded["tasks"] |= new
+        for part in parts:
+            loaded["groups"] |= part["groups"]
     for name, task in loaded["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False):
             raise ConfigError(f"the task {name!r} runs code that the model writes: run it with lm-eval, in a sandbox")
@@ -122,45 +121,43 @@ def _find(tasks: list[Task]) -> dict[str, dict[str, Any]]:
     return loaded
 
 
-def _is_path(task: Task) -> bool:
-    """Check whether a task is a folder: a path object, or text with a slash, which no task's name has."""
-    return isinstance(task, os.PathLike) or "/" in task or os.sep in task
-
-
-def _from_folder(folder: Path) -> dict[str, dict[str, Any]]:
-    """Load all tasks and groups of a folder of YAML files."""
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder: name one with lm-eval's YAML tasks, or a task by its name")
-    manager = optional("lm_eval.tasks", "run_tasks").TaskManager(include_path=str(folder), include_defaults=False)
-    if not manager.all_subtasks:
-        raise ConfigError(f"{folder} holds no task: put a YAML file with `task: NAME` there, as lm-eval describes")
-    loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}}
-    for name in [*manager.all_subtasks, *manager.all_groups]:
-        part = _load(manager, name)
-        loaded["tasks"] |= part["tasks"]
-        loaded["groups"] |= part["groups"]
-    return loaded
-
-
-def _from_library(names: list[str]) -> Iterator[dict[str, dict[str, Any]]]:
-    """Yield tasks that come with lm-eval, each loaded after the caller has checked the ones before it."""
-    manager = optional("lm_eval.tasks", "run_tasks").TaskManager()
+def _requested(tasks: list[Task]) -> Iterator[tuple[Any, list[str]]]:
+    """Yield lm-eval's managers with the names to load from them: all of a folder at once, others one by one."""
+    make_manager = optional("lm_eval.tasks", "run_tasks").TaskManager
+    for folder in (path_of(task, "tasks") for task in tasks if _is_path(task)):
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder: name one with lm-eval's YAML tasks, or a task by its name")
+        manager = make_manager(include_path=str(folder), include_defaults=False)
+        if not manager.all_subtasks:
+            raise ConfigError(f"{folder} holds no task: put a YAML file with `task: NAME` there, as lm-eval describes")
+        yield manager, [*manager.all_subtasks, *manager.all_groups]
+    names = [str(task) for task in tasks if not _is_path(task)]
+    # It takes seconds to read lm-eval's thousands of files, which are not needed for a folder.
+    if not names:
+        return
+    manager = make_manager()
     for name in names:
         if name not in manager.all_tasks:
             near = difflib.get_close_matches(name, manager.all_tasks, n=3) or ["hellaswag", "arc_easy"]
             raise ConfigError(
                 f"lm-eval has no task {name!r}: the nearest are {', '.join(near)}; a folder is named as './FOLDER'"
             )
-    return (_load(manager, name) for name in names)
+    yield from ((manager, [name]) for name in names)
+
+
+def _is_path(task: Task) -> bool:
+    """Check whether a task is a folder: a path object, or text with a slash, which no task's name has."""
+    return isinstance(task, os.PathLike) or "/" in task or os.sep in task
 
 
 def _load(manager: Any, name: str) -> dict[str, dict[str, Any]]:
+    """Load a task or a group by its name, in the form of `_find`."""
     try:
-        loaded = manager.load([name])
+        loaded: dict[str, dict[str, Any]] = manager.load([name])
     except Exception as error:  # a task's file may hold any error, and its data come from any source
         way = "mend its file, or go online if its data is on the Hub"
         raise SourceError(f"the task {name!r} cannot be loaded ({oneline(error)}): {way}") from error
-    return {"tasks": loaded["tasks"], "groups": loaded["groups"]}
+    return loaded
 
 
 def _set_examples(tasks: Mapping[str, Any], num_fewshot: int | None) -> list[str]:
@@ -168,7 +165,7 @@ def _set_examples(tasks: Mapping[str, Any], num_fewshot: int | None) -> list[str
     notes = []
     for name, task in tasks.items():
         own = task.get_config("num_fewshot")
-        # As lm-eval: a task that says 0 is not made for examples.
+        # As lm-eval: a task whose file says 0 is not meant to have examples.
         fixed = own == 0 and bool(num_fewshot)
         if fixed:
             notes.append(f"{name} is asked without examples instead of {num_fewshot}: its file says num_fewshot 0")

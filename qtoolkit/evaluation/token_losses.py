@@ -76,17 +76,17 @@ def _window_losses(
     return tuple(column.cpu() for column in compare_predictions(expected, logits, targets))
 
 
-def _differences(found: Prediction, windows: torch.Tensor) -> dict[str, Figure]:
+def _differences(losses: Prediction, windows: torch.Tensor) -> dict[str, Figure]:
     """Compute the figures of a `QualityReport` that need a base, from the losses and the window of each token."""
     return {
-        "base_perplexity": perplexity(found.base_nll, windows),
+        "base_perplexity": perplexity(losses.base_nll, windows),
         # From differences of the same tokens, so that text that is hard for both models adds no error.
-        "perplexity_ratio": perplexity(found.nll - found.base_nll, windows),
-        "kl_divergence": mean(found.kl_divergence, windows),
-        "kl_divergence_median": quantile(found.kl_divergence, windows, 0.5),
-        "kl_divergence_p99": quantile(found.kl_divergence, windows, 0.99),
-        "same_top_p": mean(found.same_top, windows),
-        "rms_delta_p": root_mean_square(found.delta_p, windows),
+        "perplexity_ratio": perplexity(losses.nll - losses.base_nll, windows),
+        "kl_divergence": mean(losses.kl_divergence, windows),
+        "kl_divergence_median": quantile(losses.kl_divergence, windows, 0.5),
+        "kl_divergence_p99": quantile(losses.kl_divergence, windows, 0.99),
+        "same_top_p": mean(losses.same_top, windows),
+        "rms_delta_p": root_mean_square(losses.delta_p, windows),
     }
 
 

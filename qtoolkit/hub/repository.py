@@ -105,7 +105,8 @@ def fetch(
         DiskFullError: too little free disk space for the download.
         OutputError: the cache cannot be written.
     """
-    model = HubModel(*parse_name(name, revision), token)
+    repo_id, revision = parse_name(name, revision)
+    model = HubModel(repo_id, revision, token)
     try:
         info = ask(model)
     except HubUnreachableError as error:
@@ -178,16 +179,16 @@ def from_cache(
         HubUnreachableError: the cached model is not complete.
         CheckpointError: a file has other bytes than its name in the cache says; it is kept until the Hub can be asked.
     """
-    wanted = model.repo_id if model.revision is None else f"{model.repo_id}@{model.revision}"
+    name = model.repo_id if model.revision is None else f"{model.repo_id}@{model.revision}"
     commit_hash = cached_commit(model.repo_id, model.revision)
     weights = cached_weights(snapshot_folder(model.repo_id, commit_hash)) if commit_hash else ()
     if commit_hash is None or not weights:
-        message = f"{wanted} is not whole in the local cache {constants.HF_HUB_CACHE}, and {unreachable}"
+        message = f"{name} is not whole in the local cache {constants.HF_HUB_CACHE}, and {unreachable}"
         raise HubUnreachableError(message) from unreachable.__cause__
     folder = snapshot_folder(model.repo_id, commit_hash)
     small = small_files([file.name for file in folder.iterdir() if file.is_file()], side_files)
     cached = [
-        [RepoFile(name, cached_hash(folder / name), is_cached=True) for name in names]
+        [RepoFile(file, cached_hash(folder / file), is_cached=True) for file in names]
         for names in (small, () if headers_only else weights)
     ]
     download = Download(model, commit_hash, on_progress, is_offline=True)
@@ -197,21 +198,21 @@ def from_cache(
     download.get(cached[1])
     unnamed = download.unnamed
     checked = f"not checked: the local Hub cache names no hash of {unnamed[0]}" if unnamed else CHECKED_OFFLINE
-    note = f"commit {commit_hash[:12]} of {wanted} was taken from the local cache, since {unreachable}"
+    note = f"commit {commit_hash[:12]} of {name} was taken from the local cache, since {unreachable}"
     return Snapshot(folder, model.repo_id, commit_hash, note, checked)
 
 
 def described(folder: Path, files: Iterable["RepoSibling"]) -> list[RepoFile]:
     """Describe files for a download into a snapshot's folder; a blob that another commit brought is not fetched."""
     blobs = folder.parent.parent / "blobs"
-    found = []
+    files_described = []
     for file in files:
         is_cached = (folder / file.rfilename).is_file()
         etag = file.lfs.sha256 if file.lfs else file.blob_id
         has_bytes = is_cached or bool(etag and (blobs / etag).exists())
         to_transfer = 0 if has_bytes else file.size or 0
-        found.append(RepoFile(file.rfilename, named_hash(file), is_cached, file.size, to_transfer))
-    return found
+        files_described.append(RepoFile(file.rfilename, named_hash(file), is_cached, file.size, to_transfer))
+    return files_described
 
 
 def refuse_hub_adapter(model: HubModel, commit_hash: str, files: Mapping[str, "RepoSibling"]) -> None:

@@ -93,8 +93,8 @@ def load_calibration(
     body = length - len(prefix)
     if body < 1:
         raise ConfigError(f"seq_len must be at least {len(prefix) + 1} with this tokenizer, got {length}")
-    wanted = num_samples * body
-    limit = wanted if texts.is_stream else max(4 * wanted, REACH)
+    needed = num_samples * body
+    limit = needed if texts.is_stream else max(4 * needed, REACH)
     stream = tokenize(texts, tokenizer, limit=limit, phase="calibrate", on_progress=on_progress)
     if len(stream.tokens) < body:
         raise _too_short(texts.name, len(stream.tokens) + len(prefix), length)

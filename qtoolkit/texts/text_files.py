@@ -152,8 +152,8 @@ def text_column(texts: list[str], columns: list[str], what: str) -> str:
     if "text" in texts:
         return "text"
     if len(texts) != 1:
-        found = f"{len(texts)} columns of texts" if texts else "no column of texts"
-        raise ConfigError(f"{what} has {found} ({', '.join(columns):.200}): name the one to use text")
+        count = f"{len(texts)} columns" if texts else "no column"
+        raise ConfigError(f"{what} has {count} of texts ({', '.join(columns):.200}): name the one to use text")
     return texts[0]
 
 

@@ -56,10 +56,12 @@ def tokenize(texts: Texts, tokenizer: Any, *, limit: int, phase: str, on_progres
             if not batch:
                 is_complete = True
                 break
-            options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
             try:
                 with panics_as_errors():
-                    encoded = tokenizer([text for text, _ in batch], **options)["input_ids"]
+                    strings = [text for text, _ in batch]
+                    encoded = tokenizer(strings, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+                        "input_ids"
+                    ]
             except Exception as error:  # the tokenizers library raises bare Exceptions
                 what = f"the tokenizer cannot read {texts.name} ({oneline(error)})"
                 raise SourceError(f"{what}: give another one as tokenizer=") from error
