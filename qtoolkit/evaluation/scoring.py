@@ -56,7 +56,7 @@ class LoadedScorer:
 
     @contextmanager
     def open(self, tokens: torch.Tensor, on_progress: OnProgress) -> Iterator[Predictor]:
-        """See `Scorer`."""
+        """Open the model, as `Scorer.open` describes."""
         model = self.model
         if not isinstance(model, nn.Module):
             yield Predictor(self.name, lambda index: model.logits(tokens[index : index + 1])[0])
@@ -79,7 +79,7 @@ class OpenedScorer:
 
     @contextmanager
     def open(self, tokens: torch.Tensor, on_progress: OnProgress) -> Iterator[Predictor]:
-        """See `Scorer`."""
+        """Open the model, as `Scorer.open` describes."""
         on_progress(ProgressEvent("load", 0, 0, "bytes", self.name))
         try:
             with LoadedScorer(self.name, self.load()).open(tokens, on_progress) as predictor:
@@ -107,7 +107,7 @@ class StreamedScorer:
 
     @contextmanager
     def open(self, tokens: torch.Tensor, on_progress: OnProgress) -> Iterator[Predictor]:
-        """See `Scorer`."""
+        """Open the model, as `Scorer.open` describes."""
         dtype = self.dtype or self.checkpoint.dtype
         streamed = StreamedModel(self.checkpoint, device=self.device, dtype=dtype)
         samples = _run_blocks(streamed, tokens, on_progress)

@@ -45,7 +45,7 @@ def mean(values: torch.Tensor, windows: torch.Tensor) -> Figure:
 
 
 def perplexity(nll: torch.Tensor, windows: torch.Tensor) -> Figure:
-    """Compute exp of the mean negative log-likelihood; its error to first order is that of the mean times it."""
+    """Compute perplexity, exp of the mean of `nll`; to first order, its error is perplexity times that of the mean."""
     value, error = mean(nll, windows)
     result = torch.tensor(value).double().exp().item()
     return Figure(result, None if error is None else result * error)

@@ -83,9 +83,9 @@ def fetch(
     """Download a model into the local Hub cache, or use a complete cached one when the Hub does not answer.
 
     The revision is resolved to a commit once, and every file is taken from that commit. Config and tokenizer come first
-    and are checked before a weight is downloaded. Pickles and code are never downloaded, and cached files
-    not again; an interrupted download continues after the last complete file. Each file is compared once with the hash
-    that the Hub names.
+    and are checked before a weight is downloaded. Pickles and code are never downloaded, and cached files not again; an
+    interrupted download continues after the last complete file. Each file is compared once with the hash that the Hub
+    names.
 
     Args:
         name: "org/name", or "org/name@revision".
@@ -186,20 +186,22 @@ def from_cache(
         message = f"{name} is not whole in the local cache {constants.HF_HUB_CACHE}, and {unreachable}"
         raise HubUnreachableError(message) from unreachable.__cause__
     folder = snapshot_folder(model.repo_id, commit_hash)
-    small = small_files([file.name for file in folder.iterdir() if file.is_file()], side_files)
-    cached = [
-        [RepoFile(file, cached_hash(folder / file), is_cached=True) for file in names]
-        for names in (small, () if headers_only else weights)
-    ]
+    names = small_files([file.name for file in folder.iterdir() if file.is_file()], side_files)
+    small = [_cached_file(folder / file) for file in names]
+    large = [] if headers_only else [_cached_file(folder / file) for file in weights]
     download = Download(model, commit_hash, on_progress, is_offline=True)
-    download.total = sum(map(download.bytes_of, cached))
-    download.get(cached[0])
+    download.total = download.bytes_of([*small, *large])
+    download.get(small)
     check(folder)
-    download.get(cached[1])
+    download.get(large)
     unnamed = download.unnamed
     checked = f"not checked: the local Hub cache names no hash of {unnamed[0]}" if unnamed else CHECKED_OFFLINE
     note = f"commit {commit_hash[:12]} of {name} was taken from the local cache, since {unreachable}"
     return Snapshot(folder, model.repo_id, commit_hash, note, checked)
+
+
+def _cached_file(file: Path) -> RepoFile:
+    return RepoFile(file.name, cached_hash(file), is_cached=True)
 
 
 def described(folder: Path, files: Iterable["RepoSibling"]) -> list[RepoFile]:
