@@ -10,8 +10,8 @@ import torch
 
 from qtoolkit.api.making import load
 from qtoolkit.errors import ConfigError
-from qtoolkit.evaluation.tasks import Task
-from qtoolkit.evaluation.tasks import run_tasks as ask_tasks
+from qtoolkit.evaluation.lm_eval_tasks import Task
+from qtoolkit.evaluation.lm_eval_tasks import run_tasks as ask_tasks
 from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.comparing import compare_models
 from qtoolkit.jobs.evaluating import evaluate_model
