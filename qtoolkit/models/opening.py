@@ -35,7 +35,7 @@ def open_checkpoint(
         model: a Hub id (`name` or `name@revision`), a folder, a `.gguf` file, or a loaded `PreTrainedModel`.
         revision: branch, tag or commit of a Hub id.
         token: Hub token; None for the one that huggingface_hub finds.
-        tokenizer: the tokenizer, where it is not found beside the model.
+        tokenizer: one to use instead of the model's own; None for that.
         on_progress: called as files are downloaded.
         quantized: whether a checkpoint may be quantized already.
         headers_only: for a plan: only headers are downloaded or read, of weights and of the tokenizer. Weights of a Hub

@@ -28,7 +28,7 @@ def identify(checkpoint: Checkpoint, on_progress: OnProgress) -> Checkpoint:
 
     Args:
         checkpoint: the model.
-        on_progress: told of each tensor that was compared; stops by raising.
+        on_progress: called after each tensor that was compared; may raise to stop.
 
     Returns:
         The checkpoint with its `commit_hash` where they are the same, otherwise with a note of what is not known.
