@@ -94,16 +94,16 @@ class NativeTensors:
         Raises:
             ValueError: other shapes or types, or anything that `tensors` refuses.
         """
-        wanted = self.tensors()
-        expected = [self.out_features, self.in_features]
-        if list(codes.shape) != expected:
-            raise ValueError(f"weight must have shape {expected}, got {list(codes.shape)}")
-        stored = {"weight": pack_int4(codes) if self.bits == 4 else codes, "scale": scale.view(wanted["scale"][0])}
+        expected = self.tensors()
+        shape = [self.out_features, self.in_features]
+        if list(codes.shape) != shape:
+            raise ValueError(f"weight must have shape {shape}, got {list(codes.shape)}")
+        stored = {"weight": pack_int4(codes) if self.bits == 4 else codes, "scale": scale.view(expected["scale"][0])}
         if zero_point is not None:
-            stored["zero_point"] = zero_point.view(wanted["zero_point"][0])
+            stored["zero_point"] = zero_point.view(expected["zero_point"][0])
         types = {name: tensor.dtype for name, tensor in stored.items()}
-        if types != {name: dtype for name, (_, dtype) in wanted.items()}:
-            raise ValueError(f"types must be {wanted}, got {types}")
+        if types != {name: dtype for name, (_, dtype) in expected.items()}:
+            raise ValueError(f"types must be {expected}, got {types}")
         return stored
 
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
