@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.files import absolute, current_folder, path_of
-from qtoolkit.hub import find_models as search_models
+from qtoolkit.hub.search import find_models as search_models
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
 from qtoolkit.jobs.target import meet_target, needs_measuring, refuse_without_weights
@@ -97,7 +97,7 @@ def plan(
     # Of a GPU no speed is measured.
     here = place or this_machine(folder, measure_speed(folder) if target == "cpu" else Speed())
     rss = resident_memory()
-    settings, measures = meet_target(
+    met = meet_target(
         checkpoint,
         settings,
         target,
@@ -106,8 +106,9 @@ def plan(
         on_progress=ignore_progress,
         measuring_device=resolve_device("auto") if place else target,
     )
-    options = {"context": context, "batch_size": batch_size, "measures": measures}
-    return plan_with_advice(checkpoint, settings, target, here, rss=rss, **options)[1]
+    options = {"context": context, "batch_size": batch_size, "measures": met.num_measured}
+    noted = checkpoint.with_notes(*met.notes)
+    return plan_with_advice(noted, met.config, target, here, rss=rss, **options).plan
 
 
 @verb

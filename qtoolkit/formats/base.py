@@ -1,7 +1,7 @@
 """Define what every format can do: read its config, plan and load a checkpoint, name the programs that read it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.models import Checkpoint
+    from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
 
 Values = Mapping[str, Any]
@@ -87,8 +88,10 @@ class Planner(ABC):
         """Return memory, disk and time of each phase between opening the model and saving the result."""
 
     @abstractmethod
-    def load(self, checkpoint: "Checkpoint", *, device: str) -> "PreTrainedModel":
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """Build the model of a quantized checkpoint on a device, "cpu" or "cuda:0", without `prepare`.
+
+        Notes say what was left out of it.
 
         Raises:
             CheckpointError: weights are missing, have other shapes, or cannot be read.
@@ -134,10 +137,12 @@ class Format(ABC):
         reads_itself: whether transformers reads it with qtoolkit imported even where `packages` are missing.
         side_file_names: the names of the files of `side_files`, which are downloaded with a model of the Hub.
         tag: the tag of its models on the Hub; empty for the method's name.
+        layer_suffixes: endings of tensor names of which each quantized layer has exactly one; empty for unknown.
     """
 
     name: ClassVar[str]
     quant_method: ClassVar[str]
+    layer_suffixes: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...] | None] = None
     reads_itself: ClassVar[bool] = False
     side_file_names: ClassVar[tuple[str, ...]] = ()
@@ -154,10 +159,16 @@ class Format(ABC):
             CheckpointError, UnsupportedModelError: an impossible value, or one that is not supported here.
         """
 
+    def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
+        """Return a checkpoint of this format with what its config tells wrongly put right, and noted.
+
+        Raises:
+            CheckpointError, UnsupportedModelError: it is damaged, or not read here.
+        """
+        return checkpoint
+
     def reader(self, checkpoint: "Checkpoint") -> Reader | None:
         """Return what plans and loads this checkpoint; None where its method plans again the layers that it quantized.
-
-        A wrong config is corrected in `checkpoint`, with a note.
 
         Raises:
             CheckpointError, UnsupportedModelError: the checkpoint is damaged, or not supported here.
@@ -184,6 +195,15 @@ class Format(ABC):
     def problems(self, folder: Path, values: Values) -> Sequence[str]:
         """Return what readers of a saved folder would misread, a line each. Default: nothing."""
         return ()
+
+    def num_layers(self, values: Values, names: Iterable[str]) -> int | None:
+        """Count the quantized layers of a checkpoint, which its receipt is compared with; None where that is not known.
+
+        Args:
+            values: its `quantization_config`, which anybody may have written.
+            names: of its tensors.
+        """
+        return sum(name.endswith(self.layer_suffixes) for name in names) if self.layer_suffixes else None
 
     def needs_qtoolkit(self, settings: Values) -> bool:
         """Check whether transformers reads such a model only once qtoolkit is imported.
@@ -223,6 +243,11 @@ class LayersFormat(Format):
     def method_of(self, values: Values) -> tuple[str, Values]:
         """See `Format`."""
         return values["method"], values["options"]
+
+    def num_layers(self, values: Values, names: Iterable[str]) -> int | None:
+        """See `Format`."""
+        layers = values.get("layers")
+        return len(layers) if isinstance(layers, list) else None
 
     def quantization_config(self, method: str, options: Values, layers: Sequence[str]) -> Any:
         """See `Format`."""

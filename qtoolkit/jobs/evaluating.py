@@ -23,9 +23,9 @@ from qtoolkit.evaluation.llama_cpp import LlamaCppModel
 from qtoolkit.formats import quiet_layers, side_file_names
 from qtoolkit.jobs.loading import check_room_to_load, load_quantized
 from qtoolkit.measure import explained, guarded, hardware, measure_peak
-from qtoolkit.models import Checkpoint, open_checkpoint
-from qtoolkit.models.opening import find_tokenizer
+from qtoolkit.models import Checkpoint, find_tokenizer, open_checkpoint
 from qtoolkit.models.structure import block_list
+from qtoolkit.noted import Noted
 from qtoolkit.optional import is_installed
 from qtoolkit.planning import adapt_dtype
 from qtoolkit.publishing import receipt_of
@@ -54,7 +54,7 @@ class Opened:
         config: transformers' config; None for an object with `logits` alone.
         checkpoint: in full precision, not read yet; None for what is loaded or quantized.
         passages: of the text that it was calibrated on, as `sketch` gives them; empty where none is known.
-        notes: what was decided, one line each; more may come while it is loaded.
+        notes: what was decided while it was opened, one line each; its predictor has those of loading.
         weights_fingerprint: of its receipt; None where it has none.
     """
 
@@ -120,7 +120,8 @@ def evaluate_model(
         if noise_floor:
             assert reference is not None
             report = with_noise_floor(report, measure_noise_floor(windows, reference, device, on_progress))
-    notes = [note for opened in (reference, candidate) if opened for note in opened.notes]
+    of_reference = (*reference.notes, *expected.notes) if reference and expected else ()
+    notes = (*of_reference, *candidate.notes, *predictor.notes)
     return replace(report, seconds=time.monotonic() - started, notes=(*report.notes, *dict.fromkeys(notes)))
 
 
@@ -151,23 +152,26 @@ def open_model(
     checkpoint = open_checkpoint(
         model, **sources, on_progress=on_progress, quantized=True, side_files=side_file_names()
     )
-    adapt_dtype(checkpoint, device)
-    notes = checkpoint.notes
+    checkpoint = adapt_dtype(checkpoint, device)
     if checkpoint.quantization is not None:
-        scorer = OpenedScorer(checkpoint.name, lambda: load_quantized(checkpoint, device).model)
-        known = _known(None, receipt_of(checkpoint))
+        scorer = OpenedScorer(checkpoint.name, lambda: _loaded_quantized(checkpoint, device))
+        receipt = receipt_of(checkpoint)
+        notes = (*checkpoint.notes, *receipt.notes)
+        known = _known(None, receipt.value)
         return Opened(scorer, checkpoint.tokenizer, checkpoint.config, notes=notes, **known)
     if checkpoint.format == "gguf" and runs_gguf and is_installed("llama_cpp"):
-        notes.append(f"{checkpoint.name} was run by llama.cpp, which rounds the inputs of products to 8 bits")
-        scorer = OpenedScorer(checkpoint.name, lambda: LlamaCppModel(checkpoint.name))
-        return Opened(scorer, checkpoint.tokenizer, checkpoint.config, notes=notes)
+        note = f"{checkpoint.name} was run by llama.cpp, which rounds the inputs of products to 8 bits"
+        scorer = OpenedScorer(checkpoint.name, lambda: Noted(LlamaCppModel(checkpoint.name)))
+        return Opened(scorer, checkpoint.tokenizer, checkpoint.config, notes=(*checkpoint.notes, note))
     if checkpoint.format == "gguf" and runs_gguf:
-        notes.append(f"{checkpoint.name} was expanded and run by transformers, since llama-cpp-python is not installed")
+        note = f"{checkpoint.name} was expanded and run by transformers, since llama-cpp-python is not installed"
+        checkpoint = checkpoint.with_notes(note)
+    checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)
     if block_list(checkpoint.skeleton) is None:
         scorer = OpenedScorer(checkpoint.name, lambda: _whole(checkpoint, device))
     else:
         scorer = StreamedScorer(checkpoint, device)
-    return Opened(scorer, checkpoint.tokenizer, checkpoint.config, checkpoint, notes=notes)
+    return Opened(scorer, checkpoint.tokenizer, checkpoint.config, checkpoint, notes=checkpoint.notes)
 
 
 def _known(calibration: CalibrationReport | None, receipt: Receipt | None) -> dict[str, Any]:
@@ -217,7 +221,7 @@ def _written(opened: Opened, options: Mapping[str, Any], device: str, on_progres
 def _in_memory(opened: Opened, device: str, on_progress: OnProgress) -> Iterator[PreTrainedModel | None]:
     """The whole model, where it is one of transformers."""
     if opened.checkpoint is not None:
-        yield _whole(opened.checkpoint, device)
+        yield _whole(opened.checkpoint, device).value
     else:
         with opened.scorer.open(torch.empty(0, 0, dtype=torch.int64), on_progress) as predictor:
             yield predictor.model
@@ -287,6 +291,11 @@ def with_noise_floor(report: QualityReport, floor: QualityReport) -> QualityRepo
     )
 
 
-def _whole(checkpoint: Checkpoint, device: str) -> PreTrainedModel:
+def _loaded_quantized(checkpoint: Checkpoint, device: str) -> Noted[PreTrainedModel]:
+    quantized = load_quantized(checkpoint, device)
+    return Noted(quantized.model, quantized.report.notes)
+
+
+def _whole(checkpoint: Checkpoint, device: str) -> Noted[PreTrainedModel]:
     check_room_to_load(checkpoint, device)
     return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)

@@ -147,7 +147,7 @@ def check_form(form: Form, checkpoint: Checkpoint, device: str, *, here: bool) -
         method = get_method(form.config.method)
         for package in method.requires if here else ():
             optional(package, f"method {method.name!r}")
-        plan_job(replace(checkpoint, notes=[]), form.config, device, None, rss=0)
+        plan_job(checkpoint, form.config, device, None, rss=0)
         return ""
     if form.path is None:
         return ""
@@ -204,7 +204,8 @@ def measure_form(
         report = with_origin(report, opened, base.checkpoint, device)
         report = with_speed(report, predictor, windows, on_progress)
         answers = [continue_text(model, base.tokenizer, prompt) for prompt in task.prompts] if model is not None else []
-    report = replace(report, notes=(*report.notes, *opened.notes))
+    notes = dict.fromkeys((*opened.notes, *predictor.notes))
+    report = replace(report, notes=(*report.notes, *notes))
     return replace(
         known,
         footprint=footprint,

@@ -51,12 +51,12 @@ def load_model(
         side_files=side_file_names(),
     )
     if dtype != "auto":
-        checkpoint.dtype = resolve_dtype(dtype)
-    adapt_dtype(checkpoint, place)
+        checkpoint = replace(checkpoint, dtype=resolve_dtype(dtype))
+    checkpoint = adapt_dtype(checkpoint, place)
     if checkpoint.quantization is None:
         check_room_to_load(checkpoint, place)
         with _foreign_errors(checkpoint.name):
-            return load_streamed(checkpoint, None, device=place, on_progress=ignore_progress)
+            return load_streamed(checkpoint, None, device=place, on_progress=ignore_progress).value
     return load_quantized(checkpoint, place)
 
 
@@ -88,17 +88,22 @@ def _load_quantized(checkpoint: Checkpoint, place: str) -> QuantizedModel:
     started = time.monotonic()
     check_room_to_load(checkpoint, place)
     with measure_peak() as meter:
-        method, settings = reader_of(checkpoint)
-        settings, made = plan_job(checkpoint, settings, place, None, rss=resident_memory(), method=method)
-        for package in method.requires:
-            optional(package, f"{checkpoint.name}, which is quantized with {method.name!r},")
-        loaded = method.load(checkpoint, device=place)
-        method.prepare(loaded)
+        read_as = reader_of(checkpoint)
+        reader = read_as.reader
+        planned = plan_job(read_as.checkpoint, read_as.config, place, None, rss=resident_memory(), method=reader)
+        for package in reader.requires:
+            optional(package, f"{checkpoint.name}, which is quantized with {reader.name!r},")
+        loaded = reader.load(planned.checkpoint, device=place)
+        reader.prepare(loaded.value)
     receipt = receipt_of(checkpoint)
+    made = planned.plan
     # What lies on the disk is the result, not what was before it.
-    memory = replace(memory_report(made, memory_footprint(loaded), checkpoint.path, meter.report), disk_before=None)
-    report = quantization_report(made, checkpoint.notes, memory, checkpoint.path, time.monotonic() - started)
-    return QuantizedModel(loaded, checkpoint.tokenizer, settings, report, receipt)
+    memory = replace(
+        memory_report(made, memory_footprint(loaded.value), checkpoint.path, meter.report), disk_before=None
+    )
+    notes = (*planned.checkpoint.notes, *loaded.notes, *receipt.notes)
+    report = quantization_report(made, notes, memory, checkpoint.path, time.monotonic() - started)
+    return QuantizedModel(loaded.value, checkpoint.tokenizer, planned.config, report, receipt.value)
 
 
 def check_room_to_load(checkpoint: Checkpoint, place: str) -> None:

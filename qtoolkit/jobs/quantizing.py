@@ -10,7 +10,7 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import current_folder, path_of
-from qtoolkit.hub import HubMirror
+from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.jobs.target import meet_target, with_rules_of
 from qtoolkit.measure import (
     explained,
@@ -24,11 +24,12 @@ from qtoolkit.measure import (
 )
 from qtoolkit.methods import Method, MethodConfig, get_method, packages_of_method
 from qtoolkit.models import identify, open_checkpoint, refuse_own_source
+from qtoolkit.noted import Noted
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
-from qtoolkit.records import OnProgress, Speed
+from qtoolkit.records import OnProgress, Probe, Speed
 from qtoolkit.stream import JournalPlace, check_output, journal_of, staged
 
 _ADVICE = "qt.plan tells what needs less; blocks that a calibrated job had done are kept, and the same call goes on"
@@ -75,26 +76,36 @@ def quantize_model(
             advice = f"{kept}; qt.plan tells what needs less"
             on_progress = guarded(on_progress, f"{method.name} of {checkpoint.name}", advice)
             settings = with_rules_of(settings, journal)
-            settings, measures = meet_target(checkpoint, settings, place, here, rss=rss, on_progress=on_progress)
-            settings, made = plan_with_advice(
-                checkpoint, settings, place, here, rss=rss, saves=saves, measures=measures
+            met = meet_target(checkpoint, settings, place, here, rss=rss, on_progress=on_progress)
+            planned = plan_with_advice(
+                checkpoint.with_notes(*met.notes),
+                met.config,
+                place,
+                here,
+                rss=rss,
+                saves=saves,
+                measures=met.num_measured,
             )
-            check_fits(made)
-            identify(checkpoint, on_progress)
-            made = replace(made, source=replace(made.source, commit_hash=checkpoint.commit_hash))
+            check_fits(planned.plan)
+            checkpoint = identify(planned.checkpoint, on_progress)
+            made = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
-            quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
+            outcome = method.quantize(checkpoint, planned.config, made, on_progress, journal)
+            quantized = outcome.model
             method.prepare(quantized)
-            footprint, probe = memory_footprint(quantized), None
+            footprint = memory_footprint(quantized)
+            probe: Noted[Probe | None] = Noted(None)
             if partial is not None:
-                probe = save_measured(quantized, checkpoint.tokenizer, partial, on_progress, checkpoint.notes)
+                probe = save_measured(quantized, checkpoint.tokenizer, partial, on_progress)
         memory = memory_report(made, footprint, partial, meter.report)
-        report = quantization_report(made, checkpoint.notes, memory, folder, time.monotonic() - started, calibration)
+        notes = (*checkpoint.notes, *base.notes, *outcome.notes, *probe.notes)
+        seconds = time.monotonic() - started
+        report = quantization_report(made, notes, memory, folder, seconds, outcome.calibration)
         deciding = versions(packages_of_method(method.name))
-        receipt = begin_receipt(checkpoint, base, report, deciding, (hardware(place),), probe)
+        receipt = begin_receipt(checkpoint, base.value, report, deciding, (hardware(place),), probe.value)
         if partial is not None:
             receipt = write_receipt(partial, receipt)
-    return QuantizedModel(quantized, checkpoint.tokenizer, settings, report, receipt)
+    return QuantizedModel(quantized, checkpoint.tokenizer, planned.config, report, receipt)
 
 
 def _mirror(

@@ -6,7 +6,7 @@ The module of a method is imported when the method is named.
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
 from qtoolkit.formats import Layer, Reader, format_of, packages_of_format, register_formats
@@ -132,7 +132,21 @@ def config_of_checkpoint(values: Mapping[str, Any]) -> MethodConfig:
     return config_class(name).from_dict(options)
 
 
-def reader_of(checkpoint: "Checkpoint") -> tuple[Method | Reader, MethodConfig]:
+class ReadAs(NamedTuple):
+    """How a quantized checkpoint is read.
+
+    Attributes:
+        checkpoint: the checkpoint, with wrong values of its config corrected, and a note for each.
+        reader: what plans and loads it.
+        config: the config that the checkpoint describes.
+    """
+
+    checkpoint: "Checkpoint"
+    reader: Method | Reader
+    config: MethodConfig
+
+
+def reader_of(checkpoint: "Checkpoint") -> ReadAs:
     """Return what plans and loads a quantized checkpoint, and the config that the checkpoint describes.
 
     Raises:
@@ -140,14 +154,16 @@ def reader_of(checkpoint: "Checkpoint") -> tuple[Method | Reader, MethodConfig]:
         UnsupportedModelError: no format here reads it.
     """
     stored_as = format_of(checkpoint.quantization)
+    if stored_as is not None:
+        checkpoint = stored_as.corrected(checkpoint)
     reader = None if stored_as is None else stored_as.reader(checkpoint)
     config = config_of_checkpoint(checkpoint.quantization or {})
     if reader is None:
-        return get_method(config.method), config
+        return ReadAs(checkpoint, get_method(config.method), config)
     if isinstance(config, MixedConfig):
         # The bits that layers have in the file.
         config = replace(config, rules=rules_of(reader.bits, config.bits)[1])
-    return reader, config
+    return ReadAs(checkpoint, reader, config)
 
 
 def register() -> None:

@@ -1,7 +1,7 @@
 """Define what every method can do: resolve a config, plan layers from shapes, quantize, load."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.models import Checkpoint
+    from qtoolkit.noted import Noted
     from qtoolkit.stream import JournalPlace
     from qtoolkit.stream.cost import JobShape
 
@@ -42,10 +43,12 @@ class Outcome(NamedTuple):
     Attributes:
         model: the quantized model, ready to run and to save.
         calibration: the report of the calibration; None for a method without.
+        notes: what was decided, one line each.
     """
 
     model: "PreTrainedModel"
     calibration: CalibrationReport | None = None
+    notes: Sequence[str] = ()
 
 
 class Method(Planner):
@@ -74,7 +77,7 @@ class Method(Planner):
         """Return the method's name, "gptq"."""
         return self.config_class.method
 
-    def load(self, checkpoint: "Checkpoint", *, device: str) -> "PreTrainedModel":
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Planner`: by default, transformers finds the format's loader by the config of the checkpoint."""
         from qtoolkit.stream import load_streamed
 

@@ -54,7 +54,8 @@ class LinearMethod(Method):
 
         names = [layer.name for layer in plan.layers]
         stored_as = get_format(config.format).quantization_config(self.name, config.to_dict(), names)
-        return Outcome(load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress))
+        loaded = load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress)
+        return Outcome(loaded.value, notes=loaded.notes)
 
 
 class LinearLayers:

@@ -36,8 +36,8 @@ def search_qparams(
 ) -> QParams:
     """Choose each group's scale among shrunken ranges by the weighted error sum_k h_k (w_k - q_k)^2.
 
-    Candidates are the range of the group's values times `smallest` to 1 in `steps` equal steps. Weighted by the
-    diagonal of the Hessian, it is the error of the outputs without compensation between columns (OBS, diagonal H).
+    Candidates are the range of the group's values times `smallest` to 1, in `steps` equal steps. With the diagonal of
+    the Hessian as weights, this is the error of the outputs without compensation between columns (OBS, diagonal H).
 
     Args:
         weight: W^T float32 [in, out].

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.checkpoints.names import QUANTIZE_CONFIG
+from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
 from qtoolkit.formats.base import Format, LayersOf, is_uneven
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class GPTQFormat(Format):
     packages = ("optimum", "gptqmodel")
     reads_itself = True
     side_file_names = (QUANTIZE_CONFIG,)
+    layer_suffixes = (".qweight",)
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
@@ -29,12 +30,16 @@ class GPTQFormat(Format):
 
         return "gptq", options_of(values)
 
-    def reader(self, checkpoint: "Checkpoint") -> "Reader":
-        """See `Format`: correct a wrong `checkpoint_format` first."""
-        from qtoolkit.formats.gptq.reader import GPTQReader
+    def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
+        """See `Format`: correct a wrong `checkpoint_format`."""
         from qtoolkit.formats.gptq.stored_layers import correct_format
 
-        correct_format(checkpoint)
+        return correct_format(checkpoint)
+
+    def reader(self, checkpoint: "Checkpoint") -> "Reader":
+        """See `Format`."""
+        from qtoolkit.formats.gptq.reader import GPTQReader
+
         return GPTQReader(checkpoint)
 
     def side_files(self, values: Mapping[str, Any]) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.models import Checkpoint
+    from qtoolkit.noted import Noted
 
 _TENSORS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 
@@ -57,7 +58,7 @@ class GPTQReader(Reader):
         disk -= layer.bias_bytes
         return layer.replaced(packed + bias, disk_bytes=disk, working_bytes=packed, bits=stored.tensors.bits)
 
-    def load(self, checkpoint: "Checkpoint", *, device: str) -> "PreTrainedModel":
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Reader`."""
         assert checkpoint.quantization is not None
         return load_gptq(checkpoint, checkpoint.quantization, device=device)

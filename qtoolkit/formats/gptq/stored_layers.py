@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.checkpoints import StoredTensor
 from qtoolkit.checkpoints import folder as folders
-from qtoolkit.checkpoints.names import QUANTIZE_CONFIG
-from qtoolkit.checkpoints.remedy import place_of, sound_copy
+from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
+from qtoolkit.checkpoints.remedy import file_of, sound_copy
+from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
 from qtoolkit.files import read_json
 from qtoolkit.formats.gptq.config import QuantizeConfig, read_quantize_config
@@ -28,6 +28,8 @@ from qtoolkit.tensor import WORD_BITS, unpack_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from qtoolkit.noted import Noted
 
 
 # The tensors of a file by name; their headers are read, and no values.
@@ -59,7 +61,7 @@ class StoredLayer:
         return layer
 
 
-def correct_format(checkpoint: Checkpoint) -> None:
+def correct_format(checkpoint: Checkpoint) -> Checkpoint:
     """Correct a config whose `checkpoint_format` is not the one of its tensors, and add a note.
 
     optimum 2.3 with gptqmodel 7.7 writes "gptq_v2" into config.json, "gptq" into quantize_config.json, and zero points
@@ -70,24 +72,25 @@ def correct_format(checkpoint: Checkpoint) -> None:
     config = read_quantize_config(values)
     first = next((name for name in sorted(checkpoint.tensors) if name.endswith(".qzeros")), None)
     if not config.sym or first is None:
-        return
+        return checkpoint
     stored, scales = checkpoint.tensors[first], checkpoint.tensors.get(f"{first.removesuffix('qzeros')}scales")
     if stored.dtype != torch.int32 or len(stored.shape) != 2:
-        return
+        return checkpoint
     outputs = scales.shape[-1] if scales is not None and scales.shape else 0
     # `dynamic` may give the layer other bits than the config names.
     bits = 32 * stored.shape[1] // outputs if outputs else config.bits
     formats = {2 ** (bits - 1) - zero_offset(name): name for name in CHECKPOINT_FORMATS}
     words = stored[...].T.contiguous()
     if bits not in WORD_BITS or len(words) % (3 if bits == 3 else 1):
-        return
+        return checkpoint
     zeros = unpack_words(words, bits).unique().tolist()
     right = formats.get(zeros[0]) if len(zeros) == 1 else None
     if right in (None, config.checkpoint_format):
-        return
+        return checkpoint
     named = {key: value for key, value in values.items() if key not in ("format", "is_marlin_format")}
-    checkpoint.config.quantization_config = {**named, "checkpoint_format": right}
-    checkpoint.notes.append(
+    corrected = copy.deepcopy(checkpoint.config)
+    corrected.quantization_config = {**named, "checkpoint_format": right}
+    return replace(checkpoint, config=corrected).with_notes(
         f"read as {right}: its config says {config.checkpoint_format}, where zero points of {zeros[0]} throughout "
         "would not be the middle of the codes"
     )
@@ -106,8 +109,7 @@ def problems_of(folder: Path, values: Mapping[str, Any]) -> list[str]:
     try:
         config = folders.load_config(folder)
         tensors = folders.read_weights(folder)
-        checkpoint = Checkpoint("", config, tensors, torch.float16, "safetensors")
-        correct_format(checkpoint)
+        checkpoint = correct_format(Checkpoint("", config, tensors, torch.float16, "safetensors"))
     except QToolkitError as error:
         return [*problems, oneline(error).replace(f"{folder}/", "")]
     return [*problems, *(f"its zero points must be {note}" for note in checkpoint.notes)]
@@ -166,7 +168,7 @@ def module_names(model: "PreTrainedModel", stored: list[str]) -> dict[str, str]:
     return {name: renamed[f"{name}.weight"].removesuffix(".weight") for name in stored}
 
 
-def load_gptq(checkpoint: Checkpoint, values: Mapping[str, Any], *, device: str) -> "PreTrainedModel":
+def load_gptq(checkpoint: Checkpoint, values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
     """Build the model of a GPTQ checkpoint on `device`, ready to run and to save.
 
     Args:
@@ -248,4 +250,4 @@ def _shape(
 
 def _again(tensors: Headers) -> str:
     """Return the end of a message about a file whose tensors do not fit each other: where to get a sound copy."""
-    return sound_copy(place_of(tensors))
+    return sound_copy(file_of(tensors))

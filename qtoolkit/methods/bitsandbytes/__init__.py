@@ -119,7 +119,8 @@ class BitsAndBytesMethod(Method):
         linear = {name for name, module in checkpoint.skeleton.named_modules() if is_linear(module)}
         skipped = [layer.name for layer in plan.skipped if layer.name in linear]
         theirs = BitsAndBytesConfig(**self.transformers_options(config), llm_int8_skip_modules=skipped)
-        return Outcome(load_streamed(checkpoint, theirs, device=plan.device, on_progress=on_progress))
+        loaded = load_streamed(checkpoint, theirs, device=plan.device, on_progress=on_progress)
+        return Outcome(loaded.value, notes=loaded.notes)
 
     def prepare(self, model: "PreTrainedModel") -> None:
         """See `Method`: let 4-bit layers be saved exactly."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.checkpoints import StoredTensor
+from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.formats.gptq.config import describe, notes_on
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods.gptq import GPTQ, optimum
@@ -31,6 +31,8 @@ from qtoolkit.texts.self_calibration import self_calibration
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qtoolkit.noted import Noted
+
 # The tokens that the reported perplexity is measured on: enough to show whether the text suits the model.
 _PERPLEXITY_SAMPLES, PERPLEXITY_TOKENS = 2, 256
 # Rows of logits that are in float32 at one time: a large vocabulary makes each a megabyte.
@@ -42,26 +44,25 @@ def quantize(
 ) -> Outcome:
     """See `Method.quantize`."""
     dtype = calibration_dtype(plan.device, checkpoint.dtype)
+    notes = []
     if dtype != checkpoint.dtype:
-        checkpoint.notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
-    checkpoint.notes.extend(notes_on(config, plan.layers))
+        notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
+    notes.extend(notes_on(config, plan.layers))
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
     journal = Journal(place, _fingerprint_inputs(checkpoint, config, text, names, dtype))
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
-    checkpoint.notes.extend(text.notes)
+    notes.extend(text.notes)
     if config.engine == "optimum":
-        checkpoint.notes.extend(journal.notes)
-        return optimum.quantize(checkpoint, config, plan, text)
+        outcome = optimum.quantize(checkpoint, config, plan, text)
+        return outcome._replace(notes=[*notes, *journal.notes, *outcome.notes])
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
-    layers = [
-        [name.removeprefix(f"{block}.") for name in names if name.startswith(f"{block}.")]
-        for block in streamed.block_names
-    ]
+    layers = streamed.names_by_block(names)
     blocks = quantize_blocks(streamed, layers, text.tokens, GPTQBlocks(config, plan.device), journal, on_progress)
-    checkpoint.notes.extend(journal.notes)
+    notes.extend(journal.notes)
     give_memory_back()
-    model = _load(checkpoint, streamed, config, plan, blocks)
+    loaded = _load(checkpoint, streamed, config, plan, blocks)
+    model = loaded.value
     report = CalibrationReport(
         text=text.name,
         num_samples=len(text.tokens),
@@ -75,7 +76,7 @@ def quantize(
         text_check=text.checked,
     )
     give_memory_back()
-    return Outcome(model, report)
+    return Outcome(model, report, [*notes, *loaded.notes])
 
 
 def _read_text(checkpoint: Checkpoint, config: GPTQ, on_progress: OnProgress) -> Calibration:
@@ -106,7 +107,7 @@ def _written_text(
     if tokens is not None:
         return make_calibration(tokens, "self", ["calibrated with what the model wrote when the job was begun"])
     # The only step that needs the whole model in memory in full precision.
-    model = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress)
+    model = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress).value
     text = self_calibration(
         model, checkpoint.tokenizer, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
     )
@@ -132,7 +133,7 @@ def _fingerprint_inputs(
 
 def _load(
     checkpoint: Checkpoint, streamed: StreamedModel, config: GPTQ, plan: Plan, blocks: list[DoneBlock]
-) -> "PreTrainedModel":
+) -> "Noted[PreTrainedModel]":
     """Load the model of the quantized layers and all other tensors like any checkpoint of the format."""
     from qtoolkit.formats.gptq.stored_layers import load_gptq
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import qtoolkit as qt
-from qtoolkit.publishing import earlier
+from qtoolkit.publishing import run_cache
 from qtoolkit.records import Publication
 
 
@@ -63,10 +63,21 @@ def test_it_runs_anew_after(
     request = {"folder": str(folder), "base": str(of)}
     answer = {"model_error": "out of memory" if what == "failure" else "", "base": None}
     answer |= {"base": {"error": "not done"}} if what == "failure of the base" else {}
-    earlier.remember(earlier.state_of(request), answer)
-    assert (earlier.recall(earlier.state_of(request)) is None) == what.startswith("failure")
+    run_cache.remember(run_cache.state_of(request), answer)
+    assert (run_cache.recall(run_cache.state_of(request)) is None) == what.startswith("failure")
     if what == "package":
         (packages / "new").mkdir()
     if what == "base":
         (of / "tokenizer.json").touch()
-    assert earlier.recall(earlier.state_of(request)) is None
+    assert run_cache.recall(run_cache.state_of(request)) is None
+
+
+def test_only_the_last_answers_are_kept() -> None:
+    run_cache.clear()
+    answer = {"model_error": "", "base": None}
+    states = [str(number) for number in range(run_cache.MAX_ANSWERS + 2)]
+    for state in states:
+        run_cache.remember(state, answer)
+    assert [state for state in states if run_cache.recall(state) is None] == ["0", "1"]
+    run_cache.clear()
+    assert run_cache.recall(states[-1]) is None
