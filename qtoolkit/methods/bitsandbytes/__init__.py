@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
 from qtoolkit.methods.config import MethodConfig, option
-from qtoolkit.methods.method import Method, Offer, Outcome
+from qtoolkit.methods.method import Offer
+from qtoolkit.methods.weight_only import WeightOnlyMethod
 from qtoolkit.optional import optional
-from qtoolkit.records import LayerPlan, OnProgress, Plan
+from qtoolkit.records import LayerPlan, Plan
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from qtoolkit.models import Checkpoint
-    from qtoolkit.stream import JournalPlace
 
 # Weights that share a scale, and scales that share a scale of their own with double quantization.
 _BLOCK_SIZE = 64
@@ -92,7 +92,7 @@ class Int8(MethodConfig):
             raise ConfigError(f"Int8: threshold must be 0 or more, got {self.threshold}; 6.0 is the paper's")
 
 
-class BitsAndBytesMethod(Method):
+class BitsAndBytesMethod(WeightOnlyMethod):
     """Base of the methods that bitsandbytes runs."""
 
     requires = ("bitsandbytes",)
@@ -101,26 +101,16 @@ class BitsAndBytesMethod(Method):
     def transformers_options(self, config: Any) -> dict[str, Any]:
         """Return the config as the options of transformers' `BitsAndBytesConfig`."""
 
-    def quantize(
-        self,
-        checkpoint: "Checkpoint",
-        config: Any,
-        plan: Plan,
-        on_progress: OnProgress,
-        journal: "JournalPlace | None" = None,
-    ) -> Outcome:
-        """See `Method`."""
+    def transformers_config(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> "BitsAndBytesConfig":
+        """See `WeightOnlyMethod`."""
         from transformers import BitsAndBytesConfig
 
         from qtoolkit.models.structure import is_linear
-        from qtoolkit.stream import load_streamed
 
         optional("bitsandbytes", f"method {self.name!r}")
         linear = {name for name, module in checkpoint.skeleton.named_modules() if is_linear(module)}
         skipped = [layer.name for layer in plan.skipped if layer.name in linear]
-        theirs = BitsAndBytesConfig(**self.transformers_options(config), llm_int8_skip_modules=skipped)
-        loaded = load_streamed(checkpoint, theirs, device=plan.device, on_progress=on_progress)
-        return Outcome(loaded.value, notes=loaded.notes)
+        return BitsAndBytesConfig(**self.transformers_options(config), llm_int8_skip_modules=skipped)
 
     def prepare(self, model: "PreTrainedModel") -> None:
         """See `Method`: let 4-bit layers be saved exactly."""
