@@ -36,43 +36,87 @@ class Layers(Protocol):
 LayersOf = Callable[[str, Values], Layers]
 
 
-class Reader(ABC):
-    """Plans and loads one quantized checkpoint; the file decides what a method decides otherwise.
+class Planner(ABC):
+    """Plans the layers of a model from shapes, and loads it: a method, or the reader of a quantized checkpoint.
 
     Attributes:
-        name: the method that chooses such codes.
-        requires: optional packages that reading needs, keys of `qtoolkit.optional.REQUIREMENTS`.
+        requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
         splits_experts: whether it splits experts that transformers keeps in one tensor.
-        plans_by_name: whether layers of equal shape may have different plans.
-        bits: size of a code by the names of the quantized layers.
+        plans_by_name: whether layers of equal shape may have different plans, by their names.
     """
 
-    name: str
     requires: tuple[str, ...] = ()
     splits_experts: bool = False
-    plans_by_name: bool = True
-    bits: Mapping[str, int]
+    plans_by_name: bool = False
+
+    def resolve(self, config: Any, dtype: str, device: str) -> Any:
+        """Return the config with every "auto" decided for a model of this type on this device.
+
+        Called before any work. Default: the config unchanged.
+
+        Args:
+            config: the method's.
+            dtype: the type that the model is loaded in, "bfloat16".
+            device: "cpu" or "cuda:0".
+        """
+        return config
+
+    def fit(self, layers: tuple[Layer, ...], config: Any) -> Any:
+        """Return the config adapted to the layers of a model; `plan_layer` reports what changed for a layer.
+
+        Default: the config unchanged.
+
+        Raises:
+            ConfigError: the config fits no layer; the message names values that would.
+        """
+        return config
 
     @abstractmethod
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
-        """Return the plan of one linear layer: its bytes in memory and in the file, or why it is not quantized."""
+        """Return the plan of one linear layer: its bytes in memory and in the file, or why it is not quantized.
+
+        Pure: it looks at shapes only, so that a plan of a whole model takes no time and reads no weight. Called once
+        for all layers that differ in nothing but their names, unless `plans_by_name`.
+
+        Args:
+            layer: name, shape and device.
+            config: the layer's own, of `MethodConfig.of`.
+        """
+
+    @abstractmethod
+    def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
+        """Return memory, disk and time of each phase between opening the model and saving the result."""
 
     @abstractmethod
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
-        """Build the model on a device, "cpu" or "cuda:0"; the notes say what was left out of it.
+        """Build the model of a quantized checkpoint on a device, "cpu" or "cuda:0", without `prepare`.
+
+        Notes say what was left out of it.
 
         Raises:
             CheckpointError: weights are missing, have other shapes, or cannot be read.
             InsufficientMemoryError: memory ran out.
         """
 
-    def resolve(self, config: Any, dtype: str, device: str) -> Any:
-        """Return the config unchanged: the file leaves nothing to decide."""
-        return config
+    def prepare(self, model: "PreTrainedModel") -> None:
+        """Prepare a quantized model, just quantized or read back, for its first use. Default: do nothing."""
 
-    def fit(self, layers: tuple[Layer, ...], config: Any) -> Any:
-        """Return the config unchanged: the layers are those of the file."""
-        return config
+    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+        """Return warnings about a result with these layers, one line each. Default: none."""
+        return ()
+
+
+class Reader(Planner):
+    """Plans and loads one quantized checkpoint; the file decides what a method decides otherwise.
+
+    Attributes:
+        name: the method that chooses such codes.
+        bits: size of a code by the names of the quantized layers.
+    """
+
+    name: str
+    plans_by_name = True
+    bits: Mapping[str, int]
 
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
         """Return memory and time of the only phase, reading."""
@@ -80,13 +124,6 @@ class Reader(ABC):
 
         layouts = max((layer.bytes_after for layer in job.layers), default=0)
         return (reading_phase(job, "load", "a layer in two layouts", layouts),)
-
-    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
-        """Return warnings about the layers, one line each. Default: none."""
-        return ()
-
-    def prepare(self, model: "PreTrainedModel") -> None:
-        """Prepare the loaded model for its first use. Default: do nothing."""
 
 
 class Format(ABC):

@@ -1,6 +1,6 @@
 """A linear layer by name, shape and device, and its plans."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qtoolkit.records import LayerPlan
@@ -76,14 +76,6 @@ class Layer:
 
     def left_alone(self, reason: str) -> LayerPlan:
         """Return the plan of this layer if it is not quantized, for this reason."""
-        size = self.num_weights * self.itemsize + self.bias_bytes
-        return LayerPlan(
-            name=self.name,
-            shape=(self.out_features, self.in_features),
-            num_weights=self.num_weights,
-            bytes_before=size,
-            bytes_after=size,
-            disk_bytes=size,
-            skipped=reason,
-            working_bytes=size,
-        )
+        size = self.num_weights * self.itemsize
+        unchanged = self.replaced(size, disk_bytes=size, working_bytes=self.bias_bytes)
+        return replace(unchanged, skipped=reason)

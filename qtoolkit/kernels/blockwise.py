@@ -31,8 +31,9 @@ def multiply_blocks(x: torch.Tensor, codes: "Codes", dtype: torch.dtype) -> torc
     inputs = x.to(dtype)
     parts = []
     for outputs in output_blocks(codes):
-        part = inputs @ codes.unscaled(outputs, dtype)
-        factor = codes.factor(outputs, dtype)
+        weight, factor = codes.unscaled(outputs, dtype)
+        part = inputs @ weight
+        del weight  # freed before the next block is dequantized
         parts.append(part if factor is None else part.mul_(factor))
     # [tokens, outputs] of each block -> [tokens, out]
     return torch.cat(parts, dim=1).to(x.dtype)
@@ -45,10 +46,11 @@ def multiply_transposed(grad: torch.Tensor, codes: "Codes", dtype: torch.dtype) 
     """
     total = grad.new_zeros(len(grad), codes.in_features, dtype=torch.promote_types(dtype, torch.float32))
     for outputs in output_blocks(codes):
+        weight, factor = codes.unscaled(outputs, dtype)
         part = grad[:, outputs]
-        factor = codes.factor(outputs, dtype)
         scaled = part if factor is None else part * factor.float()
-        total += scaled.to(dtype) @ codes.unscaled(outputs, dtype).T
+        total += scaled.to(dtype) @ weight.T
+        del weight
     return total.to(grad.dtype)
 
 

@@ -68,16 +68,13 @@ class Codes(ABC):
         """Dequantize some outputs: return W^T [in, outputs] in `dtype`, computed in float32 and rounded once."""
         return expand(self.codes(outputs), self.scale(outputs), self.zero_points(outputs), self.groups, dtype)
 
-    def factor(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor | None:
-        """Return what `unscaled` must be multiplied by, [outputs], where each output has one scale.
+    def unscaled(self, outputs: slice, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Dequantize some outputs without their scales, where each output has one.
 
-        None where `unscaled` returns the weights themselves.
+        Returns:
+            W^T [in, outputs] in `dtype`, and what its outputs must be multiplied by, [outputs]; None for nothing.
         """
-        return None
-
-    def unscaled(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
-        """Return W^T [in, outputs] like `expanded`, but not yet multiplied by `factor`."""
-        return self.expanded(outputs, dtype)
+        return self.expanded(outputs, dtype), None
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
         """Multiply by a kernel: x[tokens, in] -> x W^T [tokens, out] in x.dtype, inputs in `order`.

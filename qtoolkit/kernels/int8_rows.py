@@ -36,13 +36,9 @@ class Int8Rows(Codes):
         """See `Codes`."""
         return self._source.expanded(outputs, dtype)
 
-    def unscaled(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
+    def unscaled(self, outputs: slice, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `Codes`."""
         return self._source.unscaled(outputs, dtype)
-
-    def factor(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor | None:
-        """See `Codes`."""
-        return self._source.factor(outputs, dtype)
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
         """See `Codes`: for few tokens in bfloat16 on a CPU."""

@@ -162,8 +162,8 @@ def _layout_of(weight: Codes | StoredTensors, device: torch.device) -> Layout | 
         return None
     layout = layout_for(weight.in_features, weight.out_features, weight.inputs_per_scale, device)
     # Without a kernel, packing 2 and 3 bits as 4 would cost memory for no speed.
-    stays = weight.bits < 4 or weight.expands_fast
-    return None if layout is not None and layout.group_size is None and stays else layout
+    needs_kernel = weight.bits < 4 or weight.expands_fast
+    return None if layout is not None and layout.group_size is None and needs_kernel else layout
 
 
 def _common(zero_point: torch.Tensor | int) -> int | None:

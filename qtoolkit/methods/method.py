@@ -1,13 +1,13 @@
 """Define what every method can do: resolve a config, plan layers from shapes, quantize, load."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from qtoolkit.formats import Layer
+from qtoolkit.formats import Layer, Planner
 from qtoolkit.methods.config import MethodConfig
-from qtoolkit.records import CalibrationReport, LayerPlan, OnProgress, PhasePlan, Plan, ignore_progress
+from qtoolkit.records import CalibrationReport, OnProgress, PhasePlan, Plan, ignore_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
     notes: Sequence[str] = ()
 
 
-class Method(ABC):
+class Method(Planner):
     """Base of all methods; a subclass chooses the codes of each layer.
 
     Attributes:
@@ -59,10 +59,7 @@ class Method(ABC):
         title: its name on a model card; empty for `name`.
         summary: one line for tables and help.
         code_bits: size of a code, where its config has no `bits`.
-        requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
         offers: the configs that it suggests.
-        splits_experts: whether it splits experts that transformers keeps in one tensor.
-        plans_by_name: whether layers of equal shape may have different plans, by their names.
         also_changes: what it changes besides the quantized layers, for a card: "norms take over scales".
         resumes: whether it writes its progress into a journal, and resumes from it.
     """
@@ -71,10 +68,7 @@ class Method(ABC):
     title: ClassVar[str] = ""
     summary: ClassVar[str]
     code_bits: ClassVar[int | None] = None
-    requires: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[Offer, ...]] = ()
-    splits_experts: ClassVar[bool] = False
-    plans_by_name: ClassVar[bool] = False
     also_changes: ClassVar[str] = ""
     resumes: ClassVar[bool] = False
 
@@ -83,57 +77,11 @@ class Method(ABC):
         """Return the method's name, "gptq"."""
         return self.config_class.method
 
-    def resolve(self, config: Any, dtype: str, device: str) -> MethodConfig:
-        """Return the config with every "auto" decided for a model of this type on this device.
-
-        Called before any work.
-
-        Args:
-            config: an instance of `config_class`.
-            dtype: the type that the model is loaded in, "bfloat16".
-            device: "cpu" or "cuda:0".
-        """
-        assert isinstance(config, self.config_class)
-        return config
-
-    def fit(self, layers: tuple[Layer, ...], config: Any) -> MethodConfig:
-        """Return the config adapted to the layers of a model; `plan_layer` reports what changed for a layer.
-
-        Raises:
-            ConfigError: the config fits no layer; the message names values that would.
-        """
-        assert isinstance(config, self.config_class)
-        return config
-
-    def prepare(self, model: "PreTrainedModel") -> None:
-        """Prepare a quantized model, just quantized or read back, for its first use. Default: do nothing."""
-
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
-        """Read back a checkpoint of this method, without `prepare`; notes say what was left out of it.
-
-        Raises:
-            CheckpointError: weights are missing, have other shapes, or cannot be read.
-            InsufficientMemoryError: memory ran out.
-        """
+        """See `Planner`: by default, transformers finds the format's loader by the config of the checkpoint."""
         from qtoolkit.stream import load_streamed
 
         return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
-
-    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
-        """Return warnings about a result with these layers, one line each. Default: none."""
-        return ()
-
-    @abstractmethod
-    def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
-        """Return the plan of one linear layer: its bytes after quantization, or why it is skipped.
-
-        Pure: it looks at shapes only, so that a plan of a whole model takes no time and reads no weight. Called once
-        for all layers that differ in nothing but their names, unless `plans_by_name`.
-
-        Args:
-            layer: name, shape and device.
-            config: the layer's own, of `MethodConfig.of`.
-        """
 
     def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
         """Return the weight rounded to the nearest codes, without calibration; it measures the layer's sensitivity.
@@ -154,7 +102,7 @@ class Method(ABC):
         raise NotImplementedError(f"{self.name} has the same bits for all layers")
 
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
-        """Return memory, disk and time of each phase between opening the model and saving the result."""
+        """See `Planner`: by default, one phase that quantizes one weight after the other."""
         from qtoolkit.stream.cost import weight_phases
 
         return weight_phases(job)

@@ -150,9 +150,10 @@ def rules_of(bits: Mapping[str, int], base: int | None = None) -> tuple[int, dic
     kinds: dict[str, list[str]] = defaultdict(list)
     for name in bits:
         kinds[_kind(name)].append(name)
-    usual = {kind: _most_common(bits[name] for name in names) for kind, names in kinds.items()}
-    rules = {f"*.{kind}": {"bits": count} for kind, count in usual.items() if count != base}
-    return base, rules | {name: {"bits": count} for name, count in bits.items() if count != usual[_kind(name)]}
+    bits_of_kind = {kind: _most_common(bits[name] for name in names) for kind, names in kinds.items()}
+    rules = {f"*.{kind}": {"bits": count} for kind, count in bits_of_kind.items() if count != base}
+    rules |= {name: {"bits": count} for name, count in bits.items() if count != bits_of_kind[_kind(name)]}
+    return base, rules
 
 
 def _most_common(values: Iterable[int]) -> int:

@@ -1,4 +1,4 @@
-"""Methods that quantize each linear layer from its weight alone, into a layer of qtoolkit."""
+"""Base classes of the methods that need no calibration."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,31 @@ if TYPE_CHECKING:
     from qtoolkit.stream import JournalPlace
 
 
-class LinearMethod(Method):
-    """Base of the methods that need no calibration.
+class WeightOnlyMethod(Method):
+    """Base of the methods that need no calibration: each weight is quantized as transformers reads it."""
+
+    @abstractmethod
+    def transformers_config(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> Any:
+        """Return the quantization config with which transformers quantizes exactly the layers of a plan."""
+
+    def quantize(
+        self,
+        checkpoint: "Checkpoint",
+        config: Any,
+        plan: Plan,
+        on_progress: OnProgress,
+        journal: "JournalPlace | None" = None,
+    ) -> Outcome:
+        """See `Method`."""
+        from qtoolkit.stream import load_streamed
+
+        stored_as = self.transformers_config(checkpoint, config, plan)
+        loaded = load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress)
+        return Outcome(loaded.value, notes=loaded.notes)
+
+
+class LinearMethod(WeightOnlyMethod):
+    """Base of the methods that quantize a linear layer from its weight alone, into a module that they build.
 
     A subclass defines `plan_layer`, `build` and `quantize_weight`. The result is read back by `qt.load`, and by
     transformers' own `from_pretrained` once qtoolkit is imported.
@@ -41,21 +64,10 @@ class LinearMethod(Method):
             layer, config: as for `build`.
         """
 
-    def quantize(
-        self,
-        checkpoint: "Checkpoint",
-        config: Any,
-        plan: Plan,
-        on_progress: OnProgress,
-        journal: "JournalPlace | None" = None,
-    ) -> Outcome:
-        """See `Method`: weights are quantized one by one as transformers reads them."""
-        from qtoolkit.stream import load_streamed
-
+    def transformers_config(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> Any:
+        """See `WeightOnlyMethod`."""
         names = [layer.name for layer in plan.layers]
-        stored_as = get_format(config.format).quantization_config(self.name, config.to_dict(), names)
-        loaded = load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress)
-        return Outcome(loaded.value, notes=loaded.notes)
+        return get_format(config.format).quantization_config(self.name, config.to_dict(), names)
 
 
 class LinearLayers:

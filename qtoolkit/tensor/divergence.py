@@ -39,7 +39,7 @@ def negative_log_likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torc
         tensor([0.6931])
     """
     parts = zip(logits.split(_ROWS), targets.split(_ROWS), strict=True)
-    return torch.cat([_Rows(part).nll(wanted).float() for part, wanted in parts])
+    return torch.cat([_Rows(part).nll(rows).float() for part, rows in parts])
 
 
 def compare_predictions(base: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> Prediction:
@@ -59,7 +59,7 @@ def compare_predictions(base: torch.Tensor, logits: torch.Tensor, targets: torch
         tensor([0.1438])
     """
     parts = zip(base.split(_ROWS), logits.split(_ROWS), targets.split(_ROWS), strict=True)
-    rows = [_compare(_Rows(p), _Rows(q), wanted) for p, q, wanted in parts]
+    rows = [_compare(_Rows(p), _Rows(q), part) for p, q, part in parts]
     return Prediction(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 

@@ -109,7 +109,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Compute grad[tokens, out] -> grad W [tokens, in], grad^T x [out, in], and the sum of grad [out]."""
         x, weight = ctx.saved_tensors
-        wide, grad_x, grad_weight, grad_bias = grad.float(), None, None, None
+        wide = grad.float()
+        grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             total = wide.new_zeros(len(grad), weight.shape[1])
             for rows in _row_blocks(weight):

@@ -114,8 +114,8 @@ class GPTQQuantizer(LinearQuantizer):
     def update_weight_conversions(self, weight_conversions: list[Any], *args: Any) -> list[Any]:
         from qtoolkit.models.experts import merges_experts
 
-        kept = [entry for entry in weight_conversions if not (self._experts_are_split and merges_experts(entry))]
-        return super().update_weight_conversions(kept, *args)  # type: ignore[no-any-return]
+        conversions = [entry for entry in weight_conversions if not (self._experts_are_split and merges_experts(entry))]
+        return super().update_weight_conversions(conversions, *args)  # type: ignore[no-any-return]
 
     _experts_are_split = False
 

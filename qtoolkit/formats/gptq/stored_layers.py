@@ -83,15 +83,15 @@ def correct_format(checkpoint: Checkpoint) -> Checkpoint:
     words = stored[...].T.contiguous()
     if bits not in WORD_BITS or len(words) % (3 if bits == 3 else 1):
         return checkpoint
-    found = unpack_words(words, bits).unique().tolist()
-    right = formats.get(found[0]) if len(found) == 1 else None
+    zeros = unpack_words(words, bits).unique().tolist()
+    right = formats.get(zeros[0]) if len(zeros) == 1 else None
     if right in (None, config.checkpoint_format):
         return checkpoint
     named = {key: value for key, value in values.items() if key not in ("format", "is_marlin_format")}
     corrected = copy.deepcopy(checkpoint.config)
     corrected.quantization_config = {**named, "checkpoint_format": right}
     return replace(checkpoint, config=corrected).with_notes(
-        f"read as {right}: its config says {config.checkpoint_format}, where zero points of {found[0]} throughout "
+        f"read as {right}: its config says {config.checkpoint_format}, where zero points of {zeros[0]} throughout "
         "would not be the middle of the codes"
     )
 
@@ -107,7 +107,8 @@ def problems_of(folder: Path, values: Mapping[str, Any]) -> list[str]:
             if key in other and other[key] != values.get(key)
         ]
     try:
-        config, tensors = folders.load_config(folder), folders.read_weights(folder)
+        config = folders.load_config(folder)
+        tensors = folders.read_weights(folder)
         checkpoint = correct_format(Checkpoint("", config, tensors, torch.float16, "safetensors"))
     except QToolkitError as error:
         return [*problems, oneline(error).replace(f"{folder}/", "")]
@@ -236,13 +237,14 @@ def _shape(
     """
     if name not in tensors:
         raise CheckpointError(f"{name} is missing: {_again(tensors)}")
-    shape, dtype = tuple(tensors[name].shape), tensors[name].dtype
+    shape = tuple(tensors[name].shape)
+    dtype = tensors[name].dtype
     if dtype not in dtypes:
         allowed = " or ".join(str(kind).removeprefix("torch.") for kind in dtypes)
         raise CheckpointError(f"{name} has the type {str(dtype).removeprefix('torch.')}: it must be {allowed}")
     if len(shape) != len(expected) or any(want not in (None, size) for want, size in zip(expected, shape, strict=True)):
-        wanted = ", ".join("any" if want is None else str(want) for want in expected)
-        raise CheckpointError(f"{name} has the shape {list(shape)}: it must be [{wanted}]")
+        sizes = ", ".join("any" if size is None else str(size) for size in expected)
+        raise CheckpointError(f"{name} has the shape {list(shape)}: it must be [{sizes}]")
     return shape
 
 

@@ -94,6 +94,27 @@ class GPTQTensors:
         """
         return stored_bytes(self)
 
+    def store(
+        self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, groups: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return the tensors that store these codes, on the CPU.
+
+        Args:
+            codes: uint8 [in, out].
+            scale: [groups, out], any floating type; rounded to `scale_dtype`.
+            zero_point: whole numbers of any type, [groups, out].
+            groups: the group of each input, int64 [in].
+        """
+        zeros = (zero_point - zero_offset(self.checkpoint_format)).to(torch.uint8)
+        tensors = {
+            "qweight": pack_words(codes.contiguous(), self.bits),
+            # [groups, out] -> [out, groups], packed along out -> [groups, out * bits / 32]
+            "qzeros": pack_words(zeros.T.contiguous(), self.bits).T.contiguous(),
+            "scales": scale.to(self.scale_dtype).contiguous(),
+            "g_idx": groups.to(torch.int32),
+        }
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
+
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> "CodeWords":
         """See `StoredTensors`."""
         return CodeWords(self, tensors)

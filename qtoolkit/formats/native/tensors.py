@@ -94,16 +94,16 @@ class NativeTensors:
         Raises:
             ValueError: other shapes or types, or anything that `tensors` refuses.
         """
-        wanted = self.tensors()
-        expected = [self.out_features, self.in_features]
-        if list(codes.shape) != expected:
-            raise ValueError(f"weight must have shape {expected}, got {list(codes.shape)}")
-        stored = {"weight": pack_int4(codes) if self.bits == 4 else codes, "scale": scale.view(wanted["scale"][0])}
+        expected = self.tensors()
+        shape = [self.out_features, self.in_features]
+        if list(codes.shape) != shape:
+            raise ValueError(f"weight must have shape {shape}, got {list(codes.shape)}")
+        stored = {"weight": pack_int4(codes) if self.bits == 4 else codes, "scale": scale.view(expected["scale"][0])}
         if zero_point is not None:
-            stored["zero_point"] = zero_point.view(wanted["zero_point"][0])
+            stored["zero_point"] = zero_point.view(expected["zero_point"][0])
         types = {name: tensor.dtype for name, tensor in stored.items()}
-        if types != {name: dtype for name, (_, dtype) in wanted.items()}:
-            raise ValueError(f"types must be {wanted}, got {types}")
+        if types != {name: dtype for name, (_, dtype) in expected.items()}:
+            raise ValueError(f"types must be {expected}, got {types}")
         return stored
 
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
@@ -177,16 +177,13 @@ class CodeRows(Codes):
         # [outputs, groups, group_size] -> [in, outputs]
         return block.flatten(1).T
 
-    def factor(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor | None:
-        """See `Codes`. None in float16: sums of products with unscaled codes could exceed its maximum, 65504."""
-        return None if self._scale.shape[1] > 1 or dtype == torch.float16 else _rows(self._scale, outputs)[:, 0]
-
-    def unscaled(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
-        """See `Codes`."""
-        if self.factor(outputs, dtype) is None:
-            return self.expanded(outputs, dtype)
+    def unscaled(self, outputs: slice, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `Codes`. Scaled in float16, where sums of products with codes could exceed the maximum, 65504."""
+        if self._scale.shape[1] > 1 or dtype == torch.float16:
+            return self.expanded(outputs, dtype), None
         # [outputs, groups, group_size] -> [in, outputs]
-        return self._levels(outputs, dtype).to(dtype).flatten(1).T
+        codes = self._levels(outputs, dtype).to(dtype).flatten(1).T
+        return codes, _rows(self._scale, outputs)[:, 0]
 
     def _signed(self, outputs: slice) -> torch.Tensor:
         """Return the codes of some outputs, int8 [outputs, in]."""

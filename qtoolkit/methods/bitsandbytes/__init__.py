@@ -3,6 +3,7 @@
 Layouts: bitsandbytes 0.50 `functional.QuantState.as_dict` and `nn.Linear8bitLt`; transformers `quantizer_bnb_4bit.py`.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,15 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
 from qtoolkit.methods.config import MethodConfig, option
-from qtoolkit.methods.method import Method, Offer, Outcome
+from qtoolkit.methods.method import Offer
+from qtoolkit.methods.weight_only import WeightOnlyMethod
 from qtoolkit.optional import optional
-from qtoolkit.records import LayerPlan, OnProgress, Plan
+from qtoolkit.records import LayerPlan, Plan
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from qtoolkit.models import Checkpoint
-    from qtoolkit.stream import JournalPlace
 
 # Weights that share a scale, and scales that share a scale of their own with double quantization.
 _BLOCK_SIZE = 64
@@ -91,33 +92,25 @@ class Int8(MethodConfig):
             raise ConfigError(f"Int8: threshold must be 0 or more, got {self.threshold}; 6.0 is the paper's")
 
 
-class BitsAndBytesMethod(Method):
+class BitsAndBytesMethod(WeightOnlyMethod):
     """Base of the methods that bitsandbytes runs."""
 
     requires = ("bitsandbytes",)
 
-    def transformers_config(self, config: Any, skipped: list[str]) -> "BitsAndBytesConfig":
-        """Return the config as transformers has it; `skipped` are the full names of linear layers that stay."""
-        raise NotImplementedError
+    @abstractmethod
+    def transformers_options(self, config: Any) -> dict[str, Any]:
+        """Return the config as the options of transformers' `BitsAndBytesConfig`."""
 
-    def quantize(
-        self,
-        checkpoint: "Checkpoint",
-        config: Any,
-        plan: Plan,
-        on_progress: OnProgress,
-        journal: "JournalPlace | None" = None,
-    ) -> Outcome:
-        """See `Method`."""
+    def transformers_config(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> "BitsAndBytesConfig":
+        """See `WeightOnlyMethod`."""
+        from transformers import BitsAndBytesConfig
+
         from qtoolkit.models.structure import is_linear
-        from qtoolkit.stream import load_streamed
 
         optional("bitsandbytes", f"method {self.name!r}")
         linear = {name for name, module in checkpoint.skeleton.named_modules() if is_linear(module)}
         skipped = [layer.name for layer in plan.skipped if layer.name in linear]
-        theirs = self.transformers_config(config, skipped)
-        loaded = load_streamed(checkpoint, theirs, device=plan.device, on_progress=on_progress)
-        return Outcome(loaded.value, notes=loaded.notes)
+        return BitsAndBytesConfig(**self.transformers_options(config), llm_int8_skip_modules=skipped)
 
     def prepare(self, model: "PreTrainedModel") -> None:
         """See `Method`: let 4-bit layers be saved exactly."""
@@ -160,17 +153,14 @@ class FourBitMethod(BitsAndBytesMethod):
         # A float32 copy, the scaled copy and the codes before packing: bitsandbytes backends/default/ops.py.
         return layer.replaced(stored, disk_bytes=disk, working_bytes=13 * layer.num_weights + stored)
 
-    def transformers_config(self, config: FourBitConfig, skipped: list[str]) -> "BitsAndBytesConfig":
+    def transformers_options(self, config: FourBitConfig) -> dict[str, Any]:
         """See `BitsAndBytesMethod`."""
-        from transformers import BitsAndBytesConfig
-
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=config.method,
-            bnb_4bit_use_double_quant=config.double_quant,
-            bnb_4bit_compute_dtype=config.compute_dtype,
-            llm_int8_skip_modules=skipped,
-        )
+        return {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": config.method,
+            "bnb_4bit_use_double_quant": config.double_quant,
+            "bnb_4bit_compute_dtype": config.compute_dtype,
+        }
 
 
 class NF4Method(FourBitMethod):
@@ -205,11 +195,9 @@ class Int8Method(BitsAndBytesMethod):
         # A float16 copy, its magnitudes and the scaled copy, and one byte in the file that names the row layout.
         return layer.replaced(stored, disk_bytes=stored + 1, working_bytes=10 * layer.num_weights + stored)
 
-    def transformers_config(self, config: Int8, skipped: list[str]) -> "BitsAndBytesConfig":
+    def transformers_options(self, config: Int8) -> dict[str, Any]:
         """See `BitsAndBytesMethod`."""
-        from transformers import BitsAndBytesConfig
-
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=config.threshold, llm_int8_skip_modules=skipped)
+        return {"load_in_8bit": True, "llm_int8_threshold": config.threshold}
 
 
 NF4_METHOD = NF4Method()

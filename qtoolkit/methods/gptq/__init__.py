@@ -110,13 +110,13 @@ class GPTQMethod(Method):
         from qtoolkit.texts.calibration_text import check_calibration
 
         check_calibration(config.calibration)
-        return super().resolve(config, dtype, device)
+        return config
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:
         """See `Method`: choose one group size for all layers, since the format stores one and readers rely on it."""
         inputs = sorted({layer.in_features for layer in layers if not _skip_reason(layer)})
         if not inputs or config.group_size == -1:
-            return super().fit(layers, config)
+            return config
         # Inputs are multiples of 32, so that one always divides; kernels need a power of two.
         sizes = [
             size
@@ -125,7 +125,7 @@ class GPTQMethod(Method):
         ]
         powers = [size for size in sizes if size & (size - 1) == 0]
         size = config.group_size if config.group_size in sizes else powers[0]
-        return super().fit(layers, replace(config, group_size=size))
+        return replace(config, group_size=size)
 
     def plan_layer(self, layer: Layer, config: GPTQ) -> LayerPlan:
         """See `Method`."""

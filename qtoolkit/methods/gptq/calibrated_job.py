@@ -103,9 +103,9 @@ def _written_text(
         values = tokens[...]
         return bool(((values >= 0) & (values < limits.vocab_size)).all())
 
-    kept = journal.kept_tokens(fits)
-    if kept is not None:
-        return make_calibration(kept, "self", ["calibrated with what the model wrote when the job was begun"])
+    tokens = journal.kept_tokens(fits)
+    if tokens is not None:
+        return make_calibration(tokens, "self", ["calibrated with what the model wrote when the job was begun"])
     # The only step that needs the whole model in memory in full precision.
     model = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress).value
     text = self_calibration(
@@ -166,5 +166,5 @@ def _losses(model: "PreTrainedModel", sample: torch.Tensor) -> torch.Tensor:
     logits = model(sample[None], use_cache=False).logits[0, :-1]
     parts = zip(logits.split(LOSS_ROWS), sample[1:].split(LOSS_ROWS), strict=True)
     return torch.cat(
-        [torch.nn.functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in parts]
+        [torch.nn.functional.cross_entropy(part.float(), targets, reduction="none") for part, targets in parts]
     )

@@ -2,18 +2,17 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gptq.tensors import in_order, zero_offset
+from qtoolkit.formats.gptq.tensors import in_order
 from qtoolkit.methods.gptq import GPTQ, stored_tensors
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
 from qtoolkit.stream import Result
-from qtoolkit.tensor import pack_words
 from qtoolkit.tensor.hessian import Hessian
 from qtoolkit.tensor.processor import bfloat16_is_native
 from qtoolkit.tensor.qparams import QParams, search_qparams
@@ -56,7 +55,6 @@ class GPTQBlocks:
         facts: Mapping[str, Any],
     ) -> bool:
         """See `BlockMethod`."""
-        size = self.config.group_size
         expected = {}
         for name, (outputs, inputs) in shapes.items():
             bits = self.config.of(name).bits
@@ -67,13 +65,13 @@ class GPTQBlocks:
         if facts.keys() != shapes.keys() or not all(_are_facts(values) for values in facts.values()):
             return False
         return all(
-            bool(tensors[f"{name}.scales"][...].isfinite().all())
-            and self._are_groups(tensors[f"{name}.g_idx"][...], shape[1] if size == -1 else size)
-            for name, shape in shapes.items()
+            bool(tensors[f"{name}.scales"][...].isfinite().all()) and self._are_groups(tensors[f"{name}.g_idx"][...])
+            for name in shapes
         )
 
-    def _are_groups(self, groups: torch.Tensor, size: int) -> bool:
+    def _are_groups(self, groups: torch.Tensor) -> bool:
         """Check whether all groups are full, and in the order of the inputs unless `desc_act` allows another."""
+        size = len(groups) if self.config.group_size == -1 else self.config.group_size
         return in_order(groups.sort().values if self.config.desc_act else groups, size)
 
 
@@ -115,102 +113,57 @@ class _Group:
         results: dict[str, Result] = {}
         for bits, stack in stacks.items():
             stacked = weight.pop(bits)
-            qparams = search_qparams(
-                stacked[members],
-                importance[members],
-                bits=bits,
-                group_size=size,
-                sym=config.sym,
-                steps=SEARCH_STEPS[bits],
-                smallest=SMALLEST[bits],
-            )
+            steps = SEARCH_STEPS[bits]
+            qparams = _search(stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps)
             codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
-            results |= self._results(stack, codes, qparams, groups, loss, energy[bits], damp)
+            start = 0
+            for name, value in stack.items():
+                columns = slice(start, start + len(value))
+                start = columns.stop
+                stored = stored_tensors(config, len(value), len(hessian), bits=bits)
+                scale, zero_point = qparams.scale[:, columns], qparams.zero_point[:, columns]
+                total = energy[bits][columns].sum().item()
+                facts = {
+                    "error": loss[columns].sum().item() / total if total else 0.0,
+                    "damp_percent": damp,
+                    "num_inputs": self._hessian.num_inputs,
+                }
+                results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
         return results
 
     def _stacked(self, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the weights [out, in] side by side and transposed, float32 [in, sum of out]."""
         return torch.cat([value.to(self._method.device, torch.float32) for value in weights.values()]).T.contiguous()
 
-    def _results(
-        self,
-        weights: Mapping[str, torch.Tensor],
-        codes: torch.Tensor,
-        qparams: QParams,
-        groups: torch.Tensor,
-        loss: torch.Tensor,
-        energy: torch.Tensor,
-        damp: float,
-    ) -> Iterator[tuple[str, Result]]:
-        """Yield each layer's name, stored tensors and facts, its columns taken from those of all layers."""
-        start = 0
-        for name, weight in weights.items():
-            columns = slice(start, start + len(weight))
-            start = columns.stop
-            own = QParams(qparams.scale[:, columns], qparams.zero_point[:, columns], qparams.bits)
-            tensors = pack_layer(codes[:, columns], own, groups, self._method.config.checkpoint_format)
-            total = energy[columns].sum().item()
-            facts = {
-                "error": loss[columns].sum().item() / total if total else 0.0,
-                "damp_percent": damp,
-                "num_inputs": self._hessian.num_inputs,
-            }
-            yield name, Result(tensors, facts)
-
 
 def _are_facts(values: Any) -> bool:
-    """Check whether a journal's facts of one layer have the keys, types and finite values that `_results` writes."""
-    if not isinstance(values, dict) or set(values) != {"error", "damp_percent", "num_inputs"}:
+    """Check whether a journal's facts of one layer have the keys, types and finite values that `finish` writes."""
+    types = {"error": float, "damp_percent": float, "num_inputs": int}
+    if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != types:
         return False
-    floats = [values["error"], values["damp_percent"]]
-    inputs = values["num_inputs"]
-    are_floats = all(isinstance(number, float) and math.isfinite(number) for number in floats)
-    return are_floats and type(inputs) is int and inputs >= 0
+    return math.isfinite(values["error"]) and math.isfinite(values["damp_percent"]) and values["num_inputs"] >= 0
+
+
+def _search(
+    weight: torch.Tensor, importance: torch.Tensor, config: GPTQ, *, bits: int, group_size: int, steps: int
+) -> QParams:
+    """Return the scales and zero points of a weight float32 [in, out] whose groups are in order."""
+    sym, smallest = config.sym, SMALLEST[bits]
+    return search_qparams(weight, importance, bits=bits, group_size=group_size, sym=sym, steps=steps, smallest=smallest)
 
 
 def round_to_grid(weight: torch.Tensor, config: GPTQ) -> torch.Tensor:
     """Return a weight float32 [out, in] rounded to the nearest codes: no compensation, scales searched coarsely."""
     size = weight.shape[1] if config.group_size == -1 else config.group_size
     columns = weight.T.contiguous()  # [in, out]
-    qparams = search_qparams(
-        columns,
-        columns.new_ones(len(columns)),
-        bits=config.bits,
-        group_size=size,
-        sym=config.sym,
-        steps=_ROUNDING_STEPS,
-        smallest=SMALLEST[config.bits],
-    )
+    importance = columns.new_ones(len(columns))
+    qparams = _search(columns, importance, config, bits=config.bits, group_size=size, steps=_ROUNDING_STEPS)
     # [in, out] -> [groups, group_size, out]
-    grouped, zero = columns.unflatten(0, (-1, size)), qparams.zero_point[:, None]
+    grouped = columns.unflatten(0, (-1, size))
+    zero = qparams.zero_point[:, None]
     codes = (grouped / qparams.scale[:, None] + zero).round_().clamp_(0, 2**config.bits - 1)
     rounded: torch.Tensor = codes.sub_(zero).mul_(qparams.scale[:, None]).flatten(0, 1).T  # [out, in]
     return rounded
-
-
-def pack_layer(
-    codes: torch.Tensor, qparams: QParams, groups: torch.Tensor, checkpoint_format: str
-) -> dict[str, torch.Tensor]:
-    """Return the tensors of one layer in AutoGPTQ's format, on the CPU.
-
-    Args:
-        codes: uint8 [in, out].
-        qparams: of each group, [groups, out].
-        groups: the group of each input, int64 [in].
-        checkpoint_format: "gptq" or "gptq_v2".
-
-    Returns:
-        qweight, qzeros, scales and g_idx, as `GPTQTensors` describes them.
-    """
-    zeros = (qparams.zero_point - zero_offset(checkpoint_format)).to(torch.uint8)
-    tensors = {
-        "qweight": pack_words(codes.contiguous(), qparams.bits),
-        # [groups, out] -> [out, groups], packed along out -> [groups, out * bits / 32]
-        "qzeros": pack_words(zeros.T.contiguous(), qparams.bits).T.contiguous(),
-        "scales": qparams.scale.to(torch.float16).contiguous(),
-        "g_idx": groups.to(torch.int32),
-    }
-    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def _energy(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:

@@ -101,17 +101,17 @@ def solve(
     group_of = groups[reverse].tolist()
     for stop in range(in_features, 0, -_BLOCK):
         start = max(0, stop - _BLOCK)
-        wanted = torch.addmm(error[start:stop], lower[stop:, start:stop].T, error[stop:])
-        levels = torch.empty_like(wanted)
+        targets = torch.addmm(error[start:stop], lower[stop:, start:stop].T, error[stop:])
+        levels = torch.empty_like(targets)
         block = lower[start:stop, start:stop]
         for k in range(stop - start - 1, -1, -1):
-            group, row = group_of[start + k], wanted[k]
+            group, row = group_of[start + k], targets[k]
             if k < stop - start - 1:
                 row.addmv_(error[start + k + 1 : stop].T, block[k + 1 :, k])
             level = torch.mul(row, inverses[group], out=levels[k]).round_().clamp_(lows[group], highs[group])
             error[start + k].addcmul_(level, scales[group], value=-1)
             row.addcmul_(level, scales[group], value=-1)
-        loss.addmv_(wanted.square_().T, diagonal[start:stop])
+        loss.addmv_(targets.square_().T, diagonal[start:stop])
         index = groups[reverse[start:stop]]
         codes[reverse[start:stop]] = levels.add_(qparams.zero_point[index]).to(torch.uint8)
     return codes, loss
