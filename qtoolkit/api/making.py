@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.files import absolute, current_folder, path_of
-from qtoolkit.hub import find_models as search_models
+from qtoolkit.hub.search import find_models as search_models
 from qtoolkit.jobs.loading import load_model
 from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
 from qtoolkit.jobs.target import meet_target, needs_measuring, refuse_without_weights

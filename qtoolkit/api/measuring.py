@@ -17,8 +17,7 @@ from qtoolkit.jobs.comparing import compare_models
 from qtoolkit.jobs.evaluating import evaluate_model
 from qtoolkit.measure import examine, explained, memory_footprint
 from qtoolkit.methods import available_methods, get_method
-from qtoolkit.models import open_checkpoint
-from qtoolkit.models.opening import find_tokenizer
+from qtoolkit.models import find_tokenizer, open_checkpoint
 from qtoolkit.planning import refuse_below_one, resolve_device
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import (

@@ -23,8 +23,7 @@ from qtoolkit.evaluation.llama_cpp import LlamaCppModel
 from qtoolkit.formats import quiet_layers, side_file_names
 from qtoolkit.jobs.loading import check_room_to_load, load_quantized
 from qtoolkit.measure import explained, guarded, hardware, measure_peak
-from qtoolkit.models import Checkpoint, open_checkpoint
-from qtoolkit.models.opening import find_tokenizer
+from qtoolkit.models import Checkpoint, find_tokenizer, open_checkpoint
 from qtoolkit.models.structure import block_list
 from qtoolkit.noted import Noted
 from qtoolkit.optional import is_installed

@@ -10,7 +10,7 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import current_folder, path_of
-from qtoolkit.hub import HubMirror
+from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.jobs.target import meet_target, with_rules_of
 from qtoolkit.measure import (
     explained,

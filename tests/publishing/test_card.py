@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, ModelCard
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.publishing import read_receipt
-from qtoolkit.publishing.card import make_card
+from qtoolkit.publishing.card import CardOptions, make_card
 from qtoolkit.publishing.markdown import escaped
 from qtoolkit.records import Check, Receipt, Verification
 from tests.fake_hub.writable import WritableHub
@@ -80,12 +80,12 @@ def test_a_licence_that_is_not_known_is_asked_for(receipt: Receipt) -> None:
     unknown = replace(receipt, license=None)
     with pytest.raises(ConfigError, match="licence of someone/tiny-llama is not known, and none is made up"):
         make_card(unknown, VERIFICATION, "me/tiny")
-    assert make_card(unknown, VERIFICATION, "me/tiny", license="mit").data.license == "mit"
+    assert make_card(unknown, VERIFICATION, "me/tiny", CardOptions(license="mit")).data.license == "mit"
 
 
 def test_another_licence_than_the_bases_is_refused(receipt: Receipt) -> None:
     with pytest.raises(ConfigError, match=r"license='mit', but someone/tiny-llama stands under 'apache-2\.0'"):
-        make_card(receipt, VERIFICATION, "me/tiny", license="mit")
+        make_card(receipt, VERIFICATION, "me/tiny", CardOptions(license="mit"))
 
 
 PAGE = "https://huggingface.co/someone/tiny-llama"

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, ConfigError
 from qtoolkit.publishing import read_receipt
-from qtoolkit.publishing.card import make_card
+from qtoolkit.publishing.card import CardOptions, make_card
 from qtoolkit.records import Check, Receipt, Verification
 from tests.fake_hub.server import Hub
 from tests.publishing.checks import checks_of
@@ -26,7 +26,8 @@ NOTHING = Verification("out", (Check("logits", True, "0"),))
 
 def card_of(receipt: Receipt, **options: Any) -> tuple[dict[str, Any], str]:
     """The metadata of a card, read back as the Hub reads it, and its text."""
-    card = make_card(receipt, NOTHING, "me/tiny", license=None if receipt.license else "mit", **options)
+    license = None if receipt.license else "mit"
+    card = make_card(receipt, NOTHING, "me/tiny", CardOptions(license=license, **options))
     return ModelCard(str(card)).data.to_dict(), card.text
 
 
@@ -159,7 +160,8 @@ def test_the_person_names_the_base_and_the_relation(changed: Path, relation: str
         f"[org/other](https://huggingface.co/org/other) ({relation or 'quantized'}), as who published this copy says"
     )
     assert f"Its base model is {named}" in text
-    (changed / "README.md").write_text(str(make_card(receipt, NOTHING, "me/x", license="mit", base_model="org/other")))
+    card = make_card(receipt, NOTHING, "me/x", CardOptions(license="mit", base_model="org/other"))
+    (changed / "README.md").write_text(str(card))
     check = checks_of(changed, running=False)["base model"]
     assert check.passed, str(check)
     assert "not known to be that model; the card names org/other" in check.value

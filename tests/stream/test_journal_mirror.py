@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
-from qtoolkit.hub import HubMirror
+from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.stream import Journal, JournalPlace
 from tests.fake_hub.fixture import WRITE_TOKEN
 from tests.fake_hub.server import Fault
