@@ -9,7 +9,8 @@ from typing import Any
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import current_folder
 from qtoolkit.hub import HubMirror
-from qtoolkit.jobs.target import meet_target, with_rules_of
+from qtoolkit.jobs.bit_budget import meet_target, with_rules_of
+from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure import (
     explained,
     guarded,
@@ -21,7 +22,7 @@ from qtoolkit.measure import (
     versions,
 )
 from qtoolkit.methods import Method, get_method, packages_of_method, resolve_config
-from qtoolkit.models import identify, open_checkpoint, refuse_own_source
+from qtoolkit.models import identify, refuse_own_source
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
@@ -51,13 +52,7 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
         check_output(folder, overwrite=request.overwrite, unfinished=method.resumes or not request.resume)
     with _staged(request, method) as partial:
         with measure_peak() as meter:
-            checkpoint = open_checkpoint(
-                request.model,
-                revision=request.revision,
-                token=request.token,
-                tokenizer=request.tokenizer,
-                on_progress=request.report,
-            )
+            checkpoint = open_source(request.model, request, on_progress=request.report)
             machine = this_machine(folder or current_folder(), Speed())
             rss = resident_memory()
             journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
