@@ -149,7 +149,7 @@ def check_candidate(candidate: Candidate, checkpoint: Checkpoint, device: str, *
         method = get_method(candidate.config.method)
         for package in method.requires if local else ():
             optional(package, f"method {method.name!r}")
-        plan_job(replace(checkpoint, notes=[]), candidate.config, device, None, rss=0)
+        plan_job(checkpoint, candidate.config, device, None, rss=0)
         return ""
     if candidate.path is None:
         return ""
@@ -205,7 +205,8 @@ def measure_candidate(
         report = with_origin(report, opened, base.checkpoint, device)
         report = with_speed(report, predictor, windows, on_progress)
         answers = [continue_text(model, base.tokenizer, prompt) for prompt in task.prompts] if model is not None else []
-    report = replace(report, notes=(*report.notes, *opened.notes))
+    notes = dict.fromkeys((*opened.notes, *predictor.notes))
+    report = replace(report, notes=(*report.notes, *notes))
     return replace(
         known,
         footprint=footprint,

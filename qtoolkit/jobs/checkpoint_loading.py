@@ -33,19 +33,19 @@ def run_loading(request: LoadRequest) -> "QuantizedModel | PreTrainedModel":
     device = resolve_device(request.device)
     checkpoint = open_source(request.model, request, quantized=True)
     if request.dtype != "auto":
-        checkpoint.dtype = resolve_dtype(request.dtype)
+        checkpoint = replace(checkpoint, dtype=resolve_dtype(request.dtype))
     return load_opened(checkpoint, device)
 
 
 @explained("loading", _ADVICE)
 def load_opened(checkpoint: Checkpoint, device: str) -> "QuantizedModel | PreTrainedModel":
     """Load a checkpoint, quantized or not, on a device."""
-    adapt_dtype(checkpoint, device)
+    checkpoint = adapt_dtype(checkpoint, device)
     if checkpoint.quantization is not None:
         return load_quantized(checkpoint, device)
     check_room_to_load(checkpoint, device)
     with _foreign_errors(checkpoint.name):
-        return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
+        return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress).value
 
 
 @contextmanager
@@ -76,17 +76,20 @@ def _load_quantized(checkpoint: Checkpoint, device: str) -> QuantizedModel:
     started = time.monotonic()
     check_room_to_load(checkpoint, device)
     with measure_peak() as meter:
-        reader, config = reader_of(checkpoint)
-        config, plan = plan_job(checkpoint, config, device, None, rss=resident_memory(), method=reader)
+        read_as = reader_of(checkpoint)
+        reader = read_as.reader
+        planned = plan_job(read_as.checkpoint, read_as.config, device, None, rss=resident_memory(), method=reader)
         for package in reader.requires:
             optional(package, f"{checkpoint.name}, which is quantized with {reader.name!r},")
-        model = reader.load(checkpoint, device=device)
-        reader.prepare(model)
+        loaded = reader.load(planned.checkpoint, device=device)
+        reader.prepare(loaded.value)
     receipt = receipt_of(checkpoint)
+    memory = memory_report(planned.plan, memory_footprint(loaded.value), checkpoint.path, meter.report)
     # What is on the disk is the result, not what was there before it.
-    memory = replace(memory_report(plan, memory_footprint(model), checkpoint.path, meter.report), disk_before=None)
-    report = quantization_report(plan, checkpoint.notes, memory, checkpoint.path, time.monotonic() - started)
-    return QuantizedModel(model, checkpoint.tokenizer, config, report, receipt)
+    memory = replace(memory, disk_before=None)
+    notes = (*planned.checkpoint.notes, *loaded.notes, *receipt.notes)
+    report = quantization_report(planned.plan, notes, memory, checkpoint.path, time.monotonic() - started)
+    return QuantizedModel(loaded.value, checkpoint.tokenizer, planned.config, report, receipt.value)
 
 
 def check_room_to_load(checkpoint: Checkpoint, device: str) -> None:

@@ -27,6 +27,7 @@ from qtoolkit.measure import explained, guarded, hardware, measure_peak
 from qtoolkit.models import Checkpoint
 from qtoolkit.models.opening import find_tokenizer
 from qtoolkit.models.structure import block_list
+from qtoolkit.noted import Noted
 from qtoolkit.optional import is_installed
 from qtoolkit.planning import adapt_dtype, resolve_device
 from qtoolkit.publishing import receipt_of
@@ -56,7 +57,7 @@ class Opened:
         config: transformers' config; None for an object with `logits` alone.
         checkpoint: in full precision, not read yet; None for what is loaded or quantized.
         passages: of the text that it was calibrated on, as `sketch` gives them; empty where none is known.
-        notes: what was decided, one line each; more may come while it is loaded.
+        notes: what was decided while it was opened, one line each; its predictor has those of loading.
         weights_fingerprint: of its receipt; None where it has none.
     """
 
@@ -98,7 +99,8 @@ def run_evaluation(request: EvaluateRequest) -> QualityReport:
         if request.noise_floor:
             assert reference is not None
             report = with_noise_floor(report, measure_noise_floor(windows, reference, device, on_progress))
-    notes = [note for opened in (reference, candidate) if opened for note in opened.notes]
+    of_reference = (*reference.notes, *expected.notes) if reference and expected else ()
+    notes = (*of_reference, *candidate.notes, *predictor.notes)
     return replace(report, seconds=time.monotonic() - started, notes=(*report.notes, *dict.fromkeys(notes)))
 
 
@@ -128,27 +130,29 @@ def open_model(
     if callable(getattr(model, "logits", None)):
         return Opened(LoadedScorer(str(getattr(model, "path", type(model).__name__)), model), source.tokenizer)
     checkpoint = open_source(model, source, on_progress=on_progress, quantized=True)
-    adapt_dtype(checkpoint, device)
-    return _open_checkpoint(checkpoint, device, runs_gguf=runs_gguf)
+    return _open_checkpoint(adapt_dtype(checkpoint, device), device, runs_gguf=runs_gguf)
 
 
 def _open_checkpoint(checkpoint: Checkpoint, device: str, *, runs_gguf: bool) -> Opened:
     """Choose how a checkpoint predicts: loaded as a whole, by llama.cpp, or streamed block by block."""
-    notes = checkpoint.notes
     name = checkpoint.name
-    scorer: Scorer = StreamedScorer(checkpoint, device)
-    opened = Opened(scorer, checkpoint.tokenizer, checkpoint.config, notes=notes)
+    opened = Opened(StreamedScorer(checkpoint, device), checkpoint.tokenizer, checkpoint.config, notes=checkpoint.notes)
     if checkpoint.quantization is not None:
-        opened = replace(opened, scorer=OpenedScorer(name, lambda: load_quantized(checkpoint, device).model))
-        return _with_receipt(opened, None, receipt_of(checkpoint))
+        receipt = receipt_of(checkpoint)
+        scorer = OpenedScorer(name, lambda: _load_quantized(checkpoint, device))
+        opened = replace(opened, scorer=scorer, notes=(*checkpoint.notes, *receipt.notes))
+        return _with_receipt(opened, None, receipt.value)
     if checkpoint.format == "gguf" and runs_gguf:
         if is_installed("llama_cpp"):
-            notes.append(f"{name} was run by llama.cpp, which rounds the inputs of products to 8 bits")
-            return replace(opened, scorer=OpenedScorer(name, lambda: LlamaCppModel(name)))
-        notes.append(f"{name} was expanded and run by transformers, since llama-cpp-python is not installed")
+            note = f"{name} was run by llama.cpp, which rounds the inputs of products to 8 bits"
+            scorer = OpenedScorer(name, lambda: Noted(LlamaCppModel(name)))
+            return replace(opened, scorer=scorer, notes=(*checkpoint.notes, note))
+        note = f"{name} was expanded and run by transformers, since llama-cpp-python is not installed"
+        checkpoint = checkpoint.with_notes(note)
+    checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)
     if block_list(checkpoint.skeleton) is None:
         opened = replace(opened, scorer=OpenedScorer(name, lambda: _load_whole(checkpoint, device)))
-    return replace(opened, checkpoint=checkpoint)
+    return replace(opened, checkpoint=checkpoint, notes=checkpoint.notes)
 
 
 def _with_receipt(opened: Opened, calibration: CalibrationReport | None, receipt: Receipt | None) -> Opened:
@@ -200,7 +204,7 @@ def _write_text(request: TextOptions, opened: Opened, device: str, on_progress: 
 def _in_memory(opened: Opened, device: str, on_progress: OnProgress) -> Iterator[PreTrainedModel | None]:
     """Load the whole model; None if transformers has no model of it."""
     if opened.checkpoint is not None:
-        yield _load_whole(opened.checkpoint, device)
+        yield _load_whole(opened.checkpoint, device).value
     else:
         with opened.scorer.open(torch.empty(0, 0, dtype=torch.int64), on_progress) as predictor:
             yield predictor.model
@@ -270,6 +274,11 @@ def with_noise_floor(report: QualityReport, floor: QualityReport) -> QualityRepo
     )
 
 
-def _load_whole(checkpoint: Checkpoint, device: str) -> PreTrainedModel:
+def _load_quantized(checkpoint: Checkpoint, device: str) -> Noted[PreTrainedModel]:
+    quantized = load_quantized(checkpoint, device)
+    return Noted(quantized.model, quantized.report.notes)
+
+
+def _load_whole(checkpoint: Checkpoint, device: str) -> Noted[PreTrainedModel]:
     check_room_to_load(checkpoint, device)
     return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)

@@ -33,7 +33,7 @@ def run_plan(request: PlanRequest) -> Plan:
     # The speed of a GPU is not measured.
     machine = profile or this_machine(folder, measure_speed(folder) if device == "cpu" else Speed())
     rss = resident_memory()
-    config, measures = meet_target(
+    met = meet_target(
         checkpoint,
         config,
         device,
@@ -43,15 +43,15 @@ def run_plan(request: PlanRequest) -> Plan:
         measuring_device=resolve_device("auto") if profile else device,
     )
     return plan_with_advice(
-        checkpoint,
-        config,
+        checkpoint.with_notes(*met.notes),
+        met.config,
         device,
         machine,
         rss=rss,
         context=request.context,
         batch_size=request.batch_size,
-        measures=measures,
-    )[1]
+        measures=met.num_measured,
+    ).plan
 
 
 @explained("planning", _ADVICE)
