@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qtoolkit.errors import ConfigError, QToolkitError
+from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import as_call, offered
 from qtoolkit.models import Checkpoint
 from qtoolkit.planning.layers import Modules
@@ -12,7 +12,6 @@ from qtoolkit.records import Candidate, Machine, Plan, Recommendation
 from qtoolkit.units import parse_bytes
 
 _WORST_OF_4_BITS = 1.25
-GOALS = ("quality", "size", "speed")
 
 # Larger models lose less; the order is what counts.
 _MEASURED = "measured on SmolLM2-135M, larger models lose less"
@@ -40,15 +39,10 @@ def recommend(
         machine: what they would run on.
         device: where.
         memory: bytes that using one may take, also as text; None for what the machine has.
-        goal: one of `GOALS`.
+        goal: "quality", "size" or "speed".
         rss: bytes that this process has resident now.
         context: tokens for which using them is planned.
-
-    Raises:
-        ConfigError: a goal that there is not.
     """
-    if goal not in GOALS:
-        raise ConfigError(f"goal must be one of {', '.join(GOALS)}, got {goal!r:.40}")
     index = int(device.partition(":")[2] or 0)
     there = machine.memory if device == "cpu" else machine.vram[index]
     limit = there if memory is None else parse_bytes(memory)

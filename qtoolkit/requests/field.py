@@ -28,18 +28,12 @@ def option(
         unit: what the value counts, "bits per weight".
         per_layer: whether `rules` of a method's config may give single layers another value.
         empty: what None stands for, or what False does.
-        metavar: what a magic's help calls the value, "DIR"; empty for the unit.
+        metavar: what a magic's help calls the value, "DIR"; empty for the unit, or "NAME".
         least: the smallest number that it may be; None where it is no number, or where its class checks it.
         secret: whether the value is left out of the `repr`.
     """
-    metadata = {
-        **describe(help, metavar or unit.upper()),
-        "choices": choices,
-        "unit": unit,
-        "per_layer": per_layer,
-        "empty": empty,
-        "least": least,
-    }
+    described = describe(help, metavar or unit.upper() or "NAME")
+    metadata = {**described, "choices": choices, "unit": unit, "per_layer": per_layer, "empty": empty, "least": least}
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, repr=not secret, metadata=metadata)

@@ -18,7 +18,5 @@ class LoadRequest(OnDevice, ModelSource):
     model: str | PathLike[str] = field(metadata=describe("a folder or a Hub id"))
     _: KW_ONLY
     dtype: "str | torch.dtype" = option(
-        "auto",
-        help="type of what is not quantized: auto for the checkpoint's own, bfloat16, float16 or float32",
-        metavar="NAME",
+        "auto", help="type of what is not quantized: auto for the checkpoint's own, bfloat16, float16 or float32"
     )

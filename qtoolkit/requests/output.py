@@ -32,11 +32,6 @@ class Resumable(Request):
 
     resume: bool = option(True, help="go on with what an earlier call had done when it was stopped", empty="start anew")
     resume_repo: str | None = option(
-        None,
-        help="private repository on the Hub that the blocks done are pushed to, and pulled from",
-        empty="this machine alone",
-        metavar="REPO",
+        None, help="private repository on the Hub that the blocks done are pushed to, and pulled from", metavar="REPO"
     )
-    overwrite: bool = option(
-        False, help="replace the output folder when it exists; it stays until the new one is complete"
-    )
+    overwrite: bool = option(False, help="replace the output folder when it exists")

@@ -14,13 +14,9 @@ GOALS = ("quality", "size", "speed")
 class RecommendRequest(MemoryLimit, OnDevice, PlannedUse, HubSource):
     """Hold the models to choose from, and what the choice must fit."""
 
-    model: Any | list[Any] = field(
-        metadata=describe(
-            "what `plan` takes, or a list of such to be compared: a larger one quantized against a smaller one as it is"
-        )
-    )
+    model: Any | list[Any] = field(metadata=describe("what `plan` takes, or a list of such to be compared"))
     _: KW_ONLY
-    goal: str = option("quality", help="what the best one is best at", choices=GOALS, metavar="NAME")
+    goal: str = option("quality", help="what the best one is best at", choices=GOALS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
