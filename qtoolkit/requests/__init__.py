@@ -5,10 +5,10 @@ Signatures, docstrings, magics, TOML and panels are derived from these fields, s
 
 from qtoolkit.requests.compare_request import CompareRequest
 from qtoolkit.requests.evaluate_request import EvaluateRequest
-from qtoolkit.requests.field import Request, describe, option
 from qtoolkit.requests.find_models_request import FindModelsRequest
 from qtoolkit.requests.load_request import LoadRequest
 from qtoolkit.requests.model import ModelSource
+from qtoolkit.requests.option_field import Request, describe, option
 from qtoolkit.requests.plan_request import PlanRequest
 from qtoolkit.requests.publish_request import CardOptions, PublishRequest
 from qtoolkit.requests.quantize_request import QuantizeRequest

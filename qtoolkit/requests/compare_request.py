@@ -7,8 +7,8 @@ from os import PathLike
 from typing import Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.requests.field import describe, option
 from qtoolkit.requests.model import MODEL, MemoryLimit, ModelSource, OnDevice, WithProgress
+from qtoolkit.requests.option_field import describe, option
 from qtoolkit.requests.output import OutputFolder
 from qtoolkit.requests.text import TextOptions
 

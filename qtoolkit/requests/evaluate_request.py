@@ -3,8 +3,8 @@
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from qtoolkit.requests.field import describe, option
 from qtoolkit.requests.model import MODEL, ModelSource, OnDevice, WithProgress
+from qtoolkit.requests.option_field import describe, option
 from qtoolkit.requests.text import TextOptions
 
 

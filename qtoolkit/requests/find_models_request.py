@@ -2,8 +2,8 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-from qtoolkit.requests.field import option
 from qtoolkit.requests.model import HubToken
+from qtoolkit.requests.option_field import option
 
 
 @dataclass(frozen=True)

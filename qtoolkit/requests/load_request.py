@@ -4,8 +4,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from qtoolkit.requests.field import describe, option
 from qtoolkit.requests.model import ModelSource, OnDevice
+from qtoolkit.requests.option_field import describe, option
 
 if TYPE_CHECKING:
     import torch

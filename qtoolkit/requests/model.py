@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtoolkit.records import Machine, OnProgress, ignore_progress
-from qtoolkit.requests.field import Request, option
+from qtoolkit.requests.option_field import Request, option
 from qtoolkit.units import parse_bytes
 
 MODEL = "a Hub id (`name` or `name@revision`), a folder, a `.gguf` file or a loaded `PreTrainedModel`"

@@ -5,7 +5,7 @@ from os import PathLike
 from pathlib import Path
 
 from qtoolkit.files import path_of
-from qtoolkit.requests.field import Request, option
+from qtoolkit.requests.option_field import Request, option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 
 from qtoolkit.records import QualityReport
-from qtoolkit.requests.field import describe, option
 from qtoolkit.requests.model import HubToken
+from qtoolkit.requests.option_field import describe, option
 from qtoolkit.requests.verify_request import CheckOptions
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.requests.field import describe
 from qtoolkit.requests.model import CONFIG, MODEL, ModelSource, OnDevice, WithProgress
+from qtoolkit.requests.option_field import describe
 from qtoolkit.requests.output import OutputFolder, Resumable
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.requests.field import describe, option
 from qtoolkit.requests.model import HubSource, MemoryLimit, OnDevice, PlannedUse
+from qtoolkit.requests.option_field import describe, option
 
 GOALS = ("quality", "size", "speed")
 

@@ -5,8 +5,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 from typing import Any
 
-from qtoolkit.requests.field import describe, option
 from qtoolkit.requests.model import WithTokenizer
+from qtoolkit.requests.option_field import describe, option
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.requests.field import option
 from qtoolkit.requests.model import HubToken
+from qtoolkit.requests.option_field import option
 
 
 @dataclass(frozen=True, kw_only=True)

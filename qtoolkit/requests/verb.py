@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
 from typing import Any, ParamSpec, TypeVar
 
-from qtoolkit.requests.field import Request
+from qtoolkit.requests.option_field import Request
 from qtoolkit.tokens import Token, forget
 
 P = ParamSpec("P")

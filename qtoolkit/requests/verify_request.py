@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from os import PathLike
 
 from qtoolkit.records import OnCheck
-from qtoolkit.requests.field import describe, option
 from qtoolkit.requests.model import WithProgress
+from qtoolkit.requests.option_field import describe, option
 
 
 @dataclass(frozen=True, kw_only=True)
