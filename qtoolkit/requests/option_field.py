@@ -54,18 +54,14 @@ class Request:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            check_least(one.name, getattr(self, one.name), one.metadata.get("least"))
-
-
-def check_least(name: str, value: Any, least: int | None) -> None:
-    """Check a number that has a smallest value; None, where nothing was given, passes.
-
-    Raises:
-        ConfigError: it is below, or no whole number.
-    """
-    if least is None or value is None:
-        return
-    if not isinstance(value, int):
-        raise ConfigError(f"{name} must be a whole number, got {value!r:.40}")
-    if value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
+            value = getattr(self, one.name)
+            choices = one.metadata.get("choices")
+            least = one.metadata.get("least")
+            if choices is not None and value not in choices:
+                raise ConfigError(f"{one.name} must be one of {', '.join(choices)}, got {value!r:.40}")
+            if least is None or value is None:
+                continue
+            if not isinstance(value, int):
+                raise ConfigError(f"{one.name} must be a whole number, got {value!r:.40}")
+            if value < least:
+                raise ConfigError(f"{one.name} must be at least {least}, got {value}")

@@ -2,9 +2,10 @@
 
 import functools
 import inspect
+import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
 from typing import Any, ParamSpec, TypeVar
@@ -52,7 +53,7 @@ def verb(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]
                 raise
 
         wrapper.__signature__ = signature  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+        wrapper.__annotations__ = {one.name: one.type for one in arguments_of(request)}
         wrapper.__annotations__["return"] = signature.return_annotation
         wrapper.__doc__ = _docstring(inspect.getdoc(function) or "", request)
         return wrapper
@@ -92,19 +93,19 @@ def _check_call(name: str, signature: Signature, args: tuple[Any, ...], options:
 
 
 def _docstring(text: str, request: Any) -> str:
-    """Return a docstring with the help of each argument before its first section."""
-    sections = min((found for name in ("Returns:", "Raises:") if (found := text.find(f"\n{name}\n")) >= 0), default=-1)
-    body, rest = (text, "") if sections < 0 else (text[:sections], text[sections:])
-    entries = [line for one in arguments_of(request) for line in _entry(one)]
-    return "\n".join([body.rstrip(), "", "Args:", *entries, rest])
+    """Return a docstring with the help of each argument before its sections."""
+    before, *sections = re.split(r"\n(?=(?:Returns|Raises):\n)", text, maxsplit=1)
+    return "\n".join([before.rstrip(), "", "Args:", *map(_entry, arguments_of(request)), "", *sections])
 
 
-def _entry(one: Field[Any]) -> Iterator[str]:
-    """Yield the lines that describe an argument in a docstring."""
+def _entry(one: Field[Any]) -> str:
+    """Return the lines that describe an argument in a docstring."""
     described = one.metadata
-    choices = f"; one of {', '.join(map(repr, described['choices']))}" if described.get("choices") else ""
-    empty = ""
+    parts = [f"{one.name}: {described['help']}"]
+    if described.get("choices"):
+        parts.append(f"one of {', '.join(map(repr, described['choices']))}")
     if described.get("empty"):
-        empty = f"; False to {described['empty']}" if one.default is True else f"; None for {described['empty']}"
-    text = f"{one.name}: {described['help']}{choices}{empty}."
-    yield from textwrap.wrap(text, _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
+        parts.append(f"{'False to' if one.default is True else 'None for'} {described['empty']}")
+    return textwrap.fill(
+        "; ".join(parts) + ".", _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
+    )
