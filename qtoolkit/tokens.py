@@ -1,15 +1,9 @@
 """A Hub token is shown nowhere: by no variable, by no frame that an error holds, by no message."""
 
-import functools
-import sys
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterator
 
 from qtoolkit.errors import masked
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Token(str):
@@ -24,31 +18,6 @@ class Token(str):
 def concealed(token: str | None) -> Token | None:
     """A token that shows itself to nobody but who sends it; None for none."""
     return None if token is None else Token(token)
-
-
-def verb(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a verb raise errors that hold nothing: neither a half-made model nor a token, and none in a message.
-
-    A notebook keeps the last error, and shows the variables of every frame on its way where it is told to (`%xmode
-    Verbose`); those of huggingface_hub hold the headers of a request.
-    """
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        outer = sys.exception()
-        options: dict[str, Any] = kwargs
-        if isinstance(options.get("token"), str):
-            options["token"] = Token(options["token"])
-        try:
-            return function(*args, **kwargs)
-        except BaseException as error:
-            forget(error, outer, options.get("token"))
-            # This frame is shown too.
-            del args
-            options.clear()
-            raise
-
-    return wrapper
 
 
 def forget(error: BaseException, outer: BaseException | None = None, token: str | None = None) -> None:
