@@ -24,8 +24,7 @@ from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.checkpoint_loading import check_room_to_load, load_quantized
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure import explained, guarded, hardware, measure_peak
-from qtoolkit.models import Checkpoint
-from qtoolkit.models.opening import find_tokenizer
+from qtoolkit.models import Checkpoint, find_tokenizer
 from qtoolkit.models.structure import block_list
 from qtoolkit.noted import Noted
 from qtoolkit.optional import is_installed

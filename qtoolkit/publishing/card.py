@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from qtoolkit.checkpoints.names import HUB_TEXTS, is_hub_id
+from qtoolkit.checkpoints.hub_names import HUB_TEXTS, is_hub_id
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import is_uneven
 from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE

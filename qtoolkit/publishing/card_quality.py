@@ -4,7 +4,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from qtoolkit.checkpoints.names import HUB_TEXTS
+from qtoolkit.checkpoints.hub_names import HUB_TEXTS
 from qtoolkit.errors import ConfigError
 from qtoolkit.publishing.lineage import is_in_memory
 from qtoolkit.publishing.markdown import escaped, listed, table

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from qtoolkit.checkpoints import folder as folders
-from qtoolkit.checkpoints import read_tensors
-from qtoolkit.checkpoints.names import INDEX_FILE, RECEIPT_FILE, SINGLE_FILE
+from qtoolkit.checkpoints.filenames import INDEX_FILE, RECEIPT_FILE, SINGLE_FILE
 from qtoolkit.checkpoints.remedy import lfs_problem
+from qtoolkit.checkpoints.safetensors import read_tensors
 from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.files import MAX_JSON_BYTES, read_json
 from qtoolkit.formats import format_of

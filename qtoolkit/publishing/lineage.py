@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS, is_commit_hash, is_hub_id
+from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS, is_commit_hash, is_hub_id
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import Receipt
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS
+from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS
 from qtoolkit.files import read_json
 from qtoolkit.hub.licenses import license_of_folder, read_card
 from qtoolkit.publishing.artifact import Artifact

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, ModelInfo, constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
-from qtoolkit.checkpoints.names import INDEX_FILE
+from qtoolkit.checkpoints.filenames import INDEX_FILE
 from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError, oneline
 from qtoolkit.hub.hub_errors import HubUpload, translated
 from qtoolkit.hub.mirror import without_bars

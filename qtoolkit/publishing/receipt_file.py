@@ -9,11 +9,11 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.checkpoints import read_tensors
-from qtoolkit.checkpoints.names import RECEIPT_FILE, is_commit_hash, is_hub_id
+from qtoolkit.checkpoints.filenames import RECEIPT_FILE
+from qtoolkit.checkpoints.hub_names import is_commit_hash, is_hub_id
 from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.checkpoints.remedy import lfs_problem
-from qtoolkit.checkpoints.safetensors import DTYPES
+from qtoolkit.checkpoints.safetensors import DTYPES, read_tensors
 from qtoolkit.errors import CheckpointError, ConfigError, oneline, printable
 from qtoolkit.files import write_whole
 from qtoolkit.noted import Noted

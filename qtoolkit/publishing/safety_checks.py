@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from qtoolkit.checkpoints.names import PICKLE_SUFFIXES
+from qtoolkit.checkpoints.filenames import PICKLE_SUFFIXES
 from qtoolkit.files import read_json
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.publishing.file_checks import of

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.checkpoints import folder as folders
-from qtoolkit.checkpoints.names import is_commit_hash, is_hub_id
+from qtoolkit.checkpoints.hub_names import is_commit_hash, is_hub_id
 from qtoolkit.errors import ModelNotFoundError, QToolkitError, oneline, printable
 from qtoolkit.files import absolute, path_of
 from qtoolkit.formats import Format, format_of

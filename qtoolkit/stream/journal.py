@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from qtoolkit.checkpoints import StoredTensor, read_tensors
 from qtoolkit.checkpoints.remedy import refuse_pointers
+from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
 from qtoolkit.errors import CheckpointError, OutputError, SourceError, oneline
 from qtoolkit.files import make_folder, sync_folder, write_whole
 from qtoolkit.hub.mirror import HubMirror

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.checkpoints.names import QUANTIZE_CONFIG
+from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
 from qtoolkit.formats.base import Format, LayersOf, is_uneven
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.checkpoints import StoredTensor
+from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.formats.gptq.config import describe, notes_on
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods._method import Outcome
