@@ -22,6 +22,7 @@ class GPTQFormat(Format):
     packages = ("optimum", "gptqmodel")
     reads_itself = True
     side_file_names = (QUANTIZE_CONFIG,)
+    layer_suffixes = (".qweight",)
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
