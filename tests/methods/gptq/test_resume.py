@@ -15,8 +15,8 @@ from tests.methods.gptq.jobs import gptq
 
 pytestmark = pytest.mark.slow
 
-# For each "PHASE NUMBER OUTPUT", a fork runs the job and dies by SIGKILL at the event with this number of its phase; the
-# codes by which they ended are printed. What is asked of `qt` before the fork is imported once.
+# For each "PHASE NUMBER OUTPUT", a fork runs the job and dies by SIGKILL at the event with this number of its phase;
+# the codes by which they ended are printed. What is asked of `qt` before the fork is imported once.
 KILLED = """
 import os, signal, sys
 import qtoolkit as qt
