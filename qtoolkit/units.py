@@ -59,3 +59,8 @@ def format_bits(bits: float) -> str:
 def format_count(count: int) -> str:
     """Return a count with thousands separators: `134515008` -> `134,515,008`."""
     return f"{count:,}"
+
+
+def format_items(count: int, noun: str) -> str:
+    """Return a number of things as text: `1, "layer"` -> `1 layer`, `3, "layer"` -> `3 layers`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
