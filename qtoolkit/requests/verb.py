@@ -25,8 +25,8 @@ def verb(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]
 
     Its signature has the fields in the order of `arguments_of`, and its docstring the help of each under `Args:`.
 
-    Errors that leave the verb hold neither a half-made model nor a token, and show none in a message: a notebook keeps
-    the last error, and shows the variables of every frame on its way where it is told to (`%xmode Verbose`); those of
+    Errors that leave the verb hold neither a half-made model nor a token, in frames and in messages: a notebook keeps
+    the last error, and with `%xmode Verbose` shows the variables of every frame of its traceback; those of
     huggingface_hub hold the headers of a request.
 
     Args:
@@ -47,7 +47,7 @@ def verb(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]
                 return function(request(*args, **kwargs))
             except BaseException as error:
                 forget(error, outer, options.get("token"))
-                # This frame is shown too.
+                # The variables of this frame are shown too.
                 del args
                 options.clear()
                 raise

@@ -56,7 +56,7 @@ class Work:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the result lives in main memory."""
+        """Return whether the result lives in main memory."""
         return self.device == "cpu"
 
     def time(self, *, moved: int = 0, touched: int = 0, flops: float = 0.0, flops32: float = 0.0) -> tuple[float, ...]:

@@ -57,10 +57,7 @@ def quantize(
         outcome = optimum.quantize(checkpoint, config, plan, text)
         return outcome._replace(notes=[*notes, *journal.notes, *outcome.notes])
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
-    layers = [
-        [name.removeprefix(f"{block}.") for name in names if name.startswith(f"{block}.")]
-        for block in streamed.block_names
-    ]
+    layers = streamed.names_by_block(names)
     blocks = quantize_blocks(streamed, layers, text.tokens, GPTQBlocks(config, plan.device), journal, on_progress)
     notes.extend(journal.notes)
     give_memory_back()
