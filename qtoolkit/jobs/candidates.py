@@ -55,7 +55,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Task:
-    """What all candidates of a comparison share. It is sent to other processes, and so holds no token.
+    """Hold what all candidates of a comparison share. It is sent to other processes, and so holds no token.
 
     Attributes:
         model: a Hub id, a folder, a `.gguf` file, or a loaded model.
@@ -80,7 +80,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Base:
-    """The model in full precision, whose blocks have computed the text, and how candidates are measured against it.
+    """Hold the model in full precision, whose blocks have computed the text, and how candidates are measured.
 
     Attributes:
         task: what all candidates share.
