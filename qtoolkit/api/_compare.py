@@ -1,4 +1,4 @@
-"""The verb `compare`."""
+"""Define the verb `compare`."""
 
 from qtoolkit.jobs.comparing import run_comparison
 from qtoolkit.records import Comparison

@@ -1,4 +1,4 @@
-"""The verb `evaluate`."""
+"""Define the verb `evaluate`."""
 
 from qtoolkit.jobs.evaluating import run_evaluation
 from qtoolkit.records import QualityReport

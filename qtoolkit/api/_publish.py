@@ -1,4 +1,4 @@
-"""The verb `publish`."""
+"""Define the verb `publish`."""
 
 from qtoolkit import publishing
 from qtoolkit.records import Publication

@@ -1,4 +1,4 @@
-"""The verb `quantize`."""
+"""Define the verb `quantize`."""
 
 from qtoolkit.jobs.quantizing import run_quantization
 from qtoolkit.quantized import QuantizedModel

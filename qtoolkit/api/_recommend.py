@@ -1,4 +1,4 @@
-"""The verb `recommend`."""
+"""Define the verb `recommend`."""
 
 from qtoolkit.jobs.forecasting import run_recommendation
 from qtoolkit.records import Recommendation

@@ -1,4 +1,4 @@
-"""The verb `run_tasks`."""
+"""Define the verb `run_tasks`."""
 
 from qtoolkit.jobs.benchmark_tasks import run_benchmark_tasks
 from qtoolkit.records import TaskReport

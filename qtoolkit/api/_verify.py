@@ -1,4 +1,4 @@
-"""The verb `verify`."""
+"""Define the verb `verify`."""
 
 from qtoolkit import publishing
 from qtoolkit.records import Verification

@@ -67,7 +67,7 @@ def meet_target(
     on_progress: OnProgress,
     measuring_device: str | None = None,
 ) -> MetTarget:
-    """Give a config the rules that meet its target; rules that give bits already are kept, if they keep the target.
+    """Give a config the rules that meet its target; rules that already give bits must keep to the target.
 
     Args:
         checkpoint: the model, whose weights can be read.

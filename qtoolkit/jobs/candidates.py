@@ -45,7 +45,7 @@ class Candidate:
     Attributes:
         label: as the user would write it.
         config: how the model is quantized; None for what is read from `path`.
-        path: a checkpoint's folder or a `.gguf` file; None, where there is no config either, for the model itself.
+        path: a checkpoint's folder or a `.gguf` file; None, without a config either, for the model itself.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""What each verb is asked for: frozen dataclasses whose fields carry help, choices and unit.
+"""Define the request of each verb: a frozen dataclass whose fields carry help, choices and unit.
 
 Signatures, docstrings, magics, TOML and panels are derived from these fields, so that an option is written once.
 """

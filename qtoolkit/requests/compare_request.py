@@ -1,4 +1,4 @@
-"""What `qtoolkit.compare` is asked for."""
+"""Define the options of `qtoolkit.compare`."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -26,7 +26,7 @@ class CompareRequest(TextOptions, MemoryLimit, OutputFolder, OnDevice, ModelSour
     )
     retries: int = option(2, help="how often a job is begun again when its worker is lost", unit="times", least=0)
     output: str | PathLike[str] | None = option(
-        None, help="folder that each result is kept in", empty="one in your cache", metavar="DIR"
+        None, help="folder that each result is saved in", empty="one in your cache", metavar="DIR"
     )
     resume: bool = option(True, help="take the results of an earlier call that was the same", empty="measure anew")
 

@@ -1,4 +1,4 @@
-"""What `qtoolkit.evaluate` is asked for."""
+"""Define the options of `qtoolkit.evaluate`."""
 
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any

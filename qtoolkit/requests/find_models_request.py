@@ -1,4 +1,4 @@
-"""What `qtoolkit.find_models` is asked for."""
+"""Define the options of `qtoolkit.find_models`."""
 
 from dataclasses import KW_ONLY, dataclass
 

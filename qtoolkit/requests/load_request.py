@@ -1,4 +1,4 @@
-"""What `qtoolkit.load` is asked for."""
+"""Define the options of `qtoolkit.load`."""
 
 from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike

@@ -1,4 +1,4 @@
-"""Options that say which model is meant, where it comes from and where it runs."""
+"""Define options that say which model is meant, where it comes from and where it runs."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Options as fields of frozen dataclasses: each is written once, with its help, and checks its value."""
+"""Make options fields of frozen dataclasses: each is written once, with its help, and its value is checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -46,7 +46,7 @@ def describe(help: str, metavar: str = "") -> Mapping[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Base of what verbs are asked for.
+    """Check the values of a verb's options when they are given; the base of all requests.
 
     Raises:
         ConfigError: a value that its field cannot have.

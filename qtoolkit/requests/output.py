@@ -1,4 +1,4 @@
-"""Options that say where a result is saved, and what becomes of an unfinished one."""
+"""Define options that say where a result is saved, and what becomes of an unfinished one."""
 
 from dataclasses import dataclass
 from os import PathLike

@@ -1,4 +1,4 @@
-"""What `qtoolkit.plan` is asked for."""
+"""Define the options of `qtoolkit.plan`."""
 
 from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike

@@ -1,4 +1,4 @@
-"""What `qtoolkit.publish` is asked for."""
+"""Define the options of `qtoolkit.publish`."""
 
 from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike

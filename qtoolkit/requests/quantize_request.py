@@ -1,4 +1,4 @@
-"""What `qtoolkit.quantize` is asked for."""
+"""Define the options of `qtoolkit.quantize`."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What `qtoolkit.recommend` is asked for."""
+"""Define the options of `qtoolkit.recommend`."""
 
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any

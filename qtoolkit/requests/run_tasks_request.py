@@ -1,4 +1,4 @@
-"""What `qtoolkit.run_tasks` is asked for."""
+"""Define the options of `qtoolkit.run_tasks`."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field

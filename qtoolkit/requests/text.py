@@ -1,4 +1,4 @@
-"""Options that say which text a model is measured on."""
+"""Define options that say which text a model is measured on."""
 
 from dataclasses import dataclass
 from typing import Any

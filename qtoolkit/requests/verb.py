@@ -1,4 +1,4 @@
-"""Verbs made from their requests: the signature, the docstring's `Args:`, and errors that hold nothing."""
+"""Make verbs from their requests: the signature, the docstring's `Args:`, and errors that hold no token."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""What `qtoolkit.verify` is asked for."""
+"""Define the options of `qtoolkit.verify`."""
 
 from dataclasses import dataclass, field
 from os import PathLike
