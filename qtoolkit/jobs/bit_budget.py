@@ -8,9 +8,9 @@ from math import floor
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
 from qtoolkit.models import Checkpoint
-from qtoolkit.planning import check_machine, layers_to_quantize, plan_job
+from qtoolkit.planning import PlannedJob, check_machine, layers_to_quantize, plan_job
 from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
-from qtoolkit.records import Machine, OnProgress, Plan, Sensitivity
+from qtoolkit.records import Machine, OnProgress, Plan, RoundingLoss, Sensitivity
 from qtoolkit.sensitivity import measure_sensitivity
 from qtoolkit.stream import JournalPlace, begun_recipe
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_seconds, parse_bytes
@@ -92,21 +92,20 @@ def meet_target(
     choices = config.bits_to_give()
     fewest_bits = replace(config, bits=choices[0])
     planned = plan_job(checkpoint, fewest_bits, device, machine, rss=rss, measures=len(choices))
-    fitted = planned.config
     plan = planned.plan
-    assert isinstance(fitted, MixedConfig)
+    assert isinstance(planned.config, MixedConfig)
     if machine is not None:
         check_machine(replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure")), machine)
-    units = _Units.of(checkpoint=checkpoint, method=method, config=fitted, plan=plan, choices=choices, device=device)
+    units = _Units.of(method, planned, choices)
     budget = _Budget.of(config, plan, units.biases)
     if units.check(budget, checkpoint.name) <= budget.size:
         note = f"{budget.target} leaves room for {choices[-1]} bits in every layer: nothing was measured"
         return MetTarget(replace(config, bits=choices[-1]), notes=(note,))
     layers = [layer for members in units.members.values() for layer in members if layer.in_block]
-    found = measure_sensitivity(
-        checkpoint, method, fitted, layers, choices, device=measuring_device or device, on_progress=on_progress
+    sensitivity = measure_sensitivity(
+        checkpoint, method, planned.config, layers, choices, device=measuring_device or device, on_progress=on_progress
     )
-    chosen, note = units.choose(found, budget)
+    chosen, note = units.choose(sensitivity, budget)
     base, rules = rules_of(chosen)
     # A pattern that gave other options keeps them, at the place where its new bits must stand.
     others = {pattern: changes for pattern, changes in config.rules.items() if pattern not in rules}
@@ -160,29 +159,23 @@ class _Units:
     biases: int
 
     @classmethod
-    def of(
-        cls,
-        *,
-        checkpoint: Checkpoint,
-        method: Method,
-        config: MixedConfig,
-        plan: Plan,
-        choices: Sequence[int],
-        device: str,
-    ) -> "_Units":
+    def of(cls, method: Method, planned: PlannedJob, choices: Sequence[int]) -> "_Units":
         """Return the units of the layers that a plan quantizes; layers outside the blocks get the most bits."""
+        plan = planned.plan
+        config = planned.config
+        assert isinstance(config, MixedConfig)
         quantized = {layer.name for layer in plan.layers}
         members: dict[str, list[Layer]] = {}
         sizes: dict[str, dict[int, int]] = {}
-        for layer in layers_to_quantize(checkpoint, method, config, device):
+        for layer in layers_to_quantize(planned.checkpoint, method, config, plan.device):
             if layer.name not in quantized:
                 continue
             unit = _unit_of(layer.name) if layer.in_block else layer.name
             members.setdefault(unit, []).append(layer)
             own = sizes.setdefault(unit, {})
             for bits in choices if layer.in_block else choices[-1:]:
-                planned = method.plan_layer(layer, config.of(layer.name).with_bits(bits))
-                own[bits] = own.get(bits, 0) + planned.disk_bytes
+                layer_plan = method.plan_layer(layer, config.of(layer.name).with_bits(bits))
+                own[bits] = own.get(bits, 0) + layer_plan.disk_bytes
         return cls(members, sizes, sum(layer.bias_bytes for own in members.values() for layer in own))
 
     def check(self, budget: "_Budget", name: str) -> int:
@@ -198,21 +191,17 @@ class _Units:
 
     def choose(self, sensitivity: Sensitivity, budget: "_Budget") -> tuple[dict[str, int], str]:
         """Return the bits chosen for each unit, and a note that describes the choice."""
-        known = sensitivity.by_layer()
+        by_layer = sensitivity.by_layer()
+
+        def measured(unit: str, bits: int) -> list[RoundingLoss]:
+            return [by_layer[layer.name][bits] for layer in self.members[unit] if layer.in_block]
+
         choices = {
-            unit: {
-                bits: Choice(size, sum(known[layer.name][bits].loss for layer in self.members[unit] if layer.in_block))
-                for bits, size in own.items()
-            }
+            unit: {bits: Choice(size, sum(one.loss for one in measured(unit, bits))) for bits, size in own.items()}
             for unit, own in self.sizes.items()
         }
         chosen = allocate(choices, budget.size)
-        variance = sum(
-            known[layer.name][bits].standard_error ** 2
-            for unit, bits in chosen.items()
-            for layer in self.members[unit]
-            if layer.in_block
-        )
+        variance = sum(one.standard_error**2 for unit, bits in chosen.items() for one in measured(unit, bits))
         size = budget.describe(total_size(choices, chosen))
         loss = total_loss(choices, chosen)
         text = "text that the model wrote" if sensitivity.text == "self" else sensitivity.text
