@@ -6,7 +6,6 @@ inside of code, through `python`: anybody may have written it.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,57 +20,35 @@ from qtoolkit.publishing.card_quality import describe_quality, eval_results
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
 from qtoolkit.publishing.markdown import escaped, listed, table
 from qtoolkit.publishing.readers import format_of_receipt, needs_qtoolkit, other_packages_of, packages_of, readers_of
-from qtoolkit.records import QualityReport, Receipt, Verification
+from qtoolkit.records import Receipt, Verification
+from qtoolkit.requests import PublishRequest
 from qtoolkit.units import format_bytes, format_seconds
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 _LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 
 
-@dataclass(frozen=True)
-class CardOptions:
-    """What the person who publishes a model says for its card; None for nothing.
-
-    Attributes:
-        license: its licence by the Hub's name for it; None for that of its base.
-        quality: what quantization cost, with the text it was measured on; None where it was not measured.
-        base_model, base_model_relation: as `qtoolkit.publishing.lineage.lineage_of` takes them.
-    """
-
-    license: str | None = None
-    quality: QualityReport | None = None
-    base_model: str | None = None
-    base_model_relation: str | None = None
-
-
-NO_OPTIONS = CardOptions()
-
-
-def make_card(
-    receipt: Receipt, verification: Verification, repo_id: str, options: CardOptions = NO_OPTIONS
-) -> ModelCard:
+def make_card(receipt: Receipt, verification: Verification, request: PublishRequest) -> ModelCard:
     """Return the card of a verified model.
 
     Args:
         receipt: what the job wrote down when it made the model.
         verification: all checks of it.
-        repo_id: where it will be, "org/name".
-        options: what its publisher says.
+        request: where it will be, and what its publisher says of licence, base and quality.
 
     Raises:
         ConfigError: the licence is neither known nor given, or another than the base's is given; or as `lineage_of`.
     """
-    lineage = lineage_of(receipt, options.base_model, options.base_model_relation)
+    lineage = lineage_of(receipt, request.base_model, request.base_model_relation)
     config = config_class(receipt.method)
     base_models = [lineage.base_model] if isinstance(lineage.base_model, str) else lineage.base_model or []
     card: ModelCard = ModelCard.from_template(
-        card_metadata(receipt, repo_id, lineage, options),
+        card_metadata(receipt, request, lineage),
         template_path=str(TEMPLATE),
         receipt=receipt,
         lineage=lineage,
-        repo_id=repo_id,
-        name=repo_id.rpartition("/")[2],
-        given_license=options.license or "",
+        request=request,
+        name=request.repo_id.rpartition("/")[2],
         method=get_method(receipt.method),
         bits=_bits(receipt),
         copied=_copied(receipt),
@@ -81,7 +58,7 @@ def make_card(
         other_packages=other_packages_of(receipt),
         needs_qtoolkit=needs_qtoolkit(receipt),
         readers=readers_of(receipt),
-        quality=describe_quality(options.quality),
+        quality=describe_quality(request.quality),
         memory=table(("", "base", "this model"), _memory(receipt)),
         # Another package's config is no name of qtoolkit.
         config_module="" if find_config(config.__name__) is config else config.__module__,
@@ -102,15 +79,15 @@ def make_card(
     return card
 
 
-def card_metadata(receipt: Receipt, repo_id: str, lineage: Lineage, options: CardOptions = NO_OPTIONS) -> ModelCardData:
+def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage) -> ModelCardData:
     """Return what the Hub reads of a card: base model, licence, gate, library, tags and figures.
 
     Raises:
         ConfigError: as `make_card`.
     """
     inherited = receipt.inherited
-    license = choose_license(receipt.source.name, receipt.license, options.license)
-    figures = eval_results(options.quality)
+    license = choose_license(receipt.source.name, receipt.license, request.license)
+    figures = eval_results(request.quality)
     is_other = license == "other"
     return ModelCardData(
         license=license,
@@ -122,7 +99,7 @@ def card_metadata(receipt: Receipt, repo_id: str, lineage: Lineage, options: Car
         license_link=_license_link(receipt) if is_other else None,
         extra_gated_prompt=_gate(receipt) or None,
         eval_results=figures or None,
-        model_name=repo_id.rpartition("/")[2] if figures else None,
+        model_name=request.repo_id.rpartition("/")[2] if figures else None,
         library_name="qtoolkit" if needs_qtoolkit(receipt) else "transformers",
         pipeline_tag="text-generation",
         tags=_tags(receipt),

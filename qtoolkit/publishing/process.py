@@ -93,9 +93,10 @@ def run_behaviour(
         if answer.get("no_memory"):
             raise NoMemoryError(answer["no_memory"])
         if answer and request["base"] and answer["base"] is None:
-            answer["base"] = {"error": problem or _why_base_ended(process.returncode, stderr_file)}
+            # There, memory that runs out is the base's doing.
+            answer["base"] = {"error": problem or str(_why_ended(process.returncode, stderr_file))}
         elif not answer or (process.returncode and not problem):
-            raise NoAnswerError(problem or _why_ended(process.returncode, stderr_file))
+            raise NoAnswerError(problem) if problem else _why_ended(process.returncode, stderr_file)
         still_open: dict[str, str] = json.loads(report.read_text(encoding="utf-8"))
         return answer | still_open
 
@@ -110,28 +111,18 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _why_ended(code: int, stderr: Path) -> str:
-    """Return, as text, with which exit status and last line a process ended that gave no answer.
-
-    Raises:
-        NoMemoryError: the kernel ended it, or what it wrote last is that memory ran out.
-    """
+def _why_ended(code: int, stderr: Path) -> NoAnswerError | NoMemoryError:
+    """Return the error of a process that gave no answer, by its exit status and the last line that it wrote."""
     with stderr.open("rb") as stream:
         stream.seek(max(0, stderr.stat().st_size - _STDERR_BYTES))
         lines = stream.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
     # Nobody else kills it: what is ended here is told apart before.
-    killed = os.name != "nt" and code == -signal.SIGKILL
-    if killed or lines[-1].startswith("MemoryError"):
-        raise NoMemoryError("the process was killed: memory ran out" if killed else lines[-1][:300])
-    return f"the process ended with {code} ({lines[-1][:300]})"
-
-
-def _why_base_ended(code: int, stderr: Path) -> str:
-    """Return why a process ended while it read a base: there, it is the base that takes the memory."""
-    try:
-        return _why_ended(code, stderr)
-    except NoMemoryError as error:
-        return str(error)
+    if os.name != "nt" and code == -signal.SIGKILL:
+        return NoMemoryError("the process was killed: memory ran out")
+    last = lines[-1][:300]
+    if last.startswith("MemoryError"):
+        return NoMemoryError(last)
+    return NoAnswerError(f"the process ended with {code} ({last})")
 
 
 def _memory_of(process: "subprocess.Popen[bytes]") -> int:

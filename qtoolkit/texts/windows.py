@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import OnProgress
 from qtoolkit.texts.calibration_text import fingerprint_of, joined_by, prefix_of, refuse_foreign, with_prefix
-from qtoolkit.texts.texts import check_texts, open_texts
+from qtoolkit.texts.texts import open_texts
 from qtoolkit.texts.token_stream import tokenize
 
 if TYPE_CHECKING:
@@ -39,22 +39,6 @@ class Windows:
     def num_predicted(self) -> int:
         """Return the number of tokens that are predicted, in all windows."""
         return sum(self.tokens.shape[1] - first for first in self.first)
-
-
-def check_window_options(text: Any, *, seq_len: int, num_tokens: int, stride: int | None) -> None:
-    """Refuse text and sizes that are clearly unusable, before any work.
-
-    Raises:
-        ConfigError: the text is of no known kind or empty, or the sizes make no window.
-        MissingDependencyError: the package that reads the text is not installed.
-    """
-    if seq_len < 2:
-        raise ConfigError(f"seq_len must be at least 2, one token to see and one to predict, got {seq_len}")
-    if num_tokens < seq_len:
-        raise ConfigError(f"num_tokens must be at least seq_len, {seq_len}, got {num_tokens}")
-    if stride is not None and not 1 <= stride <= seq_len:
-        raise ConfigError(f"stride must lie between 1 and seq_len, {seq_len}, got {stride}")
-    check_texts(text, "text")
 
 
 def load_windows(
