@@ -1,4 +1,4 @@
-"""Write text, tables and lists in Markdown, whatever characters they hold."""
+"""Write text and tables in Markdown, whatever characters they hold."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -24,8 +24,3 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table with a header; the cells of `rows` are escaped, `head` is not."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return "\n".join([*lines, *(f"| {' | '.join(map(escaped, row))} |" for row in rows)])
-
-
-def listed(lines: Iterable[str]) -> str:
-    """Return a bulleted list with one item for each line; the lines are escaped."""
-    return "\n".join(f"- {escaped(line)}" for line in lines)

@@ -100,7 +100,8 @@ def measure_probe(model: "PreTrainedModel", tokenizer: Any) -> Probe:
         ValueError: logits are not finite.
     """
     vocab_size = model.config.get_text_config().vocab_size
-    return Probe(**_tuples(behaviour.probe(model, behaviour.probe_tokens(tokenizer, vocab_size))))
+    values = behaviour.probe(model, behaviour.probe_tokens(tokenizer, vocab_size))
+    return Probe.from_dict({"record": "Probe", "schema_version": Probe.schema_version, **values})
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
@@ -191,10 +192,3 @@ def _public_name(source: ModelSource) -> str:
     """Return the name of the base without the folders of this machine."""
     on_hub = is_hub_id(source.name) and not Path(source.name).exists()
     return source.name if source.commit_hash or on_hub else last_part(source.name)
-
-
-def _tuples(values: Any) -> Any:
-    """Return a value with its lists, at any depth below a dict, as tuples: a record holds no lists."""
-    if isinstance(values, dict):
-        return {name: _tuples(value) for name, value in values.items()}
-    return tuple(_tuples(value) for value in values) if isinstance(values, list) else values
