@@ -63,7 +63,7 @@ def make_card(receipt: Receipt, verification: Verification, request: PublishRequ
         figures=table(("figure", "value"), (row for row in request.quality.figures() if row[1]))
         if request.quality
         else "",
-        # Another package's config is no name of qtoolkit.
+        # The config of another package's method is imported from there.
         config_module="" if find_config(config.__name__) is config else config.__module__,
         config_name=config.__name__,
         in_memory=is_in_memory(receipt),
@@ -98,7 +98,7 @@ def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage) -
         language=inherited.get("language"),
         base_model=lineage.base_model,
         base_model_relation=lineage.relation,
-        # For a licence that it does not know, the Hub asks for its name and where it stands.
+        # For a licence that it does not know, the Hub asks for its name and address.
         license_name=inherited.get("license_name") if is_other else None,
         license_link=_license_link(receipt) if is_other else None,
         extra_gated_prompt=_gate(receipt) or None,

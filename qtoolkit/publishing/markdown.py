@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Sequence
 
-# What Markdown would take for more than text; a link or a picture needs its bracket, a heading its sign.
+# Characters that Markdown would not show as text. Without its bracket a link is none, nor a heading without its sign.
 _MARKED = re.compile(r"([\\`*_\[\]#|~$])")
-# What begins a list.
+# How an item of a list begins.
 _ITEM = re.compile(r"^(\d*)([-+.)])(?=\s|$)")
 
 

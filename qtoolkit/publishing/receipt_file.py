@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from qtoolkit.models import Checkpoint
 
-# Real ones take some kB; a longer one is cut off here, and then no JSON.
+# Real receipts take some kB; a longer one is cut off here, and then refused as no JSON.
 _MAX_CHARACTERS = 10_000_000
 _COMPARED = ("behaviour", "files")
 
@@ -145,7 +145,7 @@ def read_receipt(folder: Path) -> Receipt | None:
     except (OSError, ValueError, OverflowError, RecursionError, ConfigError) as error:
         what = f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it"
         raise CheckpointError(lfs_problem(file).replace(f"{folder}/", "") or what) from error
-    # A card names a commit, and a folder of the cache is called by it.
+    # Cards and names of folders in the cache have the commit in them, so that it must look like one.
     known = is_commit_hash(receipt.source.commit_hash)
     return receipt if known else replace(receipt, source=replace(receipt.source, commit_hash=None))
 
