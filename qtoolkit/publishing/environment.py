@@ -11,8 +11,8 @@ from qtoolkit.publishing.patterns import SECRETS
 # An allow-list, since nobody knows the names of all secrets. Upper case, as on Windows. What these variables make the
 # process load, the person who set them has chosen; nothing in the folder can set one.
 _NEEDED = (
-    # Where programs, caches and temporary files are, and the user's name. Not where sockets are: XDG_RUNTIME_DIR, DISPLAY,
-    # SSH_AUTH_SOCK, DBUS_SESSION_BUS_ADDRESS.
+    # Where programs, caches and temporary files are, and the user's name. Not where sockets are: XDG_RUNTIME_DIR,
+    # DISPLAY, SSH_AUTH_SOCK, DBUS_SESSION_BUS_ADDRESS.
     "PATH|HOME|USER|LOGNAME|TMPDIR|TEMP|TMP|XDG_(CACHE|CONFIG|DATA)_HOME",
     # Where libraries are: CUDA's on Colab and clusters. LD_PRELOAD, since torch on some ARM machines finds no room for
     # libgomp when it is loaded later; on Colab it names an allocator. LD_AUDIT and LD_DEBUG help nothing here.

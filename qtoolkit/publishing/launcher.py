@@ -38,9 +38,12 @@ _KEPT_CAPABILITIES = 0b111
 
 
 def leave_network() -> str:
-    """Move this process, while it has one thread, into a namespace without interfaces; why it cannot, or nothing.
+    """Move this process, while it has one thread, into a network namespace without interfaces.
 
     Anybody may make a network namespace inside a user namespace; root needs none. Files and devices stay as they are.
+
+    Returns:
+        Why it cannot be moved; empty where it was.
     """
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} has no network namespaces"
@@ -59,12 +62,15 @@ def leave_network() -> str:
 
 
 def leave_local_sockets() -> str:
-    """Keep this process and all that it starts from connecting to any socket; why it cannot, or nothing.
+    """Keep this process and all that it starts from connecting to any socket.
 
     A network namespace does not cover sockets with a path (Docker's, ssh-agent's, X11's), nor some families. So the
     kernel refuses to connect any socket; to make one that sends to whom it is not connected, but for a network's; to
     make one of another family; and the ring, by which all of that can be asked for too. Pairs of sockets stay, which
     Python's own libraries use, and so does listening, without which CUDA does not start.
+
+    Returns:
+        Why it cannot be kept from that; empty where it is.
     """
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} has no seccomp"
@@ -135,7 +141,7 @@ def offer_to_end() -> None:
 
 
 def main() -> None:
-    """Do all of that, and run the file as if Python had been called with it."""
+    """Take rights, network and sockets from this process, and run the file as if Python had been called with it."""
     report, parent, file, *arguments = sys.argv[1:]
     offer_to_end()
     still_open = {"network_open": leave_network(), "sockets_open": leave_local_sockets()}
