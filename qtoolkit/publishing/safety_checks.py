@@ -154,31 +154,26 @@ def _asks_for_code(key: str, value: Any) -> bool:
 
 
 def _config_entries(artifact: Artifact) -> Iterator[tuple[str, str, Any]]:
-    """Yield every entry of every config in a folder, at any depth: the file, the key in it, and the value.
-
-    A key is "quantization_config.dataset", of which the last hundred letters are kept; texts in a list have the key of
-    the list. No recursion: values may be nested as deep as Python reads them.
-    """
+    """Yield every entry of every config in a folder, at any depth: the file, the key in it, and the value."""
     for name in artifact.names:
-        if not name.lower().endswith(_CONFIGS):
-            continue
-        left = [_children("", read_json(artifact.path / name))]
-        while left:
-            entry = next(left[-1], None)
-            if entry is None:
-                left.pop()
-                continue
-            key, value, is_entry = entry
-            if is_entry:
+        if name.lower().endswith(_CONFIGS):
+            for key, value in _entries("", read_json(artifact.path / name)):
                 yield name, key, value
-            left.append(_children(key, value))
 
 
-def _children(key: str, value: Any) -> Iterator[tuple[str, Any, bool]]:
-    """Yield what a dict or a list holds: its key, the value, and whether it is an entry of its own."""
+def _entries(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a JSON value holds, at any depth: of dicts every entry, of lists the texts with the key of the list.
+
+    A key is "quantization_config.dataset", of which the last hundred letters are kept. `read_json` refuses values that
+    are nested too deep for a recursion.
+    """
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield (f"{key}.{name}" if key else name)[-100:], inner, True
+            inner_key = (f"{key}.{name}" if key else name)[-100:]
+            yield inner_key, inner
+            yield from _entries(inner_key, inner)
     elif isinstance(value, list):
         for inner in value:
-            yield key, inner, isinstance(inner, str)
+            if isinstance(inner, str):
+                yield key, inner
+            yield from _entries(key, inner)
