@@ -166,6 +166,6 @@ def test_a_block_much_longer_than_listed_is_not_written(writable_hub: WritableHu
     commit_hash = writable_hub.repositories["me/run"].refs["main"]
     headers = {"X-Repo-Commit": commit_hash, "ETag": '"' + "a" * 64 + '"'}
     writable_hub.faults.append(Fault("/block-00000.safetensors$", status=200, headers=headers, body=bytes(3_000_000)))
-    with pytest.raises(SourceError, match="more bytes came for block-00000.safetensors of me/run than the"):
+    with pytest.raises(SourceError, match=r"more bytes came for block-00000.safetensors of me/run than the"):
         journal(tmp_path / "second")
     assert {file.name for file in (tmp_path / "second").iterdir()} <= {"recipe.json"}
