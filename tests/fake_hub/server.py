@@ -6,6 +6,7 @@ Routes are methods named in `Handler.ROUTES`; a subclass adds routes, and `Hub(h
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -318,6 +319,11 @@ class Hub(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
         self._thread.join()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what went wrong in a request, but not that a client hung up between two of them."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def add(self, repo_id: str, files: Mapping[str, bytes] | Path, **settings: Any) -> Repository:
         """A repository with one commit; a folder gives all of its files."""

@@ -159,3 +159,13 @@ def test_a_copy_that_is_partly_older_and_partly_of_another_job_gives_what_is_thi
     assert [second.read(index, fits) is not None for index in range(3)] == [True, False, False]
     kept = sorted(file.name for file in (tmp_path / "second.old-journal").iterdir())
     assert kept == [f"block-0000{index}.{end}" for index in (1, 2) for end in ("json", "safetensors")]
+
+
+def test_a_block_much_longer_than_listed_is_not_written(writable_hub: WritableHub, tmp_path: Path) -> None:
+    journal(tmp_path / "first").write(0, SMALL, {})
+    commit_hash = writable_hub.repositories["me/run"].refs["main"]
+    headers = {"X-Repo-Commit": commit_hash, "ETag": '"' + "a" * 64 + '"'}
+    writable_hub.faults.append(Fault("/block-00000.safetensors$", status=200, headers=headers, body=bytes(3_000_000)))
+    with pytest.raises(SourceError, match=r"more bytes came for block-00000.safetensors of me/run than the"):
+        journal(tmp_path / "second")
+    assert {file.name for file in (tmp_path / "second").iterdir()} <= {"recipe.json"}
