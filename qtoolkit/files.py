@@ -222,7 +222,7 @@ def file_bytes(file: Path) -> int:
 def read_json(file: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Return the JSON object in a file; {} if it is missing, damaged, no object, too large or nested too deep."""
     try:
-        # Opening a named pipe would wait for ever.
+        # Opening a named pipe would block forever.
         if not file.is_file():
             return {}
         with file.open("rb") as stream:

@@ -105,7 +105,8 @@ def refuse_other_bytes(
 
 def remove_cached(file: Path) -> None:
     """Remove a file of a snapshot, and the blobs in the cache that its chain of links leads to."""
-    cache, path = absolute(constants.HF_HUB_CACHE).resolve(), file
+    cache = absolute(constants.HF_HUB_CACHE).resolve()
+    path = file
     while path.is_symlink():
         target = path.parent / path.readlink()
         path.unlink()
@@ -118,9 +119,10 @@ def remove_cached(file: Path) -> None:
 
 def _hash(file: Path, like: str, on_bytes: OnBytes) -> str:
     """Hash a file's content in the way that `like` was made, and remember the result; empty for a missing file."""
-    state, count = _state(file), 0
+    state = _state(file)
     if not state:
         return ""
+    count = 0
     digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % state[0], usedforsecurity=False)
     for piece in _pieces(file):
         digest.update(piece)

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from qtoolkit.checkpoints.hub_names import HubText
 from qtoolkit.errors import HubUnreachableError, SourceError
 from qtoolkit.hub.checked_bytes import cached_hash, has_hash
-from qtoolkit.hub.hub_errors import HubModel, hub_address, translated
+from qtoolkit.hub.hub_errors import HubModel, translated
 from qtoolkit.optional import optional
 
 # How the package datasets addresses files of the Hub.
@@ -24,11 +24,7 @@ class _Repository(HubModel):
 
     kind = "dataset"
     again = "run it again"
-
-    @property
-    def page(self) -> str:
-        """Return the address that a person opens."""
-        return f"{hub_address()}/datasets/{self.repo_id}"
+    path = "datasets/{repo_id}"
 
 
 def read_hub_text(

@@ -13,7 +13,7 @@ from qtoolkit.hub.checked_bytes import OnBytes, ignore_bytes, remove_cached
 from qtoolkit.hub.hub_errors import HubModel, translated
 from qtoolkit.units import format_bytes
 
-# A short page in place of a small file is let through: what compares commits and hashes says better what it is.
+# A short page in place of a small file is accepted here: later comparisons of commit and hash explain it better.
 _MAX_PAGE = 1_000_000
 
 
@@ -91,7 +91,7 @@ def byte_counter(name: str, max_bytes: int | None, on_bytes: OnBytes = ignore_by
 
         def update(self, n: float | None = 1) -> None:
             self.written += int(n or 0)
-            # hf_xet, which calls from other threads, writes no more than it was told beforehand.
+            # hf_xet, which calls from other threads, never writes more than the file's size.
             if max_bytes is not None and self.written > max_bytes + _MAX_PAGE and threading.current_thread() is worker:
                 raise ValueError(f"more bytes came for {name} than the {format_bytes(max_bytes)} in its listing")
             on_bytes(max(self.written, self.transferred))

@@ -72,7 +72,8 @@ def fetch_headers(
     Raises:
         SourceError: as `fetch`; a wrong header is found later, by the code that reads the folder.
     """
-    model = HubModel(*parse_name(name, revision), token)
+    repo_id, revision = parse_name(name, revision)
+    model = HubModel(repo_id, revision, token)
     info = ask(model)
     files = {file.rfilename: file for file in info.siblings or ()}
     commit_hash = str(info.sha)

@@ -50,12 +50,14 @@ class HubModel:
         again: advice for when the connection broke.
         transfer: what messages call the request that broke off, up to the repository's name.
         right: what a token must be allowed to do with the repository.
+        path: the path of the page that a person opens, with the repository's name in braces.
     """
 
     kind: ClassVar[str] = "model"
     transfer: ClassVar[str] = "download of"
     right: ClassVar[str] = "read"
     again: ClassVar[str] = "run it again to go on after the last whole file"
+    path: ClassVar[str] = "{repo_id}"
 
     repo_id: str
     revision: str | None = None
@@ -81,7 +83,7 @@ class HubModel:
     @property
     def page(self) -> str:
         """Return the address that a person opens."""
-        return f"{hub_address()}/{self.repo_id}"
+        return f"{hub_address()}/{self.path.format(repo_id=self.repo_id)}"
 
     @property
     def has_token(self) -> bool:
@@ -105,12 +107,9 @@ class HubSearch(HubModel):
     again: ClassVar[str] = "search again"
     transfer: ClassVar[str] = "answer to"
 
-    repo_id: str = "a search"
+    path: ClassVar[str] = "models"
 
-    @property
-    def page(self) -> str:
-        """Return the address that a person opens."""
-        return f"{hub_address()}/models"
+    repo_id: str = "a search"
 
 
 def refuse_token(name: str) -> None:

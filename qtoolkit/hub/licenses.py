@@ -35,7 +35,8 @@ def inherited(card_data: Any) -> dict[str, str | list[str]]:
 
 def ancestry(card_data: Any) -> dict[str, str | list[str]]:
     """Return what a card says of the models that its own was made from; nothing if a name is no Hub id."""
-    base, relation = getattr(card_data, "base_model", None), getattr(card_data, "base_model_relation", None)
+    base = getattr(card_data, "base_model", None)
+    relation = getattr(card_data, "base_model_relation", None)
     named = [base] if isinstance(base, str) else base
     if not _is_texts(named) or not named or not all(map(is_hub_id, named)):
         return {}

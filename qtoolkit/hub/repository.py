@@ -83,9 +83,9 @@ def fetch(
     """Download a model into the local Hub cache, or use a complete cached one when the Hub does not answer.
 
     The revision is resolved to a commit once, and every file is taken from that commit. Config and tokenizer come first
-    and are checked before a weight is downloaded. Pickles and code are never downloaded, and cached files
-    not again; an interrupted download continues after the last complete file. Each file is compared once with the hash
-    that the Hub names.
+    and are checked before a weight is downloaded. Pickles and code are never downloaded, and cached files not again; an
+    interrupted download continues after the last complete file. Each file is compared once with the hash that the Hub
+    names.
 
     Args:
         name: "org/name", or "org/name@revision".
@@ -105,7 +105,8 @@ def fetch(
         DiskFullError: too little free disk space for the download.
         OutputError: the cache cannot be written.
     """
-    model = HubModel(*parse_name(name, revision), token)
+    repo_id, revision = parse_name(name, revision)
+    model = HubModel(repo_id, revision, token)
     try:
         info = ask(model)
     except HubUnreachableError as error:
@@ -178,40 +179,42 @@ def from_cache(
         HubUnreachableError: the cached model is not complete.
         CheckpointError: a file has other bytes than its name in the cache says; it is kept until the Hub can be asked.
     """
-    wanted = model.repo_id if model.revision is None else f"{model.repo_id}@{model.revision}"
+    name = model.repo_id if model.revision is None else f"{model.repo_id}@{model.revision}"
     commit_hash = cached_commit(model.repo_id, model.revision)
     weights = cached_weights(snapshot_folder(model.repo_id, commit_hash)) if commit_hash else ()
     if commit_hash is None or not weights:
-        message = f"{wanted} is not whole in the local cache {constants.HF_HUB_CACHE}, and {unreachable}"
+        message = f"{name} is not whole in the local cache {constants.HF_HUB_CACHE}, and {unreachable}"
         raise HubUnreachableError(message) from unreachable.__cause__
     folder = snapshot_folder(model.repo_id, commit_hash)
-    small = small_files([file.name for file in folder.iterdir() if file.is_file()], side_files)
-    cached = [
-        [RepoFile(name, cached_hash(folder / name), is_cached=True) for name in names]
-        for names in (small, () if headers_only else weights)
-    ]
+    names = small_files([file.name for file in folder.iterdir() if file.is_file()], side_files)
+    small = [_cached_file(folder / file) for file in names]
+    large = [] if headers_only else [_cached_file(folder / file) for file in weights]
     download = Download(model, commit_hash, on_progress, is_offline=True)
-    download.total = sum(map(download.bytes_of, cached))
-    download.get(cached[0])
+    download.total = download.bytes_of([*small, *large])
+    download.get(small)
     check(folder)
-    download.get(cached[1])
+    download.get(large)
     unnamed = download.unnamed
     checked = f"not checked: the local Hub cache names no hash of {unnamed[0]}" if unnamed else CHECKED_OFFLINE
-    note = f"commit {commit_hash[:12]} of {wanted} was taken from the local cache, since {unreachable}"
+    note = f"commit {commit_hash[:12]} of {name} was taken from the local cache, since {unreachable}"
     return Snapshot(folder, model.repo_id, commit_hash, note, checked)
+
+
+def _cached_file(file: Path) -> RepoFile:
+    return RepoFile(file.name, cached_hash(file), is_cached=True)
 
 
 def described(folder: Path, files: Iterable["RepoSibling"]) -> list[RepoFile]:
     """Describe files for a download into a snapshot's folder; a blob that another commit brought is not fetched."""
     blobs = folder.parent.parent / "blobs"
-    found = []
+    files_described = []
     for file in files:
         is_cached = (folder / file.rfilename).is_file()
         etag = file.lfs.sha256 if file.lfs else file.blob_id
         has_bytes = is_cached or bool(etag and (blobs / etag).exists())
         to_transfer = 0 if has_bytes else file.size or 0
-        found.append(RepoFile(file.rfilename, named_hash(file), is_cached, file.size, to_transfer))
-    return found
+        files_described.append(RepoFile(file.rfilename, named_hash(file), is_cached, file.size, to_transfer))
+    return files_described
 
 
 def refuse_hub_adapter(model: HubModel, commit_hash: str, files: Mapping[str, "RepoSibling"]) -> None:

@@ -40,8 +40,8 @@ def small_files(names: Collection[str], others: Collection[str] = ()) -> tuple[s
         names: of a repository's files.
         others: files that formats look for beside the config, by name.
     """
-    found = [name for name in names if "/" not in name and _matches(name, (*_SMALL, *others))]
-    return tuple(sorted(found, key=lambda name: (name != "config.json", name)))
+    small = [name for name in names if "/" not in name and _matches(name, (*_SMALL, *others))]
+    return tuple(sorted(small, key=lambda name: (name != "config.json", name)))
 
 
 def weight_files(names: Collection[str]) -> tuple[str, ...]:

@@ -33,7 +33,8 @@ def check_listing(repo_id: str, info: "ModelInfo") -> None:
     if len(files) > _MAX_FILES:
         raise _impossible(repo_id, f"{len(files)} files")
     for file in files:
-        name, size = file.rfilename, file.size
+        name = file.rfilename
+        size = file.size
         if str(name) != name or "\0" in name or _too_long(name.split("/")):
             raise _impossible(repo_id, f"a file {name!r:.60}")
         limit = MAX_CONFIG_BYTES if name in CONFIG_FILES else _MAX_FILE_BYTES

@@ -163,7 +163,8 @@ def _described(entry: Any) -> FoundModel | None:
     files = [_mapping(file).get("rfilename") for file in siblings] if isinstance(siblings, list) else []
     formats = _formats([file for file in files if isinstance(file, str)])
     quantized = _text(folders.quant_method(config.get("quantization_config")))
-    gated, total = entry.get("gated"), _count(stored.get("total"))
+    gated = entry.get("gated")
+    total = _count(stored.get("total"))
     return FoundModel(
         name,
         "hub",

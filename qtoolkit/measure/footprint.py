@@ -2,7 +2,6 @@
 
 import types
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +50,11 @@ def num_parameters(model: nn.Module) -> int:
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     """Return every tensor that can be reached from the model's modules, each once."""
-    pending: list[Any] = []
+    pending: list[object] = []
     for module in model.modules():
         # Submodules come from `modules()`; the dicts of parameters and buffers are attributes like any other.
         pending += (value for name, value in vars(module).items() if name != "_modules" and "hook" not in name)
-    seen: dict[int, Any] = {}  # keeps the values alive, so that no id is reused
+    seen: dict[int, object] = {}  # keeps the values alive, so that no id is reused
     while pending:
         value = pending.pop()
         if id(value) in seen or not _is_followed(value):
@@ -66,16 +65,16 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
         pending += _held_by(value)
 
 
-def _is_followed(value: Any) -> bool:
+def _is_followed(value: object) -> bool:
     """Check whether tensors reachable from `value` belong to the model."""
     if isinstance(value, _NOT_FOLLOWED):
         return False
     return not any(base.__name__ in _NOT_THE_MODEL for base in type(value).__mro__)
 
 
-def _held_by(value: Any) -> list[Any]:
+def _held_by(value: object) -> list[object]:
     """Return the items of a container, and the attributes of an object, those of a tensor included."""
-    held: list[Any] = []
+    held: list[object] = []
     if isinstance(value, dict):
         held += dict.values(value)
     elif isinstance(value, list | tuple | set | frozenset):

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
 from qtoolkit.formats import Layer, Reader, format_of, packages_of_format, register_formats
-from qtoolkit.methods.config import MethodConfig, as_call, option
+from qtoolkit.methods.config import MethodConfig, as_call
 from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig, check_rules, rules_of
 from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
 from qtoolkit.optional import brought, package_of
 from qtoolkit.records import OnProgress
+from qtoolkit.requests import option
 
 if TYPE_CHECKING:
     from qtoolkit.models import Checkpoint

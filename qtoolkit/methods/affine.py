@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
-from qtoolkit.methods.config import MethodConfig, option
+from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.mixed_precision import MixedConfig
 from qtoolkit.methods.weight_only import LinearMethod
 from qtoolkit.records import LayerPlan
+from qtoolkit.requests import option
 
 if TYPE_CHECKING:
     import torch

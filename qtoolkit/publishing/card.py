@@ -5,8 +5,6 @@ inside of code, through `python`: anybody may have written it.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,61 +15,40 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.formats import is_uneven
 from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
 from qtoolkit.methods import config_class, find_config, get_method
-from qtoolkit.publishing.card_quality import describe_quality, eval_results
+from qtoolkit.publishing.card_quality import eval_results, text_name
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
-from qtoolkit.publishing.markdown import escaped, listed, table
+from qtoolkit.publishing.markdown import escaped, table
+from qtoolkit.publishing.patterns import without_paths
 from qtoolkit.publishing.readers import format_of_receipt, needs_qtoolkit, other_packages_of, packages_of, readers_of
-from qtoolkit.records import QualityReport, Receipt, Verification
-from qtoolkit.units import format_bytes, format_seconds
+from qtoolkit.records import Receipt, Verification
+from qtoolkit.requests import PublishRequest
+from qtoolkit.units import format_bytes, format_count, format_seconds
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 _LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 
 
-@dataclass(frozen=True)
-class CardOptions:
-    """What the person who publishes a model says for its card; None for nothing.
-
-    Attributes:
-        license: its licence by the Hub's name for it; None for that of its base.
-        quality: what quantization cost, with the text it was measured on; None where it was not measured.
-        base_model, base_model_relation: as `qtoolkit.publishing.lineage.lineage_of` takes them.
-    """
-
-    license: str | None = None
-    quality: QualityReport | None = None
-    base_model: str | None = None
-    base_model_relation: str | None = None
-
-
-NO_OPTIONS = CardOptions()
-
-
-def make_card(
-    receipt: Receipt, verification: Verification, repo_id: str, options: CardOptions = NO_OPTIONS
-) -> ModelCard:
+def make_card(receipt: Receipt, verification: Verification, request: PublishRequest) -> ModelCard:
     """Return the card of a verified model.
 
     Args:
         receipt: what the job wrote down when it made the model.
         verification: all checks of it.
-        repo_id: where it will be, "org/name".
-        options: what its publisher says.
+        request: where it will be, and what its publisher says of licence, base and quality.
 
     Raises:
         ConfigError: the licence is neither known nor given, or another than the base's is given; or as `lineage_of`.
     """
-    lineage = lineage_of(receipt, options.base_model, options.base_model_relation)
+    lineage = lineage_of(receipt, request.base_model, request.base_model_relation)
     config = config_class(receipt.method)
     base_models = [lineage.base_model] if isinstance(lineage.base_model, str) else lineage.base_model or []
     card: ModelCard = ModelCard.from_template(
-        card_metadata(receipt, repo_id, lineage, options),
+        card_metadata(receipt, request, lineage),
         template_path=str(TEMPLATE),
         receipt=receipt,
         lineage=lineage,
-        repo_id=repo_id,
-        name=repo_id.rpartition("/")[2],
-        given_license=options.license or "",
+        request=request,
+        name=request.repo_id.rpartition("/")[2],
         method=get_method(receipt.method),
         bits=_bits(receipt),
         copied=_copied(receipt),
@@ -81,9 +58,12 @@ def make_card(
         other_packages=other_packages_of(receipt),
         needs_qtoolkit=needs_qtoolkit(receipt),
         readers=readers_of(receipt),
-        quality=describe_quality(options.quality),
-        memory=table(("", "base", "this model"), _memory(receipt)),
-        # Another package's config is no name of qtoolkit.
+        quality=request.quality,
+        quality_text=text_name(request.quality) if request.quality else "",
+        figures=table(("figure", "value"), (row for row in request.quality.figures() if row[1]))
+        if request.quality
+        else "",
+        # The config of another package's method is imported from there.
         config_module="" if find_config(config.__name__) is config else config.__module__,
         config_name=config.__name__,
         in_memory=is_in_memory(receipt),
@@ -91,38 +71,39 @@ def make_card(
         versions=escaped(", ".join(f"{package} {version}" for package, version in receipt.versions.items())),
         is_source_checked=receipt.source_check in (CHECKED, CHECKED_OFFLINE),
         published_texts=(*HUB_TEXTS, "self"),
-        skipped=listed(_skipped(receipt)) or "Nothing: every module is quantized.",
-        limits=listed(_limits(receipt)),
         checks=table(("check", "result", "seen"), (row for check in verification.checks for row in check.rows())),
         escaped=escaped,
         python=_python,
+        table=table,
+        without_paths=without_paths,
         format_bytes=format_bytes,
+        format_count=format_count,
         format_seconds=format_seconds,
     )
     return card
 
 
-def card_metadata(receipt: Receipt, repo_id: str, lineage: Lineage, options: CardOptions = NO_OPTIONS) -> ModelCardData:
+def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage) -> ModelCardData:
     """Return what the Hub reads of a card: base model, licence, gate, library, tags and figures.
 
     Raises:
         ConfigError: as `make_card`.
     """
     inherited = receipt.inherited
-    license = choose_license(receipt.source.name, receipt.license, options.license)
-    figures = eval_results(options.quality)
+    license = choose_license(receipt.source.name, receipt.license, request.license)
+    figures = eval_results(request.quality)
     is_other = license == "other"
     return ModelCardData(
         license=license,
         language=inherited.get("language"),
         base_model=lineage.base_model,
         base_model_relation=lineage.relation,
-        # For a licence that it does not know, the Hub asks for its name and where it stands.
+        # For a licence that it does not know, the Hub asks for its name and address.
         license_name=inherited.get("license_name") if is_other else None,
         license_link=_license_link(receipt) if is_other else None,
         extra_gated_prompt=_gate(receipt) or None,
         eval_results=figures or None,
-        model_name=repo_id.rpartition("/")[2] if figures else None,
+        model_name=request.repo_id.rpartition("/")[2] if figures else None,
         library_name="qtoolkit" if needs_qtoolkit(receipt) else "transformers",
         pipeline_tag="text-generation",
         tags=_tags(receipt),
@@ -188,29 +169,6 @@ def _gate(receipt: Receipt) -> str:
         f"The base model, {_link(receipt.source.name)}, is handed out only to those who accept its terms. "
         "They hold for this copy too: read and accept them there."
     )
-
-
-def _memory(receipt: Receipt) -> Iterator[tuple[str, str, str]]:
-    """Yield the rows of the table of memory and weight files, before and after."""
-    memory = receipt.memory
-    yield "in memory", format_bytes(memory.footprint_before), format_bytes(memory.footprint_after)
-    if memory.disk_after is not None:
-        before = "not known" if memory.disk_before is None else format_bytes(memory.disk_before)
-        yield "weight files", before, format_bytes(memory.disk_after)
-
-
-def _skipped(receipt: Receipt) -> Iterator[str]:
-    """Yield, for each reason, how many modules are not quantized."""
-    for why, count in receipt.skipped.items():
-        yield f"{count} module{'s' * (count > 1)}: {why}"
-
-
-def _limits(receipt: Receipt) -> Iterator[str]:
-    """Yield what users of the model must know."""
-    yield "Rounded weights give other outputs than the base's. Tasks differ in how much they lose by that."
-    if not is_in_memory(receipt):
-        yield f"What the card of {receipt.source.name} tells of its limits and its use holds for this copy too."
-    yield from receipt.notes
 
 
 def _license_link(receipt: Receipt) -> str | None:

@@ -13,90 +13,45 @@ from qtoolkit.files import path_of
 from qtoolkit.hub.hub_errors import HubModel, hub_address, refuse_token
 from qtoolkit.hub.licenses import license_of_folder, named_license
 from qtoolkit.hub.repository import ask, parse_name
-from qtoolkit.publishing.addition import Content
+from qtoolkit.measure import explained
 from qtoolkit.publishing.artifact import Artifact, open_artifact
-from qtoolkit.publishing.card import CardOptions, choose_license, make_card
+from qtoolkit.publishing.card import choose_license, make_card
 from qtoolkit.publishing.card_quality import refuse_foreign_figures
 from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
-from qtoolkit.publishing.push import CARD, Repository
-from qtoolkit.publishing.token import find_writer
-from qtoolkit.publishing.verifier import OnCheck, make_checks
-from qtoolkit.records import OnProgress, Publication, QualityReport, Receipt, Verification, ignore_progress
+from qtoolkit.publishing.push import CARD, Content, Repository
+from qtoolkit.publishing.token import Writer, find_writer
+from qtoolkit.publishing.verifier import LOADED_AGAIN, make_checks
+from qtoolkit.records import Publication, Receipt, Verification
+from qtoolkit.requests import PublishRequest
 
 
-def publish(
-    path: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    private: bool = True,
-    create_pr: bool = False,
-    dry_run: bool = False,
-    token: str | None = None,
-    revision: str = "main",
-    base: str | os.PathLike[str] | None = None,
-    license: str | None = None,
-    base_model: str | None = None,
-    base_model_relation: str | None = None,
-    quality: QualityReport | None = None,
-    on_progress: OnProgress | None = None,
-    on_check: OnCheck | None = None,
-) -> Publication:
-    """Put a saved model on the Hub, once `verify` has found nothing wrong with it, in one commit with its card.
-
-    What `verify` or another call saw of unchanged files in this session counts. Files that are there already, also from
-    a call that was stopped, are not sent again. A lost connection is tried again; another call goes on anywhere.
-
-    Args:
-        path: a folder that `quantize` wrote. Its `README.md`, where it has one, is the card; otherwise one is made.
-        repo_id: "org/name"; made where it does not exist.
-        private: whether only its owner sees it. A public copy of a gated base is gated too: its owner admits who asks.
-        create_pr: open a pull request, for somebody else's repository; one with the same files stays the only one.
-        dry_run: send nothing and ask no network; the result tells every file, its size, and the card.
-        token: a Hub token that may write; None for the one that huggingface_hub finds.
-        revision: the branch; made where it does not exist.
-        license: by the Hub's name for it, "apache-2.0", where the base's card is not at hand to name it.
-        base_model, base_model_relation: "org/name" for the card, and what this model is to it ("quantized", "finetune",
-            "merge" or "adapter"), where `qtoolkit.json` does not prove what was quantized: a model in memory, say.
-        quality: what `evaluate` measured of this folder, for the card; None where nothing was.
-        on_progress: called with a `ProgressEvent` about ten times a second while files are sent; what it raises stops
-            there. Through hf_xet a file's bytes count when it is whole; without it (HF_HUB_DISABLE_XET=1), as they go.
-        base, on_check: as for `verify`, which tells `on_progress` too where it is.
-
-    Raises:
-        VerificationError: it fails a check, does not load, or was not made by qtoolkit.
-        ConfigError: a licence that nobody knows, a name that is none, another base model than the one that it was made
-            of, figures of another model, or a repository that is public already.
-        GatedModelError: no token, or one that may only read; before any work.
-        SourceError: the Hub refuses or does not answer; nothing of the repository has changed then.
-    """
-    check_repo_id(repo_id)
-    artifact = open_artifact(path)
+@explained("publishing", LOADED_AGAIN)
+def publish(request: PublishRequest) -> Publication:
+    """Verify a saved model and put it on the Hub, as `qtoolkit.publish` describes."""
+    check_repo_id(request.repo_id)
+    artifact = open_artifact(request.path)
     receipt = _receipt_of(artifact)
-    options = CardOptions(license, quality, base_model, base_model_relation)
-    # What it refuses, it refuses before the work.
-    _card(artifact, receipt, repo_id, Verification(artifact.path.name, ()), options)
-    writer = None if dry_run else find_writer(repo_id, token)
-    verification = make_checks(artifact, base, on_progress, on_check, run_anew=False)
+    # Made once before the work, so that what it refuses is refused then.
+    _card(artifact, receipt, Verification(artifact.path.name, ()), request)
+    writer = None if request.dry_run else find_writer(request.repo_id, request.token)
+    verification = make_checks(artifact, request, run_anew=False)
     refuse_unproven(verification)
-    card = _card(artifact, receipt, repo_id, verification, options)
+    card = _card(artifact, receipt, verification, request)
     files: dict[str, Content] = {**{name: artifact.path / name for name in artifact.names}, CARD: card.encode()}
-    shown_private = None if create_pr else private
+    private = None if request.create_pr else request.private
     planned = Publication(
-        repo_id=repo_id,
-        url=f"{hub_address()}/{repo_id}",
-        revision=revision,
-        private=shown_private,
-        gated=shown_private is False and bool(receipt.gated),
+        repo_id=request.repo_id,
+        url=f"{hub_address()}/{request.repo_id}",
+        revision=request.revision,
+        private=private,
+        gated=private is False and bool(receipt.gated),
         dry_run=True,
         files={name: _size(content) for name, content in sorted(files.items())},
         unchanged=(),
         card=card,
         verification=verification,
     )
-    if writer is None:
-        return planned
-    repository = Repository(repo_id, writer, revision, on_progress or ignore_progress)
-    return _send(repository, planned, receipt, files, private=private, create_pr=create_pr)
+    return planned if writer is None else _send(writer, request, planned, receipt, files)
 
 
 def check_push(
@@ -138,32 +93,27 @@ def _license_of(model: str | os.PathLike[str], revision: str | None) -> str | No
 
 def _is_here(model: str | os.PathLike[str]) -> bool:
     """Check whether a name is that of a folder or a file, not of a model on the Hub."""
-    # Path raises on a name that is too long, or belongs to nobody.
+    # `Path` raises on a name that is too long, or on the home of nobody.
     return os.path.exists(os.path.expanduser(model))  # noqa: PTH110, PTH111
 
 
 def _send(
-    repository: Repository,
-    planned: Publication,
-    receipt: Receipt,
-    files: Mapping[str, Content],
-    *,
-    private: bool,
-    create_pr: bool,
+    writer: Writer, request: PublishRequest, planned: Publication, receipt: Receipt, files: Mapping[str, Content]
 ) -> Publication:
     """Put the files on the Hub that it does not have, and return the publication, with which those were.
 
     Args:
-        repository: where they go.
+        writer: in whose name.
+        request: what to publish, and where.
         planned: what a dry run returns.
         receipt: of the model.
         files: by name.
-        private, create_pr: as for `publish`.
     """
-    repository.open(private=private, create_pr=create_pr)
+    repository = Repository(request.repo_id, writer, request.revision, request.report)
+    repository.open(private=request.private, create_pr=request.create_pr)
     gated = planned.gated and not repository.private
     if gated:
-        # Before there is anything to hand out.
+        # Before there is a file that could be downloaded.
         repository.gate()
     repository.refuse_leftovers(files)
     unchanged = repository.unchanged(files, {name: entry.sha256 for name, entry in receipt.files.items()})
@@ -172,7 +122,7 @@ def _send(
     if missing:
         source = "a model in memory" if is_in_memory(receipt) else receipt.source.name
         message = f"{receipt.method} of {source}, by qtoolkit"
-        commit, pull_request = repository.push(missing, message, create_pr=create_pr)
+        commit, pull_request = repository.push(missing, message, create_pr=request.create_pr)
     return replace(
         planned,
         dry_run=False,
@@ -196,26 +146,26 @@ def _receipt_of(artifact: Artifact) -> Receipt:
     return artifact.receipt
 
 
-def _card(artifact: Artifact, receipt: Receipt, repo_id: str, verification: Verification, options: CardOptions) -> str:
+def _card(artifact: Artifact, receipt: Receipt, verification: Verification, request: PublishRequest) -> str:
     """Return the text of the card that the folder has, or else of one that is made.
 
     Raises:
-        ConfigError: the options contradict the receipt, or the card that the folder has.
+        ConfigError: the request contradicts the receipt, or the card that the folder has.
     """
-    if options.quality is not None:
-        refuse_foreign_figures(options.quality, receipt)
+    if request.quality is not None:
+        refuse_foreign_figures(request.quality, receipt)
     if CARD not in artifact.names:
-        return str(make_card(receipt, verification, repo_id, options))
+        return str(make_card(receipt, verification, request))
     card = artifact.path / CARD
     for key in ("base_model", "base_model_relation", "quality"):
-        if getattr(options, key) is not None:
+        if getattr(request, key) is not None:
             remedy = "write the figures into it" if key == "quality" else "write it in"
             raise ConfigError(
                 f"{card} is published as it is, without {key}=: remove the file, so that a card is made, or {remedy}"
             )
     named = license_of_folder(artifact.path)
-    if named is None or options.license not in (None, named):
-        wanted = f"and license={options.license!r} is given" if options.license else "and none is made up"
+    if named is None or request.license not in (None, named):
+        wanted = f"and license={request.license!r} is given" if request.license else "and none is made up"
         raise ConfigError(f"the card {card} names the licence {named!r}, {wanted}: correct the card")
     return card.read_text(encoding="utf-8")
 

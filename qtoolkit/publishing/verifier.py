@@ -1,6 +1,5 @@
 """Verify a saved model: check its files here, and what it does in a process that has nothing of this one."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -9,89 +8,64 @@ from typing import Any
 
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.errors import QToolkitError, oneline, printable
+from qtoolkit.measure import explained
 from qtoolkit.publishing import behaviour_checks, file_checks, origin_checks, run_cache, safety_checks
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.base_folder import base_name, find_base
 from qtoolkit.publishing.process import NoAnswerError, NoMemoryError, run_behaviour
 from qtoolkit.publishing.readers import check_other_readers, reader_of
-from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
+from qtoolkit.records import Check, ProgressEvent, Verification
+from qtoolkit.requests import PublishRequest, VerifyRequest
 
-OnCheck = Callable[[Check], None]
+# What to do when memory runs out.
+LOADED_AGAIN = "free some: the model is loaded once more, in a process of its own"
 _Run = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def verify(
-    path: str | os.PathLike[str],
-    *,
-    base: str | os.PathLike[str] | None = None,
-    on_progress: OnProgress | None = None,
-    on_check: OnCheck | None = None,
-) -> Verification:
-    """Prove that a saved model is what it says, and works elsewhere: check by check, each with what was seen.
-
-    Files are looked at here, and nothing of the folder is run that is not safetensors. A fresh process, which has none
-    of this one's variables but those that torch needs, no network and no other program's socket where the kernel can
-    take them away, and no qtoolkit unless the format needs it, then loads the folder with transformers: once more the
-    memory of the model. Logits and perplexity are compared with those that the job measured and wrote into
-    `qtoolkit.json`; tokenizer and generation config with the base's, or, where that cannot be read in two minutes and
-    2 GB of memory, with those in `qtoolkit.json`. What cannot be checked here is told as such.
-
-    Args:
-        path: a folder that `quantize` wrote, or any other with a model: without its `qtoolkit.json`, by what its files
-            alone tell.
-        base: the full-precision model to compare with, a folder or a Hub id in the local cache; None for the one that
-            `qtoolkit.json` names, where it is in the cache.
-        on_progress: called with a `ProgressEvent` after each check, and ten times a second while the model is loaded
-            and run; stops by raising `JobCancelled`, which ends the process that runs it.
-        on_check: called with each check the moment it is made; stops as `on_progress` does.
-
-    Raises:
-        ModelNotFoundError: there is no such folder, no model in it, or no such base on this machine.
-    """
-    return make_checks(open_artifact(path), base, on_progress, on_check, run_anew=True)
+@explained("verifying", LOADED_AGAIN)
+def verify(request: VerifyRequest) -> Verification:
+    """Check a saved model, and run it anew, as `qtoolkit.verify` describes."""
+    return make_checks(open_artifact(request.path), request, run_anew=True)
 
 
-def make_checks(
-    artifact: Artifact,
-    base: str | os.PathLike[str] | None,
-    on_progress: OnProgress | None,
-    on_check: OnCheck | None,
-    *,
-    run_anew: bool,
-) -> Verification:
-    """Make all checks of a folder, as `verify` does.
+def make_checks(artifact: Artifact, options: VerifyRequest | PublishRequest, *, run_anew: bool) -> Verification:
+    """Check a saved model: its files here, and what it does in a fresh process.
 
     Args:
         artifact: the folder.
-        base, on_progress, on_check: as for `verify`.
+        options: its base, and who is called with each check.
         run_anew: run the model in any case; otherwise what a process saw of it earlier in this session counts, as long
             as no file of the model, its base or the packages has changed since. Bytes are compared each time.
     """
-    name = base_name(base)
+    base = base_name(options.base)
     checks: list[Check] = []
-    answer: dict[str, Any] | None = None
+    answer: dict[str, Any] = {}
     recalled = False
 
     def report(detail: str) -> None:
-        (on_progress or ignore_progress)(ProgressEvent("verify", len(checks), 0, "checks", detail))
+        options.report(ProgressEvent("verify", len(checks), 0, "checks", detail))
 
     def run(request: dict[str, Any]) -> dict[str, Any]:
         nonlocal answer, recalled
         state = run_cache.state_of(request)
-        answer = None if run_anew else run_cache.recall(state)
-        recalled = answer is not None
-        if answer is None:
-            answer = run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
-            run_cache.remember(state, answer)
+        known = None if run_anew else run_cache.recall(state)
+        recalled = known is not None
+        answer = known or run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
+        run_cache.remember(state, answer)
         return answer
 
-    for check in all_checks(artifact, name, find_base(artifact.receipt, name), run):
+    for check in all_checks(artifact, base, find_base(artifact.receipt, base), run):
         checks.append(check)
-        if on_check:
-            on_check(check)
+        if options.on_check:
+            options.on_check(check)
         report(check.name)
-    network_open, sockets_open = ((answer or {}).get(key, "") for key in ("network_open", "sockets_open"))
-    return Verification(printable(artifact.path.name), tuple(checks), recalled, network_open, sockets_open)
+    return Verification(
+        printable(artifact.path.name),
+        tuple(checks),
+        recalled,
+        network_open=answer.get("network_open", ""),
+        sockets_open=answer.get("sockets_open", ""),
+    )
 
 
 def all_checks(artifact: Artifact, base: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:

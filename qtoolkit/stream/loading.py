@@ -90,7 +90,7 @@ def load_streamed(
     return Noted(model, notes)
 
 
-def _let_be_saved(model: Any) -> None:
+def _let_be_saved(model: "PreTrainedModel") -> None:
     """Remove weight conversions that saving cannot reverse, such as those of bitsandbytes' tensors, saved unchanged.
 
     With them, `save_pretrained` of transformers 5 raises NotImplementedError.

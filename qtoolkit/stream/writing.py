@@ -19,7 +19,7 @@ from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.tensor.lazy import LazyState, LazyTensor
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # As in transformers' `save_pretrained`: small enough for any file system, and for repeating an upload to the Hub.
 MAX_SHARD_BYTES = 5_000_000_000
@@ -29,7 +29,7 @@ _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 def save_model(
     model: "PreTrainedModel",
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase | None",
     folder: Path,
     on_progress: OnProgress,
     *,
@@ -80,7 +80,7 @@ def _check_files(folder: Path, names: list[str]) -> None:
         raise OutputError(f"{folder} lost {', '.join(missing)} while it was saved: leave it alone, and call that again")
 
 
-def _save_tokenizer(tokenizer: Any, folder: Path) -> list[str]:
+def _save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> list[str]:
     """Write a tokenizer's files and return their names."""
     try:
         files = tokenizer.save_pretrained(folder) or ()

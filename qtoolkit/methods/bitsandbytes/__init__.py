@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
-from qtoolkit.methods.config import MethodConfig, option
+from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Offer
 from qtoolkit.methods.weight_only import WeightOnlyMethod
 from qtoolkit.optional import optional
 from qtoolkit.records import LayerPlan, Plan
+from qtoolkit.requests import option
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel

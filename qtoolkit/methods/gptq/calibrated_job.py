@@ -70,7 +70,7 @@ def quantize(
         perplexity=_perplexity(model, text.tokens[:_PERPLEXITY_SAMPLES, :PERPLEXITY_TOKENS]),
         damp_percent=config.damp_percent,
         layers=tuple(LayerError(name, **facts) for block in blocks for name, facts in block.facts.items()),
-        resumed=journal.found,
+        resumed=journal.resumed,
         sketch=sketch(text.tokens),
         fingerprint=text.fingerprint,
         text_check=text.checked,

@@ -1,4 +1,4 @@
-"""What measuring the sensitivity of a model's layers takes."""
+"""Estimate the memory and time of measuring the sensitivity of a model's layers."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from qtoolkit.sensitivity.measuring import NUM_SAMPLES, SEQ_LEN
 from qtoolkit.stream import calibration_dtype
 from qtoolkit.stream.cost import JobShape, on_device, weights_by_block, writing_phase
 
-# Activations of one sample that a block keeps for its gradients, as multiples of its widest: a gated MLP, norms in
+# Activations of one sample that a block stores for its gradients, as multiples of its widest: a gated MLP, norms in
 # float32, queries, keys, values and their products.
 _KEPT_ACTIVATIONS = 12
 # Logits in the model's type and in float32, their softmax and its sums, and the gradient of each.
@@ -16,12 +16,12 @@ _LOGITS_AT_ONCE = 6
 
 
 def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool) -> PhasePlan:
-    """The phase "measure", at the fullest of its moments: text that is written, a block's gradients, or logits.
+    """Return the phase "measure" at its peak: while text is generated, or a block's gradients or logits are computed.
 
     Args:
         job: the job.
-        num_choices: numbers of bits that each layer may get.
-        writes_text: whether the model writes the text itself.
+        num_choices: how many different numbers of bits each layer may get.
+        writes_text: whether the model generates the text itself.
     """
     dtype = calibration_dtype(job.device, job.dtype)
     wider = dtype.itemsize / job.dtype.itemsize
@@ -30,9 +30,9 @@ def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool) -> 
     widest = max((max(layer.shape) for layer in job.layers), default=0)
     layer = max((layer.num_weights for layer in job.layers), default=0)
     tokens = NUM_SAMPLES * SEQ_LEN
-    # What comes into each block, and the gradients of what comes out of one.
-    kept = (len(in_blocks) + 2) * tokens * job.hidden_size * dtype.itemsize
-    states = Term("hidden states between all blocks", kept, f"{tokens} tokens of {job.hidden_size}")
+    # The inputs of each block, and the gradients of one block's outputs.
+    state_bytes = (len(in_blocks) + 2) * tokens * job.hidden_size * dtype.itemsize
+    states = Term("hidden states between all blocks", state_bytes, f"{tokens} tokens of {job.hidden_size}")
     head = sum(module.bytes_before for module in (*job.layers, *job.skipped) if module.name == job.head)
     logits = HEAD_TOKENS * job.vocab_size * 4 * _LOGITS_AT_ONCE
     gradients = (
