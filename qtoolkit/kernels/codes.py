@@ -27,7 +27,6 @@ class Codes(ABC):
         order: the input of the layer that each input of the codes is, int32 [in]; None where they are in equal order.
         groups: the group of each input of the codes, int [in]; None where groups are equal and in order.
         centered: whether all zero points are 2**(bits - 1), by the format's own claim.
-        block: outputs that are stored together; `codes` takes slices of whole blocks.
         rows: the codes less half their range, int8 [out, in], where they are stored so; otherwise None.
         expands_fast: whether the codes are stored so that they are dequantized fast; if not, packing them helps even
             without a kernel.
@@ -42,7 +41,6 @@ class Codes(ABC):
     order: torch.Tensor | None = None
     groups: torch.Tensor | None = None
     centered: bool = False
-    block: int = 1
     rows: torch.Tensor | None = None
     expands_fast: ClassVar[bool] = False
 
@@ -58,7 +56,11 @@ class Codes(ABC):
 
     @abstractmethod
     def codes(self, outputs: slice) -> torch.Tensor:
-        """Return the codes of some outputs, a new tensor uint8 [in, outputs], each below 2**bits."""
+        """Return the codes of some outputs, a new tensor uint8 [in, outputs], each below 2**bits.
+
+        Args:
+            outputs: a slice of `output_blocks`, or of multiples of 64 outputs: packed layouts store some together.
+        """
 
     @abstractmethod
     def scale(self, outputs: slice) -> torch.Tensor:

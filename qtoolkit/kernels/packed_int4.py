@@ -12,8 +12,6 @@ from qtoolkit.kernels.tinygemm import Layout, layout_for, multiply, pairs_of
 # Tokens, divided by the planes of codes, up to which a kernel is faster than dequantizing: measured on layers of
 # 2048 x 2048 and 576 x 1536.
 _FEW_TOKENS = 64
-# Outputs that are stored together in the tiles of the CUDA kernel.
-_TILE_OUTPUTS = 8
 
 
 class PackedInt4(Codes):
@@ -37,7 +35,6 @@ class PackedInt4(Codes):
         self.describe_as(source)
         self.order = source.order
         self._layout = layout
-        self.block = layout.block or _TILE_OUTPUTS
         all_outputs = slice(0, self.out_features)
         scale = source.scale(all_outputs)
         zero_point = source.zero_points(all_outputs)

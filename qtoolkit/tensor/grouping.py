@@ -1,11 +1,8 @@
 """View a weight W[out_features, in_features] as the groups [num_groups, group_size] that share one scale each."""
 
-from typing import Literal, get_args
-
 import torch
 
-Granularity = Literal["tensor", "channel", "group"]
-GRANULARITIES: tuple[str, ...] = get_args(Granularity)
+GRANULARITIES = ("tensor", "channel", "group")
 
 
 def scale_shape(out_features: int, in_features: int, granularity: str, group_size: int = -1) -> tuple[int, int]:
