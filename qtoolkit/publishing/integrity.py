@@ -191,7 +191,7 @@ def _codes(artifact: Artifact) -> str | None:
         tensors = folders.read_weights(artifact.path)
     except QToolkitError:
         return None
-    return find_codes(tensors, lambda name: name.endswith(".weight"))
+    return find_codes({name: tensor.dtype for name, tensor in tensors.items()}, lambda name: name.endswith(".weight"))
 
 
 # Options that a checkpoint's config tells in the words of ours; others, such as exclude, it tells in its own.
