@@ -12,7 +12,7 @@ from qtoolkit.checkpoints.folder import load_config, read_weights
 from qtoolkit.checkpoints.hub_names import is_commit_hash, is_hub_id
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import SourceError, oneline
-from qtoolkit.hub.cache import cached_commit, is_whole, snapshot_folder
+from qtoolkit.hub.cache import cached_commit, cached_weights, snapshot_folder
 from qtoolkit.models.building import build_empty
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.experts import merges_experts, replace_experts
@@ -42,7 +42,7 @@ def identify(checkpoint: Checkpoint, on_progress: OnProgress) -> Checkpoint:
     commit_hash = loaded if is_commit_hash(loaded) else cached_commit(name, None)
     folder = snapshot_folder(name, commit_hash) if commit_hash else None
     claim = f"so the result is not said to be a copy of {name}"
-    if folder is None or not is_whole(folder):
+    if folder is None or not cached_weights(folder):
         note = f"the model in memory was not compared with {name}, not whole in the local cache, {claim}"
         return checkpoint.with_notes(note)
     try:
