@@ -7,7 +7,7 @@ shapes of the weights, while it is nothing but JSON.
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from qtoolkit.errors import CheckpointError
 
@@ -30,13 +30,6 @@ _IMPLEMENTATION_KEY = re.compile(r"_?(attn|experts)_implementation(_internal)?")
 # Keys that name code of the repository, kernels, or another config file to read instead.
 _CODE_KEYS = ("auto_map", "configuration_files", "kernel_config", "use_kernels", "custom_generate", "trust_remote_code")
 _ADVICE = "get the model's own config"
-
-
-class _Shaped(Protocol):
-    """Anything with a shape: a tensor in a file, on the meta device or in memory."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
 
 
 def check_numbers(name: str, values: Mapping[str, Any]) -> None:
@@ -75,7 +68,7 @@ def _numbers(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, int | 
             yield key, value
 
 
-def check_against_weights(name: str, values: Mapping[str, Any], tensors: Mapping[str, _Shaped]) -> None:
+def check_against_weights(name: str, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a config that cannot be that of these weights, by their names and shapes alone.
 
     This finds what would make a model larger than its weights; other differences are found when the model is built.
@@ -83,14 +76,14 @@ def check_against_weights(name: str, values: Mapping[str, Any], tensors: Mapping
     Args:
         name: what the model is called in the error.
         values: the values of its file.
-        tensors: anything with a shape, by its name in the file.
+        shapes: the shapes of the weights by name.
 
     Raises:
         CheckpointError: more layers than the weights have, or a larger size than any of them has.
     """
-    numbers = [int(part) for key in tensors for part in key.split(".") if part.isdecimal() and len(part) < 9]
+    numbers = [int(part) for key in shapes for part in key.split(".") if part.isdecimal() and len(part) < 9]
     num_layers = max(numbers, default=-1) + 1
-    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
     advice = "get the config and the weights of one model"
     text = values.get("text_config")
     for part in (values, text if isinstance(text, Mapping) else {}):

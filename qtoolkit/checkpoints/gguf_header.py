@@ -11,7 +11,6 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +37,12 @@ _CONFIG_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class GGUFTensor:
-    """The header of one tensor.
-
-    Attributes:
-        shape: the sizes of its dimensions, in the file's order.
-    """
-
-    shape: tuple[int, ...]
-
-
-def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
+def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """Read the header of a file; no weight is read.
 
     Returns:
-        The numbers that describe the model, named as in a config, and the tensors by name.
+        The numbers that describe the model, named as in a config, and the shapes of its tensors by name; sizes are in
+        the file's order.
 
     Raises:
         CheckpointError: it cannot be read, or its counts and lengths are not those of its bytes.
@@ -68,7 +57,7 @@ def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]
         raise CheckpointError(f"cannot read {file} ({error.strerror}): check its permissions") from error
 
 
-def _parse(parser: "_Parser") -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
+def _parse(parser: "_Parser") -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """Parse a header from its first byte; returns and raises as `read_gguf_header`."""
     if parser.take("4s") != b"GGUF" or parser.take("I") not in _VERSIONS:
         raise parser.lying(f"it does not begin as version {' or '.join(map(str, _VERSIONS))}")
@@ -81,7 +70,7 @@ def _parse(parser: "_Parser") -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
         name = key.partition(".")[2]
         if isinstance(value, int | float | list) and not key.startswith(("general.", "tokenizer.")):
             values[_CONFIG_NAMES.get(name, name)] = value
-    tensors = {}
+    shapes = {}
     for _ in parser.times(num_tensors):
         name = parser.text()
         dimensions = parser.take("I")
@@ -92,8 +81,8 @@ def _parse(parser: "_Parser") -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
         parser.take("Q")  # its offset
         if math.prod(size or 1 for size in shape) >= 2**63:
             raise parser.lying(f"a tensor has the shape {shape}")
-        tensors[name] = GGUFTensor(shape)
-    return values, tensors
+        shapes[name] = shape
+    return values, shapes
 
 
 class _Parser:

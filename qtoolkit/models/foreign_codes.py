@@ -1,7 +1,7 @@
 """Refuse codes of a quantized model whose config does not say so, before they are loaded as if they were weights."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -56,72 +56,68 @@ _INSTEAD = (
 )
 
 
-class _Header(Protocol):
-    """The header of a tensor in a file, or the tensor itself."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Its torch type."""
-
-
-def find_codes(tensors: Mapping[str, _Header], is_weight: Callable[[str], bool]) -> str | None:
+def find_codes(dtypes: Mapping[str, torch.dtype], is_weight: Callable[[str], bool]) -> str | None:
     """Find a tensor of codes.
 
     Args:
-        tensors: headers or tensors by name.
+        dtypes: the types of a model's tensors by name.
         is_weight: tells whether a name is that of a parameter that is a float in the model.
 
     Returns:
         Its name and format in words, for a message; None where all weights are floats of 16 bits or more.
     """
-    odd = [name for name, tensor in sorted(tensors.items()) if tensor.dtype not in FLOATS]
+    odd = _odd(dtypes)
     if not odd:
         return None
-    known = _instead_of_a_weight(tensors, odd) or _beside_codes(tensors, odd)
+    known = _instead_of_a_weight(dtypes, odd) or _beside_codes(dtypes, odd)
     if known is not None:
         return known
     name = next((name for name in odd if is_weight(name)), None)
     if name is None:
         return None
-    dtype = str(tensors[name].dtype).removeprefix("torch.")
+    dtype = str(dtypes[name]).removeprefix("torch.")
     stem = name.removesuffix(".weight")
-    kinds = (f"as in {kind}" for end, kind in _BESIDE.items() if f"{stem}{end}" in tensors)
+    kinds = (f"as in {kind}" for end, kind in _BESIDE.items() if f"{stem}{end}" in dtypes)
     return f"{name:.120} is {dtype}, {next(kinds, 'without its scale')}"
 
 
-def _instead_of_a_weight(tensors: Mapping[str, _Header], odd: Collection[str]) -> str | None:
+def _odd(dtypes: Mapping[str, torch.dtype]) -> list[str]:
+    """Return the names of the tensors that are no floats of 16 bits or more, sorted."""
+    return sorted(name for name, dtype in dtypes.items() if dtype not in FLOATS)
+
+
+def _instead_of_a_weight(names: Collection[str], odd: Collection[str]) -> str | None:
     """Find codes of a known format in a module without a weight; returns as `find_codes`."""
     for end, beside, kind in _INSTEAD:
         for name in odd:
             stem = name.removesuffix(end)
-            if name.endswith(end) and f"{stem}{beside}" in tensors and f"{stem}.weight" not in tensors:
+            if name.endswith(end) and f"{stem}{beside}" in names and f"{stem}.weight" not in names:
                 return f"{name:.120} belongs to {kind}"
     return None
 
 
-def _beside_codes(tensors: Mapping[str, _Header], odd: Collection[str]) -> str | None:
+def _beside_codes(names: Collection[str], odd: Collection[str]) -> str | None:
     """Find a tensor whose name belongs to a format, in a module that has codes; returns as `find_codes`.
 
     Floats of such a name prove nothing without codes: some model may have a factor of that name.
     """
     holders = {name.rpartition(".")[0] for name in odd}
     for end, kind in _ENDS.items():
-        for name in sorted(name for name in tensors if name.endswith(end)):
+        for name in sorted(name for name in names if name.endswith(end)):
             if name in odd or name.removesuffix(end) in holders:
                 return f"{name:.120} belongs to {kind}"
     return None
 
 
-def _lost_weight(tensors: Mapping[str, _Header], known: Collection[str]) -> str | None:
+def _lost_weight(dtypes: Mapping[str, torch.dtype], known: Collection[str]) -> str | None:
     """Find a tensor that is no float in a module whose weight is missing; returns as `find_codes`.
 
     Args:
-        tensors: headers or tensors by name.
+        dtypes: the types of a model's tensors by name.
         known: names of the parameters that are floats in the model.
     """
-    lost = {name.removesuffix(".weight") for name in known if name.endswith(".weight") and name not in tensors}
-    odd = (name for name, tensor in sorted(tensors.items()) if tensor.dtype not in FLOATS)
-    name = next((name for name in odd if name.rpartition(".")[0] in lost), None)
+    lost = {name.removesuffix(".weight") for name in known if name.endswith(".weight") and name not in dtypes}
+    name = next((name for name in _odd(dtypes) if name.rpartition(".")[0] in lost), None)
     return None if name is None else f"{name:.120} is no float, and stands where a weight is missing"
 
 
@@ -157,7 +153,8 @@ def refuse_codes(checkpoint: "Checkpoint", model: "PreTrainedModel") -> None:
         return names_in_model(model, [name], get_model_conversion_mapping(model))[name] in floats
 
     floats = {name for name, tensor in model.state_dict().items() if tensor.dtype in FLOATS}
-    codes = find_codes(checkpoint.tensors, is_weight) or _lost_weight(checkpoint.tensors, floats)
+    dtypes = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
+    codes = find_codes(dtypes, is_weight) or _lost_weight(dtypes, floats)
     if codes:
         here = "give" if checkpoint.path is None else "restore that config.json, or name"
         raise UnsupportedModelError(

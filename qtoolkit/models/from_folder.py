@@ -34,7 +34,7 @@ def open_folder(
     check(folder)
     tensors = folders.read_weights(folder)
     values = folders.read_config(folder)
-    check_against_weights(name, values, tensors)
+    check_against_weights(name, values, {key: tensor.shape for key, tensor in tensors.items()})
     config = folders.load_config(folder)
     dtype = dtype_to_load(name, config, tensors)
     if tokenizer is None:

@@ -60,9 +60,9 @@ def _load_config(file: Path) -> "PreTrainedConfig":
     """Load the config that a `.gguf` file describes, once its header was found sound."""
     from transformers import AutoConfig
 
-    values, tensors = read_gguf_header(file)
+    values, shapes = read_gguf_header(file)
     check_numbers(str(file), values)
-    check_against_weights(str(file), values, tensors)
+    check_against_weights(str(file), values, shapes)
     with _reader_errors(file):
         return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
 

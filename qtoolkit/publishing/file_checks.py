@@ -245,4 +245,4 @@ def _codes(artifact: Artifact) -> str | None:
         tensors = folders.read_weights(artifact.path)
     except QToolkitError:
         return None
-    return find_codes(tensors, lambda name: name.endswith(".weight"))
+    return find_codes({name: tensor.dtype for name, tensor in tensors.items()}, lambda name: name.endswith(".weight"))
