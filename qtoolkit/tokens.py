@@ -1,15 +1,10 @@
 """Keep Hub tokens out of everything that is shown: variables, frames of a traceback, and messages."""
 
-import functools
-import sys
+import contextlib
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterator
 
 from qtoolkit.errors import masked
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Token(str):
@@ -24,31 +19,6 @@ class Token(str):
 def concealed(token: str | None) -> Token | None:
     """Return a token as a `Token`, which only the code that sends it can read; None for None."""
     return None if token is None else Token(token)
-
-
-def verb(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a verb so that its errors hold neither a half-made model nor a token, in frames and in messages.
-
-    A notebook keeps the last error, and with `%xmode Verbose` shows the variables of every frame of its traceback;
-    those of huggingface_hub hold the headers of a request.
-    """
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        outer = sys.exception()
-        options: dict[str, Any] = kwargs
-        if isinstance(options.get("token"), str):
-            options["token"] = Token(options["token"])
-        try:
-            return function(*args, **kwargs)
-        except BaseException as error:
-            forget(error, outer, options.get("token"))
-            # The variables of this frame are shown too.
-            del args
-            options.clear()
-            raise
-
-    return wrapper
 
 
 def forget(error: BaseException, outer: BaseException | None = None, token: str | None = None) -> None:
@@ -92,6 +62,10 @@ def _let_go(error: BaseException, token: str | None) -> None:
         if isinstance(value, str):
             attributes[name] = masked(value, token)
         elif name == "headers" or hasattr(value, "headers"):
+            if hasattr(value, "status_code"):
+                # A response holds its connection. What cannot be closed is let go all the same.
+                with contextlib.suppress(Exception):
+                    value.close()
             attributes[name] = None
 
 

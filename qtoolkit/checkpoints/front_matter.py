@@ -1,25 +1,26 @@
-"""What stands in the YAML block that a model's card begins with; any text may stand there."""
+"""Read the YAML block that a model's card begins with; the Hub lets anybody write any text there."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-# Cards that list hundreds of figures have some 200 kB of it; 500 kB are read in less than two seconds.
+# Blocks with hundreds of figures have some 200 kB; 500 kB are read in less than two seconds.
 _MOST_BYTES = 500_000
 _BOUNDARY = "---"
-_INT = "tag:yaml.org,2002:int"
 _LONGEST_INT = 100
 
 
 def read_front_matter(file: Path) -> dict[str, Any]:
-    """The values of a card's YAML block, in bounded time and memory; none where there is none that can be read.
+    """Return the values of a card's YAML block, in bounded time and memory.
 
     Args:
         file: the card, "README.md".
+
+    Returns:
+        The values by name; empty where there is no such block, or one that cannot be read.
     """
-    # A pipe of that name would be waited for without end.
+    # Opening a named pipe would wait for ever.
     if not file.is_file():
         return {}
     try:
@@ -32,7 +33,7 @@ def read_front_matter(file: Path) -> dict[str, Any]:
 
 
 def _block(text: str) -> str:
-    """The lines between the first two boundaries; nothing where a text does not begin with one, or has no other."""
+    """Return the lines between the first two boundaries; "" where a text does not begin with one, or has no second."""
     lines = text.lstrip("\ufeff \t\r\n").splitlines()
     if not lines or lines[0].rstrip() != _BOUNDARY:
         return ""
@@ -41,31 +42,28 @@ def _block(text: str) -> str:
 
 
 def _parse(text: str) -> Any:
-    """The values of a YAML text without anchors: a few lines that repeat one another would become billions of values.
+    """Parse a YAML text without aliases: a few lines that refer to one another would become billions of values.
 
     Raises:
-        yaml.YAMLError: it is none, or has an anchor that is used.
+        yaml.YAMLError: it is not valid, or has an alias.
     """
-    loader = yaml.SafeLoader(text)
-    try:
-        loader.compose_node = _without_aliases(loader, loader.compose_node)
-        # 1:1:1:... is an integer to the base 60; a long one takes minutes.
-        loader.yaml_constructors = {**loader.yaml_constructors, _INT: _short_int}
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
 
 
-def _without_aliases(loader: Any, compose_node: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def compose(parent: Any, index: Any) -> Any:
-        if loader.check_event(yaml.AliasEvent):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Load what `yaml.SafeLoader` does, except aliases and long integers."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose the next node; raises YAMLError at an alias."""
+        if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("an alias")
-        return compose_node(parent, index)
+        return super().compose_node(parent, index)
 
-    return compose
+    def short_int(self, node: Any) -> Any:
+        """Construct an integer: 1:1:1:... is one to the base 60, and a long one takes minutes."""
+        if len(node.value) > _LONGEST_INT:
+            raise yaml.YAMLError("a long number")
+        return self.construct_yaml_int(node)
 
 
-def _short_int(loader: Any, node: Any) -> Any:
-    if len(node.value) > _LONGEST_INT:
-        raise yaml.YAMLError("a long number")
-    return loader.construct_yaml_int(node)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.short_int)

@@ -1,17 +1,16 @@
-"""One quantization, from its checks to its report; what it writes is renamed when it is whole."""
+"""Run one quantization, from its checks to its report; what it writes is renamed when it is complete."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
-from qtoolkit.files import current_folder, path_of
-from qtoolkit.hub import HubMirror
-from qtoolkit.jobs.target import meet_target, with_rules_of
+from qtoolkit.files import current_folder
+from qtoolkit.hub.mirror import HubMirror
+from qtoolkit.jobs.bit_budget import meet_target, with_rules_of
+from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure import (
     explained,
     guarded,
@@ -22,109 +21,92 @@ from qtoolkit.measure import (
     this_machine,
     versions,
 )
-from qtoolkit.methods import Method, MethodConfig, get_method, packages_of_method
-from qtoolkit.models import identify, open_checkpoint, refuse_own_source
+from qtoolkit.methods import Method, get_method, packages_of_method, resolve_config
+from qtoolkit.models import identify, refuse_own_source
 from qtoolkit.noted import Noted
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
-from qtoolkit.records import OnProgress, Probe, Speed
+from qtoolkit.records import Probe, Speed
+from qtoolkit.requests import QuantizeRequest
 from qtoolkit.stream import JournalPlace, check_output, journal_of, staged
 
 _ADVICE = "qt.plan tells what needs less; blocks that a calibrated job had done are kept, and the same call goes on"
+_KEPT = "blocks that are done are kept, and the same call goes on with them"
 
 
 @explained("quantizing", _ADVICE)
-def quantize_model(
-    model: Any,
-    settings: MethodConfig,
-    *,
-    output: str | PathLike[str] | None,
-    device: str,
-    revision: str | None,
-    token: str | None,
-    tokenizer: Any,
-    resume: bool,
-    resume_repo: str | None,
-    overwrite: bool,
-    on_progress: OnProgress,
-) -> QuantizedModel:
-    """Do what `qtoolkit.quantize` tells, with the config resolved; its arguments are that verb's."""
-    refuse_quantized(model)
-    method, place, started = get_method(settings.method), resolve_device(device), time.monotonic()
+def run_quantization(request: QuantizeRequest) -> QuantizedModel:
+    """Quantize a model, as `qtoolkit.quantize` describes."""
+    refuse_quantized(request.model)
+    started = time.monotonic()
+    config = resolve_config(request.config)
+    method = get_method(config.method)
+    device = resolve_device(request.device)
     for package in method.requires:
         optional(package, f"method {method.name!r}")
-    folder = None if output is None else path_of(output, "output")
-    mirror = _mirror(resume_repo, token, method, saves=folder is not None, resume=resume)
+    folder = request.folder
+    mirror = _mirror(request, method)
     if folder is not None:
-        refuse_own_source(model, folder)
-        check_output(folder, overwrite=overwrite, unfinished=method.resumes or not resume)
-    with _place_to_work(folder, overwrite=overwrite, resume=resume and method.resumes) as partial:
+        refuse_own_source(request.model, folder)
+        check_output(folder, overwrite=request.overwrite, unfinished=method.resumes or not request.resume)
+    with _staged(request, method) as partial:
         with measure_peak() as meter:
-            checkpoint = open_checkpoint(
-                model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
-            )
-            here = this_machine(folder or current_folder(), Speed())
-            saves, rss = folder is not None, resident_memory()
+            checkpoint = open_source(request.model, request, on_progress=request.report)
+            machine = this_machine(folder or current_folder(), Speed())
+            rss = resident_memory()
             journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
-            kept = (
-                "blocks that are done are kept, and the same call goes on with them"
-                if journal
-                else "nothing was written"
-            )
-            advice = f"{kept}; qt.plan tells what needs less"
-            on_progress = guarded(on_progress, f"{method.name} of {checkpoint.name}", advice)
-            settings = with_rules_of(settings, journal)
-            met = meet_target(checkpoint, settings, place, here, rss=rss, on_progress=on_progress)
+            advice = f"{_KEPT if journal else 'nothing was written'}; qt.plan tells what needs less"
+            on_progress = guarded(request.report, f"{method.name} of {checkpoint.name}", advice)
+            config = with_rules_of(config, journal)
+            met = meet_target(checkpoint, config, device, machine, rss=rss, on_progress=on_progress)
             planned = plan_with_advice(
                 checkpoint.with_notes(*met.notes),
                 met.config,
-                place,
-                here,
+                device,
+                machine,
                 rss=rss,
-                saves=saves,
+                saves=folder is not None,
                 measures=met.num_measured,
             )
             check_fits(planned.plan)
             checkpoint = identify(planned.checkpoint, on_progress)
-            made = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
+            plan = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
-            outcome = method.quantize(checkpoint, planned.config, made, on_progress, journal)
-            quantized = outcome.model
-            method.prepare(quantized)
-            footprint = memory_footprint(quantized)
+            outcome = method.quantize(checkpoint, planned.config, plan, on_progress, journal)
+            model = outcome.model
+            method.prepare(model)
+            footprint = memory_footprint(model)
             probe: Noted[Probe | None] = Noted(None)
             if partial is not None:
-                probe = save_measured(quantized, checkpoint.tokenizer, partial, on_progress)
-        memory = memory_report(made, footprint, partial, meter.report)
+                probe = save_measured(model, checkpoint.tokenizer, partial, on_progress)
+        memory = memory_report(plan, footprint, partial, meter.report)
         notes = (*checkpoint.notes, *base.notes, *outcome.notes, *probe.notes)
         seconds = time.monotonic() - started
-        report = quantization_report(made, notes, memory, folder, seconds, outcome.calibration)
+        report = quantization_report(plan, notes, memory, folder, seconds, outcome.calibration)
         deciding = versions(packages_of_method(method.name))
-        receipt = begin_receipt(checkpoint, base.value, report, deciding, (hardware(place),), probe.value)
+        receipt = begin_receipt(checkpoint, base.value, report, deciding, (hardware(device),), probe.value)
         if partial is not None:
             receipt = write_receipt(partial, receipt)
-    return QuantizedModel(quantized, checkpoint.tokenizer, planned.config, report, receipt)
+    return QuantizedModel(model, checkpoint.tokenizer, planned.config, report, receipt)
 
 
-def _mirror(
-    resume_repo: str | None, token: str | None, method: Method, *, saves: bool, resume: bool
-) -> HubMirror | None:
-    """The repository that the journal is pushed to; None where none is named.
+def _mirror(request: QuantizeRequest, method: Method) -> HubMirror | None:
+    """Return the repository that the journal is pushed to; None if none is named.
 
     Raises:
         ConfigError: there is no journal to push.
     """
-    if not resume_repo:
+    if not request.resume_repo:
         return None
-    mirror = HubMirror(resume_repo, token)
-    if not saves or not method.resumes:
+    mirror = HubMirror(request.resume_repo, request.token)
+    if request.folder is None or not method.resumes:
         why = "output=" if method.resumes else f"a method with calibration, and {method.name} has none"
-        raise ConfigError(f"resume_repo={resume_repo!r} needs {why}: leave it out, or give that")
-    if not resume:
+        raise ConfigError(f"resume_repo={request.resume_repo!r} needs {why}: leave it out, or give that")
+    if not request.resume:
         raise ConfigError(
-            f"resume_repo={resume_repo!r} goes on with what is there, and resume=False starts anew: give one"
+            f"resume_repo={request.resume_repo!r} goes on with what is there, and resume=False starts anew: give one"
         )
     return mirror
 
@@ -138,11 +120,8 @@ def refuse_quantized(model: Any) -> None:
         )
 
 
-@contextmanager
-def _place_to_work(folder: Path | None, *, overwrite: bool, resume: bool) -> Iterator[Path | None]:
-    """A folder for the result until it is whole; None when it is kept in memory only."""
-    if folder is None:
-        yield None
-    else:
-        with staged(folder, overwrite=overwrite, resume=resume) as partial:
-            yield partial
+def _staged(request: QuantizeRequest, method: Method) -> AbstractContextManager[Path | None]:
+    """Return the folder that the result is written to until it is complete; None if it stays in memory only."""
+    if request.folder is None:
+        return nullcontext()
+    return staged(request.folder, overwrite=request.overwrite, resume=request.resume and method.resumes)

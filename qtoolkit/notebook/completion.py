@@ -6,7 +6,7 @@ from typing import Any
 
 from IPython.core.error import TryNext
 
-from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS
+from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import MethodConfig, available_methods, config_class
 from qtoolkit.notebook.arguments import JOB_OPTIONS, method_in

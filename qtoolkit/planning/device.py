@@ -47,17 +47,6 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return allowed[name]
 
 
-def refuse_below_one(**values: int) -> None:
-    """Check numbers that must be at least 1.
-
-    Raises:
-        ConfigError: one is not.
-    """
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
-
-
 def adapt_dtype(checkpoint: Checkpoint, device: str, machine: Machine | None = None) -> Checkpoint:
     """Return the checkpoint in a type that the device has, with a note where that is another one, or is slow there.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from qtoolkit.errors import ConfigError, QToolkitError
+from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import as_call, offered
 from qtoolkit.models import Checkpoint
 from qtoolkit.planning.layers import Modules
@@ -13,7 +13,6 @@ from qtoolkit.units import bits_per_weight, parse_bytes
 
 # Perplexity ratio above which a config counts as one of fewer than 4 bits.
 _WORST_OF_4_BITS = 1.25
-GOALS = ("quality", "size", "speed")
 
 # Figures of a small model: their order holds for larger ones, which lose less.
 _MEASURED = "measured on SmolLM2-135M, larger models lose less"
@@ -41,15 +40,10 @@ def recommend(
         machine: the machine that they would run on.
         device: the device that they would run on, "cpu" or "cuda:0".
         memory: bytes that using a model may take, or a text such as "8 GB"; None for what the machine has.
-        goal: one of `GOALS`.
+        goal: "quality", "size" or "speed".
         rss: resident bytes of this process now.
         context: tokens for which using them is planned.
-
-    Raises:
-        ConfigError: the goal is unknown.
     """
-    if goal not in GOALS:
-        raise ConfigError(f"goal must be one of {', '.join(GOALS)}, got {goal!r:.40}")
     index = int(device.partition(":")[2] or 0)
     available = machine.memory if device == "cpu" else machine.vram[index]
     limit = available if memory is None else parse_bytes(memory)

@@ -1,16 +1,16 @@
-"""Text and tables in Markdown, whatever stands in them."""
+"""Write text and tables in Markdown, whatever characters they hold."""
 
 import re
 from collections.abc import Iterable, Sequence
 
-# What Markdown would take for more than text; a link or a picture needs its bracket, a heading its sign.
+# Characters that Markdown would not show as text. Without its bracket a link is none, nor a heading without its sign.
 _MARKED = re.compile(r"([\\`*_\[\]#|~$])")
-# What begins a list.
+# How an item of a list begins.
 _ITEM = re.compile(r"^(\d*)([-+.)])(?=\s|$)")
 
 
 def escaped(text: str) -> str:
-    r"""A text that Markdown shows as it is, on one line.
+    r"""Return a text, on one line, such that Markdown shows it unchanged.
 
     Example:
         >>> print(escaped("a_b <b> | [x](y)"))
@@ -21,11 +21,6 @@ def escaped(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; its cells are escaped."""
+    """Return a table with a header; the cells of `rows` are escaped, `head` is not."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return "\n".join([*lines, *(f"| {' | '.join(map(escaped, row))} |" for row in rows)])
-
-
-def listed(lines: Iterable[str]) -> str:
-    """A list; its lines are escaped."""
-    return "\n".join(f"- {escaped(line)}" for line in lines)

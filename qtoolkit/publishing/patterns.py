@@ -1,11 +1,11 @@
-"""What must not stand in a file that is given to others: keys of services, and folders of one's own machine."""
+"""Find what must not stand in a file that is given to others: keys of services, and folders of one's own machine."""
 
 import os
 import re
 
 from qtoolkit.files import current_folder, home_folder
 
-# What is called so -> how it looks; the shapes are those that the services document or that secret scanners use.
+# Kind of secret -> its pattern, as the services document it or secret scanners use it.
 SECRETS = {
     "a Hugging Face token": re.compile(rb"\b(?:hf|api_org)_[A-Za-z0-9]{30,}"),
     "an OpenAI or Anthropic key": re.compile(rb"\bsk-[A-Za-z0-9_-]{32,}"),
@@ -22,23 +22,23 @@ _SHORTEST = 5
 
 
 def local_paths() -> re.Pattern[bytes]:
-    """What matches a path of somebody's machine: homes of any, and of this one the home and the current folder."""
+    """Return a pattern of local paths: homes on any machine, and the home and the current folder of this one."""
     own = {str(folder) for folder in (home_folder(), current_folder()) if len(str(folder)) >= _SHORTEST}
     ours = [re.escape(os.fsencode(folder)) + rb"(?=[/\\\"'\s]|$)" for folder in sorted(own)]
     return re.compile(b"|".join([rb"(?<![\w.])(?:" + _HOMES + rb")", *ours]))
 
 
 def last_part(path: str) -> str:
-    """A path or a Hub id without its folders or owner; a text that is none stays as it is."""
+    """Return the last part of a path or of a Hub id; any other text as it is."""
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def without_paths(text: str) -> str:
-    """A text with each path of this machine cut down to its last part.
+    """Return a text with each local path cut down to its last part.
 
     Example:
         >>> without_paths("read from /home/ann/models/small, as asked")
         'read from small, as asked'
     """
     pattern = re.compile(rb"(?:" + local_paths().pattern + rb")[^\s\"'<>,;]*")
-    return pattern.sub(lambda found: re.split(rb"[/\\]", found[0].rstrip(b"/\\"))[-1], text.encode()).decode()
+    return pattern.sub(lambda match: re.split(rb"[/\\]", match[0].rstrip(b"/\\"))[-1], text.encode()).decode()

@@ -19,7 +19,7 @@ from qtoolkit.records.search_results import FoundModel, FoundModels
 from qtoolkit.records.sensitivity import RoundingLoss, Sensitivity
 from qtoolkit.records.source import ModelSource
 from qtoolkit.records.tasks import TaskMetric, TaskReport
-from qtoolkit.records.verification import Check, Verification
+from qtoolkit.records.verification import Check, OnCheck, Verification
 
 __all__ = [
     "FULL_PRECISION",
@@ -41,6 +41,7 @@ __all__ = [
     "Machine",
     "MemoryReport",
     "ModelSource",
+    "OnCheck",
     "OnProgress",
     "PeakMemory",
     "PhasePlan",

@@ -1,5 +1,6 @@
 """Record the checks of a saved model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,6 +27,9 @@ class Check(Record):
 
     def rows(self) -> tuple[Row, ...]:
         return (Row(self.name, _STATES[self.passed], "; ".join(filter(None, (self.value, self.note)))),)
+
+
+OnCheck = Callable[[Check], None]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from qtoolkit.checkpoints.remedy import place_of, sound_copy
+from qtoolkit.checkpoints.remedy import file_of, sound_copy
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.models import Checkpoint
@@ -129,7 +129,7 @@ class StreamedModel:
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.is_meta:
                     kind = type(module).__name__
-                    way = sound_copy(place_of(self.tensors))
+                    way = sound_copy(file_of(self.tensors))
                     raise CheckpointError(f"{self.name} has no {name} for a {kind}: {way}")
 
     def _tie(self, modules: list[nn.Module]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
-from qtoolkit.checkpoints import StoredTensor
+from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.forward import Call, collect, run_once

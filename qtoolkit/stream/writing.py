@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.core_model_loading import revert_weight_conversion
 
-from qtoolkit.checkpoints.names import INDEX_FILE
+from qtoolkit.checkpoints.filenames import INDEX_FILE
 from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import OutputError, UnsupportedModelError
 from qtoolkit.files import open_new

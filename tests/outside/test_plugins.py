@@ -22,8 +22,9 @@ from qtoolkit.formats.native.tensors import NativeTensors
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.artifact import open_artifact
 from qtoolkit.publishing.card import make_card
-from qtoolkit.publishing.integrity import check_quantization
+from qtoolkit.publishing.file_checks import check_quantization
 from qtoolkit.records import Verification
+from qtoolkit.requests import PublishRequest
 from tests.fake_hub.fixture import WRITE_TOKEN, environment
 from tests.fake_hub.writable import WritableHub
 from tests.outside.outside_hqq import codes_of, optimized_zero
@@ -197,7 +198,7 @@ def test_rules_that_change_nothing_are_not_carded_as_mixed(base: Path) -> None:
     qt.quantize(base, config, device="cpu", output=base.parent / "out")
     receipt = read_receipt(base.parent / "out")
     assert receipt is not None
-    card = str(make_card(receipt, Verification("out", ()), "me/tiny"))
+    card = str(make_card(receipt, Verification("out", ()), PublishRequest("out", "me/tiny")))
     assert "GPTQ, 4 bits" in card and "- 4-bit" in card
     assert "different bits" not in card
 

@@ -1,0 +1,60 @@
+"""Name what stands on the Hub: models, commits, relations and texts; apart, so that looking them up loads no torch."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+# How the Hub says that a model was made from another; it knows no others.
+BASE_MODEL_RELATIONS = ("finetune", "adapter", "merge", "quantized")
+
+
+def is_hub_id(name: Any) -> bool:
+    """Check whether a value is a text like "org/name"; the Hub is not asked whether there is such a model."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", name) is not None
+
+
+def is_commit_hash(text: Any) -> TypeGuard[str]:
+    """Check whether a value is a commit hash of the Hub: 40 hexadecimal digits."""
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{40}", text) is not None
+
+
+@dataclass(frozen=True)
+class HubText:
+    """A data set on the Hub to calibrate on and to measure quality with.
+
+    Attributes:
+        repo_id: the dataset repository.
+        file: its file of the training split, to calibrate on.
+        held_out: its file of another split, to measure quality on.
+        builder: what the package datasets calls the file's format.
+        is_stream: whether only the beginning of the file is read.
+        rows_are_documents: whether each row is a document; otherwise rows are lines of one text, which GPTQ's
+            authors join with an empty line between.
+    """
+
+    repo_id: str
+    file: str
+    held_out: str
+    builder: str
+    is_stream: bool
+    rows_are_documents: bool
+
+
+HUB_TEXTS = {
+    "wikitext2": HubText(
+        repo_id="Salesforce/wikitext",
+        file="wikitext-2-raw-v1/train-00000-of-00001.parquet",
+        held_out="wikitext-2-raw-v1/test-00000-of-00001.parquet",
+        builder="parquet",
+        is_stream=False,
+        rows_are_documents=False,
+    ),
+    "c4": HubText(
+        repo_id="allenai/c4",
+        file="en/c4-train.00000-of-01024.json.gz",
+        held_out="en/c4-validation.00000-of-00008.json.gz",
+        builder="json",
+        is_stream=True,
+        rows_are_documents=True,
+    ),
+}

@@ -1,0 +1,263 @@
+"""Choose the bits of each layer so that a target is met, from measured sensitivities and exact bytes."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import floor
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
+from qtoolkit.models import Checkpoint
+from qtoolkit.planning import PlannedJob, check_machine, layers_to_quantize, plan_job
+from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
+from qtoolkit.records import Machine, OnProgress, Plan, RoundingLoss, Sensitivity
+from qtoolkit.sensitivity import measure_sensitivity
+from qtoolkit.stream import JournalPlace, begun_recipe
+from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_seconds, parse_bytes
+
+# Bytes of a tensor's entry in a file's header without its name; most tensors of a quantized layer; of another module.
+_ENTRY_BYTES = 130
+_TENSORS = 5
+_OTHER_TENSORS = 2
+
+
+def needs_measuring(config: MethodConfig) -> bool:
+    """Check whether a config has a target, and no bits of layers yet, so that sensitivities must be measured."""
+    return isinstance(config, MixedConfig) and config.target is not None and not config.gives_bits
+
+
+def refuse_without_weights(checkpoint: Checkpoint) -> None:
+    """Refuse a target for a model whose weights are not on this machine.
+
+    Raises:
+        ConfigError: its weights are on the Hub, or nowhere.
+    """
+    what = f"a target is met by measuring {checkpoint.name}"
+    if checkpoint.format == "config":
+        raise ConfigError(f"{what}, and a config has no weights: name a model, or give rules instead")
+    if checkpoint.download_bytes:
+        size = format_bytes(checkpoint.download_bytes)
+        raise ConfigError(
+            f"{what}, of which {size} are not here: run `hf download {checkpoint.name}` first, or give rules instead"
+        )
+
+
+@dataclass(frozen=True)
+class MetTarget:
+    """A config that meets its target, and what was decided for it.
+
+    Attributes:
+        config: with the rules that meet it; unchanged if it has no target, or has such rules already.
+        num_measured: numbers of bits for which the sensitivity of layers was measured; 0 for none.
+        notes: what was decided, one line each.
+    """
+
+    config: MethodConfig
+    num_measured: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def meet_target(
+    checkpoint: Checkpoint,
+    config: MethodConfig,
+    device: str,
+    machine: Machine | None,
+    *,
+    rss: int,
+    on_progress: OnProgress,
+    measuring_device: str | None = None,
+) -> MetTarget:
+    """Give a config the rules that meet its target; rules that already give bits must keep to the target.
+
+    Args:
+        checkpoint: the model, whose weights can be read.
+        config: any; it is returned unchanged if it has no target.
+        device: where the result will live.
+        machine: what the measurement must fit into; None to check nothing.
+        rss: bytes that this process has resident now.
+        on_progress: called while sensitivities are measured.
+        measuring_device: where to measure; None for `device`.
+
+    Raises:
+        ConfigError: a target that cannot be reached, or rules that exceed it.
+        InsufficientMemoryError: too little memory to measure.
+        QToolkitError: as planning and measuring.
+    """
+    if not isinstance(config, MixedConfig) or config.target is None:
+        return MetTarget(config)
+    method = get_method(config.method)
+    if config.gives_bits:
+        _check_rules(checkpoint, method, config, device, rss)
+        return MetTarget(config)
+    choices = config.bits_to_give()
+    fewest_bits = replace(config, bits=choices[0])
+    planned = plan_job(checkpoint, fewest_bits, device, machine, rss=rss, measures=len(choices))
+    plan = planned.plan
+    assert isinstance(planned.config, MixedConfig)
+    if machine is not None:
+        check_machine(replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure")), machine)
+    units = _Units.of(method, planned, choices)
+    budget = _Budget.of(config, plan, units.biases)
+    if units.check(budget, checkpoint.name) <= budget.size:
+        note = f"{budget.target} leaves room for {choices[-1]} bits in every layer: nothing was measured"
+        return MetTarget(replace(config, bits=choices[-1]), notes=(note,))
+    layers = [layer for members in units.members.values() for layer in members if layer.in_block]
+    sensitivity = measure_sensitivity(
+        checkpoint, method, planned.config, layers, choices, device=measuring_device or device, on_progress=on_progress
+    )
+    chosen, note = units.choose(sensitivity, budget)
+    base, rules = rules_of(chosen)
+    # A pattern that gave other options keeps them, at the place where its new bits must stand.
+    others = {pattern: changes for pattern, changes in config.rules.items() if pattern not in rules}
+    merged = others | {pattern: {**config.rules.get(pattern, {}), **changes} for pattern, changes in rules.items()}
+    return MetTarget(replace(config, bits=base, rules=merged), len(choices), (note,))
+
+
+def _check_rules(checkpoint: Checkpoint, method: Method, config: MixedConfig, device: str, rss: int) -> None:
+    """Refuse rules whose bits exceed the target."""
+    plan = plan_job(checkpoint, config, device, None, rss=rss).plan
+    names = {layer.name for layer in plan.layers}
+    candidates = layers_to_quantize(checkpoint, method, config, device)
+    budget = _Budget.of(config, plan, sum(layer.bias_bytes for layer in candidates if layer.name in names))
+    size = sum(layer.disk_bytes for layer in plan.layers)
+    if size > budget.size:
+        raise ConfigError(
+            f"{type(config).__name__}: the rules take {budget.describe(size)}, more than {budget.target}: "
+            "leave out their bits, which are then given by sensitivity, or the target"
+        )
+
+
+def with_rules_of(config: MethodConfig, journal: JournalPlace | None) -> MethodConfig:
+    """Add the rules of an unfinished job with the same target to a config.
+
+    On another machine the measured sensitivities differ a little, and so might the rules.
+    """
+    if journal is None or not isinstance(config, MixedConfig) or not needs_measuring(config):
+        return config
+    begun = begun_recipe(journal)
+    if any(begun.get(name) != getattr(config, name) for name in ("target_bits", "target_size")):
+        return config
+    try:
+        return replace(config, bits=begun["bits"], rules=begun["rules"])
+    except (ConfigError, KeyError, AttributeError, TypeError, ValueError, RecursionError):
+        # The journal was edited and holds no rules: they are measured anew, and the job refuses the journal.
+        return config
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Layers that get the same bits: one layer, or the same of all experts of a block.
+
+    Attributes:
+        members: the layers of each unit, by the pattern that matches their names.
+        sizes: the bytes in the file by unit and bits.
+        biases: bytes of biases in these.
+    """
+
+    members: Mapping[str, list[Layer]]
+    sizes: Mapping[str, Mapping[int, int]]
+    biases: int
+
+    @classmethod
+    def of(cls, method: Method, planned: PlannedJob, choices: Sequence[int]) -> "_Units":
+        """Return the units of the layers that a plan quantizes; layers outside the blocks get the most bits."""
+        plan = planned.plan
+        config = planned.config
+        assert isinstance(config, MixedConfig)
+        quantized = {layer.name for layer in plan.layers}
+        members: dict[str, list[Layer]] = {}
+        sizes: dict[str, dict[int, int]] = {}
+        for layer in layers_to_quantize(planned.checkpoint, method, config, plan.device):
+            if layer.name not in quantized:
+                continue
+            unit = _unit_of(layer.name) if layer.in_block else layer.name
+            members.setdefault(unit, []).append(layer)
+            own = sizes.setdefault(unit, {})
+            for bits in choices if layer.in_block else choices[-1:]:
+                layer_plan = method.plan_layer(layer, config.of(layer.name).with_bits(bits))
+                own[bits] = own.get(bits, 0) + layer_plan.disk_bytes
+        return cls(members, sizes, sum(layer.bias_bytes for own in members.values() for layer in own))
+
+    def check(self, budget: "_Budget", name: str) -> int:
+        """Refuse a budget that is too small; return the bytes with the most bits in every layer."""
+        sizes = [own.values() for own in self.sizes.values()]
+        least, most = sum(map(min, sizes)), sum(map(max, sizes))
+        if least > budget.size:
+            raise ConfigError(
+                f"{type(budget.config).__name__}: {budget.target} is out of reach for {name}: "
+                f"it takes {budget.describe(least)} to {budget.describe(most)}"
+            )
+        return most
+
+    def choose(self, sensitivity: Sensitivity, budget: "_Budget") -> tuple[dict[str, int], str]:
+        """Return the bits chosen for each unit, and a note that describes the choice."""
+        by_layer = sensitivity.by_layer()
+
+        def measured(unit: str, bits: int) -> list[RoundingLoss]:
+            return [by_layer[layer.name][bits] for layer in self.members[unit] if layer.in_block]
+
+        choices = {
+            unit: {bits: Choice(size, sum(one.loss for one in measured(unit, bits))) for bits, size in own.items()}
+            for unit, own in self.sizes.items()
+        }
+        chosen = allocate(choices, budget.size)
+        variance = sum(one.standard_error**2 for unit, bits in chosen.items() for one in measured(unit, bits))
+        size = budget.describe(total_size(choices, chosen))
+        loss = total_loss(choices, chosen)
+        text = "text that the model wrote" if sensitivity.text == "self" else sensitivity.text
+        return chosen, (
+            f"{budget.target}: {size}, given to layers by sensitivity, measured in "
+            f"{format_seconds(sensitivity.seconds)} on {sensitivity.num_samples} x {sensitivity.seq_len} tokens of "
+            f"{text}; predicted loss of rounding {loss:.3g} +- {variance**0.5:.1g} nats per token"
+        )
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """Bytes that the quantized layers may take in the file, biases included.
+
+    Attributes:
+        size: the most bytes.
+        target: the target as it was given.
+        other: bytes of all else in the files: for `target_size` only.
+        weights: elements of the quantized layers.
+        biases: bytes of their biases.
+    """
+
+    config: MixedConfig
+    size: int
+    target: str
+    other: int
+    weights: int
+    biases: int
+
+    @classmethod
+    def of(cls, config: MixedConfig, plan: Plan, biases: int) -> "_Budget":
+        weights = sum(layer.num_weights for layer in plan.layers)
+        if config.target_bits is not None:
+            size = floor(config.target_bits * weights / 8) + biases
+            return cls(config, size, f"target_bits={config.target_bits:g}", 0, weights, biases)
+        entries = sum(_TENSORS * (len(layer.name) + _ENTRY_BYTES) for layer in plan.layers)
+        entries += sum(_OTHER_TENSORS * (len(module.name) + _ENTRY_BYTES) for module in plan.skipped)
+        other = sum(module.disk_bytes for module in plan.skipped) + entries
+        assert config.target_size is not None
+        size = parse_bytes(config.target_size) - other
+        return cls(config, size, f"target_size={config.target_size!r}", other, weights, biases)
+
+    def describe(self, size: int) -> str:
+        """Format bytes of the layers in the unit of the target."""
+        if self.config.target_bits is None:
+            return format_bytes(size + self.other)
+        return format_bits(bits_per_weight(size - self.biases, self.weights))
+
+
+def _unit_of(name: str) -> str:
+    """Replace the number of a layer's expert by `*`.
+
+    Example: the block keeps its number.
+
+        >>> _unit_of("model.layers.3.mlp.experts.7.down_proj"), _unit_of("model.layers.3.mlp.up_proj")
+        ('model.layers.3.mlp.experts.*.down_proj', 'model.layers.3.mlp.up_proj')
+    """
+    head, number, rest = re.split(r"(?<=\.)(\d+)(?=\.)", name, maxsplit=1)
+    return head + number + re.sub(r"(?<=\.)\d+(?=\.)", "*", rest)

@@ -1,0 +1,142 @@
+"""The base of all configs: a frozen dataclass whose fields carry their own help, choices and unit."""
+
+import types
+import typing
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Self
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.requests import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Base of all configs. A subclass names its method and adds fields made by `option`.
+
+    Attributes:
+        method: the method's name.
+        format: the format of `qtoolkit.formats` that stores its codes.
+        exclude: modules that are not quantized; a pattern matches a module's full name or the end of it.
+
+    Raises:
+        ConfigError: an unknown option, a value of the wrong type, or one that is not among the field's choices.
+    """
+
+    method: ClassVar[str]
+    format: ClassVar[str] = "native"
+
+    exclude: tuple[str, ...] = option(
+        ("lm_head",), help="modules that stay as they are, by name, by the end of the name, or by pattern (*.o_proj)"
+    )
+
+    def __new__(cls, **values: Any) -> Self:
+        """Refuse unknown options with the message of `from_dict`, before the dataclass sees them."""
+        _refuse_unknown(cls, values)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in fields(self):
+            hint = hints[field.name]
+            value = _coerce(hint, getattr(self, field.name))
+            choices = field.metadata.get("choices")
+            if choices is not None and value not in choices:
+                allowed = ", ".join(map(repr, choices))
+                raise ConfigError(f"{type(self).__name__}: {field.name} must be one of {allowed}, got {value!r}")
+            if not _is_instance(hint, value):
+                raise ConfigError(f"{type(self).__name__}: {field.name} must be {_describe(hint)}, got {value!r}")
+            object.__setattr__(self, field.name, value)
+
+    def excludes(self, module_name: str) -> bool:
+        """Check whether a pattern of `exclude` matches the module's full name or the end of it."""
+        return any(matches(pattern, module_name) for pattern in self.exclude)
+
+    def of(self, layer: str) -> Self:
+        """Return the config of the layer of this name. Default: this one, for all layers."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the config with these field values.
+
+        Raises:
+            ConfigError: a key that is no field, or a value that the field does not allow.
+        """
+        return cls(**values)
+
+
+def as_call(config: MethodConfig) -> str:
+    """Return a config as the Python call that makes it, `NF4(double_quant=False)`; defaults are left out."""
+    defaults = type(config)().to_dict()
+    changed = ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items() if value != defaults[name])
+    return f"{type(config).__name__}({changed})"
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Check whether an fnmatch pattern matches a module's full name, or the end of it after a dot."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+
+
+def _refuse_unknown(config_class: type[MethodConfig], values: Mapping[str, Any]) -> None:
+    names = [field.name for field in fields(config_class)]
+    unknown = sorted(set(values) - set(names), key=str)
+    if not unknown:
+        return
+    allowed = ", ".join(names)
+    message = f"{config_class.__name__} has no option {unknown[0]!r}: its options are {allowed}"
+    if unknown[0] in PER_LAYER_OPTIONS:
+        message += "; it quantizes all layers alike: exclude leaves some as they are, GPTQ, AbsMax and ZeroPoint mix"
+    raise ConfigError(message)
+
+
+# The options that a `MixedConfig` adds to a method's own.
+PER_LAYER_OPTIONS = ("rules", "target_bits", "target_size")
+
+
+def _coerce(hint: Any, value: Any) -> Any:
+    """Convert a list to a tuple, or an int to a float, where the field has that type; leave any other value."""
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    if float in (hint, *typing.get_args(hint)) and isinstance(value, int) and not isinstance(value, bool):
+        with suppress(OverflowError):  # left an int, it is refused as no number that a float can be
+            return float(value)
+    return value
+
+
+def _is_instance(hint: Any, value: Any) -> bool:
+    """Check whether a value has the type of a field's annotation; a bool is no int."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_instance(item, value) for item in arguments)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(
+            _is_instance(arguments[0], key) and _is_instance(arguments[1], item) for key, item in value.items()
+        )
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_instance(arguments[0], item) for item in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return value is None if hint is types.NoneType else isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    """Return a field's type in words, for an error message."""
+    if typing.get_origin(hint) is tuple:
+        return "a list of names"
+    if typing.get_origin(hint) is Mapping:
+        return "patterns of names, each with options"
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(_describe(item) for item in typing.get_args(hint))
+    return {bool: "true or false", types.NoneType: "None", int: "a whole number", float: "a number", str: "a text"}.get(
+        hint, str(hint)
+    )

@@ -1,0 +1,170 @@
+"""Run a GPTQ job: read the calibration text, quantize block by block, load the resulting model."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qtoolkit.checkpoints.safetensors import StoredTensor
+from qtoolkit.formats.gptq.config import describe, notes_on
+from qtoolkit.measure.malloc import give_memory_back
+from qtoolkit.methods.gptq import GPTQ, optimum
+from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
+from qtoolkit.methods.method import Outcome
+from qtoolkit.models import Checkpoint
+from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
+from qtoolkit.stream import (
+    Journal,
+    JournalPlace,
+    StreamedModel,
+    calibration_dtype,
+    load_streamed,
+    quantize_blocks,
+)
+from qtoolkit.stream.journal import DoneBlock
+from qtoolkit.texts.calibration_text import Calibration, bounded, make_calibration, read_calibration
+from qtoolkit.texts.overlap import sketch
+from qtoolkit.texts.self_calibration import self_calibration
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qtoolkit.noted import Noted
+
+# The tokens that the reported perplexity is measured on: enough to show whether the text suits the model.
+_PERPLEXITY_SAMPLES, PERPLEXITY_TOKENS = 2, 256
+# Rows of logits that are in float32 at one time: a large vocabulary makes each a megabyte.
+LOSS_ROWS = 32
+
+
+def quantize(
+    checkpoint: Checkpoint, config: GPTQ, plan: Plan, on_progress: OnProgress, place: JournalPlace | None
+) -> Outcome:
+    """See `Method.quantize`."""
+    dtype = calibration_dtype(plan.device, checkpoint.dtype)
+    notes = []
+    if dtype != checkpoint.dtype:
+        notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
+    notes.extend(notes_on(config, plan.layers))
+    text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
+    names = [layer.name for layer in plan.layers]
+    journal = Journal(place, _fingerprint_inputs(checkpoint, config, text, names, dtype))
+    text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
+    notes.extend(text.notes)
+    if config.engine == "optimum":
+        outcome = optimum.quantize(checkpoint, config, plan, text)
+        return outcome._replace(notes=[*notes, *journal.notes, *outcome.notes])
+    streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
+    layers = streamed.names_by_block(names)
+    blocks = quantize_blocks(streamed, layers, text.tokens, GPTQBlocks(config, plan.device), journal, on_progress)
+    notes.extend(journal.notes)
+    give_memory_back()
+    loaded = _load(checkpoint, streamed, config, plan, blocks)
+    model = loaded.value
+    report = CalibrationReport(
+        text=text.name,
+        num_samples=len(text.tokens),
+        seq_len=text.tokens.shape[1],
+        perplexity=_perplexity(model, text.tokens[:_PERPLEXITY_SAMPLES, :PERPLEXITY_TOKENS]),
+        damp_percent=config.damp_percent,
+        layers=tuple(LayerError(name, **facts) for block in blocks for name, facts in block.facts.items()),
+        resumed=journal.resumed,
+        sketch=sketch(text.tokens),
+        fingerprint=text.fingerprint,
+        text_check=text.checked,
+    )
+    give_memory_back()
+    return Outcome(model, report, [*notes, *loaded.notes])
+
+
+def _read_text(checkpoint: Checkpoint, config: GPTQ, on_progress: OnProgress) -> Calibration:
+    """Return the tokens of the calibration text that the config names."""
+    sizes = {"num_samples": config.num_samples, "seq_len": config.seq_len}
+    text = read_calibration(checkpoint, config.calibration, **sizes, on_progress=on_progress)
+    give_memory_back()
+    return text
+
+
+def _written_text(
+    checkpoint: Checkpoint, config: GPTQ, journal: Journal, device: str, dtype: torch.dtype, on_progress: OnProgress
+) -> Calibration:
+    """Return text that the model writes, from the journal if it has some.
+
+    The journal stores it because another number of threads would give another text.
+    """
+    limits = checkpoint.config.get_text_config(decoder=True)
+    length, _ = bounded(config.seq_len, getattr(limits, "max_position_embeddings", None))
+
+    def fits(tokens: StoredTensor | torch.Tensor) -> bool:
+        if (tuple(tokens.shape), tokens.dtype) != ((config.num_samples, length), torch.int64):
+            return False
+        values = tokens[...]
+        return bool(((values >= 0) & (values < limits.vocab_size)).all())
+
+    tokens = journal.kept_tokens(fits)
+    if tokens is not None:
+        return make_calibration(tokens, "self", ["calibrated with what the model wrote when the job was begun"])
+    # The only step that needs the whole model in memory in full precision.
+    model = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress).value
+    text = self_calibration(
+        model, checkpoint.tokenizer, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
+    )
+    journal.keep_tokens(text.tokens)
+    return text
+
+
+def _fingerprint_inputs(
+    checkpoint: Checkpoint, config: GPTQ, text: Calibration | None, names: list[str], dtype: torch.dtype
+) -> Mapping[str, Any]:
+    """Return everything that the codes depend on; a journal with other values is refused, naming the difference."""
+    return {
+        "method": config.method,
+        **config.to_dict(),
+        "commit_hash": checkpoint.commit_hash,
+        "weights": checkpoint.fingerprint(),
+        "calibration text": text.fingerprint if text else "written by the model",
+        # In order and with each layer's bits: rules compare equal as a dict whatever their order.
+        "layers": hashlib.sha256("\n".join(f"{name} {config.of(name).bits}" for name in names).encode()).hexdigest(),
+        "dtype": str(dtype),
+    }
+
+
+def _load(
+    checkpoint: Checkpoint, streamed: StreamedModel, config: GPTQ, plan: Plan, blocks: list[DoneBlock]
+) -> "Noted[PreTrainedModel]":
+    """Load the model of the quantized layers and all other tensors like any checkpoint of the format."""
+    from qtoolkit.formats.gptq.stored_layers import load_gptq
+
+    quantized = {f"{layer.name}.weight" for layer in plan.layers}
+    gone = {key for key, name in streamed.name_of.items() if name in quantized}
+    rest = {key: tensor for key, tensor in streamed.tensors.items() if key not in gone}
+    done = {key: tensor for block in blocks for key, tensor in block.tensors.items()}
+    in_blocks = tuple(f"{name}." for name in streamed.block_names)
+    left = [
+        key.removesuffix(".weight")
+        for key, tensor in rest.items()
+        if len(tensor.shape) == 2 and streamed.name_of[key].startswith(in_blocks) and key.endswith(".weight")
+    ]
+    bits = {key.removesuffix(".weight"): config.of(streamed.name_of[key].removesuffix(".weight")).bits for key in gone}
+    described = describe(config, bits, left)
+    result = replace(checkpoint, tensors={**rest, **done}, expand=None)
+    return load_gptq(result, described, device=plan.device)
+
+
+def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:
+    """Return exp of the mean negative log-likelihood of all tokens but the first of each sample."""
+    # One sample at a time: its logits are freed before the next ones are computed.
+    with torch.no_grad():
+        losses = [_losses(model, sample) for sample in tokens.to(model.device)]
+    return torch.cat(losses).mean().exp().item()
+
+
+def _losses(model: "PreTrainedModel", sample: torch.Tensor) -> torch.Tensor:
+    """Return the negative log-likelihood of each token of a sample but the first, float32 [tokens - 1]."""
+    logits = model(sample[None], use_cache=False).logits[0, :-1]
+    parts = zip(logits.split(LOSS_ROWS), sample[1:].split(LOSS_ROWS), strict=True)
+    return torch.cat(
+        [torch.nn.functional.cross_entropy(part.float(), targets, reduction="none") for part, targets in parts]
+    )

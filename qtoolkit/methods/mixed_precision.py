@@ -1,0 +1,166 @@
+"""Mixed precision: rules that give layers other options by patterns of their names, and targets for the size."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any, Self
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.methods.config import MethodConfig, matches
+from qtoolkit.requests import option
+from qtoolkit.units import parse_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedConfig(MethodConfig):
+    """Base of the configs whose layers may differ in bits and other options.
+
+    Example: all layers 4 bits, those of the pattern 8.
+
+        >>> from qtoolkit.methods.affine import AbsMax
+        >>> config = AbsMax(bits=4, rules={"*.down_proj": {"bits": 8}})
+        >>> config.of("model.layers.0.mlp.down_proj").bits, config.of("model.layers.0.mlp.up_proj").bits
+        (8, 4)
+    """
+
+    bits: int
+
+    rules: Mapping[str, Mapping[str, Any]] = option(
+        {}, help="options of single layers by pattern, as exclude has them; where two match, the later one counts"
+    )
+    target_bits: float | None = option(
+        None,
+        help="mean of the quantized layers, scales included, that is not exceeded: bits go to layers by sensitivity",
+        unit="bits per weight",
+    )
+    target_size: int | str | None = option(
+        None, help="size of the weight files that is not exceeded, 2 GB or a number of bytes: as target_bits"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        if self.target_bits is not None and self.target_size is not None:
+            raise ConfigError(f"{name}: target_bits and target_size are two ways to say one thing: give one of them")
+        if self.target_bits is not None and not 0 < self.target_bits <= 32:
+            raise ConfigError(f"{name}: target_bits must lie between 0 and 32, got {self.target_bits}")
+        if self.target_size is not None:
+            parse_bytes(self.target_size)
+        # Copies, so that a dict that somebody changes later changes no config.
+        object.__setattr__(self, "rules", {pattern: dict(values) for pattern, values in self.rules.items()})
+        allowed = self.per_layer_options()
+        for pattern, values in self.rules.items():
+            unknown = sorted(set(values) - set(allowed))
+            if unknown:
+                raise ConfigError(
+                    f"{name}: rules[{pattern!r}] has no option {unknown[0]!r}: a layer may have {', '.join(allowed)}"
+                )
+            try:
+                self._with(values)
+            except ConfigError as error:
+                raise ConfigError(f"rules[{pattern!r}] of {error}") from error
+
+    @classmethod
+    def per_layer_options(cls) -> tuple[str, ...]:
+        """Return the options that rules may give."""
+        return tuple(field.name for field in fields(cls) if field.metadata.get("per_layer"))
+
+    @property
+    def target(self) -> float | int | str | None:
+        """Return `target_bits` or `target_size`, whichever is set; None where neither is."""
+        return self.target_size if self.target_bits is None else self.target_bits
+
+    @property
+    def gives_bits(self) -> bool:
+        """Check whether a rule sets the bits of layers."""
+        return any("bits" in values for values in self.rules.values())
+
+    def bits_to_give(self) -> tuple[int, ...]:
+        """Return the numbers of bits that layers may get to reach a target, fewest first."""
+        return tuple(sorted(next(field.metadata["choices"] for field in fields(self) if field.name == "bits")))
+
+    def of(self, layer: str) -> Self:
+        """See `MethodConfig`: with the options of all rules that match, the later ones last."""
+        if not self.rules:
+            return self
+        values: dict[str, Any] = {}
+        for pattern, changes in self.rules.items():
+            if matches(pattern, layer):
+                values |= changes
+        if all(getattr(self, name) == value for name, value in values.items()):
+            return self
+        # Each is made once: tens of thousands of layers of a mixture of experts have the same few. The cache is no
+        # field, and so takes no part in comparisons.
+        cache: dict[Any, Self] = vars(self).setdefault("_of_values", {})
+        key = tuple(sorted(values.items()))
+        if key not in cache:
+            cache[key] = self._with(values)
+        return cache[key]
+
+    def with_bits(self, bits: int) -> Self:
+        """Return this config with these bits, without rules and targets."""
+        return self._with({"bits": bits})
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"rules": {pattern: dict(values) for pattern, values in self.rules.items()}}
+
+    def _with(self, values: Mapping[str, Any]) -> Self:
+        return replace(self, rules={}, target_bits=None, target_size=None, **values)
+
+
+def check_rules(config: MethodConfig, layers: Sequence[str], skipped: Sequence[str]) -> None:
+    """Refuse rules that match no layer.
+
+    Args:
+        config: any config; one without rules is accepted.
+        layers: full names of the layers that may be quantized.
+        skipped: full names of the modules that are not quantized.
+
+    Raises:
+        ConfigError: a pattern matches no layer; the message names similar ones.
+    """
+    if not isinstance(config, MixedConfig):
+        return
+    for pattern in config.rules:
+        if any(matches(pattern, name) for name in layers):
+            continue
+        what = f"{type(config).__name__}: rules[{pattern!r}] matches no layer that is quantized"
+        if any(matches(pattern, name) for name in skipped):
+            raise ConfigError(f"{what}, but some that stay as they are: leave it out, or exclude less")
+        kinds = sorted({_kind(name) for name in layers})
+        near = get_close_matches(_kind(pattern), kinds, n=3) or kinds
+        raise ConfigError(f"{what}: there are {', '.join(f'*.{kind}' for kind in near[:8])} and full names")
+
+
+def rules_of(bits: Mapping[str, int], base: int | None = None) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Return the bits of most layers, and the fewest rules that give the other layers theirs.
+
+    A kind of layer that differs in most blocks takes one rule; after those comes a rule for each remaining layer.
+
+    Args:
+        bits: bits by the names of layers; a `*` in a name matches every expert.
+        base: the bits of layers without a rule; None for those that most layers have.
+
+    Example: most layers have 4 bits, all named `v` have 8, and one has 3.
+
+        >>> rules_of({"m.0.q": 4, "m.1.q": 4, "m.2.q": 3, "m.0.v": 8, "m.1.v": 8, "m.2.v": 8, "m.0.k": 4, "m.1.k": 4})
+        (4, {'*.v': {'bits': 8}, 'm.2.q': {'bits': 3}})
+    """
+    base = _most_common(bits.values()) if base is None else base
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for name in bits:
+        kinds[_kind(name)].append(name)
+    bits_of_kind = {kind: _most_common(bits[name] for name in names) for kind, names in kinds.items()}
+    rules = {f"*.{kind}": {"bits": count} for kind, count in bits_of_kind.items() if count != base}
+    rules |= {name: {"bits": count} for name, count in bits.items() if count != bits_of_kind[_kind(name)]}
+    return base, rules
+
+
+def _most_common(values: Iterable[int]) -> int:
+    return Counter(values).most_common(1)[0][0]
+
+
+def _kind(name: str) -> str:
+    """Return the last part of a layer's name, which layers of one kind share: "down_proj"."""
+    return name.rpartition(".")[2]

@@ -1,0 +1,205 @@
+"""Publish a saved model: check what is asked, verify the folder, describe it in a card, and send it to the Hub."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
+
+from qtoolkit.errors import ConfigError, VerificationError
+from qtoolkit.files import path_of
+from qtoolkit.hub.hub_errors import HubModel, hub_address, refuse_token
+from qtoolkit.hub.licenses import license_of_folder, named_license
+from qtoolkit.hub.repository import ask, parse_name
+from qtoolkit.measure import explained
+from qtoolkit.publishing.artifact import Artifact, open_artifact
+from qtoolkit.publishing.card import choose_license, make_card
+from qtoolkit.publishing.card_quality import refuse_foreign_figures
+from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
+from qtoolkit.publishing.push import CARD, Content, Repository
+from qtoolkit.publishing.token import Writer, find_writer
+from qtoolkit.publishing.verifier import LOADED_AGAIN, make_checks
+from qtoolkit.records import Publication, Receipt, Verification
+from qtoolkit.requests import PublishRequest
+
+
+@explained("publishing", LOADED_AGAIN)
+def publish(request: PublishRequest) -> Publication:
+    """Verify a saved model and put it on the Hub, as `qtoolkit.publish` describes."""
+    check_repo_id(request.repo_id)
+    artifact = open_artifact(request.path)
+    receipt = _receipt_of(artifact)
+    # Made once before the work, so that what it refuses is refused then.
+    _card(artifact, receipt, Verification(artifact.path.name, ()), request)
+    writer = None if request.dry_run else find_writer(request.repo_id, request.token)
+    verification = make_checks(artifact, request, run_anew=False)
+    refuse_unproven(verification)
+    card = _card(artifact, receipt, verification, request)
+    files: dict[str, Content] = {**{name: artifact.path / name for name in artifact.names}, CARD: card.encode()}
+    private = None if request.create_pr else request.private
+    planned = Publication(
+        repo_id=request.repo_id,
+        url=f"{hub_address()}/{request.repo_id}",
+        revision=request.revision,
+        private=private,
+        gated=private is False and bool(receipt.gated),
+        dry_run=True,
+        files={name: _size(content) for name, content in sorted(files.items())},
+        unchanged=(),
+        card=card,
+        verification=verification,
+    )
+    return planned if writer is None else _send(writer, request, planned, receipt, files)
+
+
+def check_push(
+    repo_id: str,
+    model: Any,
+    revision: str | None,
+    *,
+    license: str | None = None,
+    base_model: str | None = None,
+    base_model_relation: str | None = None,
+) -> None:
+    """Refuse, before the hours of a job, a push that could not be done after it.
+
+    Args:
+        repo_id: as for `publish`.
+        model, revision: what will be quantized.
+        license, base_model, base_model_relation: as for `publish`.
+
+    Raises:
+        ConfigError: `repo_id` is no name of a repository, a licence that nobody knows, or a base that is none.
+        GatedModelError: there is no token, or one that may only read.
+        SourceError: the Hub does not know the token or the model, or does not answer.
+    """
+    check_repo_id(repo_id)
+    is_named = isinstance(model, str | os.PathLike)
+    copied = parse_name(os.fspath(model), revision)[0] if is_named and not _is_here(model) else None
+    refuse_claim(base_model, base_model_relation, copied)
+    find_writer(repo_id, None)
+    known = _license_of(model, revision) if is_named else None
+    choose_license(str(model) if is_named else type(model).__name__, known, license)
+
+
+def _license_of(model: str | os.PathLike[str], revision: str | None) -> str | None:
+    """Return the licence that the card of a model names, which is a folder, a file or on the Hub."""
+    if _is_here(model):
+        return license_of_folder(path_of(model, "model"))
+    return named_license(ask(HubModel(*parse_name(os.fspath(model), revision))).card_data)
+
+
+def _is_here(model: str | os.PathLike[str]) -> bool:
+    """Check whether a name is that of a folder or a file, not of a model on the Hub."""
+    # `Path` raises on a name that is too long, or on the home of nobody.
+    return os.path.exists(os.path.expanduser(model))  # noqa: PTH110, PTH111
+
+
+def _send(
+    writer: Writer, request: PublishRequest, planned: Publication, receipt: Receipt, files: Mapping[str, Content]
+) -> Publication:
+    """Put the files on the Hub that it does not have, and return the publication, with which those were.
+
+    Args:
+        writer: in whose name.
+        request: what to publish, and where.
+        planned: what a dry run returns.
+        receipt: of the model.
+        files: by name.
+    """
+    repository = Repository(request.repo_id, writer, request.revision, request.report)
+    repository.open(private=request.private, create_pr=request.create_pr)
+    gated = planned.gated and not repository.private
+    if gated:
+        # Before there is a file that could be downloaded.
+        repository.gate()
+    repository.refuse_leftovers(files)
+    unchanged = repository.unchanged(files, {name: entry.sha256 for name, entry in receipt.files.items()})
+    missing = {name: content for name, content in files.items() if name not in unchanged}
+    commit, pull_request = repository.parent, None
+    if missing:
+        source = "a model in memory" if is_in_memory(receipt) else receipt.source.name
+        message = f"{receipt.method} of {source}, by qtoolkit"
+        commit, pull_request = repository.push(missing, message, create_pr=request.create_pr)
+    return replace(
+        planned,
+        dry_run=False,
+        private=repository.private,
+        gated=gated,
+        unchanged=unchanged,
+        commit_hash=commit,
+        pull_request=pull_request,
+    )
+
+
+def _receipt_of(artifact: Artifact) -> Receipt:
+    """Return the receipt of a folder, without which it is not published.
+
+    Raises:
+        VerificationError: there is none that can be read.
+    """
+    if artifact.receipt is None:
+        reason = artifact.receipt_error or f"{artifact.path} was not made by qtoolkit: it has no qtoolkit.json"
+        raise VerificationError(f"{reason}; qt.verify tells what its files alone prove, and nothing is published")
+    return artifact.receipt
+
+
+def _card(artifact: Artifact, receipt: Receipt, verification: Verification, request: PublishRequest) -> str:
+    """Return the text of the card that the folder has, or else of one that is made.
+
+    Raises:
+        ConfigError: the request contradicts the receipt, or the card that the folder has.
+    """
+    if request.quality is not None:
+        refuse_foreign_figures(request.quality, receipt)
+    if CARD not in artifact.names:
+        return str(make_card(receipt, verification, request))
+    card = artifact.path / CARD
+    for key in ("base_model", "base_model_relation", "quality"):
+        if getattr(request, key) is not None:
+            remedy = "write the figures into it" if key == "quality" else "write it in"
+            raise ConfigError(
+                f"{card} is published as it is, without {key}=: remove the file, so that a card is made, or {remedy}"
+            )
+    named = license_of_folder(artifact.path)
+    if named is None or request.license not in (None, named):
+        wanted = f"and license={request.license!r} is given" if request.license else "and none is made up"
+        raise ConfigError(f"the card {card} names the licence {named!r}, {wanted}: correct the card")
+    return card.read_text(encoding="utf-8")
+
+
+def refuse_unproven(verification: Verification) -> None:
+    """Refuse a model that failed a check, or was never loaded.
+
+    Raises:
+        VerificationError: it names the checks.
+    """
+    unloaded = [check for check in verification.unchecked if check.name == "loads in transformers"]
+    bad = [*verification.failed, *unloaded]
+    if bad:
+        shown = "; ".join(f"{check.name}: {check.value[:120]}" for check in bad[:3])
+        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise VerificationError(f"{verification.name} is not published, for qt.verify finds {shown}{more}")
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse a name that no repository can have.
+
+    Raises:
+        ConfigError: it is not org/name.
+    """
+    refuse_token(repo_id)
+    try:
+        validate_repo_id(repo_id)
+        named = "/" in repo_id
+    except HFValidationError:
+        named = False
+    if not named:
+        raise ConfigError(f"{repo_id!r} is no name of a Hub repository: write it as org/name")
+
+
+def _size(content: Content) -> int:
+    """Return the bytes of a file, or of what will be one."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size

@@ -1,0 +1,36 @@
+"""Define the options of `qtoolkit.publish`."""
+
+from dataclasses import KW_ONLY, dataclass, field
+from os import PathLike
+
+from qtoolkit.records import QualityReport
+from qtoolkit.requests.model import HubToken
+from qtoolkit.requests.option_field import describe, option
+from qtoolkit.requests.verify_request import CheckOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardOptions(HubToken):
+    """Hold what a person says for the card of a model."""
+
+    license: str | None = option(None, help="licence of a base whose card names none: apache-2.0, mit, ...")
+    base_model: str | None = option(
+        None, help="base for the card, of a model made in memory or in a folder of one's own", metavar="ORG/NAME"
+    )
+    base_model_relation: str | None = option(
+        None, help="what this model is to it: quantized (default), finetune, merge or adapter"
+    )
+
+
+@dataclass(frozen=True)
+class PublishRequest(CardOptions, CheckOptions):
+    """Hold a saved model, the repository that it goes to, and what its card says."""
+
+    path: str | PathLike[str] = field(metadata=describe("a folder that `quantize` wrote"))
+    repo_id: str = field(metadata=describe('"org/name"; made where it does not exist'))
+    _: KW_ONLY
+    private: bool = option(True, help="let only its owner see it", empty="let everybody see it")
+    create_pr: bool = option(False, help="open a pull request, for a repository of somebody else")
+    dry_run: bool = option(False, help="send nothing, and tell every file, its size and the card")
+    revision: str = option("main", help="branch to write to, made where it does not exist", metavar="BRANCH")
+    quality: QualityReport | None = option(None, help="what `evaluate` measured of this folder, for the card")

@@ -1,0 +1,16 @@
+"""Define the options of `qtoolkit.recommend`."""
+
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+from qtoolkit.requests.model import HubSource, MemoryLimit, OnDevice, PlannedUse
+from qtoolkit.requests.option_field import describe, option
+
+
+@dataclass(frozen=True)
+class RecommendRequest(MemoryLimit, OnDevice, PlannedUse, HubSource):
+    """Hold the models to choose from, and what the choice must fit."""
+
+    model: Any | list[Any] = field(metadata=describe("what `plan` takes, or a list of such to be compared"))
+    _: KW_ONLY
+    goal: str = option("quality", help="what the best one is best at", choices=("quality", "size", "speed"))

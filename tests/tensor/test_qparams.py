@@ -1,0 +1,76 @@
+"""Scales are the best of their candidates by the weighted error, and such as the file can hold."""
+
+import pytest
+import torch
+
+from qtoolkit.tensor.qparams import search_qparams
+
+
+def error_of(w: torch.Tensor, h: torch.Tensor, scale: float, zero: float, bits: int) -> float:
+    """Sum of h (w - q)^2 of one group, slowly."""
+    total = 0.0
+    for weight, importance in zip(w.tolist(), h.tolist(), strict=True):
+        code = min(max(round(weight / scale + zero), 0), 2**bits - 1)
+        total += importance * (weight - (code - zero) * scale) ** 2
+    return total
+
+
+@pytest.mark.parametrize("sym", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_it_is_at_least_as_good_as_every_candidate(bits: int, sym: bool) -> None:
+    torch.manual_seed(bits)
+    w, h = torch.randn(32, 5), torch.rand(32)
+    qparams = search_qparams(w, h, bits=bits, group_size=32, sym=sym, steps=15, smallest=0.4)
+    for column in range(5):
+        group = w[:, column]
+        found = error_of(group, h, qparams.scale[0, column].item(), qparams.zero_point[0, column].item(), bits)
+        for step in range(15):
+            share = 1 - 0.6 * step / 14
+            if sym:
+                zero = 2 ** (bits - 1)
+                scale = group.abs().max().item() / (zero - 0.5) * share
+            else:
+                low, high = min(group.min().item(), 0), max(group.max().item(), 0)
+                scale = (high - low) / (2**bits - 1) * share
+                scale = torch.tensor(scale).half().item()
+                zero = min(max(round(-low * share / scale), 1), 2**bits - 1)
+            scale = torch.tensor(scale).half().item()
+            assert found <= error_of(group, h, scale, zero, bits) * 1.001
+
+
+def test_weights_of_importance_decide() -> None:
+    w = torch.tensor([[1.0], [0.37], [0.61], [7.5]])
+    heeded = search_qparams(w, torch.tensor([1.0, 1, 1, 0]), bits=4, group_size=4, sym=True, steps=200, smallest=0.05)
+    ignored = search_qparams(w, torch.ones(4), bits=4, group_size=4, sym=True, steps=200, smallest=0.05)
+    assert heeded.scale.item() < 0.5 * ignored.scale.item()
+
+
+@pytest.mark.parametrize("sym", [True, False], ids=["symmetric", "asymmetric"])
+def test_scales_fit_float16_and_zero_points_the_first_format(sym: bool) -> None:
+    w = torch.randn(64, 30) * torch.logspace(-9, 4, 30)
+    w[:, 3] = w[:, 3].abs()
+    w[:, 4] = -w[:, 4].abs()
+    w[:, 5] = 0
+    qparams = search_qparams(w, torch.rand(64), bits=4, group_size=64, sym=sym, steps=10, smallest=0.5)
+    assert torch.equal(qparams.scale, qparams.scale.half().float())
+    assert qparams.scale.isfinite().all() and (qparams.scale > 0).all()
+    assert qparams.zero_point.min() >= 1 and qparams.zero_point.max() <= 15
+    assert torch.equal(qparams.zero_point, qparams.zero_point.round())
+    assert not sym or (qparams.zero_point == 8).all()
+
+
+def test_groups_and_wide_layers_do_not_depend_on_each_other() -> None:
+    torch.manual_seed(0)
+    w, h = torch.randn(96, 9000), torch.rand(96)
+    options = {"bits": 4, "group_size": 32, "sym": True, "steps": 8, "smallest": 0.5}
+    whole = search_qparams(w, h, **options)
+    part = search_qparams(w[32:64, 8000:].contiguous(), h[32:64], **options)
+    assert torch.equal(whole.scale[1:2, 8000:], part.scale)
+
+
+def test_a_group_without_importance_is_fitted_to_all_its_weights() -> None:
+    w = torch.randn(32, 4)
+    options = {"bits": 4, "group_size": 32, "sym": True, "steps": 8, "smallest": 0.5}
+    assert torch.equal(
+        search_qparams(w, torch.zeros(32), **options).scale, search_qparams(w, torch.ones(32), **options).scale
+    )
