@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -16,6 +17,7 @@ assert "quantize" in shell.magics_manager.magics["line"]
 """
 
 
+@cache
 def loaded_by(code: str) -> set[str]:
     """The top-level packages that a fresh Python has loaded after running `code`."""
     report = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"

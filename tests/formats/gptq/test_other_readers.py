@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import qtoolkit as qt
 from qtoolkit.methods import MethodConfig
+from tests.formats.gptq.files import Recipe, write_checkpoint
 from tests.sample_models import plain_logits
 
 TOKENS = torch.arange(2, 34).reshape(1, 32)
@@ -22,6 +23,10 @@ for folder in sys.argv[1:]:
     assert transformers.AutoTokenizer.from_pretrained(folder)("a b").input_ids
     with torch.no_grad():
         save_file({"logits": model(torch.arange(2, 34).reshape(1, 32)).logits}, folder + "/logits")
+"""
+READ_GPTQ = """
+model = transformers.AutoModelForCausalLM.from_pretrained({folder!r})
+assert type(model.model.layers[0].mlp.up_proj).__name__ == "QuantizedLinear"
 """
 BLOCKED = "import sys; sys.modules['qtoolkit'] = None\n"
 IMPORTS = {
@@ -37,9 +42,11 @@ def test_bitsandbytes_models_need_no_qtoolkit(tiny_llama: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("first", IMPORTS.values(), ids=IMPORTS)
-def test_ours_are_read_once_qtoolkit_is_imported(tiny_llama: Path, tmp_path: Path, first: str) -> None:
+def test_ours_and_gptq_are_read_once_qtoolkit_is_imported(tiny_llama: Path, tmp_path: Path, first: str) -> None:
     config = qt.ZeroPoint(bits=4, granularity="group", group_size=32)
-    ((result, logits),) = _read_elsewhere(first + READ, tiny_llama, tmp_path, config)
+    write_checkpoint(Recipe(), tmp_path / "others")
+    code = first + READ + READ_GPTQ.format(folder=str(tmp_path / "others" / "gptq"))
+    ((result, logits),) = _read_elsewhere(code, tiny_llama, tmp_path, config)
     with torch.no_grad():
         assert torch.equal(logits, result.model(TOKENS).logits)
 
