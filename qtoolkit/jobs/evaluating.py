@@ -36,7 +36,7 @@ from qtoolkit.requests import EvaluateRequest, ModelSource, TextOptions
 from qtoolkit.stream import load_streamed
 from qtoolkit.texts.overlap import overlap, sketch
 from qtoolkit.texts.self_calibration import self_calibration
-from qtoolkit.texts.texts import check_texts
+from qtoolkit.texts.texts import check_texts, is_self
 from qtoolkit.texts.windows import Windows, load_windows, written_windows
 
 # A text with as many passages in common, and that share of them, is refused; fewer are quotations.
@@ -170,7 +170,7 @@ def _with_receipt(opened: Opened, calibration: CalibrationReport | None, receipt
 
 def cut_windows(request: TextOptions, opened: Opened, *, device: str, on_progress: OnProgress) -> Windows:
     """Cut a text into windows with the tokenizer of a model; "self" is written by that model."""
-    if isinstance(request.text, str) and request.text == "self":
+    if is_self(request.text):
         return _write_text(request, opened, device, on_progress)
     config = opened.config.get_text_config() if opened.config is not None else None
     return load_windows(
