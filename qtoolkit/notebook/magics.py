@@ -16,9 +16,9 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.arguments import Request, read_request
 from qtoolkit.notebook.cell import run_body
 from qtoolkit.notebook.comparing import compare_help, read_compare_request
-from qtoolkit.notebook.errors import short_errors
 from qtoolkit.notebook.evaluating import eval_help, read_eval_request
 from qtoolkit.notebook.help import helped_by, quantize_help
+from qtoolkit.notebook.magic_errors import short_errors
 from qtoolkit.notebook.opening import read_panel_request
 from qtoolkit.notebook.progress import open_progress
 from qtoolkit.notebook.publishing import publish_help, read_publish_request

@@ -8,7 +8,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from transformers import AutoModelForCausalLM
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.errors import MagicError
+from qtoolkit.notebook.magic_errors import MagicError
 from qtoolkit.notebook.publishing import PUBLISH_OPTIONS, PublishRequest, read_publish_request
 from qtoolkit.publishing import check_push
 from tests.evaluation.plain import HELD_OUT

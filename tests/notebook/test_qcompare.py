@@ -11,7 +11,7 @@ import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.comparing import COMPARE_OPTIONS, read_compare_request
 from qtoolkit.notebook.completion import complete
-from qtoolkit.notebook.errors import MagicError
+from qtoolkit.notebook.magic_errors import MagicError
 from qtoolkit.records import Comparison
 from tests.jobs.compared import TEXT
 

@@ -15,7 +15,7 @@ from traitlets.config import Config
 
 import qtoolkit as qt
 from qtoolkit.methods import config_class
-from qtoolkit.notebook.panels.form import ConfigForm
+from qtoolkit.notebook.panels.config_form import ConfigForm
 
 TOKENS = torch.arange(2, 18).reshape(1, 16)
 

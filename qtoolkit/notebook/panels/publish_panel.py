@@ -1,4 +1,4 @@
-"""Verify a saved model check by check, look at its card, and put it on the Hub."""
+"""Verify a saved model check by check, show its card, and put it on the Hub."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -10,33 +10,32 @@ from ipywidgets import HTML, VBox
 from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import ModelNotFoundError, SourceError, VerificationError
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.call import Call, Variable
-from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import Places, choice_field, switch_field, text_field
-from qtoolkit.notebook.panels.job import Job, JobRunner
-from qtoolkit.notebook.panels.model_panel import call_html
+from qtoolkit.notebook.panels.field import ErrorFields, choice_field, switch_field, text_field
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.verb_call import Variable, VerbCall, call_html
 from qtoolkit.records import Check, Publication, Record
 
 _MARKS = {True: "✔", False: "✖", None: "?"}
 
 
 class PublishPanel:
-    """Proves a saved model, shows what would be sent, and sends it.
+    """Verifies a saved model, shows what would be sent to the Hub, and sends it.
 
     Args:
-        choice: the folder that was saved last.
+        choice: has the folder that was saved last.
         worker: runs the job.
-        results: where verification and publication stay.
+        results: shows verification and publication.
 
     Attributes:
-        box: what is put on the page.
+        box: the widget to put on the page.
         folder, repo_id, license, base_model, base_model_relation, quality, revision, public, create_pr: the fields.
         checks, card: HTML with the checks one by one, and the card.
         runner: verify, dry run, publish and cancel, and the progress.
     """
 
-    def __init__(self, choice: Choice, worker: Worker, results: Results) -> None:
+    def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
         self.folder = text_field("Folder", choice.folder, hint="a saved model")
         self.repo_id = text_field("Repository", hint="org/name on the Hub; made where it does not exist")
         self.license = text_field("Licence", hint="apache-2.0, mit, ...; only where the base's card names none")
@@ -52,7 +51,7 @@ class PublishPanel:
         self.create_pr = switch_field("Open a pull request instead", value=False)
         self.call, self.checks, self.card = HTML(), HTML(), HTML()
         actions = {"Verify": self._verify, "Dry run": self._dry_run, "Publish": self._publish}
-        places: Places = {
+        error_fields: ErrorFields = {
             "license": self.license,
             "base_model": self.base_model,
             "base_model_relation": self.base_model_relation,
@@ -63,7 +62,7 @@ class PublishPanel:
             VerificationError: self.folder,
             SourceError: self.repo_id,
         }
-        self.runner = JobRunner(worker, results, actions, places)
+        self.runner = JobRunner(worker, results, actions, error_fields)
         named = [self.folder, self.repo_id, self.license, self.base_model, self.base_model_relation]
         fields = [*named, self.quality, self.revision, self.public, self.create_pr]
         below = [self.call, self.runner.box, self.checks, self.card]
@@ -80,9 +79,9 @@ class PublishPanel:
         else:
             self.call.value = call_html(None, "It needs a folder and a repository.")
 
-    def _call(self, verb: str, **more: Any) -> Call:
+    def _call(self, verb: str, **more: Any) -> VerbCall:
         if verb == "verify":
-            return Call("verify", (self.folder.value,))
+            return VerbCall("verify", (self.folder.value,))
         given: dict[str, Any] = {"license": self.license.value, "base_model": self.base_model.value}
         given |= {"base_model_relation": self.base_model_relation.value, "create_pr": self.create_pr.value, **more}
         options = {name: value for name, value in given.items() if value}
@@ -91,11 +90,11 @@ class PublishPanel:
         if self.quality.value:
             known = getattr(get_ipython(), "user_ns", {})
             options["quality"] = Variable(self.quality.value, known.get(self.quality.value))
-        return Call("publish", (self.folder.value, self.repo_id.value), options)
+        return VerbCall("publish", (self.folder.value, self.repo_id.value), options)
 
     def _verify(self) -> Job:
         folder = self.folder.needed("a folder with a saved model")
-        return self._job(f"verification of {folder}", self._call("verify"), lambda found: found)
+        return self._job(f"verification of {folder}", self._call("verify"), lambda verification: verification)
 
     def _dry_run(self) -> Job:
         return self._publication("dry run", dry_run=True)
@@ -111,11 +110,11 @@ class PublishPanel:
         self.repo_id.checked(check_repo_id)
         if self.quality.value and self.quality.value not in getattr(get_ipython(), "user_ns", {}):
             self.quality.refuse(f"Figures must name a variable, got {self.quality.value!r:.40}")
-        self.quality.complain("")
-        return self._job(f"{what} of {folder}", self._call("publish", **more), self._take)
+        self.quality.set_error("")
+        return self._job(f"{what} of {folder}", self._call("publish", **more), self._show_card)
 
-    def _job(self, title: str, call: Call, take: Callable[[Any], Record]) -> Job:
-        """A job that shows each check soon after it was made."""
+    def _job(self, title: str, call: VerbCall, on_result: Callable[[Any], Record]) -> Job:
+        """Return a job that shows each check soon after it was made."""
         checks: list[Check] = []
 
         def draw() -> None:
@@ -125,18 +124,18 @@ class PublishPanel:
         return Job(
             call,
             title,
-            take,
+            on_result,
             draw=draw,
-            unseen=lambda progress: {"on_progress": progress, "on_check": checks.append},
+            hidden=lambda progress: {"on_progress": progress, "on_check": checks.append},
         )
 
-    def _take(self, publication: Publication) -> Publication:
+    def _show_card(self, publication: Publication) -> Publication:
         self.card.value = card_html(publication)
         return publication
 
 
 def checks_html(checks: Sequence[Check]) -> str:
-    """Checks as a list, each with a mark, its state in words, and what was seen."""
+    """Draw checks as a list, each with a mark, its state in words, and what was seen."""
     rows = [row for check in checks for row in check.rows()]
     items = "".join(
         f"<li>{_MARKS[check.passed]} {escape(row.label)}: {escape(row.value)}"
@@ -147,8 +146,8 @@ def checks_html(checks: Sequence[Check]) -> str:
 
 
 def card_html(publication: Publication) -> str:
-    """The card as it is written, and where it is or would be."""
-    place = escape(publication.url)
-    where = f"would be at {place}" if publication.dry_run else f'is at <a href="{place}">{place}</a>'
+    """Show the source of the card, and the address where it is, or would be after a dry run."""
+    url = escape(publication.url)
+    where = f"would be at {url}" if publication.dry_run else f'is at <a href="{url}">{url}</a>'
     card = f'<pre class="qtk-card">{escape(publication.card)}</pre>'
     return f'<div class="qtk-text">The model {where}<details><summary>Its card</summary>{card}</details></div>'

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from qtoolkit.notebook.errors import MagicError
+from qtoolkit.notebook.magic_errors import MagicError
 from qtoolkit.notebook.panels import Panel
 from tests.models.test_codes import FORMATS, change
 from tests.models.test_lfs_pointers import POINTER
@@ -30,4 +30,4 @@ def test_it_is_told_alike(shell: InteractiveShell, open_panel: Callable[..., Pan
     panel = open_panel(folder)
     panel.plan.lookup.wait()
     assert panel.choice.plan is None
-    assert TOLD[kind] in panel.plan.model.problem
+    assert TOLD[kind] in panel.plan.model.error

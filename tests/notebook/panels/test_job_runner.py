@@ -10,10 +10,10 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.call import Call
-from qtoolkit.notebook.panels.job import Job, JobRunner
-from qtoolkit.notebook.panels.progress import INTERVAL
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.progress_view import INTERVAL
 from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.verb_call import VerbCall
 from qtoolkit.records import ProgressEvent, Row
 from qtoolkit.records.base import Record
 
@@ -43,7 +43,7 @@ def runner_of(worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch,
     import qtoolkit.api
 
     monkeypatch.setattr(qtoolkit.api, "plan", work)
-    return JobRunner(worker, results, {"Go": lambda: Job(Call("plan", ("m",)), "plan of m", lambda found: found)})
+    return JobRunner(worker, results, {"Go": lambda: Job(VerbCall("plan", ("m",)), "plan of m", lambda found: found)})
 
 
 def test_the_button_returns_at_once_and_the_result_stays(
@@ -66,13 +66,13 @@ def test_a_second_job_is_refused_beside_the_button_and_the_first_goes_on(
     runner = runner_of(worker, results, monkeypatch, lambda model, on_progress: gate.wait(10) and Done())
     runner.actions["Go"].press()
     runner.actions["Go"].press()
-    assert runner.actions["Go"].problem == "a job is running: wait until it ends, or cancel it"
+    assert runner.actions["Go"].error == "a job is running: wait until it ends, or cancel it"
     assert not runner.actions["Go"].control.disabled
     gate.set()
     worker.wait(10)
     assert isinstance(results.records["plan"], Done)
     runner.actions["Go"].press()
-    assert runner.actions["Go"].problem == ""
+    assert runner.actions["Go"].error == ""
 
 
 def test_cancel_stops_it_at_its_next_event(worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_a_field_that_is_wrong_starts_nothing(worker: Worker, results: Results) 
 
     runner = JobRunner(worker, results, {"Go": refuse})
     runner.actions["Go"].press()
-    assert runner.actions["Go"].problem == "Tokens must be a whole number"
+    assert runner.actions["Go"].error == "Tokens must be a whole number"
     assert not worker.running and results.records == {}
 
 
