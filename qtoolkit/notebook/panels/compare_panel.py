@@ -67,7 +67,7 @@ class ComparePanel:
         configs = [self._config(name) for name in self.forms.value]
         if not configs:
             self.forms.refuse("Forms needs at least one")
-        self.forms.set_error("")
+        self.forms.set_problem("")
         given: dict[str, Any] = {"text": self.text.needed("a text"), "num_tokens": self.num_tokens.count()}
         given["prompts"] = [line for line in self.prompts.value.splitlines() if line.strip()]
         given["memory"] = self.memory.checked(lambda size: parse_bytes(size) if size else 0)

@@ -81,7 +81,7 @@ class ConfigForm:
                 errors[name] = str(error)
                 del values[name]
         for name, field in self.options.items():
-            field.set_error(errors.get(name, ""))
+            field.set_problem(errors.get(name, ""))
         return None if errors else config
 
 

@@ -27,7 +27,7 @@ class Field:
 
     Attributes:
         box: the widget to put on the page.
-        error: what is wrong with its value; empty if nothing is.
+        problem: what is wrong with its value; empty if nothing is.
     """
 
     def __init__(self, control: Any, hint: str = "") -> None:
@@ -35,9 +35,9 @@ class Field:
         self._hint = hint
         self._beside = HTML(layout=Layout(**_BESIDE))
         self.box = Box([control, self._beside], layout=Layout(**_ROW))
-        self.set_error("")
+        self.set_problem("")
         # An error says nothing of the next value. Registered first, so that it is cleared before the value is read.
-        control.observe(lambda _: self.set_error(""), names="value")
+        control.observe(lambda _: self.set_problem(""), names="value")
 
     @property
     def value(self) -> Any:
@@ -49,9 +49,9 @@ class Field:
     def value(self, value: Any) -> None:
         self.control.value = value
 
-    def set_error(self, message: str) -> None:
+    def set_problem(self, message: str) -> None:
         """Show beside the control what is wrong; an empty message shows the hint again."""
-        self.error = message
+        self.problem = message
         if message:
             self._beside.value = f'<div role="alert" class="qtk-text qtk-problem">⚠ {escape(message)}</div>'
         else:
@@ -65,7 +65,7 @@ class Field:
         """
         if not re.fullmatch("0*[1-9][0-9]{0,14}", self.value):
             self.refuse(f"{self.control.description} must be a whole number of at least 1, got {self.value!r:.40}")
-        self.set_error("")
+        self.set_problem("")
         return int(self.value)
 
     def checked(self, check: Callable[[str], Any]) -> str:
@@ -78,7 +78,7 @@ class Field:
             check(self.value)
         except ConfigError as error:
             self.refuse(str(error))
-        self.set_error("")
+        self.set_problem("")
         return str(self.value)
 
     def needed(self, what: str) -> str:
@@ -89,7 +89,7 @@ class Field:
         """
         if not self.value:
             self.refuse(f"{self.control.description} is empty: give {what}")
-        self.set_error("")
+        self.set_problem("")
         return str(self.value)
 
     def refuse(self, message: str) -> NoReturn:
@@ -98,7 +98,7 @@ class Field:
         Raises:
             ConfigError: always.
         """
-        self.set_error(message)
+        self.set_problem(message)
         raise ConfigError(message)
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -110,7 +110,7 @@ class Field:
         try:
             callback()
         except Exception as error:  # noqa: BLE001
-            self.set_error(error_line(error))
+            self.set_problem(error_line(error))
 
 
 class ButtonField(Field):
@@ -129,7 +129,7 @@ class ButtonField(Field):
 
     def press(self) -> None:
         """Run the button's callback, and show its error."""
-        self.set_error("")
+        self.set_problem("")
         self._guarded(self._callback)
 
 

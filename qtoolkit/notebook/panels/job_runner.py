@@ -79,7 +79,7 @@ class JobRunner:
     def _starter(self, make_job: Callable[[], Job]) -> Callable[[], None]:
         def start() -> None:
             for field in self._error_fields.values():
-                field.set_error("")
+                field.set_problem("")
             job = make_job()
             self._worker.start(lambda: self._run(job))
 
@@ -109,6 +109,6 @@ class JobRunner:
             self.view.show_status(f"{job.title}: {line}")
             field = field_of_error(error, self._error_fields)
             if field:
-                field.set_error(line)
+                field.set_problem(line)
         finally:
             self._stop_button.leave()

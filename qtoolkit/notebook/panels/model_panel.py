@@ -43,7 +43,7 @@ class ModelPanel:
         # Before anything is typed, only this machine is searched; the Hub has too many.
         call = VerbCall("find_models", (text,) if text else (), {} if text else {"hub": False})
         self.call.value = call_html(call)
-        self.search.set_error("")
+        self.search.set_problem("")
         self.lookup.drop()
         self.found.control.options = _LOOKING
         self.lookup.start(call, self._choice.model)
@@ -58,10 +58,10 @@ class ModelPanel:
         if found.text in self._models and self._choice.model == chosen:
             # The full name of one was typed: choose it, unless another one was chosen while the Hub was asked.
             self.found.value = found.text
-        self.found.set_error("; ".join(found.notes))
+        self.found.set_problem("; ".join(found.notes))
 
     def _show_error(self, error: Exception) -> None:
-        self.search.set_error(error_line(error))
+        self.search.set_problem(error_line(error))
 
     def _choose(self) -> None:
         model = self._models.get(self.found.value)

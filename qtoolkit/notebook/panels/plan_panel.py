@@ -53,7 +53,7 @@ class PlanPanel:
         self._choice.plan = None
         self.lookup.drop()
         for field in self._error_fields.values():
-            field.set_error("")
+            field.set_problem("")
         if not self._choice.model or self._choice.config is None:
             missing = "a model" if self._choice.config else "what is marked above"
             self.call.value = call_html(None, f"A plan needs {missing}.")
@@ -75,7 +75,7 @@ class PlanPanel:
     def _show_error(self, error: Exception) -> None:
         field = field_of_error(error, self._error_fields)
         if field:
-            field.set_error(error_line(error))
+            field.set_problem(error_line(error))
         self.verdict.value = _status("no plan: something above is marked" if field else f"⚠ {error_line(error)}")
 
 

@@ -110,7 +110,7 @@ class PublishPanel:
         self.repo_id.checked(check_repo_id)
         if self.quality.value and self.quality.value not in getattr(get_ipython(), "user_ns", {}):
             self.quality.refuse(f"Figures must name a variable, got {self.quality.value!r:.40}")
-        self.quality.set_error("")
+        self.quality.set_problem("")
         return self._job(f"{what} of {folder}", self._call("publish", **more), self._show_card)
 
     def _job(self, title: str, call: VerbCall, on_result: Callable[[Any], Record]) -> Job:

@@ -83,7 +83,7 @@ class QuantizePanel:
             self.into.refuse(f"Keep as must be a variable's name, got {into!r:.40}")
         if not into:
             self.output.needed("a folder, or a variable to keep it as")
-        self.into.set_error("")
+        self.into.set_problem("")
         plan = self._choice.plan
         title = f"{self._choice.config.method} of {self._choice.model}"
         predicted = (plan.peak_rss, plan.peak_vram) if plan else (0, 0)

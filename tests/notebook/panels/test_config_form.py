@@ -55,20 +55,20 @@ def test_each_field_that_is_wrong_says_so_and_takes_it_back(form: ConfigForm) ->
     form.options["group_size"].value = "many"
     form.options["num_samples"].value = "0"
     assert form.config is None
-    assert {name: field.error for name, field in form.options.items() if field.error} == {
+    assert {name: field.problem for name, field in form.options.items() if field.problem} == {
         "group_size": "GPTQ: group_size must be a whole number, got 'many'",
         "num_samples": "GPTQ: num_samples must be at least 1, got 0",
     }
     form.options["group_size"].value, form.options["num_samples"].value = "32", "8"
     assert form.config == qt.GPTQ(group_size=32, num_samples=8)
-    assert not any(field.error for field in form.options.values())
+    assert not any(field.problem for field in form.options.values())
 
 
 def test_options_that_do_not_go_together_are_told_beside_one_of_them(form: ConfigForm) -> None:
     form.method.value = "gptq"
     form.options["order"].value, form.options["desc_act"].value = "natural", True
     assert form.config is None
-    assert "leave order='activation'" in form.options["desc_act"].error
+    assert "leave order='activation'" in form.options["desc_act"].problem
 
 
 def test_a_listener_hears_each_change(form: ConfigForm) -> None:

@@ -37,6 +37,6 @@ def test_by_the_argument_that_it_names_or_else_by_its_class(
 
 def test_what_was_wrong_with_a_value_is_taken_back_with_it() -> None:
     field = text_field("Text", "a")
-    field.set_error("no such text")
+    field.set_problem("no such text")
     field.value = "b"
-    assert field.error == ""
+    assert field.problem == ""

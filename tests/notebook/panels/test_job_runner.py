@@ -66,13 +66,13 @@ def test_a_second_job_is_refused_beside_the_button_and_the_first_goes_on(
     runner = runner_of(worker, results, monkeypatch, lambda model, on_progress: gate.wait(10) and Done())
     runner.actions["Go"].press()
     runner.actions["Go"].press()
-    assert runner.actions["Go"].error == "a job is running: wait until it ends, or cancel it"
+    assert runner.actions["Go"].problem == "a job is running: wait until it ends, or cancel it"
     assert not runner.actions["Go"].control.disabled
     gate.set()
     worker.wait(10)
     assert isinstance(results.records["plan"], Done)
     runner.actions["Go"].press()
-    assert runner.actions["Go"].error == ""
+    assert runner.actions["Go"].problem == ""
 
 
 def test_cancel_stops_it_at_its_next_event(worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_a_field_that_is_wrong_starts_nothing(worker: Worker, results: Results) 
 
     runner = JobRunner(worker, results, {"Go": refuse})
     runner.actions["Go"].press()
-    assert runner.actions["Go"].error == "Tokens must be a whole number"
+    assert runner.actions["Go"].problem == "Tokens must be a whole number"
     assert not worker.running and results.records == {}
 
 

@@ -73,16 +73,16 @@ def test_a_plan_follows_what_is_typed(open_panel: Open, tiny_llama: Path) -> Non
     assert sizes[4] < sizes[8]
     panel.plan.machine.value = "no such machine"
     panel.plan.lookup.wait()
-    assert panel.plan.machine.error.endswith("got 'no such machine'")
+    assert panel.plan.machine.problem.endswith("got 'no such machine'")
     assert "no plan" in panel.plan.verdict.value
     # Of another machine, nothing is predicted for a job here.
     panel.plan.machine.value = "t4"
     panel.plan.lookup.wait()
     assert "t4 has" in panel.plan.verdict.value and panel.choice.plan is None
-    assert panel.plan.machine.error == ""
+    assert panel.plan.machine.problem == ""
     panel.plan.model.value = str(tiny_llama / "nowhere")
     panel.plan.lookup.wait()
-    assert "nowhere" in panel.plan.model.error
+    assert "nowhere" in panel.plan.model.problem
 
 
 def test_a_comparison_stays(open_panel: Open, tiny_llama: Path, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_field_that_is_wrong_says_so_and_nothing_starts(
     getattr(part, field).value = value
     button = part.runner.actions[BUTTONS[name]]
     button.press()
-    assert getattr(part, field).error == problem == button.error
+    assert getattr(part, field).problem == problem == button.problem
     assert not panel.worker.running and panel.results.records == {}
     assert not button.control.disabled
 
@@ -167,9 +167,9 @@ def test_what_a_job_refuses_is_told_beside_its_field_until_that_changes(
     part.runner.actions[BUTTONS[name]].press()
     panel.worker.wait(60)
     found = attrgetter(field)(part)
-    assert problem in found.error and found.error in html.unescape(part.runner.view.status.value)
+    assert problem in found.problem and found.problem in html.unescape(part.runner.view.status.value)
     found.value = "cpu" if field == "methods.device" else "512"
-    assert found.error == ""
+    assert found.problem == ""
 
 
 @pytest.mark.parametrize("only", [None, *PANELS])
@@ -221,7 +221,7 @@ def test_as_it_opens_nothing_is_called_wrong(open_panel: Open) -> None:
     panel = open_panel()
     parts = (panel.model, panel.plan, panel.quantize, panel.compare, panel.publish)
     fields = [field for part in parts for field in vars(part).values() if isinstance(field, Field)]
-    assert len(fields) > 20 and not [field.error for field in fields if field.error]
+    assert len(fields) > 20 and not [field.problem for field in fields if field.problem]
 
 
 def test_a_panel_that_is_opened_again_cancels_the_job_of_the_one_before(
@@ -235,7 +235,7 @@ def test_a_panel_that_is_opened_again_cancels_the_job_of_the_one_before(
     first, second = (open_panel("org/model", only="quantize") for _ in range(2))
     first.quantize.runner.actions["Quantize"].press()
     second.quantize.runner.actions["Quantize"].press()
-    assert second.quantize.runner.actions["Quantize"].error == "a job is running: wait until it ends, or cancel it"
+    assert second.quantize.runner.actions["Quantize"].problem == "a job is running: wait until it ends, or cancel it"
     second.quantize.runner.actions["Cancel"].press()
     first.worker.wait(30)
     assert str(first.results.records["quantize"]).startswith("cancelled")

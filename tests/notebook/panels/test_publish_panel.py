@@ -38,7 +38,7 @@ def publish(open_panel: Open, saved: Path) -> PublishPanel:
 
 def press(part: PublishPanel, label: str) -> Any:
     part.runner.actions[label].press()
-    assert part.runner.actions[label].error == ""
+    assert part.runner.actions[label].problem == ""
     part.runner._worker.wait(300)
     return part.runner._results.records["verify" if label == "Verify" else "publish"]
 
@@ -91,7 +91,7 @@ def test_it_is_sent_private_and_linked_and_the_token_is_nowhere(
 def test_figures_come_from_a_variable(publish: PublishPanel, saved: Path, shell: InteractiveShell) -> None:
     publish.quality.value = "lost"
     publish.runner.actions["Dry run"].press()
-    assert publish.quality.error == "Figures must name a variable, got 'lost'"
+    assert publish.quality.problem == "Figures must name a variable, got 'lost'"
     shell.user_ns["lost"] = "no report"
     assert "quality=lost" in str(publish._call("publish"))
     assert "quality must be what qt.evaluate returns, got str" in press(publish, "Dry run")

@@ -30,4 +30,4 @@ def test_it_is_told_alike(shell: InteractiveShell, open_panel: Callable[..., Pan
     panel = open_panel(folder)
     panel.plan.lookup.wait()
     assert panel.choice.plan is None
-    assert TOLD[kind] in panel.plan.model.error
+    assert TOLD[kind] in panel.plan.model.problem
