@@ -8,20 +8,21 @@ import torch
 from qtoolkit.files import absolute, current_folder, path_of
 from qtoolkit.hub import find_models as search_models
 from qtoolkit.jobs.loading import load_model
-from qtoolkit.jobs.quantizing import quantize_model, refuse_quantized
+from qtoolkit.jobs.quantizing import refuse_quantized
 from qtoolkit.jobs.target import meet_target, needs_measuring, refuse_without_weights
 from qtoolkit.measure import explained, measure_speed, resident_memory, this_machine
 from qtoolkit.methods import MethodConfig, resolve_config
 from qtoolkit.models import open_checkpoint, refuse_own_source
 from qtoolkit.planning import find_profile, plan_with_advice, refuse_below_one, resolve_device
 from qtoolkit.planning import recommend as find_best
-from qtoolkit.quantized import QuantizedModel
-from qtoolkit.records import FoundModels, Machine, OnProgress, Plan, Recommendation, Speed, ignore_progress
+from qtoolkit.records import FoundModels, Machine, Plan, Recommendation, Speed, ignore_progress
 from qtoolkit.stream import check_output
 from qtoolkit.tokens import verb
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from qtoolkit.quantized import QuantizedModel
 
 Model = Any
 
@@ -154,59 +155,6 @@ def recommend(
         goal=goal,
         rss=resident_memory(),
         context=context,
-    )
-
-
-@verb
-def quantize(
-    model: Model,
-    config: MethodConfig | str | Any,
-    *,
-    output: str | PathLike[str] | None = None,
-    device: str = "auto",
-    revision: str | None = None,
-    token: str | None = None,
-    tokenizer: Any = None,
-    resume: bool = True,
-    resume_repo: str | None = None,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
-) -> QuantizedModel:
-    """Make a model small, weight by weight: the full-precision model is never whole in memory.
-
-    Args:
-        model: a Hub id (`name` or `name@revision`), a folder, a `.gguf` file, or a loaded `PreTrainedModel`, which
-            stays as it is. A `.gguf` file is expanded whole by transformers first.
-        config: a config such as `qt.NF4()`, a method's name, or transformers' `BitsAndBytesConfig`.
-        output: a folder to save the result in, which appears when it is whole; None keeps it in memory only.
-        device: "cpu", "cuda", "cuda:1", or "auto" for the first GPU if there is one.
-        revision: branch, tag or commit of a Hub id; it is pinned to a commit.
-        token: Hub token; None for the one that huggingface_hub finds.
-        tokenizer: the tokenizer, where none is found beside the model.
-        resume: go on with what an earlier call of the same kind had done when it was stopped; false starts anew.
-            Methods with calibration keep each block in `OUTPUT.partial/journal` the moment it is done.
-        resume_repo: a private Hub repository that this journal is pushed to, and pulled from on a new machine.
-        overwrite: replace an output folder that exists; it stays until the new one is whole.
-        on_progress: called with a `ProgressEvent` after each step; stops the job by raising `JobCancelled`.
-
-    Returns:
-        The quantized model, with memory before, after and at the peak, and what was skipped and why.
-
-    Raises:
-        QToolkitError: one line that says what is wrong and what to do; before work starts where that can be.
-    """
-    return quantize_model(
-        model,
-        resolve_config(config),
-        output=output,
-        device=device,
-        revision=revision,
-        token=token,
-        tokenizer=tokenizer,
-        resume=resume,
-        resume_repo=resume_repo,
-        overwrite=overwrite,
-        on_progress=on_progress or ignore_progress,
     )
 
 

@@ -23,7 +23,7 @@ from qtoolkit.jobs.evaluating import (
     with_speed,
 )
 from qtoolkit.jobs.loading import load_model
-from qtoolkit.jobs.quantizing import quantize_model
+from qtoolkit.jobs.quantizing import run_quantization
 from qtoolkit.measure import disk_size, explained, memory_footprint
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import MethodConfig, as_call, available_methods, get_method, resolve_config
@@ -32,6 +32,7 @@ from qtoolkit.optional import optional
 from qtoolkit.planning import memory_to_use, plan_job
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import FULL_PRECISION, Compared, OnProgress, QualityReport, ignore_progress
+from qtoolkit.requests import QuantizeRequest
 from qtoolkit.texts.windows import Windows
 from qtoolkit.units import bits_per_weight
 
@@ -223,18 +224,17 @@ def _open_form(
     sources = {"revision": None, "token": token, "tokenizer": base.tokenizer}
     row = Compared(form.label, FULL_PRECISION, {}, device, disk=base.checkpoint.disk_size)
     if form.config is not None:
-        made: Any = quantize_model(
-            task.model,
-            form.config,
-            output=None,
-            device=device,
-            revision=task.revision,
-            token=token,
-            tokenizer=base.tokenizer,
-            resume=False,
-            resume_repo=None,
-            overwrite=False,
-            on_progress=on_progress,
+        made: Any = run_quantization(
+            QuantizeRequest(
+                task.model,
+                form.config,
+                device=device,
+                revision=task.revision,
+                token=token,
+                tokenizer=base.tokenizer,
+                resume=False,
+                on_progress=on_progress,
+            )
         )
     elif form.path is not None and form.path.is_file():
         row = replace(row, method="gguf", disk=disk_size(form.path))

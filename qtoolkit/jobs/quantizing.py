@@ -1,15 +1,13 @@
-"""One quantization, from its checks to its report; what it writes is renamed when it is whole."""
+"""Run one quantization, from its checks to its report; what it writes is renamed when it is complete."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
-from qtoolkit.files import current_folder, path_of
+from qtoolkit.files import current_folder
 from qtoolkit.hub import HubMirror
 from qtoolkit.jobs.target import meet_target, with_rules_of
 from qtoolkit.measure import (
@@ -22,98 +20,88 @@ from qtoolkit.measure import (
     this_machine,
     versions,
 )
-from qtoolkit.methods import Method, MethodConfig, get_method, packages_of_method
+from qtoolkit.methods import Method, get_method, packages_of_method, resolve_config
 from qtoolkit.models import identify, open_checkpoint, refuse_own_source
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
-from qtoolkit.records import OnProgress, Speed
+from qtoolkit.records import Speed
+from qtoolkit.requests import QuantizeRequest
 from qtoolkit.stream import JournalPlace, check_output, journal_of, staged
 
 _ADVICE = "qt.plan tells what needs less; blocks that a calibrated job had done are kept, and the same call goes on"
+_KEPT = "blocks that are done are kept, and the same call goes on with them"
 
 
 @explained("quantizing", _ADVICE)
-def quantize_model(
-    model: Any,
-    settings: MethodConfig,
-    *,
-    output: str | PathLike[str] | None,
-    device: str,
-    revision: str | None,
-    token: str | None,
-    tokenizer: Any,
-    resume: bool,
-    resume_repo: str | None,
-    overwrite: bool,
-    on_progress: OnProgress,
-) -> QuantizedModel:
-    """Do what `qtoolkit.quantize` tells, with the config resolved; its arguments are that verb's."""
-    refuse_quantized(model)
-    method, place, started = get_method(settings.method), resolve_device(device), time.monotonic()
+def run_quantization(request: QuantizeRequest) -> QuantizedModel:
+    """Quantize a model, as `qtoolkit.quantize` describes."""
+    refuse_quantized(request.model)
+    started = time.monotonic()
+    config = resolve_config(request.config)
+    method = get_method(config.method)
+    device = resolve_device(request.device)
     for package in method.requires:
         optional(package, f"method {method.name!r}")
-    folder = None if output is None else path_of(output, "output")
-    mirror = _mirror(resume_repo, token, method, saves=folder is not None, resume=resume)
+    folder = request.folder
+    mirror = _mirror(request, method)
     if folder is not None:
-        refuse_own_source(model, folder)
-        check_output(folder, overwrite=overwrite, unfinished=method.resumes or not resume)
-    with _place_to_work(folder, overwrite=overwrite, resume=resume and method.resumes) as partial:
+        refuse_own_source(request.model, folder)
+        check_output(folder, overwrite=request.overwrite, unfinished=method.resumes or not request.resume)
+    with _staged(request, method) as partial:
         with measure_peak() as meter:
             checkpoint = open_checkpoint(
-                model, revision=revision, token=token, tokenizer=tokenizer, on_progress=on_progress
+                request.model,
+                revision=request.revision,
+                token=request.token,
+                tokenizer=request.tokenizer,
+                on_progress=request.report,
             )
-            here = this_machine(folder or current_folder(), Speed())
-            saves, rss = folder is not None, resident_memory()
+            machine = this_machine(folder or current_folder(), Speed())
+            rss = resident_memory()
             journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
-            kept = (
-                "blocks that are done are kept, and the same call goes on with them"
-                if journal
-                else "nothing was written"
+            advice = f"{_KEPT if journal else 'nothing was written'}; qt.plan tells what needs less"
+            on_progress = guarded(request.report, f"{method.name} of {checkpoint.name}", advice)
+            config = with_rules_of(config, journal)
+            config, measures = meet_target(checkpoint, config, device, machine, rss=rss, on_progress=on_progress)
+            config, plan = plan_with_advice(
+                checkpoint, config, device, machine, rss=rss, saves=folder is not None, measures=measures
             )
-            advice = f"{kept}; qt.plan tells what needs less"
-            on_progress = guarded(on_progress, f"{method.name} of {checkpoint.name}", advice)
-            settings = with_rules_of(settings, journal)
-            settings, measures = meet_target(checkpoint, settings, place, here, rss=rss, on_progress=on_progress)
-            settings, made = plan_with_advice(
-                checkpoint, settings, place, here, rss=rss, saves=saves, measures=measures
-            )
-            check_fits(made)
+            check_fits(plan)
             identify(checkpoint, on_progress)
-            made = replace(made, source=replace(made.source, commit_hash=checkpoint.commit_hash))
+            plan = replace(plan, source=replace(plan.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
-            quantized, calibration = method.quantize(checkpoint, settings, made, on_progress, journal)
-            method.prepare(quantized)
-            footprint, probe = memory_footprint(quantized), None
+            model, calibration = method.quantize(checkpoint, config, plan, on_progress, journal)
+            method.prepare(model)
+            footprint = memory_footprint(model)
+            probe = None
             if partial is not None:
-                probe = save_measured(quantized, checkpoint.tokenizer, partial, on_progress, checkpoint.notes)
-        memory = memory_report(made, footprint, partial, meter.report)
-        report = quantization_report(made, checkpoint.notes, memory, folder, time.monotonic() - started, calibration)
+                probe = save_measured(model, checkpoint.tokenizer, partial, on_progress, checkpoint.notes)
+        memory = memory_report(plan, footprint, partial, meter.report)
+        report = quantization_report(plan, checkpoint.notes, memory, folder, time.monotonic() - started, calibration)
         deciding = versions(packages_of_method(method.name))
-        receipt = begin_receipt(checkpoint, base, report, deciding, (hardware(place),), probe)
+        receipt = begin_receipt(checkpoint, base, report, deciding, (hardware(device),), probe)
         if partial is not None:
             receipt = write_receipt(partial, receipt)
-    return QuantizedModel(quantized, checkpoint.tokenizer, settings, report, receipt)
+    return QuantizedModel(model, checkpoint.tokenizer, config, report, receipt)
 
 
-def _mirror(
-    resume_repo: str | None, token: str | None, method: Method, *, saves: bool, resume: bool
-) -> HubMirror | None:
-    """The repository that the journal is pushed to; None where none is named.
+def _mirror(request: QuantizeRequest, method: Method) -> HubMirror | None:
+    """Return the repository that the journal is pushed to; None if none is named.
 
     Raises:
         ConfigError: there is no journal to push.
     """
-    if not resume_repo:
+    if not request.resume_repo:
         return None
-    mirror = HubMirror(resume_repo, token)
-    if not saves or not method.resumes:
+    mirror = HubMirror(request.resume_repo, request.token)
+    if request.folder is None or not method.resumes:
         why = "output=" if method.resumes else f"a method with calibration, and {method.name} has none"
-        raise ConfigError(f"resume_repo={resume_repo!r} needs {why}: leave it out, or give that")
-    if not resume:
+        raise ConfigError(f"resume_repo={request.resume_repo!r} needs {why}: leave it out, or give that")
+    if not request.resume:
         raise ConfigError(
-            f"resume_repo={resume_repo!r} goes on with what is there, and resume=False starts anew: give one"
+            f"resume_repo={request.resume_repo!r} goes on with what is there, and resume=False starts anew: give one"
         )
     return mirror
 
@@ -127,11 +115,8 @@ def refuse_quantized(model: Any) -> None:
         )
 
 
-@contextmanager
-def _place_to_work(folder: Path | None, *, overwrite: bool, resume: bool) -> Iterator[Path | None]:
-    """A folder for the result until it is whole; None when it is kept in memory only."""
-    if folder is None:
-        yield None
-    else:
-        with staged(folder, overwrite=overwrite, resume=resume) as partial:
-            yield partial
+def _staged(request: QuantizeRequest, method: Method) -> AbstractContextManager[Path | None]:
+    """Return the folder that the result is written to until it is complete; None if it stays in memory only."""
+    if request.folder is None:
+        return nullcontext()
+    return staged(request.folder, overwrite=request.overwrite, resume=request.resume and method.resumes)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
 from qtoolkit.formats import Layer, Reader, format_of, packages_of_format, register_formats
-from qtoolkit.methods._config import MethodConfig, as_call, option
+from qtoolkit.methods._config import MethodConfig, as_call
 from qtoolkit.methods._linear import LinearLayers, LinearMethod
 from qtoolkit.methods._method import Method, Offer, Outcome
 from qtoolkit.methods._rules import MixedConfig, check_rules, rules_of
 from qtoolkit.optional import brought, package_of
 from qtoolkit.records import OnProgress
+from qtoolkit.requests import option
 
 if TYPE_CHECKING:
     from qtoolkit.models import Checkpoint

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
-from qtoolkit.methods._config import MethodConfig, option
+from qtoolkit.methods._config import MethodConfig
 from qtoolkit.methods._linear import LinearMethod
 from qtoolkit.methods._rules import MixedConfig
 from qtoolkit.records import LayerPlan
+from qtoolkit.requests import option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,10 +8,11 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.formats import Layer
-from qtoolkit.methods._config import MethodConfig, option
+from qtoolkit.methods._config import MethodConfig
 from qtoolkit.methods._method import Method, Outcome
 from qtoolkit.optional import optional
 from qtoolkit.records import LayerPlan, OnProgress, Plan
+from qtoolkit.requests import option
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel

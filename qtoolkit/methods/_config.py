@@ -1,6 +1,5 @@
 """What every method's config is: a frozen dataclass whose fields carry their own help, choices and unit."""
 
-import dataclasses
 import types
 import typing
 from collections.abc import Mapping
@@ -10,24 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Self
 
 from qtoolkit.errors import ConfigError
-
-
-def option(
-    default: Any, *, help: str, choices: tuple[Any, ...] | None = None, unit: str = "", per_layer: bool = False
-) -> Any:
-    """A config field that says what it is: magic options, panel controls and the docs are made from it.
-
-    Args:
-        default: its value when nobody gives one; a dict is made anew for each config.
-        help: one clause without a full stop.
-        choices: the values that it may have; None for any value of its type.
-        unit: what the value counts, "bits per weight".
-        per_layer: whether `rules` may give single layers another value.
-    """
-    metadata = {"help": help, "choices": choices, "unit": unit, "per_layer": per_layer}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+from qtoolkit.requests import option
 
 
 @dataclass(frozen=True, kw_only=True)

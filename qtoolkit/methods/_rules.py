@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from typing import Any, Self
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.methods._config import MethodConfig, matches, option
+from qtoolkit.methods._config import MethodConfig, matches
+from qtoolkit.requests import option
 from qtoolkit.units import parse_bytes
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
 from qtoolkit.methods._bitsandbytes import BitsAndBytesMethod
-from qtoolkit.methods._config import MethodConfig, option
+from qtoolkit.methods._config import MethodConfig
 from qtoolkit.methods._method import Offer
 from qtoolkit.records import LayerPlan
+from qtoolkit.requests import option
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig

@@ -23,8 +23,8 @@ from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
 from qtoolkit.publishing.push import CARD, Repository
 from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.publishing.token import Writer, find_writer
-from qtoolkit.publishing.verification import OnCheck, make_checks
-from qtoolkit.records import OnProgress, Publication, QualityReport, Receipt, Verification, ignore_progress
+from qtoolkit.publishing.verification import make_checks
+from qtoolkit.records import OnCheck, OnProgress, Publication, QualityReport, Receipt, Verification, ignore_progress
 
 
 def publish(

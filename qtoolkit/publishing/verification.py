@@ -19,9 +19,8 @@ from qtoolkit.publishing import comparison, earlier, integrity, origin, safety
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.process import NoMemoryError, run_behaviour
-from qtoolkit.records import Check, OnProgress, ProgressEvent, Verification, ignore_progress
+from qtoolkit.records import Check, OnCheck, OnProgress, ProgressEvent, Verification, ignore_progress
 
-OnCheck = Callable[[Check], None]
 _Run = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str]]
 
 

@@ -18,7 +18,7 @@ from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.sensitivity import RoundingLoss, Sensitivity
 from qtoolkit.records.source import ModelSource
 from qtoolkit.records.tasks import TaskMetric, TaskReport
-from qtoolkit.records.verification import Check, Verification
+from qtoolkit.records.verification import Check, OnCheck, Verification
 
 __all__ = [
     "FULL_PRECISION",
@@ -40,6 +40,7 @@ __all__ = [
     "Machine",
     "MemoryReport",
     "ModelSource",
+    "OnCheck",
     "OnProgress",
     "PeakMemory",
     "PhasePlan",

@@ -1,5 +1,6 @@
 """Whether a saved model is what it says, check by check."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +30,9 @@ class Check(Record):
     def rows(self) -> tuple[Row, ...]:
         seen = "; ".join(filter(None, (self.value, self.note)))
         return (Row(self.name, _STATES[self.passed], seen),)
+
+
+OnCheck = Callable[[Check], None]
 
 
 @dataclass(frozen=True)

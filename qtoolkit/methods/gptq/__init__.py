@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
-from qtoolkit.methods._config import MethodConfig, option
+from qtoolkit.methods._config import MethodConfig
 from qtoolkit.methods._method import Method, Offer, Outcome
 from qtoolkit.methods._rules import MixedConfig
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
+from qtoolkit.requests import option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,7 @@ class GPTQ(MixedConfig):
         False, help="form the groups in order of activation: the file then has a g_idx, and runs slower"
     )
     damp_percent: float = option(0.01, help="share of the mean of the Hessian's diagonal that is added to it")
-    calibration: Any = option(  # noqa: RUF009
+    calibration: Any = option(
         "wikitext2", help="text to calibrate with: wikitext2, c4, self, a file, a list of texts, or a Dataset"
     )
     num_samples: int = option(128, help="samples of the calibration text", unit="samples")

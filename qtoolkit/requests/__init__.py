@@ -1,0 +1,40 @@
+"""What each verb is asked for: frozen dataclasses whose fields carry help, choices and unit.
+
+Signatures, docstrings, magics, TOML and panels are derived from these fields, so that an option is written once.
+"""
+
+from qtoolkit.requests.compare_request import CompareRequest
+from qtoolkit.requests.evaluate_request import EvaluateRequest
+from qtoolkit.requests.field import Request, describe, option
+from qtoolkit.requests.find_models_request import FindModelsRequest
+from qtoolkit.requests.load_request import LoadRequest
+from qtoolkit.requests.model import ModelSource
+from qtoolkit.requests.plan_request import PlanRequest
+from qtoolkit.requests.publish_request import CardOptions, PublishRequest
+from qtoolkit.requests.quantize_request import QuantizeRequest
+from qtoolkit.requests.recommend_request import RecommendRequest
+from qtoolkit.requests.run_tasks_request import RunTasksRequest
+from qtoolkit.requests.text import TextOptions
+from qtoolkit.requests.verb import arguments_of, verb
+from qtoolkit.requests.verify_request import VerifyRequest
+
+__all__ = [
+    "CardOptions",
+    "CompareRequest",
+    "EvaluateRequest",
+    "FindModelsRequest",
+    "LoadRequest",
+    "ModelSource",
+    "PlanRequest",
+    "PublishRequest",
+    "QuantizeRequest",
+    "RecommendRequest",
+    "Request",
+    "RunTasksRequest",
+    "TextOptions",
+    "VerifyRequest",
+    "arguments_of",
+    "describe",
+    "option",
+    "verb",
+]

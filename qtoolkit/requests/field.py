@@ -1,0 +1,77 @@
+"""Options as fields of frozen dataclasses: each is written once, with its help, and checks its value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from qtoolkit.errors import ConfigError
+
+
+def option(
+    default: Any,
+    *,
+    help: str,
+    choices: tuple[Any, ...] | None = None,
+    unit: str = "",
+    per_layer: bool = False,
+    empty: str = "",
+    metavar: str = "",
+    least: int | None = None,
+    secret: bool = False,
+) -> Any:
+    """Make a field that describes itself: signatures, magics, panels, TOML and the docs are derived from it.
+
+    Args:
+        default: its value when nobody gives one; a dict is made anew for each object.
+        help: one clause without a full stop.
+        choices: the values that it may have; None for any value of its type.
+        unit: what the value counts, "bits per weight".
+        per_layer: whether `rules` of a method's config may give single layers another value.
+        empty: what None stands for, or what False does.
+        metavar: what a magic's help calls the value, "DIR"; empty for the unit.
+        least: the smallest number that it may be; None where it is no number, or where its class checks it.
+        secret: whether the value is left out of the `repr`.
+    """
+    metadata = {
+        **describe(help, metavar or unit.upper()),
+        "choices": choices,
+        "unit": unit,
+        "per_layer": per_layer,
+        "empty": empty,
+        "least": least,
+    }
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, repr=not secret, metadata=metadata)
+
+
+def describe(help: str, metavar: str = "") -> Mapping[str, Any]:
+    """Return the metadata of a field that has no default: `model: str = field(metadata=describe("..."))`."""
+    return {"help": help, "metavar": metavar}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Base of what verbs are asked for.
+
+    Raises:
+        ConfigError: a value that its field cannot have.
+    """
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            check_least(one.name, getattr(self, one.name), one.metadata.get("least"))
+
+
+def check_least(name: str, value: Any, least: int | None) -> None:
+    """Check a number that has a smallest value; None, where nothing was given, passes.
+
+    Raises:
+        ConfigError: it is below, or no whole number.
+    """
+    if least is None or value is None:
+        return
+    if not isinstance(value, int):
+        raise ConfigError(f"{name} must be a whole number, got {value!r:.40}")
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")

@@ -1,0 +1,95 @@
+"""Options that say which model is meant, where it comes from and where it runs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from qtoolkit.records import Machine, OnProgress, ignore_progress
+from qtoolkit.requests.field import Request, option
+from qtoolkit.units import parse_bytes
+
+MODEL = "a Hub id (`name` or `name@revision`), a folder, a `.gguf` file or a loaded `PreTrainedModel`"
+CONFIG = "a config of one of the methods, a method's name, or transformers' own quantization config"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubToken(Request):
+    """Hold the token of the Hub."""
+
+    token: str | None = option(None, help="Hub token", empty="the one that huggingface_hub finds", secret=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSource(HubToken):
+    """Hold which version of a model on the Hub is meant, and the token."""
+
+    revision: str | None = option(
+        None,
+        help="branch, tag or commit of a model on the Hub, which is pinned to a commit",
+        empty="main",
+        metavar="NAME",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithTokenizer(Request):
+    """Hold a tokenizer."""
+
+    tokenizer: Any = option(None, help="tokenizer to use", empty="the one that is found beside the model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource(HubSource, WithTokenizer):
+    """Hold where a model and its tokenizer come from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnDevice(Request):
+    """Hold a device."""
+
+    device: str = option(
+        "auto",
+        help="where the model runs: cpu, cuda, cuda:1, or auto for the first GPU if there is one",
+        metavar="NAME",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedUse(Request):
+    """Hold what the use of a model is planned for."""
+
+    machine: str | Machine | None = option(
+        None, help="machine to plan for: t4, l4, a100-80, cpu-12gb, ...", empty="this one", metavar="NAME"
+    )
+    context: int = option(4096, help="tokens for which using the result is planned", unit="tokens", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryLimit(Request):
+    """Hold how much memory the use of a model may take."""
+
+    memory: int | str | None = option(
+        None, help='bytes that using the best one may take, or text such as "4 GB"', empty="no limit", metavar="SIZE"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.memory_limit
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Return the memory in bytes; None where no limit was given."""
+        return None if self.memory is None else parse_bytes(self.memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithProgress(Request):
+    """Hold who is called while a job runs."""
+
+    on_progress: OnProgress | None = option(
+        None, help="called with a `ProgressEvent` after each step; stops the job by raising `JobCancelled`"
+    )
+
+    @property
+    def report(self) -> OnProgress:
+        """Return what is called with each event."""
+        return self.on_progress or ignore_progress

@@ -1,0 +1,19 @@
+"""What `qtoolkit.quantize` is asked for."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.requests.field import describe
+from qtoolkit.requests.model import CONFIG, MODEL, ModelSource, OnDevice, WithProgress
+from qtoolkit.requests.output import OutputFolder, Resumable
+
+if TYPE_CHECKING:
+    from qtoolkit.methods import MethodConfig
+
+
+@dataclass(frozen=True)
+class QuantizeRequest(OutputFolder, Resumable, OnDevice, ModelSource, WithProgress):
+    """Hold a model, a config, and how the job is done."""
+
+    model: Any = field(metadata=describe(f"{MODEL}, which stays as it is; a `.gguf` file is expanded first"))
+    config: "MethodConfig | str | Any" = field(metadata=describe(CONFIG))

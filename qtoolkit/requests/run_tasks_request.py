@@ -1,0 +1,34 @@
+"""What `qtoolkit.run_tasks` is asked for."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from os import PathLike
+from typing import Any
+
+from qtoolkit.requests.field import describe, option
+from qtoolkit.requests.model import WithTokenizer
+
+
+@dataclass(frozen=True)
+class RunTasksRequest(WithTokenizer):
+    """Hold a model, and the benchmark tasks that it is asked."""
+
+    model: Any = field(metadata=describe("a `QuantizedModel`, a loaded `PreTrainedModel`, or what `load` reads"))
+    tasks: str | PathLike[str] | Sequence[str | PathLike[str]] = field(
+        metadata=describe(
+            'names of lm-eval\'s tasks, groups or tags, or folders of YAML tasks ("./my_tasks"), of which all are run; '
+            "a YAML file may name Python functions beside it, which run: take folders that you trust"
+        )
+    )
+    _: KW_ONLY
+    limit: int | None = option(
+        None,
+        help="questions of each task, the first ones: few questions tell little",
+        empty="all",
+        unit="questions",
+        least=1,
+    )
+    num_fewshot: int | None = option(
+        None, help="solved examples before each question", empty="what each task says", unit="examples"
+    )
+    batch_size: int = option(8, help="sequences that the model reads at once", unit="sequences", least=1)

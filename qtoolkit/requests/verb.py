@@ -1,0 +1,110 @@
+"""Verbs made from their requests: the signature, the docstring's `Args:`, and errors that hold nothing."""
+
+import functools
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, fields
+from inspect import Parameter, Signature
+from typing import Any, ParamSpec, TypeVar
+
+from qtoolkit.requests.field import Request
+from qtoolkit.tokens import Token, forget
+
+P = ParamSpec("P")
+Q = TypeVar("Q", bound=Request)
+R = TypeVar("R")
+
+_WIDTH = 116
+
+
+def verb(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]]:
+    """Make a verb of a function that takes a request: it is called with the request's fields as arguments.
+
+    Its signature has the fields in the order of `arguments_of`, and its docstring the help of each under `Args:`.
+
+    Errors that leave the verb hold neither a half-made model nor a token, and show none in a message: a notebook keeps
+    the last error, and shows the variables of every frame on its way where it is told to (`%xmode Verbose`); those of
+    huggingface_hub hold the headers of a request.
+
+    Args:
+        request: the class of the request.
+    """
+
+    def decorate(function: Callable[[Q], R]) -> Callable[P, R]:
+        signature = _signature(request, inspect.signature(function).return_annotation)
+
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            outer = sys.exception()
+            options: dict[str, Any] = kwargs
+            if isinstance(options.get("token"), str):
+                options["token"] = Token(options["token"])
+            try:
+                _check_call(function.__name__, signature, args, options)
+                return function(request(*args, **kwargs))
+            except BaseException as error:
+                forget(error, outer, options.get("token"))
+                # This frame is shown too.
+                del args
+                options.clear()
+                raise
+
+        wrapper.__signature__ = signature  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+        wrapper.__annotations__["return"] = signature.return_annotation
+        wrapper.__doc__ = _docstring(inspect.getdoc(function) or "", request)
+        return wrapper
+
+    return decorate
+
+
+def arguments_of(request: Any) -> tuple[Field[Any], ...]:
+    """Return the fields of a request class in the order of its verb's signature: its own, then those of its bases.
+
+    Example: of `class Request(OnDevice, WithProgress)` with a field `model` these are model, device and on_progress.
+    """
+    known = {one.name: one for one in fields(request)}
+    names = [name for base in request.__mro__ for name in inspect.get_annotations(base)]
+    return tuple(known[name] for name in dict.fromkeys(names) if name in known)
+
+
+def _signature(request: Any, returned: Any) -> Signature:
+    parameters = [
+        Parameter(
+            one.name,
+            Parameter.KEYWORD_ONLY if one.kw_only else Parameter.POSITIONAL_OR_KEYWORD,
+            default=Parameter.empty if one.default is MISSING else one.default,
+            annotation=one.type,
+        )
+        for one in arguments_of(request)
+    ]
+    return Signature(sorted(parameters, key=lambda one: one.kind), return_annotation=returned)
+
+
+def _check_call(name: str, signature: Signature, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Refuse arguments that the verb does not take, by its name and not by that of its request."""
+    try:
+        signature.bind(*args, **options)
+    except TypeError as error:
+        raise TypeError(f"{name}() {error}") from None
+
+
+def _docstring(text: str, request: Any) -> str:
+    """Return a docstring with the help of each argument before its first section."""
+    sections = min((found for name in ("Returns:", "Raises:") if (found := text.find(f"\n{name}\n")) >= 0), default=-1)
+    body, rest = (text, "") if sections < 0 else (text[:sections], text[sections:])
+    entries = [line for one in arguments_of(request) for line in _entry(one)]
+    return "\n".join([body.rstrip(), "", "Args:", *entries, rest])
+
+
+def _entry(one: Field[Any]) -> Iterator[str]:
+    """Yield the lines that describe an argument in a docstring."""
+    described = one.metadata
+    choices = f"; one of {', '.join(map(repr, described['choices']))}" if described.get("choices") else ""
+    empty = ""
+    if described.get("empty"):
+        empty = f"; False to {described['empty']}" if one.default is True else f"; None for {described['empty']}"
+    text = f"{one.name}: {described['help']}{choices}{empty}."
+    yield from textwrap.wrap(text, _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)

@@ -1,0 +1,80 @@
+"""The signatures of the verbs, which are made from their requests."""
+
+import inspect
+import re
+
+import pytest
+
+import qtoolkit as qt
+
+PROGRESS = "Callable[[ProgressEvent], None] | None = None"
+CHECK = "Callable[[Check], None] | None = None"
+TEXT = "text: Any = 'wikitext2', seq_len: int = 512, num_tokens: int = 16384, stride: int | None = None"
+SOURCE = "revision: str | None = None, token: str | None = None, tokenizer: Any = None"
+PATH = "str | PathLike[str]"
+# As they were written by hand; of keywords the order does not count.
+SIGNATURES = {
+    "quantize": f"(model: Any, config: MethodConfig | str | Any, *, output: {PATH} | None = None, "
+    f"device: str = 'auto', {SOURCE}, resume: bool = True, resume_repo: str | None = None, overwrite: bool = False, "
+    f"on_progress: {PROGRESS}) -> QuantizedModel",
+    "plan": "(model: Any, config: MethodConfig | str | Any, *, device: str = 'auto', "
+    f"output: {PATH} | None = None, {SOURCE}, machine: str | Machine | None = None, context: int = 4096, "
+    "batch_size: int = 1) -> Plan",
+    "load": f"(model: {PATH}, *, device: str = 'auto', dtype: str | torch.dtype = 'auto', {SOURCE}) "
+    "-> QuantizedModel | PreTrainedModel",
+    "evaluate": f"(model: Any, *, base: Any | None = None, {TEXT}, noise_floor: bool = False, speed: bool = True, "
+    f"device: str = 'auto', {SOURCE}, on_progress: {PROGRESS}) -> QualityReport",
+    "compare": f"(model: Any, configs: Sequence[Any], *, {TEXT}, prompts: Sequence[str] = (), "
+    "memory: int | str | None = None, noise_floor: bool = False, executor: Executor | None = None, retries: int = 2, "
+    f"output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
+    f"on_progress: {PROGRESS}) -> Comparison",
+    "recommend": "(model: Any | list[Any], *, memory: int | str | None = None, goal: str = 'quality', "
+    "device: str = 'auto', machine: str | Machine | None = None, context: int = 4096, revision: str | None = None, "
+    "token: str | None = None) -> Recommendation",
+    "run_tasks": f"(model: Any, tasks: {PATH} | Sequence[{PATH}], *, limit: int | None = None, "
+    "num_fewshot: int | None = None, batch_size: int = 8, tokenizer: Any = None) -> TaskReport",
+    "verify": f"(path: {PATH}, *, base: {PATH} | None = None, on_progress: {PROGRESS}, on_check: {CHECK}) "
+    "-> Verification",
+    "publish": f"(path: {PATH}, repo_id: str, *, private: bool = True, create_pr: bool = False, dry_run: bool = False, "
+    f"token: str | None = None, revision: str = 'main', base: {PATH} | None = None, license: str | None = None, "
+    "base_model: str | None = None, base_model_relation: str | None = None, quality: QualityReport | None = None, "
+    f"on_progress: {PROGRESS}, on_check: {CHECK}) -> Publication",
+    "find_models": "(text: str = '', *, limit: int = 20, hub: bool = True, token: str | None = None) -> FoundModels",
+}
+
+
+def split(signature: str) -> tuple[str, set[str], str]:
+    """What comes before the keywords, the keywords, and what is returned; commas in brackets do not part."""
+    positional, _, rest = signature.partition(", *, ")
+    keywords, _, returned = rest.rpartition(") -> ")
+    return positional, set(re.split(r", (?=\w+: )", keywords)), returned
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_verb_takes_what_it_always_took(name: str) -> None:
+    text = str(inspect.signature(getattr(qt, name)))
+    text = re.sub(r"\b(?:qtoolkit|collections|concurrent|typing|os|collections\.abc)\.(?:\w+\.)*(?=[A-Z])", "", text)
+    text = re.sub(r"'([^',]* \| [^',]*|torch.dtype)'", r"\1", text)
+    assert split(text) == split(SIGNATURES[name])
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_every_argument_is_described(name: str) -> None:
+    verb = getattr(qt, name)
+    described = re.findall(r"^    ([\w, ]+): ", inspect.getdoc(verb) or "", re.MULTILINE)
+    assert set(inspect.signature(verb).parameters) <= {one for names in described for one in names.split(", ")}
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "message"),
+    [
+        ((), {}, r"quantize\(\) missing a required argument: 'model'"),
+        (("m",), {}, r"quantize\(\) missing a required argument: 'config'"),
+        (("m", "nf4", "o"), {}, r"quantize\(\) too many positional arguments"),
+        (("m", "nf4"), {"out": "o"}, r"quantize\(\) got an unexpected keyword argument 'out'"),
+    ],
+    ids=["nothing", "no config", "too many", "unknown"],
+)
+def test_a_wrong_call_names_the_verb(args: tuple[str, ...], options: dict[str, str], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        qt.quantize(*args, **options)
