@@ -27,6 +27,13 @@ _OTHER_FLAGS = {
     "create_pr": ("--pr",),
     "prompts": ("--prompt",),
 }
+# Keyword of a verb -> what its help says on a line besides.
+_MORE_HELP = {
+    "text": "; or a variable with one",
+    "executor": ", in a variable",
+    "quality": ", in a variable",
+    "prompts": "; may be given several times",
+}
 # Keyword of a verb -> values that completion offers.
 _VALUES = {"device": ("auto", "cpu", "cuda"), "base_model_relation": BASE_MODEL_RELATIONS}
 
@@ -68,7 +75,8 @@ def request_options(request: type[Request], *names: str) -> tuple[LineOption, ..
 
 def _request_option(field: Field[Any]) -> LineOption:
     flags = _OTHER_FLAGS.get(field.name, (flag_of(field.name),))
-    text, empty = field.metadata["help"], field.metadata["empty"]
+    text = field.metadata["help"] + _MORE_HELP.get(field.name, "")
+    empty = field.metadata["empty"]
     if is_switch(field.type):
         if len(flags) == 2:
             text = f"{text}; otherwise {empty} (default: on)"

@@ -22,4 +22,6 @@ class EvaluateRequest(TextOptions, OnDevice, ModelSource, WithProgress):
     base: Any | None = option(
         None, help="model that it was made from, to measure what was lost", empty="perplexity alone", metavar="MODEL"
     )
-    speed: bool = option(True, help="measure too how fast the model reads and writes, where it is loaded")
+    speed: bool = option(
+        True, help="measure too how fast the model reads and writes, where it is loaded", empty="measure quality alone"
+    )

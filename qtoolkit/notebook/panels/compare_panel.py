@@ -1,26 +1,25 @@
 """Compare several quantized forms of a model on one text."""
 
-from typing import Any
-
-from ipywidgets import HTML, VBox
-
 from qtoolkit.errors import ConfigError, SourceError
 from qtoolkit.methods import MethodConfig, available_methods
 from qtoolkit.notebook.body import DEFAULT_METHOD
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.field import ErrorFields, lines_field, several_field, text_field
-from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.field import several_field
+from qtoolkit.notebook.panels.job_panel import JobPanel
+from qtoolkit.notebook.panels.job_runner import Job
+from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.shared_fields import model_field
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
+from qtoolkit.requests import CompareRequest
 from qtoolkit.units import parse_bytes
 
 _AS_PLANNED = "as planned"
 _FULL_PRECISION = "full precision"
 
 
-class ComparePanel:
+class ComparePanel(JobPanel):
     """Quantizes a model in several ways, measures each, and shows tables, charts and answers side by side.
 
     Args:
@@ -29,31 +28,23 @@ class ComparePanel:
         results: shows the comparison.
 
     Attributes:
-        box: the widget to put on the page.
         model, forms, text, num_tokens, prompts, memory: the fields; forms are the configs to compare.
-        runner: start and cancel, and the progress.
     """
 
     def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
-        self._choice = choice
+        super().__init__(choice, worker, results)
         self.model = model_field(choice)
         names = (_FULL_PRECISION, *(() if choice.config is None else (_AS_PLANNED,)), *available_methods())
         default = [_FULL_PRECISION, DEFAULT_METHOD]
         hint = "Ctrl or Shift chooses several"
         self.forms = several_field("Forms", [(name, name) for name in names], default, hint=hint)
-        self.text = text_field("Text", "wikitext2", hint="wikitext2, c4, self, or a file (.txt, .jsonl, .parquet)")
-        self.num_tokens = text_field("Tokens", "4096", hint="tokens of the text to measure on")
-        self.prompts = lines_field("Prompts", hint="one a line, which each form goes on with")
-        self.memory = text_field("At most", hint="memory that using one may take, such as 2 GB; empty for any")
-        self.call = HTML()
-        error_fields: ErrorFields = {"text": self.text, "num_tokens": self.num_tokens, SourceError: self.model}
-        self.runner = JobRunner(worker, results, {"Compare": self._job}, error_fields)
+        self.text = keyword_field(CompareRequest, "text", "Text")
+        self.num_tokens = keyword_field(CompareRequest, "num_tokens", "Tokens", "4096")
+        self.prompts = keyword_field(CompareRequest, "prompts", "Prompts")
+        self.memory = keyword_field(CompareRequest, "memory", "At most")
         fields = [self.forms, self.text, self.num_tokens, self.prompts, self.memory]
-        self.box = VBox([self.model.box, *(field.box for field in fields), self.call, self.runner.box])
+        self._arrange({"Compare": self._job}, fields, {SourceError: self.model}, above=[self.model.box])
         choice.observe(lambda change: self._show_call(), names=["model", "config", "device"])
-        for field in fields:
-            field.on_change(self._show_call)
-        self._show_call()
 
     def _show_call(self) -> None:
         try:
@@ -68,11 +59,10 @@ class ComparePanel:
         if not configs:
             self.forms.refuse("Forms needs at least one")
         self.forms.set_problem("")
-        given: dict[str, Any] = {"text": self.text.needed("a text"), "num_tokens": self.num_tokens.count()}
-        given["prompts"] = [line for line in self.prompts.value.splitlines() if line.strip()]
-        given["memory"] = self.memory.checked(lambda size: parse_bytes(size) if size else 0)
-        given["device"] = self._choice.device if self._choice.device != "auto" else ""
-        return VerbCall("compare", (model, configs), {name: value for name, value in given.items() if value})
+        self.text.needed("a text")
+        self.memory.checked(lambda size: parse_bytes(size) if size else 0)
+        options = {**given_options(self._fields), **self._choice.device_option()}
+        return VerbCall("compare", (model, configs), options)
 
     def _config(self, name: str) -> MethodConfig | str | None:
         if name == _FULL_PRECISION:

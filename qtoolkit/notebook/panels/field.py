@@ -28,7 +28,12 @@ class Field:
     Attributes:
         box: the widget to put on the page.
         problem: what is wrong with its value; empty if nothing is.
+        keyword: the verb's keyword that it is for; empty for none.
+        default: the verb's default of this keyword.
     """
+
+    keyword = ""
+    default: Any = None
 
     def __init__(self, control: Any, hint: str = "") -> None:
         self.control = control

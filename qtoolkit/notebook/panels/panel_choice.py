@@ -23,6 +23,10 @@ class PanelChoice(HasTraits):
     plan = AnyTrait()
     folder = Unicode()
 
+    def device_option(self) -> dict[str, Any]:
+        """Return the device as a keyword argument; nothing for "auto", which is every verb's default."""
+        return {} if self.device == "auto" else {"device": self.device}
+
     def quantized(self) -> tuple[Any, ...]:
         """Return what a plan depends on: model, config and device."""
         return (self.model, self.config, self.device)

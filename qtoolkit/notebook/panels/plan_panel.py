@@ -6,12 +6,14 @@ from ipywidgets import HTML, VBox
 
 from qtoolkit.errors import SourceError
 from qtoolkit.notebook.panels.background import PAUSE, Lookup
-from qtoolkit.notebook.panels.field import ErrorFields, error_line, field_of_error, text_field
+from qtoolkit.notebook.panels.field import ErrorFields, error_line, field_of_error
+from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.records import Plan
 from qtoolkit.records.html import bars
+from qtoolkit.requests import PlanRequest
 from qtoolkit.units import format_bytes
 
 _MARKS = {"fits": "✔", "tight": "⚠", "does not fit": "✖"}
@@ -35,7 +37,7 @@ class PlanPanel:
         self._choice = choice
         self.model = model_field(choice)
         self.methods = MethodFields(choice)
-        self.machine = text_field("Machine", hint="t4, l4, a100-80, cpu-12gb, ...; empty for this one")
+        self.machine = keyword_field(PlanRequest, "machine", "Machine")
         self.call = HTML()
         self.verdict = HTML()
         self._error_fields: ErrorFields = {
@@ -59,8 +61,7 @@ class PlanPanel:
             self.call.value = call_html(None, f"A plan needs {missing}.")
             self.verdict.value = ""
             return
-        given = {"device": self._choice.device if self._choice.device != "auto" else "", "machine": self.machine.value}
-        options = {name: value for name, value in given.items() if value}
+        options = {**self._choice.device_option(), **given_options([self.machine])}
         call = VerbCall("plan", (self._choice.model, self._choice.config), options)
         self.call.value = call_html(call)
         self.verdict.value = _status("planning")

@@ -5,22 +5,25 @@ from html import escape
 from typing import Any
 
 from IPython import get_ipython
-from ipywidgets import HTML, VBox
+from ipywidgets import HTML
 
 from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import ModelNotFoundError, SourceError, VerificationError
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.field import ErrorFields, choice_field, switch_field, text_field
-from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.field import switch_field, text_field
+from qtoolkit.notebook.panels.job_panel import JobPanel
+from qtoolkit.notebook.panels.job_runner import Job
+from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.verb_call import Variable, VerbCall, call_html
 from qtoolkit.records import Check, Publication, Record
+from qtoolkit.requests import PublishRequest
 
 _MARKS = {True: "✔", False: "✖", None: "?"}
 
 
-class PublishPanel:
+class PublishPanel(JobPanel):
     """Verifies a saved model, shows what would be sent to the Hub, and sends it.
 
     Args:
@@ -29,80 +32,75 @@ class PublishPanel:
         results: shows verification and publication.
 
     Attributes:
-        box: the widget to put on the page.
         folder, repo_id, license, base_model, base_model_relation, quality, revision, public, create_pr: the fields.
         checks, card: HTML with the checks one by one, and the card.
-        runner: verify, dry run, publish and cancel, and the progress.
     """
 
     def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
+        super().__init__(choice, worker, results)
         self.folder = text_field("Folder", choice.folder, hint="a saved model")
         self.repo_id = text_field("Repository", hint="org/name on the Hub; made where it does not exist")
-        self.license = text_field("Licence", hint="apache-2.0, mit, ...; only where the base's card names none")
-        self.base_model = text_field(
-            "Base model", hint="org/name; only of a model made in memory or a folder of one's own"
+        self.license = keyword_field(PublishRequest, "license", "Licence")
+        self.base_model = keyword_field(PublishRequest, "base_model", "Base model")
+        relations = [("as the folder tells", ""), *((name, name) for name in BASE_MODEL_RELATIONS)]
+        self.base_model_relation = keyword_field(
+            PublishRequest, "base_model_relation", "Relation to it", menu=relations
         )
-        self.base_model_relation = choice_field(
-            "Relation to it", [("as the folder tells", ""), *((name, name) for name in BASE_MODEL_RELATIONS)], ""
-        )
-        self.quality = text_field("Figures", hint="a variable with what qt.evaluate gave of this folder, for the card")
-        self.revision = text_field("Branch", "main")
+        hint = "a variable with what qt.evaluate gave of this folder, for the card"
+        self.quality = keyword_field(PublishRequest, "quality", "Figures", hint=hint)
+        self.revision = keyword_field(PublishRequest, "revision", "Branch")
         self.public = switch_field("Everybody may see it", value=False)
-        self.create_pr = switch_field("Open a pull request instead", value=False)
-        self.call, self.checks, self.card = HTML(), HTML(), HTML()
-        actions = {"Verify": self._verify, "Dry run": self._dry_run, "Publish": self._publish}
-        error_fields: ErrorFields = {
-            "license": self.license,
-            "base_model": self.base_model,
-            "base_model_relation": self.base_model_relation,
-            "quality": self.quality,
-            "private": self.public,
-            "revision": self.revision,
-            ModelNotFoundError: self.folder,
-            VerificationError: self.folder,
-            SourceError: self.repo_id,
-        }
-        self.runner = JobRunner(worker, results, actions, error_fields)
-        named = [self.folder, self.repo_id, self.license, self.base_model, self.base_model_relation]
-        fields = [*named, self.quality, self.revision, self.public, self.create_pr]
-        below = [self.call, self.runner.box, self.checks, self.card]
-        self.box = VBox([*(field.box for field in fields), *below])
+        self.create_pr = keyword_field(PublishRequest, "create_pr", "Open a pull request instead")
+        self.checks = HTML()
+        self.card = HTML()
+        self._arrange(
+            {"Verify": self._verify, "Dry run": self._dry_run, "Publish": self._publish},
+            [
+                *(self.folder, self.repo_id, self.license, self.base_model, self.base_model_relation),
+                *(self.quality, self.revision, self.public, self.create_pr),
+            ],
+            {
+                "private": self.public,
+                ModelNotFoundError: self.folder,
+                VerificationError: self.folder,
+                SourceError: self.repo_id,
+            },
+            below=[self.checks, self.card],
+        )
         choice.observe(lambda change: setattr(self.folder, "value", change["new"]), names="folder")
-        for field in fields:
-            field.on_change(self._show_call)
-        self._show_call()
 
     def _show_call(self) -> None:
         if self.folder.value and self.repo_id.value:
-            calls = (self._call("verify"), self._call("publish", dry_run=True), self._call("publish"))
+            calls = (self._verify_call(), self._call(dry_run=True), self._call())
             self.call.value = "".join(map(call_html, calls))
         else:
             self.call.value = call_html(None, "It needs a folder and a repository.")
 
-    def _call(self, verb: str, **more: Any) -> VerbCall:
-        if verb == "verify":
-            return VerbCall("verify", (self.folder.value,))
-        given: dict[str, Any] = {"license": self.license.value, "base_model": self.base_model.value}
-        given |= {"base_model_relation": self.base_model_relation.value, "create_pr": self.create_pr.value, **more}
-        options = {name: value for name, value in given.items() if value}
-        options |= {"private": False} if self.public.value else {}
-        options |= {} if self.revision.value in ("", "main") else {"revision": self.revision.value}
-        if self.quality.value:
-            known = getattr(get_ipython(), "user_ns", {})
-            options["quality"] = Variable(self.quality.value, known.get(self.quality.value))
+    def _verify_call(self) -> VerbCall:
+        return VerbCall("verify", (self.folder.value,))
+
+    def _call(self, *, dry_run: bool = False) -> VerbCall:
+        options = given_options(self._fields)
+        if dry_run:
+            options["dry_run"] = True
+        if self.public.value:
+            options["private"] = False
+        if "quality" in options:
+            variables = getattr(get_ipython(), "user_ns", {})
+            options["quality"] = Variable(self.quality.value, variables.get(self.quality.value))
         return VerbCall("publish", (self.folder.value, self.repo_id.value), options)
 
     def _verify(self) -> Job:
         folder = self.folder.needed("a folder with a saved model")
-        return self._job(f"verification of {folder}", self._call("verify"), lambda verification: verification)
+        return self._job(f"verification of {folder}", self._verify_call(), lambda verification: verification)
 
     def _dry_run(self) -> Job:
-        return self._publication("dry run", dry_run=True)
+        return self._publication("dry run", self._call(dry_run=True))
 
     def _publish(self) -> Job:
-        return self._publication("publication")
+        return self._publication("publication", self._call())
 
-    def _publication(self, what: str, **more: Any) -> Job:
+    def _publication(self, name: str, call: VerbCall) -> Job:
         from qtoolkit.publishing import check_repo_id
 
         folder = self.folder.needed("a folder with a saved model")
@@ -111,7 +109,7 @@ class PublishPanel:
         if self.quality.value and self.quality.value not in getattr(get_ipython(), "user_ns", {}):
             self.quality.refuse(f"Figures must name a variable, got {self.quality.value!r:.40}")
         self.quality.set_problem("")
-        return self._job(f"{what} of {folder}", self._call("publish", **more), self._show_card)
+        return self._job(f"{name} of {folder}", call, self._show_card)
 
     def _job(self, title: str, call: VerbCall, on_result: Callable[[Any], Record]) -> Job:
         """Return a job that shows each check soon after it was made."""

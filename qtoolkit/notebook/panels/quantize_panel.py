@@ -6,21 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from IPython import get_ipython
-from ipywidgets import HTML, VBox
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
 from qtoolkit.files import current_folder
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.field import ErrorFields, switch_field, text_field
-from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.field import ErrorFields, text_field
+from qtoolkit.notebook.panels.job_panel import JobPanel
+from qtoolkit.notebook.panels.job_runner import Job
+from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.records import QuantizationReport
+from qtoolkit.requests import QuantizeRequest
 
 
-class QuantizePanel:
+class QuantizePanel(JobPanel):
     """Quantizes the chosen model with the chosen method.
 
     Args:
@@ -30,30 +32,24 @@ class QuantizePanel:
         with_method: whether it has fields for the method itself, if no other panel has them.
 
     Attributes:
-        box: the widget to put on the page.
-        output, into, overwrite: the fields.
-        runner: start and cancel, and the progress.
+        model, methods, output, into, overwrite: the fields.
     """
 
     def __init__(self, choice: PanelChoice, worker: Worker, results: Results, *, with_method: bool = False) -> None:
-        self._choice = choice
+        super().__init__(choice, worker, results)
         self.model = model_field(choice)
         self.methods = MethodFields(choice) if with_method else None
-        self.output = text_field("Save to", hint="a folder that does not exist yet")
+        self.output = keyword_field(QuantizeRequest, "output", "Save to")
         self.into = text_field("Keep as", hint="a variable for the model; empty to keep only what is saved")
-        self.overwrite = switch_field("Replace the folder when it exists", value=False)
-        self.call = HTML()
-        error_fields: ErrorFields = {SourceError: self.model, OutputError: self.output}
+        self.overwrite = keyword_field(QuantizeRequest, "overwrite", "Replace the folder when it exists")
+        errors: ErrorFields = {SourceError: self.model, OutputError: self.output}
+        above = [self.model.box]
         if self.methods:
-            error_fields = {**error_fields, "device": self.methods.device}
-        self.runner = JobRunner(worker, results, {"Quantize": self._job}, error_fields)
-        fields = [self.output, self.into, self.overwrite]
+            errors = {**errors, "device": self.methods.device}
+            above.append(self.methods.box)
         self._proposed = ""
-        methods = [self.methods.box] if self.methods else []
-        self.box = VBox([self.model.box, *methods, *(field.box for field in fields), self.call, self.runner.box])
+        self._arrange({"Quantize": self._job}, [self.output, self.into, self.overwrite], errors, above=above)
         choice.observe(lambda change: self._propose_output(), names=["model", "config", "device"])
-        for field in fields:
-            field.on_change(self._show_call)
         self._propose_output()
 
     def _propose_output(self) -> None:
@@ -69,9 +65,7 @@ class QuantizePanel:
         self.call.value = call_html(self._call() if ready else None, "It needs a model, and a method without mistakes.")
 
     def _call(self) -> VerbCall:
-        device = self._choice.device if self._choice.device != "auto" else ""
-        given = {"output": self.output.value, "device": device, "overwrite": self.overwrite.value}
-        options = {name: value for name, value in given.items() if value}
+        options = {**self._choice.device_option(), **given_options(self._fields)}
         return VerbCall("quantize", (self._choice.model, self._choice.config), options, into=self.into.value)
 
     def _job(self) -> Job:
