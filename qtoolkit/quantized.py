@@ -1,5 +1,6 @@
 """A quantized model that can be used, measured and saved."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from qtoolkit.measure import disk_size, explained
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import MethodConfig
 from qtoolkit.models import refuse_own_source
+from qtoolkit.noted import Noted
 from qtoolkit.publishing import measure_probe, write_receipt
 from qtoolkit.records import (
     CalibrationReport,
@@ -130,10 +132,10 @@ class QuantizedModel:
         return folder
 
     def _save_with_receipt(self, receipt: Receipt, folder: Path, on_progress: OnProgress) -> Receipt:
-        notes = list(receipt.notes)
-        probe = save_measured(self.model, self.tokenizer, folder, on_progress, notes)
+        probe = save_measured(self.model, self.tokenizer, folder, on_progress)
         memory = replace(receipt.memory, disk_after=disk_size(folder))
-        return write_receipt(folder, replace(receipt, memory=memory, probe=probe, notes=tuple(notes)))
+        notes = (*receipt.notes, *probe.notes)
+        return write_receipt(folder, replace(receipt, memory=memory, probe=probe.value, notes=notes))
 
     def __repr__(self) -> str:
         return str(self.report).replace(type(self.report).__name__, type(self).__name__, 1)
@@ -143,15 +145,16 @@ class QuantizedModel:
 
 
 def save_measured(
-    model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress, notes: list[str]
-) -> Probe | None:
+    model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress
+) -> Noted[Probe | None]:
     """Save a model, and return its logits on a few tokens; None, with a note, where they cannot be computed."""
-    probe = None
+    probe: Noted[Probe | None]
     try:
         with quiet_layers():
-            probe = measure_probe(model, tokenizer)
+            probe = Noted(measure_probe(model, tokenizer))
     except Exception as error:  # noqa: BLE001  # what a model does not run on this machine raises anything
-        notes.append(f"its logits could not be measured, and no qt.verify can compare them: {oneline(error)}")
+        note = f"its logits could not be measured, and no qt.verify can compare them: {oneline(error)}"
+        probe = Noted(None, (note,))
     give_memory_back()
     save_model(model, tokenizer, folder, on_progress, side_files=side_files_of)
     return probe
@@ -181,7 +184,7 @@ def memory_report(made: Plan, footprint: int, folder: Path | None, peak: PeakMem
 
 def quantization_report(
     made: Plan,
-    notes: list[str],
+    notes: Iterable[str],
     memory: MemoryReport,
     folder: Path | None,
     seconds: float,
@@ -195,7 +198,7 @@ def quantization_report(
         device=made.device,
         layers=made.layers,
         skipped=made.skipped,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
         memory=memory,
         path=str(folder) if folder else None,
         seconds=seconds,

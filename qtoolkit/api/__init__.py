@@ -1,9 +1,17 @@
-"""The verbs. Each wires rooms together in a few lines; what they do is in the rooms."""
+"""The public verbs, one file each: signature, docstring, and the call of the job that does the work."""
 
+from qtoolkit.api._compare import compare
+from qtoolkit.api._doctor import doctor
+from qtoolkit.api._evaluate import evaluate
+from qtoolkit.api._find_models import find_models
+from qtoolkit.api._load import load
+from qtoolkit.api._measure_memory import measure_memory
+from qtoolkit.api._plan import plan
+from qtoolkit.api._publish import publish
 from qtoolkit.api._quantize import quantize
-from qtoolkit.api.making import find_models, load, plan, recommend
-from qtoolkit.api.measuring import compare, doctor, evaluate, measure_memory, run_tasks
-from qtoolkit.api.sharing import publish, verify
+from qtoolkit.api._recommend import recommend
+from qtoolkit.api._run_tasks import run_tasks
+from qtoolkit.api._verify import verify
 from qtoolkit.measure import measure_peak
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.models import Checkpoint
+from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream import StreamedModel, fast_products
 from qtoolkit.stream.samples import Samples, blocks_giving, first_inputs
@@ -27,11 +28,13 @@ class Predictor:
         name: what the user called it.
         logits: gives the logits [seq_len, vocabulary] of the window of this index.
         model: the transformers model where it is whole in memory; None elsewhere.
+        notes: what was decided while it was loaded, one line each.
     """
 
     name: str
     logits: Callable[[int], torch.Tensor]
     model: "PreTrainedModel | None" = None
+    notes: tuple[str, ...] = ()
 
 
 class Scorer(Protocol):
@@ -71,7 +74,7 @@ class OpenedScorer:
         load: loads it, whatever `LoadedScorer` takes.
     """
 
-    def __init__(self, name: str, load: Callable[[], Any]) -> None:
+    def __init__(self, name: str, load: Callable[[], Noted[Any]]) -> None:
         self._name, self._load = name, load
 
     @contextmanager
@@ -79,8 +82,9 @@ class OpenedScorer:
         """See `Scorer`."""
         on_progress(ProgressEvent("load", 0, 0, "bytes", self._name))
         try:
-            with LoadedScorer(self._name, self._load()).open(tokens, on_progress) as predictor:
-                yield predictor
+            loaded = self._load()
+            with LoadedScorer(self._name, loaded.value).open(tokens, on_progress) as predictor:
+                yield replace(predictor, notes=loaded.notes)
         finally:
             give_memory_back()
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.models import Checkpoint
+    from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import Work
 
 Values = Mapping[str, Any]
@@ -57,8 +58,8 @@ class Reader(ABC):
         """The bytes of one linear layer in memory and in the file, or why it is not quantized."""
 
     @abstractmethod
-    def load(self, checkpoint: "Checkpoint", *, device: str) -> "PreTrainedModel":
-        """Build the model on a device.
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+        """Build the model on a device; notes say what was left out of it.
 
         Raises:
             CheckpointError: weights are missing, have other shapes, or cannot be read.
@@ -116,10 +117,16 @@ class Format(ABC):
             CheckpointError, UnsupportedModelError: what it tells cannot be, or is not read here.
         """
 
+    def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
+        """Return a checkpoint of this format with what its config tells wrongly put right, and noted.
+
+        Raises:
+            CheckpointError, UnsupportedModelError: it is damaged, or not read here.
+        """
+        return checkpoint
+
     def reader(self, checkpoint: "Checkpoint") -> Reader | None:
         """How this checkpoint is planned and loaded; None where its method plans the same layers as it made.
-
-        What its config tells wrongly is put right in `checkpoint`, and noted there.
 
         Raises:
             CheckpointError, UnsupportedModelError: it is damaged, or not read here.

@@ -1,7 +1,7 @@
-"""One evaluation: what is given is opened, the text is cut, and base and model predict it one after the other."""
+"""Run one evaluation: open models, cut the text, and let base and model predict it one after the other."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,21 +20,24 @@ from qtoolkit.evaluation import (
     measure_quality,
 )
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
-from qtoolkit.formats import quiet_layers, side_file_names
-from qtoolkit.jobs.loading import check_room_to_load, load_quantized
+from qtoolkit.formats import quiet_layers
+from qtoolkit.jobs.checkpoint_loading import check_room_to_load, load_quantized
+from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure import explained, guarded, hardware, measure_peak
-from qtoolkit.models import Checkpoint, open_checkpoint
+from qtoolkit.models import Checkpoint
 from qtoolkit.models.opening import find_tokenizer
 from qtoolkit.models.structure import block_list
+from qtoolkit.noted import Noted
 from qtoolkit.optional import is_installed
-from qtoolkit.planning import adapt_dtype
+from qtoolkit.planning import adapt_dtype, resolve_device
 from qtoolkit.publishing import receipt_of
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import CalibrationReport, OnProgress, QualityReport, Receipt, ignore_progress
+from qtoolkit.requests import EvaluateRequest, ModelSource, TextOptions
 from qtoolkit.stream import load_streamed
 from qtoolkit.texts.overlap import overlap, sketch
 from qtoolkit.texts.self_calibration import self_calibration
-from qtoolkit.texts.windows import Windows, check_window_options, load_windows, written_windows
+from qtoolkit.texts.windows import Windows, check_text, load_windows, written_windows
 
 # Passages in common, and their share, from which a text is refused; fewer are quotations.
 _PASSAGES, _OVERLAP = 3, 0.05
@@ -46,7 +49,7 @@ _PROMPT, _NEW_TOKENS, _RUNS = 128, 32, 3
 
 @dataclass(frozen=True)
 class Opened:
-    """A model as an evaluation meets it.
+    """A model that is open for an evaluation, and what is known of it.
 
     Attributes:
         scorer: predicts tokens.
@@ -54,7 +57,7 @@ class Opened:
         config: transformers' config; None for an object with `logits` alone.
         checkpoint: in full precision, not read yet; None for what is loaded or quantized.
         passages: of the text that it was calibrated on, as `sketch` gives them; empty where none is known.
-        notes: what was decided, one line each; more may come while it is loaded.
+        notes: what was decided while it was opened, one line each; its predictor has those of loading.
         weights_fingerprint: of its receipt; None where it has none.
     """
 
@@ -71,140 +74,124 @@ _LESS = "give fewer num_tokens, or a smaller seq_len"
 
 
 @explained("the evaluation", _LESS)
-def evaluate_model(
-    model: Any,
-    *,
-    base: Any | None,
-    text: Any,
-    options: Mapping[str, Any],
-    device: str,
-    sources: Mapping[str, Any],
-    on_progress: OnProgress,
-    noise_floor: bool,
-    speed: bool,
-) -> QualityReport:
-    """Do what `qtoolkit.evaluate` tells.
-
-    Args:
-        model, base, text, on_progress, noise_floor, speed: as there.
-        options: seq_len, num_tokens and stride.
-        device: "cpu" or "cuda:0".
-        sources: revision, token and tokenizer of the model.
-    """
+def run_evaluation(request: EvaluateRequest) -> QualityReport:
+    """Measure a model, as `qtoolkit.evaluate` describes: what is named is opened, and predicts one after the other."""
     started = time.monotonic()
-    check_window_options(text, **options)
-    on_progress = guarded(on_progress, "the evaluation", _LESS)
-    candidate = open_model(model, device=device, sources=sources, on_progress=on_progress, runs_gguf=True)
+    check_text(request.text)
+    device = resolve_device(request.device)
+    on_progress = guarded(request.report, "the evaluation", _LESS)
+    candidate = open_model(request.model, request, device=device, on_progress=on_progress, runs_gguf=True)
     reference = None
-    if base is not None:
+    if request.base is not None:
         # The revision is the model's.
-        origin = {**sources, "revision": None}
-        reference = open_model(base, device=device, sources=origin, on_progress=on_progress)
-    if noise_floor and (reference is None or reference.checkpoint is None):
+        source = ModelSource(token=request.token, tokenizer=request.tokenizer)
+        reference = open_model(request.base, source, device=device, on_progress=on_progress)
+    if request.noise_floor and (reference is None or reference.checkpoint is None):
         raise ConfigError("noise_floor=True needs a base in full precision: name its folder or Hub id as base=")
-    windows = cut_windows(
-        text,
-        reference or candidate,
-        options=options,
-        token=sources["token"],
-        device=device,
-        on_progress=on_progress,
-    )
+    windows = cut_windows(request, reference or candidate, device=device, on_progress=on_progress)
     windows = check_overlap(windows, candidate)
     with reference.scorer.open(windows.tokens, on_progress) if reference else nullcontext() as expected:
         with candidate.scorer.open(windows.tokens, on_progress) as predictor, quiet_layers():
             report = measure_quality(windows, predictor, expected, on_progress)
             report = with_origin(report, candidate, reference.checkpoint if reference else None, device)
-            if speed:
+            if request.speed:
                 report = with_speed(report, predictor, windows, on_progress)
-        if noise_floor:
+        if request.noise_floor:
             assert reference is not None
             report = with_noise_floor(report, measure_noise_floor(windows, reference, device, on_progress))
-    notes = [note for opened in (reference, candidate) if opened for note in opened.notes]
+    of_reference = (*reference.notes, *expected.notes) if reference and expected else ()
+    notes = (*of_reference, *candidate.notes, *predictor.notes)
     return replace(report, seconds=time.monotonic() - started, notes=(*report.notes, *dict.fromkeys(notes)))
 
 
 def open_model(
-    model: Any, *, device: str, sources: Mapping[str, Any], on_progress: OnProgress, runs_gguf: bool = False
+    model: Any, source: ModelSource, *, device: str, on_progress: OnProgress, runs_gguf: bool = False
 ) -> Opened:
-    """Whatever the user calls a model, opened, and not read yet where it is named.
+    """Open a model; one that is named is not read yet.
 
     Args:
-        model, device, sources, on_progress: as for `evaluate_model`.
-        runs_gguf: let llama.cpp run a `.gguf` file where it is installed, as the file's users do; otherwise it is
-            expanded to full precision.
+        model: what `qtoolkit.evaluate` takes.
+        source: the revision, the token and the tokenizer.
+        device: "cpu" or "cuda:0".
+        on_progress: called while files are downloaded.
+        runs_gguf: let llama.cpp run a `.gguf` file if it is installed, as the file's users do; otherwise it is expanded
+            to full precision.
 
     Raises:
         QToolkitError: as `qtoolkit.load`.
     """
-    tokenizer = sources["tokenizer"]
-    scorer: Scorer
     if isinstance(model, QuantizedModel):
-        scorer = LoadedScorer(model.name, model.model)
-        known: dict[str, Any] = _known(model.report.calibration, model.receipt)
-        return Opened(scorer, tokenizer or model.tokenizer, model.model.config, **known)
+        opened = Opened(LoadedScorer(model.name, model.model), source.tokenizer or model.tokenizer, model.model.config)
+        return _with_receipt(opened, model.report.calibration, model.receipt)
     if isinstance(model, PreTrainedModel):
         name = model.name_or_path or type(model).__name__
-        return Opened(LoadedScorer(name, model), tokenizer or find_tokenizer(model.name_or_path), model.config)
+        tokenizer = source.tokenizer or find_tokenizer(model.name_or_path)
+        return Opened(LoadedScorer(name, model), tokenizer, model.config)
     if callable(getattr(model, "logits", None)):
-        return Opened(LoadedScorer(str(getattr(model, "path", type(model).__name__)), model), tokenizer)
-    checkpoint = open_checkpoint(
-        model, **sources, on_progress=on_progress, quantized=True, side_files=side_file_names()
-    )
-    adapt_dtype(checkpoint, device)
-    notes = checkpoint.notes
+        return Opened(LoadedScorer(str(getattr(model, "path", type(model).__name__)), model), source.tokenizer)
+    checkpoint = open_source(model, source, on_progress=on_progress, quantized=True)
+    return _open_checkpoint(adapt_dtype(checkpoint, device), device, runs_gguf=runs_gguf)
+
+
+def _open_checkpoint(checkpoint: Checkpoint, device: str, *, runs_gguf: bool) -> Opened:
+    """Choose how a checkpoint predicts: loaded as a whole, by llama.cpp, or streamed block by block."""
+    name = checkpoint.name
+    opened = Opened(StreamedScorer(checkpoint, device), checkpoint.tokenizer, checkpoint.config, notes=checkpoint.notes)
     if checkpoint.quantization is not None:
-        scorer = OpenedScorer(checkpoint.name, lambda: load_quantized(checkpoint, device).model)
-        known = _known(None, receipt_of(checkpoint))
-        return Opened(scorer, checkpoint.tokenizer, checkpoint.config, notes=notes, **known)
-    if checkpoint.format == "gguf" and runs_gguf and is_installed("llama_cpp"):
-        notes.append(f"{checkpoint.name} was run by llama.cpp, which rounds the inputs of products to 8 bits")
-        scorer = OpenedScorer(checkpoint.name, lambda: LlamaCppModel(checkpoint.name))
-        return Opened(scorer, checkpoint.tokenizer, checkpoint.config, notes=notes)
+        receipt = receipt_of(checkpoint)
+        scorer = OpenedScorer(name, lambda: _load_quantized(checkpoint, device))
+        opened = replace(opened, scorer=scorer, notes=(*checkpoint.notes, *receipt.notes))
+        return _with_receipt(opened, None, receipt.value)
     if checkpoint.format == "gguf" and runs_gguf:
-        notes.append(f"{checkpoint.name} was expanded and run by transformers, since llama-cpp-python is not installed")
+        if is_installed("llama_cpp"):
+            note = f"{name} was run by llama.cpp, which rounds the inputs of products to 8 bits"
+            scorer = OpenedScorer(name, lambda: Noted(LlamaCppModel(name)))
+            return replace(opened, scorer=scorer, notes=(*checkpoint.notes, note))
+        note = f"{name} was expanded and run by transformers, since llama-cpp-python is not installed"
+        checkpoint = checkpoint.with_notes(note)
+    checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)
     if block_list(checkpoint.skeleton) is None:
-        scorer = OpenedScorer(checkpoint.name, lambda: _whole(checkpoint, device))
-    else:
-        scorer = StreamedScorer(checkpoint, device)
-    return Opened(scorer, checkpoint.tokenizer, checkpoint.config, checkpoint, notes=notes)
+        opened = replace(opened, scorer=OpenedScorer(name, lambda: _load_whole(checkpoint, device)))
+    return replace(opened, checkpoint=checkpoint, notes=checkpoint.notes)
 
 
-def _known(calibration: CalibrationReport | None, receipt: Receipt | None) -> dict[str, Any]:
-    """What the receipt that a model was saved with, or its own report, tells of its text and its weights."""
-    found = calibration or (receipt.calibration if receipt else None)
-    fingerprint = receipt.weights_fingerprint if receipt else None
-    return {"passages": found.sketch if found else (), "weights_fingerprint": fingerprint}
+def _with_receipt(opened: Opened, calibration: CalibrationReport | None, receipt: Receipt | None) -> Opened:
+    """Add the text that a model was calibrated on, by its own report or its receipt, and its fingerprint."""
+    calibration = calibration or (receipt.calibration if receipt else None)
+    return replace(
+        opened,
+        passages=calibration.sketch if calibration else (),
+        weights_fingerprint=receipt.weights_fingerprint if receipt else None,
+    )
 
 
-def cut_windows(
-    text: Any, opened: Opened, *, options: Mapping[str, Any], token: str | None, device: str, on_progress: OnProgress
-) -> Windows:
-    """The text in windows, as the model that is opened reads it; "self" is written by it."""
+def cut_windows(request: TextOptions, opened: Opened, *, device: str, on_progress: OnProgress) -> Windows:
+    """Cut a text into windows with the tokenizer of a model; "self" is written by that model."""
+    if isinstance(request.text, str) and request.text == "self":
+        return _write_text(request, opened, device, on_progress)
     config = opened.config.get_text_config() if opened.config is not None else None
-    if isinstance(text, str) and text == "self":
-        return _written(opened, options, device, on_progress)
     return load_windows(
-        text,
+        request.text,
         opened.tokenizer,
-        **options,
+        seq_len=request.seq_len,
+        num_tokens=request.num_tokens,
+        stride=request.stride,
         max_seq_len=getattr(config, "max_position_embeddings", None),
         vocab_size=getattr(config, "vocab_size", None),
-        token=token,
+        token=request.token,
         on_progress=on_progress,
     )
 
 
-def _written(opened: Opened, options: Mapping[str, Any], device: str, on_progress: OnProgress) -> Windows:
-    seq_len = options["seq_len"]
+def _write_text(request: TextOptions, opened: Opened, device: str, on_progress: OnProgress) -> Windows:
     with _in_memory(opened, device, on_progress) as model, quiet_layers():
         if model is None:
             raise ConfigError("text='self' is written by a model of transformers: give another text")
         written = self_calibration(
             model,
             opened.tokenizer,
-            num_samples=options["num_tokens"] // seq_len,
-            seq_len=seq_len,
+            num_samples=request.num_tokens // request.seq_len,
+            seq_len=request.seq_len,
             # Not the seed of text to calibrate on.
             seed=1,
             phase="evaluate",
@@ -215,16 +202,16 @@ def _written(opened: Opened, options: Mapping[str, Any], device: str, on_progres
 
 @contextmanager
 def _in_memory(opened: Opened, device: str, on_progress: OnProgress) -> Iterator[PreTrainedModel | None]:
-    """The whole model, where it is one of transformers."""
+    """Load the whole model; None if transformers has no model of it."""
     if opened.checkpoint is not None:
-        yield _whole(opened.checkpoint, device)
+        yield _load_whole(opened.checkpoint, device).value
     else:
         with opened.scorer.open(torch.empty(0, 0, dtype=torch.int64), on_progress) as predictor:
             yield predictor.model
 
 
 def check_overlap(windows: Windows, opened: Opened) -> Windows:
-    """The windows, with a note where a few of their passages stand in the text that the model was calibrated on.
+    """Refuse windows of the text that a model was calibrated on; add a note if only a few passages are in both.
 
     Raises:
         ConfigError: more than a few do.
@@ -242,7 +229,7 @@ def check_overlap(windows: Windows, opened: Opened) -> Windows:
 
 
 def with_origin(report: QualityReport, model: Opened, base: Checkpoint | None, device: str) -> QualityReport:
-    """The report with what tells whose figures it holds, and where they were measured."""
+    """Add to a report which model and base were measured, and on which hardware."""
     return replace(
         report,
         hardware=hardware(device),
@@ -252,7 +239,7 @@ def with_origin(report: QualityReport, model: Opened, base: Checkpoint | None, d
 
 
 def with_speed(report: QualityReport, predictor: Predictor, windows: Windows, on_progress: OnProgress) -> QualityReport:
-    """The report with the speed of a model that is in memory; with a note where it is not."""
+    """Add the speed of a model that is in memory, or a note if it is not, to a report."""
     if predictor.model is None:
         note = "speed was not measured, since the model was not whole in memory"
         return replace(report, notes=(*report.notes, note))
@@ -265,7 +252,7 @@ def with_speed(report: QualityReport, predictor: Predictor, windows: Windows, on
 
 
 def measure_noise_floor(windows: Windows, reference: Opened, device: str, on_progress: OnProgress) -> QualityReport:
-    """What rounding alone does, on the first windows: the base in its own type against the base in float32."""
+    """Measure what rounding alone does, on the first windows: the base in its own type against float32."""
     assert reference.checkpoint is not None
     few = replace(windows, tokens=windows.tokens[:_NOISE_WINDOWS], first=windows.first[:_NOISE_WINDOWS])
     exact = StreamedScorer(reference.checkpoint, device, torch.float32)
@@ -277,7 +264,7 @@ def measure_noise_floor(windows: Windows, reference: Opened, device: str, on_pro
 
 
 def with_noise_floor(report: QualityReport, floor: QualityReport) -> QualityReport:
-    """The report with what `measure_noise_floor` found."""
+    """Add the result of `measure_noise_floor` to a report."""
     note = f"noise floor on the first {floor.num_windows} windows"
     return replace(
         report,
@@ -287,6 +274,11 @@ def with_noise_floor(report: QualityReport, floor: QualityReport) -> QualityRepo
     )
 
 
-def _whole(checkpoint: Checkpoint, device: str) -> PreTrainedModel:
+def _load_quantized(checkpoint: Checkpoint, device: str) -> Noted[PreTrainedModel]:
+    quantized = load_quantized(checkpoint, device)
+    return Noted(quantized.model, quantized.report.notes)
+
+
+def _load_whole(checkpoint: Checkpoint, device: str) -> Noted[PreTrainedModel]:
     check_room_to_load(checkpoint, device)
     return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)

@@ -9,7 +9,8 @@ from typing import Any
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import current_folder
 from qtoolkit.hub import HubMirror
-from qtoolkit.jobs.target import meet_target, with_rules_of
+from qtoolkit.jobs.bit_budget import meet_target, with_rules_of
+from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure import (
     explained,
     guarded,
@@ -21,12 +22,13 @@ from qtoolkit.measure import (
     versions,
 )
 from qtoolkit.methods import Method, get_method, packages_of_method, resolve_config
-from qtoolkit.models import identify, open_checkpoint, refuse_own_source
+from qtoolkit.models import identify, refuse_own_source
+from qtoolkit.noted import Noted
 from qtoolkit.optional import optional
 from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
-from qtoolkit.records import Speed
+from qtoolkit.records import Probe, Speed
 from qtoolkit.requests import QuantizeRequest
 from qtoolkit.stream import JournalPlace, check_output, journal_of, staged
 
@@ -51,40 +53,43 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
         check_output(folder, overwrite=request.overwrite, unfinished=method.resumes or not request.resume)
     with _staged(request, method) as partial:
         with measure_peak() as meter:
-            checkpoint = open_checkpoint(
-                request.model,
-                revision=request.revision,
-                token=request.token,
-                tokenizer=request.tokenizer,
-                on_progress=request.report,
-            )
+            checkpoint = open_source(request.model, request, on_progress=request.report)
             machine = this_machine(folder or current_folder(), Speed())
             rss = resident_memory()
             journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
             advice = f"{_KEPT if journal else 'nothing was written'}; qt.plan tells what needs less"
             on_progress = guarded(request.report, f"{method.name} of {checkpoint.name}", advice)
             config = with_rules_of(config, journal)
-            config, measures = meet_target(checkpoint, config, device, machine, rss=rss, on_progress=on_progress)
-            config, plan = plan_with_advice(
-                checkpoint, config, device, machine, rss=rss, saves=folder is not None, measures=measures
+            met = meet_target(checkpoint, config, device, machine, rss=rss, on_progress=on_progress)
+            planned = plan_with_advice(
+                checkpoint.with_notes(*met.notes),
+                met.config,
+                device,
+                machine,
+                rss=rss,
+                saves=folder is not None,
+                measures=met.num_measured,
             )
-            check_fits(plan)
-            identify(checkpoint, on_progress)
-            plan = replace(plan, source=replace(plan.source, commit_hash=checkpoint.commit_hash))
+            check_fits(planned.plan)
+            checkpoint = identify(planned.checkpoint, on_progress)
+            plan = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
-            model, calibration = method.quantize(checkpoint, config, plan, on_progress, journal)
+            outcome = method.quantize(checkpoint, planned.config, plan, on_progress, journal)
+            model = outcome.model
             method.prepare(model)
             footprint = memory_footprint(model)
-            probe = None
+            probe: Noted[Probe | None] = Noted(None)
             if partial is not None:
-                probe = save_measured(model, checkpoint.tokenizer, partial, on_progress, checkpoint.notes)
+                probe = save_measured(model, checkpoint.tokenizer, partial, on_progress)
         memory = memory_report(plan, footprint, partial, meter.report)
-        report = quantization_report(plan, checkpoint.notes, memory, folder, time.monotonic() - started, calibration)
+        notes = (*checkpoint.notes, *base.notes, *outcome.notes, *probe.notes)
+        seconds = time.monotonic() - started
+        report = quantization_report(plan, notes, memory, folder, seconds, outcome.calibration)
         deciding = versions(packages_of_method(method.name))
-        receipt = begin_receipt(checkpoint, base, report, deciding, (hardware(device),), probe)
+        receipt = begin_receipt(checkpoint, base.value, report, deciding, (hardware(device),), probe.value)
         if partial is not None:
             receipt = write_receipt(partial, receipt)
-    return QuantizedModel(model, checkpoint.tokenizer, config, report, receipt)
+    return QuantizedModel(model, checkpoint.tokenizer, planned.config, report, receipt)
 
 
 def _mirror(request: QuantizeRequest, method: Method) -> HubMirror | None:

@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
 from qtoolkit.formats import Layer, Reader, format_of, packages_of_format, register_formats
@@ -122,22 +122,38 @@ def config_of_checkpoint(values: Mapping[str, Any]) -> MethodConfig:
     return config_class(name).from_dict(options)
 
 
-def reader_of(checkpoint: "Checkpoint") -> tuple[Method | Reader, MethodConfig]:
-    """What plans and loads a quantized checkpoint, and the config that it stands for.
+class ReadAs(NamedTuple):
+    """How a quantized checkpoint is read.
+
+    Attributes:
+        checkpoint: the checkpoint, with what its config tells wrongly put right, and noted.
+        reader: what plans and loads it.
+        config: the config that it stands for.
+    """
+
+    checkpoint: "Checkpoint"
+    reader: Method | Reader
+    config: MethodConfig
+
+
+def reader_of(checkpoint: "Checkpoint") -> ReadAs:
+    """Return what plans and loads a quantized checkpoint.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
         UnsupportedModelError: it was quantized by something that is none of our methods.
     """
-    found = format_of(checkpoint.quantization)
-    reader = None if found is None else found.reader(checkpoint)
+    stored = format_of(checkpoint.quantization)
+    if stored is not None:
+        checkpoint = stored.corrected(checkpoint)
+    reader = None if stored is None else stored.reader(checkpoint)
     config = config_of_checkpoint(checkpoint.quantization or {})
     if reader is None:
-        return get_method(config.method), config
+        return ReadAs(checkpoint, get_method(config.method), config)
     if isinstance(config, MixedConfig):
         # The bits that layers have in the file.
         config = replace(config, rules=rules_of(reader.bits, config.bits)[1])
-    return reader, config
+    return ReadAs(checkpoint, reader, config)
 
 
 def register() -> None:

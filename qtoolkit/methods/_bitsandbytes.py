@@ -66,7 +66,8 @@ class BitsAndBytesMethod(Method):
         linear = {name for name, module in checkpoint.skeleton.named_modules() if is_linear(module)}
         skipped = [layer.name for layer in plan.skipped if layer.name in linear]
         settings = self.transformers_config(config, skipped)
-        return Outcome(load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress))
+        loaded = load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress)
+        return Outcome(loaded.value, notes=loaded.notes)
 
     def prepare(self, model: "PreTrainedModel") -> None:
         from qtoolkit.formats.bitsandbytes import keep_exact

@@ -55,7 +55,8 @@ class LinearMethod(Method):
 
         quantized = [layer.name for layer in plan.layers]
         settings = get_format(config.format).quantization_config(self.name, config.to_dict(), quantized)
-        return Outcome(load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress))
+        loaded = load_streamed(checkpoint, settings, device=plan.device, on_progress=on_progress)
+        return Outcome(loaded.value, notes=loaded.notes)
 
 
 class LinearLayers:

@@ -1,7 +1,7 @@
 """What every method can do. One file in this room is one method: a config, a `Method`, and `METHOD = ...`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.models import Checkpoint
+    from qtoolkit.noted import Noted
     from qtoolkit.stream import JournalPlace
     from qtoolkit.stream.cost import Work
 
@@ -42,10 +43,12 @@ class Outcome(NamedTuple):
     Attributes:
         model: the quantized model, ready to run and to save.
         calibration: what is known of the calibration; None for a method without.
+        notes: what was decided, one line each.
     """
 
     model: "PreTrainedModel"
     calibration: CalibrationReport | None = None
+    notes: Sequence[str] = ()
 
 
 class Method(ABC):
@@ -103,8 +106,8 @@ class Method(ABC):
     def prepare(self, model: "PreTrainedModel") -> None:
         """What a quantized model needs before its first use, whether just made or read back."""
 
-    def load(self, checkpoint: "Checkpoint", *, device: str) -> "PreTrainedModel":
-        """Read back a checkpoint of this method, without `prepare`.
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+        """Read back a checkpoint of this method, without `prepare`; notes say what was left out of it.
 
         Raises:
             CheckpointError: weights are missing, have other shapes, or cannot be read.

@@ -13,6 +13,7 @@ from qtoolkit.checkpoints.remedy import sound_copy
 from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError, oneline
 from qtoolkit.models.empty_models import building_empty, uninitialized
 from qtoolkit.models.foreign_codes import refuse_codes
+from qtoolkit.noted import Noted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 _BUILDING = threading.RLock()
 
 
-def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
-    """The model on the meta device, once the names and shapes of its weights were found to fit it.
+def build_skeleton(checkpoint: "Checkpoint") -> "Noted[PreTrainedModel]":
+    """Build the model on the meta device, once the names and shapes of its weights were found to fit it.
 
     The weights are checked by a rehearsal: transformers loads tensors of their names and shapes that hold nothing. It
     changes names and merges tensors as it will later, and needs no memory, however much a config lies. A checkpoint
@@ -37,10 +38,11 @@ def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
             makes from its config.
     """
     try:
+        notes: tuple[str, ...] = ()
         skeleton = build_empty(checkpoint, checkpoint.dtype)
         if checkpoint.quantization is None and checkpoint.expand is None:
             refuse_codes(checkpoint, skeleton)
-            _rehearse(checkpoint, type(skeleton))
+            notes = _rehearse(checkpoint, type(skeleton))
     except SourceError:
         raise
     except Exception as error:  # a config that lies makes transformers raise anything
@@ -48,7 +50,7 @@ def build_skeleton(checkpoint: "Checkpoint") -> "PreTrainedModel":
         way = "set pad_token_id in config.json to a token of the model, or to null"
         way = way if "adding_idx" in str(error) else sound_copy(checkpoint.path)
         raise CheckpointError(f"{what} ({cause_of(error)}): {way}") from error
-    return skeleton.eval()
+    return Noted(skeleton.eval(), notes)
 
 
 def build_empty(checkpoint: "Checkpoint", dtype: torch.dtype) -> "PreTrainedModel":
@@ -61,7 +63,7 @@ def build_empty(checkpoint: "Checkpoint", dtype: torch.dtype) -> "PreTrainedMode
         return AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype, trust_remote_code=False)
 
 
-def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> None:
+def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> tuple[str, ...]:
     empty = {
         name: torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
         for name, tensor in checkpoint.tensors.items()
@@ -76,14 +78,16 @@ def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> None:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    check_complete(checkpoint, info)
+    return check_complete(checkpoint, info)
 
 
-def check_complete(checkpoint: "Checkpoint", info: Mapping[str, Any]) -> None:
+def check_complete(checkpoint: "Checkpoint", info: Mapping[str, Any]) -> tuple[str, ...]:
     """Refuse weights that are not those of the model, by what transformers says after loading them.
 
-    transformers fills what is missing with random numbers and says so in a log; here that is an error. What belongs to
-    nothing in the model, and is not known to be of no use, becomes a note.
+    transformers fills what is missing with random numbers and says so in a log; here that is an error.
+
+    Returns:
+        A note of the weights that belong to nothing in the model and are not known to be of no use, where there are.
 
     Raises:
         CheckpointError: weights are missing, or have other shapes.
@@ -103,9 +107,7 @@ def check_complete(checkpoint: "Checkpoint", info: Mapping[str, Any]) -> None:
     if info["mismatched_keys"]:
         key, found, expected = min(info["mismatched_keys"], key=str)
         raise CheckpointError(f"{name} has {key} as {list(found)}, but its config wants {list(expected)}")
-    note = f"weights that belong to nothing in the model are left out: {_first(surplus)}" if surplus else ""
-    if note and note not in checkpoint.notes:
-        checkpoint.notes.append(note)
+    return (f"weights that belong to nothing in the model are left out: {_first(surplus)}",) if surplus else ()
 
 
 def cause_of(error: Exception) -> str:

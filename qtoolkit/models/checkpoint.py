@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,13 @@ from qtoolkit.records import ModelSource
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+    from qtoolkit.noted import Noted
 
 # Of each tensor, for the fingerprint.
 _SAMPLED_BYTES = 1024
 
 
-@dataclass
+@dataclass(frozen=True)
 class Checkpoint:
     """A model as a method meets it: its config, and its weights by name, each read when it is asked for.
 
@@ -37,7 +38,7 @@ class Checkpoint:
         tokenizer: the model's tokenizer; None when it has none.
         generation_config: how the model likes to generate; None to derive it from the config.
         model_class: the class that runs it; None for the one that transformers has for the config.
-        notes: what was decided while it was opened; one line each.
+        notes: what was decided while it was opened and prepared for a device; one line each.
         tokenizer_bytes: bytes of the tokenizer's own file; 0 when it has none.
         download_bytes: bytes that are still to be downloaded.
         license: as the model's card names it, "apache-2.0"; None where that is not known.
@@ -59,7 +60,7 @@ class Checkpoint:
     tokenizer: Any = None
     generation_config: "GenerationConfig | None" = None
     model_class: "type[PreTrainedModel] | None" = None
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
     expand: Callable[[], Mapping[str, torch.Tensor]] | None = None
     tokenizer_bytes: int = 0
     download_bytes: int = 0
@@ -67,7 +68,8 @@ class Checkpoint:
     gated: bool | None = None
     inherited: Mapping[str, Any] = field(default_factory=dict)
     checked: str = ""
-    _skeleton: "PreTrainedModel | None" = field(default=None, repr=False)
+    # Empty until the skeleton is built; copies share it.
+    _built: "list[Noted[PreTrainedModel]]" = field(default_factory=list, repr=False)
 
     @property
     def skeleton(self) -> "PreTrainedModel":
@@ -77,13 +79,21 @@ class Checkpoint:
             CheckpointError: no model can be built from the config, weights are missing or have other shapes.
             UnsupportedModelError: a loaded model that holds more, or less, than its class makes from its config.
         """
-        if self._skeleton is None:
-            self._skeleton = build_skeleton(self)
-        return self._skeleton
+        return self._noted_skeleton().value
 
-    @skeleton.setter
-    def skeleton(self, model: "PreTrainedModel") -> None:
-        self._skeleton = model
+    @property
+    def skeleton_notes(self) -> tuple[str, ...]:
+        """What was seen while the skeleton was built, for the notes of a job; raises as `skeleton`."""
+        return self._noted_skeleton().notes
+
+    def _noted_skeleton(self) -> "Noted[PreTrainedModel]":
+        if not self._built:
+            self._built.append(build_skeleton(self))
+        return self._built[0]
+
+    def with_notes(self, *notes: str) -> "Checkpoint":
+        """Return a copy with these notes after its own, each note once."""
+        return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
 
     @property
     def quantization(self) -> dict[str, Any] | None:

@@ -3,7 +3,8 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.foreign_codes import refuse_packed
 from qtoolkit.models.gguf_config import expand_gguf, load_gguf_config
 from qtoolkit.models.vocabulary import beyond_embeddings
+from qtoolkit.noted import Noted
 from qtoolkit.optional import optional
 from qtoolkit.partial import put_back
 from qtoolkit.records import OnProgress
@@ -120,11 +122,15 @@ def open_checkpoint(
 def _from_snapshot(snapshot: Snapshot, tokenizer: Any, check: Callable[[Path], None]) -> Checkpoint:
     """A model that was downloaded from the Hub, with what the Hub says of it."""
     checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check)
-    checkpoint.commit_hash, checkpoint.checked = snapshot.commit_hash, snapshot.checked
-    checkpoint.license, checkpoint.gated, checkpoint.inherited = snapshot.license, snapshot.gated, snapshot.inherited
-    if snapshot.note:
-        checkpoint.notes.append(snapshot.note)
-    return checkpoint
+    described = replace(
+        checkpoint,
+        commit_hash=snapshot.commit_hash,
+        checked=snapshot.checked,
+        license=snapshot.license,
+        gated=snapshot.gated,
+        inherited=snapshot.inherited,
+    )
+    return described.with_notes(snapshot.note) if snapshot.note else described
 
 
 def _refuse_revision(name: str, revision: str | None) -> None:
@@ -152,13 +158,16 @@ def _from_config(config: "PreTrainedConfig") -> Checkpoint:
     except Exception as error:  # a config that lies makes transformers raise anything
         raise UnsupportedModelError(f"no causal language model is made from this {kind} ({cause_of(error)})") from error
     count = sum(parameter.numel() for parameter in model.parameters())
-    checkpoint.name = config.name_or_path or f"{kind} of {count / 1e9:.2f} billion parameters"
     tied = model.all_tied_weights_keys
-    checkpoint.tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-    checkpoint.disk_size = checkpoint.weight_bytes
-    checkpoint.skeleton = model.eval()
-    checkpoint.notes.append(f"planned from a {kind} alone, in {str(dtype).removeprefix('torch.')}, without weights")
-    return checkpoint
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    return replace(
+        checkpoint,
+        name=config.name_or_path or f"{kind} of {count / 1e9:.2f} billion parameters",
+        tensors=tensors,
+        disk_size=sum(tensor.nbytes for tensor in tensors.values()),
+        notes=(f"planned from a {kind} alone, in {str(dtype).removeprefix('torch.')}, without weights",),
+        _built=[Noted(model.eval())],
+    )
 
 
 def _from_headers(
@@ -168,17 +177,19 @@ def _from_headers(
     try:
         with fetch_headers(name, revision=revision, token=token, check=check) as found:
             checkpoint = _from_folder(found.repo_id, found.folder, tokenizer, check, headers_only=True)
-            # Built while the files are there.
-            _ = checkpoint.skeleton
+            # Its skeleton is built while the files are there.
+            checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)
     except HubUnreachableError as error:
         snapshot = from_cache(HubModel(*parse_name(name, revision), token), error, check, headers_only=True)
         checkpoint = _from_folder(snapshot.repo_id, snapshot.folder, tokenizer, check, headers_only=True)
-        checkpoint.commit_hash = snapshot.commit_hash
-        checkpoint.notes.append(snapshot.note)
-        return checkpoint
-    checkpoint.path, checkpoint.commit_hash = None, found.commit_hash
-    checkpoint.download_bytes, checkpoint.tokenizer_bytes = found.download_bytes, found.tokenizer_bytes
-    return checkpoint
+        return replace(checkpoint, commit_hash=snapshot.commit_hash).with_notes(snapshot.note)
+    return replace(
+        checkpoint,
+        path=None,
+        commit_hash=found.commit_hash,
+        download_bytes=found.download_bytes,
+        tokenizer_bytes=found.tokenizer_bytes,
+    )
 
 
 def _from_folder(
@@ -206,13 +217,10 @@ def _from_folder(
         license=license_of_folder(folder),
         inherited=inherited(read_card(folder)) | ancestry(read_card(folder)),
         checked="not checked: a folder, of which no hashes are known",
-        notes=[f"left out of its config, since it fetches or runs code: {what}" for what in without_code(values)[1]],
     )
-    checkpoint.notes += [
-        f"left out, since transformers does not apply it: the adapter in the folder {at!r:.80}" for at in below
-    ]
-    _note_choices(checkpoint, tokenizer_known=not headers_only)
-    return checkpoint
+    left_out = [f"left out of its config, since it fetches or runs code: {what}" for what in without_code(values)[1]]
+    adapters = [f"left out, since transformers does not apply it: the adapter in the folder {at!r:.80}" for at in below]
+    return checkpoint.with_notes(*left_out, *adapters, *_choices(checkpoint, tokenizer_known=not headers_only))
 
 
 def _from_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Checkpoint:
@@ -233,7 +241,7 @@ def _from_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Che
         if tokenizer is not None or headers_only
         else load_tokenizer(file.parent, gguf_file=file.name),
         checked="not checked: a file, of which no hash is known",
-        notes=["the .gguf file was expanded to bfloat16 by transformers before it was quantized"],
+        notes=("the .gguf file was expanded to bfloat16 by transformers before it was quantized",),
         expand=partial(expand_gguf, file, config),
     )
 
@@ -267,8 +275,7 @@ def _from_loaded(model: Any, tokenizer: Any) -> Checkpoint:
         model_class=type(model),
         checked="not checked: a model in memory",
     )
-    _note_choices(checkpoint)
-    return checkpoint
+    return checkpoint.with_notes(*_choices(checkpoint))
 
 
 def find_tokenizer(name: str) -> Any:
@@ -337,10 +344,11 @@ def _stored_dtype(tensors: Mapping[str, StoredTensor | torch.Tensor]) -> torch.d
     return sizes.most_common(1)[0][0] if sizes else torch.float32
 
 
-def _note_choices(checkpoint: Checkpoint, *, tokenizer_known: bool = True) -> None:
+def _choices(checkpoint: Checkpoint, *, tokenizer_known: bool = True) -> Iterator[str]:
+    """Yield a note for each thing that was decided, or is missing, in a checkpoint that was opened."""
     stored = _stored_dtype(checkpoint.tensors)
     if stored != checkpoint.dtype and checkpoint.quantization is None:
-        checkpoint.notes.append(f"loaded in {checkpoint.dtype} as the config says, and stored in {stored}")
+        yield f"loaded in {checkpoint.dtype} as the config says, and stored in {stored}"
     if tokenizer_known and checkpoint.tokenizer is None:
-        checkpoint.notes.append("no tokenizer was found beside the model: give one as tokenizer= to generate text")
-    checkpoint.notes.extend(beyond_embeddings(checkpoint))
+        yield "no tokenizer was found beside the model: give one as tokenizer= to generate text"
+    yield from beyond_embeddings(checkpoint)

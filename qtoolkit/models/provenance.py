@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +23,37 @@ from qtoolkit.records import OnProgress, ProgressEvent
 _WRITTEN = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
-def identify(checkpoint: Checkpoint, on_progress: OnProgress) -> None:
+def identify(checkpoint: Checkpoint, on_progress: OnProgress) -> Checkpoint:
     """Compare a model in memory with the one of its name in the local Hub cache, number by number; asks no network.
-
-    Where they are the same, the checkpoint's `commit_hash` is set; otherwise a note says what is not known. Nothing is
-    done with other checkpoints, nor with a model whose name is none on the Hub.
 
     Args:
         checkpoint: the model.
         on_progress: told of each tensor that was compared; stops by raising.
+
+    Returns:
+        The checkpoint with its `commit_hash` where they are the same, otherwise with a note of what is not known. As it
+        is: any other checkpoint, and a model whose name is none on the Hub.
     """
     name = checkpoint.name
     if checkpoint.format != "loaded" or not is_hub_id(name) or os.path.isdir(name):  # noqa: PTH112
-        return
+        return checkpoint
     # What transformers notes of a model that it took from the Hub.
     noted = getattr(checkpoint.config, "_commit_hash", None)
     commit_hash = noted if is_commit_hash(noted) else cached_commit(name, None)
     folder = snapshot_folder(name, commit_hash) if commit_hash else None
     claim = f"so the result is not said to be a copy of {name}"
     if folder is None or not is_whole(folder):
-        checkpoint.notes.append(
-            f"the model in memory was not compared with {name}, not whole in the local cache, {claim}"
-        )
-        return
+        note = f"the model in memory was not compared with {name}, not whole in the local cache, {claim}"
+        return checkpoint.with_notes(note)
     try:
-        other = _difference(checkpoint, folder, on_progress)
+        difference = _difference(checkpoint, folder, on_progress)
     except SourceError as error:
-        checkpoint.notes.append(f"the model in memory was not compared with {name} ({oneline(error)}), {claim}")
-        return
-    if other:
-        where = f"{other} of the model in memory is not that of {name} (commit {str(commit_hash)[:12]})"
-        checkpoint.notes.append(f"{where}, {claim}")
-    else:
-        checkpoint.commit_hash = commit_hash
+        note = f"the model in memory was not compared with {name} ({oneline(error)}), {claim}"
+        return checkpoint.with_notes(note)
+    if difference:
+        where = f"{difference} of the model in memory is not that of {name} (commit {str(commit_hash)[:12]})"
+        return checkpoint.with_notes(f"{where}, {claim}")
+    return replace(checkpoint, commit_hash=commit_hash)
 
 
 def _difference(checkpoint: Checkpoint, folder: Path, on_progress: OnProgress) -> str:

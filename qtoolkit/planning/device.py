@@ -1,5 +1,7 @@
 """Where a job runs, and what its model computes in there."""
 
+from dataclasses import replace
+
 import torch
 
 from qtoolkit.errors import ConfigError
@@ -55,8 +57,8 @@ def refuse_below_one(**values: int) -> None:
             raise ConfigError(f"{name} must be at least 1, got {value}")
 
 
-def adapt_dtype(checkpoint: Checkpoint, device: str, machine: Machine | None = None) -> None:
-    """Load in another type where the device lacks the checkpoint's, and note it; note where it is only slow in it.
+def adapt_dtype(checkpoint: Checkpoint, device: str, machine: Machine | None = None) -> Checkpoint:
+    """Return the checkpoint in a type that the device has, with a note where that is another one, or is slow there.
 
     A machine that is planned for says itself whether its GPU has bfloat16.
     """
@@ -65,9 +67,9 @@ def adapt_dtype(checkpoint: Checkpoint, device: str, machine: Machine | None = N
     else:
         lacks = checkpoint.dtype == torch.bfloat16 and device != "cpu" and not machine.has_bfloat16
         dtype = torch.float16 if lacks else checkpoint.dtype
+    notes = []
     if dtype != checkpoint.dtype:
-        checkpoint.notes.append(f"loaded in {dtype} instead of {checkpoint.dtype}, which {device} does not have")
-        checkpoint.dtype = dtype
-    note = f"multiplied in float32, since this processor is slow in {dtype}"
-    if machine is None and product_dtype(dtype, device) != dtype and note not in checkpoint.notes:
-        checkpoint.notes.append(note)
+        notes.append(f"loaded in {dtype} instead of {checkpoint.dtype}, which {device} does not have")
+    if machine is None and product_dtype(dtype, device) != dtype:
+        notes.append(f"multiplied in float32, since this processor is slow in {dtype}")
+    return replace(checkpoint, dtype=dtype).with_notes(*notes)

@@ -1,7 +1,7 @@
 """What a job will do to each layer and what it will need, from headers and shapes alone."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qtoolkit.formats import Reader
@@ -16,6 +16,21 @@ from qtoolkit.planning.phases import base_terms, inference, job_phases, make_wor
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, Plan, Speed
 
 
+@dataclass(frozen=True)
+class PlannedJob:
+    """What `plan_job` decides.
+
+    Attributes:
+        checkpoint: the model in the type that its device has, with notes of what was decided.
+        config: the config with "auto" resolved, as it fits the model's layers.
+        plan: what the job does and needs.
+    """
+
+    checkpoint: Checkpoint
+    config: MethodConfig
+    plan: Plan
+
+
 def plan_job(
     checkpoint: Checkpoint,
     config: MethodConfig,
@@ -25,26 +40,27 @@ def plan_job(
     rss: int,
     method: Method | Reader | None = None,
     **options: Any,
-) -> tuple[MethodConfig, Plan]:
-    """The config with "auto" resolved for this model and device, and the plan; by default of the config's method."""
+) -> PlannedJob:
+    """Resolve "auto" for this model and device, and plan the job; by default of the config's method."""
     method = method or get_method(config.method)
-    adapt_dtype(checkpoint, device, None if machine is None or machine.name == THIS_MACHINE else machine)
+    checkpoint = adapt_dtype(checkpoint, device, None if machine is None or machine.name == THIS_MACHINE else machine)
     resolved = method.resolve(config, str(checkpoint.dtype).removeprefix("torch."), device)
+    checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)
     return make_plan(checkpoint, method, resolved, device=device, rss=rss, machine=machine, **options)
 
 
 def plan_with_advice(
     checkpoint: Checkpoint, config: MethodConfig, device: str, machine: Machine, *, rss: int, **options: Any
-) -> tuple[MethodConfig, Plan]:
-    """As `plan_job`, and where the plan does not fit, with what would."""
+) -> PlannedJob:
+    """Plan as `plan_job`, and add advice to a plan that does not fit: changes with which it would."""
 
     def draft(other: MethodConfig, place: str) -> Plan:
-        own = replace(checkpoint, notes=[])
-        return plan_job(own, other, place, machine, rss=rss, modules=modules, **options)[1]
+        return plan_job(checkpoint, other, place, machine, rss=rss, modules=modules, **options).plan
 
     modules = Modules(checkpoint)
-    settings, plan = plan_job(checkpoint, config, device, machine, rss=rss, modules=modules, **options)
-    return settings, plan if plan.fits else replace(plan, advice=advise(plan, settings, draft))
+    planned = plan_job(checkpoint, config, device, machine, rss=rss, modules=modules, **options)
+    plan = planned.plan
+    return planned if plan.fits else replace(planned, plan=replace(plan, advice=advise(plan, planned.config, draft)))
 
 
 def make_plan(
@@ -60,7 +76,7 @@ def make_plan(
     context: int = 4096,
     batch_size: int = 1,
     modules: Modules | None = None,
-) -> tuple[MethodConfig, Plan]:
+) -> PlannedJob:
     """Plan the quantization of a checkpoint.
 
     Args:
@@ -74,9 +90,6 @@ def make_plan(
         measures: numbers of bits for which the sensitivity of layers is measured first; 0 where it is not.
         context, batch_size: tokens and sequences for which using the result is planned.
         modules: the checkpoint's, where several plans of it are made; None for this plan alone.
-
-    Returns:
-        The config as it fits the model's layers, and the plan.
 
     Raises:
         ConfigError: the config fits no layer of the model.
@@ -104,7 +117,7 @@ def make_plan(
         inference=inference(checkpoint, work, context, batch_size),
         notes=(*checkpoint.notes, *method.notes(config, layers), *_missing(method)),
     )
-    return config, judge(plan, machine, saves=saves) if machine else plan
+    return PlannedJob(checkpoint, config, judge(plan, machine, saves=saves) if machine else plan)
 
 
 def _missing(method: Method | Reader) -> Iterable[str]:

@@ -1,7 +1,6 @@
 """Which model, in which form, for a memory that one has."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from qtoolkit.errors import ConfigError, QToolkitError
 from qtoolkit.methods import as_call, offered
@@ -79,13 +78,12 @@ def _quantized(
 ) -> Iterator[Candidate]:
     modules = Modules(checkpoint)
     for offer, config in offered():
-        own = replace(checkpoint, notes=[])
         try:
-            _, plan = plan_job(own, config, device, machine, rss=rss, context=context, modules=modules)
+            planned = plan_job(checkpoint, config, device, machine, rss=rss, context=context, modules=modules)
         except QToolkitError:
             # This method cannot take this model.
             continue
-        yield _candidate(plan, as_call(config), limit, offer.perplexity_ratio, offer.served_by)
+        yield _candidate(planned.plan, as_call(config), limit, offer.perplexity_ratio, offer.served_by)
 
 
 def _candidate(plan: Plan, config: str, limit: int, ratio: float | None, served_by: str) -> Candidate:

@@ -1,7 +1,7 @@
 """Out: the receipt of a saved model, the proof that it works, its card, and its way to the Hub."""
 
-from qtoolkit.publishing.publication import check_push, check_repo_id, publish
-from qtoolkit.publishing.receipt import (
+from qtoolkit.publishing.publisher import check_push, check_repo_id, publish
+from qtoolkit.publishing.receipt_file import (
     begin_receipt,
     behaviour_of,
     measure_probe,
@@ -10,7 +10,7 @@ from qtoolkit.publishing.receipt import (
     write_receipt,
 )
 from qtoolkit.publishing.token import read_token
-from qtoolkit.publishing.verification import verify
+from qtoolkit.publishing.verifier import verify
 
 __all__ = [
     "begin_receipt",

@@ -10,7 +10,7 @@ from qtoolkit.errors import CheckpointError, ModelNotFoundError, oneline, printa
 from qtoolkit.files import path_of, read_json
 from qtoolkit.partial import put_back
 from qtoolkit.publishing.listing import list_folder
-from qtoolkit.publishing.receipt import read_receipt
+from qtoolkit.publishing.receipt_file import read_receipt
 from qtoolkit.records import Receipt
 
 

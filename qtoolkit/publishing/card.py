@@ -11,9 +11,9 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.formats import is_uneven
 from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
 from qtoolkit.methods import config_class, find_config, get_method
+from qtoolkit.publishing.card_quality import describe_quality, eval_results
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
 from qtoolkit.publishing.markdown import escaped, listed, table
-from qtoolkit.publishing.quality import describe_quality, eval_results
 from qtoolkit.publishing.readers import format_of_receipt, needs_qtoolkit, other_packages_of, packages_of, readers_of
 from qtoolkit.records import QualityReport, Receipt, Verification
 from qtoolkit.units import format_bytes, format_seconds

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.requests.field import Request, option
+from qtoolkit.requests.field import option
+from qtoolkit.requests.model import HubToken
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextOptions(Request):
-    """Hold a text, and how it is cut into windows."""
+class TextOptions(HubToken):
+    """Hold a text, how it is cut into windows, and the token with which it is downloaded."""
 
     text: Any = option(
         "wikitext2",

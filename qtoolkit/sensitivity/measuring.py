@@ -144,7 +144,7 @@ class _Rounding:
 
 
 def _written_text(checkpoint: Checkpoint, device: str, dtype: torch.dtype, on_progress: OnProgress) -> Calibration:
-    whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress)
+    whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress).value
     return self_calibration(
         whole, checkpoint.tokenizer, num_samples=NUM_SAMPLES, seq_len=SEQ_LEN, on_progress=on_progress
     )

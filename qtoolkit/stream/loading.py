@@ -16,6 +16,7 @@ from qtoolkit.errors import CheckpointError, memory_cause
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
 from qtoolkit.models import Checkpoint
 from qtoolkit.models.building import cause_of, check_complete, using_transformers
+from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.products import multiply_fast
 from qtoolkit.tensor.processor import product_dtype
@@ -28,7 +29,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def load_streamed(
     checkpoint: Checkpoint, quantization_config: Any, *, device: str, on_progress: OnProgress
-) -> "PreTrainedModel":
+) -> "Noted[PreTrainedModel]":
     """Build the checkpoint's model on `device`, each weight being quantized, or put in place, as soon as it is read.
 
     Args:
@@ -76,7 +77,7 @@ def load_streamed(
             )
     except RuntimeError as error:
         raise _explained(model_name, checkpoint.path, error) from error
-    check_complete(checkpoint, info)
+    notes = check_complete(checkpoint, info)
     give_memory_back()
     on_progress(ProgressEvent("quantize", total, total, "bytes"))
     if checkpoint.generation_config is not None:
@@ -84,7 +85,7 @@ def load_streamed(
     model.name_or_path = model.config.name_or_path = checkpoint.name
     _let_be_saved(model)
     multiply_fast(model)
-    return model
+    return Noted(model, notes)
 
 
 def _let_be_saved(model: Any) -> None:

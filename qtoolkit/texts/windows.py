@@ -41,19 +41,13 @@ class Windows:
         return sum(self.tokens.shape[1] - first for first in self.first)
 
 
-def check_window_options(text: Any, *, seq_len: int, num_tokens: int, stride: int | None) -> None:
-    """Refuse, before any work, what can be seen to be of no use.
+def check_text(text: Any) -> None:
+    """Refuse, before any work, a text that cannot be measured on.
 
     Raises:
-        ConfigError: no such text, or sizes that make no window.
+        ConfigError: there is no such text.
         MissingDependencyError: the package that reads the text is not installed.
     """
-    if seq_len < 2:
-        raise ConfigError(f"seq_len must be at least 2, one token to see and one to predict, got {seq_len}")
-    if num_tokens < seq_len:
-        raise ConfigError(f"num_tokens must be at least seq_len, {seq_len}, got {num_tokens}")
-    if stride is not None and not 1 <= stride <= seq_len:
-        raise ConfigError(f"stride must lie between 1 and seq_len, {seq_len}, got {stride}")
     if not (isinstance(text, str) and text == "self"):
         check_texts(text, "text", others=("self",))
 

@@ -184,7 +184,7 @@ def test_a_merged_model_is_planned() -> None:
 
 def test_qt_verify_names_it(saved: Path, tmp_path: Path) -> None:
     from qtoolkit.publishing.artifact import open_artifact
-    from qtoolkit.publishing.integrity import check_config
+    from qtoolkit.publishing.file_checks import check_config
 
     folder = shutil.copytree(saved, tmp_path / "tuned")
     assert check_config(open_artifact(folder)).passed

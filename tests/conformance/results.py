@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 
 import qtoolkit as qt
-from qtoolkit.publishing import verification
+from qtoolkit.publishing import verifier
 from tests.conformance.cases import CONFIGS, TEXTS, Case, write_base
 from tests.conformance.values import Sentences, without_run
 from tests.publishing.checks import in_this_process
@@ -51,7 +51,7 @@ def same_surroundings(cache: Path, *, bfloat16_is_fast: bool = False) -> Iterato
         stack.enter_context(mock.patch.dict("os.environ", {"XDG_CACHE_HOME": str(cache)}))
         stack.enter_context(mock.patch("bitsandbytes.nn.modules.has_avx512bf16", return_value=False))
         stack.enter_context(
-            mock.patch.object(verification, "run_behaviour", lambda request, on_wait: in_this_process(request))
+            mock.patch.object(verifier, "run_behaviour", lambda request, on_wait: in_this_process(request))
         )
         for module_name, name in itertools.product(list(sys.modules), fixed):
             if module_name.startswith("qtoolkit.") and hasattr(sys.modules[module_name], name):

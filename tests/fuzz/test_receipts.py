@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from qtoolkit.checkpoints.names import RECEIPT_FILE
 from qtoolkit.publishing.artifact import open_artifact
-from qtoolkit.publishing.receipt import read_receipt
-from qtoolkit.publishing.verification import check_files
+from qtoolkit.publishing.receipt_file import read_receipt
+from qtoolkit.publishing.verifier import check_files
 from tests.fuzz.conftest import changing
 from tests.fuzz.mutations import as_json, ends_well, examples, mutated
 

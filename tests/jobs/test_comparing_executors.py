@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qtoolkit.errors import JobCancelled
-from qtoolkit.jobs.forms import Base, Task
+from qtoolkit.jobs.candidates import Base, Task
 from qtoolkit.records import ProgressEvent
 from tests.jobs.compared import compare, figures
 from tests.methods.gptq.jobs import gptq

@@ -11,8 +11,8 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import OutputError
-from qtoolkit.jobs.forms import Form, Task
-from qtoolkit.jobs.keeping import KeptResults, key_of
+from qtoolkit.jobs.candidates import Candidate, Task
+from qtoolkit.jobs.result_cache import ResultCache, key_of
 from qtoolkit.records import Compared
 from qtoolkit.texts.windows import written_windows
 from tests.jobs.compared import compare, figures
@@ -29,7 +29,7 @@ TASK = Task(
     device="cpu",
     noise_floor=False,
 )
-FORM = Form("NF4()", qt.NF4())
+CANDIDATE = Candidate("NF4()", qt.NF4())
 
 
 def test_the_same_call_measures_nothing(tiny_llama: Path, tmp_path: Path) -> None:
@@ -64,18 +64,18 @@ OTHER_TASKS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("changes", OTHER_TASKS.values(), ids=OTHER_TASKS)
 def test_what_was_measured_on_something_else_has_another_key(changes: dict[str, Any]) -> None:
-    assert key_of(FORM, "", replace(TASK, **changes)) != key_of(FORM, "", TASK)
+    assert key_of(CANDIDATE, "", replace(TASK, **changes)) != key_of(CANDIDATE, "", TASK)
 
 
 def test_where_the_model_lies_does_not_matter() -> None:
-    assert key_of(FORM, "", replace(TASK, model="/elsewhere/name", revision=None)) == key_of(FORM, "", TASK)
+    assert key_of(CANDIDATE, "", replace(TASK, model="/elsewhere/name", revision=None)) == key_of(CANDIDATE, "", TASK)
 
 
 def test_each_form_has_another_key() -> None:
     forms = [
-        *((Form("a", config), "") for config in (qt.NF4(), qt.FP4(), qt.NF4(double_quant=False), qt.GPTQ())),
-        (Form("a"), ""),
-        *((Form("a", path=Path("q")), weights) for weights in ("1", "2")),
+        *((Candidate("a", config), "") for config in (qt.NF4(), qt.FP4(), qt.NF4(double_quant=False), qt.GPTQ())),
+        (Candidate("a"), ""),
+        *((Candidate("a", path=Path("q")), weights) for weights in ("1", "2")),
     ]
     assert len({key_of(form, weights, TASK) for form, weights in forms}) == len(forms)
 
@@ -91,7 +91,7 @@ GIVEN: dict[str, Callable[[str, Path], Any]] = {"file": _in_file, "list": lambda
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 def test_another_text_to_calibrate_on_of_the_same_name_counts(tmp_path: Path, given: Callable[..., Any]) -> None:
     def key(text: str) -> str:
-        return key_of(Form("a", qt.GPTQ(calibration=given(text, tmp_path))), "", TASK)
+        return key_of(Candidate("a", qt.GPTQ(calibration=given(text, tmp_path))), "", TASK)
 
     assert key("a bee") == key("a bee") != key("a cow")
 
@@ -100,15 +100,15 @@ RESULT = Compared("NF4()", "nf4", {"double_quant": True}, "cpu", footprint=12, a
 
 
 def test_a_result_comes_back_by_its_label(tmp_path: Path) -> None:
-    KeptResults(tmp_path).write("key", RESULT)
-    kept = KeptResults(tmp_path)
+    ResultCache(tmp_path).write("key", RESULT)
+    kept = ResultCache(tmp_path)
     assert kept.read({"./folder": "key", "other": "no such key"}) == {"./folder": replace(RESULT, label="./folder")}
     assert kept.notes() == ("1 result was kept by an earlier call: resume=False measures anew",)
 
 
 def test_what_failed_is_tried_again(tmp_path: Path) -> None:
-    KeptResults(tmp_path).write("key", replace(RESULT, error="OSError: no"))
-    assert KeptResults(tmp_path).read({"NF4()": "key"}) == {}
+    ResultCache(tmp_path).write("key", replace(RESULT, error="OSError: no"))
+    assert ResultCache(tmp_path).read({"NF4()": "key"}) == {}
 
 
 DAMAGED = {
@@ -121,15 +121,15 @@ DAMAGED = {
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_file_is_passed_over_and_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "key.json").write_bytes(content)
-    kept = KeptResults(tmp_path)
+    kept = ResultCache(tmp_path)
     assert kept.read({"NF4()": "key"}) == {}
     assert kept.notes() == ("1 result was kept by an earlier call, could not be read, and measured again",)
     kept.write("key", RESULT)
-    assert KeptResults(tmp_path).read({"NF4()": "key"}) == {"NF4()": RESULT}
+    assert ResultCache(tmp_path).read({"NF4()": "key"}) == {"NF4()": RESULT}
 
 
 def test_what_cannot_be_kept_is_told_and_lost_to_nobody(tmp_path: Path) -> None:
-    kept = KeptResults(tmp_path / "kept")
+    kept = ResultCache(tmp_path / "kept")
     (tmp_path / "kept").rmdir()
     kept.write("key", RESULT)
     assert kept.notes() == ("not all results could be kept (No such file or directory)",)
@@ -138,10 +138,10 @@ def test_what_cannot_be_kept_is_told_and_lost_to_nobody(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="name another folder as output="):
-        KeptResults(tmp_path / "file" / "kept")
+        ResultCache(tmp_path / "file" / "kept")
 
 
 def test_results_are_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    KeptResults(None).write("key", RESULT)
+    ResultCache(None).write("key", RESULT)
     assert (tmp_path / "qtoolkit" / "comparisons" / "key.json").exists()

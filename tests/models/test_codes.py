@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import qtoolkit as qt
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.publishing.artifact import open_artifact
-from qtoolkit.publishing.integrity import check_quantization
+from qtoolkit.publishing.file_checks import check_quantization
 from tests.sample_models import random_model
 
 WEIGHTS = "model.safetensors"

@@ -107,7 +107,7 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     checkpoint = open_model(file)
     assert (checkpoint.name, checkpoint.path, checkpoint.format) == (str(file), file, "gguf")
     assert checkpoint.disk_size == file.stat().st_size
-    assert (checkpoint.dtype, checkpoint.notes) == (torch.bfloat16, [GGUF_NOTE])
+    assert (checkpoint.dtype, checkpoint.notes) == (torch.bfloat16, (GGUF_NOTE,))
     text = checkpoint.tokenizer.convert_ids_to_tokens([5, 6])
     assert checkpoint.tokenizer.convert_tokens_to_ids(text) == [5, 6]
     assert checkpoint.record().num_parameters == sum(array.size for array in written.values())

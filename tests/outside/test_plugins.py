@@ -20,7 +20,7 @@ from qtoolkit.formats.native.tensors import NativeTensors
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.artifact import open_artifact
 from qtoolkit.publishing.card import make_card
-from qtoolkit.publishing.integrity import check_quantization
+from qtoolkit.publishing.file_checks import check_quantization
 from qtoolkit.records import Verification
 from tests.fake_hub.fixture import WRITE_TOKEN, environment, writable_hub
 from tests.fake_hub.writable import WritableHub

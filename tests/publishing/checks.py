@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.publishing import behaviour, origin
+from qtoolkit.publishing import behaviour, origin_checks
 from qtoolkit.publishing.artifact import open_artifact
-from qtoolkit.publishing.verification import check_files, check_running
+from qtoolkit.publishing.verifier import check_files, check_running
 from qtoolkit.records import Check
 
 RUNNING = {
@@ -23,8 +23,8 @@ def in_this_process(request: dict[str, Any]) -> tuple[dict[str, Any], str]:
 def checks_of(folder: Path, *, base: Path | None = None, running: bool = True) -> dict[str, Check]:
     """All checks of a folder by name; those that load the model only with `running`."""
     artifact = open_artifact(folder)
-    checks = [*check_files(artifact), origin.check_license(artifact)]
-    checks.append(origin.check_base(artifact, str(base) if base else None, base))
+    checks = [*check_files(artifact), origin_checks.check_license(artifact)]
+    checks.append(origin_checks.check_base(artifact, str(base) if base else None, base))
     if running:
         checks += check_running(artifact, base, in_this_process)
     return {check.name: check for check in checks}

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 import qtoolkit as qt
-from qtoolkit.publishing import earlier, read_receipt, verification, write_receipt
+from qtoolkit.publishing import read_receipt, run_cache, verifier, write_receipt
 from qtoolkit.records import ignore_progress
 from qtoolkit.stream import write_weights
 from tests.fake_hub.fixture import any_writable_hub, hub, writable_hub
@@ -33,8 +33,8 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         folders.append(request["folder"])
         return in_this_process(request)
 
-    monkeypatch.setattr(verification, "run_behaviour", run)
-    monkeypatch.setattr(earlier, "_answers", {})
+    monkeypatch.setattr(verifier, "run_behaviour", run)
+    monkeypatch.setattr(run_cache, "_answers", {})
     return folders
 
 

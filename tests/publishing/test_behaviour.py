@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from qtoolkit.publishing import behaviour
-from qtoolkit.publishing.verification import run_behaviour
+from qtoolkit.publishing.verifier import run_behaviour
 from tests.sample_models import random_model
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
+from qtoolkit.publishing.card_quality import refuse_foreign_figures
 from qtoolkit.publishing.markdown import escaped
-from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.records import QualityReport, Receipt, Verification
 from tests.evaluation.plain import HELD_OUT
 from tests.fake_hub.writable import WritableHub
@@ -137,7 +137,7 @@ def test_figures_of_anything_else_are_refused_before_any_work(
 
 
 def test_a_base_of_another_commit_is_refused(receipt: Receipt, quality: QualityReport) -> None:
-    from qtoolkit.publishing.quality import refuse_foreign_figures
+    from qtoolkit.publishing.card_quality import refuse_foreign_figures
 
     pinned = replace(receipt, source=replace(receipt.source, name="org/base", commit_hash="a" * 40))
     for base in ("org/base", "org/base@main", f"/cache/snapshots/{'a' * 40}"):

@@ -9,7 +9,7 @@ from huggingface_hub.errors import GatedRepoError
 
 import qtoolkit as qt
 from qtoolkit.errors import SourceError
-from qtoolkit.publishing.publication import gate
+from qtoolkit.publishing.publisher import gate
 from qtoolkit.publishing.token import Writer
 from tests.fake_hub.fixture import WRITE_TOKEN
 from tests.fake_hub.server import Fault

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qtoolkit.publishing.artifact import open_artifact
-from qtoolkit.publishing.integrity import check_receipt, check_regular
+from qtoolkit.publishing.file_checks import check_receipt, check_regular
 from tests.models.test_lfs_pointers import POINTER
 
 FILES = (

@@ -12,7 +12,7 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import ModelNotFoundError, VerificationError
 from qtoolkit.publishing.artifact import open_artifact
-from qtoolkit.publishing.verification import check_files
+from qtoolkit.publishing.verifier import check_files
 from qtoolkit.records import Check
 from tests.publishing.checks import checks_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qtoolkit.publishing.artifact import open_artifact
-from qtoolkit.publishing.safety import check_paths
+from qtoolkit.publishing.safety_checks import check_paths
 from tests.publishing.checks import checks_of
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qtoolkit.publishing.artifact import open_artifact
-from qtoolkit.publishing.verification import _checks
+from qtoolkit.publishing.verifier import _checks
 
 
 def other_sizes(folder: Path) -> None:

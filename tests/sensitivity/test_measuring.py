@@ -1,5 +1,6 @@
 """What rounding a layer is predicted to cost is what it costs; it is measured once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +116,14 @@ def test_a_damaged_file_of_the_cache_is_replaced(checkpoint: Checkpoint, tmp_pat
 def test_other_weights_are_measured_anew(checkpoint: Checkpoint) -> None:
     first = measure(checkpoint)
     changed = {name: tensor * 1.5 for name, tensor in checkpoint.tensors.items()}
-    checkpoint.tensors = changed
-    assert measure(checkpoint).losses != first.losses
+    assert measure(replace(checkpoint, tensors=changed)).losses != first.losses
 
 
 def test_a_weight_that_is_no_number_is_refused(checkpoint: Checkpoint) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
-    checkpoint.tensors = {**checkpoint.tensors, name: torch.full_like(checkpoint.tensors[name][...], torch.nan)}
+    tensors = {**checkpoint.tensors, name: torch.full_like(checkpoint.tensors[name][...], torch.nan)}
     with pytest.raises(CheckpointError, match=f"{name} of LlamaForCausalLM holds NaN"):
-        measure(checkpoint)
+        measure(replace(checkpoint, tensors=tensors))
 
 
 @pytest.mark.parametrize("config", [qt.AbsMax(bits=4), qt.ZeroPoint(bits=4, granularity="group"), gptq()], ids=str)

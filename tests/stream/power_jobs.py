@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import qtoolkit as qt
 from qtoolkit import files
-from qtoolkit.publishing.receipt import write_receipt
+from qtoolkit.publishing.receipt_file import write_receipt
 from qtoolkit.records import ProgressEvent
 from tests.sample_models import random_model
 

@@ -34,7 +34,7 @@ def open_model(model: Any) -> Checkpoint:
 
 
 def load(model: Any, on_progress: Callable[[ProgressEvent], None] = ignore) -> PreTrainedModel:
-    return load_streamed(open_model(model), None, device="cpu", on_progress=on_progress)
+    return load_streamed(open_model(model), None, device="cpu", on_progress=on_progress).value
 
 
 @pytest.fixture
@@ -147,15 +147,22 @@ def test_weights_that_belong_to_nothing_are_noted(folder: Path) -> None:
     ]
 
 
+def test_tensors_of_a_quantized_model_that_belong_to_nothing_are_noted(folder: Path, tmp_path: Path) -> None:
+    qt.quantize(folder, "absmax", device="cpu", output=tmp_path / "quantized")
+    change_weights(tmp_path / "quantized", lambda tensors: tensors.update({"extra": torch.ones(1)}))
+    loaded = qt.load(tmp_path / "quantized", device="cpu")
+    assert isinstance(loaded, qt.QuantizedModel)
+    assert "weights that belong to nothing in the model are left out: extra" in loaded.report.notes
+
+
 def test_weights_that_the_architecture_leaves_out_itself_are_not_noted(tmp_path: Path) -> None:
     """Old GPT-2 checkpoints hold causal masks."""
     random_model("gpt2").save_pretrained(tmp_path)
     mask = torch.ones(1, 1, 8, 8, dtype=torch.bool)
     change_weights(tmp_path, lambda tensors: tensors.update({"transformer.h.0.attn.bias": mask}))
     checkpoint = open_model(tmp_path)
-    before = list(checkpoint.notes)
-    load_streamed(checkpoint, None, device="cpu", on_progress=ignore)
-    assert checkpoint.notes == before
+    assert checkpoint.skeleton_notes == ()
+    assert load_streamed(checkpoint, None, device="cpu", on_progress=ignore).notes == ()
 
 
 def test_a_loaded_model_that_was_changed_is_refused() -> None:

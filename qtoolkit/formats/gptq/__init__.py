@@ -29,12 +29,16 @@ class GPTQFormat(Format):
 
         return "gptq", options_of(values)
 
-    def reader(self, checkpoint: "Checkpoint") -> "Reader":
+    def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
         """See `Format`."""
         from qtoolkit.formats.gptq.checkpoint import correct_format
+
+        return correct_format(checkpoint)
+
+    def reader(self, checkpoint: "Checkpoint") -> "Reader":
+        """See `Format`."""
         from qtoolkit.formats.gptq.reader import GPTQReader
 
-        correct_format(checkpoint)
         return GPTQReader(checkpoint)
 
     def side_files(self, values: Mapping[str, Any]) -> Mapping[str, str]:

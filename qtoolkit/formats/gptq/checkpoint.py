@@ -28,6 +28,8 @@ from qtoolkit.tensor import WORD_BITS, unpack_words
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qtoolkit.noted import Noted
+
 
 class Header(Protocol):
     """What a file says of a tensor; a tensor will do."""
@@ -85,8 +87,8 @@ class StoredLayer:
         return layer
 
 
-def correct_format(checkpoint: Checkpoint) -> None:
-    """Put right a config that names the other `checkpoint_format` than its tensors have, and note it.
+def correct_format(checkpoint: Checkpoint) -> Checkpoint:
+    """Put right a config that names the other `checkpoint_format` than its tensors have, with a note.
 
     optimum 2.3 with gptqmodel 7.7 writes "gptq_v2" into config.json, "gptq" into quantize_config.json, and zero points
     of "gptq": read as config.json says, SmolLM2's perplexity is 3e9. With `sym` all zero points are the middle of the
@@ -96,24 +98,25 @@ def correct_format(checkpoint: Checkpoint) -> None:
     settings = read_settings(values)
     first = next((name for name in sorted(checkpoint.tensors) if name.endswith(".qzeros")), None)
     if not settings.sym or first is None:
-        return
+        return checkpoint
     stored, scales = checkpoint.tensors[first], checkpoint.tensors.get(f"{first.removesuffix('qzeros')}scales")
     if stored.dtype != torch.int32 or len(stored.shape) != 2:
-        return
+        return checkpoint
     outputs = scales.shape[-1] if scales is not None and scales.shape else 0
     # `dynamic` may give the layer other bits than the config names.
     bits = 32 * stored.shape[1] // outputs if outputs else settings.bits
     formats = {2 ** (bits - 1) - zero_offset(name): name for name in CHECKPOINT_FORMATS}
     words = stored[...].T.contiguous()
     if bits not in WORD_BITS or len(words) % (3 if bits == 3 else 1):
-        return
+        return checkpoint
     found = unpack_words(words, bits).unique().tolist()
     right = formats.get(found[0]) if len(found) == 1 else None
     if right in (None, settings.checkpoint_format):
-        return
+        return checkpoint
     named = {key: value for key, value in values.items() if key not in ("format", "is_marlin_format")}
-    checkpoint.config.quantization_config = {**named, "checkpoint_format": right}
-    checkpoint.notes.append(
+    config = copy.deepcopy(checkpoint.config)
+    config.quantization_config = {**named, "checkpoint_format": right}
+    return replace(checkpoint, config=config).with_notes(
         f"read as {right}: its config says {settings.checkpoint_format}, where zero points of {found[0]} throughout "
         "would not be the middle of the codes"
     )
@@ -131,8 +134,7 @@ def problems_of(folder: Path, values: Mapping[str, Any]) -> list[str]:
         ]
     try:
         config, tensors = folders.load_config(folder), folders.read_weights(folder)
-        checkpoint = Checkpoint("", config, tensors, torch.float16, "safetensors")
-        correct_format(checkpoint)
+        checkpoint = correct_format(Checkpoint("", config, tensors, torch.float16, "safetensors"))
     except QToolkitError as error:
         return [*problems, oneline(error).replace(f"{folder}/", "")]
     return [*problems, *(f"its zero points must be {note}" for note in checkpoint.notes)]
@@ -192,7 +194,7 @@ def module_names(model: "PreTrainedModel", stored: list[str]) -> dict[str, str]:
     return {name: renamed[f"{name}.weight"].removesuffix(".weight") for name in stored}
 
 
-def load_quantized(checkpoint: Checkpoint, values: Mapping[str, Any], *, device: str) -> "PreTrainedModel":
+def load_quantized(checkpoint: Checkpoint, values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
     """Build the model of a GPTQ checkpoint on `device`, ready to run and to save.
 
     Args:

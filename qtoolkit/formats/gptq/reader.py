@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.models import Checkpoint
+    from qtoolkit.noted import Noted
 
 _TENSORS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 
@@ -53,6 +54,6 @@ class GPTQReader(Reader):
         bias = layer.out_features * layer.itemsize * (stored.bias_dtype is not None) - layer.bias_bytes
         return layer.replaced(kept + bias, disk_bytes=disk - layer.bias_bytes, working_bytes=kept, bits=stored.bits)
 
-    def load(self, checkpoint: "Checkpoint", *, device: str) -> "PreTrainedModel":
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         assert checkpoint.quantization is not None
         return load_quantized(checkpoint, checkpoint.quantization, device=device)

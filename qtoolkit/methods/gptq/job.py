@@ -31,6 +31,8 @@ from qtoolkit.texts.self_calibration import self_calibration
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qtoolkit.noted import Noted
+
 # What the perplexity is measured on: enough to tell text that a model knows from text that it does not.
 _PERPLEXITY_SAMPLES, PERPLEXITY_TOKENS = 2, 256
 # Rows of logits that are in float32 at one time: a large vocabulary makes each a megabyte.
@@ -42,26 +44,28 @@ def quantize(
 ) -> Outcome:
     """See `Method.quantize`."""
     dtype = calibration_dtype(plan.device, checkpoint.dtype)
+    notes = []
     if dtype != checkpoint.dtype:
-        checkpoint.notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
-    checkpoint.notes.extend(notes_on(config, plan.layers))
+        notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
+    notes.extend(notes_on(config, plan.layers))
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
     journal = Journal(place, _recipe(checkpoint, config, text, names, dtype))
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
-    checkpoint.notes.extend(text.notes)
+    notes.extend(text.notes)
     if config.engine == "optimum":
-        checkpoint.notes.extend(journal.notes)
-        return optimum.quantize(checkpoint, config, plan, text)
+        outcome = optimum.quantize(checkpoint, config, plan, text)
+        return outcome._replace(notes=[*notes, *journal.notes, *outcome.notes])
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
     layers = [
         [name.removeprefix(f"{block}.") for name in names if name.startswith(f"{block}.")]
         for block in streamed.block_names
     ]
     blocks = quantize_blocks(streamed, layers, text.tokens, GPTQBlocks(config, plan.device), journal, on_progress)
-    checkpoint.notes.extend(journal.notes)
+    notes.extend(journal.notes)
     give_memory_back()
-    model = _load(checkpoint, streamed, config, plan, blocks)
+    loaded = _load(checkpoint, streamed, config, plan, blocks)
+    model = loaded.value
     report = CalibrationReport(
         text=text.name,
         num_samples=len(text.tokens),
@@ -75,7 +79,7 @@ def quantize(
         text_check=text.checked,
     )
     give_memory_back()
-    return Outcome(model, report)
+    return Outcome(model, report, [*notes, *loaded.notes])
 
 
 def _read_text(checkpoint: Checkpoint, config: Any, on_progress: OnProgress) -> Calibration:
@@ -102,7 +106,7 @@ def _written_text(
     if kept is not None:
         return make_calibration(kept, "self", ["calibrated with what the model wrote when the job was begun"])
     # The whole model in full precision: the one step that needs it in memory.
-    whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress)
+    whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress).value
     text = self_calibration(
         whole, checkpoint.tokenizer, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
     )
@@ -132,7 +136,7 @@ def _load(
     config: Any,
     plan: Plan,
     blocks: list[DoneBlock],
-) -> "PreTrainedModel":
+) -> "Noted[PreTrainedModel]":
     """The model of the quantized layers and of everything else as it was, read as any checkpoint of the format."""
     from qtoolkit.formats.gptq.checkpoint import load_quantized
 

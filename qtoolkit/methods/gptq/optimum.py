@@ -51,7 +51,7 @@ def quantize(checkpoint: Checkpoint, config: Any, plan: Plan, text: Calibration)
         modules_in_block_to_quantize=[[name] for name in inner],
         dataset=[{"input_ids": row[None], "attention_mask": row[None].ne(-1).long()} for row in text.tokens],
     )
-    model = load_streamed(checkpoint, None, device=plan.device, on_progress=ignore_progress)
+    model = load_streamed(checkpoint, None, device=plan.device, on_progress=ignore_progress).value
     model = quantizer.quantize_model(model, checkpoint.tokenizer)
     made_by = [f"{package}:{version(package)}" for package in PACKAGES]
     described = describe(config, {layer.name: config.bits for layer in plan.layers}, []) | {
@@ -65,7 +65,7 @@ def quantize(checkpoint: Checkpoint, config: Any, plan: Plan, text: Calibration)
         files = Path(folder).glob("*.safetensors")
         tensors = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
         loaded = load_quantized(replace(checkpoint, tensors=tensors, expand=None), described, device=plan.device)
-    checkpoint.notes.append(f"quantized by {' and '.join(made_by)}, which tell no error of layers")
+    notes = [*loaded.notes, f"quantized by {' and '.join(made_by)}, which tell no error of layers"]
     shape = text.tokens.shape
     report = CalibrationReport(text.name, shape[0], shape[1], None, config.damp_percent, (), 0)
-    return Outcome(loaded, replace(report, fingerprint=text.fingerprint, text_check=text.checked))
+    return Outcome(loaded.value, replace(report, fingerprint=text.fingerprint, text_check=text.checked), notes)

@@ -14,85 +14,60 @@ from qtoolkit.files import absolute, path_of
 from qtoolkit.formats import Format, format_of
 from qtoolkit.hub.cache import cached_commit, snapshot_folder
 from qtoolkit.hub.repository import parse_name
+from qtoolkit.measure import explained
 from qtoolkit.partial import put_back
-from qtoolkit.publishing import comparison, earlier, integrity, origin, safety
+from qtoolkit.publishing import behaviour_checks, file_checks, origin_checks, run_cache, safety_checks
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.process import NoMemoryError, run_behaviour
-from qtoolkit.records import Check, OnCheck, OnProgress, ProgressEvent, Verification, ignore_progress
+from qtoolkit.records import Check, ProgressEvent, Verification
+from qtoolkit.requests import PublishRequest, VerifyRequest
 
+# What to do when memory runs out.
+LOADED_AGAIN = "free some: the model is loaded once more, in a process of its own"
 _Run = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str]]
 
 
-def verify(
-    path: str | os.PathLike[str],
-    *,
-    base: str | os.PathLike[str] | None = None,
-    on_progress: OnProgress | None = None,
-    on_check: OnCheck | None = None,
-) -> Verification:
-    """Prove that a saved model is what it says, and works elsewhere: check by check, each with what was seen.
+@explained("verifying", LOADED_AGAIN)
+def verify(request: VerifyRequest) -> Verification:
+    """Check a saved model, and run it anew, as `qtoolkit.verify` describes."""
+    return make_checks(request, run_anew=True)
 
-    Files are looked at here, and nothing of the folder is run that is not safetensors. A fresh process, which has none
-    of this one's variables but those that torch needs, no network and no other program's socket where the kernel can
-    take them away, and no qtoolkit unless the format needs it, then loads the folder with transformers: once more the
-    memory of the model. Logits and perplexity are compared with those that the job measured and wrote into
-    `qtoolkit.json`; tokenizer and generation config with the base's, or, where that cannot be read in two minutes and
-    2 GB of memory, with those in `qtoolkit.json`. What cannot be checked here is told as such.
+
+def make_checks(request: VerifyRequest | PublishRequest, *, run_anew: bool) -> Verification:
+    """Check a saved model: its files here, and what it does in a fresh process.
 
     Args:
-        path: a folder that `quantize` wrote, or any other with a model: without its `qtoolkit.json`, by what its files
-            alone tell.
-        base: the full-precision model to compare with, a folder or a Hub id in the local cache; None for the one that
-            `qtoolkit.json` names, where it is in the cache.
-        on_progress: called with a `ProgressEvent` after each check, and ten times a second while the model is loaded
-            and run; stops by raising `JobCancelled`, which ends the process that runs it.
-        on_check: called with each check the moment it is made; stops as `on_progress` does.
-
-    Raises:
-        ModelNotFoundError: there is no such folder, no model in it, or no such base on this machine.
+        request: the folder, its base, and who is told.
+        run_anew: run the model; otherwise what a process of this session saw of it counts, as long as no file of the
+            model, its base or the packages has changed since. Bytes are compared each time.
     """
-    return make_checks(path, base, on_progress, on_check, run_anew=True)
-
-
-def make_checks(
-    path: str | os.PathLike[str],
-    base: str | os.PathLike[str] | None,
-    on_progress: OnProgress | None,
-    on_check: OnCheck | None,
-    *,
-    run_anew: bool,
-) -> Verification:
-    """As `verify`, which always runs the model anew; otherwise what a process saw of it earlier counts.
-
-    That is as long as no file of the model, its base or the packages has changed since; bytes are compared each time.
-    """
-    artifact = open_artifact(path)
-    named = None if base is None else _name_of(base)
+    artifact = open_artifact(request.path)
+    named = None if request.base is None else _name_of(request.base)
     base_folder = _find_base(artifact, named)
     checks: list[Check] = []
 
     def report(doing: str) -> None:
-        (on_progress or ignore_progress)(ProgressEvent("verify", len(checks), 0, "checks", doing))
+        request.report(ProgressEvent("verify", len(checks), 0, "checks", doing))
 
     recalled, still_open = False, {"network_open": "", "sockets_open": ""}
 
-    def run(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    def run(behaviour: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
         nonlocal recalled, still_open
-        state = earlier.state_of(request)
-        answer, problem = None if run_anew else earlier.recall(state), ""
+        state = run_cache.state_of(behaviour)
+        answer, problem = None if run_anew else run_cache.recall(state), ""
         recalled = answer is not None
         if answer is None:
-            answer, problem = run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
+            answer, problem = run_behaviour(behaviour, on_wait=lambda: report("the model runs in a fresh process"))
             if answer is not None:
-                earlier.remember(state, answer)
+                run_cache.remember(state, answer)
         still_open = {name: answer.get(name, "") if answer else "" for name in still_open}
         return answer, problem
 
     for check in _checks(artifact, named, base_folder, run):
         checks.append(check)
-        if on_check:
-            on_check(check)
+        if request.on_check:
+            request.on_check(check)
         report(check.name)
     return Verification(printable(artifact.path.name), tuple(checks), recalled, **still_open)
 
@@ -103,7 +78,7 @@ def _checks(artifact: Artifact, named: str | None, base_folder: Path | None, run
     for check in _make_all(artifact, named, base_folder, run):
         if check.name == "file hashes":
             intact = check.passed is True
-        note = check.note.replace(integrity.AGAIN, integrity.ANEW) if intact else check.note
+        note = check.note.replace(file_checks.AGAIN, file_checks.ANEW) if intact else check.note
         yield replace(check, value=printable(check.value), note=printable(note))
 
 
@@ -113,12 +88,12 @@ def _make_all(artifact: Artifact, named: str | None, base_folder: Path | None, r
         yield check
         if check.passed is False and check.name in _UNSAFE:
             unsafe.append(check.name)
-    yield _made("licence", lambda: origin.check_license(artifact))
+    yield _made("licence", lambda: origin_checks.check_license(artifact))
     unread = _check_base_config(base_folder)
     if unread is not None:
         yield unread
         base_folder = None
-    yield _made("base model", lambda: origin.check_base(artifact, named, base_folder))
+    yield _made("base model", lambda: origin_checks.check_base(artifact, named, base_folder))
     if unsafe:
         yield Check("loads in transformers", None, "not tried", f"not loaded: {' and '.join(unsafe)} failed")
     else:
@@ -144,24 +119,24 @@ def _unread_base(why: str) -> Check:
 # What fails of these must not be given to anything that opens or runs it.
 _UNSAFE = ("regular files", "safetensors", "config", "no pickles", "no code")
 _FILE_CHECKS: dict[str, Callable[[Artifact], Check]] = {
-    "receipt": integrity.check_receipt,
-    "file hashes": integrity.check_hashes,
-    "safetensors": integrity.check_headers,
-    "index": integrity.check_index,
-    "dtypes and sizes": integrity.check_dtypes,
-    "config": integrity.check_config,
-    "quantization config": integrity.check_quantization,
-    "no pickles": safety.check_pickles,
-    "no code": safety.check_code,
-    "no secrets": safety.check_secrets,
-    "no local paths": safety.check_paths,
-    "no calibration text": safety.check_calibration_text,
+    "receipt": file_checks.check_receipt,
+    "file hashes": file_checks.check_hashes,
+    "safetensors": file_checks.check_headers,
+    "index": file_checks.check_index,
+    "dtypes and sizes": file_checks.check_dtypes,
+    "config": file_checks.check_config,
+    "quantization config": file_checks.check_quantization,
+    "no pickles": safety_checks.check_pickles,
+    "no code": safety_checks.check_code,
+    "no secrets": safety_checks.check_secrets,
+    "no local paths": safety_checks.check_paths,
+    "no calibration text": safety_checks.check_calibration_text,
 }
 
 
 def check_files(artifact: Artifact) -> Iterator[Check]:
     """The checks that need the files alone; nothing of the folder is run."""
-    odd = integrity.check_regular(artifact)
+    odd = file_checks.check_regular(artifact)
     if odd is not None:
         yield odd
     for name, make in _FILE_CHECKS.items():
@@ -207,10 +182,10 @@ def check_running(artifact: Artifact, base_folder: Path | None, run: _Run) -> li
     unread = _unread_base(base["error"]) if base and "error" in base else None
     return [
         *([unread] if unread else []),
-        comparison.check_loading(answer, reader),
-        comparison.check_logits(answer, probe),
-        comparison.check_perplexity(answer, probe),
-        *comparison.check_behaviour(artifact, answer, None if unread else base),
+        behaviour_checks.check_loading(answer, reader),
+        behaviour_checks.check_logits(answer, probe),
+        behaviour_checks.check_perplexity(answer, probe),
+        *behaviour_checks.check_behaviour(artifact, answer, None if unread else base),
         *_other_readers(artifact),
     ]
 

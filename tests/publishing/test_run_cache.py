@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import qtoolkit as qt
-from qtoolkit.publishing import earlier
+from qtoolkit.publishing import run_cache
 from qtoolkit.records import Publication
 
 
@@ -63,10 +63,10 @@ def test_it_runs_anew_after(
     request = {"folder": str(folder), "base": str(of)}
     answer = {"model_error": "out of memory" if what == "failure" else "", "base": None}
     answer |= {"base": {"error": "not done"}} if what == "failure of the base" else {}
-    earlier.remember(earlier.state_of(request), answer)
-    assert (earlier.recall(earlier.state_of(request)) is None) == what.startswith("failure")
+    run_cache.remember(run_cache.state_of(request), answer)
+    assert (run_cache.recall(run_cache.state_of(request)) is None) == what.startswith("failure")
     if what == "package":
         (packages / "new").mkdir()
     if what == "base":
         (of / "tokenizer.json").touch()
-    assert earlier.recall(earlier.state_of(request)) is None
+    assert run_cache.recall(run_cache.state_of(request)) is None

@@ -16,6 +16,7 @@ from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import CheckpointError, ConfigError, oneline, printable
 from qtoolkit.files import write_whole
+from qtoolkit.noted import Noted
 from qtoolkit.publishing import behaviour
 from qtoolkit.publishing.patterns import last_part, without_paths
 from qtoolkit.publishing.receipt_values import refuse_odd_figures, refuse_odd_values
@@ -32,15 +33,17 @@ _MAX_CHARACTERS = 10_000_000
 _COMPARED = ("behaviour", "files")
 
 
-def behaviour_of(checkpoint: "Checkpoint") -> Behaviour:
-    """What the base's tokenizer and generation config do; a tokenizer that cannot be asked is noted."""
+def behaviour_of(checkpoint: "Checkpoint") -> Noted[Behaviour]:
+    """Describe what the base's tokenizer and generation config do; a tokenizer that cannot be asked is noted."""
+    notes: tuple[str, ...] = ()
     try:
         with panics_as_errors():
             tokenizer = behaviour.describe_tokenizer(checkpoint.tokenizer)
     except Exception as error:  # noqa: BLE001  # anything may be given as tokenizer=
-        checkpoint.notes.append(f"its tokenizer could not be described, and no qt.verify compares it: {oneline(error)}")
+        notes = (f"its tokenizer could not be described, and no qt.verify compares it: {oneline(error)}",)
         tokenizer = behaviour.describe_tokenizer(None)
-    return Behaviour(**tokenizer, generation=behaviour.describe_generation(checkpoint.generation_config))
+    generation = behaviour.describe_generation(checkpoint.generation_config)
+    return Noted(Behaviour(**tokenizer, generation=generation), notes)
 
 
 def begin_receipt(
@@ -158,13 +161,12 @@ def _plain(values: Any) -> Any:
     return values
 
 
-def receipt_of(checkpoint: "Checkpoint") -> Receipt | None:
-    """The receipt beside the weights of a checkpoint; one that is damaged is noted, and left out."""
+def receipt_of(checkpoint: "Checkpoint") -> Noted[Receipt | None]:
+    """Read the receipt beside the weights of a checkpoint; one that is damaged is noted, and left out."""
     try:
-        return read_receipt(checkpoint.path) if checkpoint.path else None
+        return Noted(read_receipt(checkpoint.path) if checkpoint.path else None)
     except CheckpointError as error:
-        checkpoint.notes.append(f"{error}: saved again, this model will have none")
-        return None
+        return Noted(None, (f"{error}: saved again, this model will have none",))
 
 
 def bytes_by_dtype(folder: Path) -> dict[str, int]:

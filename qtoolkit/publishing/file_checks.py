@@ -13,7 +13,7 @@ from qtoolkit.formats import format_of
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.models.foreign_codes import find_codes
 from qtoolkit.publishing.artifact import Artifact
-from qtoolkit.publishing.receipt import bytes_by_dtype, sha256_of
+from qtoolkit.publishing.receipt_file import bytes_by_dtype, sha256_of
 from qtoolkit.records import Check
 from qtoolkit.units import format_bytes
 

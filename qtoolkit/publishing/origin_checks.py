@@ -7,7 +7,7 @@ from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS
 from qtoolkit.files import read_json
 from qtoolkit.hub.licenses import license_of_folder, read_card
 from qtoolkit.publishing.artifact import Artifact
-from qtoolkit.publishing.integrity import of, without_receipt
+from qtoolkit.publishing.file_checks import of, without_receipt
 from qtoolkit.publishing.lineage import is_copy_of_hub, is_in_memory
 from qtoolkit.publishing.patterns import last_part
 from qtoolkit.records import Check, Receipt

@@ -1,4 +1,4 @@
-"""Results of a comparison, a file each, kept the moment they are there: the same call goes on with them."""
+"""Cache the results of a comparison, a file each, as soon as they are measured: the same call goes on with them."""
 
 import hashlib
 import json
@@ -11,21 +11,22 @@ from typing import Any
 
 from qtoolkit.errors import OutputError, oneline
 from qtoolkit.files import make_folder, path_of, user_cache, write_whole
-from qtoolkit.jobs.forms import Form, Task
+from qtoolkit.jobs.candidates import Candidate, Task
+from qtoolkit.methods import MethodConfig
 from qtoolkit.records import Compared
 from qtoolkit.version import __version__
 
 
-class KeptResults:
-    """Results in a folder, each under a name made of all that it depends on.
+class ResultCache:
+    """Cache results in a folder, each under a hash of all that it depends on.
 
     Args:
-        folder: where they are; None for one in the user's cache.
+        folder: the folder; None for one in the user's cache.
 
     Attributes:
-        found: results that an earlier call had kept, and that were read.
+        hits: results of earlier calls that were read.
         damaged: files that could not be read.
-        lost: why a result could not be kept; empty where all were.
+        write_error: why a result could not be written; empty if all were.
 
     Raises:
         OutputError: the folder cannot be made.
@@ -33,7 +34,9 @@ class KeptResults:
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self._folder = user_cache() / "comparisons" if folder is None else path_of(folder, "output")
-        self.found, self.damaged, self.lost = 0, 0, ""
+        self.hits = 0
+        self.damaged = 0
+        self.write_error = ""
         try:
             make_folder(self._folder)
         except OSError as error:
@@ -41,12 +44,8 @@ class KeptResults:
             raise OutputError(f"{what}: name another folder as output=") from error
 
     def read(self, keys: Mapping[str, str]) -> dict[str, Compared]:
-        """The results that are there, by label.
-
-        Args:
-            keys: label -> key.
-        """
-        found = {}
+        """Return the cached results by label, for keys by label."""
+        results = {}
         for label, key in keys.items():
             file = self._folder / f"{key}.json"
             if not file.exists():
@@ -57,44 +56,43 @@ class KeptResults:
                 self.damaged += 1
             else:
                 # The same files may have been called something else.
-                found[label] = replace(result, label=label)
-        self.found = len(found)
-        return found
+                results[label] = replace(result, label=label)
+        self.hits = len(results)
+        return results
 
     def write(self, key: str, result: Compared) -> None:
-        """Keep a result that was measured. The comparison goes on where that fails, and says so."""
+        """Write a result that was measured; the comparison goes on if that fails, with a note."""
         if result.error:
             return
         try:
             write_whole(self._folder / f"{key}.json", json.dumps(result.to_dict(), indent=2).encode())
         except OSError as error:
-            self.lost = error.strerror or oneline(error)
+            self.write_error = error.strerror or oneline(error)
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the comparison has to know of this, one line each."""
+        """Return what a reader of the comparison has to know of the cache, one line each."""
         notes = []
-        if self.found:
-            notes.append(f"{_count(self.found)} kept by an earlier call: resume=False measures anew")
+        if self.hits:
+            notes.append(f"{_count(self.hits)} kept by an earlier call: resume=False measures anew")
         if self.damaged:
             notes.append(f"{_count(self.damaged)} kept by an earlier call, could not be read, and measured again")
-        if self.lost:
-            notes.append(f"not all results could be kept ({self.lost})")
+        if self.write_error:
+            notes.append(f"not all results could be kept ({self.write_error})")
         return tuple(notes)
 
 
-def key_of(form: Form, weights: str, task: Task) -> str:
-    """SHA-256 of all that a result depends on.
+def key_of(candidate: Candidate, weights: str, task: Task) -> str:
+    """Return the SHA-256 of all that a result depends on.
 
     Args:
-        form: what was measured.
-        weights: what its own files hold, as `check_form` says.
-        task: on what.
+        candidate: what is measured.
+        weights: fingerprint of its own files, as `check_candidate` returns it.
+        task: what it is measured on.
     """
+    config = candidate.config
     values = {
         "model": task.identity,
-        "config": [form.config.method, _fingerprints(form.config.to_dict(), vars(form.config))]
-        if form.config
-        else None,
+        "config": [config.method, _fingerprints(config)] if config else None,
         "weights": weights,
         "text": task.windows.fingerprint,
         "first": task.windows.first,
@@ -106,15 +104,16 @@ def key_of(form: Form, weights: str, task: Task) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _fingerprints(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, with what a text to calibrate on says in the place of its name."""
-    return {
-        name: _text_fingerprint(given[name]) if name == "calibration" else value for name, value in settings.items()
-    }
+def _fingerprints(config: MethodConfig) -> dict[str, Any]:
+    """Return the fields of a config, with a fingerprint of the text that it calibrates on instead of its name."""
+    values = config.to_dict()
+    if "calibration" in values:
+        values["calibration"] = _text_fingerprint(vars(config)["calibration"])
+    return values
 
 
 def _text_fingerprint(text: Any) -> str:
-    """SHA-256 of a file or a list of texts, and what a Dataset calls its fingerprint; a name stays one."""
+    """Return the SHA-256 of a file or a list of texts, the fingerprint of a Dataset, or the name of a known text."""
     if isinstance(text, list | tuple):
         return hashlib.sha256(json.dumps(text).encode()).hexdigest()
     if isinstance(text, str | os.PathLike):

@@ -5,7 +5,7 @@ from math import exp, inf, isnan, sqrt
 from typing import Any
 
 from qtoolkit.publishing.artifact import Artifact
-from qtoolkit.publishing.integrity import AGAIN, of
+from qtoolkit.publishing.file_checks import AGAIN, of
 from qtoolkit.records import Behaviour, Check, Probe
 
 # Float16 instead of bfloat16 moves logits of SmolLM2-135M in NF4 by 0.02 of their standard deviation and the loss by

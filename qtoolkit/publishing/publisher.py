@@ -16,77 +16,34 @@ from qtoolkit.files import path_of
 from qtoolkit.hub.hub_errors import HubModel, HubUpload, hub_address, refuse_token, translated
 from qtoolkit.hub.licenses import license_of_folder, named_license
 from qtoolkit.hub.repository import ask, parse_name
+from qtoolkit.measure import explained
 from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
+from qtoolkit.publishing.card_quality import refuse_foreign_figures
 from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
 from qtoolkit.publishing.push import CARD, Repository
-from qtoolkit.publishing.quality import refuse_foreign_figures
 from qtoolkit.publishing.token import Writer, find_writer
-from qtoolkit.publishing.verification import make_checks
-from qtoolkit.records import OnCheck, OnProgress, Publication, QualityReport, Receipt, Verification, ignore_progress
+from qtoolkit.publishing.verifier import LOADED_AGAIN, make_checks
+from qtoolkit.records import Publication, Receipt, Verification
+from qtoolkit.requests import PublishRequest
 
 
-def publish(
-    path: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    private: bool = True,
-    create_pr: bool = False,
-    dry_run: bool = False,
-    token: str | None = None,
-    revision: str = "main",
-    base: str | os.PathLike[str] | None = None,
-    license: str | None = None,
-    base_model: str | None = None,
-    base_model_relation: str | None = None,
-    quality: QualityReport | None = None,
-    on_progress: OnProgress | None = None,
-    on_check: OnCheck | None = None,
-) -> Publication:
-    """Put a saved model on the Hub, once `verify` has found nothing wrong with it, in one commit with its card.
-
-    What `verify` or another call saw of unchanged files in this session counts. Files that are there already, also from
-    a call that was stopped, are not sent again. A lost connection is tried again; another call goes on anywhere.
-
-    Args:
-        path: a folder that `quantize` wrote. Its `README.md`, where it has one, is the card; otherwise one is made.
-        repo_id: "org/name"; made where it does not exist.
-        private: whether only its owner sees it. A public copy of a gated base is gated too: its owner admits who asks.
-        create_pr: open a pull request, for somebody else's repository; one with the same files stays the only one.
-        dry_run: send nothing and ask no network; the result tells every file, its size, and the card.
-        token: a Hub token that may write; None for the one that huggingface_hub finds.
-        revision: the branch; made where it does not exist.
-        license: by the Hub's name for it, "apache-2.0", where the base's card is not at hand to name it.
-        base_model, base_model_relation: "org/name" for the card, and what this model is to it ("quantized", "finetune",
-            "merge" or "adapter"), where `qtoolkit.json` does not prove what was quantized: a model in memory, say.
-        quality: what `evaluate` measured of this folder, for the card; None where nothing was.
-        on_progress: called with a `ProgressEvent` about ten times a second while files are sent; what it raises stops
-            there. Through hf_xet a file's bytes count when it is whole; without it (HF_HUB_DISABLE_XET=1), as they go.
-        base, on_check: as for `verify`, which tells `on_progress` too where it is.
-
-    Raises:
-        VerificationError: it fails a check, does not load, or was not made by qtoolkit.
-        ConfigError: a licence that nobody knows, a name that is none, another base model than the one that it was made
-            of, figures of another model, or a repository that is public already.
-        GatedModelError: no token, or one that may only read; before any work.
-        SourceError: the Hub refuses or does not answer; nothing of the repository has changed then.
-    """
-    check_repo_id(repo_id)
-    artifact = open_artifact(path)
+@explained("publishing", LOADED_AGAIN)
+def publish(request: PublishRequest) -> Publication:
+    """Verify a saved model and put it on the Hub, as `qtoolkit.publish` describes."""
+    check_repo_id(request.repo_id)
+    artifact = open_artifact(request.path)
     receipt = _receipt_of(artifact)
-    told = {"base_model": base_model, "base_model_relation": base_model_relation}
-    describe = partial(_card, artifact, receipt, repo_id, license=license, quality=quality, told=told)
+    describe = partial(_card, artifact, receipt, request)
     describe(Verification(artifact.path.name, ()))  # what it refuses, it refuses before the work
-    writer = None if dry_run else find_writer(repo_id, token)
-    verification = make_checks(path, base, on_progress, on_check, run_anew=False)
+    writer = None if request.dry_run else find_writer(request.repo_id, request.token)
+    verification = make_checks(request, run_anew=False)
     refuse_unproven(verification)
     files: dict[str, Content] = {name: artifact.path / name for name in artifact.names}
     files[CARD] = describe(verification).encode()
-    planned = _planned(repo_id, revision, files, receipt, verification, private=None if create_pr else private)
-    if writer is None:
-        return planned
-    return _send(writer, planned, receipt, files, on_progress, private=private, create_pr=create_pr)
+    planned = _planned(request, files, receipt, verification)
+    return planned if writer is None else _send(writer, request, planned, receipt, files)
 
 
 def check_push(
@@ -133,21 +90,16 @@ def _is_here(model: str | os.PathLike[str]) -> bool:
 
 
 def _planned(
-    repo_id: str,
-    revision: str,
-    files: Mapping[str, Content],
-    receipt: Receipt,
-    verification: Verification,
-    *,
-    private: bool | None,
+    request: PublishRequest, files: Mapping[str, Content], receipt: Receipt, verification: Verification
 ) -> Publication:
-    """What would be published, as a dry run tells it."""
+    """Return what would be published, as a dry run shows it."""
+    private = None if request.create_pr else request.private
     card = files[CARD]
     assert isinstance(card, bytes)
     return Publication(
-        repo_id=repo_id,
-        url=f"{hub_address()}/{repo_id}",
-        revision=revision,
+        repo_id=request.repo_id,
+        url=f"{hub_address()}/{request.repo_id}",
+        revision=request.revision,
         private=private,
         gated=private is False and bool(receipt.gated),
         dry_run=True,
@@ -159,18 +111,11 @@ def _planned(
 
 
 def _send(
-    writer: Writer,
-    planned: Publication,
-    receipt: Receipt,
-    files: Mapping[str, Content],
-    on_progress: OnProgress | None,
-    *,
-    private: bool,
-    create_pr: bool,
+    writer: Writer, request: PublishRequest, planned: Publication, receipt: Receipt, files: Mapping[str, Content]
 ) -> Publication:
-    """Put the files on the Hub that it has not, and say which those were."""
-    repository = Repository(planned.repo_id, writer, planned.revision, on_progress or ignore_progress)
-    repository.open(private=private, create_pr=create_pr)
+    """Put the files on the Hub that it does not have, and return which those were."""
+    repository = Repository(request.repo_id, writer, request.revision, request.report)
+    repository.open(private=request.private, create_pr=request.create_pr)
     gated = planned.gated and not repository.private
     if gated:
         # Before there is anything to hand out.
@@ -182,7 +127,7 @@ def _send(
     if left:
         of = "a model in memory" if is_in_memory(receipt) else receipt.source.name
         message = f"{receipt.method} of {of}, by qtoolkit"
-        commit, pull_request = repository.push(left, message, create_pr=create_pr)
+        commit, pull_request = repository.push(left, message, create_pr=request.create_pr)
     return replace(
         planned,
         dry_run=False,
@@ -215,22 +160,16 @@ def _receipt_of(artifact: Artifact) -> Receipt:
     return artifact.receipt
 
 
-def _card(
-    artifact: Artifact,
-    receipt: Receipt,
-    repo_id: str,
-    verification: Verification,
-    *,
-    license: str | None,
-    quality: QualityReport | None,
-    told: Mapping[str, str | None],
-) -> str:
-    """The card that the folder has, or else one that is made."""
+def _card(artifact: Artifact, receipt: Receipt, request: PublishRequest, verification: Verification) -> str:
+    """Return the card that the folder has, or else one that is made."""
+    license = request.license
+    quality = request.quality
+    claims = {"base_model": request.base_model, "base_model_relation": request.base_model_relation}
     if quality is not None:
         refuse_foreign_figures(quality, receipt)
     if CARD not in artifact.names:
-        return str(make_card(receipt, verification, repo_id, license=license, quality=quality, **told))
-    for key, value in told.items():
+        return str(make_card(receipt, verification, request.repo_id, license=license, quality=quality, **claims))
+    for key, value in claims.items():
         if value is not None:
             what = f"{artifact.path / CARD} is published as it is, without {key}="
             raise ConfigError(f"{what}: remove the file, so that a card is made, or write it in")

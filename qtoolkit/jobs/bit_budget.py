@@ -40,6 +40,21 @@ def refuse_without_weights(checkpoint: Checkpoint) -> None:
         )
 
 
+@dataclass(frozen=True)
+class MetTarget:
+    """A config that meets its target.
+
+    Attributes:
+        config: with the rules that do so; as it was given where it has no target, or such rules already.
+        num_measured: numbers of bits for which the sensitivity of layers was measured; 0 for none.
+        notes: what was decided, one line each.
+    """
+
+    config: MethodConfig
+    num_measured: int = 0
+    notes: tuple[str, ...] = ()
+
+
 def meet_target(
     checkpoint: Checkpoint,
     config: MethodConfig,
@@ -49,10 +64,8 @@ def meet_target(
     rss: int,
     on_progress: OnProgress,
     measuring_device: str | None = None,
-) -> tuple[MethodConfig, int]:
-    """The config with the rules that meet its target, and how many numbers of bits were measured: 0 for none.
-
-    Rules that give bits already are kept, if they keep the target. What was decided becomes a note of the checkpoint.
+) -> MetTarget:
+    """Give a config the rules that meet its target; rules that give bits already are kept, if they keep the target.
 
     Args:
         checkpoint: the model; its weights must be within reach.
@@ -69,39 +82,39 @@ def meet_target(
         QToolkitError: as planning and measuring.
     """
     if not isinstance(config, MixedConfig) or config.target is None:
-        return config, 0
-    method, quiet = get_method(config.method), replace(checkpoint, notes=[])
+        return MetTarget(config)
+    method = get_method(config.method)
     if config.gives_bits:
-        _check_rules(quiet, method, config, device, rss)
-        return config, 0
+        _check_rules(checkpoint, method, config, device, rss)
+        return MetTarget(config)
     choices = config.bits_to_give()
-    fitted, plan = plan_job(quiet, replace(config, bits=choices[0]), device, machine, rss=rss, measures=len(choices))
+    most_bits = replace(config, bits=choices[0])
+    planned = plan_job(checkpoint, most_bits, device, machine, rss=rss, measures=len(choices))
+    fitted = planned.config
+    plan = planned.plan
     assert isinstance(fitted, MixedConfig)
     if machine is not None:
         check_machine(replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure")), machine)
     units = _Units.of(checkpoint=checkpoint, method=method, config=fitted, plan=plan, choices=choices, device=device)
     budget = _Budget.of(config, plan, units.biases)
     if units.check(budget, checkpoint.name) <= budget.size:
-        checkpoint.notes.append(
-            f"{budget.asked} leaves room for {choices[-1]} bits in every layer: nothing was measured"
-        )
-        return replace(config, bits=choices[-1]), 0
+        note = f"{budget.asked} leaves room for {choices[-1]} bits in every layer: nothing was measured"
+        return MetTarget(replace(config, bits=choices[-1]), notes=(note,))
     layers = [layer for members in units.members.values() for layer in members if layer.in_block]
     found = measure_sensitivity(
         checkpoint, method, fitted, layers, choices, device=measuring_device or device, on_progress=on_progress
     )
     chosen, note = units.choose(found, budget)
-    checkpoint.notes.append(note)
     base, rules = rules_of(chosen)
     # A pattern that gave other options keeps these, and comes where its bits must.
     kept = {pattern: changes for pattern, changes in config.rules.items() if pattern not in rules}
     merged = kept | {pattern: {**config.rules.get(pattern, {}), **changes} for pattern, changes in rules.items()}
-    return replace(config, bits=base, rules=merged), len(choices)
+    return MetTarget(replace(config, bits=base, rules=merged), len(choices), (note,))
 
 
 def _check_rules(checkpoint: Checkpoint, method: Method, config: MixedConfig, device: str, rss: int) -> None:
     """Refuse rules whose bits exceed the target."""
-    plan = plan_job(checkpoint, config, device, None, rss=rss)[1]
+    plan = plan_job(checkpoint, config, device, None, rss=rss).plan
     names = {layer.name for layer in plan.layers}
     candidates = layers_to_quantize(checkpoint, method, config, device)
     budget = _Budget.of(config, plan, sum(layer.bias_bytes for layer in candidates if layer.name in names))

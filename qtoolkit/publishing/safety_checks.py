@@ -9,7 +9,7 @@ from typing import Any
 from qtoolkit.checkpoints.names import PICKLE_SUFFIXES
 from qtoolkit.files import read_json
 from qtoolkit.publishing.artifact import Artifact
-from qtoolkit.publishing.integrity import of
+from qtoolkit.publishing.file_checks import of
 from qtoolkit.publishing.patterns import SECRETS, local_paths
 from qtoolkit.records import Check
 

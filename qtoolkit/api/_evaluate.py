@@ -1,0 +1,21 @@
+"""The verb `evaluate`."""
+
+from qtoolkit.jobs.evaluating import run_evaluation
+from qtoolkit.records import QualityReport
+from qtoolkit.requests import EvaluateRequest, verb
+
+
+@verb(EvaluateRequest)
+def evaluate(request: EvaluateRequest) -> QualityReport:
+    """Measure what a model lost: perplexity on a text, and how far its predictions moved from its base's.
+
+    A base in full precision that is named is read block by block, before the model is loaded: the two are never in
+    memory together, and no logits of the base are kept. Of wikitext2 and c4 the split is taken that nothing is
+    calibrated on. The revision is the model's, not the base's.
+
+    Raises:
+        ConfigError: a text that is too short, or that the model was calibrated on; another vocabulary than the base's.
+        CheckpointError: a model computes NaN.
+        QToolkitError: as `load`.
+    """
+    return run_evaluation(request)

@@ -1,0 +1,28 @@
+"""The verb `publish`."""
+
+from qtoolkit import publishing
+from qtoolkit.records import Publication
+from qtoolkit.requests import PublishRequest, verb
+
+
+@verb(PublishRequest)
+def publish(request: PublishRequest) -> Publication:
+    """Put a saved model on the Hub, once `verify` has found nothing wrong with it, in one commit with its card.
+
+    What `verify` or another call saw of unchanged files in this session counts. Files that are there already, also from
+    a call that was stopped, are not sent again. A lost connection is tried again; another call goes on anywhere.
+
+    A public copy of a gated base is gated too: its owner admits who asks. `base_model` and `base_model_relation` are
+    for a model of which `qtoolkit.json` does not prove what was quantized, such as one that was in memory.
+
+    `on_progress` is called about ten times a second while files are sent; what it raises stops there. Through hf_xet a
+    file's bytes count when it is complete; without it (HF_HUB_DISABLE_XET=1), as they go.
+
+    Raises:
+        VerificationError: it fails a check, does not load, or was not made by qtoolkit.
+        ConfigError: an unknown licence, a name that is none, another base model than the one that it was made of,
+            figures of another model, or a repository that is public already.
+        GatedModelError: no token, or one that may only read; before any work.
+        SourceError: the Hub refuses or does not answer; nothing of the repository has changed then.
+    """
+    return publishing.publish(request)

@@ -1,0 +1,101 @@
+"""Load a saved model, with what is known of how it was made."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qtoolkit.checkpoints.panics import panics_as_errors
+from qtoolkit.errors import CheckpointError, QToolkitError
+from qtoolkit.jobs.checkpoint_opening import open_source
+from qtoolkit.measure import check_room, explained, measure_peak, memory_footprint, resident_memory
+from qtoolkit.methods import reader_of
+from qtoolkit.models import Checkpoint
+from qtoolkit.models.building import cause_of
+from qtoolkit.optional import optional
+from qtoolkit.planning import adapt_dtype, plan_job, resolve_device, resolve_dtype
+from qtoolkit.publishing import receipt_of
+from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
+from qtoolkit.records import ignore_progress
+from qtoolkit.requests import LoadRequest
+from qtoolkit.stream import load_streamed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ADVICE = "free some, or load a smaller form: qt.plan tells what each takes"
+
+
+@explained("loading", _ADVICE)
+def run_loading(request: LoadRequest) -> "QuantizedModel | PreTrainedModel":
+    """Load a saved model, as `qtoolkit.load` describes."""
+    device = resolve_device(request.device)
+    checkpoint = open_source(request.model, request, quantized=True)
+    if request.dtype != "auto":
+        checkpoint = replace(checkpoint, dtype=resolve_dtype(request.dtype))
+    return load_opened(checkpoint, device)
+
+
+@explained("loading", _ADVICE)
+def load_opened(checkpoint: Checkpoint, device: str) -> "QuantizedModel | PreTrainedModel":
+    """Load a checkpoint, quantized or not, on a device."""
+    checkpoint = adapt_dtype(checkpoint, device)
+    if checkpoint.quantization is not None:
+        return load_quantized(checkpoint, device)
+    check_room_to_load(checkpoint, device)
+    with _foreign_errors(checkpoint.name):
+        return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress).value
+
+
+@contextmanager
+def _foreign_errors(name: str) -> Iterator[None]:
+    """Turn what transformers and other readers raise on a checkpoint with wrong metadata into one line.
+
+    Raises:
+        CheckpointError: anything but an error of ours or a lack of memory.
+    """
+    try:
+        with panics_as_errors():
+            yield
+    except (QToolkitError, MemoryError):
+        raise
+    except Exception as error:  # a value of the wrong type makes readers raise anything
+        raise CheckpointError(
+            f"{name} does not load ({cause_of(error)}): its config.json is not that of its weights, get both again"
+        ) from error
+
+
+def load_quantized(checkpoint: Checkpoint, device: str) -> QuantizedModel:
+    """Load a checkpoint that is quantized, on a device."""
+    with _foreign_errors(checkpoint.name):
+        return _load_quantized(checkpoint, device)
+
+
+def _load_quantized(checkpoint: Checkpoint, device: str) -> QuantizedModel:
+    started = time.monotonic()
+    check_room_to_load(checkpoint, device)
+    with measure_peak() as meter:
+        read_as = reader_of(checkpoint)
+        reader = read_as.reader
+        planned = plan_job(read_as.checkpoint, read_as.config, device, None, rss=resident_memory(), method=reader)
+        for package in reader.requires:
+            optional(package, f"{checkpoint.name}, which is quantized with {reader.name!r},")
+        loaded = reader.load(planned.checkpoint, device=device)
+        reader.prepare(loaded.value)
+    receipt = receipt_of(checkpoint)
+    memory = memory_report(planned.plan, memory_footprint(loaded.value), checkpoint.path, meter.report)
+    # What is on the disk is the result, not what was there before it.
+    memory = replace(memory, disk_before=None)
+    notes = (*planned.checkpoint.notes, *loaded.notes, *receipt.notes)
+    report = quantization_report(planned.plan, notes, memory, checkpoint.path, time.monotonic() - started)
+    return QuantizedModel(loaded.value, checkpoint.tokenizer, planned.config, report, receipt.value)
+
+
+def check_room_to_load(checkpoint: Checkpoint, device: str) -> None:
+    """Refuse to load a model that exceeds a `ulimit`: if threads that read reach it, the process ends.
+
+    Raises:
+        InsufficientMemoryError: it does not fit.
+    """
+    check_room(checkpoint.weight_bytes if device == "cpu" else 0, f"loading {checkpoint.name}", _ADVICE)

@@ -1,0 +1,40 @@
+"""Open the checkpoint that a request names."""
+
+from typing import Any
+
+from qtoolkit.formats import side_file_names
+from qtoolkit.models import Checkpoint, open_checkpoint
+from qtoolkit.records import OnProgress, ignore_progress
+from qtoolkit.requests import ModelSource
+
+
+def open_source(
+    model: Any,
+    source: ModelSource,
+    *,
+    on_progress: OnProgress = ignore_progress,
+    quantized: bool = False,
+    headers_only: bool = False,
+) -> Checkpoint:
+    """Open a model for reading, with the revision, token and tokenizer of a request.
+
+    Args:
+        model: a Hub id, a folder, a `.gguf` file or a loaded model.
+        source: the request, or another that holds these three.
+        on_progress: called while files are downloaded.
+        quantized: accept a checkpoint that is quantized already.
+        headers_only: read and download no weights.
+
+    Raises:
+        QToolkitError: as `qtoolkit.load`.
+    """
+    return open_checkpoint(
+        model,
+        revision=source.revision,
+        token=source.token,
+        tokenizer=source.tokenizer,
+        on_progress=on_progress,
+        quantized=quantized,
+        headers_only=headers_only,
+        side_files=side_file_names() if quantized else (),
+    )

@@ -1,0 +1,19 @@
+"""A result with the notes of how it came to be."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Noted(Generic[T]):
+    """What a step made, and what a reader of the job's report has to know of it.
+
+    Attributes:
+        value: the result.
+        notes: what was decided, left out or could not be done, one line each.
+    """
+
+    value: T
+    notes: tuple[str, ...] = ()
