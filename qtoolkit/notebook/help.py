@@ -1,5 +1,6 @@
 """Write what `%quantize?` shows: usage, options, and those of every method, made when somebody asks for it."""
 
+import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -21,61 +22,24 @@ _RESULT = (
     "The record of the job is returned, not the model, so that Out[] does not keep it in memory: give --into, --output "
     "or both to keep the model."
 )
-_USAGE = {
-    "quantize": f"""\
-Quantize a model and return what was done: memory before and after, what was skipped, where it was saved.
-
-  %quantize MODEL [--method NAME] [options of the method] [options of the job]
-  report = %quantize MODEL ...
-
-  %%quantize MODEL [options of the job]
-  method = "{DEFAULT_METHOD}"                         the body is TOML: the method and its options
-  exclude = ["lm_head"]
-
-%qplan takes the same and only plans.
-""",
-    "qeval": """\
-Measure a model on a text: perplexity, and against its base what was lost; how fast it is.
-
-  %qeval MODEL --base MODEL [options]
-  report = %qeval MODEL ...
-
-MODEL is a variable, a folder, a Hub id or a .gguf file.
-""",
-    "qcompare": f"""\
-Quantize a model in several ways and measure each on one text: size, loss, speed, answers.
-
-  %qcompare MODEL --methods NAME,NAME [options]
-  comparison = %qcompare MODEL ...
-
-  %%qcompare MODEL [options]
-  prompts = ["The capital of France is"]   the body is TOML: prompts, and a table for each config
-  [[configs]]
-  method = "{DEFAULT_METHOD}"
-""",
-    "qpublish": """\
-Verify a saved model, and put it on the Hub with a card, in one commit; `qt.publish` in a line.
-
-  %qpublish FOLDER REPO [options]
-  publication = %qpublish FOLDER REPO ...
-
-FOLDER is what `%quantize --output` wrote, REPO is org/name. The token is the one of `hf auth login`,
-the variable HF_TOKEN, or Colab's secret of that name.
-""",
-}
 
 
-def helped_by(magic: str) -> Callable[[T], T]:
-    """Give a magic the help of this name, made when it is asked for: IPython looks for `getdoc`."""
+def helped_by(magic: str, usage: Callable[..., Any] | None = None) -> Callable[[T], T]:
+    """Give a magic a help of its docstring and its options, made when somebody asks: IPython looks for `getdoc`.
+
+    Args:
+        magic: the magic whose options it has.
+        usage: the function whose docstring it has; None for the magic's own.
+    """
 
     def mark(function: T) -> T:
-        function.getdoc = partial(help_of, magic)  # type: ignore[attr-defined]
+        function.getdoc = partial(help_of, magic, inspect.getdoc(usage or function) or "")  # type: ignore[attr-defined]
         return function
 
     return mark
 
 
-def help_of(magic: str) -> str:
+def help_of(magic: str, usage: str) -> str:
     """Write the help of a magic: usage and options, and for `%quantize` all methods with theirs."""
     methods = ", ".join(available_methods())
     options = _entries(MAGICS[magic].options)
@@ -86,7 +50,7 @@ def help_of(magic: str) -> str:
         options = [*before, *options, *after, "", *textwrap.wrap(_RESULT, 110)]
     if magic == "qcompare":
         options += ["", *textwrap.wrap(f"Methods: {methods}; `%quantize?` lists the options of each.", 110)]
-    return "\n".join([_USAGE[magic], *options])
+    return "\n".join([usage, "", *options])
 
 
 def _method(name: str) -> list[str]:

@@ -23,21 +23,21 @@ from qtoolkit.requests import (
 )
 
 _ONLY_FOR_PLANS = ("machine", "context", "batch_size")
-METHOD = LineOption("method", ("--method",), "the method that quantizes", "NAME")
-_DEBUG = LineOption("debug", ("--debug",), "show the whole traceback of an error")
+
+
+def _own(name: str, help: str, metavar: str = "") -> LineOption:
+    """Make an option that a magic has beside those of its verb."""
+    return LineOption(name, (flag_of(name),), help, metavar)
+
+
+METHOD = _own("method", "the method that quantizes", "NAME")
+_DEBUG = _own("debug", "show the whole traceback of an error")
 _JOB_OPTIONS = (
     *request_options(QuantizeRequest),
-    LineOption("into", ("--into",), "keep the quantized model in this variable", "NAME"),
-    LineOption(
-        "push",
-        ("--push",),
-        "verify what was saved, and put it on the Hub as a private repository; needs --output",
-        "REPO",
-    ),
+    _own("into", "keep the quantized model in this variable", "NAME"),
+    _own("push", "verify what was saved, and put it on the Hub as a private repository; needs --output", "REPO"),
     *(replace(option, help=f"with --push, {option.help}") for option in request_options(CardOptions)),
-    LineOption(
-        "plan", ("--plan",), "only tell what would be done and whether it fits: no weight is read or downloaded"
-    ),
+    _own("plan", "only tell what would be done and whether it fits: no weight is read or downloaded"),
     *request_options(PlanRequest, *_ONLY_FOR_PLANS),
     _DEBUG,
 )
@@ -69,20 +69,15 @@ MAGICS: Mapping[str, MagicSyntax] = {
     "qeval": MagicSyntax((*request_options(EvaluateRequest), _DEBUG)),
     "qcompare": MagicSyntax(
         (
-            LineOption(
-                "methods",
-                ("--methods",),
-                "methods with their default options, and folders of quantized models",
-                "A,B,C",
-            ),
-            LineOption("base", ("--base",), "measure the model as it is, too"),
+            _own("methods", "methods with their default options, and folders of quantized models", "A,B,C"),
+            _own("base", "measure the model as it is, too"),
             *request_options(CompareRequest),
             _DEBUG,
         ),
         body_hint="; options of a method go into the body of a %%qcompare cell",
     ),
     "qpublish": MagicSyntax((*request_options(PublishRequest), _DEBUG), words=("FOLDER", "REPO")),
-    "qpanel": MagicSyntax((LineOption("only", ("--only",), "one panel alone", "NAME"), _DEBUG), may_be_empty=True),
+    "qpanel": MagicSyntax((_own("only", "one panel alone", "NAME"), _DEBUG), may_be_empty=True),
 }
 
 

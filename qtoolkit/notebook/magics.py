@@ -51,7 +51,17 @@ class QuantizeMagics(Magics):
     @line_cell_magic
     @short_errors
     def quantize(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> QuantizationReport | Plan:
-        """Quantize a model; `%quantize?` tells of all options."""
+        """Quantize a model and return what was done: memory before and after, what was skipped, where it was saved.
+
+          %quantize MODEL [--method NAME] [options of the method] [options of the job]
+          report = %quantize MODEL ...
+
+          %%quantize MODEL [options of the job]
+          method = "nf4"                         the body is TOML: the method and its options
+          exclude = ["lm_head"]
+
+        %qplan takes the same and only plans.
+        """
         given = read_line("quantize", line, cell)
         name, config = given.words[0], given.configs[0]
         model = self._named(name, local_ns)
@@ -73,7 +83,7 @@ class QuantizeMagics(Magics):
             self.shell.push({given.options["into"]: result})
         return result.report
 
-    @helped_by("quantize")
+    @helped_by("quantize", quantize)
     @needs_local_scope
     @line_cell_magic
     @short_errors
@@ -87,7 +97,13 @@ class QuantizeMagics(Magics):
     @line_magic
     @short_errors
     def qeval(self, line: str, local_ns: Names | None = None) -> QualityReport:
-        """Measure a model on a text, and what it lost against its base; `%qeval?` tells of all options."""
+        """Measure a model on a text: perplexity, and against its base what was lost; how fast it is.
+
+          %qeval MODEL --base MODEL [options]
+          report = %qeval MODEL ...
+
+        MODEL is a variable, a folder, a Hub id or a .gguf file.
+        """
         given = read_line("qeval", line)
         options = self._with_variables(given.options_of(EvaluateRequest), ("base", "text"), local_ns)
         from qtoolkit.api import evaluate
@@ -101,7 +117,16 @@ class QuantizeMagics(Magics):
     @line_cell_magic
     @short_errors
     def qcompare(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Comparison:
-        """Quantize a model in several ways and measure each; `%qcompare?` tells of all options."""
+        """Quantize a model in several ways and measure each on one text: size, loss, speed, answers.
+
+        %qcompare MODEL --methods NAME,NAME [options]
+        comparison = %qcompare MODEL ...
+
+        %%qcompare MODEL [options]
+        prompts = ["The capital of France is"]   the body is TOML: prompts, and a table for each config
+        [[configs]]
+        method = "nf4"
+        """
         given = read_line("qcompare", line, cell)
         options = self._with_variables(given.options_of(CompareRequest), ("text", "executor"), local_ns)
         from qtoolkit.api import compare
@@ -134,7 +159,14 @@ class QuantizeMagics(Magics):
     @line_magic
     @short_errors
     def qpublish(self, line: str, local_ns: Names | None = None) -> Publication:
-        """Verify a saved model, and put it on the Hub with a card; `%qpublish?` tells of all options."""
+        """Verify a saved model, and put it on the Hub with a card, in one commit; `qt.publish` in a line.
+
+          %qpublish FOLDER REPO [options]
+          publication = %qpublish FOLDER REPO ...
+
+        FOLDER is what `%quantize --output` wrote, REPO is org/name. The token is the one of `hf auth login`,
+        the variable HF_TOKEN, or Colab's secret of that name.
+        """
         given = read_line("qpublish", line)
         folder, repo_id = given.words
         options = self._with_variables(given.options_of(PublishRequest), ("quality",), local_ns)

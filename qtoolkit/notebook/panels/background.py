@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 from qtoolkit.errors import ConfigError
@@ -11,6 +13,7 @@ from qtoolkit.errors import ConfigError
 PAUSE = 0.4
 
 
+@dataclass
 class Lookup:
     """Answer the latest of many questions in a thread; earlier ones are dropped, so that typing never waits.
 
@@ -21,22 +24,14 @@ class Lookup:
         pause: seconds without another question before one is asked.
     """
 
-    def __init__(
-        self,
-        ask: Callable[..., Any],
-        on_answer: Callable[[Any], None],
-        on_error: Callable[[Exception], None],
-        *,
-        pause: float = PAUSE,
-    ) -> None:
-        self._ask = ask
-        self._on_answer = on_answer
-        self._on_error = on_error
-        self._pause = pause
-        # Reentrant: showing an answer may change a field, which asks again.
-        self._lock = threading.RLock()
-        self._number = 0
-        self._threads: list[threading.Thread] = []
+    ask: Callable[..., Any]
+    on_answer: Callable[[Any], None]
+    on_error: Callable[[Exception], None]
+    pause: float = PAUSE
+    # Reentrant: showing an answer may change a field, which asks again.
+    _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, init=False)
+    _number: int = field(default=0, init=False)
+    _threads: list[threading.Thread] = field(default_factory=list, init=False)
 
     def start(self, *question: Any) -> None:
         """Ask a question, unless another one follows within the pause."""
@@ -59,15 +54,15 @@ class Lookup:
             thread.join()
 
     def _answer(self, number: int, question: tuple[Any, ...]) -> None:
-        if self._pause:
-            time.sleep(self._pause)
+        if self.pause:
+            time.sleep(self.pause)
         if number != self._number:
             return
         try:
-            answer = self._ask(*question)
-            self._hand_on(number, self._on_answer, answer)
+            answer = self.ask(*question)
+            self._hand_on(number, self.on_answer, answer)
         except Exception as error:  # noqa: BLE001  # a thread's traceback goes where nobody looks
-            self._hand_on(number, self._on_error, error)
+            self._hand_on(number, self.on_error, error)
 
     def _hand_on(self, number: int, callback: Callable[[Any], None], value: Any) -> None:
         """Call `callback` with an answer or error, unless another question was asked meanwhile."""

@@ -1,12 +1,13 @@
 """Compare several quantized forms of a model on one text."""
 
+from ipywidgets import HTML, SelectMultiple, VBox
+
 from qtoolkit.errors import ConfigError, SourceError
 from qtoolkit.methods import MethodConfig, available_methods
 from qtoolkit.notebook.body import DEFAULT_METHOD
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.field import several_field
-from qtoolkit.notebook.panels.job_panel import JobPanel
-from qtoolkit.notebook.panels.job_runner import Job
+from qtoolkit.notebook.panels.field import wide_field
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
 from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
@@ -19,7 +20,7 @@ _AS_PLANNED = "as planned"
 _FULL_PRECISION = "full precision"
 
 
-class ComparePanel(JobPanel):
+class ComparePanel:
     """Quantizes a model in several ways, measures each, and shows tables, charts and answers side by side.
 
     Args:
@@ -28,23 +29,30 @@ class ComparePanel(JobPanel):
         results: shows the comparison.
 
     Attributes:
+        box: the widget to put on the page.
         model, forms, text, num_tokens, prompts, memory: the fields; forms are the configs to compare.
+        runner: start and cancel, and the progress.
     """
 
     def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
-        super().__init__(choice, worker, results)
+        self._choice = choice
         self.model = model_field(choice)
         names = (_FULL_PRECISION, *(() if choice.config is None else (_AS_PLANNED,)), *available_methods())
-        default = [_FULL_PRECISION, DEFAULT_METHOD]
+        default = (_FULL_PRECISION, DEFAULT_METHOD)
         hint = "Ctrl or Shift chooses several"
-        self.forms = several_field("Forms", [(name, name) for name in names], default, hint=hint)
+        self.forms = wide_field(SelectMultiple, "Forms", hint, options=names, value=default, rows=len(names))
         self.text = keyword_field(CompareRequest, "text", "Text")
         self.num_tokens = keyword_field(CompareRequest, "num_tokens", "Tokens", "4096")
         self.prompts = keyword_field(CompareRequest, "prompts", "Prompts")
         self.memory = keyword_field(CompareRequest, "memory", "At most")
-        fields = [self.forms, self.text, self.num_tokens, self.prompts, self.memory]
-        self._arrange({"Compare": self._job}, fields, {SourceError: self.model}, above=[self.model.box])
+        self._fields = [self.forms, self.text, self.num_tokens, self.prompts, self.memory]
+        self.call = HTML()
+        self.runner = JobRunner(worker, results, {"Compare": self._job}, self._fields, {SourceError: self.model})
+        self.box = VBox([self.model.box, *(field.box for field in self._fields), self.call, self.runner.box])
         choice.observe(lambda change: self._show_call(), names=["model", "config", "device"])
+        for field in self._fields:
+            field.on_change(self._show_call)
+        self._show_call()
 
     def _show_call(self) -> None:
         try:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, NoReturn, TypeAlias
 
-from ipywidgets import HTML, Box, Button, Checkbox, Dropdown, Layout, Select, SelectMultiple, Text, Textarea
+from ipywidgets import HTML, Box, Button, Checkbox, Dropdown, Layout, Text
 
 from qtoolkit.errors import ConfigError, QToolkitError, oneline
 
@@ -163,12 +163,7 @@ def error_line(error: BaseException) -> str:
 
 def text_field(label: str, value: str = "", *, hint: str = "", placeholder: str = "") -> Field:
     """Make a field for one line of text."""
-    return _wide_field(Text, label, hint, value=value, placeholder=placeholder)
-
-
-def lines_field(label: str, *, hint: str = "") -> Field:
-    """Make a field for several lines of text."""
-    return _wide_field(Textarea, label, hint, rows=3)
+    return wide_field(Text, label, hint, value=value, placeholder=placeholder)
 
 
 def switch_field(label: str, value: bool, *, hint: str = "") -> Field:
@@ -179,18 +174,16 @@ def switch_field(label: str, value: bool, *, hint: str = "") -> Field:
 
 def choice_field(label: str, options: Sequence[tuple[str, Any]], value: Any, *, hint: str = "") -> Field:
     """Make a menu of a few values, each with its label."""
-    return _wide_field(Dropdown, label, hint, options=list(options), value=value)
+    return wide_field(Dropdown, label, hint, options=list(options), value=value)
 
 
-def list_field(label: str, options: Sequence[tuple[str, Any]], *, hint: str = "") -> Field:
-    """Make a list that scrolls, from which one of many values is chosen."""
-    return _wide_field(Select, label, hint, options=list(options), rows=8)
+def wide_field(control: Callable[..., Any], label: str, hint: str = "", **traits: Any) -> Field:
+    """Make a field of a widget's class, with the style of all fields.
 
-
-def several_field(label: str, options: Sequence[tuple[str, Any]], values: Sequence[Any], *, hint: str = "") -> Field:
-    """Make a list from which any number of values is chosen."""
-    return _wide_field(SelectMultiple, label, hint, options=list(options), value=tuple(values), rows=len(options))
-
-
-def _wide_field(control: Callable[..., Any], label: str, hint: str, **traits: Any) -> Field:
+    Args:
+        control: the class of the widget, such as `Select`.
+        label: stands before it.
+        hint: stands behind it.
+        traits: what else the widget is made with.
+    """
     return Field(control(description=label, style=_STYLE, layout=Layout(**_WIDE), **traits), hint)

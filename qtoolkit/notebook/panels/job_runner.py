@@ -1,6 +1,6 @@
 """Run jobs from a panel: buttons that start and cancel them, and their progress below."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from ipywidgets import Box, Layout, VBox
 from qtoolkit.errors import JobCancelled
 from qtoolkit.notebook.magic_errors import forget_variables
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.field import ButtonField, ErrorFields, error_line, field_of_error
+from qtoolkit.notebook.panels.field import ButtonField, ErrorFields, Field, error_line, field_of_error
 from qtoolkit.notebook.panels.memory_chart import JobMemory
 from qtoolkit.notebook.panels.progress_view import CANCELLING, PanelProgress, ProgressView
 from qtoolkit.notebook.panels.results import Results
@@ -48,7 +48,8 @@ class JobRunner:
         worker: runs the job; shared by all runners of a panel.
         results: shows the result.
         actions: label of a button -> makes its job, or raises if a field is wrong, which then shows the error.
-        error_fields: the fields that an error of a job may be about; it is shown beside them too.
+        fields: the fields of the job's call; an error about one's keyword is shown beside it too.
+        error_fields: further fields that errors are about.
 
     Attributes:
         box: the widget to put on the page.
@@ -61,11 +62,13 @@ class JobRunner:
         worker: Worker,
         results: Results,
         actions: dict[str, Callable[[], Job]],
+        fields: Sequence[Field] = (),
         error_fields: ErrorFields | None = None,
     ) -> None:
         self._worker = worker
         self._results = results
-        self._error_fields = error_fields or {}
+        keywords: ErrorFields = {field.keyword: field for field in fields if field.keyword}
+        self._error_fields = {**keywords, **(error_fields or {})}
         self._stop_button = StopButton(worker.cancelled.set)
         self.view = ProgressView()
         self.actions = {

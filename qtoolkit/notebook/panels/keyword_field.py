@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from qtoolkit.notebook.panels.field import Field, choice_field, lines_field, switch_field, text_field
+from ipywidgets import Textarea
+
+from qtoolkit.notebook.panels.field import Field, choice_field, switch_field, text_field, wide_field
 from qtoolkit.requests import Request, arguments_of
 
 # Keyword of a verb -> why its panel has no field for it.
@@ -53,7 +55,7 @@ def keyword_field(
     elif isinstance(option.default, bool):
         field = switch_field(label, value=option.default)
     elif isinstance(option.default, tuple):
-        field = lines_field(label, hint=f"{hint}; one a line")
+        field = wide_field(Textarea, label, f"{hint}; one a line", rows=3)
     else:
         field = text_field(label, value or str(option.default or ""), hint=hint)
     field.keyword = keyword

@@ -1,5 +1,6 @@
 """Draw the memory of this process while a job runs: main memory, and a GPU's if one is used."""
 
+from dataclasses import dataclass, field
 from html import escape
 
 from qtoolkit.units import format_bytes
@@ -10,6 +11,7 @@ _WIDTH = 560
 _HEIGHT = 90
 
 
+@dataclass
 class MemoryTrace:
     """Samples of one kind of memory.
 
@@ -22,14 +24,13 @@ class MemoryTrace:
         peak: the largest sample, in bytes.
     """
 
-    def __init__(self, name: str, predicted: int = 0) -> None:
-        self.samples: list[int] = []
-        self.peak = 0
-        self._name = name
-        self._now = 0
-        self._predicted = predicted
-        self._every = 1
-        self._calls = 0
+    name: str
+    predicted: int = 0
+    samples: list[int] = field(default_factory=list)
+    peak: int = 0
+    _now: int = 0
+    _every: int = 1
+    _calls: int = 0
 
     def add(self, size: int) -> None:
         """Add a sample in bytes."""
@@ -46,20 +47,20 @@ class MemoryTrace:
         """Describe the picture in one line."""
         if not self.samples:
             return ""
-        sizes = f"{self._name} now {format_bytes(self._now)}, at most {format_bytes(self.peak)}"
-        return f"{sizes}, predicted at most {format_bytes(self._predicted)}" if self._predicted else sizes
+        sizes = f"{self.name} now {format_bytes(self._now)}, at most {format_bytes(self.peak)}"
+        return f"{sizes}, predicted at most {format_bytes(self.predicted)}" if self.predicted else sizes
 
     def picture(self) -> str:
         """Draw the samples as inline SVG, with its text; empty before the second sample."""
         if len(self.samples) < 2:
             return ""
-        top = max(self.peak, self._predicted)
+        top = max(self.peak, self.predicted)
         step = _WIDTH / (len(self.samples) - 1)
         points = " ".join(f"{index * step:.0f},{_y_of(size, top)}" for index, size in enumerate(self.samples))
         line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>'
         line += f'<polygon points="0,{_HEIGHT} {points} {_WIDTH},{_HEIGHT}" fill="currentColor" fill-opacity="0.1"/>'
-        if self._predicted:
-            level = _y_of(self._predicted, top)
+        if self.predicted:
+            level = _y_of(self.predicted, top)
             ends = f'x1="0" x2="{_WIDTH}" y1="{level}" y2="{level}"'
             line += f'<line {ends} stroke="currentColor" stroke-dasharray="4 3"/>'
         text = escape(self.text())

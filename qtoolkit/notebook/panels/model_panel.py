@@ -1,9 +1,9 @@
 """Find a model on this machine or on the Hub, and choose it."""
 
-from ipywidgets import HTML, VBox
+from ipywidgets import HTML, Select, VBox
 
 from qtoolkit.notebook.panels.background import PAUSE, Lookup
-from qtoolkit.notebook.panels.field import error_line, list_field, text_field
+from qtoolkit.notebook.panels.field import error_line, text_field, wide_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.records import FoundModel, FoundModels
@@ -29,7 +29,7 @@ class ModelPanel:
         self._choice = choice
         self._models: dict[str, FoundModel] = {}
         self.search = text_field("Search", choice.model, hint="part of a name on the Hub, a folder, or a .gguf file")
-        self.found = list_field("Found", _LOOKING)
+        self.found = wide_field(Select, "Found", options=_LOOKING, rows=8)
         self.call = HTML()
         self.details = HTML()
         self.box = VBox([self.search.box, self.call, self.found.box, self.details])

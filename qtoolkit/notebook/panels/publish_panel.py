@@ -5,14 +5,13 @@ from html import escape
 from typing import Any
 
 from IPython import get_ipython
-from ipywidgets import HTML
+from ipywidgets import HTML, VBox
 
 from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import ModelNotFoundError, SourceError, VerificationError
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.field import switch_field, text_field
-from qtoolkit.notebook.panels.job_panel import JobPanel
-from qtoolkit.notebook.panels.job_runner import Job
+from qtoolkit.notebook.panels.field import ErrorFields, switch_field, text_field
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
 from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
@@ -23,7 +22,7 @@ from qtoolkit.requests import PublishRequest
 _MARKS = {True: "✔", False: "✖", None: "?"}
 
 
-class PublishPanel(JobPanel):
+class PublishPanel:
     """Verifies a saved model, shows what would be sent to the Hub, and sends it.
 
     Args:
@@ -32,12 +31,14 @@ class PublishPanel(JobPanel):
         results: shows verification and publication.
 
     Attributes:
+        box: the widget to put on the page.
         folder, repo_id, license, base_model, base_model_relation, quality, revision, public, create_pr: the fields.
         checks, card: HTML with the checks one by one, and the card.
+        runner: verify, dry run, publish and cancel, and the progress.
     """
 
     def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
-        super().__init__(choice, worker, results)
+        self._choice = choice
         self.folder = text_field("Folder", choice.folder, hint="a saved model")
         self.repo_id = text_field("Repository", hint="org/name on the Hub; made where it does not exist")
         self.license = keyword_field(PublishRequest, "license", "Licence")
@@ -53,20 +54,22 @@ class PublishPanel(JobPanel):
         self.create_pr = keyword_field(PublishRequest, "create_pr", "Open a pull request instead")
         self.checks = HTML()
         self.card = HTML()
-        self._arrange(
-            {"Verify": self._verify, "Dry run": self._dry_run, "Publish": self._publish},
-            [
-                *(self.folder, self.repo_id, self.license, self.base_model, self.base_model_relation),
-                *(self.quality, self.revision, self.public, self.create_pr),
-            ],
-            {
-                "private": self.public,
-                ModelNotFoundError: self.folder,
-                VerificationError: self.folder,
-                SourceError: self.repo_id,
-            },
-            below=[self.checks, self.card],
-        )
+        self.call = HTML()
+        self._fields = [self.folder, self.repo_id, self.license, self.base_model, self.base_model_relation]
+        self._fields += [self.quality, self.revision, self.public, self.create_pr]
+        actions = {"Verify": self._verify, "Dry run": self._dry_run, "Publish": self._publish}
+        errors: ErrorFields = {
+            "private": self.public,
+            ModelNotFoundError: self.folder,
+            VerificationError: self.folder,
+            SourceError: self.repo_id,
+        }
+        self.runner = JobRunner(worker, results, actions, self._fields, errors)
+        below = [self.call, self.runner.box, self.checks, self.card]
+        self.box = VBox([*(field.box for field in self._fields), *below])
+        for field in self._fields:
+            field.on_change(self._show_call)
+        self._show_call()
         choice.observe(lambda change: setattr(self.folder, "value", change["new"]), names="folder")
 
     def _show_call(self) -> None:

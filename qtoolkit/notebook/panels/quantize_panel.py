@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from IPython import get_ipython
+from ipywidgets import HTML, VBox
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
 from qtoolkit.files import current_folder
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import ErrorFields, text_field
-from qtoolkit.notebook.panels.job_panel import JobPanel
-from qtoolkit.notebook.panels.job_runner import Job
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
 from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
@@ -22,7 +22,7 @@ from qtoolkit.records import QuantizationReport
 from qtoolkit.requests import QuantizeRequest
 
 
-class QuantizePanel(JobPanel):
+class QuantizePanel:
     """Quantizes the chosen model with the chosen method.
 
     Args:
@@ -32,23 +32,30 @@ class QuantizePanel(JobPanel):
         with_method: whether it has fields for the method itself, if no other panel has them.
 
     Attributes:
+        box: the widget to put on the page.
         model, methods, output, into, overwrite: the fields.
+        runner: start and cancel, and the progress.
     """
 
     def __init__(self, choice: PanelChoice, worker: Worker, results: Results, *, with_method: bool = False) -> None:
-        super().__init__(choice, worker, results)
+        self._choice = choice
         self.model = model_field(choice)
         self.methods = MethodFields(choice) if with_method else None
         self.output = keyword_field(QuantizeRequest, "output", "Save to")
         self.into = text_field("Keep as", hint="a variable for the model; empty to keep only what is saved")
         self.overwrite = keyword_field(QuantizeRequest, "overwrite", "Replace the folder when it exists")
         errors: ErrorFields = {SourceError: self.model, OutputError: self.output}
-        above = [self.model.box]
+        boxes = [self.model.box]
         if self.methods:
             errors = {**errors, "device": self.methods.device}
-            above.append(self.methods.box)
+            boxes.append(self.methods.box)
+        self._fields = [self.output, self.into, self.overwrite]
         self._proposed = ""
-        self._arrange({"Quantize": self._job}, [self.output, self.into, self.overwrite], errors, above=above)
+        self.call = HTML()
+        self.runner = JobRunner(worker, results, {"Quantize": self._job}, self._fields, errors)
+        self.box = VBox([*boxes, *(field.box for field in self._fields), self.call, self.runner.box])
+        for field in self._fields:
+            field.on_change(self._show_call)
         choice.observe(lambda change: self._propose_output(), names=["model", "config", "device"])
         self._propose_output()
 
