@@ -1,4 +1,4 @@
-"""Make a language model small in a notebook, know what it cost, and share it."""
+"""Quantize a language model in a notebook, measure what quality and memory that costs, and publish the result."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ __all__ = [
     "verify",
 ]
 
-# Where public names stand that are no verb of the package `api`.
+# Public names that are no verb of the package `api` -> the module that defines them.
 _HOME_OF = {
     "QuantizedModel": "quantized",
     "available_formats": "formats",
@@ -75,7 +75,7 @@ _HOME_OF = {
 
 
 def __getattr__(name: str) -> Any:
-    """Verbs and configs, each imported when it is first asked for; a method's config is found by its file's name."""
+    """Import a verb or a config when it is first used; the config of a method is found by the name of its class."""
     with importing(f"qt.{name}"):
         if name in _HOME_OF or (name in __all__ and name.islower()):
             return getattr(importlib.import_module(f"qtoolkit.{_HOME_OF.get(name, 'api')}"), name)
@@ -90,14 +90,14 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext qtoolkit`: `%quantize` and its family, which `%lsmagic` lists."""
+    """Register `%quantize` and the other magics in a shell, for `%load_ext qtoolkit`."""
     importlib.import_module("qtoolkit.notebook").register(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """`%unload_ext qtoolkit`: the magics are gone."""
+    """Remove the magics from a shell, for `%unload_ext qtoolkit`."""
     importlib.import_module("qtoolkit.notebook").unregister(shell)
 
 
-# So that transformers reads our checkpoints once qtoolkit is imported, before or after it; costs nothing until then.
+# Lets transformers read our checkpoints, whichever of the two is imported first; transformers is not imported by this.
 when_imported("transformers.modeling_utils", lambda: importlib.import_module("qtoolkit.methods").register())

@@ -1,4 +1,4 @@
-"""Every error that qtoolkit raises on purpose.
+"""Define every error that qtoolkit raises on purpose.
 
     QToolkitError
     ├── ConfigError (ValueError)                 an option has a value that it cannot have
@@ -18,9 +18,9 @@
     ├── MissingDependencyError (ImportError)     an optional package is not installed
     └── JobCancelled                             raised by `on_progress` to stop a job
 
-Each message is one line: what is wrong, the value got, the values allowed, and the next step. `oneline` makes a
-message that came from another library fit, `memory_cause` knows those of memory that ran out, and a Hub token in one is
-masked.
+Each message is one line: what is wrong, the value got, the values allowed, and the next step. `oneline` shortens a
+message of another library to that, `memory_cause` recognizes messages about memory that ran out, and a Hub token in a
+message is masked.
 """
 
 import errno
@@ -28,46 +28,46 @@ import re
 from collections import abc
 from contextlib import contextmanager
 
-# How libraries say that memory ran out: torch's allocators, CUDA's libraries, Python's threads, the dynamic linker, C++
-# and the kernel, and Python itself where it had none left for the error. What a linker says of a "static TLS block" is
-# no matter of memory.
+# How libraries report that memory ran out: torch's allocators, CUDA's libraries, Python's threads, the dynamic linker,
+# C++, the kernel, and Python itself if it had no memory left for the error. A linker's message about a "static TLS
+# block" is not about memory.
 _NO_MEMORY = re.compile(
     r"out of memory|allocate memory(?! in static TLS)|_ALLOC_FAILED|start new thread|failed to map segment|bad_alloc"
     r"|without exception set|without setting an exception",
     re.IGNORECASE,
 )
-# Held during an import, so that what went wrong in it can be told.
+# Bytes reserved during an import and freed when it fails, so that there is memory to report the failure.
 _RESERVE = 4_000_000
-# Where in torch's source it was noticed.
+# Prefix of torch's messages: the line in its source that raised the error.
 _ENFORCE = re.compile(r"^\[enforce fail at [^]]*\] .*?\. (?=[A-Z])")
 
-# A path has up to 4,096 letters; a config may hold a word of a million.
+# Characters of a message: a path has up to 4,096, but a config may hold a string of a million.
 _LONGEST = 6_000
-# Real ones have 34 letters and digits.
+# Real tokens have 34 letters and digits after the prefix.
 _TOKEN = re.compile(r"(hf|api_org)_[A-Za-z0-9]{16,}")
-# Of an address: who asks, and the password.
+# User name and password of a URL.
 _LOGIN = re.compile(r"(?<=://)[^/\s@:]*:[^/\s]*@")
 
 
 def masked(text: str, token: str | None = None) -> str:
-    """A text without the Hub tokens, and the passwords in addresses, that stand in it: "hf_…" in their place.
+    """Return a text with Hub tokens, and user names and passwords in URLs, replaced: "hf_…" for a token.
 
     Args:
-        text: what will be shown.
-        token: a token that may look otherwise.
+        text: a text that will be shown.
+        token: a token to replace too, whatever it looks like.
     """
     text = _LOGIN.sub("…@", _TOKEN.sub(r"\1_…", text))
     return text.replace(str(token), "hf_…") if token and len(token) >= 8 else text
 
 
 def printable(text: str, longest: int = 10_000) -> str:
-    r"""A text as any screen and file takes it: what cannot be printed or encoded as its escape, and an end cut off.
+    r"""Return a text that any screen and file takes: unprintable characters escaped, and a long end cut off.
 
     Example:
         >>> print(printable("one\x1b[2Jline\udce9"))
         one\x1b[2Jline\udce9
     """
-    # A lone surrogate is what Python makes of a file name that is no UTF-8; no terminal and no Hub takes it.
+    # Python decodes a file name that is not UTF-8 to lone surrogates, which no terminal and no Hub accepts.
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:longest])
     return shown if len(text) <= longest else f"{shown}..."
 
@@ -79,9 +79,9 @@ def _shortened(text: str) -> str:
 class QToolkitError(Exception):
     """Root of every error that qtoolkit raises on purpose.
 
-    What looks like a Hub token in its message is masked, and what no screen prints is escaped; of a very long one,
-    which quotes somebody's file, the middle is left out: what is wrong stands at its beginning, and what to do at its
-    end.
+    In its message, text that looks like a Hub token is masked and unprintable characters are escaped. The middle of a
+    very long message, which quotes somebody's file, is left out: its beginning says what is wrong, and its end what to
+    do.
     """
 
     def __init__(self, *args: object) -> None:
@@ -93,27 +93,27 @@ class ConfigError(QToolkitError, ValueError):
 
 
 class UnknownMethodError(ConfigError):
-    """No method of that name: the message lists those there are."""
+    """No method has this name; the message lists the methods."""
 
 
 class SourceError(QToolkitError):
-    """A model that cannot be read."""
+    """A model cannot be read."""
 
 
 class ModelNotFoundError(SourceError, FileNotFoundError):
-    """Neither a folder, nor a `.gguf` file, nor a repository on the Hub."""
+    """The name is neither a folder, nor a `.gguf` file, nor a repository on the Hub."""
 
 
 class HubUnreachableError(SourceError, ConnectionError):
-    """The Hub does not answer, and the model is not whole in the local cache."""
+    """The Hub does not answer, and the model is not complete in the local cache."""
 
 
 class GatedModelError(SourceError, PermissionError):
-    """The Hub knows the repository but does not hand it out to this token."""
+    """The Hub knows the repository but does not give this token access to it."""
 
 
 class CheckpointError(SourceError, ValueError):
-    """A weight file is truncated or lies about its content, or weights of the model are missing."""
+    """A weight file is truncated or not what its header says, or weights of the model are missing."""
 
 
 class UnsafeCheckpointError(SourceError):
@@ -121,7 +121,7 @@ class UnsafeCheckpointError(SourceError):
 
 
 class UnsupportedModelError(SourceError, ValueError):
-    """A sound model with which this method cannot work: already quantized, or without a language-model head."""
+    """A valid model that this method cannot quantize: already quantized, or without a language-model head."""
 
 
 class OutputError(QToolkitError, OSError):
@@ -137,7 +137,7 @@ class DiskFullError(OutputError):
 
 
 class VerificationError(QToolkitError, ValueError):
-    """A saved model fails a check of `qt.verify`, or has nothing to be checked by; it is not published."""
+    """A saved model fails a check of `qt.verify`, or has no receipt to be checked by; it is not published."""
 
 
 class InsufficientMemoryError(QToolkitError, MemoryError):
@@ -145,18 +145,18 @@ class InsufficientMemoryError(QToolkitError, MemoryError):
 
 
 class MissingDependencyError(QToolkitError, ImportError):
-    """An optional package is not installed, or does not import; the message says how to install it."""
+    """An optional package is not installed or fails to import; the message says how to install it."""
 
 
 class JobCancelled(QToolkitError):
-    """Raised by an `on_progress` callback to stop the job; nothing half-written is left behind."""
+    """An `on_progress` callback raises this to stop the job; nothing half-written is left behind."""
 
 
 def oneline(error: BaseException) -> str:
-    """An error's message without its class, for use inside a message of ours: its first line.
+    """Return the first line of an error's message, for use inside a message of ours.
 
-    A first line that ends in a colon announces the second, which follows it. What a file holds may stand in it, and may
-    be endless: 500 characters are enough.
+    The second line is added where the first ends in a colon. At most 500 characters are returned, since a message may
+    quote a file.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
@@ -164,7 +164,7 @@ def oneline(error: BaseException) -> str:
 
 
 def memory_cause(error: BaseException) -> str:
-    """What says that memory ran out, in one line, of an error or of what it was raised from; empty where nothing does.
+    """Return the message, in one line, that an error or one of its causes gives of memory that ran out, or "".
 
     Libraries wrap such errors in others, and so does this one: "the tokenizer cannot be read".
     """
@@ -172,11 +172,10 @@ def memory_cause(error: BaseException) -> str:
     pending: BaseException | None = error
     while pending is not None and pending not in seen:
         seen.append(pending)
-        is_told = isinstance(pending, RuntimeError | ImportError | SystemError | SourceError) and _NO_MEMORY.search(
-            str(pending)
-        )
-        if isinstance(pending, MemoryError) or is_told or getattr(pending, "errno", None) == errno.ENOMEM:
-            # Of what CUDA says, the first sentences: the others are about its allocator.
+        speaks = isinstance(pending, RuntimeError | ImportError | SystemError | SourceError)
+        is_memory = isinstance(pending, MemoryError) or getattr(pending, "errno", None) == errno.ENOMEM
+        if is_memory or (speaks and _NO_MEMORY.search(str(pending))):
+            # The first three sentences: CUDA's others are about its allocator.
             return ". ".join(_ENFORCE.sub("", oneline(pending)).split(". ")[:3])
         pending = pending.__cause__ or (None if pending.__suppress_context__ else pending.__context__)
     return ""
@@ -184,15 +183,15 @@ def memory_cause(error: BaseException) -> str:
 
 @contextmanager
 def importing(name: str) -> abc.Iterator[None]:
-    """Let an import that fails, mostly for want of memory, fail in one line.
+    """Raise a one-line error where an import in the block fails, mostly because memory ran out.
 
     Args:
         name: what is imported, for the message.
 
     Raises:
         InsufficientMemoryError: memory ran out.
-        MissingDependencyError: it fails otherwise. Where memory is short, a file that cannot be looked up passes for
-            a module that is missing, and a library's part that was left out for one that it never had.
+        MissingDependencyError: the import failed otherwise. With little memory, Python takes a file that it cannot
+            look up for a missing module, and a part of a library that it could not load for one that does not exist.
     """
     reserve: list[bytearray] = []
     try:

@@ -1,6 +1,5 @@
-"""Files that are whole or not there at all, also when the power fails, and the folder for what can be made again."""
+"""Write files that are complete or do not exist, even after a power failure; resolve paths; read and cache JSON."""
 
-import contextlib
 import ctypes
 import errno
 import functools
@@ -9,7 +8,8 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BufferedWriter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,28 +18,28 @@ from qtoolkit.errors import ConfigError, OutputError, QToolkitError, oneline
 
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2
-# What a kernel, a file system or a sandbox answers that does not know `renameat2` or one of its flags.
+# Errors of a kernel, file system or sandbox that does not know `renameat2` or one of its flags.
 _REFUSED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
-# What is answered where a folder cannot be synced: by some network drives, and of folders that may not be read.
+# Errors where a folder cannot be synced: on some network drives, and for folders that may not be read.
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES)
-# What is answered where nothing can be written for now, of temporary files that are small.
+# Errors of small temporary files that mean that nothing can be written at the moment.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _SCRATCH_BYTES = 2**20
-# A config takes some kB. Ten million bytes of JSON become at most a few hundred million in memory.
+# A config has some kB. Ten million bytes of JSON take at most a few hundred million in memory.
 MAX_JSON_BYTES = 10_000_000
-# Python itself gives up some hundred levels further down, in the middle of whatever it does.
+# Python raises RecursionError some hundred levels further down, wherever it happens to be.
 _MAX_DEPTH = 50
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Write a file beside its name, sync it, rename it, and sync its folder: no half of it is ever seen.
+    """Write a file under a temporary name, sync it, rename it, and sync its folder: no half of it is ever seen.
 
-    That holds wherever a process dies or the power fails; once this returns, the file stays.
+    That holds wherever a process dies or the power fails; once this returns, the file is on the disk.
 
     Raises:
-        OSError: the disk is full, or the folder has gone; what stood there before still does.
+        OSError: the disk is full, or the folder was removed; a file that had the name before is unchanged.
     """
-    # A name of this call alone: of two threads, or two machines on one drive, neither takes the other's for its own.
+    # The name is unique to this call: two threads, or two machines on one drive, do not write the same file.
     beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         with open_new(beside) as stream:
@@ -52,17 +52,16 @@ def write_whole(file: Path, data: bytes) -> None:
     sync_folder(file.parent)
 
 
-def open_new(file: Path) -> Any:
-    """Make a file to write bytes to: what stood at its name goes, and a link there is not followed."""
+def open_new(file: Path) -> BufferedWriter:
+    """Open a new file for writing bytes; a file that has its name is removed, and a link there is not followed."""
     file.unlink(missing_ok=True)
     return file.open("xb")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it where they are missing, so that they stay when the power fails."""
-    missing = [folder, *folder.parents]
-    missing = [one for one in missing if not os.path.lexists(one)]
-    # Not `mkdir(parents=True)`, which calls itself once for each: a path may have more than Python has room for.
+    """Make a folder and its missing parents, and sync them, so that they survive a power failure."""
+    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    # Not `mkdir(parents=True)`, which recurses once per parent: a path may have more of them than Python can recurse.
     for one in reversed(missing):
         one.mkdir(exist_ok=True)
     folder.mkdir(exist_ok=True)
@@ -71,7 +70,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk. Windows, and drives that cannot, are not asked."""
+    """Wait until the names in a folder are on the disk; do nothing on Windows, and on drives that cannot do that."""
     if os.name == "nt":
         return
     try:
@@ -83,15 +82,15 @@ def sync_folder(folder: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Wait until all files and folders in a folder, and their names, are on the disk."""
-    for place, _, names in os.walk(folder, topdown=False, onerror=_raise):
+    for inner, _, names in os.walk(folder, topdown=False, onerror=_raise):
         for name in names:
-            sync_file(Path(place, name))
-        sync_folder(Path(place))
+            sync_file(Path(inner, name))
+        sync_folder(Path(inner))
 
 
 def sync_file(file: Path) -> None:
-    """Wait until what a file holds is on the disk."""
-    # Windows syncs only what may be written.
+    """Wait until the content of a file is on the disk."""
+    # Windows syncs only files that are opened for writing.
     _sync(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
 
 
@@ -108,11 +107,11 @@ def _raise(error: OSError) -> None:
 
 
 def rename_new(path: Path, target: Path) -> None:
-    """Rename a folder to a name that nothing has.
+    """Rename a folder to a name that no file and no folder has.
 
     Raises:
-        FileExistsError: something has it, and stays as it was.
-        OSError: it cannot be renamed.
+        FileExistsError: the name is taken; nothing is changed.
+        OSError: the folder cannot be renamed.
     """
     if _rename2(path, target, _NOREPLACE):
         return
@@ -122,10 +121,10 @@ def rename_new(path: Path, target: Path) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Give two folders each other's name, both at once; false where kernel or file system cannot.
+    """Exchange the names of two folders in one step; return False if the kernel or file system cannot do that.
 
     Raises:
-        OSError: they cannot be renamed.
+        OSError: the folders cannot be renamed.
     """
     return _rename2(first, second, _EXCHANGE)
 
@@ -144,25 +143,25 @@ def _rename2(first: Path, second: Path, flag: int) -> bool:
 
 @functools.cache
 def _renameat2() -> Callable[..., int] | None:
-    """Linux' own rename with flags, from the C library; None where there is none."""
+    """Return Linux' `renameat2` from the C library, or None if there is none."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, TypeError, AttributeError):  # Windows has no such library, others no such call
+    except (OSError, TypeError, AttributeError):  # Windows has no such library, other systems no such call
         return None
     call.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
     return call
 
 
 def path_of(value: Any, option: str) -> Path:
-    """What somebody gives as a path, absolute, with "~" for their home; it need not exist.
+    """Return a path that a user gives, absolute and with "~" expanded; it need not exist.
 
     Args:
         value: a text or a path object.
-        option: what it was given as, for the error.
+        option: the name of the option that it was given as, for the error.
 
     Raises:
-        ConfigError: something else, characters that no path has (NUL, half a character), or a relative path where the
-            current folder was removed.
+        ConfigError: it is neither, or has characters that no path has (NUL, half a character), or it is relative and
+            the current folder was removed.
     """
     try:
         name = os.fspath(value)
@@ -170,7 +169,7 @@ def path_of(value: Any, option: str) -> Path:
             raise ConfigError(f"{option} must be a path as text, got {value!r:.60}: decode it with os.fsdecode")
         if not name or "\0" in name or not os.fsencode(name):
             raise ConfigError(f"{option} {name!r:.60} is empty or holds a NUL, which no path does: name another")
-        # Not Path's own, which raises where a home belongs to nobody.
+        # Not `Path.expanduser`, which raises for "~name" where no such user exists.
         return Path(os.path.expanduser(name)).absolute()  # noqa: PTH111
     except FileNotFoundError as error:
         raise ConfigError(
@@ -184,23 +183,23 @@ def path_of(value: Any, option: str) -> Path:
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """Make a path of ours or the environment's absolute, with "~" for the user's home, and raise nothing.
+    """Make a path of ours or of the environment absolute, expand "~", and raise nothing.
 
-    Where the current folder was removed, a relative one stands below the root of the disk; for a user without a home,
+    Where the current folder was removed, a relative path is taken from the root of the disk; for a user without a home,
     "~" is a folder of that name.
     """
-    return current_folder() / os.path.expanduser(path)  # noqa: PTH111  # Path's own raises without a home
+    return current_folder() / os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser raises without a home
 
 
 def user_cache() -> Path:
-    """The user's folder for what can be made again; not made by this."""
+    """Return qtoolkit's folder in the user's cache, which may not exist."""
     folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))  # noqa: PTH111
-    # A user without a home, as `docker run --user` makes them, keeps nothing: below a file, nothing can be made.
+    # For a user without a home, as `docker run --user` makes them, nothing is cached: no folder can be below a file.
     return Path(os.devnull if folder.startswith("~") else folder, "qtoolkit")
 
 
 def current_folder() -> Path:
-    """The current folder; the root of the disk where somebody removed it."""
+    """Return the current folder, or the root of the disk if somebody removed it."""
     try:
         return Path.cwd()
     except FileNotFoundError:
@@ -208,7 +207,7 @@ def current_folder() -> Path:
 
 
 def home_folder() -> Path:
-    """The user's home; the root of the disk for a user who has none."""
+    """Return the user's home, or the root of the disk for a user who has none."""
     try:
         return Path.home()
     except RuntimeError:
@@ -216,16 +215,16 @@ def home_folder() -> Path:
 
 
 def file_bytes(file: Path) -> int:
-    """Return the bytes of a file; 0 where there is none."""
+    """Return the size of a file in bytes; 0 if there is no such file."""
     return file.stat().st_size if file.is_file() else 0
 
 
 def read_json(file: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The values of a JSON object in a file; none where it is missing, damaged, no object, too large or too deep."""
-    # Reading a named pipe would wait for ever.
-    if not file.is_file():
-        return {}
+    """Return the JSON object in a file; {} if it is missing, damaged, no object, too large or nested too deep."""
     try:
+        # Opening a named pipe would block forever.
+        if not file.is_file():
+            return {}
         with file.open("rb") as stream:
             data = stream.read(max_bytes + 1)
         values = json.loads(data.decode()) if len(data) <= max_bytes else None
@@ -235,7 +234,7 @@ def read_json(file: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
 
 
 def is_shallow(values: Any) -> bool:
-    """Whether nested dicts, lists and tuples are no deeper than any that is meant: as deep ones cannot be compared."""
+    """Return whether dicts, lists and tuples are nested at most 50 deep: comparing deeper ones may fail."""
     level = [values]
     for _ in range(_MAX_DEPTH):
         level = [
@@ -251,26 +250,26 @@ def is_shallow(values: Any) -> bool:
 
 @contextmanager
 def scratch_folder(prefix: str) -> Iterator[Path]:
-    """A folder for small files, which goes at the end.
+    """Make a folder for small temporary files, which is removed at the end of the block.
 
     Args:
-        prefix: how its name begins.
+        prefix: how the name of the folder begins.
 
     Raises:
-        OutputError: there is no room for it.
+        OutputError: the disk is full, or nothing can be written to it.
     """
-    made = False
+    is_made = False
     try:
         with TemporaryDirectory(prefix=prefix) as name:
             _refuse_full(name)
-            made = True
+            is_made = True
             yield Path(name)
     except OSError as error:
-        if isinstance(error, QToolkitError) or (made and error.errno not in _NO_ROOM):
+        if isinstance(error, QToolkitError) or (is_made and error.errno not in _NO_ROOM):
             raise
-        place = f" in {Path(error.filename).parent}" if isinstance(error.filename, str) else ""
+        where = f" in {Path(error.filename).parent}" if isinstance(error.filename, str) else ""
         raise OutputError(
-            f"temporary files cannot be written{place} ({error.strerror or oneline(error)}): free some room there, or "
+            f"temporary files cannot be written{where} ({error.strerror or oneline(error)}): free some room there, or "
             "set TMPDIR to a folder on another disk"
         ) from error
 
@@ -281,7 +280,7 @@ def _refuse_full(folder: str) -> None:
 
 
 def keep_json(file: Path, values: dict[str, Any]) -> None:
-    """Keep what was measured; where it cannot be written, it is measured again the next time."""
-    with contextlib.suppress(OSError):
+    """Cache measured values in a file; where it cannot be written, they are measured again the next time."""
+    with suppress(OSError):
         make_folder(file.parent)
         write_whole(file, json.dumps(values).encode())

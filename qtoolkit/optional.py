@@ -1,4 +1,4 @@
-"""The only importer of packages that a user may not have, and the only watcher of packages imported later."""
+"""Import packages that a user may not have, and watch for packages that are imported later; nobody else does either."""
 
 import importlib
 import importlib.abc
@@ -13,8 +13,8 @@ from types import ModuleType
 
 from qtoolkit.errors import MissingDependencyError, memory_cause, oneline
 
-# Package -> what to install, as the extras of pyproject.toml have it. Not the extras: the name qtoolkit belongs to
-# somebody else on PyPI, and `pip install 'qtoolkit[...]'` would bring their package.
+# Package -> requirement to install, as in the extras of pyproject.toml. Messages do not name the extras: on PyPI, the
+# name qtoolkit belongs to somebody else, and `pip install 'qtoolkit[...]'` would install their package.
 REQUIREMENTS = {
     "bitsandbytes": "bitsandbytes>=0.50",
     "datasets": "datasets>=4.0",
@@ -27,27 +27,28 @@ REQUIREMENTS = {
     "pyarrow": "pyarrow>=18.1",
 }
 
-# Those whose layers run quantized models, and those that read files of ours: what comes out depends on their versions.
-RUNNING, READING = ("bitsandbytes",), ("gptqmodel",)
-# Resident bytes of an import, measured on Linux, x86-64.
+# Packages whose layers run quantized models, and packages that read our files: results depend on their versions.
+RUNNING = ("bitsandbytes",)
+READING = ("gptqmodel",)
+# Resident bytes that importing a package adds, measured on Linux, x86-64.
 RESIDENT_BYTES = {"bitsandbytes": 47_000_000}
 
 
 def optional(package: str, needed_by: str) -> ModuleType:
-    """Import `package`, or say how to install it.
+    """Import `package`, or raise an error that says how to install it.
 
     Args:
         package: import name, one of `REQUIREMENTS` or a module in it.
-        needed_by: what asks for it, for the message: "method 'nf4'".
+        needed_by: what needs it, for the message: "method 'nf4'".
 
     Raises:
-        MissingDependencyError: when it is not installed or does not import here; not where memory ran out.
+        MissingDependencyError: it is not installed or fails to import. Errors of memory that ran out are not changed.
     """
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     logger.addFilter(_is_news)
     try:
         return importlib.import_module(package)
-    except Exception as error:  # a library of the system that it needs may be missing, which raises anything
+    except Exception as error:  # a missing system library may raise anything
         if memory_cause(error):
             raise
         package = package.partition(".")[0]
@@ -59,17 +60,17 @@ def optional(package: str, needed_by: str) -> ModuleType:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not news: bitsandbytes says at import that it found no kernel of a package that nobody asked for."""
+    """Filter out what bitsandbytes logs at import: that a package which nobody asked for has no kernel for it."""
     return "kernels-community" not in record.getMessage()
 
 
 def is_installed(package: str) -> bool:
-    """Whether `package` can be found, without importing it."""
+    """Return whether `package` can be found, without importing it."""
     return sys.modules.get(package) is not None or importlib.util.find_spec(package) is not None
 
 
 def brought(group: str) -> Mapping[str, list[EntryPoint]]:
-    """What installed packages bring to an entry-point group, by name; nothing is imported.
+    """Return the entry points of installed packages in a group, by name; nothing is imported.
 
     Args:
         group: "qtoolkit.methods", "qtoolkit.formats" or "qtoolkit.kernels".
@@ -79,7 +80,7 @@ def brought(group: str) -> Mapping[str, list[EntryPoint]]:
 
 @lru_cache(maxsize=8)
 def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, list[EntryPoint]]:
-    """As `brought`; read anew where packages are looked for elsewhere (`path`)."""
+    """Return the same as `brought`; the cache is keyed by `sys.path`, where packages are looked for."""
     found: dict[str, list[EntryPoint]] = {}
     for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
         found.setdefault(entry.name, []).append(entry)
@@ -87,14 +88,14 @@ def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, list[EntryP
 
 
 def package_of(entry: EntryPoint) -> str:
-    """The name by which pip knows the package that brings an entry point; what it names where that is not known."""
+    """Return pip's name of the package that brings an entry point, or the entry point's value if that is unknown."""
     return entry.dist.name if entry.dist else entry.value
 
 
 def when_imported(module: str, callback: Callable[[], object]) -> None:
     """Call `callback` once `module` is imported: now if it is already, otherwise right after somebody imports it.
 
-    The import of `module` itself is never caused by this, so that watching costs nothing.
+    This never imports `module` itself, so that watching costs nothing.
     """
     if module in sys.modules:
         callback()
@@ -103,7 +104,7 @@ def when_imported(module: str, callback: Callable[[], object]) -> None:
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Finds one module as the finders after it do, and calls back once it has run."""
+    """Find one module as the later finders do, and call back once it was executed."""
 
     def __init__(self, module: str, callback: Callable[[], object]) -> None:
         self.module, self.callback = module, callback
@@ -120,11 +121,11 @@ class _Watcher(importlib.abc.MetaPathFinder):
             loader, run = spec.loader, spec.loader.exec_module
 
             def run_and_call(module: ModuleType) -> None:
-                # On the instance for one call only: the loader keeps its type, so that sources and resources are found.
+                # Replaced on the instance and for one call only: the loader keeps its type, by which sources are found.
                 vars(loader).pop("exec_module", None)
                 run(module)
                 if self in sys.meta_path:
-                    # A module that is only looked up, or that fails, is still waited for.
+                    # Until here, a module that was only looked up, or that failed, is still waited for.
                     sys.meta_path.remove(self)
                     self.callback()
 

@@ -1,8 +1,8 @@
-"""The folder `OUTPUT.partial`, in which a result is made: marked as qtoolkit's, and used by one job at a time.
+"""Manage `OUTPUT.partial`, the folder in which a result is made: marked as qtoolkit's, and locked by one job.
 
-It holds a marker file with a random id; `model`, the result until it is whole; `journal`, what an unfinished job has
-done; and for a moment `replaced`, the model that stood at OUTPUT, where the system cannot exchange two folders in one
-step. A result that could not take its place is called `result`.
+It holds a marker file with a random id; `model`, the result until it is complete; `journal`, what an unfinished job has
+done; and for a moment `replaced`, the model that was at OUTPUT before, where the system cannot exchange two folders in
+one step. A complete result that could not be moved to OUTPUT is called `result`.
 """
 
 import errno
@@ -32,10 +32,10 @@ class Partial:
     """A folder that this process has locked.
 
     Attributes:
-        output: what it is for.
-        folder: where it is.
+        output: the folder of the result.
+        folder: the folder beside it, `OUTPUT.partial`.
         marker: the id in its marker file.
-        state: its device and inode, for as long as it is locked.
+        state: its device and inode, which identify it while it is locked.
     """
 
     output: Path
@@ -45,26 +45,26 @@ class Partial:
 
     @property
     def model(self) -> Path:
-        """The result, until it is whole."""
+        """Return the folder of the result until it is complete."""
         return self.folder / "model"
 
     @property
     def journal(self) -> Path:
-        """What an unfinished job has done."""
+        """Return the folder with what an unfinished job has done."""
         return self.folder / "journal"
 
     @property
     def replaced(self) -> Path:
-        """The model that stood at the output, between two renames."""
+        """Return the folder of the model that was at the output, between two renames."""
         return self.folder / "replaced"
 
     @property
     def result(self) -> Path:
-        """A result that could not take its place."""
+        """Return the folder of a complete result that could not be moved to the output."""
         return self.folder / "result"
 
     def check(self) -> None:
-        """Refuse to go on when this is not the folder any more that was locked.
+        """Check that this is still the folder that was locked.
 
         Raises:
             OutputError: it was removed or replaced meanwhile.
@@ -76,13 +76,13 @@ class Partial:
 
     def put_back(self) -> None:
         """Undo a replacement that was stopped between its two renames."""
-        # Without `model`, the second one was done, and what stood there before is not wanted any more.
+        # Without `model`, the second rename was done, and the model that was there before is not wanted any more.
         if is_folder(self.replaced) and is_folder(self.model) and not os.path.lexists(self.output):
             rename_new(self.replaced, self.output)
             sync_folder(self.output.parent)
 
     def clear(self, *, keep_journal: bool) -> None:
-        """Remove what is in it but for its marker, and, where it is wanted, a journal that holds a block.
+        """Remove everything in the folder but its marker and, with `keep_journal`, a journal with finished blocks.
 
         Raises:
             OutputError: something in it cannot be removed.
@@ -93,7 +93,7 @@ class Partial:
                 _remove(entry)
 
     def remove(self) -> None:
-        """Remove it, so that it is never seen without its marker."""
+        """Remove the folder so that it never exists without its marker under this name."""
         self.clear(keep_journal=False)
         last = self.folder.with_name(_aside(self.output, self.marker))
         rename_new(self.folder, last)
@@ -102,13 +102,13 @@ class Partial:
 
 
 def partial_of(output: Path) -> Path:
-    """Where the result for an output is made."""
+    """Return the folder in which the result for an output is made."""
     # Not `with_name`, which raises for the root of a disk.
     return output.parent / f"{output.name}.partial"
 
 
 def marker_of(folder: Path) -> str | None:
-    """The id in a folder's marker file; None where it is no folder of ours, or a link."""
+    """Return the id in a folder's marker file; None if it is no folder of qtoolkit's, or a link."""
     file = folder / MARKER
     try:
         if not (is_folder(folder) and stat.S_ISREG(file.lstat().st_mode)):
@@ -121,10 +121,10 @@ def marker_of(folder: Path) -> str | None:
 
 
 def refuse_foreign(output: Path) -> None:
-    """Refuse an output beside which somebody else's folder has a name that is wanted here.
+    """Refuse an output beside which somebody else's folder has a name that the job needs.
 
     Raises:
-        OutputExistsError: there is one, without the marker, or of another user; it stays as it is.
+        OutputExistsError: such a folder has no marker, or belongs to another user; it is not changed.
     """
     for folder in (partial_of(output), output.with_name(f"{output.name}.replaced")):
         if os.path.lexists(folder) and marker_of(folder) is None:
@@ -139,14 +139,14 @@ def refuse_foreign(output: Path) -> None:
 
 
 def put_back(output: Path) -> None:
-    """Give a model its name back whose replacement was stopped between two renames, unless a job works there."""
+    """Rename a model back whose replacement was stopped between two renames, unless a job is running there."""
     try:
         output = Path(os.path.abspath(output))  # noqa: PTH100  # as written, also where it leads nowhere
     except FileNotFoundError:  # the current folder was removed, and all that was in it
         return
     if not output.name or os.path.lexists(output) or marker_of(partial_of(output)) is None:
         return
-    # Where it cannot be put back, what is then wanted of it says that it is not there.
+    # If it cannot be renamed back, whoever opens the model next reports that it does not exist.
     with suppress(OSError), _locked(output) as partial:
         if partial is not None:
             partial.put_back()
@@ -154,20 +154,20 @@ def put_back(output: Path) -> None:
 
 @contextmanager
 def owned(output: Path) -> Iterator[Partial]:
-    """Make `OUTPUT.partial`, or take over what an earlier job left, and keep other jobs out until this one ends.
+    """Make `OUTPUT.partial`, or take over one that an earlier job left, and lock it for the block.
 
-    Windows and some network drives have no locks: there, nothing is refused.
+    Windows and some network drives have no locks: there, other jobs are not kept out.
 
     Raises:
-        OutputExistsError: it does not carry our marker, is another user's, or others may write in it.
-        OutputError: another job works in it.
+        OutputExistsError: the folder has no marker of ours, belongs to another user, or others may write in it.
+        OutputError: another job is using it.
     """
     while True:
         refuse_foreign(output)
         if not os.path.lexists(partial_of(output)):
             _make(output)
         with _locked(output) as partial:
-            # A job that ended meanwhile may have removed it.
+            # None: a job that ended meanwhile removed it.
             if partial is not None:
                 _remove_stopped(output)
                 yield partial
@@ -175,18 +175,18 @@ def owned(output: Path) -> Iterator[Partial]:
 
 
 def _make(output: Path) -> None:
-    """Make the folder with its marker in it, under another name at first, so that it is never there without one."""
+    """Make the folder under another name first and rename it, so that it never exists without its marker."""
     make_folder(output.parent)
     marker = secrets.token_hex(16)
     folder = output.with_name(_aside(output, marker))
-    # This user's alone until it is whole: nobody else may put a journal there. The result in it is made as any folder.
+    # Private to this user: nobody else may put a journal there. The result in it gets the usual permissions.
     folder.mkdir(mode=_PRIVATE)
     try:
         write_whole(folder / MARKER, f"qtoolkit {marker}\n".encode())
         rename_new(folder, partial_of(output))
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        # Another job may have made it meanwhile, and removed this one as left over.
+        # Another job may have made it meanwhile, and removed this one as a leftover.
         if not (isinstance(error, OSError) and os.path.lexists(partial_of(output))):
             raise
     else:
@@ -194,8 +194,8 @@ def _make(output: Path) -> None:
 
 
 def _remove_stopped(output: Path) -> None:
-    """Remove what stayed where a job was killed while it made or removed the folder: one with a marker alone."""
-    # What cannot be removed is in nobody's way.
+    """Remove folders with nothing but a marker, left by jobs that were killed while they made or removed theirs."""
+    # A leftover that cannot be removed does no harm.
     with suppress(OSError), os.scandir(output.parent) as entries:
         for folder in [Path(entry.path) for entry in entries if entry.name.startswith(f".{output.name}-")]:
             marker = marker_of(folder)
@@ -219,11 +219,11 @@ def _aside(output: Path, marker: str) -> str:
 
 @contextmanager
 def _locked(output: Path) -> Iterator[Partial | None]:
-    """Lock the folder; None where it is gone, or another one by then.
+    """Lock the folder for the block; yield None if it was removed or replaced before it was locked.
 
     Raises:
-        OutputExistsError: it is somebody else's, or others may write in it.
-        OutputError: another job works in it.
+        OutputExistsError: it belongs to another user, or others may write in it.
+        OutputError: another job is using it.
     """
     folder = partial_of(output)
     with open_folder(folder) as opened:
@@ -240,12 +240,12 @@ def _locked(output: Path) -> Iterator[Partial | None]:
 
 
 def _refuse_others(folder: Path, state: os.stat_result) -> None:
-    """Refuse a folder that another user made, or may write in: what lies there would become the result.
+    """Refuse a folder that another user made or may write in, since its files would become part of the result.
 
-    It is compared with one that is made beside it, since a drive may name users and permissions in its own way.
+    It is compared with a folder made beside it, since a drive may report users and permissions in its own way.
 
     Raises:
-        OutputExistsError: it is one.
+        OutputExistsError: the folder is such a one.
     """
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
         ours = Path(beside).stat()
@@ -263,9 +263,9 @@ def _refuse_others(folder: Path, state: os.stat_result) -> None:
 
 @contextmanager
 def open_folder(folder: Path) -> Iterator[int | None]:
-    """Hold a folder open, so that no other one gets its inode; None where there is none, but perhaps a link to one.
+    """Hold a folder open for the block, so that no other one gets its inode, and yield its file descriptor.
 
-    On Windows, which opens no folders, None too.
+    Yield None if there is no folder of this name, or a link to one, and on Windows, which cannot open folders.
     """
     opened = None
     if os.name != "nt":
@@ -291,18 +291,18 @@ def _lock(opened: int, folder: Path) -> None:
 
 
 def state_of(folder: Path) -> os.stat_result | None:
-    """Device and inode of what stands at a path, a link not followed; None where nothing does."""
+    """Return device and inode of what is at a path, without following a link; None if nothing is."""
     with suppress(FileNotFoundError):
         return folder.lstat()
     return None
 
 
 def is_at(state: os.stat_result, folder: Path) -> bool:
-    """Whether the folder of this device and inode stands at a path."""
-    found = state_of(folder)
-    return found is not None and os.path.samestat(state, found)
+    """Return whether the folder of this device and inode is at a path."""
+    current = state_of(folder)
+    return current is not None and os.path.samestat(state, current)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder, and no link to one."""
+    """Return whether a path is a folder and not a link to one."""
     return path.is_dir() and not path.is_symlink()

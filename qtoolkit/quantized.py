@@ -1,7 +1,7 @@
-"""A quantized model that can be used, measured and saved."""
+"""Hold a quantized model that can be used, measured and saved."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,64 +33,57 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@dataclass(eq=False, repr=False)
 class QuantizedModel:
-    """A quantized model with its tokenizer and all that is known of how it was made.
+    """A quantized model with its tokenizer and the record of how it was made.
 
     Attributes:
-        model: the model, a `PreTrainedModel` as any other.
-        tokenizer: its tokenizer; None when it has none.
-        config: how it was quantized, "auto" resolved.
-        report: what was done; the light record that a notebook can keep when the model is gone.
-        receipt: what is written down beside the weights when it is saved; None where its origin is not known.
+        model: the model, a transformers `PreTrainedModel`.
+        tokenizer: its tokenizer; None if it has none.
+        config: the config that it was quantized with, "auto" resolved.
+        report: what was done; a light record that a notebook can keep without the model.
+        receipt: the facts that `save` writes beside the weights; None if the origin of the model is unknown.
     """
 
-    def __init__(
-        self,
-        model: "PreTrainedModel",
-        tokenizer: Any,
-        config: MethodConfig,
-        report: QuantizationReport,
-        receipt: Receipt | None = None,
-    ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.config = config
-        self.report = report
-        self.receipt = receipt
+    model: "PreTrainedModel"
+    tokenizer: Any
+    config: MethodConfig
+    report: QuantizationReport
+    receipt: Receipt | None = None
 
     @property
     def name(self) -> str:
-        """What reports call it: "org/model, nf4"."""
+        """Return the name of the model and of its method: "org/model, nf4"."""
         return f"{self.report.source.name}, {self.report.method}"
 
     @property
     def memory(self) -> MemoryReport:
-        """Memory and disk before and after."""
+        """Return its bytes in memory and on disk before and after."""
         return self.report.memory
 
     @property
     def skipped(self) -> tuple[LayerPlan, ...]:
-        """The modules that stay as they were, each with its reason."""
+        """Return the modules that are not quantized, each with the reason."""
         return self.report.skipped
 
     @property
     def path(self) -> Path | None:
-        """The folder it was saved to last; None when it was not."""
+        """Return the folder that it was saved to last; None if it was not."""
         return Path(self.report.path) if self.report.path else None
 
     def generate(self, prompt: str, *, max_new_tokens: int = 40, **options: Any) -> str:
-        """Continue a text, taking the likeliest token each time.
+        """Continue a text, by default with the likeliest token at each step.
 
         Args:
             prompt: the text to continue.
-            max_new_tokens: tokens to add at most.
-            options: passed on to transformers' `generate`; `do_sample=True` for sampling.
+            max_new_tokens: the most tokens to generate.
+            options: options of transformers' `generate`, such as `do_sample=True` for sampling.
 
         Returns:
             The new text, without the prompt.
 
         Raises:
-            ConfigError: the model came without a tokenizer, or with one of another model.
+            ConfigError: the model has no tokenizer, or one of another model.
             InsufficientMemoryError: memory ran out.
         """
         if self.tokenizer is None:
@@ -98,35 +91,31 @@ class QuantizedModel:
         with quiet_layers(), explained("generating", "give a shorter prompt, or fewer max_new_tokens"):
             return continue_text(self.model, self.tokenizer, prompt, max_new_tokens=max_new_tokens, **options)
 
-    def save(self, path: str | Path, *, overwrite: bool = False, on_progress: Any = None) -> Path:
-        """Write config, weights, tokenizer and receipt to a folder, which appears when it is whole.
+    def save(self, path: str | Path, *, overwrite: bool = False, on_progress: OnProgress | None = None) -> Path:
+        """Write config, weights, tokenizer and receipt to a folder, which appears once it is complete.
 
         Args:
             path: the folder to make.
-            overwrite: replace it when it exists.
-            on_progress: told of each weight written.
+            overwrite: replace the folder if it exists.
+            on_progress: called with an event for each weight written.
 
         Raises:
-            OutputExistsError: it exists, or is what this was made from.
-            DiskFullError, OutputError: it cannot be written; nothing is left behind.
+            OutputExistsError: the folder exists, or holds the model that this one was made from.
+            DiskFullError: the disk is too small; nothing is left behind.
+            OutputError: the folder cannot be written; nothing is left behind.
         """
         folder = path_of(path, "path")
-        # Where it was read from or saved to last, the same model stands.
+        on_progress = on_progress or ignore_progress
+        # The folder that it was read from or saved to last holds this very model.
         if folder != self.path:
             refuse_own_source(self.report.source.path or self.report.source.name, folder)
         check_output(folder, overwrite=overwrite)
         limited = explained("saving", "free some, or save it when less is loaded")
         with limited, staged(folder, overwrite=overwrite) as partial:
             if self.receipt is None:
-                save_model(
-                    self.model,
-                    self.tokenizer,
-                    partial,
-                    on_progress or ignore_progress,
-                    side_files=side_files_of,
-                )
+                save_model(self.model, self.tokenizer, partial, on_progress, side_files=side_files_of)
             else:
-                self.receipt = self._save_with_receipt(self.receipt, partial, on_progress or ignore_progress)
+                self.receipt = self._save_with_receipt(self.receipt, partial, on_progress)
         memory = replace(self.memory, disk_after=disk_size(folder))
         self.report = replace(self.report, memory=memory, path=str(folder))
         return folder
@@ -147,12 +136,12 @@ class QuantizedModel:
 def save_measured(
     model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress
 ) -> Noted[Probe | None]:
-    """Save a model, and return its logits on a few tokens; None, with a note, where they cannot be computed."""
+    """Save a model, and return its logits on a few tokens, or None with a note if they cannot be computed."""
     probe: Noted[Probe | None]
     try:
         with quiet_layers():
             probe = Noted(measure_probe(model, tokenizer))
-    except Exception as error:  # noqa: BLE001  # what a model does not run on this machine raises anything
+    except Exception as error:  # noqa: BLE001  # a model that does not run on this machine may raise anything
         note = f"its logits could not be measured, and no qt.verify can compare them: {oneline(error)}"
         probe = Noted(None, (note,))
     give_memory_back()
@@ -160,44 +149,53 @@ def save_measured(
     return probe
 
 
-def memory_report(made: Plan, footprint: int, folder: Path | None, peak: PeakMemory) -> MemoryReport:
-    """What a job took, beside what its plan had said.
+def memory_report(plan: Plan, footprint: int, folder: Path | None, peak: PeakMemory) -> MemoryReport:
+    """Return the memory and disk that a job took, beside the figures of its plan.
 
     Args:
-        made: the plan.
+        plan: the plan of the job.
         footprint: bytes of the result in memory.
-        folder: where it was saved; None when it was not.
-        peak: what was measured meanwhile.
+        folder: the folder of the result; None if it was not saved.
+        peak: the peaks measured while the job ran.
     """
     return MemoryReport(
-        num_parameters=made.source.num_parameters,
-        footprint_before=made.source.footprint,
+        num_parameters=plan.source.num_parameters,
+        footprint_before=plan.source.footprint,
         footprint_after=footprint,
-        predicted_footprint_after=made.footprint_after,
-        disk_before=made.source.disk_size,
+        predicted_footprint_after=plan.footprint_after,
+        disk_before=plan.source.disk_size,
         disk_after=disk_size(folder) if folder else None,
-        predicted_disk_after=made.disk_after,
-        predicted_peak_rss=made.peak_rss,
+        predicted_disk_after=plan.disk_after,
+        predicted_peak_rss=plan.peak_rss,
         peak=peak,
     )
 
 
 def quantization_report(
-    made: Plan,
+    plan: Plan,
     notes: Iterable[str],
     memory: MemoryReport,
     folder: Path | None,
     seconds: float,
     calibration: CalibrationReport | None = None,
 ) -> QuantizationReport:
-    """All that is known of a job that has ended."""
+    """Return the report of a job that has ended.
+
+    Args:
+        plan: the plan of the job.
+        notes: what was decided, left out or could not be done, one line each.
+        memory: the memory and disk that the job took.
+        folder: the folder of the result; None if it was not saved.
+        seconds: the time that the job took.
+        calibration: what the calibration measured; None for a method without calibration.
+    """
     return QuantizationReport(
-        source=made.source,
-        method=made.method,
-        settings=made.settings,
-        device=made.device,
-        layers=made.layers,
-        skipped=made.skipped,
+        source=plan.source,
+        method=plan.method,
+        settings=plan.settings,
+        device=plan.device,
+        layers=plan.layers,
+        skipped=plan.skipped,
         notes=tuple(dict.fromkeys(notes)),
         memory=memory,
         path=str(folder) if folder else None,

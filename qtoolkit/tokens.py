@@ -1,19 +1,13 @@
-"""A Hub token is shown nowhere: by no variable, by no frame that an error holds, by no message."""
+"""Keep Hub tokens out of everything that is shown: variables, frames of a traceback, and messages."""
 
-import functools
-import sys
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterator
 
 from qtoolkit.errors import masked
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 class Token(str):
-    """A Hub token whose `repr` does not tell it: tracebacks with variables, logs and debuggers show that."""
+    """A Hub token whose `repr` hides it, since tracebacks with variables, logs and debuggers show the `repr`."""
 
     __slots__ = ()
 
@@ -22,49 +16,24 @@ class Token(str):
 
 
 def concealed(token: str | None) -> Token | None:
-    """A token that shows itself to nobody but who sends it; None for none."""
+    """Return a token as a `Token`, which only the code that sends it can read; None for None."""
     return None if token is None else Token(token)
 
 
-def verb(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a verb raise errors that hold nothing: neither a half-made model nor a token, and none in a message.
-
-    A notebook keeps the last error, and shows the variables of every frame on its way where it is told to (`%xmode
-    Verbose`); those of huggingface_hub hold the headers of a request.
-    """
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        outer = sys.exception()
-        options: dict[str, Any] = kwargs
-        if isinstance(options.get("token"), str):
-            options["token"] = Token(options["token"])
-        try:
-            return function(*args, **kwargs)
-        except BaseException as error:
-            forget(error, outer, options.get("token"))
-            # This frame is shown too.
-            del args
-            options.clear()
-            raise
-
-    return wrapper
-
-
 def forget(error: BaseException, outer: BaseException | None = None, token: str | None = None) -> None:
-    """Clear what an error, its causes and contexts hold: variables of finished frames, requests, tokens in messages.
+    """Clear the frames of an error, its causes and contexts; remove requests from them and tokens from messages.
 
     Args:
         error: the error.
-        outer: one that was handled already when the work began, which is somebody else's.
-        token: what is masked beside all that looks like a Hub token.
+        outer: an error that was being handled when the work began; it belongs to somebody else and is not changed.
+        token: a token to mask in addition to all text that looks like a Hub token.
     """
     for link in _chain(error, outer):
         traceback.clear_frames(link.__traceback__)
         _let_go(link, token)
         _mask(link, token)
     for link in _chain(error, outer):
-        # What makes its text of something else is left out.
+        # An error that still shows a token, because it builds its text from something else, is unlinked.
         if link.__cause__ is not None and link.__cause__ is not outer and _shows(link.__cause__, token):
             link.__cause__ = None
         if link.__context__ is not None and link.__context__ is not outer and _shows(link.__context__, token):
@@ -72,8 +41,9 @@ def forget(error: BaseException, outer: BaseException | None = None, token: str 
 
 
 def _chain(error: BaseException, outer: BaseException | None) -> Iterator[BaseException]:
-    """An error, its causes and contexts, and those in a group, each once."""
-    pending, seen = [error], {id(outer)}
+    """Yield an error, its causes and contexts, and the errors of a group, each once."""
+    pending = [error]
+    seen = {id(outer)}
     while pending:
         error = pending.pop()
         if id(error) in seen:
@@ -85,17 +55,17 @@ def _chain(error: BaseException, outer: BaseException | None) -> Iterator[BaseEx
 
 
 def _let_go(error: BaseException, token: str | None) -> None:
-    """Take requests and answers from an error of an HTTP library: their headers and addresses hold the token."""
-    held = vars(error)
-    for name, value in held.items():
+    """Remove requests and responses from an error of an HTTP library: their headers and URLs hold the token."""
+    attributes = vars(error)
+    for name, value in attributes.items():
         if isinstance(value, str):
-            held[name] = masked(value, token)
+            attributes[name] = masked(value, token)
         elif name == "headers" or hasattr(value, "headers"):
-            held[name] = None
+            attributes[name] = None
 
 
 def _mask(error: BaseException, token: str | None) -> None:
-    """Mask what an error says; most say their arguments."""
+    """Mask tokens in the arguments, file names and notes of an error, from which its text is built."""
     if not _shows(error, token):
         return
     error.args = tuple(masked(each, token) if isinstance(each, str) else each for each in error.args)
@@ -108,6 +78,6 @@ def _mask(error: BaseException, token: str | None) -> None:
 
 
 def _shows(error: BaseException, token: str | None) -> bool:
-    """Whether a token is seen where an error is."""
-    told = "\n".join(map(str, (error, repr(error), *getattr(error, "__notes__", ()))))
-    return masked(told, token) != told
+    """Return whether the text of an error contains a token."""
+    shown = "\n".join(map(str, (error, repr(error), *getattr(error, "__notes__", ()))))
+    return masked(shown, token) != shown

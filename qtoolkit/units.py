@@ -1,4 +1,4 @@
-"""Bytes, bits per weight, seconds: the only place where a raw number becomes text, or a size in words a number.
+"""Format bytes, bits per weight and seconds as text, and parse sizes: raw numbers become text nowhere else.
 
 Sizes are decimal (1 MB = 10**6 bytes), as on disks, on the Hub and in published tables.
 """
@@ -11,18 +11,20 @@ _BYTE_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def format_bytes(count: int) -> str:
-    """A size in bytes as text with one decimal: `269030272` -> `269.0 MB`, `999` -> `999 bytes`."""
-    size, unit = float(count), 0
+    """Return a size in bytes as text with one decimal: `269030272` -> `269.0 MB`, `999` -> `999 bytes`."""
+    size = float(count)
+    unit = 0
     while abs(size) >= 999.95 and unit < len(_BYTE_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
+        size /= 1000
+        unit += 1
     return f"{count} bytes" if unit == 0 else f"{size:.1f} {_BYTE_UNITS[unit]}"
 
 
 def parse_bytes(size: int | str) -> int:
-    """A size in bytes, also from words: `"8 GB"` -> `8000000000`, `"1.5GiB"` -> `1610612736`.
+    """Return a size in bytes, also from text: `"8 GB"` -> `8000000000`, `"1.5GiB"` -> `1610612736`.
 
     Raises:
-        ConfigError: text that is no size, or a number below 1.
+        ConfigError: the text is no size, or the number is below 1.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGTP]?)(i?)(?:B|bytes)?\s*", str(size))
     if found is None or not float(found[1]):
@@ -33,7 +35,7 @@ def parse_bytes(size: int | str) -> int:
 
 
 def format_seconds(seconds: float) -> str:
-    """A time as text: `3.21` -> `3.2 s`, `75` -> `1 min 15 s`, `7260` -> `2 h 1 min`."""
+    """Return a time as text: `3.21` -> `3.2 s`, `75` -> `1 min 15 s`, `7260` -> `2 h 1 min`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -42,18 +44,23 @@ def format_seconds(seconds: float) -> str:
 
 
 def bits_per_weight(num_bytes: int, num_weights: int) -> float:
-    """Bits that one weight takes, scales included: `8 * num_bytes / num_weights`.
+    """Return the bits that one weight takes, scales included: `8 * num_bytes / num_weights`.
 
-    Example: NF4 with double quantization keeps a [64, 64] weight in 2048 + 64 + 4 bytes, 4.13 bits per weight.
+    Example: NF4 with double quantization stores a [64, 64] weight in 2048 + 64 + 4 bytes, 4.13 bits per weight.
     """
     return 8 * num_bytes / num_weights if num_weights else 0.0
 
 
 def format_bits(bits: float) -> str:
-    """Bits per weight as text with three decimals: `4.127` -> `4.127 bits per weight`."""
+    """Return bits per weight as text with three decimals: `4.127` -> `4.127 bits per weight`."""
     return f"{bits:.3f} bits per weight"
 
 
 def format_count(count: int) -> str:
-    """A count with thousands separators: `134515008` -> `134,515,008`."""
+    """Return a count with thousands separators: `134515008` -> `134,515,008`."""
     return f"{count:,}"
+
+
+def format_items(count: int, noun: str) -> str:
+    """Return a number of things as text: `1, "layer"` -> `1 layer`, `3, "layer"` -> `3 layers`."""
+    return f"{count} {noun}{'s' * (count != 1)}"

@@ -1,3 +1,3 @@
-"""The version, apart, so that rooms below the top can write it into what they make."""
+"""Hold the version in a module of its own, so that every package can write it into its files."""
 
 __version__ = "0.1.0"

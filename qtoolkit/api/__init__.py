@@ -1,4 +1,4 @@
-"""The public verbs, one file each: signature, docstring, and the call of the job that does the work."""
+"""Define the public verbs, one file each: signature, docstring, and the call of the job that does the work."""
 
 from qtoolkit.api._compare import compare
 from qtoolkit.api._doctor import doctor

@@ -1,4 +1,4 @@
-"""The verb `doctor`."""
+"""Define the verb `doctor`."""
 
 from qtoolkit.measure import examine, explained
 from qtoolkit.methods import available_methods, get_method

@@ -1,4 +1,4 @@
-"""The verb `evaluate`."""
+"""Define the verb `evaluate`."""
 
 from qtoolkit.jobs.evaluating import run_evaluation
 from qtoolkit.records import QualityReport
@@ -11,7 +11,8 @@ def evaluate(request: EvaluateRequest) -> QualityReport:
 
     A base in full precision that is named is read block by block, before the model is loaded: the two are never in
     memory together, and no logits of the base are kept. Of wikitext2 and c4 the split is taken that nothing is
-    calibrated on. The revision is the model's, not the base's.
+    calibrated on; a file is .txt, .md, .raw, .jsonl or .parquet. The revision is the model's, not the base's. An
+    object with `logits` takes `input_ids` int64 [1, seq_len] and returns [1, seq_len, vocabulary].
 
     Raises:
         ConfigError: a text that is too short, or that the model was calibrated on; another vocabulary than the base's.

@@ -1,4 +1,4 @@
-"""The verb `find_models`."""
+"""Define the verb `find_models`."""
 
 from qtoolkit.hub import find_models as search_models
 from qtoolkit.measure import explained

@@ -1,4 +1,4 @@
-"""The verb `load`."""
+"""Define the verb `load`."""
 
 from typing import TYPE_CHECKING
 

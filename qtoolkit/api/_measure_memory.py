@@ -1,4 +1,4 @@
-"""The verb `measure_memory`."""
+"""Define the verb `measure_memory`."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The verb `plan`."""
+"""Define the verb `plan`."""
 
 from qtoolkit.jobs.forecasting import run_plan
 from qtoolkit.records import Plan

@@ -1,4 +1,4 @@
-"""The verb `publish`."""
+"""Define the verb `publish`."""
 
 from qtoolkit import publishing
 from qtoolkit.records import Publication
@@ -11,6 +11,9 @@ def publish(request: PublishRequest) -> Publication:
 
     What `verify` or another call saw of unchanged files in this session counts. Files that are there already, also from
     a call that was stopped, are not sent again. A lost connection is tried again; another call goes on anywhere.
+
+    The folder's `README.md`, if it has one, is the card; otherwise one is made. A repository or branch that does not
+    exist is made. A pull request with the same files as an open one stays the only one. A dry run asks no network.
 
     A public copy of a gated base is gated too: its owner admits who asks. `base_model` and `base_model_relation` are
     for a model of which `qtoolkit.json` does not prove what was quantized, such as one that was in memory.

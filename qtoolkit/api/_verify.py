@@ -1,4 +1,4 @@
-"""The verb `verify`."""
+"""Define the verb `verify`."""
 
 from qtoolkit import publishing
 from qtoolkit.records import Verification
@@ -15,6 +15,9 @@ def verify(request: VerifyRequest) -> Verification:
     memory of the model. Logits and perplexity are compared with those that the job measured and wrote into
     `qtoolkit.json`; tokenizer and generation config with the base's, or, if that cannot be read in two minutes and
     2 GB of memory, with those in `qtoolkit.json`. What cannot be checked here is reported as not checked.
+
+    Without its `qtoolkit.json`, a folder is judged by what its files alone tell. The base is a folder or a Hub id in
+    the local cache; by default the one that `qtoolkit.json` names, if it is in the cache.
 
     `on_progress` is also called ten times a second while the model is loaded and run; `JobCancelled` ends that process.
 

@@ -1,4 +1,4 @@
-"""A model that lies in a folder: its weight files, and what its config says of it."""
+"""Find the weight files of a model in a folder, and read and check its config."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.checkpoints.adapters import refuse_adapter
 from qtoolkit.checkpoints.config_limits import check_numbers, without_code
-from qtoolkit.checkpoints.names import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
+from qtoolkit.checkpoints.filenames import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
 from qtoolkit.checkpoints.remedy import lfs_problem, refuse_pointers, sound_copy
 from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError, oneline
@@ -19,34 +19,35 @@ from qtoolkit.units import format_bytes
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig
 
-# A real config takes some kB, and the index of 100,000 tensors about 10 MB.
-MAX_JSON_BYTES = 32_000_000
-# Brackets, braces and commas: each value takes up to 100 bytes once it is read.
+# The largest config or index that is read: a real config has some kB, the index of 100,000 tensors about 10 MB.
+MAX_CONFIG_BYTES = 32_000_000
+# The most brackets, braces and commas in one: each value takes up to 100 bytes in memory.
 MAX_JSON_VALUES = 1_000_000
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a folder: the one that its GPTQ config names, or those that transformers looks for.
+    """Return the safetensors files of a model.
 
-    These are `model.safetensors`, those that its index names, or all of them, in this order.
+    The first of these that there are: the file that a GPTQ config names, `model.safetensors`, the files that the index
+    names, all `*.safetensors`.
 
     Raises:
-        UnsafeCheckpointError: the weights are there as pickles only, and unpickling runs code.
-        UnsupportedModelError: the weights are in `.gguf` files only.
-        CheckpointError: a file that the index names is missing or outside the folder, or there are no weights, or
-            `.gguf` files that git has not fetched.
+        UnsafeCheckpointError: the weights are pickles, and unpickling runs code.
+        UnsupportedModelError: the weights are `.gguf` files.
+        CheckpointError: a file that the index names is missing or outside the folder, there are no weights, or `.gguf`
+            files are Git LFS pointers.
     """
-    named = named_file(folder, [file.name for file in folder.iterdir() if file.is_file()])
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    named = named_file(folder, [file.name for file in files])
     if named is not None:
         return (folder / named,)
     if (folder / SINGLE_FILE).is_file():
         return (folder / SINGLE_FILE,)
     if (folder / INDEX_FILE).exists():
         return _indexed_files(folder / INDEX_FILE)
-    found = _all_files(folder)
-    if found:
-        return found
-    files = sorted(file for file in folder.iterdir() if file.is_file())
+    all_files = _all_files(folder)
+    if all_files:
+        return all_files
     pickles = [file.name for file in files if file.suffix in PICKLE_SUFFIXES]
     if pickles:
         raise UnsafeCheckpointError(
@@ -61,39 +62,39 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def named_file(folder: Path, names: Collection[str]) -> str | None:
-    """The weight file that a GPTQ config names as the model's; None where it names none of those that there are.
+    """Return the weight file that a GPTQ config names; None where it names none, or one that is not in the folder.
 
-    auto-gptq writes `gptq_model-4bit-128g.safetensors`, and a folder may hold several such sets.
+    auto-gptq writes `gptq_model-4bit-128g.safetensors`, and a folder may hold several such files, each a whole model.
 
     Args:
         folder: holds the config.
-        names: the files to choose from.
+        names: the names of the files in the folder, or in the repository that it is a part of.
     """
     try:
-        how = _read_json(folder / "config.json").get("quantization_config")
+        own = _read_json(folder / "config.json").get("quantization_config")
         other = _read_json(folder / QUANTIZE_CONFIG) if (folder / QUANTIZE_CONFIG).is_file() else {}
     except CheckpointError:
         return None
-    described = [how] if isinstance(how, dict) else []
-    if how is None or quant_method(how) == "gptq":
-        described.append(other)
-    named = (f"{values.get('model_file_base_name')}.safetensors" for values in described)
+    configs = [own] if isinstance(own, dict) else []
+    if own is None or quant_method(own) == "gptq":
+        configs.append(other)
+    named = (f"{values.get('model_file_base_name')}.safetensors" for values in configs)
     return next((name for name in named if name in names), None)
 
 
 def _all_files(folder: Path) -> tuple[Path, ...]:
-    """Every safetensors file of a folder; one with the name of a second copy or an adapter only where it is alone."""
+    """Return every safetensors file; files named as a second copy or an adapter only where there are no others."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix == ".safetensors" and file.is_file()]
     own = [file for file in files if not any(fnmatch(file.name, pattern) for pattern in OTHER_WEIGHTS)]
     return tuple(own or files)
 
 
 def _indexed_files(index: Path) -> tuple[Path, ...]:
+    """Return the files that an index names, each checked to be a file beside it."""
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map of file names: {sound_copy(index)}")
-    names = list(weight_map.values())
-    for name in names:
+    for name in weight_map.values():
         # os.path, since Path raises on a name that no file can have.
         is_beside = isinstance(name, str) and Path(name).name == name and os.path.isfile(index.parent / name)  # noqa: PTH113
         if not is_beside:
@@ -101,11 +102,11 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
             if _is_stale(index, weight_map):
                 raise CheckpointError(f"{what}, and the files that are hold every tensor: remove the index")
             raise CheckpointError(f"{what}: {sound_copy(index)}")
-    return tuple(index.parent / name for name in sorted(set(names)))
+    return tuple(index.parent / name for name in sorted(set(weight_map.values())))
 
 
 def _is_stale(index: Path, weight_map: Mapping[str, Any]) -> bool:
-    """Whether the files beside an index hold, each once, the tensors that it seeks in others."""
+    """Check whether the files beside an index hold, each once, all tensors that it says are in other files."""
     try:
         return weight_map.keys() <= _read_files(_all_files(index.parent)).keys()
     except CheckpointError:
@@ -113,7 +114,7 @@ def _is_stale(index: Path, weight_map: Mapping[str, Any]) -> bool:
 
 
 def holder_of(folder: Path, name: str) -> str | None:
-    """The file beside the index of a folder that holds a tensor, and that the index does not name; None without one."""
+    """Return the name of a file that holds a tensor and that the folder's index does not name; None without one."""
     if not (folder / INDEX_FILE).is_file():
         return None
     try:
@@ -124,15 +125,16 @@ def holder_of(folder: Path, name: str) -> str | None:
 
 
 def read_weights(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of all weight files of a folder by name; headers only.
+    """Return the tensors of all weight files of a folder by name; headers only.
 
     Raises:
-        CheckpointError: a damaged file, or a tensor that stands in two files.
+        CheckpointError: a file is damaged, or a tensor is in two files.
     """
     return _read_files(weight_files(folder))
 
 
 def _read_files(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Return the tensors of some files of one folder; raises as `read_weights`."""
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         for name, tensor in read_tensors(file).items():
@@ -146,12 +148,13 @@ def _read_files(files: Iterable[Path]) -> dict[str, StoredTensor]:
 
 
 def check_config(folder: Path) -> None:
-    """Refuse, by its `config.json` alone, a model that cannot be quantized.
+    """Refuse a model that cannot be quantized, by its `config.json` alone.
 
     Raises:
-        ModelNotFoundError: no `config.json`.
-        UnsafeCheckpointError: a model class that only the repository's own code defines.
-        UnsupportedModelError: already quantized, without a language-model head, or with an adapter.
+        ModelNotFoundError: there is no `config.json`.
+        UnsafeCheckpointError: only the repository's own code defines its class.
+        UnsupportedModelError: it is quantized already, has no language-model head, or has an adapter.
+        CheckpointError: as `check_loadable`.
     """
     refuse_adapter(folder)
     method = quant_method(quantization(folder, read_config(folder)))
@@ -165,7 +168,7 @@ def check_loadable(folder: Path) -> None:
 
     Raises:
         ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError: as `check_config`.
-        CheckpointError: `config.json` is no JSON object, or names more of something than any model has.
+        CheckpointError: `config.json` is no JSON object, or has a number that is larger than in any model.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -173,10 +176,10 @@ def check_loadable(folder: Path) -> None:
     refuse_adapter(folder)
     values = read_config(folder)
     check_numbers(str(folder / "config.json"), values)
-    how = quantization(folder, values)
-    if how is not None and not isinstance(how, dict):
+    config = quantization(folder, values)
+    if config is not None and not isinstance(config, dict):
         raise CheckpointError(
-            f"{folder / 'config.json'} has the quantization_config {how!r:.40}, which must be an object with a "
+            f"{folder / 'config.json'} has the quantization_config {config!r:.40}, which must be an object with a "
             "quant_method: get the one that the model was saved with"
         )
     kind = values.get("model_type")
@@ -189,7 +192,8 @@ def check_loadable(folder: Path) -> None:
         raise UnsupportedModelError(
             f"{folder} has the model type {kind!r:.40}, which this transformers does not know: update it"
         )
-    named, causal = architectures(values), set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    named = architectures(values)
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (named and not causal.intersection(named)):
         what = named[0] if named else kind
         raise UnsupportedModelError(
@@ -198,11 +202,11 @@ def check_loadable(folder: Path) -> None:
 
 
 def load_config(folder: Path) -> "PreTrainedConfig":
-    """The folder's config as transformers reads it, without what makes transformers fetch or run code.
+    """Load a folder's config with transformers, without what makes transformers fetch or run code.
 
     Raises:
         CheckpointError: transformers refuses it.
-        UnsupportedModelError: it is of several models.
+        UnsupportedModelError: it describes a model of several parts, none of which is the language model.
     """
     from transformers import AutoConfig
 
@@ -218,19 +222,19 @@ def load_config(folder: Path) -> "PreTrainedConfig":
         raise CheckpointError(f"{file} is not a valid config ({oneline(error)}): {sound_copy(file)}") from error
     try:
         config.get_text_config()
-    except ValueError as error:  # of a text encoder and a decoder, neither is the one
+    except ValueError as error:  # transformers takes neither of a text encoder and a decoder
         what = f"{folder} is no causal language model alone ({oneline(error)})"
         raise UnsupportedModelError(f"{what}: name one that AutoModelForCausalLM runs") from error
-    how = quantization(folder, vars(config))
-    # An empty one says nothing, and would pass for one that does.
+    described = quantization(folder, vars(config))
+    # An empty one says nothing, and the model would count as quantized.
     vars(config).pop("quantization_config", None)
-    if how:
-        config.quantization_config = how
+    if described:
+        config.quantization_config = described
     return config
 
 
 def _config_of(values: dict[str, Any]) -> "PreTrainedConfig":
-    """A config as transformers reads it from a file, of values that stand in none."""
+    """Make a config of values that are in no file, as transformers would read them from one."""
     from transformers import AutoConfig
 
     with scratch_folder("qtoolkit-config-") as scratch:
@@ -239,10 +243,10 @@ def _config_of(values: dict[str, Any]) -> "PreTrainedConfig":
 
 
 def load_generation_config(folder: Path) -> "GenerationConfig | None":
-    """How the folder's model likes to generate; None when it does not say.
+    """Load a folder's generation config; None where it has none.
 
     Raises:
-        CheckpointError: transformers refuses what it says.
+        CheckpointError: transformers refuses it.
     """
     from transformers import GenerationConfig
 
@@ -250,8 +254,8 @@ def load_generation_config(folder: Path) -> "GenerationConfig | None":
     if not file.is_file():
         return None
     refuse_pointers(folder, [file.name])
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_JSON_BYTES)}: correct or remove it")
+    if file.stat().st_size > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_CONFIG_BYTES)}: correct or remove it")
     try:
         return GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -259,28 +263,37 @@ def load_generation_config(folder: Path) -> "GenerationConfig | None":
 
 
 def architectures(values: Mapping[str, Any]) -> list[str]:
-    """The model classes that a config names; mostly one."""
+    """Return the names of the model classes that a config lists, mostly one."""
     named = values.get("architectures")
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
-def quant_method(how: Any) -> str | None:
-    """The name of the method in a config's `quantization_config`, "unknown" where it has none; None without one."""
-    if not how:
+def quant_method(quantization_config: Any) -> str | None:
+    """Return the method that a `quantization_config` names, "unknown" where it names none; None for an empty one."""
+    if not quantization_config:
         return None
-    return str(how.get("quant_method", "unknown") if isinstance(how, dict) else how)
+    is_dict = isinstance(quantization_config, dict)
+    return str(quantization_config.get("quant_method", "unknown") if is_dict else quantization_config)
 
 
 def quantization(folder: Path, values: Mapping[str, Any]) -> Any:
-    """What is said of how the folder's model was quantized; early AutoGPTQ has it in a file of its own."""
-    how = values.get("quantization_config")
-    if how is None and (folder / QUANTIZE_CONFIG).is_file():
+    """Return the `quantization_config` of a folder's config; early AutoGPTQ wrote it into a file of its own.
+
+    Args:
+        folder: the folder.
+        values: the values of its config.
+
+    Raises:
+        CheckpointError: that file cannot be read.
+    """
+    described = values.get("quantization_config")
+    if described is None and (folder / QUANTIZE_CONFIG).is_file():
         return {"quant_method": "gptq", **_read_json(folder / QUANTIZE_CONFIG)}
-    return how
+    return described
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What stands in the folder's `config.json`.
+    """Return the values of a folder's `config.json`.
 
     Raises:
         ModelNotFoundError: there is none.
@@ -293,16 +306,17 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object of bounded size; raises CheckpointError, which `qtoolkit.files.read_json` does not."""
     if not file.is_file():
-        # A named pipe would be waited for without end.
+        # Opening a named pipe would wait for ever.
         raise CheckpointError(f"{file} is no regular file: replace it by the file itself")
     try:
         with file.open("rb") as stream:
-            data = stream.read(MAX_JSON_BYTES + 1)
+            data = stream.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
-    if len(data) > MAX_JSON_BYTES:
-        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_JSON_BYTES)}: {sound_copy(file)}")
+    if len(data) > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{file} is larger than {format_bytes(MAX_CONFIG_BYTES)}: {sound_copy(file)}")
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
         raise CheckpointError(f"{file} has more than {MAX_JSON_VALUES} values: get the model's own file")
     try:

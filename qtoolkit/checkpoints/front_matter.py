@@ -1,4 +1,4 @@
-"""What stands in the YAML block that a model's card begins with; any text may stand there."""
+"""Read the YAML block that a model's card begins with; the Hub lets anybody write any text there."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-# Cards that list hundreds of figures have some 200 kB of it; 500 kB are read in less than two seconds.
+# Blocks with hundreds of figures have some 200 kB; 500 kB are read in less than two seconds.
 _MOST_BYTES = 500_000
 _BOUNDARY = "---"
 _INT = "tag:yaml.org,2002:int"
@@ -14,12 +14,15 @@ _LONGEST_INT = 100
 
 
 def read_front_matter(file: Path) -> dict[str, Any]:
-    """The values of a card's YAML block, in bounded time and memory; none where there is none that can be read.
+    """Return the values of a card's YAML block, in bounded time and memory.
 
     Args:
         file: the card, "README.md".
+
+    Returns:
+        The values by name; empty where there is no such block, or one that cannot be read.
     """
-    # A pipe of that name would be waited for without end.
+    # Opening a named pipe would wait for ever.
     if not file.is_file():
         return {}
     try:
@@ -32,7 +35,7 @@ def read_front_matter(file: Path) -> dict[str, Any]:
 
 
 def _block(text: str) -> str:
-    """The lines between the first two boundaries; nothing where a text does not begin with one, or has no other."""
+    """Return the lines between the first two boundaries; "" where a text does not begin with one, or has no second."""
     lines = text.lstrip("\ufeff \t\r\n").splitlines()
     if not lines or lines[0].rstrip() != _BOUNDARY:
         return ""
@@ -41,10 +44,10 @@ def _block(text: str) -> str:
 
 
 def _parse(text: str) -> Any:
-    """The values of a YAML text without anchors: a few lines that repeat one another would become billions of values.
+    """Parse a YAML text without aliases: a few lines that refer to one another would become billions of values.
 
     Raises:
-        yaml.YAMLError: it is none, or has an anchor that is used.
+        yaml.YAMLError: it is not valid, or has an alias.
     """
     loader = yaml.SafeLoader(text)
     try:
@@ -57,6 +60,8 @@ def _parse(text: str) -> Any:
 
 
 def _without_aliases(loader: Any, compose_node: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a loader's `compose_node` that raises at an alias."""
+
     def compose(parent: Any, index: Any) -> Any:
         if loader.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("an alias")
@@ -66,6 +71,7 @@ def _without_aliases(loader: Any, compose_node: Callable[[Any, Any], Any]) -> Ca
 
 
 def _short_int(loader: Any, node: Any) -> Any:
+    """Parse an integer as a loader does, unless it has too many digits."""
     if len(node.value) > _LONGEST_INT:
         raise yaml.YAMLError("a long number")
     return loader.construct_yaml_int(node)

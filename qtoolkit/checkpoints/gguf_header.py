@@ -1,8 +1,8 @@
-"""The header of a `.gguf` file, walked through before a reader believes its counts and lengths.
+"""Read the header of a `.gguf` file and check its counts and lengths, before another reader relies on them.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (a count of values and tensors, each value with its
-type, strings and arrays with their lengths, each tensor with its shape). Readers loop as often as a count says, which
-may be 2**64 in a file of a hundred bytes, or take as many entries as a sparse file has room for.
+type, strings and arrays with their lengths, each tensor with its shape). Other readers loop as often as a count says:
+2**64 times in a file of a hundred bytes, or for as many entries as a sparse file has room for.
 """
 
 import math
@@ -22,10 +22,10 @@ _MAX_BYTES, _MAX_ENTRIES, _MAX_DIMENSIONS = 64_000_000, 3_000_000, 8
 _VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-# An array of numbers that may stand in the place of one, for each layer.
-_MAX_KEPT = 1000
-# What the format calls them -> what configs call them.
-_WORDS = {
+# The longest array of numbers that is returned: one number for each layer. Longer ones belong to the vocabulary.
+_MAX_LIST = 1000
+# Names of the format -> names in configs.
+_CONFIG_NAMES = {
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size",
@@ -40,17 +40,20 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class GGUFTensor:
-    """What the header says of a tensor.
+    """The header of one tensor.
 
     Attributes:
-        shape: its sizes, in the file's order.
+        shape: the sizes of its dimensions, in the file's order.
     """
 
     shape: tuple[int, ...]
 
 
 def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
-    """The numbers that describe the model, named as in a config, and the tensors by name; no weight is read.
+    """Read the header of a file; no weight is read.
+
+    Returns:
+        The numbers that describe the model, named as in a config, and the tensors by name.
 
     Raises:
         CheckpointError: it cannot be read, or its counts and lengths are not those of its bytes.
@@ -60,74 +63,77 @@ def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]
             size = min(os.fstat(stream.fileno()).st_size, _MAX_BYTES)
             # Of gigabytes, only the pages of the header are read. An empty file cannot be mapped.
             with mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) if size else nullcontext(b"") as data:
-                return _read(_Walk(file, data))
+                return _parse(_Parser(file, data))
     except OSError as error:
         raise CheckpointError(f"cannot read {file} ({error.strerror}): check its permissions") from error
 
 
-def _read(walk: "_Walk") -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
-    """What `read_gguf_header` gives."""
-    if walk.take("4s") != b"GGUF" or walk.take("I") not in _VERSIONS:
-        raise walk.lying(f"it does not begin as version {' or '.join(map(str, _VERSIONS))}")
-    num_tensors, num_values = walk.take("Q"), walk.take("Q")
+def _parse(parser: "_Parser") -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
+    """Parse a header from its first byte; returns and raises as `read_gguf_header`."""
+    if parser.take("4s") != b"GGUF" or parser.take("I") not in _VERSIONS:
+        raise parser.lying(f"it does not begin as version {' or '.join(map(str, _VERSIONS))}")
+    num_tensors = parser.take("Q")
+    num_values = parser.take("Q")
     values = {}
-    for _ in walk.times(num_values):
-        key = walk.text()
-        value = walk.value(walk.take("I"))
+    for _ in parser.times(num_values):
+        key = parser.text()
+        value = parser.value(parser.take("I"))
         name = key.partition(".")[2]
         if isinstance(value, int | float | list) and not key.startswith(("general.", "tokenizer.")):
-            values[_WORDS.get(name, name)] = value
+            values[_CONFIG_NAMES.get(name, name)] = value
     tensors = {}
-    for _ in walk.times(num_tensors):
-        name, dimensions = walk.text(), walk.take("I")
+    for _ in parser.times(num_tensors):
+        name = parser.text()
+        dimensions = parser.take("I")
         if dimensions > _MAX_DIMENSIONS:
-            raise walk.lying(f"a tensor has {dimensions} dimensions")
-        shape = tuple(walk.take("Q") for _ in range(dimensions))
-        walk.take("I")
-        walk.take("Q")
+            raise parser.lying(f"a tensor has {dimensions} dimensions")
+        shape = tuple(parser.take("Q") for _ in range(dimensions))
+        parser.take("I")  # its type
+        parser.take("Q")  # its offset
         if math.prod(size or 1 for size in shape) >= 2**63:
-            raise walk.lying(f"a tensor has the shape {shape}")
+            raise parser.lying(f"a tensor has the shape {shape}")
         tensors[name] = GGUFTensor(shape)
     return values, tensors
 
 
-class _Walk:
-    """A way through the bytes of a header, which ends where they end.
+class _Parser:
+    """Take one value of a header after the other, and raise where the header's bytes end.
 
     Args:
-        file: for errors.
-        data: the first bytes of it.
+        file: named in errors.
+        data: the first bytes of the file.
     """
 
     def __init__(self, file: Path, data: "bytes | mmap.mmap") -> None:
-        self._file, self._data = file, data
-        self._position, self._entries = 0, 0
+        self._file = file
+        self._data = data
+        self._position = 0
+        self._entries = 0
 
     def lying(self, what: str) -> CheckpointError:
+        """Return the error of a header that cannot be true."""
         return CheckpointError(f"cannot read {self._file} ({what}): name another file, or download it again")
 
     def take(self, kind: str) -> Any:
-        """The next value of a `struct` type."""
-        self._position += struct.calcsize(kind)
-        if self._position > len(self._data):
-            raise self.lying(f"its header does not end within {len(self._data)} bytes")
+        """Take the next value, of a `struct` type."""
+        self._skip(struct.calcsize(kind))
         return struct.unpack_from(f"<{kind}", self._data, self._position - struct.calcsize(kind))[0]
 
     def times(self, count: int) -> Iterator[int]:
-        """Count to a number that the file says, within what all of its counts may be together."""
+        """Return a range of a count in the file, once the sum of all counts so far is within its limit."""
         self._entries += count
         if self._entries > _MAX_ENTRIES:
             raise self.lying(f"its header is said to have {self._entries} entries, more than {_MAX_ENTRIES}")
         return iter(range(count))
 
     def text(self) -> str:
-        """The next string."""
+        """Take the next string."""
         length = self.take("Q")
         self._skip(length)
         return self._data[self._position - length : self._position].decode(errors="replace")
 
     def value(self, kind: int) -> Any:
-        """The next value: a number, a list of at most 1,000 numbers, or None for all else."""
+        """Take the next value of a type of the format: a number, or a list of at most 1,000; None for all others."""
         if kind in _SCALARS:
             return self.take(_SCALARS[kind])
         if kind == _STRING:
@@ -137,7 +143,7 @@ class _Walk:
             raise self.lying(f"a value has the type {kind}")
         inner, count = self.take("I"), self.take("Q")
         items = self.times(count)
-        if inner in _SCALARS and count <= _MAX_KEPT:
+        if inner in _SCALARS and count <= _MAX_LIST:
             return [self.take(_SCALARS[inner]) for _ in items]
         if inner in _SCALARS:
             self._skip(count * struct.calcsize(_SCALARS[inner]))
@@ -148,7 +154,7 @@ class _Walk:
         return None
 
     def _skip_texts(self, count: int) -> None:
-        """Go past strings; a vocabulary has some hundred thousand."""
+        """Skip strings, some hundred thousand in a vocabulary."""
         data, position, end = self._data, self._position, len(self._data)
         for _ in range(count):
             position += 8 + int.from_bytes(data[position : position + 8], "little")
@@ -158,6 +164,11 @@ class _Walk:
         self._skip(0)
 
     def _skip(self, count: int) -> None:
+        """Move on by a number of bytes.
+
+        Raises:
+            CheckpointError: the data ends before.
+        """
         self._position += count
         if self._position > len(self._data):
             raise self.lying(f"its header does not end within {len(self._data)} bytes")

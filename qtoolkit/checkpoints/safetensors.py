@@ -1,14 +1,13 @@
-"""Safetensors files: headers checked before use, tensors read one at a time.
+"""Read safetensors files: headers are checked before use, tensors are read one at a time.
 
-Reads with plain file reads rather than a memory map: mapped pages count as resident memory until they are dropped, so a
-mapped checkpoint would make the peak follow the size of the whole model.
+Files are read, not mapped into memory: mapped pages count as resident memory until they are dropped, so the peak would
+grow with the size of the whole model.
 Format: https://github.com/huggingface/safetensors#format (8 bytes length, JSON header, tensor data).
 """
 
 import json
 import math
 import os
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from qtoolkit.checkpoints.remedy import lfs_problem, sound_copy
 from qtoolkit.errors import CheckpointError, oneline
 
-# Type names of the format -> torch types; the ones that causal language models are stored in.
+# Type names of the format -> torch types, for the types that causal language models are stored in.
 DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -38,9 +37,9 @@ DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
     "F8_E8M0": torch.float8_e8m0fnu,
 }
-# The reference reader's own limit: no real header comes near it, and a lying length cannot fill the memory.
+# The reference reader's own limit, far above any real header; without one, a false length could fill the memory.
 MAX_HEADER_BYTES = 100_000_000
-# No torch operation takes more.
+# The most that torch operations take.
 MAX_DIMENSIONS = 64
 
 
@@ -48,16 +47,16 @@ MAX_DIMENSIONS = 64
 class StoredTensor:
     """One tensor of a safetensors file, read when it is indexed.
 
-    transformers' loader takes objects like this in place of tensors: it asks for the shape and type, and reads with
+    transformers' loader takes such objects in place of tensors: it asks for shape and type, and reads with
     `tensor[...]`.
 
     Attributes:
-        file: where it lies.
+        file: the file.
         shape: its shape.
         dtype: its torch type.
         start: offset of its first byte from the start of the file.
         nbytes: its length.
-        stamp: the file's size and time when its header was read; another one would be another file.
+        stamp: size and modification time of the file when its header was read; a file that changed has others.
     """
 
     file: Path
@@ -84,7 +83,7 @@ class StoredTensor:
                         if not count:
                             raise CheckpointError(f"{self.file} ended within a tensor: {sound_copy(self.file)}")
                         view = view[count:]
-                    # At the end, so that what is written meanwhile is seen too.
+                    # Compared after reading, so that a change while reading is found too.
                     changed = _stamp(file) != self.stamp
             except OSError as error:
                 raise _unreadable(self.file, error) from error
@@ -96,7 +95,7 @@ class StoredTensor:
         return tensor[index]
 
     def first_bytes(self, count: int) -> bytes:
-        """Its first bytes in the file, `count` of them or all."""
+        """Read its first `count` bytes, or all where it has fewer."""
         try:
             with self.file.open("rb", buffering=0) as file:
                 file.seek(self.start)
@@ -106,7 +105,7 @@ class StoredTensor:
 
 
 class ReportedTensor:
-    """A stored or held tensor that tells when it was read, and is let go of then.
+    """A tensor that is read once: it reports that, and is then dropped.
 
     Args:
         tensor: a `StoredTensor` or a tensor in memory.
@@ -118,12 +117,12 @@ class ReportedTensor:
         self._on_read = on_read
 
     def get_dtype(self) -> str:
-        """The type's name in the format: transformers casts only floats, "F..." and "BF...", to the model's type."""
+        """Return the type's name in the format; transformers casts "F..." and "BF..." to the model's type."""
         assert self._tensor is not None
         return next(name for name, dtype in DTYPES.items() if dtype == self._tensor.dtype)
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        """Read it, the one time that it can be read."""
+        """Read the tensor, report it and drop it."""
         assert self._tensor is not None, "a loader reads each tensor once"
         tensor = self._tensor[index]
         self._tensor = None
@@ -132,10 +131,10 @@ class ReportedTensor:
 
 
 def read_tensors(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file by name; no weight is read.
+    """Return the tensors of a safetensors file by name; no weight is read.
 
-    What the reference reader refuses is refused. Refused beside that: a name that stands twice (it takes the last),
-    unknown keys, more than 64 dimensions, sizes whose product no memory holds, and types that are not in `DTYPES`.
+    All that the reference reader refuses is refused. Beside that: a name that occurs twice (it takes the last), unknown
+    keys, more than 64 dimensions, sizes whose product no memory holds, and types that are not in `DTYPES`.
 
     Raises:
         CheckpointError: the header is not valid, or the file is not as long as the header says. All that a reader
@@ -154,27 +153,25 @@ def read_tensors(file: Path) -> dict[str, StoredTensor]:
 
 
 def _stamp(stream: IO[bytes]) -> tuple[int, int]:
-    """Size of an open file, and when it was written last."""
+    """Return the size and the modification time of an open file."""
     state = os.fstat(stream.fileno())
     return state.st_size, state.st_mtime_ns
 
 
 def _read_header(file: Path) -> tuple[dict[str, Any], int, tuple[int, int]]:
-    """The header as JSON values, where the data starts, and the file's size and time."""
+    """Return the header's JSON values, the offset at which the data starts, and the file's stamp."""
     with file.open("rb") as stream:
         stamp = _stamp(stream)
         size = stamp[0]
         prefix = stream.read(8)
         if len(prefix) < 8:
-            told = f"has {size} bytes, too few for a header" if size else "is empty"
-            raise CheckpointError(f"{file} {told}: {sound_copy(file)}")
-        length = struct.unpack("<Q", prefix)[0]
+            problem = f"has {size} bytes, too few for a header" if size else "is empty"
+            raise CheckpointError(f"{file} {problem}: {sound_copy(file)}")
+        length = int.from_bytes(prefix, "little")
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise (
-                CheckpointError(problem)
-                if (problem := lfs_problem(file))
-                else _lying(file, f"its header is said to take {length} bytes of a file of {size}")
-            )
+            if problem := lfs_problem(file):
+                raise CheckpointError(problem)
+            raise _lying(file, f"its header is said to take {length} bytes of a file of {size}")
         text = stream.read(length)
     try:
         # Python's reader alone would also take UTF-16, NaN, -0, lone surrogates and a key given twice.
@@ -187,6 +184,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int, tuple[int, int]]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict of a JSON object; raises ValueError for a name that occurs twice, and for lone surrogates."""
     values = dict(pairs)
     if len(values) != len(pairs):
         raise ValueError("a name stands twice")
@@ -197,21 +195,25 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _natural(digits: str) -> int:
+    """Parse a number of a header; raises ValueError for a negative one, and for one that is longer than any size."""
     if not digits.isdecimal() or len(digits) > 19:
         raise ValueError(f"{digits:.20} is no size")
     return int(digits)
 
 
 def _refuse(constant: str) -> None:
+    """Raise ValueError for NaN or Infinity, which Python's JSON reader takes for numbers."""
     raise ValueError(f"{constant} is no size")
 
 
 def _tensor(file: Path, name: str, entry: Any, data_start: int, stamp: tuple[int, int]) -> StoredTensor:
-    """One entry of the header, checked on its own."""
+    """Check one entry of the header, and return its tensor."""
     shown = _short(repr(name))
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _lying(file, f"the entry of {shown} has not the keys dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    dtype = entry["dtype"]
+    shape = entry["shape"]
+    offsets = entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise _lying(file, f"{shown} has the type {_short(repr(dtype))}; known are {', '.join(DTYPES)}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or len(shape) > MAX_DIMENSIONS:
@@ -235,7 +237,7 @@ def _are_sizes(values: Any) -> bool:
 
 
 def _check_layout(file: Path, tensors: Mapping[str, StoredTensor], data_start: int, size: int) -> None:
-    """The tensors must cover the data exactly: the reference reader refuses holes, overlaps and surplus bytes too."""
+    """Refuse holes, overlaps and surplus bytes, as the reference reader does: the tensors must cover the data."""
     position = data_start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
         if tensor.start != position:
@@ -246,13 +248,15 @@ def _check_layout(file: Path, tensors: Mapping[str, StoredTensor], data_start: i
 
 
 def _short(text: str) -> str:
-    """At most 80 characters of what stands in a file, since that may be very long."""
+    """Return at most 80 characters of a text from a file, which may be very long."""
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _lying(file: Path, what: str) -> CheckpointError:
+    """Return the error of a file whose header cannot be true."""
     return CheckpointError(f"{file} is damaged: {what}; {sound_copy(file)}")
 
 
 def _unreadable(file: Path, error: OSError) -> CheckpointError:
+    """Return the error of a file that the system does not let us read."""
     return CheckpointError(f"{file} cannot be read ({error.strerror}): check its permissions, or {sound_copy(file)}")

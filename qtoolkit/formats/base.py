@@ -1,7 +1,7 @@
 """What every format can do: read its entry in `config.json`, plan and load a checkpoint, and say who else reads it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -100,10 +100,12 @@ class Format(ABC):
         reads_itself: whether qtoolkit reads it in transformers where `packages` are missing.
         side_file_names: the files of `side_files` by name, which are downloaded with a model of the Hub.
         tag: what the Hub's pages filter by; empty for the method's name.
+        layer_suffixes: how the names of tensors end of which each quantized layer has one; empty where none is known.
     """
 
     name: ClassVar[str]
     quant_method: ClassVar[str]
+    layer_suffixes: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...] | None] = None
     reads_itself: ClassVar[bool] = False
     side_file_names: ClassVar[tuple[str, ...]] = ()
@@ -154,6 +156,15 @@ class Format(ABC):
         """What of a saved folder readers would take wrongly, a line each."""
         return ()
 
+    def num_layers(self, values: Values, names: Iterable[str]) -> int | None:
+        """Count the quantized layers of a checkpoint, which its receipt is compared with; None where that is not known.
+
+        Args:
+            values: its `quantization_config`, which anybody may have written.
+            names: of its tensors.
+        """
+        return sum(name.endswith(self.layer_suffixes) for name in names) if self.layer_suffixes else None
+
     def needs_qtoolkit(self, settings: Values) -> bool:
         """Whether transformers reads such a model only once qtoolkit is imported.
 
@@ -192,6 +203,11 @@ class LayersFormat(Format):
     def method_of(self, values: Values) -> tuple[str, Values]:
         """See `Format`."""
         return values["method"], values["options"]
+
+    def num_layers(self, values: Values, names: Iterable[str]) -> int | None:
+        """See `Format`."""
+        layers = values.get("layers")
+        return len(layers) if isinstance(layers, list) else None
 
     def quantization_config(self, method: str, options: Values, layers: Sequence[str]) -> Any:
         """See `Format`."""

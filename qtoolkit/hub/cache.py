@@ -10,8 +10,9 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from qtoolkit.checkpoints.filenames import INDEX_FILE
 from qtoolkit.checkpoints.folder import named_file
-from qtoolkit.checkpoints.names import INDEX_FILE, is_commit_hash
+from qtoolkit.checkpoints.hub_names import is_commit_hash
 from qtoolkit.errors import SourceError
 from qtoolkit.files import absolute, make_folder, write_whole
 from qtoolkit.hub.repository_files import indexed_files, weight_files

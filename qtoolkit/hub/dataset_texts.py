@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
-from qtoolkit.checkpoints.names import HubText
+from qtoolkit.checkpoints.hub_names import HubText
 from qtoolkit.errors import HubUnreachableError, SourceError
 from qtoolkit.hub.checked_bytes import cached_hash, has_hash
 from qtoolkit.hub.hub_errors import HubModel, hub_address, translated

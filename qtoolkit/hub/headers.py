@@ -17,7 +17,7 @@ from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
-from qtoolkit.checkpoints.names import HEADERS_PREFIX, INDEX_FILE, QUANTIZE_CONFIG
+from qtoolkit.checkpoints.filenames import HEADERS_PREFIX, INDEX_FILE, QUANTIZE_CONFIG
 from qtoolkit.checkpoints.safetensors import MAX_HEADER_BYTES
 from qtoolkit.errors import CheckpointError, OutputError
 from qtoolkit.files import scratch_folder

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import CardData, ModelCardData
 
 from qtoolkit.checkpoints.front_matter import read_front_matter
-from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS, is_hub_id
+from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS, is_hub_id
 
 # What a card says, beside the licence, that holds for every copy of the model.
 _INHERITED = ("language", "license_name", "license_link")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import HfApi, constants
 
 from qtoolkit.checkpoints.adapters import refuse_adapter
+from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG, INDEX_FILE
 from qtoolkit.checkpoints.folder import named_file
-from qtoolkit.checkpoints.names import ADAPTER_CONFIG, INDEX_FILE
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, HubUnreachableError
 from qtoolkit.hub.cache import (
     cached_commit,

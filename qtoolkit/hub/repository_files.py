@@ -5,7 +5,7 @@ from collections.abc import Collection
 from fnmatch import fnmatch
 from pathlib import Path
 
-from qtoolkit.checkpoints.names import (
+from qtoolkit.checkpoints.filenames import (
     INDEX_FILE,
     OTHER_WEIGHTS,
     PICKLE_SUFFIXES,

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from qtoolkit.checkpoints.folder import MAX_JSON_BYTES
-from qtoolkit.checkpoints.names import INDEX_FILE, QUANTIZE_CONFIG, is_commit_hash
+from qtoolkit.checkpoints.filenames import INDEX_FILE, QUANTIZE_CONFIG
+from qtoolkit.checkpoints.folder import MAX_CONFIG_BYTES
+from qtoolkit.checkpoints.hub_names import is_commit_hash
 from qtoolkit.errors import CheckpointError
 from qtoolkit.units import format_bytes
 
@@ -36,7 +37,7 @@ def check_listing(repo_id: str, info: "ModelInfo") -> None:
         name, size = file.rfilename, file.size
         if str(name) != name or "\0" in name or _too_long(name.split("/")):
             raise _lying(repo_id, f"a file {name!r:.60}")
-        limit = MAX_JSON_BYTES if name in _CONFIGS else _MAX_FILE_BYTES
+        limit = MAX_CONFIG_BYTES if name in _CONFIGS else _MAX_FILE_BYTES
         if size is not None and (type(size) is not int or not 0 <= size <= limit):
             what = format_bytes(size) if type(size) is int and size > limit else f"{size!r:.40} bytes"
             raise _lying(repo_id, f"{name} with {what}")

@@ -15,7 +15,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.checkpoints.adapters import refuse_adapter
-from qtoolkit.checkpoints.names import PICKLE_SUFFIXES
+from qtoolkit.checkpoints.filenames import PICKLE_SUFFIXES
 from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import ConfigError, QToolkitError, SourceError, oneline
 from qtoolkit.hub.cache import local_models, whole_snapshot
@@ -146,7 +146,7 @@ def _receive(url: str, asked: Mapping[str, Any], search: HubSearch, timeout: flo
         body = bytearray()
         for piece in response.iter_bytes():
             body += piece
-            if len(body) > folders.MAX_JSON_BYTES or time.monotonic() > deadline:
+            if len(body) > folders.MAX_CONFIG_BYTES or time.monotonic() > deadline:
                 raise TimeoutError(f"no end after {len(body)} bytes")
     return bytes(body)
 

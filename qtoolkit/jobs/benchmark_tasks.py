@@ -7,7 +7,7 @@ from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.checkpoint_loading import load_opened
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure import explained
-from qtoolkit.models.opening import find_tokenizer
+from qtoolkit.models import find_tokenizer
 from qtoolkit.planning import resolve_device
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import TaskReport

@@ -1,4 +1,4 @@
-"""Bits for each layer under a target: measured sensitivities, exact bytes, and the rules that come out."""
+"""Choose the bits of each layer so that a target is met, from measured sensitivities and exact bytes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,24 +8,26 @@ from math import floor
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
 from qtoolkit.models import Checkpoint
-from qtoolkit.planning import check_machine, layers_to_quantize, plan_job
+from qtoolkit.planning import PlannedJob, check_machine, layers_to_quantize, plan_job
 from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
-from qtoolkit.records import Machine, OnProgress, Plan, Sensitivity
+from qtoolkit.records import Machine, OnProgress, Plan, RoundingLoss, Sensitivity
 from qtoolkit.sensitivity import measure_sensitivity
 from qtoolkit.stream import JournalPlace, begun_recipe
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_seconds, parse_bytes
 
-# A tensor's entry in the header of a file, its name aside; the most tensors of one layer, and of another module.
-_ENTRY_BYTES, _TENSORS, _OTHER_TENSORS = 130, 5, 2
+# Bytes of a tensor's entry in a file's header without its name; most tensors of a quantized layer; of another module.
+_ENTRY_BYTES = 130
+_TENSORS = 5
+_OTHER_TENSORS = 2
 
 
 def needs_measuring(config: MethodConfig) -> bool:
-    """Whether a target is to be met by bits that only a measurement can give."""
+    """Check whether a config has a target, and no bits of layers yet, so that sensitivities must be measured."""
     return isinstance(config, MixedConfig) and config.target is not None and not config.gives_bits
 
 
 def refuse_without_weights(checkpoint: Checkpoint) -> None:
-    """Refuse a target for a model of which only headers are here.
+    """Refuse a target for a model whose weights are not on this machine.
 
     Raises:
         ConfigError: its weights are on the Hub, or nowhere.
@@ -42,10 +44,10 @@ def refuse_without_weights(checkpoint: Checkpoint) -> None:
 
 @dataclass(frozen=True)
 class MetTarget:
-    """A config that meets its target.
+    """A config that meets its target, and what was decided for it.
 
     Attributes:
-        config: with the rules that do so; as it was given where it has no target, or such rules already.
+        config: with the rules that meet it; unchanged if it has no target, or has such rules already.
         num_measured: numbers of bits for which the sensitivity of layers was measured; 0 for none.
         notes: what was decided, one line each.
     """
@@ -65,15 +67,15 @@ def meet_target(
     on_progress: OnProgress,
     measuring_device: str | None = None,
 ) -> MetTarget:
-    """Give a config the rules that meet its target; rules that give bits already are kept, if they keep the target.
+    """Give a config the rules that meet its target; rules that already give bits must keep to the target.
 
     Args:
-        checkpoint: the model; its weights must be within reach.
-        config: any; without a target it is given back.
+        checkpoint: the model, whose weights can be read.
+        config: any; it is returned unchanged if it has no target.
         device: where the result will live.
         machine: what the measurement must fit into; None to check nothing.
         rss: bytes that this process has resident now.
-        on_progress: told of the measurement.
+        on_progress: called while sensitivities are measured.
         measuring_device: where to measure; None for `device`.
 
     Raises:
@@ -88,27 +90,26 @@ def meet_target(
         _check_rules(checkpoint, method, config, device, rss)
         return MetTarget(config)
     choices = config.bits_to_give()
-    most_bits = replace(config, bits=choices[0])
-    planned = plan_job(checkpoint, most_bits, device, machine, rss=rss, measures=len(choices))
-    fitted = planned.config
+    fewest_bits = replace(config, bits=choices[0])
+    planned = plan_job(checkpoint, fewest_bits, device, machine, rss=rss, measures=len(choices))
     plan = planned.plan
-    assert isinstance(fitted, MixedConfig)
+    assert isinstance(planned.config, MixedConfig)
     if machine is not None:
         check_machine(replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure")), machine)
-    units = _Units.of(checkpoint=checkpoint, method=method, config=fitted, plan=plan, choices=choices, device=device)
+    units = _Units.of(method, planned, choices)
     budget = _Budget.of(config, plan, units.biases)
     if units.check(budget, checkpoint.name) <= budget.size:
-        note = f"{budget.asked} leaves room for {choices[-1]} bits in every layer: nothing was measured"
+        note = f"{budget.target} leaves room for {choices[-1]} bits in every layer: nothing was measured"
         return MetTarget(replace(config, bits=choices[-1]), notes=(note,))
     layers = [layer for members in units.members.values() for layer in members if layer.in_block]
-    found = measure_sensitivity(
-        checkpoint, method, fitted, layers, choices, device=measuring_device or device, on_progress=on_progress
+    sensitivity = measure_sensitivity(
+        checkpoint, method, planned.config, layers, choices, device=measuring_device or device, on_progress=on_progress
     )
-    chosen, note = units.choose(found, budget)
+    chosen, note = units.choose(sensitivity, budget)
     base, rules = rules_of(chosen)
-    # A pattern that gave other options keeps these, and comes where its bits must.
-    kept = {pattern: changes for pattern, changes in config.rules.items() if pattern not in rules}
-    merged = kept | {pattern: {**config.rules.get(pattern, {}), **changes} for pattern, changes in rules.items()}
+    # A pattern that gave other options keeps them, at the place where its new bits must stand.
+    others = {pattern: changes for pattern, changes in config.rules.items() if pattern not in rules}
+    merged = others | {pattern: {**config.rules.get(pattern, {}), **changes} for pattern, changes in rules.items()}
     return MetTarget(replace(config, bits=base, rules=merged), len(choices), (note,))
 
 
@@ -121,15 +122,15 @@ def _check_rules(checkpoint: Checkpoint, method: Method, config: MixedConfig, de
     size = sum(layer.disk_bytes for layer in plan.layers)
     if size > budget.size:
         raise ConfigError(
-            f"{type(config).__name__}: the rules take {budget.described(size)}, more than {budget.asked}: "
+            f"{type(config).__name__}: the rules take {budget.describe(size)}, more than {budget.target}: "
             "leave out their bits, which are then given by sensitivity, or the target"
         )
 
 
 def with_rules_of(config: MethodConfig, journal: JournalPlace | None) -> MethodConfig:
-    """The config with the rules that an unfinished job of the same target was begun with.
+    """Add the rules of an unfinished job with the same target to a config.
 
-    Measured on another machine, a sensitivity differs a little, and so might the rules.
+    On another machine the measured sensitivities differ a little, and so might the rules.
     """
     if journal is None or not isinstance(config, MixedConfig) or not needs_measuring(config):
         return config
@@ -139,7 +140,7 @@ def with_rules_of(config: MethodConfig, journal: JournalPlace | None) -> MethodC
     try:
         return replace(config, bits=begun["bits"], rules=begun["rules"])
     except (ConfigError, KeyError, AttributeError, TypeError, ValueError, RecursionError):
-        # What somebody wrote there are no rules: measured anew, they tell that another job was begun.
+        # The journal was edited and holds no rules: they are measured anew, and the job refuses the journal.
         return config
 
 
@@ -148,8 +149,8 @@ class _Units:
     """Layers that get the same bits: one layer, or the same of all experts of a block.
 
     Attributes:
-        members: unit -> its layers; a unit is named as a pattern that matches these.
-        sizes: unit -> bits -> bytes in the file.
+        members: the layers of each unit, by the pattern that matches their names.
+        sizes: the bytes in the file by unit and bits.
         biases: bytes of biases in these.
     """
 
@@ -158,65 +159,56 @@ class _Units:
     biases: int
 
     @classmethod
-    def of(
-        cls,
-        *,
-        checkpoint: Checkpoint,
-        method: Method,
-        config: MixedConfig,
-        plan: Plan,
-        choices: Sequence[int],
-        device: str,
-    ) -> "_Units":
-        """The units of the layers that a plan quantizes; what stands outside the blocks keeps the most bits."""
+    def of(cls, method: Method, planned: PlannedJob, choices: Sequence[int]) -> "_Units":
+        """Return the units of the layers that a plan quantizes; layers outside the blocks get the most bits."""
+        plan = planned.plan
+        config = planned.config
+        assert isinstance(config, MixedConfig)
         quantized = {layer.name for layer in plan.layers}
         members: dict[str, list[Layer]] = {}
         sizes: dict[str, dict[int, int]] = {}
-        for layer in layers_to_quantize(checkpoint, method, config, device):
+        for layer in layers_to_quantize(planned.checkpoint, method, config, plan.device):
             if layer.name not in quantized:
                 continue
             unit = _unit_of(layer.name) if layer.in_block else layer.name
             members.setdefault(unit, []).append(layer)
             own = sizes.setdefault(unit, {})
             for bits in choices if layer.in_block else choices[-1:]:
-                planned = method.plan_layer(layer, config.of(layer.name).with_bits(bits))
-                own[bits] = own.get(bits, 0) + planned.disk_bytes
+                layer_plan = method.plan_layer(layer, config.of(layer.name).with_bits(bits))
+                own[bits] = own.get(bits, 0) + layer_plan.disk_bytes
         return cls(members, sizes, sum(layer.bias_bytes for own in members.values() for layer in own))
 
     def check(self, budget: "_Budget", name: str) -> int:
-        """Refuse a budget that cannot be kept; give the bytes with the most bits."""
+        """Refuse a budget that is too small; return the bytes with the most bits in every layer."""
         sizes = [own.values() for own in self.sizes.values()]
         least, most = sum(map(min, sizes)), sum(map(max, sizes))
         if least > budget.size:
             raise ConfigError(
-                f"{type(budget.config).__name__}: {budget.asked} is out of reach for {name}: "
-                f"it takes {budget.described(least)} to {budget.described(most)}"
+                f"{type(budget.config).__name__}: {budget.target} is out of reach for {name}: "
+                f"it takes {budget.describe(least)} to {budget.describe(most)}"
             )
         return most
 
     def choose(self, sensitivity: Sensitivity, budget: "_Budget") -> tuple[dict[str, int], str]:
-        """Bits of each unit, and what is told of them."""
-        known = sensitivity.by_layer()
+        """Return the bits chosen for each unit, and a note that describes the choice."""
+        by_layer = sensitivity.by_layer()
+
+        def measured(unit: str, bits: int) -> list[RoundingLoss]:
+            return [by_layer[layer.name][bits] for layer in self.members[unit] if layer.in_block]
+
         choices = {
-            unit: {
-                bits: Choice(size, sum(known[layer.name][bits].loss for layer in self.members[unit] if layer.in_block))
-                for bits, size in own.items()
-            }
+            unit: {bits: Choice(size, sum(one.loss for one in measured(unit, bits))) for bits, size in own.items()}
             for unit, own in self.sizes.items()
         }
         chosen = allocate(choices, budget.size)
-        variance = sum(
-            known[layer.name][bits].standard_error ** 2
-            for unit, bits in chosen.items()
-            for layer in self.members[unit]
-            if layer.in_block
-        )
-        taken, loss = total_size(choices, chosen), total_loss(choices, chosen)
-        where = "text that the model wrote" if sensitivity.text == "self" else sensitivity.text
+        variance = sum(one.standard_error**2 for unit, bits in chosen.items() for one in measured(unit, bits))
+        size = budget.describe(total_size(choices, chosen))
+        loss = total_loss(choices, chosen)
+        text = "text that the model wrote" if sensitivity.text == "self" else sensitivity.text
         return chosen, (
-            f"{budget.asked}: {budget.described(taken)}, given to layers by sensitivity, measured in "
+            f"{budget.target}: {size}, given to layers by sensitivity, measured in "
             f"{format_seconds(sensitivity.seconds)} on {sensitivity.num_samples} x {sensitivity.seq_len} tokens of "
-            f"{where}; predicted loss of rounding {loss:.3g} +- {variance**0.5:.1g} nats per token"
+            f"{text}; predicted loss of rounding {loss:.3g} +- {variance**0.5:.1g} nats per token"
         )
 
 
@@ -226,7 +218,7 @@ class _Budget:
 
     Attributes:
         size: the most bytes.
-        asked: the target as it was given.
+        target: the target as it was given.
         other: bytes of all else in the files: for `target_size` only.
         weights: elements of the quantized layers.
         biases: bytes of their biases.
@@ -234,7 +226,7 @@ class _Budget:
 
     config: MixedConfig
     size: int
-    asked: str
+    target: str
     other: int
     weights: int
     biases: int
@@ -252,15 +244,15 @@ class _Budget:
         size = parse_bytes(config.target_size) - other
         return cls(config, size, f"target_size={config.target_size!r}", other, weights, biases)
 
-    def described(self, size: int) -> str:
-        """Bytes of the layers in the words of the target."""
+    def describe(self, size: int) -> str:
+        """Format bytes of the layers in the unit of the target."""
         if self.config.target_bits is None:
             return format_bytes(size + self.other)
         return format_bits(bits_per_weight(size - self.biases, self.weights))
 
 
 def _unit_of(name: str) -> str:
-    """A layer's name with a `*` for the number of its expert.
+    """Replace the number of a layer's expert by `*`.
 
     Example: the block keeps its number.
 

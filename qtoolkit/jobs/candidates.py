@@ -45,7 +45,7 @@ class Candidate:
     Attributes:
         label: as the user would write it.
         config: how the model is quantized; None for what is read from `path`.
-        path: a checkpoint's folder or a `.gguf` file; None, where there is no config either, for the model itself.
+        path: a checkpoint's folder or a `.gguf` file; None, without a config either, for the model itself.
     """
 
     label: str
@@ -55,7 +55,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Task:
-    """What all candidates of a comparison share. It is sent to other processes, and so holds no token.
+    """Hold what all candidates of a comparison share. It is sent to other processes, and so holds no token.
 
     Attributes:
         model: a Hub id, a folder, a `.gguf` file, or a loaded model.
@@ -80,19 +80,25 @@ class Task:
 
 @dataclass(frozen=True)
 class Base:
-    """The model in full precision, whose blocks have computed the text already.
+    """Hold the model in full precision, whose blocks have computed the text, and how candidates are measured.
 
     Attributes:
+        task: what all candidates share.
         checkpoint: the model, its weights not read.
-        tokenizer: its tokenizer.
+        source: its tokenizer, and the token with which candidates are read.
         predictor: its predictions.
         floor: what rounding alone does; None if it was not requested.
+        device: where candidates run.
+        on_progress: called while they are made and measured.
     """
 
+    task: Task
     checkpoint: Checkpoint
-    tokenizer: Any
+    source: ModelSource
     predictor: Predictor
     floor: QualityReport | None
+    device: str
+    on_progress: OnProgress
 
 
 def read_candidates(configs: Any) -> tuple[Candidate, ...]:
@@ -163,7 +169,7 @@ def identity_of(checkpoint: Checkpoint) -> str:
 
 @contextmanager
 def open_base(
-    task: Task, opened: Opened, checkpoint: Checkpoint, *, device: str, on_progress: OnProgress
+    task: Task, opened: Opened, checkpoint: Checkpoint, *, device: str, token: str | None, on_progress: OnProgress
 ) -> Iterator[Base]:
     """Let the base compute the text, once for all candidates, and hold the result while entered.
 
@@ -171,7 +177,8 @@ def open_base(
         task: what is compared.
         opened: the base, opened for evaluation.
         checkpoint: the base, opened for quantization.
-        device: where it runs.
+        device: where it runs, and the candidates too.
+        token: Hub token with which candidates are read; None for the one of this machine.
         on_progress: called after each block.
 
     Raises:
@@ -179,81 +186,81 @@ def open_base(
     """
     if identity_of(checkpoint) != task.identity:
         raise CheckpointError(f"{checkpoint.name} has other weights here than where qt.compare was called: copy those")
+    source = ModelSource(token=token, tokenizer=opened.tokenizer)
     with opened.scorer.open(task.windows.tokens, on_progress) as predictor:
         floor = measure_noise_floor(task.windows, opened, device, on_progress) if task.noise_floor else None
-        yield Base(checkpoint, opened.tokenizer, predictor, floor)
+        yield Base(task, checkpoint, source, predictor, floor, device, on_progress)
 
 
 @explained("measuring it", "qt.plan tells what needs less")
-def measure_candidate(
-    candidate: Candidate, task: Task, base: Base, *, device: str, token: str | None, on_progress: OnProgress
-) -> Compared:
+def measure_candidate(candidate: Candidate, base: Base) -> Compared:
     """Quantize or load a candidate, measure it, and free it.
 
     Raises:
         QToolkitError: as `qtoolkit.quantize`, `qtoolkit.load` and `qtoolkit.evaluate`.
     """
     started = time.monotonic()
-    opened, known = _open_candidate(candidate, task, base, device=device, token=token, on_progress=on_progress)
-    windows = check_overlap(task.windows, opened)
-    with opened.scorer.open(windows.tokens, on_progress) as predictor, quiet_layers():
+    opened, row = _open_candidate(candidate, base)
+    windows = check_overlap(base.task.windows, opened)
+    with opened.scorer.open(windows.tokens, base.on_progress) as predictor, quiet_layers():
         model = predictor.model
         # What is not in this process's memory as a whole is mapped from its file.
-        footprint = memory_footprint(model) if model is not None else known.disk
+        footprint = row.disk if model is None else memory_footprint(model)
         assert footprint is not None
-        report = measure_quality(windows, predictor, base.predictor, on_progress)
-        report = with_origin(report, opened, base.checkpoint, device)
-        report = with_speed(report, predictor, windows, on_progress)
-        answers = [continue_text(model, base.tokenizer, prompt) for prompt in task.prompts] if model is not None else []
+        report = measure_quality(windows, predictor, base.predictor, base.on_progress)
+        report = with_origin(report, opened, base.checkpoint, base.device)
+        report = with_speed(report, predictor, windows, base.on_progress)
+        prompts = () if model is None else base.task.prompts
+        answers = tuple(continue_text(model, base.source.tokenizer, prompt) for prompt in prompts)
     notes = dict.fromkeys((*opened.notes, *predictor.notes))
     report = replace(report, notes=(*report.notes, *notes))
     return replace(
-        known,
+        row,
         footprint=footprint,
-        memory=memory_to_use(base.checkpoint, footprint, device),
+        memory=memory_to_use(base.checkpoint, footprint, base.device),
         bits_per_weight=bits_per_weight(footprint, base.checkpoint.record().num_parameters),
         quality=with_noise_floor(report, base.floor) if base.floor else report,
-        answers=tuple(answers),
+        answers=answers,
         seconds=time.monotonic() - started,
     )
 
 
-def _open_candidate(
-    candidate: Candidate, task: Task, base: Base, *, device: str, token: str | None, on_progress: OnProgress
-) -> tuple[Opened, Compared]:
-    """Open a candidate for its evaluation, and return what is known of it by then."""
+def _open_candidate(candidate: Candidate, base: Base) -> tuple[Opened, Compared]:
+    """Open a candidate for its evaluation, and return its row as far as it is known by then."""
     path = candidate.path
-    source = ModelSource(token=token, tokenizer=base.tokenizer)
-    row = Compared(candidate.label, FULL_PRECISION, {}, device, disk=base.checkpoint.disk_size)
+    source = base.source
+    on_progress = base.on_progress
+    row = Compared(candidate.label, FULL_PRECISION, {}, base.device, disk=base.checkpoint.disk_size)
     if path is not None:
         row = replace(row, disk=disk_size(path))
         if path.is_file():
-            opened = open_model(path, source, device=device, on_progress=on_progress, runs_gguf=True)
+            opened = open_model(path, source, device=base.device, on_progress=on_progress, runs_gguf=True)
             return opened, replace(row, method="gguf")
-    model = path or task.model
+    model = path or base.task.model
+    revision = None if path else base.task.revision
     if candidate.config is not None:
-        model = run_quantization(
-            QuantizeRequest(
-                model,
-                candidate.config,
-                device=device,
-                revision=task.revision,
-                token=token,
-                tokenizer=base.tokenizer,
-                on_progress=on_progress,
-            )
+        request = QuantizeRequest(
+            model,
+            candidate.config,
+            device=base.device,
+            revision=revision,
+            token=source.token,
+            tokenizer=source.tokenizer,
+            on_progress=on_progress,
         )
+        model = run_quantization(request)
     elif isinstance(model, str | os.PathLike):
-        revision = None if path else task.revision
-        model = run_loading(LoadRequest(model, device=device, revision=revision, token=token, tokenizer=base.tokenizer))
+        model = run_loading(
+            LoadRequest(model, device=base.device, revision=revision, token=source.token, tokenizer=source.tokenizer)
+        )
     if isinstance(model, QuantizedModel):
         report = model.report
         disk = report.memory.disk_after or report.memory.predicted_disk_after
         row = replace(row, method=report.method, settings=report.settings, disk=disk)
-    return open_model(model, source, device=device, on_progress=on_progress), row
+    return open_model(model, source, device=base.device, on_progress=on_progress), row
 
 
-def measure_row(candidate: Candidate, device: str, measure: Callable[[], Compared]) -> Compared:
+def measure_row(candidate: Candidate, task: Task, measure: Callable[[], Compared]) -> Compared:
     """Measure a candidate and return its row; an error that qtoolkit knows becomes the row's error.
 
     Raises:
@@ -267,13 +274,13 @@ def measure_row(candidate: Candidate, device: str, measure: Callable[[], Compare
     except QToolkitError as error:
         # Its frames hold the half-made model.
         traceback.clear_frames(error.__traceback__)
-        return replace(failed_row(candidate, device, error), seconds=time.monotonic() - started)
+        return replace(failed_row(candidate, task, error), seconds=time.monotonic() - started)
     finally:
         give_memory_back()
 
 
-def failed_row(candidate: Candidate, device: str, error: BaseException) -> Compared:
+def failed_row(candidate: Candidate, task: Task, error: BaseException) -> Compared:
     """Return the row of a candidate that could not be measured."""
     method = candidate.config.method if candidate.config else FULL_PRECISION
     settings = candidate.config.to_dict() if candidate.config else {}
-    return Compared(candidate.label, method, settings, device, error=f"{type(error).__name__}: {oneline(error)}")
+    return Compared(candidate.label, method, settings, task.device, error=f"{type(error).__name__}: {oneline(error)}")

@@ -68,27 +68,23 @@ def _foreign_errors(name: str) -> Iterator[None]:
 
 def load_quantized(checkpoint: Checkpoint, device: str) -> QuantizedModel:
     """Load a checkpoint that is quantized, on a device."""
-    with _foreign_errors(checkpoint.name):
-        return _load_quantized(checkpoint, device)
-
-
-def _load_quantized(checkpoint: Checkpoint, device: str) -> QuantizedModel:
     started = time.monotonic()
-    check_room_to_load(checkpoint, device)
-    with measure_peak() as meter:
-        read_as = reader_of(checkpoint)
-        reader = read_as.reader
-        planned = plan_job(read_as.checkpoint, read_as.config, device, None, rss=resident_memory(), method=reader)
-        for package in reader.requires:
-            optional(package, f"{checkpoint.name}, which is quantized with {reader.name!r},")
-        loaded = reader.load(planned.checkpoint, device=device)
-        reader.prepare(loaded.value)
-    receipt = receipt_of(checkpoint)
-    memory = memory_report(planned.plan, memory_footprint(loaded.value), checkpoint.path, meter.report)
-    # What is on the disk is the result, not what was there before it.
-    memory = replace(memory, disk_before=None)
-    notes = (*planned.checkpoint.notes, *loaded.notes, *receipt.notes)
-    report = quantization_report(planned.plan, notes, memory, checkpoint.path, time.monotonic() - started)
+    with _foreign_errors(checkpoint.name):
+        check_room_to_load(checkpoint, device)
+        with measure_peak() as meter:
+            read_as = reader_of(checkpoint)
+            reader = read_as.reader
+            planned = plan_job(read_as.checkpoint, read_as.config, device, None, rss=resident_memory(), method=reader)
+            for package in reader.requires:
+                optional(package, f"{checkpoint.name}, which is quantized with {reader.name!r},")
+            loaded = reader.load(planned.checkpoint, device=device)
+            reader.prepare(loaded.value)
+        receipt = receipt_of(checkpoint)
+        memory = memory_report(planned.plan, memory_footprint(loaded.value), checkpoint.path, meter.report)
+        # What is on the disk is the result, not what was there before it.
+        memory = replace(memory, disk_before=None)
+        notes = (*planned.checkpoint.notes, *loaded.notes, *receipt.notes)
+        report = quantization_report(planned.plan, notes, memory, checkpoint.path, time.monotonic() - started)
     return QuantizedModel(loaded.value, checkpoint.tokenizer, planned.config, report, receipt.value)
 
 

@@ -106,9 +106,6 @@ def _measure_here(
     """Measure candidates one after the other; the base computes the text once for all."""
     if not candidates:
         return
-    with open_base(task, opened, checkpoint, device=task.device, on_progress=on_progress) as base:
+    with open_base(task, opened, checkpoint, device=task.device, token=token, on_progress=on_progress) as base:
         for one in candidates:
-            measure = partial(
-                measure_candidate, one, task, base, device=task.device, token=token, on_progress=on_progress
-            )
-            yield one, measure_row(one, task.device, measure)
+            yield one, measure_row(one, task, partial(measure_candidate, one, base))

@@ -24,8 +24,7 @@ from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.checkpoint_loading import check_room_to_load, load_quantized
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure import explained, guarded, hardware, measure_peak
-from qtoolkit.models import Checkpoint
-from qtoolkit.models.opening import find_tokenizer
+from qtoolkit.models import Checkpoint, find_tokenizer
 from qtoolkit.models.structure import block_list
 from qtoolkit.noted import Noted
 from qtoolkit.optional import is_installed
@@ -39,12 +38,15 @@ from qtoolkit.texts.overlap import overlap, sketch
 from qtoolkit.texts.self_calibration import self_calibration
 from qtoolkit.texts.windows import Windows, check_text, load_windows, written_windows
 
-# Passages in common, and their share, from which a text is refused; fewer are quotations.
-_PASSAGES, _OVERLAP = 3, 0.05
+# A text with as many passages in common, and that share of them, is refused; fewer are quotations.
+_PASSAGES = 3
+_OVERLAP = 0.05
 # Windows that the noise floor is measured on: it needs few, and float32 is slow.
 _NOISE_WINDOWS = 8
-# What speed is measured with.
-_PROMPT, _NEW_TOKENS, _RUNS = 128, 32, 3
+# Tokens that are read and written to measure speed, and how often.
+_PROMPT = 128
+_NEW_TOKENS = 32
+_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,12 @@ class Opened:
 
     Attributes:
         scorer: predicts tokens.
-        tokenizer: None where none is known.
-        config: transformers' config; None for an object with `logits` alone.
-        checkpoint: in full precision, not read yet; None for what is loaded or quantized.
-        passages: of the text that it was calibrated on, as `sketch` gives them; empty where none is known.
+        tokenizer: its tokenizer; None if none is known.
+        config: transformers' config; None for an object that has `logits` only.
+        checkpoint: the model in full precision, not read yet; None if it is loaded or quantized.
+        passages: hashes of the text that it was calibrated on, as `sketch` returns them; empty if none is known.
         notes: what was decided while it was opened, one line each; its predictor has those of loading.
-        weights_fingerprint: of its receipt; None where it has none.
+        weights_fingerprint: the one in its receipt; None without a receipt.
     """
 
     scorer: Scorer

@@ -44,19 +44,19 @@ def run_on(
                 try:
                     pending[executor.submit(measure_in_worker, task, candidate, attempt)] = (candidate, attempt)
                 except Exception as error:  # noqa: BLE001  # a broken executor says so in a way of its own
-                    yield candidate, replace(failed_row(candidate, task.device, error), retries=attempt)
+                    yield candidate, replace(failed_row(candidate, task, error), retries=attempt)
             waiting = []
             for future in wait(pending, timeout=_HEARTBEAT, return_when=FIRST_COMPLETED).done:
                 candidate, attempt = pending.pop(future)
                 try:
                     result = Compared.from_dict(future.result())
                 except QToolkitError as error:  # a worker has another version of qtoolkit
-                    result = failed_row(candidate, task.device, error)
+                    result = failed_row(candidate, task, error)
                 except Exception as error:  # noqa: BLE001  # each executor has its own for a worker that is lost
                     if attempt < retries:
                         waiting.append((candidate, attempt + 1))
                         continue
-                    result = failed_row(candidate, task.device, error)
+                    result = failed_row(candidate, task, error)
                 yield candidate, replace(result, retries=attempt)
             on_wait()
     finally:
@@ -75,11 +75,10 @@ def measure_in_worker(task: Task, candidate: Candidate, attempt: int) -> dict[st
     def measure() -> Compared:
         device = resolve_device(task.device)
         on_progress = guarded(ignore_progress, "the comparison", "give workers more memory, or fewer num_tokens")
-        base = _base_cache.get(task, device, on_progress)
-        return measure_candidate(candidate, task, base, device=device, token=None, on_progress=on_progress)
+        return measure_candidate(candidate, _base_cache.get(task, device, on_progress))
 
     with _base_cache.lock:
-        return measure_row(candidate, task.device, measure).to_dict()
+        return measure_row(candidate, task, measure).to_dict()
 
 
 class _BaseCache:
@@ -109,7 +108,7 @@ class _BaseCache:
             opened = open_model(task.model, source, device=device, on_progress=on_progress)
             checkpoint = opened.checkpoint or open_source(task.model, source, on_progress=on_progress)
             self._base = self._open.enter_context(
-                open_base(task, opened, checkpoint, device=device, on_progress=on_progress)
+                open_base(task, opened, checkpoint, device=device, token=None, on_progress=on_progress)
             )
             self._key = key
         return self._base

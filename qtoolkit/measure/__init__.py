@@ -1,10 +1,11 @@
-"""What really happened: a model's footprint, peaks of memory, bytes on disk, and this machine."""
+"""Measure a model's footprint, peaks of memory and bytes on disk, and describe this machine."""
 
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.measure.disk import disk_size, free_disk
 from qtoolkit.measure.guard import check_room, explained, guarded
-from qtoolkit.measure.machine import available_memory, devices, examine, hardware, memory_limit, this_machine, versions
+from qtoolkit.measure.host import devices, examine, hardware, this_machine, versions
+from qtoolkit.measure.memory_limits import available_memory, memory_limit
 from qtoolkit.measure.peak import PeakMeter, allocated_vram, measure_peak, resident_memory
 from qtoolkit.measure.speed import measure_speed
 
@@ -35,7 +36,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Return the footprint on demand: it needs torch, and a meter must not add torch to the memory that it measures."""
+    """Import the footprint's functions on demand: they need torch, and a meter must not add torch to what it measures.
+
+    Raises:
+        AttributeError: the package exports no such name.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from qtoolkit.measure import footprint

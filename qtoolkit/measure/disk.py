@@ -1,4 +1,4 @@
-"""Bytes on disk: what weight files take, and what is free."""
+"""Measure bytes on disk: the size of weight files, and free space."""
 
 import shutil
 from pathlib import Path
@@ -7,15 +7,15 @@ WEIGHT_SUFFIXES = (".safetensors", ".gguf")
 
 
 def disk_size(folder: Path) -> int:
-    """Bytes of the weight files of a model: `*.safetensors` and `*.gguf` directly in its folder.
+    """Return the bytes of a model's weight files: `*.safetensors` and `*.gguf` directly in its folder.
 
-    Links are followed (the Hub's cache is made of them), and a file that two names lead to counts once.
+    Links are followed (the Hub's cache consists of them), and a file with two names counts once.
 
     Args:
         folder: the model's folder, or a single weight file.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a link in it leads nowhere.
+        FileNotFoundError: the folder does not exist, or a link in it is broken.
     """
     entries = [folder] if folder.is_file() else list(folder.iterdir())
     weight_files = {entry.resolve() for entry in entries if entry.suffix in WEIGHT_SUFFIXES}
@@ -23,14 +23,15 @@ def disk_size(folder: Path) -> int:
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes that this user can still write where `folder` is, or would be: its nearest parent that exists counts."""
-    return shutil.disk_usage(_existing(folder)).free
+    """Return the bytes that this user can still write to the disk of a folder, which need not exist yet."""
+    return shutil.disk_usage(nearest_folder(folder)).free
 
 
 def same_disk(one: Path, other: Path) -> bool:
-    """Whether two folders are, or would be, on the same file system."""
-    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+    """Check whether two folders, which need not exist yet, are on the same file system."""
+    return nearest_folder(one).stat().st_dev == nearest_folder(other).stat().st_dev
 
 
-def _existing(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.parents) if place.exists())
+def nearest_folder(path: Path) -> Path:
+    """Return the path if it is a folder, otherwise its nearest parent that is one."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())

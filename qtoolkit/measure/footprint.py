@@ -1,33 +1,32 @@
-"""What a model keeps in memory: every tensor that hangs on it, each byte counted once."""
+"""Measure what a model keeps in memory: every tensor reachable from it, each byte counted once."""
 
 import types
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 _NOT_FOLLOWED = (nn.Module, type, types.ModuleType, types.FunctionType, types.MethodType, str, bytes, int, float)
-# Classes that models carry about and whose tensors are no part of the model. By name: importing transformers
-# to ask would cost seconds for a plain torch module.
+# Classes of attributes whose tensors do not belong to the model. By name: importing transformers for `isinstance` would
+# cost seconds for a plain torch module.
 _NOT_THE_MODEL = {"PreTrainedConfig", "PretrainedConfig", "GenerationConfig", "PreTrainedTokenizerBase", "Cache"}
 
-# A piece of memory: device, first byte, one past the last byte.
+# A range of memory: device, first byte, one past the last byte.
 _Span = tuple[str, int, int]
 
 
 def memory_footprint(model: nn.Module) -> int:
-    """Bytes of every tensor that stays in memory as long as the model does.
+    """Return the bytes of every tensor that stays in memory as long as the model does.
 
-    That is parameters, buffers (persistent or not) and the tensors behind them: bitsandbytes' scales and tables
+    These are parameters, buffers (persistent or not) and the tensors behind them: bitsandbytes' scales and tables
     (`weight.quant_state` with its nested state, `weight.SCB`, `MatmulLtState`), the parts of tensor subclasses, and
     tensors in lists, dicts and plain objects among a module's attributes. `get_memory_footprint` of transformers
-    leaves all but the first two out.
+    counts only the first two.
 
-    Tensors count by the memory they hold on to: tied weights and views of one storage count once, and a small view
-    of a large storage counts as the whole storage. Tensors on the `meta` device hold no memory and count 0, and so do
-    weights that accelerate offloads, for which a `meta` tensor stands in the module. Not counted are gradients, hooks,
-    key-value caches, configs, tokenizers and modules that are not registered as submodules.
+    Tensors count by their storage: tied weights and views of one storage count once, and a small view of a large
+    storage counts as the whole storage. Tensors on the `meta` device hold no memory and count 0, and so do weights
+    that accelerate offloads, which `meta` tensors replace in the module. Not counted are gradients, hooks, key-value
+    caches, configs, tokenizers and modules that are not registered as submodules.
 
     Args:
         model: any torch module, quantized or not.
@@ -42,20 +41,20 @@ def memory_footprint(model: nn.Module) -> int:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Return the weights of a model that is not quantized, tied ones counted once: `p.numel()` over unique parameters.
+    """Return the number of weights of a model that is not quantized, tied ones counted once.
 
-    A quantized model holds fewer numbers than it has weights (two 4-bit codes share a byte): ask before quantizing.
+    A quantized model holds fewer numbers than it has weights (two 4-bit codes share a byte): count before quantizing.
     """
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Every tensor that can be reached from the model's modules, each once."""
-    pending: list[Any] = []
+    """Return every tensor that can be reached from the model's modules, each once."""
+    pending: list[object] = []
     for module in model.modules():
         # Submodules come from `modules()`; the dicts of parameters and buffers are attributes like any other.
         pending += (value for name, value in vars(module).items() if name != "_modules" and "hook" not in name)
-    seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no id is used twice
+    seen: dict[int, object] = {}  # keeps the values alive, so that no id is reused
     while pending:
         value = pending.pop()
         if id(value) in seen or not _is_followed(value):
@@ -66,16 +65,16 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
         pending += _held_by(value)
 
 
-def _is_followed(value: Any) -> bool:
-    """Whether tensors behind `value` belong to the model."""
+def _is_followed(value: object) -> bool:
+    """Check whether tensors reachable from `value` belong to the model."""
     if isinstance(value, _NOT_FOLLOWED):
         return False
     return not any(base.__name__ in _NOT_THE_MODEL for base in type(value).__mro__)
 
 
-def _held_by(value: Any) -> list[Any]:
-    """What a container contains, and the attributes of an object, those of a tensor included."""
-    held: list[Any] = []
+def _held_by(value: object) -> list[object]:
+    """Return the items of a container, and the attributes of an object, those of a tensor included."""
+    held: list[object] = []
     if isinstance(value, dict):
         held += dict.values(value)
     elif isinstance(value, list | tuple | set | frozenset):
@@ -88,7 +87,7 @@ def _held_by(value: Any) -> list[Any]:
 
 
 def _spans(tensor: Tensor) -> Iterator[_Span]:
-    """The memory behind a tensor: one storage, or those of its parts for a sparse tensor or a tensor subclass."""
+    """Return the storages of a tensor: one, or those of its parts for a sparse tensor or a tensor subclass."""
     for part in _parts(tensor):
         storage = part.untyped_storage()
         if storage.device.type != "meta":
@@ -111,7 +110,7 @@ def _parts(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _covered(spans: Iterable[_Span]) -> int:
-    """Bytes that lie in at least one span: storages can overlap without being the same object."""
+    """Return the number of bytes in at least one span: storages can overlap without being the same object."""
     total, end_device, end_byte = 0, "", 0
     for device, start, end in sorted(spans):
         if device != end_device:

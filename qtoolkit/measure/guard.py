@@ -1,44 +1,44 @@
-"""A job that stops in good order before the system kills it for its memory, and says so where memory ran out."""
+"""Stop a job cleanly before the system kills it for its memory, and report memory that ran out in one line."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from qtoolkit.errors import InsufficientMemoryError, JobCancelled, memory_cause
-from qtoolkit.measure.machine import available_memory, limited_by, memory_limit, resident_room
+from qtoolkit.measure.memory_limits import available_memory, limited_by, memory_limit, resident_room
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.tokens import forget
 from qtoolkit.units import format_bytes
 
-# What must be left: a part of what there is, within these bounds.
-_SHARE, _LEAST, _MOST = 0.02, 64_000_000, 500_000_000
-# What must be left within a `ulimit`. Less than of the machine's memory: there, a step that asks for more fails, and is
-# told, where the system would kill the process.
-_LEAST_WITHIN = 16_000_000
+# What must be left: a share of the limit, within these bounds in bytes.
+_SHARE, _MIN_LEFT, _MAX_LEFT = 0.02, 64_000_000, 500_000_000
+# What must be left within a `ulimit`: less, since an allocation beyond it fails with an error that can be reported,
+# whereas without free memory the system would kill the process.
+_MIN_LEFT_BY_ULIMIT = 16_000_000
 
 
 def guarded(
     on_progress: OnProgress, what: str, advice: str, *, available: Callable[[], int] = available_memory
 ) -> OnProgress:
-    """`on_progress` that stops the job when memory is nearly used up, within the limits of containers.
+    """Return an `on_progress` that stops the job when memory is nearly used up, within the limits of containers.
 
-    It looks at each event, that is between two layers or weights: what one step takes is not cut short.
+    Memory is checked at each event, that is between two layers or weights; a single step is not interrupted.
 
     Args:
-        on_progress: is told first, so that what was done is known.
+        on_progress: called first, so that the step is reported even if the job stops.
         what: the job, for the message.
-        advice: what is kept, and what to do.
-        available: tells how many bytes can still be had.
+        advice: what is kept, and what to do, for the message.
+        available: returns how many bytes can still be used.
 
     Raises:
-        InsufficientMemoryError: by the function that is returned.
+        InsufficientMemoryError: by the returned function.
     """
-    reserve = min(_MOST, max(_LEAST, round(_SHARE * memory_limit())))
+    reserve = min(_MAX_LEFT, max(_MIN_LEFT, round(_SHARE * memory_limit())))
 
     def watch(event: ProgressEvent) -> None:
         on_progress(event)
         left = available()
-        # While the result is saved, nothing grows any more.
-        if left < reserve and event.phase != "save" and (left < _LEAST_WITHIN or not limited_by()):
+        # While the result is saved, memory does not grow any more.
+        if left < reserve and event.phase != "save" and (left < _MIN_LEFT_BY_ULIMIT or not limited_by()):
             raise InsufficientMemoryError(
                 f"{what} was stopped with {format_bytes(left)} of memory left{_within()}, before the system kills it: "
                 f"{advice}"
@@ -49,14 +49,14 @@ def guarded(
 
 @contextmanager
 def explained(what: str, advice: str) -> Iterator[None]:
-    """Let an error that says that memory ran out, of whatever library, pass as one line with what to do.
+    """Turn an error of any library that means that memory ran out into one line with advice.
 
     Args:
         what: the work, for the message.
-        advice: what to do.
+        advice: what to do, for the message.
 
     Raises:
-        InsufficientMemoryError: memory ran out. What was half made is let go of.
+        InsufficientMemoryError: memory ran out. Unfinished objects are freed.
     """
     try:
         yield
@@ -66,19 +66,19 @@ def explained(what: str, advice: str) -> Iterator[None]:
         cause = memory_cause(error)
         if not cause:
             raise
-        # First, since to look for the limit takes memory too, and the frames hold a model.
+        # First of all: finding the limit takes memory too, and the traceback's frames hold a model.
         forget(error)
         where = " on the GPU" if "CUDA" in cause else _within()
         raise InsufficientMemoryError(f"memory{where} ran out in {what} ({cause}): {advice}") from error
 
 
 def check_room(needed: int, what: str, advice: str) -> None:
-    """Refuse work that needs more than a `ulimit` leaves.
+    """Refuse work that needs more memory than a `ulimit` leaves.
 
     Args:
-        needed: bytes that it will have resident beside what this process has now.
+        needed: bytes that it will have resident in addition to what this process has now.
         what: the work, for the message.
-        advice: what to do.
+        advice: what to do, for the message.
 
     Raises:
         InsufficientMemoryError: it needs more.
@@ -92,7 +92,7 @@ def check_room(needed: int, what: str, advice: str) -> None:
 
 
 def _within() -> str:
-    """Return the limit that counts, for a message; empty where there is none, or not enough memory to look for it."""
+    """Return the limit that applies, for a message; empty if there is none, or not enough memory to find it."""
     try:
         command = limited_by()
     except MemoryError:

@@ -1,20 +1,20 @@
-"""The C library's heap, which keeps what is freed unless it is told to give it back."""
+"""Return freed memory to the system, which the C library's heap keeps otherwise, and check that memory can be had."""
 
 import ctypes
 import mmap
 from contextlib import suppress
 
-# Bytes that may be read until freed memory is given back: a call takes about a millisecond.
+# Bytes that a job reads between two calls of `give_memory_back`: a call takes about a millisecond.
 GIVE_BACK_EVERY = 2**24
 
 
 def require_room(size: int) -> None:
-    """Refuse work in a library that ends the process where memory runs out, as Rust does, before it begins.
+    """Check that `size` bytes can be allocated, before calling a library that aborts the process if not, as Rust does.
 
-    What is looked at is a `ulimit`: so many bytes are set aside for a moment, and none of them is touched.
+    The check is for a `ulimit`: the bytes are reserved for a moment, and none of them is touched.
 
     Raises:
-        MemoryError: the process may not have so many bytes more.
+        MemoryError: the process may not have so many more bytes.
     """
     if not (size and hasattr(mmap, "MAP_PRIVATE")):
         return
@@ -25,9 +25,9 @@ def require_room(size: int) -> None:
 
 
 def give_memory_back() -> None:
-    """Return what was freed to the system.
+    """Return freed memory to the system.
 
-    glibc keeps it in pieces: without this, a job on SmolLM2 held 0 to 270 MB more at its end, by chance.
+    glibc keeps freed memory in fragments: without this, a job on SmolLM2 held 0 to 270 MB more at its end, by chance.
     """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)

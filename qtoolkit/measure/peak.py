@@ -1,33 +1,33 @@
-"""The most memory that this process needed while something ran."""
+"""Measure the most memory that this process used while something ran."""
 
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
 
+from qtoolkit.measure.memory_limits import status_bytes
 from qtoolkit.records import PeakMemory
 
 INTERVAL = 0.01  # seconds between two samples
 
 
 def resident_memory() -> int:
-    """Bytes of this process that are in memory now, pages of mapped files included."""
+    """Return the bytes of this process that are in memory now, pages of mapped files included."""
     rss: int = psutil.Process().memory_info().rss
     return rss
 
 
 def allocated_vram() -> int:
-    """Bytes that torch has allocated on all CUDA devices now; 0 where nobody has initialised CUDA."""
+    """Return the bytes that torch has allocated on all CUDA devices now; 0 if CUDA is not initialised."""
     return sum(cuda.memory_allocated(index) for cuda, index in _cuda_devices())
 
 
 def measure_peak() -> "PeakMeter":
-    """A context manager that watches this process's memory while its block runs.
+    """Return a context manager that measures this process's memory while its block runs.
 
     Example:
         with measure_peak() as meter:
@@ -38,21 +38,22 @@ def measure_peak() -> "PeakMeter":
 
 
 class PeakMeter:
-    """Resident and CUDA memory of this process, from the start of a `with` block to its end.
+    """Measure resident and CUDA memory of this process from the start of a `with` block to its end.
 
-    Nothing is reset, so that meters can be nested and nobody else's counters are disturbed. Two sources are combined:
+    No counter is reset, so that meters can be nested and other users of the counters are not disturbed. Two sources are
+    combined:
 
-    - The kernel keeps the most resident memory since the process began (`VmHWM`), and torch the most CUDA memory
+    - The kernel records the most resident memory since the process began (`VmHWM`), and torch the most CUDA memory
       allocated. If such a mark rose during the block, it was set in the block, and it is the peak.
-    - If it did not, the block stayed below an earlier peak, of which the mark still tells. Then a thread's samples
-      count. They miss a rise that ends within 10 ms, or within one call that holds Python's interpreter lock: torch's
-      operations release it, `bytearray(10**9)` does not.
+    - If it did not, the block stayed below an earlier peak, which the mark still shows. Then the samples of a thread
+      are used. They miss a rise that ends within 10 ms, or within one call that holds Python's interpreter lock:
+      torch's operations release it, `bytearray(10**9)` does not.
 
-    Resident memory includes the pages of mapped files that are in memory, and not what child processes use. CUDA
-    memory is watched from the moment when torch has initialised CUDA; this class imports and initialises nothing.
+    Resident memory includes the pages of mapped files that are in memory, but no child processes. CUDA memory is
+    measured from the moment when torch has initialised CUDA; this class imports and initialises nothing.
 
     Attributes:
-        report: what was measured; there once the block has ended, also when it ended with an exception.
+        report: the result; set when the block ends, also if it ends with an exception.
     """
 
     report: PeakMemory
@@ -63,7 +64,7 @@ class PeakMeter:
         self._vram_peaks: dict[int, int] = {}  # CUDA device -> most bytes allocated in a sample
         self._rss_before = self._sample()
         # Marks are read after a sample, here and at the end, so that they are never below it.
-        self._rss_mark = _high_water_mark()
+        self._rss_mark = status_bytes("VmHWM")
         self._vram_marks = {index: cuda.max_memory_allocated(index) for cuda, index in _cuda_devices()}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="qtoolkit-peak-meter", daemon=True)
@@ -82,7 +83,7 @@ class PeakMeter:
             self._sample()
 
     def _sample(self) -> int:
-        """Note what is used now, and return the resident bytes."""
+        """Record the memory used now, and return the resident bytes."""
         rss = resident_memory()
         self._rss_peak = max(self._rss_peak, rss)
         for cuda, index in _cuda_devices():
@@ -91,7 +92,7 @@ class PeakMeter:
 
     def _finish(self) -> PeakMemory:
         rss_after = self._sample()
-        peak_rss, rss_source = _peak(self._rss_peak, self._rss_mark, _high_water_mark(), "kernel high-water mark")
+        peak_rss, rss_source = _peak(self._rss_peak, self._rss_mark, status_bytes("VmHWM"), "kernel high-water mark")
         devices = list(_cuda_devices())
         vram_peaks = [
             _peak(
@@ -116,25 +117,15 @@ class PeakMeter:
 
 
 def _peak(sampled: int, mark_before: int | None, mark_after: int | None, mark_name: str) -> tuple[int, str]:
-    """Return the peak in bytes and how it was found."""
+    """Return the peak in bytes and how it was measured."""
     if mark_before is not None and mark_after is not None and mark_after > mark_before:
-        # The kernel adds its mark up from counters of each processor and can be some pages below a sample.
+        # The kernel sums its mark from counters of each processor, so it can be some pages below a sample.
         return max(mark_after, sampled), mark_name
     return sampled, f"sampled every {INTERVAL * 1000:.0f} ms"
 
 
-def _high_water_mark() -> int | None:
-    """The most resident memory since this process began, in bytes; None where the kernel does not tell (not Linux)."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except FileNotFoundError:
-        return None
-    # The line reads "VmHWM:     2032 kB"; some sandboxes leave it out.
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
-
-
 def _cuda_devices() -> Iterator[tuple[Any, int]]:
-    """`(torch.cuda, index)` of each device; nothing unless somebody has imported torch and initialised CUDA."""
+    """Return `(torch.cuda, index)` of each device; nothing unless torch is imported and CUDA is initialised."""
     # The attributes are missing for a moment while another thread imports torch.
     cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
     is_initialized = getattr(cuda, "is_initialized", None)

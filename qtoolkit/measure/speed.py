@@ -1,13 +1,15 @@
-"""How fast this machine multiplies, reads memory and writes to a disk: measured once in about two seconds, and kept."""
+"""Measure how fast this machine multiplies, reads memory and writes to a disk, in about two seconds, and cache it."""
 
 import os
 import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from qtoolkit.files import keep_json, read_json, user_cache
-from qtoolkit.measure.machine import num_cores, processor
+from qtoolkit.measure.cpu import num_cores, processor
+from qtoolkit.measure.disk import nearest_folder
 from qtoolkit.records import Speed
 
 _SIZE = 1024  # of square matrices
@@ -20,9 +22,9 @@ def measure_speed(folder: Path, cache: Path | None = None) -> Speed:
     """Return the speed of the processor, its memory, and the disk of a folder.
 
     Args:
-        folder: where the disk is tried, in a file that is removed.
-        cache: file that keeps what was measured; None for the user's cache folder. What was measured by another
-            version of torch, or on another processor, does not count.
+        folder: the disk is measured here, with a temporary file.
+        cache: file with cached results; None for the one in the user's cache folder. Results of another version of
+            torch, or of another processor, are not used.
     """
     import torch
 
@@ -32,29 +34,24 @@ def measure_speed(folder: Path, cache: Path | None = None) -> Speed:
     instructions = torch.backends.cpu.get_cpu_capability()
     threads = f"{num_cores()} cores, {torch.get_num_threads()} threads"
     key = f"{processor()}, {instructions}, {threads}, torch {torch.__version__}"
-    known = _known(file)
-    found = known.get(key)
-    if found is None:
-        wide = _multiply(torch.float32)
-        narrow = _multiply(torch.bfloat16) if bfloat16_is_fast() else wide
-        found = {"multiply": narrow, "multiply32": wide, "memory": _memory()}
-        keep_json(file, {**known, key: found})
-    return Speed(**found, disk=_disk(folder), source="measured here")
+    cached = _cached(file)
+    figures = cached.get(key)
+    if figures is None:
+        multiply32 = _multiply(torch.float32)
+        multiply = _multiply(torch.bfloat16) if bfloat16_is_fast() else multiply32
+        figures = {"multiply": multiply, "multiply32": multiply32, "memory": _memory()}
+        keep_json(file, {**cached, key: figures})
+    return Speed(**figures, disk=_disk(folder), source="measured here")
 
 
 def _best(run: Callable[[], object]) -> float:
-    """Seconds of the fastest of some runs, after one that does not count."""
+    """Return the seconds of the fastest of some runs, after one warm-up run."""
     run()
-    times = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(timeit.repeat(run, repeat=_REPEATS, number=1))
 
 
 def _multiply(dtype: object) -> float:
-    """Operations a second of a product of matrices."""
+    """Return the operations per second of a matrix product."""
     import torch
 
     a = torch.ones(_SIZE, _SIZE, dtype=dtype)  # type: ignore[call-overload]
@@ -62,7 +59,7 @@ def _multiply(dtype: object) -> float:
 
 
 def _memory() -> float:
-    """Bytes a second that are read."""
+    """Return the bytes per second read from memory."""
     import torch
 
     data = torch.ones(_MEMORY_BYTES // 4)
@@ -70,12 +67,11 @@ def _memory() -> float:
 
 
 def _disk(folder: Path) -> float:
-    """Bytes a second that are written and synced; 0 where nothing can be written."""
-    place = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
+    """Return the bytes per second written and synced; 0 if nothing can be written."""
     data = bytes(_DISK_BYTES)
     try:
-        # Without a name, so that nothing is left of it where the process is killed meanwhile.
-        with TemporaryFile(dir=place) as file:
+        # The file has no name, so that nothing remains if the process is killed.
+        with TemporaryFile(dir=nearest_folder(folder)) as file:
             start = time.perf_counter()
             file.write(data)
             file.flush()
@@ -85,6 +81,6 @@ def _disk(folder: Path) -> float:
         return 0.0
 
 
-def _known(file: Path) -> dict[str, dict[str, float]]:
+def _cached(file: Path) -> dict[str, dict[str, float]]:
     names = {"multiply", "multiply32", "memory"}
-    return {key: found for key, found in read_json(file).items() if isinstance(found, dict) and set(found) == names}
+    return {key: value for key, value in read_json(file).items() if isinstance(value, dict) and set(value) == names}

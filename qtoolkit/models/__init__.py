@@ -1,4 +1,4 @@
-"""Models opened from the Hub, a folder, a `.gguf` file or memory, and built without their weights."""
+"""Open models of the Hub, a folder, a `.gguf` file or memory, and build them without their weights."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -6,22 +6,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qtoolkit.models.apart import refuse_hub_cache, refuse_own_source
     from qtoolkit.models.checkpoint import Checkpoint
-    from qtoolkit.models.opening import load_tokenizer, open_checkpoint
+    from qtoolkit.models.opening import open_checkpoint
     from qtoolkit.models.provenance import identify
+    from qtoolkit.models.tokenizer import find_tokenizer, load_tokenizer
 
 _HOME_OF = {
     "Checkpoint": "checkpoint",
+    "find_tokenizer": "tokenizer",
     "identify": "provenance",
-    "load_tokenizer": "opening",
+    "load_tokenizer": "tokenizer",
     "open_checkpoint": "opening",
     "refuse_hub_cache": "apart",
     "refuse_own_source": "apart",
 }
-__all__ = ["Checkpoint", "identify", "load_tokenizer", "open_checkpoint", "refuse_hub_cache", "refuse_own_source"]
+__all__ = [
+    "Checkpoint",
+    "find_tokenizer",
+    "identify",
+    "load_tokenizer",
+    "open_checkpoint",
+    "refuse_hub_cache",
+    "refuse_own_source",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Give each name on demand: completion asks which models are cached, and must not wait for torch."""
+    """Import each name when it is used: completion lists cached models, and must not wait for torch."""
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -1,4 +1,4 @@
-"""A model built by transformers without values: every module and shape, and whether the weights fit them."""
+"""Build a model without values by transformers, and check that the weights fit its modules and shapes."""
 
 import threading
 import traceback
@@ -20,17 +20,16 @@ if TYPE_CHECKING:
 
     from qtoolkit.models.checkpoint import Checkpoint
 
-# Reentrant: a model that is built may need another one built.
+# Reentrant: building a model may build another one.
 _BUILDING = threading.RLock()
 
 
 def build_skeleton(checkpoint: "Checkpoint") -> "Noted[PreTrainedModel]":
     """Build the model on the meta device, once the names and shapes of its weights were found to fit it.
 
-    The weights are checked by a rehearsal: transformers loads tensors of their names and shapes that hold nothing. It
-    changes names and merges tensors as it will later, and needs no memory, however much a config lies. A checkpoint
-    that is quantized already is not rehearsed, since its tensors are read back by their values, nor is
-    one that is expanded.
+    The weights are checked by a rehearsal: transformers loads tensors of their names and shapes on the meta device,
+    renames and merges them as it will later, and needs no memory for that, however wrong a config is. There is none for
+    a quantized checkpoint, whose reader needs the tensors' values, and for one whose weights are expanded later.
 
     Raises:
         CheckpointError: no model can be built from the config, weights are missing or have other shapes.
@@ -54,7 +53,7 @@ def build_skeleton(checkpoint: "Checkpoint") -> "Noted[PreTrainedModel]":
 
 
 def build_empty(checkpoint: "Checkpoint", dtype: torch.dtype) -> "PreTrainedModel":
-    """The model on the meta device, nothing checked; one of its own for each caller."""
+    """Build the model on the meta device, unchecked; each call makes another."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"), using_transformers(), building_empty(checkpoint.name):
@@ -64,6 +63,7 @@ def build_empty(checkpoint: "Checkpoint", dtype: torch.dtype) -> "PreTrainedMode
 
 
 def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> tuple[str, ...]:
+    """Load the names and shapes of the weights into a model class; returns and raises as `check_complete`."""
     empty = {
         name: torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
         for name, tensor in checkpoint.tensors.items()
@@ -82,19 +82,21 @@ def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> tuple[str, ...]:
 
 
 def check_complete(checkpoint: "Checkpoint", info: Mapping[str, Any]) -> tuple[str, ...]:
-    """Refuse weights that are not those of the model, by what transformers says after loading them.
+    """Refuse weights that are not those of the model, by the lists that transformers returns after loading.
 
-    transformers fills what is missing with random numbers and says so in a log; here that is an error.
+    transformers fills missing weights with random numbers and logs that; here it is an error.
 
     Returns:
-        A note of the weights that belong to nothing in the model and are not known to be of no use, where there are.
+        A note of the weights that belong to nothing in the model, if there are any; without those that transformers
+        knows to be of no use.
 
     Raises:
         CheckpointError: weights are missing, or have other shapes.
         UnsupportedModelError: a loaded model that holds more, or less, than its class makes from its config.
     """
     name = checkpoint.name
-    missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    missing = sorted(info["missing_keys"])
+    surplus = sorted(info["unexpected_keys"])
     if checkpoint.format == "loaded" and (missing or surplus):
         raise UnsupportedModelError(
             f"{name} was changed after it was built ({(missing + surplus)[0]}): merge its adapters, or undo the change"
@@ -111,30 +113,31 @@ def check_complete(checkpoint: "Checkpoint", info: Mapping[str, Any]) -> tuple[s
 
 
 def cause_of(error: Exception) -> str:
-    """What went wrong while transformers loaded, in one line.
+    """Return in one line what went wrong while transformers loaded a model.
 
-    It collects what is raised while it merges or quantizes tensors, puts that into a log, and raises something else; so
-    this is looked up in the frame that raised.
+    transformers logs the errors of merging and quantizing tensors, and raises another one; so the first of them is
+    looked up in the frame that raised.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         errors = getattr(frame.f_locals.get("loading_info"), "conversion_errors", None)
         if errors:
             name, text = next(iter(errors.items()))
-            # A traceback, the message again, and a line that tells where.
+            # Its lines are a traceback, the message, and where that was raised.
             return f"{name}: {text.splitlines()[-2]}"
     return oneline(error)
 
 
 def _first(names: list[str]) -> str:
+    """Return the first name, with the number of the others."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 @contextmanager
 def using_transformers() -> Iterator[None]:
-    """transformers without its progress bars and loading tables, by one thread at a time.
+    """Let one thread at a time use transformers, without its progress bars and loading tables.
 
-    While it builds a model, torch's default type is that model's, for the whole process: of two threads that do so at
-    once, the second may find and put back what the first had set. Plans of a panel and its jobs run in threads.
+    While transformers builds a model, it sets torch's default type for the whole process: of two threads at once, the
+    second could restore what the first had set. A panel's plans and jobs run in threads.
     """
     from transformers.utils import logging as transformers_logging
 

@@ -1,4 +1,4 @@
-"""A model that was found and checked, and whose weights have not been read yet."""
+"""Hold a model that was found and checked, and whose weights are not read yet."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 
     from qtoolkit.noted import Noted
 
-# Of each tensor, for the fingerprint.
+# The bytes of each tensor that go into the fingerprint.
 _SAMPLED_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as a method meets it: its config, and its weights by name, each read when it is asked for.
+    """A model that a method can quantize: its config, and its weights by name, each read when it is indexed.
 
     Attributes:
-        name: what the user called it.
+        name: the name, path or class that the user gave.
         config: transformers' config of the model.
         tensors: weights by their name in the file; a `StoredTensor` is read when it is indexed.
         dtype: the torch type that the model is loaded in.
-        format: "safetensors", "gguf" or "loaded".
+        format: "safetensors", "gguf", "loaded" or "config".
         path: the folder or file of the weights; None for a loaded model.
-        commit_hash: the Hub commit; None when it is not from the Hub.
+        commit_hash: the Hub commit; None for a model that is not from the Hub.
         disk_size: bytes of the weight files; None for a loaded model.
         tokenizer: the model's tokenizer; None when it has none.
-        generation_config: how the model likes to generate; None to derive it from the config.
-        model_class: the class that runs it; None for the one that transformers has for the config.
+        generation_config: the model's own options of generating; None to derive them from the config.
+        model_class: the class of a loaded model; None for the one that transformers has for the config.
         notes: what was decided while it was opened and prepared for a device; one line each.
         tokenizer_bytes: bytes of the tokenizer's own file; 0 when it has none.
         download_bytes: bytes that are still to be downloaded.
-        license: as the model's card names it, "apache-2.0"; None where that is not known.
-        gated: whether the Hub hands it out only to those who accept its terms; None where that is not known.
-        inherited: what else the model's card says that holds for a copy, as `qtoolkit.hub.licenses.inherited`.
-        checked: whether the bytes of its files have the hashes that the Hub names, "checked: ...", or why that is not
-            known, "not checked: ..."; empty for a plan.
-        expand: gives `tensors` where they cannot be read one by one, when they are wanted; None elsewhere.
+        license: the license that its card names, such as "apache-2.0"; None where that is not known.
+        gated: whether the Hub gives it only to users who accepted its terms; None where that is not known.
+        inherited: other entries of its card that hold for a copy, as `qtoolkit.hub.licenses.inherited` returns them.
+        checked: whether its files have the hashes that the Hub names, "checked: ...", or why that is not known,
+            "not checked: ..."; empty for a plan.
+        expand: returns `tensors` for a file whose tensors cannot be read one by one; None for all others.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Checkpoint:
 
     @property
     def skeleton(self) -> "PreTrainedModel":
-        """The model on the meta device: every module and shape, no values.
+        """The model on the meta device, with every module and shape and without values; built once.
 
         Raises:
             CheckpointError: no model can be built from the config, weights are missing or have other shapes.
@@ -83,7 +83,7 @@ class Checkpoint:
 
     @property
     def skeleton_notes(self) -> tuple[str, ...]:
-        """What was seen while the skeleton was built, for the notes of a job; raises as `skeleton`."""
+        """What building the skeleton found, one line each: weights that are left out. Raises as `skeleton`."""
         return self._noted_skeleton().notes
 
     def _noted_skeleton(self) -> "Noted[PreTrainedModel]":
@@ -97,20 +97,20 @@ class Checkpoint:
 
     @property
     def quantization(self) -> dict[str, Any] | None:
-        """What the checkpoint's config says of how it was quantized; None when it is in full precision."""
-        found = getattr(self.config, "quantization_config", None)
-        return found if found is None or isinstance(found, dict) else found.to_dict()
+        """The config's `quantization_config` as a dict; None when the model is in full precision."""
+        values = getattr(self.config, "quantization_config", None)
+        return values if values is None or isinstance(values, dict) else values.to_dict()
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights as they are read."""
+        """The bytes of all weights as they are read."""
         tensors = self.skeleton.parameters() if self.expand else self.tensors.values()
         return sum(tensor.nbytes for tensor in tensors)
 
     def fingerprint(self) -> str:
-        """SHA-256 over every tensor's name, type, shape and first values: weights that changed have another.
+        """Return a SHA-256 hash of every tensor's name, type, shape and first values, which changed weights change.
 
-        Of a `.gguf` file, over its size and its first megabyte.
+        For a `.gguf` file, it is a hash of the size and of the first megabyte.
         """
         digest = hashlib.sha256()
         if self.expand is not None:
@@ -122,18 +122,18 @@ class Checkpoint:
         return digest.hexdigest()
 
     def hand_over(self, on_read: Callable[[str, torch.Tensor], None]) -> dict[str, ReportedTensor]:
-        """The weights, for a loader that reads each once; `on_read` is called with the name and value of each.
+        """Return the weights for a loader that reads each once; `on_read` is called with the name and value of each.
 
-        Expanded weights belong to nobody else: they leave memory as the loader goes on.
+        Weights that were expanded for this are freed one by one, as the loader reads them.
         """
         tensors = self.expand() if self.expand else self.tensors
         return {name: ReportedTensor(tensor, partial(on_read, name)) for name, tensor in tensors.items()}
 
     def named_as_stored(self, model: "PreTrainedModel") -> Mapping[str, StoredTensor | torch.Tensor]:
-        """The tensors under the names that `save_pretrained` gives them; a model in memory may have others.
+        """Return the tensors under the names that `save_pretrained` gives them; a model in memory may have others.
 
         Args:
-            model: the model without values; transformers knows by it what it merged.
+            model: the model without values, which tells transformers what it merged.
         """
         from transformers.core_model_loading import revert_weight_conversion
 
@@ -144,7 +144,7 @@ class Checkpoint:
         return dict(revert_weight_conversion(model, {name: tensors[name] for name in tensors if name not in tied}))
 
     def record(self) -> ModelSource:
-        """The checkpoint as a record."""
+        """Return the record of the checkpoint."""
         parameters = list(self.skeleton.parameters())
         tensors = {id(tensor): tensor for tensor in [*parameters, *self.skeleton.buffers()]}
         return ModelSource(
@@ -161,6 +161,7 @@ class Checkpoint:
 
 
 def _first_bytes(tensor: StoredTensor | torch.Tensor) -> bytes:
+    """Return the bytes of a tensor's first values."""
     if isinstance(tensor, StoredTensor):
         return tensor.first_bytes(_SAMPLED_BYTES)
     values = tensor.detach().flatten()[: _SAMPLED_BYTES // tensor.element_size()]

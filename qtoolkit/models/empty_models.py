@@ -1,4 +1,4 @@
-"""Building models that hold nothing: no time spent on values that are not there, and an end to those that never end."""
+"""Build models on the meta device: without drawing values, and with a limit of modules."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ from torch.overrides import TorchFunctionMode
 
 from qtoolkit.errors import CheckpointError
 
-# 315 layers of 14 modules are the most that a published model has; experts lie in one tensor for all.
+# Published models have up to 315 layers of 14 modules; experts are in one tensor for all.
 MAX_MODULES = 25_000
-# What layers draw their first values with.
+# The functions by which layers draw their first values.
 _DRAWS = frozenset(
     {nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, nn.init.xavier_uniform_, nn.init.trunc_normal_}
 )
 
 
 class NoValues(TorchFunctionMode):
-    """Leaves tensors as they are that would be drawn: on the meta device that takes most of the time, for nothing."""
+    """Skip drawing values: on the meta device that takes most of the time, and has no effect."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -33,19 +33,20 @@ class NoValues(TorchFunctionMode):
 
 @contextmanager
 def building_empty(name: str) -> Iterator[None]:
-    """Let this thread build a model on the meta device, without values and of no more modules than any model has.
+    """Let this thread build a model on the meta device, without values and with a limit of modules.
 
     Args:
         name: what the model is called in the error.
 
     Raises:
-        CheckpointError: more than `MAX_MODULES` modules, which a config that lies makes without end.
+        CheckpointError: more than `MAX_MODULES` modules, as a config with false numbers makes.
     """
-    builder, count = threading.get_ident(), 0
+    builder = threading.get_ident()
+    count = 0
 
     def counted(_parent: nn.Module, _name: str, _module: nn.Module | None) -> None:
         nonlocal count
-        # The hook is told of the modules of all threads.
+        # The hook is called for the modules of all threads.
         count += threading.get_ident() == builder
         if count > MAX_MODULES:
             raise CheckpointError(
@@ -62,7 +63,7 @@ def building_empty(name: str) -> Iterator[None]:
 
 
 def uninitialized(model_class: Any) -> Any:
-    """The class with nothing drawn or computed for what a checkpoint lacks: only names and shapes are looked at."""
+    """Return a subclass that does not initialize missing weights, for a model of which only names and shapes count."""
     return type(
         model_class.__name__,
         (model_class,),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.models.dtypes import FLOATS
 from qtoolkit.models.renaming import names_in_model
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 
     from qtoolkit.models.checkpoint import Checkpoint
 
-# What weights are stored in.
-_FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # How a tensor's name ends -> whose codes it belongs to. A scale beside codes tells more than the codes.
 _ENDS = {
     ".quant_state.bitsandbytes__nf4": "bitsandbytes' NF4",
@@ -71,7 +70,7 @@ def find_codes(tensors: Mapping[str, _Header], is_weight: Callable[[str], bool])
         tensors: headers or tensors by name.
         is_weight: whether a name is that of a parameter which the model has in floats.
     """
-    odd = [name for name, tensor in sorted(tensors.items()) if tensor.dtype not in _FLOATS]
+    odd = [name for name, tensor in sorted(tensors.items()) if tensor.dtype not in FLOATS]
     if not odd:
         return None
     found = _instead_of_a_weight(tensors, odd) or _beside_codes(tensors, odd)
@@ -116,7 +115,7 @@ def _lost_weight(tensors: Mapping[str, _Header], known: Collection[str]) -> str 
         known: names of the parameters that the model has in floats.
     """
     lost = {name.removesuffix(".weight") for name in known if name.endswith(".weight") and name not in tensors}
-    odd = (name for name, tensor in sorted(tensors.items()) if tensor.dtype not in _FLOATS)
+    odd = (name for name, tensor in sorted(tensors.items()) if tensor.dtype not in FLOATS)
     name = next((name for name in odd if name.rpartition(".")[0] in lost), None)
     return None if name is None else f"{name:.120} is no float, and stands where a weight is missing"
 
@@ -152,9 +151,9 @@ def refuse_codes(checkpoint: "Checkpoint", model: "PreTrainedModel") -> None:
 
         known = model.state_dict()
         found = known.get(names_in_model(model, [name], get_model_conversion_mapping(model))[name])
-        return found is not None and found.dtype in _FLOATS
+        return found is not None and found.dtype in FLOATS
 
-    floats = [name for name, tensor in model.state_dict().items() if tensor.dtype in _FLOATS]
+    floats = [name for name, tensor in model.state_dict().items() if tensor.dtype in FLOATS]
     codes = find_codes(checkpoint.tensors, is_weight) or _lost_weight(checkpoint.tensors, floats)
     if codes:
         here = "give" if checkpoint.path is None else "restore that config.json, or name"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from qtoolkit.checkpoints.folder import load_config, read_weights
-from qtoolkit.checkpoints.names import is_commit_hash, is_hub_id
+from qtoolkit.checkpoints.hub_names import is_commit_hash, is_hub_id
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import SourceError, oneline
 from qtoolkit.hub.cache import cached_commit, is_whole, snapshot_folder

@@ -7,17 +7,27 @@ from dataclasses import Field, dataclass, fields
 from functools import partial
 from typing import Any
 
-from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS
+from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig
 from qtoolkit.requests import Request, arguments_of
 
-# Keyword of a verb -> why no line has it.
-NOT_ON_A_LINE = {
-    "token": "a notebook keeps its lines, and a token must be kept nowhere",
+# Keyword of a verb -> why neither a line nor a panel has it.
+ONLY_IN_PYTHON = {
+    "token": "lines and fields are kept in the notebook, and a token must be kept nowhere",
     "tokenizer": "an object, which Python alone can give",
-    "on_progress": "the magic draws the progress itself",
-    "on_check": "a function, which Python alone can give; the record has all checks",
+    "on_progress": "magics and panels draw the progress themselves",
+    "on_check": "magics and panels show the checks themselves",
+}
+_RARE = "rarely changed: copy the call that the panel shows, and add it"
+# Keyword of a verb -> why its panel has no field for it, though a line has it.
+NOT_IN_A_PANEL = {
+    "revision": "it is written behind the model's name: org/name@revision",
+    "resume": "a panel always goes on with what was kept",
+    "executor": "an object, which a variable of a cell can hold",
+    "output": "of a comparison it is a folder in the user's cache, and a plan writes nothing",
+    "base": "the one that the saved folder names",
+    **dict.fromkeys(("resume_repo", "retries", "seq_len", "stride", "noise_floor", "context", "batch_size"), _RARE),
 }
 # Keyword of a verb -> how it is written on a line, if not as its name.
 _OTHER_FLAGS = {
@@ -69,7 +79,7 @@ class LineOption:
 
 def request_options(request: type[Request], *names: str) -> tuple[LineOption, ...]:
     """Return the options of a verb that a line can have, all or those of these names, in the verb's order."""
-    wanted = [field for field in arguments_of(request) if field.kw_only and field.name not in NOT_ON_A_LINE]
+    wanted = [field for field in arguments_of(request) if field.kw_only and field.name not in ONLY_IN_PYTHON]
     return tuple(_request_option(field) for field in wanted if not names or field.name in names)
 
 

@@ -1,6 +1,6 @@
 """What a job will do and need, from headers and shapes alone."""
 
-from qtoolkit.planning.device import adapt_dtype, refuse_below_one, resolve_device, resolve_dtype
+from qtoolkit.planning.device import adapt_dtype, resolve_device, resolve_dtype
 from qtoolkit.planning.fit import check_fits, check_machine
 from qtoolkit.planning.layers import layers_to_quantize
 from qtoolkit.planning.machines import PROFILES, find_profile
@@ -21,7 +21,6 @@ __all__ = [
     "plan_job",
     "plan_with_advice",
     "recommend",
-    "refuse_below_one",
     "resolve_device",
     "resolve_dtype",
 ]

@@ -1,4 +1,4 @@
-"""What would make a job fit: other settings, another method, another place; each planned like the job itself."""
+"""Suggest what would make a job fit: other options, another method, another device; each is planned like the job."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,27 +7,27 @@ from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import MethodConfig, as_call, offered
 from qtoolkit.records import Advice, Plan
 
-# As many as one reads.
+# More than this nobody reads.
 MAX_ADVICE = 4
 
-# Makes the plan of a config on a device.
+# Returns the plan of a config on a device.
 Draft = Callable[[MethodConfig, str], Plan]
 
 
 def advise(plan: Plan, config: MethodConfig, draft: Draft) -> tuple[Advice, ...]:
-    """Changes with which a plan that does not fit would fit; where none does, the one that comes nearest.
+    """Return changes with which a plan would fit; where none does, the one that comes nearest.
 
     Args:
-        plan: what was asked for.
+        plan: a plan that does not fit.
         config: its config.
-        draft: plans another config or device.
+        draft: a function that plans another config or device.
     """
     found = []
     for change, other, device in _candidates(config, plan.device):
         try:
             drafted = draft(other, device)
         except QToolkitError:
-            # A method that cannot take this model is no advice.
+            # This method cannot take this model.
             continue
         found.append(_advice(change, drafted))
         if sum(advice.fits for advice in found) == MAX_ADVICE:
@@ -39,11 +39,12 @@ def advise(plan: Plan, config: MethodConfig, draft: Draft) -> tuple[Advice, ...]
 
 
 def _candidates(config: MethodConfig, device: str) -> Iterator[tuple[str, MethodConfig, str]]:
-    """What to change, the config then, and the device; the smallest changes first."""
-    known = config.to_dict()
-    if {"num_samples", "seq_len"} <= set(known):
-        for samples, seq_len in ((128, 512), (64, 512), (32, 512)):
-            smaller = {"num_samples": min(samples, known["num_samples"]), "seq_len": min(seq_len, known["seq_len"])}
+    """Yield what to change, the config with that change, and the device; the smallest changes first."""
+    options = config.to_dict()
+    if {"num_samples", "seq_len"} <= set(options):
+        seq_len = min(512, options["seq_len"])
+        for num_samples in (128, 64, 32):
+            smaller = {"num_samples": min(num_samples, options["num_samples"]), "seq_len": seq_len}
             other: MethodConfig = replace(config, **smaller)
             if other != config:
                 yield as_call(other), other, device

@@ -1,41 +1,41 @@
-"""Which bits each layer gets, so that the predicted losses add up to least under a budget of bytes."""
+"""Choose the bits of each layer so that the sum of predicted losses is least under a budget of bytes."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 
 class Choice(NamedTuple):
-    """What some layers take and lose with some number of bits.
+    """Size and loss of some layers with some number of bits.
 
     Attributes:
-        size: bytes.
-        loss: what they add to the loss of the model; nats per token.
+        size: bytes that the layers take.
+        loss: nats per token that they add to the loss of the model.
     """
 
     size: int
     loss: float
 
 
-# Layers that get the same bits -> bits -> what these take and lose.
+# Unit (layers that get the same bits) -> bits -> size and loss.
 Choices = Mapping[str, Mapping[int, Choice]]
 
 
 def allocate(choices: Choices, budget: int) -> dict[str, int]:
-    """Bits for each unit of layers: the sum of losses small, the sum of sizes at most the budget.
+    """Return bits for each unit of layers: the sum of losses small, the sum of sizes at most the budget.
 
-    A multiple-choice knapsack (Sinha and Zoltners, Operations Research 27, 1979). Greedy on convex hulls: every unit
-    begins with its smallest size, and steps along the hull of its choices are taken in the order of loss saved for a
-    byte, which is optimal up to the last step; what is left is filled with whatever saves most. Never worse than the
-    same bits for all.
+    This is a multiple-choice knapsack (Sinha and Zoltners, Operations Research 27, 1979), solved greedily on convex
+    hulls: every unit begins with its smallest size, and steps along the hull of its choices are taken in the order of
+    loss saved per byte, which is optimal up to the last step; the rest of the budget goes to the single changes that
+    save most. The result is never worse than the same bits for all.
 
     Args:
-        choices: of each unit, at least one.
-        budget: bytes.
+        choices: at least one for each unit.
+        budget: bytes of all units together.
 
     Raises:
         ValueError: the smallest sizes take more than the budget.
 
-    Example: 100 bytes are left above the smallest sizes, and b saves more with them.
+    Example: beyond the smallest sizes, 100 bytes remain, and b saves more with them than a.
 
         >>> a = {4: Choice(100, 3.0), 8: Choice(200, 0.5)}
         >>> b = {4: Choice(100, 9.0), 8: Choice(200, 1.0)}
@@ -56,18 +56,19 @@ def allocate(choices: Choices, budget: int) -> dict[str, int]:
 
 
 def total_size(choices: Choices, chosen: Mapping[str, int]) -> int:
-    """Bytes of all units with these bits."""
+    """Return the bytes of all units with these bits."""
     return sum(choices[unit][bits].size for unit, bits in chosen.items())
 
 
 def total_loss(choices: Choices, chosen: Mapping[str, int]) -> float:
-    """The sum of losses of all units with these bits."""
+    """Return the sum of losses of all units with these bits."""
     return sum(choices[unit][bits].loss for unit, bits in chosen.items())
 
 
 def _by_hulls(choices: Choices, smallest: Mapping[str, int], left: int) -> dict[str, int]:
-    """Steps along the hulls, steepest first; a unit whose step does not fit takes no more."""
-    chosen, stopped = dict(smallest), set()
+    """Take steps along the hulls, steepest first; a unit whose step does not fit takes no more."""
+    chosen = dict(smallest)
+    stopped = set()
     steps = [
         (-saved / added, unit, bits, added)
         for unit, own in choices.items()
@@ -75,28 +76,29 @@ def _by_hulls(choices: Choices, smallest: Mapping[str, int], left: int) -> dict[
     ]
     for _, unit, bits, added in sorted(steps):
         if unit not in stopped and added <= left:
-            chosen[unit], left = bits, left - added
+            chosen[unit] = bits
+            left -= added
         else:
             stopped.add(unit)
     return chosen
 
 
 def _hull_steps(own: Mapping[int, Choice], start: int) -> list[tuple[int, int, float]]:
-    """From one corner of the lower hull to the next: the bits there, bytes added, loss saved."""
+    """Return the corners of the lower hull after `start`: bits there, bytes added, and loss saved by the step."""
     steps: list[tuple[int, int, float]] = []
     while True:
-        here = own[start]
-        larger = [bits for bits in own if own[bits].size > here.size and own[bits].loss < here.loss]
+        corner = own[start]
+        larger = [bits for bits in own if own[bits].size > corner.size and own[bits].loss < corner.loss]
         if not larger:
             return steps
-        # The steepest way down; of equals the longest.
-        to = max(larger, key=lambda b: ((here.loss - own[b].loss) / (own[b].size - here.size), own[b].size))
-        steps.append((to, own[to].size - here.size, here.loss - own[to].loss))
+        # The steepest step; of equally steep ones the longest.
+        to = max(larger, key=lambda b: ((corner.loss - own[b].loss) / (own[b].size - corner.size), own[b].size))
+        steps.append((to, own[to].size - corner.size, corner.loss - own[to].loss))
         start = to
 
 
 def _fill(choices: Choices, start: Mapping[str, int], left: int) -> dict[str, int]:
-    """Single changes that fit, the one that saves most first, until there is none."""
+    """Make single changes that fit, the one that saves most first, until there is none."""
     chosen = dict(start)
     while True:
         changes = [
@@ -108,4 +110,5 @@ def _fill(choices: Choices, start: Mapping[str, int], left: int) -> dict[str, in
         if not changes:
             return chosen
         _, added, unit, bits = max(changes)
-        chosen[unit], left = bits, left - added
+        chosen[unit] = bits
+        left -= added

@@ -1,4 +1,4 @@
-"""Where a job runs, and what its model computes in there."""
+"""Resolve the device on which a job runs, and the type in which its model computes there."""
 
 from dataclasses import replace
 
@@ -6,26 +6,27 @@ import torch
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.models import Checkpoint
-from qtoolkit.records import Machine
+from qtoolkit.records import THIS_MACHINE, Machine
 from qtoolkit.stream import compute_dtype_for
 from qtoolkit.tensor.processor import product_dtype
 
 
 def resolve_device(device: str, machine: Machine | None = None) -> str:
-    """The device that "auto" or "cuda" stands for.
+    """Return the name of a device, "cpu" or "cuda:0", with "auto" and "cuda" resolved.
 
     Args:
         device: as the user gave it.
-        machine: a machine that is planned for; None for this one.
+        machine: the machine to plan for; None for this one.
 
     Raises:
-        ConfigError: no such device there.
+        ConfigError: the machine has no such device.
     """
-    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    count = here if machine is None else len(machine.vram)
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if machine is not None:
+        num_gpus = len(machine.vram)
     if device == "auto":
-        return "cuda:0" if count else "cpu"
-    allowed = ("cpu", *(f"cuda:{index}" for index in range(count)))
+        return "cuda:0" if num_gpus else "cpu"
+    allowed = ("cpu", *(f"cuda:{index}" for index in range(num_gpus)))
     name = "cuda:0" if device == "cuda" else str(device)
     if name not in allowed:
         where = machine.name if machine else "this machine"
@@ -34,10 +35,10 @@ def resolve_device(device: str, machine: Machine | None = None) -> str:
 
 
 def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The type that a name stands for.
+    """Return the type of this name, "float16" or "torch.float16".
 
     Raises:
-        ConfigError: no type to compute in.
+        ConfigError: no model computes in this type.
     """
     allowed = {str(kind).removeprefix("torch."): kind for kind in (torch.bfloat16, torch.float16, torch.float32)}
     name = str(dtype).removeprefix("torch.")
@@ -46,30 +47,23 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return allowed[name]
 
 
-def refuse_below_one(**values: int) -> None:
-    """Check numbers that must be at least 1.
-
-    Raises:
-        ConfigError: one is not.
-    """
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
-
-
 def adapt_dtype(checkpoint: Checkpoint, device: str, machine: Machine | None = None) -> Checkpoint:
     """Return the checkpoint in a type that the device has, with a note where that is another one, or is slow there.
 
-    A machine that is planned for says itself whether its GPU has bfloat16.
+    Args:
+        checkpoint: the model.
+        device: where it will live.
+        machine: the machine to plan for; None for this one, which is asked itself.
     """
-    if machine is None:
-        dtype = compute_dtype_for(device, checkpoint.dtype)
-    else:
-        lacks = checkpoint.dtype == torch.bfloat16 and device != "cpu" and not machine.has_bfloat16
-        dtype = torch.float16 if lacks else checkpoint.dtype
+    profile = None if machine is None or machine.name == THIS_MACHINE else machine
+    dtype = checkpoint.dtype
+    if profile is None:
+        dtype = compute_dtype_for(device, dtype)
+    elif dtype == torch.bfloat16 and device != "cpu" and not profile.has_bfloat16:
+        dtype = torch.float16
     notes = []
     if dtype != checkpoint.dtype:
         notes.append(f"loaded in {dtype} instead of {checkpoint.dtype}, which {device} does not have")
-    if machine is None and product_dtype(dtype, device) != dtype:
+    if profile is None and product_dtype(dtype, device) != dtype:
         notes.append(f"multiplied in float32, since this processor is slow in {dtype}")
     return replace(checkpoint, dtype=dtype).with_notes(*notes)

@@ -1,50 +1,52 @@
-"""Whether a machine has what a plan needs: which phase lacks what, and by how much."""
+"""Judge whether a machine has what a plan needs: which phase lacks what, and by how much."""
 
 from dataclasses import replace
 
 from qtoolkit.errors import DiskFullError, InsufficientMemoryError
-from qtoolkit.records import Machine, PhasePlan, Plan
+from qtoolkit.records import Machine, Plan
 from qtoolkit.stream.writing import MAX_SHARD_BYTES
 from qtoolkit.units import format_bytes
 
-# A job that uses more than this share of something may fail for what else the machine does.
+# A job that uses a larger share of a resource than this may fail because of what else the machine does.
 _TIGHT = 0.9
 
 
 def judge(plan: Plan, machine: Machine, *, saves: bool) -> Plan:
-    """The plan with its problems on a machine.
+    """Return a plan with its problems on a machine.
 
     Args:
-        plan: phases known.
-        machine: what is there.
+        plan: a plan with its phases.
+        machine: the machine that the job would run on.
         saves: whether the result is written to the disk.
     """
-    problems, tight = [], []
+    problems = []
+    tight = []
     index = int(plan.device.partition(":")[2] or 0)
     vram = machine.vram[index] if plan.device != "cpu" and index < len(machine.vram) else None
-    kept = sum(phase.disk for phase in plan.phases if phase.name != "download") if saves else 0
+    downloaded = sum(phase.disk for phase in plan.phases if phase.name == "download")
+    written = sum(phase.disk for phase in plan.phases) - downloaded if saves else 0
     within = f" within {machine.limited_by}" if machine.limited_by else ""
     one_file = min(plan.disk_after, MAX_SHARD_BYTES) if saves else 0
     needs = (
-        (f"memory{within}", *_fullest(plan.phases, "peak_rss"), machine.memory),
-        (f"memory on {plan.device}", *_fullest(plan.phases, "peak_vram"), vram),
-        ("disk for downloads", "download", _downloaded(plan), machine.cache_disk),
-        ("disk for the result", "save", kept + (_downloaded(plan) if machine.one_disk else 0), machine.output_disk),
+        (f"memory{within}", _fullest(plan, "peak_rss"), plan.peak_rss, machine.memory),
+        (f"memory on {plan.device}", _fullest(plan, "peak_vram"), plan.peak_vram, vram),
+        ("disk for downloads", "download", downloaded, machine.cache_disk),
+        ("disk for the result", "save", written + (downloaded if machine.one_disk else 0), machine.output_disk),
         ("disk for one file, by ulimit -f", "save", one_file, machine.largest_file),
     )
-    for what, phase, needed, there in needs:
-        if there is None or not needed:
+    for what, phase, needed, free in needs:
+        if free is None or not needed:
             continue
-        figures = f"{format_bytes(needed)} of {format_bytes(there)}"
-        if needed > there:
-            problems.append(f"{what}: {format_bytes(needed - there)} short in the phase {phase}, needs {figures}")
-        elif needed > _TIGHT * there:
+        figures = f"{format_bytes(needed)} of {format_bytes(free)}"
+        if needed > free:
+            problems.append(f"{what}: {format_bytes(needed - free)} short in the phase {phase}, needs {figures}")
+        elif needed > _TIGHT * free:
             tight.append(f"{what}: {figures} in the phase {phase}")
     return replace(plan, machine=machine, problems=tuple(problems), tight=tuple(tight))
 
 
 def check_machine(plan: Plan, machine: Machine) -> None:
-    """Refuse a job of which some phases cannot end well on a machine, the disk aside.
+    """Refuse a job that needs more memory than a machine has; the disk is not checked.
 
     Raises:
         InsufficientMemoryError: main memory or a GPU's memory is too small.
@@ -53,7 +55,7 @@ def check_machine(plan: Plan, machine: Machine) -> None:
 
 
 def check_fits(plan: Plan) -> None:
-    """Refuse a job that cannot end well.
+    """Refuse a job that needs more memory or disk than the machine has.
 
     Raises:
         InsufficientMemoryError: main memory or a GPU's memory is too small.
@@ -63,16 +65,12 @@ def check_fits(plan: Plan) -> None:
         return
     what = f"{plan.method} of {plan.source.name} does not fit {plan.machine.name if plan.machine else ''}"
     fitting = [advice.change for advice in plan.advice if advice.fits]
-    free = "raise that limit" if "ulimit" in plan.problems[0] else "free some"
-    way = f"these would fit: {'; '.join(fitting)}" if fitting else f"{free}, or take a smaller model"
+    remedy = "raise that limit" if "ulimit" in plan.problems[0] else "free some"
+    way = f"these would fit: {'; '.join(fitting)}" if fitting else f"{remedy}, or take a smaller model"
     kind = DiskFullError if plan.problems[0].startswith("disk") else InsufficientMemoryError
     raise kind(f"{what} ({'; '.join(plan.problems)}): {way}")
 
 
-def _fullest(phases: tuple[PhasePlan, ...], what: str) -> tuple[str, int]:
-    phase = max(phases, key=lambda phase: getattr(phase, what))
-    return phase.name, getattr(phase, what)
-
-
-def _downloaded(plan: Plan) -> int:
-    return sum(phase.disk for phase in plan.phases if phase.name == "download")
+def _fullest(plan: Plan, peak: str) -> str:
+    """Return the name of the phase with the highest peak: "peak_rss" or "peak_vram"."""
+    return max(plan.phases, key=lambda phase: getattr(phase, peak)).name

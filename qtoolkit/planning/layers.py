@@ -1,4 +1,4 @@
-"""What a method does to each module of a model that has weights: quantize it, or leave it, and why."""
+"""Plan for each module with weights whether a method quantizes it, or why the module stays as it is."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from qtoolkit.models import Checkpoint, structure
 from qtoolkit.models.experts import modules_apart
 from qtoolkit.records import LayerPlan
 
-# What is calibrated with: no layer's plan depends on it, and advice asks for plans that differ in nothing else.
+# Options of calibration: no layer's plan depends on them, and many suggestions differ in nothing else.
 _CALIBRATING = ("calibration", "num_samples", "seq_len")
 
 Planned = tuple[MethodConfig, tuple[LayerPlan, ...], tuple[LayerPlan, ...]]
@@ -22,46 +22,47 @@ Candidates = tuple[tuple[Layer, ...], tuple[LayerPlan, ...]]
 
 
 class Modules:
-    """The modules of a checkpoint as several plans of it see them, each question answered once.
+    """Plans for the modules of a checkpoint, cached so that several plans of it share them.
 
-    A mixture has 100,000 linear layers and more, and a plan that does not fit is followed by as many as eight drafts.
+    A mixture of experts has 100,000 linear layers and more, and a plan that does not fit is followed by up to eight
+    drafts of other plans.
 
     Args:
-        checkpoint: headers read.
+        checkpoint: the model, its headers read.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._candidates: dict[tuple[Any, ...], Candidates] = {}
-        self._planned: list[tuple[Method | Reader, str, dict[str, Any], dict[str, Any], Planned]] = []
+        self._planned: list[tuple[tuple[Method | Reader, str, dict[str, Any]], dict[str, Any], Planned]] = []
 
     def planned(self, method: Method | Reader, config: MethodConfig, device: str) -> Planned:
-        """The config as it fits, the modules that will be quantized, and those that stay.
+        """Return the config as it fits the layers, the modules that will be quantized, and those that stay.
 
         Raises:
             ConfigError: the config fits no layer of the model.
             UnsupportedModelError: no layer is left to quantize.
         """
-        values = {name: value for name, value in config.to_dict().items() if name not in _CALIBRATING}
-        for known, place, others, fitted, (_, layers, skipped) in self._planned:
-            if known is method and place == device and others == values:
-                return replace(config, **fitted), layers, skipped
-        made = self._plan(method, config, device)
-        self._planned.append((method, device, values, _changed(config, made[0]), made))
-        return made
+        options = {name: value for name, value in config.to_dict().items() if name not in _CALIBRATING}
+        for key, changes, (_, layers, skipped) in self._planned:
+            if key == (method, device, options):
+                return replace(config, **changes), layers, skipped
+        planned = self._plan(method, config, device)
+        self._planned.append(((method, device, options), _changes(config, planned[0]), planned))
+        return planned
 
     def candidates(self, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
-        """Every module that has weights: those that a method may quantize, and those that stay with the reason why."""
-        asked = (method.splits_experts, config.exclude, device)
-        if asked not in self._candidates:
-            self._candidates[asked] = _candidates(self._checkpoint.skeleton, method, config, device)
-        return self._candidates[asked]
+        """Return the modules with weights: those that a method may quantize, and the plans of those that stay."""
+        key = (method.splits_experts, config.exclude, device)
+        if key not in self._candidates:
+            self._candidates[key] = _candidates(self._checkpoint.skeleton, method, config, device)
+        return self._candidates[key]
 
     def _plan(self, method: Method | Reader, config: MethodConfig, device: str) -> Planned:
         candidates, excluded = self.candidates(method, config, device)
         check_rules(config, [layer.name for layer in candidates], [layer.name for layer in excluded])
         fitted = method.fit(candidates, config)
-        plans = list(_plans(method, fitted, candidates, _described(config, fitted)))
+        plans = list(_plans(method, fitted, candidates, _describe(_changes(config, fitted), config)))
         layers = tuple(plan for plan in plans if not plan.skipped)
         skipped = (*excluded, *(plan for plan in plans if plan.skipped))
         if not layers:
@@ -74,21 +75,23 @@ class Modules:
 def layers_to_quantize(
     checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, device: str
 ) -> tuple[Layer, ...]:
-    """The linear layers that a method may quantize, in the model's order."""
+    """Return the linear layers that a method may quantize, in the model's order."""
     return Modules(checkpoint).candidates(method, config, device)[0]
 
 
 def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
     modules = modules_apart(model) if method.splits_experts else structure.modules_with_weights(model)
-    tied, head, blocks = structure.tied_to(model), structure.output_head(model), structure.block_list(model)
+    tied = structure.tied_to(model)
+    head = structure.output_head(model)
+    blocks = structure.block_list(model)
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []
     counted: set[int] = set()
     for name, module in modules:
-        reason = _why_skipped(name, module, config, tied, is_head=name == head)
+        reason = _reason_to_skip(name, module, config, tied, is_head=name == head)
         if reason:
-            # One module may stand for many experts (`modules_apart`): only what is tied is one tensor.
-            skipped.append(_kept(name, module, reason, counted if name in tied else set()))
+            # One module may represent many experts (`modules_apart`): only a tied weight is one tensor.
+            skipped.append(_skipped(name, module, reason, counted if name in tied else set()))
         else:
             in_block = blocks is not None and name.startswith(f"{blocks[0]}.")
             candidates.append(Layer.of(name, module, device, in_block=in_block))
@@ -96,46 +99,45 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
 
 
 def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer], changed: str) -> Iterator[LayerPlan]:
-    """The plan of each layer, made once for all that are alike: a mixture has tens of thousands of a few shapes."""
-    # A config beside its plan, so that it lives as long as the number that it is known by.
-    known: dict[tuple[Any, ...], tuple[MethodConfig, LayerPlan]] = {}
+    """Yield the plan of each layer, made once for all layers alike: a mixture has tens of thousands of a few shapes."""
+    # The config is held beside its plan, so that its `id` is not given to another config.
+    plans: dict[tuple[Any, ...], tuple[MethodConfig, LayerPlan]] = {}
     for layer in layers:
         own = config.of(layer.name)
         shape = (layer.out_features, layer.in_features, layer.has_bias, layer.itemsize, layer.device, layer.in_block)
-        alike = (id(own), *shape, layer.name if method.plans_by_name else "")
-        if alike not in known:
+        key = (id(own), *shape, layer.name if method.plans_by_name else "")
+        if key not in plans:
             plan = method.plan_layer(layer, own)
-            known[alike] = own, replace(plan, adjusted=changed) if changed and not plan.skipped else plan
-        _, plan = known[alike]
-        yield replace(plan, name=layer.name)
+            plans[key] = own, replace(plan, adjusted=changed) if changed and not plan.skipped else plan
+        yield replace(plans[key][1], name=layer.name)
 
 
-def _changed(asked: MethodConfig, fitted: MethodConfig) -> dict[str, Any]:
-    """The options that a method gave another value so that they fit all layers."""
-    before = asked.to_dict()
+def _changes(config: MethodConfig, fitted: MethodConfig) -> dict[str, Any]:
+    """Return the options to which a method gave another value so that they fit all layers."""
+    before = config.to_dict()
     return {name: value for name, value in fitted.to_dict().items() if value != before[name]}
 
 
-def _described(asked: MethodConfig, fitted: MethodConfig) -> str:
-    """What a method changed of its config, in words; empty where nothing."""
-    before = asked.to_dict()
-    changed = [f"{name} {value} instead of {before[name]}" for name, value in _changed(asked, fitted).items()]
-    return f"{', '.join(changed)}, which does not fit all layers" if changed else ""
+def _describe(changes: dict[str, Any], config: MethodConfig) -> str:
+    """Describe the changes that a method made to a config; empty without changes."""
+    before = config.to_dict()
+    described = [f"{name} {value} instead of {before[name]}" for name, value in changes.items()]
+    return f"{', '.join(described)}, which does not fit all layers" if described else ""
 
 
-def _why_skipped(name: str, module: nn.Module, config: MethodConfig, tied: dict[str, str], *, is_head: bool) -> str:
+def _reason_to_skip(name: str, module: nn.Module, config: MethodConfig, tied: dict[str, str], *, is_head: bool) -> str:
     if not structure.is_linear(module):
         return structure.kind_of(module)
     if name in tied:
         return f"shares its weight with {tied[name]}"
-    # Some architectures call their output head something else.
+    # "lm_head" means the output head, whatever an architecture calls it.
     if config.excludes(name) or (is_head and config.excludes("lm_head")):
         return "excluded by name"
     return ""
 
 
-def _kept(name: str, module: nn.Module, reason: str, counted: set[int]) -> LayerPlan:
-    """The plan of a module that stays; a parameter that it shares with an earlier module takes no bytes again."""
+def _skipped(name: str, module: nn.Module, reason: str, counted: set[int]) -> LayerPlan:
+    """Return the plan of a module that stays; a parameter shared with an earlier module takes no bytes again."""
     parameters = list(module.parameters(recurse=False))
     own = [parameter for parameter in parameters if id(parameter) not in counted]
     counted.update(id(parameter) for parameter in own)

@@ -1,15 +1,15 @@
-"""Machines that one may plan for without having them."""
+"""Describe machines that a job can be planned for without having them."""
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import Machine, Speed
 
 _GB = 10**9
 _GIB = 2**30
-# What a CUDA context takes of a GPU's memory.
+# Bytes of a GPU's memory that a CUDA context takes.
 _CONTEXT = 0.4 * _GB
 
-# GPU memory as torch reports it in total, less what a CUDA context takes (about 0.4 GB). Products: dense tensor-core
-# peaks of NVIDIA's data sheets for 16 bits, and their float32; nothing reaches them, which the plan's range allows for.
+# GPU memory: the total that torch reports, less a CUDA context. Products: dense tensor-core peaks of NVIDIA's data
+# sheets for 16 bits, and their float32; no program reaches these peaks, which the range of a plan's times allows for.
 # Colab: 12.7 GB of memory, of which a fresh session leaves 11.5; disks as its pages and users report them.
 _CPU = Speed(multiply=150e9, multiply32=100e9, memory=15e9, disk=150e6, source="an ordinary one of two cores")
 
@@ -17,7 +17,7 @@ _CPU = Speed(multiply=150e9, multiply32=100e9, memory=15e9, disk=150e6, source="
 def _profile(
     name: str, memory: int, disk: int, speed: Speed, *, gpu: float = 0.0, has_bfloat16: bool = True
 ) -> Machine:
-    """A machine with one disk, and at most one GPU, whose memory torch reports as so many GiB."""
+    """Return a machine with one disk and at most one GPU; `gpu` is the GPU memory in GiB that torch reports."""
     vram = (round(gpu * _GIB - _CONTEXT),) if gpu else ()
     return Machine(name, memory, vram, has_bfloat16=has_bfloat16, cache_disk=disk, output_disk=disk, speed=speed)
 
@@ -43,10 +43,10 @@ PROFILES: dict[str, Machine] = {
 
 
 def find_profile(name: str) -> Machine:
-    """The machine of this name.
+    """Return the machine of this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no profile has this name.
     """
     if name not in PROFILES:
         raise ConfigError(f"machine must be one of {', '.join(PROFILES)}, or left out for this one, got {name!r:.40}")

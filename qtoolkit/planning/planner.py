@@ -1,6 +1,5 @@
-"""What a job will do to each layer and what it will need, from headers and shapes alone."""
+"""Plan what a job will do to each layer and what it will need, from headers and shapes alone."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from qtoolkit.planning.device import adapt_dtype
 from qtoolkit.planning.fit import judge
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, inference, job_phases, make_work
-from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, Plan, Speed
+from qtoolkit.records import Machine, Plan, Speed
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def plan_job(
 ) -> PlannedJob:
     """Resolve "auto" for this model and device, and plan the job; by default of the config's method."""
     method = method or get_method(config.method)
-    checkpoint = adapt_dtype(checkpoint, device, None if machine is None or machine.name == THIS_MACHINE else machine)
+    checkpoint = adapt_dtype(checkpoint, device, machine)
     resolved = method.resolve(config, str(checkpoint.dtype).removeprefix("torch."), device)
     checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)
     return make_plan(checkpoint, method, resolved, device=device, rss=rss, machine=machine, **options)
@@ -54,8 +53,8 @@ def plan_with_advice(
 ) -> PlannedJob:
     """Plan as `plan_job`, and add advice to a plan that does not fit: changes with which it would."""
 
-    def draft(other: MethodConfig, place: str) -> Plan:
-        return plan_job(checkpoint, other, place, machine, rss=rss, modules=modules, **options).plan
+    def draft(other: MethodConfig, other_device: str) -> Plan:
+        return plan_job(checkpoint, other, other_device, machine, rss=rss, modules=modules, **options).plan
 
     modules = Modules(checkpoint)
     planned = plan_job(checkpoint, config, device, machine, rss=rss, modules=modules, **options)
@@ -80,16 +79,17 @@ def make_plan(
     """Plan the quantization of a checkpoint.
 
     Args:
-        checkpoint: the model, headers read.
-        method: what will be done.
-        config: its options, "auto" resolved.
-        device: "cpu" or "cuda:0".
-        rss: bytes that this process has resident now.
-        machine: what is planned for; None to judge nothing.
+        checkpoint: the model, its headers read.
+        method: the method that quantizes it, or the reader of a checkpoint that is quantized already.
+        config: the options of the method, "auto" resolved.
+        device: where the result will live, "cpu" or "cuda:0".
+        rss: resident bytes of this process now.
+        machine: the machine to plan for; None to leave open whether the job fits.
         saves: whether the result is written to the disk.
-        measures: numbers of bits for which the sensitivity of layers is measured first; 0 where it is not.
-        context, batch_size: tokens and sequences for which using the result is planned.
-        modules: the checkpoint's, where several plans of it are made; None for this plan alone.
+        measures: how many choices of bits the sensitivity of layers is measured for first; 0 to measure nothing.
+        context: tokens for which using the result is planned.
+        batch_size: sequences for which using the result is planned.
+        modules: plans of the checkpoint's modules, to share among several plans of it; None for this plan alone.
 
     Raises:
         ConfigError: the config fits no layer of the model.
@@ -97,12 +97,16 @@ def make_plan(
     """
     config, layers, skipped = (modules or Modules(checkpoint)).planned(method, config, device)
     buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
-    footprint = _total(layers, skipped, "bytes_after") + sum(buffers.values())
-    disk = _total(layers, skipped, "disk_bytes")
+    footprint = sum(layer.bytes_after for layer in (*layers, *skipped)) + sum(buffers.values())
+    disk = sum(layer.disk_bytes for layer in (*layers, *skipped))
     base = base_terms(checkpoint, method.requires, machine, device, rss)
-    # A machine's speed is that of its GPU, where it has one.
-    known = machine is not None and bool(machine.vram) == (device != "cpu")
-    speed = machine.speed if machine and known else Speed()
+    # A machine with a GPU has the speed of the GPU alone.
+    speed = machine.speed if machine and bool(machine.vram) == (device != "cpu") else Speed()
+    missing = (
+        f"{method.name} needs {REQUIREMENTS[package]}, which is not installed"
+        for package in method.requires
+        if not is_installed(package)
+    )
     work = make_work(checkpoint, layers, skipped, footprint, device, base, speed)
     plan = Plan(
         source=checkpoint.record(),
@@ -115,19 +119,6 @@ def make_plan(
         disk_after=disk,
         phases=job_phases(checkpoint, method, config, work, disk, measures),
         inference=inference(checkpoint, work, context, batch_size),
-        notes=(*checkpoint.notes, *method.notes(config, layers), *_missing(method)),
+        notes=(*checkpoint.notes, *method.notes(config, layers), *missing),
     )
     return PlannedJob(checkpoint, config, judge(plan, machine, saves=saves) if machine else plan)
-
-
-def _missing(method: Method | Reader) -> Iterable[str]:
-    """What has to be installed first."""
-    return (
-        f"{method.name} needs {REQUIREMENTS[package]}, which is not installed"
-        for package in method.requires
-        if not is_installed(package)
-    )
-
-
-def _total(layers: Iterable[LayerPlan], skipped: Iterable[LayerPlan], what: str) -> int:
-    return sum(getattr(layer, what) for layer in (*layers, *skipped))

@@ -1,20 +1,20 @@
-"""Which model, in which form, for a memory that one has."""
+"""Recommend which model to run, and with which config, in a given amount of memory."""
 
 from collections.abc import Iterator
 
-from qtoolkit.errors import ConfigError, QToolkitError
+from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import as_call, offered
 from qtoolkit.models import Checkpoint
 from qtoolkit.planning.layers import Modules
-from qtoolkit.planning.phases import base_terms, inference, make_work
+from qtoolkit.planning.phases import base_terms, memory_to_use
 from qtoolkit.planning.planner import plan_job
-from qtoolkit.records import Candidate, Machine, Plan, Recommendation
-from qtoolkit.units import parse_bytes
+from qtoolkit.records import FULL_PRECISION, Candidate, Machine, Recommendation
+from qtoolkit.units import bits_per_weight, parse_bytes
 
+# Perplexity ratio above which a config counts as one of fewer than 4 bits.
 _WORST_OF_4_BITS = 1.25
-GOALS = ("quality", "size", "speed")
 
-# Larger models lose less; the order is what counts.
+# Figures of a small model: their order holds for larger ones, which lose less.
 _MEASURED = "measured on SmolLM2-135M, larger models lose less"
 _REASONS = {
     "quality": "most parameters among those with 4 bits and more, then the least perplexity (arXiv 2212.09720)",
@@ -33,93 +33,86 @@ def recommend(
     rss: int,
     context: int,
 ) -> Recommendation:
-    """Every form of some models, in order.
+    """Return every config of some models, the best for a goal first.
 
     Args:
-        checkpoints: the models, headers read.
-        machine: what they would run on.
-        device: where.
-        memory: bytes that using one may take, also as text; None for what the machine has.
-        goal: one of `GOALS`.
-        rss: bytes that this process has resident now.
+        checkpoints: the models, their headers read.
+        machine: the machine that they would run on.
+        device: the device that they would run on, "cpu" or "cuda:0".
+        memory: bytes that using a model may take, or a text such as "8 GB"; None for what the machine has.
+        goal: "quality", "size" or "speed".
+        rss: resident bytes of this process now.
         context: tokens for which using them is planned.
-
-    Raises:
-        ConfigError: a goal that there is not.
     """
-    if goal not in GOALS:
-        raise ConfigError(f"goal must be one of {', '.join(GOALS)}, got {goal!r:.40}")
     index = int(device.partition(":")[2] or 0)
-    there = machine.memory if device == "cpu" else machine.vram[index]
-    limit = there if memory is None else parse_bytes(memory)
-    found = []
+    available = machine.memory if device == "cpu" else machine.vram[index]
+    limit = available if memory is None else parse_bytes(memory)
+    candidates = []
     for checkpoint in checkpoints:
-        found.append(_full(checkpoint, machine, device, limit, rss, context))
-        found.extend(_quantized(checkpoint, machine, device, limit, rss, context))
+        candidates.append(_unquantized(checkpoint, machine, device, limit, rss, context))
+        candidates.extend(_quantized(checkpoint, machine, device, limit, rss, context))
     slow = {as_call(config) for offer, config in offered() if not offer.in_one_step}
-    fitting = sorted((candidate for candidate in found if candidate.fits), key=lambda entry: _order(entry, goal, slow))
-    others = sorted((candidate for candidate in found if not candidate.fits), key=lambda entry: entry.memory)
-    return Recommendation(goal, limit, machine.name, (*fitting, *others), _REASONS[goal], (_MEASURED,))
+    # What fits comes first, in the order of the goal; then the rest, the least memory first.
+    candidates.sort(key=lambda one: (0, *_order(one, goal, slow)) if one.fits else (1, one.memory))
+    return Recommendation(goal, limit, machine.name, tuple(candidates), _REASONS[goal], (_MEASURED,))
 
 
 def _order(candidate: Candidate, goal: str, slow: set[str]) -> tuple[float, ...]:
-    """Return what is sorted by, the smallest first; `slow` are configs that are computed in several steps."""
-    ratio = 1.0 if candidate.config == "full precision" else candidate.perplexity_ratio or 1.01
+    """Return the key by which candidates are sorted; `slow` are the configs that are computed in several steps."""
+    ratio = 1.0 if candidate.config == FULL_PRECISION else candidate.perplexity_ratio or 1.01
     if goal == "size":
         return (candidate.footprint, ratio)
     if goal == "speed":
         return (candidate.config in slow, candidate.footprint, ratio)
-    # Below 4 bits a smaller model with more bits is better.
+    # A smaller model with more bits is better than a larger one with fewer than 4.
     return (ratio > _WORST_OF_4_BITS, -candidate.num_parameters, ratio, candidate.footprint)
 
 
 def _quantized(
     checkpoint: Checkpoint, machine: Machine, device: str, limit: int, rss: int, context: int
 ) -> Iterator[Candidate]:
+    """Yield the candidates of a model with each config that methods offer."""
     modules = Modules(checkpoint)
     for offer, config in offered():
         try:
-            planned = plan_job(checkpoint, config, device, machine, rss=rss, context=context, modules=modules)
+            job = plan_job(checkpoint, config, device, machine, rss=rss, context=context, modules=modules)
         except QToolkitError:
             # This method cannot take this model.
             continue
-        yield _candidate(planned.plan, as_call(config), limit, offer.perplexity_ratio, offer.served_by)
+        plan = job.plan
+        memory = plan.inference.peak_vram or plan.inference.peak_rss
+        yield Candidate(
+            model=plan.source.name,
+            config=as_call(config),
+            num_parameters=plan.source.num_parameters,
+            bits_per_weight=plan.bits_per_weight,
+            footprint=plan.footprint_after,
+            memory=memory,
+            disk=plan.disk_after,
+            fits=memory <= limit,
+            can_be_made=plan.fits,
+            perplexity_ratio=offer.perplexity_ratio,
+            quality=_MEASURED if offer.perplexity_ratio else "",
+            served_by=offer.served_by,
+        )
 
 
-def _candidate(plan: Plan, config: str, limit: int, ratio: float | None, served_by: str) -> Candidate:
-    needed = plan.inference.peak_vram or plan.inference.peak_rss
-    return Candidate(
-        model=plan.source.name,
-        config=config,
-        num_parameters=plan.source.num_parameters,
-        bits_per_weight=plan.bits_per_weight,
-        footprint=plan.footprint_after,
-        memory=needed,
-        disk=plan.disk_after,
-        fits=needed <= limit,
-        can_be_made=plan.fits,
-        perplexity_ratio=ratio,
-        quality=_MEASURED if ratio else "",
-        served_by=served_by,
-    )
-
-
-def _full(checkpoint: Checkpoint, machine: Machine, device: str, limit: int, rss: int, context: int) -> Candidate:
-    """The model as it is."""
+def _unquantized(
+    checkpoint: Checkpoint, machine: Machine, device: str, limit: int, rss: int, context: int
+) -> Candidate:
+    """Return the candidate of a model in full precision."""
     source = checkpoint.record()
     base = base_terms(checkpoint, (), machine, device, rss)
-    work = make_work(checkpoint, (), (), source.footprint, device, base, machine.speed)
-    needed = inference(checkpoint, work, context, 1)
-    taken = needed.peak_vram or needed.peak_rss
+    memory = memory_to_use(checkpoint, source.footprint, device, context, base)
     return Candidate(
         model=source.name,
-        config="full precision",
+        config=FULL_PRECISION,
         num_parameters=source.num_parameters,
-        bits_per_weight=8.0 * source.footprint / source.num_parameters,
+        bits_per_weight=bits_per_weight(source.footprint, source.num_parameters),
         footprint=source.footprint,
-        memory=taken,
+        memory=memory,
         disk=source.disk_size or source.footprint,
-        fits=taken <= limit,
+        fits=memory <= limit,
         can_be_made=True,
         perplexity_ratio=1.0,
         quality="what the others are compared with",

@@ -1,4 +1,4 @@
-"""A file that is sent to the Hub, and how far it was read."""
+"""Count how far a file was read while it is sent to the Hub."""
 
 import io
 import threading
@@ -29,7 +29,7 @@ class Addition(CommitOperationAdd):
 
     @contextmanager
     def as_file(self, with_tqdm: bool = False) -> Iterator[BinaryIO]:
-        """The file's content; `with_tqdm` is set where it is read to be sent."""
+        """Open the content; `with_tqdm` is set where it is read to be sent, and counted then."""
         if with_tqdm and isinstance(self.path_or_fileobj, str):
             with _CountedFile(self.path_or_fileobj, self) as file:
                 yield cast("BinaryIO", file)
@@ -39,13 +39,18 @@ class Addition(CommitOperationAdd):
 
 
 class _CountedFile(io.FileIO):
-    """A file that tells its addition how far it was read."""
+    """A file that notes in its addition how far it was read."""
 
     def __init__(self, path: str, addition: Addition) -> None:
         super().__init__(path)
         self.addition = addition
 
     def read(self, size: int | None = -1) -> bytes:
+        """Read some bytes, and count them.
+
+        Raises:
+            StoppedError: the upload was stopped.
+        """
         if self.addition.stopped.is_set():
             raise StoppedError
         data = super().read(-1 if size is None else size)

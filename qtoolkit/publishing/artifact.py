@@ -1,31 +1,50 @@
-"""A folder with a saved model, as it is found."""
+"""Open a folder with a saved model: list its files, and read its config, receipt, card and tensor headers once."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qtoolkit.errors import CheckpointError, ModelNotFoundError, oneline, printable
+from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
+from qtoolkit.errors import CheckpointError, ModelNotFoundError, QToolkitError, oneline, printable
 from qtoolkit.files import path_of, read_json
+from qtoolkit.formats import Format, format_of
+from qtoolkit.hub.licenses import read_card
 from qtoolkit.partial import put_back
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.receipt_file import read_receipt
 from qtoolkit.records import Receipt
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+
+class Headers(NamedTuple):
+    """What the headers of all weight files say.
+
+    Attributes:
+        tensors: every tensor as (file, name, tensor), without its values; those of sound files.
+        errors: why the headers of the other files are refused.
+    """
+
+    tensors: list[tuple[str, str, StoredTensor]]
+    errors: list[QToolkitError]
+
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder that is looked at.
+    """A folder with a saved model that is checked or published.
 
     Attributes:
         path: the folder.
-        names: its files, those of folders in it as "folder/name", sorted.
-        config: what `config.json` says; empty where it cannot be read.
-        receipt: what was written down when it was made; None where there is nothing, or nothing that can be read.
+        names: its regular files, those in subfolders as "folder/name", sorted.
+        config: the values of `config.json`; empty where it cannot be read.
+        receipt: the record that the job wrote beside the weights; None where there is none, or none that can be read.
         receipt_error: why the receipt cannot be read; empty otherwise.
         outside: those of its files that are links out of the folder.
-        odd: what else lies there -> what it is, "is a named pipe"; it is never opened.
+        odd: every other entry -> what it is, for example "is a named pipe"; such an entry is never opened.
     """
 
     path: Path
@@ -38,27 +57,49 @@ class Artifact:
 
     @property
     def weight_files(self) -> tuple[str, ...]:
-        """The safetensors files beside the config."""
+        """Names of the safetensors files beside the config."""
         return tuple(name for name in self.names if name.endswith(".safetensors") and "/" not in name)
 
+    @cached_property
+    def headers(self) -> Headers:
+        """The headers of its weight files, read once."""
+        tensors = []
+        errors = []
+        for file in self.weight_files:
+            try:
+                tensors += [(file, name, tensor) for name, tensor in read_tensors(self.path / file).items()]
+            except QToolkitError as error:
+                errors.append(error)
+        return Headers(tensors, errors)
+
+    @cached_property
+    def card(self) -> "ModelCardData | None":
+        """Metadata of the card in the folder; None where there is no card, or one that cannot be read."""
+        card: ModelCardData | None = read_card(self.path)
+        return card
+
     @property
-    def quant_method(self) -> str | None:
-        """The `quant_method` of its config: "bitsandbytes", "gptq", "qtoolkit"; None in full precision."""
+    def quantization(self) -> dict[str, Any] | None:
+        """The `quantization_config` of its config; None in full precision, and where it is no JSON object."""
         values = self.config.get("quantization_config")
-        found = values.get("quant_method") if isinstance(values, dict) else None
-        return found if isinstance(found, str) else None
+        return values if isinstance(values, dict) else None
+
+    @property
+    def format(self) -> Format | None:
+        """The format of its quantized tensors; None in full precision, and for a format that is not known here."""
+        return format_of(self.quantization)
 
 
 def open_artifact(path: str | os.PathLike[str]) -> Artifact:
-    """Look at a folder.
+    """List a folder, and read its config and its receipt.
 
     Raises:
         ConfigError: a path that cannot be one.
         ModelNotFoundError: there is no such folder, or no model in it.
     """
-    folder = _folder(path)
-    found = list_folder(folder)
-    if not any(name == "config.json" or name.endswith(".safetensors") for name in (*found.names, *found.odd)):
+    folder = _existing_folder(path)
+    listing = list_folder(folder)
+    if not any(name == "config.json" or name.endswith(".safetensors") for name in (*listing.names, *listing.odd)):
         shown = printable(str(folder))
         raise ModelNotFoundError(f"{shown} holds no model: name a folder that qt.quantize or save_pretrained wrote")
     receipt, problem = None, ""
@@ -67,14 +108,14 @@ def open_artifact(path: str | os.PathLike[str]) -> Artifact:
     except CheckpointError as error:
         problem = oneline(error)
     config = read_json(folder / "config.json")
-    return Artifact(folder, found.names, config, receipt, problem, found.outside, found.odd)
+    return Artifact(folder, listing.names, config, receipt, problem, listing.outside, listing.odd)
 
 
-def _folder(path: str | os.PathLike[str]) -> Path:
-    """The folder of that name, from the root of the disk.
+def _existing_folder(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a folder; a job that was interrupted while it replaced the folder is finished first.
 
     Raises:
-        ModelNotFoundError: there is none.
+        ModelNotFoundError: there is no such folder.
     """
     folder = path_of(path, "path")
     put_back(folder)

@@ -1,14 +1,15 @@
-"""What a model does: the ids that its tokenizer makes, how it generates, and its logits on a few tokens.
+"""Describe what a model does: the ids that its tokenizer makes, how it generates, and its logits on a few tokens.
 
 The job that made a model describes it by these functions, and so does a fresh process, which runs this file by its
-path. It imports nothing of qtoolkit unless it is told to: what plain transformers reads must not be read with its help.
+path. The file imports nothing of qtoolkit unless the request says so: what plain transformers reads must not be read
+with qtoolkit's help.
 """
 
 import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,10 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cl
 
 
 def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """Fingerprints of a tokenizer: `token_ids` and `chat_template` as SHA-256, `special_tokens` as they are.
+    """Return fingerprints of a tokenizer, the fields of the record `Behaviour` but for `generation`.
 
-    Of the chat template its text counts and not what it renders, which may hold today's date.
+    `token_ids` of fixed texts and `chat_template` are SHA-256, `special_tokens` the tokens with their ids. Of the chat
+    template the text counts and not what it renders, which may hold today's date.
     """
     if tokenizer is None:
         return {"token_ids": None, "chat_template": None, "special_tokens": {}}
@@ -56,7 +58,7 @@ def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
 
 
 def describe_generation(config: "GenerationConfig | None") -> dict[str, Any] | None:
-    """What a generation config says that is not the default; None where there is none."""
+    """Return the entries of a generation config that are not the default; None where there is no config."""
     if config is None:
         return None
     # Off and absent are the same, and versions of transformers differ in which of them they write.
@@ -68,14 +70,19 @@ def describe_generation(config: "GenerationConfig | None") -> dict[str, Any] | N
 
 
 def probe_tokens(tokenizer: Any, vocab_size: int) -> list[int]:
-    """The ids on which logits are measured: those of a text, or spread over the vocabulary without a tokenizer."""
+    """Return the ids on which logits are measured: of a fixed text, or spread over the vocabulary without a tokenizer.
+
+    Args:
+        tokenizer: of the model; None for none.
+        vocab_size: ids from this on are left out.
+    """
     ids: list[int] = tokenizer(_PROSE).input_ids if tokenizer is not None else []
     known = [token for token in ids if token < vocab_size][:PROBE_TOKENS]
-    return known or [2 + 7919 * place % (vocab_size - 2) for place in range(PROBE_TOKENS)]
+    return known or [2 + 7919 * index % (vocab_size - 2) for index in range(PROBE_TOKENS)]
 
 
 def probe(model: "PreTrainedModel", token_ids: list[int]) -> dict[str, Any]:
-    """Logits of a model on a few tokens.
+    """Measure logits of a model on a few tokens.
 
     Returns:
         The fields of the record `Probe`: `token_ids`, `loss`, `top_ids`, `top_logits`, `std` and `device`.
@@ -99,14 +106,20 @@ def probe(model: "PreTrainedModel", token_ids: list[int]) -> dict[str, Any]:
 
 
 def logits_at(model: "PreTrainedModel", token_ids: list[int], wanted: list[list[int]]) -> dict[str, Any]:
-    """The logits of the last positions at the ids of an earlier probe, and the loss."""
+    """Return `logits` of the last positions at the ids of an earlier probe, and `loss`.
+
+    Args:
+        model: any causal language model.
+        token_ids: the tokens.
+        wanted: of each of the last positions, the ids whose logits are returned.
+    """
     logits, loss = _forward(model, token_ids)
     rows = logits[-len(wanted) :]
     return {"loss": loss, "logits": [row[ids].tolist() for row, ids in zip(rows, wanted, strict=False)]}
 
 
 def _forward(model: "PreTrainedModel", token_ids: list[int]) -> tuple["Tensor", float]:
-    """Logits float32 [tokens, vocabulary], and the mean negative log-likelihood of each token after those before it."""
+    """Return logits float32 [tokens, vocabulary] and the loss: the mean negative log-likelihood of tokens 2 to last."""
     import torch
 
     tokens = torch.tensor([token_ids], device=model.device)  # [1, tokens]
@@ -118,7 +131,7 @@ def _forward(model: "PreTrainedModel", token_ids: list[int]) -> tuple["Tensor", 
 
 @contextmanager
 def _as_stored(model: "PreTrainedModel") -> Iterator[None]:
-    """Keep bitsandbytes from packing 4-bit layers anew at their first product on a CPU, which takes longer than it.
+    """Keep bitsandbytes from packing 4-bit layers anew at their first product on a CPU, which takes longer than that.
 
     bitsandbytes 0.50 leaves layers that train as they are (nn/modules.py, `Linear4bit.forward`); they have no dropout.
     """
@@ -132,32 +145,57 @@ def _as_stored(model: "PreTrainedModel") -> Iterator[None]:
             layer.training = False
 
 
+def _attempt(step: Callable[[], Any]) -> tuple[Any, str]:
+    """Return what a step returns, or None and why it failed: damaged files make transformers raise anything.
+
+    Raises:
+        MemoryError: memory ran out, of a processor or a GPU, which says nothing of a folder.
+    """
+    import torch
+
+    try:
+        return step(), ""
+    except Exception as error:  # the tokenizers library raises bare Exceptions, too
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _NO_MEMORY):
+            raise MemoryError from error
+        return None, _first_line(error)
+
+
 def describe_folder(folder: Path) -> dict[str, Any]:
-    """The tokenizer and the generation config of a folder, or why they cannot be read."""
+    """Describe the tokenizer and the generation config of a folder.
+
+    Returns:
+        The fields of the record `Behaviour`; `tokenizer_error` and `generation_error` say why one cannot be read.
+    """
     from transformers import AutoTokenizer, GenerationConfig
 
-    found: dict[str, Any] = {"tokenizer": None, "generation": None, "tokenizer_error": "", "generation_error": ""}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        found["tokenizer"] = describe_tokenizer(tokenizer)
-    except Exception as error:  # noqa: BLE001  # the tokenizers library raises bare Exceptions
-        _raise_without_memory(error)
-        found["tokenizer_error"] = _first_line(error)
-    if (folder / "generation_config.json").is_file():
-        try:
-            found["generation"] = describe_generation(GenerationConfig.from_pretrained(folder))
-        except Exception as error:  # noqa: BLE001  # a value of the wrong type makes transformers raise anything
-            _raise_without_memory(error)
-            found["generation_error"] = _first_line(error)
-    return found
+    tokenizer, tokenizer_error = _attempt(
+        lambda: describe_tokenizer(
+            AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        )
+    )
+    has_config = (folder / "generation_config.json").is_file()
+    generation, generation_error = _attempt(
+        lambda: describe_generation(GenerationConfig.from_pretrained(folder) if has_config else None)
+    )
+    errors = {"tokenizer_error": tokenizer_error, "generation_error": generation_error}
+    return (tokenizer or describe_tokenizer(None)) | {"generation": generation} | errors
 
 
 def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list[list[int]]) -> dict[str, Any]:
-    """The model of a folder as transformers loads it, and its logits; or why it does not load."""
+    """Load the model of a folder with transformers, and return its class, the keys that do not fit, and its logits.
+
+    Args:
+        folder: holds the model.
+        device: where to load it, "cpu" or "cuda:0".
+        token_ids, wanted: as for `logits_at`; without any tokens, `probe_tokens` chooses them.
+
+    Returns:
+        `model`, `keys`, `loss` and `logits`; or, where it does not load or run, why in `model_error`.
+    """
     from transformers import AutoModelForCausalLM
 
-    found: dict[str, Any] = {"model": "", "model_error": "", "keys": {}, "loss": None, "logits": []}
-    try:
+    def run() -> dict[str, Any]:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             device_map={"": device},
@@ -167,20 +205,22 @@ def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list
             local_files_only=True,
             output_loading_info=True,
         )
-        found["model"] = type(model).__name__
-        found["keys"] = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
-        found |= logits_at(model, token_ids or probe_tokens(None, model.config.get_text_config().vocab_size), wanted)
-    except Exception as error:  # noqa: BLE001  # a damaged checkpoint makes transformers raise anything
-        _raise_without_memory(error)
-        found["model_error"] = _first_line(error)
-    return found
+        keys = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
+        ids = token_ids or probe_tokens(None, model.config.get_text_config().vocab_size)
+        return {"model": type(model).__name__, "keys": keys, **logits_at(model, ids, wanted)}
+
+    found, error = _attempt(run)
+    return {"model": "", "keys": {}, "loss": None, "logits": [], **(found or {}), "model_error": error}
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Everything that is asked of a folder; its `base` is None, which `answer_base` describes.
+    """Return all that a request asks of a folder; `base` is None, which `answer_base` describes.
 
     Args:
         request: `folder`; `device`; `token_ids` and `top_ids` of the probe.
+
+    Raises:
+        MemoryError: memory ran out.
     """
     import transformers
 
@@ -190,7 +230,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer_base(folder: Path) -> dict[str, Any]:
-    """The tokenizer and the generation config of a base; or `error`, where it takes more memory than there is."""
+    """Describe the tokenizer and the generation config of a base; or return `error`, where memory ran out."""
     try:
         return describe_folder(folder)
     except MemoryError as error:
@@ -198,10 +238,10 @@ def answer_base(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer the request in a file, and write the answer to another file.
+    """Answer the request in a file, and write the answer to another file; both are named on the command line.
 
-    It is there before the base is opened, and once more with what that told: whatever the base does to this process,
-    what is known of the folder stands.
+    The answer is written before the base is opened, and once more with the base: whatever the base does to this
+    process, what is known of the folder is written.
     """
     request_file, answer_file = map(Path, sys.argv[1:])
     request = json.loads(request_file.read_text(encoding="utf-8"))
@@ -212,35 +252,25 @@ def main() -> None:
         found = answer(request) | {"no_memory": ""}
     except MemoryError as error:
         found = {"no_memory": _first_line(error.__cause__ or error)}
-    _write_whole(answer_file, found)
+    _write_at_once(answer_file, found)
     if request["base"] and not found["no_memory"]:
-        _write_whole(answer_file, found | {"base": answer_base(Path(request["base"]))})
+        _write_at_once(answer_file, found | {"base": answer_base(Path(request["base"]))})
 
 
-def _write_whole(file: Path, found: dict[str, Any]) -> None:
-    """Write a file that is never seen in part, since somebody looks for it all the time."""
+def _write_at_once(file: Path, found: dict[str, Any]) -> None:
+    """Write a file as JSON such that it is never seen in part, since another process waits for it."""
     beside = file.with_suffix(".part")
     beside.write_text(json.dumps(found), encoding="utf-8")
     beside.replace(file)
 
 
 def _digest(value: Any) -> str:
+    """Return the SHA-256 of a value as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _raise_without_memory(error: BaseException) -> None:
-    """Let an error count for nothing else where memory ran out, which says nothing of a folder.
-
-    Raises:
-        MemoryError: it did, of a processor or a GPU.
-    """
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(said in str(error) for said in _NO_MEMORY):
-        raise MemoryError from error
-
-
 def _first_line(error: BaseException) -> str:
+    """Return the class and the first line of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 

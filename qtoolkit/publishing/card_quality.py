@@ -1,10 +1,10 @@
-"""What a card says of a model's quality: figures of this very model, with their errors and the text."""
+"""Describe a model's quality for its card: figures of this very model, with their errors and the text."""
 
 from typing import Any
 
 from huggingface_hub import EvalResult
 
-from qtoolkit.checkpoints.names import HUB_TEXTS
+from qtoolkit.checkpoints.hub_names import HUB_TEXTS
 from qtoolkit.errors import ConfigError
 from qtoolkit.publishing.lineage import is_in_memory
 from qtoolkit.publishing.markdown import escaped, listed, table
@@ -53,14 +53,14 @@ def refuse_foreign_figures(quality: Any, receipt: Receipt) -> None:
 
 
 def describe_quality(quality: QualityReport | None) -> str:
-    """A report as Markdown: every figure with its standard error, the text, the machine, and what was decided."""
+    """Return a report as Markdown: every figure with its standard error, the text, the machine, and its notes."""
     if quality is None:
         return "It was not measured how far this model's predictions are from those of its base."
     figures = [(label, value) for label, value in quality.figures() if value]
     begins = f", each after {quality.begins_with}" if quality.begins_with else ""
     known = quality.perplexity_se is not None
     meaning = "KL divergence tells how far predictions of the next token are from the base's; 0 is the same. "
-    told = (
+    sentences = (
         f"Measured on {_text(quality)}: {format_count(quality.num_tokens)} tokens predicted, in {quality.num_windows} "
         f"windows of {quality.seq_len} with a stride of {quality.stride}{begins} (SHA-256 of the tokens: "
         f"{quality.text_fingerprint[:16]}...). "
@@ -68,14 +68,14 @@ def describe_quality(quality: QualityReport | None) -> str:
         + ("Each ± is one standard error, over windows of the text." if known else "One window tells no errors.")
         + (f" It ran on {quality.hardware}." if quality.hardware else "")
     )
-    parts = [table(("figure", "value"), figures), escaped(told)]
+    parts = [table(("figure", "value"), figures), escaped(sentences)]
     parts += [table(("speed", "", ""), quality.speed.rows())] if quality.speed else []
     parts += [listed(map(without_paths, quality.notes))] if quality.notes else []
     return "\n\n".join(parts)
 
 
 def eval_results(quality: QualityReport | None) -> list[EvalResult]:
-    """The figure that the Hub's metadata has a name for, on a text that is a dataset of the Hub; otherwise none.
+    """Return the figure that the Hub's metadata has a name for, on a text that is a dataset of the Hub; or nothing.
 
     It stands as `model-index` in the card. The newer files `.eval_results/*.yaml` are for benchmarks of the Hub's own
     list, with their leaderboards; no text that perplexity is measured on is among them
@@ -107,6 +107,7 @@ def eval_results(quality: QualityReport | None) -> list[EvalResult]:
 
 
 def _text(quality: QualityReport) -> str:
+    """Return the text that was measured on, as people call it, without the folders of this machine."""
     if quality.text not in _DATASETS:
         return "text that the base wrote" if quality.text == "self" else last_part(quality.text)
     name, config, split = _DATASETS[quality.text]

@@ -1,4 +1,4 @@
-"""What a process that runs somebody's model is told of this one: what Python, torch and CUDA need, and no more."""
+"""Choose the variables for a process that runs somebody's model: what Python, torch and CUDA need, and no more."""
 
 import os
 import re
@@ -42,7 +42,7 @@ _PASSWORD = re.compile(r"\w://[^/\s]*@")
 
 
 def model_environment(environment: Mapping[str, str], *, with_qtoolkit: bool) -> dict[str, str]:
-    """The variables for a process that runs a model: none that it does not need, no token, and the Hub switched off.
+    """Return the variables for a process that runs a model: only those that it needs, no token, and the Hub offline.
 
     Args:
         environment: the variables of this process.
@@ -55,12 +55,13 @@ def model_environment(environment: Mapping[str, str], *, with_qtoolkit: bool) ->
     # transformers takes compiled programs from the Hub for some models, also from the cache.
     kept["USE_HUB_KERNELS"] = "NO"
     if with_qtoolkit:
-        place = str(Path(__file__).parents[2])
-        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (place, kept.get("PYTHONPATH"))))
+        root = str(Path(__file__).parents[2])
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH"))))
     return kept
 
 
 def _is_needed(name: str, value: str) -> bool:
+    """Check whether a variable is among those that are needed, and neither name nor value looks like a secret."""
     if not any(re.fullmatch(pattern, name) for pattern in _NEEDED):
         return False
     if _SECRET_NAMES.search(name) or _PASSWORD.search(value):

@@ -1,15 +1,13 @@
-"""Checks that the bytes of a saved model are those that were written, and agree with each other."""
+"""Check that the files of a saved model are those that the job wrote, and agree with each other."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from qtoolkit.checkpoints import folder as folders
-from qtoolkit.checkpoints import read_tensors
-from qtoolkit.checkpoints.names import INDEX_FILE, RECEIPT_FILE, SINGLE_FILE
+from qtoolkit.checkpoints.filenames import INDEX_FILE, RECEIPT_FILE, SINGLE_FILE
 from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.files import MAX_JSON_BYTES, read_json
-from qtoolkit.formats import format_of
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.models.foreign_codes import find_codes
 from qtoolkit.publishing.artifact import Artifact
@@ -17,41 +15,79 @@ from qtoolkit.publishing.receipt_file import bytes_by_dtype, sha256_of
 from qtoolkit.records import Check
 from qtoolkit.units import format_bytes
 
-# What may come to a model after it was saved: its card, a licence, evaluation results, git's own file.
+# What may be added to a model after it was saved: its card, a licence, evaluation results, git's own file.
 _ADDED = (RECEIPT_FILE, "README.md", "LICENSE*", ".gitattributes", ".eval_results/*.yaml")
-# Of a tensor in the header of its file, which no plan counts.
+# Bytes that the header of a weight file takes for each tensor, which no plan counts.
 _HEADER_BYTES = 200
-# Of a tensor in an index: its name, and its file's.
+# Bytes that an index takes for each tensor: its name, and its file's.
 _INDEX_BYTES = 1_000
+# What a memory footprint is to the bytes of the tensors in the files, at least and at most: kernels hold 2-bit codes in
+# 4 bits, and share tables that the file holds for each layer. Buffers are in memory alone.
+_LEAST_FOOTPRINT, _MOST_FOOTPRINT = 0.5, 2.5
+_BUFFER_BYTES = 1_000_000
 AGAIN = "save or download it again"
 # Instead of it where the bytes are those that were written, which no download changes.
 ANEW = "make it anew: its files are as they were written"
+# Options that the config of a checkpoint states in our words; others, such as exclude, it states in its own.
+_COMPARED_OPTIONS = (
+    *("method", "bits", "group_size", "sym", "desc_act", "checkpoint_format", "granularity"),
+    *("double_quant", "compute_dtype", "threshold"),
+)
+
+
+def check_of(name: str, problems: Iterable[str], value: str, note: str = AGAIN) -> Check:
+    """Return a check that passes where there are no problems.
+
+    Args:
+        name: what is checked.
+        problems: what is wrong, a line each; the first three are shown.
+        value: what is shown where nothing is wrong.
+        note: what to do where something is wrong.
+    """
+    lines = list(problems)
+    if not lines:
+        return Check(name, True, printable(value))
+    rest = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+    return Check(name, False, "; ".join(printable(line[:200]) for line in lines[:3]) + rest, note)
+
+
+def without_receipt(name: str) -> Check:
+    """Return a check that is not made since it needs a receipt, and there is none."""
+    return Check(name, None, "not known", f"without {RECEIPT_FILE} nothing tells what was written")
+
+
+def _without_tensors(name: str) -> Check:
+    """Return a check that is not made since it needs all tensors, and a weight file is damaged."""
+    return Check(name, None, "a weight file is damaged", "see the check of the safetensors files")
 
 
 def check_regular(artifact: Artifact) -> Check | None:
-    """Whether all that lies there are folders and files, no Git LFS pointers; None where there is nothing to tell.
+    """Check that all entries are folders and regular files, and no file is a Git LFS pointer.
 
-    A link out of the folder is told where the receipt vouches for what is behind it, and fails otherwise: what is
-    published of it would be a file of this machine that nobody named.
+    A link out of the folder is shown where the receipt names the file, and fails otherwise: publishing it would publish
+    a file of this machine that nobody named.
+
+    Returns:
+        None where there is nothing to show.
     """
     files = artifact.receipt.files if artifact.receipt else {}
-    loose = [name for name in artifact.outside if name not in files]
+    unnamed = [name for name in artifact.outside if name not in files]
     problems = [f"{printable(name)[-100:]} {what}" for name, what in artifact.odd.items()]
-    told = (lfs_problem(artifact.path / name).replace(f"{artifact.path}/", "") for name in artifact.names)
-    problems += [printable(problem) for problem in told if problem]
+    pointers = (lfs_problem(artifact.path / name).replace(f"{artifact.path}/", "") for name in artifact.names)
+    problems += [printable(problem) for problem in pointers if problem]
     if artifact.receipt is not None:
-        problems += [f"{name} is a link out of the folder" for name in loose]
+        problems += [f"{name} is a link out of the folder" for name in unnamed]
     if problems:
-        return of("regular files", problems, "", "put the file itself in its place, or remove it")
+        return check_of("regular files", problems, "", "put the file itself in its place, or remove it")
     if not artifact.outside:
         return None
     shown = ", ".join(artifact.outside[:3]) + ("" if len(artifact.outside) <= 3 else ", ...")
     links = f"{len(artifact.outside)} files are links out of the folder: {shown}"
-    return Check("regular files", None if loose else True, links, "a copy of the folder may lack them")
+    return Check("regular files", None if unnamed else True, links, "a copy of the folder may lack them")
 
 
 def check_receipt(artifact: Artifact) -> Check:
-    """Whether there is a receipt that can be read."""
+    """Check that there is a receipt that can be read."""
     if artifact.receipt is not None:
         version = artifact.receipt.versions.get("qtoolkit", "")
         return Check("receipt", True, f"{artifact.receipt.recipe}, by qtoolkit {version}")
@@ -61,94 +97,97 @@ def check_receipt(artifact: Artifact) -> Check:
 
 
 def check_hashes(artifact: Artifact) -> Check:
-    """Whether every file is there and is what was written, and no other came to them."""
+    """Check that every file of the receipt is there with the same bytes, and that no other file was added."""
     if artifact.receipt is None:
         return without_receipt("file hashes")
-    problems, size = [], 0
-    for name, entry in artifact.receipt.files.items():
+    files = artifact.receipt.files
+    problems = []
+    for name, entry in files.items():
         file = artifact.path / name
-        size += entry.size
         if name not in artifact.names:
             problems.append(f"{name} is missing")
         elif file.stat().st_size != entry.size:
             problems.append(f"{name} has {file.stat().st_size} bytes instead of {entry.size}")
         elif sha256_of(file) != entry.sha256:
             problems.append(f"{name} has other content")
-    others = [name for name in artifact.names if name not in artifact.receipt.files]
+    others = [name for name in artifact.names if name not in files]
     added = [name for name in others if not any(fnmatchcase(name, pattern) for pattern in _ADDED)]
+    remedy = AGAIN if problems else "remove what the job did not write"
     problems += [f"{name} was not written by the job" for name in added]
-    changed = len(problems) > len(added)
-    way = AGAIN if changed else "remove what the job did not write"
-    return of("file hashes", problems, f"{len(artifact.receipt.files)} files, {format_bytes(size)}", way)
+    size = sum(entry.size for entry in files.values())
+    return check_of("file hashes", problems, f"{len(files)} files, {format_bytes(size)}", remedy)
 
 
 def check_headers(artifact: Artifact) -> Check:
-    """Whether each weight file is a sound safetensors file, as long as its header says."""
-    problems, count = [], 0
-    for name in artifact.weight_files:
-        try:
-            count += len(read_tensors(artifact.path / name))
-        except QToolkitError as error:
-            problems.append(oneline(error).replace(f"{artifact.path}/", ""))
+    """Check that each weight file is a sound safetensors file, as long as its header says."""
+    tensors, errors = artifact.headers
+    problems = [oneline(error).replace(f"{artifact.path}/", "") for error in errors]
     if not artifact.weight_files:
         problems.append("no *.safetensors file")
-    return of("safetensors", problems, f"{count} tensors in {len(artifact.weight_files)} files", AGAIN)
+    return check_of("safetensors", problems, f"{len(tensors)} tensors in {len(artifact.weight_files)} files")
 
 
 def check_index(artifact: Artifact) -> Check:
-    """Whether the index names exactly the tensors that the weight files hold, each in its file."""
-    name, files = "index", artifact.weight_files
+    """Check that the index names exactly the tensors that the weight files hold, each in its file."""
+    name = "index"
+    files = artifact.weight_files
     if INDEX_FILE not in artifact.names:
-        alone = files == (SINGLE_FILE,)
-        problems = [] if alone else [f"{len(files)} weight files without {INDEX_FILE}"]
-        return of(name, problems, f"one file, {SINGLE_FILE}", AGAIN)
+        problems = [] if files == (SINGLE_FILE,) else [f"{len(files)} weight files without {INDEX_FILE}"]
+        return check_of(name, problems, f"one file, {SINGLE_FILE}")
     if SINGLE_FILE in files:
         return Check(name, False, f"{SINGLE_FILE} stands beside {INDEX_FILE}", "remove the one that is left over")
-    try:
-        held = {tensor: file for file in files for tensor in read_tensors(artifact.path / file)}
-        size = sum(bytes_by_dtype(artifact.path).values())
-    except QToolkitError:
-        return Check(name, None, "a weight file is damaged", "see the check of the safetensors files")
+    tensors, errors = artifact.headers
+    if errors:
+        return _without_tensors(name)
+    held = {tensor: file for file, tensor, _ in tensors}
     index = read_json(artifact.path / INDEX_FILE, max_bytes=MAX_JSON_BYTES + _INDEX_BYTES * len(held))
-    metadata, named = index.get("metadata"), index.get("weight_map")
+    metadata = index.get("metadata")
+    named = index.get("weight_map")
     named = named if isinstance(named, dict) else {}
     problems = [f"{tensor} is said to be in {file}" for tensor, file in named.items() if held.get(tensor) != file]
     problems += [f"{tensor} of {file} is not in it" for tensor, file in held.items() if tensor not in named]
-    said = metadata.get("total_size") if isinstance(metadata, dict) else None
-    if said not in (None, size):
-        problems.append(f"its total_size is {said} instead of {size}")
-    return of(name, problems, f"{len(held)} tensors in {len(files)} files", AGAIN)
+    size = sum(tensor.nbytes for _, _, tensor in tensors)
+    stated = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if stated not in (None, size):
+        problems.append(f"its total_size is {stated} instead of {size}")
+    return check_of(name, problems, f"{len(held)} tensors in {len(files)} files")
 
 
 def check_dtypes(artifact: Artifact) -> Check:
-    """Whether the weight files hold as many bytes of each type as were written, and as many as were planned."""
+    """Check that the weight files hold the bytes of each type that the receipt states, and as many as were planned."""
     name = "dtypes and sizes"
     if artifact.receipt is None:
         return without_receipt(name)
-    try:
-        found = bytes_by_dtype(artifact.path)
-        tensors = sum(len(read_tensors(artifact.path / file)) for file in artifact.weight_files)
-    except QToolkitError:
-        return Check(name, None, "a weight file is damaged", "see the check of the safetensors files")
+    tensors, errors = artifact.headers
+    if errors:
+        return _without_tensors(name)
+    held = bytes_by_dtype(tensor for _, _, tensor in tensors)
     written = artifact.receipt.dtypes
+    memory = artifact.receipt.memory
     problems = [
-        f"{format_bytes(found.get(dtype, 0))} of {dtype} instead of {format_bytes(written.get(dtype, 0))}"
-        for dtype in sorted({*found, *written})
-        if found.get(dtype) != written.get(dtype)
+        f"{format_bytes(held.get(dtype, 0))} of {dtype} instead of {format_bytes(written.get(dtype, 0))}"
+        for dtype in sorted({*held, *written})
+        if held.get(dtype) != written.get(dtype)
     ]
-    planned, size = artifact.receipt.memory.predicted_disk_after, sum(found.values())
-    if planned is not None and abs(size - planned) > _HEADER_BYTES * tensors:
+    size = sum(held.values())
+    headers = _HEADER_BYTES * len(tensors)
+    planned = memory.predicted_disk_after
+    if planned is not None and abs(size - planned) > headers:
         problems.append(f"{format_bytes(size)} instead of the {format_bytes(planned)} that were planned")
-    told, files = artifact.receipt.memory.disk_after, artifact.receipt.files
-    lies = sum(files[file].size for file in artifact.weight_files if file in files)
-    if told is not None and abs(told - lies) > _HEADER_BYTES * tensors:
-        problems.append(f"weight files of {format_bytes(lies)} instead of {format_bytes(told)}")
-    seen = ", ".join(f"{dtype} {format_bytes(count)}" for dtype, count in found.items())
-    return of(name, problems, seen, AGAIN)
+    files = artifact.receipt.files
+    on_disk = sum(files[file].size for file in artifact.weight_files if file in files)
+    if memory.disk_after is not None and abs(memory.disk_after - on_disk) > headers:
+        problems.append(f"weight files of {format_bytes(on_disk)} instead of {format_bytes(memory.disk_after)}")
+    least = _LEAST_FOOTPRINT * size - _BUFFER_BYTES
+    if not least <= memory.footprint_after <= _MOST_FOOTPRINT * size + _BUFFER_BYTES:
+        stated = format_bytes(memory.footprint_after)
+        problems.append(f"a memory footprint of {stated}, which tensors of {format_bytes(size)} do not have")
+    seen = ", ".join(f"{dtype} {format_bytes(count)}" for dtype, count in held.items())
+    return check_of(name, problems, seen)
 
 
 def check_config(artifact: Artifact) -> Check:
-    """Whether transformers has a class of its own for the config, and reads it."""
+    """Check that transformers has a class of its own for the config, and reads it."""
     try:
         folders.check_loadable(artifact.path)
         config = folders.load_config(artifact.path)
@@ -159,57 +198,51 @@ def check_config(artifact: Artifact) -> Check:
 
 
 def check_quantization(artifact: Artifact) -> Check:
-    """Whether the config says of the quantization what the receipt says, and what the tensors show."""
-    name, values = "quantization config", artifact.config.get("quantization_config")
-    if not isinstance(values, dict | None):
-        return Check(name, False, f"{values!r:.60} in config.json", "it must be an object, or not be there")
+    """Check that the config describes the quantization that the receipt states, and that the tensors show."""
+    name = "quantization config"
+    values = artifact.config.get("quantization_config")
     if values is None:
         codes = _codes(artifact)
         if artifact.receipt is None and codes is None:
             return Check(name, None, "none in config.json", "a model in full precision")
-        told = "none in config.json" if codes is None else f"none in config.json, and {codes}"
-        return Check(name, False, told, AGAIN)
-    own = format_of(values)
-    problems = [] if own is None else list(own.problems(artifact.path, values))
+        seen = "none in config.json" if codes is None else f"none in config.json, and {codes}"
+        return Check(name, False, seen, AGAIN)
+    if not isinstance(values, dict):
+        return Check(name, False, f"{values!r:.60} in config.json", "it must be an object, or not be there")
+    format_ = artifact.format
+    problems = [] if format_ is None else list(format_.problems(artifact.path, values))
     try:
         config = config_of_checkpoint(values)
     except (QToolkitError, KeyError, TypeError) as error:
         return Check(name, False if artifact.receipt else None, oneline(error))
     if artifact.receipt is not None:
-        said, made = {"method": config.method} | config.to_dict(), artifact.receipt.settings
+        stated = {"method": config.method} | config.to_dict()
         problems += [
-            f"{key} is {said[key]} instead of {wanted}"
-            for key, wanted in {"method": artifact.receipt.method, **made}.items()
-            if key in _TOLD and key in said and said[key] != wanted
+            f"{key} is {stated[key]} instead of {wanted}"
+            for key, wanted in {"method": artifact.receipt.method, **artifact.receipt.settings}.items()
+            if key in _COMPARED_OPTIONS and key in stated and stated[key] != wanted
         ]
-    return of(name, problems, f"{artifact.quant_method}, method {config.method}", AGAIN)
+        problems += _layer_problems(artifact, artifact.receipt.num_layers)
+    return check_of(name, problems, f"{values['quant_method']}, method {config.method}")
+
+
+def _layer_problems(artifact: Artifact, stated: int) -> list[str]:
+    """Compare the number of quantized layers in a receipt with those in the files, where the format can count them."""
+    tensors, errors = artifact.headers
+    if artifact.format is None or errors or not tensors:
+        return []
+    held = artifact.format.num_layers(artifact.quantization or {}, (name for _, name, _ in tensors))
+    return [] if held in (None, stated) else [f"{held} layers are quantized instead of {stated}"]
 
 
 def _codes(artifact: Artifact) -> str | None:
-    """A tensor of codes, which loads as if it were a weight without a config that says so; None where there is none."""
+    """Find a tensor of codes, which loads as if it were a weight where no config says that it is quantized.
+
+    Returns:
+        What it is, as a text; None where there is none.
+    """
     try:
         tensors = folders.read_weights(artifact.path)
     except QToolkitError:
         return None
     return find_codes(tensors, lambda name: name.endswith(".weight"))
-
-
-# Options that a checkpoint's config tells in the words of ours; others, such as exclude, it tells in its own.
-_TOLD = (
-    *("method", "bits", "group_size", "sym", "desc_act", "checkpoint_format", "granularity"),
-    *("double_quant", "compute_dtype", "threshold"),
-)
-
-
-def of(name: str, problems: Iterable[str], value: str, note: str) -> Check:
-    """A check that fails by its problems, of which three are shown; `value` is what was seen where there are none."""
-    found = list(problems)
-    if not found:
-        return Check(name, True, printable(value))
-    rest = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return Check(name, False, "; ".join(printable(problem[:200]) for problem in found[:3]) + rest, note)
-
-
-def without_receipt(name: str) -> Check:
-    """A check that needs a receipt where there is none."""
-    return Check(name, None, "not known", f"without {RECEIPT_FILE} nothing tells what was written")

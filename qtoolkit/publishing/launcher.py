@@ -82,7 +82,7 @@ def leave_local_sockets() -> str:
         *((_EQUAL, _STREAM, 17, 16), (_EQUAL, _SEQUENCE, 17, 18)),
         *((_RETURN, _ALLOWED), (_RETURN, _REFUSED)),
     )
-    code = b"".join(_instruction(place, *line) for place, line in enumerate(lines))
+    code = b"".join(_instruction(number, *line) for number, line in enumerate(lines))
     buffer = ctypes.create_string_buffer(code, len(code))
     program = (ctypes.c_size_t * 2)(len(lines), ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -92,9 +92,9 @@ def leave_local_sockets() -> str:
     return os.strerror(ctypes.get_errno())
 
 
-def _instruction(place: int, code: int, value: int, where: int = 0, elsewhere: int = 0) -> bytes:
-    """An instruction of a filter, as linux/filter.h has it: jumps count from the next one, and only forwards."""
-    jumps = [line - place - 1 if line else 0 for line in (where, elsewhere)]
+def _instruction(line: int, code: int, value: int, where: int = 0, elsewhere: int = 0) -> bytes:
+    """Return an instruction of a filter, as linux/filter.h has it: jumps count from the next one, and only forwards."""
+    jumps = [target - line - 1 if target else 0 for target in (where, elsewhere)]
     return struct.pack("=HBBI", code, *jumps, value)
 
 

@@ -1,8 +1,8 @@
-"""What a card may say of the model that another was made from: what its receipt proves, or what a person says."""
+"""Decide what a card says of the base model: what the receipt proves, or what a person says."""
 
 from dataclasses import dataclass
 
-from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS, is_commit_hash, is_hub_id
+from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS, is_commit_hash, is_hub_id
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import Receipt
 
@@ -23,26 +23,26 @@ class Lineage:
 
 
 def commit_of(receipt: Receipt) -> str | None:
-    """The commit that a receipt names, where it can be one."""
+    """Return the commit of the base that a receipt names; None where it names none, or what cannot be one."""
     commit_hash = receipt.source.commit_hash
     return commit_hash if is_commit_hash(commit_hash) else None
 
 
 def is_in_memory(receipt: Receipt) -> bool:
-    """Whether a model was made from weights in memory that are not known to be those of any other."""
+    """Check whether a model was made from weights in memory that are not known to be those of any other."""
     return receipt.source.format == "loaded" and commit_of(receipt) is None
 
 
 def is_copy_of_hub(receipt: Receipt) -> bool:
-    """Whether a model was made from one on the Hub, which its receipt names."""
+    """Check whether a model was made from one on the Hub, which its receipt names."""
     return is_hub_id(receipt.source.name) and not is_in_memory(receipt)
 
 
 def lineage_of(receipt: Receipt, base_model: str | None = None, base_model_relation: str | None = None) -> Lineage:
-    """What a card says of the base.
+    """Return what a card says of the base.
 
     Args:
-        receipt: what was written down when the model was made.
+        receipt: what the job wrote down when it made the model.
         base_model: "org/name", as a person says it; None for nothing.
         base_model_relation: what this model is to it; None for "quantized".
 
@@ -70,7 +70,7 @@ def lineage_of(receipt: Receipt, base_model: str | None = None, base_model_relat
 
 
 def refuse_claim(base_model: str | None, base_model_relation: str | None, copied: str | None) -> None:
-    """Refuse what a person says of a base that cannot be so.
+    """Refuse a base model, or a relation to it, that cannot be what a person says.
 
     Args:
         base_model, base_model_relation: as for `lineage_of`.
@@ -96,5 +96,5 @@ def refuse_claim(base_model: str | None, base_model_relation: str | None, copied
 
 
 def _are_hub_ids(names: object) -> bool:
-    listed = names if isinstance(names, list) else [names]
-    return all(map(is_hub_id, listed))
+    """Check whether a value is a Hub id, or a list of such."""
+    return all(map(is_hub_id, names if isinstance(names, list) else [names]))

@@ -1,4 +1,4 @@
-"""What lies in a folder with a model: its files, and what is there that is none."""
+"""List what a folder with a model holds: its files, and entries that are neither files nor folders."""
 
 import os
 import stat
@@ -21,7 +21,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder and in the folders in it, each as "folder/name".
+    """What a folder and its subfolders hold, each entry as "folder/name".
 
     Attributes:
         names: the regular files that can be read, sorted; also behind a link.
@@ -35,8 +35,9 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """Look at everything in a folder, and open nothing."""
-    names, outside = [], []
+    """List all entries of a folder and its subfolders, without opening any."""
+    names: list[str] = []
+    outside: list[str] = []
     odd: dict[str, str] = {}
     homes = _homes(folder)
     left = [""]
@@ -57,7 +58,7 @@ def list_folder(folder: Path) -> Listing:
 
 
 def _entries(folder: Path, inside: str, odd: dict[str, str]) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-    """Name and entry of all that lies in one folder; one that cannot be looked into is noted."""
+    """Yield name and entry of all that one folder holds; a folder that cannot be listed goes into `odd`."""
     try:
         with os.scandir(folder / inside) as entries:
             for entry in entries:
@@ -67,7 +68,7 @@ def _entries(folder: Path, inside: str, odd: dict[str, str]) -> Iterator[tuple[s
 
 
 def _problem(entry: "os.DirEntry[str]") -> str:
-    """What is wrong with an entry that is no folder and no regular file which can be read; nothing for one that is."""
+    """Return what is wrong with an entry; empty for a folder, and for a regular file that can be read."""
     if printable(entry.name) != entry.name:
         return "has a name that not every system can write or show"
     if entry.is_dir(follow_symlinks=False):
@@ -84,7 +85,7 @@ def _problem(entry: "os.DirEntry[str]") -> str:
 
 
 def _homes(folder: Path) -> list[str]:
-    """Where a link may lead: into the folder; from the Hub's cache, to the contents that it keeps beside snapshots."""
+    """Return where links may lead: into the folder; in the Hub's cache also to the contents kept beside snapshots."""
     homes = [os.path.realpath(folder)]
     if folder.parent.name == "snapshots":
         homes.append(os.path.realpath(folder.parent.parent / "blobs"))
@@ -92,5 +93,6 @@ def _homes(folder: Path) -> list[str]:
 
 
 def _is_inside(path: str, homes: list[str]) -> bool:
+    """Check whether a link leads into one of some folders."""
     target = Path(os.path.realpath(path))
     return any(target.is_relative_to(home) for home in homes)

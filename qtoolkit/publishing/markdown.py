@@ -1,4 +1,4 @@
-"""Text and tables in Markdown, whatever stands in them."""
+"""Write text, tables and lists in Markdown, whatever characters they hold."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ _ITEM = re.compile(r"^(\d*)([-+.)])(?=\s|$)")
 
 
 def escaped(text: str) -> str:
-    r"""A text that Markdown shows as it is, on one line.
+    r"""Return a text, on one line, such that Markdown shows it unchanged.
 
     Example:
         >>> print(escaped("a_b <b> | [x](y)"))
@@ -21,11 +21,11 @@ def escaped(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; its cells are escaped."""
+    """Return a table with a header; the cells of `rows` are escaped, `head` is not."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return "\n".join([*lines, *(f"| {' | '.join(map(escaped, row))} |" for row in rows)])
 
 
 def listed(lines: Iterable[str]) -> str:
-    """A list; its lines are escaped."""
+    """Return a bulleted list with one item for each line; the lines are escaped."""
     return "\n".join(f"- {escaped(line)}" for line in lines)

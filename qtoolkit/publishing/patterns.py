@@ -1,4 +1,4 @@
-"""What must not stand in a file that is given to others: keys of services, and folders of one's own machine."""
+"""Find what must not stand in a file that is given to others: keys of services, and folders of one's own machine."""
 
 import os
 import re
@@ -22,19 +22,19 @@ _SHORTEST = 5
 
 
 def local_paths() -> re.Pattern[bytes]:
-    """What matches a path of somebody's machine: homes of any, and of this one the home and the current folder."""
+    """Return a pattern of local paths: homes on any machine, and the home and the current folder of this one."""
     own = {str(folder) for folder in (home_folder(), current_folder()) if len(str(folder)) >= _SHORTEST}
     ours = [re.escape(os.fsencode(folder)) + rb"(?=[/\\\"'\s]|$)" for folder in sorted(own)]
     return re.compile(b"|".join([rb"(?<![\w.])(?:" + _HOMES + rb")", *ours]))
 
 
 def last_part(path: str) -> str:
-    """A path or a Hub id without its folders or owner; a text that is none stays as it is."""
+    """Return the last part of a path or of a Hub id; any other text as it is."""
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def without_paths(text: str) -> str:
-    """A text with each path of this machine cut down to its last part.
+    """Return a text with each local path cut down to its last part.
 
     Example:
         >>> without_paths("read from /home/ann/models/small, as asked")

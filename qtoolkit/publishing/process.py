@@ -1,4 +1,4 @@
-"""A process that loads and runs a model, and knows nothing of this one: no secret, no network, an end to it."""
+"""Load and run a model in a process that has no secret, no network and nothing else of this one, and that ends."""
 
 import contextlib
 import json
@@ -27,16 +27,16 @@ _BASE_TIME, _BASE_MEMORY = 120.0, 2_000_000_000
 _TICK = 0.1
 # torch with CUDA, and a tokenizer; then weights as they are read, as they lie in memory, and as they are computed with.
 _MEMORY, _MEMORY_PER_BYTE = 12_000_000_000, 6
-# Bytes at the end of what it wrote to stderr that are read.
-_LAST_WORDS = 10_000
+# Bytes at the end of its stderr that are read.
+_STDERR_BYTES = 10_000
 
 
 class NoMemoryError(Exception):
     """This machine had too little memory for the process, which says nothing of the model."""
 
 
-class _EndedError(Exception):
-    """The process is not waited for any longer; the message says why."""
+class NoAnswerError(Exception):
+    """The process ended, or was ended, without an answer; the message says why."""
 
 
 def run_behaviour(
@@ -44,12 +44,8 @@ def run_behaviour(
     time_limit: float = TIME_LIMIT,
     on_wait: Callable[[], None] = lambda: None,
     memory_limit: int | None = None,
-) -> tuple[dict[str, Any] | None, str]:
-    """Run `behaviour.py` in a fresh process; its answer, or None and why there is none.
-
-    The answer has `network_open` and `sockets_open` too: why the process could reach a network, and sockets of this
-    machine, empty where it could not. Of a base at which the process ended, or was ended, it has nothing but `error`.
-    A process that has answered everything and then has to be ended has answered.
+) -> dict[str, Any]:
+    """Run `behaviour.py` in a fresh process, and return its answer.
 
     Args:
         request: what `behaviour.main` reads.
@@ -57,20 +53,26 @@ def run_behaviour(
         on_wait: called ten times a second while it runs; what it raises ends the process.
         memory_limit: bytes of main memory with which it is ended; None for more than a model of such files takes.
 
+    Returns:
+        The answer, with `network_open` and `sockets_open`: why the process could reach a network, and sockets of this
+        machine, empty where it could not. Of a base at which the process ended, or was ended, it has nothing but
+        `error`. A process that has answered everything and then has to be ended has answered.
+
     Raises:
+        NoAnswerError: there is no answer on the model.
         NoMemoryError: memory ran out, as the process says or as the kernel ended it.
     """
     with scratch_folder("qtoolkit-verify-") as scratch:
-        names = ("request.json", "answer.json", "network", "said")
-        asked, answered, reported, said = (scratch / name for name in names)
-        asked.write_text(json.dumps(request), encoding="utf-8")
+        names = ("request.json", "answer.json", "network", "stderr")
+        request_file, answer_file, report, stderr_file = (scratch / name for name in names)
+        request_file.write_text(json.dumps(request), encoding="utf-8")
         # -P: the file's own folder must not be looked into for modules.
-        files = (launcher.__file__, reported, os.getpid(), behaviour.__file__, asked, answered)
+        arguments = (launcher.__file__, report, os.getpid(), behaviour.__file__, request_file, answer_file)
         with (
             # A file, since a pipe has no end as long as any process that it started lives.
-            said.open("wb") as stderr,
+            stderr_file.open("wb") as stderr,
             subprocess.Popen(  # noqa: S603  # this Python, on a file of ours
-                [sys.executable, "-P", *map(str, files)],
+                [sys.executable, "-P", *map(str, arguments)],
                 env=model_environment(os.environ, with_qtoolkit=request["with_qtoolkit"]),
                 cwd=scratch,
                 stdin=subprocess.DEVNULL,
@@ -81,24 +83,26 @@ def run_behaviour(
         ):
             problem = ""
             try:
-                _wait(process, time_limit, memory_limit or _most_memory(request), on_wait, answered)
+                _wait(process, time_limit, memory_limit or _most_memory(request), on_wait, answer_file)
                 _wait(process, _BASE_TIME, _memory_of(process) + _BASE_MEMORY, on_wait)
-            except _EndedError as error:
+            except NoAnswerError as error:
                 problem = str(error)
             finally:
                 _end(process)
-        answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8")) if answered.exists() else {}
+        answer: dict[str, Any] = json.loads(answer_file.read_text(encoding="utf-8")) if answer_file.exists() else {}
         if answer.get("no_memory"):
             raise NoMemoryError(answer["no_memory"])
         if answer and request["base"] and answer["base"] is None:
-            answer["base"] = {"error": problem or _why_base_ended(process.returncode, said)}
+            # There, memory that runs out is the base's doing.
+            answer["base"] = {"error": problem or str(_why_ended(process.returncode, stderr_file))}
         elif not answer or (process.returncode and not problem):
-            return None, problem or _why_ended(process.returncode, said)
-        return answer | json.loads(reported.read_text(encoding="utf-8")), ""
+            raise NoAnswerError(problem) if problem else _why_ended(process.returncode, stderr_file)
+        still_open: dict[str, str] = json.loads(report.read_text(encoding="utf-8"))
+        return answer | still_open
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all that it started; leaves alone what has ended."""
+    """End a process and all that it started; leave alone what has ended."""
     if os.name == "nt":
         process.kill()
         return
@@ -107,39 +111,29 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _why_ended(code: int, said: Path) -> str:
-    """What a process that gave no answer ended with.
-
-    Raises:
-        NoMemoryError: the kernel ended it, or what it said last is that memory ran out.
-    """
-    with said.open("rb") as stream:
-        stream.seek(max(0, said.stat().st_size - _LAST_WORDS))
+def _why_ended(code: int, stderr: Path) -> NoAnswerError | NoMemoryError:
+    """Return the error of a process that gave no answer, by its exit status and the last line that it wrote."""
+    with stderr.open("rb") as stream:
+        stream.seek(max(0, stderr.stat().st_size - _STDERR_BYTES))
         lines = stream.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
     # Nobody else kills it: what is ended here is told apart before.
-    killed = os.name != "nt" and code == -signal.SIGKILL
-    if killed or lines[-1].startswith("MemoryError"):
-        raise NoMemoryError("the process was killed: memory ran out" if killed else lines[-1][:300])
-    return f"the process ended with {code} ({lines[-1][:300]})"
-
-
-def _why_base_ended(code: int, said: Path) -> str:
-    """What a process ended with while it read a base: there, memory that runs out is the base's doing."""
-    try:
-        return _why_ended(code, said)
-    except NoMemoryError as error:
-        return str(error)
+    if os.name != "nt" and code == -signal.SIGKILL:
+        return NoMemoryError("the process was killed: memory ran out")
+    last = lines[-1][:300]
+    if last.startswith("MemoryError"):
+        return NoMemoryError(last)
+    return NoAnswerError(f"the process ended with {code} ({last})")
 
 
 def _memory_of(process: "subprocess.Popen[bytes]") -> int:
-    """Main memory of a process, in bytes; one that has just ended has none."""
+    """Return the main memory of a process, in bytes; 0 for one that has just ended."""
     with contextlib.suppress(psutil.Error):
         return int(psutil.Process(process.pid).memory_info().rss)
     return 0
 
 
 def _most_memory(request: dict[str, Any]) -> int:
-    """Main memory that no model of these files takes, in bytes: what takes more would take all there is."""
+    """Return main memory, in bytes, that no model of these files takes: what takes more would take all there is."""
     folder = Path(request.get("folder", "."))
     return _MEMORY + _MEMORY_PER_BYTE * sum((folder / name).stat().st_size for name in list_folder(folder).names)
 
@@ -154,7 +148,7 @@ def _wait(
     """Wait until a process ends, or a file is there.
 
     Raises:
-        _EndedError: it has not ended in time, or takes too much memory.
+        NoAnswerError: it has not ended in time, or takes too much memory.
     """
     deadline = time.monotonic() + time_limit
     while True:
@@ -164,7 +158,7 @@ def _wait(
         if until is not None and until.exists():
             return
         if time.monotonic() > deadline:
-            raise _EndedError(f"not done after {time_limit:.0f} s")
+            raise NoAnswerError(f"not done after {time_limit:.0f} s")
         if _memory_of(process) > memory_limit:
-            raise _EndedError(f"it took more than {format_bytes(memory_limit)} of memory, and was ended")
+            raise NoAnswerError(f"it took more than {format_bytes(memory_limit)} of memory, and was ended")
         on_wait()

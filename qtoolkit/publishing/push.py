@@ -1,4 +1,4 @@
-"""A verified model to the Hub: large files first, one after the other, then one commit that holds them all."""
+"""Send a verified model to the Hub: large files first, one after the other, then one commit that holds them all."""
 
 import hashlib
 import threading
@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, ModelInfo, constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
-from qtoolkit.checkpoints.names import INDEX_FILE
+from qtoolkit.checkpoints.filenames import INDEX_FILE
 from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError, oneline
 from qtoolkit.hub.hub_errors import HubUpload, translated
 from qtoolkit.hub.mirror import without_bars
@@ -41,7 +41,9 @@ class Repository:
     """
 
     def __init__(self, repo_id: str, writer: Writer, revision: str, on_progress: OnProgress) -> None:
-        self.repo_id, self.revision, self.account = repo_id, revision, writer.account
+        self.repo_id = repo_id
+        self.revision = revision
+        self.account = writer.account
         self._model = HubUpload(repo_id, revision, writer.token)
         self._api = HfApi(token=writer.token)
         self._on_progress = on_progress
@@ -52,7 +54,7 @@ class Repository:
         self.private: bool | None = None
 
     def open(self, *, private: bool, create_pr: bool) -> None:
-        """Make the repository and the branch where they are missing, and see what is there.
+        """Make the repository and the branch where they are missing, and list the files that they hold.
 
         Raises:
             ConfigError: it is public and should be private.
@@ -63,7 +65,8 @@ class Repository:
         if not create_pr and self.revision != "main":
             self._ask(lambda: self._api.create_branch(self.repo_id, branch=self.revision, exist_ok=True))
         info = self._ask(lambda: self._info(self.revision))
-        self.parent, self.private = info.sha, None if create_pr else bool(info.private)
+        self.parent = info.sha
+        self.private = None if create_pr else bool(info.private)
         self.present = _stored(info)
         if private and not create_pr and not info.private:
             raise ConfigError(
@@ -71,13 +74,25 @@ class Repository:
             )
 
     def unchanged(self, files: Mapping[str, Content], hashes: Mapping[str, str]) -> tuple[str, ...]:
-        """The files that are there with the same content.
+        """Return the names of files that the repository holds with the same content.
 
         Args:
             files: name -> content.
             hashes: name -> SHA-256, where it is known.
         """
         return tuple(name for name in files if self.present.get(name) in _hashes(files[name], hashes.get(name)))
+
+    def gate(self) -> None:
+        """Let a public repository hand out its files only to those whom its owner admits.
+
+        One that is gated already is left alone. Whether the base admits everybody who accepts its terms is not known:
+        its owner may choose that for the copy too.
+
+        Raises:
+            SourceError: the Hub refuses, or does not answer.
+        """
+        if not self._once(lambda: self._api.model_info(self.repo_id)).gated:
+            self._once(lambda: self._api.update_repo_settings(self.repo_id, gated="manual"))
 
     def refuse_leftovers(self, files: Mapping[str, Content]) -> None:
         """Refuse a repository with weights that would stand beside the new ones, and be read with them or instead.
@@ -94,10 +109,10 @@ class Repository:
             )
 
     def push(self, files: Mapping[str, Content], message: str, *, create_pr: bool) -> tuple[str, str | None]:
-        """Send files, each as it can, and then the one commit that makes them the repository's.
+        """Send files one by one, and then the one commit that makes them the repository's.
 
-        What was sent before a connection broke for good is not sent again by the next call: the Hub keeps it. So does a
-        commit whose answer was lost stay the only one.
+        What was sent before a connection broke for good is not sent again by the next call: the Hub keeps it. A commit
+        whose answer was lost is found, and not made twice.
 
         Returns:
             The commit, and the pull request's address.
@@ -117,22 +132,25 @@ class Repository:
         return self._ask(partial(self._commit, files, message, create_pr=create_pr))
 
     def _report(self) -> None:
+        """Tell `on_progress` how many bytes of all files were sent."""
         if self._current is not None:
             done = sum(addition.num_bytes_read for addition in self._additions)
             total = sum(addition.upload_info.size for addition in self._additions)
             self._on_progress(ProgressEvent("push", done, total, "bytes", self._current.path_in_repo))
 
     def _check_card(self, card: Content) -> None:
-        """Refuse a card before the upload that the Hub would refuse after it."""
+        """Refuse, before the upload, a card that the Hub would refuse after it."""
         text = (card if isinstance(card, bytes) else card.read_bytes()).decode()
         address = f"{constants.ENDPOINT}/api/validate-yaml"
         response = get_session().post(address, json={"content": text, "repoType": "model"})
         if response.status_code == 400:
-            told = "; ".join(str(each.get("message")) for each in response.json()["errors"])
-            raise ConfigError(f"the Hub does not accept the card {CARD} ({oneline(ValueError(told))}): correct it")
+            errors = "; ".join(str(each.get("message")) for each in response.json()["errors"])
+            raise ConfigError(f"the Hub does not accept the card {CARD} ({oneline(ValueError(errors))}): correct it")
         hf_raise_for_status(response)
 
     def _send(self, addition: Addition, *, create_pr: bool) -> None:
+        """Send one file in a thread of its own, and report meanwhile; git's small ones go with the commit."""
+
         def work(stopped: threading.Event) -> None:
             addition.stopped = stopped
             self._api.preupload_lfs_files(self.repo_id, [addition], revision=self.revision, create_pr=create_pr)
@@ -142,7 +160,7 @@ class Repository:
         self._once(sent.result)
 
     def _commit(self, files: Mapping[str, Content], message: str, *, create_pr: bool) -> tuple[str, str | None]:
-        """The commit of these files: an earlier try has made it where only its answer was lost."""
+        """Make the commit of these files, or find it where an earlier try made it and only the answer was lost."""
         hashes = {
             addition.path_in_repo: _hashes(files[addition.path_in_repo], addition.upload_info.sha256.hex())
             for addition in self._additions
@@ -171,14 +189,14 @@ class Repository:
         return made.oid, made.pr_url
 
     def _find_commit(self, hashes: Mapping[str, set[str]], revision: str | None = None) -> tuple[str, None] | None:
-        """The commit at the head of a branch, where it holds all files."""
+        """Return the commit at the head of a branch where it holds all files; None where it does not."""
         info = self._info(revision or self.revision)
         present = _stored(info)
-        whole = all(present.get(name) in known for name, known in hashes.items())
-        return (str(info.sha), None) if whole else None
+        holds_all = all(present.get(name) in known for name, known in hashes.items())
+        return (str(info.sha), None) if holds_all else None
 
     def _find_pull_request(self, hashes: Mapping[str, set[str]]) -> tuple[str, str] | None:
-        """The open pull request of this account that brings all files."""
+        """Return the open pull request of this account that brings all files; None where there is none."""
         mine = self._api.get_repo_discussions(
             self.repo_id, author=self.account, discussion_type="pull_request", discussion_status="open"
         )
@@ -188,13 +206,15 @@ class Repository:
         return None
 
     def _info(self, revision: str) -> ModelInfo:
+        """Ask the Hub for a revision of the repository, with its files."""
         return self._api.model_info(self.repo_id, revision=revision, files_metadata=True)
 
     def _ask(self, step: Callable[[], _Result]) -> _Result:
+        """Do a step that calls the Hub, and again after a pause where the Hub does not answer."""
         return self._again(lambda: self._once(step))
 
     def _again(self, step: Callable[[], _Result]) -> _Result:
-        """Do a step, and again after a pause where the Hub does not answer."""
+        """Do a step, and again after a pause as long as it raises that the Hub does not answer."""
         for pause in PAUSES:
             try:
                 return step()
@@ -203,32 +223,32 @@ class Repository:
         return step()
 
     def _wait(self, seconds: float) -> None:
-        """Wait, and tell meanwhile where it stands, so that it can be stopped."""
+        """Wait, and report meanwhile, so that the push can be stopped."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             threading.Event().wait(min(left, _TICK))
             self._report()
 
     def _once(self, step: Callable[[], _Result]) -> _Result:
+        """Do a step that calls the Hub, with its errors as qtoolkit's and no progress bar."""
         with translated(self._model), without_bars():
             return step()
 
 
 def _asked_pause(error: HubUnreachableError) -> float:
-    """Seconds after which the Hub wants to be asked again; 0 where it does not say."""
-    asked = (
-        error.__cause__.response.headers.get("Retry-After", "") if isinstance(error.__cause__, HfHubHTTPError) else ""
-    )
-    return min(float(asked), _LONGEST_PAUSE) if asked.isdecimal() else 0.0
+    """Return the seconds after which the Hub wants to be asked again; 0 where it does not say."""
+    cause = error.__cause__
+    seconds = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
+    return min(float(seconds), _LONGEST_PAUSE) if seconds.isdecimal() else 0.0
 
 
 def _stored(info: ModelInfo) -> dict[str, str]:
-    """The files of a commit, by the hash that the Hub goes by: SHA-256 of a large file, git's of a small one."""
+    """Return the files of a commit with the hash that the Hub keeps: SHA-256 of a large file, git's of a small one."""
     return {file.rfilename: (file.lfs.sha256 if file.lfs else file.blob_id) or "" for file in info.siblings or ()}
 
 
 def _hashes(content: Content, sha256: str | None) -> set[str]:
-    """What the Hub may call a content: SHA-256 of a large file, git's hash of a small one."""
+    """Return the hashes by which the Hub may keep a content: SHA-256 of a large file, git's of a small one."""
     found = {sha256} if sha256 else set()
     # Files of this size are never kept in git itself.
     if isinstance(content, bytes) or content.stat().st_size < 20_000_000:

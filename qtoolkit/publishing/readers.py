@@ -1,33 +1,73 @@
-"""What reads a published model, for its card: what is known to, by its format; what was not tried is told as such."""
+"""Tell what reads a quantized model, by its format: transformers with or without packages, qtoolkit, other programs."""
+
+from typing import NamedTuple
 
 from qtoolkit.formats import Format, get_format
 from qtoolkit.methods import config_class, packages_of_method
-from qtoolkit.records import Receipt
+from qtoolkit.publishing.artifact import Artifact
+from qtoolkit.records import Check, Receipt
+
+
+class Reader(NamedTuple):
+    """How transformers reads a folder here.
+
+    Attributes:
+        description: "without qtoolkit", "once qtoolkit is imported" or "through" some packages.
+        with_qtoolkit: whether it reads the folder only once qtoolkit is imported.
+        missing: packages without which it does not read the folder at all, and which are not installed; mostly empty.
+    """
+
+    description: str
+    with_qtoolkit: bool = False
+    missing: str = ""
+
+
+def reader_of(artifact: Artifact) -> Reader:
+    """Return how transformers reads a folder on this machine."""
+    found = artifact.format
+    if found is None:
+        return Reader("without qtoolkit")
+    missing = found.missing_packages()
+    if found.packages is None or (found.reads_itself and missing):
+        return Reader("once qtoolkit is imported", with_qtoolkit=True)
+    if found.reads_itself:
+        return Reader(f"through {' and '.join(found.packages)}")
+    return Reader("without qtoolkit", missing=", ".join(missing))
+
+
+def check_other_readers(artifact: Artifact) -> list[Check]:
+    """Return a check, not made, of the other program that reads such a folder where it is not installed here."""
+    found = artifact.format
+    if found is None or not found.reads_itself or not found.missing_packages():
+        return []
+    *rest, reader = found.packages or ("",)
+    absent = " and ".join((reader, *rest))
+    return [Check(f"loads in {reader}", None, "not tried", f"{absent} are not installed here")]
 
 
 def format_of_receipt(receipt: Receipt) -> Format:
-    """The format in which its method stores codes."""
+    """Return the format in which the method of a receipt stores codes."""
     return get_format(config_class(receipt.method).format)
 
 
+def needs_qtoolkit(receipt: Receipt) -> bool:
+    """Check whether transformers reads the model only once qtoolkit is imported."""
+    return format_of_receipt(receipt).needs_qtoolkit(receipt.settings)
+
+
 def packages_of(receipt: Receipt) -> str:
-    """What pip must install so that `from_pretrained` reads the model, beside torch."""
-    found = format_of_receipt(receipt)
-    own = () if found.needs_qtoolkit(receipt.settings) else found.packages or ()
+    """Return the packages, beside torch, that pip must install so that `from_pretrained` reads the model."""
+    own = () if needs_qtoolkit(receipt) else format_of_receipt(receipt).packages or ()
     return " ".join(("transformers", "accelerate", *own))
 
 
 def other_packages_of(receipt: Receipt) -> tuple[str, ...]:
-    """The packages beside qtoolkit that bring the method or the format, without which qtoolkit does not read it."""
+    """Return the packages that bring the method or the format, without which qtoolkit does not read the model."""
     return packages_of_method(receipt.method) if needs_qtoolkit(receipt) else ()
 
 
-def needs_qtoolkit(receipt: Receipt) -> bool:
-    """Whether transformers reads the model only once qtoolkit is imported."""
-    return format_of_receipt(receipt).needs_qtoolkit(receipt.settings)
-
-
 def readers_of(receipt: Receipt) -> str:
-    """Which other programs read it."""
-    told, packages = format_of_receipt(receipt).readers(receipt.settings), other_packages_of(receipt)
-    return f"{told} qtoolkit reads them with {' and '.join(packages)} installed." if packages else told
+    """Return sentences on which other programs read the model; what was not tried is said to be so."""
+    readers = format_of_receipt(receipt).readers(receipt.settings)
+    packages = other_packages_of(receipt)
+    return f"{readers} qtoolkit reads them with {' and '.join(packages)} installed." if packages else readers

@@ -1,19 +1,19 @@
-"""The receipt: begun by the job, finished with the hashes of what was written, and read back anywhere."""
+"""Write and read the receipt, `qtoolkit.json`: a job begins it, and finishes it with the hashes of what it wrote."""
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.checkpoints import read_tensors
-from qtoolkit.checkpoints.names import RECEIPT_FILE, is_commit_hash, is_hub_id
+from qtoolkit.checkpoints.filenames import RECEIPT_FILE
+from qtoolkit.checkpoints.hub_names import is_commit_hash, is_hub_id
 from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.checkpoints.remedy import lfs_problem
-from qtoolkit.checkpoints.safetensors import DTYPES
+from qtoolkit.checkpoints.safetensors import DTYPES, StoredTensor, read_tensors
 from qtoolkit.errors import CheckpointError, ConfigError, oneline, printable
 from qtoolkit.files import write_whole
 from qtoolkit.noted import Noted
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 
     from qtoolkit.models import Checkpoint
 
-_PIECE = 1 << 20
 # Real ones take some kB; a longer one is cut off here, and then no JSON.
 _MAX_CHARACTERS = 10_000_000
 _COMPARED = ("behaviour", "files")
 
 
 def behaviour_of(checkpoint: "Checkpoint") -> Noted[Behaviour]:
-    """Describe what the base's tokenizer and generation config do; a tokenizer that cannot be asked is noted."""
+    """Return how the base's tokenizer and generation config behave; a tokenizer that cannot be called is noted."""
     notes: tuple[str, ...] = ()
     try:
         with panics_as_errors():
@@ -54,15 +53,15 @@ def begin_receipt(
     hardware: tuple[str, ...],
     probe: Probe | None,
 ) -> Receipt:
-    """All of a receipt but the files, which `write_receipt` adds.
+    """Return a receipt without the files, which `write_receipt` adds.
 
     Args:
         checkpoint: the base.
-        base: what it does, from before the work.
+        base: its behaviour, measured before the work.
         report: what was done to it.
         versions: package -> version.
         hardware: one line a device.
-        probe: logits of the result.
+        probe: logits of the result; None where they were not measured.
     """
     calibration = report.calibration
     if calibration is not None:
@@ -95,7 +94,7 @@ def begin_receipt(
 
 
 def measure_probe(model: "PreTrainedModel", tokenizer: Any) -> Probe:
-    """Logits of a model on a few tokens, one short forward pass.
+    """Measure logits of a model on a few tokens, in one short forward pass.
 
     Raises:
         ValueError: logits are not finite.
@@ -105,26 +104,30 @@ def measure_probe(model: "PreTrainedModel", tokenizer: Any) -> Probe:
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
-    """Write `qtoolkit.json` into a folder that is whole otherwise, with the hashes of its files, and return it.
+    """Write `qtoolkit.json`, with the hashes of all files, into a folder where everything else is written.
+
+    Returns:
+        The receipt, with the files.
 
     Raises:
         OSError: it cannot be written, or somebody removed a file meanwhile.
     """
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != RECEIPT_FILE)
-    whole = replace(
+    weights = (folder / name for name in names if name.endswith(".safetensors"))
+    finished = replace(
         receipt,
-        dtypes=bytes_by_dtype(folder),
+        dtypes=bytes_by_dtype(tensor for file in weights for tensor in read_tensors(file).values()),
         files={name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name)) for name in names},
     )
-    text = json.dumps(whole.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(finished.to_dict(), indent=1, ensure_ascii=False) + "\n"
     write_whole(folder / RECEIPT_FILE, text.encode())
     for name in names:
         (folder / name).stat()
-    return whole
+    return finished
 
 
 def read_receipt(folder: Path) -> Receipt | None:
-    """The receipt of a folder; None where there is none.
+    """Read the receipt of a folder; None where there is none.
 
     Raises:
         CheckpointError: there is one, and it is damaged or of another version.
@@ -147,10 +150,10 @@ def read_receipt(folder: Path) -> Receipt | None:
 
 
 def _plain(values: Any) -> Any:
-    """A receipt's values, which anybody may have written, with one line for a line.
+    """Return the values of a receipt, which anybody may have written, with each text on one line that can be printed.
 
-    What they say reaches cards, messages and terminals. Texts that are compared with a tokenizer's, and names with
-    those of files, stay as they are.
+    They reach cards, messages and terminals. Texts that are compared with a tokenizer's, and names that are compared
+    with those of files, are not changed.
     """
     if isinstance(values, str):
         return printable(values)
@@ -162,44 +165,36 @@ def _plain(values: Any) -> Any:
 
 
 def receipt_of(checkpoint: "Checkpoint") -> Noted[Receipt | None]:
-    """Read the receipt beside the weights of a checkpoint; one that is damaged is noted, and left out."""
+    """Read the receipt beside the weights of a checkpoint; a damaged one is noted, and None returned."""
     try:
         return Noted(read_receipt(checkpoint.path) if checkpoint.path else None)
     except CheckpointError as error:
         return Noted(None, (f"{error}: saved again, this model will have none",))
 
 
-def bytes_by_dtype(folder: Path) -> dict[str, int]:
-    """Bytes of all tensors of a folder's safetensors files by the format's name of their type, "BF16".
-
-    Raises:
-        CheckpointError: a file is damaged.
-    """
+def bytes_by_dtype(tensors: Iterable[StoredTensor]) -> dict[str, int]:
+    """Sum the bytes of tensors by the safetensors name of their type, "BF16"."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     sizes: Counter[str] = Counter()
-    for file in sorted(file for file in folder.glob("*.safetensors") if file.is_file()):
-        for tensor in read_tensors(file).values():
-            sizes[names[tensor.dtype]] += tensor.nbytes
+    for tensor in tensors:
+        sizes[names[tensor.dtype]] += tensor.nbytes
     return dict(sorted(sizes.items()))
 
 
 def sha256_of(file: Path) -> str:
-    """SHA-256 of a file as hexadecimal digits, read in pieces."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of a file as hexadecimal digits; it is read in pieces."""
     with file.open("rb", buffering=0) as stream:
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _public_name(source: ModelSource) -> str:
-    """What the base is called, without the folders of this machine."""
+    """Return the name of the base without the folders of this machine."""
     on_hub = is_hub_id(source.name) and not Path(source.name).exists()
     return source.name if source.commit_hash or on_hub else last_part(source.name)
 
 
 def _tuples(values: Any) -> Any:
-    """Lists as tuples, at any depth below a dict: a record holds no lists."""
+    """Return a value with its lists, at any depth below a dict, as tuples: a record holds no lists."""
     if isinstance(values, dict):
         return {name: _tuples(value) for name, value in values.items()}
     return tuple(_tuples(value) for value in values) if isinstance(values, list) else values

@@ -1,4 +1,4 @@
-"""What cannot stand in a receipt that a job wrote: a receipt comes with a folder, and anybody may have written it."""
+"""Refuse receipts that no job wrote: a receipt comes with a folder, and anybody may have written it."""
 
 import re
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def refuse_odd_figures(receipt: Receipt) -> None:
 
 
 def _is_measured(probe: Probe) -> bool:
-    """Whether a probe has logits at ids of some of its tokens, as `behaviour.probe` measures them."""
+    """Check that a probe has logits at ids for some of its tokens, as `behaviour.probe` measures them."""
     positions = len(probe.top_ids)
     return (
         1 <= positions == len(probe.top_logits) == len(probe.std) <= len(probe.token_ids)
@@ -64,7 +64,7 @@ def _is_measured(probe: Probe) -> bool:
 
 
 def _leaves(values: Any) -> Iterator[Any]:
-    """Everything in nested dicts and lists that is neither, and every key."""
+    """Yield every value in nested dicts and lists that is neither, and every key."""
     left = [values]
     while left:
         value = left.pop()

@@ -1,4 +1,4 @@
-"""What a process answered of a folder earlier in this session, as long as nothing that it read has changed."""
+"""Remember, in this Python session, what a process answered about a folder, until anything that it read changes."""
 
 import json
 import sys
@@ -7,29 +7,45 @@ from typing import Any
 
 from qtoolkit.publishing.listing import list_folder
 
+# An answer takes some kB; a person goes to and fro between a few models.
+MAX_ANSWERS = 16
 _answers: dict[str, dict[str, Any]] = {}
 
 
 def state_of(request: dict[str, Any]) -> str:
-    """What an answer depends on: the request, the state of every file of the folder and its base, and the packages."""
+    """Return what an answer depends on, as text that is equal as long as nothing changed.
+
+    That is the request, the state of every file of the folder and of its base, and the installed packages.
+    """
     folders = [request["folder"], *filter(None, [request["base"]])]
     # Installing or removing a package touches the folder that it lies in.
-    packages = [(place, Path(place).stat().st_mtime_ns) for place in sys.path if Path(place).is_dir()]
+    packages = [(path, Path(path).stat().st_mtime_ns) for path in sys.path if Path(path).is_dir()]
     return json.dumps([request, [_stamps(Path(folder)) for folder in folders], packages])
 
 
 def remember(state: str, answer: dict[str, Any]) -> None:
-    """Keep an answer, unless the model or its base was not read: what stood in the way may be gone the next time."""
-    if not answer["model_error"] and "error" not in (answer["base"] or {}):
-        _answers[state] = answer
+    """Keep an answer, the last `MAX_ANSWERS` of them; the oldest goes first.
+
+    One in which the model or its base could not be read is not kept: what stood in the way may be gone the next time.
+    """
+    if answer["model_error"] or "error" in (answer["base"] or {}):
+        return
+    _answers[state] = answer
+    while len(_answers) > MAX_ANSWERS:
+        del _answers[next(iter(_answers))]
 
 
 def recall(state: str) -> dict[str, Any] | None:
-    """The answer that was given in this state; None where there was none."""
+    """Return the answer that was kept for this state; None where there is none."""
     return _answers.get(state)
 
 
+def clear() -> None:
+    """Forget all answers, so that every model runs anew."""
+    _answers.clear()
+
+
 def _stamps(folder: Path) -> list[tuple[str, int, int, int]]:
-    """Name, bytes, time of change and inode of each file."""
+    """List name, bytes, time of change and inode of each file."""
     states = [(name, (folder / name).stat()) for name in list_folder(folder).names]
     return [(name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states]

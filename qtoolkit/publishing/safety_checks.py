@@ -1,4 +1,4 @@
-"""Checks that a folder runs no code at those who load it, and tells nothing of those who made it."""
+"""Check that a folder runs no code on the machine that loads it, and reveals nothing of who made it."""
 
 import os
 import re
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from qtoolkit.checkpoints.names import PICKLE_SUFFIXES
+from qtoolkit.checkpoints.filenames import PICKLE_SUFFIXES
 from qtoolkit.files import read_json
 from qtoolkit.publishing.artifact import Artifact
-from qtoolkit.publishing.file_checks import of
+from qtoolkit.publishing.file_checks import check_of
 from qtoolkit.publishing.patterns import SECRETS, local_paths
 from qtoolkit.records import Check
 
@@ -33,7 +33,7 @@ _LONG_KEYS = ("chat_template",)
 
 
 def check_pickles(artifact: Artifact) -> Check:
-    """Whether no file is a pickle, by its name or by its first bytes."""
+    """Check that no file is a pickle, by its name or by its first bytes."""
     problems = []
     for name in artifact.names:
         # Where names are read without regard to case, EVIL.PY is evil.py.
@@ -41,57 +41,59 @@ def check_pickles(artifact: Artifact) -> Check:
             problems.append(f"{name} is a pickle by its name")
         elif _starts_as_pickle(artifact.path / name):
             problems.append(f"{name} begins as a pickle")
-    return of("no pickles", problems, f"{len(artifact.names)} files", "remove it: unpickling runs code")
+    return check_of("no pickles", problems, f"{len(artifact.names)} files", "remove it: unpickling runs code")
 
 
 def check_code(artifact: Artifact) -> Check:
-    """Whether no file is a program, and no config asks for one."""
+    """Check that no file is a program, and no config asks for one."""
     problems = [f"{name} is a program or an archive" for name in artifact.names if name.lower().endswith(_CODE)]
-    for name in artifact.names:
-        if name.lower().endswith(_CONFIGS):
-            entries = _entries(read_json(artifact.path / name))
-            problems += [
-                f"{name} has {_told(place, value)}" for place, value in entries if _asks_for_code(place, value)
-            ]
-    return of("no code", problems, "none, and no config asks for it", "remove it: loading would run it")
+    problems += [
+        f"{name} has {f'{key} {value!r:.60}' if isinstance(value, str) else key}"
+        for name, key, value in _config_entries(artifact)
+        if _asks_for_code(key, value)
+    ]
+    return check_of("no code", problems, "none, and no config asks for it", "remove it: loading would run it")
 
 
 def check_secrets(artifact: Artifact) -> Check:
-    """Whether no file holds what looks like a key or a token. None is ever shown."""
+    """Check that no file holds what looks like a key or a token. None is ever shown."""
     problems = [
         f"{name} holds what looks like {kind}"
         for name, text in _texts(artifact)
         for kind, pattern in SECRETS.items()
         if pattern.search(text)
     ]
-    return of("no secrets", problems, "none", "remove it and revoke it: who has seen the file has it")
+    return check_of("no secrets", problems, "none", "remove it and revoke it: who has seen the file has it")
 
 
 def check_paths(artifact: Artifact) -> Check:
-    """Whether no file names a folder of somebody's machine."""
-    pattern, problems = local_paths(), []
+    """Check that no file names a folder of somebody's machine; vocabularies hold such words, and are left out."""
+    pattern = local_paths()
+    problems = []
     for name, text in _texts(artifact):
-        found = None if _is_vocabulary(name) else pattern.search(_without_vocabulary(name, text))
+        own_name = PurePosixPath(name).name
+        if own_name in _VOCABULARIES or name.endswith(".model"):
+            continue
+        found = pattern.search(_without_vocabulary(text) if own_name == "tokenizer.json" else text)
         if found:
             problems.append(f"{name} holds a local path ({found[0].decode(errors='replace')}...)")
-    return of("no local paths", problems, "none", "correct the file: it tells where and by whom it was made")
+    return check_of("no local paths", problems, "none", "correct the file: it tells where and by whom it was made")
 
 
 def check_calibration_text(artifact: Artifact) -> Check:
-    """Whether the configs hold no calibration text: transformers' own GPTQ writes it into config.json."""
+    """Check that no config holds the text that the model was calibrated on; its name may stand there."""
     problems = []
-    for name in artifact.names:
-        if name.lower().endswith(_CONFIGS):
-            for place, value in _entries(read_json(artifact.path / name)):
-                key = place.rpartition(".")[2]
-                if key in ("dataset", "calibration", "calibration_dataset") and not isinstance(value, str | None):
-                    problems.append(f"{name} holds {place}, {len(value) if hasattr(value, '__len__') else 1} entries")
-                elif isinstance(value, str) and len(value) > _LONGEST_TEXT and key not in _LONG_KEYS:
-                    problems.append(f"{name} holds a text of {len(value)} characters, {place}")
-    return of("no calibration text", problems, "none", "remove it: it may be private, and no reader needs it")
+    for name, key, value in _config_entries(artifact):
+        last = key.rpartition(".")[2]
+        if last in ("dataset", "calibration", "calibration_dataset") and not isinstance(value, str | None):
+            problems.append(f"{name} holds {key}, {len(value) if hasattr(value, '__len__') else 1} entries")
+        elif isinstance(value, str) and len(value) > _LONGEST_TEXT and last not in _LONG_KEYS:
+            problems.append(f"{name} holds a text of {len(value)} characters, {key}")
+    return check_of("no calibration text", problems, "none", "remove it: it may be private, and no reader needs it")
 
 
 def _starts_as_pickle(file: Path) -> bool:
+    """Check whether a file begins as pickles do."""
     with file.open("rb") as stream:
         start = stream.read(64)
     # Protocols 2 to 5; and torch.save, a zip archive whose first member is NAME/data.pkl.
@@ -99,7 +101,7 @@ def _starts_as_pickle(file: Path) -> bool:
 
 
 def _texts(artifact: Artifact) -> Iterator[tuple[str, bytes]]:
-    """Every file but the tensors; of a weight file, its header."""
+    """Yield name and bytes of every file; of a weight file, only its header."""
     for name in artifact.names:
         with (artifact.path / name).open("rb") as stream:
             # Python sets aside at once as much memory as it is asked to read.
@@ -111,14 +113,11 @@ def _texts(artifact: Artifact) -> Iterator[tuple[str, bytes]]:
                 yield name, stream.read(most)
 
 
-def _is_vocabulary(name: str) -> bool:
-    return PurePosixPath(name).name in _VOCABULARIES or name.endswith(".model")
+def _without_vocabulary(text: bytes) -> bytes:
+    """Return the text of a `tokenizer.json` without its words.
 
-
-def _without_vocabulary(name: str, text: bytes) -> bytes:
-    """A tokenizer's file without its words; nothing is built of it, for any may be given."""
-    if PurePosixPath(name).name != "tokenizer.json":
-        return text
+    The JSON is not decoded: anybody may have written it, and its values would take many times its size.
+    """
     kept, depth, start = [], 0, 0
     key = b""
     for token in _TOKENS.finditer(text):
@@ -144,45 +143,41 @@ _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 _WORDS = (b'"model"', b'"added_tokens"')
 
 
-def _asks_for_code(place: str, value: Any) -> bool:
-    """Whether transformers would take a program from a repository for an option of a config."""
-    key = place.rpartition(".")[2]
-    if key in _CODE_KEYS:
+def _asks_for_code(key: str, value: Any) -> bool:
+    """Check whether transformers would take a program from a repository for an entry of a config."""
+    if key.rpartition(".")[2] in _CODE_KEYS:
         return bool(value)
     # In the config of a part, or in a dict of parts: "_attn_implementation.text_config".
-    inside = any(part.endswith(_KERNEL_KEYS) for part in place.split("."))
-    return inside and isinstance(value, str) and "/" in value
+    names_kernel = any(part.endswith(_KERNEL_KEYS) for part in key.split("."))
+    return names_kernel and isinstance(value, str) and "/" in value
 
 
-def _told(place: str, value: Any) -> str:
-    return f"{place} {value!r:.60}" if isinstance(value, str) else place
+def _config_entries(artifact: Artifact) -> Iterator[tuple[str, str, Any]]:
+    """Yield every entry of every config in a folder, at any depth: the file, the key in it, and the value.
 
-
-def _entries(values: Any) -> Iterator[tuple[str, Any]]:
-    """Everything in nested dicts with its place, "quantization_config.dataset"; of lists in them the texts as well.
-
-    Of a place the last hundred letters are kept. No recursion: values may be nested as deep as Python reads them.
+    A key is "quantization_config.dataset", of which the last hundred letters are kept; texts in a list have the key of
+    the list. No recursion: values may be nested as deep as Python reads them.
     """
-    left: list[Iterator[tuple[str, Any, bool]]] = [iter([("", values, False)])]
-    while left:
-        entry = next(left[-1], None)
-        if entry is None:
-            left.pop()
+    for name in artifact.names:
+        if not name.lower().endswith(_CONFIGS):
             continue
-        place, value, is_told = entry
-        if is_told:
-            yield place, value
-        if isinstance(value, dict):
-            left.append(_items(place, value))
-        elif isinstance(value, list):
-            left.append(_texts_of(place, value))
+        left = [_children("", read_json(artifact.path / name))]
+        while left:
+            entry = next(left[-1], None)
+            if entry is None:
+                left.pop()
+                continue
+            key, value, is_entry = entry
+            if is_entry:
+                yield name, key, value
+            left.append(_children(key, value))
 
 
-def _items(place: str, values: dict[str, Any]) -> Iterator[tuple[str, Any, bool]]:
-    for key, value in values.items():
-        yield (f"{place}.{key}" if place else key)[-100:], value, True
-
-
-def _texts_of(place: str, values: list[Any]) -> Iterator[tuple[str, Any, bool]]:
-    for value in values:
-        yield place, value, isinstance(value, str)
+def _children(key: str, value: Any) -> Iterator[tuple[str, Any, bool]]:
+    """Yield what a dict or a list holds: its key, the value, and whether it is an entry of its own."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield (f"{key}.{name}" if key else name)[-100:], inner, True
+    elif isinstance(value, list):
+        for inner in value:
+            yield key, inner, isinstance(inner, str)

@@ -1,4 +1,4 @@
-"""The token that writes: found once, asked what it may do before anything is done, and shown nowhere."""
+"""Find the Hub token to write with, and ask the Hub what it may do before anything is done; it is never shown."""
 
 from typing import Any, NamedTuple
 
@@ -12,10 +12,10 @@ _HOW = "`hf auth login`, huggingface_hub.notebook_login(), the secret HF_TOKEN o
 
 
 class Writer(NamedTuple):
-    """Who writes.
+    """A Hub account with the token that writes in its name.
 
     Attributes:
-        token: never printed: a tuple's text would show it, so this has none.
+        token: never printed; the text of this record leaves it out.
         account: the account's name on the Hub.
     """
 
@@ -27,32 +27,32 @@ class Writer(NamedTuple):
 
 
 def find_writer(repo_id: str, token: str | None) -> Writer:
-    """The token that is given, or else the one that huggingface_hub finds, once the Hub said that it may write.
+    """Return the given token, or else the one that huggingface_hub finds, once the Hub said that it may write.
 
     huggingface_hub looks into the environment, Colab's secrets and its own file. Colab hands its secrets to the main
     thread alone, so this is called there.
 
     Args:
-        repo_id: where is written to.
+        repo_id: the repository that is written to.
         token: None to find one.
 
     Raises:
         GatedModelError: there is no token, or one that may only read.
         SourceError: the Hub does not know it, or does not answer.
     """
-    found = concealed(token if token is not None else get_token())
-    if found is None:
+    used = concealed(token if token is not None else get_token())
+    if used is None:
         raise GatedModelError(f"writing to {repo_id} needs a token, and none is there: {_HOW}")
     # Refuses what cannot be a token before it goes into a header.
-    model = HubUpload(repo_id, token=found)
+    model = HubUpload(repo_id, token=used)
     with translated(model):
-        said: dict[str, Any] = HfApi(token=found).whoami()
-    if not _may_write((said.get("auth") or {}).get("accessToken") or {}):
+        account: dict[str, Any] = HfApi(token=used).whoami()
+    if not _may_write((account.get("auth") or {}).get("accessToken") or {}):
         raise GatedModelError(
-            f"the token of {said.get('name')} may only read: make one that may write to {repo_id} at "
+            f"the token of {account.get('name')} may only read: make one that may write to {repo_id} at "
             f"{hub_address()}/settings/tokens"
         )
-    return Writer(found, str(said.get("name")))
+    return Writer(used, str(account.get("name")))
 
 
 def read_token() -> None:
@@ -64,7 +64,11 @@ def read_token() -> None:
 
 
 def _may_write(token: dict[str, Any]) -> bool:
-    """Whether a token may write somewhere, by what the Hub says of it; where exactly, the Hub says when it is tried."""
+    """Check whether a token may write to some repository; to which, the Hub says when it is tried.
+
+    Args:
+        token: what the Hub says of it.
+    """
     if token.get("role") != "fineGrained":
         return token.get("role") != "read"
     scopes = (token.get("fineGrained") or {}).get("scoped") or ()

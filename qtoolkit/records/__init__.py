@@ -1,20 +1,21 @@
-"""The boxes that flow from room to room: frozen, versioned, drawn from one list of rows."""
+"""Hold the results of jobs as frozen, versioned dataclasses, shown as text and HTML from one list of rows."""
 
 from qtoolkit.records.base import Grid, Record, Row
 from qtoolkit.records.calibration import CalibrationReport, LayerError
 from qtoolkit.records.comparison import FULL_PRECISION, Compared, Comparison, in_order
 from qtoolkit.records.doctor import Doctor
 from qtoolkit.records.event import OnProgress, ProgressEvent, ignore_progress
-from qtoolkit.records.found import FoundModel, FoundModels
+from qtoolkit.records.layer_plan import LayerPlan
 from qtoolkit.records.machine import THIS_MACHINE, Machine, Speed
 from qtoolkit.records.memory import MemoryReport, PeakMemory
 from qtoolkit.records.phase import PhasePlan, Term
-from qtoolkit.records.plan import Advice, LayerPlan, Plan
+from qtoolkit.records.plan import Advice, Plan
 from qtoolkit.records.publication import Publication
 from qtoolkit.records.quality import QualityReport, SpeedReport
 from qtoolkit.records.receipt import Behaviour, FileEntry, Probe, Receipt
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
+from qtoolkit.records.search_results import FoundModel, FoundModels
 from qtoolkit.records.sensitivity import RoundingLoss, Sensitivity
 from qtoolkit.records.source import ModelSource
 from qtoolkit.records.tasks import TaskMetric, TaskReport

@@ -1,17 +1,18 @@
-"""What every record can do: become a dict and come back, and be drawn as text and HTML from the same rows."""
+"""Define the base class of records: conversion to a dict and back, text and HTML from the same rows."""
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Self
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import html
+from qtoolkit.units import format_bytes
 
 
 class Row(NamedTuple):
-    """One line of a record: what it is, its value as text with its unit, and a remark."""
+    """Hold one line of a record: a label, the value as text with its unit, and a remark."""
 
     label: str
     value: str
@@ -19,7 +20,7 @@ class Row(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A table of several columns: what it shows, the columns' names, and lines of cells, the first being the name."""
+    """Hold a table of several columns: a title, the columns' names, and lines of cells; the first cell is a name."""
 
     title: str
     header: tuple[str, ...]
@@ -33,46 +34,63 @@ class Grid(NamedTuple):
         return "\n".join([self.title, *(f"  {line}" for line in lines)])
 
 
+def row_if(label: str, value: str | None, note: str = "") -> tuple[Row, ...]:
+    """Return one row, or none where the value is None or an empty text."""
+    return (Row(label, value, note),) if value else ()
+
+
+def size_row(label: str, size: int | None, note: str = "") -> tuple[Row, ...]:
+    """Return one row with a size in bytes, or none where the size is None."""
+    return row_if(label, None if size is None else format_bytes(size), note)
+
+
+def note_rows(notes: Iterable[str]) -> tuple[Row, ...]:
+    """Return one row labelled "note" for each text."""
+    return tuple(Row("note", note) for note in notes)
+
+
 @dataclass(frozen=True)
 class Record:
-    """Base of all records. A subclass is a frozen dataclass of plain values and other records, and has `rows`.
+    """Convert to and from JSON-ready dicts; base class of all records.
+
+    A subclass is a frozen dataclass of plain values and other records, and defines `rows`.
 
     Attributes:
-        schema_version: changes when older files cannot be read any more.
-        added_fields: fields with a default that older files of this version lack.
+        schema_version: is raised when a change makes older files unreadable.
+        added_fields: fields with a default that files of this version may lack, since they are newer than it.
     """
 
     schema_version: ClassVar[int] = 1
     added_fields: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
-        # Set here, so that `dataclass` does not write one of its own: all fields of all layers would fill a screen.
+        # Set here so that `dataclass` does not generate its own: the fields of all layers would fill a screen.
         cls.__repr__ = Record.__str__  # type: ignore[assignment, method-assign]
 
     def rows(self) -> tuple[Row, ...]:
-        """The record as lines of text; every drawing of it is made from these, and from `grids`."""
+        """Return the record as lines of text; its text and HTML are made from these and from `grids`."""
         raise NotImplementedError
 
     def grids(self) -> tuple[Grid, ...]:
-        """What needs several columns, below the rows; none for most records."""
+        """Return tables of several columns, shown below the rows; most records have none."""
         return ()
 
     def picture(self) -> str:
-        """An inline SVG that stands above the table, or nothing. It shows no figure that `rows` and `grids` lack."""
+        """Return HTML of a chart shown above the rows, or "". Its figures are all in `rows` or `grids` too."""
         return ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON-ready values, with its name and schema version."""
+        """Return the record as JSON-ready values, with its class name and schema version."""
         values = {field.name: _encode(getattr(self, field.name)) for field in fields(self)}
         return {"record": type(self).__name__, "schema_version": self.schema_version, **values}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The record that `to_dict` described; one of `added_fields` may be lacking.
+        """Return the record that a dict from `to_dict` describes; `added_fields` may be missing.
 
         Raises:
-            ConfigError: no dict, another record, another schema version, a missing or an unknown field, or a value of
-                another type.
+            ConfigError: it is no dict, describes another record or schema version, lacks a field, has an unknown one,
+                or a value has the wrong type.
         """
         expected = f"expected {cls.__name__} of schema version {cls.schema_version}"
         if not isinstance(values, Mapping):
@@ -112,10 +130,10 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(what: str, hint: Any, value: Any) -> Any:
-    """`value` as the type that a record's field is annotated with; `what` names the field."""
+    """Return `value` as the type that a record's field is annotated with; `what` names the field in errors."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        # Of the kind `X | None`.
+        # Records use unions of the kind `X | None` only.
         return None if value is None else _decode(what, arguments[0], value)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_decode(what, arguments[0], item) for item in value)

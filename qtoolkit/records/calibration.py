@@ -1,28 +1,26 @@
-"""What a text taught a method: which text, how much of it, and how far each layer's outputs moved on it."""
+"""Record how a model was calibrated: on which text, how much of it, and the error of each layer's outputs."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qtoolkit.records.base import Record, Row
-from qtoolkit.units import format_count
+from qtoolkit.records.base import Record, Row, row_if
+from qtoolkit.units import format_count, format_items
 
-# A model reads its own kind of text with far less: SmolLM2-135M has 20 on WikiText-2, 30 on Python's documentation.
+# Text of a kind that a model was trained on gives far less: SmolLM2-135M has 20 on WikiText-2, 30 on Python's docs.
 FAR_PERPLEXITY = 100.0
 _SHOWN = 3
 
 
 @dataclass(frozen=True)
 class LayerError(Record):
-    """One layer on the calibration text.
+    """Hold the error of one layer on the calibration text.
 
     Attributes:
         name: its full name in the model.
-        error: squared change of its outputs over their square, damping included; 0.01 is a hundredth of their energy.
-        damp_percent: the damping it took, as a share of the mean of the Hessian's diagonal.
-        num_inputs: tokens that reached it.
+        error: squared change of its outputs divided by their square, damping included; 0.01 means 1 % of their energy.
+        damp_percent: the damping used, as a share of the mean of the Hessian's diagonal.
+        num_inputs: tokens that it received.
     """
-
-    schema_version: ClassVar[int] = 1
 
     name: str
     error: float
@@ -35,20 +33,20 @@ class LayerError(Record):
 
 @dataclass(frozen=True)
 class CalibrationReport(Record):
-    """How a model was calibrated.
+    """Describe how a model was calibrated.
 
     Attributes:
-        text: what the user called the text; never the text itself.
-        num_samples: samples used.
-        seq_len: tokens of each.
-        perplexity: of the quantized model on a few of these tokens; None where it was not measured.
-        damp_percent: the damping that was asked for.
-        layers: each layer that was calibrated.
-        resumed: blocks that an earlier call had done.
-        sketch: hashes of some of its passages (`qtoolkit.texts.overlap`), so that nobody measures quality on them.
-        fingerprint: SHA-256 of the tokens that were used and their shape; empty where nobody said.
-        text_check: whether the bytes of a text of the Hub have the hash that the Hub names, "checked: ...", or why that
-            is not known, "not checked: ..."; empty for a text of one's own.
+        text: the user's name for the text; never the text itself.
+        num_samples: number of samples.
+        seq_len: tokens of each sample.
+        perplexity: of the quantized model on a few of these tokens; None if it was not measured.
+        damp_percent: the damping requested by the config.
+        layers: each calibrated layer.
+        resumed: blocks that an earlier call had already quantized.
+        sketch: hashes of some passages (`qtoolkit.texts.overlap`), used to warn when quality is measured on them.
+        fingerprint: SHA-256 of the tokens and their shape; empty if it is not known.
+        text_check: for a text from the Hub, whether its bytes have the hash that the Hub names ("checked: ..."), or why
+            that is not known ("not checked: ..."); empty for the user's own text.
     """
 
     schema_version: ClassVar[int] = 2
@@ -67,14 +65,15 @@ class CalibrationReport(Record):
 
     @property
     def mean_error(self) -> float:
-        """The mean of the layers' errors."""
+        """Return the mean of the layers' errors."""
         return sum(layer.error for layer in self.layers) / max(1, len(self.layers))
 
     def rows(self) -> tuple[Row, ...]:
         tokens = format_count(self.num_samples * self.seq_len)
-        rows = [Row("calibrated on", self.text, f"{self.num_samples} samples of {self.seq_len}, {tokens} tokens")]
-        if self.text_check:
-            rows.append(Row("bytes of the text", self.text_check))
+        rows = [
+            Row("calibrated on", self.text, f"{self.num_samples} samples of {self.seq_len}, {tokens} tokens"),
+            *row_if("bytes of the text", self.text_check),
+        ]
         if self.perplexity is not None:
             far = "far from what this model knows: give other text" if self.perplexity > FAR_PERPLEXITY else ""
             rows.append(Row("its perplexity", f"{self.perplexity:.2f}", far))
@@ -85,14 +84,12 @@ class CalibrationReport(Record):
         damped = [layer for layer in self.layers if layer.damp_percent > self.damp_percent]
         if damped:
             most = max(layer.damp_percent for layer in damped)
-            rows.append(Row("damped more", _layers(damped), f"up to {most:g} instead of {self.damp_percent:g}"))
-        unseen = [layer for layer in self.layers if not layer.num_inputs]
+            count = format_items(len(damped), "layer")
+            rows.append(Row("damped more", count, f"up to {most:g} instead of {self.damp_percent:g}"))
+        unseen = sum(not layer.num_inputs for layer in self.layers)
         if unseen:
-            rows.append(Row("not calibrated", _layers(unseen), "no token reached them: rounded to the nearest code"))
+            note = "no token reached them: rounded to the nearest code"
+            rows.append(Row("not calibrated", format_items(unseen, "layer"), note))
         if self.resumed:
-            rows.append(Row("went on", f"{self.resumed} block{'s' * (self.resumed > 1)}", "done by an earlier call"))
+            rows.append(Row("went on", format_items(self.resumed, "block"), "done by an earlier call"))
         return tuple(rows)
-
-
-def _layers(layers: list[LayerError]) -> str:
-    return f"{len(layers)} layer{'s' * (len(layers) > 1)}"

@@ -1,4 +1,4 @@
-"""Several forms of a model side by side: how large, how much was lost, how fast."""
+"""Record a comparison of several quantized versions of a model: size, quality and speed."""
 
 import csv
 import io
@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from qtoolkit.errors import OutputError, oneline
 from qtoolkit.files import path_of, write_whole
 from qtoolkit.optional import optional
 from qtoolkit.records import html
-from qtoolkit.records.base import Grid, Record, Row
+from qtoolkit.records.base import Grid, Record, Row, note_rows, row_if
 from qtoolkit.records.charts import Point, scatter
-from qtoolkit.records.quality import QualityReport, with_error
+from qtoolkit.records.quality import QualityReport, as_percent, with_error
 from qtoolkit.records.source import ModelSource
 from qtoolkit.units import format_bytes, format_seconds
 
@@ -29,26 +29,24 @@ _HEADER = (
 
 @dataclass(frozen=True)
 class Compared(Record):
-    """One form of a model in a comparison. What could not be measured is None. All sizes in bytes.
+    """Hold the figures of one candidate in a comparison; None for what was not measured. All sizes in bytes.
 
     Attributes:
         label: the config as it is written in a call, "full precision", or what the user called a checkpoint.
         method: the method's name; "full precision" for a model that is not quantized.
-        settings: the config's fields as JSON-ready values; empty for what was read back from files of another maker.
+        settings: the config's fields as JSON-ready values; empty for a checkpoint that other programs wrote.
         device: where it ran, "cpu" or "cuda:0".
         footprint: every tensor of the model in memory.
-        memory: footprint, keys and values of 4,096 tokens (or of all that the model reads), and a row of logits: what
-            using it takes beside the process itself.
-        disk: its weight files; predicted for one that was made for the comparison and not saved.
+        memory: what using it takes besides the process itself: footprint, keys and values of 4,096 tokens (or of the
+            model's maximum if it is shorter), and a row of logits.
+        disk: its weight files; predicted if it was quantized for the comparison and not saved.
         bits_per_weight: of the whole model in memory.
-        quality: what was lost against the base, and the speed.
-        answers: what it wrote after each prompt.
-        seconds: how long it took to make and measure.
-        retries: how often it was begun again, since the worker that had it was lost.
-        error: why it could not be measured; empty where it was.
+        quality: the loss against the base, and the speed.
+        answers: the text it generated after each prompt.
+        seconds: how long it took to quantize and measure.
+        retries: how often it was started again because its worker process was lost.
+        error: why it could not be measured; empty if it was.
     """
-
-    schema_version: ClassVar[int] = 1
 
     label: str
     method: str
@@ -66,7 +64,7 @@ class Compared(Record):
 
     @property
     def kl_divergence(self) -> float | None:
-        """Mean KL divergence from the base, in nats; None where it was not measured."""
+        """Return the mean KL divergence from the base, in nats; None if it was not measured."""
         return self.quality.kl_divergence if self.quality else None
 
     def rows(self) -> tuple[Row, ...]:
@@ -75,16 +73,15 @@ class Compared(Record):
         return (Row(self.label, values, self.remark()),)
 
     def cells(self) -> tuple[str, ...]:
-        """The line of a table; empty where nothing was measured."""
-        found = self.quality
+        """Return the cells of a table line; a cell is empty if nothing was measured."""
+        quality = self.quality
         sizes = (format_bytes(size) if size is not None else "" for size in (self.footprint, self.memory, self.disk))
-        share, error = (found.same_top_p, found.same_top_p_se) if found else (None, None)
-        speed = found.tokens_per_second if found else None
+        speed = quality.tokens_per_second if quality else None
         return (
             self.label,
-            with_error(found.kl_divergence, found.kl_divergence_se) if found else "",
-            with_error(found.perplexity, found.perplexity_se) if found else "",
-            with_error(share and 100 * share, error and 100 * error, "%"),
+            with_error(quality.kl_divergence, quality.kl_divergence_se) if quality else "",
+            with_error(quality.perplexity, quality.perplexity_se) if quality else "",
+            as_percent(quality.same_top_p, quality.same_top_p_se) if quality else "",
             *sizes,
             "" if self.bits_per_weight is None else f"{self.bits_per_weight:.3f}",
             "" if speed is None else f"{speed:.1f} tokens/s",
@@ -93,12 +90,12 @@ class Compared(Record):
         )
 
     def remark(self) -> str:
-        """What went wrong on the way; mostly nothing."""
+        """Return errors and restarts as text; empty if there were none."""
         again = f"begun again {self.retries} times" if self.retries > 1 else "begun again once" if self.retries else ""
         return "; ".join(filter(None, [self.error, again]))
 
     def figures(self) -> dict[str, Any]:
-        """All figures by name, for a line of a data frame; raw numbers, None for what was not measured."""
+        """Return all figures by name, for a row of a data frame; raw numbers, None for what was not measured."""
         left_out = {"settings", "quality", "answers"}
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
         names = [field.name for field in fields(QualityReport) if field.type in (float, float | None, int)]
@@ -116,20 +113,18 @@ class Compared(Record):
 
 @dataclass(frozen=True)
 class Comparison(Record):
-    """Forms of a model on one text, the least lost first.
+    """Compare candidates on one text, the one with the smallest loss first.
 
     Attributes:
-        source: the model in full precision, which all are measured against.
-        text: what the user called the text; never the text itself.
+        source: the model in full precision, the base of all measurements.
+        text: the user's name for the text; never the text itself.
         text_fingerprint: SHA-256 of its tokens in windows.
-        results: one of each form, by KL divergence; those that failed come last.
-        prompts: what they were asked to continue.
-        memory_limit: bytes that using one may take; None where nothing was said.
+        results: one for each candidate, by KL divergence; those that failed come last.
+        prompts: the texts that they continued.
+        memory_limit: bytes that using one may take; None without a limit.
         seconds: how long it took.
         notes: what was decided, one line each.
     """
-
-    schema_version: ClassVar[int] = 1
 
     source: ModelSource
     text: str
@@ -142,40 +137,40 @@ class Comparison(Record):
 
     @property
     def best(self) -> Compared | None:
-        """Of what is quantized and whose `memory` keeps the limit, what lost least; None where there is none."""
+        """Return the quantized candidate with the smallest loss within `memory_limit`; None if there is none."""
         fitting = [result for result in self.results if self._fits(result) and result.method != FULL_PRECISION]
         return min(fitting, key=lambda result: _order(result)[0], default=None)
 
     @property
     def noise_floor(self) -> float | None:
-        """The KL divergence that rounding alone makes; None where it was not measured."""
-        found = (result.quality.noise_floor for result in self.results if result.quality)
-        return next((floor for floor in found if floor is not None), None)
+        """Return the KL divergence caused by rounding alone; None if it was not measured."""
+        floors = (result.quality.noise_floor for result in self.results if result.quality)
+        return next((floor for floor in floors if floor is not None), None)
 
     def rows(self) -> tuple[Row, ...]:
         measured = next((result.quality for result in self.results if result.quality), None)
         perplexity = with_error(measured.base_perplexity, measured.base_perplexity_se) if measured else ""
-        rows = [
+        floor = None if self.noise_floor is None else f"{self.noise_floor:.3g}"
+        best = self.best
+        limit = f", of those that take at most {format_bytes(self.memory_limit)}" if self.memory_limit else ""
+        return (
             *self.source.rows(),
             Row("text", self.text, f"{measured.num_windows} windows of {measured.seq_len}" if measured else ""),
-        ]
-        if perplexity:
-            rows.append(Row("perplexity of the base", perplexity))
-        if self.noise_floor is not None:
-            rows.append(Row("noise floor", f"{self.noise_floor:.3g}", "KL divergence that rounding alone makes"))
-        limit = f", of those that take at most {format_bytes(self.memory_limit)}" if self.memory_limit else ""
-        best = self.best
-        rows.append(Row("best", best.label if best else "none", f"least KL divergence{limit}"))
-        return (*rows, Row("time", format_seconds(self.seconds)), *(Row("note", note) for note in self.notes))
+            *row_if("perplexity of the base", perplexity),
+            *row_if("noise floor", floor, "KL divergence that rounding alone makes"),
+            Row("best", best.label if best else "none", f"least KL divergence{limit}"),
+            Row("time", format_seconds(self.seconds)),
+            *note_rows(self.notes),
+        )
 
     def grids(self) -> tuple[Grid, ...]:
         lines = tuple(result.cells() for result in self.results)
-        asked = (
+        answers = (
             Grid(f"after {prompt!r}", ("config", "wrote"), _answers(self.results, index))
             for index, prompt in enumerate(self.prompts)
         )
         title = "KL divergence in nats, ± one standard error; memory to use: with keys and values of 4,096 tokens"
-        return (Grid(title, _HEADER, lines), *(grid for grid in asked if grid.lines))
+        return (Grid(title, _HEADER, lines), *(grid for grid in answers if grid.lines))
 
     def picture(self) -> str:
         points = [
@@ -193,11 +188,11 @@ class Comparison(Record):
             line=None if floor is None else ("noise floor", floor),
         )
         speeds = [(result.label, result.quality.tokens_per_second) for result in self.results if result.quality]
-        written = [(label, speed, f"{speed:.1f} tokens/s") for label, speed in speeds if speed is not None]
-        return sizes + (html.bars("Tokens written in a second", written) if written else "")
+        bars = [(label, speed, f"{speed:.1f} tokens/s") for label, speed in speeds if speed is not None]
+        return sizes + (html.bars("Tokens written in a second", bars) if bars else "")
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame with a line for each result: sizes in bytes, times in seconds.
+        """Return a pandas DataFrame with a row for each result: sizes in bytes, times in seconds.
 
         Raises:
             MissingDependencyError: pandas is not installed.
@@ -205,14 +200,14 @@ class Comparison(Record):
         return optional("pandas", "to_dataframe").DataFrame([result.figures() for result in self.results])
 
     def to_csv(self, path: str | PathLike[str]) -> Path:
-        """Write the figures of all results as CSV, a line each; a file that stands there is replaced.
+        """Write the figures of all results as CSV, one line each; an existing file is replaced.
 
         Raises:
-            OutputError: it cannot be written; what stood there before still does.
-            ConfigError: it is no path, or a relative one where the current folder was removed.
+            OutputError: the file cannot be written; an existing one is unchanged.
+            ConfigError: `path` is not a path, or a relative one while the current folder was removed.
         """
         figures = [result.figures() for result in self.results]
-        names = dict.fromkeys(name for line in figures for name in line)
+        names = dict.fromkeys(name for row in figures for name in row)
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
@@ -220,30 +215,30 @@ class Comparison(Record):
         return _write(path, text.getvalue())
 
     def to_json(self, path: str | PathLike[str]) -> Path:
-        """Write all of it as JSON, which `from_dict` reads back; a file that stands there is replaced.
+        """Write the record as JSON, which `from_dict` reads back; an existing file is replaced.
 
         Raises:
-            OutputError: it cannot be written; what stood there before still does.
-            ConfigError: it is no path, or a relative one where the current folder was removed.
+            OutputError: the file cannot be written; an existing one is unchanged.
+            ConfigError: `path` is not a path, or a relative one while the current folder was removed.
         """
         return _write(path, json.dumps(self.to_dict(), indent=2))
 
     def _fits(self, result: Compared) -> bool:
-        """Whether a result was measured, and keeps the limit."""
+        """Return whether a result was measured and is within `memory_limit`."""
         if result.error or not math.isfinite(_order(result)[0]):
             return False
         return self.memory_limit is None or (result.memory is not None and result.memory <= self.memory_limit)
 
 
 def in_order(results: tuple[Compared, ...]) -> tuple[Compared, ...]:
-    """Results by KL divergence, the smaller of two alike first; what failed comes last."""
+    """Sort results by KL divergence, of equal ones the smaller first; failed ones come last."""
     return tuple(sorted(results, key=_order))
 
 
 def _order(result: Compared) -> tuple[float, float, str]:
-    lost, size = result.kl_divergence, result.footprint
-    unknown = lost is None or math.isnan(lost)
-    return (math.inf if unknown or lost is None else lost, math.inf if size is None else size, result.label)
+    loss = math.inf if result.kl_divergence is None else result.kl_divergence
+    size = math.inf if result.footprint is None else result.footprint
+    return (math.inf if math.isnan(loss) else loss, size, result.label)
 
 
 def _answers(results: tuple[Compared, ...], index: int) -> tuple[tuple[str, ...], ...]:

@@ -1,4 +1,4 @@
-"""What this machine is and what runs on it: the text for a bug report."""
+"""Record what this machine is and which methods run on it: the text for a bug report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,20 +10,19 @@ from qtoolkit.units import format_bytes
 
 @dataclass(frozen=True)
 class Doctor(Record):
-    """Versions, devices, free memory and disk, and which methods run here.
+    """Hold versions, devices, free memory and disk, and which methods run on this machine.
 
     Attributes:
-        versions: package -> version, "not installed" where it is not.
+        versions: package -> version, or "not installed".
         platform: operating system, processor and Python.
-        devices: one line a device, with its memory.
-        memory_available: bytes that a new job can have, the container's limit respected.
+        devices: one line for each device, with its memory.
+        memory_available: bytes that a new job can use, within the limits of containers.
         memory_limit: bytes that this process may use at most.
-        disk_free: folder -> bytes free there.
-        methods: method -> "ready", or what to run to make it so.
-        limited_by: the `ulimit` that leaves least of the memory, "ulimit -v 4000000"; empty where none does.
+        disk_free: folder -> free bytes of its disk.
+        methods: method -> "ready", or the command that makes it so.
+        limited_by: the `ulimit` that leaves the least memory, "ulimit -v 4000000"; empty if none does.
     """
 
-    schema_version: ClassVar[int] = 1
     added_fields: ClassVar[frozenset[str]] = frozenset({"limited_by"})
 
     versions: Mapping[str, str]

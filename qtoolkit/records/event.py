@@ -1,8 +1,7 @@
-"""What a running job says of itself."""
+"""Record the progress of a running job."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from qtoolkit.records.base import Record, Row
 
@@ -11,18 +10,16 @@ PHASES = ("download", "load", "measure", "calibrate", "quantize", "save", "evalu
 
 @dataclass(frozen=True)
 class ProgressEvent(Record):
-    """One step of a job, given to `on_progress`.
+    """Describe one step of a job; passed to `on_progress`.
 
     Attributes:
         phase: one of `PHASES`.
         done: units done so far in this phase.
-        total: units of the whole phase; 0 when it is not known.
-        unit: what is counted: "bytes", "layers", "blocks", "tokens", "windows", "runs", "configs" or
+        total: units of the whole phase; 0 if it is not known.
+        unit: the unit counted: "bytes", "layers", "blocks", "tokens", "windows", "runs", "configs" or
             "checks".
-        detail: what was just done, a file or layer name.
+        detail: what was just done, for example the name of a file or layer.
     """
-
-    schema_version: ClassVar[int] = 1
 
     phase: str
     done: int
@@ -38,4 +35,4 @@ OnProgress = Callable[[ProgressEvent], None]
 
 
 def ignore_progress(event: ProgressEvent) -> None:
-    """Where nobody wants to be told."""
+    """Do nothing: the default `on_progress` callback."""

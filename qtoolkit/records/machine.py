@@ -1,9 +1,9 @@
-"""What a machine has, this one or another that is planned for."""
+"""Record the memory, disks and speed of a machine, this one or another that a job is planned for."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qtoolkit.records.base import Record, Row
+from qtoolkit.records.base import Record, Row, size_row
 from qtoolkit.units import format_bytes
 
 # The name of the machine that this process runs on.
@@ -12,18 +12,16 @@ THIS_MACHINE = "this machine"
 
 @dataclass(frozen=True)
 class Speed(Record):
-    """How fast a machine is; 0 where it is not known.
+    """Hold the speed of a machine; a figure is 0 if it is not known.
 
     Attributes:
-        multiply: floating-point operations a second of a product of matrices in the model's 16-bit type.
+        multiply: floating-point operations per second of a matrix product in the model's 16-bit type.
         multiply32: the same in float32.
-        memory: bytes a second that are read from main memory.
-        disk: bytes a second that are written to the disk and synced.
-        network: bytes a second that are received.
+        memory: bytes per second read from main memory.
+        disk: bytes per second written to the disk and synced.
+        network: bytes per second received.
         source: where the figures are from.
     """
-
-    schema_version: ClassVar[int] = 1
 
     multiply: float = 0.0
     multiply32: float = 0.0
@@ -43,23 +41,22 @@ class Speed(Record):
 
 @dataclass(frozen=True)
 class Machine(Record):
-    """A machine as a job finds it.
+    """Describe what a machine offers to a job.
 
     Attributes:
         name: `THIS_MACHINE`, or a profile's name.
-        memory: bytes of main memory that processes can have, within the limits of containers: for this machine what is
-            free and what this process has, for a profile what a fresh session leaves.
-        vram: bytes of each GPU's memory that can be had.
+        memory: bytes of main memory that a job can use, within the limits of containers: for this machine what is free
+            plus what this process holds, for a profile what a fresh session leaves.
+        vram: usable bytes of each GPU's memory.
         has_bfloat16: whether its first GPU computes in bfloat16.
-        cache_disk: bytes free where downloads are kept; None where it is not known.
-        output_disk: bytes free where results are written; None where it is not known.
-        one_disk: whether both are the same.
-        speed: how fast it is.
-        limited_by: the `ulimit` that bounds `memory`, "ulimit -v 4000000"; empty where none does.
-        largest_file: bytes that one file may have; None where nothing bounds it.
+        cache_disk: free bytes on the disk of the Hub's cache; None if it is not known.
+        output_disk: free bytes on the disk of the results; None if it is not known.
+        one_disk: whether both are the same disk.
+        speed: its speed.
+        limited_by: the `ulimit` that bounds `memory`, "ulimit -v 4000000"; empty if none does.
+        largest_file: the largest size of a file in bytes; None without a limit.
     """
 
-    schema_version: ClassVar[int] = 1
     added_fields: ClassVar[frozenset[str]] = frozenset({"limited_by", "largest_file"})
 
     name: str
@@ -78,8 +75,6 @@ class Machine(Record):
             Row("machine", self.name),
             Row("memory", format_bytes(self.memory), self.limited_by),
             *(Row(f"GPU {index}", format_bytes(size)) for index, size in enumerate(self.vram)),
-            *(Row(f"disk for {what}", format_bytes(size)) for what, size in self._disks() if size is not None),
+            *size_row("disk for downloads", self.cache_disk),
+            *size_row("disk for results", self.output_disk),
         )
-
-    def _disks(self) -> tuple[tuple[str, int | None], ...]:
-        return ("downloads", self.cache_disk), ("results", self.output_disk)

@@ -1,30 +1,27 @@
-"""What a job or a cell really needed."""
+"""Record the memory and disk that a job or a cell used."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from qtoolkit.records import html
-from qtoolkit.records.base import Record, Row
+from qtoolkit.records.base import Record, Row, size_row
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_seconds
 
 
 @dataclass(frozen=True)
 class PeakMemory(Record):
-    """Memory that this process used while something ran. All sizes in bytes.
+    """Hold the memory that this process used while something ran. All sizes in bytes.
 
     Attributes:
         rss_before: resident memory at the start.
         rss_after: resident memory at the end.
         peak_rss: the most resident memory in between.
-        peak_rss_source: how the peak was found: the kernel's high-water mark, or samples.
-        peak_vram: the most CUDA memory allocated in between, each device's own peak, summed; None without CUDA.
+        peak_rss_source: how the peak was measured: the kernel's high-water mark, or samples.
+        peak_vram: the most CUDA memory allocated in between: the sum of each device's own peak; None without CUDA.
         vram_after: CUDA memory allocated at the end; None without CUDA.
         vram_reserved: CUDA memory that torch held reserved at the end; None without CUDA.
         seconds: how long it ran.
-        peak_vram_source: how that peak was found: the mark of torch's allocator, or samples; "" without CUDA.
+        peak_vram_source: how that peak was measured: the mark of torch's allocator, or samples; "" without CUDA.
     """
-
-    schema_version: ClassVar[int] = 1
 
     rss_before: int
     rss_after: int
@@ -40,38 +37,34 @@ class PeakMemory(Record):
         return self.rows_beside(predicted_peak_rss=None)
 
     def rows_beside(self, predicted_peak_rss: int | None) -> tuple[Row, ...]:
-        """The rows, with what a plan had said of the peak beside it."""
+        """Return the rows, with the plan's prediction of the peak as a note; None if there was no plan."""
         notes = [self.peak_rss_source, _predicted(predicted_peak_rss)]
-        rows = [
+        vram_after = None if self.vram_reserved is None else self.vram_after
+        return (
             Row("resident before", format_bytes(self.rss_before)),
             Row("resident after", format_bytes(self.rss_after)),
             Row("peak resident", format_bytes(self.peak_rss), ", ".join(filter(None, notes))),
-        ]
-        if self.peak_vram is not None:
-            rows.append(Row("peak CUDA allocated", format_bytes(self.peak_vram), self.peak_vram_source))
-        if self.vram_after is not None and self.vram_reserved is not None:
-            note = f"{format_bytes(self.vram_reserved)} reserved"
-            rows.append(Row("CUDA allocated after", format_bytes(self.vram_after), note))
-        return (*rows, Row("time", format_seconds(self.seconds)))
+            *size_row("peak CUDA allocated", self.peak_vram, self.peak_vram_source),
+            *size_row("CUDA allocated after", vram_after, f"{format_bytes(self.vram_reserved or 0)} reserved"),
+            Row("time", format_seconds(self.seconds)),
+        )
 
 
 @dataclass(frozen=True)
 class MemoryReport(Record):
-    """Memory and disk before and after, beside what the plan had predicted. All sizes in bytes.
+    """Hold memory and disk before and after a job, with the plan's predictions. All sizes in bytes.
 
     Attributes:
         num_parameters: parameters of the model, tied ones counted once.
-        footprint_before: parameters and buffers of the model as it was.
+        footprint_before: parameters and buffers of the original model.
         footprint_after: every tensor that stays in memory, scales and tables included.
-        predicted_footprint_after: what the plan had said; None when there was no plan.
-        disk_before: weight files of the model as it was; None for a model in memory.
-        disk_after: weight files written; None when nothing was saved.
-        predicted_disk_after: what the plan had said of the weight files; None when there was no plan.
-        predicted_peak_rss: what the plan had said of `peak.peak_rss`, shown beside it; None when there was no plan.
-        peak: what the process used while the job ran; None when no job was measured.
+        predicted_footprint_after: the plan's prediction; None if there was no plan.
+        disk_before: weight files of the original model; None for a model in memory.
+        disk_after: weight files written; None if nothing was saved.
+        predicted_disk_after: the plan's prediction of the weight files; None if there was no plan.
+        predicted_peak_rss: the plan's prediction of `peak.peak_rss`, shown as its note; None if there was no plan.
+        peak: memory that the process used while the job ran; None if it was not measured.
     """
-
-    schema_version: ClassVar[int] = 1
 
     num_parameters: int
     footprint_before: int
@@ -85,22 +78,22 @@ class MemoryReport(Record):
 
     @property
     def peak_rss(self) -> int | None:
-        """The most resident memory of the process while the job ran, in bytes."""
+        """Return the most resident memory of the process while the job ran, in bytes; None if not measured."""
         return self.peak.peak_rss if self.peak else None
 
     @property
     def peak_vram(self) -> int | None:
-        """The most CUDA memory allocated while the job ran, in bytes; None without CUDA."""
+        """Return the most CUDA memory allocated while the job ran, in bytes; None without CUDA."""
         return self.peak.peak_vram if self.peak else None
 
     @property
     def ratio(self) -> float:
-        """`footprint_before / footprint_after`; 1 for a model without weights."""
+        """Return `footprint_before / footprint_after`; 1 for a model without weights."""
         return self.footprint_before / self.footprint_after if self.footprint_after else 1.0
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits per parameter of the whole model in memory, what is not quantized included."""
+        """Return the bits per parameter of the whole model in memory, layers that are not quantized included."""
         return bits_per_weight(self.footprint_after, self.num_parameters)
 
     def rows(self) -> tuple[Row, ...]:
@@ -110,11 +103,12 @@ class MemoryReport(Record):
         ]
         if self.footprint_before and self.footprint_after:
             rows.append(Row("ratio", _comparison(self.ratio), format_bits(self.bits_per_weight)))
-        if self.disk_before is not None:
-            rows.append(Row("on disk before", format_bytes(self.disk_before)))
-        if self.disk_after is not None:
-            rows.append(Row("on disk after", format_bytes(self.disk_after), _predicted(self.predicted_disk_after)))
-        return (*rows, *(self.peak.rows_beside(self.predicted_peak_rss) if self.peak else ()))
+        return (
+            *rows,
+            *size_row("on disk before", self.disk_before),
+            *size_row("on disk after", self.disk_after, _predicted(self.predicted_disk_after)),
+            *(self.peak.rows_beside(self.predicted_peak_rss) if self.peak else ()),
+        )
 
     def picture(self) -> str:
         items = [("footprint before", self.footprint_before), ("footprint after", self.footprint_after)]

@@ -1,7 +1,6 @@
-"""What each phase of a job takes: memory, disk and time, every part with its name and where the figure is from."""
+"""Record what each phase of a planned job needs: memory by its parts, disk and time."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from qtoolkit.records.base import Record, Row
 from qtoolkit.units import format_bytes, format_seconds
@@ -9,15 +8,13 @@ from qtoolkit.units import format_bytes, format_seconds
 
 @dataclass(frozen=True)
 class Term(Record):
-    """One part of a sum.
+    """Hold one part of a phase's memory.
 
     Attributes:
-        name: what it is.
+        name: what takes the memory.
         size: bytes.
         source: where the figure is from.
     """
-
-    schema_version: ClassVar[int] = 1
 
     name: str
     size: int
@@ -29,18 +26,16 @@ class Term(Record):
 
 @dataclass(frozen=True)
 class PhasePlan(Record):
-    """One phase of a job.
+    """Describe what one phase of a job needs.
 
     Attributes:
         name: one of `qtoolkit.records.event.PHASES`.
-        memory: what is resident in main memory at the phase's fullest moment; the parts add up to `peak_rss`.
-        vram: the same of the GPU's memory; empty on the CPU.
+        memory: parts of main memory resident at the phase's peak; their sum is `peak_rss`.
+        vram: the same for the GPU's memory; empty on the CPU.
         disk: bytes that it leaves on the disk.
         bytes_moved: bytes that it reads, writes or receives.
-        seconds: the shortest and the longest time that it should take; empty where nothing is known of the machine.
+        seconds: the shortest and the longest expected time; empty if the machine's speed is not known.
     """
-
-    schema_version: ClassVar[int] = 1
 
     name: str
     memory: tuple[Term, ...]
@@ -51,12 +46,12 @@ class PhasePlan(Record):
 
     @property
     def peak_rss(self) -> int:
-        """The most bytes of main memory in use at one time."""
+        """Return the most bytes of main memory in use at one time."""
         return sum(term.size for term in self.memory)
 
     @property
     def peak_vram(self) -> int:
-        """The most bytes of the GPU's memory in use at one time."""
+        """Return the most bytes of the GPU's memory in use at one time."""
         return sum(term.size for term in self.vram)
 
     def rows(self) -> tuple[Row, ...]:
@@ -67,7 +62,7 @@ class PhasePlan(Record):
         )
 
     def summary(self) -> str:
-        """Its figures in one line."""
+        """Return the figures in one line."""
         parts = [f"memory {format_bytes(self.peak_rss)}"]
         if self.vram:
             parts.append(f"GPU {format_bytes(self.peak_vram)}")

@@ -1,31 +1,31 @@
-"""What was put on the Hub, or would be."""
+"""Record what was uploaded to the Hub, or would be."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qtoolkit.records.base import Record, Row
+from qtoolkit.records.base import Record, Row, row_if
 from qtoolkit.records.verification import Verification
 from qtoolkit.units import format_bytes
 
 
 @dataclass(frozen=True)
 class Publication(Record):
-    """A model on the Hub.
+    """Describe a model published on the Hub.
 
     Attributes:
         repo_id: "org/name".
         url: its page.
         revision: the branch; "main" by default.
-        private: whether only its owner sees it; None for a pull request to a repository of somebody else.
-        gated: whether the public repository hands files only to those whom its owner admits, as its base does.
+        private: whether only its owner sees it; None for a pull request to somebody else's repository.
+        gated: whether the public repository gives its files only to users whom its owner admits, as its base does.
         dry_run: whether nothing was sent.
         files: name -> bytes of every file.
-        unchanged: names of those that were there already.
+        unchanged: names of the files that the repository had already.
         card: the model card.
-        verification: what was found before it was sent.
+        verification: the checks made before it was sent.
         commit_hash: the commit that holds it; None for a dry run.
-        pull_request: address of the pull request; None where it was committed.
+        pull_request: address of the pull request; None if the files were committed to the branch.
     """
 
     schema_version: ClassVar[int] = 2
@@ -45,14 +45,13 @@ class Publication(Record):
 
     def rows(self) -> tuple[Row, ...]:
         sent = {name: size for name, size in self.files.items() if name not in self.unchanged}
-        seen = {True: "private", False: "public", None: "as the repository is"}[self.private]
-        seen += ", gated as its base" * self.gated
-        total = Row("to be sent" if self.dry_run else "sent", format_bytes(sum(sent.values())), f"{len(sent)} files")
+        access = {True: "private", False: "public", None: "as the repository is"}[self.private]
+        access += ", gated as its base" * self.gated
         return (
-            Row("dry run" if self.dry_run else "published", self.url, f"{seen}, branch {self.revision}"),
-            *((Row("commit", self.commit_hash),) if self.commit_hash else ()),
-            *((Row("pull request", self.pull_request),) if self.pull_request else ()),
-            total,
+            Row("dry run" if self.dry_run else "published", self.url, f"{access}, branch {self.revision}"),
+            *row_if("commit", self.commit_hash),
+            *row_if("pull request", self.pull_request),
+            Row("to be sent" if self.dry_run else "sent", format_bytes(sum(sent.values())), f"{len(sent)} files"),
             *(
                 Row(name, format_bytes(size), "there already" * (name in self.unchanged))
                 for name, size in self.files.items()

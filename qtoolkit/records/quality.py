@@ -1,32 +1,30 @@
-"""What was lost, and how fast the result runs."""
+"""Record how much quality a model lost, and how fast it runs."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qtoolkit.records.base import Record, Row
+from qtoolkit.records.base import Record, Row, note_rows, row_if
 from qtoolkit.records.memory import PeakMemory
 from qtoolkit.units import format_bytes, format_count, format_seconds
 
 
 @dataclass(frozen=True)
 class SpeedReport(Record):
-    """How fast a model reads and writes; medians, with the slowest and the fastest run.
+    """Hold how fast a model reads a prompt and generates; medians, with the slowest and the fastest run.
 
     Attributes:
         device: where it ran, "cpu" or "cuda:0".
         prompt_tokens: tokens of the prompt.
-        new_tokens: tokens written after it in each run.
-        num_runs: runs that count, after one that does not.
+        new_tokens: tokens generated in each run.
+        num_runs: measured runs, after one warm-up run.
         first_token_seconds: from the call to the first new token.
-        tokens_per_second: new tokens a second after the first one.
+        tokens_per_second: new tokens per second after the first one.
         tokens_per_second_range: of the slowest and the fastest run.
-        prompt_tokens_per_second: tokens of the prompt a second until the first new one.
+        prompt_tokens_per_second: tokens of the prompt per second until the first new token.
         prompt_tokens_per_second_range: of the slowest and the fastest run.
-        peak: memory of the process meanwhile.
+        peak: memory of the process during the runs.
     """
-
-    schema_version: ClassVar[int] = 1
 
     device: str
     prompt_tokens: int
@@ -41,52 +39,49 @@ class SpeedReport(Record):
 
     def rows(self) -> tuple[Row, ...]:
         runs = f"{self.num_runs} runs after 1 to warm up, {self.device}"
-        rows = [
+        prompt_speed = f"{self.prompt_tokens_per_second:.0f} tokens/s"
+        rows = (
             Row("writes", f"{self.tokens_per_second:.1f} tokens/s", _between(self.tokens_per_second_range)),
-            Row(
-                "reads",
-                f"{self.prompt_tokens_per_second:.0f} tokens/s",
-                _between(self.prompt_tokens_per_second_range),
-            ),
+            Row("reads", prompt_speed, _between(self.prompt_tokens_per_second_range)),
             Row("first token after", format_seconds(self.first_token_seconds), f"a prompt of {self.prompt_tokens}"),
             Row("measured with", f"{self.new_tokens} new tokens", runs),
-        ]
-        if self.peak is not None:
-            rows.append(Row("peak while writing", format_bytes(self.peak.peak_rss), self.peak.peak_rss_source))
-        return tuple(rows)
+        )
+        if self.peak is None:
+            return rows
+        return (*rows, Row("peak while writing", format_bytes(self.peak.peak_rss), self.peak.peak_rss_source))
 
 
 @dataclass(frozen=True)
 class QualityReport(Record):
-    """What a model lost against its base on the same tokens of a text.
+    """Compare a model with its base on the same tokens of a text.
 
-    Each figure has its standard error beside it, `_se`, over windows of the text; None where one window alone was
-    measured. All but `perplexity` are None where no base was given.
+    Each figure `x` has its standard error over the windows of the text in `x_se`; None if there is only one window. All
+    but `perplexity` are None if no base was given.
 
     Attributes:
-        model: what the user called the model.
-        base: what the user called the base.
-        text: what the user called the text; never the text itself.
-        text_fingerprint: SHA-256 of its tokens in windows: figures with the same one can be compared.
+        model: the user's name for the model.
+        base: the user's name for the base.
+        text: the user's name for the text; never the text itself.
+        text_fingerprint: SHA-256 of its tokens in windows: figures with the same fingerprint can be compared.
         num_windows: windows of the text.
-        seq_len: tokens of each.
+        seq_len: tokens of each window.
         stride: tokens from the beginning of one window to that of the next.
-        begins_with: what each window begins with before the text, a BOS say.
+        begins_with: the token before the text of each window, for example a BOS token; empty if there is none.
         num_tokens: tokens that were predicted.
         perplexity: exp of the mean negative log-likelihood of a token.
-        base_perplexity: the base's.
-        perplexity_ratio: the two's ratio, its error paired over the same tokens.
+        base_perplexity: the same of the base.
+        perplexity_ratio: `perplexity / base_perplexity`, its error paired over the same tokens.
         kl_divergence: mean of KL(base || model) over tokens, in nats.
-        kl_divergence_median, kl_divergence_p99, kl_divergence_max: its median, 99th percentile and largest.
-        same_top_p: share of places where the base's likeliest token is the model's too.
+        kl_divergence_median, kl_divergence_p99, kl_divergence_max: its median, 99th percentile and maximum.
+        same_top_p: share of tokens for which base and model predict the same most likely token.
         rms_delta_p: root mean square of the change of the right token's probability.
-        noise_floor: the KL divergence that rounding alone makes: of the base in its own type from the base in float32.
+        noise_floor: KL divergence caused by rounding alone: of the base in its own type from the base in float32.
         seconds: how long it took.
-        speed: how fast the model runs; None where it was not measured.
-        hardware: what it was measured on, by the name of the processor or GPU; None where that was not asked for.
-        weights_fingerprint: whose figures these are, as `Receipt.weights_fingerprint`; None for a model that has no
-            receipt, or was not saved yet.
-        base_commit_hash: the commit of a base from the Hub; None elsewhere.
+        speed: how fast the model runs; None if it was not measured.
+        hardware: name of the processor or GPU that it was measured on; None if that was not requested.
+        weights_fingerprint: the measured weights, as `Receipt.weights_fingerprint`; None for a model without a
+            receipt, or one not saved yet.
+        base_commit_hash: the commit of a base from the Hub; None for other bases.
         notes: what was decided, one line each.
     """
 
@@ -129,7 +124,7 @@ class QualityReport(Record):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """New tokens a second; None where speed was not measured."""
+        """Return new tokens per second; None if the speed was not measured."""
         return self.speed.tokens_per_second if self.speed else None
 
     def rows(self) -> tuple[Row, ...]:
@@ -137,16 +132,16 @@ class QualityReport(Record):
         windows = f"{self.num_windows} windows of {self.seq_len}, stride {self.stride}{begins}"
         return (
             Row("model", self.model),
-            *((Row("base", self.base),) if self.base else ()),
+            *row_if("base", self.base),
             Row("text", self.text, f"{format_count(self.num_tokens)} tokens predicted, {windows}"),
             *(Row(label, value) for label, value in self.figures() if value),
             *(self.speed.rows() if self.speed else ()),
             Row("time", format_seconds(self.seconds)),
-            *(Row("note", note) for note in self.notes),
+            *note_rows(self.notes),
         )
 
     def figures(self) -> tuple[tuple[str, str], ...]:
-        """Each figure's name, and the figure as text with its standard error; empty where it was not measured."""
+        """Return the name of each figure, and the figure as text with its standard error; "" if not measured."""
         return (
             ("perplexity", with_error(self.perplexity, self.perplexity_se)),
             ("perplexity of the base", with_error(self.base_perplexity, self.base_perplexity_se)),
@@ -156,29 +151,28 @@ class QualityReport(Record):
             ("KL divergence, 99 %", with_error(self.kl_divergence_p99, self.kl_divergence_p99_se, "nats")),
             ("KL divergence, largest", with_error(self.kl_divergence_max, None, "nats")),
             ("noise floor", with_error(self.noise_floor, self.noise_floor_se, "nats")),
-            ("same likeliest token", with_error(_percent(self.same_top_p), _percent(self.same_top_p_se), "%")),
-            ("RMS change of p", with_error(_percent(self.rms_delta_p), _percent(self.rms_delta_p_se), "%")),
+            ("same likeliest token", as_percent(self.same_top_p, self.same_top_p_se)),
+            ("RMS change of p", as_percent(self.rms_delta_p, self.rms_delta_p_se)),
         )
 
 
 def with_error(value: float | None, error: float | None, unit: str = "") -> str:
-    """A figure with as many digits as its standard error allows: `26.61, 0.31` -> `26.61 ± 0.31`; empty for None.
+    """Return a figure with as many digits as its standard error allows: `26.61, 0.31` -> `26.61 ± 0.31`.
 
-    The error is shown with two digits.
+    The error has two significant digits. The text is empty for None.
     """
     if value is None:
         return ""
-    text = _rounded(value, error) if error and math.isfinite(error) else f"{value:.4g}"
+    text = f"{value:.4g}"
+    if error and math.isfinite(error):
+        digits = max(0, 1 - int(f"{error:e}".partition("e")[2]))
+        text = f"{value:.{digits}f} ± {error:.{digits}f}"
     return f"{text} {unit}".strip()
 
 
-def _rounded(value: float, error: float) -> str:
-    digits = max(0, 1 - int(f"{error:e}".partition("e")[2]))
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
+def as_percent(share: float | None, error: float | None) -> str:
+    """Return a share and its standard error in percent: `0.921, 0.004` -> `92.10 ± 0.40 %`; empty for None."""
+    return with_error(None if share is None else 100 * share, None if error is None else 100 * error, "%")
 
 
 def _between(ends: tuple[float, ...]) -> str:

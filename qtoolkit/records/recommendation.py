@@ -1,32 +1,29 @@
-"""Which method, for a memory that one has."""
+"""Record which models and methods suit a given amount of memory."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from qtoolkit.records.base import Record, Row
+from qtoolkit.records.base import Record, Row, note_rows
 from qtoolkit.units import format_bits, format_bytes
 
 
 @dataclass(frozen=True)
 class Candidate(Record):
-    """One model in one form.
+    """Describe one model quantized by one config, as a candidate of a recommendation.
 
     Attributes:
-        model: what the user called it.
-        config: how it would be quantized, as it is written in a call; "full precision" when it would not.
+        model: the user's name for the model.
+        config: how it would be quantized, as it is written in a call; "full precision" if not at all.
         num_parameters: of the model.
         bits_per_weight: of the whole model in memory.
         footprint: bytes of the model.
-        memory: bytes that using it takes at most, on the device that it would live on.
+        memory: the most bytes that using it takes, on the device where it would run.
         disk: bytes of its weight files.
-        fits: whether using it fits.
-        can_be_made: whether making it fits, too.
-        perplexity_ratio: of its perplexity to that of full precision; None where nothing was measured.
+        fits: whether using it fits the memory.
+        can_be_made: whether quantizing it fits, too.
+        perplexity_ratio: of its perplexity to that of full precision; None if it was not measured.
         quality: where that figure is from.
-        served_by: what runs its files, beside qtoolkit.
+        served_by: programs other than qtoolkit that run its files.
     """
-
-    schema_version: ClassVar[int] = 1
 
     model: str
     config: str
@@ -52,18 +49,16 @@ class Candidate(Record):
 
 @dataclass(frozen=True)
 class Recommendation(Record):
-    """What to take, the best first.
+    """Rank candidates for a goal, the best first.
 
     Attributes:
         goal: "quality", "size" or "speed".
         memory: bytes that using the model may take.
         machine: the machine's name.
-        candidates: what was looked at: those that fit, the best first, then the others.
-        reason: by what they were put in order.
-        notes: what the figures do not tell.
+        candidates: all candidates: those that fit, the best first, then the others.
+        reason: how they were ordered.
+        notes: limits of these figures.
     """
-
-    schema_version: ClassVar[int] = 1
 
     goal: str
     memory: int
@@ -74,7 +69,7 @@ class Recommendation(Record):
 
     @property
     def best(self) -> Candidate | None:
-        """The first that fits; None where none does."""
+        """Return the first candidate that fits; None if none does."""
         return next((candidate for candidate in self.candidates if candidate.fits), None)
 
     def rows(self) -> tuple[Row, ...]:
@@ -84,5 +79,5 @@ class Recommendation(Record):
             Row("memory", format_bytes(self.memory), self.machine),
             Row("take", f"{best.model} {best.config}" if best else "none of these fits"),
             *(row for candidate in self.candidates for row in candidate.rows()),
-            *(Row("note", note) for note in self.notes),
+            *note_rows(self.notes),
         )

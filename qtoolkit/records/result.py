@@ -1,45 +1,32 @@
-"""What a job did."""
+"""Record what a job did."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from qtoolkit.files import current_folder
-from qtoolkit.records.base import Record, Row
+from qtoolkit.records.base import Row, note_rows
 from qtoolkit.records.calibration import CalibrationReport
+from qtoolkit.records.layer_plan import JobRecord
 from qtoolkit.records.memory import MemoryReport
-from qtoolkit.records.plan import LayerPlan, layer_rows, settings_rows
-from qtoolkit.records.source import ModelSource
 from qtoolkit.units import format_seconds
 
 
 @dataclass(frozen=True)
-class QuantizationReport(Record):
-    """All that is known of a quantized model, without the model: what a magic returns and a card is drawn from.
+class QuantizationReport(JobRecord):
+    """Describe a quantized model without holding it: what a magic returns and a model card is made from.
 
     Attributes:
-        source: the model that was quantized.
-        method: the method's name, "nf4".
-        settings: the config's fields as JSON-ready values, "auto" resolved.
-        device: where the model lives.
-        layers: the modules that were quantized.
-        skipped: the modules that stay as they were, each with its reason.
-        notes: what was decided on the way and is not in the settings; one line each.
+        source, method, settings, device, layers, skipped: as in `JobRecord`, with "auto" resolved in the settings.
+        notes: decisions of the job that are not in the settings; one line each.
         memory: before and after.
-        path: the folder it was saved to; None when it was not saved.
+        path: the folder it was saved to; None if it was not saved.
         seconds: how long the whole job took.
-        calibration: how it was calibrated; None for a method without calibration, and for a model read back.
+        calibration: how it was calibrated; None for a method without calibration, and for a model that was loaded.
     """
 
     schema_version: ClassVar[int] = 2
 
-    source: ModelSource
-    method: str
-    settings: Mapping[str, Any]
-    device: str
-    layers: tuple[LayerPlan, ...]
-    skipped: tuple[LayerPlan, ...]
     notes: tuple[str, ...]
     memory: MemoryReport
     path: str | None
@@ -48,14 +35,12 @@ class QuantizationReport(Record):
 
     def rows(self) -> tuple[Row, ...]:
         return (
-            *self.source.rows()[:1],
-            *settings_rows(self.method, self.settings),
-            Row("device", self.device),
+            *self.config_rows(),
             *self.memory.rows(),
-            *layer_rows(self.layers, self.skipped),
+            *self.layer_rows(),
             *(self.calibration.rows() if self.calibration else ()),
-            *(Row("note", note) for note in self.notes),
-            Row("saved to", _from_here(self.path) if self.path else "not saved"),
+            *note_rows(self.notes),
+            Row("saved to", _shortened(self.path) if self.path else "not saved"),
             Row("whole job", format_seconds(self.seconds)),
         )
 
@@ -63,7 +48,7 @@ class QuantizationReport(Record):
         return self.memory.picture()
 
 
-def _from_here(path: str) -> str:
-    """A path as one would type it here: a notebook that is shared then shows no folders of its author."""
-    here = current_folder()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+def _shortened(path: str) -> str:
+    """Return a path relative to the current folder if it is inside, so that a notebook shows no private folders."""
+    folder = current_folder()
+    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path

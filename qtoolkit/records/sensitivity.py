@@ -1,27 +1,24 @@
-"""How much a model loses when single layers are rounded."""
+"""Record how much a model's output changes when single layers are rounded."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from qtoolkit.records.base import Record, Row
 from qtoolkit.units import format_seconds
 
-# Losses that are shown.
-_MOST = 10
+# Number of losses that are shown.
+_MAX_SHOWN = 10
 
 
 @dataclass(frozen=True)
 class RoundingLoss(Record):
-    """What rounding one layer, and no other, to some number of bits adds to the loss.
+    """Hold what rounding one layer alone to some number of bits adds to the loss.
 
     Attributes:
         layer: its full name.
         bits: size of a code.
         loss: predicted KL divergence from the full-precision model, mean over tokens; nats per token.
-        standard_error: of `loss`, from sample to sample.
+        standard_error: of `loss`, over the samples.
     """
-
-    schema_version: ClassVar[int] = 1
 
     layer: str
     bits: int
@@ -34,17 +31,15 @@ class RoundingLoss(Record):
 
 @dataclass(frozen=True)
 class Sensitivity(Record):
-    """How sensitive the layers of a model are, each alone.
+    """Hold how sensitive each layer of a model is to rounding, each alone.
 
     Attributes:
         losses: for each layer that may be quantized, in the model's order, and each number of bits.
-        text: what it was measured on: "self", "wikitext2", a file's name.
+        text: the text that it was measured on: "self", "wikitext2", a file's name.
         num_samples: samples of the text.
         seq_len: tokens of a sample.
         seconds: how long it took.
     """
-
-    schema_version: ClassVar[int] = 1
 
     losses: tuple[RoundingLoss, ...]
     text: str
@@ -53,14 +48,14 @@ class Sensitivity(Record):
     seconds: float
 
     def by_layer(self) -> dict[str, dict[int, RoundingLoss]]:
-        """Layer -> bits -> loss."""
-        found: dict[str, dict[int, RoundingLoss]] = {}
+        """Return the losses as layer -> bits -> loss."""
+        losses: dict[str, dict[int, RoundingLoss]] = {}
         for loss in self.losses:
-            found.setdefault(loss.layer, {})[loss.bits] = loss
-        return found
+            losses.setdefault(loss.layer, {})[loss.bits] = loss
+        return losses
 
     def rows(self) -> tuple[Row, ...]:
-        largest = sorted(self.losses, key=lambda loss: -loss.loss)[:_MOST]
+        largest = sorted(self.losses, key=lambda loss: -loss.loss)[:_MAX_SHOWN]
         return (
             Row("measured on", self.text, f"{self.num_samples} samples of {self.seq_len} tokens"),
             Row("took", format_seconds(self.seconds)),

@@ -1,4 +1,4 @@
-"""Whether a saved model is what it says, check by check."""
+"""Record the checks of a saved model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +11,14 @@ _STATES = {True: "passed", False: "FAILED", None: "not checked"}
 
 @dataclass(frozen=True)
 class Check(Record):
-    """One check.
+    """Hold the result of one check.
 
     Attributes:
-        name: what was looked at, "file hashes".
-        passed: whether it holds; None where it could not be looked at.
-        value: what was seen.
+        name: what was checked, "file hashes".
+        passed: whether it holds; None if it could not be checked.
+        value: what was observed.
         note: what to do, or why it was not checked.
     """
-
-    schema_version: ClassVar[int] = 1
 
     name: str
     passed: bool | None
@@ -28,8 +26,7 @@ class Check(Record):
     note: str = ""
 
     def rows(self) -> tuple[Row, ...]:
-        seen = "; ".join(filter(None, (self.value, self.note)))
-        return (Row(self.name, _STATES[self.passed], seen),)
+        return (Row(self.name, _STATES[self.passed], "; ".join(filter(None, (self.value, self.note)))),)
 
 
 OnCheck = Callable[[Check], None]
@@ -37,18 +34,17 @@ OnCheck = Callable[[Check], None]
 
 @dataclass(frozen=True)
 class Verification(Record):
-    """All checks of a saved model.
+    """Hold all checks of a saved model.
 
     Attributes:
         name: the folder's own name.
         checks: each check, in the order in which they were made.
-        recalled: whether the model ran earlier in this session, before a `publish` of the same unchanged files.
-        network_open: why the process that ran the model could have reached a network; empty where it could not, or
-            where none ran.
-        sockets_open: likewise, why it could have reached sockets of other programs of this machine.
+        recalled: whether the checks that run the model were made earlier in this session, of the same unchanged files.
+        network_open: why the process that ran the model could have reached a network; empty if it could not, or if
+            none ran.
+        sockets_open: likewise, why it could have reached sockets of other programs on this machine.
     """
 
-    schema_version: ClassVar[int] = 1
     added_fields: ClassVar[frozenset[str]] = frozenset({"network_open", "sockets_open"})
 
     name: str
@@ -59,21 +55,21 @@ class Verification(Record):
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed; what could not be checked is in `unchecked`."""
+        """Return whether no check failed; what could not be checked is in `unchecked`."""
         return not self.failed
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """The checks that do not hold."""
+        """Return the checks that failed."""
         return tuple(check for check in self.checks if check.passed is False)
 
     @property
     def unchecked(self) -> tuple[Check, ...]:
-        """What could not be looked at, each with the reason."""
+        """Return the checks that could not be made, each with the reason in its note."""
         return tuple(check for check in self.checks if check.passed is None)
 
     def summary(self) -> tuple[Row, ...]:
-        """The verdict, and how the model ran where that is worth a word: what a publication shows of it."""
+        """Return rows with the verdict, and how the model was run if that needs a remark; shown by publications too."""
         counts = f"{len(self.checks) - len(self.failed) - len(self.unchecked)} passed, {len(self.failed)} failed"
         verdict = Row(self.name, "passed" if self.passed else "FAILED", f"{counts}, {len(self.unchecked)} not checked")
         ran = (Row("the model ran", "earlier in this session", "no file has changed since"),) if self.recalled else ()

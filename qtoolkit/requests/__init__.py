@@ -1,14 +1,14 @@
-"""What each verb is asked for: frozen dataclasses whose fields carry help, choices and unit.
+"""Define the request of each verb: a frozen dataclass whose fields carry help, choices and unit.
 
 Signatures, docstrings, magics, TOML and panels are derived from these fields, so that an option is written once.
 """
 
 from qtoolkit.requests.compare_request import CompareRequest
 from qtoolkit.requests.evaluate_request import EvaluateRequest
-from qtoolkit.requests.field import Request, describe, option
 from qtoolkit.requests.find_models_request import FindModelsRequest
 from qtoolkit.requests.load_request import LoadRequest
 from qtoolkit.requests.model import ModelSource
+from qtoolkit.requests.option_field import Request, describe, option
 from qtoolkit.requests.plan_request import PlanRequest
 from qtoolkit.requests.publish_request import CardOptions, PublishRequest
 from qtoolkit.requests.quantize_request import QuantizeRequest

@@ -1,4 +1,4 @@
-"""What `qtoolkit.compare` is asked for."""
+"""Define the options of `qtoolkit.compare`."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -7,8 +7,8 @@ from os import PathLike
 from typing import Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.requests.field import describe, option
 from qtoolkit.requests.model import MODEL, MemoryLimit, ModelSource, OnDevice, WithProgress
+from qtoolkit.requests.option_field import describe, option
 from qtoolkit.requests.output import OutputFolder
 from qtoolkit.requests.text import TextOptions
 
@@ -18,22 +18,15 @@ class CompareRequest(TextOptions, MemoryLimit, OutputFolder, OnDevice, ModelSour
     """Hold a model, the configs that it is quantized with, and what these are measured on."""
 
     model: Any = field(metadata=describe(f"{MODEL}; a loaded one only without an executor"))
-    configs: Sequence[Any] = field(
-        metadata=describe(
-            "what `quantize` takes, None for the model as it is, and folders of checkpoints or `.gguf` files"
-        )
-    )
+    configs: Sequence[Any] = field(metadata=describe("what `quantize` takes, None for the model as it is, and paths"))
     _: KW_ONLY
     prompts: Sequence[str] = option((), help="texts that each candidate continues by 40 tokens", metavar="TEXT")
     executor: Executor | None = option(
-        None, help="`concurrent.futures.Executor` with one job for each config", empty="this process", metavar="NAME"
+        None, help="`concurrent.futures.Executor` with one job for each config", empty="this process"
     )
-    retries: int = option(2, help="how often a job is begun again when its worker is lost", metavar="NUMBER", least=0)
+    retries: int = option(2, help="how often a job is begun again when its worker is lost", unit="times", least=0)
     output: str | PathLike[str] | None = option(
-        None,
-        help="folder that keeps each result as soon as it is measured",
-        empty="one in the user's cache",
-        metavar="DIR",
+        None, help="folder that each result is saved in", empty="one in your cache", metavar="DIR"
     )
     resume: bool = option(True, help="take the results of an earlier call that was the same", empty="measure anew")
 

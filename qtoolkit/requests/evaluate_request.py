@@ -1,10 +1,10 @@
-"""What `qtoolkit.evaluate` is asked for."""
+"""Define the options of `qtoolkit.evaluate`."""
 
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from qtoolkit.requests.field import describe, option
 from qtoolkit.requests.model import MODEL, ModelSource, OnDevice, WithProgress
+from qtoolkit.requests.option_field import describe, option
 from qtoolkit.requests.text import TextOptions
 
 
@@ -12,16 +12,9 @@ from qtoolkit.requests.text import TextOptions
 class EvaluateRequest(TextOptions, OnDevice, ModelSource, WithProgress):
     """Hold a model, what it is compared with, and the text."""
 
-    model: Any = field(
-        metadata=describe(
-            f"a `QuantizedModel`, {MODEL}; or an object whose `logits(input_ids: int64[1, seq_len])` gives "
-            "[1, seq_len, vocabulary]"
-        )
-    )
+    model: Any = field(metadata=describe(f"{MODEL}, a `QuantizedModel`, or an object with `logits(input_ids)`"))
     _: KW_ONLY
     base: Any | None = option(
-        None, help="model that it was made from, to measure what was lost", empty="perplexity alone", metavar="MODEL"
+        None, help="what it was made from, to measure what was lost", empty="perplexity alone", metavar="MODEL"
     )
-    speed: bool = option(
-        True, help="measure too how fast the model reads and writes, where it is loaded", empty="measure quality alone"
-    )
+    speed: bool = option(True, help="measure too how fast it reads and writes", empty="measure quality alone")

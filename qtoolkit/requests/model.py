@@ -1,10 +1,10 @@
-"""Options that say which model is meant, where it comes from and where it runs."""
+"""Define options that say which model is meant, where it comes from and where it runs."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from qtoolkit.records import Machine, OnProgress, ignore_progress
-from qtoolkit.requests.field import Request, option
+from qtoolkit.requests.option_field import Request, option
 from qtoolkit.units import parse_bytes
 
 MODEL = "a Hub id (`name` or `name@revision`), a folder, a `.gguf` file or a loaded `PreTrainedModel`"
@@ -22,12 +22,7 @@ class HubToken(Request):
 class HubSource(HubToken):
     """Hold which version of a model on the Hub is meant, and the token."""
 
-    revision: str | None = option(
-        None,
-        help="branch, tag or commit of a model on the Hub, which is pinned to a commit",
-        empty="main",
-        metavar="NAME",
-    )
+    revision: str | None = option(None, help="branch, tag or commit of a model on the Hub", empty="main")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +41,7 @@ class ModelSource(HubSource, WithTokenizer):
 class OnDevice(Request):
     """Hold a device."""
 
-    device: str = option(
-        "auto",
-        help="where the model runs: cpu, cuda, cuda:1, or auto for the first GPU if there is one",
-        metavar="NAME",
-    )
+    device: str = option("auto", help="where the model runs: cpu, cuda, cuda:1, or auto for a GPU if there is one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +49,7 @@ class PlannedUse(Request):
     """Hold what the use of a model is planned for."""
 
     machine: str | Machine | None = option(
-        None, help="machine to plan for: t4, l4, a100-80, cpu-12gb, ...", empty="this one", metavar="NAME"
+        None, help="machine to plan for: t4, l4, a100-80, cpu-12gb, ...", empty="this one"
     )
     context: int = option(4096, help="tokens for which using the result is planned", unit="tokens", least=1)
 
@@ -68,7 +59,7 @@ class MemoryLimit(Request):
     """Hold how much memory the use of a model may take."""
 
     memory: int | str | None = option(
-        None, help='bytes that using the best one may take, or text such as "4 GB"', empty="no limit", metavar="SIZE"
+        None, help='bytes that using the best one may take, such as "4 GB"', empty="all that there is", metavar="SIZE"
     )
 
     def __post_init__(self) -> None:

@@ -1,11 +1,11 @@
-"""Options that say where a result is saved, and what becomes of an unfinished one."""
+"""Define options that say where a result is saved, and what becomes of an unfinished one."""
 
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 from qtoolkit.files import path_of
-from qtoolkit.requests.field import Request, option
+from qtoolkit.requests.option_field import Request, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,6 @@ class Resumable(Request):
 
     resume: bool = option(True, help="go on with what an earlier call had done when it was stopped", empty="start anew")
     resume_repo: str | None = option(
-        None,
-        help="private repository on the Hub that the blocks done are pushed to, and pulled from",
-        empty="this machine alone",
-        metavar="REPO",
+        None, help="private repository on the Hub that the blocks done are pushed to, and pulled from", metavar="REPO"
     )
-    overwrite: bool = option(
-        False, help="replace the output folder when it exists; it stays until the new one is complete"
-    )
+    overwrite: bool = option(False, help="replace the output folder when it exists")

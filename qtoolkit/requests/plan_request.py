@@ -1,11 +1,11 @@
-"""What `qtoolkit.plan` is asked for."""
+"""Define the options of `qtoolkit.plan`."""
 
 from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.requests.field import describe, option
 from qtoolkit.requests.model import CONFIG, MODEL, ModelSource, OnDevice, PlannedUse
+from qtoolkit.requests.option_field import describe, option
 from qtoolkit.requests.output import OutputFolder
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
-"""What `qtoolkit.quantize` is asked for."""
+"""Define the options of `qtoolkit.quantize`."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.requests.field import describe
 from qtoolkit.requests.model import CONFIG, MODEL, ModelSource, OnDevice, WithProgress
+from qtoolkit.requests.option_field import describe
 from qtoolkit.requests.output import OutputFolder, Resumable
 
 if TYPE_CHECKING:

@@ -1,12 +1,12 @@
-"""What `qtoolkit.run_tasks` is asked for."""
+"""Define the options of `qtoolkit.run_tasks`."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 from typing import Any
 
-from qtoolkit.requests.field import describe, option
 from qtoolkit.requests.model import WithTokenizer
+from qtoolkit.requests.option_field import describe, option
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,11 @@ class RunTasksRequest(WithTokenizer):
 
     model: Any = field(metadata=describe("a `QuantizedModel`, a loaded `PreTrainedModel`, or what `load` reads"))
     tasks: str | PathLike[str] | Sequence[str | PathLike[str]] = field(
-        metadata=describe(
-            'names of lm-eval\'s tasks, groups or tags, or folders of YAML tasks ("./my_tasks"), of which all are run; '
-            "a YAML file may name Python functions beside it, which run: take folders that you trust"
-        )
+        metadata=describe("names of lm-eval's tasks, groups or tags, or folders of YAML tasks, of which all are run")
     )
     _: KW_ONLY
     limit: int | None = option(
-        None,
-        help="questions of each task, the first ones: few questions tell little",
-        empty="all",
-        unit="questions",
-        least=1,
+        None, help="questions of each task, the first ones", empty="all", unit="questions", least=1
     )
     num_fewshot: int | None = option(
         None, help="solved examples before each question", empty="what each task says", unit="examples"

@@ -1,11 +1,11 @@
-"""Options that say which text a model is measured on."""
+"""Define options that say which text a model is measured on."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.requests.field import option
 from qtoolkit.requests.model import HubToken
+from qtoolkit.requests.option_field import option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,18 +13,12 @@ class TextOptions(HubToken):
     """Hold a text, how it is cut into windows, and the token with which it is downloaded."""
 
     text: Any = option(
-        "wikitext2",
-        help="text to measure on: wikitext2, c4, self (written by the base), a file (.txt, .jsonl, .parquet), a list "
-        "of texts or a `datasets.Dataset`",
-        metavar="TEXT",
+        "wikitext2", help="wikitext2, c4, self (written by the base), a file, a list of texts or a `datasets.Dataset`"
     )
     seq_len: int = option(512, help="tokens of a window", unit="tokens")
     num_tokens: int = option(16384, help="tokens of the text to take, from its beginning", unit="tokens")
     stride: int | None = option(
-        None,
-        help="tokens from one window's beginning to the next",
-        empty="windows that do not overlap",
-        unit="tokens",
+        None, help="tokens from one window's beginning to the next", empty="no overlap", unit="tokens"
     )
     noise_floor: bool = option(
         False, help="measure too what rounding alone does: the base in its own type against the base in float32"

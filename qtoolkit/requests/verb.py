@@ -1,15 +1,16 @@
-"""Verbs made from their requests: the signature, the docstring's `Args:`, and errors that hold nothing."""
+"""Make verbs from their requests: the signature, the docstring's `Args:`, and errors that hold no token."""
 
 import functools
 import inspect
+import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
 from typing import Any, ParamSpec, TypeVar
 
-from qtoolkit.requests.field import Request
+from qtoolkit.requests.option_field import Request
 from qtoolkit.tokens import Token, forget
 
 P = ParamSpec("P")
@@ -24,8 +25,8 @@ def verb(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]
 
     Its signature has the fields in the order of `arguments_of`, and its docstring the help of each under `Args:`.
 
-    Errors that leave the verb hold neither a half-made model nor a token, and show none in a message: a notebook keeps
-    the last error, and shows the variables of every frame on its way where it is told to (`%xmode Verbose`); those of
+    Errors that leave the verb hold neither a half-made model nor a token, in frames and in messages: a notebook keeps
+    the last error, and with `%xmode Verbose` shows the variables of every frame of its traceback; those of
     huggingface_hub hold the headers of a request.
 
     Args:
@@ -46,13 +47,13 @@ def verb(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]
                 return function(request(*args, **kwargs))
             except BaseException as error:
                 forget(error, outer, options.get("token"))
-                # This frame is shown too.
+                # The variables of this frame are shown too.
                 del args
                 options.clear()
                 raise
 
         wrapper.__signature__ = signature  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+        wrapper.__annotations__ = {one.name: one.type for one in arguments_of(request)}
         wrapper.__annotations__["return"] = signature.return_annotation
         wrapper.__doc__ = _docstring(inspect.getdoc(function) or "", request)
         return wrapper
@@ -92,19 +93,19 @@ def _check_call(name: str, signature: Signature, args: tuple[Any, ...], options:
 
 
 def _docstring(text: str, request: Any) -> str:
-    """Return a docstring with the help of each argument before its first section."""
-    sections = min((found for name in ("Returns:", "Raises:") if (found := text.find(f"\n{name}\n")) >= 0), default=-1)
-    body, rest = (text, "") if sections < 0 else (text[:sections], text[sections:])
-    entries = [line for one in arguments_of(request) for line in _entry(one)]
-    return "\n".join([body.rstrip(), "", "Args:", *entries, rest])
+    """Return a docstring with the help of each argument before its sections."""
+    before, *sections = re.split(r"\n(?=(?:Returns|Raises):\n)", text, maxsplit=1)
+    return "\n".join([before.rstrip(), "", "Args:", *map(_entry, arguments_of(request)), "", *sections])
 
 
-def _entry(one: Field[Any]) -> Iterator[str]:
-    """Yield the lines that describe an argument in a docstring."""
+def _entry(one: Field[Any]) -> str:
+    """Return the lines that describe an argument in a docstring."""
     described = one.metadata
-    choices = f"; one of {', '.join(map(repr, described['choices']))}" if described.get("choices") else ""
-    empty = ""
+    parts = [f"{one.name}: {described['help']}"]
+    if described.get("choices"):
+        parts.append(f"one of {', '.join(map(repr, described['choices']))}")
     if described.get("empty"):
-        empty = f"; False to {described['empty']}" if one.default is True else f"; None for {described['empty']}"
-    text = f"{one.name}: {described['help']}{choices}{empty}."
-    yield from textwrap.wrap(text, _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
+        parts.append(f"{'False to' if one.default is True else 'None for'} {described['empty']}")
+    return textwrap.fill(
+        "; ".join(parts) + ".", _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
+    )

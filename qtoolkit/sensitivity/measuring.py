@@ -1,4 +1,4 @@
-"""What rounding a layer costs, predicted to second order from gradients (optimal brain surgeon, as in HAWQ-V2).
+"""Predict what rounding each layer costs, to second order from gradients (optimal brain surgeon, as in HAWQ-V2).
 
 A change dW of one weight matrix changes the model's output by KL(p || q) ~ 1/2 E[<g, dW>^2] nats per token, where g is
 the gradient of log p(y | x) for a label y drawn from p: the Fisher information is the second derivative of the KL
@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -31,9 +31,9 @@ from qtoolkit.texts.calibration_text import Calibration, read_calibration
 from qtoolkit.texts.self_calibration import self_calibration
 from qtoolkit.version import __version__
 
-# A standard error of a quarter of the loss of a layer: bits differ by a factor of 4 and more.
+# Enough for a standard error of a quarter of a layer's loss: losses of different bits differ by a factor of 4 and more.
 NUM_SAMPLES, SEQ_LEN = 32, 128
-# What a sensitivity does not depend on.
+# Options that do not change a sensitivity.
 _NOT_IN_KEY = ("bits", "target_bits", "target_size", "num_samples", "seq_len")
 
 
@@ -49,104 +49,117 @@ def measure_sensitivity(
 ) -> Sensitivity:
     """Predict for each layer of the blocks what rounding it alone to the nearest code would add to the loss.
 
-    One block is in memory at a time. The text is that of the config's `calibration`, otherwise what the model writes
-    itself. What was measured is kept in the user's cache folder, for the same weights, method, options and text.
+    One block is in memory at a time. The text is the config's `calibration`, or text that the model generates if the
+    config has none. Results are cached in the user's cache folder, by weights, method, options and text.
 
     Args:
-        checkpoint: the model, full precision, its weights within reach.
+        checkpoint: the model in full precision, its weights on this machine.
         method: rounds with its own grid.
         config: its options.
         layers: linear layers of the blocks.
         bits: numbers of bits to round to.
         device: "cpu" or "cuda:0".
-        on_progress: told of each block.
+        on_progress: called for each block.
 
     Raises:
-        UnsupportedModelError: no list of blocks, or a model that computes NaN.
-        CheckpointError: a weight that holds NaN or infinity.
-        QToolkitError: as loading the text.
+        UnsupportedModelError: the model has no list of blocks, or computes NaN.
+        CheckpointError: a weight holds NaN or infinity.
+        QToolkitError: the text cannot be loaded.
     """
     started = time.monotonic()
     dtype = calibration_dtype(device, checkpoint.dtype)
-    source, sizes = getattr(config, "calibration", "self"), {"num_samples": NUM_SAMPLES, "seq_len": SEQ_LEN}
-    written = isinstance(source, str) and source == "self"
-    text = None if written else read_calibration(checkpoint, source, **sizes, on_progress=on_progress)
+    source = getattr(config, "calibration", "self")
+    sizes = {"num_samples": NUM_SAMPLES, "seq_len": SEQ_LEN}
+    generated = isinstance(source, str) and source == "self"
+    text = None if generated else read_calibration(checkpoint, source, **sizes, on_progress=on_progress)
     key = _key(checkpoint, config, layers, bits, dtype, text)
     file = user_cache() / "sensitivity" / f"{key}.json"
-    known = read_json(file)
     # A file that holds something else is replaced.
     with suppress(ConfigError):
-        return Sensitivity.from_dict(known)
-    text = text or _written_text(checkpoint, device, dtype, on_progress)
+        return Sensitivity.from_dict(read_json(file))
+    text = text or _generated_text(checkpoint, device, dtype, on_progress)
     streamed = StreamedModel(checkpoint, device=device, dtype=dtype)
-    rounding = _Rounding(streamed.name, method, config, {layer.name: layer for layer in layers}, bits, text.tokens)
-    inner = [
-        [layer.name.removeprefix(f"{block}.") for layer in layers if layer.name.startswith(f"{block}.")]
-        for block in streamed.block_names
-    ]
-    run_backward(streamed, inner, text.tokens, rounding, on_progress)
+    losses = _RoundingLosses(streamed.name, method, config, layers, bits, text.tokens)
+    names = streamed.names_by_block([layer.name for layer in layers])
+    run_backward(streamed, names, text.tokens, losses, on_progress)
     del streamed
     give_memory_back()
     num_samples, seq_len = text.tokens.shape
-    found = Sensitivity(rounding.result(), text.name, num_samples, seq_len, time.monotonic() - started)
-    keep_json(file, found.to_dict())
-    return found
+    sensitivity = Sensitivity(losses.result(), text.name, num_samples, seq_len, time.monotonic() - started)
+    keep_json(file, sensitivity.to_dict())
+    return sensitivity
 
 
-class _Rounding:
-    """Sums up <G, dW>^2 of each sample, layer and number of bits; a `Watcher`."""
+@dataclass
+class _RoundingLosses:
+    """Compute <G, dW>^2 / (2 T) of each sample, layer and number of bits; a `Watcher`.
 
-    def __init__(
-        self,
-        model: str,
-        method: Method,
-        config: MixedConfig,
-        layers: Mapping[str, Layer],
-        bits: Sequence[int],
-        tokens: torch.Tensor,
-    ) -> None:
-        self._model, self._method, self._config, self._layers, self._bits = model, method, config, layers, bits
-        self._num_samples, self._seq_len = tokens.shape
-        # Layer -> change of the weight for each number of bits, [bits, elements].
-        self._changes: dict[str, torch.Tensor] = {}
-        # Layer -> loss of each sample, float64 [samples, bits].
-        self._losses = {name: torch.zeros(self._num_samples, len(bits), dtype=torch.float64) for name in layers}
+    Attributes:
+        model: the user's name for the model, for errors.
+        method: rounds the weights.
+        config: its options.
+        layers: linear layers of the blocks.
+        bits: numbers of bits to round to.
+        tokens: int64 [samples, tokens].
+        changes: layer -> change of the weight for each number of bits, [bits, elements].
+        losses: layer -> loss of each sample, float64 [samples, bits].
+    """
+
+    model: str
+    method: Method
+    config: MixedConfig
+    layers: Sequence[Layer]
+    bits: Sequence[int]
+    tokens: torch.Tensor
+    changes: dict[str, torch.Tensor] = field(init=False)
+    losses: dict[str, torch.Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        shape = len(self.tokens), len(self.bits)
+        self.losses = {layer.name: torch.zeros(shape, dtype=torch.float64) for layer in self.layers}
 
     def start(self, weights: Mapping[str, torch.Tensor]) -> None:
-        self._changes = {name: self._change(name, weight) for name, weight in weights.items()}
+        """See `Watcher`."""
+        layers = {layer.name: layer for layer in self.layers}
+        self.changes = {name: self._change(layers[name], weight) for name, weight in weights.items()}
 
-    def _change(self, name: str, stored: torch.Tensor) -> torch.Tensor:
-        own, weight = self._config.of(name), stored.float()
+    def _change(self, layer: Layer, stored: torch.Tensor) -> torch.Tensor:
+        """Return how rounding to each number of bits changes a weight, [bits, elements]."""
+        config = self.config.of(layer.name)
+        weight = stored.float()
         try:
-            rounded = [self._method.rounded(weight, self._layers[name], own.with_bits(bits)) for bits in self._bits]
+            rounded = [self.method.rounded(weight, layer, config.with_bits(bits)) for bits in self.bits]
         except ValueError as error:
-            raise UnsupportedModelError(f"{name} of {self._model} cannot be rounded ({error}): exclude it") from error
+            message = f"{layer.name} of {self.model} cannot be rounded ({error}): exclude it"
+            raise UnsupportedModelError(message) from error
         return torch.stack([(value - weight).to(stored.dtype).flatten() for value in rounded])
 
     def add(self, sample: int, gradients: Mapping[str, torch.Tensor]) -> None:
+        """See `Watcher`."""
         for name, gradient in gradients.items():
-            slopes = self._changes[name].float() @ gradient.float().flatten()  # [bits]
-            self._losses[name][sample] = slopes.double().cpu() ** 2 / (2 * self._seq_len)
+            slopes = self.changes[name].float() @ gradient.float().flatten()  # [bits]
+            self.losses[name][sample] = slopes.double().cpu() ** 2 / (2 * self.tokens.shape[1])
 
     def result(self) -> tuple[RoundingLoss, ...]:
-        """Means over the samples, and their standard errors."""
-        return tuple(loss for name, losses in self._losses.items() for loss in self._means(name, losses))
+        """Return the means over the samples, with their standard errors."""
+        return tuple(loss for name, losses in self.losses.items() for loss in self._means(name, losses))
 
     def _means(self, name: str, losses: torch.Tensor) -> Iterator[RoundingLoss]:
         if not losses.isfinite().all():
             raise UnsupportedModelError(
-                f"{self._model} computes NaN or infinity at {name}, so that no sensitivity can be measured: give rules"
+                f"{self.model} computes NaN or infinity at {name}, so that no sensitivity can be measured: give rules"
             )
         means = losses.mean(0).tolist()
         errors = (losses.std(0, correction=min(1, len(losses) - 1)) / len(losses) ** 0.5).tolist()
-        for bits, loss, error in zip(self._bits, means, errors, strict=True):
+        for bits, loss, error in zip(self.bits, means, errors, strict=True):
             yield RoundingLoss(name, bits, loss, error)
 
 
-def _written_text(checkpoint: Checkpoint, device: str, dtype: torch.dtype, on_progress: OnProgress) -> Calibration:
-    whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress).value
+def _generated_text(checkpoint: Checkpoint, device: str, dtype: torch.dtype, on_progress: OnProgress) -> Calibration:
+    """Return text that the model generates itself."""
+    model = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress).value
     return self_calibration(
-        whole, checkpoint.tokenizer, num_samples=NUM_SAMPLES, seq_len=SEQ_LEN, on_progress=on_progress
+        model, checkpoint.tokenizer, num_samples=NUM_SAMPLES, seq_len=SEQ_LEN, on_progress=on_progress
     )
 
 
@@ -158,7 +171,7 @@ def _key(
     dtype: torch.dtype,
     text: Calibration | None,
 ) -> str:
-    """SHA-256 of all that a measurement depends on."""
+    """Return the SHA-256 of everything that a sensitivity depends on."""
     settings = {name: value for name, value in config.to_dict().items() if name not in _NOT_IN_KEY}
     facts = {
         "version": __version__,

@@ -1,4 +1,4 @@
-"""Weights in and out, one at a time: models built from streamed weights, results written and renamed when whole."""
+"""Load, quantize and save models one weight or block at a time; results get their name when they are complete."""
 
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.journal import Journal, JournalPlace, begun_recipe

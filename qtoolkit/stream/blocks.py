@@ -1,18 +1,17 @@
-"""A model of which only the parts in use hold values: what stands before its blocks, or one block.
+"""Hold a model of which only the part in use is in memory: one block, or everything outside the blocks.
 
-transformers builds the modules and puts tensors into them (renamed, merged, cast), as it does for a whole model; here
-it is given the tensors of one part at a time.
+transformers builds the modules and puts tensors into them (renamed, merged, cast), as it does for a whole model, but it
+gets the tensors of one part at a time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from qtoolkit.checkpoints.remedy import place_of, sound_copy
-from qtoolkit.checkpoints.safetensors import StoredTensor
+from qtoolkit.checkpoints.remedy import file_of, sound_copy
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.models import Checkpoint
@@ -24,22 +23,20 @@ from qtoolkit.models.structure import block_list, output_head
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Tensors = Mapping[str, StoredTensor | torch.Tensor]
-
 
 class StreamedModel:
-    """A causal language model whose blocks are read one at a time.
+    """Load the blocks of a causal language model one at a time.
 
-    Experts that transformers keeps in one tensor are taken apart, each into linear layers named as in the file.
+    Experts that transformers keeps in one tensor are split into linear layers, named as in the file.
 
     Args:
-        checkpoint: the model, full precision.
-        device: where parts are put, "cpu" or "cuda:0".
-        dtype: what they compute in.
+        checkpoint: the model in full precision.
+        device: where parts are loaded to, "cpu" or "cuda:0".
+        dtype: the type they compute in.
 
     Attributes:
-        name: what the user called it.
-        model: on the meta device, but for the part in use.
+        name: the user's name for the model.
+        model: on the meta device except for the part in use.
         blocks: the list of its blocks.
         block_names: their full names, "model.layers.0".
         tensors: the checkpoint's tensors by their name in the file.
@@ -52,7 +49,9 @@ class StreamedModel:
     def __init__(self, checkpoint: Checkpoint, *, device: str, dtype: torch.dtype) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
 
-        self.device, self.dtype, self.name = device, dtype, checkpoint.name
+        self.device = device
+        self.dtype = dtype
+        self.name = checkpoint.name
         self.model: PreTrainedModel = build_empty(checkpoint, dtype).eval()
         self.tensors = checkpoint.named_as_stored(self.model)
         conversions = get_model_conversion_mapping(self.model)
@@ -66,42 +65,52 @@ class StreamedModel:
         path, self.blocks = found
         self.block_names = tuple(f"{path}.{index}" for index in range(len(self.blocks)))
 
+    def names_by_block(self, names: Sequence[str]) -> list[list[str]]:
+        """Sort the full names of layers by the block that they are in, and shorten them to names within it."""
+        prefixes = [f"{block}." for block in self.block_names]
+        return [[name.removeprefix(prefix) for name in names if name.startswith(prefix)] for prefix in prefixes]
+
     @contextmanager
     def outside(self, *, with_head: bool = False) -> Iterator["PreTrainedModel"]:
-        """The model with everything in memory that runs before and after its blocks; the output head where asked."""
+        """Load everything that runs before and after the blocks, for the time of a `with` block.
+
+        Args:
+            with_head: whether the output head is loaded too.
+        """
         head = None if with_head else output_head(self.model)
-        left_out = (*self.block_names, *([head] if head else []))
-        prefixes = tuple(f"{part}." for part in left_out)
+        excluded = (*self.block_names, *([head] if head else []))
+        prefixes = tuple(f"{part}." for part in excluded)
         keys = [key for key, name in self.name_of.items() if not name.startswith(prefixes)]
-        others = [
+        modules = [
             module
             for name, module in self.model.named_modules()
-            if name not in left_out and not name.startswith(prefixes)
+            if name not in excluded and not name.startswith(prefixes)
         ]
-        self._fill(keys, others)
-        try:
+        with self._loaded(keys, modules):
             yield self.model
-        finally:
-            for module in others:
-                _empty(module)
-            give_memory_back()
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
-        """Block `index` in memory."""
+        """Load block `index` for the time of a `with` block."""
         prefix = f"{self.block_names[index]}."
         keys = [key for key, name in self.name_of.items() if name.startswith(prefix)]
         block = self.blocks[index]
-        self._fill(keys, list(block.modules()))
-        try:
+        with self._loaded(keys, list(block.modules())):
             yield block
+
+    @contextmanager
+    def _loaded(self, keys: list[str], modules: list[nn.Module]) -> Iterator[None]:
+        """Load the tensors of some modules for the time of a `with` block."""
+        self._fill(keys, modules)
+        try:
+            yield
         finally:
-            for module in block.modules():
+            for module in modules:
                 _empty(module)
             give_memory_back()
 
     def _fill(self, keys: list[str], modules: list[nn.Module]) -> None:
-        """Read tensors into the model; `modules` are those that must be whole afterwards."""
+        """Read tensors into the model; `modules` must have all values afterwards."""
         from transformers.modeling_utils import LoadStateDictConfig
 
         how = LoadStateDictConfig(
@@ -120,19 +129,20 @@ class StreamedModel:
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.is_meta:
                     kind = type(module).__name__
-                    way = sound_copy(place_of(self.tensors))
+                    way = sound_copy(file_of(self.tensors))
                     raise CheckpointError(f"{self.name} has no {name} for a {kind}: {way}")
 
     def _tie(self, modules: list[nn.Module]) -> None:
-        """Parameters that share another's values, which came as one tensor."""
+        """Tie parameters that share one tensor, of which the checkpoint holds only one."""
         for target, source in self.model.all_tied_weights_keys.items():
-            (owner, _, name), shared = target.rpartition("."), self.model.get_parameter(source)
+            owner, _, name = target.rpartition(".")
+            shared = self.model.get_parameter(source)
             module = self.model.get_submodule(owner)
             if not shared.is_meta and any(module is own for own in modules):
                 module._parameters[name] = shared  # noqa: SLF001
 
     def _fill_buffers(self, module: nn.Module) -> None:
-        """Buffers that no file holds: transformers computes them where it initializes a module."""
+        """Compute buffers that no file holds, by transformers' own initialization of the module."""
         missing = {name: buffer for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
         for name, buffer in missing.items():
             module._buffers[name] = torch.empty_like(buffer, device=self.device)  # noqa: SLF001
@@ -144,7 +154,7 @@ class StreamedModel:
 
 
 def _empty(module: nn.Module) -> None:
-    """Let go of a module's own values."""
+    """Free a module's own parameters and buffers."""
     for name, parameter in list(module.named_parameters(recurse=False)):
         module._parameters[name] = nn.Parameter(  # noqa: SLF001
             torch.empty_like(parameter, device="meta"), requires_grad=False

@@ -1,4 +1,4 @@
-"""What it takes to read weights, to hold them and to quantize them: the terms of which phases are planned."""
+"""Estimate the memory and time of phases that read, hold and quantize weights."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,31 +10,31 @@ from qtoolkit.measure.malloc import GIVE_BACK_EVERY
 from qtoolkit.records import LayerPlan, PhasePlan, Speed, Term
 from qtoolkit.texts.self_calibration import CPU_MEMORY
 
-# A time is at least what products and bytes take at full speed; measured jobs take up to 5 times that.
+# The shortest time is that of products and bytes at full speed; measured jobs take up to 5 times as long.
 SLOWEST = 5.0
-# Seconds that no job undercuts: checks, configs, the tokenizer.
+# Seconds that every job takes: checks, configs, the tokenizer.
 _FIXED_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Work:
-    """A job as a method plans it.
+class JobShape:
+    """Describe a job for the estimates of a method.
 
     Attributes:
-        base: what is resident in main memory before the weights come.
+        base: what is resident in main memory before weights are read.
         layers: the modules that will be quantized.
-        skipped: the modules that stay as they are.
-        footprint: bytes of everything that stays in memory.
+        skipped: the modules that will not.
+        footprint: bytes of the quantized model in memory.
         weight_bytes: bytes of all weights as they are read.
-        expanded: bytes that are held until the result is whole: a `.gguf` file's weights.
+        expanded: bytes of a `.gguf` file's expanded weights, held until the result is complete; 0 for other files.
         device: "cpu" or "cuda:0".
         dtype: the type that the model computes in.
-        hidden_size: of the hidden states.
-        vocab_size: of the logits.
+        hidden_size: width of the hidden states.
+        vocab_size: width of the logits.
         cache_bytes: keys and values of one token in all layers.
-        blocks: the name of the list of blocks, "model.layers"; empty where there is none.
-        head: the name of the output head; empty where there is none.
-        max_seq_len: the most tokens that the model knows; None where it does not say.
+        blocks: the name of the list of blocks, "model.layers"; empty if there is none.
+        head: the name of the output head; empty if there is none.
+        max_seq_len: the most tokens that the model supports; None if its config does not say.
         speed: of the machine.
     """
 
@@ -56,15 +56,15 @@ class Work:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the result lives in main memory."""
+        """Return whether the result is kept in main memory."""
         return self.device == "cpu"
 
     def time(self, *, moved: int = 0, touched: int = 0, flops: float = 0.0, flops32: float = 0.0) -> tuple[float, ...]:
-        """Shortest and longest seconds of a phase; empty where the machine's speed is not known.
+        """Return the shortest and longest seconds of a phase; empty if the machine's speed is not known.
 
         Args:
-            moved: bytes from or to the disk.
-            touched: bytes from or to memory.
+            moved: bytes read from or written to the disk.
+            touched: bytes read from or written to memory.
             flops: floating-point operations in the model's type.
             flops32: floating-point operations in float32.
         """
@@ -76,68 +76,84 @@ class Work:
         return least, _FIXED_SECONDS + SLOWEST * least
 
 
-def weight_phases(work: Work) -> tuple[PhasePlan, ...]:
-    """Return the one phase of a method that looks at one weight at a time."""
-    return (reading_phase(work, "quantize", "largest layer while it is quantized", working_bytes(work.layers)),)
+def weight_phases(job: JobShape) -> tuple[PhasePlan, ...]:
+    """Return the only phase of a method that quantizes each weight by itself."""
+    return (reading_phase(job, "quantize", "largest layer while it is quantized", working_bytes(job.layers)),)
 
 
-def reading_phase(work: Work, name: str, what: str, working: int) -> PhasePlan:
-    """A phase that reads all weights and ends with the result in memory."""
-    result = Term("quantized model", work.footprint, "every layer's bytes, scales included")
+def reading_phase(job: JobShape, name: str, what: str, working: int) -> PhasePlan:
+    """Return a phase that reads all weights and ends with the result in memory.
+
+    Args:
+        job: the job.
+        name: of the phase.
+        what: names the working memory in the plan.
+        working: bytes of working memory.
+    """
+    result = Term("quantized model", job.footprint, "every layer's bytes, scales included")
     layer = Term(what, working, "source weight, float32 copies, result")
-    largest = max((layer.bytes_before for layer in (*work.layers, *work.skipped)), default=0)
+    largest = max((layer.bytes_before for layer in (*job.layers, *job.skipped)), default=0)
     waiting = Term("read and not given back yet", GIVE_BACK_EVERY, "freed memory is given back after so much")
-    if work.on_cpu:
+    if job.on_cpu:
         memory = [result, layer, waiting]
     else:
         memory = [Term("largest weight on its way to the GPU", largest, "its bytes in the file"), waiting]
-    if work.expanded:
-        done = work.footprint if work.on_cpu else 0
-        memory.append(Term("the .gguf file, expanded", max(0, work.expanded - done), "in bfloat16, less what is done"))
-    touched = 4 * work.weight_bytes + work.footprint
+    if job.expanded:
+        done = job.footprint if job.on_cpu else 0
+        memory.append(Term("the .gguf file, expanded", max(0, job.expanded - done), "in bfloat16, less what is done"))
+    touched = 4 * job.weight_bytes + job.footprint
     return PhasePlan(
         name,
-        (*work.base, *memory),
-        () if work.on_cpu else (result, layer),
-        bytes_moved=work.weight_bytes,
-        seconds=work.time(moved=work.weight_bytes, touched=touched),
+        (*job.base, *memory),
+        () if job.on_cpu else (result, layer),
+        bytes_moved=job.weight_bytes,
+        seconds=job.time(moved=job.weight_bytes, touched=touched),
     )
 
 
 def working_bytes(layers: Iterable[LayerPlan]) -> int:
-    """Return the most that is in use at one time while a layer is quantized, beside what stays."""
+    """Return the peak of temporary bytes while one layer is quantized, its result not counted."""
     return max((layer.working_bytes - layer.bytes_after for layer in layers), default=0)
 
 
-def on_device(work: Work, name: str, terms: tuple[Term, ...], in_memory: tuple[Term, ...]) -> PhasePlan:
-    """A phase whose terms are in main memory on the CPU, and in the GPU's on a GPU, beside what stays in memory."""
-    if work.on_cpu:
-        return PhasePlan(name, (*work.base, *terms))
-    return PhasePlan(name, (*work.base, *in_memory), tuple(term for term in terms if term not in in_memory))
+def on_device(job: JobShape, name: str, terms: tuple[Term, ...], in_memory: tuple[Term, ...]) -> PhasePlan:
+    """Return a phase with its terms in RAM, or in VRAM if the job runs on a GPU; `in_memory` terms stay in RAM."""
+    if job.on_cpu:
+        return PhasePlan(name, (*job.base, *terms))
+    return PhasePlan(name, (*job.base, *in_memory), tuple(term for term in terms if term not in in_memory))
 
 
-def writing_phase(work: Work, num_samples: int, seq_len: int, wider: float) -> PhasePlan:
-    """Return the model as it is, writing its own text: as many samples at one time as `CPU_MEMORY` holds."""
-    whole = Term("the model in full precision", round(work.weight_bytes * wider), "in the type that it computes in")
-    each = round(work.cache_bytes * seq_len * wider) + 3 * 4 * work.vocab_size
-    kept = min(num_samples * each, max(each, CPU_MEMORY))
+def writing_phase(job: JobShape, num_samples: int, seq_len: int, wider: float) -> PhasePlan:
+    """Return a phase in which the original model generates text, as many samples at one time as `CPU_MEMORY` holds.
+
+    Args:
+        job: the job.
+        num_samples: number of samples.
+        seq_len: tokens of each sample.
+        wider: bytes of the type that the model computes in, divided by those of its stored type.
+    """
+    model = Term("the model in full precision", round(job.weight_bytes * wider), "in the type that it computes in")
+    each = round(job.cache_bytes * seq_len * wider) + 3 * 4 * job.vocab_size
+    cache = min(num_samples * each, max(each, CPU_MEMORY))
     limit = "at most 2 GiB; a quarter of a GPU's memory, or less, on a GPU"
-    phase = on_device(work, "calibrate", (whole, Term("keys, values and logits", kept, limit)), ())
+    phase = on_device(job, "calibrate", (model, Term("keys, values and logits", cache, limit)), ())
     # Every token reads every weight.
-    rounds = -(-num_samples * each // max(kept, 1))
-    return replace(
-        phase, bytes_moved=work.weight_bytes, seconds=work.time(touched=rounds * seq_len * work.weight_bytes)
-    )
+    rounds = -(-num_samples * each // max(cache, 1))
+    return replace(phase, bytes_moved=job.weight_bytes, seconds=job.time(touched=rounds * seq_len * job.weight_bytes))
 
 
-def weights_by_block(work: Work) -> tuple[dict[str, int], int]:
-    """Bytes of each block, and of everything else but the output head."""
+def weights_by_block(job: JobShape) -> tuple[dict[str, int], int]:
+    """Return the bytes of each block, and those of everything else except the output head."""
     in_blocks: dict[str, int] = defaultdict(int)
     outside = 0
-    prefix = f"{work.blocks}."
-    for layer in (*work.layers, *work.skipped):
+    prefix = f"{job.blocks}."
+    for layer in (*job.layers, *job.skipped):
         if layer.name.startswith(prefix):
             in_blocks[layer.name.removeprefix(prefix).split(".")[0]] += layer.bytes_before
-        elif layer.name != work.head:
+        elif layer.name != job.head:
             outside += layer.bytes_before
     return in_blocks, outside
+
+
+# The name that callers use until the branch `methods`, which renames it there, is merged.
+Work = JobShape

@@ -1,4 +1,4 @@
-"""One block run over all samples, watched or left wherever a layer's inputs are wanted."""
+"""Run one block on samples to observe the inputs of its layers, stopping early if nothing more is needed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -7,49 +7,50 @@ from typing import Any
 import torch
 from torch import nn
 
+# Runs a block on a batch of samples and returns its output.
 Call = Callable[[], torch.Tensor]
 # Called with the name of a layer and its inputs, before the layer runs.
-See = Callable[[str, torch.Tensor], None]
+OnInputs = Callable[[str, torch.Tensor], None]
 
 
-def run_once(block: nn.Module, stops: Sequence[str], call: Call, see: See) -> torch.Tensor:
-    """Run a block, showing `see` the inputs of each layer of `stops` before it runs; it may change the layer's weight.
+def run_once(block: nn.Module, stops: Sequence[str], call: Call, on_inputs: OnInputs) -> torch.Tensor:
+    """Run a block; `on_inputs` gets the inputs of each layer of `stops` before it runs, and may change its weight.
 
-    So a layer sees what the layers before it make once they are quantized (`true_sequential`), in one forward. For
-    samples that all go through the block at one time.
+    In this way a layer gets the outputs of the already quantized layers before it (`true_sequential`), in one forward.
+    All samples must go through the block in one batch.
     """
-    with watched(block, stops, see), torch.no_grad():
+    with observed(block, stops, on_inputs), torch.no_grad():
         return call()
 
 
-def collect(block: nn.Module, stops: Sequence[str], calls: Sequence[Call], see: See) -> None:
-    """Show `see` the inputs of all layers of `stops`, running each sample once, up to the last of them.
+def collect(block: nn.Module, stops: Sequence[str], calls: Sequence[Call], on_inputs: OnInputs) -> None:
+    """Pass the inputs of all layers of `stops` to `on_inputs`, running each batch once, up to the last of them.
 
-    With a single stop, the forward ends there: asked for one layer after the other, that takes about two and a half
-    forwards of a block, and nothing is held in between.
+    Each forward ends at the last stop: called for one layer after the other, this takes about two and a half forwards
+    of a block in total, and stores nothing in between.
     """
+
+    def note(name: str, x: torch.Tensor) -> None:
+        on_inputs(name, x)
+        if name == stops[-1]:
+            raise _LastStop
+
     for call in calls:
-
-        def note(name: str, x: torch.Tensor) -> None:
-            see(name, x)
-            if name == stops[-1]:
-                raise _Reached
-
-        with watched(block, stops, note), torch.no_grad(), suppress(_Reached):
+        with observed(block, stops, note), torch.no_grad(), suppress(_LastStop):
             call()
 
 
-class _Reached(Exception):
-    """Thrown from a hook to leave a forward."""
+class _LastStop(Exception):
+    """Leave a forward from within a hook."""
 
 
 @contextmanager
-def watched(block: nn.Module, names: Sequence[str], see: See) -> Iterator[None]:
-    """While this is entered, `see` is called before each of the named layers of a block runs."""
+def observed(block: nn.Module, names: Sequence[str], on_inputs: OnInputs) -> Iterator[None]:
+    """Call `on_inputs` before each of the named layers of a block runs, for the time of a `with` block."""
 
     def hook_of(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            see(name, args[0] if args else next(iter(kwargs.values())))
+            on_inputs(name, args[0] if args else next(iter(kwargs.values())))
 
         return hook
 

@@ -1,4 +1,4 @@
-"""Which layers of a block are given the same inputs."""
+"""Find which layers of a block get the same inputs."""
 
 import re
 import weakref
@@ -7,60 +7,63 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from qtoolkit.stream.forward import Call, watched
+from qtoolkit.stream.forward import Call, observed
 
-# Names within a block.
+# Layers that get the same inputs, by their names within a block.
 Group = tuple[str, ...]
-# A number that stands alone in a name: an expert's place, not the 1 of "w1".
+# A name's component that is a number: an expert's index, but not the 1 of "w1".
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def trace(block: nn.Module, names: Sequence[str], call: Call) -> tuple[Group, ...]:
-    """Run a block once, and find which of its layers share their inputs, in the order in which they run.
+    """Run a block once and return groups of layers that share their inputs, in the order in which they run.
 
     Args:
-        block: a block with values.
-        names: of the layers asked about, within the block.
-        call: runs the block on some sample.
+        block: a block that is in memory.
+        names: names of the layers within the block.
+        call: runs the block on any sample.
     """
-    seen: list[tuple[weakref.ref[torch.Tensor], list[str]]] = []
+    inputs: list[tuple[weakref.ref[torch.Tensor], list[str]]] = []
 
     def note(name: str, x: torch.Tensor) -> None:
-        # By identity; inputs that are gone are nobody's.
-        for earlier, group in seen:
+        # Compared by identity; weak references, so that no freed tensor's id is taken for another's.
+        for earlier, group in inputs:
             if earlier() is x:
                 group.append(name)
                 return
-        seen.append((weakref.ref(x), [name]))
+        inputs.append((weakref.ref(x), [name]))
 
-    with watched(block, names, note), torch.no_grad():
+    with observed(block, names, note), torch.no_grad():
         call()
-    return tuple(tuple(group) for _, group in seen)
+    return tuple(tuple(group) for _, group in inputs)
 
 
 def with_unseen(groups: Sequence[Group], names: Sequence[str]) -> tuple[Group, ...]:
-    """Groups that one sample showed, with those of experts that it did not reach, in the order in which they run.
+    """Add the groups of experts that got no tokens to the groups of one sample, in the order in which they run.
 
-    An expert that was not reached is as one that was: its names differ in a number.
+    An expert that got no tokens is grouped like one that did: only the index in its name differs.
 
-    Example: the router sent nothing to expert 0.
+    Example: the router sent no token to expert 0.
 
         >>> with_unseen([("q",), ("e.1.up", "e.1.gate"), ("e.1.down",)], ["q", "e.0.up", "e.0.gate", "e.0.down"])
         (('q',), ('e.0.up', 'e.0.gate'), ('e.0.down',))
     """
+    # Name without indices -> number of its group, and its position in the group.
     patterns = {
-        _NUMBER.sub("*", name): (place, within)
-        for place, group in enumerate(groups)
-        for within, name in enumerate(group)
+        _NUMBER.sub("*", name): (group_number, position)
+        for group_number, group in enumerate(groups)
+        for position, name in enumerate(group)
     }
-    first: dict[str, int] = {}
-    for place, group in enumerate(groups):
-        first.setdefault(_NUMBER.split(group[0])[0], place)
-    found: dict[tuple[int, tuple[int, ...], int], dict[int, str]] = {}
+    # Name up to the first index -> number of the first group with such names.
+    first_groups: dict[str, int] = {}
+    for group_number, group in enumerate(groups):
+        first_groups.setdefault(_NUMBER.split(group[0])[0], group_number)
+    # (first group of these experts, indices of the expert, group) -> position -> name.
+    all_groups: dict[tuple[int, tuple[int, ...], int], dict[int, str]] = {}
     for name in names:
-        pattern, numbers = _NUMBER.sub("*", name), tuple(map(int, _NUMBER.findall(name)))
-        # A layer like no other that never ran comes last, alone.
-        place, within = patterns.get(pattern, (len(groups) + len(found), 0))
-        start = first.get(_NUMBER.split(name)[0], place) if numbers else place
-        found.setdefault((start, numbers, place), {})[within] = name
-    return tuple(tuple(group[within] for within in sorted(group)) for _, group in sorted(found.items()))
+        indices = tuple(map(int, _NUMBER.findall(name)))
+        # A layer that never ran, and is like no other, comes last in a group of its own.
+        group_number, position = patterns.get(_NUMBER.sub("*", name), (len(groups) + len(all_groups), 0))
+        start = first_groups.get(_NUMBER.split(name)[0], group_number) if indices else group_number
+        all_groups.setdefault((start, indices, group_number), {})[position] = name
+    return tuple(tuple(group[position] for position in sorted(group)) for _, group in sorted(all_groups.items()))

@@ -1,8 +1,7 @@
-"""What a job has done so far, block by block: the same call goes on after a kill, a full disk or a lost machine."""
+"""Store the results of a job block by block, so that the same call resumes after a kill or on another machine."""
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,45 +9,45 @@ from typing import Any, NamedTuple
 
 import torch
 
-from qtoolkit.checkpoints import StoredTensor, read_tensors
 from qtoolkit.checkpoints.remedy import refuse_pointers
+from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
 from qtoolkit.errors import CheckpointError, OutputError, SourceError, oneline
-from qtoolkit.files import make_folder, sync_folder, write_whole
+from qtoolkit.files import make_folder, sync_file, sync_folder, write_whole
 from qtoolkit.hub.mirror import HubMirror
-from qtoolkit.stream.aside import put_aside
-from qtoolkit.stream.sealed import claims_a_seal, digest_of, is_sealed, read_object, sealed, without_seal
+from qtoolkit.stream.old_journal import put_aside
+from qtoolkit.stream.sealed import digest_of, has_seal, is_sealed, read_object, sealed, without_seal
 from qtoolkit.stream.writing import write_file
 
 RECIPE_FILE = "recipe.json"
 _TOKENS = "tokens"
-# How a journal is written; one of another version is not gone on with.
+# Version of the journal's files; a journal of another version is not resumed.
 _VERSION = 2
 _VERSION_KEY = "journal"
 
-_Kept = Mapping[str, StoredTensor | torch.Tensor]
-# Whether tensors and facts are such as the job itself would have kept.
-Fits = Callable[[_Kept, Mapping[str, Any]], bool]
+_StoredTensors = Mapping[str, StoredTensor | torch.Tensor]
+# Returns whether tensors and facts are valid results of this job, by their names, shapes and values.
+Fits = Callable[[_StoredTensors, Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True)
 class DoneBlock:
-    """One block's result.
+    """Hold one block's result.
 
     Attributes:
-        tensors: by name, in the model's naming; in a file, or in memory where there is no folder.
+        tensors: by their names in the model; in a file, or in memory if the journal has no folder.
         facts: JSON-ready values about it.
     """
 
-    tensors: _Kept
+    tensors: _StoredTensors
     facts: Mapping[str, Any]
 
 
 class JournalPlace(NamedTuple):
-    """Where a journal is kept.
+    """Locate a journal.
 
     Attributes:
-        folder: on this machine.
-        mirror: its copy on the Hub; None without.
+        folder: its folder on this machine.
+        mirror: its copy on the Hub; None without one.
     """
 
     folder: Path
@@ -56,9 +55,9 @@ class JournalPlace(NamedTuple):
 
 
 def begun_recipe(place: JournalPlace) -> dict[str, Any]:
-    """Return the recipe that an unfinished job was begun with, here or in the copy on the Hub.
+    """Return the recipe that an unfinished job was started with, here or in the copy on the Hub.
 
-    Empty without one, and where it is damaged or of another version.
+    It is empty if there is none, or if it is damaged or of another version.
 
     Raises:
         ConfigError, SourceError: the copy on the Hub cannot be used.
@@ -70,94 +69,96 @@ def begun_recipe(place: JournalPlace) -> dict[str, Any]:
 
 
 class Journal:
-    """Results of blocks, each kept the moment it is whole.
+    """Store the results of blocks, each as soon as it is complete, and read them when a job is resumed.
 
     A block is two files: `block-00007.safetensors`, and `block-00007.json` with the facts, the SHA-256 of the first, of
-    the recipe and of the samples that were kept, and a seal over all of these, which makes it count. Both are written
-    beside their names, synced, and renamed, so that a process may die anywhere. A record that is damaged costs its own
-    block. What has another recipe or none, as other versions and mixed copies leave it, is moved to
-    `OUTPUT.old-journal`, and is never deleted.
+    the recipe and of the stored samples, and a seal over all of these; a block without a right seal is not used. Both
+    are written under a temporary name, synced, and renamed, so that the process may be killed at any moment. A damaged
+    record costs only its own block. Files with another recipe or none, from other versions or mixed copies, are moved
+    to `OUTPUT.old-journal`, and are never deleted.
 
     Args:
-        place: where files are kept; None keeps results in memory.
-        recipe: all that the results depend on, as JSON-ready values.
+        place: where files are stored; None keeps results in memory.
+        recipe: everything that the results depend on, as JSON-ready values.
 
     Attributes:
-        found: blocks that an earlier call had done.
+        found: number of blocks that an earlier call had completed.
 
     Raises:
-        OutputError: the folder was begun with another recipe.
+        OutputError: the folder was started with another recipe.
         ConfigError, SourceError: the copy on the Hub cannot be used.
     """
 
     def __init__(self, place: JournalPlace | None, recipe: Mapping[str, Any]) -> None:
         self.found = 0
         self._memory: dict[int, DoneBlock] = {}
-        self._not_pushed, self._aside = "", ""
+        self._not_pushed_note = ""
+        self._aside_note = ""
         self.folder: Path | None = place.folder if place else None
         self._mirror: HubMirror | None = place.mirror if place else None
-        self._waiting: list[Path] = []
+        self._not_pushed: list[Path] = []
         self._recipe = digest_of({_VERSION_KEY: _VERSION, **recipe})
         self._tokens = ""
-        if self.folder is None:
-            return
-        folder = self.folder
+        if self.folder is not None:
+            self._open(self.folder, json.loads(json.dumps(recipe)))
+
+    def _open(self, folder: Path, recipe: Mapping[str, Any]) -> None:
+        """Check that the folder belongs to a job with this recipe, or start the job there."""
         make_folder(folder)
         if self._mirror is not None:
             self._mirror.pull(folder, first=RECIPE_FILE)
-        # A pointer in the place of a block is not worth the block's work: git has it.
+        # A git-lfs pointer in place of a block is refused, not computed again: git can fetch the block itself.
         refuse_pointers(folder, ["*.json", "*.safetensors"])
-        wanted = json.loads(json.dumps(recipe))
         file = folder / RECIPE_FILE
         begun = _recipe_in(read_object(file))
         if begun:
-            anew = f"name another resume_repo than {self._mirror.repo_id}" if self._mirror else "give resume=False"
-            _check_recipe(folder, begun, wanted, anew)
-        self._put_aside(begun=bool(begun))
+            restart = f"name another resume_repo than {self._mirror.repo_id}" if self._mirror else "give resume=False"
+            _check_recipe(folder, begun, recipe, restart)
+        self._put_aside(folder, begun=bool(begun))
         if not begun:
-            write_whole(file, sealed({_VERSION_KEY: _VERSION, **wanted}))
+            write_whole(file, sealed({_VERSION_KEY: _VERSION, **recipe}))
             self._push(file)
 
     @property
     def notes(self) -> list[str]:
-        """What was kept aside, and what went wrong with the copy on the Hub; the job goes on without it."""
-        return [note for note in (self._aside, self._not_pushed) if note]
+        """Return notes on files that were put aside, and on a failing copy on the Hub, which does not stop the job."""
+        return [note for note in (self._aside_note, self._not_pushed_note) if note]
 
     def keep_tokens(self, tokens: torch.Tensor) -> None:
-        """Keep calibration samples that are not the same when they are made again; blocks count with these alone."""
+        """Store calibration samples that would differ if they were made again; blocks are only valid for these."""
         if self.folder is not None:
             self._tokens = self._write(_TOKENS, {"tokens": tokens}, {})
 
     def kept_tokens(self, fits: Callable[[StoredTensor | torch.Tensor], bool]) -> torch.Tensor | None:
-        """Return the samples that `keep_tokens` kept; None when there are none, or none that are whole.
+        """Return the samples that `keep_tokens` stored; None if there are none, or if they are damaged.
 
         Args:
-            fits: whether samples are such as the job would have kept.
+            fits: returns whether samples are valid for this job, by their shape and values.
         """
-        found = self._read(_TOKENS, lambda tensors, _: list(tensors) == ["tokens"] and fits(tensors["tokens"]))
-        if found is None:
+        stored = self._read(_TOKENS, lambda tensors, _: list(tensors) == ["tokens"] and fits(tensors["tokens"]))
+        if stored is None:
             return None
-        block, self._tokens = found
+        block, self._tokens = stored
         return block.tensors["tokens"][...]
 
     def read(self, index: int, fits: Fits) -> DoneBlock | None:
-        """Return the result of a block; None when it is not done, or its files are not whole.
+        """Return the result of a block; None if it is not done, or its files are damaged.
 
         Args:
             index: of the block.
-            fits: whether tensors and facts are such as the job would have kept.
+            fits: returns whether tensors and facts are valid results of this job.
         """
         if self.folder is None:
             return self._memory.get(index)
-        found = self._read(_name(index), fits)
-        self.found += found is not None
-        return None if found is None else found[0]
+        stored = self._read(_name(index), fits)
+        self.found += stored is not None
+        return None if stored is None else stored[0]
 
     def write(self, index: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> DoneBlock:
-        """Keep a block's result.
+        """Store a block's result.
 
         Raises:
-            OSError: the disk is full, or the folder has gone; blocks that were kept before stay whole.
+            OSError: the disk is full, or the folder was removed; blocks that were stored before stay valid.
         """
         if self.folder is None:
             self._memory[index] = DoneBlock(dict(tensors), facts)
@@ -166,48 +167,47 @@ class Journal:
         return DoneBlock(read_tensors(self.files(index)[0]), facts)
 
     def _read(self, name: str, fits: Fits) -> tuple[DoneBlock, str] | None:
-        """Tensors and facts under a name, and the SHA-256 of the tensors; None where they do not count."""
+        """Return the tensors and facts of a name, and the SHA-256 of the tensors; None if they are not valid."""
         if self.folder is None:
             return None
-        weights, described = self._files(name)
-        record = read_object(described)
-        digest, facts = record.get("sha256"), record.get("facts")
+        weights, description = self._files(name)
+        record = read_object(description)
+        digest = record.get("sha256")
+        facts = record.get("facts")
         ours = record.get("recipe") == self._recipe and record.get("tokens") == self._tokens
         if not (ours and is_sealed(record) and isinstance(facts, dict)):
             return None
         try:
-            if not weights.is_file():
+            # Opening a named pipe would wait for ever.
+            if not weights.is_file() or _sha256(weights) != digest:
                 return None
-            with weights.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return None
             tensors = read_tensors(weights)
             return (DoneBlock(tensors, facts), digest) if fits(tensors, facts) else None
         except (OSError, CheckpointError):
             return None
 
     def _write(self, name: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> str:
-        """Keep tensors and facts under a name; gives the SHA-256 of the tensors."""
-        weights, described = self._files(name)
+        """Store tensors and facts under a name; returns the SHA-256 of the tensors."""
+        weights, description = self._files(name)
         digest = _write_tensors(weights, tensors)
         record = {"sha256": digest, "recipe": self._recipe, "tokens": self._tokens, "facts": facts}
-        write_whole(described, sealed(record))
-        self._push(weights, described)
+        write_whole(description, sealed(record))
+        self._push(weights, description)
         return digest
 
     def _push(self, *files: Path) -> None:
-        """Copy files to the Hub; those that an earlier failure left behind go with them."""
+        """Copy files to the Hub, together with those for which this failed before."""
         if self._mirror is None:
             return
-        self._waiting.extend(files)
-        self._not_pushed = ""
+        self._not_pushed.extend(files)
+        self._not_pushed_note = ""
         try:
-            self._mirror.push(self._waiting)
+            self._mirror.push(self._not_pushed)
         except SourceError as error:
-            where = f"not in {self._mirror.repo_id}: {oneline(error)}"
-            self._not_pushed = f"{len(self._waiting)} files of the journal are here alone, {where}"
+            reason = f"not in {self._mirror.repo_id}: {oneline(error)}"
+            self._not_pushed_note = f"{len(self._not_pushed)} files of the journal are here alone, {reason}"
         else:
-            self._waiting.clear()
+            self._not_pushed.clear()
 
     def files(self, index: int) -> tuple[Path, Path]:
         """Return the two files of a block, weights and facts."""
@@ -217,31 +217,31 @@ class Journal:
         assert self.folder is not None
         return self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
 
-    def _put_aside(self, *, begun: bool) -> None:
-        """Move what another recipe or another version left out of the way.
+    def _put_aside(self, folder: Path, *, begun: bool) -> None:
+        """Move files of another recipe or version out of the journal's folder.
 
         Args:
+            folder: of the journal.
             begun: whether the recipe in the folder is that of this job.
         """
-        assert self.folder is not None
-        blocks = [file.stem for file in self.folder.glob("block-*.json")]
+        blocks = [file.stem for file in folder.glob("block-*.json")]
         others = [] if begun else [RECIPE_FILE.removesuffix(".json")]
         foreign = {name for name in (*blocks, *others, _TOKENS) if self._is_foreign(name)}
         if not begun and not self._files(_TOKENS)[1].exists():
-            # The first version kept samples without a record.
+            # The first version stored samples without a record.
             foreign.add(_TOKENS)
         files = [file for name in sorted(foreign) for file in self._files(name) if file.is_file()]
         if files:
-            aside = put_aside(self.folder, files)
-            self._aside = (
+            aside = put_aside(folder, files)
+            self._aside_note = (
                 f"the journal held {len(files)} files of an older version or another recipe: they do not count, and "
                 f"are kept in {aside}, which may be removed"
             )
 
     def _is_foreign(self, name: str) -> bool:
-        """Whether a record, or the recipe, is whole and not of this job."""
+        """Return whether a record, or the recipe, is undamaged but not of this job."""
         record = read_object(self._files(name)[1])
-        if not claims_a_seal(record):
+        if not has_seal(record):
             return bool(record)
         return is_sealed(record) and record.get("recipe") != self._recipe
 
@@ -250,40 +250,45 @@ def _name(index: int) -> str:
     return f"block-{index:05}"
 
 
-def _recipe_in(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe that a file holds; empty where it is damaged, or of another version."""
-    if not is_sealed(found) or found.get(_VERSION_KEY) != _VERSION:
+def _recipe_in(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe in the contents of its file; empty if they are damaged or of another version."""
+    if not is_sealed(record) or record.get(_VERSION_KEY) != _VERSION:
         return {}
-    return {key: value for key, value in without_seal(found).items() if key != _VERSION_KEY}
+    return {key: value for key, value in without_seal(record).items() if key != _VERSION_KEY}
 
 
-def _check_recipe(folder: Path, begun: Mapping[str, Any], wanted: Mapping[str, Any], anew: str) -> None:
-    for key in dict.fromkeys([*wanted, *begun]):
-        if begun.get(key) != wanted.get(key):
-            was, now = (_shown(values.get(key)) for values in (begun, wanted))
+def _check_recipe(folder: Path, begun: Mapping[str, Any], recipe: Mapping[str, Any], restart: str) -> None:
+    """Refuse to resume a job with another recipe than it was started with.
+
+    Raises:
+        OutputError: the recipes differ; the message names one difference and what to do.
+    """
+    for key in dict.fromkeys([*recipe, *begun]):
+        if begun.get(key) != recipe.get(key):
             raise OutputError(
-                f"{folder.parent} was begun with {_shown(key)} {was}, and this call has {now}: "
-                f"call as before to go on, or {anew} to start anew"
+                f"{folder.parent} was begun with {_shown(key)} {_shown(begun.get(key))}, and this call has "
+                f"{_shown(recipe.get(key))}: call as before to go on, or {restart} to start anew"
             )
 
 
 def _shown(value: Any) -> str:
-    """A value of a recipe for a message; what stands in a file may be long, or deeper than can be shown."""
-    try:
-        return " ".join(str(value).split())[:60]
-    except RecursionError:
-        return "something deep"
+    """Return a value of a recipe for a message, shortened: a value from a file may be long."""
+    return " ".join(str(value).split())[:60]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of the file."""
+    """Write a safetensors file, durably and in one step; returns its SHA-256."""
     beside = file.with_suffix(".tmp")
     try:
         for _ in write_file(beside, tensors):
             pass
-        with beside.open("r+b") as stream:
-            os.fsync(stream.fileno())
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        sync_file(beside)
+        digest = _sha256(beside)
         beside.replace(file)
         sync_folder(file.parent)
     finally:

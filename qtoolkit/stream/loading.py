@@ -1,8 +1,7 @@
-"""A model built by transformers from weights that are read one by one, and quantized as they come.
+"""Load a model with transformers, reading weights one by one and quantizing each as it is read.
 
 transformers builds the modules, renames and merges tensors (experts, fused projections), ties weights and makes the
-buffers; it is given tensors that are read when they are asked for, so that one full-precision weight at a time is in
-memory.
+buffers; it gets lazy tensors that are read on access, so that only one full-precision weight at a time is in memory.
 """
 
 import threading
@@ -30,15 +29,15 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def load_streamed(
     checkpoint: Checkpoint, quantization_config: Any, *, device: str, on_progress: OnProgress
 ) -> "Noted[PreTrainedModel]":
-    """Build the checkpoint's model on `device`, each weight being quantized, or put in place, as soon as it is read.
+    """Build the checkpoint's model on `device`; each weight is quantized, or put in place, as soon as it is read.
 
     Args:
-        checkpoint: the model; its `dtype` is that of what is not quantized.
-        quantization_config: what transformers calls by this name: it says which modules are replaced by what; None when
-            the checkpoint is to be loaded as it is, in full precision or quantized already.
+        checkpoint: the model; its `dtype` is the type of what is not quantized.
+        quantization_config: transformers' argument of this name, which replaces modules by quantized ones; None to load
+            the checkpoint unchanged, in full precision or quantized already.
         device: "cpu" or "cuda:0".
-        on_progress: told of each weight, in bytes of full precision, and at the end; only at the end where nothing is
-            to be quantized, since transformers reads in threads of its own then.
+        on_progress: called for each weight, in bytes of full precision, and at the end; without a quantization config
+            only at the end, since transformers then reads in threads of its own.
 
     Raises:
         CheckpointError: weights of the model are missing in the checkpoint, have other shapes, cannot be read, or hold
@@ -46,9 +45,12 @@ def load_streamed(
         UnsupportedModelError: a loaded model that was changed after it was built.
         MemoryError: memory ran out, of whatever device.
     """
-    # Not the checkpoint itself in `on_read`: a traceback that somebody keeps would keep its weights.
-    model_name, total, done, given_back = checkpoint.name, checkpoint.weight_bytes, 0, 0
-    lock, caller = threading.Lock(), threading.get_ident()
+    # `on_read` must not refer to the checkpoint: a traceback that is stored somewhere would keep its weights in memory.
+    model_name = checkpoint.name
+    total = checkpoint.weight_bytes
+    done = given_back = 0
+    lock = threading.Lock()
+    caller = threading.get_ident()
 
     def on_read(name: str, tensor: torch.Tensor) -> None:
         nonlocal done, given_back
@@ -88,17 +90,17 @@ def load_streamed(
     return Noted(model, notes)
 
 
-def _let_be_saved(model: Any) -> None:
-    """Forget conversions that saving could not undo: how bitsandbytes' tensors were read, which it saves as they were.
+def _let_be_saved(model: "PreTrainedModel") -> None:
+    """Remove weight conversions that saving cannot reverse, such as those of bitsandbytes' tensors, saved unchanged.
 
-    Left in, `save_pretrained` of transformers 5 raises NotImplementedError.
+    With them, `save_pretrained` of transformers 5 raises NotImplementedError.
     """
     conversions = getattr(model, "_weight_conversions", None)
     if conversions:
-        model._weight_conversions = [rule for rule in conversions if _can_be_undone(rule)]  # noqa: SLF001
+        model._weight_conversions = [rule for rule in conversions if _is_reversible(rule)]  # noqa: SLF001
 
 
-def _can_be_undone(rule: Any) -> bool:
+def _is_reversible(rule: Any) -> bool:
     try:
         rule.reverse_transform()
     except NotImplementedError:
@@ -107,7 +109,7 @@ def _can_be_undone(rule: Any) -> bool:
 
 
 def check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
-    """Refuse NaN and infinity: one such weight makes a whole block, or a whole layer, worthless.
+    """Refuse NaN and infinity: one such weight ruins a whole layer, or a whole block.
 
     Raises:
         CheckpointError: the tensor `name` of `model` holds one.
@@ -115,22 +117,25 @@ def check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
     if tensor.numel() and tensor.dtype in _FLOATS:
         low, high = torch.aminmax(tensor)
         if not (low.isfinite() and high.isfinite()):
-            what = f"{name} of {model} holds NaN or infinity, so it cannot be quantized"
-            raise CheckpointError(f"{what}: name another checkpoint or revision of the model")
+            raise CheckpointError(
+                f"{name} of {model} holds NaN or infinity, so it cannot be quantized: name another checkpoint or "
+                "revision of the model"
+            )
 
 
 def _explained(name: str, path: Path | None, error: RuntimeError) -> CheckpointError | MemoryError:
+    """Return transformers' error as one of ours."""
     cause = cause_of(error)
     if memory_cause(error) or memory_cause(RuntimeError(cause)):
-        # What to do about it depends on the job, which knows.
+        # The job, which catches this, knows what to advise.
         return MemoryError(cause)
     return CheckpointError(f"{name} does not load ({cause}): {sound_copy(path)}")
 
 
 def compute_dtype_for(device: str, stored: torch.dtype) -> torch.dtype:
-    """Return the type to compute in: the stored one, unless the device lacks it.
+    """Return the type to compute in: the stored one, or float16 for bfloat16 on a GPU that lacks it.
 
-    A T4 (compute capability 7.5) has no bfloat16, so float16 there; float32 stays.
+    GPUs below compute capability 8.0, such as a T4 (7.5), have no bfloat16.
     """
     if stored == torch.bfloat16 and device.startswith("cuda") and torch.cuda.get_device_capability(device) < (8, 0):
         return torch.float16
@@ -138,5 +143,5 @@ def compute_dtype_for(device: str, stored: torch.dtype) -> torch.dtype:
 
 
 def calibration_dtype(device: str, stored: torch.dtype) -> torch.dtype:
-    """Return the type in which blocks run: the model's own, or float32 on a processor that multiplies it slowly."""
+    """Return the type in which blocks run: the model's own, or float32 on a processor that is slow in that type."""
     return torch.float32 if device == "cpu" and stored == torch.float64 else product_dtype(stored, device)

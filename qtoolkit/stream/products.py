@@ -1,4 +1,4 @@
-"""Models that multiply in float32 where this machine's CPU is slow in the type of their weights."""
+"""Let models multiply in float32 if this machine's CPU is slow in the type of their weights."""
 
 import inspect
 import weakref
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
 
 def fast_products(device: torch.device | str, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """`Float32Products` where the CPU is slow in a type and they are not entered yet, and nothing elsewhere.
+    """Return `Float32Products` if the CPU is slow in a type and they are not active yet; otherwise a null context.
 
     Args:
-        device: where a model computes.
+        device: the device on which a model computes.
         dtype: the type of its weights.
     """
     is_slow = product_dtype(dtype, torch.device(device).type) != dtype
-    return Float32Products() if is_slow and not _are_entered() else nullcontext()
+    return Float32Products() if is_slow and not _are_active() else nullcontext()
 
 
 def multiply_fast(model: "PreTrainedModel") -> None:
-    """Let a model run its `forward` with `fast_products`, by itself and within its `generate`."""
+    """Make a model run its `forward` with `fast_products`, called directly or by its `generate`."""
     if product_dtype(model.dtype, model.device.type) != model.dtype:
         model.forward = _FastForward(model)
 
 
 class _FastForward:
-    """The `forward` of a model's class within `fast_products`, in the place of the model's own.
+    """Run the `forward` of a model's class within `fast_products`; set as the attribute `forward` of the model.
 
-    It does not own the model, which is freed as any other when nobody uses it; copies and pickles have their own.
+    It refers to the model weakly, so that the model can be freed; copies and pickles of the model get their own.
 
     Args:
-        model: the one whose attribute this becomes.
+        model: the model whose attribute this becomes.
     """
 
     def __init__(self, model: "PreTrainedModel") -> None:
@@ -50,10 +50,10 @@ class _FastForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         model = self.__self__
-        # What compiles a model chooses its products itself.
+        # A compiler chooses how to compute products itself.
         products = nullcontext() if torch.compiler.is_compiling() else fast_products(model.device, model.dtype)
         if model.training and isinstance(products, Float32Products):
-            _recompute_alike(model)
+            _patch_gradient_checkpointing(model)
         with products:
             return type(model).forward(model, *args, **kwargs)
 
@@ -72,26 +72,26 @@ class _FastForward:
 
     @property
     def __code__(self) -> CodeType:
-        """What torch.export names the model by."""
+        """Return the code of the class's `forward`, from which torch.export takes the model's name."""
         return type(self.__self__).forward.__code__  # type: ignore[no-any-return]
 
 
-def _recompute_alike(model: nn.Module) -> None:
-    """Let what gradient checkpointing runs once more, within `backward`, multiply as it did within `forward`."""
+def _patch_gradient_checkpointing(model: nn.Module) -> None:
+    """Make gradient checkpointing, which runs layers again within `backward`, multiply as in `forward`."""
     for module in model.modules():
         checkpoint = vars(module).get("_gradient_checkpointing_func")
-        if checkpoint is not None and getattr(checkpoint, "func", None) is not _checkpoint_alike:
-            module._gradient_checkpointing_func = partial(_checkpoint_alike, checkpoint)  # type: ignore[assignment]  # noqa: SLF001
+        if checkpoint is not None and getattr(checkpoint, "func", None) is not _checkpoint_fast:
+            module._gradient_checkpointing_func = partial(_checkpoint_fast, checkpoint)  # type: ignore[assignment]  # noqa: SLF001
 
 
-def _checkpoint_alike(checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _checkpoint_fast(checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return checkpoint(partial(_run_fast, function), *args, **kwargs)
 
 
 def _run_fast(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with nullcontext() if _are_entered() else Float32Products():
+    with nullcontext() if _are_active() else Float32Products():
         return function(*args, **kwargs)
 
 
-def _are_entered() -> bool:
+def _are_active() -> bool:
     return any(isinstance(mode, Float32Products) for mode in _get_current_function_mode_stack())

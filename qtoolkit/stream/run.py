@@ -1,4 +1,4 @@
-"""A job on all blocks of a model: each is read, run on the samples, quantized, kept, and forgotten."""
+"""Quantize all blocks of a model, one after the other: load it, run the samples, quantize, store, free it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
-from qtoolkit.checkpoints import StoredTensor
+from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.forward import Call, collect, run_once
@@ -18,17 +18,17 @@ from qtoolkit.stream.samples import first_inputs, samples_at_once
 
 
 class Accumulator(Protocol):
-    """Takes the inputs that layers share, and quantizes these layers when it has seen all."""
+    """Collect the inputs of layers that share them, then quantize these layers."""
 
     def add(self, inputs: torch.Tensor) -> None:
-        """See inputs [..., in]."""
+        """Add a batch of inputs [..., in]."""
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, "Result"]:
-        """The tensors and facts of each layer, from its weight W[out, in]; tensors by their names in a layer."""
+        """Quantize the layers, given the weight W[out, in] of each by its name."""
 
 
 class Result(NamedTuple):
-    """One layer, quantized.
+    """Hold one quantized layer.
 
     Attributes:
         tensors: by their names in a layer, on the CPU.
@@ -40,15 +40,19 @@ class Result(NamedTuple):
 
 
 class BlockMethod(Protocol):
-    """What a method does with a group of layers that are given the same inputs."""
+    """Quantize groups of layers that share their inputs.
+
+    Attributes:
+        true_sequential: whether a layer gets the outputs of already quantized layers of its block.
+    """
 
     true_sequential: bool
 
     def start(self, names: Sequence[str], in_features: int) -> Accumulator:
-        """Before the first inputs of a group; `names` are full names of its layers."""
+        """Return a new accumulator for a group of layers, given by their full names."""
 
     def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The weight W[out, in] that a layer's tensors stand for, as a loaded model multiplies with it."""
+        """Return the weight W[out, in] that a layer's tensors encode, as a loaded model multiplies with it."""
 
     def fits(
         self,
@@ -56,7 +60,7 @@ class BlockMethod(Protocol):
         tensors: Mapping[str, StoredTensor | torch.Tensor],
         facts: Mapping[str, Any],
     ) -> bool:
-        """Whether tensors and facts, by full names, are such as `finish` gives for layers of these shapes."""
+        """Return whether tensors and facts, by full names, are valid results of `finish` for layers of these shapes."""
 
 
 def quantize_blocks(
@@ -67,24 +71,25 @@ def quantize_blocks(
     journal: Journal,
     on_progress: OnProgress,
 ) -> list[DoneBlock]:
-    """Quantize all blocks; those that the journal has are only run.
+    """Quantize all blocks; those that the journal holds already are only run.
 
     Args:
         streamed: the model.
         layers: for each block, the names within it of the layers to quantize.
         tokens: calibration samples int64 [num_samples, seq_len].
-        method: what is done with each group of layers.
-        journal: keeps each block's result.
-        on_progress: told of each layer, and of each block that was found done.
+        method: quantizes each group of layers.
+        journal: stores each block's result.
+        on_progress: called for each layer, and for each block that was done before.
 
     Raises:
-        CheckpointError: a weight that holds NaN or infinity.
+        CheckpointError: a weight holds NaN or infinity.
     """
     check_outside(streamed)
     pairs = zip(streamed.blocks, layers, strict=True)
     widest = max(max(weight_of(block.get_submodule(name)).shape) for block, names in pairs for name in names)
     samples = first_inputs(streamed, tokens, samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape))
-    total, done = sum(map(len, layers)), 0
+    total = sum(map(len, layers))
+    done = 0
 
     def report(layer: str, count: int = 1) -> None:
         nonlocal done
@@ -94,15 +99,16 @@ def quantize_blocks(
     results = []
     groups: dict[tuple[str, ...], tuple[Group, ...]] = {}
     for index, names in enumerate(layers):
-        name, meta = streamed.block_names[index], streamed.blocks[index]
-        shapes = {f"{name}.{layer}": tuple(weight_of(meta.get_submodule(layer)).shape) for layer in names}
+        name = streamed.block_names[index]
+        empty = streamed.blocks[index]
+        shapes = {f"{name}.{layer}": tuple(weight_of(empty.get_submodule(layer)).shape) for layer in names}
         result = journal.read(index, partial(method.fits, shapes))
         with streamed.block(index) as module:
             block = _Block(name, module, samples.calls(index, module, streamed.device), method)
-            one = partial(samples.call_one, index, module, streamed.device)
             if result is None:
                 check_block(streamed, index, module)
                 if tuple(names) not in groups:
+                    one = partial(samples.call_one, index, module, streamed.device)
                     groups[tuple(names)] = with_unseen(trace(module, names, one), names)
                 outputs = block.quantize(groups[tuple(names)], report)
                 result = journal.write(index, block.tensors, block.facts)
@@ -117,59 +123,67 @@ def quantize_blocks(
 
 
 class _Block:
-    """One block while it is in memory.
+    """Quantize one block while it is in memory.
+
+    Args:
+        name: the block's full name.
+        module: the block.
+        calls: each runs the block on one batch of samples.
+        method: quantizes each group of layers.
 
     Attributes:
-        tensors: of the layers that are quantized, by full names.
+        tensors: of the quantized layers, by full names.
         facts: of the same layers.
     """
 
     def __init__(self, name: str, module: nn.Module, calls: list[Call], method: BlockMethod) -> None:
-        self.name, self.module, self.calls, self.method = name, module, calls, method
+        self.name = name
+        self.module = module
+        self.calls = calls
+        self.method = method
         self.tensors: dict[str, torch.Tensor] = {}
         self.facts: dict[str, Any] = {}
 
     def restore(self, names: Sequence[str], tensors: Mapping[str, StoredTensor | torch.Tensor]) -> None:
-        """Put the weights in place that were quantized before."""
+        """Set the weights of layers from their stored tensors."""
         for layer in names:
             prefix = f"{self.name}.{layer}."
             own = {key.removeprefix(prefix): value[...] for key, value in tensors.items() if key.startswith(prefix)}
             self._set_weight(layer, own)
 
     def run(self) -> list[torch.Tensor]:
-        """What the block makes of each batch of samples, with the weights that it has now."""
+        """Return the block's output for each batch of samples, with its current weights."""
         with torch.no_grad():
-            # To the CPU one by one: a GPU need not hold the outputs of all samples.
+            # Moved to the CPU one by one, so that a GPU does not hold the outputs of all samples.
             return [call().to("cpu") for call in self.calls]
 
     def quantize(self, groups: Sequence[Group], report: Callable[[str], None]) -> list[torch.Tensor]:
-        """Quantize the layers group by group; give what the block makes of the samples then."""
-        if not self.method.true_sequential:
-            accumulators = {group[0]: self._start(group) for group in groups}
-            collect(self.module, [*accumulators], self.calls, lambda name, x: accumulators[name].add(x))
-            for group in groups:
+        """Quantize the layers group by group; return the outputs of the quantized block."""
+        if self.method.true_sequential and len(self.calls) == 1:
+            return [self._quantize_once(groups, report)]
+        for together in [[group] for group in groups] if self.method.true_sequential else [groups]:
+            accumulators = {group[0]: self._start(group) for group in together}
+            collect(self.module, [*accumulators], self.calls, lambda name, x: accumulators[name].add(x))  # noqa: B023
+            for group in together:
                 self._finish(group, accumulators.pop(group[0]), report)
-            return self.run()
-        if len(self.calls) > 1:
-            for group in groups:
-                accumulator = self._start(group)
-                collect(self.module, group[:1], self.calls, lambda _, x: accumulator.add(x))  # noqa: B023
-                self._finish(group, accumulator, report)
-            return self.run()
-        waiting = {group[0]: group for group in groups}
+        return self.run()
 
-        def see(name: str, x: torch.Tensor) -> None:
-            # A layer that a block calls again is done by then.
-            group = waiting.pop(name, None)
+    def _quantize_once(self, groups: Sequence[Group], report: Callable[[str], None]) -> torch.Tensor:
+        """Quantize each group when it is reached in the one forward of a single batch; return the block's output."""
+        pending = {group[0]: group for group in groups}
+
+        def quantize_group(name: str, x: torch.Tensor) -> None:
+            # A layer may be called again; it is quantized at the first call.
+            group = pending.pop(name, None)
             if group is not None:
                 accumulator = self._start(group)
                 accumulator.add(x)
                 self._finish(group, accumulator, report)
 
-        output = run_once(self.module, [*waiting], self.calls[0], see)
-        for group in waiting.values():
+        output = run_once(self.module, [*pending], self.calls[0], quantize_group)
+        for group in pending.values():
             self._finish(group, self._start(group), report)
-        return [output]
+        return output
 
     def _start(self, group: Group) -> Accumulator:
         full = [f"{self.name}.{layer}" for layer in group]
@@ -187,16 +201,16 @@ class _Block:
         linear: Any = self.module.get_submodule(layer)
         old = linear.weight
         weight = self.method.dequantize(tensors).to(old.device, old.dtype)
-        # Another tensor, since the old one may be that of a model that somebody has loaded.
+        # A new tensor: the old one may belong to a model that the user has loaded.
         full = weight if isinstance(linear, nn.Linear) else weight.T
         linear.weight = nn.Parameter(full.contiguous(), requires_grad=False)
 
 
 def check_outside(streamed: StreamedModel) -> None:
-    """Refuse NaN and infinity before and after the blocks, before hours of work: all that follows would be NaN.
+    """Refuse NaN and infinity in the layers outside the blocks, before hours of work that would all give NaN.
 
     Raises:
-        CheckpointError: a tensor holds one; it is named.
+        CheckpointError: a tensor holds one; the message names it.
     """
     in_blocks = tuple(f"{name}." for name in streamed.block_names)
     for key, name in streamed.name_of.items():
@@ -205,16 +219,16 @@ def check_outside(streamed: StreamedModel) -> None:
 
 
 def check_block(streamed: StreamedModel, index: int, module: nn.Module) -> None:
-    """Refuse NaN and infinity in any weight of block `index`, its norms and biases among them.
+    """Refuse NaN and infinity in any weight of block `index`, norms and biases included.
 
     Raises:
-        CheckpointError: one holds some; it is named.
+        CheckpointError: a weight holds one; the message names it.
     """
     for name, parameter in module.named_parameters():
         check_finite(streamed.name, f"{streamed.block_names[index]}.{name}", parameter.detach())
 
 
 def weight_of(linear: Any) -> torch.Tensor:
-    """A linear layer's weight as W[out, in]; GPT-2's Conv1D keeps it transposed."""
+    """Return a linear layer's weight as W[out, in]; GPT-2's Conv1D stores it transposed."""
     weight: torch.Tensor = linear.weight.detach()
     return weight if isinstance(linear, nn.Linear) else weight.T

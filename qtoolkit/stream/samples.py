@@ -1,4 +1,4 @@
-"""Calibration samples on their way through a model: hidden states, and what else each block is called with."""
+"""Pass calibration samples through a model block by block: hidden states, and the other arguments of each block."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,37 +11,39 @@ from torch import nn
 
 from qtoolkit.stream.blocks import StreamedModel
 
-# Activations of the widest kind that a block holds at one time, as a gated MLP does: gate, up and their product.
+# Widest activations that a block holds at one time, as a gated MLP does: gate, up and their product.
 _WIDEST_AT_ONCE = 4
-# What these may take for all samples together, and where they would take more, for the samples that run at one time.
+# Limit of their bytes for all samples in one batch; if they take more, the limit for the samples of one batch.
 _WHOLE_BYTES = 2**30
 _BATCH_BYTES = 2**27
 
 
 @dataclass
 class Samples:
-    """Hidden states of all samples in batches, and what else each block is called with.
+    """Hold the hidden states of all samples in batches, and the other arguments of each block.
 
     Attributes:
-        gives_tuple: whether the block that ran last gave a tuple, whose first entry are the hidden states.
+        hidden: inputs of the next block, one tensor [samples, tokens, hidden] for each batch.
+        one: the first sample as an input of the first block, [1, tokens, hidden].
+        arguments: for each block: batch size -> arguments other than the hidden states.
+        gives_tuple: whether the block that ran last returned a tuple, whose first item are the hidden states.
     """
 
     hidden: list[torch.Tensor]
-    # The first sample as the first block is given it.
     one: torch.Tensor
-    # Block -> batch size -> arguments beside the hidden states.
     arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]]
     gives_tuple: bool = False
 
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
+        """Return functions that each run a block on one batch."""
         return [partial(self.call, index, block, device, hidden) for hidden in self.hidden]
 
     def call_one(self, index: int, block: nn.Module, device: str) -> torch.Tensor:
-        """Run a block on one sample, to see how it runs: on that of the first block, whichever it is."""
+        """Run a block on one sample, to observe how it runs; any block gets the input of the first one."""
         return self.call(index, block, device, self.one)
 
     def call(self, index: int, block: nn.Module, device: str, hidden: torch.Tensor) -> torch.Tensor:
-        """What a block makes of a batch of hidden states [samples, tokens, hidden]."""
+        """Return a block's output for a batch of hidden states [samples, tokens, hidden]."""
         args, kwargs = self.arguments[index][len(hidden)]
         output = block(hidden.to(device), *args, **kwargs)
         self.gives_tuple = isinstance(output, tuple)
@@ -50,106 +52,102 @@ class Samples:
 
 
 def activation_bytes(itemsize: int, widest: int, tokens: int) -> int:
-    """What the widest activations of a block take at the moment when there are most of them."""
+    """Return the bytes of a block's widest activations at the moment when it holds most of them."""
     return _WIDEST_AT_ONCE * widest * itemsize * tokens
 
 
 def samples_at_once(itemsize: int, widest: int, num_samples: int, seq_len: int) -> int:
-    """How many samples run through a block at one time.
+    """Return how many samples run through a block in one batch.
 
-    All of them where that takes little memory: then one forward is enough (`run_once`). Otherwise few, since a block is
-    run for each layer anew, and more at one time would not be faster.
+    All of them if their activations fit 1 GiB, so that one forward is enough (`run_once`). Otherwise few: a block then
+    runs once for each group of layers, and larger batches are not faster.
 
     Args:
         itemsize: bytes of an activation.
-        widest: most inputs or outputs that a layer has.
-        num_samples: all there are.
-        seq_len: tokens of each.
+        widest: the most inputs or outputs of a layer.
+        num_samples: number of all samples.
+        seq_len: tokens of each sample.
     """
-    taken = activation_bytes(itemsize, widest, seq_len)
-    if num_samples * taken <= _WHOLE_BYTES:
+    sample_bytes = activation_bytes(itemsize, widest, seq_len)
+    if num_samples * sample_bytes <= _WHOLE_BYTES:
         return num_samples
-    return max(1, _BATCH_BYTES // taken)
+    return max(1, _BATCH_BYTES // sample_bytes)
 
 
 def first_inputs(streamed: StreamedModel, tokens: torch.Tensor, samples_at_once: int) -> Samples:
-    """What the first block is given for each sample, and what every block is called with."""
-    batches = tokens.split(samples_at_once)
+    """Run samples up to the first block; return its inputs, and the other arguments of every block.
+
+    Args:
+        streamed: the model.
+        tokens: int64 [samples, tokens].
+        samples_at_once: samples of a batch.
+    """
     samples = Samples([], torch.empty(0), [{} for _ in streamed.blocks])
     with streamed.outside() as model, torch.no_grad():
-        for batch in batches:
-            known = len(batch) in samples.arguments[0]
-            hidden = _watch(model.base_model, streamed, batch, samples, all_blocks=not known)
-            samples.hidden.append(hidden.to("cpu"))
-        samples.one = _watch(model.base_model, streamed, tokens[:1], samples, all_blocks=1 not in samples.arguments[0])
+        for batch in tokens.split(samples_at_once):
+            samples.hidden.append(_record_arguments(model.base_model, streamed, batch, samples).to("cpu"))
+        samples.one = _record_arguments(model.base_model, streamed, tokens[:1], samples)
     return samples
 
 
-def _watch(
-    base_model: nn.Module, streamed: StreamedModel, batch: torch.Tensor, samples: Samples, *, all_blocks: bool
+def _record_arguments(
+    base_model: nn.Module, streamed: StreamedModel, batch: torch.Tensor, samples: Samples
 ) -> torch.Tensor:
-    """Run a model without its blocks, and note what each would have been called with; give what the first was given.
+    """Run a model with stand-ins for its blocks that record their arguments; return the first block's hidden states.
 
-    Some architectures expect a tuple of a block and some a tensor, which shows in what the second block is given.
+    The arguments are recorded once for each batch size. Blocks of some architectures return a tuple and others a
+    tensor: if the second block does not get the hidden states, the other kind is tried.
     """
     first: list[torch.Tensor] = []
+    arguments = samples.arguments
+    is_recorded = len(batch) in arguments[0]
+
+    def stand_in(as_tuple: bool, index: int, *args: Any, **kwargs: Any) -> Any:
+        hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+        if index == 0:
+            first.append(hidden)
+        elif hidden is not first[-1]:
+            raise _StopForward
+        arguments[index][len(batch)] = rest, kwargs
+        # The norm after the last block would take twice the hidden states in float32.
+        if is_recorded or index == len(arguments) - 1:
+            raise _StopForward
+        return (hidden,) if as_tuple else hidden
+
     for as_tuple in (False, True):
-        first.clear()
-        stand_in = partial(_stand_in, first, samples.arguments, as_tuple, all_blocks)
-        for index, block in enumerate(streamed.blocks):
-            block.forward = partial(stand_in, index)
-        try:
-            with suppress(_LeftEarly):
-                base_model(input_ids=batch.to(streamed.device), use_cache=False)
-        finally:
-            for block in streamed.blocks:
-                del block.forward
-        if not all_blocks or len(batch) in samples.arguments[-1]:
+        with _replaced_forwards(streamed, partial(stand_in, as_tuple)), suppress(_StopForward):
+            base_model(input_ids=batch.to(streamed.device), use_cache=False)
+        if is_recorded or len(batch) in arguments[-1]:
             break
-    return first[0]
+    return first[-1]
 
 
-def _stand_in(
-    first: list[torch.Tensor],
-    arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]],
-    as_tuple: bool,
-    all_blocks: bool,
-    index: int,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """Take the place of block `index`'s forward."""
-    hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
-    if index == 0:
-        first.append(hidden)
-    elif hidden is not first[0]:
-        raise _LeftEarly
-    arguments[index][len(first[0])] = rest, kwargs
-    # The norm after the last block would take twice the hidden states in float32.
-    if not all_blocks or index == len(arguments) - 1:
-        raise _LeftEarly
-    return (hidden,) if as_tuple else hidden
-
-
-class _LeftEarly(Exception):
-    """Thrown to leave a model once enough was seen, or when its blocks should give something else."""
+class _StopForward(Exception):
+    """Leave a model's forward once enough was recorded, or if its blocks return the wrong kind of value."""
 
 
 @contextmanager
 def blocks_giving(streamed: StreamedModel, hidden: Callable[[], torch.Tensor], *, as_tuple: bool) -> Iterator[None]:
-    """While this is entered, each block of a model gives what `hidden` gives, whatever it is called with.
+    """Let each block of a model return the result of `hidden`, for the time of a `with` block.
 
     Args:
         streamed: the model.
-        hidden: gives hidden states.
-        as_tuple: whether the architecture's blocks give a tuple.
+        hidden: returns hidden states.
+        as_tuple: whether the architecture's blocks return a tuple.
     """
 
-    def stand_in(*args: Any, **kwargs: Any) -> Any:
+    def stand_in(index: int, *args: Any, **kwargs: Any) -> Any:
         return (hidden(),) if as_tuple else hidden()
 
-    for block in streamed.blocks:
-        block.forward = stand_in
+    with _replaced_forwards(streamed, stand_in):
+        yield
+
+
+@contextmanager
+def _replaced_forwards(streamed: StreamedModel, stand_in: Callable[..., Any]) -> Iterator[None]:
+    """Replace the `forward` of each block by `stand_in`, called with the block's index and the block's arguments."""
+    for index, block in enumerate(streamed.blocks):
+        block.forward = partial(stand_in, index)
     try:
         yield
     finally:

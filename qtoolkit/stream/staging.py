@@ -1,4 +1,4 @@
-"""A folder that appears when it is whole: made in `OUTPUT.partial`, on the disk before it is renamed."""
+"""Write a result into `OUTPUT.partial`, and rename it to `OUTPUT` once it is complete and on the disk."""
 
 import errno
 import os
@@ -22,37 +22,37 @@ from qtoolkit.partial import (
     put_back,
     refuse_foreign,
 )
-from qtoolkit.stream.standing import Standing, find_standing
+from qtoolkit.stream.existing_output import ExistingOutput, find_existing
 
-_NO_ROOM = {
+_DISK_FULL_ADVICE = {
     errno.ENOSPC: "free some room, or name an output on another disk",
     errno.EDQUOT: "free some room, or name an output on another disk",
     errno.EFBIG: "raise `ulimit -f`, or name an output on a disk that takes larger files",
 }
-_FAILING = (errno.EIO, errno.ENODEV, errno.ESTALE)
+_DISK_FAILS = (errno.EIO, errno.ENODEV, errno.ESTALE)
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 def check_output(output: Path, *, overwrite: bool, unfinished: bool = True) -> None:
-    """Refuse, before any work, an output folder that cannot become the result.
+    """Refuse, before any work, an output folder to which the result cannot be written.
 
     Args:
         output: the folder.
-        overwrite: whether it may replace a model that stands there.
-        unfinished: whether what an unfinished job left beside it may go, or be gone on with.
+        overwrite: whether the result may replace a model there.
+        unfinished: whether the job may resume or remove the work that an unfinished job left in `OUTPUT.partial`.
 
     Raises:
-        OutputExistsError: it exists and `overwrite` is false, it is no folder, it holds something else than a model, a
-            finished or unfinished job stands beside it and may not go, somebody else's folder stands at a name that the
-            job needs, or it lies where others keep what is theirs: in the Hub's cache, or in another job's folder.
-        OutputError: no folder can be made there.
+        OutputExistsError: it exists and `overwrite` is false, it is not a folder, it holds something other than a
+            model, it holds a finished or unfinished job that may not be removed, a folder of another program has a
+            name that the job needs, or it lies in the Hub's cache or in the folder of another job.
+        OutputError: no folder can be created there.
     """
     with _translated(output, "name another output"):
         if os.path.ismount(output):
             raise OutputExistsError(f"{output} is a mount point, which cannot be renamed: name a folder inside it")
-        _refuse_place(output)
+        _refuse_path(output)
         put_back(output)
-        find_standing(output, overwrite=overwrite)
+        find_existing(output, overwrite=overwrite)
         refuse_foreign(output)
         _refuse_result(output)
         if not unfinished and journal_of(output).exists():
@@ -61,18 +61,18 @@ def check_output(output: Path, *, overwrite: bool, unfinished: bool = True) -> N
                 "call that again to finish it, or give resume=False to drop it"
             )
         parent = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
-        # As long as the longest name that will be made.
-        tried = parent / f".{output.name}-{secrets.token_hex(4)}"
-        tried.mkdir()
-        tried.rmdir()
+        # Its name is as long as the longest that will be needed.
+        trial = parent / f".{output.name}-{secrets.token_hex(4)}"
+        trial.mkdir()
+        trial.rmdir()
 
 
-def _refuse_place(output: Path) -> None:
-    """Refuse an output whose name or place is none for a model.
+def _refuse_path(output: Path) -> None:
+    """Refuse a path that is not usable for a model.
 
     Raises:
-        OutputError: its name is "..", or no text as other programs write it.
-        OutputExistsError: it lies where others keep what is theirs.
+        OutputError: its name is "..", or not valid UTF-8.
+        OutputExistsError: it lies in the Hub's cache, or in the folder of another job.
     """
     if output.name == "..":
         raise OutputError(f"{output} ends in '..': give the folder's own name")
@@ -88,26 +88,26 @@ def _refuse_place(output: Path) -> None:
 
 @contextmanager
 def staged(output: Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
-    """An empty folder in `OUTPUT.partial`, which becomes `OUTPUT` when the block ends well and goes when it does not.
+    """Yield an empty folder in `OUTPUT.partial`; it is renamed to `OUTPUT` if the block succeeds, otherwise removed.
 
-    A journal beside it (`journal_of`) stays when the block does not end well, and is there again the next time with
-    `resume`; it goes when the block has ended well and its result is in its place.
+    A journal beside it (`journal_of`) stays if the block fails, and is available again at the next call with `resume`;
+    it is removed once the block has succeeded and its result is at `OUTPUT`.
 
-    All files are on the disk before the folder is renamed, and its new name is before anything else is removed. With
-    `overwrite`, the model that stands at `OUTPUT` when this begins, unchanged, is exchanged with the result in one
-    step; where the system cannot, it lies in `OUTPUT.partial` for the moment between two renames, and a process that is
-    killed there leaves it so until the next call that names `OUTPUT` gives it its name back.
+    All files are on the disk before the folder is renamed, and its new name is on the disk before anything else is
+    removed. With `overwrite`, the model that exists at `OUTPUT` at the beginning, if it is unchanged, is exchanged with
+    the result in one step. If the system cannot do that, it is in `OUTPUT.partial` for the moment between two renames;
+    if the process is killed then, the next call that names `OUTPUT` gives it its name back.
 
     Raises:
-        OutputExistsError: something stands there that may not be replaced. What appeared while the block ran stays as
-            it is; the result is kept then, and the message says where.
+        OutputExistsError: something exists there that may not be replaced. If it appeared while the block ran, it is
+            not changed; the result is kept elsewhere then, and the message says where.
         DiskFullError: the disk filled up while the block wrote.
-        OutputError: it cannot be written for another reason.
+        OutputError: the output cannot be written for another reason.
     """
-    made = [folder for folder in output.parents if not folder.exists()]
+    new_parents = [folder for folder in output.parents if not folder.exists()]
     try:
         with _translated(output, "check its permissions, or name another output"), open_folder(output) as opened:
-            standing = find_standing(output, overwrite=overwrite, opened=opened)
+            existing = find_existing(output, overwrite=overwrite, opened=opened)
             with owned(output) as partial:
                 placed = False
                 try:
@@ -119,114 +119,121 @@ def staged(output: Path, *, overwrite: bool = False, resume: bool = False) -> It
                         partial.check()
                     sync_tree(partial.model)
                     sync_folder(partial.folder)
-                    _put_in_place(partial, standing)
+                    _put_in_place(partial, existing)
                     placed = True
                 finally:
                     if not placed:
-                        _tidy(partial)
+                        _clean_up(partial)
                 _confirm(partial)
-                # What cannot be removed, the next job removes; the result is in its place.
+                # The result is complete; what cannot be removed now is removed by the next job.
                 with suppress(OSError):
                     partial.remove()
     finally:
-        for folder in made:
-            # Only an empty one goes, so none once the result stands in it.
+        for folder in new_parents:
+            # Removes only empty folders, so none that contains the result.
             with suppress(OSError):
                 folder.rmdir()
 
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[None]:
-    """Make a folder, and see to it that at the end it is still there.
+    """Create a folder, and check at the end of a `with` block that it still exists.
 
     Raises:
-        OutputError: somebody removed it meanwhile; another one may stand there.
+        OutputError: it was removed meanwhile, even if another one has its name now.
     """
     folder.mkdir()
     with open_folder(folder) as opened:
-        made = folder.lstat() if opened is None else os.fstat(opened)
+        state = folder.lstat() if opened is None else os.fstat(opened)
         yield
-        if not is_at(made, folder):
+        if not is_at(state, folder):
             raise OutputError(f"{folder} was removed while it was written: leave it alone, and call that again")
 
 
 def journal_of(output: Path) -> Path:
-    """Where a job that makes `output` keeps what it has done."""
+    """Return the folder in which a job with this output stores its completed blocks."""
     return partial_of(output) / "journal"
 
 
 @contextmanager
 def _translated(output: Path, advice: str) -> Iterator[None]:
-    """What the system refuses, as an error of ours that says what to do."""
+    """Turn an error of the operating system into one of ours that says what to do.
+
+    Raises:
+        DiskFullError: the disk is full, or the file larger than allowed.
+        OutputError: any other error.
+    """
     try:
         yield
     except OSError as error:
         if isinstance(error, QToolkitError):
             raise
         what = f"{output} cannot be written ({error.strerror or oneline(error)})"
-        if error.errno in _NO_ROOM:
-            kept = any(journal_of(output).glob("block-*.json"))
-            goes_on = "; blocks that are done are kept, and the same call goes on with them" if kept else ""
-            raise DiskFullError(f"{what}: {_NO_ROOM[error.errno]}{goes_on}") from error
-        if error.errno in _FAILING:
+        if error.errno in _DISK_FULL_ADVICE:
+            has_blocks = any(journal_of(output).glob("block-*.json"))
+            resume = "; blocks that are done are kept, and the same call goes on with them" if has_blocks else ""
+            raise DiskFullError(f"{what}: {_DISK_FULL_ADVICE[error.errno]}{resume}") from error
+        if error.errno in _DISK_FAILS:
             raise OutputError(f"{what}: the disk fails or has gone, name an output on another") from error
         raise OutputError(f"{what}: {advice}") from error
 
 
 def _refuse_result(output: Path) -> None:
+    """Refuse to start a job while an earlier result waits in `OUTPUT.partial` to be moved by the user."""
     result = partial_of(output) / "result"
     if os.path.lexists(result):
         raise OutputExistsError(f"{result} is a result that could not take its place: move it to where you want it")
 
 
-def _put_in_place(partial: Partial, standing: Standing | None) -> None:
-    """Let the result stand at the output; what it replaces is in `partial` then.
+def _put_in_place(partial: Partial, existing: ExistingOutput | None) -> None:
+    """Rename the result to the output; the folder that it replaces is in `partial` afterwards.
 
     Raises:
-        OutputExistsError: something else stands there by now. The result is kept.
+        OutputExistsError: something else exists there by now. The result is kept.
     """
     model, output = partial.model, partial.output
     try:
-        if standing is not None and is_at(standing.state, output):
-            if not standing.is_empty:
-                _replace(partial, standing)
+        if existing is not None and is_at(existing.state, output):
+            if not existing.is_empty:
+                _replace(partial, existing)
                 return
             output.rmdir()
         rename_new(model, output)
     except OSError as error:
-        # A replacement that stopped half-way is undone, and the result kept, unless that fails too.
+        # A replacement that stopped half-way is undone, and the result is kept, unless that fails too.
         with suppress(OSError):
             partial.put_back()
             rename_new(model, partial.result)
         if not is_folder(partial.result):
             raise
-        why = (
+        reason = (
             "is not what it was when the job began, so it is left as it is"
             if error.errno in _NOT_EMPTY
             else f"cannot be replaced ({error.strerror or oneline(error)})"
         )
         moved = f", and what stood there before in {partial.replaced}" if is_folder(partial.replaced) else ""
         raise OutputExistsError(
-            f"{output} {why}: the result is whole in {partial.result}{moved}: move it to where you want it"
+            f"{output} {reason}: the result is whole in {partial.result}{moved}: move it to where you want it"
         ) from error
 
 
-def _replace(partial: Partial, standing: Standing) -> None:
-    """Let the result and the folder at the output change places.
+def _replace(partial: Partial, existing: ExistingOutput) -> None:
+    """Exchange the result with the folder at the output.
 
     Raises:
-        FileExistsError: another folder stands there by now, or something was put into that one or changed in it.
+        FileExistsError: another folder exists there by now, or something was added to that one or changed in it.
     """
     model, output = partial.model, partial.output
+    changed = FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(output))
     if exchange(model, output):
-        if not standing.is_at(model):
+        if not existing.is_at(model):
             exchange(model, output)
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(output))
+            raise changed
         return
     rename_new(output, partial.replaced)
-    if not standing.is_at(partial.replaced):
+    if not existing.is_at(partial.replaced):
         rename_new(partial.replaced, output)
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(output))
+        raise changed
     # Otherwise a power failure could undo the first rename alone.
     _sync_names(partial)
     rename_new(model, output)
@@ -236,7 +243,7 @@ def _confirm(partial: Partial) -> None:
     """Wait until a result's new name is on the disk.
 
     Raises:
-        OutputError: the disk does not say so; the result stands there, and what it replaced is kept.
+        OutputError: the disk does not confirm it; the result is at the output, and the model that it replaced is kept.
     """
     try:
         _sync_names(partial)
@@ -250,13 +257,14 @@ def _confirm(partial: Partial) -> None:
 
 
 def _sync_names(partial: Partial) -> None:
+    """Wait until the names in `OUTPUT.partial` and in the output's parent folder are on the disk."""
     sync_folder(partial.folder)
     sync_folder(partial.output.parent)
 
 
-def _tidy(partial: Partial) -> None:
-    """Remove what a job left that did not end well, but for a journal that holds a block, or a whole result."""
-    # Why the job ended is told, and not that something of it is still there.
+def _clean_up(partial: Partial) -> None:
+    """Remove the files of a failed job, but keep a journal that holds a block, and a complete result."""
+    # Errors here are ignored: the error that ended the job is the one to report.
     with suppress(OSError):
         partial.check()
         partial.put_back()

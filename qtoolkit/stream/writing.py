@@ -1,4 +1,4 @@
-"""Results on disk as transformers reads them: config, tokenizer, and safetensors written tensor by tensor."""
+"""Save models as transformers reads them: config, tokenizer, and safetensors written tensor by tensor."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.core_model_loading import revert_weight_conversion
 
-from qtoolkit.checkpoints.names import INDEX_FILE
+from qtoolkit.checkpoints.filenames import INDEX_FILE
 from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import OutputError, UnsupportedModelError
 from qtoolkit.files import open_new
@@ -19,9 +19,9 @@ from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.tensor.lazy import LazyState, LazyTensor
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# As transformers' `save_pretrained`: small enough for any file system and for a Hub upload to be repeated.
+# As in transformers' `save_pretrained`: small enough for any file system, and for repeating an upload to the Hub.
 MAX_SHARD_BYTES = 5_000_000_000
 _Tensors = Mapping[str, torch.Tensor | LazyTensor]
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -29,7 +29,7 @@ _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 def save_model(
     model: "PreTrainedModel",
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase | None",
     folder: Path,
     on_progress: OnProgress,
     *,
@@ -39,14 +39,14 @@ def save_model(
 
     Args:
         model: the model.
-        tokenizer: of transformers; None where there is none.
+        tokenizer: a tokenizer of transformers; None if there is none.
         folder: where its files are written.
-        on_progress: is told what is written.
-        side_files: gives the files that readers look for beside `config.json`, texts by name, by what that says of
-            the quantization.
+        on_progress: called for each tensor written.
+        side_files: returns further files that readers expect beside `config.json`, texts by name, given the
+            `quantization_config` of that file.
 
     Raises:
-        OutputError: some of these files are not there any more, since somebody removed them.
+        OutputError: some of these files were removed while the model was saved.
         UnsupportedModelError: a tensor has a type that safetensors files lack.
     """
     names = ["config.json"]
@@ -58,57 +58,61 @@ def save_model(
         (folder / name).write_text(text, encoding="utf-8")
         names.append(name)
     if model.generation_config is not None:
-        # Not `save_pretrained`, which refuses what many published models have: a temperature without do_sample.
+        # Not `save_pretrained`, which refuses values of many published models, such as a temperature without do_sample.
         model.generation_config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
         names.append("generation_config.json")
     names += write_weights(_own_tensors(model), folder, on_progress)
     if tokenizer is not None:
-        # transformers would make the folder anew, were it not there any more.
-        _check_there(folder, names)
+        # If the folder was removed, transformers would create it again.
+        _check_files(folder, names)
         names += _save_tokenizer(tokenizer, folder)
-    _check_there(folder, names)
+    _check_files(folder, names)
 
 
-def _check_there(folder: Path, names: list[str]) -> None:
+def _check_files(folder: Path, names: list[str]) -> None:
+    """Check that files still exist.
+
+    Raises:
+        OutputError: some were removed; the message names them.
+    """
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise OutputError(f"{folder} lost {', '.join(missing)} while it was saved: leave it alone, and call that again")
 
 
-def _save_tokenizer(tokenizer: Any, folder: Path) -> list[str]:
+def _save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> list[str]:
     """Write a tokenizer's files and return their names."""
     try:
-        # What some tokenizers name and do not write is none of theirs.
-        return [
-            os.path.relpath(file, folder) for file in tokenizer.save_pretrained(folder) or () if Path(file).is_file()
-        ]
+        files = tokenizer.save_pretrained(folder) or ()
     except Exception as error:
         # The tokenizers library reports a full disk as a bare Exception: "No space left on device (os error 28)".
-        found = _RUST_ERROR.search(str(error))
-        if isinstance(error, OSError) or found is None:
+        os_error = _RUST_ERROR.search(str(error))
+        if isinstance(error, OSError) or os_error is None:
             raise
-        code = int(found[1])
+        code = int(os_error[1])
         raise OSError(code, os.strerror(code)) from error
+    # Some tokenizers list files that they do not write.
+    return [os.path.relpath(file, folder) for file in files if Path(file).is_file()]
 
 
 def _own_tensors(model: "PreTrainedModel") -> _Tensors:
-    """Return the state to store: tied tensors once, names and merges as in the checkpoint that was read."""
-    left_out = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}  # noqa: SLF001
-    # A layer that keeps its weight in another form makes its tensors when they are written, one by one.
+    """Return the tensors to save: tied ones once, with the names and fusions of the original checkpoint."""
+    excluded = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}  # noqa: SLF001
+    # Layers with packed weights make their tensors only when they are written, one by one.
     state = model.state_dict(destination=LazyState())
-    tensors = {name: tensor for name, tensor in state.items() if name not in left_out}
+    tensors = {name: tensor for name, tensor in state.items() if name not in excluded}
     return dict(revert_weight_conversion(model, tensors))
 
 
 def write_weights(
     tensors: _Tensors, folder: Path, on_progress: OnProgress, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> list[str]:
-    """Write tensors to safetensors files of at most `max_shard_bytes` each, with an index when there are several.
+    """Write tensors to safetensors files of at most `max_shard_bytes` each, with an index if there are several.
+
+    A file is its header followed by the tensors' bytes; no second copy of them is made in memory.
 
     Returns:
         The names of the files.
-
-    A file is its header followed by the tensors' bytes; no second copy of them is made in memory.
 
     Raises:
         UnsupportedModelError: a tensor has a type that the format lacks; nothing is written then.
@@ -120,12 +124,13 @@ def write_weights(
                 f"{name} has the type {tensor.dtype}: safetensors files are written of {allowed}"
             )
     shards = _shards(tensors, max_shard_bytes)
-    total, done = sum(tensor.nbytes for tensor in tensors.values()), 0
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    done = 0
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        for name, written in write_file(folder / file, shard):
-            done += written
+        for name, num_bytes in write_file(folder / file, shard):
+            done += num_bytes
             weight_map[name] = file
             on_progress(ProgressEvent("save", done, total, "bytes", file))
     names = list(dict.fromkeys(weight_map.values()))
@@ -138,6 +143,7 @@ def write_weights(
 
 
 def _shards(tensors: _Tensors, max_shard_bytes: int) -> list[dict[str, torch.Tensor | LazyTensor]]:
+    """Return the tensors in groups of at most `max_shard_bytes`, in their order; a larger tensor is a group alone."""
     shards: list[dict[str, torch.Tensor | LazyTensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
@@ -150,9 +156,9 @@ def _shards(tensors: _Tensors, max_shard_bytes: int) -> list[dict[str, torch.Ten
 
 
 def write_file(path: Path, tensors: _Tensors) -> Iterator[tuple[str, int]]:
-    """Write one safetensors file, yielding each tensor's name and bytes once it is written."""
+    """Write one safetensors file, yielding each tensor's name and size in bytes once it is written."""
     names = {dtype: name for name, dtype in DTYPES.items()}
-    # The format wants tensors aligned: the widest types first keeps every offset a multiple of the item size.
+    # The format requires aligned tensors: with the widest types first, every offset is a multiple of the item size.
     ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
@@ -168,5 +174,5 @@ def write_file(path: Path, tensors: _Tensors) -> Iterator[tuple[str, int]]:
         for name, tensor in ordered:
             data = tensor[...].detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)  # [bytes]
             file.write(data.numpy().data)
-            del data  # before the next one is made
+            del data  # before the next tensor is read
             yield name, tensor.nbytes

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.checkpoints.names import HUB_TEXTS
+from qtoolkit.checkpoints.hub_names import HUB_TEXTS
 from qtoolkit.errors import ConfigError
 from qtoolkit.files import path_of
 from qtoolkit.optional import is_installed, optional

@@ -43,7 +43,7 @@ def test_each_verb_tells_in_one_line(verb: str, tiny_llama: Path, made: Path, mo
     # All but one read a config or a receipt; that one asks how much memory there is.
     monkeypatch.setattr(json, "loads", run_out)
     if verb == "doctor":
-        monkeypatch.setattr("qtoolkit.measure.machine.free_disk", run_out)
+        monkeypatch.setattr("qtoolkit.measure.host.free_disk", run_out)
     with pytest.raises(InsufficientMemoryError, match=r"^memory.* ran out in .* \(.*MemoryError.*\): .+") as caught:
         VERBS[verb](tiny_llama, made)
     assert len(str(caught.value).splitlines()) == 1

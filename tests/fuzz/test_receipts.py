@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtoolkit.checkpoints.names import RECEIPT_FILE
+from qtoolkit.checkpoints.filenames import RECEIPT_FILE
 from qtoolkit.publishing.artifact import open_artifact
 from qtoolkit.publishing.receipt_file import read_receipt
 from qtoolkit.publishing.verifier import check_files

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from qtoolkit.measure import devices, examine, free_disk
-from qtoolkit.measure.machine import PACKAGES
+from qtoolkit.measure.host import PACKAGES
 from qtoolkit.optional import REQUIREMENTS
 from qtoolkit.records import Doctor
 from qtoolkit.tensor import processor

@@ -11,8 +11,7 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import InsufficientMemoryError
 from qtoolkit.measure import available_memory, check_room, examine, memory_limit, this_machine
-from qtoolkit.measure._limits import largest_file
-from qtoolkit.measure.machine import limited_by, resident_room
+from qtoolkit.measure.memory_limits import largest_file, limited_by, resident_room
 from qtoolkit.records import Speed
 
 MB = 1_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import qtoolkit as qt
-from qtoolkit.checkpoints.folder import MAX_JSON_BYTES
+from qtoolkit.checkpoints.folder import MAX_CONFIG_BYTES
 from qtoolkit.checkpoints.panics import MAX_TOKENIZER_BYTES
 from qtoolkit.errors import SourceError
 from tests.fuzz.mutations import ends_well
@@ -59,6 +59,6 @@ def test_a_tokenizer_file_larger_than_any_is_not_read(folder: Path, name: str) -
 def test_a_generation_config_larger_than_any_is_not_read(folder: Path) -> None:
     file = emptied(folder / "generation_config.json")
     with file.open("wb") as stream:
-        stream.truncate(MAX_JSON_BYTES + 1)
+        stream.truncate(MAX_CONFIG_BYTES + 1)
     with pytest.raises(SourceError, match=r"generation_config\.json is larger than 32\.0 MB: correct or remove it"):
         qt.plan(folder, "absmax")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
-from qtoolkit.checkpoints import read_tensors
+from qtoolkit.checkpoints.safetensors import read_tensors
 from qtoolkit.models import Checkpoint, open_checkpoint
 from tests.fake_hub.server import Fault, Hub
 from tests.models.gguf_models import write_gguf

@@ -1,4 +1,4 @@
-"""Every keyword of a verb is an option of its magic, or stands in a table that says why not."""
+"""Every keyword of a verb is an option of its magic and a field of its panel, or in a table that says why not."""
 
 import inspect
 from collections.abc import Callable
@@ -9,15 +9,27 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.lines import MAGICS, read_line
-from qtoolkit.notebook.options import NOT_ON_A_LINE
+from qtoolkit.notebook.options import NOT_IN_A_PANEL, ONLY_IN_PYTHON
+from qtoolkit.notebook.panels.field import Field
+from tests.notebook.conftest import shell
+from tests.notebook.panels.conftest import open_panel
 
-VERBS = {
+__all__ = ["open_panel", "shell"]
+VERBS: dict[str, Callable[..., Any]] = {
     "quantize": qt.quantize,
     "qplan": qt.plan,
     "qcompare": qt.compare,
     "qeval": qt.evaluate,
     "qpublish": qt.publish,
 }
+PANELS: dict[str, Callable[..., Any]] = {
+    "quantize": qt.quantize,
+    "plan": qt.plan,
+    "compare": qt.compare,
+    "publish": qt.publish,
+}
+# Keyword -> the field that says it in another way.
+OTHER_FIELDS = {"device": "Device, among the method's", "private": "Everybody may see it", "dry_run": "a button"}
 
 
 def keywords_of(verb: Callable[..., Any]) -> set[str]:
@@ -27,8 +39,22 @@ def keywords_of(verb: Callable[..., Any]) -> set[str]:
 @pytest.mark.parametrize("magic", VERBS)
 def test_every_keyword_is_an_option(magic: str) -> None:
     options = {option.name for option in MAGICS[magic].options}
-    assert keywords_of(VERBS[magic]) - NOT_ON_A_LINE.keys() - options == set()
-    assert not options & NOT_ON_A_LINE.keys()
+    assert keywords_of(VERBS[magic]) - ONLY_IN_PYTHON.keys() - options == set()
+    assert not options & ONLY_IN_PYTHON.keys()
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_every_keyword_is_a_field(open_panel: Any, name: str) -> None:
+    shown = vars(getattr(open_panel(only=name), name)).values()
+    fields = {field.keyword for field in shown if isinstance(field, Field)}
+    reasons = ONLY_IN_PYTHON | NOT_IN_A_PANEL | OTHER_FIELDS
+    assert keywords_of(PANELS[name]) - fields - reasons.keys() == set()
+    assert not fields & ONLY_IN_PYTHON.keys()
+
+
+def test_no_reason_outlives_its_keyword() -> None:
+    keywords = set().union(*map(keywords_of, [*VERBS.values(), *PANELS.values()]))
+    assert ONLY_IN_PYTHON.keys() | NOT_IN_A_PANEL.keys() <= keywords
 
 
 @pytest.mark.parametrize(("line", "resume"), [("m", True), ("m --resume", True), ("m --no-resume", False)])

@@ -1,27 +1,34 @@
 """From plan to card, in a process of its own: what a plugin's person would do, and what they see.
 
-`python journey.py REQUEST`: REQUEST is JSON with `base`, `method`, `options`, `output`, `repo`, `token` and `answer`.
+`python journey.py` imports what every journey needs of others' packages, which takes seconds, and forks a process for
+each line that it reads: JSON with `site`, `base`, `method`, `options`, `output`, `repo`, `token`, `answer` and `log`.
+It answers with the code by which that process ended. qtoolkit is imported by each, with its plugin to be found.
 """
 
+import importlib
 import json
+import os
 import sys
+import traceback
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from safetensors.torch import load_file
 from traitlets.config import Config
 
-import qtoolkit as qt
-from qtoolkit.methods import config_class
-from qtoolkit.notebook.panels.config_form import ConfigForm
-
+# What a journey imports of other packages, beside the above.
+OTHERS = ("ipywidgets", "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama")
 TOKENS = torch.arange(2, 18).reshape(1, 16)
 
 
-def main() -> None:
-    asked = json.loads(sys.argv[1])
+def journey(asked: dict[str, Any]) -> None:
+    import qtoolkit as qt
+    from qtoolkit.methods import config_class
+    from qtoolkit.notebook.panels.config_form import ConfigForm
+
     base, method, options, output = (asked[name] for name in ("base", "method", "options", "output"))
     config = config_class(method).from_dict(options)
     planned = qt.plan(base, config, device="cpu")
@@ -71,5 +78,36 @@ def main() -> None:
     Path(asked["answer"]).write_text(json.dumps(answer))
 
 
+def serve() -> None:
+    for module in OTHERS:
+        importlib.import_module(module)
+    for line in sys.stdin:
+        process = os.fork()
+        if not process:
+            run(json.loads(line))
+        _, status = os.waitpid(process, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+def run(asked: dict[str, Any]) -> NoReturn:
+    """Run one journey in a forked process; what it prints goes to a file."""
+    with Path(asked["log"]).open("w") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        sys.path.insert(0, asked["site"])
+        # Processes that this one starts find the plugin too.
+        os.environ["PYTHONPATH"] = os.pathsep.join((asked["site"], os.environ["PYTHONPATH"]))
+        code = 1
+        try:
+            journey(asked)
+            code = 0
+        except BaseException:  # noqa: BLE001  # the log has it, and the loop of `serve` is the parent's alone
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+
 if __name__ == "__main__":
-    main()
+    serve()

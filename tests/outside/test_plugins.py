@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,10 @@ from qtoolkit.publishing.artifact import open_artifact
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.file_checks import check_quantization
 from qtoolkit.records import Verification
-from tests.fake_hub.fixture import WRITE_TOKEN, environment, writable_hub
+from qtoolkit.requests import PublishRequest
+from tests.fake_hub.fixture import WRITE_TOKEN, environment
 from tests.fake_hub.writable import WritableHub
 from tests.outside.outside_hqq import codes_of, optimized_zero
-
-__all__ = ["writable_hub"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -57,24 +58,59 @@ def installed(plugin: str, folder: Path) -> Path:
     return folder
 
 
-def journey(plugin: str, base: Path, hub: WritableHub, method: str, **options: Any) -> dict[str, Any]:
-    """What a process with the plugin sees, from plan to card."""
-    folder = base.parent
-    paths = (installed(plugin, folder / "site"), ROOT, *filter(None, [os.environ.get("PYTHONPATH")]))
-    request = {"base": str(base), "method": method, "options": options, "output": str(folder / "out")}
-    request |= {"repo": f"me/tiny-{method}", "token": WRITE_TOKEN, "answer": str(folder / "answer.json")}
-    variables = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "IPYTHONDIR": str(folder / "ipython")}
-    variables |= {"HF_HUB_DISABLE_XET": "1", **environment(hub, folder / "home")}
-    command = [sys.executable, str(HERE / "journey.py"), json.dumps(request)]
-    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen: dict[str, Any] = json.loads((folder / "answer.json").read_text())
-    assert request["repo"] in hub.repositories
-    assert len(set(seen["footprints"])) == 1, seen["footprints"]
-    assert all(seen[name] for name in ("same_logits", "same_file", "same_names", "loaded")) and seen["failed"] == []
-    assert abs(seen["disk"][0] - seen["disk"][1]) <= 200
-    assert f"{seen['config']}(" in seen["card"]
-    return seen
+@pytest.fixture(scope="module")
+def hub() -> Iterator[WritableHub]:
+    """One Hub for all journeys: the process that they are forked from has read its address."""
+    with WritableHub() as server:
+        server.tokens.add(WRITE_TOKEN)
+        server.writers[WRITE_TOKEN] = "me"
+        yield server
+
+
+@pytest.fixture(scope="module")
+def journeys(hub: WritableHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """The process of `journey.py`, which has imported what is others' and forks one process for each plugin."""
+    home = tmp_path_factory.mktemp("journeys")
+    path = os.pathsep.join((str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])))
+    variables = {"PYTHONPATH": path, "IPYTHONDIR": str(home / "ipython"), "HF_HUB_DISABLE_XET": "1"}
+    variables |= environment(hub, home / "home")
+    command = [sys.executable, str(HERE / "journey.py")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=os.environ | variables, text=True, **pipes) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@dataclass(frozen=True)
+class Traveller:
+    """Sends a plugin from plan to card."""
+
+    base: Path
+    hub: WritableHub
+    process: subprocess.Popen[str]
+
+    def __call__(self, plugin: str, method: str, **options: Any) -> dict[str, Any]:
+        """What a process with the plugin sees, from plan to card."""
+        folder = self.base.parent
+        asked = {"site": str(installed(plugin, folder / "site")), "base": str(self.base), "method": method}
+        asked |= {"options": options, "output": str(folder / "out"), "repo": f"me/tiny-{method}", "token": WRITE_TOKEN}
+        asked |= {"answer": str(folder / "answer.json"), "log": str(folder / "log")}
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(json.dumps(asked), file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline() == "0\n", (folder / "log").read_text()[-3000:]
+        seen: dict[str, Any] = json.loads((folder / "answer.json").read_text())
+        assert asked["repo"] in self.hub.repositories
+        assert len(set(seen["footprints"])) == 1, seen["footprints"]
+        assert all(seen[name] for name in ("same_logits", "same_file", "same_names", "loaded")) and seen["failed"] == []
+        assert abs(seen["disk"][0] - seen["disk"][1]) <= 200
+        assert f"{seen['config']}(" in seen["card"]
+        return seen
+
+
+@pytest.fixture
+def journey(base: Path, hub: WritableHub, journeys: subprocess.Popen[str]) -> Traveller:
+    return Traveller(base, hub, journeys)
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
@@ -84,8 +120,8 @@ def test_it_imports_public_names_alone(plugin: str) -> None:
             assert not re.search(r"(^|\.)_", ".".join((str(node.module), *(name.name for name in node.names))))
 
 
-def test_a_method_like_hqq(base: Path, writable_hub: WritableHub) -> None:
-    seen = journey("outside_hqq", base, writable_hub, "hqq", group_size=32, steps=5)
+def test_a_method_like_hqq(journey: Traveller) -> None:
+    seen = journey("outside_hqq", "hqq", group_size=32, steps=5)
     card = seen["card"]
     assert "linear layers in HQQ, 4 bits; everything else as it was" in card
     assert "from outside_hqq import HQQ\n\nconfig = HQQ(" in card and "qt.HQQ" not in card
@@ -107,8 +143,8 @@ def test_half_quadratic_zero_points_make_smaller_errors() -> None:
     assert (worth(found) <= worth(first)).all() and worth(found).sum() < 0.95 * worth(first).sum()
 
 
-def test_a_method_like_awq_folds_scales_into_norms(base: Path, writable_hub: WritableHub) -> None:
-    seen = journey("outside_awq", base, writable_hub, "awq", group_size=32, alpha=1.0)
+def test_a_method_like_awq_folds_scales_into_norms(base: Path, journey: Traveller) -> None:
+    seen = journey("outside_awq", "awq", group_size=32, alpha=1.0)
     card = seen["card"]
     assert "AWQ, 4 bits; the norms before them take over the scales of their inputs; everything else" in card
     assert "## What is not quantized" in card and "## What stays as it was" not in card
@@ -125,8 +161,8 @@ def test_a_method_like_awq_folds_scales_into_norms(base: Path, writable_hub: Wri
     assert torch.equal(saved["model.norm.weight"], source["model.norm.weight"])
 
 
-def test_a_format_of_its_own(base: Path, writable_hub: WritableHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = journey("outside_toy", base, writable_hub, "toy", reach=0.9)
+def test_a_format_of_its_own(base: Path, journey: Traveller, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = journey("outside_toy", "toy", reach=0.9)
     card = seen["card"]
     assert "toyreader reads these layers from version 1.2" in card
     assert "no other program" not in card
@@ -140,9 +176,9 @@ def test_a_format_of_its_own(base: Path, writable_hub: WritableHub, monkeypatch:
     assert "toy.json names other layers" in check_quantization(open_artifact(saved)).value
 
 
-def test_a_kernel_for_one_shape(base: Path, writable_hub: WritableHub) -> None:
+def test_a_kernel_for_one_shape(base: Path, journey: Traveller) -> None:
     options = {"bits": 4, "granularity": "group", "group_size": 32}
-    seen = journey("outside_kernel", base, writable_hub, "absmax", **options)
+    seen = journey("outside_kernel", "absmax", **options)
     assert "levels" in seen["buffers"]
     assert "no other program reads them." in seen["card"] and "outside-kernel" not in seen["card"]
     # The same file as without the kernel.
@@ -162,7 +198,7 @@ def test_rules_that_change_nothing_are_not_carded_as_mixed(base: Path) -> None:
     qt.quantize(base, config, device="cpu", output=base.parent / "out")
     receipt = read_receipt(base.parent / "out")
     assert receipt is not None
-    card = str(make_card(receipt, Verification("out", ()), "me/tiny"))
+    card = str(make_card(receipt, Verification("out", ()), PublishRequest("out", "me/tiny")))
     assert "GPTQ, 4 bits" in card and "- 4-bit" in card
     assert "different bits" not in card
 

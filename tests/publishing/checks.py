@@ -14,10 +14,10 @@ RUNNING = {
 }
 
 
-def in_this_process(request: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def in_this_process(request: dict[str, Any]) -> dict[str, Any]:
     """The answer of `behaviour.py`, given here."""
     base = behaviour.answer_base(Path(request["base"])) if request["base"] else None
-    return behaviour.answer(request) | {"base": base}, ""
+    return behaviour.answer(request) | {"base": base}
 
 
 def checks_of(folder: Path, *, base: Path | None = None, running: bool = True) -> dict[str, Check]:

@@ -29,12 +29,12 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """
     folders: list[str] = []
 
-    def run(request: dict[str, Any], on_wait: Callable[[], None]) -> tuple[dict[str, Any], str]:
+    def run(request: dict[str, Any], on_wait: Callable[[], None]) -> dict[str, Any]:
         folders.append(request["folder"])
         return in_this_process(request)
 
     monkeypatch.setattr(verifier, "run_behaviour", run)
-    monkeypatch.setattr(run_cache, "_answers", {})
+    run_cache.clear()
     return folders
 
 

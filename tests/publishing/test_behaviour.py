@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from qtoolkit.publishing import behaviour
-from qtoolkit.publishing.verifier import run_behaviour
+from qtoolkit.publishing.process import NoAnswerError, run_behaviour
 from tests.sample_models import random_model
 
 pytestmark = pytest.mark.slow
@@ -76,21 +76,19 @@ def request(folder: Path, **changes: object) -> dict[str, object]:
 
 
 def test_a_process_that_hangs_is_ended(made: dict[str, Path]) -> None:
-    assert run_behaviour(request(made["nf4"]), time_limit=0.1) == (None, "not done after 0 s")
+    with pytest.raises(NoAnswerError, match=r"^not done after 0 s$"):
+        run_behaviour(request(made["nf4"]), time_limit=0.1)
 
 
 def test_a_process_that_takes_too_much_memory_is_ended(made: dict[str, Path]) -> None:
     # Python alone takes more.
-    assert run_behaviour(request(made["nf4"]), memory_limit=5_000_000) == (
-        None,
-        "it took more than 5.0 MB of memory, and was ended",
-    )
+    with pytest.raises(NoAnswerError, match=r"^it took more than 5\.0 MB of memory, and was ended$"):
+        run_behaviour(request(made["nf4"]), memory_limit=5_000_000)
 
 
 def test_a_process_that_dies_says_why(made: dict[str, Path]) -> None:
-    found, problem = run_behaviour({"with_qtoolkit": False})
-    assert found is None
-    assert problem == "the process ended with 1 (KeyError: 'folder')"
+    with pytest.raises(NoAnswerError, match=r"^the process ended with 1 \(KeyError: 'folder'\)$"):
+        run_behaviour({"with_qtoolkit": False})
 
 
 def test_the_file_imports_nothing_of_qtoolkit() -> None:

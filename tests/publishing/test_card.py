@@ -12,8 +12,10 @@ from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.markdown import escaped
 from qtoolkit.records import Check, Receipt, Verification
+from qtoolkit.requests import PublishRequest
 from tests.fake_hub.writable import WritableHub
 
+TINY = PublishRequest("out", "me/tiny")
 VERIFICATION = Verification("out", (Check("logits", True, "off by 0"), Check("licence", None, "not known")))
 COMMIT = "c" * 40
 
@@ -38,7 +40,7 @@ def receipt(made: dict[str, Path], request: pytest.FixtureRequest) -> Receipt:
     ids=["nf4", "fp4", "int8", "gptq", "absmax"],
 )
 def test_what_the_hub_reads(receipt: Receipt, tags: list[str], writable_hub: WritableHub, tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(str(make_card(receipt, VERIFICATION, "me/tiny")))
+    (tmp_path / "README.md").write_text(str(make_card(receipt, VERIFICATION, TINY)))
     card = ModelCard.load(tmp_path / "README.md")
     # What an upload asks before it sends; `ModelCard.validate` of older versions asks huggingface.co itself.
     HfApi()._validate_yaml(str(card))
@@ -55,7 +57,7 @@ def test_what_the_hub_reads(receipt: Receipt, tags: list[str], writable_hub: Wri
 
 
 def test_a_person_reads_what_was_done(receipt: Receipt) -> None:
-    text = make_card(receipt, VERIFICATION, "me/tiny").text
+    text = make_card(receipt, VERIFICATION, TINY).text
     assert "# tiny\n" in text
     assert f"[someone/tiny-llama](https://huggingface.co/someone/tiny-llama) (commit `{COMMIT}`)" in text
     assert "14 linear layers in NF4, 4 bits" in text
@@ -67,7 +69,7 @@ def test_a_person_reads_what_was_done(receipt: Receipt) -> None:
 
 
 def test_its_recipe_is_a_call_that_makes_the_same(receipt: Receipt) -> None:
-    text = make_card(receipt, VERIFICATION, "me/tiny").text
+    text = make_card(receipt, VERIFICATION, TINY).text
     code = text.split("## What was done\n\n```python\n")[1].split("```")[0]
     expression = code.split("config = ")[1].split("\nqt.quantize")[0]
     import qtoolkit as qt
@@ -79,13 +81,13 @@ def test_its_recipe_is_a_call_that_makes_the_same(receipt: Receipt) -> None:
 def test_a_licence_that_is_not_known_is_asked_for(receipt: Receipt) -> None:
     unknown = replace(receipt, license=None)
     with pytest.raises(ConfigError, match="licence of someone/tiny-llama is not known, and none is made up"):
-        make_card(unknown, VERIFICATION, "me/tiny")
-    assert make_card(unknown, VERIFICATION, "me/tiny", license="mit").data.license == "mit"
+        make_card(unknown, VERIFICATION, TINY)
+    assert make_card(unknown, VERIFICATION, PublishRequest("out", "me/tiny", license="mit")).data.license == "mit"
 
 
 def test_another_licence_than_the_bases_is_refused(receipt: Receipt) -> None:
     with pytest.raises(ConfigError, match=r"license='mit', but someone/tiny-llama stands under 'apache-2\.0'"):
-        make_card(receipt, VERIFICATION, "me/tiny", license="mit")
+        make_card(receipt, VERIFICATION, PublishRequest("out", "me/tiny", license="mit"))
 
 
 PAGE = "https://huggingface.co/someone/tiny-llama"
@@ -103,17 +105,17 @@ PAGE = "https://huggingface.co/someone/tiny-llama"
 def test_a_licence_of_its_own_is_named_and_linked_as_the_base_does(
     receipt: Receipt, inherited: dict[str, str], name: str | None, link: str
 ) -> None:
-    data = make_card(replace(receipt, license="other", inherited=inherited), VERIFICATION, "me/tiny").data.to_dict()
+    data = make_card(replace(receipt, license="other", inherited=inherited), VERIFICATION, TINY).data.to_dict()
     assert (data["license"], data.get("license_name"), data["license_link"]) == ("other", name, link)
 
 
 def test_languages_are_those_of_the_base(receipt: Receipt) -> None:
-    card = make_card(replace(receipt, inherited={"language": ["en", "de"]}), VERIFICATION, "me/tiny")
+    card = make_card(replace(receipt, inherited={"language": ["en", "de"]}), VERIFICATION, TINY)
     assert card.data.language == ["en", "de"]
 
 
 def test_who_takes_a_copy_of_a_gated_model_is_told_of_its_terms(receipt: Receipt) -> None:
-    open_card, card = (make_card(replace(receipt, gated=gated), VERIFICATION, "me/tiny") for gated in (False, True))
+    open_card, card = (make_card(replace(receipt, gated=gated), VERIFICATION, TINY) for gated in (False, True))
     assert "accept its terms" in card.text and "accept its terms" not in open_card.text
     assert PAGE in card.data.to_dict()["extra_gated_prompt"]
     assert "extra_gated_prompt" not in open_card.data.to_dict()
@@ -122,7 +124,11 @@ def test_who_takes_a_copy_of_a_gated_model_is_told_of_its_terms(receipt: Receipt
 @pytest.mark.parametrize("receipt", ["gptq", "gptq_v2", "absmax"], indirect=True, ids=str)
 @pytest.mark.parametrize("rules", [{}, {"*.down_proj": {"bits": 8}}], ids=["one width", "mixed"])
 def test_it_names_only_readers_that_are_known_to_read_it(receipt: Receipt, rules: dict[str, Any]) -> None:
-    card = make_card(replace(receipt, settings=dict(receipt.settings) | {"rules": rules}), VERIFICATION, "me/tiny")
+    card = make_card(
+        replace(receipt, settings=dict(receipt.settings) | {"rules": rules}),
+        VERIFICATION,
+        TINY,
+    )
     own = receipt.method == "absmax" or bool(rules)
     assert ("import qtoolkit  #" in card.text) == own == (card.data.library_name == "qtoolkit")
     assert ("optimum gptqmodel\n" in card.text) == (not own)
@@ -133,7 +139,7 @@ def test_it_names_only_readers_that_are_known_to_read_it(receipt: Receipt, rules
 
 def test_a_base_that_is_not_on_the_hub_is_not_claimed(receipt: Receipt) -> None:
     local = replace(receipt, source=replace(receipt.source, name="tiny-llama", commit_hash=None))
-    data = make_card(local, VERIFICATION, "me/tiny").data.to_dict()
+    data = make_card(local, VERIFICATION, TINY).data.to_dict()
     assert "base_model" not in data and "base_model_relation" not in data
 
 
@@ -158,7 +164,10 @@ def test_a_value_stays_in_its_place(receipt: Receipt, attack: str) -> None:
         settings=dict(receipt.settings) | {"exclude": [attack]},
     )
     checks = Verification("out", (Check(attack, True, attack, attack),))
-    plain, card = make_card(receipt, VERIFICATION, "me/tiny"), make_card(planted, checks, "me/tiny")
+    plain, card = (
+        make_card(receipt, VERIFICATION, TINY),
+        make_card(planted, checks, TINY),
+    )
     assert card.data.to_dict() == plain.data.to_dict()
     outside = "".join(card.text.split("```")[::2])
     assert card.text.count("```") == plain.text.count("```")

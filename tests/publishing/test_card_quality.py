@@ -15,6 +15,7 @@ from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.card_quality import refuse_foreign_figures
 from qtoolkit.publishing.markdown import escaped
 from qtoolkit.records import QualityReport, Receipt, Verification
+from qtoolkit.requests import PublishRequest
 from tests.evaluation.plain import HELD_OUT
 from tests.fake_hub.writable import WritableHub
 
@@ -38,7 +39,7 @@ def receipt(made: dict[str, Path]) -> Receipt:
 
 
 def card_of(receipt: Receipt, quality: QualityReport) -> ModelCard:
-    return ModelCard(str(make_card(receipt, Verification("out", ()), REPO, quality=quality)))
+    return ModelCard(str(make_card(receipt, Verification("out", ()), PublishRequest("out", REPO, quality=quality))))
 
 
 def test_every_figure_stands_there_with_its_error_and_its_text(receipt: Receipt, quality: QualityReport) -> None:

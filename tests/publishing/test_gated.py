@@ -9,8 +9,9 @@ from huggingface_hub.errors import GatedRepoError
 
 import qtoolkit as qt
 from qtoolkit.errors import SourceError
-from qtoolkit.publishing.publisher import gate
+from qtoolkit.publishing.push import Repository
 from qtoolkit.publishing.token import Writer
+from qtoolkit.records import ignore_progress
 from tests.fake_hub.fixture import WRITE_TOKEN
 from tests.fake_hub.server import Fault
 from tests.fake_hub.writable import WritableHub
@@ -49,7 +50,7 @@ def test_a_private_copy_is_left_private(writable_hub: WritableHub, gated: Path) 
 
 def test_a_gate_that_its_owner_chose_stays(writable_hub: WritableHub) -> None:
     writable_hub.add(REPO, {}).gated = True
-    gate(REPO, Writer(WRITE_TOKEN, "me"))
+    Repository(REPO, Writer(WRITE_TOKEN, "me"), "main", ignore_progress).gate()
     assert [request.path for request in writable_hub.requests if request.path.endswith("/settings")] == []
 
 
@@ -57,4 +58,4 @@ def test_where_the_hub_sets_no_gate_the_push_stops(writable_hub: WritableHub) ->
     writable_hub.add(REPO, {})
     writable_hub.faults.append(Fault("/settings", status=403))
     with pytest.raises(SourceError, match="refuses me/tiny-absmax"):
-        gate(REPO, Writer(WRITE_TOKEN, "me"))
+        Repository(REPO, Writer(WRITE_TOKEN, "me"), "main", ignore_progress).gate()

@@ -17,8 +17,10 @@ from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.markdown import escaped
 from qtoolkit.records import Check, Verification
+from qtoolkit.requests import PublishRequest
 from tests.publishing.checks import checks_of
 
+TINY = PublishRequest("out", "me/tiny")
 VERIFICATION = Verification("out", (Check("logits", True, "off by 0"),))
 ATTACKS = (
     "</script><img src=x onerror=alert(1)>",
@@ -76,7 +78,7 @@ def receipt_card(folder: Path, values: dict[str, Any]) -> tuple[str, str]:
     (folder / "qtoolkit.json").write_text(json.dumps(values))
     receipt = read_receipt(folder)
     assert receipt is not None
-    return str(make_card(receipt, VERIFICATION, "me/tiny")), f"{receipt}{receipt._repr_html_()}"
+    return str(make_card(receipt, VERIFICATION, TINY)), f"{receipt}{receipt._repr_html_()}"
 
 
 @pytest.mark.parametrize("name", ["someone/tiny-llama", "my own"])
@@ -86,9 +88,9 @@ def test_a_licence_link_is_a_page_or_a_file(made: dict[str, Path], name: str, li
     assert receipt is not None
     source = replace(receipt.source, name=name)
     hostile = replace(receipt, source=source, license="other", inherited={"license_link": link})
-    assert link not in str(make_card(hostile, VERIFICATION, "me/tiny"))
+    assert link not in str(make_card(hostile, VERIFICATION, TINY))
     kept = replace(hostile, inherited={"license_link": "https://example.org/licence?v=2"})
-    assert "license_link: https://example.org/licence?v=2" in str(make_card(kept, VERIFICATION, "me/tiny"))
+    assert "license_link: https://example.org/licence?v=2" in str(make_card(kept, VERIFICATION, TINY))
 
 
 def test_no_text_begins_a_list() -> None:

@@ -197,8 +197,7 @@ def test_the_process_has_no_qtoolkit_no_secret_and_no_network(
     (tmp_path / "token").write_text("hf_" + "F" * 34)
     seen = spied(tmp_path, listening)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found, problem = run_behaviour(request(made["nf4"]))
-    assert found is not None, problem
+    found = run_behaviour(request(made["nf4"]))
     assert found["model"] == "LlamaForCausalLM"
     inside = json.loads(seen.read_text())
     # To root, who gives up what it may do besides, or in a namespace of its own; elsewhere it is told.

@@ -93,7 +93,7 @@ def test_raising_stops_at_that_check(made: dict[str, Path], verb: str, name: str
 def test_stopped_while_the_model_runs_its_process_is_ended(
     made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    monkeypatch.setattr(run_cache, "_answers", {})
+    run_cache.clear()
     # Python runs this file at its start.
     done = tmp_path / "done"
     (tmp_path / "sitecustomize.py").write_text(f"import time; time.sleep(5); open({str(done)!r}, 'w').close()")

@@ -17,6 +17,7 @@ from qtoolkit.errors import CheckpointError, ConfigError
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
 from qtoolkit.records import Check, Receipt, Verification
+from qtoolkit.requests import PublishRequest
 from tests.fake_hub.server import Hub
 from tests.publishing.checks import checks_of
 from tests.sample_models import random_model
@@ -26,7 +27,8 @@ NOTHING = Verification("out", (Check("logits", True, "0"),))
 
 def card_of(receipt: Receipt, **options: Any) -> tuple[dict[str, Any], str]:
     """The metadata of a card, read back as the Hub reads it, and its text."""
-    card = make_card(receipt, NOTHING, "me/tiny", license=None if receipt.license else "mit", **options)
+    license = None if receipt.license else "mit"
+    card = make_card(receipt, NOTHING, PublishRequest("out", "me/tiny", license=license, **options))
     return ModelCard(str(card)).data.to_dict(), card.text
 
 
@@ -159,7 +161,8 @@ def test_the_person_names_the_base_and_the_relation(changed: Path, relation: str
         f"[org/other](https://huggingface.co/org/other) ({relation or 'quantized'}), as who published this copy says"
     )
     assert f"Its base model is {named}" in text
-    (changed / "README.md").write_text(str(make_card(receipt, NOTHING, "me/x", license="mit", base_model="org/other")))
+    card = make_card(receipt, NOTHING, PublishRequest("out", "me/x", license="mit", base_model="org/other"))
+    (changed / "README.md").write_text(str(card))
     check = checks_of(changed, running=False)["base model"]
     assert check.passed, str(check)
     assert "not known to be that model; the card names org/other" in check.value
@@ -236,7 +239,7 @@ def test_the_base_of_a_local_fine_tune_is_kept(tmp_path: Path, said: str, base: 
     assert (data.get("base_model"), data.get("base_model_relation")) == (base, relation)
     assert "A quantized copy of mine" in text
     assert ("as the card of mine says" in text) == (base is not None)
-    (tmp_path / "out" / "README.md").write_text(str(make_card(receipt, NOTHING, "me/x")))
+    (tmp_path / "out" / "README.md").write_text(str(make_card(receipt, NOTHING, PublishRequest("out", "me/x"))))
     assert checks_of(tmp_path / "out", running=False)["base model"].passed
 
 

@@ -13,6 +13,7 @@ import qtoolkit as qt
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
 from qtoolkit.records import CalibrationReport, Receipt, Verification
+from qtoolkit.requests import PublishRequest
 from tests.fake_hub.fixture import hub
 from tests.fake_hub.server import Hub
 from tests.methods.gptq.jobs import TEXTS, gptq
@@ -58,7 +59,7 @@ def test_it_says_whether_the_bytes_of_the_base_were_compared(hub: Hub, base: Pat
         receipt = receipt_of(folder)
         assert receipt.source_check == told
         assert f"bytes of the base    {told}" in str(receipt)
-        card = str(make_card(receipt, Verification("out", ()), "me/out", license="apache-2.0"))
+        card = str(make_card(receipt, Verification("out", ()), PublishRequest("out", "me/out", license="apache-2.0")))
         assert ("had the hash by which the Hub names it" in card) == told.startswith("checked")
         assert ("were not compared with hashes" in card) == told.startswith("not")
 
@@ -70,7 +71,7 @@ def test_an_older_one_that_does_not_say_so_is_read(made: dict[str, Path], tmp_pa
     receipt = receipt_of(tmp_path)
     assert receipt.source_check == ""
     assert "bytes of the base" not in str(receipt)
-    card = str(make_card(receipt, Verification("out", ()), "me/out", license="apache-2.0"))
+    card = str(make_card(receipt, Verification("out", ()), PublishRequest("out", "me/out", license="apache-2.0")))
     assert "by which the Hub names it" not in card
     assert "were not compared" not in card
 

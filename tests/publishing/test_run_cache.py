@@ -70,3 +70,14 @@ def test_it_runs_anew_after(
     if what == "base":
         (of / "tokenizer.json").touch()
     assert run_cache.recall(run_cache.state_of(request)) is None
+
+
+def test_only_the_last_answers_are_kept() -> None:
+    run_cache.clear()
+    answer = {"model_error": "", "base": None}
+    states = [str(number) for number in range(run_cache.MAX_ANSWERS + 2)]
+    for state in states:
+        run_cache.remember(state, answer)
+    assert [state for state in states if run_cache.recall(state) is None] == ["0", "1"]
+    run_cache.clear()
+    assert run_cache.recall(states[-1]) is None

@@ -4,11 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qtoolkit.publishing.artifact import open_artifact
-from qtoolkit.publishing.verifier import _checks
+from qtoolkit.publishing.process import NoAnswerError
+from qtoolkit.publishing.verifier import all_checks
 
 
 def other_sizes(folder: Path) -> None:
@@ -28,6 +30,10 @@ def another_file(folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
 
 
+def not_run(request: dict[str, Any]) -> dict[str, Any]:
+    raise NoAnswerError("not run")
+
+
 CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "the bytes are right": (other_sizes, "dtypes and sizes", "make it anew: its files are as they were written"),
     "a wrong bit": (a_wrong_bit, "file hashes", "save or download it again"),
@@ -42,6 +48,6 @@ def test_the_way_out_can_help(
     folder = tmp_path / "out"
     shutil.copytree(made["absmax"], folder)
     change(folder)
-    checks = _checks(open_artifact(folder), None, None, lambda _: (None, "not run"))
+    checks = all_checks(open_artifact(folder), None, None, not_run)
     failed = [check for check in checks if check.passed is False and check.name != "loads in transformers"]
     assert [(check.name, check.note) for check in failed] == [(name, way)]

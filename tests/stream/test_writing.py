@@ -12,8 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from qtoolkit.checkpoints import read_tensors
-from qtoolkit.checkpoints.safetensors import DTYPES
+from qtoolkit.checkpoints.safetensors import DTYPES, read_tensors
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.records import ProgressEvent
 from qtoolkit.stream import save_model, write_weights

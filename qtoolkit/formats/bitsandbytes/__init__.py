@@ -16,6 +16,7 @@ class BitsAndBytesFormat(Format):
 
     name = quant_method = tag = "bitsandbytes"
     packages = ("bitsandbytes",)
+    layer_suffixes = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4", ".SCB")
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""

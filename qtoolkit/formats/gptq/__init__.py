@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.checkpoints.names import QUANTIZE_CONFIG
+from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
 from qtoolkit.formats.base import Format, LayersOf, is_uneven
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class GPTQFormat(Format):
     packages = ("optimum", "gptqmodel")
     reads_itself = True
     side_file_names = (QUANTIZE_CONFIG,)
+    layer_suffixes = (".qweight",)
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from qtoolkit.checkpoints import folder as folders
-from qtoolkit.checkpoints.names import QUANTIZE_CONFIG
-from qtoolkit.checkpoints.remedy import place_of, sound_copy
+from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
+from qtoolkit.checkpoints.remedy import file_of, sound_copy
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
 from qtoolkit.files import read_json
 from qtoolkit.formats.gptq.config import Settings, read_settings
@@ -272,4 +272,4 @@ def _shape(
 
 def _again(tensors: Mapping[str, Any]) -> str:
     """Return the end of a message on a file whose tensors do not fit each other."""
-    return sound_copy(place_of(tensors))
+    return sound_copy(file_of(tensors))

@@ -133,7 +133,7 @@ def register() -> None:
 
 
 def _read_headers(files: list[str]) -> dict[str, Any]:
-    from qtoolkit.checkpoints import read_tensors
+    from qtoolkit.checkpoints.safetensors import read_tensors
 
     headers: dict[str, Any] = {}
     for file in files:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.checkpoints import StoredTensor
+from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.formats.gptq.config import describe, notes_on
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods._method import Outcome
@@ -57,10 +57,7 @@ def quantize(
         outcome = optimum.quantize(checkpoint, config, plan, text)
         return outcome._replace(notes=[*notes, *journal.notes, *outcome.notes])
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
-    layers = [
-        [name.removeprefix(f"{block}.") for name in names if name.startswith(f"{block}.")]
-        for block in streamed.block_names
-    ]
+    layers = streamed.names_by_block(names)
     blocks = quantize_blocks(streamed, layers, text.tokens, GPTQBlocks(config, plan.device), journal, on_progress)
     notes.extend(journal.notes)
     give_memory_back()

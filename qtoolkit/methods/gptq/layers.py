@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from qtoolkit.checkpoints import StoredTensor
+from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.gptq.tensors import in_order, zero_offset
 from qtoolkit.methods.gptq import stored_tensors

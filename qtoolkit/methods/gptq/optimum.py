@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.checkpoints import read_tensors
+from qtoolkit.checkpoints.safetensors import read_tensors
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.files import scratch_folder
 from qtoolkit.formats.gptq.checkpoint import load_quantized

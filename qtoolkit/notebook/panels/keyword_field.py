@@ -8,25 +8,6 @@ from ipywidgets import Textarea
 from qtoolkit.notebook.panels.field import Field, choice_field, switch_field, text_field, wide_field
 from qtoolkit.requests import Request, arguments_of
 
-# Keyword of a verb -> why its panel has no field for it.
-NOT_IN_A_PANEL = {
-    "token": "what a field holds is kept in the page, and a token must be kept nowhere",
-    "tokenizer": "an object, which Python alone can give",
-    "on_progress": "the panel draws the progress itself",
-    "on_check": "the panel shows the checks itself",
-    "revision": "it is written behind the model's name: org/name@revision",
-    "resume": "a panel always goes on with what was kept",
-    "resume_repo": "for a machine that may be taken away at any time: copy the call, and add it",
-    "executor": "an object, which Python alone can give",
-    "retries": "for jobs of an executor",
-    "seq_len": "the default is what others report: copy the call to change it",
-    "stride": "the default is what others report: copy the call to change it",
-    "noise_floor": "it takes as long as another form: copy the call, and add it",
-    "context": "the panel plans the usual use: copy the call to change it",
-    "batch_size": "the panel plans the usual use: copy the call to change it",
-    "base": "the one that the folder's receipt names: copy the call for another",
-}
-
 
 def keyword_field(
     request: type[Request],

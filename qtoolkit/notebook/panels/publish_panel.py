@@ -7,7 +7,7 @@ from typing import Any
 from IPython import get_ipython
 from ipywidgets import HTML, VBox
 
-from qtoolkit.checkpoints.names import BASE_MODEL_RELATIONS
+from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import ModelNotFoundError, SourceError, VerificationError
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import ErrorFields, switch_field, text_field

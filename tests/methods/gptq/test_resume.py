@@ -15,7 +15,8 @@ from tests.methods.gptq.jobs import gptq
 
 pytestmark = pytest.mark.slow
 
-# Runs the job, and dies by SIGKILL at the event with this number of its phase.
+# For each "PHASE NUMBER OUTPUT", a fork runs the job and dies by SIGKILL at the event with this number of its phase;
+# the codes by which they ended are printed. What is asked of `qt` before the fork is imported once.
 KILLED = """
 import os, signal, sys
 import qtoolkit as qt
@@ -24,12 +25,27 @@ from tests.methods.gptq.jobs import gptq
 seen = 0
 def die(event):
     global seen
-    seen += event.phase == sys.argv[3]
-    if seen == int(sys.argv[4]):
+    seen += event.phase == phase
+    if seen == int(number):
         os.kill(os.getpid(), signal.SIGKILL)
 
-qt.quantize(sys.argv[1], gptq(), output=sys.argv[2], device="cpu", on_progress=die)
+quantize, config = qt.quantize, gptq()
+for moment in sys.argv[2:]:
+    phase, number, output = moment.split(maxsplit=2)
+    process = os.fork()
+    if not process:
+        quantize(sys.argv[1], config, output=output, device="cpu", on_progress=die)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
+# Phase and number of the event, and the blocks that need not be done again.
+MOMENTS = {
+    "before a block": ("calibrate", 1, 0),
+    "in the first block": ("quantize", 1, 0),
+    "in the second": ("quantize", 10, 1),
+    "at its last layer": ("quantize", 14, 1),
+    "while it saves": ("save", 2, 2),
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +72,23 @@ def stop_at(phase: str, number: int) -> object:
     return on_progress
 
 
-@pytest.mark.parametrize(
-    ("phase", "number", "resumed"),
-    [("calibrate", 1, 0), ("quantize", 1, 0), ("quantize", 10, 1), ("quantize", 14, 1), ("save", 2, 2)],
-    ids=["before a block", "in the first block", "in the second", "at its last layer", "while it saves"],
-)
-def test_killed_it_goes_on(
-    phase: str, number: int, resumed: int, tiny_llama: Path, whole: bytes, tmp_path: Path
-) -> None:
-    output = tmp_path / "out"
-    arguments = [sys.executable, "-c", KILLED, tiny_llama, output, phase, str(number)]
-    killed = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+@pytest.fixture(scope="module")
+def killed(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Jobs that were killed, each with a folder named by the moment for its output."""
+    folder = tmp_path_factory.mktemp("killed")
+    moments = [f"{phase} {number} {folder / name / 'out'}" for name, (phase, number, _) in MOMENTS.items()]
+    run = [sys.executable, "-c", KILLED, str(tiny_llama), *moments]
+    ended = subprocess.run(run, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(-signal.SIGKILL)] * len(MOMENTS), ended.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_it_goes_on(moment: str, killed: Path, tiny_llama: Path, whole: bytes) -> None:
+    output = killed / moment / "out"
     assert not output.exists()
     result = qt.quantize(tiny_llama, gptq(), output=output, device="cpu")
-    assert result.report.calibration is not None and result.report.calibration.resumed == resumed
+    assert result.report.calibration is not None and result.report.calibration.resumed == MOMENTS[moment][2]
     assert (output / "model.safetensors").read_bytes() == whole
     assert not output.with_name("out.partial").exists()
 

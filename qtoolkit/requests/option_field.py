@@ -1,4 +1,4 @@
-"""Options as fields of frozen dataclasses: each is written once, with its help, and checks its value."""
+"""Make options fields of frozen dataclasses: each is written once, with its help, and its value is checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -28,18 +28,12 @@ def option(
         unit: what the value counts, "bits per weight".
         per_layer: whether `rules` of a method's config may give single layers another value.
         empty: what None stands for, or what False does.
-        metavar: what a magic's help calls the value, "DIR"; empty for the unit.
+        metavar: what a magic's help calls the value, "DIR"; empty for the unit, or "NAME".
         least: the smallest number that it may be; None where it is no number, or where its class checks it.
         secret: whether the value is left out of the `repr`.
     """
-    metadata = {
-        **describe(help, metavar or unit.upper()),
-        "choices": choices,
-        "unit": unit,
-        "per_layer": per_layer,
-        "empty": empty,
-        "least": least,
-    }
+    described = describe(help, metavar or unit.upper() or "NAME")
+    metadata = {**described, "choices": choices, "unit": unit, "per_layer": per_layer, "empty": empty, "least": least}
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, repr=not secret, metadata=metadata)
@@ -52,7 +46,7 @@ def describe(help: str, metavar: str = "") -> Mapping[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Base of what verbs are asked for.
+    """Check the values of a verb's options when they are given; the base of all requests.
 
     Raises:
         ConfigError: a value that its field cannot have.
@@ -60,18 +54,14 @@ class Request:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            check_least(one.name, getattr(self, one.name), one.metadata.get("least"))
-
-
-def check_least(name: str, value: Any, least: int | None) -> None:
-    """Check a number that has a smallest value; None, where nothing was given, passes.
-
-    Raises:
-        ConfigError: it is below, or no whole number.
-    """
-    if least is None or value is None:
-        return
-    if not isinstance(value, int):
-        raise ConfigError(f"{name} must be a whole number, got {value!r:.40}")
-    if value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
+            value = getattr(self, one.name)
+            choices = one.metadata.get("choices")
+            least = one.metadata.get("least")
+            if choices is not None and value not in choices:
+                raise ConfigError(f"{one.name} must be one of {', '.join(choices)}, got {value!r:.40}")
+            if least is None or value is None:
+                continue
+            if not isinstance(value, int):
+                raise ConfigError(f"{one.name} must be a whole number, got {value!r:.40}")
+            if value < least:
+                raise ConfigError(f"{one.name} must be at least {least}, got {value}")

@@ -1,4 +1,4 @@
-"""What this machine is: memory within the container's limits, devices, versions, and what runs on it."""
+"""Describe this machine: devices, free memory and disk, versions of packages, and which methods run on it."""
 
 import os
 import platform
@@ -9,13 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from qtoolkit.errors import oneline
 from qtoolkit.files import absolute, current_folder, home_folder
-from qtoolkit.measure._cgroup import allowances
-from qtoolkit.measure._limits import largest_file, process_limits, stack_bytes
+from qtoolkit.measure.cpu import num_cores, processor
 from qtoolkit.measure.disk import free_disk, same_disk
+from qtoolkit.measure.memory_limits import available_memory, largest_file, limited_by, memory_limit, resident_room
 from qtoolkit.measure.peak import resident_memory
 from qtoolkit.optional import READING, REQUIREMENTS, RUNNING, is_installed
 from qtoolkit.records import THIS_MACHINE, Doctor, Machine, Speed
@@ -26,74 +24,22 @@ PACKAGES = (
     *("qtoolkit", "torch", "transformers", "huggingface_hub", *RUNNING, "accelerate", "safetensors", "gguf"),
     *("IPython", "ipykernel", "ipywidgets", "jupyterlab"),
 )
-_DECIDING = ("torch", "transformers", "tokenizers", "safetensors", *RUNNING, *READING)
-
-
-def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that a new job can have: what the system has free, and no more than a container or `ulimit` leaves.
-
-    A control group's cache of inactive files does not count as used: the kernel gives it up first.
-
-    Args:
-        root: where `proc` and `sys` are found.
-    """
-    left = [limit.limit - limit.used for limit in process_limits(root)]
-    return max(0, min([_free(root), *left]))
-
-
-def resident_room(root: Path = Path("/")) -> tuple[int, str]:
-    """Bytes that a new job can have resident, and the `ulimit` that leaves no more; empty where that is none.
-
-    Of addresses a job takes more than it has resident: stacks and heaps of threads, libraries that are loaded late.
-
-    Args:
-        root: where `proc` and `sys` are found.
-    """
-    torch = sys.modules.get("torch")
-    stacks = (num_cores() if torch is None else torch.get_num_threads()) * stack_bytes(root)
-    rooms = [(limit.limit - limit.used - limit.overhead - stacks, limit.command) for limit in process_limits(root)]
-    room, command = min([(_free(root), ""), *rooms])
-    return max(0, room), command
-
-
-def limited_by(root: Path = Path("/")) -> str:
-    """The `ulimit` that leaves least of what `available_memory` counts, "ulimit -v 4000000"; empty where none does.
-
-    Args:
-        root: where `proc` and `sys` are found.
-    """
-    rooms = [(limit.limit - limit.used, limit.command) for limit in process_limits(root)]
-    return min([(_free(root), ""), *rooms])[1]
-
-
-def _free(root: Path) -> int:
-    """Bytes that the system and the container's limits leave."""
-    left = [allowance.limit - allowance.used for allowance in allowances(root)]
-    return min([psutil.virtual_memory().available, *left])
-
-
-def memory_limit(root: Path = Path("/")) -> int:
-    """Bytes that this process may use at most: the machine's memory, or the smallest limit of a container or `ulimit`.
-
-    Args:
-        root: where `proc` and `sys` are found.
-    """
-    limits = [*(allowance.limit for allowance in allowances(root)), *(limit.limit for limit in process_limits(root))]
-    total: int = psutil.virtual_memory().total
-    return min([total, *limits])
+# Packages whose versions can change a quantized model.
+_RELEVANT = ("torch", "transformers", "tokenizers", "safetensors", *RUNNING, *READING)
+_NOT_INSTALLED = "not installed"
 
 
 def this_machine(output: Path, speed: Speed) -> Machine:
-    """This machine as a job finds it now: what is free, and in main memory what this process has.
+    """Return what this machine offers to a job now: free memory, plus what this process holds, and free disk.
 
     Args:
         output: where results would be written.
-        speed: as `measure_speed` found it.
+        speed: the machine's speed, from `measure_speed`.
     """
     vram: list[int] = []
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        # What torch keeps of freed memory is free for this process.
+        # Memory that torch has freed and keeps reserved is free for this process.
         vram = [
             torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
             for index in range(torch.cuda.device_count())
@@ -113,20 +59,20 @@ def this_machine(output: Path, speed: Speed) -> Machine:
 
 
 def devices() -> tuple[str, ...]:
-    """One line for the processor and one for each CUDA GPU. Asking a GPU for its free memory initialises CUDA."""
+    """Return one line for the processor and one for each CUDA GPU; initialises CUDA to read a GPU's free memory."""
+    cpu = f"cpu: {processor()}, {num_cores()} of {os.cpu_count()} cores"
     try:
         import torch
     except (ImportError, OSError) as error:
-        return (_cpu(), f"torch does not import: {_private(oneline(error))}")
-    instructions = torch.backends.cpu.get_cpu_capability()
-    cpu = f"{_cpu()}, {instructions}, {_bfloat16()}"
+        return (cpu, f"torch does not import: {_private(oneline(error))}")
+    cpu = f"{cpu}, {torch.backends.cpu.get_cpu_capability()}, {_bfloat16()}"
     return (cpu, *(_gpu(torch, index) for index in range(torch.cuda.device_count())))
 
 
 def examine(methods: Mapping[str, tuple[str, ...]]) -> Doctor:
-    """This machine as the text that one pastes into a bug report: no user name, host name or token is in it.
+    """Return a description of this machine for bug reports, without user name, host name or tokens.
 
-    Packages are not imported, but for torch, which is asked for the devices.
+    No package is imported except torch, for the devices.
 
     Args:
         methods: method -> the packages that it requires, keys of `qtoolkit.optional.REQUIREMENTS`.
@@ -145,27 +91,23 @@ def examine(methods: Mapping[str, tuple[str, ...]]) -> Doctor:
 
 
 def versions(others: Iterable[str] = ()) -> dict[str, str]:
-    """The packages that decide what a quantized model is, each with its version; those that are not there left out.
+    """Return the installed packages that can change a quantized model, each with its version.
 
     Args:
-        others: packages that bring the method or the format.
+        others: packages of the method or the format.
     """
-    found = {package: _version(package) for package in (*_DECIDING, *others)}
-    there = {package: version for package, version in found.items() if version != "not installed"}
-    return {"qtoolkit": __version__, "python": platform.python_version(), **there}
+    all_versions = {package: _version(package) for package in (*_RELEVANT, *others)}
+    installed = {package: version for package, version in all_versions.items() if version != _NOT_INSTALLED}
+    return {"qtoolkit": __version__, "python": platform.python_version(), **installed}
 
 
 def hardware(device: str) -> str:
-    """What a job runs on: the processor's name for "cpu", otherwise the GPU's."""
+    """Return the name of the hardware that a job runs on: the processor's for "cpu", otherwise the GPU's."""
     if device == "cpu":
         return processor()
     import torch
 
     return str(torch.cuda.get_device_name(device))
-
-
-def _cpu() -> str:
-    return f"cpu: {processor()}, {num_cores()} of {os.cpu_count()} cores"
 
 
 def _bfloat16() -> str:
@@ -174,18 +116,6 @@ def _bfloat16() -> str:
     if not bfloat16_is_fast():
         return "multiplies bfloat16 in float32"
     return f"{'' if bfloat16_is_native() else 'no '}bfloat16 instructions"
-
-
-def num_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def processor() -> str:
-    """Return the processor's name; `platform` knows it only off Linux."""
-    file = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", file.read_text(), re.MULTILINE) if file.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _gpu(torch: Any, index: int) -> str:
@@ -205,17 +135,17 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return _NOT_INSTALLED
 
 
 def _state(packages: tuple[str, ...]) -> str:
-    """`ready`, or the command that installs what is missing."""
+    """Return "ready", or the command that installs the missing packages."""
     missing = sorted({REQUIREMENTS[package] for package in packages if not is_installed(package)})
     return " ".join(["pip install", *(f"'{requirement}'" for requirement in missing)]) if missing else "ready"
 
 
 def hub_cache() -> Path:
-    """Return the folder of the Hub's cache, found as huggingface_hub finds it (`huggingface_hub.constants`)."""
+    """Return the folder of the Hub's cache by the rules of huggingface_hub (`huggingface_hub.constants`)."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{cache}/huggingface")
     folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
@@ -223,7 +153,7 @@ def hub_cache() -> Path:
 
 
 def _private(text: str) -> str:
-    """`text` with the home folder as `~`, and the user's and the host's name in other paths replaced."""
+    """Return `text` with the home folder as `~`, and user and host names in other paths replaced."""
     home = home_folder()
     for folder in {str(home), str(absolute(home).resolve())} - {"/"}:
         text = re.sub(rf"(?<![\w./-]){re.escape(folder)}(?=/|$)", "~", text)

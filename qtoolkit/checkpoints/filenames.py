@@ -1,0 +1,15 @@
+"""Name the files of a checkpoint; apart from what reads them, so that looking them up loads no torch."""
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# The config that auto-gptq reads of a GPTQ checkpoint; its early versions wrote no other.
+QUANTIZE_CONFIG = "quantize_config.json"
+# The `Receipt` that qtoolkit writes of a model that it made.
+RECEIPT_FILE = "qtoolkit.json"
+# The config that peft writes beside an adapter's weights, and transformers looks for beside a model's.
+ADAPTER_CONFIG = "adapter_config.json"
+# How the names of temporary folders begin that hold the headers of a Hub model.
+HEADERS_PREFIX = "qtoolkit-headers-"
+# Weights of something else beside a model's: a second copy in another naming, an adapter.
+OTHER_WEIGHTS = ("consolidated*", "adapter_*")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

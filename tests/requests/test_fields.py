@@ -1,0 +1,73 @@
+"""Requests as values: frozen, checked when they are made, and silent about tokens."""
+
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
+import pytest
+
+from qtoolkit import requests
+from qtoolkit.errors import ConfigError
+from qtoolkit.requests import (
+    CompareRequest,
+    EvaluateRequest,
+    FindModelsRequest,
+    PlanRequest,
+    QuantizeRequest,
+    RecommendRequest,
+    Request,
+    RunTasksRequest,
+    arguments_of,
+)
+
+REQUESTS = [one for one in vars(requests).values() if isinstance(one, type) and issubclass(one, Request)]
+
+
+@pytest.mark.parametrize("request_class", REQUESTS, ids=lambda one: one.__name__)
+def test_every_field_has_a_help_of_one_clause(request_class: type[Request]) -> None:
+    for one in fields(request_class):
+        text = one.metadata["help"]
+        assert text and not text.removesuffix("...").endswith("."), one.name
+        assert "\n" not in text
+
+
+def test_a_request_cannot_be_changed() -> None:
+    request = QuantizeRequest("m", "nf4")
+    with pytest.raises(FrozenInstanceError):
+        request.device = "cpu"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("request_class", [QuantizeRequest, PlanRequest, CompareRequest, EvaluateRequest])
+def test_a_request_does_not_show_its_token(request_class: type[Any]) -> None:
+    positional = ["nf4"] if request_class is not EvaluateRequest else []
+    secret = {"token": "hf_secret"}
+    assert "hf_secret" not in repr(request_class("m", *positional, **secret))
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "context": (lambda: PlanRequest("m", "nf4", context=0), "context must be at least 1, got 0"),
+    "batch size": (lambda: PlanRequest("m", "nf4", batch_size=-1), "batch_size must be at least 1, got -1"),
+    "no number": (lambda: PlanRequest("m", "nf4", context="many"), "context must be a whole number, got 'many'"),
+    "limit": (lambda: FindModelsRequest(limit=0), "limit must be at least 1, got 0"),
+    "tasks": (lambda: RunTasksRequest("m", "arc", limit=0), "limit must be at least 1, got 0"),
+    "goal": (lambda: RecommendRequest("m", goal="beauty"), "goal must be one of quality, size, speed, got 'beauty'"),
+    "memory": (lambda: RecommendRequest("m", memory="much"), "'much' is no size"),
+    "retries": (lambda: CompareRequest("m", ["nf4"], retries=-1), "retries must be at least 0, got -1"),
+    "window": (lambda: EvaluateRequest("m", seq_len=1), "seq_len must be at least 2"),
+    "stride": (lambda: EvaluateRequest("m", stride=513), "stride must lie between 1 and seq_len, 512, got 513"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD)
+def test_a_value_that_cannot_be_is_refused_when_the_request_is_made(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_none_of_an_optional_number_is_no_number() -> None:
+    assert RunTasksRequest("m", "arc").limit is None
+
+
+def test_arguments_are_those_of_the_verb_first_and_then_those_that_many_share() -> None:
+    names = [one.name for one in arguments_of(EvaluateRequest)]
+    assert names[:3] == ["model", "base", "speed"]
+    assert names[-1] == "on_progress"
