@@ -14,15 +14,6 @@ from qtoolkit.notebook.options import LineOption, config_options, tables
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-_MODEL = (
-    "a Hub id (org/name, org/name@revision), a folder, a .gguf file, or a variable that holds one of these or a loaded "
-    "model; quotes hold a path with blanks together, {name} and $name are replaced by the variable's value"
-)
-_RESULT = (
-    "The record of the job is returned, not the model, so that Out[] does not keep it in memory: give --into, --output "
-    "or both to keep the model."
-)
-
 
 def helped_by(magic: str, usage: Callable[..., Any] | None = None) -> Callable[[T], T]:
     """Give a magic a help of its docstring and its options, made when somebody asks: IPython looks for `getdoc`.
@@ -45,9 +36,8 @@ def help_of(magic: str, usage: str) -> str:
     options = _entries(MAGICS[magic].options)
     if magic == "quantize":
         method = f"one of {methods} (default: {DEFAULT_METHOD})"
-        before = [*_entry("MODEL", _MODEL), "", "Options of the job:", *_entry("--method NAME", method)]
-        after = [line for name in available_methods() for line in ("", *_method(name))]
-        options = [*before, *options, *after, "", *textwrap.wrap(_RESULT, 110)]
+        options = ["Options of the job:", *_entry("--method NAME", method), *options]
+        options += [line for name in available_methods() for line in ("", *_method(name))]
     if magic == "qcompare":
         options += ["", *textwrap.wrap(f"Methods: {methods}; `%quantize?` lists the options of each.", 110)]
     return "\n".join([usage, "", *options])

@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -48,10 +48,6 @@ _MORE_HELP = {
 _VALUES = {"device": ("auto", "cpu", "cuda"), "base_model_relation": BASE_MODEL_RELATIONS}
 
 
-def _unchanged(text: Any) -> Any:
-    return text
-
-
 @dataclass(frozen=True)
 class LineOption:
     """An option of a magic's line.
@@ -74,7 +70,7 @@ class LineOption:
     sets: bool = True
     several: bool = False
     choices: Sequence[str] = ()
-    read: Callable[[Any], Any] = _unchanged
+    read: Callable[[Any], Any] = lambda text: text
 
 
 def request_options(request: type[Request], *names: str) -> tuple[LineOption, ...]:
@@ -93,19 +89,18 @@ def _request_option(field: Field[Any]) -> LineOption:
         elif field.default:
             text = empty
         return LineOption(field.name, flags, text, sets=not field.default)
-    kinds = _kinds(field.type)
-    read: Callable[[Any], Any] = _unchanged
-    if int in kinds and str not in kinds:
-        read = partial(_read_count, flags[0], field.metadata["unit"], field.metadata["least"])
-    return LineOption(
+    option = LineOption(
         field.name,
         flags,
         f"{text} (default: {empty or _as_text(field.default)})",
         metavar=field.metadata["metavar"],
         several=typing.get_origin(field.type) is Sequence,
         choices=_VALUES.get(field.name, ()),
-        read=read,
     )
+    kinds = _kinds(field.type)
+    if int not in kinds or str in kinds:
+        return option
+    return replace(option, read=partial(_read_count, flags[0], field.metadata["unit"], field.metadata["least"]))
 
 
 def config_options(config: type[MethodConfig]) -> tuple[LineOption, ...]:
@@ -134,18 +129,14 @@ def _config_option(field: Field[Any], hint: Any) -> LineOption:
 
 def option_hints(config: type[MethodConfig]) -> dict[str, Any]:
     """Return field -> type of a config, in the order of its fields, without those of `tables`."""
-    hints = _all_hints(config)
-    return {name: hint for name, hint in hints.items() if name not in tables(config)}
+    hints = typing.get_type_hints(config)
+    return {field.name: hints[field.name] for field in fields(config) if field.name not in tables(config)}
 
 
 def tables(config: type[MethodConfig]) -> list[str]:
     """Return the fields that map names to options: no line can hold them, the body of a `%%quantize` cell can."""
-    return [name for name, hint in _all_hints(config).items() if typing.get_origin(hint) is Mapping]
-
-
-def _all_hints(config: type[MethodConfig]) -> dict[str, Any]:
     hints = typing.get_type_hints(config)
-    return {field.name: hints[field.name] for field in fields(config)}
+    return [field.name for field in fields(config) if typing.get_origin(hints[field.name]) is Mapping]
 
 
 def flag_of(name: str) -> str:

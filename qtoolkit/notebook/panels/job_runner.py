@@ -1,7 +1,8 @@
 """Run jobs from a panel: buttons that start and cancel them, and their progress below."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ipywidgets import Box, Layout, VBox
@@ -30,7 +31,7 @@ class Job:
         on_result: called with what the call returns; returns the record to show on the page.
         predicted: the peaks of main and GPU memory in its plan, in bytes; 0 if unknown.
         draw: called whenever the progress is drawn, for what only this job shows.
-        hidden: makes further arguments of the call, which do not change its result, from the job's progress.
+        hidden: further arguments of the call beside `on_progress`, which do not change its result.
     """
 
     call: VerbCall
@@ -38,7 +39,7 @@ class Job:
     on_result: Callable[[Any], Record]
     predicted: tuple[int, int] = (0, 0)
     draw: Callable[[], None] = lambda: None
-    hidden: Callable[[PanelProgress], dict[str, Any]] = lambda progress: {"on_progress": progress}
+    hidden: Mapping[str, Any] = field(default_factory=dict)
 
 
 class JobRunner:
@@ -67,7 +68,7 @@ class JobRunner:
     ) -> None:
         self._worker = worker
         self._results = results
-        keywords: ErrorFields = {field.keyword: field for field in fields if field.keyword}
+        keywords: ErrorFields = {shown.keyword: shown for shown in fields if shown.keyword}
         self._error_fields = {**keywords, **(error_fields or {})}
         self._stop_button = StopButton(worker.cancelled.set)
         self.view = ProgressView()
@@ -81,8 +82,8 @@ class JobRunner:
 
     def _starter(self, make_job: Callable[[], Job]) -> Callable[[], None]:
         def start() -> None:
-            for field in self._error_fields.values():
-                field.set_problem("")
+            for shown in self._error_fields.values():
+                shown.set_problem("")
             job = make_job()
             self._worker.start(lambda: self._run(job))
 
@@ -101,8 +102,9 @@ class JobRunner:
         progress = PanelProgress(job.title, self._worker.cancelled)
         memory = JobMemory(*job.predicted)
         self._stop_button.listen()
+        run = partial(job.call.run, on_progress=progress, **job.hidden)
         try:
-            result = self.view.follow(progress, memory, lambda: job.call.run(**job.hidden(progress)), job.draw)
+            result = self.view.follow(progress, memory, run, job.draw)
             self._results.add(job.call.verb, str(job.call), job.on_result(result))
             self.view.show_status(f"{job.title}: done")
         except BaseException as error:  # noqa: BLE001  # nobody else would see it
@@ -110,8 +112,8 @@ class JobRunner:
             line = _CANCELLED if isinstance(error, JobCancelled) else error_line(error)
             self._results.add(job.call.verb, str(job.call), line)
             self.view.show_status(f"{job.title}: {line}")
-            field = field_of_error(error, self._error_fields)
-            if field:
-                field.set_problem(line)
+            shown = field_of_error(error, self._error_fields)
+            if shown:
+                shown.set_problem(line)
         finally:
             self._stop_button.leave()

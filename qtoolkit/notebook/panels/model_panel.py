@@ -33,7 +33,12 @@ class ModelPanel:
         self.call = HTML()
         self.details = HTML()
         self.box = VBox([self.search.box, self.call, self.found.box, self.details])
-        self.lookup = Lookup(lambda call, chosen: (call.run(), chosen), self._show, self._show_error, pause=pause)
+        self.lookup = Lookup(
+            lambda call, chosen: (call.run(), chosen),
+            self._show,
+            lambda error: self.search.set_problem(error_line(error)),
+            pause=pause,
+        )
         self.search.on_change(self._look)
         self.found.on_change(self._choose)
         self._look()
@@ -59,9 +64,6 @@ class ModelPanel:
             # The full name of one was typed: choose it, unless another one was chosen while the Hub was asked.
             self.found.value = found.text
         self.found.set_problem("; ".join(found.notes))
-
-    def _show_error(self, error: Exception) -> None:
-        self.search.set_problem(error_line(error))
 
     def _choose(self) -> None:
         model = self._models.get(self.found.value)

@@ -1,6 +1,7 @@
 """Verify a saved model check by check, show its card, and put it on the Hub."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -57,7 +58,11 @@ class PublishPanel:
         self.call = HTML()
         self._fields = [self.folder, self.repo_id, self.license, self.base_model, self.base_model_relation]
         self._fields += [self.quality, self.revision, self.public, self.create_pr]
-        actions = {"Verify": self._verify, "Dry run": self._dry_run, "Publish": self._publish}
+        actions: dict[str, Callable[[], Job]] = {
+            "Verify": self._verify,
+            "Dry run": partial(self._publish, dry_run=True),
+            "Publish": partial(self._publish, dry_run=False),
+        }
         errors: ErrorFields = {
             "private": self.public,
             ModelNotFoundError: self.folder,
@@ -74,45 +79,41 @@ class PublishPanel:
 
     def _show_call(self) -> None:
         if self.folder.value and self.repo_id.value:
-            calls = (self._verify_call(), self._call(dry_run=True), self._call())
+            verify = VerbCall("verify", (self.folder.value,))
+            calls = (verify, self._call(dry_run=True), self._call(dry_run=False))
             self.call.value = "".join(map(call_html, calls))
         else:
             self.call.value = call_html(None, "It needs a folder and a repository.")
 
-    def _verify_call(self) -> VerbCall:
-        return VerbCall("verify", (self.folder.value,))
-
-    def _call(self, *, dry_run: bool = False) -> VerbCall:
+    def _call(self, *, dry_run: bool) -> VerbCall:
         options = given_options(self._fields)
         if dry_run:
             options["dry_run"] = True
         if self.public.value:
             options["private"] = False
         if "quality" in options:
-            variables = getattr(get_ipython(), "user_ns", {})
-            options["quality"] = Variable(self.quality.value, variables.get(self.quality.value))
+            options["quality"] = Variable(self.quality.value, self._variables().get(self.quality.value))
         return VerbCall("publish", (self.folder.value, self.repo_id.value), options)
+
+    def _variables(self) -> dict[str, Any]:
+        """Return the variables of the notebook."""
+        return getattr(get_ipython(), "user_ns", {})
 
     def _verify(self) -> Job:
         folder = self.folder.needed("a folder with a saved model")
-        return self._job(f"verification of {folder}", self._verify_call(), lambda verification: verification)
+        return self._job(f"verification of {folder}", VerbCall("verify", (folder,)), lambda verification: verification)
 
-    def _dry_run(self) -> Job:
-        return self._publication("dry run", self._call(dry_run=True))
-
-    def _publish(self) -> Job:
-        return self._publication("publication", self._call())
-
-    def _publication(self, name: str, call: VerbCall) -> Job:
+    def _publish(self, *, dry_run: bool) -> Job:
         from qtoolkit.publishing import check_repo_id
 
         folder = self.folder.needed("a folder with a saved model")
         self.repo_id.needed("org/name")
         self.repo_id.checked(check_repo_id)
-        if self.quality.value and self.quality.value not in getattr(get_ipython(), "user_ns", {}):
+        if self.quality.value and self.quality.value not in self._variables():
             self.quality.refuse(f"Figures must name a variable, got {self.quality.value!r:.40}")
         self.quality.set_problem("")
-        return self._job(f"{name} of {folder}", call, self._show_card)
+        title = f"{'dry run' if dry_run else 'publication'} of {folder}"
+        return self._job(title, self._call(dry_run=dry_run), self._show_card)
 
     def _job(self, title: str, call: VerbCall, on_result: Callable[[Any], Record]) -> Job:
         """Return a job that shows each check soon after it was made."""
@@ -122,13 +123,7 @@ class PublishPanel:
             self.checks.value = checks_html(tuple(checks))
 
         self.card.value = ""
-        return Job(
-            call,
-            title,
-            on_result,
-            draw=draw,
-            hidden=lambda progress: {"on_progress": progress, "on_check": checks.append},
-        )
+        return Job(call, title, on_result, draw=draw, hidden={"on_check": checks.append})
 
     def _show_card(self, publication: Publication) -> Publication:
         self.card.value = card_html(publication)
