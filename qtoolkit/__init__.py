@@ -24,14 +24,11 @@ if TYPE_CHECKING:
         verify,
     )
     from qtoolkit.formats import available_formats
-    from qtoolkit.hub import local_models
+    from qtoolkit.hub.cache import local_models
     from qtoolkit.methods import available_methods
-    from qtoolkit.methods.absmax import AbsMax
-    from qtoolkit.methods.fp4 import FP4
+    from qtoolkit.methods.affine import AbsMax, ZeroPoint
+    from qtoolkit.methods.bitsandbytes import FP4, NF4, Int8
     from qtoolkit.methods.gptq import GPTQ
-    from qtoolkit.methods.int8 import Int8
-    from qtoolkit.methods.nf4 import NF4
-    from qtoolkit.methods.zero_point import ZeroPoint
     from qtoolkit.notebook.panels import panel
     from qtoolkit.quantized import QuantizedModel
 
@@ -69,7 +66,7 @@ _HOME_OF = {
     "QuantizedModel": "quantized",
     "available_formats": "formats",
     "available_methods": "methods",
-    "local_models": "hub",
+    "local_models": "hub.cache",
     "panel": "notebook.panels",
 }
 

@@ -1,5 +1,6 @@
 """Keep Hub tokens out of everything that is shown: variables, frames of a traceback, and messages."""
 
+import contextlib
 import traceback
 from collections.abc import Iterator
 
@@ -61,6 +62,10 @@ def _let_go(error: BaseException, token: str | None) -> None:
         if isinstance(value, str):
             attributes[name] = masked(value, token)
         elif name == "headers" or hasattr(value, "headers"):
+            if hasattr(value, "status_code"):
+                # A response holds its connection. What cannot be closed is let go all the same.
+                with contextlib.suppress(Exception):
+                    value.close()
             attributes[name] = None
 
 

@@ -1,6 +1,6 @@
 """Define the verb `find_models`."""
 
-from qtoolkit.hub import find_models as search_models
+from qtoolkit.hub.search import find_models as search_models
 from qtoolkit.measure import explained
 from qtoolkit.records import FoundModels
 from qtoolkit.requests import FindModelsRequest, verb

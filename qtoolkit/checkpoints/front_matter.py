@@ -1,6 +1,5 @@
 """Read the YAML block that a model's card begins with; the Hub lets anybody write any text there."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import yaml
 # Blocks with hundreds of figures have some 200 kB; 500 kB are read in less than two seconds.
 _MOST_BYTES = 500_000
 _BOUNDARY = "---"
-_INT = "tag:yaml.org,2002:int"
 _LONGEST_INT = 100
 
 
@@ -49,29 +47,23 @@ def _parse(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is not valid, or has an alias.
     """
-    loader = yaml.SafeLoader(text)
-    try:
-        loader.compose_node = _without_aliases(loader, loader.compose_node)
-        # 1:1:1:... is an integer to the base 60; a long one takes minutes.
-        loader.yaml_constructors = {**loader.yaml_constructors, _INT: _short_int}
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
 
 
-def _without_aliases(loader: Any, compose_node: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return a loader's `compose_node` that raises at an alias."""
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Load what `yaml.SafeLoader` does, except aliases and long integers."""
 
-    def compose(parent: Any, index: Any) -> Any:
-        if loader.check_event(yaml.AliasEvent):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose the next node; raises YAMLError at an alias."""
+        if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("an alias")
-        return compose_node(parent, index)
+        return super().compose_node(parent, index)
 
-    return compose
+    def short_int(self, node: Any) -> Any:
+        """Construct an integer: 1:1:1:... is one to the base 60, and a long one takes minutes."""
+        if len(node.value) > _LONGEST_INT:
+            raise yaml.YAMLError("a long number")
+        return self.construct_yaml_int(node)
 
 
-def _short_int(loader: Any, node: Any) -> Any:
-    """Parse an integer as a loader does, unless it has too many digits."""
-    if len(node.value) > _LONGEST_INT:
-        raise yaml.YAMLError("a long number")
-    return loader.construct_yaml_int(node)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.short_int)

@@ -1,8 +1,8 @@
-"""One ruler for every method and format: what was lost, and how fast the result runs."""
+"""Measure every method and format alike: perplexity, divergence from the base model, and speed."""
 
 from qtoolkit.evaluation.generation import continue_text, measure_generation
-from qtoolkit.evaluation.quality import measure_quality
 from qtoolkit.evaluation.scoring import LoadedScorer, OpenedScorer, Predictor, Scorer, StreamedScorer
+from qtoolkit.evaluation.token_losses import measure_quality
 
 __all__ = [
     "LoadedScorer",

@@ -1,10 +1,11 @@
-"""Logits of a `.gguf` file as llama.cpp computes them, which is what its users get; through llama-cpp-python."""
+"""Run a `.gguf` file with llama.cpp, as its users do, to get its logits; through llama-cpp-python."""
 
 import ctypes
 import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any, Self
 
@@ -14,13 +15,13 @@ from qtoolkit.errors import ConfigError, InsufficientMemoryError, ModelNotFoundE
 from qtoolkit.files import path_of
 from qtoolkit.optional import optional
 
-# Tokens that llama.cpp computes at once (its own default), and whose logits it keeps at a time.
+# Tokens that llama.cpp computes at once (its own default); it holds the logits of one such batch.
 _BATCH = 512
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR of ggml.h
 
 
 class LlamaCppModel:
-    """A `.gguf` file that llama.cpp runs, on the processor or the GPU that it was built for.
+    """Run a `.gguf` file with llama.cpp, on the CPU or GPU that it was built for.
 
     Its logits differ from those of transformers with the same weights: llama.cpp rounds the inputs of each product to
     8 bits (Q8_0, Q8_1 or Q8_K, by the type of the weight) and keys and values to float16.
@@ -33,7 +34,7 @@ class LlamaCppModel:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open a file; its weights are mapped into memory, and read when they are needed.
+        """Open a file; its weights are mapped into memory, and read on demand.
 
         Raises:
             ModelNotFoundError: there is no such file.
@@ -45,7 +46,7 @@ class LlamaCppModel:
             raise ModelNotFoundError(f"{str(self.path)!r} is no file: name a .gguf file")
         self._library = optional("llama_cpp", f"running {self.path} with llama.cpp")
         self._handles = _Handles(self._library)
-        # Also for a model that is dropped without `close`, or lives until Python ends.
+        # Also frees a model that is dropped without `close`, or lives until Python ends.
         self.close = weakref.finalize(self, self._handles.free)
         with _log_of(self._library) as errors:
             self._library.llama_backend_init()
@@ -63,13 +64,13 @@ class LlamaCppModel:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens that the model knows; its logits have as many columns."""
+        """Return the number of tokens that the model knows, which is the number of columns of its logits."""
         return int(self._library.llama_vocab_n_tokens(self._vocabulary))
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
-        """Logits of the next token after each token, with as many threads as torch uses.
+        """Compute the logits of the next token after each token, with as many threads as torch uses.
 
-        Each window is read by itself, from its first token on; nothing is put before it.
+        Each window is read on its own; no token is added before it.
 
         Args:
             ids: int64 [B, T].
@@ -78,30 +79,30 @@ class LlamaCppModel:
             float32 [B, T, V] on the CPU.
 
         Raises:
-            ConfigError: of another shape, or a token that the model does not know.
+            ConfigError: `ids` has another shape, or a token that the model does not know.
             InsufficientMemoryError: no memory for a context of T tokens.
             SourceError: llama.cpp fails on this file.
         """
         self._check(ids)
         batch_size, length = ids.shape
-        found = torch.empty(batch_size, length, self.vocab_size)
+        logits = torch.empty(batch_size, length, self.vocab_size)
         with _log_of(self._library) as errors:
             context = self._handles.use_context(length)
             if not context:
                 raise InsufficientMemoryError(
                     f"llama.cpp makes no context of {length} tokens ({_reason(errors)}): read fewer at once"
                 )
-            for window, out in zip(ids.int().cpu(), found, strict=True):
+            for window, out in zip(ids.int().cpu(), logits, strict=True):
                 self._library.llama_memory_clear(self._library.llama_get_memory(context), True)
                 for tokens, rows in zip(window.split(_BATCH), out.split(_BATCH), strict=True):
                     if not self._read(context, tokens, rows):
                         raise SourceError(f"llama.cpp cannot run {self.path} ({_reason(errors)}): name another file")
-        return found
+        return logits
 
     def _read(self, context: Any, tokens: torch.Tensor, rows: torch.Tensor) -> bool:
-        """The next tokens of a window, int32 [n]; their logits, [n, V], are written to `rows`."""
+        """Read the next tokens of a window, int32 [n], and write their logits to `rows` [n, V]; false if that fails."""
         count = len(tokens)
-        # Positions are counted on by llama.cpp itself.
+        # llama.cpp counts the positions itself.
         batch = self._library.llama_batch(
             n_tokens=count,
             token=(ctypes.c_int32 * count)(*tokens.tolist()),
@@ -125,31 +126,32 @@ class LlamaCppModel:
             )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Tokens of a text, by the tokenizer in the file.
+        """Tokenize a text with the tokenizer in the file.
 
         Args:
-            text: the text; what looks like a special token in it is read as text.
-            add_special_tokens: whether what the model begins or ends every text with is added, such as a BOS.
+            text: the text; special tokens written in it are read as plain text.
+            add_special_tokens: whether to add the tokens that begin or end every text of the model, such as a BOS.
         """
         raw = text.encode()
-        # No token is shorter than a byte, but for those around the text.
+        # Every token takes at least a byte, except those added around the text.
         size = len(raw) + 8
         tokens = (ctypes.c_int32 * size)()
         count = self._library.llama_tokenize(self._vocabulary, raw, len(raw), tokens, size, add_special_tokens, False)
         return tokens[:count]
 
     def decode(self, tokens: list[int]) -> str:
-        """The text of some tokens, special ones left out."""
+        """Return the text of some tokens, without special ones."""
         array = (ctypes.c_int32 * len(tokens))(*tokens)
-        arguments = self._vocabulary, array, len(tokens)
-        size = -self._library.llama_detokenize(*arguments, None, 0, False, False)
+        detokenize = partial(self._library.llama_detokenize, self._vocabulary, array, len(tokens))
+        # Without a buffer, it returns the negative size of the text.
+        size = -detokenize(None, 0, False, False)
         text = ctypes.create_string_buffer(max(size, 1))
-        count = self._library.llama_detokenize(*arguments, text, size, False, False)
+        count = detokenize(text, size, False, False)
         return text.raw[:count].decode(errors="replace")
 
 
 class _Handles:
-    """What llama.cpp holds for a model, and how it is freed; apart from the model, so that it can outlive it."""
+    """Hold and free what llama.cpp allocates for a model; a separate object, so that `weakref.finalize` can free it."""
 
     def __init__(self, library: ModuleType) -> None:
         self.library = library
@@ -158,13 +160,14 @@ class _Handles:
         self.length = 0
 
     def use_context(self, length: int) -> Any:
-        """A context of `length` tokens, that of the call before if it fits; None where there is no memory for it."""
+        """Return a context of `length` tokens, the last one if it has that length; None if memory does not suffice."""
         threads = torch.get_num_threads()
         if length != self.length:
             self._free_context()
-            settings = self.library.llama_context_default_params()
-            settings.n_ctx, settings.n_batch = length, min(length, _BATCH)
-            self.context = self.library.llama_init_from_model(self.model, settings)
+            parameters = self.library.llama_context_default_params()
+            parameters.n_ctx = length
+            parameters.n_batch = min(length, _BATCH)
+            self.context = self.library.llama_init_from_model(self.model, parameters)
             self.length = length if self.context else 0
         if self.context:
             self.library.llama_set_n_threads(self.context, threads, threads)
@@ -176,6 +179,7 @@ class _Handles:
         self.context, self.length = None, 0
 
     def free(self) -> None:
+        """Free the context and the model; nothing happens the second time."""
         with _log_of(self.library):
             self._free_context()
             if self.model:
@@ -185,8 +189,9 @@ class _Handles:
 
 @contextmanager
 def _log_of(library: ModuleType) -> Iterator[list[str]]:
-    """llama.cpp's errors as a list, and nothing of its log on the screen; where it went before, it goes afterwards."""
-    before, data = library.llama_log_callback(), ctypes.c_void_p()
+    """Collect the errors that llama.cpp logs in a list, print nothing, and restore its log callback afterwards."""
+    before = library.llama_log_callback()
+    data = ctypes.c_void_p()
     library.llama_log_get(ctypes.byref(before), ctypes.byref(data))
     errors: list[str] = []
 
@@ -203,5 +208,5 @@ def _log_of(library: ModuleType) -> Iterator[list[str]]:
 
 
 def _reason(errors: list[str]) -> str:
-    """The first error that llama.cpp logged, without the function that it names."""
+    """Return the first error that llama.cpp logged, without the function name in it."""
     return errors[0].rpartition(": ")[2] if errors else "it gives no reason"

@@ -1,4 +1,4 @@
-"""Logits of windows of text, from whatever has them: a loaded model, one that is read block by block, or a function."""
+"""Compute logits of windows of text with a loaded model, one read block by block, or any object with `logits`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +11,7 @@ from torch import nn
 
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.models import Checkpoint
+from qtoolkit.models.eval_mode import eval_mode
 from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream import StreamedModel, fast_products
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that is ready to predict the tokens of some windows.
+    """Hold a model that is ready to predict the tokens of some windows.
 
     Attributes:
-        name: what the user called it.
-        logits: gives the logits [seq_len, vocabulary] of the window of this index.
-        model: the transformers model where it is whole in memory; None elsewhere.
+        name: the user's name for it.
+        logits: returns the logits [seq_len, vocabulary] of the window with an index.
+        model: the transformers model if all of it is in memory; otherwise None.
         notes: what was decided while it was loaded, one line each.
     """
 
@@ -38,76 +39,81 @@ class Predictor:
 
 
 class Scorer(Protocol):
-    """Something that predicts tokens."""
+    """Open a model to predict tokens; the three classes below do."""
 
     def open(self, tokens: torch.Tensor, on_progress: OnProgress) -> AbstractContextManager[Predictor]:
-        """What predicts windows int64 [num_windows, seq_len], while it is entered."""
+        """Return a context manager that gives the predictor of windows int64 [num_windows, seq_len]."""
 
 
+@dataclass(frozen=True)
 class LoadedScorer:
-    """A model in memory: one of transformers, or anything whose `logits(input_ids)` gives [batch, seq_len, vocabulary].
+    """Score with a model in memory.
 
-    Args:
-        name: what the user called it.
-        model: the model.
+    Attributes:
+        name: the user's name for it.
+        model: one of transformers, or any object whose `logits(input_ids)` returns [batch, seq_len, vocabulary].
     """
 
-    def __init__(self, name: str, model: Any) -> None:
-        self._name, self._model = name, model
+    name: str
+    model: Any
 
     @contextmanager
     def open(self, tokens: torch.Tensor, on_progress: OnProgress) -> Iterator[Predictor]:
-        """See `Scorer`."""
-        model = self._model
+        """Open the model, as `Scorer.open` describes."""
+        model = self.model
         if not isinstance(model, nn.Module):
-            yield Predictor(self._name, lambda index: model.logits(tokens[index : index + 1])[0])
+            yield Predictor(self.name, lambda index: model.logits(tokens[index : index + 1])[0])
             return
-        with _at_rest(model):
-            yield Predictor(self._name, partial(_logits_of, model, tokens), model)
+        with eval_mode(model):
+            yield Predictor(self.name, partial(_logits_of, model, tokens), model)
 
 
+@dataclass(frozen=True)
 class OpenedScorer:
-    """A model that is loaded when it is wanted, and let go of afterwards.
+    """Score with a model that is loaded for it, and freed afterwards.
 
-    Args:
-        name: what the user called it.
-        load: loads it, whatever `LoadedScorer` takes.
+    Attributes:
+        name: the user's name for it.
+        load: loads it; returns a model that `LoadedScorer` takes.
     """
 
-    def __init__(self, name: str, load: Callable[[], Noted[Any]]) -> None:
-        self._name, self._load = name, load
+    name: str
+    load: Callable[[], Noted[Any]]
 
     @contextmanager
     def open(self, tokens: torch.Tensor, on_progress: OnProgress) -> Iterator[Predictor]:
-        """See `Scorer`."""
-        on_progress(ProgressEvent("load", 0, 0, "bytes", self._name))
+        """Open the model, as `Scorer.open` describes."""
+        on_progress(ProgressEvent("load", 0, 0, "bytes", self.name))
         try:
-            loaded = self._load()
-            with LoadedScorer(self._name, loaded.value).open(tokens, on_progress) as predictor:
+            loaded = self.load()
+            with LoadedScorer(self.name, loaded.value).open(tokens, on_progress) as predictor:
                 yield replace(predictor, notes=loaded.notes)
         finally:
             give_memory_back()
 
 
+@dataclass(frozen=True)
 class StreamedScorer:
-    """A model in full precision whose blocks are read one after the other, so that it is never whole in memory.
+    """Score with a model in full precision whose blocks are read one after the other, never all at once.
 
-    All windows run through a block while it is there. What is kept of them is what the last block made, one vector a
-    token, and the parts of the model that turn it into logits: exact, and a hundredth of what the logits would take.
+    All windows run through a block while it is in memory. Between blocks, memory holds one hidden state per token; in
+    the end also the parts of the model that turn these into logits: exact, in a hundredth of the memory of the logits.
 
-    Args:
+    Attributes:
         checkpoint: the model.
         device: where it runs, "cpu" or "cuda:0".
         dtype: what it computes in; None for the checkpoint's own.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None) -> None:
-        self._checkpoint, self._device, self._dtype = checkpoint, device, dtype or checkpoint.dtype
+    checkpoint: Checkpoint
+    device: str
+    dtype: torch.dtype | None = None
 
     @contextmanager
     def open(self, tokens: torch.Tensor, on_progress: OnProgress) -> Iterator[Predictor]:
-        """See `Scorer`."""
-        streamed = StreamedModel(self._checkpoint, device=self._device, dtype=self._dtype)
+        """Open the model, as `Scorer.open` describes."""
+        dtype = self.dtype or self.checkpoint.dtype
+        streamed = StreamedModel(self.checkpoint, device=self.device, dtype=dtype)
         samples = _run_blocks(streamed, tokens, on_progress)
         chosen = 0
 
@@ -121,17 +127,17 @@ class StreamedScorer:
 
         ends = streamed.outside(with_head=True)
         with ends as model, blocks_giving(streamed, hidden, as_tuple=samples.gives_tuple):
-            yield Predictor(self._checkpoint.name, logits)
+            yield Predictor(self.checkpoint.name, logits)
 
 
 def _run_blocks(streamed: StreamedModel, tokens: torch.Tensor, on_progress: OnProgress) -> Samples:
-    """What the last block makes of each window: hidden states [1, seq_len, hidden] each, on the CPU."""
+    """Run all windows through all blocks, and return their hidden states [1, seq_len, hidden] each, on the CPU."""
     samples = first_inputs(streamed, tokens, 1)
     for index in range(len(streamed.blocks)):
         products = fast_products(streamed.device, streamed.dtype)
         with streamed.block(index) as module, torch.no_grad(), products:
-            for place, call in enumerate(samples.calls(index, module, streamed.device)):
-                samples.hidden[place] = call().to("cpu")
+            for window, call in enumerate(samples.calls(index, module, streamed.device)):
+                samples.hidden[window] = call().to("cpu")
         samples.arguments[index] = {}
         on_progress(ProgressEvent("evaluate", index + 1, len(streamed.blocks), "blocks", streamed.name))
     return samples
@@ -143,15 +149,3 @@ def _logits_of(model: Any, tokens: torch.Tensor, index: int) -> torch.Tensor:
     with torch.no_grad(), fast_products(device, weight.dtype):
         logits: torch.Tensor = model(input_ids=tokens[index : index + 1].to(device), use_cache=False).logits[0]
     return logits
-
-
-@contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    """A model without dropout; put back as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

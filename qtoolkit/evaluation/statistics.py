@@ -1,33 +1,33 @@
-"""Figures of a text with their standard errors, over windows: tokens of one window depend on one another.
+"""Compute figures of a text with standard errors over its windows, as the tokens of one window are not independent.
 
-The windows are what was drawn from the text. A figure's standard error is how far it would move with other windows of
-the same text; it says nothing of other texts.
+The windows are the sample. A figure's standard error is how far it would vary with other windows of the same text; it
+says nothing about other texts.
 """
 
 from typing import NamedTuple
 
 import torch
 
-# Draws of a bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, section 6.4: 200 are enough).
+# Draws of the bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, section 6.4: 200 are enough).
 _DRAWS = 200
 
 
 class Figure(NamedTuple):
-    """A value and its standard error; None where one window alone tells nothing of it."""
+    """Hold a value and its standard error, which is None for a single window."""
 
     value: float
     error: float | None
 
 
 def mean(values: torch.Tensor, windows: torch.Tensor) -> Figure:
-    """The mean over all tokens.
+    """Compute the mean over all tokens.
 
     The error is that of a ratio, sum of values over number of tokens, of which both vary from window to window
     (Cochran, Sampling Techniques, section 2.11): sqrt(W / (W - 1) * sum over windows of (s - m * n)^2) / N.
 
     Args:
-        values: of each token [tokens].
-        windows: the window of each token, int64 [tokens], from 0 on.
+        values: one for each token [tokens].
+        windows: the index of each token's window, int64 [tokens], from 0 on.
 
     Example: two windows of one token each, 1 and 3: the mean is 2, and its error sqrt(2 * (1 + 1)) / 2 = 1.
 
@@ -45,21 +45,21 @@ def mean(values: torch.Tensor, windows: torch.Tensor) -> Figure:
 
 
 def perplexity(nll: torch.Tensor, windows: torch.Tensor) -> Figure:
-    """exp of the mean negative log-likelihood; its error to first order, perplexity times that of the mean."""
+    """Compute perplexity, exp of the mean of `nll`; to first order, its error is perplexity times that of the mean."""
     value, error = mean(nll, windows)
-    power = torch.tensor(value).double().exp().item()
-    return Figure(power, None if error is None else power * error)
+    result = torch.tensor(value).double().exp().item()
+    return Figure(result, None if error is None else result * error)
 
 
 def root_mean_square(values: torch.Tensor, windows: torch.Tensor) -> Figure:
-    """The root of the mean square; its error to first order, that of the mean square over twice the root."""
+    """Compute the root of the mean square; its error to first order is that of the mean square over twice the root."""
     value, error = mean(values.square(), windows)
     root = value**0.5
     return Figure(root, None if error is None else error / (2 * root) if root else 0.0)
 
 
 def quantile(values: torch.Tensor, windows: torch.Tensor, share: float) -> Figure:
-    """The value below which a share of the tokens lies; its error by drawing windows anew, with a fixed seed."""
+    """Compute the value below which a share of the tokens lies, and its error by a bootstrap over windows (seed 0)."""
     values = values.double()
     value = values.quantile(share).item()
     parts = [values[windows == index] for index in range(int(windows.max()) + 1)]
@@ -67,5 +67,5 @@ def quantile(values: torch.Tensor, windows: torch.Tensor, share: float) -> Figur
         return Figure(value, None)
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(parts), (_DRAWS, len(parts)), generator=generator)  # [draws, windows]
-    found = [torch.cat([parts[index] for index in row]).quantile(share) for row in drawn.tolist()]
-    return Figure(value, torch.stack(found).std().item())
+    quantiles = [torch.cat([parts[index] for index in row]).quantile(share) for row in drawn.tolist()]
+    return Figure(value, torch.stack(quantiles).std().item())

@@ -1,6 +1,6 @@
-"""How codes are stored in files: one package for each format, and the registry that finds it."""
+"""Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
-from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Reader, is_uneven
+from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, is_uneven
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.registry import (
     available_formats,
@@ -19,6 +19,7 @@ __all__ = [
     "Layers",
     "LayersFormat",
     "LayersOf",
+    "Planner",
     "Reader",
     "available_formats",
     "format_of",

@@ -1,4 +1,4 @@
-"""What every format can do: read its entry in `config.json`, plan and load a checkpoint, and say who else reads it."""
+"""Define what every format can do: read its config, plan and load a checkpoint, name the programs that read it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,89 +18,126 @@ if TYPE_CHECKING:
 
     from qtoolkit.models import Checkpoint
     from qtoolkit.noted import Noted
-    from qtoolkit.stream.cost import Work
+    from qtoolkit.stream.cost import JobShape
 
 Values = Mapping[str, Any]
 
 
 class Layers(Protocol):
-    """The layers that a method without calibration makes, each from its weight alone."""
+    """Builds and quantizes the layers of a method without calibration, each from its weight alone."""
 
     def build(self, layer: Layer, dtype: "torch.dtype") -> "nn.Module":
-        """The layer that takes the place of one, without values: buffers."""
+        """Build the module that replaces a linear layer; its tensors are buffers with unset values."""
 
     def quantize_weight(self, weight: "torch.Tensor", layer: Layer) -> "dict[str, torch.Tensor]":
-        """The buffers of `build` that stand for W[out_features, in_features], by name."""
+        """Return the buffers of `build` that store W[out_features, in_features], by name."""
 
 
 LayersOf = Callable[[str, Values], Layers]
 
 
-class Reader(ABC):
-    """One checkpoint that is quantized, as it is planned and loaded; the file decides what a method would.
+class Planner(ABC):
+    """Plans the layers of a model from shapes, and loads it: a method, or the reader of a quantized checkpoint.
 
     Attributes:
-        name: of the method that makes such codes.
-        requires: optional packages that reading needs, keys of `qtoolkit.optional.REQUIREMENTS`.
-        splits_experts: whether it takes experts apart that transformers keeps in one tensor.
-        plans_by_name: whether layers of one shape may have plans that differ.
-        bits: size of a code, by the names of the layers that are quantized.
+        requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
+        splits_experts: whether it splits experts that transformers keeps in one tensor.
+        plans_by_name: whether layers of equal shape may have different plans, by their names.
     """
 
-    name: str
     requires: tuple[str, ...] = ()
     splits_experts: bool = False
-    plans_by_name: bool = True
-    bits: Mapping[str, int]
+    plans_by_name: bool = False
+
+    def resolve(self, config: Any, dtype: str, device: str) -> Any:
+        """Return the config with every "auto" decided for a model of this type on this device.
+
+        Called before any work. Default: the config unchanged.
+
+        Args:
+            config: the method's.
+            dtype: the type that the model is loaded in, "bfloat16".
+            device: "cpu" or "cuda:0".
+        """
+        return config
+
+    def fit(self, layers: tuple[Layer, ...], config: Any) -> Any:
+        """Return the config adapted to the layers of a model; `plan_layer` reports what changed for a layer.
+
+        Default: the config unchanged.
+
+        Raises:
+            ConfigError: the config fits no layer; the message names values that would.
+        """
+        return config
 
     @abstractmethod
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
-        """The bytes of one linear layer in memory and in the file, or why it is not quantized."""
+        """Return the plan of one linear layer: its bytes in memory and in the file, or why it is not quantized.
+
+        Pure: it looks at shapes only, so that a plan of a whole model takes no time and reads no weight. Called once
+        for all layers that differ in nothing but their names, unless `plans_by_name`.
+
+        Args:
+            layer: name, shape and device.
+            config: the layer's own, of `MethodConfig.of`.
+        """
+
+    @abstractmethod
+    def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
+        """Return memory, disk and time of each phase between opening the model and saving the result."""
 
     @abstractmethod
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
-        """Build the model on a device; notes say what was left out of it.
+        """Build the model of a quantized checkpoint on a device, "cpu" or "cuda:0", without `prepare`.
+
+        Notes say what was left out of it.
 
         Raises:
             CheckpointError: weights are missing, have other shapes, or cannot be read.
             InsufficientMemoryError: memory ran out.
         """
 
-    def resolve(self, config: Any, dtype: str, device: str) -> Any:
-        """Return the config as it is: nothing is left to decide."""
-        return config
-
-    def fit(self, layers: tuple[Layer, ...], config: Any) -> Any:
-        """Return the config as it is."""
-        return config
-
-    def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
-        """What reading takes."""
-        from qtoolkit.stream.cost import reading_phase
-
-        layouts = max((layer.bytes_after for layer in work.layers), default=0)
-        return (reading_phase(work, "load", "a layer in two layouts", layouts),)
+    def prepare(self, model: "PreTrainedModel") -> None:
+        """Prepare a quantized model, just quantized or read back, for its first use. Default: do nothing."""
 
     def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
-        """None: it was made already."""
+        """Return warnings about a result with these layers, one line each. Default: none."""
         return ()
 
-    def prepare(self, model: "PreTrainedModel") -> None:
-        """Nothing: it is ready once it is loaded."""
+
+class Reader(Planner):
+    """Plans and loads one quantized checkpoint; the file decides what a method decides otherwise.
+
+    Attributes:
+        name: the method that chooses such codes.
+        bits: size of a code by the names of the quantized layers.
+    """
+
+    name: str
+    plans_by_name = True
+    bits: Mapping[str, int]
+
+    def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
+        """Return memory and time of the only phase, reading."""
+        from qtoolkit.stream.cost import reading_phase
+
+        layouts = max((layer.bytes_after for layer in job.layers), default=0)
+        return (reading_phase(job, "load", "a layer in two layouts", layouts),)
 
 
 class Format(ABC):
-    """One layout of a quantized checkpoint.
+    """One layout of a quantized checkpoint: how it is stored, read and described.
 
     Attributes:
-        name: by which configs and the registry know it.
-        quant_method: by which `config.json` names it.
-        packages: what transformers itself needs to read it, keys of `qtoolkit.optional.REQUIREMENTS`; None where it
-            reads it only once qtoolkit is imported.
-        reads_itself: whether qtoolkit reads it in transformers where `packages` are missing.
-        side_file_names: the files of `side_files` by name, which are downloaded with a model of the Hub.
-        tag: what the Hub's pages filter by; empty for the method's name.
-        layer_suffixes: how the names of tensors end of which each quantized layer has one; empty where none is known.
+        name: its name in configs and in the registry.
+        quant_method: its name in `config.json`.
+        packages: what transformers itself needs to read it, keys of `qtoolkit.optional.REQUIREMENTS`; None where
+            transformers reads it only once qtoolkit is imported.
+        reads_itself: whether transformers reads it with qtoolkit imported even where `packages` are missing.
+        side_file_names: the names of the files of `side_files`, which are downloaded with a model of the Hub.
+        tag: the tag of its models on the Hub; empty for the method's name.
+        layer_suffixes: endings of tensor names of which each quantized layer has exactly one; empty for unknown.
     """
 
     name: ClassVar[str]
@@ -113,10 +150,13 @@ class Format(ABC):
 
     @abstractmethod
     def method_of(self, values: Values) -> tuple[str, Values]:
-        """The method that makes such codes, and its options as far as the `quantization_config` tells.
+        """Return the name of the method that chooses such codes, and its options as far as `values` contain them.
+
+        Args:
+            values: the `quantization_config` of a checkpoint.
 
         Raises:
-            CheckpointError, UnsupportedModelError: what it tells cannot be, or is not read here.
+            CheckpointError, UnsupportedModelError: an impossible value, or one that is not supported here.
         """
 
     def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
@@ -128,32 +168,32 @@ class Format(ABC):
         return checkpoint
 
     def reader(self, checkpoint: "Checkpoint") -> Reader | None:
-        """How this checkpoint is planned and loaded; None where its method plans the same layers as it made.
+        """Return what plans and loads this checkpoint; None where its method plans again the layers that it quantized.
 
         Raises:
-            CheckpointError, UnsupportedModelError: it is damaged, or not read here.
+            CheckpointError, UnsupportedModelError: the checkpoint is damaged, or not supported here.
         """
         return None
 
     def quantization_config(self, method: str, options: Values, layers: Sequence[str]) -> Any:
-        """What transformers calls by this name, for a model whose layers a method makes each from its weight alone.
+        """Return transformers' quantization config for a model whose layers a method quantizes each from its weight.
 
         Args:
             method: the method's name.
-            options: its config's fields.
-            layers: full names of the modules that are quantized.
+            options: fields of its config.
+            layers: full names of the modules to quantize.
 
         Raises:
-            ConfigError: the format does not hold such layers.
+            ConfigError: the format cannot store such layers.
         """
         raise ConfigError(f"format {self.name!r} does not hold the layers of method {method!r}: name another format")
 
     def side_files(self, values: Values) -> Mapping[str, str]:
-        """Files that its readers look for beside weights and `config.json`: texts by name."""
+        """Return the files that readers need beside weights and `config.json`: texts by name. Default: none."""
         return {}
 
     def problems(self, folder: Path, values: Values) -> Sequence[str]:
-        """What of a saved folder readers would take wrongly, a line each."""
+        """Return what readers of a saved folder would misread, a line each. Default: nothing."""
         return ()
 
     def num_layers(self, values: Values, names: Iterable[str]) -> int | None:
@@ -166,37 +206,37 @@ class Format(ABC):
         return sum(name.endswith(self.layer_suffixes) for name in names) if self.layer_suffixes else None
 
     def needs_qtoolkit(self, settings: Values) -> bool:
-        """Whether transformers reads such a model only once qtoolkit is imported.
+        """Check whether transformers reads such a model only once qtoolkit is imported.
 
         Args:
-            settings: of the method that made it.
+            settings: fields of the config that it was quantized with.
         """
         return self.packages is None
 
     def readers(self, settings: Values) -> str:
-        """Which other programs read it, in a sentence or two for its card."""
+        """Return a sentence or two for the model card: which other programs read it. Default: not known."""
         return "Which other programs read it is not known."
 
     def missing_packages(self) -> tuple[str, ...]:
-        """What transformers itself would need and is not installed here, as pip names it."""
+        """Return the packages that transformers itself needs and that are not installed here, as pip names them."""
         return tuple(REQUIREMENTS[package] for package in self.packages or () if not is_installed(package))
 
     def quiet(self) -> AbstractContextManager[None]:
-        """Its layers without what they log again and again."""
+        """Return a context in which its layers do not repeat log lines. Default: one without effect."""
         return nullcontext()
 
     def register(self, layers_of: LayersOf) -> None:
-        """Let transformers read it; once is enough, more does no harm.
+        """Let transformers read it; calling it again changes nothing. Default: transformers reads it by itself.
 
         Args:
-            layers_of: gives the layers of a method by its name and options, for a format whose files tell those.
+            layers_of: returns what builds the layers of a method, from the name and options in the config.
         """
 
 
 class LayersFormat(Format):
-    """Base of the formats whose `quantization_config` tells the method, its options, and which layers are quantized.
+    """Base of the formats whose `quantization_config` names the method, its options, and the quantized layers.
 
-    Those layers are built by their method, in transformers' own loader too. Example of what `config.json` says:
+    The method builds those layers, in transformers' own loader too. Example of an entry in `config.json`:
     `{"quant_method": "qtoolkit", "method": "absmax", "options": {"bits": 8}, "layers": ["lm_head"]}`.
     """
 
@@ -223,6 +263,6 @@ class LayersFormat(Format):
 
 
 def is_uneven(settings: Values) -> bool:
-    """Whether a method's options give layers different bits."""
-    usual = settings.get("bits")
-    return any(values.get("bits", usual) != usual for values in (settings.get("rules") or {}).values())
+    """Check whether the fields of a method's config give layers different bits."""
+    bits = settings.get("bits")
+    return any(values.get("bits", bits) != bits for values in (settings.get("rules") or {}).values())

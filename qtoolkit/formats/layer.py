@@ -1,6 +1,6 @@
-"""A linear layer as it is planned."""
+"""A linear layer by name, shape and device, and its plans."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qtoolkit.records import LayerPlan
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer as a method sees it when it plans: names and shapes, no values.
+    """A linear layer as planning sees it: name, shape and device, no values.
 
     Attributes:
         name: full module name.
         out_features, in_features: of its weight W[out_features, in_features], also for GPT-2's transposed Conv1D.
         has_bias: whether it adds a bias [out_features].
-        itemsize: bytes of one element of its weight and bias now.
-        device: where it will live, "cpu" or "cuda:0".
+        itemsize: bytes of one element of its weight and bias before quantization.
+        device: its device after quantization, "cpu" or "cuda:0".
         in_block: whether it belongs to one of the model's blocks.
     """
 
@@ -32,35 +32,35 @@ class Layer:
 
     @classmethod
     def of(cls, name: str, module: "nn.Module", device: str, *, in_block: bool = True) -> "Layer":
-        """A linear module of a model, full precision, as a layer."""
+        """Return the layer of a linear module in full precision."""
         from qtoolkit.models.structure import linear_shape
 
         out_features, in_features = linear_shape(module)
         weight: Tensor = module.weight  # type: ignore[assignment]
-        has_bias, itemsize = module.bias is not None, weight.element_size()
-        return cls(name, out_features, in_features, has_bias, itemsize, device, in_block)
+        itemsize = weight.element_size()
+        return cls(name, out_features, in_features, module.bias is not None, itemsize, device, in_block)
 
     @property
     def num_weights(self) -> int:
-        """Elements of the weight."""
+        """Return the number of elements of the weight."""
         return self.out_features * self.in_features
 
     @property
     def bias_bytes(self) -> int:
-        """Bytes of the bias, which every method leaves as it is."""
+        """Return the bytes of the bias, which no method changes."""
         return self.out_features * self.itemsize * self.has_bias
 
     def replaced(
         self, weight_bytes: int, *, disk_bytes: int, working_bytes: int, adjusted: str = "", bits: int = 0
     ) -> LayerPlan:
-        """Return the plan of this layer when something else takes its weight's place.
+        """Return the plan of this layer if it is quantized.
 
         Args:
-            weight_bytes: of all that replaces the weight in memory, scales and tables included.
-            disk_bytes: of all that replaces the weight in the file.
-            working_bytes: the most that is in use at one time while the layer is quantized, beside the source weight.
-            adjusted: what the method changed so that the layer fits.
-            bits: size of a code, where a method's layers may differ.
+            weight_bytes: bytes of everything that replaces the weight in memory, scales and tables included.
+            disk_bytes: bytes of everything that replaces the weight in the file.
+            working_bytes: peak bytes while the layer is quantized, the source weight not counted.
+            adjusted: which option the method changed for this layer, and why; empty for none.
+            bits: size of a code, for methods whose layers may differ; 0 for others.
         """
         return LayerPlan(
             name=self.name,
@@ -75,15 +75,7 @@ class Layer:
         )
 
     def left_alone(self, reason: str) -> LayerPlan:
-        """Return the plan of this layer when it stays as it is, and why."""
-        size = self.num_weights * self.itemsize + self.bias_bytes
-        return LayerPlan(
-            name=self.name,
-            shape=(self.out_features, self.in_features),
-            num_weights=self.num_weights,
-            bytes_before=size,
-            bytes_after=size,
-            disk_bytes=size,
-            skipped=reason,
-            working_bytes=size,
-        )
+        """Return the plan of this layer if it is not quantized, for this reason."""
+        size = self.num_weights * self.itemsize
+        unchanged = self.replaced(size, disk_bytes=size, working_bytes=self.bias_bytes)
+        return replace(unchanged, skipped=reason)

@@ -1,12 +1,11 @@
-"""Layers that their method builds, in transformers' own loader, through its registry of quantizers.
+"""Quantize and load by transformers' `from_pretrained`, through its registry of quantizers.
 
-For the formats that are a `LayersFormat`: their `quantization_config` tells method, options and layers.
+For the formats that are a `LayersFormat`, whose `quantization_config` names the method, its options and the layers.
 
-This module is imported the moment transformers is, perhaps by a module of ours that is not whole yet; it imports our
-rooms where it needs them.
+This module is imported as soon as transformers is, possibly while a module of qtoolkit is being imported; so most of
+qtoolkit is imported in functions.
 """
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,16 +23,17 @@ if TYPE_CHECKING:
 
     from qtoolkit.formats.base import Layers, LayersOf
     from qtoolkit.formats.layer import Layer
+    from qtoolkit.kernels import QuantizedLinear
 
 
 class LayersConfig(QuantizationConfigMixin):
-    """What `config.json` says of a model with such layers.
+    """The `quantization_config` of a model whose layers their method builds.
 
     Args:
         method: the method's name.
-        options: its config's fields.
-        layers: full names of the modules that are quantized.
-        quant_method: that of the format.
+        options: fields of its config.
+        layers: full names of the quantized modules.
+        quant_method: the format's.
     """
 
     def __init__(
@@ -42,62 +42,26 @@ class LayersConfig(QuantizationConfigMixin):
         if unknown:
             raise CheckpointError(f"quantization_config of {quant_method} has no key {min(unknown)!r}: update qtoolkit")
         self.quant_method = quant_method
-        self.method, self.options, self.layers = method, options, layers
+        self.method = method
+        self.options = options
+        self.layers = layers
 
 
-class LayersQuantizer(HfQuantizer):
-    """Puts such layers in place, and quantizes weights as they are read when the checkpoint is in full precision."""
-
-    requires_calibration = False
-    # Handed in by `register`.
-    layers_of: "staticmethod[[str, Mapping[str, Any]], Layers]"
-
-    def __init__(self, quantization_config: LayersConfig, **kwargs: Any) -> None:
-        super().__init__(quantization_config, **kwargs)
-        self._layers = frozenset(quantization_config.layers)
-        # Layers without a buffer of this name have a `weight` for as long as weights are read.
-        self._stand_ins: list[str] = []
-        self._quantize_weight: dict[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]] = {}
-
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        from qtoolkit.formats.layer import Layer
-        from qtoolkit.models.structure import is_linear
-
-        layers = self.layers_of(self.quantization_config.method, self.quantization_config.options)
-        for name in self.quantization_config.layers:
-            module = model.get_submodule(name)
-            if not is_linear(module):
-                raise CheckpointError(f"{name} should be quantized, but it is no linear layer: the config is damaged")
-            layer = Layer.of(name, module, str(kwargs.get("device_map") or "cpu"))
-            self._quantize_weight[name] = partial(
-                _quantized, layers=layers, layer=layer, transposed=isinstance(module, Conv1D)
-            )
-            with torch.device("meta"):
-                replacement: Any = layers.build(layer, module.weight.dtype)
-            if not self.pre_quantized:
-                # transformers 5.15 casts what it reads to the type that it finds here before it is quantized.
-                if "weight" not in dict(replacement.named_buffers()):
-                    self._stand_ins.append(name)
-                replacement.register_buffer("weight", module.weight.data)
-            model.set_submodule(name, replacement)
+class LinearQuantizer(HfQuantizer):
+    """Base of the quantizers that put a layer of qtoolkit in the place of linear layers."""
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         from qtoolkit.kernels import QuantizedLinear
         from qtoolkit.stream.products import multiply_fast
 
         multiply_fast(model)
-        for name in self._stand_ins:
-            del model.get_submodule(name).weight
-        for module in model.modules():
+        for name, module in model.named_modules():
             if isinstance(module, QuantizedLinear):
+                self.check_values(name, module)
                 module.prepare()
 
-    def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
-        module, _, parameter = param_name.rpartition(".")
-        return not self.pre_quantized and parameter == "weight" and module in self._layers
-
-    def get_quantize_ops(self) -> ConversionOps:
-        return _Quantize(self._quantize_weight)
+    def check_values(self, name: str, layer: "QuantizedLinear") -> None:
+        """Refuse values that a layer of this name cannot have, before it is packed. Default: accept all."""
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         return True
@@ -107,14 +71,66 @@ class LayersQuantizer(HfQuantizer):
         return False
 
 
+class LayersQuantizer(LinearQuantizer):
+    """Build such layers; if the checkpoint is in full precision, quantize each weight as it is read."""
+
+    requires_calibration = False
+    # Set by `register`.
+    layers_of: "staticmethod[[str, Mapping[str, Any]], Layers]"
+
+    def __init__(self, quantization_config: LayersConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self._layers = self.layers_of(quantization_config.method, quantization_config.options)
+        # By name, and whether the weight is transposed, which a `Conv1D` holds [in, out].
+        self._replaced: dict[str, tuple[Layer, bool]] = {}
+        # Layers that have a `weight`, as a buffer, only while weights are read.
+        self._temporary_weights: list[str] = []
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        from qtoolkit.formats.layer import Layer
+        from qtoolkit.models.structure import is_linear
+
+        for name in self.quantization_config.layers:
+            module = model.get_submodule(name)
+            if not is_linear(module):
+                raise CheckpointError(f"{name} should be quantized, but it is no linear layer: the config is damaged")
+            layer = Layer.of(name, module, str(kwargs.get("device_map") or "cpu"))
+            self._replaced[name] = layer, isinstance(module, Conv1D)
+            with torch.device("meta"):
+                replacement: Any = self._layers.build(layer, module.weight.dtype)
+            if not self.pre_quantized:
+                # transformers 5.15 casts a weight that it reads to the type of this buffer before it is quantized.
+                if "weight" not in dict(replacement.named_buffers()):
+                    self._temporary_weights.append(name)
+                replacement.register_buffer("weight", module.weight.data)
+            model.set_submodule(name, replacement)
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        for name in self._temporary_weights:
+            del model.get_submodule(name).weight
+        super()._process_model_after_weight_loading(model, **kwargs)
+
+    def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
+        module, _, parameter = param_name.rpartition(".")
+        return not self.pre_quantized and parameter == "weight" and module in self._replaced
+
+    def get_quantize_ops(self) -> ConversionOps:
+        return _Quantize(self._quantize_weight)
+
+    def _quantize_weight(self, name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the buffers of the layer of this name for its weight as the checkpoint has it."""
+        layer, transposed = self._replaced[name]
+        return self._layers.quantize_weight(weight.T if transposed else weight, layer)
+
+
 class _Quantize(ConversionOps):
-    """One full-precision weight to the buffers of the layer that takes its place.
+    """Convert a weight in full precision to the buffers of the layer that replaces it.
 
     Args:
-        quantize_weight: for each layer by name, what gives its buffers for its weight.
+        quantize_weight: returns the buffers by name from the name of a layer and its weight.
     """
 
-    def __init__(self, quantize_weight: "Mapping[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]]") -> None:
+    def __init__(self, quantize_weight: "Callable[[str, torch.Tensor], dict[str, torch.Tensor]]") -> None:
         self._quantize_weight = quantize_weight
 
     def convert(
@@ -125,21 +141,15 @@ class _Quantize(ConversionOps):
             weight = value[0] if isinstance(value, list) else value
             name = key.rpartition(".")[0]
             if missing_keys is not None:
-                # It was read, also where none of the buffers has its name.
+                # It is not missing, even where no buffer has its name.
                 missing_keys.discard(key)
-            result.update(
-                {f"{name}.{buffer}": tensor for buffer, tensor in self._quantize_weight[name](weight).items()}
-            )
+            buffers = self._quantize_weight(name, weight)
+            result |= {f"{name}.{buffer}": tensor for buffer, tensor in buffers.items()}
         return result
 
 
-def _quantized(weight: torch.Tensor, *, layers: "Layers", layer: "Layer", transposed: bool) -> dict[str, torch.Tensor]:
-    """Return the buffers for a weight, which a `Conv1D` keeps [in, out]."""
-    return layers.quantize_weight(weight.T if transposed else weight, layer)
-
-
 def register(quant_method: str, layers_of: "LayersOf") -> None:
-    """Make transformers know a format by its `quant_method`; `layers_of` is that of `Format.register`."""
+    """Register a format with transformers by its `quant_method`; `layers_of` is that of `Format.register`."""
     LayersQuantizer.layers_of = staticmethod(layers_of)
     AUTO_QUANTIZATION_CONFIG_MAPPING[quant_method] = LayersConfig
     AUTO_QUANTIZER_MAPPING[quant_method] = LayersQuantizer

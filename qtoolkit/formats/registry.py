@@ -1,4 +1,4 @@
-"""The formats by name: the one place that knows which there are."""
+"""Formats by name: those of this package and those of the entry-point group `qtoolkit.formats`."""
 
 import importlib
 import warnings
@@ -12,9 +12,9 @@ from qtoolkit.formats.base import Format, LayersOf
 from qtoolkit.optional import brought, package_of
 
 ENTRY_POINT_GROUP = "qtoolkit.formats"
-# Packages of this folder, each with `FORMAT`, by the name of the format.
+# The formats of this package: each is the `FORMAT` of the sub-package of its name.
 _OWN = ("bitsandbytes", "gptq", "native")
-# What `register_formats` was given; nothing before.
+# The argument of `register_formats`; empty before it was called.
 _layers_of: list[LayersOf] = []
 
 
@@ -30,7 +30,7 @@ def get_format(name: str) -> Format:
     """Return the format of this name.
 
     Raises:
-        ConfigError: there is none, or its package cannot be used; the message says what to do.
+        ConfigError: no such format, or its package is broken; the message says what to do.
     """
     if name in _OWN:
         return _load(f"qtoolkit.formats.{name}", "FORMAT")
@@ -39,22 +39,23 @@ def get_format(name: str) -> Format:
         raise ConfigError(f"no format {name!r:.40}: the formats are {', '.join(available_formats())}")
     try:
         return _load(entries[0].module, entries[0].attr)
-    except Exception as error:  # another package's module raises anything
+    except Exception as error:  # another package's module may raise anything
         package = package_of(entries[0])
         raise ConfigError(f"format {name!r} is broken ({oneline(error)}): update or uninstall {package}") from error
 
 
 @cache
 def _load(module: str, name: str) -> Format:
-    found = getattr(importlib.import_module(module), name)
-    assert isinstance(found, Format)
+    """Import a format, and register it with transformers if `register_formats` was called before."""
+    loaded = getattr(importlib.import_module(module), name)
+    assert isinstance(loaded, Format)
     for layers_of in _layers_of:
-        found.register(layers_of)
-    return found
+        loaded.register(layers_of)
+    return loaded
 
 
 def _formats() -> Iterator[Format]:
-    """All formats; one whose package is broken is warned of and left out, since others are read without it."""
+    """Yield all formats; warn of one whose package is broken, and skip it."""
     for name in available_formats():
         try:
             yield get_format(name)
@@ -63,42 +64,42 @@ def _formats() -> Iterator[Format]:
 
 
 def format_of(values: Mapping[str, Any] | None) -> Format | None:
-    """Return the format of a checkpoint by the `quantization_config` of its config; None where none here reads it."""
+    """Return the format of a checkpoint by the `quantization_config` of its config; None where no format reads it."""
     kind = (values or {}).get("quant_method")
-    return next((found for found in _formats() if found.quant_method == kind), None)
+    return next((format_ for format_ in _formats() if format_.quant_method == kind), None)
 
 
 def packages_of_format(name: str) -> tuple[str, ...]:
-    """The package that brings the format of this name, as pip knows it; none for a format of qtoolkit's own."""
+    """Return the package that brings the format of this name, as pip names it; none for a format of qtoolkit's own."""
     others = [] if name in _OWN else brought(ENTRY_POINT_GROUP).get(name, [])
     return tuple(map(package_of, others[:1]))
 
 
 def side_file_names() -> tuple[str, ...]:
-    """The files that readers of some format look for beside a `config.json`."""
-    return tuple(name for found in _formats() for name in found.side_file_names)
+    """Return the names of the files that readers of any format look for beside a `config.json`."""
+    return tuple(name for format_ in _formats() for name in format_.side_file_names)
 
 
 def side_files_of(values: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the files that readers look for beside a `config.json` with this `quantization_config`: texts by name."""
-    found = format_of(values)
-    return {} if found is None else found.side_files(values)
+    format_ = format_of(values)
+    return {} if format_ is None else format_.side_files(values)
 
 
 @contextmanager
 def quiet_layers() -> Iterator[None]:
-    """Layers of all formats without what they log again and again."""
+    """Suppress repeated log lines of the layers of all formats."""
     with ExitStack() as stack:
-        for found in _formats():
-            stack.enter_context(found.quiet())
+        for format_ in _formats():
+            stack.enter_context(format_.quiet())
         yield
 
 
 def register_formats(layers_of: LayersOf) -> None:
     """Let transformers read all formats; `layers_of` is that of `Format.register`.
 
-    A format of another package that cannot be imported yet, since it needs a module of qtoolkit that is not whole,
-    follows when it is first asked for.
+    A format of another package that cannot be imported yet, because a module of qtoolkit that it needs is still being
+    imported, is registered when it is first used.
     """
     _layers_of[:] = [layers_of]
     for name in available_formats():

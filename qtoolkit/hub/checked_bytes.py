@@ -1,4 +1,4 @@
-"""Whether a file from the Hub has the bytes that the Hub names: hashed once, and the answer kept.
+"""Compare files with the hashes that the Hub names; each is hashed once, and the result is remembered.
 
 The Hub names a large file by its SHA-256 and a small one by git's hash of it, and so does its local cache, whose blobs
 are called by them.
@@ -21,15 +21,15 @@ from qtoolkit.hub.hub_errors import HubModel, translated
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-# What is said of a model's bytes in a receipt.
+# What a receipt says of a model's bytes.
 CHECKED = "checked: every file has the hash that the Hub names"
 CHECKED_OFFLINE = "checked: every file has the hash that the local Hub cache names it by"
-# Smaller files are hashed faster than it is looked up whether they were.
-_WORTH_KEEPING = 100_000
+# Smaller files are hashed faster than their remembered hash is looked up.
+_WORTH_REMEMBERING = 100_000
 # Bytes between two reports: some milliseconds.
 _PIECE = 4 << 20
-# Of as many files; a plan may never be followed by a download.
-_KEPT_HEADERS = 1000
+# The most recent headers are remembered, since a plan may never be followed by a download.
+_MAX_HEADERS = 1000
 _LONGEST_HEADER = 8 + MAX_HEADER_BYTES
 OnBytes = Callable[[int], None]
 
@@ -39,66 +39,64 @@ def ignore_bytes(_count: int) -> None:
 
 
 def named_hash(file: "RepoSibling") -> str | None:
-    """The hash by which the Hub names a file's content: 64 or 40 hexadecimal digits; None where it names none."""
-    return _a_hash((file.lfs.sha256 if file.lfs else file.blob_id) or "")
+    """Return the hash by which the Hub names a file's content, 64 or 40 hexadecimal digits; None without one."""
+    return _hash_or_none((file.lfs.sha256 if file.lfs else file.blob_id) or "")
 
 
 def cached_hash(file: Path) -> str | None:
-    """The hash by which the local cache names a file of a snapshot, which is a link to it; None where it is none."""
+    """Return the hash in the name of the blob that a snapshot's file is a link to; None where it is no such link."""
     try:
-        return _a_hash(file.readlink().name)
+        return _hash_or_none(file.readlink().name)
     except OSError:
         return None
 
 
-def _a_hash(text: str) -> str | None:
+def _hash_or_none(text: str) -> str | None:
     return text if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) else None
 
 
 def bytes_to_hash(file: Path, expected: str | None) -> int:
-    """Bytes that `has_hash` would read of a file; 0 where it knows the answer, and of a file that takes no time."""
+    """Return the bytes that `has_hash` would read of a file; 0 if its hash is remembered, or it is small."""
     size = next(iter(_state(file)), 0)
-    return 0 if size < _WORTH_KEEPING or expected is None or _kept_hash(file, expected) else size
+    return 0 if size < _WORTH_REMEMBERING or expected is None or _remembered_hash(file, expected) else size
 
 
 def has_hash(file: Path, expected: str, on_bytes: OnBytes = ignore_bytes) -> bool:
-    """Whether a file's content has a hash; it is read once, and again only when its size, time or inode changed.
+    """Check whether a file's content has a hash; it is read again only when its size, time or inode changed.
 
-    Of two processes that find the same damaged file, one may have removed it already: what is not there has none.
+    A missing file has no hash: of two processes that find the same damaged file, one may have removed it already.
 
     Args:
         file: the file, or a link to it.
         expected: 64 digits for SHA-256, 40 for git's hash of a file.
-        on_bytes: told how many bytes were read so far; what it raises ends the reading.
+        on_bytes: called with the number of bytes read so far; what it raises ends the reading.
     """
-    return (_kept_hash(file, expected) or _hash(file, expected, on_bytes)) == expected
+    return (_remembered_hash(file, expected) or _hash(file, expected, on_bytes)) == expected
 
 
 def refuse_other_bytes(
     file: Path, expected: str, fetch_again: Callable[[], object], model: HubModel, on_bytes: OnBytes = ignore_bytes
 ) -> None:
-    """Compare a downloaded file with its hash; one that differs is removed and fetched once more.
+    """Compare a downloaded file with its hash; remove one that differs, and fetch it once more.
 
     Args:
-        file: where it lies.
+        file: its path.
         expected: as for `has_hash`.
-        fetch_again: downloads it to the same place.
-        model: whose file it is.
+        fetch_again: downloads it to the same path.
+        model: the repository, for the error.
         on_bytes: as for `has_hash`.
 
     Raises:
         CheckpointError: it differs again; it is removed.
         OutputError: it cannot be removed.
     """
-    if has_hash(file, expected, on_bytes):
-        return
-    with translated(model):
-        remove_cached(file)
-    fetch_again()
-    if has_hash(file, expected, on_bytes):
-        return
-    with translated(model):
-        remove_cached(file)
+    for is_last in (False, True):
+        if has_hash(file, expected, on_bytes):
+            return
+        with translated(model):
+            remove_cached(file)
+        if not is_last:
+            fetch_again()
     raise CheckpointError(
         f"{file.name} of {model.repo_id} came twice with other bytes than the Hub names (hash {expected[:12]}), and "
         "was removed: check the network, the proxy and HF_ENDPOINT, then run it again"
@@ -106,37 +104,39 @@ def refuse_other_bytes(
 
 
 def remove_cached(file: Path) -> None:
-    """Remove a file of a snapshot, and in the cache what it is a link to: the blob, and what that may be a link to."""
-    cache, place = absolute(constants.HF_HUB_CACHE).resolve(), file
-    while place.is_symlink():
-        target = place.parent / place.readlink()
-        place.unlink()
+    """Remove a file of a snapshot, and the blobs in the cache that its chain of links leads to."""
+    cache = absolute(constants.HF_HUB_CACHE).resolve()
+    path = file
+    while path.is_symlink():
+        target = path.parent / path.readlink()
+        path.unlink()
         if not target.parent.resolve().is_relative_to(cache):
             return
-        place = target
-    if not place.is_dir():
-        place.unlink(missing_ok=True)
+        path = target
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
 
 
 def _hash(file: Path, like: str, on_bytes: OnBytes) -> str:
-    """The hash of a file's content, of the kind of `like`; kept for the next time."""
-    state, count = _state(file), 0
+    """Hash a file's content in the way that `like` was made, and remember the result; empty for a missing file."""
+    state = _state(file)
     if not state:
         return ""
+    count = 0
     digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % state[0], usedforsecurity=False)
     for piece in _pieces(file):
         digest.update(piece)
         count += len(piece)
         on_bytes(count)
-    found = digest.hexdigest()
-    if count >= _WORTH_KEEPING and state == _state(file):
-        kept = {path: known for path, known in read_json(_hashes()).items() if Path(path).exists()}
-        keep_json(_hashes(), kept | {str(file.resolve()): [*state, found]})
-    return found
+    computed = digest.hexdigest()
+    if count >= _WORTH_REMEMBERING and state == _state(file):
+        hashes = {path: known for path, known in read_json(_hashes_file()).items() if Path(path).exists()}
+        keep_json(_hashes_file(), hashes | {str(file.resolve()): [*state, computed]})
+    return computed
 
 
 def _pieces(file: Path) -> Iterator[memoryview]:
-    """A file's content, in one buffer that is filled anew for each piece."""
+    """Read a file's content piece by piece into one buffer, which each piece overwrites."""
     buffer = memoryview(bytearray(_PIECE))
     try:
         with file.open("rb", buffering=0) as stream:
@@ -150,16 +150,16 @@ def _pieces(file: Path) -> Iterator[memoryview]:
         ) from error
 
 
-def _kept_hash(file: Path, like: str) -> str | None:
-    """The hash that was found of this file as it stands, of the kind of `like`."""
-    match read_json(_hashes()).get(str(file.resolve())):
-        case [*state, str(found)] if state and state == _state(file) and len(found) == len(like):
-            return found
+def _remembered_hash(file: Path, like: str) -> str | None:
+    """Return the hash that was computed of a file that has not changed since, if it is of the kind of `like`."""
+    match read_json(_hashes_file()).get(str(file.resolve())):
+        case [*state, str(computed)] if state and state == _state(file) and len(computed) == len(like):
+            return computed
     return None
 
 
 def _state(file: Path) -> list[int]:
-    """Size, time and inode of a regular file; nothing where there is none."""
+    """Return size, time and inode of a regular file; an empty list where there is none."""
     try:
         state = file.stat()
     except OSError:
@@ -167,35 +167,34 @@ def _state(file: Path) -> list[int]:
     return [state.st_size, state.st_mtime_ns, state.st_ino] if stat.S_ISREG(state.st_mode) else []
 
 
-def _hashes() -> Path:
-    """Path -> size, time, inode and hash; where two processes write it at once, what one found is found again."""
+def _hashes_file() -> Path:
+    """Return the file with path -> size, time, inode, hash; an entry that another process overwrites is made again."""
     return user_cache() / "hashes.json"
 
 
-def keep_header(expected: str | None, header: bytes) -> None:
-    """Keep what was read of a weight file's beginning, to be compared when the file comes."""
+def remember_header(expected: str | None, header: bytes) -> None:
+    """Remember what was read of a weight file's beginning, to compare it when the file is downloaded."""
     if expected is not None:
-        kept = read_json(_headers())
-        recent = dict(list(kept.items())[-_KEPT_HEADERS:])
-        keep_json(_headers(), recent | {expected: [len(header), hashlib.sha256(header).hexdigest()]})
+        recent = dict(list(read_json(_headers_file()).items())[-_MAX_HEADERS:])
+        keep_json(_headers_file(), recent | {expected: [len(header), hashlib.sha256(header).hexdigest()]})
 
 
 def compare_header(file: Path, expected: str | None) -> str:
-    """Compare a file, whose bytes are the right ones, with what `keep_header` kept of it, which is forgotten then.
+    """Compare a downloaded file with the header that `remember_header` was given, and forget that header.
 
     Returns:
-        What is to be told, in one line; empty when it is the same, or nothing was kept.
+        A note for the user, in one line; empty when both are the same, or nothing was remembered.
     """
-    kept = read_json(_headers())
-    match kept.pop(expected or "", None):
-        case [int(length), str(found)] if 0 <= length <= _LONGEST_HEADER:
-            keep_json(_headers(), kept)
+    headers = read_json(_headers_file())
+    match headers.pop(expected or "", None):
+        case [int(length), str(digest)] if 0 <= length <= _LONGEST_HEADER:
+            keep_json(_headers_file(), headers)
             with file.open("rb") as stream:
-                if hashlib.sha256(stream.read(length)).hexdigest() != found:
+                if hashlib.sha256(stream.read(length)).hexdigest() != digest:
                     return f"the header of {file.name} that qt.plan read is not that of the file: plan again"
     return ""
 
 
-def _headers() -> Path:
-    """Hash of a file -> length and SHA-256 of what was read of its beginning."""
+def _headers_file() -> Path:
+    """Return the file with hash of a weight file -> length and SHA-256 of what was read of its beginning."""
     return user_cache() / "headers.json"

@@ -1,4 +1,4 @@
-"""Text that the field calibrates with, streamed from the Hub by the package datasets."""
+"""Stream the usual calibration texts from the Hub, or from its local cache, with the package datasets."""
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -11,39 +11,36 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from qtoolkit.checkpoints.hub_names import HubText
 from qtoolkit.errors import HubUnreachableError, SourceError
 from qtoolkit.hub.checked_bytes import cached_hash, has_hash
-from qtoolkit.hub.hub_errors import HubModel, hub_address, translated
+from qtoolkit.hub.hub_errors import HubModel, translated
 from qtoolkit.optional import optional
 
-# Where the package datasets finds files of the Hub.
+# How the package datasets addresses files of the Hub.
 _REMOTE = "hf://datasets/"
 
 
 @dataclass(frozen=True)
 class _Repository(HubModel):
-    """A dataset repository, as errors speak of it."""
+    """Describe a dataset repository for error messages."""
 
     kind = "dataset"
     again = "run it again"
-
-    @property
-    def page(self) -> str:
-        return f"{hub_address()}/datasets/{self.repo_id}"
+    path = "datasets/{repo_id}"
 
 
 def read_hub_text(
     name: str, text: HubText, token: str | None, *, notes: list[str], checks: list[str]
 ) -> Generator[Iterable[str], None, None]:
-    """The documents of a text on the Hub, or in its local cache.
+    """Read the documents of a text on the Hub, or in its local cache.
 
     Args:
-        name: what the user called it.
-        text: where it is.
+        name: the user's name for it, such as "c4".
+        text: its repository and file.
         token: Hub token; None for the one that huggingface_hub finds.
-        notes: gets what was decided, one line each.
-        checks: gets whether its bytes were compared with the hash that the Hub names.
+        notes: list to which notes for the user are appended, one line each.
+        checks: list to which is appended whether its bytes were compared with the hash that the Hub names.
 
     Raises:
-        SourceError: the Hub does not hand it out, or does not answer; its file in the cache is damaged.
+        SourceError: the Hub does not hand it out, or does not answer; its cached file is damaged.
         MissingDependencyError: the package datasets is not installed.
     """
     with closing(_rows(name, text, token, notes, checks)) as rows:
@@ -60,22 +57,22 @@ def _rows(
     datasets = optional("datasets", f"text {name!r}")
     repository = _Repository(text.repo_id, token=token)
     try:
-        place = _find(name, text, repository, notes)
-        checks.append(_compared(place, text))
-        with translated(repository), _modest(datasets):
-            options = {"data_files": place, "split": "train", "streaming": True, "token": token}
-            for row in datasets.load_dataset(text.builder, **options):
+        path = _locate(name, text, repository, notes)
+        checks.append(_compare(path, text))
+        with translated(repository), _quiet_without_retries(datasets):
+            rows = datasets.load_dataset(text.builder, data_files=path, split="train", streaming=True, token=token)
+            for row in rows:
                 yield row["text"]
     except SourceError as error:
         message = f"text {name!r} cannot be read: {error}; or give a file, or 'self'"
         raise type(error)(message) from error.__cause__
 
 
-def _find(name: str, text: HubText, repository: _Repository, notes: list[str]) -> str:
-    """Where the file of a text can be read: in the local cache, or at one commit on the Hub.
+def _locate(name: str, text: HubText, repository: _Repository, notes: list[str]) -> str:
+    """Return the path of a text's file in the local cache, or its address at one commit on the Hub.
 
     Raises:
-        SourceError: the Hub does not hand it out, or does not answer while the cache does not have it.
+        SourceError: the Hub does not hand it out, or does not answer while the file is not cached.
     """
     try:
         with translated(repository):
@@ -94,40 +91,39 @@ def _find(name: str, text: HubText, repository: _Repository, notes: list[str]) -
 
 
 def _cached(text: HubText, commit_hash: str | None) -> str | None:
-    found = try_to_load_from_cache(
+    path = try_to_load_from_cache(
         text.repo_id, text.file, cache_dir=constants.HF_HUB_CACHE, revision=commit_hash, repo_type="dataset"
     )
-    return found if isinstance(found, str) else None
+    return path if isinstance(path, str) else None
 
 
-def _compared(place: str, text: HubText) -> str:
-    """Compare a text in the local cache with the hash that names it there, and tell so, or why that cannot be.
+def _compare(path: str, text: HubText) -> str:
+    """Compare a cached text with the hash that names it in the cache, and return what a report says of that.
 
     Raises:
         SourceError: it has other bytes.
     """
-    if place.startswith(_REMOTE):
+    if path.startswith(_REMOTE):
         return f"not checked: {text.file} was read in parts, and the Hub names the hash of the whole file"
-    expected = cached_hash(Path(place))
+    expected = cached_hash(Path(path))
     if expected is None:
         return f"not checked: the local Hub cache names no hash of {text.file}"
-    if not has_hash(Path(place), expected):
-        raise SourceError(f"{place} has other bytes than its name in the cache says ({expected[:12]}): remove it")
+    if not has_hash(Path(path), expected):
+        raise SourceError(f"{path} has other bytes than its name in the cache says ({expected[:12]}): remove it")
     return f"checked: {text.file} has the hash that the local Hub cache names it by"
 
 
 @contextmanager
-def _modest(datasets: Any) -> Iterator[None]:
-    """The package datasets without log, without its count of uses on a server, and without retries of its own.
+def _quiet_without_retries(datasets: Any) -> Iterator[None]:
+    """Turn off the log, the usage statistics and the retries of the package datasets, and restore them afterwards.
 
-    huggingface_hub below it tries again already, and 20 times 5 seconds more is not what a person at a notebook waits
-    for. The settings are put back afterwards.
+    huggingface_hub below it retries already, and 20 more times 5 seconds are too long for a person at a notebook.
     """
-    wanted = {"HF_UPDATE_DOWNLOAD_COUNTS": False, "STREAMING_READ_MAX_RETRIES": 1, "STREAMING_OPEN_MAX_RETRIES": 1}
-    before = {key: getattr(datasets.config, key) for key in wanted if hasattr(datasets.config, key)}
+    options = {"HF_UPDATE_DOWNLOAD_COUNTS": False, "STREAMING_READ_MAX_RETRIES": 1, "STREAMING_OPEN_MAX_RETRIES": 1}
+    before = {key: getattr(datasets.config, key) for key in options if hasattr(datasets.config, key)}
     verbosity = datasets.utils.logging.get_verbosity()
     for key in before:
-        setattr(datasets.config, key, wanted[key])
+        setattr(datasets.config, key, options[key])
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
     try:
         yield

@@ -1,12 +1,12 @@
-"""Downloads files of one commit into the Hub cache, with progress, and stops when it is told to."""
+"""Download files of one commit into the Hub cache and compare their hashes, with progress, until told to stop."""
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
 
+from qtoolkit.errors import CheckpointError
 from qtoolkit.hub.cache import snapshot_folder
-from qtoolkit.hub.checked_bytes import bytes_to_hash, refuse_other_bytes
+from qtoolkit.hub.checked_bytes import bytes_to_hash, has_hash, refuse_other_bytes
 from qtoolkit.hub.file_download import download_file
 from qtoolkit.hub.hub_errors import HubModel, translated
 from qtoolkit.hub.transfer import StoppedError, transfer
@@ -14,90 +14,100 @@ from qtoolkit.records import ProgressEvent
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A file of a commit.
+class RepoFile:
+    """One file of a commit, as the Hub or the local cache describes it.
 
     Attributes:
-        name: what it is called there.
-        size: bytes that have to be transferred for it; 0 when the cache holds them.
-        expected: the hash by which the Hub names its content; None where it names none.
-        is_there: whether the cache holds it under this name.
+        name: its name in the repository.
+        expected: the hash that names its content; None where there is none.
+        is_cached: whether the cache holds it under this name.
+        size: bytes that the Hub lists; None where it lists none, or was not asked.
+        to_transfer: bytes that have to be downloaded; 0 when the cache holds them.
     """
 
     name: str
-    size: int
     expected: str | None
-    is_there: bool
+    is_cached: bool
+    size: int | None = None
+    to_transfer: int = 0
 
 
+@dataclass
 class Download:
-    """Files of one commit, fetched one after the other, each compared with its hash.
+    """Fetch files of one commit one after the other, and compare each with its hash.
 
-    Args:
+    Attributes:
         model: the repository and the token.
         commit_hash: the commit of which every file is taken.
         on_progress: called in the caller's thread about ten times a second; what it raises stops the download.
-
-    Attributes:
-        total: bytes of all files that will be transferred, and of those in the cache that were never compared.
-        unnamed: files whose content the Hub names by no hash.
+        is_offline: compare what is cached, and fetch nothing.
+        total: bytes of all files that will be downloaded, and of cached ones that were never hashed.
+        unnamed: files whose content no hash names.
     """
 
-    def __init__(self, model: HubModel, commit_hash: str, on_progress: Callable[[ProgressEvent], None]) -> None:
-        self.model, self.commit_hash = model, commit_hash
-        self.total = 0
-        self.unnamed: list[str] = []
-        self._folder = snapshot_folder(model.repo_id, commit_hash)
-        self._on_progress = on_progress
-        self._finished = 0
-        self._received = 0
+    model: HubModel
+    commit_hash: str
+    on_progress: Callable[[ProgressEvent], None]
+    is_offline: bool = False
+    total: int = 0
+    unnamed: list[str] = field(default_factory=list)
+    _finished: int = field(default=0, init=False)
+    _received: int = field(default=0, init=False)
 
-    def bytes_of(self, files: Iterable[Wanted]) -> int:
-        """Bytes that the progress counts for files: of one that is in the cache, those that will be hashed."""
+    def bytes_of(self, files: Iterable[RepoFile]) -> int:
+        """Return the bytes that the progress counts for files: of a cached one, those that will be hashed."""
+        folder = snapshot_folder(self.model.repo_id, self.commit_hash)
         return sum(
-            bytes_to_hash(self._folder / file.name, file.expected) if file.is_there else file.size for file in files
+            bytes_to_hash(folder / file.name, file.expected) if file.is_cached else file.to_transfer for file in files
         )
 
-    def get(self, files: Iterable[Wanted]) -> None:
+    def get(self, files: Iterable[RepoFile]) -> None:
         """Fetch files that are missing, and compare all with their hashes.
 
-        A file comes into the cache when it is whole. One that was interrupted starts again with the next call; within a
-        call, huggingface_hub takes up a broken connection where it broke. One that has other bytes than the Hub names
-        is removed and fetched once more.
+        A file appears in the cache when it is complete. One that was interrupted starts again with the next call;
+        within a call, huggingface_hub resumes a broken connection where it broke. One that has other bytes than the Hub
+        names is removed and fetched once more.
 
         Raises:
             SourceError: the Hub does not hand a file out, or the connection breaks for good.
-            CheckpointError: a file has other bytes than the Hub names.
+            CheckpointError: a file has other bytes than its hash says.
             OutputError: the cache cannot be written.
         """
         for file in files:
             counted = self.bytes_of([file])
-            if not file.is_there:
-                self._get_file(file.name, file.size)
+            if not file.is_cached:
+                self._get_file(file, counted)
             if file.expected is None:
                 self.unnamed.append(file.name)
             else:
                 self._compare(file, file.expected, counted)
             self._finished += counted
             self._received = 0
-            if counted or not file.is_there:
+            if counted or not file.is_cached:
                 self._report(file.name, counted)
 
-    def _compare(self, file: Wanted, expected: str, counted: int) -> None:
-        place, whole = self._folder / file.name, self._received
+    def _compare(self, file: RepoFile, expected: str, counted: int) -> None:
+        path = snapshot_folder(self.model.repo_id, self.commit_hash) / file.name
+        received = self._received
 
-        def hashed(count: int) -> None:
-            self._received = count if file.is_there else whole
+        def on_hashed(count: int) -> None:
+            self._received = count if file.is_cached else received
             if counted:
                 self._report(file.name, counted)
 
         def fetch_again() -> None:
             self._received = counted
-            self._get_file(file.name, counted, again=True)
+            self._get_file(file, counted, again=True)
 
-        refuse_other_bytes(place, expected, fetch_again, self.model, hashed)
+        if not self.is_offline:
+            refuse_other_bytes(path, expected, fetch_again, self.model, on_hashed)
+        elif not has_hash(path, expected, on_hashed):
+            raise CheckpointError(
+                f"{file.name} of {self.model.repo_id} has other bytes in the local cache than its name there says "
+                f"({expected[:12]}): run it again when the Hub can be asked, which fetches it anew"
+            )
 
-    def _get_file(self, name: str, size: int, *, again: bool = False) -> None:
+    def _get_file(self, file: RepoFile, counted: int, *, again: bool = False) -> None:
         def work(stopped: threading.Event) -> None:
             worker = threading.current_thread()
 
@@ -107,52 +117,13 @@ class Download:
                 if stopped.is_set() and threading.current_thread() is worker:
                     raise StoppedError
 
-            bar_class = type("Bar", (_SilentBar,), {"receive": staticmethod(receive)})
-            # Again, it must not be taken from where the bad one came from.
-            download_file(self.model, self.commit_hash, name, again=again, tqdm_class=bar_class)
+            # `again`, since it must not be taken from the cache that the bad one came from.
+            download_file(self.model, self.commit_hash, file.name, max_bytes=file.size, on_bytes=receive, again=again)
 
-        done = transfer(work, lambda: self._report(name, size))
+        done = transfer(work, lambda: self._report(file.name, counted))
         with translated(self.model):
             done.result()
 
-    def _report(self, name: str, size: int) -> None:
-        done = self._finished + min(self._received, size)
-        self._on_progress(ProgressEvent(phase="download", done=done, total=self.total, unit="bytes", detail=name))
-
-
-class _SilentBar:
-    """Stands in for tqdm, draws nothing, and hands on how many bytes have come.
-
-    hf_xet writes in large blocks, long after their bytes came over the network (`update_transfer`): the larger count is
-    the better one. For a class without `update_transfer`, hub 1.27 draws a bar of its own.
-    """
-
-    def __init__(self, **_settings: object) -> None:
-        self.written = self.transferred = 0
-
-    @staticmethod
-    def receive(count: int) -> None:
-        """Told of the bytes so far; each download puts its own here."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_raised: object) -> None:
-        pass
-
-    def update(self, count: float | None = 1) -> None:
-        self.written += int(count or 0)
-        self.receive(max(self.written, self.transferred))
-
-    def update_transfer(self, count: float | None = 1) -> None:
-        self.transferred += int(count or 0)
-        self.receive(max(self.written, self.transferred))
-
-    def set_postfix_str(self, text: str = "", *, refresh: bool = True) -> None:
-        pass
-
-    def set_transfer_postfix_str(self, text: str = "", *, refresh: bool = True) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    def _report(self, name: str, counted: int) -> None:
+        done = self._finished + min(self._received, counted)
+        self.on_progress(ProgressEvent(phase="download", done=done, total=self.total, unit="bytes", detail=name))

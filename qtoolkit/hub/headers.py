@@ -1,7 +1,7 @@
-"""A model on the Hub as its headers alone: config, index, and the first bytes of each weight file.
+"""Read the headers of a model on the Hub: config, index, and the first bytes of each weight file.
 
-Each weight file is stood in for by a sparse file with its real header and length, so that what reads and checks a
-folder reads and checks these; they take no room, and are gone when the headers have been read.
+They are written as a temporary folder, in which each weight file is a sparse file with its real header and length, so
+that the code for folders reads and checks these too; sparse files take no disk space.
 """
 
 import struct
@@ -17,38 +17,36 @@ from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
-from qtoolkit.checkpoints.filenames import HEADERS_PREFIX, INDEX_FILE, QUANTIZE_CONFIG
+from qtoolkit.checkpoints.filenames import HEADERS_PREFIX
 from qtoolkit.checkpoints.safetensors import MAX_HEADER_BYTES
 from qtoolkit.errors import CheckpointError, OutputError
 from qtoolkit.files import scratch_folder
 from qtoolkit.hub.cache import snapshot_folder
-from qtoolkit.hub.checked_bytes import keep_header, named_hash, refuse_other_bytes
+from qtoolkit.hub.checked_bytes import named_hash, refuse_other_bytes, remember_header
 from qtoolkit.hub.file_download import download_file
 from qtoolkit.hub.hub_errors import HubModel, translated
-from qtoolkit.hub.repository import ask, chosen_weights, parse_name, refuse_hub_adapter, wanted_files
-from qtoolkit.hub.repository_files import refuse_without_safetensors, small_files
+from qtoolkit.hub.repository import ask, chosen_weights, described, parse_name, refuse_hub_adapter
+from qtoolkit.hub.repository_files import CONFIG_FILES, refuse_without_safetensors, small_files
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-# Enough for nearly every header at once, as huggingface_hub found.
+# Enough for nearly every header, as huggingface_hub found: most need one request.
 _FIRST_BYTES = 100_000
-_AT_ONCE = 8
-# The HTTP status of an answer that is not a part.
-_WHOLE_FILE = 200
-# Read for a plan; the tokenizer is not.
-_CONFIGS = {"config.json", "generation_config.json", QUANTIZE_CONFIG, INDEX_FILE}
+_MAX_THREADS = 8
+# The HTTP status of an answer with all of a file, not the part that was requested.
+_FULL_ANSWER = 200
 
 
 @dataclass(frozen=True)
 class Headers:
-    """What a plan needs of a model on the Hub.
+    """Hold what a plan needs of a model on the Hub.
 
     Attributes:
-        folder: config and sparse weight files.
+        folder: the temporary folder with config and sparse weight files.
         repo_id: "org/name".
         commit_hash: the commit.
-        download_bytes: what `fetch` would download.
+        download_bytes: bytes that `fetch` would download.
         tokenizer_bytes: size of tokenizer.json; 0 without one.
     """
 
@@ -63,7 +61,7 @@ class Headers:
 def fetch_headers(
     name: str, *, revision: str | None, token: str | None, check: Callable[[Path], None]
 ) -> Iterator[Headers]:
-    """Read a model's headers from the Hub; no weight is downloaded, and nothing stays but small files in the cache.
+    """Read a model's headers from the Hub; no weight is downloaded, and only small files are left in the cache.
 
     Args:
         name: "org/name", or "org/name@revision".
@@ -72,51 +70,52 @@ def fetch_headers(
         check: called with the folder once it holds the config; raises to refuse the model.
 
     Raises:
-        SourceError: as `fetch`; a header that lies is a CheckpointError of whoever reads the folder.
+        SourceError: as `fetch`; a wrong header is found later, by the code that reads the folder.
     """
-    model = HubModel(*parse_name(name, revision), token)
+    repo_id, revision = parse_name(name, revision)
+    model = HubModel(repo_id, revision, token)
     info = ask(model)
     files = {file.rfilename: file for file in info.siblings or ()}
     commit_hash = str(info.sha)
     refuse_hub_adapter(model, commit_hash, files)
     refuse_without_safetensors(model.repo_id, files)
+    snapshot = snapshot_folder(model.repo_id, commit_hash)
     with scratch_folder(HEADERS_PREFIX) as folder:
-        for config in files.keys() & _CONFIGS:
-            cached = _small_file(model, commit_hash, files[config])
-            (folder / config).write_bytes(cached.read_bytes())
+        for config in files.keys() & set(CONFIG_FILES):
+            (folder / config).write_bytes(_small_file(model, commit_hash, files[config]).read_bytes())
         check(folder)
         weights = chosen_weights(folder, files)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_MAX_THREADS) as pool:
             headers = pool.map(partial(_header, model, commit_hash), weights)
             for file, header in zip(weights, headers, strict=True):
-                _stand_in(folder / file.rfilename, header, file.size or 0)
-                keep_header(named_hash(file), header)
-        wanted = [*(files[name] for name in small_files(files)), *weights]
-        missing = wanted_files(snapshot_folder(model.repo_id, commit_hash), wanted)
+                _write_sparse(folder / file.rfilename, header, file.size or 0)
+                remember_header(named_hash(file), header)
+        needed = [*(files[name] for name in small_files(files)), *weights]
         tokenizer = files.get("tokenizer.json")
         yield Headers(
             folder,
             model.repo_id,
             commit_hash,
-            download_bytes=sum(file.size for file in missing),
+            download_bytes=sum(file.to_transfer for file in described(snapshot, needed)),
             tokenizer_bytes=(tokenizer.size or 0) if tokenizer else 0,
         )
 
 
 def _small_file(model: HubModel, commit_hash: str, file: "RepoSibling") -> Path:
-    """A small file in the local cache, compared with the hash that the Hub names."""
-    cached, expected = download_file(model, commit_hash, file.rfilename), named_hash(file)
+    """Download a small file into the local cache, and compare it with the hash that the Hub names."""
+    fetch = partial(download_file, model, commit_hash, file.rfilename, max_bytes=file.size)
+    cached = fetch()
+    expected = named_hash(file)
     if expected is not None:
-        again = partial(download_file, model, commit_hash, file.rfilename, again=True)
-        refuse_other_bytes(cached, expected, again, model)
+        refuse_other_bytes(cached, expected, partial(fetch, again=True), model)
     return cached
 
 
-def _stand_in(file: Path, header: bytes, size: int) -> None:
+def _write_sparse(file: Path, header: bytes, size: int) -> None:
     """Write a sparse file that begins with a header.
 
     Raises:
-        OutputError: the file system of temporary files takes none of this size, or is full.
+        OutputError: the file system of temporary files takes no file of this size, or is full.
     """
     try:
         with file.open("wb") as stream:
@@ -128,7 +127,7 @@ def _stand_in(file: Path, header: bytes, size: int) -> None:
 
 
 def _header(model: HubModel, commit_hash: str, file: "RepoSibling") -> bytes:
-    """The header of a weight file with its length before it."""
+    """Read the header of a weight file from the Hub, with the eight bytes of its length before it."""
     url = hf_hub_url(model.repo_id, file.rfilename, revision=commit_hash, endpoint=HfApi().endpoint)
     with translated(model):
         first = _range(model, url, 0, _FIRST_BYTES)
@@ -144,14 +143,15 @@ def _header(model: HubModel, commit_hash: str, file: "RepoSibling") -> bytes:
 
 
 def _range(model: HubModel, url: str, start: int, stop: int) -> bytes:
-    """Bytes of a file; no more are received, also from a server that ignores what was asked for."""
+    """Read a range of bytes of a file; no more is received, even from a server that ignores the requested range."""
     headers = {**build_hf_headers(token=model.token), "Range": f"bytes={start}-{stop - 1}"}
     with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
         hf_raise_for_status(response)
-        skipped = start if response.status_code == _WHOLE_FILE else 0
-        told = response.headers.get("Content-Range", "")
-        if response.status_code != _WHOLE_FILE and not told.startswith(f"bytes {start}-"):
-            raise ValueError(f"asked for bytes from {start} on, got {told[:40]!r}")
+        is_full = response.status_code == _FULL_ANSWER
+        skipped = start if is_full else 0
+        content_range = response.headers.get("Content-Range", "")
+        if not is_full and not content_range.startswith(f"bytes {start}-"):
+            raise ValueError(f"asked for bytes from {start} on, got {content_range[:40]!r}")
         content = bytearray()
         for piece in response.iter_bytes():
             content += piece

@@ -1,9 +1,9 @@
-"""What the Hub and the network answer, as errors of ours: one line, and never a token in it."""
+"""Translate what the Hub and the network answer into errors of ours: one line, without tokens."""
 
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -34,28 +34,30 @@ from qtoolkit.errors import (
 )
 from qtoolkit.tokens import concealed
 
-# What huggingface_hub says where the Hub does not take a card's metadata.
+# How the message of huggingface_hub begins when the Hub rejects a card's metadata.
 _INVALID_CARD = "Invalid metadata in README.md."
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """A repository on the Hub, as somebody asks for it.
+    """Name a repository on the Hub, with the revision and token of a request.
 
     Attributes:
         repo_id: "org/name".
         revision: branch, tag or commit; None for the default branch.
         token: None for the one that huggingface_hub finds.
-        kind: what a person calls such a repository.
-        again: what to do when the connection broke.
-        transfer: what breaks off then.
-        right: what a token must be allowed to do with it.
+        kind: what messages call such a repository.
+        again: advice for when the connection broke.
+        transfer: what messages call the request that broke off, up to the repository's name.
+        right: what a token must be allowed to do with the repository.
+        path: the path of the page that a person opens, with the repository's name in braces.
     """
 
     kind: ClassVar[str] = "model"
     transfer: ClassVar[str] = "download of"
     right: ClassVar[str] = "read"
     again: ClassVar[str] = "run it again to go on after the last whole file"
+    path: ClassVar[str] = "{repo_id}"
 
     repo_id: str
     revision: str | None = None
@@ -68,7 +70,7 @@ class HubModel:
                 raise ConfigError(f"{option} must be a text, got {type(value).__name__}: give one, or leave it out")
         refuse_token(self.repo_id)
         refuse_token(self.revision or "")
-        # Of a frozen dataclass.
+        # The dataclass is frozen.
         object.__setattr__(self, "token", concealed(self.token))
         used = self.token if self.token is not None else concealed(get_token())
         # The HTTP library would quote the whole header in its error.
@@ -80,18 +82,18 @@ class HubModel:
 
     @property
     def page(self) -> str:
-        """The address that a person opens."""
-        return f"{hub_address()}/{self.repo_id}"
+        """Return the address that a person opens."""
+        return f"{hub_address()}/{self.path.format(repo_id=self.repo_id)}"
 
     @property
     def has_token(self) -> bool:
-        """Whether a token goes with the requests."""
+        """Check whether a token is sent with the requests."""
         return (self.token or get_token()) is not None
 
 
 @dataclass(frozen=True)
 class HubUpload(HubModel):
-    """A repository on the Hub that is written to."""
+    """Name a repository on the Hub to upload to."""
 
     again: ClassVar[str] = "call again to send what is missing"
     transfer: ClassVar[str] = "upload to"
@@ -100,24 +102,21 @@ class HubUpload(HubModel):
 
 @dataclass(frozen=True)
 class HubSearch(HubModel):
-    """A search of the Hub, which names no repository."""
+    """Describe a search of the Hub, which names no repository, for error messages."""
 
     again: ClassVar[str] = "search again"
     transfer: ClassVar[str] = "answer to"
 
-    repo_id: str = "a search"
+    path: ClassVar[str] = "models"
 
-    @property
-    def page(self) -> str:
-        """The address that a person opens."""
-        return f"{hub_address()}/models"
+    repo_id: str = "a search"
 
 
 def refuse_token(name: str) -> None:
-    """Refuse a token that was pasted where a name belongs, before it goes over the network.
+    """Refuse a token that was pasted where a name belongs, before it is sent over the network.
 
     Raises:
-        ConfigError: a part of the name is one.
+        ConfigError: a part of the name is a token.
     """
     if re.search(r"(?<![A-Za-z0-9])(hf|api_org)_[A-Za-z0-9]{30,}", name):
         raise ConfigError(
@@ -127,13 +126,13 @@ def refuse_token(name: str) -> None:
 
 
 def hub_address() -> str:
-    """The Hub that is asked, without a password or a key that may stand in HF_ENDPOINT."""
+    """Return the Hub's address, without a password or a key that HF_ENDPOINT may hold."""
     return re.sub(r"//[^/]*@", "//", re.sub(r"[?#].*", "", constants.ENDPOINT))
 
 
 @contextmanager
 def translated(model: HubModel) -> Iterator[None]:
-    """Turn what huggingface_hub raises within into an error of ours, chained to it.
+    """Turn what huggingface_hub raises in a `with` block into an error of ours, chained to it.
 
     Raises:
         SourceError: the Hub does not hand the model out, or does not answer.
@@ -143,32 +142,36 @@ def translated(model: HubModel) -> Iterator[None]:
     try:
         yield
     except QToolkitError:
-        # Some are ValueErrors too.
+        # Some of ours are ValueErrors too.
         raise
     except (HTTPError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise _translate(error, model) from error
 
 
 def _translate(error: BaseException, model: HubModel) -> QToolkitError:
+    """Return our error for one of huggingface_hub, httpx or hf_xet."""
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         # huggingface_hub looked into its cache after the Hub had refused: why it refused is what helps.
         return _translate(error.__cause__, model)
-    return next(make(error, model) for kind, make in _TRANSLATIONS if isinstance(error, kind))
+    if isinstance(error, HfHubHTTPError):
+        return _forbidden(error, model) or _not_found(error, model) or _failed(error, model)
+    if isinstance(error, HFValidationError):
+        return ModelNotFoundError(
+            f"{model.repo_id!r} is no Hub id: write it as on its page, org/name or org/name@revision"
+        )
+    if isinstance(error, OfflineModeIsEnabled):
+        return HubUnreachableError("HF_HUB_OFFLINE forbids to ask the Hub: unset it and restart Python")
+    if isinstance(error, HTTPError):
+        return HubUnreachableError(
+            f"{hub_address()} does not answer ({_detail(error)}): check the network, the proxy and HF_ENDPOINT, "
+            f"then {model.again}"
+        )
+    return _disk_error(error) or _unexpected(error) or _broken(error, model)
 
 
 def _detail(error: BaseException) -> str:
-    """The error's own words, without the signature of a storage address."""
+    """Return an error's own message, without the signature in a storage address."""
     return re.sub(r"\?\S*", "", oneline(error))
-
-
-def _words(error: HfHubHTTPError, model: HubModel) -> str:
-    """What the Hub says itself, to be added to what we say."""
-    said = (error.server_message or "").strip().replace(model.token or get_token() or " ", "…")
-    return f" ({said.splitlines()[0][:200].rstrip(' .:')})" if said else ""
-
-
-def _malformed(_error: BaseException, model: HubModel) -> QToolkitError:
-    return ModelNotFoundError(f"{model.repo_id!r} is no Hub id: write it as on its page, org/name or org/name@revision")
 
 
 def _bad_token() -> QToolkitError:
@@ -178,21 +181,35 @@ def _bad_token() -> QToolkitError:
     )
 
 
-def _gated(_error: BaseException, model: HubModel) -> QToolkitError:
-    if model.has_token:
+def _forbidden(error: HfHubHTTPError, model: HubModel) -> QToolkitError | None:
+    """Return our error for a gated model or a token that the Hub does not know; None for any other reason."""
+    if isinstance(error, GatedRepoError) and model.has_token:
         return GatedModelError(
             f"{model.repo_id} is gated and your token has no access to it: accept its licence at {model.page} with the "
             "account of this token (a fine-grained token also needs the permission to read gated repositories)"
         )
-    return GatedModelError(
-        f"{model.repo_id} is gated: accept its licence at {model.page}, then log in with `hf auth login` or give token="
-    )
-
-
-def _unknown(error: BaseException, model: HubModel) -> QToolkitError:
-    if isinstance(error, HfHubHTTPError) and error.response.status_code == 401 and model.has_token:
-        # huggingface_hub takes it for a repository that is not there; with a good token the Hub answers 404 then.
+    if isinstance(error, GatedRepoError):
+        return GatedModelError(
+            f"{model.repo_id} is gated: accept its licence at {model.page}, then log in with `hf auth login` or give "
+            "token="
+        )
+    if error.response.status_code == 401 and model.has_token:
+        # huggingface_hub takes it for a missing repository; with a good token the Hub answers 404 then.
         return _bad_token()
+    return None
+
+
+def _not_found(error: HfHubHTTPError, model: HubModel) -> QToolkitError | None:
+    """Return our error for a repository or revision that does not exist, is hidden or disabled; None otherwise."""
+    if isinstance(error, RevisionNotFoundError):
+        return ModelNotFoundError(
+            f"{model.repo_id} has no revision {model.revision!r}: name a branch, tag or commit, see "
+            f"{model.page}/commits"
+        )
+    if isinstance(error, DisabledRepoError):
+        return SourceError(f"{model.repo_id} was disabled on the Hub and cannot be downloaded: see {model.page}")
+    if not isinstance(error, RepositoryNotFoundError) and error.response.status_code != 401:
+        return None
     if isinstance(model, HubSearch):
         return SourceError(f"{hub_address()} wants a token for a search: log in with `hf auth login`, or give token=")
     way = "a token that has access to it" if model.has_token else "a token: `hf auth login`, or token="
@@ -201,27 +218,13 @@ def _unknown(error: BaseException, model: HubModel) -> QToolkitError:
     )
 
 
-def _unknown_revision(_error: BaseException, model: HubModel) -> QToolkitError:
-    return ModelNotFoundError(
-        f"{model.repo_id} has no revision {model.revision!r}: name a branch, tag or commit, see {model.page}/commits"
-    )
-
-
-def _disabled(_error: BaseException, model: HubModel) -> QToolkitError:
-    return SourceError(f"{model.repo_id} was disabled on the Hub and cannot be downloaded: see {model.page}")
-
-
-def _refused(error: BaseException, model: HubModel) -> QToolkitError:
-    assert isinstance(error, HfHubHTTPError)
+def _failed(error: HfHubHTTPError, model: HubModel) -> QToolkitError:
+    """Return our error for any other answer of the Hub that is no success, by its HTTP status."""
     status = error.response.status_code
-    if status == 401 and not model.has_token:
-        return _unknown(error, model)
-    if status == 401:
-        return _bad_token()
     if status == 403:
         return SourceError(
             f"the Hub refuses {model.repo_id} (403): give a token that may {model.right} it, see "
-            f"{hub_address()}/settings/tokens{_words(error, model)}"
+            f"{hub_address()}/settings/tokens{_quoted(error, model)}"
         )
     if status == 429:
         return HubUnreachableError(
@@ -229,66 +232,52 @@ def _refused(error: BaseException, model: HubModel) -> QToolkitError:
         )
     if status >= 500 or status == 408:
         return HubUnreachableError(f"{hub_address()} is down or overloaded ({status}): run it again later")
-    return SourceError(f"the Hub answers {status} for {model.repo_id}: see {model.page}{_words(error, model)}")
+    return SourceError(f"the Hub answers {status} for {model.repo_id}: see {model.page}{_quoted(error, model)}")
 
 
-def _offline(_error: BaseException, _model: HubModel) -> QToolkitError:
-    return HubUnreachableError("HF_HUB_OFFLINE forbids to ask the Hub: unset it and restart Python")
+def _quoted(error: HfHubHTTPError, model: HubModel) -> str:
+    """Return the Hub's own message in parentheses, to be added to ours; empty without one."""
+    message = (error.server_message or "").strip().replace(model.token or get_token() or " ", "…")
+    return f" ({message.splitlines()[0][:200].rstrip(' .:')})" if message else ""
 
 
-def _unreachable(error: BaseException, model: HubModel) -> QToolkitError:
-    return HubUnreachableError(
-        f"{hub_address()} does not answer ({_detail(error)}): check the network, the proxy and HF_ENDPOINT, "
-        f"then {model.again}"
-    )
-
-
-def _disk(error: BaseException, model: HubModel) -> QToolkitError:
-    assert isinstance(error, OSError)
-    code, cache = error.errno, constants.HF_HUB_CACHE
-    if code is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
-        # hf_xet gives the number in its text alone.
-        code, cache = int(told[1]), constants.HF_XET_CACHE
-    if code == errno.ENOSPC:
-        return DiskFullError(f"the disk of {cache} is full: free some, or set HF_HOME to a folder on a larger one")
-    if code in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
-        return OutputError(
-            f"the Hub cache {cache} cannot be written ({os.strerror(code)}): set HF_HOME to another folder"
-        )
-    return _broken(error, model)
-
-
-def _broken(error: BaseException, model: HubModel) -> QToolkitError:
-    # huggingface_hub says of an upload only which file it was.
-    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-    if model.has_token and "HTTP status client error (401" in str(cause):
-        # hf_xet gives the status in its text alone.
-        return _bad_token()
-    return HubUnreachableError(f"the {model.transfer} {model.repo_id} broke off ({_detail(cause)}): {model.again}")
-
-
-def _strange(error: BaseException, _model: HubModel) -> QToolkitError:
+def _unexpected(error: BaseException) -> QToolkitError | None:
+    """Return our error for an answer that huggingface_hub cannot read, or for a card that the Hub rejects."""
+    if isinstance(error, OSError) or not isinstance(error, ValueError | TypeError | LookupError | AttributeError):
+        return None
     if str(error).startswith(_INVALID_CARD):
-        said = " ".join(str(error).removeprefix(_INVALID_CARD).split())
-        return ConfigError(f"the Hub refuses the metadata of the card README.md ({said}): correct it")
+        reason = " ".join(str(error).removeprefix(_INVALID_CARD).split())
+        return ConfigError(f"the Hub refuses the metadata of the card README.md ({reason}): correct it")
     return HubUnreachableError(
         f"{hub_address()} answers, but not as the Hub does ({_detail(error)}): check the network's login page, "
         "the proxy and HF_ENDPOINT"
     )
 
 
-_Kind = type[BaseException] | tuple[type[BaseException], ...]
-# The first that fits counts: a gated repository is a RepositoryNotFoundError, and both are OSErrors.
-_TRANSLATIONS: tuple[tuple[_Kind, Callable[[BaseException, HubModel], QToolkitError]], ...] = (
-    (HFValidationError, _malformed),
-    (GatedRepoError, _gated),
-    (RepositoryNotFoundError, _unknown),
-    (RevisionNotFoundError, _unknown_revision),
-    (DisabledRepoError, _disabled),
-    (HfHubHTTPError, _refused),
-    (OfflineModeIsEnabled, _offline),
-    (HTTPError, _unreachable),
-    (OSError, _disk),
-    ((ValueError, TypeError, LookupError, AttributeError), _strange),
-    (BaseException, _broken),
-)
+def _disk_error(error: BaseException) -> QToolkitError | None:
+    """Return our error for a full disk or a cache that cannot be written; None for any other reason."""
+    if not isinstance(error, OSError):
+        return None
+    code = error.errno
+    cache = constants.HF_HUB_CACHE
+    if code is None and (number := re.search(r"\(os error (\d+)\)", str(error))):
+        # hf_xet gives the number only in its message.
+        code = int(number[1])
+        cache = constants.HF_XET_CACHE
+    if code == errno.ENOSPC:
+        return DiskFullError(f"the disk of {cache} is full: free some, or set HF_HOME to a folder on a larger one")
+    if code in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+        return OutputError(
+            f"the Hub cache {cache} cannot be written ({os.strerror(code)}): set HF_HOME to another folder"
+        )
+    return None
+
+
+def _broken(error: BaseException, model: HubModel) -> QToolkitError:
+    """Return our error for a transfer that ended early."""
+    # huggingface_hub says of an upload only which file it was.
+    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+    if model.has_token and "HTTP status client error (401" in str(cause):
+        # hf_xet gives the status only in its message.
+        return _bad_token()
+    return HubUnreachableError(f"the {model.transfer} {model.repo_id} broke off ({_detail(cause)}): {model.again}")

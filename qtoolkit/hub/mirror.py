@@ -1,4 +1,4 @@
-"""A copy of a folder in a private repository on the Hub, for machines that are taken away."""
+"""Copy a folder to a private repository on the Hub and back, for machines that may be taken away."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from qtoolkit.errors import ConfigError
 from qtoolkit.files import sync_file, sync_folder
 from qtoolkit.hub.checked_bytes import named_hash, refuse_other_bytes
+from qtoolkit.hub.file_download import byte_counter
 from qtoolkit.hub.hub_errors import HubUpload, translated
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class HubMirror:
-    """Files of one folder, pushed as they are made and pulled where they are missing.
+    """Push the files of one folder to a private repository, and pull those that are missing.
 
     Args:
-        repo_id: "org/name"; made, private, when it does not exist.
+        repo_id: "org/name"; created as a private repository when it does not exist.
         token: a token that may write; None for the one that huggingface_hub finds.
     """
 
@@ -33,11 +34,11 @@ class HubMirror:
         self.repo_id = repo_id
 
     def pull(self, folder: Path, *, first: str) -> None:
-        """Make the repository where it is missing, and download what the folder does not have.
+        """Create the repository if it is missing, and download the files that the folder does not have.
 
         Args:
-            folder: where the files go.
-            first: the file that says what the others are, so that none of them is ever here without it.
+            folder: where the files are written.
+            first: the file that describes the others, and is therefore downloaded before them.
 
         Raises:
             ConfigError: the repository is public.
@@ -49,27 +50,30 @@ class HubMirror:
             if not info.private:
                 raise ConfigError(f"resume_repo {self.repo_id} is public: name a private one, or one that is not there")
             files = {entry.rfilename: entry for entry in info.siblings or [] if "/" not in entry.rfilename}
-            # A description makes its weights count, so it comes after them.
+            # Weights count as finished once their .json file exists, so it comes after them.
             for name in sorted(files, key=lambda name: (name != first, name.endswith(".json"), name)):
                 if not name.startswith(".") and not (folder / name).exists():
                     self._fetch(files[name], folder, info.sha)
 
     def _fetch(self, file: "RepoSibling", folder: Path, commit_hash: str | None) -> None:
-        """Download a file beside its place, compare it with the hash that the Hub names, sync it, and put it there."""
-        with TemporaryDirectory(dir=folder) as beside:
-            place = Path(beside) / file.rfilename
+        """Download a file into a temporary folder, compare its hash, sync it, and move it to its place."""
+        with TemporaryDirectory(dir=folder) as temporary:
+            downloaded = Path(temporary) / file.rfilename
 
-            def fetch(*, again: bool) -> None:
-                self._api.hf_hub_download(
-                    self.repo_id, file.rfilename, local_dir=beside, revision=commit_hash, force_download=again
-                )
-
-            fetch(again=False)
+            fetch = partial(
+                self._api.hf_hub_download,
+                self.repo_id,
+                file.rfilename,
+                local_dir=temporary,
+                revision=commit_hash,
+                tqdm_class=byte_counter(f"{file.rfilename} of {self.repo_id}", file.size),
+            )
+            fetch()
             expected = named_hash(file)
             if expected is not None:
-                refuse_other_bytes(place, expected, partial(fetch, again=True), self._model)
-            sync_file(place)
-            place.replace(folder / file.rfilename)
+                refuse_other_bytes(downloaded, expected, partial(fetch, force_download=True), self._model)
+            sync_file(downloaded)
+            downloaded.replace(folder / file.rfilename)
         sync_folder(folder)
 
     def push(self, files: Sequence[Path]) -> None:
@@ -85,7 +89,7 @@ class HubMirror:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """huggingface_hub without its bars, which would stand between the job's own; put back afterwards."""
+    """Turn off the progress bars of huggingface_hub, which would appear among the job's own; restore them after."""
     if are_progress_bars_disabled():
         yield
         return

@@ -1,7 +1,6 @@
-"""Which files of a repository are downloaded: config, tokenizer, safetensors weights; nothing that runs code."""
+"""Choose the files of a repository to download: config, tokenizer, safetensors weights; nothing that runs code."""
 
-import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -13,14 +12,15 @@ from qtoolkit.checkpoints.filenames import (
     RECEIPT_FILE,
     SINGLE_FILE,
 )
-from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError, oneline
+from qtoolkit.checkpoints.folder import MAX_CONFIG_BYTES, named_file
+from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError
+from qtoolkit.files import read_json
 
+# What says how a model is built and which files hold its weights; a plan reads these alone.
+CONFIG_FILES = ("config.json", "generation_config.json", QUANTIZE_CONFIG, INDEX_FILE)
 _SMALL = (
-    "config.json",
-    "generation_config.json",
-    QUANTIZE_CONFIG,
+    *CONFIG_FILES,
     RECEIPT_FILE,
-    INDEX_FILE,
     "tokenizer*.json",
     "*.model",
     "vocab.json",
@@ -34,43 +34,54 @@ _SMALL = (
 
 
 def small_files(names: Collection[str], others: Collection[str] = ()) -> tuple[str, ...]:
-    """Config, index and tokenizer files among `names`, `config.json` first; only those at the top level.
+    """Return the config, index and tokenizer files at the top level, `config.json` first.
 
     Args:
         names: of a repository's files.
         others: files that formats look for beside the config, by name.
     """
-    patterns = (*_SMALL, *others)
-    found = [name for name in names if "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)]
-    return tuple(sorted(found, key=lambda name: (name != "config.json", name)))
+    small = [name for name in names if "/" not in name and _matches(name, (*_SMALL, *others))]
+    return tuple(sorted(small, key=lambda name: (name != "config.json", name)))
 
 
 def weight_files(names: Collection[str]) -> tuple[str, ...]:
-    """The safetensors weights among `names`; with an index, the files that it may name."""
+    """Return the safetensors weights among `names`, sorted; with an index, all files that it may name."""
     if SINGLE_FILE in names and INDEX_FILE not in names:
         return (SINGLE_FILE,)
-    return tuple(
-        sorted(
-            name
-            for name in names
-            if "/" not in name
-            and name.endswith(".safetensors")
-            and not any(fnmatch(name, pattern) for pattern in OTHER_WEIGHTS)
-        )
-    )
+    weights = (name for name in names if name.endswith(".safetensors") and "/" not in name)
+    return tuple(sorted(name for name in weights if not _matches(name, OTHER_WEIGHTS)))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def choose_weights(folder: Path, names: Collection[str]) -> tuple[str, ...]:
+    """Return the weight files of a model: the one that a GPTQ config names, those of its index, or else all.
+
+    Args:
+        folder: holds the configs and the index.
+        names: files of the repository; an index may name others.
+
+    Raises:
+        CheckpointError: the index is damaged.
+    """
+    named = named_file(folder, names)
+    if named is not None:
+        return (named,)
+    return indexed_files(folder / INDEX_FILE) if INDEX_FILE in names else weight_files(names)
 
 
 def indexed_files(index: Path) -> tuple[str, ...]:
-    """The files that a `model.safetensors.index.json` names, each once.
+    """Return the sorted names of the weight files that a `model.safetensors.index.json` lists.
 
     Raises:
-        CheckpointError: it is damaged, or names something else than safetensors files beside it.
+        CheckpointError: the index is damaged, or names something else than safetensors files in its own folder.
     """
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{index.name} has no weight_map of file names ({oneline(error)})") from error
+    weight_map = read_json(index, max_bytes=MAX_CONFIG_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index.name} has no weight_map of file names")
+    names = list(weight_map.values())
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(
@@ -78,7 +89,7 @@ def indexed_files(index: Path) -> tuple[str, ...]:
             )
     if not names:
         raise CheckpointError(f"{index.name} names no weight file")
-    return tuple(names)
+    return tuple(sorted(set(names)))
 
 
 def refuse_without_safetensors(repo_id: str, names: Collection[str]) -> None:
@@ -86,7 +97,7 @@ def refuse_without_safetensors(repo_id: str, names: Collection[str]) -> None:
 
     Raises:
         UnsupportedModelError: it holds `.gguf` files or an adapter instead of a model.
-        UnsafeCheckpointError: its weights are there as pickles only, and unpickling runs code.
+        UnsafeCheckpointError: its weights are pickles only, and unpickling runs code.
         CheckpointError: it holds no weights, or no `config.json`.
     """
     if weight_files(names):

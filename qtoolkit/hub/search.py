@@ -1,4 +1,4 @@
-"""Models found by a text: on this machine first, then on the Hub, which is asked once and may stay silent."""
+"""Search models by a text: on this machine first, then on the Hub, which is asked once and need not answer."""
 
 import json
 import math
@@ -18,81 +18,82 @@ from qtoolkit.checkpoints.adapters import refuse_adapter
 from qtoolkit.checkpoints.filenames import PICKLE_SUFFIXES
 from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import ConfigError, QToolkitError, SourceError, oneline
-from qtoolkit.hub.cache import local_models, whole_snapshot
+from qtoolkit.hub.cache import complete_snapshot, local_models
 from qtoolkit.hub.hub_errors import HubSearch, refuse_token, translated
 from qtoolkit.hub.licenses import license_of_folder, named_license
 from qtoolkit.hub.repository_files import weight_files
 from qtoolkit.records import FoundModel, FoundModels
 
-# Seconds that the Hub may take to begin an answer, and to end it; it mostly takes less than one.
+# Seconds until the Hub must begin its answer, and again until it must end it; it mostly takes less than one.
 TIMEOUT = 8.0
-# What is told of each model in the one answer.
+# What the one answer holds of each model.
 _FIELDS = ("cardData", "config", "downloads", "gated", "gguf", "safetensors", "siblings")
-# No name that the Hub has is longer.
+# No name on the Hub is longer.
 _MAX_TEXT = 200
-# Pickles that trainers leave beside the weights.
+# Pickles that trainers write beside the weights.
 _NO_WEIGHTS = ("training_args*", "optimizer*", "scheduler*", "rng_state*")
 
 
 def find_models(text: str, *, limit: int, hub: bool, token: str | None, timeout: float = TIMEOUT) -> FoundModels:
-    """Find models that generate text; where the Hub does not answer, what is on this machine, and a note that says why.
+    """Find models that generate text; if the Hub does not answer, only those on this machine, with a note why.
 
     Args:
         text: a part of the name, in any case, or the path of a folder or `.gguf` file; empty for everything.
         limit: how many models of the Hub.
-        hub: whether the Hub is asked; it never is for a path, which is nobody else's business.
+        hub: whether the Hub is asked; it is never asked for a path, which should not leave this machine.
         token: Hub token; None for the one that huggingface_hub finds.
-        timeout: seconds that the Hub may take to begin an answer, and to end it.
+        timeout: seconds until the Hub must begin its answer, and again until it must end it.
 
     Raises:
-        ConfigError: no text, a token in the place of one, or a token that cannot be one.
+        ConfigError: `text` is no text or is a token, or `token` cannot be one.
     """
     if not isinstance(text, str):
         raise ConfigError(f"a search is for a text, got {type(text).__name__} {text!r:.60}")
     refuse_token(text)
-    wanted, notes = text.strip(), list[str]()
-    models = {model.name: model for model in _on_this_machine(wanted, notes)}
+    query = text.strip()
+    notes: list[str] = []
+    models = {model.name: model for model in _on_this_machine(query, notes)}
     try:
-        found = search_hub(wanted, limit, token, timeout) if hub and not _is_path(wanted) else []
+        hits = search_hub(query, limit, token, timeout) if hub and not _is_path(query) else []
     except QToolkitError as error:
         if token is not None and isinstance(error, ConfigError):
             raise
         notes.append(f"only this machine was searched, since {error}")
-        found = []
-    for model in found:
+        hits = []
+    for model in hits:
         models[model.name] = _completed(models[model.name], model) if model.name in models else model
-    return FoundModels(wanted, tuple(models.values()), tuple(notes))
+    return FoundModels(query, tuple(models.values()), tuple(notes))
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text can be no part of a Hub id: "/home/me", "~/models", "./out", "a/b/c"."""
+    """Check whether a text cannot be part of a Hub id: "/home/me", "~/models", "./out", "a/b/c"."""
     return text.startswith(("/", "~", ".")) or "\\" in text or text.count("/") > 1
 
 
-def _completed(here: FoundModel, there: FoundModel) -> FoundModel:
-    """A model in the cache with what the Hub alone tells; a folder of that name is another model."""
-    if here.place != "cache":
-        return here
-    told = ("num_parameters", "license", "gated", "downloads")
-    return replace(here, **{name: getattr(there, name) for name in told if getattr(here, name) is None})
+def _completed(local: FoundModel, remote: FoundModel) -> FoundModel:
+    """Add to a cached model what only the Hub knows; a folder of the same name is another model."""
+    if local.place != "cache":
+        return local
+    names = ("num_parameters", "license", "gated", "downloads")
+    return replace(local, **{name: getattr(remote, name) for name in names if getattr(local, name) is None})
 
 
-def _on_this_machine(wanted: str, notes: list[str]) -> Iterator[FoundModel]:
-    """The folder or `.gguf` file of this path, and the models of the local Hub cache with this part in their name."""
+def _on_this_machine(query: str, notes: list[str]) -> Iterator[FoundModel]:
+    """Yield the folder or `.gguf` file of this path, and the cached models with this text in their name."""
     # os.path, since Path raises on a name that is too long or belongs to nobody.
-    path = os.path.expanduser(wanted) if "\0" not in wanted else wanted  # noqa: PTH111
-    if wanted and os.path.isfile(path) and path.lower().endswith(".gguf"):  # noqa: PTH113
-        yield FoundModel(wanted, "folder", size=Path(path).stat().st_size, formats=("gguf",))
-    if wanted and os.path.isdir(path):  # noqa: PTH112
-        yield _in_folder(wanted, "folder", Path(path), notes)
+    path = os.path.expanduser(query) if "\0" not in query else query  # noqa: PTH111
+    if query and os.path.isfile(path) and path.lower().endswith(".gguf"):  # noqa: PTH113
+        yield FoundModel(query, "folder", size=Path(path).stat().st_size, formats=("gguf",))
+    if query and os.path.isdir(path):  # noqa: PTH112
+        yield _in_folder(query, "folder", Path(path), notes)
     for name in local_models():
-        snapshot = whole_snapshot(name) if wanted.lower() in name.lower() else None
+        snapshot = complete_snapshot(name) if query.lower() in name.lower() else None
         if snapshot:
             yield _in_folder(name, "cache", snapshot, notes)
 
 
 def _in_folder(name: str, place: str, folder: Path, notes: list[str]) -> FoundModel:
-    """A model by its config and the headers of its weights; what cannot be read is noted."""
+    """Describe a model by its config and the headers of its weights; add a note on what cannot be read."""
     model = FoundModel(name, place, license=license_of_folder(folder))
     try:
         model = replace(model, formats=_formats([file.name for file in folder.iterdir() if file.is_file()]))
@@ -101,7 +102,7 @@ def _in_folder(name: str, place: str, folder: Path, notes: list[str]) -> FoundMo
         quantized = folders.quant_method(folders.quantization(folder, config))
         model = replace(model, architecture=_architecture(config), quantized=quantized)
         tensors = folders.read_weights(folder).values()
-        # Of packed weights the headers do not tell how many there are.
+        # The headers of packed weights do not say how many weights there are.
         count = None if quantized else sum(math.prod(tensor.shape) for tensor in tensors)
         size = sum(file.stat().st_size for file in {tensor.file for tensor in tensors})
         return replace(model, num_parameters=count, size=size)
@@ -110,38 +111,38 @@ def _in_folder(name: str, place: str, folder: Path, notes: list[str]) -> FoundMo
         return model
 
 
-def search_hub(wanted: str, limit: int, token: str | None, timeout: float = TIMEOUT) -> list[FoundModel]:
+def search_hub(query: str, limit: int, token: str | None, timeout: float = TIMEOUT) -> list[FoundModel]:
     """Ask the Hub, in one request that is not repeated.
 
-    `HfApi.list_models` has no timeout, asks six times where the Hub is overloaded (huggingface_hub 2.4), and raises at
-    the first model that is described in another way than it knows.
+    `HfApi.list_models` has no timeout, repeats its request five times when the Hub is overloaded (huggingface_hub 2.4),
+    and raises at the first model whose description it does not know.
 
     Args:
-        wanted: as `text` of `find_models`.
+        query: as `text` of `find_models`.
         limit, token, timeout: as for `find_models`.
 
     Raises:
-        ConfigError: a token that cannot be one.
+        ConfigError: `token` cannot be a token.
         SourceError: the Hub refuses, does not answer in time, or answers something else than a list of models.
     """
-    asked = {"pipeline_tag": "text-generation", "sort": "downloads", "limit": limit, "expand": list(_FIELDS)}
+    params: dict[str, Any] = {"pipeline_tag": "text-generation", "sort": "downloads", "limit": limit}
+    params["expand"] = list(_FIELDS)
+    if query:
+        params["search"] = query
     search = HubSearch(token=token)
     with translated(search):
-        answer = _receive(
-            f"{HfApi().endpoint}/api/models", asked | ({"search": wanted} if wanted else {}), search, timeout
-        )
-        entries = json.loads(answer)
+        entries = json.loads(_receive(f"{HfApi().endpoint}/api/models", params, search, timeout))
         if not isinstance(entries, list):
             raise TypeError(f"{type(entries).__name__} instead of a list of models")
-    found = (_described(entry) for entry in entries[:limit])
-    return [model for model in found if model]
+    models = (_described(entry) for entry in entries[:limit])
+    return [model for model in models if model]
 
 
-def _receive(url: str, asked: Mapping[str, Any], search: HubSearch, timeout: float) -> bytes:
-    """The body of an answer, of which neither a slow nor an endless rest is waited for."""
+def _receive(url: str, params: Mapping[str, Any], search: HubSearch, timeout: float) -> bytes:
+    """Return the body of an answer, and give up on one that is too slow or too long."""
     deadline = time.monotonic() + timeout
     headers = build_hf_headers(token=search.token)
-    with get_session().stream("GET", url, params=asked, headers=headers, timeout=timeout) as response:
+    with get_session().stream("GET", url, params=params, headers=headers, timeout=timeout) as response:
         hf_raise_for_status(response)
         body = bytearray()
         for piece in response.iter_bytes():
@@ -152,7 +153,7 @@ def _receive(url: str, asked: Mapping[str, Any], search: HubSearch, timeout: flo
 
 
 def _described(entry: Any) -> FoundModel | None:
-    """A model as the Hub describes it; what is missing or of another type is not known, None without a name."""
+    """Describe a model by an entry of the Hub's answer, without fields of a wrong type; None without a name."""
     entry = _mapping(entry)
     name = _text(entry.get("id"))
     if name is None:
@@ -162,7 +163,8 @@ def _described(entry: Any) -> FoundModel | None:
     files = [_mapping(file).get("rfilename") for file in siblings] if isinstance(siblings, list) else []
     formats = _formats([file for file in files if isinstance(file, str)])
     quantized = _text(folders.quant_method(config.get("quantization_config")))
-    gated, total = entry.get("gated"), _count(stored.get("total"))
+    gated = entry.get("gated")
+    total = _count(stored.get("total"))
     return FoundModel(
         name,
         "hub",
@@ -179,10 +181,12 @@ def _described(entry: Any) -> FoundModel | None:
 
 
 def _stored_bytes(parameters: Mapping[str, Any]) -> int | None:
-    """Bytes of the weights by the count of each type: `{"BF16": 1000, "F32": 8}` -> 2032; None where that is not told.
+    """Compute the bytes of the weights from the count of each type; None if a type is not known.
 
-    Of a quantized model the Hub counts what was packed, not what is stored (huggingface.js,
-    `parse-safetensors-metadata.ts`), so that this would be too much.
+    For a quantized model this would be too much: the Hub counts the weights before packing (huggingface.js,
+    `parse-safetensors-metadata.ts`).
+
+    Example: `{"BF16": 1000, "F32": 8}` -> 2032.
     """
     sizes = [
         count * DTYPES[dtype].itemsize
@@ -197,14 +201,14 @@ def _architecture(config: Mapping[str, Any]) -> str | None:
 
 
 def _formats(names: Collection[str]) -> tuple[str, ...]:
-    """The formats of the weights among file names."""
+    """Return the formats of the weights among file names: "safetensors", "gguf", "pickle"."""
     pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES) and "/" not in name]
-    found = {
+    has = {
         "safetensors": bool(weight_files(names)),
         "gguf": any(name.lower().endswith(".gguf") for name in names),
         "pickle": any(not any(fnmatch(name, pattern) for pattern in _NO_WEIGHTS) for name in pickles),
     }
-    return tuple(name for name, is_there in found.items() if is_there)
+    return tuple(name for name, is_present in has.items() if is_present)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -212,10 +216,10 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    """A text that can be shown in one line; None for anything else."""
+    """Return a text that can be shown in one line; None for anything else."""
     if not isinstance(value, str) or len(value) > _MAX_TEXT:
         return None
-    # JSON may hold half of a surrogate pair, which nothing can print.
+    # JSON may hold half of a surrogate pair, which cannot be printed.
     return " ".join(value.encode(errors="replace").decode().split()) or None
 
 

@@ -1,28 +1,28 @@
-"""A transfer in a thread of its own, while the caller's thread reports and may stop it."""
+"""Run a transfer in a thread of its own, while the caller's thread reports progress and may stop it."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
-# Seconds between two reports, and how long a stopped transfer may take to let go of the network.
+# Seconds between two reports, and how long to wait for a stopped transfer to end.
 _TICK = 0.1
 _PATIENCE = 5.0
 _Result = TypeVar("_Result")
 
 
 def transfer(work: Callable[[threading.Event], _Result], report: Callable[[], None]) -> Future[_Result]:
-    """Do `work` in a thread of its own, and call `report` about ten times a second until it is done.
+    """Run `work` in a thread of its own, and call `report` about ten times a second until it is done.
 
-    hf_xet would swallow an exception of `on_progress`, a connection that hangs would delay Ctrl-C, and notebooks want
-    their output from the cell's thread: so the caller's thread reports.
+    The caller's thread reports, since hf_xet would swallow an exception of `on_progress`, a connection that hangs would
+    delay Ctrl-C, and notebooks show only the output of the cell's thread.
 
     Args:
         work: given an event that is set when it should raise `StoppedError` at the next chance.
-        report: what it raises, and Ctrl-C, stops the work.
+        report: called without arguments; what it raises, and Ctrl-C, stops the work.
 
     Returns:
-        What came of the work; done.
+        The finished future with the result or the exception of `work`.
     """
     stopped = threading.Event()
     future: Future[_Result] = Future()
@@ -46,11 +46,11 @@ def transfer(work: Callable[[threading.Event], _Result], report: Callable[[], No
 
 
 class StoppedError(Exception):
-    """Ends a transfer from within; nobody sees it."""
+    """End a transfer from within; it never reaches the user."""
 
 
 def _abort_xet() -> None:
-    """End what hf_xet transfers, as huggingface_hub itself does on Ctrl-C."""
+    """Abort the transfers of hf_xet, as huggingface_hub itself does on Ctrl-C."""
     from huggingface_hub.utils._xet import abort_xet_session
 
     abort_xet_session()  # type: ignore[no-untyped-call]

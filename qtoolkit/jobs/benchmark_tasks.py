@@ -2,7 +2,7 @@
 
 from os import PathLike
 
-from qtoolkit.evaluation.tasks import run_tasks
+from qtoolkit.evaluation.lm_eval_tasks import run_tasks
 from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.checkpoint_loading import load_opened
 from qtoolkit.jobs.checkpoint_opening import open_source

@@ -27,7 +27,7 @@ from qtoolkit.models import Checkpoint
 from qtoolkit.planning import resolve_device
 from qtoolkit.records import Compared, Comparison, OnProgress, ProgressEvent, in_order
 from qtoolkit.requests import CompareRequest
-from qtoolkit.texts.windows import check_text
+from qtoolkit.texts.texts import check_texts
 
 _KEPT = "the same call goes on with the results that are kept"
 
@@ -36,7 +36,7 @@ _KEPT = "the same call goes on with the results that are kept"
 def run_comparison(request: CompareRequest) -> Comparison:
     """Compare candidates, as `qtoolkit.compare` describes."""
     started = time.monotonic()
-    check_text(request.text)
+    check_texts(request.text, "text")
     candidates = read_candidates(request.configs)
     refuse_quantized(request.model)
     on_progress = guarded(request.report, "the comparison", _KEPT)

@@ -36,7 +36,8 @@ from qtoolkit.requests import EvaluateRequest, ModelSource, TextOptions
 from qtoolkit.stream import load_streamed
 from qtoolkit.texts.overlap import overlap, sketch
 from qtoolkit.texts.self_calibration import self_calibration
-from qtoolkit.texts.windows import Windows, check_text, load_windows, written_windows
+from qtoolkit.texts.texts import check_texts, is_self
+from qtoolkit.texts.windows import Windows, load_windows, written_windows
 
 # A text with as many passages in common, and that share of them, is refused; fewer are quotations.
 _PASSAGES = 3
@@ -79,7 +80,7 @@ _LESS = "give fewer num_tokens, or a smaller seq_len"
 def run_evaluation(request: EvaluateRequest) -> QualityReport:
     """Measure a model, as `qtoolkit.evaluate` describes: what is named is opened, and predicts one after the other."""
     started = time.monotonic()
-    check_text(request.text)
+    check_texts(request.text, "text")
     device = resolve_device(request.device)
     on_progress = guarded(request.report, "the evaluation", _LESS)
     candidate = open_model(request.model, request, device=device, on_progress=on_progress, runs_gguf=True)
@@ -169,7 +170,7 @@ def _with_receipt(opened: Opened, calibration: CalibrationReport | None, receipt
 
 def cut_windows(request: TextOptions, opened: Opened, *, device: str, on_progress: OnProgress) -> Windows:
     """Cut a text into windows with the tokenizer of a model; "self" is written by that model."""
-    if isinstance(request.text, str) and request.text == "self":
+    if is_self(request.text):
         return _write_text(request, opened, device, on_progress)
     config = opened.config.get_text_config() if opened.config is not None else None
     return load_windows(

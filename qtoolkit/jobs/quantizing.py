@@ -8,7 +8,7 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import current_folder
-from qtoolkit.hub import HubMirror
+from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.jobs.bit_budget import meet_target, with_rules_of
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure import (

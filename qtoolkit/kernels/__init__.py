@@ -1,4 +1,4 @@
-"""How codes are multiplied with: one linear layer, one chooser, one file for each kernel."""
+"""Multiply with quantized weights: one linear layer, one place that chooses the kernel, one file for each kernel."""
 
 from qtoolkit.kernels.blockwise import output_blocks
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors, stored_bytes

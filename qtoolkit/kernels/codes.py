@@ -1,4 +1,4 @@
-"""Integer codes of a weight: what whoever stores or packs them says of them, and what a layer asks."""
+"""The interfaces between formats, kernels and the linear layer: codes, stored tensors, kernels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
@@ -12,23 +12,25 @@ from qtoolkit.tensor.lazy import LazyTensor
 
 
 class Codes(ABC):
-    """W[o, i] = (code[i, o] - zero_point[g, o]) * scale[g, o], where g is the group of input i; never changed.
+    """The integer codes of a weight; immutable.
 
-    A subclass gives codes and scales, and overrides what it can do faster.
+    W[o, i] = (code[i, o] - zero_point[g, o]) * scale[g, o], where g is the group of input i. A subclass defines `codes`
+    and `scale`, and overrides what it can do faster.
 
     Attributes:
-        bits: of a code.
+        bits: size of a code.
         in_features, out_features: of W[out_features, in_features].
         inputs_per_scale: inputs that share a scale.
-        device: where the tensors are.
-        zero_points: gives the zero points of some outputs, uint8 [groups, outputs] or [1, 1], or the one that all have.
-            It keeps nothing else alive, so that packed codes may take it over.
-        order: which input stands at each place here, int32 [in]; None where they stand as a layer gets them.
-        groups: the group of each place, int [in]; None where groups of equal size stand in their order.
-        centered: whether their format says that all zero points are in the middle.
-        block: outputs that lie together: `codes` gives whole blocks.
+        device: device of the tensors.
+        zero_points: returns the zero points of some outputs, uint8 [groups, outputs] or [1, 1], or one number for all.
+            It references no other tensors, so that packed codes may reuse it.
+        order: the input of the layer that each input of the codes is, int32 [in]; None where they are in equal order.
+        groups: the group of each input of the codes, int [in]; None where groups are equal and in order.
+        centered: whether all zero points are 2**(bits - 1), by the format's own claim.
+        block: outputs that are stored together; `codes` takes slices of whole blocks.
         rows: the codes less half their range, int8 [out, in], where they are stored so; otherwise None.
-        expands_fast: whether they lie in memory as expanding wants them. If not, packing helps without a kernel too.
+        expands_fast: whether the codes are stored so that they are dequantized fast; if not, packing them helps even
+            without a kernel.
     """
 
     bits: int
@@ -44,96 +46,106 @@ class Codes(ABC):
     rows: torch.Tensor | None = None
     expands_fast: ClassVar[bool] = False
 
+    def describe_as(self, source: "Codes") -> None:
+        """Copy the attributes that codes of the same weight in another form share with these."""
+        self.bits = source.bits
+        self.in_features = source.in_features
+        self.out_features = source.out_features
+        self.inputs_per_scale = source.inputs_per_scale
+        self.device = source.device
+        self.zero_points = source.zero_points
+        self.centered = source.centered
+
     @abstractmethod
     def codes(self, outputs: slice) -> torch.Tensor:
-        """The codes of some outputs: uint8 [in, outputs], each below 2**bits, in memory of their own."""
+        """Return the codes of some outputs, a new tensor uint8 [in, outputs], each below 2**bits."""
 
     @abstractmethod
     def scale(self, outputs: slice) -> torch.Tensor:
-        """The scales of some outputs: [groups, outputs], or [1, 1] where one serves all."""
+        """Return the scales of some outputs, [groups, outputs], or [1, 1] where all share one."""
 
     def expanded(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
-        """Return the weights of some outputs in `dtype`, computed in float32 and rounded once: W^T [in, outputs]."""
+        """Dequantize some outputs: return W^T [in, outputs] in `dtype`, computed in float32 and rounded once."""
         return expand(self.codes(outputs), self.scale(outputs), self.zero_points(outputs), self.groups, dtype)
 
-    def factor(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor | None:
-        """Without their scale, where one serves an output, what `unscaled` has to be multiplied with: [outputs].
+    def unscaled(self, outputs: slice, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Dequantize some outputs without their scales, where each output has one.
 
-        None where `unscaled` gives the weights themselves.
+        Returns:
+            W^T [in, outputs] in `dtype`, and what its outputs must be multiplied by, [outputs]; None for nothing.
+        """
+        return self.expanded(outputs, dtype), None
+
+    def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Multiply by a kernel: x[tokens, in] -> x W^T [tokens, out] in x.dtype, inputs in `order`.
+
+        None where no kernel supports x.
         """
         return None
 
-    def unscaled(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
-        """As `expanded`, but without what `factor` tells."""
-        return self.expanded(outputs, dtype)
-
-    def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
-        """x[tokens, in] -> x W^T [tokens, out] in x.dtype by a kernel; None where none takes x. Inputs in `order`."""
-        return None
-
     def sorted(self) -> "Codes | None":
-        """Return the same weight with groups of equal size in their order; None where that cannot be."""
+        """Return the same weight with its inputs sorted into equal groups; None where group sizes differ."""
         return self if self.groups is None else None
 
     def buffers(self) -> Mapping[str, torch.Tensor]:
-        """Tensors that it keeps in the place of stored ones, by name; none where it is stored itself."""
+        """Return the tensors that replace stored ones in memory, by name; empty where the stored ones are used."""
         return {}
 
 
 class StoredTensors(Protocol):
-    """How a file stores a weight: the tensors that stand for it, and the way to `Codes` and back. A frozen value."""
+    """How a format stores a weight in a file, and the conversion to `Codes` and back; a frozen value, no tensors."""
 
     @property
     def in_features(self) -> int:
-        """Columns of the weight W[out_features, in_features]."""
+        """Return the columns of the weight W[out_features, in_features]."""
 
     @property
     def out_features(self) -> int:
-        """Its rows."""
+        """Return the rows of the weight."""
 
     @property
     def bits(self) -> int:
-        """Size of a code."""
+        """Return the size of a code."""
 
     @property
     def inputs_per_scale(self) -> int:
-        """Inputs that share a scale."""
+        """Return how many inputs share a scale."""
 
     @property
     def centered(self) -> bool:
-        """Whether all zero points are in the middle of the codes, as far as is known before they are read."""
+        """Check whether all zero points are 2**(bits - 1); false where that is not known before they are read."""
 
     @property
     def scale_name(self) -> str:
-        """The tensor of scales: never rounded to another type."""
+        """Return the name of the tensor of scales, which is never converted to another type."""
 
     @property
     def packed_names(self) -> tuple[str, ...]:
-        """The tensors that packed codes take the place of: codes and scales."""
+        """Return the names of the tensors that packed codes replace: codes and scales."""
 
     @property
     def expands_fast(self) -> bool:
-        """As that of `Codes`."""
+        """Return `Codes.expands_fast` of the decoded codes."""
 
     def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and type of each tensor by name, in their order in a file.
+        """Return the shape and type of each tensor by name, in the order of a file.
 
         Raises:
-            ValueError: no such weight can be stored; the message says why.
+            ValueError: the format cannot store such a weight; the message says why.
         """
 
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
-        """The codes that these tensors hold."""
+        """Return the codes in these tensors, which are all of `tensors`."""
 
     def encode(self, codes: Codes) -> dict[str, LazyTensor]:
-        """The tensors of `packed_names`, exactly as they were before `codes` were packed from them."""
+        """Return the tensors of `packed_names`, exactly as they were before `codes` were packed."""
 
 
 def stored_bytes(stored: StoredTensors, names: Collection[str] | None = None) -> int:
-    """Return the bytes of the tensors that stand for a weight, or of those of these names; nothing is allocated.
+    """Return the bytes of the tensors that store a weight, or of those with these names; allocate nothing.
 
     Raises:
-        ValueError: no such weight can be stored; the message says why.
+        ValueError: the format cannot store such a weight; the message says why.
     """
     tensors = stored.tensors()
     return sum(
@@ -142,16 +154,16 @@ def stored_bytes(stored: StoredTensors, names: Collection[str] | None = None) ->
 
 
 class Kernel(ABC):
-    """One way to multiply with codes: which it takes, and the form in which it takes them."""
+    """One way to multiply with codes: which weights it supports, and how it packs them."""
 
     @abstractmethod
     def takes(self, weight: Codes | StoredTensors, device: torch.device) -> bool:
-        """Whether it is there on a device, and faster for such a weight than expanding it; looks at shapes alone."""
+        """Check whether it runs on a device and is faster for such a weight than dequantizing; from shapes alone."""
 
     @abstractmethod
     def pack(self, codes: Codes) -> Codes | None:
-        """The same weight in its form, whose `multiply` is the kernel; None where the values do not allow it."""
+        """Return the same weight packed for this kernel, which is its `multiply`; None where the values forbid it."""
 
     @abstractmethod
     def packed_bytes(self, stored: StoredTensors, device: torch.device) -> int:
-        """Bytes of what its form keeps in the place of `stored.packed_names`; nothing is allocated."""
+        """Return the bytes of the packed tensors that replace `stored.packed_names`; allocate nothing."""

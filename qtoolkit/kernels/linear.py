@@ -1,4 +1,4 @@
-"""A linear layer that keeps integer codes instead of its weight, and computes from them."""
+"""A linear layer that holds integer codes instead of its weight, and computes from them."""
 
 import copy
 import threading
@@ -14,35 +14,35 @@ from qtoolkit.kernels.codes import Codes, StoredTensors
 from qtoolkit.kernels.select import pack
 from qtoolkit.tensor.lazy import LazyState, LazyTensor
 
-# Held while a layer's tensors are swapped for others, and while more than one of them is read.
+# Held while a layer's tensors are replaced, and while more than one of them is read.
 _CHANGING = threading.Lock()
 
 
 class QuantizedLinear(nn.Module):
-    """y = x W^T + bias, where W[out_features, in_features] is kept as the tensors that stand for it in a file.
+    """Compute y = x W^T + bias, where W[out_features, in_features] is held as the tensors that store it in a file.
 
-    Its buffers are those tensors, and `bias` [out_features] or None. A copy of W is never kept: codes become numbers
+    The buffers are those tensors, and `bias` [out_features] or None. W itself is never in memory: codes are dequantized
     block by block while they are multiplied with.
 
-    `prepare` brings codes and scales into the form in which a kernel takes them (`qtoolkit.kernels.select`). Those of
-    a file are None from then on, where others take their place, and its state, which is exactly what was loaded, is
-    made each time that it is asked for. The 4-bit kernels serve few tokens in 16 bits, and know scales in bfloat16
-    alone: outputs are 0.23 % from exact ones (8 bits, by two products: 0.29 %), where rounding them to bfloat16 makes
-    0.17 %. Everything else multiplies with the exact weight.
+    `prepare` packs codes and scales for a kernel (`qtoolkit.kernels.select`). The buffers that packed ones replace are
+    None from then on; the state dict still has them exactly as they were loaded, and computes them at each call. The
+    4-bit kernels are used for few tokens in 16 bits, and support bfloat16 scales only: outputs deviate by 0.23 % from
+    exact ones (8 bits, by two products: 0.29 %), where rounding outputs to bfloat16 alone makes 0.17 %. Everything else
+    multiplies with the exact weight.
 
     x may have any floating type and y has the same; gradients flow to x. The layer itself is not trained. `.to(dtype)`,
-    `.half()` and the like convert the bias alone: codes are integers, and a scale rounded to bfloat16 would shift all
-    its weights by up to 0.4 %. Saving, copying and moving read the tensors and swap them whole, so that other threads
-    may go on multiplying.
+    `.half()` and the like convert the bias only: codes are integers, and a scale rounded to bfloat16 would shift all
+    its weights by up to 0.4 %. Saving, copying and moving read the tensors, or replace all of them at once, so that
+    other threads may multiply at the same time.
 
     Args:
-        stored: the tensors that stand for the weight, by their format.
-        bias: whether there is one.
+        stored: how the format stores the weight.
+        bias: whether there is a bias.
         dtype: type of the bias; torch's default type when None.
-        device: where the buffers are made, with unset content; "meta" makes a skeleton.
+        device: where the buffers are created, with unset values; "meta" allocates nothing.
 
     Raises:
-        ValueError: a weight that the format cannot store; the message says why.
+        ValueError: the format cannot store such a weight; the message says why.
     """
 
     bias: torch.Tensor | None
@@ -57,19 +57,20 @@ class QuantizedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.stored = stored
-        self.in_features, self.out_features = stored.in_features, stored.out_features
+        self.in_features = stored.in_features
+        self.out_features = stored.out_features
         for name, (shape, buffer_dtype) in stored.tensors().items():
             self.register_buffer(name, torch.empty(shape, dtype=buffer_dtype, device=device))
         self.register_buffer("bias", torch.empty(self.out_features, dtype=dtype, device=device) if bias else None)
         self._prepared = False
-        # A product reads it once, and what it reads never changes.
+        # A product reads this attribute once, and the codes themselves never change.
         self._packed: Codes | None = None
 
     def prepare(self) -> Self:
-        """Bring the weight into the form in which it computes fastest, here and on every device it is moved to.
+        """Pack the weight for the fastest kernel, on this device and on every device that it is moved to.
 
-        To be called when the layer has its values. Not for layers that are kept elsewhere and brought here for each
-        use, as accelerate does: the form would be made anew each time.
+        Call it when the buffers have their values; on meta buffers it does nothing. Not for layers that are offloaded
+        and moved to the device for each use, as accelerate does: they would be packed each time.
         """
         if not any(buffer.is_meta for buffer in self.buffers()):
             self._prepared = True
@@ -77,13 +78,13 @@ class QuantizedLinear(nn.Module):
         return self
 
     def dequantize(self) -> torch.Tensor:
-        """Return the weight that the tensors stand for, exactly: float32 [out_features, in_features]."""
+        """Return the exact weight, float32 [out_features, in_features]."""
         codes = self._codes()
         columns = torch.cat([codes.expanded(part, torch.float32) for part in output_blocks(codes)], dim=1)
         return (columns if codes.order is None else columns[codes.order.argsort()]).T.contiguous()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x[..., in_features] -> [..., out_features] in x.dtype, or in autocast's type where that is on."""
+        """Compute x[..., in_features] -> [..., out_features] in x.dtype, or in autocast's type where that is on."""
         device = x.device.type
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -103,12 +104,12 @@ class QuantizedLinear(nn.Module):
         return y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
-        """Shape and format, for `print(model)`."""
+        """Return the shape and format, for `print(model)`."""
         has_bias = self.bias is not None
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={has_bias}, {self.stored}"
 
     def _codes(self, *, prepare: bool = False) -> Codes:
-        """Return the weight as it is at this moment; with `prepare`, packed where that is wanted and possible."""
+        """Return the current codes; with `prepare`, pack them first if `prepare()` was called and a kernel exists."""
         packed = self._packed
         if packed is None and prepare and self._prepared:
             packed = self._pack()
@@ -118,27 +119,28 @@ class QuantizedLinear(nn.Module):
             return self._decoded() if self._packed is None else self._packed
 
     def _decoded(self) -> Codes:
-        """Return the weight where it is not packed."""
+        """Return the codes of the stored tensors, which are in the buffers as long as nothing is packed."""
         tensors = {name: self._buffers[name] for name in self.stored.tensors()}
         return self.stored.decode({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
     def _pack(self) -> Codes | None:
-        """Into the faster form, where there is one; gives it."""
+        """Pack the codes for a kernel, unless they are packed; return them, or None where no kernel supports them."""
         with _CHANGING:
-            # Another thread may have been here while this one waited.
+            # Another thread may have packed them while this one waited.
             if self._packed is None:
                 self._packed = packed = pack(self._decoded())
                 own = {} if packed is None else packed.buffers()
                 if own:
-                    # Another dict, not this one changed: another thread may be going through it.
+                    # A new dict: another thread may be iterating over the old one.
                     self._buffers = {**self._buffers, **dict.fromkeys(self.stored.packed_names), **own}
                     self._non_persistent_buffers_set = {*self._non_persistent_buffers_set, *own}
             return self._packed
 
     def _stored_buffers(self) -> dict[str, torch.Tensor | LazyTensor | None]:
-        """All buffers as a file has them; what has to be made for it is made when it is read."""
+        """Return all buffers as a file stores them; those that packed ones replaced are computed when they are read."""
         with _CHANGING:
-            packed, buffers = self._packed, dict[str, torch.Tensor | LazyTensor | None](self._buffers)
+            packed = self._packed
+            buffers: dict[str, torch.Tensor | LazyTensor | None] = {**self._buffers}
         own = {} if packed is None else packed.buffers()
         if packed is None or not own:
             return buffers
@@ -147,13 +149,14 @@ class QuantizedLinear(nn.Module):
         return buffers | self.stored.encode(packed)
 
     def _take(self, other: Self) -> None:
-        """Swap the tensors for those of another such layer."""
+        """Replace all tensors by those of another such layer."""
         with _CHANGING:
-            self._buffers, self._packed = other._buffers, other._packed
+            self._buffers = other._buffers
+            self._packed = other._packed
             self._non_persistent_buffers_set = other._non_persistent_buffers_set
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        # Called for every tensor by `.to`, `.half`, `.cuda` and the like. Packed forms differ by device.
+        # torch calls it for `.to`, `.half`, `.cuda` and the like. How codes are packed depends on the device.
         moved = copy.copy(self)
         scale = moved._buffers[self.stored.scale_name]  # noqa: SLF001
 
@@ -183,31 +186,31 @@ class QuantizedLinear(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # For copies and pickles: another machine may have other kernels.
         buffers = self._stored_buffers()
-        made = {name: tensor[...] if isinstance(tensor, LazyTensor) else tensor for name, tensor in buffers.items()}
-        kept = {name for name in self._non_persistent_buffers_set if name in made}
-        return {**self.__dict__, "_buffers": made, "_packed": None, "_non_persistent_buffers_set": kept}
+        stored = {name: tensor[...] if isinstance(tensor, LazyTensor) else tensor for name, tensor in buffers.items()}
+        not_saved = self._non_persistent_buffers_set & stored.keys()
+        return {**self.__dict__, "_buffers": stored, "_packed": None, "_non_persistent_buffers_set": not_saved}
 
 
 class _Product(torch.autograd.Function):
-    """x[tokens, in] -> x W^T [tokens, out]; gradients go to x alone, and nothing but the codes is kept for them."""
+    """Compute x[tokens, in] -> x W^T [tokens, out]; gradients flow to x only, and only the codes are saved for them."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, codes: Codes) -> torch.Tensor:
-        """See the class."""
+        """Multiply, and save the codes for `backward`."""
         ctx.codes = codes
         return _multiply(x, codes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """grad[tokens, out] -> grad W [tokens, in]."""
+        """Compute grad[tokens, out] -> grad W [tokens, in]."""
         codes: Codes = ctx.codes
         total = multiply_transposed(grad, codes, compute_dtype(grad))
         return total if codes.order is None else total[:, codes.order.argsort()], None
 
 
 def _multiply(x: torch.Tensor, codes: Codes) -> torch.Tensor:
-    """x[tokens, in] -> x W^T [tokens, out] in x.dtype."""
+    """Compute x[tokens, in] -> x W^T [tokens, out] in x.dtype."""
     inputs = x if codes.order is None else x.index_select(1, codes.order)
     y = codes.multiply(inputs)
     return multiply_blocks(inputs, codes, compute_dtype(inputs)) if y is None else y

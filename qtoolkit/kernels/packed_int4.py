@@ -1,4 +1,4 @@
-"""Codes in planes of 4 bits: the layout of torch's 4-bit kernels, or one that expands fast."""
+"""Codes in planes of 4 bits: in the layout of torch's 4-bit kernels, or in one that is dequantized fast."""
 
 from collections.abc import Mapping
 from math import prod
@@ -9,49 +9,52 @@ from qtoolkit.kernels.blockwise import output_blocks
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
 from qtoolkit.kernels.tinygemm import Layout, layout_for, multiply, pairs_of
 
-# Tokens up to which a kernel is faster than expanding the weight, one for each plane of codes: measured on layers of
+# Tokens, divided by the planes of codes, up to which a kernel is faster than dequantizing: measured on layers of
 # 2048 x 2048 and 576 x 1536.
 _FEW_TOKENS = 64
-# Outputs that lie together in the tiles of the CUDA kernel.
+# Outputs that are stored together in the tiles of the CUDA kernel.
 _TILE_OUTPUTS = 8
 
 
 class PackedInt4(Codes):
-    """Codes of 2, 3, 4 or 8 bits, in groups of equal size in their order, packed for one device.
+    """Codes of 2, 3, 4 or 8 bits in equal, ordered groups, packed for one device.
 
-    Where torch has a 4-bit kernel for the device, 2, 3 and 4 bits are one plane of 4-bit codes, and 8 bits are two,
-    the upper and the lower halves of the codes. Where it has none, the codes are kept so that they expand fast: 4 bits
-    as such a plane, 8 bits as bytes.
+    Where torch has a 4-bit kernel for the device, 2, 3 and 4 bits are one plane of 4-bit codes, and 8 bits are two, the
+    upper and the lower halves of the codes. Where it has none, the codes are stored so that they are dequantized fast:
+    4 bits as such a plane, 8 bits as bytes.
 
-    The kernels' scales are rounded to bfloat16. The exact ones are kept beside them, those in float16 as the distance
-    from the rounded ones, which takes one byte and not two.
+    The kernels' scales are rounded to bfloat16. The exact ones are stored with them; if they are float16, as their
+    difference from the rounded ones, in one byte instead of two.
 
     Args:
-        source: sorted codes with finite scales. Its zero points are kept, its codes and scales are not.
+        source: sorted codes with finite scales. Only its zero points stay referenced.
         layout: of `tinygemm.layout_for`.
     """
 
     expands_fast = True
 
     def __init__(self, source: Codes, layout: Layout) -> None:
-        self.bits, self.inputs_per_scale, self.device = source.bits, source.inputs_per_scale, source.device
-        self.in_features, self.out_features, self.order = source.in_features, source.out_features, source.order
-        self._layout, self.block = layout, layout.block or _TILE_OUTPUTS
-        whole = slice(0, self.out_features)
-        scale, zero_point = source.scale(whole), source.zero_points(whole)
-        self._common = common = _common(zero_point)
+        self.describe_as(source)
+        self.order = source.order
+        self._layout = layout
+        self.block = layout.block or _TILE_OUTPUTS
+        all_outputs = slice(0, self.out_features)
+        scale = source.scale(all_outputs)
+        zero_point = source.zero_points(all_outputs)
+        common = _common(zero_point)
+        if common is not None:
+            self.zero_points = lambda outputs: common
         self.centered = source.centered and common == 2 ** (source.bits - 1)
-        self.zero_points = source.zero_points if common is None else lambda outputs: common
         pieces = [self._pack(source.codes(part)) for part in output_blocks(source)]
         self._planes = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
         self._pairs: tuple[torch.Tensor, ...] = ()
         self._exact = scale
         if layout.group_size is None:
             return
-        every = scale.expand(-1, self.out_features)
+        expanded = scale.expand(-1, self.out_features)
         repeats = self.in_features // len(scale) // layout.group_size
-        self._pairs = tuple(pairs_of(*numbers, repeats) for numbers in self._numbers(every, zero_point))
-        if scale.dtype == torch.float16 and scale.shape == every.shape:
+        self._pairs = tuple(pairs_of(*numbers, repeats) for numbers in self._numbers(expanded, zero_point))
+        if scale.dtype == torch.float16 and scale.shape == expanded.shape:
             self._exact = (_bits_of(scale) - _bits_of(scale.bfloat16().half())).to(torch.int8)
 
     def codes(self, outputs: slice) -> torch.Tensor:
@@ -72,14 +75,14 @@ class PackedInt4(Codes):
         exact = self._exact if self._exact.shape[1] == 1 else self._exact[:, outputs]
         if exact.dtype != torch.int8:
             return exact
-        # Of 8 bits, the lower plane has the scales as they are.
-        near = self._pairs[-1][:, outputs, 0].view(torch.bfloat16)
-        # One of the parts that a group was cut into is enough.
-        near = near[:: len(near) // len(exact)].half()
-        return (_bits_of(near) + exact).view(torch.float16)
+        # With 8 bits, the lower plane has the scales, and the upper one 16 times these.
+        rounded = self._pairs[-1][:, outputs, 0].view(torch.bfloat16)
+        # The kernel's groups may be parts of ours, and repeat their scales.
+        rounded = rounded[:: len(rounded) // len(exact)].half()
+        return (_bits_of(rounded) + exact).view(torch.float16)
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
-        """See `Codes`: few tokens in 16 bits."""
+        """See `Codes`: for few tokens in 16 bits."""
         size = self._layout.group_size
         if size is None or not 0 < len(x) <= _FEW_TOKENS // len(self._planes):
             return None
@@ -98,6 +101,7 @@ class PackedInt4(Codes):
         return named if self.order is None else named | {"order": self.order}
 
     def _pack(self, codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the planes of codes uint8 [in, outputs]."""
         if self.bits < 8:
             return (self._layout.pack(codes + _shift(self.bits)),)
         if self._layout.group_size is not None:
@@ -109,7 +113,7 @@ class PackedInt4(Codes):
     def _numbers(
         self, scale: torch.Tensor, zero_point: torch.Tensor | int
     ) -> tuple[tuple[torch.Tensor, torch.Tensor | None], ...]:
-        """Scale and offset of each plane: W = (code - 8) * scale + offset, summed over the planes."""
+        """Return scale and offset of each plane: W is the sum of (code - 8) * scale + offset over the planes."""
         scale = scale.float()
         if self.bits == 8:
             # code - z = 16 * (upper - 8) + (lower - 8) + 136 - z
@@ -118,44 +122,52 @@ class PackedInt4(Codes):
 
 
 class PackedInt4Kernel(Kernel):
-    """torch's 4-bit kernels; where there is none, a layout that expands faster than 32-bit words."""
+    """Multiply by torch's 4-bit kernels; without one, pack codes so that they are dequantized faster."""
 
     def takes(self, weight: Codes | StoredTensors, device: torch.device) -> bool:
         """See `Kernel`."""
         return _layout_of(weight, device) is not None
 
     def pack(self, codes: Codes) -> Codes | None:
-        """See `Kernel`: finite scales, and groups that can be brought into their order."""
-        layout, in_order = _layout_of(codes, codes.device), codes.sorted()
+        """See `Kernel`: None for scales that are not finite, or groups of different sizes."""
+        layout = _layout_of(codes, codes.device)
+        in_order = codes.sorted()
         finite = bool(codes.scale(slice(0, codes.out_features)).isfinite().all())
         return None if layout is None or in_order is None or not finite else PackedInt4(in_order, layout)
 
     def packed_bytes(self, stored: StoredTensors, device: torch.device) -> int:
-        """See `Kernel`: 2 and 3 bits take the room of 4."""
+        """See `Kernel`: 2 and 3 bits take as much memory as 4."""
         layout = _layout_of(stored, device)
         shape, dtype = stored.tensors()[stored.scale_name]
-        scales, weights = prod(shape), stored.in_features * stored.out_features
+        scales = prod(shape)
+        weights = stored.in_features * stored.out_features
         if layout is None or layout.group_size is None:
             return weights * stored.bits // 8 + scales * dtype.itemsize
         pairs = stored.in_features // layout.group_size * stored.out_features
         each = 6 if stored.bits == 8 else 2 if stored.centered else 4
-        near = dtype == torch.float16 and scales == stored.in_features // stored.inputs_per_scale * stored.out_features
-        return weights * (2 if stored.bits == 8 else 1) // 2 + each * pairs + scales * (1 if near else dtype.itemsize)
+        is_difference = (
+            dtype == torch.float16 and scales == stored.in_features // stored.inputs_per_scale * stored.out_features
+        )
+        return (
+            weights * (2 if stored.bits == 8 else 1) // 2
+            + each * pairs
+            + scales * (1 if is_difference else dtype.itemsize)
+        )
 
 
 def _layout_of(weight: Codes | StoredTensors, device: torch.device) -> Layout | None:
-    """Return the layout of its planes on a device; None where it is best left as it is stored."""
+    """Return the layout of a weight's planes on a device; None where packing would not help."""
     if weight.bits not in (2, 3, 4, 8) or (weight.bits == 8 and weight.expands_fast):
-        # Two planes would win little, and take the room of more scales.
+        # Two planes would gain little speed, and take memory for more scales.
         return None
     layout = layout_for(weight.in_features, weight.out_features, weight.inputs_per_scale, device)
-    # Without a kernel to win by it, 2 and 3 bits shall not take the room of 4.
-    stays = weight.bits < 4 or weight.expands_fast
-    return None if layout is not None and layout.group_size is None and stays else layout
+    # Without a kernel, packing 2 and 3 bits as 4 would cost memory for no speed.
+    needs_kernel = weight.bits < 4 or weight.expands_fast
+    return None if layout is not None and layout.group_size is None and needs_kernel else layout
 
 
 def _common(zero_point: torch.Tensor | int) -> int | None:
-    """Return the one zero point of all groups; None when they differ."""
+    """Return the zero point that all groups share; None where they differ."""
     if isinstance(zero_point, int):
         return zero_point
     first = int(zero_point[0, 0])
@@ -163,18 +175,18 @@ def _common(zero_point: torch.Tensor | int) -> int | None:
 
 
 def _offset(middle: int, zero_point: torch.Tensor | int, scale: torch.Tensor) -> torch.Tensor:
-    """(middle - zero_point) * scale, of the shape of the scales."""
+    """Return (middle - zero_point) * scale, of the shape of the scales."""
     zero = zero_point if isinstance(zero_point, int) else zero_point.float()
     return (middle - zero) * scale
 
 
 def _shift(bits: int) -> int:
-    """What is added to codes of fewer bits, so that a zero point in the middle is that of 4 bits."""
+    """Return what is added to 2- and 3-bit codes, so that a zero point in their middle becomes 8, that of 4 bits."""
     return 8 - (1 << bits - 1) if bits < 4 else 0
 
 
 def _bits_of(scale: torch.Tensor) -> torch.Tensor:
-    """float16 as its bits, int16: the next number is the next integer."""
+    """Return float16 numbers as their bits, int16: consecutive numbers are consecutive integers."""
     return scale.contiguous().view(torch.int16)
 
 

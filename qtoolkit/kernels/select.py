@@ -1,4 +1,4 @@
-"""Which kernel multiplies with which codes: the one place that chooses."""
+"""Choose the kernel for a weight: the only place that knows all kernels."""
 
 from functools import cache
 from importlib.metadata import EntryPoint
@@ -10,12 +10,12 @@ from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors, stored_bytes
 from qtoolkit.optional import brought
 
 ENTRY_POINT_GROUP = "qtoolkit.kernels"
-# The first that takes a weight; those that other packages bring come before.
+# The first that supports a weight is used; kernels of other packages come before these.
 _OWN: tuple[Kernel, ...] = (int8_rows.KERNEL, packed_int4.KERNEL)
 
 
 def pack(codes: Codes) -> Codes | None:
-    """The same weight in the form in which it is multiplied with fastest on its device; None where that is its own.
+    """Pack a weight for the fastest kernel on its device; return None where no kernel supports it.
 
     Another package brings a kernel with an entry point of the group `qtoolkit.kernels`:
     `name = "package.module:KERNEL"`.
@@ -27,25 +27,26 @@ def pack(codes: Codes) -> Codes | None:
 
 
 def memory_bytes(stored: StoredTensors, *, device: str, reordered: bool = False) -> int:
-    """Bytes in memory of a weight once it is packed for a device; nothing is allocated.
+    """Return the bytes of a weight in memory once it is packed for a device; allocate nothing.
 
     Args:
         stored: how a file stores it.
-        device: where it lives.
-        reordered: whether inputs of a group do not stand side by side.
+        device: "cpu" or "cuda:0".
+        reordered: whether the inputs of a group are not neighbours (`desc_act`).
 
     Raises:
-        ValueError: no such weight can be stored; the message says why.
+        ValueError: the format cannot store such a weight; the message says why.
     """
-    where = torch.device(device)
-    kernel = _kernel_for(stored, where)
+    target = torch.device(device)
+    kernel = _kernel_for(stored, target)
     if kernel is None:
         return stored_bytes(stored)
-    kept = stored_bytes(stored) - stored_bytes(stored, stored.packed_names)
-    return kept + kernel.packed_bytes(stored, where) + 4 * stored.in_features * reordered
+    not_packed = stored_bytes(stored) - stored_bytes(stored, stored.packed_names)
+    return not_packed + kernel.packed_bytes(stored, target) + 4 * stored.in_features * reordered
 
 
 def _kernel_for(weight: Codes | StoredTensors, device: torch.device) -> Kernel | None:
+    """Return the first kernel that supports a weight on a device; None without one."""
     entries = (entry for entries in brought(ENTRY_POINT_GROUP).values() for entry in entries)
     kernels = (*map(_loaded, entries), *_OWN)
     return next((kernel for kernel in kernels if kernel.takes(weight, device)), None)
@@ -53,6 +54,7 @@ def _kernel_for(weight: Codes | StoredTensors, device: torch.device) -> Kernel |
 
 @cache
 def _loaded(entry: EntryPoint) -> Kernel:
+    """Import the kernel that an entry point names."""
     kernel = entry.load()
     assert isinstance(kernel, Kernel)
     return kernel

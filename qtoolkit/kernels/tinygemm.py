@@ -1,8 +1,8 @@
-"""4-bit codes in the layouts of torch's own kernels, which multiply few rows as fast as the codes can be read.
+"""4-bit codes in the layouts of torch's kernels, which multiply few tokens as fast as the codes can be read.
 
 Kernels: `aten::_weight_int4pack_mm_for_cpu` (AVX512 and AVX2) and `aten::_weight_int4pack_mm` (CUDA from compute
-capability 8.0), both y = x W^T in bfloat16 with W = (code - 8) * scale + offset. torch keeps the layouts to itself and
-may change them; so ours is compared with what torch makes, once a process, and not used where it differs.
+capability 8.0), both y = x W^T in bfloat16 with W = (code - 8) * scale + offset. The layouts are private to torch and
+may change; so ours is compared with torch's once a process, and not used where it differs.
 """
 
 from functools import cache
@@ -10,28 +10,28 @@ from typing import NamedTuple
 
 import torch
 
-# Outputs that lie together in the layouts of AVX512 and AVX2, and where no kernel asks for a layout.
+# Outputs that are stored together in the layouts for AVX512 and AVX2, and in ours where no kernel needs a layout.
 _CPU_BLOCKS = (64, 32)
 _PLAIN_BLOCK = 64
 # Inputs that may share a scale in the kernels.
 _GROUP_SIZES = (256, 128, 64, 32)
-# One bit pattern for each half of a byte.
+# The mask of the low half of each byte.
 _LOW_HALVES = 0x0F0F0F0F0F0F0F0F
 
 
 class Layout(NamedTuple):
-    """How 4-bit codes of a weight W[out, in] lie in memory.
+    """How 4-bit codes of a weight W[out, in] are stored in memory.
 
     Attributes:
-        block: outputs that lie together; 0 for the tiles of the CUDA kernel.
-        group_size: inputs that share a scale in the kernel's product; None where no kernel takes the weight.
+        block: outputs that are stored together; 0 for the tiles of the CUDA kernel.
+        group_size: inputs that share a scale in the kernel; None where no kernel supports the weight.
     """
 
     block: int
     group_size: int | None
 
     def pack(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes uint8 [in, out], each below 16, whole blocks of outputs: half a byte each, first dimension of out."""
+        """Pack codes uint8 [in, out], each below 16, whole blocks of outputs, into half a byte each, outputs first."""
         return _pack_halves(codes, self.block) if self.block else _pack_tiles(codes)
 
     def unpack(self, packed: torch.Tensor, in_features: int, columns: slice) -> torch.Tensor:
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 
 
 def layout_for(in_features: int, out_features: int, group_size: int, device: torch.device) -> Layout | None:
-    """Return the layout for a weight of this shape with equal groups of this size; None when no layout fits it."""
+    """Return the layout for a weight of this shape with equal groups of this size; None where no layout fits."""
     if in_features % group_size:
         return None
     size = next((size for size in _GROUP_SIZES if group_size % size == 0), None)
@@ -57,16 +57,16 @@ def layout_for(in_features: int, out_features: int, group_size: int, device: tor
 
 
 def pairs_of(scale: torch.Tensor, offset: torch.Tensor | None, repeats: int) -> torch.Tensor:
-    """Scales and offsets as `multiply` takes them.
+    """Return scales and offsets as `multiply` takes them.
 
     Args:
         scale: [groups, out], any floating type.
-        offset: [groups, out]; None when there are none.
-        repeats: groups of the kernel in each of these.
+        offset: [groups, out]; None where all are 0.
+        repeats: groups of the kernel in each of these groups.
 
     Returns:
-        The pairs, bfloat16 [groups * repeats, out, 2], or without offsets the bits of the scales alone in bfloat16,
-        uint16 [groups * repeats, out, 1]: half the room.
+        The pairs, bfloat16 [groups * repeats, out, 2]; without offsets the bits of the bfloat16 scales alone, uint16
+        [groups * repeats, out, 1], in half the memory.
     """
     parts = (scale,) if offset is None else (scale, offset)
     pairs = torch.stack([part.bfloat16() for part in parts], dim=-1).repeat_interleave(repeats, dim=0)
@@ -74,10 +74,10 @@ def pairs_of(scale: torch.Tensor, offset: torch.Tensor | None, repeats: int) -> 
 
 
 def multiply(x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor, group_size: int) -> torch.Tensor:
-    """x[tokens, in] -> x W^T [tokens, out], both bfloat16, with W = (code - 8) * scale + offset.
+    """Compute x[tokens, in] -> x W^T [tokens, out], both bfloat16, with W = (code - 8) * scale + offset.
 
-    The kernels know scales and offsets in bfloat16 alone, which is up to 0.2 % off, and 0.1 % on average: the outputs
-    are off by as much as by being rounded to bfloat16 themselves.
+    The kernels support bfloat16 scales and offsets only, an error of up to 0.2 % and 0.1 % on average: about as much as
+    rounding the outputs to bfloat16 adds.
 
     Args:
         x: inputs.
@@ -94,17 +94,18 @@ def multiply(x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor, group_s
 
 @cache
 def cpu_block() -> int | None:
-    """How many outputs lie together in the CPU kernel's layout; None when torch has no fast kernel for this CPU."""
-    # [in, out]: two blocks, and no two columns alike.
+    """Return how many outputs the CPU kernel's layout stores together; None where torch has no fast kernel here."""
+    # [in, out]: two blocks, all columns different.
     codes = (torch.arange(32)[:, None] * 5 + torch.arange(128) * 3 + torch.arange(128) // 16).remainder(16).byte()
     theirs = torch._convert_weight_to_int4pack_for_cpu(codes.T.int().contiguous(), 1)  # noqa: SLF001
     return next((block for block in _CPU_BLOCKS if torch.equal(_pack_halves(codes, block), theirs)), None)
 
 
 def _pack_halves(codes: torch.Tensor, block: int) -> torch.Tensor:
-    """Codes [in, out] as uint8 [out, in / 2]: by blocks of outputs, and in these by inputs.
+    """Pack codes [in, out] into uint8 [out, in / 2]: ordered by blocks of outputs, and within a block by inputs.
 
-    An input of a block takes block / 2 bytes: the first half of the outputs in their low bits, the other in their high.
+    An input of a block takes block / 2 bytes, with the block's first half of outputs in the low bits and the second
+    half in the high bits.
     """
     in_features, out_features = codes.shape
     # [in, out] -> [in, blocks, 2, block / 2]
@@ -115,7 +116,7 @@ def _pack_halves(codes: torch.Tensor, block: int) -> torch.Tensor:
 
 
 def _unpack_halves(packed: torch.Tensor, block: int, columns: slice) -> torch.Tensor:
-    """Return the codes of `_pack_halves`, uint8 [in, outputs]; eight bytes at a time, twice as fast as one by one."""
+    """Return the codes of `_pack_halves`, uint8 [in, outputs]; eight bytes at a time is twice as fast as one."""
     rows = packed[columns]
     # [outputs, in / 2] -> [blocks, in, block / 16] words of 8 bytes -> [in, blocks, block / 16]
     words = rows.view(torch.int64).view(len(rows) // block, -1, block // 16).transpose(0, 1)
@@ -127,8 +128,8 @@ def _unpack_halves(packed: torch.Tensor, block: int, columns: slice) -> torch.Te
 
 
 def _pack_tiles(codes: torch.Tensor) -> torch.Tensor:
-    """Codes [in, out] as int32 [out / 8, in / (16 * tiles), 32, tiles / 2]."""
-    # Two neighbouring inputs in a byte, the first in the high bits. [in, out] -> [out, in / 2]
+    """Pack codes [in, out] into int32 [out / 8, in / (16 * tiles), 32, tiles / 2]."""
+    # Two neighbouring inputs share a byte, the first in the high bits. [in, out] -> [out, in / 2]
     pairs = (codes[0::2] << 4 | codes[1::2]).T.contiguous()
     tiles = next(count for count in (8, 4, 2) if len(codes) % (16 * count) == 0)
     return torch._convert_weight_to_int4pack(pairs, tiles)  # noqa: SLF001
@@ -137,8 +138,8 @@ def _pack_tiles(codes: torch.Tensor) -> torch.Tensor:
 def _unpack_tiles(packed: torch.Tensor, in_features: int, columns: slice) -> torch.Tensor:
     """Return the codes of some outputs of `_pack_tiles`, uint8 [in, outputs].
 
-    Thread t of 32 has output t // 4 of 8, and of each pair of tiles the inputs i = t % 4 * 2 + (0, 8, 16, 24) in its
-    lower four halves of bytes, i + 1 in its upper four (the fragments of mma.m16n8k16; torch's int4mm.cu).
+    Thread t of 32 holds output t // 4 of 8, and of each pair of tiles the inputs i = t % 4 * 2 + (0, 8, 16, 24) in its
+    lower four half bytes, i + 1 in its upper four (the fragments of mma.m16n8k16; torch's int4mm.cu).
     """
     words = packed[columns.start // 8 : columns.stop // 8]
     shifts = torch.arange(0, 32, 4, device=packed.device, dtype=torch.int32)
@@ -152,9 +153,9 @@ def _unpack_tiles(packed: torch.Tensor, in_features: int, columns: slice) -> tor
 
 @cache
 def _cuda_works(device: torch.device) -> bool:
-    """Whether the CUDA kernel is there, and its layout is the one we know: by a small weight, there and back.
+    """Check with a small weight whether the CUDA kernel exists and has the layout that is known here.
 
-    Without CUDA only plans for another machine ask: it is taken to have the kernel.
+    Without CUDA, only plans for another machine ask; that machine is assumed to have the kernel.
     """
     if not torch.cuda.is_available():
         return True

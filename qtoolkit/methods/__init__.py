@@ -1,20 +1,19 @@
-"""Methods by name: the files of this folder and the entry-point group `qtoolkit.methods`.
+"""Methods by name: those of this package and those of the entry-point group `qtoolkit.methods`.
 
-Nothing is imported until it is named.
+The module of a method is imported when the method is named.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
 from qtoolkit.formats import Layer, Reader, format_of, packages_of_format, register_formats
-from qtoolkit.methods._config import MethodConfig, as_call
-from qtoolkit.methods._linear import LinearLayers, LinearMethod
-from qtoolkit.methods._method import Method, Offer, Outcome
-from qtoolkit.methods._rules import MixedConfig, check_rules, rules_of
+from qtoolkit.methods.config import MethodConfig, as_call
+from qtoolkit.methods.method import Method, Offer, Outcome
+from qtoolkit.methods.mixed_precision import MixedConfig, check_rules, rules_of
+from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
 from qtoolkit.optional import brought, package_of
 from qtoolkit.records import OnProgress
 from qtoolkit.requests import option
@@ -47,6 +46,18 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "qtoolkit.methods"
+# The methods of this package, in the form in which other packages bring theirs.
+_OWN = {
+    name: EntryPoint(name, f"qtoolkit.methods.{value}", ENTRY_POINT_GROUP)
+    for name, value in {
+        "absmax": "affine:ABSMAX",
+        "fp4": "bitsandbytes:FP4_METHOD",
+        "gptq": "gptq:METHOD",
+        "int8": "bitsandbytes:INT8_METHOD",
+        "nf4": "bitsandbytes:NF4_METHOD",
+        "zero_point": "affine:ZERO_POINT",
+    }.items()
+}
 
 
 def available_methods() -> tuple[str, ...]:
@@ -54,7 +65,7 @@ def available_methods() -> tuple[str, ...]:
 
     A package brings one with an entry point of the group `qtoolkit.methods`: `name = "package.module:METHOD"`.
     """
-    return tuple(sorted({*_own_methods(), *brought(ENTRY_POINT_GROUP)}))
+    return tuple(sorted({*_OWN, *brought(ENTRY_POINT_GROUP)}))
 
 
 def get_method(name: str) -> Method:
@@ -65,33 +76,30 @@ def get_method(name: str) -> Method:
     """
     key = name.replace("-", "_").lower()
     others = brought(ENTRY_POINT_GROUP).get(key, [])
-    if others and (key in _own_methods() or len(others) > 1):
+    entries = [*others, *([_OWN[key]] if key in _OWN else [])]
+    if not entries:
+        raise UnknownMethodError(f"no method {name!r}: the methods are {', '.join(available_methods())}")
+    if len(entries) > 1:
         packages = ", ".join(map(package_of, others))
         raise UnknownMethodError(f"method {key!r} is brought more than once: uninstall one of {packages}")
-    if key in _own_methods():
-        method = importlib.import_module(f"qtoolkit.methods.{key}").METHOD
-    elif others:
-        method = others[0].load()
-    else:
-        raise UnknownMethodError(f"no method {name!r}: the methods are {', '.join(available_methods())}")
+    method = entries[0].load()
     assert isinstance(method, Method)
     return method
 
 
 def offered(*, calibrated: bool = True) -> list[tuple[Offer, MethodConfig]]:
-    """Return what methods offer, and the config of each, from the least loss to the most.
+    """Return the offers of all methods with the config of each, from the least loss of quality to the most.
 
     Args:
         calibrated: also the offers of methods that calibrate, and so keep a journal.
     """
-    methods = [get_method(name) for name in available_methods()]
-    asked = [method for method in methods if calibrated or not method.resumes]
-    offers = [(offer, method.config_class.from_dict(offer.options)) for method in asked for offer in method.offers]
+    methods = [method for method in map(get_method, available_methods()) if calibrated or not method.resumes]
+    offers = [(offer, method.config_class.from_dict(offer.options)) for method in methods for offer in method.offers]
     return sorted(offers, key=lambda pair: pair[0].perplexity_ratio or 1.0)
 
 
 def packages_of_method(name: str) -> tuple[str, ...]:
-    """The packages beside qtoolkit that bring the method of this name, and its format, as pip knows them."""
+    """Return the packages other than qtoolkit that bring the method of this name and its format, as pip names them."""
     others = brought(ENTRY_POINT_GROUP).get(name, [])[:1]
     return tuple(dict.fromkeys((*map(package_of, others), *packages_of_format(config_class(name).format))))
 
@@ -102,23 +110,26 @@ def config_class(name: str) -> type[MethodConfig]:
 
 
 def find_config(name: str) -> type[MethodConfig] | None:
-    """Return the config class of this name among the methods of this package: NF4 is the one of the file `nf4.py`."""
-    files = [file for file in _own_methods() if file.replace("_", "") == name.lower()]
-    found = config_class(files[0]) if files else None
-    return found if found is not None and found.__name__ == name else None
+    """Return the config class of this name, such as "NF4", among the methods of this package; None where none has it.
+
+    A config is called as its method, apart from case and underscores; only that method's module is imported.
+    """
+    own = next((key for key in _OWN if key.replace("_", "") == name.lower()), None)
+    config = config_class(own) if own else None
+    return config if config is not None and config.__name__ == name else None
 
 
 def config_of_checkpoint(values: Mapping[str, Any]) -> MethodConfig:
-    """Return the config that a checkpoint's `quantization_config` stands for; what it does not tell is as by default.
+    """Return the config that a checkpoint's `quantization_config` describes; other fields have their defaults.
 
     Raises:
-        CheckpointError, UnsupportedModelError: it cannot be, or nothing here reads such checkpoints.
+        CheckpointError, UnsupportedModelError: an impossible value, or a checkpoint that no format here reads.
     """
-    found = format_of(values)
-    if found is None:
+    stored_as = format_of(values)
+    if stored_as is None:
         kind = values.get("quant_method")
         raise UnsupportedModelError(f"no method here reads checkpoints of {kind!r}: load it with transformers")
-    name, options = found.method_of(values)
+    name, options = stored_as.method_of(values)
     return config_class(name).from_dict(options)
 
 
@@ -126,9 +137,9 @@ class ReadAs(NamedTuple):
     """How a quantized checkpoint is read.
 
     Attributes:
-        checkpoint: the checkpoint, with what its config tells wrongly put right, and noted.
+        checkpoint: the checkpoint, with wrong values of its config corrected, and a note for each.
         reader: what plans and loads it.
-        config: the config that it stands for.
+        config: the config that the checkpoint describes.
     """
 
     checkpoint: "Checkpoint"
@@ -137,16 +148,16 @@ class ReadAs(NamedTuple):
 
 
 def reader_of(checkpoint: "Checkpoint") -> ReadAs:
-    """Return what plans and loads a quantized checkpoint.
+    """Return what plans and loads a quantized checkpoint, and the config that the checkpoint describes.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
-        UnsupportedModelError: it was quantized by something that is none of our methods.
+        UnsupportedModelError: no format here reads it.
     """
-    stored = format_of(checkpoint.quantization)
-    if stored is not None:
-        checkpoint = stored.corrected(checkpoint)
-    reader = None if stored is None else stored.reader(checkpoint)
+    stored_as = format_of(checkpoint.quantization)
+    if stored_as is not None:
+        checkpoint = stored_as.corrected(checkpoint)
+    reader = None if stored_as is None else stored_as.reader(checkpoint)
     config = config_of_checkpoint(checkpoint.quantization or {})
     if reader is None:
         return ReadAs(checkpoint, get_method(config.method), config)
@@ -157,12 +168,15 @@ def reader_of(checkpoint: "Checkpoint") -> ReadAs:
 
 
 def register() -> None:
-    """Let transformers read our checkpoints; once is enough, more does no harm."""
+    """Let transformers read the checkpoints of all formats; calling it again changes nothing."""
     register_formats(_layers_of)
 
 
 def resolve_config(config: Any) -> MethodConfig:
-    """A config as one of ours: a config, a method's name, or transformers' `BitsAndBytesConfig`.
+    """Return a config as one of ours.
+
+    Args:
+        config: a config, a config class, a method's name, or transformers' `BitsAndBytesConfig`.
 
     Raises:
         ConfigError: anything else.
@@ -183,11 +197,8 @@ def resolve_config(config: Any) -> MethodConfig:
 
 
 def _layers_of(name: str, options: Mapping[str, Any]) -> LinearLayers:
+    """Return what builds the layers of a method, for formats whose files name the method and its options."""
     method = get_method(name)
     if not isinstance(method, LinearMethod):
         raise UnsupportedModelError(f"method {name!r} builds no layers of its own: its checkpoint is damaged")
     return LinearLayers(method, method.config_class.from_dict(options))
-
-
-def _own_methods() -> tuple[str, ...]:
-    return tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))

@@ -4,9 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qtoolkit.models.apart import refuse_hub_cache, refuse_own_source
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.models.opening import open_checkpoint
+    from qtoolkit.models.output_checks import refuse_hub_cache, refuse_own_source
     from qtoolkit.models.provenance import identify
     from qtoolkit.models.tokenizer import find_tokenizer, load_tokenizer
 
@@ -16,8 +16,8 @@ _HOME_OF = {
     "identify": "provenance",
     "load_tokenizer": "tokenizer",
     "open_checkpoint": "opening",
-    "refuse_hub_cache": "apart",
-    "refuse_own_source": "apart",
+    "refuse_hub_cache": "output_checks",
+    "refuse_own_source": "output_checks",
 }
 __all__ = [
     "Checkpoint",

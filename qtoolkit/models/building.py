@@ -107,8 +107,8 @@ def check_complete(checkpoint: "Checkpoint", info: Mapping[str, Any]) -> tuple[s
         way = unnamed if holder else sound_copy(checkpoint.path)
         raise CheckpointError(f"{name} has no weights for {_first(missing)}: {way}")
     if info["mismatched_keys"]:
-        key, found, expected = min(info["mismatched_keys"], key=str)
-        raise CheckpointError(f"{name} has {key} as {list(found)}, but its config wants {list(expected)}")
+        key, stored, expected = min(info["mismatched_keys"], key=str)
+        raise CheckpointError(f"{name} has {key} as {list(stored)}, but its config wants {list(expected)}")
     return (f"weights that belong to nothing in the model are left out: {_first(surplus)}",) if surplus else ()
 
 

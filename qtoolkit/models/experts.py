@@ -65,9 +65,7 @@ class ExpertList(nn.ModuleList):
         downs: torch.Tensor = fused.down_proj  # type: ignore[assignment]  # [experts, hidden, intermediate]
         experts = []
         for gate_and_up, down in zip(gates_and_ups.detach(), downs.detach(), strict=True):
-            trained = gates_and_ups.requires_grad
-            gate, up = gate_and_up.chunk(2)
-            linears = (_linear(gate, trained), _linear(up, trained), _linear(down, trained))
+            linears = _linears(gate_and_up, down, trained=gates_and_ups.requires_grad)
             experts.append(Expert(*linears, fused.act_fn, names))  # type: ignore[arg-type]
         return cls(experts).train(fused.training)
 
@@ -173,9 +171,14 @@ def _one_expert(fused: nn.Module) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
     """Build the gate, up and down layer of one expert, without values."""
     tensors: tuple[torch.Tensor, torch.Tensor] = (fused.gate_up_proj, fused.down_proj)  # type: ignore[assignment]
     gate_and_up, down = (torch.empty(one.shape[1:], dtype=one.dtype, device="meta") for one in tensors)
-    gate, up = gate_and_up.chunk(2)
     with NoValues():
-        return _linear(gate, False), _linear(up, False), _linear(down, False)
+        return _linears(gate_and_up, down, trained=False)
+
+
+def _linears(gate_and_up: torch.Tensor, down: torch.Tensor, *, trained: bool) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+    """Return the gate, up and down layer of one expert, whose weights are views of these tensors."""
+    gate, up = gate_and_up.chunk(2)
+    return _linear(gate, trained), _linear(up, trained), _linear(down, trained)
 
 
 def _literal(pattern: str) -> str:

@@ -1,4 +1,4 @@
-"""Codes of a quantized model whose config does not say so: they must not be taken for weights."""
+"""Refuse codes of a quantized model whose config does not say so, before they are loaded as if they were weights."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from qtoolkit.models.checkpoint import Checkpoint
 
-# How a tensor's name ends -> whose codes it belongs to. A scale beside codes tells more than the codes.
+# The end of a tensor's name -> the format of its codes. The name of a scale tells more than that of the codes.
 _ENDS = {
     ".quant_state.bitsandbytes__nf4": "bitsandbytes' NF4",
     ".quant_state.bitsandbytes__fp4": "bitsandbytes' FP4",
@@ -29,7 +29,7 @@ _ENDS = {
     "_blocks": "MXFP4",
     ".weight_scales": "EETQ",
 }
-# The same of a tensor beside "NAME.weight".
+# The end of the name of a tensor that is stored beside "NAME.weight" -> the format of that.
 _BESIDE = {
     ".tables": "HIGGS",
     ".biases": "MLX",
@@ -37,7 +37,8 @@ _BESIDE = {
     ".scales": "MLX",
     ".scale": "absmax or zero-point of qtoolkit",
 }
-# Codes in the place of "NAME.weight", and what stands beside them. Some of these names are short: both must be there.
+# The ends of the names of codes that are stored instead of "NAME.weight" and of a tensor beside them, and their format.
+# Some of these names are short, so that both are needed.
 _INSTEAD = (
     ("._weight_qdata", "._weight_scale", "torchao"),
     (".weight._data", ".weight._scale", "quanto"),
@@ -56,36 +57,40 @@ _INSTEAD = (
 
 
 class _Header(Protocol):
-    """What a file says of a tensor; a tensor will do."""
+    """The header of a tensor in a file, or the tensor itself."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Its type."""
+        """Its torch type."""
 
 
 def find_codes(tensors: Mapping[str, _Header], is_weight: Callable[[str], bool]) -> str | None:
-    """A tensor of codes and whose they are, for a message; None where all weights are floats of 16 bits or more.
+    """Find a tensor of codes.
 
     Args:
         tensors: headers or tensors by name.
-        is_weight: whether a name is that of a parameter which the model has in floats.
+        is_weight: tells whether a name is that of a parameter that is a float in the model.
+
+    Returns:
+        Its name and format in words, for a message; None where all weights are floats of 16 bits or more.
     """
     odd = [name for name, tensor in sorted(tensors.items()) if tensor.dtype not in FLOATS]
     if not odd:
         return None
-    found = _instead_of_a_weight(tensors, odd) or _beside_codes(tensors, odd)
-    if found is not None:
-        return found
+    known = _instead_of_a_weight(tensors, odd) or _beside_codes(tensors, odd)
+    if known is not None:
+        return known
     name = next((name for name in odd if is_weight(name)), None)
     if name is None:
-        return _instead_of_a_weight(tensors, odd)
-    dtype, stem = str(tensors[name].dtype).removeprefix("torch."), name.removesuffix(".weight")
-    kinds = (kind for end, kind in _BESIDE.items() if f"{stem}{end}" in tensors)
-    return f"{name:.120} is {dtype}, {next((f'as in {kind}' for kind in kinds), 'without its scale')}"
+        return None
+    dtype = str(tensors[name].dtype).removeprefix("torch.")
+    stem = name.removesuffix(".weight")
+    kinds = (f"as in {kind}" for end, kind in _BESIDE.items() if f"{stem}{end}" in tensors)
+    return f"{name:.120} is {dtype}, {next(kinds, 'without its scale')}"
 
 
 def _instead_of_a_weight(tensors: Mapping[str, _Header], odd: Collection[str]) -> str | None:
-    """Codes of a known format in a module without a weight, for a message; None where there are none."""
+    """Find codes of a known format in a module without a weight; returns as `find_codes`."""
     for end, beside, kind in _INSTEAD:
         for name in odd:
             stem = name.removesuffix(end)
@@ -95,9 +100,9 @@ def _instead_of_a_weight(tensors: Mapping[str, _Header], odd: Collection[str]) -
 
 
 def _beside_codes(tensors: Mapping[str, _Header], odd: Collection[str]) -> str | None:
-    """A tensor by whose name codes in its module are known, for a message; None where there is none.
+    """Find a tensor whose name belongs to a format, in a module that has codes; returns as `find_codes`.
 
-    Floats of such a name alone prove nothing: some model may call a factor so.
+    Floats of such a name prove nothing without codes: some model may have a factor of that name.
     """
     holders = {name.rpartition(".")[0] for name in odd}
     for end, kind in _ENDS.items():
@@ -108,11 +113,11 @@ def _beside_codes(tensors: Mapping[str, _Header], odd: Collection[str]) -> str |
 
 
 def _lost_weight(tensors: Mapping[str, _Header], known: Collection[str]) -> str | None:
-    """A tensor that is no float in a module whose weight is not there; None where there is none.
+    """Find a tensor that is no float in a module whose weight is missing; returns as `find_codes`.
 
     Args:
-        tensors: as for `find_codes`.
-        known: names of the parameters that the model has in floats.
+        tensors: headers or tensors by name.
+        known: names of the parameters that are floats in the model.
     """
     lost = {name.removesuffix(".weight") for name in known if name.endswith(".weight") and name not in tensors}
     odd = (name for name, tensor in sorted(tensors.items()) if tensor.dtype not in FLOATS)
@@ -121,14 +126,14 @@ def _lost_weight(tensors: Mapping[str, _Header], known: Collection[str]) -> str 
 
 
 def refuse_packed(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tensors of another class: torchao keeps codes in such as say of themselves that they are floats.
+    """Refuse tensor subclasses, such as those in which torchao keeps codes and whose `dtype` is a float.
 
     Args:
-        name: of the class of the model in memory that holds them.
-        tensors: detached.
+        name: the class of the model in memory that holds the tensors.
+        tensors: its tensors, detached.
 
     Raises:
-        UnsupportedModelError: there is one.
+        UnsupportedModelError: one is of a subclass.
     """
     kind = next((type(tensor).__name__ for tensor in tensors.values() if type(tensor) is not torch.Tensor), None)
     if kind is not None:
@@ -136,24 +141,22 @@ def refuse_packed(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def refuse_codes(checkpoint: "Checkpoint", model: "PreTrainedModel") -> None:
-    """Refuse integers and float8 where the model has floats: transformers would load them as if they were weights.
+    """Refuse integers and float8 where the model has floats: transformers would load them as weights.
 
     Args:
-        checkpoint: says of itself that it is in full precision.
-        model: on the meta device.
+        checkpoint: a model without a `quantization_config`.
+        model: the model on the meta device.
 
     Raises:
-        UnsupportedModelError: there are some; named for what they are.
+        UnsupportedModelError: there are codes; the message names their format.
     """
 
     def is_weight(name: str) -> bool:
         from transformers.conversion_mapping import get_model_conversion_mapping
 
-        known = model.state_dict()
-        found = known.get(names_in_model(model, [name], get_model_conversion_mapping(model))[name])
-        return found is not None and found.dtype in FLOATS
+        return names_in_model(model, [name], get_model_conversion_mapping(model))[name] in floats
 
-    floats = [name for name, tensor in model.state_dict().items() if tensor.dtype in FLOATS]
+    floats = {name for name, tensor in model.state_dict().items() if tensor.dtype in FLOATS}
     codes = find_codes(checkpoint.tensors, is_weight) or _lost_weight(checkpoint.tensors, floats)
     if codes:
         here = "give" if checkpoint.path is None else "restore that config.json, or name"

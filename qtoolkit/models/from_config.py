@@ -28,7 +28,7 @@ def open_config(config: "PreTrainedConfig") -> Checkpoint:
     if config.is_encoder_decoder or getattr(config, "quantization_config", None):
         raise UnsupportedModelError(f"this {kind} is of no causal language model in full precision: give one that is")
     dtype = torch.float16 if config.dtype is None else dtype_to_load(f"this {kind}", config, {})
-    # A copy, since a kernel of the Hub that it names is left out, and a type that is text is read.
+    # A copy, since kernels of the Hub that it names are left out, and a type that is text is replaced.
     config = copy.deepcopy(config)
     if config.dtype is not None:
         config.dtype = dtype

@@ -79,7 +79,7 @@ def _expand(file: Path, config: "PreTrainedConfig") -> dict[str, torch.Tensor]:
     """
     from transformers import AutoModelForCausalLM
 
-    # It writes into the config that it is given.
+    # transformers writes into the config that it is given.
     options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.bfloat16, "config": copy.deepcopy(config)}
     # Versions without `GgufConfig` always expand.
     with suppress(ImportError):

@@ -50,7 +50,7 @@ def open_downloaded(
 def open_headers(
     name: str, tokenizer: Any, check: Callable[[Path], None], *, revision: str | None, token: str | None
 ) -> Checkpoint:
-    """Open the headers of a model; of the local cache, where it is whole there and the Hub does not answer.
+    """Open the headers of a model; where the Hub does not answer, those of a complete copy in the local cache.
 
     Args:
         name, tokenizer, check, revision, token: as for `open_downloaded`.

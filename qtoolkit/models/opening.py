@@ -35,15 +35,15 @@ def open_checkpoint(
         model: a Hub id (`name` or `name@revision`), a folder, a `.gguf` file, or a loaded `PreTrainedModel`.
         revision: branch, tag or commit of a Hub id.
         token: Hub token; None for the one that huggingface_hub finds.
-        tokenizer: the tokenizer, where it is not found beside the model.
-        on_progress: told of the download.
-        quantized: whether a checkpoint that is quantized already is welcome.
-        headers_only: for a plan: nothing but headers is downloaded or read, of weights and of the tokenizer. Weights of
-            a Hub model cannot be read then.
-        side_files: files that formats look for beside the config, by name, so that they are downloaded too.
+        tokenizer: one to use instead of the model's own; None for that.
+        on_progress: called as files are downloaded.
+        quantized: whether a checkpoint may be quantized already.
+        headers_only: for a plan: only headers are downloaded or read, of weights and of the tokenizer. Weights of a Hub
+            model cannot be read then. The model may be a transformers config.
+        side_files: names of files beside the config that formats read, to be downloaded too.
 
     Raises:
-        SourceError: it is not there, is damaged, would run foreign code, or cannot be quantized.
+        SourceError: it does not exist, is damaged, would run foreign code, or cannot be quantized.
         ConfigError: a revision of something that is not on the Hub.
         MissingDependencyError: a `.gguf` file without the package that reads it.
     """
@@ -57,7 +57,7 @@ def open_checkpoint(
     check = check_loadable if quantized else check_config
     name = os.fspath(model)
     if not isinstance(name, str) or name.startswith("~"):
-        # Of others, those with a NUL may be asked for at the Hub, which says what they are.
+        # Other names with a NUL are refused where Hub ids are read.
         path_of(name, "model")
     # os.path, since Path raises on a name that is too long or belongs to nobody.
     path = Path(os.path.expanduser(name))  # noqa: PTH111

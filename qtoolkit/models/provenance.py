@@ -1,4 +1,4 @@
-"""Whether a model in memory is the one on the Hub that it says it came from: by its weights, not by its name."""
+"""Check by its weights whether a model in memory is the one on the Hub whose name it has."""
 
 import os
 from collections.abc import Mapping
@@ -12,37 +12,37 @@ from qtoolkit.checkpoints.folder import load_config, read_weights
 from qtoolkit.checkpoints.hub_names import is_commit_hash, is_hub_id
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import SourceError, oneline
-from qtoolkit.hub.cache import cached_commit, is_whole, snapshot_folder
+from qtoolkit.hub.cache import cached_commit, cached_weights, snapshot_folder
 from qtoolkit.models.building import build_empty
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.experts import merges_experts, replace_experts
 from qtoolkit.models.renaming import names_in_model
 from qtoolkit.records import OnProgress, ProgressEvent
 
-# What loading a model writes into its config.
-_WRITTEN = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+# Keys that loading a model writes into its config.
+_LOADING_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 def identify(checkpoint: Checkpoint, on_progress: OnProgress) -> Checkpoint:
-    """Compare a model in memory with the one of its name in the local Hub cache, number by number; asks no network.
+    """Compare a model in memory with the one of its name in the local Hub cache, number by number, without network.
 
     Args:
         checkpoint: the model.
-        on_progress: told of each tensor that was compared; stops by raising.
+        on_progress: called after each tensor that was compared; may raise to stop.
 
     Returns:
-        The checkpoint with its `commit_hash` where they are the same, otherwise with a note of what is not known. As it
-        is: any other checkpoint, and a model whose name is none on the Hub.
+        The checkpoint with its `commit_hash` where they are the same, otherwise with a note of what is not known.
+        Unchanged: any other checkpoint, and a model whose name is not a Hub id.
     """
     name = checkpoint.name
     if checkpoint.format != "loaded" or not is_hub_id(name) or os.path.isdir(name):  # noqa: PTH112
         return checkpoint
-    # What transformers notes of a model that it took from the Hub.
-    noted = getattr(checkpoint.config, "_commit_hash", None)
-    commit_hash = noted if is_commit_hash(noted) else cached_commit(name, None)
+    # transformers writes it into the config of a model that it loads from the Hub.
+    loaded = getattr(checkpoint.config, "_commit_hash", None)
+    commit_hash = loaded if is_commit_hash(loaded) else cached_commit(name, None)
     folder = snapshot_folder(name, commit_hash) if commit_hash else None
     claim = f"so the result is not said to be a copy of {name}"
-    if folder is None or not is_whole(folder):
+    if folder is None or not cached_weights(folder):
         note = f"the model in memory was not compared with {name}, not whole in the local cache, {claim}"
         return checkpoint.with_notes(note)
     try:
@@ -57,18 +57,20 @@ def identify(checkpoint: Checkpoint, on_progress: OnProgress) -> Checkpoint:
 
 
 def _difference(checkpoint: Checkpoint, folder: Path, on_progress: OnProgress) -> str:
-    """The first option or tensor that is another than in a folder; empty where all are the same."""
-    ours, theirs = (_options(config.to_dict()) for config in (checkpoint.config, load_config(folder)))
+    """Return the first option or tensor that differs from a folder's; empty where all are the same."""
+    ours = _options(checkpoint.config.to_dict())
+    theirs = _options(load_config(folder).to_dict())
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             return f"{key} in the config"
-    held, stored = _by_name(checkpoint, None), _by_name(checkpoint, read_weights(folder))
-    total, done = sum(tensor.nbytes for tensor in held.values()), 0
-    for name, tensor in held.items():
+    loaded = _by_name(checkpoint, None)
+    stored = _by_name(checkpoint, read_weights(folder))
+    total = sum(tensor.nbytes for tensor in loaded.values())
+    done = 0
+    for name, tensor in loaded.items():
         other = stored.get(name)
-        # Read in the type that it was loaded in.
-        same = other is not None and torch.equal(other[...].to(tensor.dtype), tensor[...].cpu())
-        if not same:
+        # Compared in the type that the model was loaded in.
+        if other is None or not torch.equal(other[...].to(tensor.dtype), tensor[...].cpu()):
             return name
         done += tensor.nbytes
         on_progress(ProgressEvent("load", done, total, "bytes", f"{name} compared with {checkpoint.name}"))
@@ -76,18 +78,18 @@ def _difference(checkpoint: Checkpoint, folder: Path, on_progress: OnProgress) -
 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as a dict without what loading writes into it, at any depth."""
+    """Return a config's values without those that loading writes, at any depth."""
     return {
         key: _options(value) if isinstance(value, dict) else value
         for key, value in values.items()
-        if key not in _WRITTEN
+        if key not in _LOADING_KEYS
     }
 
 
 def _by_name(
     checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor] | None
 ) -> dict[str, StoredTensor | torch.Tensor]:
-    """Tensors of a file, or the checkpoint's own, by the names of the model with its experts taken apart."""
+    """Return tensors of files, or for None the checkpoint's own, by their names in the model with experts apart."""
     from transformers.conversion_mapping import get_model_conversion_mapping
 
     model = build_empty(checkpoint, checkpoint.dtype)

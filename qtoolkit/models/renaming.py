@@ -1,4 +1,4 @@
-"""The names that the tensors of a file have in the model, which transformers renames as it loads."""
+"""Translate names of tensors in a file into those in the model, as transformers does when it loads."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,12 +8,12 @@ if TYPE_CHECKING:
 
 
 def names_in_model(model: "PreTrainedModel", keys: Iterable[str], conversions: Sequence[Any]) -> dict[str, str]:
-    """Name in the file -> name in the model.
+    """Return the name in the model for each name in a file.
 
     Args:
-        model: the model; its values are not looked at.
+        model: the model; its values are not used.
         keys: names in the file.
-        conversions: rules of `get_model_conversion_mapping`, those that shall be followed.
+        conversions: those rules of `get_model_conversion_mapping` that are to be applied.
     """
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -23,6 +23,6 @@ def names_in_model(model: "PreTrainedModel", keys: Iterable[str], conversions: S
     names = {}
     for key in keys:
         renamed, _ = rename_source_key(key, renamings, converters, prefix, known)
-        # A rule for files of another age.
+        # Some rules are for files of other versions of transformers.
         names[key] = key if renamed not in known and key in known else renamed
     return names

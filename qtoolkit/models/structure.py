@@ -1,4 +1,4 @@
-"""What a model is made of, by its modules alone: linear layers, ties, and what everything else is."""
+"""Find the linear layers, tied weights, blocks and output head of a model by its modules alone."""
 
 from collections.abc import Iterator
 
@@ -8,15 +8,15 @@ from transformers.pytorch_utils import Conv1D
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer that can be replaced: nn.Linear, GPT-2's transposed Conv1D, Falcon's.
+    """Check whether a module is a linear layer that can be replaced: nn.Linear, GPT-2's transposed Conv1D, Falcon's.
 
-    Falcon's own class computes what nn.Linear does; other subclasses do more.
+    Falcon's own class computes the same as nn.Linear; other subclasses compute more.
     """
     return type(module) is nn.Linear or isinstance(module, Conv1D) or type(module).__name__ == "FalconLinear"
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """(out_features, in_features) of a linear layer."""
+    """Return (out_features, in_features) of a linear layer."""
     if isinstance(module, Conv1D):
         in_features, out_features = module.weight.shape
         return out_features, in_features
@@ -25,14 +25,14 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
 
 
 def modules_with_weights(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
-    """Every module that has parameters of its own, with its full name."""
+    """Yield every module that has parameters of its own, with its full name."""
     for name, module in model.named_modules():
         if any(True for _ in module.parameters(recurse=False)):
             yield name, module
 
 
 def tied_to(model: PreTrainedModel) -> dict[str, str]:
-    """Module -> the module whose weight it shares; both ways, so that neither is replaced alone."""
+    """Return, for each module, the module whose weight it shares; both ways, so that neither is replaced alone."""
     owners: dict[int, str] = {}
     tied: dict[str, str] = {}
     for name, module in modules_with_weights(model):
@@ -44,25 +44,23 @@ def tied_to(model: PreTrainedModel) -> dict[str, str]:
 
 
 def output_head(model: PreTrainedModel) -> str | None:
-    """The name of the module that turns hidden states into logits."""
+    """Return the name of the module that turns hidden states into logits; None where there is none."""
     head = model.get_output_embeddings()
     return next((name for name, module in model.named_modules() if module is head), None)
 
 
 def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
-    """The list of a model's blocks and its name, "model.layers": as many as the config says, found by structure."""
-    config = model.config.get_text_config()
-    count = getattr(config, "num_hidden_layers", None)
-    found = [
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)
-    ]
-    fitting = [(name, module) for name, module in found if len(module) == count]
-    # Lists within blocks (experts) come later, and may be as long.
-    return fitting[0] if fitting else None
+    """Return the name and the list of a model's blocks: the first list of as many modules as the config has layers.
+
+    Lists within blocks (experts) come later, and may be as long.
+    """
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    lists = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    return next(((name, module) for name, module in lists if len(module) and len(module) == count), None)
 
 
 def kind_of(module: nn.Module) -> str:
-    """What a module that is no linear layer is, in a word that a reader knows."""
+    """Name the kind of a module that is no linear layer, for the reason why it is not quantized."""
     if isinstance(module, nn.Embedding):
         return "embedding"
     name = type(module).__name__

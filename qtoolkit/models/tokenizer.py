@@ -17,9 +17,9 @@ _BYTES_TO_READ = 15
 _MAIN_FILES = ("tokenizer.json", "tokenizer_config.json", "*.model", "vocab.json", "vocab.txt", "tekken.json")
 # All files that transformers reads for one.
 TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"),
-    "additional_chat_templates/*.jinja",
+    *_MAIN_FILES,
+    *("merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template*", "additional_chat_templates/*.jinja"),
 )
 
 

@@ -11,7 +11,7 @@ from qtoolkit.models import Checkpoint, structure
 from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
 from qtoolkit.sensitivity import sensitivity_phase
-from qtoolkit.stream.cost import Work, on_device
+from qtoolkit.stream.cost import JobShape, on_device
 
 # Bytes written beside the weights: config, card and receipt; per layer, its entries in headers and in the journal; the
 # tokenizer, whose file may double, since merges are written as pairs today. For a tokenizer that was given in memory,
@@ -60,7 +60,7 @@ def base_terms(
     return tuple(terms)
 
 
-def make_work(
+def make_job_shape(
     checkpoint: Checkpoint,
     layers: tuple[LayerPlan, ...],
     skipped: tuple[LayerPlan, ...],
@@ -68,11 +68,11 @@ def make_work(
     device: str,
     base: tuple[Term, ...],
     speed: Speed,
-) -> Work:
+) -> JobShape:
     """Return the facts of a job from which a method estimates its phases."""
     config = checkpoint.config.get_text_config()
     block_list = structure.block_list(checkpoint.skeleton)
-    return Work(
+    return JobShape(
         base=base,
         layers=layers,
         skipped=skipped,
@@ -92,60 +92,60 @@ def make_work(
 
 
 def job_phases(
-    checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, work: Work, disk_after: int, measures: int
+    checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, job: JobShape, disk_after: int, measures: int
 ) -> tuple[PhasePlan, ...]:
     """Return every phase of a job, from the download to the saved result; `measures` is that of `make_plan`."""
     phases = []
     if checkpoint.download_bytes:
         size = checkpoint.download_bytes
-        network = work.speed.network
+        network = job.speed.network
         times = (size / network, 5 * size / network) if network else ()
-        phases.append(PhasePlan("download", work.base[:1], disk=size, bytes_moved=size, seconds=times))
+        phases.append(PhasePlan("download", job.base[:1], disk=size, bytes_moved=size, seconds=times))
     if checkpoint.tokenizer is None and checkpoint.tokenizer_bytes:
         reading = round(_TOKENIZER_READ * checkpoint.tokenizer_bytes)
         what = f"{_TOKENIZER_READ} times its file at the fullest moment, measured on two"
-        others = tuple(term for term in work.base if term.name != "tokenizer")
+        others = tuple(term for term in job.base if term.name != "tokenizer")
         phases.append(PhasePlan("load", (*others, Term("tokenizer while it is read", reading, what))))
     if measures:
         writes_text = getattr(config, "calibration", "self") == "self"
-        phases.append(sensitivity_phase(work, measures, writes_text=writes_text))
-    return (*phases, *method.phases(work, config), _probe_phase(work), _save_phase(checkpoint, work, disk_after))
+        phases.append(sensitivity_phase(job, measures, writes_text=writes_text))
+    return (*phases, *method.phases(job, config), _probe_phase(job), _save_phase(checkpoint, job, disk_after))
 
 
-def _save_phase(checkpoint: Checkpoint, work: Work, disk_after: int) -> PhasePlan:
+def _save_phase(checkpoint: Checkpoint, job: JobShape, disk_after: int) -> PhasePlan:
     """Return the phase that writes the result, and the files beside its weights, to the disk."""
     writing = round(_TOKENIZER_WRITTEN * checkpoint.tokenizer_bytes)
     tokenizer = Term("tokenizer while it is written", writing, f"{_TOKENIZER_WRITTEN} times its file, measured")
-    every_layer = (*work.layers, *work.skipped)
+    every_layer = (*job.layers, *job.skipped)
     largest = max((layer.bytes_after for layer in every_layer), default=0)
     moved = Term("largest tensor on its way to the disk", largest, "its bytes")
     buffers = (_FIRST_PRODUCTS, tokenizer)
-    tokenizer_file = _TOKENIZER_GROWS * checkpoint.tokenizer_bytes or _TOKEN_BYTES * work.vocab_size
+    tokenizer_file = _TOKENIZER_GROWS * checkpoint.tokenizer_bytes or _TOKEN_BYTES * job.vocab_size
     return replace(
-        on_device(work, "save", (*buffers, _result(work)), (*buffers, moved)),
+        on_device(job, "save", (*buffers, _result(job)), (*buffers, moved)),
         disk=disk_after + _SIDE_FILES + _LAYER_ENTRIES * len(every_layer) + tokenizer_file,
         bytes_moved=disk_after,
-        seconds=work.time(moved=disk_after),
+        seconds=job.time(moved=disk_after),
     )
 
 
-def _probe_phase(work: Work) -> PhasePlan:
+def _probe_phase(job: JobShape) -> PhasePlan:
     """Return the phase of the short forward pass whose logits are stored with a saved result."""
-    largest = max((layer.num_weights for layer in work.layers), default=0)
+    largest = max((layer.num_weights for layer in job.layers), default=0)
     terms = (
-        _result(work),
-        Term("logits of the probe", 12 * PROBE_TOKENS * work.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"),
+        _result(job),
+        Term("logits of the probe", 12 * PROBE_TOKENS * job.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"),
         Term("largest layer expanded", 4 * largest, "in float32 at most"),
         _FIRST_PRODUCTS,
     )
-    return replace(on_device(work, "verify", terms, ()), seconds=work.time(touched=work.footprint + 4 * largest))
+    return replace(on_device(job, "verify", terms, ()), seconds=job.time(touched=job.footprint + 4 * largest))
 
 
-def _result(work: Work) -> Term:
-    return Term("quantized model", work.footprint, "every layer's bytes, scales included")
+def _result(job: JobShape) -> Term:
+    return Term("quantized model", job.footprint, "every layer's bytes, scales included")
 
 
-def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int) -> PhasePlan:
+def inference(checkpoint: Checkpoint, job: JobShape, context: int, batch_size: int) -> PhasePlan:
     """Return what generating with the result takes: the model, the KV cache, and one row of logits for each sequence.
 
     A layer with a sliding window caches no more than the window: `layer_types` and `sliding_window` of the config.
@@ -153,20 +153,20 @@ def inference(checkpoint: Checkpoint, work: Work, context: int, batch_size: int)
     Example: Llama-2 7B, 32 layers with 32 heads of 128 in 16 bits, caches 2 * 32 * 32 * 128 * 2 bytes a token, 0.5 MB.
     """
     config = checkpoint.config.get_text_config()
-    context = min(context, work.max_seq_len or context)
+    context = min(context, job.max_seq_len or context)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
     window = window if isinstance(window, int) and window > 0 else context
     cached_of = {"sliding_attention": min(context, window), "linear_attention": 0}
     positions = sum(cached_of.get(kind, context) for kind in kinds)
-    cached = work.cache_bytes * positions // max(1, len(kinds)) * batch_size
+    cached = job.cache_bytes * positions // max(1, len(kinds)) * batch_size
     shape = "{} layers, {} heads of {}".format(*_cache_shape(config))
     terms = (
-        _result(work),
+        _result(job),
         Term("keys and values", cached, f"{batch_size} x {context} tokens, {shape}"),
         Term("logits", 4 * batch_size * config.vocab_size, "one row each, float32"),
     )
-    return on_device(work, f"inference with {context} tokens", terms, ())
+    return on_device(job, f"inference with {context} tokens", terms, ())
 
 
 def memory_to_use(
@@ -181,8 +181,8 @@ def memory_to_use(
         context: tokens to cache; no more than the model reads.
         base: what is resident in main memory before the model is.
     """
-    work = make_work(checkpoint, (), (), footprint, device, base, Speed())
-    needed = inference(checkpoint, work, context, 1)
+    job = make_job_shape(checkpoint, (), (), footprint, device, base, Speed())
+    needed = inference(checkpoint, job, context, 1)
     return needed.peak_vram or needed.peak_rss
 
 

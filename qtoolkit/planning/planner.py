@@ -11,7 +11,7 @@ from qtoolkit.planning.advice import advise
 from qtoolkit.planning.device import adapt_dtype
 from qtoolkit.planning.fit import judge
 from qtoolkit.planning.layers import Modules
-from qtoolkit.planning.phases import base_terms, inference, job_phases, make_work
+from qtoolkit.planning.phases import base_terms, inference, job_phases, make_job_shape
 from qtoolkit.records import Machine, Plan, Speed
 
 
@@ -107,7 +107,7 @@ def make_plan(
         for package in method.requires
         if not is_installed(package)
     )
-    work = make_work(checkpoint, layers, skipped, footprint, device, base, speed)
+    work = make_job_shape(checkpoint, layers, skipped, footprint, device, base, speed)
     plan = Plan(
         source=checkpoint.record(),
         method=method.name,

@@ -43,7 +43,7 @@ def find_base(receipt: Receipt | None, name: str | None) -> Path | None:
         for entry, what in list_folder(folder).odd.items():
             raise ModelNotFoundError(f"base={name!r}: {printable(entry)} {what}: put the file itself in its place")
         return folder
-    # A receipt may say anything; a commit is part of the name of a folder.
+    # A receipt may say anything, and the commit becomes part of a path.
     if receipt is None or not is_commit_hash(receipt.source.commit_hash):
         return None
     folder = snapshot_folder(receipt.source.name, receipt.source.commit_hash)
@@ -56,9 +56,9 @@ def _named_folder(name: str) -> Path:
     Raises:
         ModelNotFoundError: it is neither.
     """
-    # A Hub id is no path that a removed current folder matters to.
+    # A Hub id may not fail because the current folder was removed, as a relative path does.
     folder = absolute(name) if is_hub_id(name.partition("@")[0]) else path_of(name, "base")
-    # os.path, since Path raises on a name that is too long.
+    # `os.path`, since `Path.is_dir` raises on a name that is too long.
     if os.path.isdir(folder):  # noqa: PTH112
         put_back(folder)
         return folder

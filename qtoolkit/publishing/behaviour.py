@@ -34,7 +34,7 @@ TEXTS = (
 PROBE_TOKENS = 32
 PROBE_POSITIONS = 2
 TOP = 32
-# What torch says of main memory in a plain RuntimeError, and the system where it maps a file.
+# How torch says in a plain RuntimeError that main memory ran out, and how the system does when it maps a file.
 _NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory")
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -61,7 +61,7 @@ def describe_generation(config: "GenerationConfig | None") -> dict[str, Any] | N
     """Return the entries of a generation config that are not the default; None where there is no config."""
     if config is None:
         return None
-    # Off and absent are the same, and versions of transformers differ in which of them they write.
+    # False and absent mean the same, and versions of transformers differ in which of them they write.
     values = {name: value for name, value in config.to_diff_dict().items() if value is not None and value is not False}
     for name in ("transformers_version", "_from_model_config"):
         values.pop(name, None)
@@ -124,7 +124,7 @@ def _forward(model: "PreTrainedModel", token_ids: list[int]) -> tuple["Tensor", 
 
     tokens = torch.tensor([token_ids], device=model.device)  # [1, tokens]
     with torch.no_grad(), _as_stored(model):
-        # The class's own: qtoolkit lets a model in memory multiply otherwise on some processors, and readers do not.
+        # The class's own forward: qtoolkit replaces that of a model in memory on some processors, which readers do not.
         logits = type(model).forward(model, input_ids=tokens, use_cache=False).logits[0].float()  # [tokens, vocabulary]
     return logits, torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:]).item()
 
@@ -209,8 +209,8 @@ def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list
         ids = token_ids or probe_tokens(None, model.config.get_text_config().vocab_size)
         return {"model": type(model).__name__, "keys": keys, **logits_at(model, ids, wanted)}
 
-    found, error = _attempt(run)
-    return {"model": "", "keys": {}, "loss": None, "logits": [], **(found or {}), "model_error": error}
+    values, error = _attempt(run)
+    return {"model": "", "keys": {}, "loss": None, "logits": [], **(values or {}), "model_error": error}
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -225,8 +225,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     import transformers
 
     folder = Path(request["folder"])
-    found = {"transformers": transformers.__version__, **describe_folder(folder), "base": None}
-    return found | describe_model(folder, request["device"], request["token_ids"], request["top_ids"])
+    described = {"transformers": transformers.__version__, **describe_folder(folder), "base": None}
+    return described | describe_model(folder, request["device"], request["token_ids"], request["top_ids"])
 
 
 def answer_base(folder: Path) -> dict[str, Any]:
@@ -246,21 +246,21 @@ def main() -> None:
     request_file, answer_file = map(Path, sys.argv[1:])
     request = json.loads(request_file.read_text(encoding="utf-8"))
     if request["with_qtoolkit"]:
-        # Lets transformers know our layers.
+        # Registers our layers with transformers.
         importlib.import_module("qtoolkit")
     try:
-        found = answer(request) | {"no_memory": ""}
+        values = answer(request) | {"no_memory": ""}
     except MemoryError as error:
-        found = {"no_memory": _first_line(error.__cause__ or error)}
-    _write_at_once(answer_file, found)
-    if request["base"] and not found["no_memory"]:
-        _write_at_once(answer_file, found | {"base": answer_base(Path(request["base"]))})
+        values = {"no_memory": _first_line(error.__cause__ or error)}
+    _write_at_once(answer_file, values)
+    if request["base"] and not values["no_memory"]:
+        _write_at_once(answer_file, values | {"base": answer_base(Path(request["base"]))})
 
 
-def _write_at_once(file: Path, found: dict[str, Any]) -> None:
+def _write_at_once(file: Path, values: dict[str, Any]) -> None:
     """Write a file as JSON such that it is never seen in part, since another process waits for it."""
     beside = file.with_suffix(".part")
-    beside.write_text(json.dumps(found), encoding="utf-8")
+    beside.write_text(json.dumps(values), encoding="utf-8")
     beside.replace(file)
 
 

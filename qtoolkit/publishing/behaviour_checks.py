@@ -60,8 +60,8 @@ def check_outputs(answer: dict[str, Any], probe: Probe | None) -> list[Check]:
 def _distance(logits: list[list[float]], probe: Probe) -> float:
     """Return the root mean square difference of logits, in standard deviations, at the position where it is largest."""
     worst = 0.0
-    for found, wanted, std in zip(logits, probe.top_logits, probe.std, strict=True):
-        squares = [(one - other) ** 2 for one, other in zip(found, wanted, strict=True)]
+    for seen, wanted, std in zip(logits, probe.top_logits, probe.std, strict=True):
+        squares = [(one - other) ** 2 for one, other in zip(seen, wanted, strict=True)]
         distance = sqrt(sum(squares) / len(squares)) / (std or 1.0)
         worst = max(worst, inf if isnan(distance) else distance)
     return worst

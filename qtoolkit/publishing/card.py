@@ -5,7 +5,6 @@ inside of code, through `python`: anybody may have written it.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.formats import is_uneven
 from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
 from qtoolkit.methods import config_class, find_config, get_method
-from qtoolkit.publishing.card_quality import describe_quality, eval_results
+from qtoolkit.publishing.card_quality import eval_results, text_name
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
-from qtoolkit.publishing.markdown import escaped, listed, table
+from qtoolkit.publishing.markdown import escaped, table
+from qtoolkit.publishing.patterns import without_paths
 from qtoolkit.publishing.readers import format_of_receipt, needs_qtoolkit, other_packages_of, packages_of, readers_of
 from qtoolkit.records import Receipt, Verification
 from qtoolkit.requests import PublishRequest
-from qtoolkit.units import format_bytes, format_seconds
+from qtoolkit.units import format_bytes, format_count, format_seconds
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 _LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
@@ -58,9 +58,12 @@ def make_card(receipt: Receipt, verification: Verification, request: PublishRequ
         other_packages=other_packages_of(receipt),
         needs_qtoolkit=needs_qtoolkit(receipt),
         readers=readers_of(receipt),
-        quality=describe_quality(request.quality),
-        memory=table(("", "base", "this model"), _memory(receipt)),
-        # Another package's config is no name of qtoolkit.
+        quality=request.quality,
+        quality_text=text_name(request.quality) if request.quality else "",
+        figures=table(("figure", "value"), (row for row in request.quality.figures() if row[1]))
+        if request.quality
+        else "",
+        # The config of another package's method is imported from there.
         config_module="" if find_config(config.__name__) is config else config.__module__,
         config_name=config.__name__,
         in_memory=is_in_memory(receipt),
@@ -68,12 +71,13 @@ def make_card(receipt: Receipt, verification: Verification, request: PublishRequ
         versions=escaped(", ".join(f"{package} {version}" for package, version in receipt.versions.items())),
         is_source_checked=receipt.source_check in (CHECKED, CHECKED_OFFLINE),
         published_texts=(*HUB_TEXTS, "self"),
-        skipped=listed(_skipped(receipt)) or "Nothing: every module is quantized.",
-        limits=listed(_limits(receipt)),
         checks=table(("check", "result", "seen"), (row for check in verification.checks for row in check.rows())),
         escaped=escaped,
         python=_python,
+        table=table,
+        without_paths=without_paths,
         format_bytes=format_bytes,
+        format_count=format_count,
         format_seconds=format_seconds,
     )
     return card
@@ -94,7 +98,7 @@ def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage) -
         language=inherited.get("language"),
         base_model=lineage.base_model,
         base_model_relation=lineage.relation,
-        # For a licence that it does not know, the Hub asks for its name and where it stands.
+        # For a licence that it does not know, the Hub asks for its name and address.
         license_name=inherited.get("license_name") if is_other else None,
         license_link=_license_link(receipt) if is_other else None,
         extra_gated_prompt=_gate(receipt) or None,
@@ -165,29 +169,6 @@ def _gate(receipt: Receipt) -> str:
         f"The base model, {_link(receipt.source.name)}, is handed out only to those who accept its terms. "
         "They hold for this copy too: read and accept them there."
     )
-
-
-def _memory(receipt: Receipt) -> Iterator[tuple[str, str, str]]:
-    """Yield the rows of the table of memory and weight files, before and after."""
-    memory = receipt.memory
-    yield "in memory", format_bytes(memory.footprint_before), format_bytes(memory.footprint_after)
-    if memory.disk_after is not None:
-        before = "not known" if memory.disk_before is None else format_bytes(memory.disk_before)
-        yield "weight files", before, format_bytes(memory.disk_after)
-
-
-def _skipped(receipt: Receipt) -> Iterator[str]:
-    """Yield, for each reason, how many modules are not quantized."""
-    for why, count in receipt.skipped.items():
-        yield f"{count} module{'s' * (count > 1)}: {why}"
-
-
-def _limits(receipt: Receipt) -> Iterator[str]:
-    """Yield what users of the model must know."""
-    yield "Rounded weights give other outputs than the base's. Tasks differ in how much they lose by that."
-    if not is_in_memory(receipt):
-        yield f"What the card of {receipt.source.name} tells of its limits and its use holds for this copy too."
-    yield from receipt.notes
 
 
 def _license_link(receipt: Receipt) -> str | None:

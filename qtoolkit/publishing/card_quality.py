@@ -1,4 +1,4 @@
-"""Describe a model's quality for its card: figures of this very model, with their errors and the text."""
+"""Choose what a card says of a model's quality: figures of this very model, and the text they were measured on."""
 
 from typing import Any
 
@@ -7,10 +7,8 @@ from huggingface_hub import EvalResult
 from qtoolkit.checkpoints.hub_names import HUB_TEXTS
 from qtoolkit.errors import ConfigError
 from qtoolkit.publishing.lineage import is_in_memory
-from qtoolkit.publishing.markdown import escaped, listed, table
-from qtoolkit.publishing.patterns import last_part, without_paths
+from qtoolkit.publishing.patterns import last_part
 from qtoolkit.records import QualityReport, Receipt
-from qtoolkit.units import format_count
 
 # Texts that are datasets of the Hub: the name that people know, and the configuration and split that is measured on.
 _DATASETS = {
@@ -52,28 +50,6 @@ def refuse_foreign_figures(quality: Any, receipt: Receipt) -> None:
         )
 
 
-def describe_quality(quality: QualityReport | None) -> str:
-    """Return a report as Markdown: every figure with its standard error, the text, the machine, and its notes."""
-    if quality is None:
-        return "It was not measured how far this model's predictions are from those of its base."
-    figures = [(label, value) for label, value in quality.figures() if value]
-    begins = f", each after {quality.begins_with}" if quality.begins_with else ""
-    known = quality.perplexity_se is not None
-    meaning = "KL divergence tells how far predictions of the next token are from the base's; 0 is the same. "
-    sentences = (
-        f"Measured on {_text(quality)}: {format_count(quality.num_tokens)} tokens predicted, in {quality.num_windows} "
-        f"windows of {quality.seq_len} with a stride of {quality.stride}{begins} (SHA-256 of the tokens: "
-        f"{quality.text_fingerprint[:16]}...). "
-        + (meaning if quality.base else "")
-        + ("Each ± is one standard error, over windows of the text." if known else "One window tells no errors.")
-        + (f" It ran on {quality.hardware}." if quality.hardware else "")
-    )
-    parts = [table(("figure", "value"), figures), escaped(sentences)]
-    parts += [table(("speed", "", ""), quality.speed.rows())] if quality.speed else []
-    parts += [listed(map(without_paths, quality.notes))] if quality.notes else []
-    return "\n\n".join(parts)
-
-
 def eval_results(quality: QualityReport | None) -> list[EvalResult]:
     """Return the figure that the Hub's metadata has a name for, on a text that is a dataset of the Hub; or nothing.
 
@@ -106,7 +82,7 @@ def eval_results(quality: QualityReport | None) -> list[EvalResult]:
     ]
 
 
-def _text(quality: QualityReport) -> str:
+def text_name(quality: QualityReport) -> str:
     """Return the text that was measured on, as people call it, without the folders of this machine."""
     if quality.text not in _DATASETS:
         return "text that the base wrote" if quality.text == "self" else last_part(quality.text)

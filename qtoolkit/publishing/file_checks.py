@@ -26,9 +26,9 @@ _INDEX_BYTES = 1_000
 _LEAST_FOOTPRINT, _MOST_FOOTPRINT = 0.5, 2.5
 _BUFFER_BYTES = 1_000_000
 AGAIN = "save or download it again"
-# Instead of it where the bytes are those that were written, which no download changes.
+# What to do instead where the bytes are those that were written: another download brings the same.
 ANEW = "make it anew: its files are as they were written"
-# Options that the config of a checkpoint states in our words; others, such as exclude, it states in its own.
+# Options that the config of a checkpoint states by our names; others, such as exclude, it states otherwise.
 _COMPARED_OPTIONS = (
     *("method", "bits", "group_size", "sym", "desc_act", "checkpoint_format", "granularity"),
     *("double_quant", "compute_dtype", "threshold"),

@@ -33,14 +33,17 @@ _ALLOWED, _REFUSED = 0x7FFF0000, 0x00050000 | 13  # 13: permission denied
 # Families of sockets, sys/socket.h: a network namespace keeps all but the first of these to itself.
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _STREAM, _SEQUENCE, _KINDS = 1, 5, 0xF
-# To read and write files whatever their permissions say: what belongs to others is loaded as before.
+# The rights to read and write files of other users, whatever their permissions say: they are loaded as before.
 _KEPT_CAPABILITIES = 0b111
 
 
 def leave_network() -> str:
-    """Move this process, while it has one thread, into a namespace without interfaces; why it cannot, or nothing.
+    """Move this process, while it has one thread, into a network namespace without interfaces.
 
     Anybody may make a network namespace inside a user namespace; root needs none. Files and devices stay as they are.
+
+    Returns:
+        Why it cannot be moved; empty where it was.
     """
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} has no network namespaces"
@@ -50,7 +53,7 @@ def leave_network() -> str:
         return ""
     if libc.unshare(_NEW_USER | _NEW_NET) != 0:
         return os.strerror(ctypes.get_errno())
-    # The same names as before; without them this user is "nobody", and may still do as much.
+    # Keeps the user's and the group's number; without it the user is "nobody", with the same rights.
     with contextlib.suppress(OSError):
         Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
@@ -59,19 +62,22 @@ def leave_network() -> str:
 
 
 def leave_local_sockets() -> str:
-    """Keep this process and all that it starts from connecting to any socket; why it cannot, or nothing.
+    """Keep this process and all that it starts from connecting to any socket.
 
     A network namespace does not cover sockets with a path (Docker's, ssh-agent's, X11's), nor some families. So the
     kernel refuses to connect any socket; to make one that sends to whom it is not connected, but for a network's; to
     make one of another family; and the ring, by which all of that can be asked for too. Pairs of sockets stay, which
     Python's own libraries use, and so does listening, without which CUDA does not start.
+
+    Returns:
+        Why it cannot be kept from that; empty where it is.
     """
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} has no seccomp"
     if platform.machine() not in _CALLS:
         return f"the system calls of {platform.machine()} are not known"
     machine, make, make_pair, connect = _CALLS[platform.machine()]
-    # Code, value, and to which line it goes on where that is so and where it is not; without those, to the next.
+    # Code, value, and the lines to jump to if the comparison holds and if not; without those, the next line follows.
     lines = (
         *((_LOAD, _MACHINE), (_EQUAL, machine, 2, 18)),
         *((_LOAD, _NUMBER), (_AT_LEAST, _OTHER_NUMBERS, 18, 4)),
@@ -86,7 +92,7 @@ def leave_local_sockets() -> str:
     buffer = ctypes.create_string_buffer(code, len(code))
     program = (ctypes.c_size_t * 2)(len(lines), ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
-    # Without this, root alone may.
+    # Without the first of these, only root may install a filter.
     if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0 and libc.prctl(_SECCOMP, _FILTER, program, 0, 0) == 0:
         return ""
     return os.strerror(ctypes.get_errno())
@@ -106,7 +112,7 @@ def give_up_rights() -> None:
     if not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None, use_errno=True)
-    # From the bounding set too, or a program that this one starts would have all of them again.
+    # From the bounding set too, or a program that this process starts would have all of them again.
     for number in range(64):
         if not _KEPT_CAPABILITIES >> number & 1:
             libc.prctl(_DROP_BOUND, number, 0, 0, 0)
@@ -122,7 +128,7 @@ def end_with_parent(parent: int) -> None:
     """Let the kernel end this process when the one that waits for it ends, however that does."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-    # It may have ended before, and another one waits then.
+    # The parent may have ended before that call, and this process has another parent then.
     if os.name != "nt" and os.getppid() != parent:
         sys.exit("the process that started this one has ended")
 
@@ -135,13 +141,13 @@ def offer_to_end() -> None:
 
 
 def main() -> None:
-    """Do all of that, and run the file as if Python had been called with it."""
+    """Take rights, network and sockets from this process, and run the file as if Python had been called with it."""
     report, parent, file, *arguments = sys.argv[1:]
     offer_to_end()
     still_open = {"network_open": leave_network(), "sockets_open": leave_local_sockets()}
     Path(report).write_text(json.dumps(still_open), encoding="utf-8")
     give_up_rights()
-    # Last: a change of rights forgets it.
+    # Last, since a change of rights resets it.
     end_with_parent(int(parent))
     sys.argv = [file, *arguments]
     runpy.run_path(file, run_name="__main__")

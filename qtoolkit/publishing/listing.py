@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qtoolkit.errors import printable
 
-# Kept by git and by downloads beside the files; no part of the model.
+# Folders that git and downloads make beside the files; not part of the model.
 _NOT_PART = (".git", ".cache")
 _KINDS = {
     stat.S_IFDIR: "is a link to a folder",
@@ -41,7 +41,7 @@ def list_folder(folder: Path) -> Listing:
     odd: dict[str, str] = {}
     homes = _homes(folder)
     left = [""]
-    # A list of what is left, and no recursion: folders in folders may be as deep as a path is long.
+    # No recursion: folders may be nested as deep as a path is long.
     while left:
         for name, entry in _entries(folder, left.pop(), odd):
             if entry.is_dir(follow_symlinks=False) and entry.name in _NOT_PART:

@@ -1,11 +1,11 @@
-"""Write text, tables and lists in Markdown, whatever characters they hold."""
+"""Write text and tables in Markdown, whatever characters they hold."""
 
 import re
 from collections.abc import Iterable, Sequence
 
-# What Markdown would take for more than text; a link or a picture needs its bracket, a heading its sign.
+# Characters that Markdown would not show as text. Without its bracket a link is none, nor a heading without its sign.
 _MARKED = re.compile(r"([\\`*_\[\]#|~$])")
-# What begins a list.
+# How an item of a list begins.
 _ITEM = re.compile(r"^(\d*)([-+.)])(?=\s|$)")
 
 
@@ -24,8 +24,3 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table with a header; the cells of `rows` are escaped, `head` is not."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return "\n".join([*lines, *(f"| {' | '.join(map(escaped, row))} |" for row in rows)])
-
-
-def listed(lines: Iterable[str]) -> str:
-    """Return a bulleted list with one item for each line; the lines are escaped."""
-    return "\n".join(f"- {escaped(line)}" for line in lines)

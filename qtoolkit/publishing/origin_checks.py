@@ -12,7 +12,7 @@ from qtoolkit.publishing.lineage import is_copy_of_hub, is_in_memory
 from qtoolkit.publishing.patterns import last_part
 from qtoolkit.records import Check, Receipt
 
-# What quantizing and saving changes in a config.
+# Entries of a config that quantizing and saving change.
 _CHANGED = {
     *("_name_or_path", "_model_name_or_path", "architectures", "dtype", "torch_dtype"),
     *("quantization_config", "transformers_version"),

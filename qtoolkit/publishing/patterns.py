@@ -5,7 +5,7 @@ import re
 
 from qtoolkit.files import current_folder, home_folder
 
-# What is called so -> how it looks; the shapes are those that the services document or that secret scanners use.
+# Kind of secret -> its pattern, as the services document it or secret scanners use it.
 SECRETS = {
     "a Hugging Face token": re.compile(rb"\b(?:hf|api_org)_[A-Za-z0-9]{30,}"),
     "an OpenAI or Anthropic key": re.compile(rb"\bsk-[A-Za-z0-9_-]{32,}"),
@@ -41,4 +41,4 @@ def without_paths(text: str) -> str:
         'read from small, as asked'
     """
     pattern = re.compile(rb"(?:" + local_paths().pattern + rb")[^\s\"'<>,;]*")
-    return pattern.sub(lambda found: re.split(rb"[/\\]", found[0].rstrip(b"/\\"))[-1], text.encode()).decode()
+    return pattern.sub(lambda match: re.split(rb"[/\\]", match[0].rstrip(b"/\\"))[-1], text.encode()).decode()

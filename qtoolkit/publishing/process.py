@@ -19,13 +19,13 @@ from qtoolkit.publishing.environment import model_environment
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.units import format_bytes
 
-# A large model is read and runs a few tokens in minutes; a process that hangs must end some day.
+# A large model is loaded and runs a few tokens in minutes; a process that hangs must be ended at some time.
 TIME_LIMIT = 3600.0
-# Of a base its tokenizer alone is read, which takes seconds and some hundred megabytes more than there is by then.
+# Seconds and further bytes for the base, of which only the tokenizer is read: that takes seconds and some 100 MB.
 _BASE_TIME, _BASE_MEMORY = 120.0, 2_000_000_000
 # Seconds between two reports while it runs.
 _TICK = 0.1
-# torch with CUDA, and a tokenizer; then weights as they are read, as they lie in memory, and as they are computed with.
+# Bytes for torch with CUDA and a tokenizer; and for each byte of weights: read, in memory, and computed with.
 _MEMORY, _MEMORY_PER_BYTE = 12_000_000_000, 6
 # Bytes at the end of its stderr that are read.
 _STDERR_BYTES = 10_000
@@ -66,10 +66,10 @@ def run_behaviour(
         names = ("request.json", "answer.json", "network", "stderr")
         request_file, answer_file, report, stderr_file = (scratch / name for name in names)
         request_file.write_text(json.dumps(request), encoding="utf-8")
-        # -P: the file's own folder must not be looked into for modules.
+        # -P: no modules are imported from the file's own folder.
         arguments = (launcher.__file__, report, os.getpid(), behaviour.__file__, request_file, answer_file)
         with (
-            # A file, since a pipe has no end as long as any process that it started lives.
+            # A file, since a pipe stays open as long as any process that it started lives.
             stderr_file.open("wb") as stderr,
             subprocess.Popen(  # noqa: S603  # this Python, on a file of ours
                 [sys.executable, "-P", *map(str, arguments)],
@@ -93,7 +93,7 @@ def run_behaviour(
         if answer.get("no_memory"):
             raise NoMemoryError(answer["no_memory"])
         if answer and request["base"] and answer["base"] is None:
-            # There, memory that runs out is the base's doing.
+            # Where memory ran out while the base was read, it is the base that took it.
             answer["base"] = {"error": problem or str(_why_ended(process.returncode, stderr_file))}
         elif not answer or (process.returncode and not problem):
             raise NoAnswerError(problem) if problem else _why_ended(process.returncode, stderr_file)
@@ -116,7 +116,7 @@ def _why_ended(code: int, stderr: Path) -> NoAnswerError | NoMemoryError:
     with stderr.open("rb") as stream:
         stream.seek(max(0, stderr.stat().st_size - _STDERR_BYTES))
         lines = stream.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-    # Nobody else kills it: what is ended here is told apart before.
+    # The kernel did it: the caller knows of a process that qtoolkit ended, and why.
     if os.name != "nt" and code == -signal.SIGKILL:
         return NoMemoryError("the process was killed: memory ran out")
     last = lines[-1][:300]

@@ -14,12 +14,11 @@ from qtoolkit.hub.hub_errors import HubModel, hub_address, refuse_token
 from qtoolkit.hub.licenses import license_of_folder, named_license
 from qtoolkit.hub.repository import ask, parse_name
 from qtoolkit.measure import explained
-from qtoolkit.publishing.addition import Content
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
 from qtoolkit.publishing.card_quality import refuse_foreign_figures
 from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
-from qtoolkit.publishing.push import CARD, Repository
+from qtoolkit.publishing.push import CARD, Content, Repository
 from qtoolkit.publishing.token import Writer, find_writer
 from qtoolkit.publishing.verifier import LOADED_AGAIN, make_checks
 from qtoolkit.records import Publication, Receipt, Verification
@@ -32,7 +31,7 @@ def publish(request: PublishRequest) -> Publication:
     check_repo_id(request.repo_id)
     artifact = open_artifact(request.path)
     receipt = _receipt_of(artifact)
-    # What it refuses, it refuses before the work.
+    # Made once before the work, so that what it refuses is refused then.
     _card(artifact, receipt, Verification(artifact.path.name, ()), request)
     writer = None if request.dry_run else find_writer(request.repo_id, request.token)
     verification = make_checks(artifact, request, run_anew=False)
@@ -94,7 +93,7 @@ def _license_of(model: str | os.PathLike[str], revision: str | None) -> str | No
 
 def _is_here(model: str | os.PathLike[str]) -> bool:
     """Check whether a name is that of a folder or a file, not of a model on the Hub."""
-    # Path raises on a name that is too long, or belongs to nobody.
+    # `Path` raises on a name that is too long, or on the home of nobody.
     return os.path.exists(os.path.expanduser(model))  # noqa: PTH110, PTH111
 
 
@@ -114,7 +113,7 @@ def _send(
     repository.open(private=request.private, create_pr=request.create_pr)
     gated = planned.gated and not repository.private
     if gated:
-        # Before there is anything to hand out.
+        # Before there is a file that could be downloaded.
         repository.gate()
     repository.refuse_leftovers(files)
     unchanged = repository.unchanged(files, {name: entry.sha256 for name, entry in receipt.files.items()})

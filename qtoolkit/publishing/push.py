@@ -1,13 +1,16 @@
 """Send a verified model to the Hub: large files first, one after the other, then one commit that holds them all."""
 
 import hashlib
+import io
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
 
-from huggingface_hub import HfApi, ModelInfo, constants
+from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
@@ -15,19 +18,63 @@ from qtoolkit.checkpoints.filenames import INDEX_FILE
 from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError, oneline
 from qtoolkit.hub.hub_errors import HubUpload, translated
 from qtoolkit.hub.mirror import without_bars
-from qtoolkit.hub.transfer import transfer
-from qtoolkit.publishing.addition import Addition, Content
+from qtoolkit.hub.transfer import StoppedError, transfer
 from qtoolkit.publishing.token import Writer
 from qtoolkit.records import OnProgress, ProgressEvent
 
 # Seconds before a step is tried again; huggingface_hub itself has tried most requests several times by then.
 PAUSES = (2.0, 8.0, 30.0)
-# A Hub that names a longer time is not waited for: its limits are over after five minutes.
+# The longest pause that the Hub may ask for: its rate limits end after five minutes.
 _LONGEST_PAUSE = 300.0
 _TICK = 1.0
 CARD = "README.md"
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _Result = TypeVar("_Result")
+Content = Path | bytes
+
+
+class Addition(CommitOperationAdd):
+    """A file of a commit that counts what is read of it to be sent.
+
+    hf_xet reads a file by itself, and huggingface_hub hands on no progress of it: the count stays 0 then.
+
+    Attributes:
+        num_bytes_read: how far it was read; what is read again after a lost connection does not count twice.
+        stopped: set when reading should break off.
+    """
+
+    num_bytes_read = 0
+    stopped = threading.Event()
+
+    @contextmanager
+    def as_file(self, with_tqdm: bool = False) -> Iterator[BinaryIO]:
+        """Open the content; `with_tqdm` is set where it is read to be sent, and counted then."""
+        if with_tqdm and isinstance(self.path_or_fileobj, str):
+            with _CountedFile(self.path_or_fileobj, self) as file:
+                yield cast("BinaryIO", file)
+        else:
+            with super().as_file() as content:
+                yield content
+
+
+class _CountedFile(io.FileIO):
+    """A file that notes in its addition how far it was read."""
+
+    def __init__(self, path: str, addition: Addition) -> None:
+        super().__init__(path)
+        self.addition = addition
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read some bytes, and count them.
+
+        Raises:
+            StoppedError: the upload was stopped.
+        """
+        if self.addition.stopped.is_set():
+            raise StoppedError
+        data = super().read(-1 if size is None else size)
+        self.addition.num_bytes_read = max(self.addition.num_bytes_read, self.tell())
+        return data or b""
 
 
 class Repository:
@@ -37,7 +84,7 @@ class Repository:
         repo_id: "org/name".
         writer: who writes.
         revision: the branch.
-        on_progress: told about ten times a second how much was sent; what it raises stops the push.
+        on_progress: called about ten times a second with how much was sent; what it raises stops the push.
     """
 
     def __init__(self, repo_id: str, writer: Writer, revision: str, on_progress: OnProgress) -> None:
@@ -166,10 +213,10 @@ class Repository:
             for addition in self._additions
         }
         find = self._find_pull_request if create_pr else self._find_commit
-        if found := find(hashes):
-            return found
+        if existing := find(hashes):
+            return existing
         try:
-            made = self._api.create_commit(
+            commit = self._api.create_commit(
                 self.repo_id,
                 self._additions,
                 commit_message=message,
@@ -182,11 +229,11 @@ class Repository:
                 raise HubUnreachableError(f"{self.repo_id} is being committed to (409): call again later") from error
             if error.response.status_code != 412:
                 raise
-            # The Hub may have worked on after it broke off its answer.
-            if found := find(hashes):
-                return found
+            # The Hub may have made the commit although its answer broke off.
+            if existing := find(hashes):
+                return existing
             raise SourceError(f"somebody committed to {self.repo_id} meanwhile: look at it, then call again") from error
-        return made.oid, made.pr_url
+        return commit.oid, commit.pr_url
 
     def _find_commit(self, hashes: Mapping[str, set[str]], revision: str | None = None) -> tuple[str, None] | None:
         """Return the commit at the head of a branch where it holds all files; None where it does not."""
@@ -201,8 +248,8 @@ class Repository:
             self.repo_id, author=self.account, discussion_type="pull_request", discussion_status="open"
         )
         for request in mine:
-            if found := self._find_commit(hashes, request.git_reference):
-                return found[0], request.url
+            if commit := self._find_commit(hashes, request.git_reference):
+                return commit[0], request.url
         return None
 
     def _info(self, revision: str) -> ModelInfo:
@@ -249,10 +296,10 @@ def _stored(info: ModelInfo) -> dict[str, str]:
 
 def _hashes(content: Content, sha256: str | None) -> set[str]:
     """Return the hashes by which the Hub may keep a content: SHA-256 of a large file, git's of a small one."""
-    found = {sha256} if sha256 else set()
-    # Files of this size are never kept in git itself.
+    hashes = {sha256} if sha256 else set()
+    # Larger files are never kept in git itself.
     if isinstance(content, bytes) or content.stat().st_size < 20_000_000:
         data = content if isinstance(content, bytes) else content.read_bytes()
-        found.add(hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest())
-        found.add(hashlib.sha256(data).hexdigest())
-    return found
+        hashes.add(hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest())
+        hashes.add(hashlib.sha256(data).hexdigest())
+    return hashes

@@ -24,23 +24,23 @@ class Reader(NamedTuple):
 
 def reader_of(artifact: Artifact) -> Reader:
     """Return how transformers reads a folder on this machine."""
-    found = artifact.format
-    if found is None:
+    format_ = artifact.format
+    if format_ is None:
         return Reader("without qtoolkit")
-    missing = found.missing_packages()
-    if found.packages is None or (found.reads_itself and missing):
+    missing = format_.missing_packages()
+    if format_.packages is None or (format_.reads_itself and missing):
         return Reader("once qtoolkit is imported", with_qtoolkit=True)
-    if found.reads_itself:
-        return Reader(f"through {' and '.join(found.packages)}")
+    if format_.reads_itself:
+        return Reader(f"through {' and '.join(format_.packages)}")
     return Reader("without qtoolkit", missing=", ".join(missing))
 
 
 def check_other_readers(artifact: Artifact) -> list[Check]:
     """Return a check, not made, of the other program that reads such a folder where it is not installed here."""
-    found = artifact.format
-    if found is None or not found.reads_itself or not found.missing_packages():
+    format_ = artifact.format
+    if format_ is None or not format_.reads_itself or not format_.missing_packages():
         return []
-    *rest, reader = found.packages or ("",)
+    *rest, reader = format_.packages or ("",)
     absent = " and ".join((reader, *rest))
     return [Check(f"loads in {reader}", None, "not tried", f"{absent} are not installed here")]
 

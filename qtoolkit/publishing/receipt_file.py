@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from qtoolkit.models import Checkpoint
 
-# Real ones take some kB; a longer one is cut off here, and then no JSON.
+# Real receipts take some kB; a longer one is cut off here, and then refused as no JSON.
 _MAX_CHARACTERS = 10_000_000
 _COMPARED = ("behaviour", "files")
 
 
 def behaviour_of(checkpoint: "Checkpoint") -> Noted[Behaviour]:
-    """Return how the base's tokenizer and generation config behave; a tokenizer that cannot be called is noted."""
+    """Describe what the base's tokenizer and generation config do; a tokenizer that cannot be called is noted."""
     notes: tuple[str, ...] = ()
     try:
         with panics_as_errors():
@@ -100,7 +100,8 @@ def measure_probe(model: "PreTrainedModel", tokenizer: Any) -> Probe:
         ValueError: logits are not finite.
     """
     vocab_size = model.config.get_text_config().vocab_size
-    return Probe(**_tuples(behaviour.probe(model, behaviour.probe_tokens(tokenizer, vocab_size))))
+    values = behaviour.probe(model, behaviour.probe_tokens(tokenizer, vocab_size))
+    return Probe.from_dict({"record": "Probe", "schema_version": Probe.schema_version, **values})
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
@@ -144,7 +145,7 @@ def read_receipt(folder: Path) -> Receipt | None:
     except (OSError, ValueError, OverflowError, RecursionError, ConfigError) as error:
         what = f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it"
         raise CheckpointError(lfs_problem(file).replace(f"{folder}/", "") or what) from error
-    # A card names a commit, and a folder of the cache is called by it.
+    # Cards and names of folders in the cache have the commit in them, so that it must look like one.
     known = is_commit_hash(receipt.source.commit_hash)
     return receipt if known else replace(receipt, source=replace(receipt.source, commit_hash=None))
 
@@ -165,7 +166,7 @@ def _plain(values: Any) -> Any:
 
 
 def receipt_of(checkpoint: "Checkpoint") -> Noted[Receipt | None]:
-    """Read the receipt beside the weights of a checkpoint; a damaged one is noted, and None returned."""
+    """Read the receipt beside the weights of a checkpoint; a damaged one is noted, and left out."""
     try:
         return Noted(read_receipt(checkpoint.path) if checkpoint.path else None)
     except CheckpointError as error:
@@ -191,10 +192,3 @@ def _public_name(source: ModelSource) -> str:
     """Return the name of the base without the folders of this machine."""
     on_hub = is_hub_id(source.name) and not Path(source.name).exists()
     return source.name if source.commit_hash or on_hub else last_part(source.name)
-
-
-def _tuples(values: Any) -> Any:
-    """Return a value with its lists, at any depth below a dict, as tuples: a record holds no lists."""
-    if isinstance(values, dict):
-        return {name: _tuples(value) for name, value in values.items()}
-    return tuple(_tuples(value) for value in values) if isinstance(values, list) else values

@@ -24,7 +24,7 @@ def refuse_odd_values(values: Any) -> None:
     if not is_shallow([values]):
         raise ConfigError("it is nested too deep")
     for value in _leaves(values):
-        # NaN is not below anything.
+        # Not `>= _MOST`, which is false for NaN.
         if isinstance(value, int | float) and not abs(value) < _MOST:
             raise ConfigError(f"it holds the number {value!r:.20}")
         if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):

@@ -7,7 +7,7 @@ from typing import Any
 
 from qtoolkit.publishing.listing import list_folder
 
-# An answer takes some kB; a person goes to and fro between a few models.
+# An answer takes some kB, and a person works on a few models at a time.
 MAX_ANSWERS = 16
 _answers: dict[str, dict[str, Any]] = {}
 
@@ -18,7 +18,7 @@ def state_of(request: dict[str, Any]) -> str:
     That is the request, the state of every file of the folder and of its base, and the installed packages.
     """
     folders = [request["folder"], *filter(None, [request["base"]])]
-    # Installing or removing a package touches the folder that it lies in.
+    # Installing or removing a package changes the time of the folder that holds it.
     packages = [(path, Path(path).stat().st_mtime_ns) for path in sys.path if Path(path).is_dir()]
     return json.dumps([request, [_stamps(Path(folder)) for folder in folders], packages])
 

@@ -21,13 +21,13 @@ _CODE = (
 _CONFIGS = "config.json"
 # Keys by which transformers takes code from a repository, and peft a class from a package.
 _CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "auto_mapping")
-# Those by which it takes a program of its own, or one from a repository, "org/name" or "org/name:function".
+# Keys by which it chooses a kernel: one of its own, or one from a repository, "org/name" or "org/name:function".
 _KERNEL_KEYS = ("_implementation", "_implementation_internal", "kernel_config")
 _WEIGHTS = (".safetensors", ".gguf")
-# Vocabularies: words of the world, paths among them.
+# Vocabularies, whose words may look like paths.
 _VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "tekken.json")
 _READ_AT_MOST = 200_000_000
-# No option of a config is as long; a chat template may be.
+# Characters of a text in a config; no option is as long, but a chat template may be.
 _LONGEST_TEXT = 2_000
 _LONG_KEYS = ("chat_template",)
 
@@ -36,7 +36,7 @@ def check_pickles(artifact: Artifact) -> Check:
     """Check that no file is a pickle, by its name or by its first bytes."""
     problems = []
     for name in artifact.names:
-        # Where names are read without regard to case, EVIL.PY is evil.py.
+        # Some file systems ignore case: EVIL.PY is evil.py there.
         if name.lower().endswith(_PICKLES):
             problems.append(f"{name} is a pickle by its name")
         elif _starts_as_pickle(artifact.path / name):
@@ -74,9 +74,9 @@ def check_paths(artifact: Artifact) -> Check:
         own_name = PurePosixPath(name).name
         if own_name in _VOCABULARIES or name.endswith(".model"):
             continue
-        found = pattern.search(_without_vocabulary(text) if own_name == "tokenizer.json" else text)
-        if found:
-            problems.append(f"{name} holds a local path ({found[0].decode(errors='replace')}...)")
+        match = pattern.search(_without_vocabulary(text) if own_name == "tokenizer.json" else text)
+        if match:
+            problems.append(f"{name} holds a local path ({match[0].decode(errors='replace')}...)")
     return check_of("no local paths", problems, "none", "correct the file: it tells where and by whom it was made")
 
 
@@ -104,7 +104,7 @@ def _texts(artifact: Artifact) -> Iterator[tuple[str, bytes]]:
     """Yield name and bytes of every file; of a weight file, only its header."""
     for name in artifact.names:
         with (artifact.path / name).open("rb") as stream:
-            # Python sets aside at once as much memory as it is asked to read.
+            # Python allocates at once as much memory as it is asked to read.
             most = min(os.fstat(stream.fileno()).st_size, _READ_AT_MOST)
             if name.lower().endswith(_WEIGHTS):
                 length = int.from_bytes(stream.read(8), "little")
@@ -118,27 +118,28 @@ def _without_vocabulary(text: bytes) -> bytes:
 
     The JSON is not decoded: anybody may have written it, and its values would take many times its size.
     """
-    kept, depth, start = [], 0, 0
+    parts = []
+    depth = start = 0
     key = b""
     for token in _TOKENS.finditer(text):
         sign = token[0]
         if sign in b"]}":
             depth -= 1
             if depth == 1 and key in _WORDS:
-                # From here on: what stood before was put aside when the list began.
+                # What comes next is kept; what came before the list is in `parts`.
                 start = token.end()
         elif sign in b"[{":
             depth += 1
             if depth == 2 and key in _WORDS:
-                kept.append(text[start : token.start()])
+                parts.append(text[start : token.start()])
                 start = len(text)
         elif depth == 1:
             key = sign
-    # A file that is no JSON is looked at whole.
-    return b"".join([*kept, text[start:]]) if depth == 0 else text
+    # Of a file that is no JSON, nothing is left out.
+    return b"".join([*parts, text[start:]]) if depth == 0 else text
 
 
-# Texts and brackets: enough to know where in a JSON file one is. A text is never looked at twice.
+# Texts and brackets, which tell where in a JSON file one is. The pattern does not backtrack into a text.
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 _WORDS = (b'"model"', b'"added_tokens"')
 
@@ -153,31 +154,26 @@ def _asks_for_code(key: str, value: Any) -> bool:
 
 
 def _config_entries(artifact: Artifact) -> Iterator[tuple[str, str, Any]]:
-    """Yield every entry of every config in a folder, at any depth: the file, the key in it, and the value.
-
-    A key is "quantization_config.dataset", of which the last hundred letters are kept; texts in a list have the key of
-    the list. No recursion: values may be nested as deep as Python reads them.
-    """
+    """Yield every entry of every config in a folder, at any depth: the file, the key in it, and the value."""
     for name in artifact.names:
-        if not name.lower().endswith(_CONFIGS):
-            continue
-        left = [_children("", read_json(artifact.path / name))]
-        while left:
-            entry = next(left[-1], None)
-            if entry is None:
-                left.pop()
-                continue
-            key, value, is_entry = entry
-            if is_entry:
+        if name.lower().endswith(_CONFIGS):
+            for key, value in _entries("", read_json(artifact.path / name)):
                 yield name, key, value
-            left.append(_children(key, value))
 
 
-def _children(key: str, value: Any) -> Iterator[tuple[str, Any, bool]]:
-    """Yield what a dict or a list holds: its key, the value, and whether it is an entry of its own."""
+def _entries(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a JSON value holds, at any depth: of dicts every entry, of lists the texts with the key of the list.
+
+    A key is "quantization_config.dataset", of which the last hundred letters are kept. `read_json` refuses values that
+    are nested too deep for a recursion.
+    """
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield (f"{key}.{name}" if key else name)[-100:], inner, True
+            inner_key = (f"{key}.{name}" if key else name)[-100:]
+            yield inner_key, inner
+            yield from _entries(inner_key, inner)
     elif isinstance(value, list):
         for inner in value:
-            yield key, inner, isinstance(inner, str)
+            if isinstance(inner, str):
+                yield key, inner
+            yield from _entries(key, inner)

@@ -43,7 +43,7 @@ def find_writer(repo_id: str, token: str | None) -> Writer:
     used = concealed(token if token is not None else get_token())
     if used is None:
         raise GatedModelError(f"writing to {repo_id} needs a token, and none is there: {_HOW}")
-    # Refuses what cannot be a token before it goes into a header.
+    # Refuses what cannot be a token, before it is sent in a header.
     model = HubUpload(repo_id, token=used)
     with translated(model):
         account: dict[str, Any] = HfApi(token=used).whoami()

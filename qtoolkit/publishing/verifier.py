@@ -33,7 +33,7 @@ def make_checks(artifact: Artifact, options: VerifyRequest | PublishRequest, *, 
 
     Args:
         artifact: the folder.
-        options: its base, and who is told of each check.
+        options: its base, and who is called with each check.
         run_anew: run the model in any case; otherwise what a process saw of it earlier in this session counts, as long
             as no file of the model, its base or the packages has changed since. Bytes are compared each time.
     """
@@ -48,9 +48,9 @@ def make_checks(artifact: Artifact, options: VerifyRequest | PublishRequest, *, 
     def run(request: dict[str, Any]) -> dict[str, Any]:
         nonlocal answer, recalled
         state = run_cache.state_of(request)
-        kept = None if run_anew else run_cache.recall(state)
-        recalled = kept is not None
-        answer = kept or run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
+        known = None if run_anew else run_cache.recall(state)
+        recalled = known is not None
+        answer = known or run_behaviour(request, on_wait=lambda: report("the model runs in a fresh process"))
         run_cache.remember(state, answer)
         return answer
 

@@ -153,7 +153,3 @@ def weights_by_block(job: JobShape) -> tuple[dict[str, int], int]:
         elif layer.name != job.head:
             outside += layer.bytes_before
     return in_blocks, outside
-
-
-# The name that callers use until the branch `methods`, which renames it there, is merged.
-Work = JobShape

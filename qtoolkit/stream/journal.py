@@ -82,7 +82,7 @@ class Journal:
         recipe: everything that the results depend on, as JSON-ready values.
 
     Attributes:
-        found: number of blocks that an earlier call had completed.
+        resumed: number of blocks that an earlier call had completed.
 
     Raises:
         OutputError: the folder was started with another recipe.
@@ -90,7 +90,7 @@ class Journal:
     """
 
     def __init__(self, place: JournalPlace | None, recipe: Mapping[str, Any]) -> None:
-        self.found = 0
+        self.resumed = 0
         self._memory: dict[int, DoneBlock] = {}
         self._not_pushed_note = ""
         self._aside_note = ""
@@ -151,7 +151,7 @@ class Journal:
         if self.folder is None:
             return self._memory.get(index)
         stored = self._read(_name(index), fits)
-        self.found += stored is not None
+        self.resumed += stored is not None
         return None if stored is None else stored[0]
 
     def write(self, index: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> DoneBlock:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
+from qtoolkit.tensor.float32_products import Float32Products
 from qtoolkit.tensor.processor import product_dtype
-from qtoolkit.tensor.products import Float32Products
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,9 +1,9 @@
-"""Pure functions on tensors: grouping, affine codes, packing."""
+"""Pure functions on tensors: grouping, integer codes, packing, products, divergences."""
 
-from qtoolkit.tensor.affine import absmax_quantize, code_range, dequantize, zero_point_quantize
 from qtoolkit.tensor.grouping import GRANULARITIES, Granularity, from_groups, scale_shape, to_groups
-from qtoolkit.tensor.packing import pack_int4, unpack_int4
-from qtoolkit.tensor.words import WORD_BITS, pack_words, unpack_words
+from qtoolkit.tensor.int4_packing import pack_int4, unpack_int4
+from qtoolkit.tensor.int32_packing import WORD_BITS, pack_words, unpack_words
+from qtoolkit.tensor.integer_codes import absmax_quantize, code_range, dequantize, zero_point_quantize
 
 __all__ = [
     "GRANULARITIES",

@@ -1,22 +1,22 @@
-"""How two models' predictions of the same tokens differ, token by token."""
+"""Compare two models' predictions of the same tokens, token by token."""
 
 from typing import NamedTuple
 
 import torch
 
-# Rows of logits that are in float32 at one time: with a vocabulary of 50,000 they fit the processor's cache.
+# Rows of logits that are in float32 at one time: with a vocabulary of 50,000 they fit a processor's cache.
 _ROWS = 8
 
 
 class Prediction(NamedTuple):
-    """What two models make of each of some tokens; float32 or bool [tokens].
+    """How two models predict each of some tokens; float32 or bool [tokens].
 
     Attributes:
-        nll: negative log-likelihood of the right token in nats, by the model.
-        base_nll: the same by the base.
-        kl_divergence: of the base's distribution to the model's, in nats.
-        same_top: whether the base's likeliest token is the model's too.
-        delta_p: the right token's probability by the model, less that by the base.
+        nll: the model's negative log-likelihood of the target token in nats.
+        base_nll: the base model's.
+        kl_divergence: KL(base || model) in nats.
+        same_top: whether both models find the same token most likely.
+        delta_p: the target token's probability by the model minus that by the base model.
     """
 
     nll: torch.Tensor
@@ -39,18 +39,18 @@ def negative_log_likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torc
         tensor([0.6931])
     """
     parts = zip(logits.split(_ROWS), targets.split(_ROWS), strict=True)
-    return torch.cat([_Rows(part).nll(wanted).float() for part, wanted in parts])
+    return torch.cat([_Rows(part).nll(rows).float() for part, rows in parts])
 
 
 def compare_predictions(base: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> Prediction:
-    """What a base and a model make of the same tokens.
+    """Compare the predictions of a base model and a model for the same tokens.
 
-    KL(base || model) = sum over the vocabulary of p * (log p - log q), p by the base and q by the model.
+    KL(base || model) = sum over the vocabulary of p * (log p - log q), p by the base model and q by the model.
 
     Args:
-        base: logits of the base [tokens, vocabulary], any floating type.
-        logits: those of the model, on the same device.
-        targets: the right tokens, int64 [tokens].
+        base: logits of the base model [tokens, vocabulary], any floating type.
+        logits: logits of the model, on the same device.
+        targets: the tokens to predict, int64 [tokens].
 
     Example: the base says 1/2 and 1/2, the model 3/4 and 1/4: KL = ln(2/3)/2 + ln(2)/2 = 0.1438.
 
@@ -59,20 +59,20 @@ def compare_predictions(base: torch.Tensor, logits: torch.Tensor, targets: torch
         tensor([0.1438])
     """
     parts = zip(base.split(_ROWS), logits.split(_ROWS), targets.split(_ROWS), strict=True)
-    rows = [_compare(_Rows(p), _Rows(q), wanted) for p, q, wanted in parts]
+    rows = [_compare(_Rows(p), _Rows(q), part) for p, q, part in parts]
     return Prediction(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
 class _Rows:
-    """A few rows of logits, less the largest of each.
+    """A few rows of logits, each minus its maximum.
 
-    What is summed up over the vocabulary is in float32, and what is left of a row in float64: a logarithm of 10 has an
-    error of 5e-7 in float32, as large as some divergences.
+    Terms of sums over the vocabulary are float32, and the sums float64: a logarithm of 10 has an error of 5e-7 in
+    float32, as large as some divergences.
 
     Attributes:
         logits: float32 [rows, vocabulary], at most 0.
-        powers: exp of them.
-        log_sum: logarithm of their sum, float64 [rows].
+        powers: exp(logits).
+        log_sum: logarithm of the sum of the powers, float64 [rows].
     """
 
     def __init__(self, logits: torch.Tensor) -> None:
@@ -82,18 +82,20 @@ class _Rows:
         self.log_sum = self.powers.sum(-1).double().log()
 
     def nll(self, targets: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood of the targets, float64 [rows]."""
+        """Return the negative log-likelihood of the targets, float64 [rows]."""
         # [rows, vocabulary] at [rows, 1] -> [rows]
         return self.log_sum - self.logits.gather(-1, targets[:, None]).squeeze(-1)
 
 
 def _compare(base: _Rows, model: _Rows, targets: torch.Tensor) -> Prediction:
-    # The largest is 0, so that equally likely ones count as the same.
+    """Compare the predictions of a few rows."""
+    # A maximum is 0: if several tokens are the most likely, each counts as the same.
     same_top = model.logits.gather(-1, base.logits.argmax(-1, keepdim=True)).squeeze(-1) == 0  # [rows]
-    base_nll, nll = base.nll(targets), model.nll(targets)
-    # A token that the base rules out adds nothing, though the difference is infinite or none.
+    base_nll = base.nll(targets)
+    nll = model.nll(targets)
+    # A token with probability 0 by the base model adds nothing, though the difference is infinite or NaN.
     difference = (base.logits - model.logits).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=0.0)
-    moved = torch.linalg.vecdot(base.powers, difference).double() / base.log_sum.exp()
-    divergence = moved - base.log_sum + model.log_sum
+    weighted = torch.linalg.vecdot(base.powers, difference).double() / base.log_sum.exp()
+    divergence = weighted - base.log_sum + model.log_sum
     delta_p = nll.neg().exp() - base_nll.neg().exp()
     return Prediction(nll.float(), base_nll.float(), divergence.float(), same_top, delta_p.float())

@@ -1,4 +1,4 @@
-"""Which weights share one scale: a weight W[out_features, in_features] seen as groups [num_groups, group_size]."""
+"""View a weight W[out_features, in_features] as the groups [num_groups, group_size] that share one scale each."""
 
 from typing import Literal, get_args
 
@@ -21,7 +21,7 @@ def scale_shape(out_features: int, in_features: int, granularity: str, group_siz
         group_size: weights per scale; -1 unless granularity is "group".
 
     Raises:
-        ValueError: an unknown granularity, or a group size that does not divide the rows.
+        ValueError: an unknown granularity, or a group size that does not divide in_features.
 
     Example:
         >>> scale_shape(576, 1536, "group", 64)
@@ -39,10 +39,10 @@ def scale_shape(out_features: int, in_features: int, granularity: str, group_siz
 
 
 def to_groups(weight: torch.Tensor, granularity: str, group_size: int = -1) -> torch.Tensor:
-    """A weight as the groups that share one scale each.
+    """Return a weight as the groups that share one scale each.
 
     Args:
-        weight: W[out_features, in_features]. The groups are a view of it where its strides allow that.
+        weight: W[out_features, in_features]. The groups are a view of it if its strides allow that.
         granularity: "tensor", "channel" or "group", see `scale_shape`.
         group_size: weights per scale; -1 unless granularity is "group".
 
@@ -50,7 +50,7 @@ def to_groups(weight: torch.Tensor, granularity: str, group_size: int = -1) -> t
         [num_groups, weights per group], in the order of the scales: their shape is `scale_shape`, row by row.
 
     Raises:
-        ValueError: a weight that is no matrix, or what `scale_shape` refuses.
+        ValueError: a weight that is no matrix, or anything that `scale_shape` refuses.
     """
     if weight.ndim != 2:
         raise ValueError(f"weight must be a matrix [out_features, in_features], got shape {list(weight.shape)}")
@@ -60,7 +60,7 @@ def to_groups(weight: torch.Tensor, granularity: str, group_size: int = -1) -> t
 
 
 def from_groups(groups: torch.Tensor, out_features: int, in_features: int) -> torch.Tensor:
-    """Groups [num_groups, weights per group] as the weight [out_features, in_features] they came from, contiguous."""
+    """Return groups [num_groups, weights per group] as a contiguous weight [out_features, in_features]."""
     if groups.numel() != out_features * in_features:
         shape = f"[{out_features}, {in_features}]"
         raise ValueError(f"groups of shape {list(groups.shape)} do not fill a weight of shape {shape}")

@@ -1,30 +1,29 @@
-"""The Hessian of a layer's squared output error, H = X^T X (arXiv 2210.17323, section 3; without its factor 2)."""
+"""Sum up the Hessian of a layer's squared output error, H = X^T X (arXiv 2210.17323, section 3, without factor 2)."""
 
 import torch
 
 from qtoolkit.tensor.processor import bfloat16_is_native
 
-# Columns of one block of the product: wide enough for a fast product, narrow enough that half of H is not computed.
+# Columns of one block of the product: wide enough for a fast product, narrow enough to skip nearly half of H.
 _BLOCK = 256
 # Inputs of one product.
 _TOKENS = 2048
 
 
 class Hessian:
-    """The sum of x x^T over all inputs x of a layer, float32 [in, in], and how many inputs there were.
+    """Sum x x^T over all inputs x of a layer, float32 [in, in], and count the inputs.
 
-    The error of a layer's outputs under a change D of its weight is tr(D H D^T). A common factor of H changes neither
-    the codes nor the order, so that no mean is taken.
+    The squared error of a layer's outputs under a change D of its weight is tr(D H D^T). A common factor of H changes
+    neither the codes nor the order of columns, so that the sum is not divided by the number of inputs.
 
-    H is symmetric: blocks on and above its diagonal are computed, (n + 1) / 2n of the work for n blocks, and `full`
-    mirrors them. A processor with bfloat16 products multiplies bfloat16 inputs so, 2,048 at a time, and the sums are
-    float32: sums are formed in float32 there, but given back rounded to bfloat16, with a relative error of 0.001 each
-    (their diagonal is computed apart and exact). Of n inputs the estimate itself has an error of 1 / sqrt(n), 0.008 for
-    16,384.
+    H is symmetric: only blocks on and above its diagonal are computed, (n + 1) / 2n of the operations for n blocks, and
+    `full` mirrors them. A CPU with bfloat16 instructions multiplies bfloat16 inputs directly, 2,048 at a time, and the
+    products are added in float32: each is rounded to bfloat16, a relative error of 0.001 (the diagonal is computed
+    separately, exactly). As an estimate from n inputs, H has an error of 1 / sqrt(n), 0.008 for 16,384.
 
     Args:
         in_features: size of an input.
-        device: where it is summed.
+        device: device of the sum.
 
     Example: two inputs (1, 2) and (3, 4) give [[1 + 9, 2 + 12], [2 + 12, 4 + 16]].
 
@@ -47,17 +46,19 @@ class Hessian:
             if x.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
                 self._add_rounded(part)
             elif x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":
-                # Exact: products of two such numbers fit float32.
+                # Exact: products of two such numbers fit into float32.
                 self._sum += torch.mm(part.T, part, out_dtype=torch.float32)
             else:
                 self._add_exact(part.float())
 
     def _add_exact(self, x: torch.Tensor) -> None:
+        """Add X^T X of float32 inputs [tokens, in], blocks on and above the diagonal."""
         for start in range(0, x.shape[1], _BLOCK):
             columns = slice(start, start + _BLOCK)
             self._sum[columns, start:].addmm_(x[:, columns].T, x[:, start:])
 
     def _add_rounded(self, x: torch.Tensor) -> None:
+        """Add X^T X of bfloat16 inputs [tokens, in], rounded to bfloat16 outside of the diagonal."""
         diagonal = self._sum.diagonal() + x.float().square_().sum(0)
         for start in range(0, x.shape[1], _BLOCK):
             columns = slice(start, start + _BLOCK)
@@ -65,7 +66,7 @@ class Hessian:
         self._sum.diagonal().copy_(diagonal)
 
     def full(self) -> torch.Tensor:
-        """H float32 [in, in], both halves; the sum itself, which is complete then."""
+        """Return H float32 [in, in], both halves: the sum itself, completed in place."""
         for start in range(0, len(self._sum), _BLOCK):
             columns = slice(start, start + _BLOCK)
             block = self._sum[columns, columns]

@@ -1,4 +1,4 @@
-"""Tensors that are made when they are read, so that a state can be written without being whole in memory."""
+"""Tensors that are computed when they are read, so that a state dict can be saved without being in memory at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ import torch
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor whose shape and type are known, and whose values are made each time it is indexed.
+    """A tensor whose shape and type are known, and whose values are computed each time it is indexed.
 
     Attributes:
         shape: its shape.
         dtype: its torch type.
-        make: gives the whole tensor.
+        make: returns the whole tensor.
     """
 
     shape: tuple[int, ...]
@@ -23,13 +23,13 @@ class LazyTensor:
 
     @property
     def nbytes(self) -> int:
-        """Its length in bytes."""
+        """Return its size in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        """Make the whole tensor, then index it."""
+        """Compute the whole tensor, then index it."""
         return self.make()[index]
 
 
 class LazyState(dict[str, torch.Tensor | LazyTensor]):
-    """A destination of `nn.Module.state_dict` that says: what has to be made may come as a `LazyTensor`."""
+    """A destination for `nn.Module.state_dict` in which tensors that must be computed may be a `LazyTensor`."""

@@ -1,7 +1,7 @@
-"""What this machine's processor computes fast.
+"""Find out which floating types this machine's processor multiplies fast.
 
-`ATEN_CPU_CAPABILITY=avx2` and `ONEDNN_MAX_CPU_ISA=AVX2` in the environment make torch, and so all that is asked here,
-take a newer processor for one of AVX2 alone.
+With `ATEN_CPU_CAPABILITY=avx2` and `ONEDNN_MAX_CPU_ISA=AVX2` in the environment, torch and the functions here treat a
+newer processor as one with AVX2 only.
 """
 
 from functools import cache
@@ -11,23 +11,23 @@ import torch
 
 @cache
 def bfloat16_is_fast() -> bool:
-    """Whether products of bfloat16 are no slower than float32's: they are with AVX512, or with what is newer.
+    """Check whether products in bfloat16 are no slower than in float32: true with AVX512 or newer instructions.
 
-    With AVX2 alone, x[32, 576] W[576, 1536] takes 53.7 ms instead of 0.6, and x W^T 2.3 ms (torch 2.13, one core).
+    With AVX2 only, x[32, 576] W[576, 1536] takes 53.7 ms instead of 0.6, and x W^T 2.3 ms (torch 2.13, one core).
     """
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-any-return]  # noqa: SLF001
 
 
 def bfloat16_is_native() -> bool:
-    """Whether there are instructions for it, AVX512-BF16 or AMX, which make its products faster than float32's."""
+    """Check whether the CPU has bfloat16 instructions, AVX512-BF16 or AMX: products are faster than in float32."""
     return bfloat16_is_fast() and _has_bfloat16_instructions()
 
 
 def product_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
-    """Return the type to multiply in: `dtype` itself, or float32 on a CPU that multiplies it slowly.
+    """Return the type to multiply in: `dtype`, or float32 on a CPU that multiplies `dtype` slowly.
 
     Args:
-        dtype: type of the numbers.
+        dtype: type of the factors.
         device: "cpu", "cuda" or "cuda:0".
     """
     is_slow = dtype == torch.float16 or (dtype == torch.bfloat16 and not bfloat16_is_fast())

@@ -1,9 +1,9 @@
-"""A weight rounded to integer codes, absmax or zero-point, with one scale for the tensor, each output or each group."""
+"""Round a weight to integer codes, absmax or zero-point, with one scale for the tensor, each output or each group."""
 
 import torch
 
-from qtoolkit.tensor.affine import absmax_quantize, code_range, zero_point_quantize
 from qtoolkit.tensor.grouping import from_groups, to_groups
+from qtoolkit.tensor.integer_codes import absmax_quantize, code_range, zero_point_quantize
 
 
 def round_weight(
@@ -17,8 +17,8 @@ def round_weight(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Choose codes, scales and zero points for a full-precision weight.
 
-    Beside the weight, results and temporaries take at most 5 bytes per weight and 20 per scale; a transposed weight
-    (Conv1D) is copied before, unless granularity is "channel".
+    In addition to the weight, results and temporaries take at most 5 bytes per weight and 20 per scale; a transposed
+    weight (Conv1D) is copied first, unless granularity is "channel".
 
     Args:
         weight: W[out_features, in_features], any floating type, finite.
@@ -32,7 +32,7 @@ def round_weight(
         codes int8 [out_features, in_features], scale [num_groups, 1], zero_point int8 [num_groups, 1] or None.
 
     Raises:
-        ValueError: integers, NaN or infinity in the weight, or options that it cannot have.
+        ValueError: integers, NaN or infinity in the weight, or impossible options.
     """
     if not weight.is_floating_point():
         raise ValueError(f"weight must have a floating type, got {weight.dtype}: it was cast or quantized already")

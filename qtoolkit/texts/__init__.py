@@ -1,1 +1,1 @@
-"""Text to calibrate with and to measure quality on: read, told apart, cut into samples and windows."""
+"""Read text to calibrate with and to measure quality on, and cut its tokens into samples and windows."""

@@ -1,4 +1,4 @@
-"""Whether two texts share passages, known from a few numbers of each, from which no text can be read."""
+"""Find out whether two texts share passages from a few hashes of each, which do not reveal the texts."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# Tokens of a passage: shorter ones are common to texts of one language.
+# Tokens of a passage: shorter passages occur in many texts of a language.
 _LENGTH = 16
-# One passage in so many is kept, the same ones in every text (winnowing; Schleimer et al., SIGMOD 2003, section 2).
+# The hash of one passage in so many is kept, the same in every text (Schleimer et al., SIGMOD 2003, section 2).
 _EVERY = 64
-# Multipliers of a polynomial hash, and of the mixing that decides which hashes are kept.
+# Multipliers of a polynomial hash, and of the mixing that selects the hashes.
 _BASE, _MIX = 6_364_136_223_846_793_005, 11_400_714_819_323_198_485
 
 
 def sketch(tokens: "torch.Tensor") -> tuple[int, ...]:
-    """Hashes of some passages of 16 tokens, sorted.
+    """Return sorted hashes of some passages of 16 tokens.
 
     Args:
         tokens: int64 [samples, seq_len].
@@ -35,7 +35,7 @@ def sketch(tokens: "torch.Tensor") -> tuple[int, ...]:
 
 
 def overlap(text: Collection[int], other: Collection[int]) -> tuple[int, float]:
-    """How many kept passages two texts share, and which share of those of the smaller one that is.
+    """Count the passages that two sketches have in common, and divide by those of the smaller sketch.
 
     Example: of two passages and of three, one is in both.
 

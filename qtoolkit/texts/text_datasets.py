@@ -1,4 +1,4 @@
-"""Text in a Dataset of the package datasets that somebody has."""
+"""Read text from a Dataset of the package datasets, given by the user."""
 
 import importlib
 import sys
@@ -9,7 +9,7 @@ from qtoolkit.texts.text_files import Documents, text_column
 
 
 def is_dataset(value: Any) -> bool:
-    """Whether it is of a class of the package datasets, which is not imported for that."""
+    """Check whether a value is a Dataset of the package datasets, without importing the package."""
     datasets = sys.modules.get("datasets")
     return datasets is not None and isinstance(
         value, datasets.Dataset | datasets.IterableDataset | datasets.DatasetDict | datasets.IterableDatasetDict
@@ -17,15 +17,15 @@ def is_dataset(value: Any) -> bool:
 
 
 def is_stream(dataset: Any) -> bool:
-    """Whether its rows come one after the other from anywhere, rather than from this disk or memory."""
+    """Check whether a Dataset gives its rows only one after the other, such as over a network."""
     return isinstance(dataset, importlib.import_module("datasets").IterableDataset)
 
 
 def check_dataset(dataset: Any) -> None:
-    """Refuse a Dataset that can be seen to hold no text; no row is read.
+    """Refuse a Dataset that clearly holds no text; no row is read.
 
     Raises:
-        ConfigError: it is a dict of splits, is empty, or has no column of texts.
+        ConfigError: it is a dict of splits, is empty, or has no column with texts.
     """
     if isinstance(dataset, dict):
         splits = ", ".join(map(repr, dataset))
@@ -43,22 +43,22 @@ def _text_column(dataset: Any) -> str:
 
 
 def read_dataset(dataset: Any) -> Documents:
-    """The documents of a Dataset: its rows.
+    """Read the documents of a Dataset: one for each row.
 
     Raises:
-        ConfigError: it has no column of texts.
+        ConfigError: it has no column with texts.
         SourceError: it cannot be read.
     """
     try:
-        # A format such as pandas or torch would give something else than texts.
+        # Formats such as pandas or torch would give other types than str.
         plain = dataset.with_format(None)
         if plain.features is None:
-            plain = plain._resolve_features()  # noqa: SLF001  # as the package itself does where it has to know them
+            plain = plain._resolve_features()  # noqa: SLF001  # as the package itself does when it needs them
         column = _text_column(plain)
         for row in plain.select_columns(column):
             if row[column] is not None:
                 yield (row[column],)
     except ConfigError:
         raise
-    except Exception as error:  # it may be read from anywhere, by anybody's code
+    except Exception as error:  # its rows may come from any source, through the user's own code
         raise SourceError(f"text: the Dataset cannot be read ({oneline(error)}): try list(dataset)") from error

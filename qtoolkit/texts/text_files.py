@@ -1,9 +1,10 @@
-"""Files of text: plain text, JSON lines, Parquet. Checked by their beginning, read piece by piece."""
+"""Check text files by their beginning, and read them piece by piece: plain text, JSON lines, Parquet."""
 
 import codecs
 import importlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,19 @@ from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.optional import optional
 
-# Documents one after the other, each as the strings that make it up.
+# Documents one after the other, each as strings that together are its text.
 Documents = Generator[Iterable[str], None, None]
-# Bytes of a file that are looked at before work starts, and that are read at once.
+# Bytes of a file that are read at once, and that are checked before work starts.
 _BLOCK = 1 << 20
-# A line of JSON that is longer is no document.
+# The longest line of JSON in bytes; a longer one is no document.
 _MAX_LINE = 100_000_000
 _LINE = 'one object a line, such as {"text": "..."}'
-# Rows of a Parquet file that are taken at once.
+# Rows of a Parquet file that are read at once.
 _ROWS = 256
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file that can be seen, by its name and its beginning, to hold no text.
+    """Refuse a file whose name or beginning shows that it holds no text.
 
     Raises:
         ConfigError: not a file of a known kind, not readable, empty or binary; no text under the key or column "text".
@@ -41,17 +42,17 @@ def check_file(path: Path) -> None:
             if any(string.strip() for string in strings):
                 return
             if size > _BLOCK:
-                return  # looked at when it is read
+                return  # the rest is checked when it is read
     except OSError as error:
         raise _unreadable(path, error) from error
     raise ConfigError(f"text file {path} is empty: name another file, or 'self'")
 
 
 def read_file(path: Path) -> Documents:
-    """The documents of a file: a plain text is one, a line of JSON is one, a row of a Parquet file is one.
+    """Read the documents of a file: a plain text is one, as is a line of JSON or a row of a Parquet file.
 
     Raises:
-        ConfigError: what is read turns out to be binary or to hold no text where it should.
+        ConfigError: it turns out to be binary, or holds no text where text is expected.
     """
     try:
         yield from READERS[path.suffix.lower()](path)
@@ -70,11 +71,11 @@ def _blocks(path: Path) -> Iterator[str]:
         while block := file.read(_BLOCK):
             yield _decode(path, block, position, decoder.decode)
             position += len(block)
-        yield _decode(path, b"", position, lambda _: decoder.decode(b"", final=True))
+        yield _decode(path, b"", position, partial(decoder.decode, final=True))
 
 
 def _decode(path: Path, block: bytes, position: int, decode: Callable[[bytes], str]) -> str:
-    """The text of some bytes of a file.
+    """Decode some bytes of a file.
 
     Raises:
         ConfigError: they are no text.
@@ -113,7 +114,7 @@ def _text_of_line(path: Path, number: int, line: str) -> str:
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise ConfigError(f"{where} has no text under the key text: write {_LINE}")
-    # JSON may name half a character, which no tokenizer takes.
+    # JSON may hold half of a surrogate pair, which no tokenizer reads.
     return text.encode(errors="replace").decode()
 
 
@@ -138,12 +139,12 @@ def _text_column(path: Path, arrow: Any, schema: Any) -> str:
 
 
 def text_column(texts: list[str], columns: list[str], what: str) -> str:
-    """The column "text" of a table, or else its only column of texts.
+    """Choose the column "text" of a table, or else its only column with texts.
 
     Args:
-        texts: names of the columns of texts.
+        texts: names of the columns with texts.
         columns: names of all columns.
-        what: what the table is, for the message.
+        what: a name for the table, for the message.
 
     Raises:
         ConfigError: there is no such column, or several.
@@ -151,8 +152,8 @@ def text_column(texts: list[str], columns: list[str], what: str) -> str:
     if "text" in texts:
         return "text"
     if len(texts) != 1:
-        found = f"{len(texts)} columns of texts" if texts else "no column of texts"
-        raise ConfigError(f"{what} has {found} ({', '.join(columns):.200}): name the one to use text")
+        count = f"{len(texts)} columns" if texts else "no column"
+        raise ConfigError(f"{what} has {count} of texts ({', '.join(columns):.200}): name the one to use text")
     return texts[0]
 
 

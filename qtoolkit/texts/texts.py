@@ -1,4 +1,4 @@
-"""Text to run a model on, whatever it was given as: found and checked, and read piece by piece."""
+"""Check and open text of any kind: a name such as "wikitext2", a file, a list, or a Dataset."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -16,20 +16,20 @@ from qtoolkit.texts.text_files import READERS, Documents, check_file, read_file
 
 # Characters that are tokenized at once.
 PIECE = 100_000
-# What is longer was hardly meant as a path.
+# A longer text was hardly meant as a path.
 _MAX_NAME = 256
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Documents that are read when they are wanted.
+    """Hold the name of a text, and a function that reads its documents.
 
     Attributes:
-        name: what the user called them; never the text itself.
-        documents: starts reading: documents one after the other, each as the strings that make it up.
+        name: the user's name for the text; never the text itself.
+        documents: yields the documents one after the other, each as strings that together are its text.
         is_stream: whether only the beginning is read, since the rest comes over a network or has no end.
-        notes: what was decided while they were read, one line each.
-        checks: of a text of the Hub, once it was read, whether its bytes were compared with their hash.
+        notes: notes for the user, one line each; reading the documents adds to them.
+        checks: whether the bytes of a text from the Hub were compared with their hash; reading adds to them.
     """
 
     name: str
@@ -39,48 +39,56 @@ class Texts:
     checks: list[str] = field(default_factory=list)
 
 
-def check_texts(value: Any, option: str, others: tuple[str, ...] = ()) -> None:
-    """Refuse text before any work is done, as far as that can be told without a network.
+def is_self(value: Any) -> bool:
+    """Check whether a text is "self": the model writes it."""
+    return isinstance(value, str) and value == "self"
+
+
+def check_texts(value: Any, option: str) -> None:
+    """Refuse text that is clearly unusable before any work is done, without a network.
 
     Args:
-        value: "wikitext2", "c4", a file (.txt, .md, .raw, .jsonl, .parquet), a list of texts, or a Dataset of
+        value: "self", "wikitext2", "c4", a file (.txt, .md, .raw, .jsonl, .parquet), a list of texts, or a Dataset of
             the package datasets.
-        option: what the caller's argument is called, for the message.
-        others: further names that the caller knows, for the message.
+        option: name of the caller's argument, for the message.
 
     Raises:
-        ConfigError: it is none of those, or can be seen to hold no text.
+        ConfigError: it is none of those, or clearly holds no text.
         MissingDependencyError: the package that reads it is not installed.
     """
+    if is_self(value):
+        return
     if isinstance(value, str) and value in HUB_TEXTS:
         if not is_installed("datasets"):
             optional("datasets", f"text {value!r}")
     elif isinstance(value, str | os.PathLike):
         path = _path(value)
         if not os.fspath(value) or not os.path.exists(path):  # noqa: PTH110  # Path raises on a name that is too long
-            raise ConfigError(f"{option} must be {_allowed(others)}, got {_shown(os.fspath(value))}")
+            raise ConfigError(f"{option} must be {_allowed()}, got {_shown(os.fspath(value))}")
         check_file(path)
     elif is_dataset(value):
         check_dataset(value)
     elif isinstance(value, list | tuple):
         _check_list(value)
     else:
-        raise ConfigError(f"{option} must be {_allowed(others)}, got {type(value).__name__}")
+        raise ConfigError(f"{option} must be {_allowed()}, got {type(value).__name__}")
 
 
 def open_texts(value: Any, *, token: str | None, held_out: bool = False) -> Texts:
-    """Text that was checked; read later.
+    """Open a text that was checked; it is read later.
 
     Args:
-        value: as `check_texts` takes it.
-        held_out: take the split of "wikitext2" and "c4" that nothing is calibrated on.
+        value: as for `check_texts`, except "self".
+        held_out: use the split of "wikitext2" and "c4" that nothing is calibrated on.
         token: Hub token for "wikitext2" and "c4"; None for the one that huggingface_hub finds.
     """
     if isinstance(value, str) and value in HUB_TEXTS:
         from qtoolkit.hub.dataset_texts import read_hub_text
 
-        text, notes, checks = HUB_TEXTS[value], list[str](), list[str]()
+        text = HUB_TEXTS[value]
         text = replace(text, file=text.held_out) if held_out else text
+        notes: list[str] = []
+        checks: list[str] = []
         documents = partial(read_hub_text, value, text, token, notes=notes, checks=checks)
         return Texts(value, documents, text.is_stream, notes, checks)
     if isinstance(value, str | os.PathLike):
@@ -91,13 +99,13 @@ def open_texts(value: Any, *, token: str | None, held_out: bool = False) -> Text
     return Texts("1 text" if len(value) == 1 else f"{len(value)} texts", partial(_each, value))
 
 
-def _allowed(others: tuple[str, ...]) -> str:
-    names = ", ".join(map(repr, (*HUB_TEXTS, *others)))
+def _allowed() -> str:
+    names = ", ".join(map(repr, (*HUB_TEXTS, "self")))
     return f"{names}, a file that exists ({', '.join(READERS)}), a list of texts, or a Dataset"
 
 
 def _shown(name: str) -> str:
-    """A name as an error shows it; a text that was meant as itself is not quoted."""
+    """Quote a name for an error; a long text was not meant as a name, and is not quoted."""
     if len(name) > _MAX_NAME or "\n" in name:
         return f"a text of {len(name):,} characters: put it into a list"
     return repr(name)
@@ -131,7 +139,7 @@ def _each(texts: Iterable[str]) -> Documents:
 
 
 def cut(strings: Iterable[str]) -> Iterator[str]:
-    """One document in pieces of at most `PIECE` characters, cut at a line break or a blank where there is one."""
+    """Cut one document into pieces of at most `PIECE` characters, at a line break or a blank where there is one."""
     rest = ""
     for string in strings:
         rest += string

@@ -1,4 +1,4 @@
-"""Text as one row of tokens, read no further than it is wanted."""
+"""Tokenize a text lazily, up to a given number of tokens."""
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -13,53 +13,55 @@ from qtoolkit.texts.texts import PIECE, Texts, cut
 if TYPE_CHECKING:
     import numpy as np
 
-# A token of ordinary text has about 4 characters: how many are tokenized at once goes by it, up to a bound.
+# A token of ordinary text has about 4 characters: that many are tokenized at once per missing token, up to `_BATCH`.
 _CHARACTERS_PER_TOKEN = 4
 _BATCH = 10 * PIECE
 
 
 @dataclass(frozen=True)
 class TokenStream:
-    """The tokens of a text.
+    """Hold the tokens of a text.
 
     Attributes:
         tokens: int32 [tokens].
-        is_whole: whether they are the whole text; otherwise it goes on.
-        num_documents: documents that they come from.
+        is_complete: whether they are all of the text; otherwise they are its beginning.
+        num_documents: number of documents that they come from.
     """
 
     tokens: "np.ndarray[Any, np.dtype[np.int32]]"
-    is_whole: bool
+    is_complete: bool
     num_documents: int
 
 
 def tokenize(texts: Texts, tokenizer: Any, *, limit: int, phase: str, on_progress: OnProgress) -> TokenStream:
-    """The first `limit` tokens of a text, without special tokens but the end-of-text token between documents.
+    """Return the first `limit` tokens of a text, with no special tokens but the end-of-text token between documents.
 
-    A long document is tokenized in pieces, so that neither its text nor its tokens have to be held at once.
+    A long document is tokenized in pieces, so that memory never holds all of its text.
 
     Args:
         texts: the text.
         tokenizer: the model's; one without an end-of-text token joins documents as they are.
         limit: tokens after which reading stops.
         phase: of the job, for its progress.
-        on_progress: told of the tokens so far; what it raises stops the reading.
+        on_progress: called with the tokens so far; what it raises stops the reading.
     """
     import numpy as np
 
     parts = [np.empty(0, np.int32)]
     count = num_documents = 0
-    is_whole = False
+    is_complete = False
     with closing(_pieces(texts)) as pieces:
         while count < limit:
             batch = _take(pieces, min(_CHARACTERS_PER_TOKEN * (limit - count), _BATCH))
             if not batch:
-                is_whole = True
+                is_complete = True
                 break
-            options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
             try:
                 with panics_as_errors():
-                    encoded = tokenizer([text for text, _ in batch], **options)["input_ids"]
+                    strings = [text for text, _ in batch]
+                    encoded = tokenizer(strings, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+                        "input_ids"
+                    ]
             except Exception as error:  # the tokenizers library raises bare Exceptions
                 what = f"the tokenizer cannot read {texts.name} ({oneline(error)})"
                 raise SourceError(f"{what}: give another one as tokenizer=") from error
@@ -71,11 +73,11 @@ def tokenize(texts: Texts, tokenizer: Any, *, limit: int, phase: str, on_progres
             count = sum(map(len, parts))
             total = limit if texts.is_stream else 0
             on_progress(ProgressEvent(phase, min(count, limit), total, unit="tokens", detail=texts.name))
-    return TokenStream(np.concatenate(parts)[:limit], is_whole, num_documents)
+    return TokenStream(np.concatenate(parts)[:limit], is_complete, num_documents)
 
 
 def _pieces(texts: Texts) -> Generator[tuple[str, bool], None, None]:
-    """The text in pieces, each with whether a document begins with it."""
+    """Yield the text in pieces, each with whether a document begins with it."""
     with closing(texts.documents()) as documents:
         for document in documents:
             begins = True
@@ -85,7 +87,7 @@ def _pieces(texts: Texts) -> Generator[tuple[str, bool], None, None]:
 
 
 def _take(pieces: Iterator[tuple[str, bool]], characters: int) -> list[tuple[str, bool]]:
-    """The next pieces, until they have so many characters together."""
+    """Return the next pieces, until they have that many characters together."""
     taken = []
     while characters > 0 and (piece := next(pieces, None)):
         taken.append(piece)

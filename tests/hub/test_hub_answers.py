@@ -121,3 +121,31 @@ def test_two_processes_find_the_same_damaged_file(hub: Hub, monkeypatch: pytest.
 
     monkeypatch.setattr(checked_bytes, "_pieces", removed_meanwhile)
     assert fetched() == sharded()
+
+
+@pytest.mark.parametrize("names_hashes", [True, False], ids=["hashes", "no hashes"])
+@pytest.mark.parametrize("name", ["tokenizer.json", SHARDS[0]])
+def test_a_body_much_longer_than_listed_is_not_written(
+    hub: Hub, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, names_hashes: bool
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100_000)
+    hub.add("org/model", sharded())
+    hub.names_hashes = names_hashes
+    hub.faults = [answer(hub, name, {}, bytes(40_000_000))]
+    with pytest.raises(HubUnreachableError, match=rf"does \(more bytes came for {name} of org/model than"):
+        fetched()
+    assert max(request.sent for request in hub.requests if request.path.endswith(name)) < 40_000_000
+    assert list((tmp_path / "hub").rglob("*.incomplete")) == []
+    hub.faults.clear()
+    assert fetched() == sharded()
+
+
+def test_a_config_much_longer_than_listed_is_not_planned(hub: Hub, tiny_llama: Path) -> None:
+    hub.add("org/model", tiny_llama)
+    told = {"X-Repo-Commit": hub.repositories["org/model"].refs["main"], "ETag": '"' + "a" * 40 + '"'}
+    hub.faults = [Fault("/config.json$", status=200, headers=told, body=bytes(3_000_000))]
+    with (
+        pytest.raises(HubUnreachableError, match=r"more bytes came for config.json of org/model than"),
+        fetch_headers("org/model", revision=None, token=None, check=accept),
+    ):
+        pass

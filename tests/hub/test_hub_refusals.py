@@ -57,7 +57,7 @@ def test_by_the_file_names_alone(hub: Hub, files: dict[str, bytes], error: type[
         pytest.param({"weight_map": {"a": "pytorch_model.bin"}}, "names 'pytorch_model.bin'", id="a pickle"),
         pytest.param({"weight_map": {"a": "../x.safetensors"}}, "names '../x.safetensors'", id="another folder"),
         pytest.param({"weight_map": {"a": 1}}, "names 1", id="a number"),
-        pytest.param({"weight_map": {"a": ["x"]}}, "no weight_map of file names", id="a list"),
+        pytest.param({"weight_map": {"a": ["x"]}}, r"names \['x'\] as a weight file", id="a list"),
         pytest.param({"weight_map": {}}, "names no weight file", id="empty"),
         pytest.param({"weight_map": 3}, "no weight_map", id="no map"),
         pytest.param([], "no weight_map", id="no object"),

@@ -7,6 +7,7 @@ import pytest
 from huggingface_hub import constants
 
 import qtoolkit as qt
+from qtoolkit.tokens import forget
 from tests.fake_hub.server import Fault, Hub
 
 TOKEN = "hf_" + "Kd7" * 12
@@ -78,3 +79,28 @@ def test_a_token_within_a_name_is_not_sent(hub: Hub, name: str) -> None:
             call()
         assert_silent(caught.value, TOKEN)
     assert hub.requests == []
+
+
+class Answer:
+    """An answer of an HTTP library, whose connection is open."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.headers = {"Authorization": f"Bearer {TOKEN}"}
+        self.status_code = 403
+        self.is_closed = False
+        self._failure = failure
+
+    def close(self) -> None:
+        self.is_closed = True
+        if self._failure:
+            raise self._failure
+
+
+@pytest.mark.parametrize("failure", [None, OSError("the network is gone")], ids=["closed", "cannot be closed"])
+def test_an_answer_that_is_let_go_is_closed(failure: Exception | None) -> None:
+    error = ValueError("refused")
+    answer = Answer(failure)
+    error.response = answer  # type: ignore[attr-defined]
+    forget(error)
+    assert answer.is_closed
+    assert_silent(error, TOKEN)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from qtoolkit.hub.repository import fetch, local_models
+from qtoolkit.hub.cache import local_models
+from qtoolkit.hub.repository import fetch
 from tests.fake_hub.server import Hub
 from tests.hub.hub_models import SHARDS, accept, ignore_progress, sharded, single
 

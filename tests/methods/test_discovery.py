@@ -1,4 +1,4 @@
-"""A method is one file: found by its name, in this package or in another one, and imported when it is named."""
+"""A method is one entry: found by its name, in this package or in another one, and imported when it is named."""
 
 import subprocess
 import sys
@@ -110,6 +110,6 @@ def test_every_config_is_a_public_name() -> None:
 
 
 def test_configs_are_attributes_of_the_package() -> None:
-    assert qt.ZeroPoint.__module__ == "qtoolkit.methods.zero_point"
+    assert qt.ZeroPoint.__module__ == "qtoolkit.methods.affine"
     with pytest.raises(AttributeError, match="no attribute 'NF5'"):
         _ = qt.NF5

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import DeepseekV3Config, PreTrainedConfig
 
 import qtoolkit as qt
-from qtoolkit.methods.absmax import AbsMax, AbsMaxMethod
+from qtoolkit.methods.affine import AbsMax, AbsMaxMethod
 from qtoolkit.methods.gptq import GPTQ, GPTQMethod
 from qtoolkit.models import open_checkpoint
 from qtoolkit.models.experts import ExpertList

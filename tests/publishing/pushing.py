@@ -7,8 +7,7 @@ from random import Random
 import pytest
 
 from qtoolkit.publishing import push
-from qtoolkit.publishing.addition import Content
-from qtoolkit.publishing.push import Repository
+from qtoolkit.publishing.push import Content, Repository
 from qtoolkit.publishing.token import Writer
 from qtoolkit.records import OnProgress, ignore_progress
 from tests.fake_hub.fixture import WRITE_TOKEN

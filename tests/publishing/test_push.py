@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 
 from qtoolkit.errors import ConfigError, HubUnreachableError, SourceError
 from qtoolkit.publishing import push
-from qtoolkit.publishing.addition import Content
+from qtoolkit.publishing.push import Content
 from qtoolkit.publishing.token import find_writer
 from qtoolkit.records import ProgressEvent
 from tests.fake_hub.fixture import WRITE_TOKEN

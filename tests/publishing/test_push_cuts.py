@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub.utils._xet import abort_xet_session
 
 from qtoolkit.errors import HubUnreachableError
-from qtoolkit.publishing.addition import Content
+from qtoolkit.publishing.push import Content
 from tests.fake_hub.server import Fault, Request
 from tests.fake_hub.writable import PART, WritableHub
 from tests.fake_hub.writable_xet import WritableXetHub

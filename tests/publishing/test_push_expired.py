@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qtoolkit.errors import SourceError
-from qtoolkit.publishing.addition import Content
+from qtoolkit.publishing.push import Content
 from tests.fake_hub.server import Fault
 from tests.fake_hub.writable import WritableHub
 from tests.publishing.pushing import _no_pauses, contents, files, pushed

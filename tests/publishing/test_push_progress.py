@@ -7,7 +7,7 @@ import time
 import pytest
 
 from qtoolkit.errors import JobCancelled
-from qtoolkit.publishing.addition import Content
+from qtoolkit.publishing.push import Content
 from qtoolkit.records import ProgressEvent
 from tests.fake_hub.server import Fault
 from tests.fake_hub.writable import WritableHub

@@ -18,7 +18,7 @@ from qtoolkit.errors import (
     SourceError,
 )
 from qtoolkit.hub.hub_errors import HubUpload, translated
-from qtoolkit.publishing.addition import Content
+from qtoolkit.publishing.push import Content
 from qtoolkit.publishing.token import find_writer
 from tests.fake_hub.fixture import WRITE_TOKEN
 from tests.fake_hub.server import Fault

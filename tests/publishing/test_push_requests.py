@@ -3,7 +3,7 @@
 import pytest
 
 from qtoolkit.errors import HubUnreachableError, SourceError
-from qtoolkit.publishing.addition import Content
+from qtoolkit.publishing.push import Content
 from tests.fake_hub.fixture import WRITE_TOKEN
 from tests.fake_hub.server import Fault
 from tests.fake_hub.writable import WritableHub

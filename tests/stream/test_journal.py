@@ -84,8 +84,8 @@ def test_another_recipe_is_refused(change: dict[str, object], told: str, tmp_pat
 def test_a_block_that_does_not_fit_does_not_count(tmp_path: Path) -> None:
     Journal(JournalPlace(tmp_path), RECIPE).write(0, TENSORS, FACTS)
     journal = Journal(JournalPlace(tmp_path), RECIPE)
-    assert journal.read(0, refused) is None and journal.found == 0
-    assert journal.read(0, fits) is not None and journal.found == 1
+    assert journal.read(0, refused) is None and journal.resumed == 0
+    assert journal.read(0, fits) is not None and journal.resumed == 1
 
 
 @pytest.mark.parametrize("damage", ["no recipe", "cut", "empty", "a list", "changed"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
-from qtoolkit.hub import HubMirror
+from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.stream import Journal, JournalPlace
 from tests.fake_hub.fixture import WRITE_TOKEN
 from tests.fake_hub.server import Fault
@@ -40,7 +40,7 @@ def test_another_machine_goes_on(writable_hub: WritableHub, tmp_path: Path) -> N
     assert large is not None and small is not None and (large.facts, small.facts) == ({"a": 1}, {"b": 2})
     assert torch.equal(large.tensors["a.qweight"][...], LARGE["a.qweight"])
     assert torch.equal(small.tensors["b.qweight"][...], SMALL["b.qweight"])
-    assert second.read(2, fits) is None and second.found == 2
+    assert second.read(2, fits) is None and second.resumed == 2
     assert first.notes == second.notes == []
     # Nothing of huggingface_hub's own stays between the files.
     assert {file.name for file in (tmp_path / "second").iterdir()} == {

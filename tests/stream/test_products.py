@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
 from qtoolkit.stream import fast_products
-from qtoolkit.tensor.products import FEW_TOKENS
+from qtoolkit.tensor.float32_products import FEW_TOKENS
 from tests.sample_models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
 
 TOKENS = torch.arange(3, 35).reshape(2, 16)

@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer
 from qtoolkit.errors import JobCancelled, UnsupportedModelError
 from qtoolkit.records import ProgressEvent
 from qtoolkit.texts.calibration_text import Calibration
-from qtoolkit.texts.kv_cache import OneQuery, RoomyLayer, attend
+from qtoolkit.texts.kv_cache import BufferedLayer, OneQuery, attend
 from qtoolkit.texts.self_calibration import draw, self_calibration
 from tests.sample_models import random_model
 from tests.texts.calibration_texts import ignore_progress
@@ -210,7 +210,7 @@ def test_attention_of_one_query_is_torchs_own(heads: tuple[int, int], scale: flo
 
 
 def test_keys_with_room_are_those_that_came() -> None:
-    layer, plain = RoomyLayer(), DynamicLayer()
+    layer, plain = BufferedLayer(), DynamicLayer()
     query = torch.randn(2, 4, 1, 16)
     for count in (1, 1, 70, 1, 64, 1):
         keys, values = torch.randn(2, 2, count, 16), torch.randn(2, 2, count, 16)

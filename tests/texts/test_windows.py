@@ -8,7 +8,8 @@ import torch
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import ignore_progress
 from qtoolkit.requests import TextOptions
-from qtoolkit.texts.windows import Windows, check_text, load_windows
+from qtoolkit.texts.texts import check_texts
+from qtoolkit.texts.windows import Windows, load_windows
 from tests.texts.calibration_texts import DOCUMENTS, TEXT, tokens_of
 
 TEXTS = [TEXT[:9000]]
@@ -88,7 +89,7 @@ def test_the_fingerprint_is_that_of_the_tokens(tokenizer: Any) -> None:
 )
 def test_what_cannot_be_cut_is_refused_before_any_work(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        check_text(TextOptions(**({"text": TEXTS, "seq_len": 32, "num_tokens": 320} | changes)).text)
+        check_texts(TextOptions(**({"text": TEXTS, "seq_len": 32, "num_tokens": 320} | changes)).text, "text")
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,21 @@
-"""bitsandbytes' checkpoints, which transformers writes and reads: NF4, FP4 and LLM.int8()."""
+"""The format of bitsandbytes, which transformers writes and reads: NF4, FP4 and LLM.int8()."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import Any
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from qtoolkit.formats.base import Format
-from qtoolkit.formats.bitsandbytes.exact import keep_exact
-from qtoolkit.formats.bitsandbytes.quiet import quiet
+from qtoolkit.optional import optional
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["FORMAT", "keep_exact", "options_of"]
 
 
 class BitsAndBytesFormat(Format):
-    """See the module."""
+    """Describe checkpoints of bitsandbytes."""
 
     name = quant_method = tag = "bitsandbytes"
     packages = ("bitsandbytes",)
@@ -28,13 +31,19 @@ class BitsAndBytesFormat(Format):
         """See `Format`."""
         return "vLLM lists bitsandbytes among the formats that it reads; this model was not tried there."
 
-    def quiet(self) -> AbstractContextManager[None]:
-        """See `Format`."""
-        return quiet()
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """See `Format`: without the line for each int8 product of a bfloat16 model, thousands a sentence."""
+        logger = logging.getLogger("bitsandbytes.autograd._functions")
+        logger.addFilter(_is_no_cast)
+        try:
+            yield
+        finally:
+            logger.removeFilter(_is_no_cast)
 
 
 def options_of(config: Any) -> tuple[str, dict[str, Any]]:
-    """transformers' `BitsAndBytesConfig` as a method's name and the values of its config."""
+    """Return a method's name and the options of its config from transformers' `BitsAndBytesConfig`."""
     skipped = config.llm_int8_skip_modules
     exclude = {} if skipped is None else {"exclude": tuple(skipped)}
     if config.load_in_8bit:
@@ -44,6 +53,21 @@ def options_of(config: Any) -> tuple[str, dict[str, Any]]:
         "compute_dtype": str(config.bnb_4bit_compute_dtype).removeprefix("torch."),
         **exclude,
     }
+
+
+def keep_exact(model: "PreTrainedModel") -> None:
+    """Let 4-bit layers be saved exactly after they have run on a CPU, also while other threads run them."""
+    bnb = optional("bitsandbytes", "a 4-bit model")
+    from qtoolkit.formats.bitsandbytes.linear4bit import Linear4bit
+
+    for module in model.modules():
+        if type(module) is bnb.nn.Linear4bit:
+            module.__class__ = Linear4bit
+
+
+def _is_no_cast(record: logging.LogRecord) -> bool:
+    """Filter out the log line that says that inputs will be cast."""
+    return "inputs will be cast" not in str(record.msg)
 
 
 FORMAT = BitsAndBytesFormat()

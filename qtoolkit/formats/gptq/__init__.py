@@ -1,4 +1,4 @@
-"""GPTQ checkpoints: codes in 32-bit words, as auto-gptq, gptqmodel, vLLM and transformers read them."""
+"""The GPTQ format: codes in 32-bit words, as auto-gptq, gptqmodel, vLLM and transformers read them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ __all__ = ["FORMAT"]
 
 
 class GPTQFormat(Format):
-    """See the module."""
+    """Store, read and describe GPTQ checkpoints."""
 
     name = quant_method = tag = "gptq"
     packages = ("optimum", "gptqmodel")
@@ -31,8 +31,8 @@ class GPTQFormat(Format):
         return "gptq", options_of(values)
 
     def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
-        """See `Format`."""
-        from qtoolkit.formats.gptq.checkpoint import correct_format
+        """See `Format`: correct a wrong `checkpoint_format`."""
+        from qtoolkit.formats.gptq.stored_layers import correct_format
 
         return correct_format(checkpoint)
 
@@ -43,12 +43,12 @@ class GPTQFormat(Format):
         return GPTQReader(checkpoint)
 
     def side_files(self, values: Mapping[str, Any]) -> Mapping[str, str]:
-        """See `Format`: the config again, since auto-gptq looks nowhere else."""
+        """See `Format`: the config a second time, in the only file that auto-gptq reads it from."""
         return {QUANTIZE_CONFIG: json.dumps(values, indent=2) + "\n"}
 
     def problems(self, folder: Path, values: Mapping[str, Any]) -> Sequence[str]:
         """See `Format`."""
-        from qtoolkit.formats.gptq.checkpoint import problems_of
+        from qtoolkit.formats.gptq.stored_layers import problems_of
 
         return problems_of(folder, values)
 

@@ -1,8 +1,8 @@
-"""What `config.json` and `quantize_config.json` say of a GPTQ checkpoint, in the words of every reader."""
+"""Read and write the quantization config of GPTQ checkpoints, in `config.json` and `quantize_config.json`."""
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
@@ -13,14 +13,14 @@ from qtoolkit.version import __version__
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a checkpoint says of all its layers.
+class QuantizeConfig:
+    """The options of a GPTQ checkpoint that hold for all its layers.
 
     Attributes:
         bits: size of a code.
         group_size: inputs that share a scale; -1 for all of them.
-        sym: whether zero points are in the middle of the codes.
-        desc_act: whether groups were formed in another order than that of the inputs.
+        sym: whether all zero points are 2**(bits - 1).
+        desc_act: whether groups were formed in order of activation, not in that of the inputs.
         checkpoint_format: "gptq" or "gptq_v2".
     """
 
@@ -34,15 +34,15 @@ class Settings:
 def describe(config: Any, quantized: Mapping[str, int], left: Iterable[str]) -> dict[str, Any]:
     """Return the `quantization_config` of a checkpoint.
 
-    Readers learn in different words which layers of the blocks are not quantized: optimum and vLLM by
-    `modules_in_block_to_quantize` (the end of a name; a part of it), gptqmodel, vLLM and SGLang by `dynamic` (regular
-    expressions). Both are written where some are left. Layers with other bits than `bits` are told by `dynamic` alone,
-    one entry for each number of bits; gptqmodel takes the first entry that matches a name from its start.
+    Which layers of the blocks are not quantized is read from different keys: optimum and vLLM use
+    `modules_in_block_to_quantize` (the end of a name; a part of it), gptqmodel, vLLM and SGLang use `dynamic` (regular
+    expressions). Both are written if there are such layers. Layers with other bits than `bits` are listed in `dynamic`
+    only, one entry for each number of bits; gptqmodel applies the first entry that matches a name from its start.
 
     Args:
-        config: a `GPTQ`.
-        quantized: bits of the layers that are quantized, by their full names in the file.
-        left: full names of matrices in the blocks that are not.
+        config: a `qtoolkit.GPTQ`.
+        quantized: bits of the quantized layers by their full names in the file.
+        left: full names of the matrices in the blocks that are not quantized.
     """
     described = {
         "quant_method": "gptq",
@@ -60,7 +60,8 @@ def describe(config: Any, quantized: Mapping[str, int], left: Iterable[str]) -> 
         "pack_dtype": "int32",
         "meta": {"quantizer": [f"qtoolkit:{__version__}"]},
     }
-    names, rest = set(quantized), set(left)
+    names = set(quantized)
+    rest = set(left)
     dynamic: dict[str, dict[str, int]] = {}
     if rest:
         described["modules_in_block_to_quantize"] = [sorted(_shortest(names, rest))]
@@ -72,17 +73,17 @@ def describe(config: Any, quantized: Mapping[str, int], left: Iterable[str]) -> 
     return described | ({"dynamic": dynamic} if dynamic else {})
 
 
-def read_settings(values: Mapping[str, Any]) -> Settings:
-    """What a `quantization_config` of `config.json`, or a `quantize_config.json`, says of all layers.
+def read_quantize_config(values: Mapping[str, Any]) -> QuantizeConfig:
+    """Read the `quantization_config` of `config.json`, or a `quantize_config.json`.
 
     Raises:
         CheckpointError: a value that no GPTQ checkpoint can have.
-        UnsupportedModelError: a format, or a number of bits, that is not read here.
+        UnsupportedModelError: a format, or a number of bits, that is not supported here.
     """
     kind = values.get("quant_method", "gptq")
     if kind != "gptq":
         raise UnsupportedModelError(f"quant_method {kind!r:.40} is not GPTQ: load it with transformers")
-    # Files from before the key are all of the first format.
+    # Files older than the key have the first format.
     named = values.get("checkpoint_format") or values.get("format") or "gptq"
     checkpoint_format = "marlin" if values.get("is_marlin_format") else named
     if not isinstance(checkpoint_format, str) or checkpoint_format.lower() not in CHECKPOINT_FORMATS:
@@ -94,55 +95,50 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
         if values.get(key) not in (None, only):
             raise UnsupportedModelError(f"GPTQ with {key} {values[key]!r:.40} is not read here: use gptqmodel")
     check_dynamic(values.get("dynamic"), checkpoint_format.lower())
-    settings = Settings(
+    config = QuantizeConfig(
         bits=_value(values, "bits", int),
         group_size=_value(values, "group_size", int, -1),
         sym=_value(values, "sym", bool, True),
         desc_act=_value(values, "desc_act", bool, False),
         checkpoint_format=checkpoint_format.lower(),
     )
-    if settings.bits not in WORD_BITS:
+    if config.bits not in WORD_BITS:
         allowed = ", ".join(map(str, WORD_BITS))
-        raise UnsupportedModelError(f"GPTQ is read with {allowed} bits, not {settings.bits}: use gptqmodel")
-    if settings.group_size != -1 and settings.group_size < 1:
-        raise CheckpointError(f"the GPTQ config has group_size {settings.group_size}: it must be -1 or at least 1")
-    return settings
+        raise UnsupportedModelError(f"GPTQ is read with {allowed} bits, not {config.bits}: use gptqmodel")
+    if config.group_size != -1 and config.group_size < 1:
+        raise CheckpointError(f"the GPTQ config has group_size {config.group_size}: it must be -1 or at least 1")
+    return config
 
 
 def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of its method that a `quantization_config` tells.
+    """Return the options of `qtoolkit.GPTQ` that a `quantization_config` contains.
 
     Raises:
-        CheckpointError, UnsupportedModelError: as `read_settings`; also groups smaller than those that are made here.
+        CheckpointError, UnsupportedModelError: as `read_quantize_config`; also groups smaller than 32.
     """
-    settings = read_settings(values)
-    if 0 < settings.group_size < 32:
+    config = read_quantize_config(values)
+    if 0 < config.group_size < 32:
         raise UnsupportedModelError(
-            f"groups of {settings.group_size} are none of qtoolkit.GPTQ: load it with transformers' from_pretrained"
+            f"groups of {config.group_size} are none of qtoolkit.GPTQ: load it with transformers' from_pretrained"
         )
-    known: dict[str, Any] = {
-        "bits": settings.bits,
-        "group_size": settings.group_size,
-        "sym": settings.sym,
-        "desc_act": settings.desc_act,
-        "checkpoint_format": settings.checkpoint_format,
-    }
-    if any(isinstance(values.get(key), bool) for key in ("desc_act", "static_groups", "act_group_aware")):
-        by_activation = any(values.get(key) is True for key in ("desc_act", "static_groups", "act_group_aware"))
-        known["order"] = "activation" if by_activation else "natural"
-    damp, sequential = values.get("damp_percent"), values.get("true_sequential")
+    options = asdict(config)
+    by_activation = [values.get(key) for key in ("desc_act", "static_groups", "act_group_aware")]
+    if any(isinstance(value, bool) for value in by_activation):
+        options["order"] = "activation" if any(value is True for value in by_activation) else "natural"
+    damp = values.get("damp_percent")
     if isinstance(damp, float) and 0 < damp < 1:
-        known["damp_percent"] = damp
-    if isinstance(sequential, bool):
-        known["true_sequential"] = sequential
+        options["damp_percent"] = damp
+    if isinstance(values.get("true_sequential"), bool):
+        options["true_sequential"] = values["true_sequential"]
     if values.get("lm_head") is True:
-        known["exclude"] = ()
-    return known
+        options["exclude"] = ()
+    return options
 
 
 def notes_on(config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
-    """What to know of a result: who reads it, and whether it will be of use."""
-    bits, notes = {layer.bits for layer in layers}, []
+    """Return warnings about a result with these layers: bits that lose too much, and programs that cannot read it."""
+    bits = {layer.bits for layer in layers}
+    notes = []
     if config.sym and 2 in bits:
         # SmolLM2-135M: perplexity 2,358, where 68 with sym=False and 20 in bfloat16.
         notes.append("models fall apart with 2 bits and sym=True: give sym=False, or more bits")
@@ -152,33 +148,34 @@ def notes_on(config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
 
 
 def check_dynamic(dynamic: Any, checkpoint_format: str) -> None:
-    """Refuse what `dynamic` says of single layers and their tensors alone do not tell.
+    """Refuse a `dynamic` that gives single layers options which are not supported here.
 
-    Bits, group sizes and zero points are read from the tensors, and so is which layers are quantized ("-:").
+    Bits, group sizes, zero points and which layers are quantized ("-:") are accepted: they are read from the tensors.
 
     Args:
-        dynamic: regular expressions, each with what other options its layers have (gptqmodel, QuantizeConfig).
-        checkpoint_format: that of the whole file.
+        dynamic: regular expressions, each with the options of its layers (gptqmodel, QuantizeConfig); None without.
+        checkpoint_format: the one of all other layers.
 
     Raises:
-        CheckpointError: it is no such mapping.
+        CheckpointError: it does not map patterns to options.
         UnsupportedModelError: layers in another format, or with adapters.
     """
     if dynamic is None:
         return
     if not isinstance(dynamic, dict) or not all(isinstance(changes, dict) for changes in dynamic.values()):
         raise CheckpointError(f"the GPTQ config has dynamic {dynamic!r:.40}: it must map patterns to options")
-    usual: dict[str, str | None] = {"format": checkpoint_format, "checkpoint_format": checkpoint_format}
-    usual |= {"quant_method": "gptq", "method": "gptq", "pack_dtype": "int32", "adapter": None}
+    supported: dict[str, str | None] = {"format": checkpoint_format, "checkpoint_format": checkpoint_format}
+    supported |= {"quant_method": "gptq", "method": "gptq", "pack_dtype": "int32", "adapter": None}
     for pattern, changes in dynamic.items():
         for key, value in changes.items():
-            if key in usual and value not in (None, usual[key]):
+            if key in supported and value not in (None, supported[key]):
                 raise UnsupportedModelError(
                     f"GPTQ whose layers {pattern!r:.40} have {key} {value!r:.40} is not read here: use gptqmodel"
                 )
 
 
 def _value(values: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    """Return the value of a key, or the default where it is missing or null; refuse another type than `kind`."""
     value = values.get(key, default)
     if value is None:
         value = default
@@ -191,9 +188,9 @@ _DESCRIBED = {int: "a whole number", bool: "true or false"}
 
 
 def _shortest(names: set[str], others: set[str]) -> set[str]:
-    """Ends of `names` without the number of the block, where no name of `others` ends so; otherwise with it.
+    """Return the ends of `names` after the block's number, or from the list of blocks where `others` share such an end.
 
-    Example: in each block the same layers.
+    Example: the same layers in each block, then not.
 
         >>> _shortest({"m.layers.0.a.q", "m.layers.1.a.q"}, {"m.layers.0.a.k", "m.layers.1.a.k"})
         {'a.q'}
@@ -205,12 +202,14 @@ def _shortest(names: set[str], others: set[str]) -> set[str]:
 
 
 def _within_block(name: str) -> str:
+    """Return the part of a name after the number of the block."""
     return _BLOCK.sub("", name, count=1)
 
 
 def _from_list(name: str) -> str:
-    found = _BLOCK.match(name)
-    return name[found.start("list") :] if found else name
+    """Return the part of a name from the list of blocks."""
+    match = _BLOCK.match(name)
+    return name[match.start("list") :] if match else name
 
 
 # "model.layers.3." of "model.layers.3.mlp.up_proj".

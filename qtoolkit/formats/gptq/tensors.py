@@ -1,4 +1,4 @@
-"""The tensors of a GPTQ checkpoint that stand for one weight: their shapes, and what they mean."""
+"""The tensors of a GPTQ checkpoint that store one weight: shapes, types, and conversion to codes and back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ CHECKPOINT_FORMATS = ("gptq", "gptq_v2")
 
 @dataclass(frozen=True)
 class GPTQTensors:
-    """The tensors of a GPTQ checkpoint that stand for a weight W[out_features, in_features].
+    """How a GPTQ checkpoint stores a weight W[out_features, in_features]; implements `StoredTensors`.
 
     | tensor | type | shape |
     |---|---|---|
@@ -25,8 +25,8 @@ class GPTQTensors:
     | scales | float16, rarely another | [groups, out] |
     | g_idx | int32 | [in]: the group of each input |
 
-    W[o, i] = (code[i, o] - zero_point[g, o]) * scale[g, o] with g = g_idx[i]. Format "gptq" stores zero points less
-    one, "gptq_v2" as they are.
+    W[o, i] = (code[i, o] - zero_point[g, o]) * scale[g, o] with g = g_idx[i]. Format "gptq" stores zero points minus
+    one, "gptq_v2" stores them unchanged.
 
     Attributes:
         out_features, in_features: of the weight.
@@ -34,7 +34,7 @@ class GPTQTensors:
         group_size: inputs that share a scale, -1 for all of them; the last group may be smaller.
         checkpoint_format: "gptq" or "gptq_v2".
         scale_dtype: type of the scales.
-        centered: whether all zero points are in the middle of the codes.
+        centered: whether all zero points are 2**(bits - 1).
     """
 
     out_features: int
@@ -58,7 +58,7 @@ class GPTQTensors:
         """See `StoredTensors`.
 
         Raises:
-            ValueError: bits or a format that there is not, or sizes that do not fill words; the message says which.
+            ValueError: unknown bits or format, or sizes that do not fill words; the message says which.
         """
         bits = self.bits
         if self.checkpoint_format not in CHECKPOINT_FORMATS:
@@ -66,7 +66,8 @@ class GPTQTensors:
             raise ValueError(f"checkpoint_format must be one of {allowed}, got {self.checkpoint_format!r}")
         if bits not in WORD_BITS:
             raise ValueError(f"bits must be one of {', '.join(map(str, WORD_BITS))}, got {bits}")
-        inputs, outputs = self.in_features, self.out_features
+        inputs = self.in_features
+        outputs = self.out_features
         if inputs * bits % 32 or outputs * bits % 32:
             raise ValueError(f"codes of {bits} bits must fill words of 32, got {inputs} inputs and {outputs} outputs")
         if self.group_size != -1 and self.group_size < 1:
@@ -80,7 +81,7 @@ class GPTQTensors:
         }
 
     def stored_bytes(self) -> int:
-        """Bytes of `tensors`; nothing is allocated.
+        """Return the bytes of `tensors`; allocate nothing.
 
         Raises:
             ValueError: as `tensors`.
@@ -93,51 +94,74 @@ class GPTQTensors:
         """
         return stored_bytes(self)
 
+    def store(
+        self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, groups: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return the tensors that store these codes, on the CPU.
+
+        Args:
+            codes: uint8 [in, out].
+            scale: [groups, out], any floating type; rounded to `scale_dtype`.
+            zero_point: whole numbers of any type, [groups, out].
+            groups: the group of each input, int64 [in].
+        """
+        zeros = (zero_point - zero_offset(self.checkpoint_format)).to(torch.uint8)
+        tensors = {
+            "qweight": pack_words(codes.contiguous(), self.bits),
+            # [groups, out] -> [out, groups], packed along out -> [groups, out * bits / 32]
+            "qzeros": pack_words(zeros.T.contiguous(), self.bits).T.contiguous(),
+            "scales": scale.to(self.scale_dtype).contiguous(),
+            "g_idx": groups.to(torch.int32),
+        }
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
+
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> "CodeWords":
         """See `StoredTensors`."""
         return CodeWords(self, tensors)
 
     def encode(self, codes: Codes) -> dict[str, LazyTensor]:
         """See `StoredTensors`."""
-        tensors = self.tensors()
 
         def qweight() -> torch.Tensor:
-            pieces = (codes.codes(part) for part in output_blocks(codes))
-            place = None if codes.order is None else codes.order.argsort()
-            stored = pieces if place is None else (piece[place] for piece in pieces)
-            return torch.cat([pack_words(piece, self.bits) for piece in stored], dim=1)
+            # Sorted inputs back to the order of the layer.
+            order = slice(None) if codes.order is None else codes.order.argsort()
+            return torch.cat([pack_words(codes.codes(part)[order], self.bits) for part in output_blocks(codes)], dim=1)
 
         def scales() -> torch.Tensor:
             return codes.scale(slice(0, self.out_features)).contiguous()
 
-        return {
-            "qweight": LazyTensor(*tensors["qweight"], qweight),
-            "scales": LazyTensor(*tensors["scales"], scales),
-        }
+        tensors = self.tensors()
+        makers = {"qweight": qweight, "scales": scales}
+        return {name: LazyTensor(*tensors[name], make) for name, make in makers.items()}
 
     def __str__(self) -> str:
-        """What `print(model)` shows of it."""
+        """Return what `print(model)` shows of it."""
         return f"bits={self.bits}, group_size={self.inputs_per_scale}, checkpoint_format={self.checkpoint_format!r}"
 
 
 class CodeWords(Codes):
-    """The tensors of `GPTQTensors`.
+    """The codes in the tensors of a `GPTQTensors`.
 
     Args:
-        stored: what they are.
+        stored: how they are stored.
         tensors: qweight, qzeros, scales and g_idx.
     """
 
     def __init__(self, stored: GPTQTensors, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.bits, self.inputs_per_scale, self.centered = stored.bits, stored.inputs_per_scale, stored.centered
-        self.in_features, self.out_features = stored.in_features, stored.out_features
-        self._words, self._scales, self._g_idx = tensors["qweight"], tensors["scales"], tensors["g_idx"]
+        self.bits = stored.bits
+        self.in_features = stored.in_features
+        self.out_features = stored.out_features
+        self.inputs_per_scale = stored.inputs_per_scale
+        self.centered = stored.centered
+        self._words = tensors["qweight"]
+        self._scales = tensors["scales"]
+        self._g_idx = tensors["g_idx"]
         self.device = self._words.device
         self.zero_points = partial(_zero_points, tensors["qzeros"], stored.bits, stored.checkpoint_format)
-        # Equal groups in their order need no index.
-        whole = self.in_features % self.inputs_per_scale == 0
-        equal = whole and (self._g_idx.is_meta or in_order(self._g_idx, self.inputs_per_scale))
-        self.groups = None if equal else self._g_idx
+        # Equal groups in order need no index.
+        divides = self.in_features % self.inputs_per_scale == 0
+        is_plain = divides and (self._g_idx.is_meta or in_order(self._g_idx, self.inputs_per_scale))
+        self.groups = None if is_plain else self._g_idx
 
     def codes(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""
@@ -156,34 +180,33 @@ class CodeWords(Codes):
 
 
 class _Sorted(Codes):
-    """The same weight with its inputs in the order of their groups."""
+    """The same weight with its inputs sorted by their groups."""
 
     def __init__(self, words: CodeWords, order: torch.Tensor) -> None:
-        self._of, self.order = words, order.to(torch.int32)
-        self.bits, self.inputs_per_scale, self.device = words.bits, words.inputs_per_scale, words.device
-        self.in_features, self.out_features = words.in_features, words.out_features
-        self.zero_points, self.centered = words.zero_points, words.centered
+        self.describe_as(words)
+        self._unsorted = words
+        self.order = order.to(torch.int32)
 
     def codes(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""
-        return self._of.codes(outputs)[self.order]
+        return self._unsorted.codes(outputs)[self.order]
 
     def scale(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""
-        return self._of.scale(outputs)
+        return self._unsorted.scale(outputs)
 
 
 def zero_offset(checkpoint_format: str) -> int:
-    """What is added to a stored zero point: "gptq" holds it less one, "gptq_v2" as it is."""
+    """Return what is added to a stored zero point: 1 for "gptq", 0 for "gptq_v2"."""
     return 1 if checkpoint_format == "gptq" else 0
 
 
 def unpack_zero_points(qzeros: torch.Tensor, bits: int, checkpoint_format: str) -> torch.Tensor:
     """Return the zero points uint8 [groups, out] of qzeros int32 [groups, out * bits / 32].
 
-    Format "gptq_v2" stores them as they are, "gptq" stores them less one. What this makes of the largest number, whose
-    zero point does not fit any more, is read as auto-gptq's torch layer reads it (0.7.1, qlinear_cuda_old.py:301, 330):
-    as 0, but as 8 with 3 bits.
+    Format "gptq_v2" stores them unchanged, "gptq" minus one. For the largest stored number of "gptq" the zero point
+    does not fit its bits: it is read as auto-gptq's torch layer reads it (0.7.1, qlinear_cuda_old.py:301, 330), as 0,
+    but as 8 with 3 bits.
     """
     # [groups, out * bits / 32] -> [out, groups] -> [groups, out]
     stored = unpack_words(qzeros.T, bits).T.contiguous()
@@ -193,7 +216,7 @@ def unpack_zero_points(qzeros: torch.Tensor, bits: int, checkpoint_format: str) 
 
 
 def in_order(g_idx: torch.Tensor, group_size: int) -> bool:
-    """Whether the inputs stand in the order of their groups, and all but the last group have this size."""
+    """Check whether inputs are in the order of their groups, and all groups but the last have this size."""
     return torch.equal(g_idx, torch.arange(len(g_idx), device=g_idx.device, dtype=g_idx.dtype) // group_size)
 
 

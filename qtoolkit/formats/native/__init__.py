@@ -1,4 +1,4 @@
-"""qtoolkit's own checkpoints: layers as their method builds them, `quant_method: qtoolkit`."""
+"""qtoolkit's own format, `quant_method: qtoolkit`: the method and its options are stored, and it builds the layers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["FORMAT"]
 
 
 class NativeFormat(LayersFormat):
-    """See the module."""
+    """Store, read and describe qtoolkit's own checkpoints."""
 
     name = "native"
     quant_method = "qtoolkit"

@@ -1,4 +1,4 @@
-"""How qtoolkit's own checkpoints store integer codes: a weight, its scales, its zero points; the way there and back."""
+"""How qtoolkit's own checkpoints store integer codes: shapes, types, and conversion to codes and back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from qtoolkit.tensor.lazy import LazyTensor
 
 @dataclass(frozen=True)
 class NativeTensors:
-    """Absmax or zero-point codes of 8 or 4 bits for a weight W[out_features, in_features].
+    """How absmax or zero-point codes of a weight W[out_features, in_features] are stored; implements `StoredTensors`.
 
     | tensor | type | shape |
     |---|---|---|
@@ -57,8 +57,8 @@ class NativeTensors:
         """See `StoredTensors`.
 
         Raises:
-            ValueError: bits or a granularity that there is not, a group size that does not divide in_features, or an
-                odd in_features with 4 bits; the message says which.
+            ValueError: unknown bits or granularity, a group size that does not divide in_features, or an odd
+                in_features with 4 bits; the message says which.
         """
         code_range(self.bits, self.symmetric)
         if self.bits == 4 and self.in_features % 2:
@@ -72,7 +72,7 @@ class NativeTensors:
         return tensors if self.symmetric else tensors | {"zero_point": (scales, torch.int8)}
 
     def stored_bytes(self) -> int:
-        """Bytes of `tensors`: codes, scales and zero points.
+        """Return the bytes of `tensors`: codes, scales and zero points.
 
         Example: 64 x 128 codes of 4 bits, and a float16 scale for each 32 of them, 4096 + 512 bytes.
 
@@ -84,26 +84,26 @@ class NativeTensors:
     def store(
         self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """Return the tensors that hold these codes.
+        """Return the tensors that store these codes.
 
         Args:
             codes: int8 [out_features, in_features].
-            scale: of any shape with as many numbers as `tensors` tells, row by row; it must be of that type.
-            zero_point: int8, as many; None when symmetric.
+            scale: as many numbers as `tensors` says, row by row, in any shape; it must have that type.
+            zero_point: int8, as many as scales; None when symmetric.
 
         Raises:
-            ValueError: other shapes or types, or what `tensors` refuses.
+            ValueError: other shapes or types, or anything that `tensors` refuses.
         """
-        wanted = self.tensors()
-        expected = [self.out_features, self.in_features]
-        if list(codes.shape) != expected:
-            raise ValueError(f"weight must have shape {expected}, got {list(codes.shape)}")
-        stored = {"weight": pack_int4(codes) if self.bits == 4 else codes, "scale": scale.view(wanted["scale"][0])}
+        expected = self.tensors()
+        shape = [self.out_features, self.in_features]
+        if list(codes.shape) != shape:
+            raise ValueError(f"weight must have shape {shape}, got {list(codes.shape)}")
+        stored = {"weight": pack_int4(codes) if self.bits == 4 else codes, "scale": scale.view(expected["scale"][0])}
         if zero_point is not None:
-            stored["zero_point"] = zero_point.view(wanted["zero_point"][0])
+            stored["zero_point"] = zero_point.view(expected["zero_point"][0])
         types = {name: tensor.dtype for name, tensor in stored.items()}
-        if types != {name: dtype for name, (_, dtype) in wanted.items()}:
-            raise ValueError(f"types must be {wanted}, got {types}")
+        if types != {name: dtype for name, (_, dtype) in expected.items()}:
+            raise ValueError(f"types must be {expected}, got {types}")
         return stored
 
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
@@ -112,7 +112,6 @@ class NativeTensors:
 
     def encode(self, codes: Codes) -> dict[str, LazyTensor]:
         """See `StoredTensors`."""
-        tensors = self.tensors()
 
         def weight() -> torch.Tensor:
             # uint8 [in, outputs] -> int8 [outputs, in]
@@ -122,22 +121,21 @@ class NativeTensors:
         def scale() -> torch.Tensor:
             return codes.scale(slice(0, self.out_features)).T.contiguous()
 
-        return {
-            "weight": LazyTensor(*tensors["weight"], weight),
-            "scale": LazyTensor(*tensors["scale"], scale),
-        }
+        tensors = self.tensors()
+        makers = {"weight": weight, "scale": scale}
+        return {name: LazyTensor(*tensors[name], make) for name, make in makers.items()}
 
     def __str__(self) -> str:
-        """What `print(model)` shows of it."""
+        """Return what `print(model)` shows of it."""
         group = f", group_size={self.group_size}" if self.granularity == "group" else ""
         return f"bits={self.bits}, granularity={self.granularity!r}{group}, symmetric={self.symmetric}"
 
 
 class CodeRows(Codes):
-    """The tensors of `NativeTensors`, which lie in memory as they are expanded.
+    """The codes in the tensors of a `NativeTensors`, stored row by row, so that they are dequantized fast.
 
-    Where one scale serves a whole output, a block holds the codes themselves, which every type represents exactly
-    (integers up to 254), and the outputs are scaled.
+    Where each output has one scale, the inputs are multiplied with the codes themselves, which every type represents
+    exactly (integers up to 254), and the products are scaled.
 
     Args:
         weight: int8 [out, in], or packed uint8 [out, in / 2].
@@ -149,9 +147,13 @@ class CodeRows(Codes):
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> None:
         self.bits = 4 if weight.dtype == torch.uint8 else 8
-        self.out_features, self.in_features = len(weight), weight.shape[1] * 8 // self.bits
-        self.inputs_per_scale, self.device = self.in_features // scale.shape[1], weight.device
-        self._weight, self._scale, self._zero_point = weight, scale, zero_point
+        self.out_features = len(weight)
+        self.in_features = weight.shape[1] * 8 // self.bits
+        self.inputs_per_scale = self.in_features // scale.shape[1]
+        self.device = weight.device
+        self._weight = weight
+        self._scale = scale
+        self._zero_point = zero_point
         self.centered = zero_point is None
         self.rows = weight if self.bits == 8 and self.centered else None
         self.zero_points = partial(_zero_points, zero_point, 2 ** (self.bits - 1))
@@ -164,55 +166,52 @@ class CodeRows(Codes):
 
     def scale(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""
-        return _of(self._scale, outputs).T
+        return _rows(self._scale, outputs).T
 
     def expanded(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
         """See `Codes`."""
         levels = self._levels(outputs, dtype)
         block = torch.empty(levels.shape, dtype=dtype, device=self.device)
         # The product is taken in float32 and rounded once.
-        torch.mul(levels, _of(self._scale, outputs)[..., None].float(), out=block)
+        torch.mul(levels, _rows(self._scale, outputs)[..., None].float(), out=block)
         # [outputs, groups, group_size] -> [in, outputs]
         return block.flatten(1).T
 
-    def factor(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor | None:
-        """See `Codes`. Not in float16: a sum of products with whole codes could exceed its largest number, 65504."""
-        return None if self._scale.shape[1] > 1 or dtype == torch.float16 else _of(self._scale, outputs)[:, 0]
-
-    def unscaled(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
-        """See `Codes`."""
-        if self.factor(outputs, dtype) is None:
-            return self.expanded(outputs, dtype)
+    def unscaled(self, outputs: slice, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `Codes`. Scaled in float16, where sums of products with codes could exceed the maximum, 65504."""
+        if self._scale.shape[1] > 1 or dtype == torch.float16:
+            return self.expanded(outputs, dtype), None
         # [outputs, groups, group_size] -> [in, outputs]
-        return self._levels(outputs, dtype).to(dtype).flatten(1).T
+        codes = self._levels(outputs, dtype).to(dtype).flatten(1).T
+        return codes, _rows(self._scale, outputs)[:, 0]
 
     def _signed(self, outputs: slice) -> torch.Tensor:
-        """Rows of codes, int8 [outputs, in]."""
+        """Return the codes of some outputs, int8 [outputs, in]."""
         rows = self._weight[outputs]
         return unpack_int4(rows) if self.bits == 4 else rows
 
     def _levels(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
-        """Codes less their zero points, [outputs, groups, group_size], of some type that holds them exactly."""
+        """Return codes minus zero points, exact in int8 or `dtype`, [outputs, groups, group_size]."""
         codes = self._signed(outputs)
         # [outputs, in] -> [outputs, groups, group_size]
         levels = codes.view(len(codes), self._scale.shape[1], -1)
         if self._zero_point is None:
             return levels
         # Exact: codes and zero points differ by 254 at most.
-        return levels.to(dtype).sub_(_of(self._zero_point, outputs)[..., None].to(dtype))
+        return levels.to(dtype).sub_(_rows(self._zero_point, outputs)[..., None].to(dtype))
 
 
 def _zero_points(zero_point: torch.Tensor | None, middle: int, outputs: slice) -> torch.Tensor | int:
-    """Zero points of unsigned codes, as `Codes` wants them, of those int8 [out or 1, groups] of signed ones."""
-    return middle if zero_point is None else (_of(zero_point, outputs).to(torch.int16) + middle).to(torch.uint8).T
+    """Return the zero points of unsigned codes for `Codes`, from those int8 [out or 1, groups] of signed codes."""
+    return middle if zero_point is None else (_rows(zero_point, outputs).to(torch.int16) + middle).to(torch.uint8).T
 
 
-def _of(values: torch.Tensor, outputs: slice) -> torch.Tensor:
-    """Return the rows of some outputs; the one row that serves all, where there is one."""
+def _rows(values: torch.Tensor, outputs: slice) -> torch.Tensor:
+    """Return the rows of some outputs, or the only row where all outputs share one."""
     return values if len(values) == 1 else values[outputs]
 
 
 def _signed(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes uint8 less half their range, int8."""
+    """Return codes uint8 minus half their range, int8."""
     signed: torch.Tensor = codes.to(torch.int16) - 2 ** (bits - 1)
     return signed.to(torch.int8)

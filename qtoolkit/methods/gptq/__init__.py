@@ -1,4 +1,4 @@
-"""GPTQ: codes chosen column by column, each column's error passed on to those not yet done (arXiv 2210.17323)."""
+"""GPTQ: choose codes column by column, compensating each column's error in those not yet done (arXiv 2210.17323)."""
 
 import os
 from dataclasses import dataclass, replace
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
-from qtoolkit.methods._config import MethodConfig
-from qtoolkit.methods._method import Method, Offer, Outcome
-from qtoolkit.methods._rules import MixedConfig
+from qtoolkit.methods.config import MethodConfig
+from qtoolkit.methods.method import Method, Offer, Outcome
+from qtoolkit.methods.mixed_precision import MixedConfig
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 from qtoolkit.requests import option
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from qtoolkit.formats.gptq.tensors import GPTQTensors
     from qtoolkit.models import Checkpoint
     from qtoolkit.stream import JournalPlace
-    from qtoolkit.stream.cost import Work
+    from qtoolkit.stream.cost import JobShape
 
-# What every reader of the format packs without a remainder: 32 codes of 3 bits fill 3 words.
+# Inputs and outputs that every reader of the format packs without a remainder: 32 codes of 3 bits fill 3 words.
 _MULTIPLE = 32
 _SMALLEST_GROUP = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTQ(MixedConfig):
-    """Codes of 2, 3, 4 or 8 bits that keep each layer's outputs on a calibration text."""
+    """GPTQ: codes of 2, 3, 4 or 8 bits, chosen so that each layer's outputs on a calibration text change least."""
 
     method: ClassVar[str] = "gptq"
     format: ClassVar[str] = "gptq"
@@ -79,11 +79,11 @@ class GPTQ(MixedConfig):
                 raise ConfigError(f"{name}: {field} must be at least 1, got {getattr(self, field)}")
 
     def bits_to_give(self) -> tuple[int, ...]:
-        """As the base says, but no 2 bits with `sym`, where a loss is no longer predicted to second order."""
+        """See `MixedConfig`; without 2 bits if `sym`, where the loss is no longer predicted to second order."""
         return tuple(bits for bits in super().bits_to_give() if bits > 2 or not self.sym)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values; of calibration text that is no file, only what it is called."""
+        """Return the fields as JSON-ready values; calibration text that is no file is replaced by its description."""
         text = self.calibration
         if isinstance(text, list | tuple):
             text = f"{len(text)} texts"
@@ -93,7 +93,7 @@ class GPTQ(MixedConfig):
 
 
 class GPTQMethod(Method):
-    """GPTQ as a method."""
+    """Quantize block by block, each layer's codes fitted to its inputs on a calibration text."""
 
     config_class = GPTQ
     title = "GPTQ"
@@ -106,18 +106,19 @@ class GPTQMethod(Method):
     splits_experts = True
     resumes = True
 
-    def resolve(self, config: Any, dtype: str, device: str) -> MethodConfig:
+    def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
+        """See `Method`: refuse a calibration text that cannot be used."""
         from qtoolkit.texts.calibration_text import check_calibration
 
         check_calibration(config.calibration)
-        return super().resolve(config, dtype, device)
+        return config
 
-    def fit(self, layers: tuple[Layer, ...], config: Any) -> MethodConfig:
-        """One group size for the whole model: the format names one, and readers take it for all layers."""
-        inputs = sorted({layer.in_features for layer in layers if not _why_left(layer)})
+    def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:
+        """See `Method`: choose one group size for all layers, since the format stores one and readers rely on it."""
+        inputs = sorted({layer.in_features for layer in layers if not _skip_reason(layer)})
         if not inputs or config.group_size == -1:
-            return super().fit(layers, config)
-        # Inputs are multiples of 32, so that there is always one; kernels want a power of two.
+            return config
+        # Inputs are multiples of 32, so that one always divides; kernels need a power of two.
         sizes = [
             size
             for size in range(config.group_size, _SMALLEST_GROUP - 1, -1)
@@ -125,51 +126,56 @@ class GPTQMethod(Method):
         ]
         powers = [size for size in sizes if size & (size - 1) == 0]
         size = config.group_size if config.group_size in sizes else powers[0]
-        return super().fit(layers, replace(config, group_size=size))
+        return replace(config, group_size=size)
 
-    def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
+    def plan_layer(self, layer: Layer, config: GPTQ) -> LayerPlan:
+        """See `Method`."""
         from qtoolkit.kernels import memory_bytes
 
-        reason = _why_left(layer)
+        reason = _skip_reason(layer)
         if reason:
             return layer.left_alone(reason)
         tensors = stored_tensors(config, layer.out_features, layer.in_features, bits=config.bits)
         stored = tensors.stored_bytes()
         # The Hessian and its factor, the weight and its errors in float32, the codes.
         working = 8 * layer.in_features**2 + 9 * layer.num_weights + stored
-        kept = memory_bytes(tensors, device=layer.device, reordered=config.desc_act)
-        return layer.replaced(kept, disk_bytes=stored, working_bytes=working, bits=config.bits)
+        packed = memory_bytes(tensors, device=layer.device, reordered=config.desc_act)
+        return layer.replaced(packed, disk_bytes=stored, working_bytes=working, bits=config.bits)
 
-    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+    def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+        """See `Method`."""
         from qtoolkit.formats.gptq.config import notes_on
 
         return notes_on(config, layers)
 
-    def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
-        from qtoolkit.methods.gptq.layers import round_to_grid
+    def rounded(self, weight: "Tensor", layer: Layer, config: GPTQ) -> "Tensor":
+        """See `Method`."""
+        from qtoolkit.methods.gptq.layer_groups import round_to_grid
 
         return round_to_grid(weight, config)
 
-    def phases(self, work: "Work", config: Any) -> tuple[PhasePlan, ...]:
-        from qtoolkit.methods.gptq.cost import gptq_phases
+    def phases(self, job: "JobShape", config: GPTQ) -> tuple[PhasePlan, ...]:
+        """See `Method`."""
+        from qtoolkit.methods.gptq.estimates import gptq_phases
 
-        return gptq_phases(work, config)
+        return gptq_phases(job, config)
 
     def quantize(
         self,
         checkpoint: "Checkpoint",
-        config: Any,
+        config: GPTQ,
         plan: Plan,
         on_progress: OnProgress,
         journal: "JournalPlace | None" = None,
     ) -> Outcome:
-        from qtoolkit.methods.gptq.job import quantize
+        """See `Method`."""
+        from qtoolkit.methods.gptq.calibrated_job import quantize
 
         return quantize(checkpoint, config, plan, on_progress, journal)
 
 
-def stored_tensors(config: Any, out_features: int, in_features: int, *, bits: int) -> "GPTQTensors":
-    """Return how the weight of a layer with these bits is stored by a `GPTQ` config."""
+def stored_tensors(config: GPTQ, out_features: int, in_features: int, *, bits: int) -> "GPTQTensors":
+    """Return how the weight of a layer with these bits is stored with this config."""
     from qtoolkit.formats.gptq.tensors import GPTQTensors
 
     return GPTQTensors(
@@ -182,7 +188,8 @@ def stored_tensors(config: Any, out_features: int, in_features: int, *, bits: in
     )
 
 
-def _why_left(layer: Layer) -> str:
+def _skip_reason(layer: Layer) -> str:
+    """Return why a layer cannot be quantized; empty where it can."""
     if not layer.in_block:
         return "outside the blocks, which alone the format's readers look for"
     if layer.in_features % _MULTIPLE or layer.out_features % _MULTIPLE:

@@ -1,43 +1,48 @@
-"""The GPTQ solver: codes column by column, each column's error passed on to the columns not yet done.
+"""The GPTQ solver: choose codes column by column, compensating each column's error in the columns not yet done.
 
-GPTQ (arXiv 2210.17323, algorithm 1) works with the Cholesky factor of the inverse Hessian. The same codes come from one
-Cholesky factor of the Hessian itself, with the columns in reverse: LDLQ (QuIP, arXiv 2307.13304, section 3.2), Babai's
-nearest plane (arXiv 2507.18553). That needs no inverse and a quarter of the work.
+GPTQ (arXiv 2210.17323, algorithm 1) uses the Cholesky factor of the inverse Hessian. The Cholesky factor of the Hessian
+itself gives the same codes, with the columns in reverse: LDLQ (QuIP, arXiv 2307.13304, section 3.2), Babai's nearest
+plane (arXiv 2507.18553). That needs no inverse and a quarter of the operations.
 """
 
 import torch
 
 from qtoolkit.errors import QToolkitError
-from qtoolkit.tensor.grid import Grid
+from qtoolkit.tensor.qparams import QParams
 
-# Columns that are done before what they pass on is summed by one product.
+# Columns that are done before one product adds their errors to all remaining columns.
 _BLOCK = 64
 
 
 class SingularHessianError(QToolkitError):
-    """A Hessian that has no Cholesky factor, however much it was damped."""
+    """Raised for a Hessian that has no Cholesky factor, however much it is damped."""
 
 
 def column_order(importance: torch.Tensor, order: str) -> torch.Tensor:
-    """Columns in the order in which they are done: "activation", largest h first, or "natural"; int64 [in]."""
+    """Return the order in which columns are done, int64 [in].
+
+    Args:
+        importance: the Hessian's diagonal [in].
+        order: "activation" for the largest importance first, or "natural" for the order of the inputs.
+    """
     if order == "natural":
         return torch.arange(len(importance), device=importance.device)
     return importance.argsort(descending=True, stable=True)
 
 
 def factor(hessian: torch.Tensor, order: torch.Tensor, damp_percent: float) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """L and d of P H P^T + damp * mean(diag H) * I = L diag(d) L^T, columns in reverse order.
+    """Compute L and d of P H P^T + damp * mean(diag H) * I = L diag(d) L^T, columns in reverse order.
 
     Args:
         hessian: float32 or float64 [in, in]; zero rows (dead inputs) get 1 on the diagonal.
-        order: as `column_order`.
-        damp_percent: the first damping that is tried; it is doubled up to 1 until the factor exists.
+        order: of `column_order`; P is its reverse.
+        damp_percent: the first damping to try; it is doubled, up to 1, until the factor exists.
 
     Returns:
         L [in, in] with ones on its diagonal, d [in], and the damping that was used.
 
     Raises:
-        SingularHessianError: there is none with a damping of 1, or H holds NaN or infinity.
+        SingularHessianError: no factor exists with a damping of 1, or H holds NaN or infinity.
     """
     reverse = order.flip(0)
     diagonal = hessian.diagonal()
@@ -66,19 +71,19 @@ def solve(
     lower: torch.Tensor,
     diagonal: torch.Tensor,
     order: torch.Tensor,
-    grid: Grid,
+    qparams: QParams,
     groups: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes for a weight, and the error that they make in the outputs.
+    """Choose the codes of a weight, and measure the error that they cause in the outputs.
 
     With the columns in reverse order and E = W - W', the error tr(E H E^T) is the sum over columns k, last to first, of
     d_k (e_k + sum_{j>k} e_j L_jk)^2. So column k is rounded to the code next to w_k + sum_{j>k} e_j L_jk.
 
     Args:
         weight: W^T float32 [in, out].
-        lower, diagonal: as `factor` gives them.
-        order: columns in the order in which they are done, int64 [in].
-        grid: scale and zero point of each group.
+        lower, diagonal: of `factor`.
+        order: of `column_order`.
+        qparams: scale and zero point of each group.
         groups: the group of each column, int64 [in].
 
     Returns:
@@ -89,24 +94,24 @@ def solve(
     error = weight[reverse]
     codes = torch.empty(in_features, out_features, dtype=torch.uint8, device=weight.device)
     loss = weight.new_zeros(out_features)
-    low, high = -grid.zero_point, 2**grid.bits - 1 - grid.zero_point
-    inverse = 1 / grid.scale
+    low, high = -qparams.zero_point, 2**qparams.bits - 1 - qparams.zero_point
+    inverse = 1 / qparams.scale
     # Row by row, as views made once: a slice takes as long as a product of one row.
-    scales, inverses, lows, highs = (tensor.unbind(0) for tensor in (grid.scale, inverse, low, high))
+    scales, inverses, lows, highs = (tensor.unbind(0) for tensor in (qparams.scale, inverse, low, high))
     group_of = groups[reverse].tolist()
     for stop in range(in_features, 0, -_BLOCK):
         start = max(0, stop - _BLOCK)
-        wanted = torch.addmm(error[start:stop], lower[stop:, start:stop].T, error[stop:])
-        levels = torch.empty_like(wanted)
+        targets = torch.addmm(error[start:stop], lower[stop:, start:stop].T, error[stop:])
+        levels = torch.empty_like(targets)
         block = lower[start:stop, start:stop]
         for k in range(stop - start - 1, -1, -1):
-            group, row = group_of[start + k], wanted[k]
+            group, row = group_of[start + k], targets[k]
             if k < stop - start - 1:
                 row.addmv_(error[start + k + 1 : stop].T, block[k + 1 :, k])
             level = torch.mul(row, inverses[group], out=levels[k]).round_().clamp_(lows[group], highs[group])
             error[start + k].addcmul_(level, scales[group], value=-1)
             row.addcmul_(level, scales[group], value=-1)
-        loss.addmv_(wanted.square_().T, diagonal[start:stop])
+        loss.addmv_(targets.square_().T, diagonal[start:stop])
         index = groups[reverse[start:stop]]
-        codes[reverse[start:stop]] = levels.add_(grid.zero_point[index]).to(torch.uint8)
+        codes[reverse[start:stop]] = levels.add_(qparams.zero_point[index]).to(torch.uint8)
     return codes, loss

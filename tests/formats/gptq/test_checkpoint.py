@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, SourceError, UnsafeCheckpointError, UnsupportedModelError
-from qtoolkit.formats.gptq.config import Settings, read_settings
+from qtoolkit.formats.gptq.config import QuantizeConfig, read_quantize_config
 from tests.formats.gptq.files import Recipe, Tensors, write, write_checkpoint
 
 Load = Callable[[Path], object]
@@ -248,14 +248,14 @@ def test_groups_that_the_config_class_does_not_have(sound: tuple[Path, Tensors])
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"bits": 4}, Settings(4)),
-        ({"bits": 8, "group_size": 32, "format": "GPTQ"}, Settings(8, 32)),
-        ({"bits": 2, "format": "gptq", "checkpoint_format": "gptq_v2"}, Settings(2, checkpoint_format="gptq_v2")),
-        ({"bits": 3, "sym": False, "desc_act": True, "extra": 1}, Settings(3, sym=False, desc_act=True)),
-        ({"bits": 4, "is_marlin_format": False, "pack_dtype": "int32", "rotation": None}, Settings(4)),
+        ({"bits": 4}, QuantizeConfig(4)),
+        ({"bits": 8, "group_size": 32, "format": "GPTQ"}, QuantizeConfig(8, 32)),
+        ({"bits": 2, "format": "gptq", "checkpoint_format": "gptq_v2"}, QuantizeConfig(2, checkpoint_format="gptq_v2")),
+        ({"bits": 3, "sym": False, "desc_act": True, "extra": 1}, QuantizeConfig(3, sym=False, desc_act=True)),
+        ({"bits": 4, "is_marlin_format": False, "pack_dtype": "int32", "rotation": None}, QuantizeConfig(4)),
     ],
     ids=["an early one", "format", "both keys", "act-order", "said and of no matter"],
 )
-def test_what_a_config_says(values: dict[str, Any], expected: Settings) -> None:
-    assert read_settings(values) == expected
+def test_what_a_config_says(values: dict[str, Any], expected: QuantizeConfig) -> None:
+    assert read_quantize_config(values) == expected
     assert json.loads(json.dumps(values)) == values

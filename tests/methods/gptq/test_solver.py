@@ -4,13 +4,18 @@ import pytest
 import torch
 
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
-from qtoolkit.tensor.grid import Grid, search_grid
+from qtoolkit.tensor.qparams import QParams, search_qparams
 
 IN, OUT = 96, 40
 
 
 def literal(
-    weight: torch.Tensor, hessian: torch.Tensor, grid: Grid, groups: torch.Tensor, order: torch.Tensor, damp: float
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    qparams: QParams,
+    groups: torch.Tensor,
+    order: torch.Tensor,
+    damp: float,
 ) -> torch.Tensor:
     """Algorithm 1 of arXiv 2210.17323 without its blocks: codes [out, in] for W[out, in], columns in this order."""
     w, h = weight[:, order].clone(), hessian[order][:, order].clone()
@@ -18,8 +23,8 @@ def literal(
     upper = torch.linalg.cholesky(torch.linalg.inv(h), upper=True)
     codes = torch.zeros_like(w)
     for column, original in enumerate(order.tolist()):
-        scale, zero = grid.scale[groups[original]], grid.zero_point[groups[original]]
-        code = (w[:, column] / scale + zero).round().clamp(0, 2**grid.bits - 1)
+        scale, zero = qparams.scale[groups[original]], qparams.zero_point[groups[original]]
+        code = (w[:, column] / scale + zero).round().clamp(0, 2**qparams.bits - 1)
         codes[:, original] = code
         error = (w[:, column] - (code - zero) * scale) / upper[column, column]
         w[:, column:] -= error[:, None] * upper[column, column:]
@@ -35,9 +40,11 @@ def problem(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(OUT, IN, generator=generator, dtype=torch.float64), inputs.T @ inputs
 
 
-def grid_of(weight: torch.Tensor, hessian: torch.Tensor, bits: int, size: int, sym: bool) -> Grid:
+def qparams_of(weight: torch.Tensor, hessian: torch.Tensor, bits: int, size: int, sym: bool) -> QParams:
     importance = hessian.diagonal()
-    return search_grid(weight.T.contiguous(), importance, bits=bits, group_size=size, sym=sym, steps=10, smallest=0.5)
+    return search_qparams(
+        weight.T.contiguous(), importance, bits=bits, group_size=size, sym=sym, steps=10, smallest=0.5
+    )
 
 
 @pytest.mark.parametrize("order", ["activation", "natural"])
@@ -46,13 +53,13 @@ def grid_of(weight: torch.Tensor, hessian: torch.Tensor, bits: int, size: int, s
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_codes_are_those_of_the_paper(bits: int, size: int, sym: bool, order: str) -> None:
     weight, hessian = problem(seed=bits)
-    grid = grid_of(weight, hessian, bits, size, sym)
+    qparams = qparams_of(weight, hessian, bits, size, sym)
     groups = torch.arange(IN) // size
     columns = column_order(hessian.diagonal(), order)
     lower, diagonal, damp = factor(hessian, columns, 0.05)
-    codes, _ = solve(weight.T.contiguous(), lower, diagonal, columns, grid, groups)
+    codes, _ = solve(weight.T.contiguous(), lower, diagonal, columns, qparams, groups)
     assert damp == 0.05
-    assert torch.equal(codes.T.double(), literal(weight, hessian, grid, groups, columns, damp))
+    assert torch.equal(codes.T.double(), literal(weight, hessian, qparams, groups, columns, damp))
 
 
 def test_codes_are_those_of_the_paper_when_groups_are_formed_in_order_of_activation() -> None:
@@ -61,19 +68,19 @@ def test_codes_are_those_of_the_paper_when_groups_are_formed_in_order_of_activat
     groups = torch.empty(IN, dtype=torch.int64)
     groups[columns] = torch.arange(IN) // 32
     members = groups.argsort(stable=True)
-    grid = grid_of(weight[:, members], hessian[members][:, members], 4, 32, sym=True)
+    qparams = qparams_of(weight[:, members], hessian[members][:, members], 4, 32, sym=True)
     lower, diagonal, damp = factor(hessian, columns, 0.05)
-    codes, _ = solve(weight.T.contiguous(), lower, diagonal, columns, grid, groups)
-    assert torch.equal(codes.T.double(), literal(weight, hessian, grid, groups, columns, damp))
+    codes, _ = solve(weight.T.contiguous(), lower, diagonal, columns, qparams, groups)
+    assert torch.equal(codes.T.double(), literal(weight, hessian, qparams, groups, columns, damp))
 
 
 def test_the_loss_is_the_error_of_the_outputs() -> None:
     weight, hessian = problem(seed=3)
-    grid, groups = grid_of(weight, hessian, 3, 32, sym=False), torch.arange(IN) // 32
+    qparams, groups = qparams_of(weight, hessian, 3, 32, sym=False), torch.arange(IN) // 32
     columns = column_order(hessian.diagonal(), "activation")
     lower, diagonal, damp = factor(hessian, columns, 0.05)
-    codes, loss = solve(weight.T.contiguous(), lower, diagonal, columns, grid, groups)
-    rounded = ((codes.double() - grid.zero_point[groups]) * grid.scale[groups]).T
+    codes, loss = solve(weight.T.contiguous(), lower, diagonal, columns, qparams, groups)
+    rounded = ((codes.double() - qparams.zero_point[groups]) * qparams.scale[groups]).T
     damped = hessian + damp * hessian.diagonal().mean() * torch.eye(IN, dtype=torch.float64)
     difference = weight - rounded
     assert torch.allclose(loss, (difference @ damped * difference).sum(1), rtol=1e-9)
@@ -81,10 +88,10 @@ def test_the_loss_is_the_error_of_the_outputs() -> None:
 
 def test_it_is_better_than_rounding() -> None:
     weight, hessian = problem(seed=4)
-    grid, groups = grid_of(weight, hessian, 4, 32, sym=True), torch.arange(IN) // 32
+    qparams, groups = qparams_of(weight, hessian, 4, 32, sym=True), torch.arange(IN) // 32
     columns = column_order(hessian.diagonal(), "activation")
-    _, loss = solve(weight.T.contiguous(), *factor(hessian, columns, 0.05)[:2], columns, grid, groups)
-    scale = grid.scale[groups].T
+    _, loss = solve(weight.T.contiguous(), *factor(hessian, columns, 0.05)[:2], columns, qparams, groups)
+    scale = qparams.scale[groups].T
     difference = weight - (weight / scale).round().clamp(-8, 7) * scale
     assert loss.sum() < 0.7 * (difference @ hessian * difference).sum()
 
@@ -92,10 +99,10 @@ def test_it_is_better_than_rounding() -> None:
 def test_an_input_that_is_always_zero_is_rounded_and_disturbs_nothing() -> None:
     weight, hessian = problem(seed=5)
     hessian[7], hessian[:, 7] = 0, 0
-    grid, groups = grid_of(weight, hessian, 4, 32, sym=True), torch.arange(IN) // 32
+    qparams, groups = qparams_of(weight, hessian, 4, 32, sym=True), torch.arange(IN) // 32
     columns = column_order(hessian.diagonal(), "natural")
-    codes, _ = solve(weight.T.contiguous(), *factor(hessian, columns, 0.05)[:2], columns, grid, groups)
-    nearest = (weight[:, 7] / grid.scale[0] + 8).round().clamp(0, 15)
+    codes, _ = solve(weight.T.contiguous(), *factor(hessian, columns, 0.05)[:2], columns, qparams, groups)
+    nearest = (weight[:, 7] / qparams.scale[0] + 8).round().clamp(0, 15)
     assert torch.equal(codes[7].double(), nearest)
 
 
@@ -122,7 +129,7 @@ def test_a_hessian_that_no_damping_helps_is_refused() -> None:
 def test_what_it_is_given_stays_as_it_was() -> None:
     weight, hessian = problem(seed=6)
     kept = weight.clone(), hessian.clone()
-    grid = grid_of(weight, hessian, 4, 32, sym=True)
+    qparams = qparams_of(weight, hessian, 4, 32, sym=True)
     columns = column_order(hessian.diagonal(), "activation")
-    solve(weight.T, *factor(hessian, columns, 0.05)[:2], columns, grid, torch.arange(IN) // 32)
+    solve(weight.T, *factor(hessian, columns, 0.05)[:2], columns, qparams, torch.arange(IN) // 32)
     assert torch.equal(weight, kept[0]) and torch.equal(hessian, kept[1])

@@ -1,6 +1,6 @@
-"""Integer codes for real numbers: absmax and zero-point quantization (LLM.int8(), arXiv 2208.07339, section 2).
+"""Quantize numbers to integer codes by absmax and zero-point (LLM.int8(), arXiv 2208.07339, section 2).
 
-Every function works on groups along the last dimension: x[..., group_size] has scales [..., 1].
+Each group along the last dimension has a scale: x[..., group_size] has scales [..., 1].
 """
 
 import torch
@@ -17,12 +17,12 @@ def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
     | 8 | -127 to 127 | -127 to 127 |
     | 4 | -7 to 7 | -8 to 7 |
 
-    Absmax codes lie symmetrically around 0, so that 0.0 is code 0 and x and -x have opposite codes. Zero-point codes
-    could use one more. With 8 bits that would be 1 of 256, a step finer by 0.4 %: the paper leaves it out, and so do
-    the examples in textbooks. With 4 bits it is 1 of 16, a step finer by 7 %, and it is used.
+    Absmax codes are symmetric around 0, so that 0.0 has code 0, and x and -x have opposite codes. Zero-point could use
+    one code more. With 8 bits it is 1 of 256, for a step finer by 0.4 %: the paper and the examples in textbooks omit
+    it. With 4 bits it is 1 of 16, for a step finer by 7 %, and it is used.
 
     Raises:
-        ValueError: other bits than 8 and 4.
+        ValueError: bits other than 8 and 4.
     """
     if bits not in (8, 4):
         raise ValueError(f"bits must be 8 or 4, got {bits}")
@@ -33,13 +33,13 @@ def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
 def absmax_quantize(
     x: torch.Tensor, bits: int, *, scale_dtype: torch.dtype = torch.float32
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Symmetric codes: scale = max|x| / q_max, q = clamp(round(x / scale), -q_max, q_max), x ~ q * scale.
+    """Quantize symmetrically: scale = max|x| / q_max, q = clamp(round(x / scale), -q_max, q_max), x ~ q * scale.
 
-    The arithmetic is float32. The scale is rounded to its stored type first and the codes are made with the rounded
-    one, so that the stored numbers alone reproduce the result. It is rounded upwards, so that no value falls off the
-    end of the codes: the error of every value is at most scale / 2. A group of zeros has scale 1.
+    Computed in float32. The scale is rounded to its stored type before the codes are computed with it, so that the
+    stored numbers alone reproduce the result. It is rounded upwards, so that no value exceeds the range of the codes:
+    the error of every value is at most scale / 2. A group of zeros has scale 1.
 
-    Beside x, results and temporaries take at most 5 bytes per value and 20 per group.
+    In addition to x, results and temporaries take at most 5 bytes per value and 20 per group.
 
     Args:
         x: [..., group_size], finite.
@@ -69,23 +69,26 @@ def absmax_quantize(
 def zero_point_quantize(
     x: torch.Tensor, q_min: int, q_max: int, *, scale_dtype: torch.dtype = torch.float32
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Asymmetric codes: s = (r_max - r_min) / (q_max - q_min), z = round(q_min - r_min / s), q = round(x / s + z).
+    """Quantize asymmetrically with scale s = (r_max - r_min) / (q_max - q_min) and zero point z.
 
-    The range [r_min, r_max] is that of the values and 0: then z lies within [q_min, q_max], and 0.0 comes back as
-    0.0 exactly. As z is an integer, the ends of the range may fall up to half a step beyond the codes, where they are
-    clamped: the error of every value is at most s / 2, as inside. Arithmetic and scales as in `absmax_quantize`.
+    z = round(q_min - r_min / s), q = clamp(round(x / s + z), q_min, q_max), x ~ (q - z) * s.
+
+    [r_min, r_max] is the range of the values and 0: then z lies within [q_min, q_max], and 0.0 is restored exactly.
+    Because z is an integer, the ends of the range may exceed the codes by up to half a step, where they are clamped:
+    the error of every value is still at most s / 2. Type of arithmetic and scales as in `absmax_quantize`.
 
     Args:
         x: [..., group_size], finite.
         q_min: the smallest code, at least -128.
-        q_max: the largest code, at most 127. `code_range` has those in use.
+        q_max: the largest code, at most 127; both are from `code_range`.
         scale_dtype: float32, float16 or bfloat16.
 
     Returns:
         codes int8 [..., group_size], scale s [..., 1], and zero point z int8 [..., 1].
 
     Raises:
-        ValueError: NaN or infinity in x, codes that are no range in int8, or a scale too large for `scale_dtype`.
+        ValueError: NaN or infinity in x, q_min and q_max that are no range of int8, or a scale too large for
+            `scale_dtype`.
 
     Example: s = 2 / 254 = 0.007874 and z = -127 + 1 / s = 0, so 0.3 / s = 38.1 becomes 38.
 
@@ -105,7 +108,7 @@ def zero_point_quantize(
 
 
 def dequantize(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the real numbers that codes stand for: (codes - zero_point) * scale.
+    """Dequantize: return (codes - zero_point) * scale.
 
     Args:
         codes: int8 [..., group_size].
@@ -125,14 +128,14 @@ def _extremes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the smallest and the largest value of each group, float64 [..., 1]."""
     # torch.aminmax would read x once instead of twice, but is not vectorized on CPU: 10 to 40 times slower.
     low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
-    # Both propagate NaN, so that x itself need not be searched.
+    # Both propagate NaN, so that x itself need not be checked.
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
         raise ValueError(f"values must be finite, got NaN or infinity in a tensor of shape {list(x.shape)}")
     return low.double(), high.double()
 
 
 def _stored_scale(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Scales float64 [..., 1] rounded upwards to the type in which they are stored; 1 where they are 0."""
+    """Round scales float64 [..., 1] upwards to the type in which they are stored; 0 becomes 1."""
     stored = torch.where(scale == 0, 1.0, scale).to(dtype)
     # The next larger positive float is the next larger integer with the same bits.
     stored = (stored.view(_BITS_OF[dtype]) + (stored.double() < scale)).view(dtype)
@@ -145,7 +148,8 @@ def _stored_scale(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def _encode(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, q_min: int, q_max: int
 ) -> torch.Tensor:
-    # One copy, changed in place: a mixed quotient would make another on CPU.
+    """Return round(x / scale + zero_point) clamped to [q_min, q_max], int8."""
+    # One copy, changed in place: dividing mixed types would make another on a CPU.
     codes = x.to(torch.float32, copy=True).div_(scale.float())
     if zero_point is not None:
         codes.add_(zero_point.to(codes.dtype))

@@ -1,4 +1,4 @@
-"""What every method's config is: a frozen dataclass whose fields carry their own help, choices and unit."""
+"""The base of all configs: a frozen dataclass whose fields carry their own help, choices and unit."""
 
 import types
 import typing
@@ -17,48 +17,45 @@ class MethodConfig:
     """Base of all configs. A subclass names its method and adds fields made by `option`.
 
     Attributes:
-        method: the method's name; also the name of its file.
-        exclude: modules that stay as they are; a pattern matches a module's full name or the end of it.
+        method: the method's name.
+        format: the format of `qtoolkit.formats` that stores its codes.
+        exclude: modules that are not quantized; a pattern matches a module's full name or the end of it.
 
     Raises:
-        ConfigError: an option that there is not, a value of the wrong type, or not among the field's choices.
+        ConfigError: an unknown option, a value of the wrong type, or one that is not among the field's choices.
     """
 
     method: ClassVar[str]
-    # The name of a format of `qtoolkit.formats`, in which its codes are stored.
     format: ClassVar[str] = "native"
-    schema_version: ClassVar[int] = 1
 
     exclude: tuple[str, ...] = option(
         ("lm_head",), help="modules that stay as they are, by name, by the end of the name, or by pattern (*.o_proj)"
     )
 
     def __new__(cls, **values: Any) -> Self:
-        """A config with these field values; an option that there is not is refused as in `from_dict`."""
+        """Refuse unknown options with the message of `from_dict`, before the dataclass sees them."""
         _refuse_unknown(cls, values)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        for name, hint in typing.get_type_hints(type(self)).items():
-            if name in _field_names(type(self)):
-                object.__setattr__(self, name, self._checked(name, hint))
-
-    def _checked(self, name: str, hint: Any) -> Any:
-        value = _coerce(hint, getattr(self, name))
-        choices = next(field.metadata.get("choices") for field in fields(self) if field.name == name)
-        if choices is not None and value not in choices:
-            allowed = ", ".join(map(repr, choices))
-            raise ConfigError(f"{type(self).__name__}: {name} must be one of {allowed}, got {value!r}")
-        if not _is_instance(hint, value):
-            raise ConfigError(f"{type(self).__name__}: {name} must be {_describe(hint)}, got {value!r}")
-        return value
+        hints = typing.get_type_hints(type(self))
+        for field in fields(self):
+            hint = hints[field.name]
+            value = _coerce(hint, getattr(self, field.name))
+            choices = field.metadata.get("choices")
+            if choices is not None and value not in choices:
+                allowed = ", ".join(map(repr, choices))
+                raise ConfigError(f"{type(self).__name__}: {field.name} must be one of {allowed}, got {value!r}")
+            if not _is_instance(hint, value):
+                raise ConfigError(f"{type(self).__name__}: {field.name} must be {_describe(hint)}, got {value!r}")
+            object.__setattr__(self, field.name, value)
 
     def excludes(self, module_name: str) -> bool:
-        """Whether a pattern of `exclude` matches the module's full name or the end of it."""
+        """Check whether a pattern of `exclude` matches the module's full name or the end of it."""
         return any(matches(pattern, module_name) for pattern in self.exclude)
 
     def of(self, layer: str) -> Self:
-        """Return the config that counts for the layer of this name: this one, where all layers have the same."""
+        """Return the config of the layer of this name. Default: this one, for all layers."""
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,44 +68,41 @@ class MethodConfig:
         """Return the config with these field values.
 
         Raises:
-            ConfigError: a key that is no field, or a value that the field cannot have.
+            ConfigError: a key that is no field, or a value that the field does not allow.
         """
         return cls(**values)
 
 
 def as_call(config: MethodConfig) -> str:
-    """A config as it is written: `NF4(double_quant=False)`, what is as by default left out."""
-    usual = type(config)().to_dict()
-    changed = ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items() if value != usual[name])
+    """Return a config as the Python call that makes it, `NF4(double_quant=False)`; defaults are left out."""
+    defaults = type(config)().to_dict()
+    changed = ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items() if value != defaults[name])
     return f"{type(config).__name__}({changed})"
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether an fnmatch pattern matches a module's full name, or the end of it after a dot."""
+    """Check whether an fnmatch pattern matches a module's full name, or the end of it after a dot."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 
 def _refuse_unknown(config_class: type[MethodConfig], values: Mapping[str, Any]) -> None:
-    unknown = sorted(set(values) - _field_names(config_class), key=str)
+    names = [field.name for field in fields(config_class)]
+    unknown = sorted(set(values) - set(names), key=str)
     if not unknown:
         return
-    allowed = ", ".join(field.name for field in fields(config_class))
+    allowed = ", ".join(names)
     message = f"{config_class.__name__} has no option {unknown[0]!r}: its options are {allowed}"
     if unknown[0] in PER_LAYER_OPTIONS:
         message += "; it quantizes all layers alike: exclude leaves some as they are, GPTQ, AbsMax and ZeroPoint mix"
     raise ConfigError(message)
 
 
-# What a `MixedConfig` has beside a method's own options.
+# The options that a `MixedConfig` adds to a method's own.
 PER_LAYER_OPTIONS = ("rules", "target_bits", "target_size")
 
 
-def _field_names(config_class: type[MethodConfig]) -> set[str]:
-    return {field.name for field in fields(config_class)}
-
-
 def _coerce(hint: Any, value: Any) -> Any:
-    """Lists become tuples and ints become floats where the field wants those; nothing else changes."""
+    """Convert a list to a tuple, or an int to a float, where the field has that type; leave any other value."""
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(value)
     if float in (hint, *typing.get_args(hint)) and isinstance(value, int) and not isinstance(value, bool):
@@ -118,6 +112,7 @@ def _coerce(hint: Any, value: Any) -> Any:
 
 
 def _is_instance(hint: Any, value: Any) -> bool:
+    """Check whether a value has the type of a field's annotation; a bool is no int."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
@@ -135,6 +130,7 @@ def _is_instance(hint: Any, value: Any) -> bool:
 
 
 def _describe(hint: Any) -> str:
+    """Return a field's type in words, for an error message."""
     if typing.get_origin(hint) is tuple:
         return "a list of names"
     if typing.get_origin(hint) is Mapping:

@@ -1,4 +1,4 @@
-"""Rules: other options for single layers, chosen by patterns of their names, and the target that bits are given for."""
+"""Mixed precision: rules that give layers other options by patterns of their names, and targets for the size."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,18 +7,18 @@ from difflib import get_close_matches
 from typing import Any, Self
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.methods._config import MethodConfig, matches
+from qtoolkit.methods.config import MethodConfig, matches
 from qtoolkit.requests import option
 from qtoolkit.units import parse_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixedConfig(MethodConfig):
-    """Base of the configs whose layers may differ: mixed precision.
+    """Base of the configs whose layers may differ in bits and other options.
 
     Example: all layers 4 bits, those of the pattern 8.
 
-        >>> from qtoolkit.methods.absmax import AbsMax
+        >>> from qtoolkit.methods.affine import AbsMax
         >>> config = AbsMax(bits=4, rules={"*.down_proj": {"bits": 8}})
         >>> config.of("model.layers.0.mlp.down_proj").bits, config.of("model.layers.0.mlp.up_proj").bits
         (8, 4)
@@ -68,19 +68,20 @@ class MixedConfig(MethodConfig):
 
     @property
     def target(self) -> float | int | str | None:
-        """What was asked for: `target_bits` or `target_size`; None without."""
+        """Return `target_bits` or `target_size`, whichever is set; None where neither is."""
         return self.target_size if self.target_bits is None else self.target_bits
 
     @property
     def gives_bits(self) -> bool:
-        """Whether the rules say themselves how many bits layers have."""
+        """Check whether a rule sets the bits of layers."""
         return any("bits" in values for values in self.rules.values())
 
     def bits_to_give(self) -> tuple[int, ...]:
-        """Return the numbers of bits that a target gives layers, fewest first."""
+        """Return the numbers of bits that layers may get to reach a target, fewest first."""
         return tuple(sorted(next(field.metadata["choices"] for field in fields(self) if field.name == "bits")))
 
     def of(self, layer: str) -> Self:
+        """See `MethodConfig`: with the options of all rules that match, the later ones last."""
         if not self.rules:
             return self
         values: dict[str, Any] = {}
@@ -89,15 +90,16 @@ class MixedConfig(MethodConfig):
                 values |= changes
         if all(getattr(self, name) == value for name, value in values.items()):
             return self
-        # Each made once: tens of thousands of layers of a mixture ask for the same few. No field: no part of a config.
-        made: dict[Any, Self] = vars(self).setdefault("_of_values", {})
-        known = tuple(sorted(values.items()))
-        if known not in made:
-            made[known] = self._with(values)
-        return made[known]
+        # Each is made once: tens of thousands of layers of a mixture of experts have the same few. The cache is no
+        # field, and so takes no part in comparisons.
+        cache: dict[Any, Self] = vars(self).setdefault("_of_values", {})
+        key = tuple(sorted(values.items()))
+        if key not in cache:
+            cache[key] = self._with(values)
+        return cache[key]
 
     def with_bits(self, bits: int) -> Self:
-        """This config for layers that have these bits, without rules and targets."""
+        """Return this config with these bits, without rules and targets."""
         return self._with({"bits": bits})
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,15 +110,15 @@ class MixedConfig(MethodConfig):
 
 
 def check_rules(config: MethodConfig, layers: Sequence[str], skipped: Sequence[str]) -> None:
-    """Refuse rules that belong to no layer.
+    """Refuse rules that match no layer.
 
     Args:
-        config: any.
+        config: any config; one without rules is accepted.
         layers: full names of the layers that may be quantized.
-        skipped: full names of the modules that stay as they are.
+        skipped: full names of the modules that are not quantized.
 
     Raises:
-        ConfigError: a pattern matches none; the message names near ones.
+        ConfigError: a pattern matches no layer; the message names similar ones.
     """
     if not isinstance(config, MixedConfig):
         return
@@ -132,15 +134,15 @@ def check_rules(config: MethodConfig, layers: Sequence[str], skipped: Sequence[s
 
 
 def rules_of(bits: Mapping[str, int], base: int | None = None) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Return the bits that most layers have, and the fewest rules that give the others theirs.
+    """Return the bits of most layers, and the fewest rules that give the other layers theirs.
 
-    Kinds of layers that differ as a whole take one rule; single ones, which come later, a rule each.
+    A kind of layer that differs in most blocks takes one rule; after those comes a rule for each remaining layer.
 
     Args:
-        bits: by names of layers; a `*` in a name stands for every expert.
-        base: the bits without a rule; None for those that most layers have.
+        bits: bits by the names of layers; a `*` in a name matches every expert.
+        base: the bits of layers without a rule; None for those that most layers have.
 
-    Example: most have 4 bits, all of `v` 8, and one 3.
+    Example: most layers have 4 bits, all named `v` have 8, and one has 3.
 
         >>> rules_of({"m.0.q": 4, "m.1.q": 4, "m.2.q": 3, "m.0.v": 8, "m.1.v": 8, "m.2.v": 8, "m.0.k": 4, "m.1.k": 4})
         (4, {'*.v': {'bits': 8}, 'm.2.q': {'bits': 3}})
@@ -149,12 +151,9 @@ def rules_of(bits: Mapping[str, int], base: int | None = None) -> tuple[int, dic
     kinds: dict[str, list[str]] = defaultdict(list)
     for name in bits:
         kinds[_kind(name)].append(name)
-    rules: dict[str, dict[str, Any]] = {}
-    usual = {kind: _most_common(bits[name] for name in names) for kind, names in kinds.items()}
-    for kind, count in usual.items():
-        if count != base:
-            rules[f"*.{kind}"] = {"bits": count}
-    rules |= {name: {"bits": count} for name, count in bits.items() if count != usual[_kind(name)]}
+    bits_of_kind = {kind: _most_common(bits[name] for name in names) for kind, names in kinds.items()}
+    rules = {f"*.{kind}": {"bits": count} for kind, count in bits_of_kind.items() if count != base}
+    rules |= {name: {"bits": count} for name, count in bits.items() if count != bits_of_kind[_kind(name)]}
     return base, rules
 
 
@@ -163,5 +162,5 @@ def _most_common(values: Iterable[int]) -> int:
 
 
 def _kind(name: str) -> str:
-    """Return the end of a name, by which layers of one kind are known: "down_proj"."""
+    """Return the last part of a layer's name, which layers of one kind share: "down_proj"."""
     return name.rpartition(".")[2]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtoolkit.tensor import pack_words, unpack_words, words
+from qtoolkit.tensor import int32_packing, pack_words, unpack_words
 
 every_width = pytest.mark.parametrize("bits", [2, 3, 4, 8], ids=lambda bits: f"{bits} bits")
 
@@ -34,7 +34,7 @@ def test_packed_as_one_string_of_bits(bits: int, columns: int) -> None:
 def test_chunks_make_no_difference(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = random_codes(bits, 32 * 11, 5)
     whole = pack_words(codes, bits)
-    monkeypatch.setattr(words, "_CHUNK_WORDS", 17)
+    monkeypatch.setattr(int32_packing, "_CHUNK_WORDS", 17)
     assert torch.equal(pack_words(codes, bits), whole)
     assert torch.equal(unpack_words(whole, bits), codes)
 

@@ -1,4 +1,4 @@
-"""Two 4-bit codes in one byte."""
+"""Pack two 4-bit codes into one byte, and back."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A GPTQ job: calibration text, blocks one by one, and the model that comes out."""
+"""Run a GPTQ job: read the calibration text, quantize block by block, load the resulting model."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ import torch
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.formats.gptq.config import describe, notes_on
 from qtoolkit.measure.malloc import give_memory_back
-from qtoolkit.methods._method import Outcome
-from qtoolkit.methods.gptq import optimum
-from qtoolkit.methods.gptq.layers import GPTQBlocks
+from qtoolkit.methods.gptq import GPTQ, optimum
+from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
+from qtoolkit.methods.method import Outcome
 from qtoolkit.models import Checkpoint
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.stream import (
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
     from qtoolkit.noted import Noted
 
-# What the perplexity is measured on: enough to tell text that a model knows from text that it does not.
+# The tokens that the reported perplexity is measured on: enough to show whether the text suits the model.
 _PERPLEXITY_SAMPLES, PERPLEXITY_TOKENS = 2, 256
 # Rows of logits that are in float32 at one time: a large vocabulary makes each a megabyte.
 LOSS_ROWS = 32
 
 
 def quantize(
-    checkpoint: Checkpoint, config: Any, plan: Plan, on_progress: OnProgress, place: JournalPlace | None
+    checkpoint: Checkpoint, config: GPTQ, plan: Plan, on_progress: OnProgress, place: JournalPlace | None
 ) -> Outcome:
     """See `Method.quantize`."""
     dtype = calibration_dtype(plan.device, checkpoint.dtype)
@@ -50,7 +50,7 @@ def quantize(
     notes.extend(notes_on(config, plan.layers))
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
-    journal = Journal(place, _recipe(checkpoint, config, text, names, dtype))
+    journal = Journal(place, _fingerprint_inputs(checkpoint, config, text, names, dtype))
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
     notes.extend(text.notes)
     if config.engine == "optimum":
@@ -70,7 +70,7 @@ def quantize(
         perplexity=_perplexity(model, text.tokens[:_PERPLEXITY_SAMPLES, :PERPLEXITY_TOKENS]),
         damp_percent=config.damp_percent,
         layers=tuple(LayerError(name, **facts) for block in blocks for name, facts in block.facts.items()),
-        resumed=journal.found,
+        resumed=journal.resumed,
         sketch=sketch(text.tokens),
         fingerprint=text.fingerprint,
         text_check=text.checked,
@@ -79,7 +79,8 @@ def quantize(
     return Outcome(model, report, [*notes, *loaded.notes])
 
 
-def _read_text(checkpoint: Checkpoint, config: Any, on_progress: OnProgress) -> Calibration:
+def _read_text(checkpoint: Checkpoint, config: GPTQ, on_progress: OnProgress) -> Calibration:
+    """Return the tokens of the calibration text that the config names."""
     sizes = {"num_samples": config.num_samples, "seq_len": config.seq_len}
     text = read_calibration(checkpoint, config.calibration, **sizes, on_progress=on_progress)
     give_memory_back()
@@ -87,9 +88,12 @@ def _read_text(checkpoint: Checkpoint, config: Any, on_progress: OnProgress) -> 
 
 
 def _written_text(
-    checkpoint: Checkpoint, config: Any, journal: Journal, device: str, dtype: torch.dtype, on_progress: OnProgress
+    checkpoint: Checkpoint, config: GPTQ, journal: Journal, device: str, dtype: torch.dtype, on_progress: OnProgress
 ) -> Calibration:
-    """Text that the model writes; with another number of threads it would be another, so that a journal keeps it."""
+    """Return text that the model writes, from the journal if it has some.
+
+    The journal stores it because another number of threads would give another text.
+    """
     limits = checkpoint.config.get_text_config(decoder=True)
     length, _ = bounded(config.seq_len, getattr(limits, "max_position_embeddings", None))
 
@@ -99,43 +103,39 @@ def _written_text(
         values = tokens[...]
         return bool(((values >= 0) & (values < limits.vocab_size)).all())
 
-    kept = journal.kept_tokens(fits)
-    if kept is not None:
-        return make_calibration(kept, "self", ["calibrated with what the model wrote when the job was begun"])
-    # The whole model in full precision: the one step that needs it in memory.
-    whole = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress).value
+    tokens = journal.kept_tokens(fits)
+    if tokens is not None:
+        return make_calibration(tokens, "self", ["calibrated with what the model wrote when the job was begun"])
+    # The only step that needs the whole model in memory in full precision.
+    model = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress).value
     text = self_calibration(
-        whole, checkpoint.tokenizer, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
+        model, checkpoint.tokenizer, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
     )
     journal.keep_tokens(text.tokens)
     return text
 
 
-def _recipe(
-    checkpoint: Checkpoint, config: Any, text: Calibration | None, names: list[str], dtype: torch.dtype
+def _fingerprint_inputs(
+    checkpoint: Checkpoint, config: GPTQ, text: Calibration | None, names: list[str], dtype: torch.dtype
 ) -> Mapping[str, Any]:
-    """All that the codes depend on, in words for a message where a journal was begun with another."""
+    """Return everything that the codes depend on; a journal with other values is refused, naming the difference."""
     return {
         "method": config.method,
         **config.to_dict(),
         "commit_hash": checkpoint.commit_hash,
         "weights": checkpoint.fingerprint(),
         "calibration text": text.fingerprint if text else "written by the model",
-        # In their order and with what the rules, which a dict compares without theirs, make of each.
+        # In order and with each layer's bits: rules compare equal as a dict whatever their order.
         "layers": hashlib.sha256("\n".join(f"{name} {config.of(name).bits}" for name in names).encode()).hexdigest(),
         "dtype": str(dtype),
     }
 
 
 def _load(
-    checkpoint: Checkpoint,
-    streamed: StreamedModel,
-    config: Any,
-    plan: Plan,
-    blocks: list[DoneBlock],
+    checkpoint: Checkpoint, streamed: StreamedModel, config: GPTQ, plan: Plan, blocks: list[DoneBlock]
 ) -> "Noted[PreTrainedModel]":
-    """The model of the quantized layers and of everything else as it was, read as any checkpoint of the format."""
-    from qtoolkit.formats.gptq.checkpoint import load_quantized
+    """Load the model of the quantized layers and all other tensors like any checkpoint of the format."""
+    from qtoolkit.formats.gptq.stored_layers import load_gptq
 
     quantized = {f"{layer.name}.weight" for layer in plan.layers}
     gone = {key for key, name in streamed.name_of.items() if name in quantized}
@@ -149,13 +149,13 @@ def _load(
     ]
     bits = {key.removesuffix(".weight"): config.of(streamed.name_of[key].removesuffix(".weight")).bits for key in gone}
     described = describe(config, bits, left)
-    made = replace(checkpoint, tensors={**rest, **done}, expand=None)
-    return load_quantized(made, described, device=plan.device)
+    result = replace(checkpoint, tensors={**rest, **done}, expand=None)
+    return load_gptq(result, described, device=plan.device)
 
 
 def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:
-    """exp of the mean negative log-likelihood of all tokens but the first of each sample."""
-    # One sample at a time, and its logits gone before the next ones come.
+    """Return exp of the mean negative log-likelihood of all tokens but the first of each sample."""
+    # One sample at a time: its logits are freed before the next ones are computed.
     with torch.no_grad():
         losses = [_losses(model, sample) for sample in tokens.to(model.device)]
     return torch.cat(losses).mean().exp().item()
@@ -166,5 +166,5 @@ def _losses(model: "PreTrainedModel", sample: torch.Tensor) -> torch.Tensor:
     logits = model(sample[None], use_cache=False).logits[0, :-1]
     parts = zip(logits.split(LOSS_ROWS), sample[1:].split(LOSS_ROWS), strict=True)
     return torch.cat(
-        [torch.nn.functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in parts]
+        [torch.nn.functional.cross_entropy(part.float(), targets, reduction="none") for part, targets in parts]
     )

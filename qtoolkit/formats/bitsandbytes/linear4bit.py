@@ -1,4 +1,4 @@
-"""bitsandbytes' 4-bit linear layer, which other threads can run while it is packed, saved and copied."""
+"""A 4-bit linear layer of bitsandbytes that other threads can run while it is packed, saved or copied."""
 
 import copy
 import threading
@@ -14,22 +14,22 @@ from qtoolkit.tensor.lazy import LazyState, LazyTensor
 bnb: Any = optional("bitsandbytes", "a 4-bit layer")
 functional: Any = optional("bitsandbytes.functional", "a 4-bit layer")
 
-# Held while a layer is packed, so that threads do not do it twice.
+# Held while a layer is packed, so that two threads do not pack it twice.
 _PACKING = threading.Lock()
 
 
 class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
-    """bitsandbytes' layer of the same name; a layer of theirs becomes one by `__class__`.
+    """Replace bitsandbytes' layer of the same name, by setting its `__class__`.
 
-    At its first product on a CPU with AVX512-BF16, bitsandbytes 0.50 packs the codes anew and rounds the scales to
-    bfloat16, and `state_dict` undoes the one and not the other, both in place, part after part: threads that multiply
-    meanwhile get something else. Here a packed weight is a value that is swapped for the one that was read, saving
-    reads codes from it and changes nothing, and the scales are kept from before: 0.13 bits per weight with double
-    quantization and 0.5 without.
+    At its first product on a CPU with AVX512-BF16, bitsandbytes 0.50 repacks the codes and rounds the scales to
+    bfloat16; `state_dict` undoes the former but not the latter. Both happen in place and step by step: threads that
+    multiply at the same time get wrong results. Here the packed weight is a new object that replaces the old one at
+    once, and saving reads codes from it without changing it. The exact scales are stored too, which takes 0.13 bits per
+    weight with double quantization and 0.5 without.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x[..., in] W^T + bias -> [..., out]."""
+        """Compute x[..., in] W^T + bias -> [..., out]."""
         weight = self._packed() if self._packs(x) else self.weight
         if getattr(weight, "quant_state", None) is None or not self.compute_type_is_set:
             return super().forward(x)  # type: ignore[no-any-return]
@@ -38,11 +38,11 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         return bnb.matmul_4bit(inputs, weight, bias=bias, quant_state=weight.quant_state).to(x.dtype)  # type: ignore[no-any-return]
 
     def _packs(self, x: torch.Tensor) -> bool:
-        """Whether bitsandbytes packs a layer for such inputs."""
+        """Check whether bitsandbytes packs a layer for such inputs."""
         return x.device.type == "cpu" and self.support_avx512bf16_for_cpu and not self.training and not x.requires_grad
 
     def _packed(self) -> Any:
-        """Return the weight as the product takes it, which takes the place of the weight as it is stored."""
+        """Return the packed weight; the first call packs the weight and replaces it."""
         weight = self.weight
         state = getattr(weight, "quant_state", None)
         if state is None or getattr(state, "packing_format_for_cpu", False):
@@ -52,7 +52,7 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
                 return self.weight
             packed = copy.copy(weight)
             packed.data, packed.quant_state = functional._convert_weight_packed_for_cpu(weight.data, copy.copy(state))  # noqa: SLF001
-            # Past nn.Module's own setter, which would register the weight a second time.
+            # Not by nn.Module's own setter, which would register the weight a second time.
             object.__setattr__(self, "_before_packing", (packed, state))
             self.quant_state = packed.quant_state
             self._parameters["weight"] = packed
@@ -61,23 +61,22 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         weight = self.weight
         remembered = getattr(self, "_before_packing", None)
-        # A weight that was replaced since, by merging an adapter say, has scales of its own.
+        # A weight that was replaced since, for example by merging an adapter, has other scales.
         if remembered is None or remembered[0] is not weight:
             super()._save_to_state_dict(destination, prefix, keep_vars)
             return
         nn.Module._save_to_state_dict(self, destination, prefix, keep_vars)  # noqa: SLF001
         make = partial(_stored_codes, weight.data, weight.quant_state)
-        shape, dtype = tuple(weight.quant_state.original_qshape), weight.quant_storage
-        codes = LazyTensor(shape, dtype, make)
+        codes = LazyTensor(tuple(weight.quant_state.original_qshape), weight.quant_storage, make)
         destination[f"{prefix}weight"] = codes if isinstance(destination, LazyState) else make()
         for name, part in remembered[1].as_dict(packed=True).items():
             destination[f"{prefix}weight.{name}"] = part if keep_vars else part.detach()
 
 
 def _stored_codes(data: torch.Tensor, state: Any) -> torch.Tensor:
-    """Codes [outputs * inputs / 2, 1] from packed ones [outputs, inputs / 2], which stay as they are."""
+    """Return codes [outputs * inputs / 2, 1] from packed ones [outputs, inputs / 2], which are not changed."""
     state = copy.copy(state)
-    # The scales of before are saved, not these, rounded.
+    # The exact scales are saved, not these rounded ones.
     state.original_nested = False
     codes: torch.Tensor = functional._convert_weight_packed_for_cpu_inverse(data, state)[0]  # noqa: SLF001
     return codes

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qtoolkit.tensor.grid import search_grid
+from qtoolkit.tensor.qparams import search_qparams
 
 
 def error_of(w: torch.Tensor, h: torch.Tensor, scale: float, zero: float, bits: int) -> float:
@@ -20,10 +20,10 @@ def error_of(w: torch.Tensor, h: torch.Tensor, scale: float, zero: float, bits: 
 def test_it_is_at_least_as_good_as_every_candidate(bits: int, sym: bool) -> None:
     torch.manual_seed(bits)
     w, h = torch.randn(32, 5), torch.rand(32)
-    grid = search_grid(w, h, bits=bits, group_size=32, sym=sym, steps=15, smallest=0.4)
+    qparams = search_qparams(w, h, bits=bits, group_size=32, sym=sym, steps=15, smallest=0.4)
     for column in range(5):
         group = w[:, column]
-        found = error_of(group, h, grid.scale[0, column].item(), grid.zero_point[0, column].item(), bits)
+        found = error_of(group, h, qparams.scale[0, column].item(), qparams.zero_point[0, column].item(), bits)
         for step in range(15):
             share = 1 - 0.6 * step / 14
             if sym:
@@ -40,8 +40,8 @@ def test_it_is_at_least_as_good_as_every_candidate(bits: int, sym: bool) -> None
 
 def test_weights_of_importance_decide() -> None:
     w = torch.tensor([[1.0], [0.37], [0.61], [7.5]])
-    heeded = search_grid(w, torch.tensor([1.0, 1, 1, 0]), bits=4, group_size=4, sym=True, steps=200, smallest=0.05)
-    ignored = search_grid(w, torch.ones(4), bits=4, group_size=4, sym=True, steps=200, smallest=0.05)
+    heeded = search_qparams(w, torch.tensor([1.0, 1, 1, 0]), bits=4, group_size=4, sym=True, steps=200, smallest=0.05)
+    ignored = search_qparams(w, torch.ones(4), bits=4, group_size=4, sym=True, steps=200, smallest=0.05)
     assert heeded.scale.item() < 0.5 * ignored.scale.item()
 
 
@@ -51,20 +51,20 @@ def test_scales_fit_float16_and_zero_points_the_first_format(sym: bool) -> None:
     w[:, 3] = w[:, 3].abs()
     w[:, 4] = -w[:, 4].abs()
     w[:, 5] = 0
-    grid = search_grid(w, torch.rand(64), bits=4, group_size=64, sym=sym, steps=10, smallest=0.5)
-    assert torch.equal(grid.scale, grid.scale.half().float())
-    assert grid.scale.isfinite().all() and (grid.scale > 0).all()
-    assert grid.zero_point.min() >= 1 and grid.zero_point.max() <= 15
-    assert torch.equal(grid.zero_point, grid.zero_point.round())
-    assert not sym or (grid.zero_point == 8).all()
+    qparams = search_qparams(w, torch.rand(64), bits=4, group_size=64, sym=sym, steps=10, smallest=0.5)
+    assert torch.equal(qparams.scale, qparams.scale.half().float())
+    assert qparams.scale.isfinite().all() and (qparams.scale > 0).all()
+    assert qparams.zero_point.min() >= 1 and qparams.zero_point.max() <= 15
+    assert torch.equal(qparams.zero_point, qparams.zero_point.round())
+    assert not sym or (qparams.zero_point == 8).all()
 
 
 def test_groups_and_wide_layers_do_not_depend_on_each_other() -> None:
     torch.manual_seed(0)
     w, h = torch.randn(96, 9000), torch.rand(96)
     options = {"bits": 4, "group_size": 32, "sym": True, "steps": 8, "smallest": 0.5}
-    whole = search_grid(w, h, **options)
-    part = search_grid(w[32:64, 8000:].contiguous(), h[32:64], **options)
+    whole = search_qparams(w, h, **options)
+    part = search_qparams(w[32:64, 8000:].contiguous(), h[32:64], **options)
     assert torch.equal(whole.scale[1:2, 8000:], part.scale)
 
 
@@ -72,5 +72,5 @@ def test_a_group_without_importance_is_fitted_to_all_its_weights() -> None:
     w = torch.randn(32, 4)
     options = {"bits": 4, "group_size": 32, "sym": True, "steps": 8, "smallest": 0.5}
     assert torch.equal(
-        search_grid(w, torch.zeros(32), **options).scale, search_grid(w, torch.ones(32), **options).scale
+        search_qparams(w, torch.zeros(32), **options).scale, search_qparams(w, torch.ones(32), **options).scale
     )

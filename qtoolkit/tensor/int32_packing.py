@@ -1,4 +1,4 @@
-"""Codes of 2, 3, 4 or 8 bits in the 32-bit words of a GPTQ checkpoint."""
+"""Pack codes of 2, 3, 4 or 8 bits into the 32-bit words of a GPTQ checkpoint, and back."""
 
 from math import lcm
 
@@ -6,15 +6,15 @@ import torch
 
 WORD_BITS = (2, 3, 4, 8)
 
-# Words that are worked on at one time: their temporaries stay in the cache.
+# Words that are packed at one time: temporaries of this size stay in the cache.
 _CHUNK_WORDS = 2**17
 
 
 def pack_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Pack codes along the first dimension into words: column by column one string of bits, little end first.
+    """Pack codes along the first dimension into words: each column becomes one string of bits, low bits first.
 
-    Code i of a column is bits `bits * i` to `bits * (i + 1) - 1` of its string. With 3 bits, 32 codes fill 3 words and
-    two of them lie across a border. GPTQ's qweight [K * bits / 32, N] is `pack_words` of the codes [K, N], its qzeros
+    Code i of a column is bits `bits * i` to `bits * (i + 1) - 1` of its string. With 3 bits, 32 codes fill 3 words, and
+    two codes are split between words. GPTQ's qweight [K * bits / 32, N] is `pack_words` of the codes [K, N], its qzeros
     [G, N * bits / 32] that of the zero points transposed, and transposed back (auto-gptq 0.7.1, qlinear_cuda_old.py).
 
     Args:
@@ -76,7 +76,7 @@ def unpack_words(words: torch.Tensor, bits: int) -> torch.Tensor:
     for rows in _chunks(blocks):
         for index in range(block):
             word, shift = divmod(index * bits, 32)
-            # Beyond its own bits the shifted word repeats its sign.
+            # The mask removes the sign bits that an arithmetic shift fills in.
             code = (blocks[rows, word] >> shift).bitwise_and_(2 ** min(bits, 32 - shift) - 1)
             if shift + bits > 32:
                 code |= (blocks[rows, word + 1] << 32 - shift).bitwise_and_(2**bits - 1)
@@ -86,7 +86,7 @@ def unpack_words(words: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def _block(bits: int) -> tuple[int, int]:
-    """Return the fewest codes that fill whole words, and those words."""
+    """Return the smallest number of codes that fills whole words, and the number of those words."""
     if bits not in WORD_BITS:
         raise ValueError(f"bits must be one of {', '.join(map(str, WORD_BITS))}, got {bits}")
     length = lcm(bits, 32)
@@ -94,6 +94,6 @@ def _block(bits: int) -> tuple[int, int]:
 
 
 def _chunks(blocks: torch.Tensor) -> list[slice]:
-    """Slices of the first dimension of [blocks, words in a block, m]."""
+    """Return slices of the first dimension of [blocks, words in a block, m] to work on one after the other."""
     step = max(1, _CHUNK_WORDS // max(1, blocks.shape[1] * blocks.shape[2]))
     return [slice(start, start + step) for start in range(0, len(blocks), step)]

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qtoolkit.tensor import products
+from qtoolkit.tensor import float32_products as products
+from qtoolkit.tensor.float32_products import Float32Products
 from qtoolkit.tensor.processor import product_dtype
-from qtoolkit.tensor.products import Float32Products
 
 # One rounding of the result.
 TOLERANCE = {torch.bfloat16: 2**-8, torch.float16: 2**-11}

@@ -1,0 +1,119 @@
+"""Estimate memory, disk and time of each phase of a GPTQ job."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from qtoolkit.methods.gptq import GPTQ
+from qtoolkit.methods.gptq.calibrated_job import LOSS_ROWS, PERPLEXITY_TOKENS
+from qtoolkit.records import LayerPlan, PhasePlan, Term
+from qtoolkit.stream import calibration_dtype
+from qtoolkit.stream.cost import JobShape, on_device, reading_phase, weights_by_block, writing_phase
+from qtoolkit.stream.samples import activation_bytes, samples_at_once
+
+# Measured on SmolLM2-135M and Gemma 3 270M with torch 2.13: what half a megabyte of text leaves in memory once it is
+# tokenized, and what oneDNN keeps there after the first products.
+_TEXT = Term("calibration text and its tokens", 31_000_000, "measured")
+_PRODUCTS = Term("code and buffers of products", 45_000_000, "measured: oneDNN")
+# The residual, its norm, and the output while a block runs; its inputs are counted with the samples.
+_HIDDEN_AT_ONCE = 3
+
+
+def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
+    """Return the phases: calibration, the blocks one by one, and reading the result back.
+
+    Hidden states of T tokens take T * hidden_size elements, a block's activations `activation_bytes`. Layers with K
+    inputs and N outputs that are solved together take 4 K^2 bytes each for their Hessian, its factor and a reordered
+    copy, and 4 K N bytes each for weight, errors, levels and products in float32.
+    """
+    seq_len = min(config.seq_len, job.max_seq_len or config.seq_len)
+    dtype = calibration_dtype(job.device, job.dtype)
+    # Blocks are read in the type that they compute in.
+    wider = dtype.itemsize / job.dtype.itemsize
+    job = replace(job, base=(*job.base, _TEXT, *_resident_terms(job, config)), expanded=0)
+    written = [writing_phase(job, config.num_samples, seq_len, wider)] if config.calibration == "self" else []
+    samples, embedded, running = _sample_terms(job, config.num_samples, seq_len, dtype.itemsize)
+    in_blocks, outside = weights_by_block(job)
+    first = Term("what stands before the blocks", round(outside * wider), "embeddings, norms")
+    block = Term("a block's weights", round(max(in_blocks.values(), default=0) * wider), "the largest block")
+    solving = Term("Hessian and solver", _solver_bytes(job.layers), "the largest layers that share inputs, float32")
+    calibrating = replace(
+        on_device(job, "calibrate", (first, samples, embedded), (samples,)),
+        bytes_moved=outside,
+        seconds=job.time(moved=outside, touched=outside + samples.size),
+    )
+    job = replace(job, base=(*job.base, _PRODUCTS))
+    forward, solver = _operations(job, config.num_samples * seq_len, config.true_sequential)
+    slow = forward if dtype == torch.float32 else 0.0
+    done = sum(layer.disk_bytes for layer in job.layers)
+    moved = job.weight_bytes + done
+    quantizing = replace(
+        on_device(job, "quantize", (samples, block, running, solving), (samples,)),
+        # The journal also stores text that the model wrote, as int64.
+        disk=done + (8 * config.num_samples * seq_len if written else 0),
+        bytes_moved=moved,
+        seconds=job.time(moved=moved, flops=forward - slow, flops32=solver + slow),
+    )
+    return (*written, calibrating, quantizing, _reading(job, seq_len))
+
+
+def _resident_terms(job: JobShape, config: GPTQ) -> Iterator[Term]:
+    """Yield what is in memory during the whole job where the model is not read block by block."""
+    if job.expanded:
+        yield Term("the .gguf file, expanded", job.expanded, "in bfloat16")
+    if config.engine == "optimum":
+        yield Term("the whole model", job.weight_bytes, "optimum loads it as it is")
+
+
+def _sample_terms(job: JobShape, num_samples: int, seq_len: int, itemsize: int) -> tuple[Term, Term, Term]:
+    """Return the memory of the hidden states of all samples, of one embedded batch, and of a block's activations."""
+    widest = max((max(layer.shape) for layer in job.layers), default=0)
+    at_once = samples_at_once(itemsize, widest, num_samples, seq_len)
+    token = job.hidden_size * itemsize
+    tokens = num_samples * seq_len
+    batch = at_once * seq_len
+    # With several batches, a block's inputs are in memory until all of its outputs are.
+    copies = 1 if at_once == num_samples else 2
+    described = f"{tokens} tokens of {job.hidden_size}{', before and after a block' if copies == 2 else ''}"
+    running = activation_bytes(itemsize, widest, batch) + _HIDDEN_AT_ONCE * batch * token
+    return (
+        Term("hidden states of the samples", copies * tokens * token, described),
+        Term("embedded samples", batch * token, "one batch"),
+        Term(
+            "a block's activations",
+            running,
+            f"{at_once} samples at one time, 4 of width {widest}, {_HIDDEN_AT_ONCE} of hidden size",
+        ),
+    )
+
+
+def _reading(job: JobShape, seq_len: int) -> PhasePlan:
+    """Return the phase that reads the result back and measures the perplexity of a sample."""
+    layouts = max((layer.bytes_after for layer in job.layers), default=0)
+    phase = reading_phase(job, "load", "a layer in two layouts", layouts)
+    rows = min(seq_len, PERPLEXITY_TOKENS) * job.dtype.itemsize + 2 * LOSS_ROWS * 4
+    logits = Term("logits of a sample", rows * job.vocab_size, "for the perplexity that is reported")
+    if job.on_cpu:
+        return replace(phase, memory=(*phase.memory, logits))
+    return replace(phase, vram=(*phase.vram, logits))
+
+
+def _solver_bytes(layers: tuple[LayerPlan, ...]) -> int:
+    """Return the largest bytes of a solve; layers of one module with equal inputs (gate and up) are solved together."""
+    outputs: dict[tuple[str, int], int] = defaultdict(int)
+    for layer in layers:
+        outputs[layer.name.rpartition(".")[0], layer.shape[1]] += layer.shape[0]
+    return max((4 * 3 * inputs**2 + 4 * 4 * count * inputs for (_, inputs), count in outputs.items()), default=0)
+
+
+def _operations(job: JobShape, tokens: int, true_sequential: bool) -> tuple[float, float]:
+    """Return the operations of forwards and Hessians in the model's type, and of factors and solving in float32."""
+    weights = sum(layer.num_weights for layer in job.layers)
+    hessians = sum(float(layer.shape[1]) ** 2 for layer in job.layers)
+    forwards = 1 if true_sequential else 2
+    factors = sum(float(layer.shape[1]) ** 3 / 3 for layer in job.layers)
+    solves = sum(float(layer.shape[1]) * layer.num_weights for layer in job.layers)
+    # Half of the layers or more share a Hessian with another.
+    return forwards * 2 * tokens * weights + tokens * hessians / 2, factors / 2 + 2 * solves

@@ -1,0 +1,177 @@
+"""GPTQ of layers that share their inputs: from Hessian to codes, and to the tensors of AutoGPTQ's format."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from qtoolkit.checkpoints.safetensors import StoredTensor
+from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.formats.gptq.tensors import in_order
+from qtoolkit.methods.gptq import GPTQ, stored_tensors
+from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
+from qtoolkit.stream import Result
+from qtoolkit.tensor.hessian import Hessian
+from qtoolkit.tensor.processor import bfloat16_is_native
+from qtoolkit.tensor.qparams import QParams, search_qparams
+
+# By bits: candidates for a scale, and the smallest of them as a share of the full range (benchmarks/README.md).
+SEARCH_STEPS = {2: 40, 3: 30, 4: 20, 8: 10}
+SMALLEST = {2: 0.3, 3: 0.4, 4: 0.4, 8: 0.8}
+# Candidates where the sensitivity of a layer is measured, of which only the rank counts.
+_ROUNDING_STEPS = 8
+
+
+class GPTQBlocks:
+    """GPTQ for `qtoolkit.stream.quantize_blocks`; implements `BlockMethod`.
+
+    Args:
+        config: fitted: its group size divides the inputs of all layers.
+        device: where layers are solved.
+    """
+
+    def __init__(self, config: GPTQ, device: str) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.true_sequential: bool = config.true_sequential
+
+    def start(self, names: Sequence[str], in_features: int) -> "_Group":
+        """See `BlockMethod`."""
+        return _Group(self, names, in_features)
+
+    def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """See `BlockMethod`."""
+        words, groups = tensors["qweight"], tensors["g_idx"]
+        bits = 32 * len(words) // len(groups)
+        stored = stored_tensors(self.config, words.shape[1], len(groups), bits=bits)
+        return stored.decode(tensors).expanded(slice(0, words.shape[1]), torch.float32).T
+
+    def fits(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        tensors: Mapping[str, StoredTensor | torch.Tensor],
+        facts: Mapping[str, Any],
+    ) -> bool:
+        """See `BlockMethod`."""
+        expected = {}
+        for name, (outputs, inputs) in shapes.items():
+            bits = self.config.of(name).bits
+            for key, described in stored_tensors(self.config, outputs, inputs, bits=bits).tensors().items():
+                expected[f"{name}.{key}"] = described
+        if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != expected:
+            return False
+        if facts.keys() != shapes.keys() or not all(_are_facts(values) for values in facts.values()):
+            return False
+        return all(
+            bool(tensors[f"{name}.scales"][...].isfinite().all()) and self._are_groups(tensors[f"{name}.g_idx"][...])
+            for name in shapes
+        )
+
+    def _are_groups(self, groups: torch.Tensor) -> bool:
+        """Check whether all groups are full, and in the order of the inputs unless `desc_act` allows another."""
+        size = len(groups) if self.config.group_size == -1 else self.config.group_size
+        return in_order(groups.sort().values if self.config.desc_act else groups, size)
+
+
+class _Group:
+    """Accumulate the Hessian of layers that share their inputs, then solve them; implements `Accumulator`."""
+
+    def __init__(self, method: GPTQBlocks, names: Sequence[str], in_features: int) -> None:
+        self._method = method
+        self._names = names
+        self._hessian = Hessian(in_features, method.device)
+
+    def add(self, inputs: torch.Tensor) -> None:
+        """See `Accumulator`."""
+        self._hessian.add(inputs)
+
+    def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
+        """See `Accumulator`."""
+        config = self._method.config
+        hessian = self._hessian.full()
+        importance = hessian.diagonal().clone()
+        order = column_order(importance, config.order)
+        size = len(hessian) if config.group_size == -1 else config.group_size
+        groups = torch.arange(len(hessian), device=hessian.device) // size
+        if config.desc_act:
+            # Groups are formed in the order of activation.
+            groups[order] = groups.clone()
+        stacks: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+        for name, (layer, value) in zip(self._names, weights.items(), strict=True):
+            stacks[config.of(name).bits][layer] = value
+        weight = {bits: self._stacked(stack) for bits, stack in stacks.items()}
+        energy = {bits: _energy(stacked, hessian) for bits, stacked in weight.items()}
+        try:
+            lower, diagonal, damp = factor(hessian, order, config.damp_percent)
+        except SingularHessianError as error:
+            raise UnsupportedModelError(
+                f"{self._names[0]} cannot be calibrated ({error}): give other calibration text, or exclude it"
+            ) from error
+        members = groups.argsort(stable=True)
+        results: dict[str, Result] = {}
+        for bits, stack in stacks.items():
+            stacked = weight.pop(bits)
+            steps = SEARCH_STEPS[bits]
+            qparams = _search(stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps)
+            codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
+            start = 0
+            for name, value in stack.items():
+                columns = slice(start, start + len(value))
+                start = columns.stop
+                stored = stored_tensors(config, len(value), len(hessian), bits=bits)
+                scale, zero_point = qparams.scale[:, columns], qparams.zero_point[:, columns]
+                total = energy[bits][columns].sum().item()
+                facts = {
+                    "error": loss[columns].sum().item() / total if total else 0.0,
+                    "damp_percent": damp,
+                    "num_inputs": self._hessian.num_inputs,
+                }
+                results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
+        return results
+
+    def _stacked(self, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the weights [out, in] side by side and transposed, float32 [in, sum of out]."""
+        return torch.cat([value.to(self._method.device, torch.float32) for value in weights.values()]).T.contiguous()
+
+
+def _are_facts(values: Any) -> bool:
+    """Check whether a journal's facts of one layer have the keys, types and finite values that `finish` writes."""
+    types = {"error": float, "damp_percent": float, "num_inputs": int}
+    if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != types:
+        return False
+    return math.isfinite(values["error"]) and math.isfinite(values["damp_percent"]) and values["num_inputs"] >= 0
+
+
+def _search(
+    weight: torch.Tensor, importance: torch.Tensor, config: GPTQ, *, bits: int, group_size: int, steps: int
+) -> QParams:
+    """Return the scales and zero points of a weight float32 [in, out] whose groups are in order."""
+    sym, smallest = config.sym, SMALLEST[bits]
+    return search_qparams(weight, importance, bits=bits, group_size=group_size, sym=sym, steps=steps, smallest=smallest)
+
+
+def round_to_grid(weight: torch.Tensor, config: GPTQ) -> torch.Tensor:
+    """Return a weight float32 [out, in] rounded to the nearest codes: no compensation, scales searched coarsely."""
+    size = weight.shape[1] if config.group_size == -1 else config.group_size
+    columns = weight.T.contiguous()  # [in, out]
+    importance = columns.new_ones(len(columns))
+    qparams = _search(columns, importance, config, bits=config.bits, group_size=size, steps=_ROUNDING_STEPS)
+    # [in, out] -> [groups, group_size, out]
+    grouped = columns.unflatten(0, (-1, size))
+    zero = qparams.zero_point[:, None]
+    codes = (grouped / qparams.scale[:, None] + zero).round_().clamp_(0, 2**config.bits - 1)
+    rounded: torch.Tensor = codes.sub_(zero).mul_(qparams.scale[:, None]).flatten(0, 1).T  # [out, in]
+    return rounded
+
+
+def _energy(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
+    """Return the sum of squares of each output of a layer over all inputs, [out]: the diagonal of W H W^T.
+
+    On a CPU with bfloat16 instructions, products are computed in bfloat16: the sum is off by about 0.1 %.
+    """
+    dtype = torch.bfloat16 if weight.device.type == "cpu" and bfloat16_is_native() else torch.float32
+    hessian = hessian.to(dtype)
+    parts = [(hessian @ part.to(dtype)).float().mul_(part).sum(0) for part in weight.split(2048, dim=1)]
+    return torch.cat(parts)

@@ -1,0 +1,128 @@
+"""Define what every method can do: resolve a config, plan layers from shapes, quantize, load."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from qtoolkit.formats import Layer, Planner
+from qtoolkit.methods.config import MethodConfig
+from qtoolkit.records import CalibrationReport, OnProgress, PhasePlan, Plan, ignore_progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from qtoolkit.models import Checkpoint
+    from qtoolkit.noted import Noted
+    from qtoolkit.stream import JournalPlace
+    from qtoolkit.stream.cost import JobShape
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A config that a method suggests where a model does not fit, or where the best config is searched.
+
+    Attributes:
+        options: fields of its config; the others have their defaults.
+        perplexity_ratio: perplexity as a multiple of bfloat16's: SmolLM2-135M, held-out half of WikiText-2 valid
+            (benchmarks/README.md); None where it was not measured.
+        served_by: the programs that run the result.
+        in_one_step: false where a layer multiplies in several steps, so that fewer bytes do not make it faster.
+    """
+
+    options: Mapping[str, Any]
+    perplexity_ratio: float | None
+    served_by: str
+    in_one_step: bool = True
+
+
+class Outcome(NamedTuple):
+    """The result of `Method.quantize`.
+
+    Attributes:
+        model: the quantized model, ready to run and to save.
+        calibration: the report of the calibration; None for a method without.
+        notes: what was decided, one line each.
+    """
+
+    model: "PreTrainedModel"
+    calibration: CalibrationReport | None = None
+    notes: Sequence[str] = ()
+
+
+class Method(Planner):
+    """Base of all methods; a subclass chooses the codes of each layer.
+
+    Attributes:
+        config_class: the class of its configs.
+        title: its name on a model card; empty for `name`.
+        summary: one line for tables and help.
+        code_bits: size of a code, where its config has no `bits`.
+        offers: the configs that it suggests.
+        also_changes: what it changes besides the quantized layers, for a card: "norms take over scales".
+        resumes: whether it writes its progress into a journal, and resumes from it.
+    """
+
+    config_class: ClassVar[type[MethodConfig]]
+    title: ClassVar[str] = ""
+    summary: ClassVar[str]
+    code_bits: ClassVar[int | None] = None
+    offers: ClassVar[tuple[Offer, ...]] = ()
+    also_changes: ClassVar[str] = ""
+    resumes: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """Return the method's name, "gptq"."""
+        return self.config_class.method
+
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+        """See `Planner`: by default, transformers finds the format's loader by the config of the checkpoint."""
+        from qtoolkit.stream import load_streamed
+
+        return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
+
+    def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
+        """Return the weight rounded to the nearest codes, without calibration; it measures the layer's sensitivity.
+
+        For methods whose config is a `MixedConfig`.
+
+        Args:
+            weight: W[out, in] float32, finite.
+            layer: name, shape and device.
+            config: the layer's own.
+
+        Returns:
+            float32 [out, in].
+
+        Raises:
+            NotImplementedError: all layers have the same bits.
+        """
+        raise NotImplementedError(f"{self.name} has the same bits for all layers")
+
+    def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
+        """See `Planner`: by default, one phase that quantizes one weight after the other."""
+        from qtoolkit.stream.cost import weight_phases
+
+        return weight_phases(job)
+
+    @abstractmethod
+    def quantize(
+        self,
+        checkpoint: "Checkpoint",
+        config: Any,
+        plan: Plan,
+        on_progress: OnProgress,
+        journal: "JournalPlace | None" = None,
+    ) -> Outcome:
+        """Read the checkpoint's weights and return the quantized model on `plan.device`, ready to run and to save.
+
+        Args:
+            checkpoint: the model in full precision.
+            config: resolved and fitted.
+            plan: exactly the layers of `plan.layers` are quantized.
+            on_progress: called with events; it may raise `JobCancelled`.
+            journal: where a method that `resumes` writes finished blocks, and reads those of an earlier run; None for
+                neither.
+        """

@@ -1,0 +1,86 @@
+"""Base classes of the methods that need no calibration."""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.formats import Layer, get_format
+from qtoolkit.methods.config import MethodConfig
+from qtoolkit.methods.method import Method, Outcome
+from qtoolkit.records import OnProgress, Plan
+
+if TYPE_CHECKING:
+    import torch
+
+    from qtoolkit.models import Checkpoint
+    from qtoolkit.stream import JournalPlace
+
+
+class WeightOnlyMethod(Method):
+    """Base of the methods that need no calibration: each weight is quantized as transformers reads it."""
+
+    @abstractmethod
+    def transformers_config(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> Any:
+        """Return the quantization config with which transformers quantizes exactly the layers of a plan."""
+
+    def quantize(
+        self,
+        checkpoint: "Checkpoint",
+        config: Any,
+        plan: Plan,
+        on_progress: OnProgress,
+        journal: "JournalPlace | None" = None,
+    ) -> Outcome:
+        """See `Method`."""
+        from qtoolkit.stream import load_streamed
+
+        stored_as = self.transformers_config(checkpoint, config, plan)
+        loaded = load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress)
+        return Outcome(loaded.value, notes=loaded.notes)
+
+
+class LinearMethod(WeightOnlyMethod):
+    """Base of the methods that quantize a linear layer from its weight alone, into a module that they build.
+
+    A subclass defines `plan_layer`, `build` and `quantize_weight`. The result is read back by `qt.load`, and by
+    transformers' own `from_pretrained` once qtoolkit is imported.
+    """
+
+    @abstractmethod
+    def build(self, layer: Layer, config: Any, dtype: "torch.dtype") -> "torch.nn.Module":
+        """Build the module that replaces a linear layer; its tensors are buffers with unset values.
+
+        Args:
+            layer: name, shape and device.
+            config: the layer's own, from the options saved with the model.
+            dtype: type of the bias.
+        """
+
+    @abstractmethod
+    def quantize_weight(self, weight: "torch.Tensor", layer: Layer, config: Any) -> "dict[str, torch.Tensor]":
+        """Return the buffers of `build` that store this weight, by name.
+
+        Args:
+            weight: W[out_features, in_features], full precision, on the device on which it is quantized.
+            layer, config: as for `build`.
+        """
+
+    def transformers_config(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> Any:
+        """See `WeightOnlyMethod`."""
+        names = [layer.name for layer in plan.layers]
+        return get_format(config.format).quantization_config(self.name, config.to_dict(), names)
+
+
+class LinearLayers:
+    """Build and quantize the layers of one method with one config; implements `qtoolkit.formats.Layers`."""
+
+    def __init__(self, method: LinearMethod, config: MethodConfig) -> None:
+        self._method = method
+        self._config = config
+
+    def build(self, layer: Layer, dtype: "torch.dtype") -> "torch.nn.Module":
+        """See `Layers`."""
+        return self._method.build(layer, self._config.of(layer.name), dtype)
+
+    def quantize_weight(self, weight: "torch.Tensor", layer: Layer) -> "dict[str, torch.Tensor]":
+        """See `Layers`."""
+        return self._method.quantize_weight(weight, layer, self._config.of(layer.name))

@@ -1,0 +1,114 @@
+"""Search the scale and the zero point of each group of weights for the least error of the layer's outputs."""
+
+from dataclasses import dataclass
+
+import torch
+
+# Weights that are searched at one time: temporaries stay in a core's cache, and are too small for torch to share among
+# threads, whose synchronization would take longer than the arithmetic.
+_CHUNK = 2**18
+
+
+@dataclass(frozen=True)
+class QParams:
+    """The scales and zero points of a weight's groups: w = (code - zero_point) * scale, code from 0 to 2**bits - 1.
+
+    Attributes:
+        scale: float32 [groups, out], rounded to numbers that float16 holds.
+        zero_point: float32 [groups, out], whole numbers; 2**(bits - 1) everywhere when symmetric.
+        bits: size of a code.
+    """
+
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+    bits: int
+
+
+def search_qparams(
+    weight: torch.Tensor,
+    importance: torch.Tensor,
+    *,
+    bits: int,
+    group_size: int,
+    sym: bool,
+    steps: int,
+    smallest: float,
+) -> QParams:
+    """Choose each group's scale among shrunken ranges by the weighted error sum_k h_k (w_k - q_k)^2.
+
+    Candidates are the range of the group's values times `smallest` to 1, in `steps` equal steps. With the diagonal of
+    the Hessian as weights, this is the error of the outputs without compensation between columns (OBS, diagonal H).
+
+    Args:
+        weight: W^T float32 [in, out].
+        importance: h, the Hessian's diagonal, [in], not negative.
+        bits: size of a code.
+        group_size: inputs that share a scale; divides `in`.
+        sym: zero point fixed in the middle; otherwise one within 1 to 2**bits - 1, so that AutoGPTQ's format, which
+            stores it less one, holds it.
+        steps: candidates for each scale.
+        smallest: the smallest candidate as a share of the full range.
+
+    Example: two weights of one group, the second without importance: the scale fits the first alone.
+
+        >>> w, h = torch.tensor([[0.3], [1.4]]), torch.tensor([1.0, 0.0])
+        >>> qparams = search_qparams(w, h, bits=4, group_size=2, sym=True, steps=100, smallest=0.2)
+        >>> abs(0.3 / qparams.scale.item() - round(0.3 / qparams.scale.item())) < 0.02
+        True
+    """
+    in_features, out_features = weight.shape
+    groups = in_features // group_size
+    scale = weight.new_empty(groups, out_features)
+    zero_point = torch.empty_like(scale)
+    width = max(1, _CHUNK // group_size)
+    for group in range(groups):
+        rows = slice(group * group_size, (group + 1) * group_size)
+        # [group_size] -> [group_size, 1]
+        h = importance[rows, None].to(weight.dtype)
+        h = torch.where(h.sum() > 0, h, torch.ones_like(h))
+        for start in range(0, out_features, width):
+            columns = slice(start, start + width)
+            part = _search_group(weight[rows, columns], h, bits=bits, sym=sym, steps=steps, smallest=smallest)
+            scale[group, columns], zero_point[group, columns] = part
+    return QParams(scale, zero_point, bits)
+
+
+def stored_scale(scale: torch.Tensor) -> torch.Tensor:
+    """Return scales rounded to float16, as the file holds them, in their own type; never 0 and never infinite."""
+    limits = torch.finfo(torch.float16)
+    return scale.clamp(limits.tiny, limits.max).to(torch.float16).to(scale.dtype)
+
+
+def _search_group(
+    w: torch.Tensor, h: torch.Tensor, *, bits: int, sym: bool, steps: int, smallest: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scale and zero point [outputs] of a group w[group_size, outputs] of importance h[group_size, 1]."""
+    largest = float(2**bits - 1)
+    middle = float(2 ** (bits - 1))
+    low = w.amin(0).clamp_(max=0)
+    # A group of zeros has any scale.
+    if sym:
+        full = w.abs().amax(0).clamp_(min=1e-10) / (middle - 0.5)
+    else:
+        full = (w.amax(0).clamp_(min=0) - low).clamp_(min=1e-10) / largest
+    best = torch.full_like(full, torch.inf)
+    best_scale = stored_scale(full)
+    best_zero = torch.full_like(full, middle if sym else 1)
+    q = torch.empty_like(w)
+    error = torch.empty_like(w)
+    for step in range(steps):
+        share = 1 - (1 - smallest) * step / max(1, steps - 1)
+        s = stored_scale(full * share)
+        if sym:
+            zero = best_zero
+            torch.mul(w, 1 / s, out=q).round_().clamp_(-middle, middle - 1)
+        else:
+            zero = (-low * share / s).round_().clamp_(1, largest)
+            torch.addcmul(zero, w, 1 / s, out=q).round_().clamp_(0, largest).sub_(zero)
+        torch.addcmul(w, q, s, value=-1, out=error).square_().mul_(h)
+        total = error.sum(0)
+        better = total < best
+        best = torch.where(better, total, best)
+        best_scale = torch.where(better, s, best_scale)
+        best_zero = torch.where(better, zero, best_zero)
+    return best_scale, best_zero
