@@ -72,7 +72,7 @@ class QuantizePanel:
         self.call.value = call_html(self._call() if ready else None, "It needs a model, and a method without mistakes.")
 
     def _call(self) -> VerbCall:
-        options = {**self._choice.device_option(), **given_options(self._fields)}
+        options = {**given_options(self._fields), **self._choice.device_option()}
         return VerbCall("quantize", (self._choice.model, self._choice.config), options, into=self.into.value)
 
     def _job(self) -> Job:
