@@ -1,4 +1,4 @@
-"""Magics, progress and completion: parse, call the API, return the record. No tensor work, no Hub work, no logic."""
+"""Offer qtoolkit in a notebook: magics, completion, progress and panels, which call the API and hold no logic."""
 
 import re
 from typing import Any
@@ -10,14 +10,14 @@ __all__ = ["QuantizeMagics", "register", "unregister"]
 
 
 def register(ip: Any) -> None:
-    """Give an IPython shell the magics and their completion; a second call changes nothing."""
+    """Register the magics and their completion with an IPython shell; a second call changes nothing."""
     if not _registered(ip):
         ip.register_magics(QuantizeMagics)
         ip.set_hook("complete_command", complete, re_key=COMPLETED)
 
 
 def unregister(ip: Any) -> None:
-    """Take back what `register` gave, so that `%reload_ext` starts afresh and keeps no stale settings."""
+    """Remove what `register` added, so that `%reload_ext` starts anew and keeps no old settings."""
     for magics in _registered(ip):
         for named in ip.magics_manager.magics.values():
             for name in [name for name, magic in named.items() if getattr(magic, "__self__", None) is magics]:

@@ -1,4 +1,4 @@
-"""The body of a `%%quantize` or `%%qcompare` cell: TOML, in which IPython expands no variables."""
+"""Read the body of a `%%quantize` or `%%qcompare` cell: TOML, in which IPython expands no variables."""
 
 import tomllib
 from collections.abc import Iterator
@@ -12,28 +12,28 @@ DEFAULT_METHOD = "nf4"
 
 
 def read_body(body: str) -> MethodConfig:
-    """The config that a cell's body describes.
+    """Return the config that a cell's body describes.
 
     Args:
         body: TOML such as `method = "nf4"` and `double_quant = false`, one option a line; without `method` it is NF4.
 
     Raises:
-        ConfigError: text that is no TOML, a key that the method does not have, a value that it cannot have.
+        ConfigError: the text is no TOML, or has an option that the method does not have, or a wrong value.
     """
-    with _told(f'one option a line, such as method = "{DEFAULT_METHOD}" or exclude = ["lm_head"]'):
+    with _clear_errors(f'one option a line, such as method = "{DEFAULT_METHOD}" or exclude = ["lm_head"]'):
         return _config(tomllib.loads(body))
 
 
 def read_configs(body: str) -> tuple[list[MethodConfig], list[str]]:
-    """The configs and the prompts that the body of a `%%qcompare` cell describes.
+    """Return the configs and the prompts that the body of a `%%qcompare` cell describes.
 
     Args:
         body: TOML with `prompts = ["...", "..."]`, and under each `[[configs]]` what `read_body` takes.
 
     Raises:
-        ConfigError: as `read_body`; another key.
+        ConfigError: as `read_body`; or the text has a key that is neither configs nor prompts.
     """
-    with _told(f'[[configs]] and below it method = "{DEFAULT_METHOD}" and its options'):
+    with _clear_errors(f'[[configs]] and below it method = "{DEFAULT_METHOD}" and its options'):
         values = tomllib.loads(body)
         configs, prompts = values.pop("configs", []), values.pop("prompts", [])
         if values:
@@ -46,8 +46,8 @@ def read_configs(body: str) -> tuple[list[MethodConfig], list[str]]:
 
 
 @contextmanager
-def _told(example: str) -> Iterator[None]:
-    """Say what is wrong with a body that is no TOML, and how it is written."""
+def _clear_errors(example: str) -> Iterator[None]:
+    """Raise one clear error for a body that is no TOML, with an example of how it is written."""
     try:
         yield
     except ConfigError:

@@ -5,9 +5,9 @@ from typing import Any
 
 
 def run_body(shell: Any, body: str) -> None:
-    """Run Python code in the user's namespace: magics work, the last expression is shown, errors stay what they are.
+    """Run Python code in the user's namespace; magics work, and the last expression is shown.
 
-    Not `shell.run_cell`: it shows an error and swallows it, so that the outer cell would pass for a good one.
+    Errors are raised as they are. `shell.run_cell` would show an error and not raise it, so that the outer cell passes.
 
     Args:
         shell: the IPython shell.
@@ -15,7 +15,7 @@ def run_body(shell: Any, body: str) -> None:
     """
     source = shell.transform_cell(body)
     tree = shell.transform_ast(shell.compile.ast_parse(source))
-    # Under this name tracebacks find the source.
+    # Tracebacks find the source by this name.
     name = shell.compile.cache(source, shell.execution_count, raw_code=body)
     statements = tree.body
     silenced = source.rstrip().endswith(";")

@@ -1,59 +1,45 @@
-"""Tab on the lines of magics with options: models of the local cache, options, methods, values."""
+"""Complete the lines of magics with options: models of the local cache, options, methods, values."""
 
 import re
-from dataclasses import fields
 from typing import Any
 
 from IPython.core.error import TryNext
 
-from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import QToolkitError
-from qtoolkit.methods import MethodConfig, available_methods, config_class
-from qtoolkit.notebook.arguments import JOB_OPTIONS, method_in
-from qtoolkit.notebook.comparing import COMPARE_OPTIONS
-from qtoolkit.notebook.evaluating import EVAL_OPTIONS
-from qtoolkit.notebook.opening import PANEL_OPTIONS
-from qtoolkit.notebook.options import is_switch, option_flags, option_hints
-from qtoolkit.notebook.publishing import PUBLISH_OPTIONS
+from qtoolkit.methods import available_methods, config_class
+from qtoolkit.notebook.lines import MAGICS, METHOD, method_in
+from qtoolkit.notebook.options import LineOption, config_options
 
 # The line up to the cursor: also after `x = `, and without `%` at its start, where IPython's automagic adds it.
-COMPLETED = r"(?:\s*|.*?(%%?))(quantize|qplan|qeval|qcompare|qpanel|qpublish)\s(.*)$"
-
-# Magics whose line has no options of a method.
-_OPTIONS = {
-    "qeval": EVAL_OPTIONS,
-    "qcompare": COMPARE_OPTIONS,
-    "qpanel": PANEL_OPTIONS,
-    "qpublish": PUBLISH_OPTIONS,
-}
+COMPLETED = rf"(?:\s*|.*?(%%?))({'|'.join(MAGICS)})\s(.*)$"
 
 
 def complete(shell: Any, event: Any) -> list[str]:
-    """The words that may stand at the cursor; IPython keeps those that begin like what is there.
+    """Return the words that may stand at the cursor; IPython keeps those that begin like what is typed.
 
     Args:
-        shell: IPython's, which calls this as a method of it.
-        event: IPython's: `text_until_cursor` and `line`.
+        shell: the IPython shell, which calls this as a method of it.
+        event: IPython's, with `text_until_cursor` and `line`.
 
     Raises:
-        TryNext: nothing of ours fits here; IPython goes on with its own, files say.
+        TryNext: no word of qtoolkit fits here; IPython then tries its own completions, such as files.
     """
     match = re.match(COMPLETED, event.text_until_cursor)
     if match is None:
         raise TryNext
+    syntax = MAGICS[match[2]]
     words = match[3].split(" ")
-    options = _OPTIONS.get(match[2], JOB_OPTIONS)
-    method_options, config = _options(event.line, in_cell=match[2] in _OPTIONS or match[1] == "%%")
+    options = {flag: option for option in syntax.options for flag in option.flags}
+    if syntax.has_method and match[1] != "%%":
+        options |= {flag: option for option in _method_options(event.line) for flag in option.flags}
     before, _, value = words.pop().rpartition("=")
-    option = before or (words[-1] if words else "")
-    values = _values(config)
-    takes_value = {flag for flag, (metavar, _) in options.items() if metavar} | set(values)
-    if option in takes_value:
-        found = values.get(option, [])
-    elif value.startswith("-") or _model_given(words, takes_value):
-        found = [*options, *method_options]
-    elif match[2] == "qpublish":
-        # A folder, which IPython completes.
+    option = options.get(before or (words[-1] if words else ""))
+    if option is not None and option.metavar:
+        found = list(available_methods() if option.name in ("method", "methods") else option.choices)
+    elif value.startswith("-") or _has_word(words, options):
+        found = list(options)
+    elif syntax.words[0] == "FOLDER":
+        # IPython completes folders.
         found = []
     else:
         from qtoolkit import local_models
@@ -64,31 +50,16 @@ def complete(shell: Any, event: Any) -> list[str]:
     return found
 
 
-def _options(line: str, *, in_cell: bool) -> tuple[list[str], type[MethodConfig] | None]:
-    """The options of the method that a line chooses, and its config; none where a cell's body has them."""
-    if in_cell:
-        return [], None
+def _method_options(line: str) -> list[LineOption]:
+    """Return `--method`, and the options of the method that the line chooses."""
     try:
-        config = config_class(method_in(line.split()))
+        return [METHOD, *config_options(config_class(method_in(line.split())))]
     except QToolkitError:
-        return ["--method"], None
-    return ["--method", *option_flags(config)], config
+        return [METHOD]
 
 
-def _values(config: type[MethodConfig] | None) -> dict[str, list[str]]:
-    """Option -> the values that it may have; an empty list where anything goes."""
-    methods = list(available_methods())
-    values = {"--method": methods, "--methods": methods, "--device": ["auto", "cpu", "cuda"]}
-    values["--base-model-relation"] = list(BASE_MODEL_RELATIONS)
-    if config is not None:
-        hints = option_hints(config)
-        for field in fields(config):
-            if field.name in hints and not is_switch(hints[field.name]):
-                values[option_flags(config, field.name)[0]] = list(map(str, field.metadata.get("choices") or ()))
-    return values
-
-
-def _model_given(words: list[str], takes_value: set[str]) -> bool:
-    """Whether one of the words is neither an option nor an option's value."""
+def _has_word(words: list[str], options: dict[str, LineOption]) -> bool:
+    """Check whether one of the words is neither an option nor an option's value."""
+    taken = {flag for flag, option in options.items() if option.metavar}
     pairs = zip(["", *words], words, strict=False)
-    return any(word and not word.startswith("-") and previous not in takes_value for previous, word in pairs)
+    return any(word and not word.startswith("-") and previous not in taken for previous, word in pairs)

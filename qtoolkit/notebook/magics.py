@@ -1,4 +1,4 @@
-"""The magics: each parses its line, calls the API and returns the record.
+"""Offer the magics: each reads its line, calls the API and returns the record.
 
 The API is imported when a magic runs, so that `%load_ext` loads no torch.
 """
@@ -13,15 +13,11 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from traitlets import Enum
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.arguments import Request, read_request
 from qtoolkit.notebook.cell import run_body
-from qtoolkit.notebook.comparing import compare_help, read_compare_request
-from qtoolkit.notebook.errors import short_errors
-from qtoolkit.notebook.evaluating import eval_help, read_eval_request
-from qtoolkit.notebook.help import helped_by, quantize_help
-from qtoolkit.notebook.opening import read_panel_request
-from qtoolkit.notebook.progress import open_progress
-from qtoolkit.notebook.publishing import publish_help, read_publish_request
+from qtoolkit.notebook.help import helped_by
+from qtoolkit.notebook.lines import MagicLine, read_line
+from qtoolkit.notebook.magic_errors import short_errors
+from qtoolkit.notebook.progress import Progress, open_progress
 from qtoolkit.records import (
     Comparison,
     Doctor,
@@ -32,6 +28,9 @@ from qtoolkit.records import (
     QualityReport,
     QuantizationReport,
 )
+from qtoolkit.requests import CardOptions, CompareRequest, EvaluateRequest, PlanRequest, PublishRequest, QuantizeRequest
+
+Names = Mapping[str, Any]
 
 
 @magics_class
@@ -47,89 +46,105 @@ class QuantizeMagics(Magics):
         "front-end can show (auto).",
     ).tag(config=True)
 
-    @helped_by(quantize_help)
+    @helped_by("quantize")
     @needs_local_scope
     @line_cell_magic
     @short_errors
-    def quantize(
-        self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
-    ) -> QuantizationReport | Plan:
-        """Quantize a model; `%quantize?` tells of all options."""
-        request = read_request("quantize", line, cell)
-        model = self._named(request.model, local_ns)
-        if request.plan:
-            return _plan(request, model)
+    def quantize(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> QuantizationReport | Plan:
+        """Quantize a model and return what was done: memory before and after, what was skipped, where it was saved.
+
+          %quantize MODEL [--method NAME] [options of the method] [options of the job]
+          report = %quantize MODEL ...
+
+          %%quantize MODEL [options of the job]
+          method = "nf4"                         the body is TOML: the method and its options
+          exclude = ["lm_head"]
+
+        %qplan takes the same and only plans.
+
+        MODEL is a Hub id (org/name, org/name@revision), a folder, a .gguf file, or a variable that holds one of these
+        or a loaded model; quotes hold a path with blanks together, {name} and $name are replaced by the variable's
+        value.
+
+        The record of the job is returned, not the model, so that Out[] does not keep it in memory: give --into,
+        --output or both to keep the model.
+        """
+        given = read_line("quantize", line, cell)
+        name, config = given.words[0], given.configs[0]
+        model = self._named(name, local_ns)
+        if "plan" in given.options:
+            return _plan(given, model)
         from qtoolkit.api import publish, quantize
         from qtoolkit.publishing import check_push
 
-        if request.push:
-            check_push(request.push, model, request.revision, **request.card)
-        with open_progress(self.progress, self.shell, f"{request.config.method} of {request.model}") as on_progress:
-            result = quantize(
-                model,
-                request.config,
-                output=request.output,
-                device=request.device,
-                revision=request.revision,
-                resume=request.resume,
-                resume_repo=request.resume_repo,
-                overwrite=request.overwrite,
-                on_progress=on_progress,
-            )
-            if request.push:
-                assert request.output is not None
-                publish(request.output, request.push, **request.card, on_progress=on_progress)
-        if request.into:
-            self.shell.push({request.into: result})
+        options = given.options_of(QuantizeRequest)
+        repo_id = given.options.get("push")
+        card = given.options_of(CardOptions)
+        if repo_id:
+            check_push(repo_id, model, options.get("revision"), **card)
+        with self._progress(f"{config.method} of {name}") as on_progress:
+            result = quantize(model, config, **options, on_progress=on_progress)
+            if repo_id:
+                publish(options["output"], repo_id, **card, on_progress=on_progress)
+        if "into" in given.options:
+            self.shell.push({given.options["into"]: result})
         return result.report
 
-    @helped_by(quantize_help)
+    @helped_by("quantize", quantize)
     @needs_local_scope
     @line_cell_magic
     @short_errors
-    def qplan(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Plan:
+    def qplan(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Plan:
         """Tell what `%quantize` with the same line would do, and whether it fits, without reading a weight."""
-        request = read_request("qplan", line, cell)
-        return _plan(request, self._named(request.model, local_ns))
+        given = read_line("qplan", line, cell)
+        return _plan(given, self._named(given.words[0], local_ns))
 
-    @helped_by(eval_help)
+    @helped_by("qeval")
     @needs_local_scope
     @line_magic
     @short_errors
-    def qeval(self, line: str, local_ns: Mapping[str, Any] | None = None) -> QualityReport:
-        """Measure a model on a text, and what it lost against its base; `%qeval?` tells of all options."""
-        request = read_eval_request(line)
-        options = dict(request.options)
-        for name, word in (("base", request.base), ("text", request.text)):
-            if word is not None:
-                options[name] = self._named(word, local_ns)
+    def qeval(self, line: str, local_ns: Names | None = None) -> QualityReport:
+        """Measure a model on a text: perplexity, and against its base what was lost; how fast it is.
+
+          %qeval MODEL --base MODEL [options]
+          report = %qeval MODEL ...
+
+        MODEL is a variable, a folder, a Hub id or a .gguf file.
+        """
+        given = read_line("qeval", line)
+        options = self._with_variables(given.options_of(EvaluateRequest), ("base", "text"), local_ns)
         from qtoolkit.api import evaluate
 
-        with open_progress(self.progress, self.shell, f"evaluation of {request.model}") as on_progress:
-            return evaluate(self._named(request.model, local_ns), **options, on_progress=on_progress)
+        name = given.words[0]
+        with self._progress(f"evaluation of {name}") as on_progress:
+            return evaluate(self._named(name, local_ns), **options, on_progress=on_progress)
 
-    @helped_by(compare_help)
+    @helped_by("qcompare")
     @needs_local_scope
     @line_cell_magic
     @short_errors
-    def qcompare(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Comparison:
-        """Quantize a model in several ways and measure each; `%qcompare?` tells of all options."""
-        request = read_compare_request(line, cell)
-        options = dict(request.options)
-        for name, word in (("text", request.text), ("executor", request.executor)):
-            if word is not None:
-                options[name] = self._named(word, local_ns)
+    def qcompare(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Comparison:
+        """Quantize a model in several ways and measure each on one text: size, loss, speed, answers.
+
+        %qcompare MODEL --methods NAME,NAME [options]
+        comparison = %qcompare MODEL ...
+
+        %%qcompare MODEL [options]
+        prompts = ["The capital of France is"]   the body is TOML: prompts, and a table for each config
+        [[configs]]
+        method = "nf4"
+        """
+        given = read_line("qcompare", line, cell)
+        options = self._with_variables(given.options_of(CompareRequest), ("text", "executor"), local_ns)
         from qtoolkit.api import compare
 
-        with open_progress(self.progress, self.shell, f"comparison of {request.model}") as on_progress:
-            model = self._named(request.model, local_ns)
-            return compare(model, request.configs, **options, on_progress=on_progress)
+        name = given.words[0]
+        with self._progress(f"comparison of {name}") as on_progress:
+            return compare(self._named(name, local_ns), given.configs, **options, on_progress=on_progress)
 
     @needs_local_scope
     @line_cell_magic
-    def qmemory(
-        self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
-    ) -> MemoryReport | PeakMemory:
+    def qmemory(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> MemoryReport | PeakMemory:
         """Memory of a model, or of whatever a cell does.
 
           %qmemory q            bytes that a loaded or quantized model takes; q is a variable or an expression
@@ -141,30 +156,39 @@ class QuantizeMagics(Magics):
             return self._memory_of(line, local_ns)
         from qtoolkit.api import measure_peak
 
-        self._nothing_on(line, "%%qmemory")
+        self._refuse_words(line, "%%qmemory")
         with measure_peak() as peak:
             run_body(self.shell, cell)
         return peak.report
 
-    @helped_by(publish_help)
+    @helped_by("qpublish")
     @needs_local_scope
     @line_magic
     @short_errors
-    def qpublish(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Publication:
-        """Verify a saved model, and put it on the Hub with a card; `%qpublish?` tells of all options."""
-        request = read_publish_request(line)
-        quality = self._named(request.quality, local_ns) if request.quality else None
+    def qpublish(self, line: str, local_ns: Names | None = None) -> Publication:
+        """Verify a saved model, and put it on the Hub with a card, in one commit; `qt.publish` in a line.
+
+          %qpublish FOLDER REPO [options]
+          publication = %qpublish FOLDER REPO ...
+
+        FOLDER is what `%quantize --output` wrote, REPO is org/name. The token is the one of `hf auth login`,
+        the variable HF_TOKEN, or Colab's secret of that name.
+        """
+        given = read_line("qpublish", line)
+        folder, repo_id = given.words
+        options = self._with_variables(given.options_of(PublishRequest), ("quality",), local_ns)
+        quality = options.get("quality")
         if isinstance(quality, str):
             raise ConfigError(f"--quality takes a variable, and none is called {quality!r}: `{quality} = %qeval ...`")
         from qtoolkit.api import publish
 
-        with open_progress(self.progress, self.shell, f"{request.folder} to {request.repo_id}") as on_progress:
-            return publish(request.folder, request.repo_id, quality=quality, **request.options, on_progress=on_progress)
+        with self._progress(f"{folder} to {repo_id}") as on_progress:
+            return publish(folder, repo_id, **options, on_progress=on_progress)
 
     @needs_local_scope
     @line_magic
     @short_errors
-    def qpanel(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
+    def qpanel(self, line: str, local_ns: Names | None = None) -> Any:
         """Open the panels: choose a model, see whether it fits, quantize, compare and publish by hand.
 
           %qpanel [MODEL] [--only model|plan|quantize|compare|publish]
@@ -173,25 +197,26 @@ class QuantizeMagics(Magics):
         """
         from qtoolkit.notebook.panels import panel
 
-        model, only = read_panel_request(line)
-        return panel(self._named(model, local_ns), only=only)
+        given = read_line("qpanel", line)
+        model = self._named("".join(given.words), local_ns)
+        return panel(model, only=given.options.get("only"))
 
     @line_magic
     @short_errors
     def qdoctor(self, line: str) -> Doctor:
-        """This machine for a bug report: versions, devices, free memory and disk, and which methods run here."""
+        """Describe this machine for a bug report: versions, devices, free memory and disk, methods that run here."""
         from qtoolkit.api import doctor
 
-        self._nothing_on(line, "%qdoctor")
+        self._refuse_words(line, "%qdoctor")
         return doctor()
 
     @short_errors
-    def _nothing_on(self, line: str, magic: str) -> None:
+    def _refuse_words(self, line: str, magic: str) -> None:
         if line.strip():
             raise ConfigError(f"{magic} takes nothing on its line, got {line.strip()!r}")
 
     @short_errors
-    def _memory_of(self, line: str, local_ns: Mapping[str, Any] | None) -> MemoryReport:
+    def _memory_of(self, line: str, local_ns: Names | None) -> MemoryReport:
         from qtoolkit.api import measure_memory
 
         if not line.strip():
@@ -200,27 +225,25 @@ class QuantizeMagics(Magics):
         try:
             model = eval(line, self.shell.user_ns, local_ns)
         except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            message = f"%qmemory: {line.strip()!r} is no variable or expression that holds a model: {said}"
+            cause = f"{type(error).__name__}: {error}"
+            message = f"%qmemory: {line.strip()!r} is no variable or expression that holds a model: {cause}"
             raise ConfigError(message) from error
         return measure_memory(model)
 
-    def _named(self, text: str, local_ns: Mapping[str, Any] | None) -> Any:
-        """What a word means: a variable's value where there is one of that name and no folder, otherwise the text."""
+    def _progress(self, title: str) -> Progress:
+        return open_progress(self.progress, self.shell, title)
+
+    def _named(self, text: str, local_ns: Names | None) -> Any:
+        """Return the value of the variable of this name, if there is one and no such folder; otherwise the text."""
         names = ChainMap(dict(local_ns or {}), self.shell.user_ns)
         return names[text] if text.isidentifier() and text in names and not Path(text).is_dir() else text
 
+    def _with_variables(self, options: Names, names: tuple[str, ...], local_ns: Names | None) -> dict[str, Any]:
+        """Return options, those of these names with the value of the variable that they name, if there is one."""
+        return {name: self._named(value, local_ns) if name in names else value for name, value in options.items()}
 
-def _plan(request: Request, model: Any) -> Plan:
+
+def _plan(line: MagicLine, model: Any) -> Plan:
     from qtoolkit.api import plan
 
-    return plan(
-        model,
-        request.config,
-        device=request.device,
-        output=request.output,
-        revision=request.revision,
-        machine=request.machine,
-        context=request.context,
-        batch_size=request.batch_size,
-    )
+    return plan(model, line.configs[0], **line.options_of(PlanRequest))

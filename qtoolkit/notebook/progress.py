@@ -1,4 +1,4 @@
-"""How a running magic says where it is: one bar, or plain lines. It only listens; the job stays what it is."""
+"""Show the progress of a running magic as a bar or as plain lines."""
 
 import importlib.util
 import time
@@ -15,17 +15,17 @@ Clock = Callable[[], float]
 
 
 def open_progress(choice: str, shell: Any, title: str) -> "Progress":
-    """The progress that a person chose, for use in a `with` statement and as `on_progress`.
+    """Return the progress that a person chose, for a `with` statement and as `on_progress`.
 
     Args:
         choice: "auto", "widget", "text" or "none".
-        shell: the IPython shell: "auto" draws a bar where it has a kernel, and with it a page that can show one.
-        title: what runs.
+        shell: the IPython shell; "auto" draws a bar if it has a kernel, and so a page that can show one.
+        title: the job's name.
 
     Raises:
-        MissingDependencyError: a bar was asked for and ipywidgets is not installed.
+        MissingDependencyError: `choice` is "widget", and ipywidgets is not installed.
     """
-    # A token may have been pasted where a name belongs.
+    # A token may have been pasted instead of a model's name.
     title = printable(masked(title))
     has_widgets = importlib.util.find_spec("ipywidgets") is not None
     if choice == "auto":
@@ -41,15 +41,16 @@ def open_progress(choice: str, shell: Any, title: str) -> "Progress":
 
 
 class Progress(ABC):
-    """Receives a job's events; a `with` statement shows and ends it.
+    """Receives the events of a job; a `with` statement shows it and takes it down.
 
     Args:
-        title: what runs, "nf4 of org/model".
-        clock: seconds that never run backwards.
+        title: the job's name, "nf4 of org/model".
+        clock: returns seconds that never run backwards.
     """
 
     def __init__(self, title: str, clock: Clock = time.monotonic) -> None:
-        self.title, self._clock = title, clock
+        self.title = title
+        self._clock = clock
         self._started = clock()
         self._phase_started: dict[str, float] = {}
 
@@ -57,7 +58,7 @@ class Progress(ABC):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Take down what is shown; errors pass."""
+        """Take down what is shown; an error is raised as it is."""
 
     @abstractmethod
     def __call__(self, event: ProgressEvent) -> None:
@@ -67,7 +68,7 @@ class Progress(ABC):
         return self._clock() - self._started
 
     def _line(self, event: ProgressEvent) -> str:
-        """The event as one line: `quantize: 3 of 30 layers (10 %), 2.0 s elapsed, about 18.0 s left, layers.0`."""
+        """Write an event as one line: `quantize: 3 of 30 layers (10 %), 2.0 s elapsed, about 18.0 s left, layers.0`."""
         now = self._clock()
         in_phase = now - self._phase_started.setdefault(event.phase, now)
         parts = [f"{event.phase}: {_count(event)}", f"{format_seconds(now - self._started)} elapsed"]
@@ -78,14 +79,14 @@ class Progress(ABC):
 
 
 class NoProgress(Progress):
-    """Shows nothing, so that a notebook's outputs are the same in every run."""
+    """Shows nothing, so that the outputs of a notebook are the same in every run."""
 
     def __call__(self, event: ProgressEvent) -> None:
         pass
 
 
 class TextProgress(Progress):
-    """Plain lines: the first event of each phase, and then one every 10 %."""
+    """Prints plain lines: the first event of each phase, and then one for every 10 %."""
 
     def __init__(self, title: str, clock: Clock = time.monotonic) -> None:
         super().__init__(title, clock)
@@ -100,7 +101,7 @@ class TextProgress(Progress):
 
 
 def fraction(event: ProgressEvent) -> float:
-    """How much of its phase is done, from 0 to 1; 0 when the total is not known."""
+    """Return how much of its phase is done, from 0 to 1; 0 if the total is unknown."""
     return min(event.done / event.total, 1.0) if event.total else 0.0
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig, available_methods, config_class
-from qtoolkit.notebook.arguments import read_request
 from qtoolkit.notebook.body import read_body
+from qtoolkit.notebook.lines import read_line
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def test_a_bad_body_gets_one_clear_line(body: str, said: str) -> None:
 
 
 def test_the_line_of_a_cell_takes_options_of_the_job_only() -> None:
-    request = read_request("quantize", "'my model' --output out", 'method = "int8"')
-    assert (request.model, request.output, request.config.method) == ("my model", "out", "int8")
+    given = read_line("quantize", "'my model' --output out", 'method = "int8"')
+    assert (given.words, given.options, given.configs[0].method) == (("my model",), {"output": "out"}, "int8")
     with pytest.raises(
         ConfigError, match=r"has no option --threshold: .*; the method and its options go into the cell"
     ):
-        read_request("quantize", "m --threshold 6", 'method = "int8"')
+        read_line("quantize", "m --threshold 6", 'method = "int8"')
     with pytest.raises(ConfigError, match="has no option --method"):
-        read_request("quantize", "m --method int8", "# defaults")
+        read_line("quantize", "m --method int8", "# defaults")
 
 
 _VALUES = st.one_of(

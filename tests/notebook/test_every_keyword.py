@@ -1,49 +1,76 @@
-"""Every keyword of a verb is an option of its magic, or stands in a table that says why not."""
+"""Every keyword of a verb is an option of its magic and a field of its panel, or in a table that says why not."""
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.arguments import JOB_OPTIONS, read_request
-from qtoolkit.notebook.comparing import COMPARE_OPTIONS, read_compare_request
-from qtoolkit.notebook.evaluating import EVAL_OPTIONS
+from qtoolkit.notebook.lines import MAGICS, read_line
+from qtoolkit.notebook.options import NOT_IN_A_PANEL, ONLY_IN_PYTHON
+from qtoolkit.notebook.panels.field import Field
+from tests.notebook.conftest import shell
+from tests.notebook.panels.conftest import open_panel
 
-# Keyword -> why no line has it.
-NOT_ON_A_LINE = {
-    "token": "a notebook keeps its lines, and a token must be kept nowhere",
-    "tokenizer": "an object, which Python alone can give",
-    "on_progress": "the magic draws the progress itself",
+__all__ = ["open_panel", "shell"]
+VERBS: dict[str, Callable[..., Any]] = {
+    "quantize": qt.quantize,
+    "qplan": qt.plan,
+    "qcompare": qt.compare,
+    "qeval": qt.evaluate,
+    "qpublish": qt.publish,
 }
-# Keyword -> the option that says the same in other words.
-OTHER_WORDS = {"speed": "--no-speed", "prompts": "--prompt"}
-VERBS = [(qt.quantize, JOB_OPTIONS), (qt.plan, JOB_OPTIONS), (qt.compare, COMPARE_OPTIONS), (qt.evaluate, EVAL_OPTIONS)]
+PANELS: dict[str, Callable[..., Any]] = {
+    "quantize": qt.quantize,
+    "plan": qt.plan,
+    "compare": qt.compare,
+    "publish": qt.publish,
+}
+# Keyword -> the field that says it in another way.
+OTHER_FIELDS = {"device": "Device, among the method's", "private": "Everybody may see it", "dry_run": "a button"}
 
 
-@pytest.mark.parametrize(("verb", "options"), VERBS, ids=["quantize", "plan", "compare", "evaluate"])
-def test_every_keyword_is_an_option(verb: Callable[..., Any], options: Collection[str]) -> None:
-    keywords = {name for name, one in inspect.signature(verb).parameters.items() if one.kind is one.KEYWORD_ONLY}
-    flags = {name: OTHER_WORDS.get(name, "--" + name.replace("_", "-")) for name in keywords - NOT_ON_A_LINE.keys()}
-    assert {name for name, flag in flags.items() if flag not in options} == set()
+def keywords_of(verb: Callable[..., Any]) -> set[str]:
+    return {name for name, one in inspect.signature(verb).parameters.items() if one.kind is one.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("magic", VERBS)
+def test_every_keyword_is_an_option(magic: str) -> None:
+    options = {option.name for option in MAGICS[magic].options}
+    assert keywords_of(VERBS[magic]) - ONLY_IN_PYTHON.keys() - options == set()
+    assert not options & ONLY_IN_PYTHON.keys()
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_every_keyword_is_a_field(open_panel: Any, name: str) -> None:
+    shown = vars(getattr(open_panel(only=name), name)).values()
+    fields = {field.keyword for field in shown if isinstance(field, Field)}
+    reasons = ONLY_IN_PYTHON | NOT_IN_A_PANEL | OTHER_FIELDS
+    assert keywords_of(PANELS[name]) - fields - reasons.keys() == set()
+    assert not fields & ONLY_IN_PYTHON.keys()
+
+
+def test_no_reason_outlives_its_keyword() -> None:
+    keywords = set().union(*map(keywords_of, [*VERBS.values(), *PANELS.values()]))
+    assert ONLY_IN_PYTHON.keys() | NOT_IN_A_PANEL.keys() <= keywords
 
 
 @pytest.mark.parametrize(("line", "resume"), [("m", True), ("m --resume", True), ("m --no-resume", False)])
 def test_a_line_says_whether_to_go_on(line: str, *, resume: bool) -> None:
-    assert read_request("quantize", line).resume is resume
-    assert read_compare_request(f"{line} --base", None).options.get("resume", True) is resume
+    assert read_line("quantize", line).options.get("resume", True) is resume
+    assert read_line("qcompare", f"{line} --base").options.get("resume", True) is resume
 
 
 def test_options_reach_their_verbs() -> None:
-    assert read_request("quantize", "m --output o --resume-repo org/r").resume_repo == "org/r"
-    assert read_request("qplan", "m --batch-size 3").batch_size == 3
-    options = read_compare_request("m --base --retries 0 --noise-floor", None).options
+    assert read_line("quantize", "m --output o --resume-repo org/r").options["resume_repo"] == "org/r"
+    assert read_line("qplan", "m --batch-size 3").options["batch_size"] == 3
+    options = read_line("qcompare", "m --base --retries 0 --noise-floor").options
     assert (options["retries"], options["noise_floor"]) == (0, True)
 
 
 @pytest.mark.parametrize("line", ["m --no-resume", "m --resume-repo org/r", "m --batch-size 0", "m --batch-size x"])
 def test_a_plan_refuses_what_is_the_jobs(line: str) -> None:
     with pytest.raises(ConfigError, match=r"not for a plan|number of sequences"):
-        read_request("qplan", line)
+        read_line("qplan", line)

@@ -9,7 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from qtoolkit.methods import available_methods, get_method
-from qtoolkit.notebook.arguments import JOB_OPTIONS
+from qtoolkit.notebook.lines import MAGICS
 from qtoolkit.notebook.options import tables
 
 
@@ -35,7 +35,8 @@ def test_help_tells_all_of_a_method(shown: Any, name: str, method: str) -> None:
 def test_help_tells_usage_and_the_options_of_the_job(shown: Any) -> None:
     text = shown("%quantize")
     assert "%quantize MODEL [--method NAME]" in text
-    assert all(f"{flag} {value}".strip() in text and help in text for flag, (value, help) in JOB_OPTIONS.items())
+    for option in MAGICS["quantize"].options:
+        assert f"{', '.join(option.flags)} {option.metavar}".strip() in text and option.help in text
 
 
 def test_help_has_the_methods_of_other_packages(shown: Any, brought_method: str) -> None:

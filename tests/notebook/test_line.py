@@ -8,21 +8,26 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig, available_methods, config_class, get_method, option
-from qtoolkit.notebook.arguments import Request, read_request
-from qtoolkit.notebook.options import option_flags, tables
+from qtoolkit.notebook.lines import MagicLine, read_line
+from qtoolkit.notebook.options import config_options, tables
 
 
-def read(line: str) -> Request:
-    return read_request("quantize", line)
+def read(line: str) -> MagicLine:
+    return read_line("quantize", line)
+
+
+def config_of(line: str) -> Any:
+    (config,) = read(line).configs
+    return config
 
 
 @pytest.mark.parametrize("method", available_methods())
 def test_a_line_without_options_gives_the_methods_own_defaults(method: str) -> None:
-    assert read(f"org/model --method {method}").config == config_class(method)()
+    assert config_of(f"org/model --method {method}") == config_class(method)()
 
 
 def test_the_default_method_is_nf4() -> None:
-    assert read("org/model").config == config_class("nf4")()
+    assert config_of("org/model") == config_class("nf4")()
 
 
 @pytest.mark.parametrize(
@@ -39,9 +44,9 @@ def test_the_default_method_is_nf4() -> None:
     ],
 )
 def test_options_reach_the_config(line: str, changed: dict[str, Any]) -> None:
-    request = read(line)
-    assert request.model == "m"
-    assert request.config == type(request.config)(**changed)
+    config = config_of(line)
+    assert read(line).words == ("m",)
+    assert config == type(config)(**changed)
 
 
 @pytest.mark.parametrize(
@@ -57,25 +62,15 @@ def test_options_reach_the_config(line: str, changed: dict[str, Any]) -> None:
 def test_options_of_a_method_that_another_package_brings(
     brought_method: str, options: str, field: str, value: Any
 ) -> None:
-    request = read(f"org/m --method {brought_method} {options}")
-    assert getattr(request.config, field) == value
-    assert request.model == "org/m"
+    line = f"org/m --method {brought_method} {options}"
+    assert getattr(config_of(line), field) == value
+    assert read(line).words == ("org/m",)
 
 
 def test_options_of_the_job() -> None:
     line = "org/model@main --output out --into q --device cpu --revision v1 --overwrite"
-    assert read(line) == Request(
-        model="org/model@main",
-        config=config_class("nf4")(),
-        output="out",
-        into="q",
-        device="cpu",
-        revision="v1",
-        overwrite=True,
-        plan=False,
-        machine=None,
-        context=4096,
-    )
+    options = {"output": "out", "into": "q", "device": "cpu", "revision": "v1", "overwrite": True}
+    assert read(line) == MagicLine(("org/model@main",), options, (config_class("nf4")(),))
 
 
 @pytest.mark.parametrize(
@@ -87,8 +82,8 @@ def test_options_of_the_job() -> None:
     ],
 )
 def test_paths_are_read_as_in_a_shell(line: str, model: str, output: str) -> None:
-    request = read(line)
-    assert (request.model, request.output) == (model, output)
+    given = read(line)
+    assert (given.words, given.options["output"]) == ((model,), output)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +139,7 @@ def test_a_field_named_like_an_option_of_the_job_says_where_it_can_be_set(monkey
 
 @pytest.mark.parametrize("method", available_methods())
 def test_every_field_of_every_method_has_an_option(method: str) -> None:
-    flags = option_flags(config_class(method))
+    flags = [flag for option in config_options(config_class(method)) for flag in option.flags]
     for field in fields(config_class(method)):
         assert ("--" + field.name.replace("_", "-") in flags) == (field.name not in tables(config_class(method)))
 
@@ -155,14 +150,13 @@ def test_rules_are_sent_to_the_body() -> None:
 
 
 def test_targets_are_options() -> None:
-    assert read("org/m --method gptq --target-bits 3.5").config == qt.GPTQ(target_bits=3.5)
-    assert read("org/m --method gptq --target-size '2 GB'").config == qt.GPTQ(target_size="2 GB")
+    assert config_of("org/m --method gptq --target-bits 3.5") == qt.GPTQ(target_bits=3.5)
+    assert config_of("org/m --method gptq --target-size '2 GB'") == qt.GPTQ(target_size="2 GB")
 
 
 def test_a_plan_may_be_for_another_machine() -> None:
-    request = read_request("qplan", "org/m --machine t4 --context 1000")
-    assert (request.machine, request.context) == ("t4", 1000)
-    assert read("org/m --plan --machine t4").machine == "t4"
+    assert read_line("qplan", "org/m --machine t4 --context 1000").options == {"machine": "t4", "context": 1000}
+    assert read("org/m --plan --machine t4").options["machine"] == "t4"
 
 
 @pytest.mark.parametrize(

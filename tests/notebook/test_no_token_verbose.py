@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from IPython.core.interactiveshell import InteractiveShell
 
 import qtoolkit as qt
-from qtoolkit.notebook.panels.call import Call
+from qtoolkit.notebook.panels.verb_call import VerbCall
 from qtoolkit.publishing import push
 from tests.fake_hub.fixture import WRITE_TOKEN, writable_hub
 from tests.fake_hub.server import Fault
@@ -178,7 +178,7 @@ def test_a_token_on_a_line(
 
 
 def test_the_call_that_a_panel_shows() -> None:
-    assert str(Call("plan", (TOKEN, "nf4"))) == "qt.plan('hf_…', 'nf4')"
+    assert str(VerbCall("plan", (TOKEN, "nf4"))) == "qt.plan('hf_…', 'nf4')"
 
 
 def test_an_error_that_was_being_handled_stays_as_it_is(

@@ -8,28 +8,27 @@ from IPython.core.interactiveshell import InteractiveShell
 from transformers import AutoModelForCausalLM
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.errors import MagicError
-from qtoolkit.notebook.publishing import PUBLISH_OPTIONS, PublishRequest, read_publish_request
+from qtoolkit.notebook.lines import MAGICS, MagicLine, read_line
+from qtoolkit.notebook.magic_errors import MagicError
 from qtoolkit.publishing import check_push
 from tests.evaluation.plain import HELD_OUT
 from tests.fake_hub.fixture import WRITE_TOKEN, writable_hub
 from tests.fake_hub.writable import WritableHub
 
 __all__ = ["writable_hub"]
-PLAIN = {"private": True, "create_pr": False, "dry_run": False}
-LINES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "out me/x": ("out", None, {}),
-    "out me/x --public --dry-run": ("out", None, {"private": False, "dry_run": True}),
-    "'my out' me/x --pr --license mit": ("my out", None, {"create_pr": True, "license": "mit"}),
-    "out me/x --revision q4 --base org/base": ("out", None, {"revision": "q4", "base": "org/base"}),
-    "out --quality report me/x": ("out", "report", {}),
+LINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "out me/x": ("out", {}),
+    "out me/x --public --dry-run": ("out", {"private": False, "dry_run": True}),
+    "'my out' me/x --pr --license mit": ("my out", {"create_pr": True, "license": "mit"}),
+    "out me/x --revision q4 --base org/base": ("out", {"revision": "q4", "base": "org/base"}),
+    "out --quality report me/x": ("out", {"quality": "report"}),
 }
 
 
 @pytest.mark.parametrize(("line", "expected"), LINES.items(), ids=LINES)
-def test_a_line_becomes_arguments(line: str, expected: tuple[str, str | None, dict[str, Any]]) -> None:
-    folder, quality, changes = expected
-    assert read_publish_request(line) == PublishRequest(folder, "me/x", quality, PLAIN | changes)
+def test_a_line_becomes_arguments(line: str, expected: tuple[str, dict[str, Any]]) -> None:
+    folder, options = expected
+    assert read_line("qpublish", line) == MagicLine((folder, "me/x"), options)
 
 
 @pytest.mark.parametrize(
@@ -38,18 +37,19 @@ def test_a_line_becomes_arguments(line: str, expected: tuple[str, str | None, di
         ("", "%qpublish: .*required: FOLDER, REPO; `%qpublish[?]` shows how it is used"),
         ("out", "required: REPO"),
         ("out me/x more", "expected one FOLDER and one REPO, got also 'more'"),
-        ("out me/x --token hf_x", "%qpublish has no option --token: its options are --dry-run, --public"),
+        ("out me/x --token hf_x", "%qpublish has no option --token: its options are --public, --pr, --dry-run"),
     ],
 )
 def test_another_line_is_refused(line: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        read_publish_request(line)
+        read_line("qpublish", line)
 
 
 def test_help_tells_of_all_options(shell: InteractiveShell) -> None:
     text = " ".join(shell.object_inspect_text("%qpublish").split())
     assert "%qpublish FOLDER REPO [options]" in text
-    assert all(f"{flag} {value}".strip() in text and told in text for flag, (value, told) in PUBLISH_OPTIONS.items())
+    for option in MAGICS["qpublish"].options:
+        assert f"{', '.join(option.flags)} {option.metavar}".strip() in text and option.help in text
 
 
 def test_figures_come_from_a_variable(shell: InteractiveShell, tiny_llama: Path, tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.comparing import COMPARE_OPTIONS, read_compare_request
 from qtoolkit.notebook.completion import complete
-from qtoolkit.notebook.errors import MagicError
+from qtoolkit.notebook.lines import MAGICS, read_line
+from qtoolkit.notebook.magic_errors import MagicError
 from qtoolkit.records import Comparison
+from qtoolkit.requests import CompareRequest
 from tests.jobs.compared import TEXT
 
 
@@ -71,8 +72,8 @@ LINES: dict[str, tuple[str, str | None, tuple[Any, ...], dict[str, Any]]] = {
 def test_a_line_and_a_body_are_read(
     line: str, body: str | None, configs: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
-    request = read_compare_request(line, body)
-    assert (request.model, request.configs, request.options) == ("m", configs, options)
+    given = read_line("qcompare", line, body)
+    assert (given.words, given.configs, given.options_of(CompareRequest)) == (("m",), configs, options)
 
 
 BAD: dict[str, tuple[str, str | None, str]] = {
@@ -91,14 +92,15 @@ BAD: dict[str, tuple[str, str | None, str]] = {
 @pytest.mark.parametrize(("line", "body", "said"), BAD.values(), ids=BAD)
 def test_bad_input_is_told_in_one_line(line: str, body: str | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
-        read_compare_request(line, body)
+        read_line("qcompare", line, body)
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["%qcompare", "%%qcompare"])
 def test_help_tells_all_options(shell: InteractiveShell, name: str) -> None:
     text = " ".join(shell.object_inspect_text(name).split())
-    assert all(f"{flag} {value}".strip() in text and told in text for flag, (value, told) in COMPARE_OPTIONS.items())
+    for option in MAGICS["qcompare"].options:
+        assert f"{', '.join(option.flags)} {option.metavar}".strip() in text and option.help in text
 
 
 @pytest.mark.parametrize(

@@ -6,31 +6,29 @@ from typing import Any
 import pytest
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.evaluating import EvalRequest, read_eval_request
+from qtoolkit.notebook.lines import MagicLine, read_line
 from tests.evaluation.plain import HELD_OUT
 
 
 def test_a_line_is_read() -> None:
     line = "q --base 'my models/base' --text book.txt --seq-len 256 --num-tokens 1024 --stride 128 --noise-floor"
-    options = {"seq_len": 256, "num_tokens": 1024, "stride": 128, "noise_floor": True, "speed": True}
-    assert read_eval_request(line) == EvalRequest("q", "my models/base", "book.txt", options)
-    assert read_eval_request("q --no-speed --device cpu").options == {
-        "noise_floor": False, "speed": False, "device": "cpu"
-    }  # fmt: skip
+    options = {"base": "my models/base", "text": "book.txt", "seq_len": 256, "num_tokens": 1024, "stride": 128}
+    assert read_line("qeval", line) == MagicLine(("q",), {**options, "noise_floor": True})
+    assert read_line("qeval", "q --no-speed --device cpu").options == {"speed": False, "device": "cpu"}
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
         ("", "required: MODEL"),
-        ("q --tokens 5", "%qeval has no option --tokens: its options are --base, --text"),
+        ("q --tokens 5", "%qeval has no option --tokens: its options are --base, .*--text"),
         ("q --num-tokens many", "--num-tokens must be a number of tokens, got 'many'"),
         ("q other", "expected one MODEL, got also 'other'"),
     ],
 )
 def test_what_a_line_cannot_mean_is_refused(line: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        read_eval_request(line)
+        read_line("qeval", line)
 
 
 def test_variables_are_models_and_texts(shell: Any, tiny_llama: Path) -> None:

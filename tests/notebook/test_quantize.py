@@ -9,7 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from qtoolkit import QuantizedModel, api
-from qtoolkit.notebook.errors import MagicError
+from qtoolkit.notebook.magic_errors import MagicError
 from qtoolkit.records import Plan, QuantizationReport
 
 

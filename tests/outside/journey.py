@@ -27,7 +27,7 @@ TOKENS = torch.arange(2, 18).reshape(1, 16)
 def journey(asked: dict[str, Any]) -> None:
     import qtoolkit as qt
     from qtoolkit.methods import config_class
-    from qtoolkit.notebook.panels.form import ConfigForm
+    from qtoolkit.notebook.panels.config_form import ConfigForm
 
     base, method, options, output = (asked[name] for name in ("base", "method", "options", "output"))
     config = config_class(method).from_dict(options)

@@ -170,11 +170,12 @@ def test_the_person_names_the_base_and_the_relation(changed: Path, relation: str
 
 @pytest.mark.usefixtures("run_here")
 def test_it_is_asked_for_by_publish_and_by_the_magic(changed: Path) -> None:
-    from qtoolkit.notebook.publishing import read_publish_request
+    from qtoolkit.notebook.lines import read_line
+    from qtoolkit.requests import PublishRequest
 
     line = f"{changed} me/x --license mit --base-model org/other --base-model-relation finetune --dry-run"
-    request = read_publish_request(line)
-    card = qt.publish(request.folder, request.repo_id, **request.options).card
+    given = read_line("qpublish", line)
+    card = qt.publish(*given.words, **given.options_of(PublishRequest)).card
     assert "base_model: org/other\n" in card and "base_model_relation: finetune\n" in card
 
 

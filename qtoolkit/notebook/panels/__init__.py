@@ -1,5 +1,5 @@
-"""Panels: the verbs by hand. They show the call that they will make, make it, and hold no logic of their own."""
+"""Show the verbs as panels, to be used by hand: each shows the call that it makes, and holds no logic of its own."""
 
-from qtoolkit.notebook.panels.whole import Panel, panel
+from qtoolkit.notebook.panels.panel import Panel, panel
 
 __all__ = ["Panel", "panel"]

@@ -1,8 +1,10 @@
-"""What takes long, in threads: callbacks start it and return, whatever thread the kernel calls them in."""
+"""Run slow work in threads, so that callbacks of widgets return at once, in whatever thread the kernel calls them."""
 
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 from qtoolkit.errors import ConfigError
@@ -11,32 +13,28 @@ from qtoolkit.errors import ConfigError
 PAUSE = 0.4
 
 
+@dataclass
 class Lookup:
-    """Answers the latest of many questions; those before it are dropped, so that typing never waits.
+    """Answer the latest of many questions in a thread; earlier ones are dropped, so that typing never waits.
 
     Args:
-        ask: gives the answer of a question; may be slow.
-        show: takes the answer.
-        complain: takes what was raised instead.
+        ask: returns the answer of a question; may be slow.
+        on_answer: called with the answer.
+        on_error: called with the error that `ask` or `on_answer` raised.
         pause: seconds without another question before one is asked.
     """
 
-    def __init__(
-        self,
-        ask: Callable[..., Any],
-        show: Callable[[Any], None],
-        complain: Callable[[Exception], None],
-        *,
-        pause: float = PAUSE,
-    ) -> None:
-        self._ask, self._show, self._complain, self._pause = ask, show, complain, pause
-        # Reentrant: an answer that is shown may change a field, which asks again.
-        self._lock = threading.RLock()
-        self._number = 0
-        self._threads: list[threading.Thread] = []
+    ask: Callable[..., Any]
+    on_answer: Callable[[Any], None]
+    on_error: Callable[[Exception], None]
+    pause: float = PAUSE
+    # Reentrant: showing an answer may change a field, which asks again.
+    _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, init=False)
+    _number: int = field(default=0, init=False)
+    _threads: list[threading.Thread] = field(default_factory=list, init=False)
 
-    def want(self, *question: Any) -> None:
-        """Ask, unless another question comes within the pause."""
+    def start(self, *question: Any) -> None:
+        """Ask a question, unless another one follows within the pause."""
         with self._lock:
             self.drop()
             arguments = (self._number, question)
@@ -46,7 +44,7 @@ class Lookup:
             thread.start()
 
     def drop(self) -> None:
-        """Forget the question: its answer, should it come, is not shown."""
+        """Forget the question: if its answer comes, it is not shown."""
         with self._lock:
             self._number += 1
 
@@ -56,25 +54,25 @@ class Lookup:
             thread.join()
 
     def _answer(self, number: int, question: tuple[Any, ...]) -> None:
-        if self._pause:
-            time.sleep(self._pause)
+        if self.pause:
+            time.sleep(self.pause)
         if number != self._number:
             return
         try:
-            answer = self._ask(*question)
-            self._give(number, self._show, answer)
+            answer = self.ask(*question)
+            self._hand_on(number, self.on_answer, answer)
         except Exception as error:  # noqa: BLE001  # a thread's traceback goes where nobody looks
-            self._give(number, self._complain, error)
+            self._hand_on(number, self.on_error, error)
 
-    def _give(self, number: int, take: Callable[[Any], None], answer: Any) -> None:
-        """Hand an answer on, unless another question came meanwhile."""
+    def _hand_on(self, number: int, callback: Callable[[Any], None], value: Any) -> None:
+        """Call `callback` with an answer or error, unless another question was asked meanwhile."""
         with self._lock:
             if number == self._number:
-                take(answer)
+                callback(value)
 
 
 class Worker:
-    """Runs one job at a time in a thread.
+    """Run one job at a time in a thread.
 
     Attributes:
         cancelled: set when somebody wants the job to stop.
@@ -88,14 +86,14 @@ class Worker:
 
     @property
     def running(self) -> bool:
-        """Whether a job runs."""
+        """Return whether a job runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, job: Callable[[], None]) -> None:
-        """Begin a job.
+        """Start a job.
 
         Raises:
-            ConfigError: one runs already.
+            ConfigError: another one runs.
         """
         with self._lock:
             if self.running:

@@ -1,57 +1,56 @@
-"""Compare several forms of a model on one text."""
+"""Compare several quantized forms of a model on one text."""
 
-from typing import Any
-
-from ipywidgets import HTML, VBox
+from ipywidgets import HTML, SelectMultiple, VBox
 
 from qtoolkit.errors import ConfigError, SourceError
-from qtoolkit.methods import available_methods
+from qtoolkit.methods import MethodConfig, available_methods
 from qtoolkit.notebook.body import DEFAULT_METHOD
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.call import Call
-from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import Places, lines_field, several_field, text_field
-from qtoolkit.notebook.panels.job import Job, JobRunner
-from qtoolkit.notebook.panels.model_panel import call_html
-from qtoolkit.notebook.panels.plan_panel import model_field
+from qtoolkit.notebook.panels.field import wide_field
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
+from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.shared_fields import model_field
+from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
+from qtoolkit.requests import CompareRequest
 from qtoolkit.units import parse_bytes
 
-_AS_PLANNED, _AS_IT_IS = "as planned", "full precision"
+_AS_PLANNED = "as planned"
+_FULL_PRECISION = "full precision"
 
 
 class ComparePanel:
-    """Quantizes a model in several ways, measures each, and puts tables, charts and answers side by side.
+    """Quantizes a model in several ways, measures each, and shows tables, charts and answers side by side.
 
     Args:
-        choice: the model, and the config that is planned.
+        choice: has the model, and the config that is planned.
         worker: runs the job.
-        results: where the comparison stays.
+        results: shows the comparison.
 
     Attributes:
-        box: what is put on the page.
-        model, forms, text, num_tokens, prompts, memory: the fields.
+        box: the widget to put on the page.
+        model, forms, text, num_tokens, prompts, memory: the fields; forms are the configs to compare.
         runner: start and cancel, and the progress.
     """
 
-    def __init__(self, choice: Choice, worker: Worker, results: Results) -> None:
+    def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
         self._choice = choice
         self.model = model_field(choice)
-        names = (_AS_IT_IS, *(() if choice.config is None else (_AS_PLANNED,)), *available_methods())
-        self.forms = several_field(
-            "Forms", [(name, name) for name in names], [_AS_IT_IS, DEFAULT_METHOD], hint="Ctrl or Shift chooses several"
-        )
-        self.text = text_field("Text", "wikitext2", hint="wikitext2, c4, self, or a file (.txt, .jsonl, .parquet)")
-        self.num_tokens = text_field("Tokens", "4096", hint="tokens of the text to measure on")
-        self.prompts = lines_field("Prompts", hint="one a line, which each form goes on with")
-        self.memory = text_field("At most", hint="memory that using one may take, such as 2 GB; empty for any")
+        names = (_FULL_PRECISION, *(() if choice.config is None else (_AS_PLANNED,)), *available_methods())
+        default = (_FULL_PRECISION, DEFAULT_METHOD)
+        hint = "Ctrl or Shift chooses several"
+        self.forms = wide_field(SelectMultiple, "Forms", hint, options=names, value=default, rows=len(names))
+        self.text = keyword_field(CompareRequest, "text", "Text")
+        self.num_tokens = keyword_field(CompareRequest, "num_tokens", "Tokens", "4096")
+        self.prompts = keyword_field(CompareRequest, "prompts", "Prompts")
+        self.memory = keyword_field(CompareRequest, "memory", "At most")
+        self._fields = [self.forms, self.text, self.num_tokens, self.prompts, self.memory]
         self.call = HTML()
-        places: Places = {"text": self.text, "num_tokens": self.num_tokens, SourceError: self.model}
-        self.runner = JobRunner(worker, results, {"Compare": self._job}, places)
-        fields = [self.forms, self.text, self.num_tokens, self.prompts, self.memory]
-        self.box = VBox([self.model.box, *(field.box for field in fields), self.call, self.runner.box])
+        self.runner = JobRunner(worker, results, {"Compare": self._job}, self._fields, {SourceError: self.model})
+        self.box = VBox([self.model.box, *(field.box for field in self._fields), self.call, self.runner.box])
         choice.observe(lambda change: self._show_call(), names=["model", "config", "device"])
-        for field in fields:
+        for field in self._fields:
             field.on_change(self._show_call)
         self._show_call()
 
@@ -62,26 +61,26 @@ class ComparePanel:
         except ConfigError as error:
             self.call.value = call_html(None, str(error))
 
-    def _call(self) -> Call:
+    def _call(self) -> VerbCall:
         model = self.model.needed("a Hub id or a folder")
         configs = [self._config(name) for name in self.forms.value]
         if not configs:
             self.forms.refuse("Forms needs at least one")
-        self.forms.complain("")
-        given: dict[str, Any] = {"text": self.text.needed("a text"), "num_tokens": self.num_tokens.count()}
-        given["prompts"] = [line for line in self.prompts.value.splitlines() if line.strip()]
-        given["memory"] = self.memory.checked(lambda size: parse_bytes(size) if size else 0)
-        given["device"] = self._choice.device if self._choice.device != "auto" else ""
-        return Call("compare", (model, configs), {name: value for name, value in given.items() if value})
+        self.forms.set_problem("")
+        self.text.needed("a text")
+        self.memory.checked(lambda size: parse_bytes(size) if size else 0)
+        options = {**given_options(self._fields), **self._choice.device_option()}
+        return VerbCall("compare", (model, configs), options)
 
-    def _config(self, name: str) -> Any:
-        if name == _AS_IT_IS:
+    def _config(self, name: str) -> MethodConfig | str | None:
+        if name == _FULL_PRECISION:
             return None
         if name != _AS_PLANNED:
             return name
         if self._choice.config is None:
             self.forms.refuse("the method that is planned has a field that is wrong: leave it out, or correct it")
-        return self._choice.config
+        config: MethodConfig = self._choice.config
+        return config
 
     def _job(self) -> Job:
         return Job(self._call(), f"comparison of {self._choice.model}", lambda comparison: comparison)

@@ -1,11 +1,11 @@
-"""A control of a panel, and beside it what it is for, or what is wrong with its value."""
+"""Build a control of a panel, with text beside it that says what it is for, or what is wrong with its value."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
-from ipywidgets import HTML, Box, Button, Checkbox, Dropdown, Layout, Select, SelectMultiple, Text, Textarea
+from ipywidgets import HTML, Box, Button, Checkbox, Dropdown, Layout, Text
 
 from qtoolkit.errors import ConfigError, QToolkitError, oneline
 
@@ -14,181 +14,176 @@ _STYLE = {"description_width": "9em"}
 # As wide as a narrow cell, less the margin.
 _WIDE = {"width": "30em", "max_width": "calc(100% - 4px)"}
 _ROW = {"flex_flow": "row wrap", "align_items": "center", "max_width": "100%"}
-# Beside its control where there is room for some words, and below it in a narrow cell.
+# Beside its control if there is space for some words, otherwise below it.
 _BESIDE = {"flex": "1 1 14em", "min_width": "0", "margin": "2px 8px"}
 
 
 class Field:
-    """A control with a label.
+    """A control with a label, a hint, and an error message that takes the hint's place.
 
     Args:
         control: the ipywidgets control, which has its label as `description`.
-        hint: what its value is for, shown while nothing is wrong.
+        hint: what its value is for, shown as long as there is no error.
 
     Attributes:
-        box: what is put on the page.
+        box: the widget to put on the page.
+        problem: what is wrong with its value; empty if nothing is.
+        keyword: the verb's keyword that it is for; empty for none.
+        default: the verb's default of this keyword.
     """
 
+    keyword = ""
+    default: Any = None
+
     def __init__(self, control: Any, hint: str = "") -> None:
-        self.control, self._hint = control, hint
+        self.control = control
+        self._hint = hint
         self._beside = HTML(layout=Layout(**_BESIDE))
         self.box = Box([control, self._beside], layout=Layout(**_ROW))
-        self.complain("")
-        # What was wrong with a value says nothing of the next one. Heard first, before what looks at the next one.
-        control.observe(lambda _: self.complain(""), names="value")
+        self.set_problem("")
+        # An error says nothing of the next value. Registered first, so that it is cleared before the value is read.
+        control.observe(lambda _: self.set_problem(""), names="value")
 
     @property
     def value(self) -> Any:
-        """What is in it; of a text, what is not blank around it."""
-        found = self.control.value
-        return found.strip() if isinstance(found, str) else found
+        """Return its value; a text without the blanks around it."""
+        value = self.control.value
+        return value.strip() if isinstance(value, str) else value
 
     @value.setter
     def value(self, value: Any) -> None:
         self.control.value = value
 
-    @property
-    def problem(self) -> str:
-        """What is wrong with its value; empty when nothing is."""
-        return self._problem
-
-    def complain(self, problem: str) -> None:
-        """Say beside the control what is wrong; an empty text takes that back."""
-        self._problem = problem
-        if problem:
-            self._beside.value = f'<div role="alert" class="qtk-text qtk-problem">⚠ {escape(problem)}</div>'
+    def set_problem(self, message: str) -> None:
+        """Show beside the control what is wrong; an empty message shows the hint again."""
+        self.problem = message
+        if message:
+            self._beside.value = f'<div role="alert" class="qtk-text qtk-problem">⚠ {escape(message)}</div>'
         else:
             self._beside.value = f'<div class="qtk-text">{escape(self._hint)}</div>' if self._hint else ""
 
     def count(self) -> int:
-        """Its text as a whole number of at least 1.
+        """Return its text as a whole number of at least 1.
 
         Raises:
-            ConfigError: it is none; said beside the control too.
+            ConfigError: the text is no such number; the message is shown beside the control too.
         """
         if not re.fullmatch("0*[1-9][0-9]{0,14}", self.value):
             self.refuse(f"{self.control.description} must be a whole number of at least 1, got {self.value!r:.40}")
-        self.complain("")
+        self.set_problem("")
         return int(self.value)
 
     def checked(self, check: Callable[[str], Any]) -> str:
-        """Its text, unless `check` refuses it.
+        """Return its text if `check` accepts it.
 
         Raises:
-            ConfigError: it does; said beside the control too.
+            ConfigError: raised by `check`; the message is shown beside the control too.
         """
         try:
             check(self.value)
         except ConfigError as error:
             self.refuse(str(error))
-        self.complain("")
+        self.set_problem("")
         return str(self.value)
 
     def needed(self, what: str) -> str:
-        """Its text, which may not be empty.
+        """Return its text, which may not be empty.
 
         Raises:
-            ConfigError: it is; said beside the control too.
+            ConfigError: it is empty; the message, which asks for `what`, is shown beside the control too.
         """
         if not self.value:
             self.refuse(f"{self.control.description} is empty: give {what}")
-        self.complain("")
+        self.set_problem("")
         return str(self.value)
 
-    def refuse(self, problem: str) -> None:
-        """Say what is wrong, and stop what was about to be done.
+    def refuse(self, message: str) -> NoReturn:
+        """Show what is wrong, and raise it, so that no job starts.
 
         Raises:
             ConfigError: always.
         """
-        self.complain(problem)
-        raise ConfigError(problem)
+        self.set_problem(message)
+        raise ConfigError(message)
 
-    def on_change(self, heard: Callable[[], None]) -> None:
-        """Call `heard` when the value has changed; what it raises is said beside the control."""
-        self.control.observe(lambda _: self._guarded(heard), names="value")
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever the value has changed; an error that it raises is shown beside the control."""
+        self.control.observe(lambda _: self._guarded(callback), names="value")
 
-    def _guarded(self, heard: Callable[[], None]) -> None:
-        # ipywidgets puts what a callback raises into a log that nobody opens.
+    def _guarded(self, callback: Callable[[], None]) -> None:
+        # ipywidgets writes errors of callbacks into a log that nobody opens.
         try:
-            heard()
+            callback()
         except Exception as error:  # noqa: BLE001
-            self.complain(told(error))
+            self.set_problem(error_line(error))
 
 
-class Action(Field):
-    """A button; what is wrong is said beside it, and it can be pressed again.
+class ButtonField(Field):
+    """A button, with the error of its last press beside it; it can be pressed again.
 
     Args:
-        label: what stands on it.
-        do: called when it is pressed; returns at once.
+        label: its text.
+        callback: called when it is pressed; returns at once.
+        main: whether it is drawn as the panel's most important button.
     """
 
-    def __init__(self, label: str, do: Callable[[], None], *, main: bool = False) -> None:
+    def __init__(self, label: str, callback: Callable[[], None], *, main: bool = False) -> None:
         super().__init__(Button(description=label, button_style="primary" if main else "", layout=Layout(width="auto")))
-        self._do = do
+        self._callback = callback
         self.control.on_click(lambda _: self.press())
 
     def press(self) -> None:
-        """Do what the button does."""
-        self.complain("")
-        self._guarded(self._do)
+        """Run the button's callback, and show its error."""
+        self.set_problem("")
+        self._guarded(self._callback)
 
 
-# Fields by what an error is about: the argument that its message names, or its class.
-Places: TypeAlias = Mapping[str | type[BaseException], Field]
+# The name of an argument, or the class of an error -> the field that such an error is shown beside.
+ErrorFields: TypeAlias = Mapping[str | type[BaseException], Field]
 
 
-def place_of(error: BaseException, places: Places) -> Field | None:
-    """The field that an error is about, if any is.
+def field_of_error(error: BaseException, fields: ErrorFields) -> Field | None:
+    """Return the field that an error is about, or None.
 
-    An argument counts where a message begins with it, or writes it as `name=`; classes after all arguments.
+    An argument's name counts if the message begins with it or has it as `name=`; classes count after all names.
     """
-    for place, field in sorted(places.items(), key=lambda item: not isinstance(item[0], str)):
-        if isinstance(place, str):
-            if isinstance(error, QToolkitError) and re.search(rf"^{place}\b|\b{place}=", str(error)):
+    for key, field in sorted(fields.items(), key=lambda item: not isinstance(item[0], str)):
+        if isinstance(key, str):
+            if isinstance(error, QToolkitError) and re.search(rf"^{key}\b|\b{key}=", str(error)):
                 return field
-        elif isinstance(error, place):
+        elif isinstance(error, key):
             return field
     return None
 
 
-def told(error: BaseException) -> str:
-    """An error as one line; its class where it is none of ours, which say what to do."""
+def error_line(error: BaseException) -> str:
+    """Write an error as one line; with its class unless it is qtoolkit's, whose messages say what to do."""
     return str(error) if isinstance(error, QToolkitError) else f"{type(error).__name__}: {oneline(error)}"
 
 
 def text_field(label: str, value: str = "", *, hint: str = "", placeholder: str = "") -> Field:
-    """A line of text."""
-    return Field(Text(value, description=label, placeholder=placeholder, style=_STYLE, layout=Layout(**_WIDE)), hint)
-
-
-def lines_field(label: str, *, hint: str = "") -> Field:
-    """Several lines of text."""
-    return Field(Textarea(description=label, rows=3, style=_STYLE, layout=Layout(**_WIDE)), hint)
+    """Make a field for one line of text."""
+    return wide_field(Text, label, hint, value=value, placeholder=placeholder)
 
 
 def switch_field(label: str, value: bool, *, hint: str = "") -> Field:
-    """Yes or no."""
+    """Make a box to tick."""
     # Indented by the width of a label, it stands below the other controls.
     return Field(Checkbox(value, description=label, style=_STYLE, layout=Layout(width="auto", max_width="100%")), hint)
 
 
 def choice_field(label: str, options: Sequence[tuple[str, Any]], value: Any, *, hint: str = "") -> Field:
-    """One of a few values, each with its label."""
-    control = Dropdown(options=list(options), value=value, description=label, style=_STYLE, layout=Layout(**_WIDE))
-    return Field(control, hint)
+    """Make a menu of a few values, each with its label."""
+    return wide_field(Dropdown, label, hint, options=list(options), value=value)
 
 
-def list_field(label: str, options: Sequence[tuple[str, Any]], *, hint: str = "") -> Field:
-    """One of many values, in a list that scrolls."""
-    return Field(Select(options=list(options), rows=8, description=label, style=_STYLE, layout=Layout(**_WIDE)), hint)
+def wide_field(control: Callable[..., Any], label: str, hint: str = "", **traits: Any) -> Field:
+    """Make a field of a widget's class, with the style of all fields.
 
-
-def several_field(label: str, options: Sequence[tuple[str, Any]], values: Sequence[Any], *, hint: str = "") -> Field:
-    """Any of a few values."""
-    layout = Layout(**_WIDE)
-    control = SelectMultiple(
-        options=list(options), value=tuple(values), rows=len(options), description=label, style=_STYLE, layout=layout
-    )
-    return Field(control, hint)
+    Args:
+        control: the class of the widget, such as `Select`.
+        label: stands before it.
+        hint: stands behind it.
+        traits: what else the widget is made with.
+    """
+    return Field(control(description=label, style=_STYLE, layout=Layout(**_WIDE), **traits), hint)

@@ -1,60 +1,66 @@
-"""Memory of this process while a job runs, as lines that grow: main memory, and a GPU's where one is used."""
+"""Draw the memory of this process while a job runs: main memory, and a GPU's if one is used."""
 
+from dataclasses import dataclass, field
 from html import escape
 
 from qtoolkit.units import format_bytes
 
-# As many as the picture has room for; then every second one is dropped, and twice as few are taken.
-_MOST_SAMPLES = 120
-_WIDTH, _HEIGHT = 560, 90
+# As many points as the picture can show; beyond, every second sample is dropped, and half as many are taken.
+_MAX_SAMPLES = 120
+_WIDTH = 560
+_HEIGHT = 90
 
 
+@dataclass
 class MemoryTrace:
     """Samples of one kind of memory.
 
     Args:
-        name: what is sampled, "memory".
-        predicted: the peak that was predicted, in bytes; 0 where nothing was.
+        name: the kind, "memory".
+        predicted: the peak in the job's plan, in bytes; 0 if unknown.
 
     Attributes:
         samples: bytes, at even distances in time.
-        peak: the most that a sample saw, in bytes.
+        peak: the largest sample, in bytes.
     """
 
-    def __init__(self, name: str, predicted: int = 0) -> None:
-        self.samples: list[int] = []
-        self._name = name
-        self.peak, self._now, self._predicted = 0, 0, predicted
-        self._every, self._calls = 1, 0
+    name: str
+    predicted: int = 0
+    samples: list[int] = field(default_factory=list)
+    peak: int = 0
+    _now: int = 0
+    _every: int = 1
+    _calls: int = 0
 
     def add(self, size: int) -> None:
-        """Note a size in bytes."""
-        self.peak, self._now = max(self.peak, size), size
+        """Add a sample in bytes."""
+        self.peak = max(self.peak, size)
+        self._now = size
         if self._calls % self._every == 0:
             self.samples.append(size)
         self._calls += 1
-        if len(self.samples) > _MOST_SAMPLES:
+        if len(self.samples) > _MAX_SAMPLES:
             self.samples = self.samples[::2]
             self._every *= 2
 
     def text(self) -> str:
-        """What the picture shows, in words."""
+        """Describe the picture in one line."""
         if not self.samples:
             return ""
-        told = f"{self._name} now {format_bytes(self._now)}, at most {format_bytes(self.peak)}"
-        return f"{told}, predicted at most {format_bytes(self._predicted)}" if self._predicted else told
+        sizes = f"{self.name} now {format_bytes(self._now)}, at most {format_bytes(self.peak)}"
+        return f"{sizes}, predicted at most {format_bytes(self.predicted)}" if self.predicted else sizes
 
     def picture(self) -> str:
-        """The samples as inline SVG with its text; nothing before the second one."""
+        """Draw the samples as inline SVG, with its text; empty before the second sample."""
         if len(self.samples) < 2:
             return ""
-        top = max(self.peak, self._predicted)
+        top = max(self.peak, self.predicted)
         step = _WIDTH / (len(self.samples) - 1)
-        points = " ".join(f"{index * step:.0f},{_place(size, top)}" for index, size in enumerate(self.samples))
+        points = " ".join(f"{index * step:.0f},{_y_of(size, top)}" for index, size in enumerate(self.samples))
         line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>'
         line += f'<polygon points="0,{_HEIGHT} {points} {_WIDTH},{_HEIGHT}" fill="currentColor" fill-opacity="0.1"/>'
-        if self._predicted:
-            level = _place(self._predicted, top)
+        if self.predicted:
+            level = _y_of(self.predicted, top)
             ends = f'x1="0" x2="{_WIDTH}" y1="{level}" y2="{level}"'
             line += f'<line {ends} stroke="currentColor" stroke-dasharray="4 3"/>'
         text = escape(self.text())
@@ -68,24 +74,25 @@ class JobMemory:
     """The memory that a job takes.
 
     Args:
-        predicted_rss, predicted_vram: the peaks that were predicted, in bytes; 0 where nothing was.
+        predicted_rss, predicted_vram: the peaks in its plan, in bytes; 0 if unknown.
     """
 
     def __init__(self, predicted_rss: int = 0, predicted_vram: int = 0) -> None:
-        self.main, self.gpu = MemoryTrace("memory", predicted_rss), MemoryTrace("GPU memory", predicted_vram)
+        self.main = MemoryTrace("memory", predicted_rss)
+        self.gpu = MemoryTrace("GPU memory", predicted_vram)
 
     def sample(self) -> None:
-        """Look at the memory now."""
+        """Measure the memory in use now."""
         from qtoolkit.measure import allocated_vram, resident_memory
 
         self.main.add(resident_memory())
         self.gpu.add(allocated_vram())
 
     def picture(self) -> str:
-        """Main memory, and that of GPUs once something is in it."""
+        """Draw main memory, and GPU memory if any was used."""
         return self.main.picture() + (self.gpu.picture() if self.gpu.peak else "")
 
 
-def _place(size: int, top: int) -> int:
-    """How far below the upper edge a size is drawn."""
+def _y_of(size: int, top: int) -> int:
+    """Return how far below the upper edge a size is drawn."""
     return round(_HEIGHT - 2 - (_HEIGHT - 4) * size / top)

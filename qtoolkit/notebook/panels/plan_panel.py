@@ -1,4 +1,4 @@
-"""Choose a method with its options, and see whether it fits, as one types."""
+"""Choose a method with its options, and see while typing whether it fits."""
 
 from html import escape
 
@@ -6,77 +6,47 @@ from ipywidgets import HTML, VBox
 
 from qtoolkit.errors import SourceError
 from qtoolkit.notebook.panels.background import PAUSE, Lookup
-from qtoolkit.notebook.panels.call import Call
-from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import Field, Places, choice_field, place_of, text_field, told
-from qtoolkit.notebook.panels.form import ConfigForm
-from qtoolkit.notebook.panels.model_panel import call_html
+from qtoolkit.notebook.panels.field import ErrorFields, error_line, field_of_error
+from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
+from qtoolkit.notebook.panels.panel_choice import PanelChoice
+from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field
+from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.records import Plan
 from qtoolkit.records.html import bars
+from qtoolkit.requests import PlanRequest
 from qtoolkit.units import format_bytes
 
 _MARKS = {"fits": "✔", "tight": "⚠", "does not fit": "✖"}
 
 
-def model_field(choice: Choice) -> Field:
-    """A field for the model that is chosen; what is typed there chooses it too."""
-    field = text_field("Model", choice.model, hint="a Hub id, a folder, or a .gguf file")
-    field.on_change(lambda: setattr(choice, "model", field.value))
-
-    def follow(change: dict[str, str]) -> None:
-        if field.value != change["new"]:
-            field.value = change["new"]
-
-    choice.observe(follow, names="model")
-    return field
-
-
-class MethodFields:
-    """Fields for the method, its options and the device, which make the choice's config.
-
-    Attributes:
-        box: what is put on the page.
-        form: the method and its options.
-        device: the field for the device.
-    """
-
-    def __init__(self, choice: Choice) -> None:
-        self._choice = choice
-        self.form = ConfigForm(self._changed)
-        places = [("the first GPU, or the CPU", "auto"), ("CPU", "cpu"), ("GPU", "cuda")]
-        self.device = choice_field("Device", places, choice.device)
-        self.device.on_change(lambda: setattr(choice, "device", self.device.value))
-        self.box = VBox([self.form.box, self.device.box])
-        self._changed()
-
-    def _changed(self) -> None:
-        self._choice.config = self.form.config
-
-
 class PlanPanel:
-    """What a job would do, need and make, predicted whenever a field changes.
+    """The plan of a job, made anew whenever a field changes.
 
     Args:
-        choice: the model; takes config, device and plan.
-        pause: seconds without another change before it is planned.
+        choice: has the model; is given config, device and plan.
+        pause: seconds without another change before a plan is made.
 
     Attributes:
-        box: what is put on the page.
+        box: the widget to put on the page.
         model, methods, machine: the fields.
-        verdict: HTML with the prediction.
-        lookup: the planning.
+        verdict: HTML with the plan.
+        lookup: makes the plan in a thread.
     """
 
-    def __init__(self, choice: Choice, *, pause: float = PAUSE) -> None:
+    def __init__(self, choice: PanelChoice, *, pause: float = PAUSE) -> None:
         self._choice = choice
-        self.model, self.methods = model_field(choice), MethodFields(choice)
-        self.machine = text_field("Machine", hint="t4, l4, a100-80, cpu-12gb, ...; empty for this one")
-        self.call, self.verdict = HTML(), HTML()
-        device = self.methods.device
-        self._places: Places = {"machine": self.machine, "device": device, SourceError: self.model}
-        fields = [self.model.box, self.methods.box, self.machine.box]
-        self.box = VBox([*fields, self.call, self.verdict])
-        self.lookup = Lookup(lambda call, chosen: (call.make(), chosen), self._show, self._fail, pause=pause)
+        self.model = model_field(choice)
+        self.methods = MethodFields(choice)
+        self.machine = keyword_field(PlanRequest, "machine", "Machine")
+        self.call = HTML()
+        self.verdict = HTML()
+        self._error_fields: ErrorFields = {
+            "machine": self.machine,
+            "device": self.methods.device,
+            SourceError: self.model,
+        }
+        self.box = VBox([self.model.box, self.methods.box, self.machine.box, self.call, self.verdict])
+        self.lookup = Lookup(lambda call, chosen: (call.run(), chosen), self._show, self._show_error, pause=pause)
         choice.observe(lambda change: self._look(), names=["model", "config", "device"])
         self.machine.on_change(self._look)
         self._look()
@@ -84,33 +54,34 @@ class PlanPanel:
     def _look(self) -> None:
         self._choice.plan = None
         self.lookup.drop()
-        for field in self._places.values():
-            field.complain("")
+        for field in self._error_fields.values():
+            field.set_problem("")
         if not self._choice.model or self._choice.config is None:
             missing = "a model" if self._choice.config else "what is marked above"
-            self.call.value, self.verdict.value = call_html(None, f"A plan needs {missing}."), ""
+            self.call.value = call_html(None, f"A plan needs {missing}.")
+            self.verdict.value = ""
             return
-        given = {"device": self._choice.device if self._choice.device != "auto" else "", "machine": self.machine.value}
-        options = {name: value for name, value in given.items() if value}
-        call = Call("plan", (self._choice.model, self._choice.config), options)
-        self.call.value, self.verdict.value = call_html(call), _status("planning")
-        self.lookup.want(call, self._choice.quantized())
+        options = {**self._choice.device_option(), **given_options([self.machine])}
+        call = VerbCall("plan", (self._choice.model, self._choice.config), options)
+        self.call.value = call_html(call)
+        self.verdict.value = _status("planning")
+        self.lookup.start(call, self._choice.quantized())
 
     def _show(self, answer: tuple[Plan, object]) -> None:
         plan, chosen = answer
-        # Of another machine, it predicts nothing for a job here.
+        # A plan for another machine predicts nothing for a job here.
         self._choice.plan = plan if chosen == self._choice.quantized() and not self.machine.value else None
         self.verdict.value = plan_html(plan)
 
-    def _fail(self, error: Exception) -> None:
-        field = place_of(error, self._places)
+    def _show_error(self, error: Exception) -> None:
+        field = field_of_error(error, self._error_fields)
         if field:
-            field.complain(told(error))
-        self.verdict.value = _status("no plan: something above is marked" if field else f"⚠ {told(error)}")
+            field.set_problem(error_line(error))
+        self.verdict.value = _status("no plan: something above is marked" if field else f"⚠ {error_line(error)}")
 
 
 def plan_html(plan: Plan) -> str:
-    """A plan as a verdict, a bar for each phase, and below these all of its rows."""
+    """Draw a plan: a verdict, a bar for each phase, and all of its rows folded below."""
     verdict = f"{_MARKS.get(plan.verdict, '')} {plan.verdict or 'nothing is known of the machine'}"
     size = f"{format_bytes(plan.source.footprint)} become {format_bytes(plan.footprint_after)}"
     head = f"{verdict}: {size}, {format_bytes(plan.disk_after)} on disk"
@@ -125,9 +96,9 @@ def plan_html(plan: Plan) -> str:
     )
 
 
-def _bars(plan: Plan, what: str, limit: int) -> list[tuple[str, int, str]]:
-    """A bar for each phase, and one for what the machine has."""
-    sizes = [(phase.name, getattr(phase, what)) for phase in plan.phases]
+def _bars(plan: Plan, peak: str, limit: int) -> list[tuple[str, int, str]]:
+    """Return a bar for this peak of each phase, and one for the machine's limit, as name, bytes and text."""
+    sizes = [(phase.name, getattr(phase, peak)) for phase in plan.phases]
     if plan.machine is not None and limit:
         sizes.append((f"{plan.machine.name} has", limit))
     return [(name, size, format_bytes(size)) for name, size in sizes]

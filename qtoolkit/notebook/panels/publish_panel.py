@@ -1,6 +1,7 @@
-"""Verify a saved model check by check, look at its card, and put it on the Hub."""
+"""Verify a saved model check by check, show its card, and put it on the Hub."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -10,133 +11,127 @@ from ipywidgets import HTML, VBox
 from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import ModelNotFoundError, SourceError, VerificationError
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.call import Call, Variable
-from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import Places, choice_field, switch_field, text_field
-from qtoolkit.notebook.panels.job import Job, JobRunner
-from qtoolkit.notebook.panels.model_panel import call_html
+from qtoolkit.notebook.panels.field import ErrorFields, switch_field, text_field
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
+from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.verb_call import Variable, VerbCall, call_html
 from qtoolkit.records import Check, Publication, Record
+from qtoolkit.requests import PublishRequest
 
 _MARKS = {True: "✔", False: "✖", None: "?"}
 
 
 class PublishPanel:
-    """Proves a saved model, shows what would be sent, and sends it.
+    """Verifies a saved model, shows what would be sent to the Hub, and sends it.
 
     Args:
-        choice: the folder that was saved last.
+        choice: has the folder that was saved last.
         worker: runs the job.
-        results: where verification and publication stay.
+        results: shows verification and publication.
 
     Attributes:
-        box: what is put on the page.
+        box: the widget to put on the page.
         folder, repo_id, license, base_model, base_model_relation, quality, revision, public, create_pr: the fields.
         checks, card: HTML with the checks one by one, and the card.
         runner: verify, dry run, publish and cancel, and the progress.
     """
 
-    def __init__(self, choice: Choice, worker: Worker, results: Results) -> None:
+    def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
+        self._choice = choice
         self.folder = text_field("Folder", choice.folder, hint="a saved model")
         self.repo_id = text_field("Repository", hint="org/name on the Hub; made where it does not exist")
-        self.license = text_field("Licence", hint="apache-2.0, mit, ...; only where the base's card names none")
-        self.base_model = text_field(
-            "Base model", hint="org/name; only of a model made in memory or a folder of one's own"
+        self.license = keyword_field(PublishRequest, "license", "Licence")
+        self.base_model = keyword_field(PublishRequest, "base_model", "Base model")
+        relations = [("as the folder tells", ""), *((name, name) for name in BASE_MODEL_RELATIONS)]
+        self.base_model_relation = keyword_field(
+            PublishRequest, "base_model_relation", "Relation to it", menu=relations
         )
-        self.base_model_relation = choice_field(
-            "Relation to it", [("as the folder tells", ""), *((name, name) for name in BASE_MODEL_RELATIONS)], ""
-        )
-        self.quality = text_field("Figures", hint="a variable with what qt.evaluate gave of this folder, for the card")
-        self.revision = text_field("Branch", "main")
+        hint = "a variable with what qt.evaluate gave of this folder, for the card"
+        self.quality = keyword_field(PublishRequest, "quality", "Figures", hint=hint)
+        self.revision = keyword_field(PublishRequest, "revision", "Branch")
         self.public = switch_field("Everybody may see it", value=False)
-        self.create_pr = switch_field("Open a pull request instead", value=False)
-        self.call, self.checks, self.card = HTML(), HTML(), HTML()
-        actions = {"Verify": self._verify, "Dry run": self._dry_run, "Publish": self._publish}
-        places: Places = {
-            "license": self.license,
-            "base_model": self.base_model,
-            "base_model_relation": self.base_model_relation,
-            "quality": self.quality,
+        self.create_pr = keyword_field(PublishRequest, "create_pr", "Open a pull request instead")
+        self.checks = HTML()
+        self.card = HTML()
+        self.call = HTML()
+        self._fields = [self.folder, self.repo_id, self.license, self.base_model, self.base_model_relation]
+        self._fields += [self.quality, self.revision, self.public, self.create_pr]
+        actions: dict[str, Callable[[], Job]] = {
+            "Verify": self._verify,
+            "Dry run": partial(self._publish, dry_run=True),
+            "Publish": partial(self._publish, dry_run=False),
+        }
+        errors: ErrorFields = {
             "private": self.public,
-            "revision": self.revision,
             ModelNotFoundError: self.folder,
             VerificationError: self.folder,
             SourceError: self.repo_id,
         }
-        self.runner = JobRunner(worker, results, actions, places)
-        named = [self.folder, self.repo_id, self.license, self.base_model, self.base_model_relation]
-        fields = [*named, self.quality, self.revision, self.public, self.create_pr]
+        self.runner = JobRunner(worker, results, actions, self._fields, errors)
         below = [self.call, self.runner.box, self.checks, self.card]
-        self.box = VBox([*(field.box for field in fields), *below])
-        choice.observe(lambda change: setattr(self.folder, "value", change["new"]), names="folder")
-        for field in fields:
+        self.box = VBox([*(field.box for field in self._fields), *below])
+        for field in self._fields:
             field.on_change(self._show_call)
         self._show_call()
+        choice.observe(lambda change: setattr(self.folder, "value", change["new"]), names="folder")
 
     def _show_call(self) -> None:
         if self.folder.value and self.repo_id.value:
-            calls = (self._call("verify"), self._call("publish", dry_run=True), self._call("publish"))
+            verify = VerbCall("verify", (self.folder.value,))
+            calls = (verify, self._call(dry_run=True), self._call(dry_run=False))
             self.call.value = "".join(map(call_html, calls))
         else:
             self.call.value = call_html(None, "It needs a folder and a repository.")
 
-    def _call(self, verb: str, **more: Any) -> Call:
-        if verb == "verify":
-            return Call("verify", (self.folder.value,))
-        given: dict[str, Any] = {"license": self.license.value, "base_model": self.base_model.value}
-        given |= {"base_model_relation": self.base_model_relation.value, "create_pr": self.create_pr.value, **more}
-        options = {name: value for name, value in given.items() if value}
-        options |= {"private": False} if self.public.value else {}
-        options |= {} if self.revision.value in ("", "main") else {"revision": self.revision.value}
-        if self.quality.value:
-            known = getattr(get_ipython(), "user_ns", {})
-            options["quality"] = Variable(self.quality.value, known.get(self.quality.value))
-        return Call("publish", (self.folder.value, self.repo_id.value), options)
+    def _call(self, *, dry_run: bool) -> VerbCall:
+        options = given_options(self._fields)
+        if dry_run:
+            options["dry_run"] = True
+        if self.public.value:
+            options["private"] = False
+        if "quality" in options:
+            options["quality"] = Variable(self.quality.value, self._variables().get(self.quality.value))
+        return VerbCall("publish", (self.folder.value, self.repo_id.value), options)
+
+    def _variables(self) -> dict[str, Any]:
+        """Return the variables of the notebook."""
+        return getattr(get_ipython(), "user_ns", {})
 
     def _verify(self) -> Job:
         folder = self.folder.needed("a folder with a saved model")
-        return self._job(f"verification of {folder}", self._call("verify"), lambda found: found)
+        return self._job(f"verification of {folder}", VerbCall("verify", (folder,)), lambda verification: verification)
 
-    def _dry_run(self) -> Job:
-        return self._publication("dry run", dry_run=True)
-
-    def _publish(self) -> Job:
-        return self._publication("publication")
-
-    def _publication(self, what: str, **more: Any) -> Job:
+    def _publish(self, *, dry_run: bool) -> Job:
         from qtoolkit.publishing import check_repo_id
 
         folder = self.folder.needed("a folder with a saved model")
         self.repo_id.needed("org/name")
         self.repo_id.checked(check_repo_id)
-        if self.quality.value and self.quality.value not in getattr(get_ipython(), "user_ns", {}):
+        if self.quality.value and self.quality.value not in self._variables():
             self.quality.refuse(f"Figures must name a variable, got {self.quality.value!r:.40}")
-        self.quality.complain("")
-        return self._job(f"{what} of {folder}", self._call("publish", **more), self._take)
+        self.quality.set_problem("")
+        title = f"{'dry run' if dry_run else 'publication'} of {folder}"
+        return self._job(title, self._call(dry_run=dry_run), self._show_card)
 
-    def _job(self, title: str, call: Call, take: Callable[[Any], Record]) -> Job:
-        """A job that shows each check soon after it was made."""
+    def _job(self, title: str, call: VerbCall, on_result: Callable[[Any], Record]) -> Job:
+        """Return a job that shows each check soon after it was made."""
         checks: list[Check] = []
 
         def draw() -> None:
             self.checks.value = checks_html(tuple(checks))
 
         self.card.value = ""
-        return Job(
-            call,
-            title,
-            take,
-            draw=draw,
-            unseen=lambda progress: {"on_progress": progress, "on_check": checks.append},
-        )
+        return Job(call, title, on_result, draw=draw, hidden={"on_check": checks.append})
 
-    def _take(self, publication: Publication) -> Publication:
+    def _show_card(self, publication: Publication) -> Publication:
         self.card.value = card_html(publication)
         return publication
 
 
 def checks_html(checks: Sequence[Check]) -> str:
-    """Checks as a list, each with a mark, its state in words, and what was seen."""
+    """Draw checks as a list, each with a mark, its state in words, and what was seen."""
     rows = [row for check in checks for row in check.rows()]
     items = "".join(
         f"<li>{_MARKS[check.passed]} {escape(row.label)}: {escape(row.value)}"
@@ -147,8 +142,8 @@ def checks_html(checks: Sequence[Check]) -> str:
 
 
 def card_html(publication: Publication) -> str:
-    """The card as it is written, and where it is or would be."""
-    place = escape(publication.url)
-    where = f"would be at {place}" if publication.dry_run else f'is at <a href="{place}">{place}</a>'
+    """Show the source of the card, and the address where it is, or would be after a dry run."""
+    url = escape(publication.url)
+    where = f"would be at {url}" if publication.dry_run else f'is at <a href="{url}">{url}</a>'
     card = f'<pre class="qtk-card">{escape(publication.card)}</pre>'
     return f'<div class="qtk-text">The model {where}<details><summary>Its card</summary>{card}</details></div>'

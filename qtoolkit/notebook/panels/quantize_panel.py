@@ -1,4 +1,4 @@
-"""Quantize: where to, start, progress, cancel."""
+"""Quantize the chosen model: output folder, start, progress, cancel."""
 
 from functools import partial
 from keyword import iskeyword
@@ -11,70 +11,69 @@ from ipywidgets import HTML, VBox
 from qtoolkit.errors import ConfigError, OutputError, SourceError
 from qtoolkit.files import current_folder
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.call import Call
-from qtoolkit.notebook.panels.choice import Choice
-from qtoolkit.notebook.panels.field import Places, switch_field, text_field
-from qtoolkit.notebook.panels.job import Job, JobRunner
-from qtoolkit.notebook.panels.model_panel import call_html
-from qtoolkit.notebook.panels.plan_panel import MethodFields, model_field
+from qtoolkit.notebook.panels.field import ErrorFields, text_field
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
+from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field
+from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.records import QuantizationReport
+from qtoolkit.requests import QuantizeRequest
 
 
 class QuantizePanel:
-    """Makes the chosen model small with the chosen method.
+    """Quantizes the chosen model with the chosen method.
 
     Args:
-        choice: model, config and device; takes the folder.
+        choice: has model, config and device; is given the folder.
         worker: runs the job.
-        results: where the report stays.
-        with_method: whether it has the fields of the method itself, where no other panel shows them.
+        results: shows the report.
+        with_method: whether it has fields for the method itself, if no other panel has them.
 
     Attributes:
-        box: what is put on the page.
-        output, into, overwrite: the fields.
+        box: the widget to put on the page.
+        model, methods, output, into, overwrite: the fields.
         runner: start and cancel, and the progress.
     """
 
-    def __init__(self, choice: Choice, worker: Worker, results: Results, *, with_method: bool = False) -> None:
+    def __init__(self, choice: PanelChoice, worker: Worker, results: Results, *, with_method: bool = False) -> None:
         self._choice = choice
         self.model = model_field(choice)
         self.methods = MethodFields(choice) if with_method else None
-        self.output = text_field("Save to", hint="a folder that does not exist yet")
+        self.output = keyword_field(QuantizeRequest, "output", "Save to")
         self.into = text_field("Keep as", hint="a variable for the model; empty to keep only what is saved")
-        self.overwrite = switch_field("Replace the folder when it exists", value=False)
-        self.call = HTML()
-        self.runner = JobRunner(worker, results, {"Quantize": self._job}, self._places())
-        fields = [self.output, self.into, self.overwrite]
+        self.overwrite = keyword_field(QuantizeRequest, "overwrite", "Replace the folder when it exists")
+        errors: ErrorFields = {SourceError: self.model, OutputError: self.output}
+        boxes = [self.model.box]
+        if self.methods:
+            errors = {**errors, "device": self.methods.device}
+            boxes.append(self.methods.box)
+        self._fields = [self.output, self.into, self.overwrite]
         self._proposed = ""
-        methods = [self.methods.box] if self.methods else []
-        self.box = VBox([self.model.box, *methods, *(field.box for field in fields), self.call, self.runner.box])
-        choice.observe(lambda change: self._follow(), names=["model", "config", "device"])
-        for field in fields:
+        self.call = HTML()
+        self.runner = JobRunner(worker, results, {"Quantize": self._job}, self._fields, errors)
+        self.box = VBox([*boxes, *(field.box for field in self._fields), self.call, self.runner.box])
+        for field in self._fields:
             field.on_change(self._show_call)
-        self._follow()
+        choice.observe(lambda change: self._propose_output(), names=["model", "config", "device"])
+        self._propose_output()
 
-    def _follow(self) -> None:
-        """Propose a folder, as long as nobody has named another."""
+    def _propose_output(self) -> None:
+        """Propose a folder, as long as nobody has typed another, and show the call."""
         if self.output.value == self._proposed and self._choice.model and self._choice.config:
             name = self._choice.model.partition("@")[0].rstrip("/\\").replace("\\", "/").rpartition("/")[2]
             self._proposed = f"output/{name}-{self._choice.config.method}"
             self.output.value = self._proposed
         self._show_call()
 
-    def _places(self) -> Places:
-        places: Places = {SourceError: self.model, OutputError: self.output}
-        return {**places, "device": self.methods.device} if self.methods else places
-
     def _show_call(self) -> None:
         ready = self._choice.model and self._choice.config
         self.call.value = call_html(self._call() if ready else None, "It needs a model, and a method without mistakes.")
 
-    def _call(self) -> Call:
-        device = self._choice.device if self._choice.device != "auto" else ""
-        given = {"output": self.output.value, "device": device, "overwrite": self.overwrite.value}
-        options = {name: value for name, value in given.items() if value}
-        return Call("quantize", (self._choice.model, self._choice.config), options, into=self.into.value)
+    def _call(self) -> VerbCall:
+        options = {**given_options(self._fields), **self._choice.device_option()}
+        return VerbCall("quantize", (self._choice.model, self._choice.config), options, into=self.into.value)
 
     def _job(self) -> Job:
         self.model.needed("a Hub id or a folder")
@@ -85,15 +84,15 @@ class QuantizePanel:
             self.into.refuse(f"Keep as must be a variable's name, got {into!r:.40}")
         if not into:
             self.output.needed("a folder, or a variable to keep it as")
-        self.into.complain("")
+        self.into.set_problem("")
         plan = self._choice.plan
         title = f"{self._choice.config.method} of {self._choice.model}"
-        # By the name of now: the field may change while the job runs.
         predicted = (plan.peak_rss, plan.peak_vram) if plan else (0, 0)
-        return Job(self._call(), title, partial(self._take, into), predicted)
+        # With the variable's name of now: the field may change while the job runs.
+        return Job(self._call(), title, partial(self._keep, into), predicted)
 
-    def _take(self, into: str, result: Any) -> QuantizationReport:
-        """Keep the model where that is wished; what stays on the page is the report, which holds no weight."""
+    def _keep(self, into: str, result: Any) -> QuantizationReport:
+        """Assign the model to the variable, if one is named, and return the report, which holds no weight."""
         if into:
             get_ipython().push({into: result})
         if result.path:
@@ -103,5 +102,5 @@ class QuantizePanel:
 
 
 def _short(path: Path) -> str:
-    """A folder as one would type it here."""
+    """Write a folder relative to the current one, if it is in there."""
     return str(path.relative_to(current_folder()) if path.is_relative_to(current_folder()) else path)

@@ -1,4 +1,4 @@
-"""What stays of a panel's jobs: text and HTML in the cell's own output, which a page without a kernel shows too."""
+"""Show the results of a panel's jobs as text and HTML in the cell's own output, which a page without a kernel keeps."""
 
 import os
 from html import escape
@@ -11,26 +11,26 @@ from qtoolkit.records import Record
 
 
 class Results:
-    """The results of a panel, the last one of each verb, and why a later call of it gave none.
+    """The last result of each verb, and the error of a later call of it, if there was one.
 
     A widget is gone with its kernel. So results are put into an output of the cell that has no widget in it, and which
-    is replaced when another job has ended, from whatever thread. A page of Voila replaces no output, and ends with its
-    kernel: there they are a widget.
+    is replaced when another job has ended, from whatever thread. A page of Voila cannot replace an output, and ends
+    with its kernel: there they are a widget.
     """
 
     def __init__(self) -> None:
-        # (verb, whether it gave a record) -> the call and what it gave, the latest last.
+        # (verb, whether it returned a record) -> the call, and its record or error; the latest last.
         self._shown: dict[tuple[str, bool], tuple[str, Record | str]] = {}
         self._handles: list[Any] = []
         self._in_app = HTML(layout=Layout(max_width="100%")) if _is_app() else None
 
     @property
     def records(self) -> dict[str, Record | str]:
-        """Verb -> what its last job gave: a record, or one line that says why there is none."""
+        """Return by verb what its last job gave: a record, or the line of its error."""
         return {verb: record for (verb, _), (_, record) in self._shown.items()}
 
     def open(self) -> None:
-        """Make the place for them in the cell that runs."""
+        """Show them in the output of the cell that runs."""
         if self._in_app is None:
             self._handles.append(display(self._bundle(), raw=True, display_id=True))
         else:
@@ -38,12 +38,12 @@ class Results:
             display(self._in_app)
 
     def add(self, verb: str, call: str, record: Record | str) -> None:
-        """Show what a call gave."""
-        # A record takes away why there was none; that takes no record away.
-        given = not isinstance(record, str)
-        replaced = ((verb, given), (verb, False))
+        """Add the record, or the line of the error, that a call gave, and show all again."""
+        # A record replaces the verb's last record and its last error; an error replaces only the last error.
+        succeeded = not isinstance(record, str)
+        replaced = ((verb, succeeded), (verb, False))
         others = {key: shown for key, shown in self._shown.items() if key not in replaced}
-        self._shown = {**others, (verb, given): (call, record)}
+        self._shown = {**others, (verb, succeeded): (call, record)}
         if self._in_app is not None:
             self._in_app.value = self._bundle()["text/html"]
         for handle in filter(None, self._handles):
@@ -58,7 +58,7 @@ class Results:
 
 
 def _is_app() -> bool:
-    """Whether Voila shows this kernel's outputs; it says so as web servers do."""
+    """Check whether Voila shows this kernel's outputs; it sets SERVER_SOFTWARE, as web servers do."""
     return os.environ.get("SERVER_SOFTWARE", "").startswith("voila/")
 
 

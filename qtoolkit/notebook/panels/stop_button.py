@@ -1,4 +1,4 @@
-"""The kernel's stop button, for a job that runs while no cell does."""
+"""Let the kernel's stop button cancel a job that runs while no cell does."""
 
 import signal
 from collections.abc import Callable
@@ -6,36 +6,37 @@ from typing import Any
 
 from IPython import get_ipython
 
-# Seconds until it is looked again whether a cell still runs.
+# Seconds until it is checked again whether a cell still runs.
 _RETRY = 0.5
 
 
 class StopButton:
-    """Lets an interrupt of an idle kernel stop a job; one of a running cell stops the cell, as always.
+    """A signal handler that cancels a job when an idle kernel is interrupted; a running cell is interrupted as always.
 
-    ipykernel ignores the signal between cells, and sets and restores the handler around each message. So ours is put
-    in place by its event loop, between two messages and in the main thread, where alone Python allows that.
+    ipykernel ignores the signal between cells, and sets and restores the handler around each message. So this handler
+    is installed by the kernel's event loop, between two messages, and in the main thread, as Python requires.
 
     Args:
-        stop: called when the button is pressed.
+        cancel: called when the button is pressed.
     """
 
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop, self._wanted = stop, False
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+        self._wanted = False
 
     def __call__(self, *signal_and_frame: Any) -> None:
         """Handle the signal."""
-        self._stop()
+        self._cancel()
 
     def listen(self) -> None:
-        """Begin to listen; nothing happens where there is no kernel."""
-        self._want(True)
+        """Install the handler; without a kernel nothing happens."""
+        self._schedule(wanted=True)
 
     def leave(self) -> None:
         """Let the kernel ignore the signal again."""
-        self._want(False)
+        self._schedule(wanted=False)
 
-    def _want(self, wanted: bool) -> None:
+    def _schedule(self, *, wanted: bool) -> None:
         self._wanted = wanted
         loop = getattr(getattr(get_ipython(), "kernel", None), "io_loop", None)
         if loop is not None:
@@ -49,5 +50,5 @@ class StopButton:
         elif now is signal.SIG_IGN or isinstance(now, StopButton):
             signal.signal(signal.SIGINT, self)
         else:
-            # A cell that awaits something leaves the loop to others, and keeps the button until it ends.
+            # A cell that awaits something lets the loop run, but keeps its handler until it ends.
             loop.call_later(_RETRY, self._settle, loop)

@@ -3,11 +3,11 @@
 import pytest
 
 from qtoolkit.errors import ConfigError, GatedModelError, ModelNotFoundError, SourceError
-from qtoolkit.notebook.panels.field import Places, place_of, text_field
+from qtoolkit.notebook.panels.field import ErrorFields, field_of_error, text_field
 
 
 @pytest.fixture
-def places() -> Places:
+def places() -> ErrorFields:
     """Classes first, and yet they are asked last."""
     kinds = {ModelNotFoundError: text_field("Folder"), SourceError: text_field("Repository")}
     return {**kinds, "text": text_field("Text"), "license": text_field("Licence")}
@@ -29,14 +29,14 @@ def places() -> Places:
     ids=lambda value: str(value).replace(" ", "_"),
 )
 def test_by_the_argument_that_it_names_or_else_by_its_class(
-    places: Places, error: Exception, place: str | None
+    places: ErrorFields, error: Exception, place: str | None
 ) -> None:
-    field = place_of(error, places)
+    field = field_of_error(error, places)
     assert (field and field.control.description) == place
 
 
 def test_what_was_wrong_with_a_value_is_taken_back_with_it() -> None:
     field = text_field("Text", "a")
-    field.complain("no such text")
+    field.set_problem("no such text")
     field.value = "b"
     assert field.problem == ""

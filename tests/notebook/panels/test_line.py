@@ -3,7 +3,7 @@
 import pytest
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.opening import read_panel_request
+from qtoolkit.notebook.lines import read_line
 
 LINES = {
     "": ("", None),
@@ -16,7 +16,8 @@ LINES = {
 
 @pytest.mark.parametrize(("line", "request_"), LINES.items(), ids=LINES)
 def test_it_is_read(line: str, request_: tuple[str, str | None]) -> None:
-    assert read_panel_request(line) == request_
+    given = read_line("qpanel", line)
+    assert ("".join(given.words), given.options.get("only")) == request_
 
 
 @pytest.mark.parametrize(
@@ -29,4 +30,4 @@ def test_it_is_read(line: str, request_: tuple[str, str | None]) -> None:
 )
 def test_what_is_wrong_is_told(line: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
-        read_panel_request(line)
+        read_line("qpanel", line)

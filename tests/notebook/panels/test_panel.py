@@ -16,7 +16,7 @@ from qtoolkit.api import find_models
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.panels import Panel
 from qtoolkit.notebook.panels.field import Field
-from qtoolkit.notebook.panels.whole import PANELS
+from qtoolkit.notebook.panels.panel import PANELS
 from qtoolkit.records import Comparison, ProgressEvent, QuantizationReport
 from tests.fake_hub.fixture import hub
 from tests.fake_hub.server import Fault, Hub

@@ -9,8 +9,8 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import qtoolkit as qt
 from qtoolkit.notebook.panels import Panel
-from qtoolkit.notebook.panels.model_panel import call_html
 from qtoolkit.notebook.panels.publish_panel import PublishPanel
+from qtoolkit.notebook.panels.verb_call import call_html
 from qtoolkit.records import Publication, Verification
 from tests.fake_hub.fixture import WRITE_TOKEN, writable_hub
 from tests.fake_hub.writable import WritableHub
@@ -93,7 +93,7 @@ def test_figures_come_from_a_variable(publish: PublishPanel, saved: Path, shell:
     publish.runner.actions["Dry run"].press()
     assert publish.quality.problem == "Figures must name a variable, got 'lost'"
     shell.user_ns["lost"] = "no report"
-    assert "quality=lost" in str(publish._call("publish"))
+    assert "quality=lost" in str(publish._call(dry_run=False))
     assert "quality must be what qt.evaluate returns, got str" in press(publish, "Dry run")
 
 
@@ -104,10 +104,10 @@ def test_without_a_token_it_is_said_how_to_give_one(publish: PublishPanel, writa
 
 def test_what_is_ticked_is_in_the_call(publish: PublishPanel, saved: Path) -> None:
     publish.public.value, publish.create_pr.value, publish.revision.value = True, True, "q4"
-    options = "license='apache-2.0', create_pr=True, private=False, revision='q4'"
-    assert str(publish._call("publish")) == f"qt.publish({str(saved)!r}, 'me/tiny', {options})"
+    options = "license='apache-2.0', revision='q4', create_pr=True, private=False"
+    assert str(publish._call(dry_run=False)) == f"qt.publish({str(saved)!r}, 'me/tiny', {options})"
 
 
 def test_the_call_of_each_button_is_shown(publish: PublishPanel) -> None:
-    for call in (publish._verify().call, publish._dry_run().call, publish._publish().call):
+    for call in (publish._verify().call, publish._call(dry_run=True), publish._call(dry_run=False)):
         assert call_html(call) in publish.call.value

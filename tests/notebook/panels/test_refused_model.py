@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from qtoolkit.notebook.errors import MagicError
+from qtoolkit.notebook.magic_errors import MagicError
 from qtoolkit.notebook.panels import Panel
 from tests.models.test_codes import FORMATS, change
 from tests.models.test_lfs_pointers import POINTER

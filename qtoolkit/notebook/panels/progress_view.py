@@ -1,4 +1,4 @@
-"""What a job in a panel says: a bar for each phase, its memory, and the same as text."""
+"""Show the progress of a job in a panel: a bar for each phase, its memory, and the same as text."""
 
 import threading
 import time
@@ -20,39 +20,39 @@ CANCELLING = "cancelling after the step that is running"
 
 
 class PanelProgress(Progress):
-    """Notes what a job says in its own thread; `draw`, in another, puts the latest of it on the page.
+    """Keeps the latest events of a job, which runs in one thread, for `ProgressView.draw`, which runs in another.
 
     Args:
-        title: what runs.
-        cancelled: stops the job at its next event once it is set.
-        clock: seconds that never run backwards.
+        title: the job's name.
+        cancelled: once it is set, the job stops at its next event.
+        clock: returns seconds that never run backwards.
     """
 
     def __init__(self, title: str, cancelled: threading.Event, clock: Clock = time.monotonic) -> None:
         super().__init__(title, clock)
         self._cancelled = cancelled
-        # Phase -> its last event and that as a line; replaced whole, so that another thread may read it.
+        # Phase -> its last event, and that as a line; replaced, never changed, so that another thread may read it.
         self._latest: dict[str, tuple[ProgressEvent, str]] = {}
 
     def __call__(self, event: ProgressEvent) -> None:
-        """Note an event.
+        """Keep an event.
 
         Raises:
-            JobCancelled: somebody wants the job to stop.
+            JobCancelled: the job was cancelled.
         """
         self._latest = {**self._latest, event.phase: (event, self._line(event))}
         if self._cancelled.is_set():
             raise JobCancelled(f"{self.title} was cancelled")
 
     def state(self) -> str:
-        """Where the job is, in some words."""
+        """Describe in some words how far the job is."""
         if self._cancelled.is_set():
             return CANCELLING
         lines = self.lines()
-        return _told(lines[-1][0]) if lines else "starting"
+        return _rough_state(lines[-1][0]) if lines else "starting"
 
     def lines(self) -> tuple[tuple[ProgressEvent, str], ...]:
-        """The last event of each phase, and that as a line, in the order in which the phases began."""
+        """Return the last event of each phase, and that as a line, in the order in which the phases began."""
         return tuple(self._latest.values())
 
 
@@ -60,33 +60,36 @@ class ProgressView:
     """Draws the progress of one job after the other.
 
     Attributes:
-        box: what is put on the page.
+        box: the widget to put on the page.
         bars: HTML with a bar for each phase, and the memory.
         status: HTML with one line for people who do not see the bars.
     """
 
     def __init__(self) -> None:
-        self.bars, self.status = HTML(layout=Layout(max_width="100%")), HTML(layout=Layout(max_width="100%"))
+        self.bars = HTML(layout=Layout(max_width="100%"))
+        self.status = HTML(layout=Layout(max_width="100%"))
         self.box = VBox([self.status, self.bars])
 
-    def say(self, line: str) -> None:
-        """Put one line in the status."""
+    def show_status(self, line: str) -> None:
+        """Put one line into the status."""
         self.status.value = f'<div role="status" aria-live="polite" class="qtk-text">{escape(line)}</div>'
 
-    def draw(self, progress: PanelProgress, memory: JobMemory, also: Callable[[], None]) -> None:
-        """Put the latest of a job on the page, and what else is drawn of it."""
-        also()
+    def draw(self, progress: PanelProgress, memory: JobMemory, draw_more: Callable[[], None]) -> None:
+        """Put the latest progress of a job on the page, and what `draw_more` draws."""
+        draw_more()
         self.bars.value = "".join([*(_bar(event, line) for event, line in progress.lines()), memory.picture()])
-        self.say(f"{progress.title}: {progress.state()}")
+        self.show_status(f"{progress.title}: {progress.state()}")
 
-    def follow(self, progress: PanelProgress, memory: JobMemory, job: Callable[[], T], also: Callable[[], None]) -> T:
-        """Do a job in this thread while another one draws it, and return what it gives."""
+    def follow(
+        self, progress: PanelProgress, memory: JobMemory, job: Callable[[], T], draw_more: Callable[[], None]
+    ) -> T:
+        """Run a job in this thread while another one draws it, and return its result."""
         ended = threading.Event()
 
         def watch() -> None:
             while not ended.wait(INTERVAL):
                 memory.sample()
-                self.draw(progress, memory, also)
+                self.draw(progress, memory, draw_more)
 
         watcher = threading.Thread(target=watch, name="qtoolkit-progress", daemon=True)
         watcher.start()
@@ -95,16 +98,16 @@ class ProgressView:
         finally:
             ended.set()
             watcher.join()
-            self.draw(progress, memory, also)
+            self.draw(progress, memory, draw_more)
 
 
-def _told(event: ProgressEvent) -> str:
-    """A phase in tens of percent: a screen reader reads each new text aloud."""
+def _rough_state(event: ProgressEvent) -> str:
+    """Write how far a phase is, in steps of 10 %: a screen reader reads each new text aloud."""
     return f"{event.phase}, {10 * int(10 * fraction(event))} %" if event.total else event.phase
 
 
 def _bar(event: ProgressEvent, line: str) -> str:
-    """A phase as a bar and as a line of text."""
+    """Draw a phase as a bar below its line of text."""
     percent = round(100 * fraction(event))
     value = f'aria-valuenow="{percent}" ' if event.total else ""
     return (

@@ -10,10 +10,10 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.call import Call
-from qtoolkit.notebook.panels.job import Job, JobRunner
-from qtoolkit.notebook.panels.progress import INTERVAL
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.progress_view import INTERVAL
 from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.verb_call import VerbCall
 from qtoolkit.records import ProgressEvent, Row
 from qtoolkit.records.base import Record
 
@@ -43,7 +43,7 @@ def runner_of(worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch,
     import qtoolkit.api
 
     monkeypatch.setattr(qtoolkit.api, "plan", work)
-    return JobRunner(worker, results, {"Go": lambda: Job(Call("plan", ("m",)), "plan of m", lambda found: found)})
+    return JobRunner(worker, results, {"Go": lambda: Job(VerbCall("plan", ("m",)), "plan of m", lambda found: found)})
 
 
 def test_the_button_returns_at_once_and_the_result_stays(

@@ -1,7 +1,6 @@
-"""The five panels in one, or one of them alone."""
+"""Open the five panels as tabs, or one of them alone."""
 
 import sys
-from collections.abc import Callable
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from ipywidgets import HTML, Layout, Tab, VBox
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.panels.background import PAUSE, Worker
-from qtoolkit.notebook.panels.choice import Choice
 from qtoolkit.notebook.panels.compare_panel import ComparePanel
 from qtoolkit.notebook.panels.model_panel import ModelPanel
+from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.plan_panel import PlanPanel
 from qtoolkit.notebook.panels.publish_panel import PublishPanel
 from qtoolkit.notebook.panels.quantize_panel import QuantizePanel
@@ -32,9 +31,9 @@ class Panel:
     text for pages that have no kernel.
 
     Attributes:
-        choice: what was chosen: model, config, device, folder.
-        results: what jobs gave, by verb.
-        worker: runs the jobs, one at a time; of all panels, so that one that is opened again can cancel them.
+        choice: what is chosen: model, config, device, folder.
+        results: the results of jobs, by verb.
+        worker: runs the jobs, one at a time; shared by all `Panel`s, so that one that is opened again can cancel them.
         model, plan, quantize, compare, publish: the panels that are shown, otherwise None.
     """
 
@@ -50,32 +49,26 @@ class Panel:
             from qtoolkit.publishing import read_token
 
             read_token()
-        self.choice, self.results = Choice(model=fspath(model)), Results()
+        self.choice = PanelChoice(model=fspath(model))
+        self.results = Results()
         shared = (self.choice, self.worker, self.results)
-
-        def made(name: str, make: Callable[[], Any]) -> Any:
-            return make() if only in (None, name) else None
-
-        self.model = made("model", lambda: ModelPanel(self.choice, pause=pause))
-        self.plan = made("plan", lambda: PlanPanel(self.choice, pause=pause))
-        self.quantize = made("quantize", lambda: QuantizePanel(*shared, with_method=only is not None))
-        self.compare = made("compare", lambda: ComparePanel(*shared))
-        self.publish = made("publish", lambda: PublishPanel(*shared))
+        shown = PANELS if only is None else (only,)
+        self.model = ModelPanel(self.choice, pause=pause) if "model" in shown else None
+        self.plan = PlanPanel(self.choice, pause=pause) if "plan" in shown else None
+        self.quantize = QuantizePanel(*shared, with_method=only is not None) if "quantize" in shown else None
+        self.compare = ComparePanel(*shared) if "compare" in shown else None
+        self.publish = PublishPanel(*shared) if "publish" in shown else None
         style = HTML(f"<style>{STYLE.read_text(encoding='utf-8')}</style>", layout=Layout(display="none"))
-        self.box = VBox([style, self._arranged()])
+        boxes = [getattr(self, name).box for name in shown]
+        tabs = Tab(children=boxes) if only is None else boxes[0]
+        if only is None:
+            for index, name in enumerate(shown):
+                tabs.set_title(index, name.capitalize())
+        self.box = VBox([style, tabs])
         self.box.add_class("qtk")
 
-    def _arranged(self) -> Any:
-        shown = {name: getattr(self, name).box for name in PANELS if getattr(self, name) is not None}
-        if len(shown) == 1:
-            return next(iter(shown.values()))
-        tab = Tab(children=list(shown.values()))
-        for index, name in enumerate(shown):
-            tab.set_title(index, name.capitalize())
-        return tab
-
     def close(self) -> None:
-        """Take the panel off the page and out of the kernel; results stay, and so does a job that runs."""
+        """Take the panel off the page and out of the kernel; results stay, and a running job goes on."""
         close_widget(self.box)
 
     def __repr__(self) -> str:

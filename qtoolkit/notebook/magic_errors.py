@@ -1,4 +1,4 @@
-"""Errors in a notebook: the cell fails, and says in one line why."""
+"""Let a cell fail with one line that says why, and free the memory that the error would hold."""
 
 import functools
 import gc
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 class MagicError(QToolkitError):
-    """What a magic raises for every error that qtoolkit raises on purpose: shown as the one line `Name: message`.
+    """Raised by a magic instead of an error of qtoolkit; IPython shows it as the one line `Name: message`.
 
-    IPython's own `UsageError` is not used: it reaches the page as text on stderr, not as an error, so that nbval takes
-    the cell for a good one.
+    IPython's own `UsageError` is not used: it reaches the page as text on stderr, not as an error, so that nbval
+    believes that the cell passed.
 
     Args:
         name: the class of the original error, which is also the `__cause__`.
-        message: what the original error said.
+        message: the message of the original error.
     """
 
     def __init__(self, name: str, message: str) -> None:
@@ -32,11 +32,11 @@ class MagicError(QToolkitError):
 
 
 def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Concatenate[Any, str, P], T]:
-    """Let a magic fail with a `MagicError`, and keep nothing of a failed or stopped job in memory.
+    """Make a magic fail with a `MagicError`, and keep nothing of a failed or stopped job in memory.
 
-    IPython remembers the last exception, and with it the local variables of every function on the way: a model half
-    done, a request with its token. They are forgotten here. With `--debug` on the line, the original error passes, with
-    its traceback.
+    IPython keeps the last exception, and with it the local variables of every function in its traceback: a half-made
+    model, a request with its token. They are cleared here. With `--debug` on the line, the original error is raised,
+    with its traceback.
     """
 
     @functools.wraps(magic)
@@ -45,7 +45,7 @@ def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Conca
             return magic(self, line, *args, **kwargs)
         except BaseException as error:
             forget_variables(error)
-            # This frame is shown too, and they are all of a person's variables.
+            # IPython can show the variables of this frame too, and these hold the whole user namespace.
             del args, kwargs
             if "--debug" not in line.split() and isinstance(error, QToolkitError) and not isinstance(error, MagicError):
                 raise MagicError(type(error).__name__, str(error)) from error
@@ -55,6 +55,6 @@ def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Conca
 
 
 def forget_variables(error: BaseException) -> None:
-    """Clear the local variables of all finished frames that the error, its causes and contexts hold."""
+    """Clear the local variables of all finished frames of an error, its causes and contexts, and free their memory."""
     forget(error)
     gc.collect()

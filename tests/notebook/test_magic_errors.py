@@ -11,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class
 
 from qtoolkit.errors import ConfigError, ModelNotFoundError, UnknownMethodError
-from qtoolkit.notebook.errors import MagicError, short_errors
+from qtoolkit.notebook.magic_errors import MagicError, short_errors
 
 
 class Big:

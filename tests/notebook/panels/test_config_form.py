@@ -8,7 +8,7 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.methods import available_methods, config_class
 from qtoolkit.notebook.options import tables
-from qtoolkit.notebook.panels.form import ConfigForm
+from qtoolkit.notebook.panels.config_form import ConfigForm
 
 
 @pytest.fixture

@@ -1,0 +1,240 @@
+"""Read the lines of magics: the words, the options of a verb, and those of a method."""
+
+import argparse
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from keyword import iskeyword
+from typing import Any, NoReturn
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.methods import MethodConfig, available_methods, config_class
+from qtoolkit.notebook.body import DEFAULT_METHOD, read_body, read_configs
+from qtoolkit.notebook.options import LineOption, config_options, flag_of, request_options, tables
+from qtoolkit.requests import (
+    CardOptions,
+    CompareRequest,
+    EvaluateRequest,
+    PlanRequest,
+    PublishRequest,
+    QuantizeRequest,
+    Request,
+)
+
+_ONLY_FOR_PLANS = ("machine", "context", "batch_size")
+
+
+def _own(name: str, help: str, metavar: str = "") -> LineOption:
+    """Make an option that a magic has beside those of its verb."""
+    return LineOption(name, (flag_of(name),), help, metavar)
+
+
+METHOD = _own("method", "the method that quantizes", "NAME")
+_DEBUG = _own("debug", "show the whole traceback of an error")
+_JOB_OPTIONS = (
+    *request_options(QuantizeRequest),
+    _own("into", "keep the quantized model in this variable", "NAME"),
+    _own("push", "verify what was saved, and put it on the Hub as a private repository; needs --output", "REPO"),
+    *(replace(option, help=f"with --push, {option.help}") for option in request_options(CardOptions)),
+    _own("plan", "only tell what would be done and whether it fits: no weight is read or downloaded"),
+    *request_options(PlanRequest, *_ONLY_FOR_PLANS),
+    _DEBUG,
+)
+
+
+@dataclass(frozen=True)
+class MagicSyntax:
+    """What the line of a magic may have.
+
+    Attributes:
+        options: its options, in the order of its help.
+        words: what stands on it without an option.
+        may_be_empty: whether the words may be left out.
+        has_method: whether the line of `%magic` chooses a method, and has the method's options.
+        body_hint: ends the message about an option that the line does not have.
+    """
+
+    options: tuple[LineOption, ...]
+    words: tuple[str, ...] = ("MODEL",)
+    may_be_empty: bool = False
+    has_method: bool = False
+    body_hint: str = ""
+
+
+_QUANTIZE = MagicSyntax(_JOB_OPTIONS, has_method=True, body_hint="; the method and its options go into the cell's body")
+MAGICS: Mapping[str, MagicSyntax] = {
+    "quantize": _QUANTIZE,
+    "qplan": _QUANTIZE,
+    "qeval": MagicSyntax((*request_options(EvaluateRequest), _DEBUG)),
+    "qcompare": MagicSyntax(
+        (
+            _own("methods", "methods with their default options, and folders of quantized models", "A,B,C"),
+            _own("base", "measure the model as it is, too"),
+            *request_options(CompareRequest),
+            _DEBUG,
+        ),
+        body_hint="; options of a method go into the body of a %%qcompare cell",
+    ),
+    "qpublish": MagicSyntax((*request_options(PublishRequest), _DEBUG), words=("FOLDER", "REPO")),
+    "qpanel": MagicSyntax((_own("only", "one panel alone", "NAME"), _DEBUG), may_be_empty=True),
+}
+
+
+@dataclass(frozen=True)
+class MagicLine:
+    """What a line says.
+
+    Attributes:
+        words: what stands on it without an option.
+        options: field -> value of each option that is given.
+        configs: how to quantize: one config for `%quantize`, all that are compared for `%qcompare`.
+    """
+
+    words: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    configs: tuple[Any, ...] = ()
+
+    def options_of(self, request: type[Request]) -> dict[str, Any]:
+        """Return the given options that a verb takes, as its keyword arguments."""
+        names = {field.name for field in fields(request)}
+        return {name: value for name, value in self.options.items() if name in names}
+
+
+def read_line(magic: str, line: str, body: str | None = None) -> MagicLine:
+    """Read the line of a magic, and the body of a cell magic.
+
+    Args:
+        magic: the magic's name without `%`.
+        line: what follows it; quotes hold words with blanks together, as in a shell.
+        body: TOML with methods and their options; None for a line magic, whose line has them.
+
+    Raises:
+        ConfigError: an unknown option, a value that it cannot have, or too few or too many words.
+    """
+    syntax = MAGICS[magic]
+    name = f"%{magic}" if body is None else f"%%{magic}"
+    options, rest = _parse(name, syntax.options, split_line(line))
+    configs: tuple[MethodConfig, ...] = ()
+    if syntax.has_method and body is None:
+        config, rest = _read_method(name, rest)
+        configs = (config,)
+    else:
+        flags = [flag for option in syntax.options for flag in option.flags]
+        _refuse_unknown(rest, name, flags, syntax.body_hint)
+    words = _read_words(name, syntax, rest)
+    if magic == "qcompare":
+        return _with_configs(MagicLine(words, options), name, body)
+    if syntax.has_method:
+        _check_job(magic, options)
+        configs = configs if body is None else (read_body(body),)
+    return MagicLine(words, options, configs)
+
+
+def _read_method(name: str, words: list[str]) -> tuple[MethodConfig, list[str]]:
+    """Return the config that a line describes, and the words that remain."""
+    chosen = config_class(method_in(words, name))
+    known = config_options(chosen)
+    for option in known:
+        if any(option.flags[0] in other.flags for other in _JOB_OPTIONS):
+            message = f"{option.flags[0]} is an option of the job: set the method's in the body of a %%quantize cell"
+            raise ConfigError(message)
+    values, rest = _parse(name, (METHOD, *known), words)
+    values.pop("method", None)
+    given = {word.partition("=")[0] for word in rest}
+    for table in tables(chosen):
+        if flag_of(table) in given:
+            raise ConfigError(
+                f"{flag_of(table)} does not fit on a line: in the body of a %%quantize cell, write "
+                f'[{table}."*.down_proj"] and below it the options of these layers, such as bits = 8'
+            )
+    flags = [flag for option in known for flag in option.flags]
+    _refuse_unknown(rest, f"method {chosen.method!r}", flags, f"; `{name}?` lists those of every method")
+    return chosen.from_dict(values), rest
+
+
+def method_in(words: Sequence[str], name: str = "") -> str:
+    """Return the method that the words of a line name, or the default one; `name` is the magic's, for messages."""
+    return str(_parse(name, (METHOD,), words)[0].get("method", DEFAULT_METHOD))
+
+
+def _with_configs(line: MagicLine, name: str, body: str | None) -> MagicLine:
+    """Return a comparison's line with all configs and prompts, of the line and of the body."""
+    in_body, prompts = read_configs(body) if body is not None else ([], [])
+    methods = [method.strip() for method in line.options.get("methods", "").split(",") if method.strip()]
+    configs = (*([None] if line.options.get("base") else []), *methods, *in_body)
+    if not configs:
+        raise ConfigError(f"{name} needs something to compare: --methods {','.join(available_methods()[:3])}")
+    options = {**line.options, "prompts": [*line.options.get("prompts", []), *prompts]}
+    return MagicLine(line.words, options, configs)
+
+
+def _check_job(magic: str, options: Mapping[str, Any]) -> None:
+    """Refuse options of `%quantize` and `%qplan` that do not go together."""
+    into = options.get("into")
+    if into is not None and (not into.isidentifier() or iskeyword(into)):
+        raise ConfigError(f"--into must be a variable's name, got {into!r}")
+    plans = magic == "qplan" or "plan" in options
+    if not plans and any(name in options for name in _ONLY_FOR_PLANS):
+        raise ConfigError("--machine, --context and --batch-size are for a plan: add --plan, or use %qplan")
+    if plans and ("resume_repo" in options or not options.get("resume", True)):
+        raise ConfigError("--resume-repo and --no-resume are for the job, not for a plan: leave them out")
+    if "push" in options and "output" not in options:
+        raise ConfigError(f"--push {options['push']} needs --output: a folder that is verified and sent")
+    card = [option.flags[0] for option in request_options(CardOptions) if option.name in options]
+    if card and "push" not in options:
+        raise ConfigError(f"{card[0]} is for a card: give --push, or leave it out")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}; `{self.prog}?` shows how it is used")
+
+
+def _parse(name: str, options: Sequence[LineOption], words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of the options that are given, and the words that belong to none of them."""
+    parser = _Parser(prog=name, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for option in options:
+        if option.metavar:
+            parser.add_argument(*option.flags, dest=option.name, action="append" if option.several else "store")
+        elif len(option.flags) == 2:
+            parser.add_argument(option.flags[0], dest=option.name, action=argparse.BooleanOptionalAction)
+        else:
+            parser.add_argument(*option.flags, dest=option.name, action="store_const", const=option.sets)
+    given, rest = parser.parse_known_args(words)
+    values = {option.name: getattr(given, option.name) for option in options if hasattr(given, option.name)}
+    return {option.name: option.read(values[option.name]) for option in options if option.name in values}, rest
+
+
+def split_line(line: str) -> list[str]:
+    """Split a line into words, and take their quotes off; backslashes of Windows paths stay."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    if os.name == "nt":
+        lexer.escape = ""
+    try:
+        return list(lexer)
+    except ValueError as error:
+        message = f"{str(error).lower()} in {line!r}: put quotes around a path that has blanks or quotes in it"
+        raise ConfigError(message) from error
+
+
+def _refuse_unknown(rest: Sequence[str], who: str, flags: Sequence[str], hint: str) -> None:
+    """Refuse an option that nothing takes."""
+    unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
+    if unknown is not None:
+        raise ConfigError(f"{who} has no option {unknown}: its options are {', '.join(flags)}{hint}")
+
+
+def _read_words(name: str, syntax: MagicSyntax, rest: Sequence[str]) -> tuple[str, ...]:
+    """Return what stands on a line without an option, as many words as the magic takes."""
+    missing = syntax.words[len(rest) :]
+    if missing and not syntax.may_be_empty:
+        message = f"the following arguments are required: {', '.join(missing)}"
+        raise ConfigError(f"{name}: {message}; `{name}?` shows how it is used")
+    if len(rest) > len(syntax.words):
+        wanted = " and ".join(f"one {word}" for word in syntax.words)
+        extra = rest[len(syntax.words)]
+        raise ConfigError(f"expected {wanted}, got also {extra!r}: put quotes around a path that has blanks in it")
+    return tuple(rest)

@@ -1,0 +1,119 @@
+"""Run jobs from a panel: buttons that start and cancel them, and their progress below."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ipywidgets import Box, Layout, VBox
+
+from qtoolkit.errors import JobCancelled
+from qtoolkit.notebook.magic_errors import forget_variables
+from qtoolkit.notebook.panels.background import Worker
+from qtoolkit.notebook.panels.field import ButtonField, ErrorFields, Field, error_line, field_of_error
+from qtoolkit.notebook.panels.memory_chart import JobMemory
+from qtoolkit.notebook.panels.progress_view import CANCELLING, PanelProgress, ProgressView
+from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.stop_button import StopButton
+from qtoolkit.notebook.panels.verb_call import VerbCall
+from qtoolkit.records import Record
+
+_CANCELLED = "cancelled; nothing is half-written, and the same call goes on with what was kept"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that a button starts.
+
+    Attributes:
+        call: the call to make.
+        title: its name in the progress.
+        on_result: called with what the call returns; returns the record to show on the page.
+        predicted: the peaks of main and GPU memory in its plan, in bytes; 0 if unknown.
+        draw: called whenever the progress is drawn, for what only this job shows.
+        hidden: further arguments of the call beside `on_progress`, which do not change its result.
+    """
+
+    call: VerbCall
+    title: str
+    on_result: Callable[[Any], Record]
+    predicted: tuple[int, int] = (0, 0)
+    draw: Callable[[], None] = lambda: None
+    hidden: Mapping[str, Any] = field(default_factory=dict)
+
+
+class JobRunner:
+    """Buttons that start jobs and one that cancels the running job, with its progress below.
+
+    Args:
+        worker: runs the job; shared by all runners of a panel.
+        results: shows the result.
+        actions: label of a button -> makes its job, or raises if a field is wrong, which then shows the error.
+        fields: the fields of the job's call; an error about one's keyword is shown beside it too.
+        error_fields: further fields that errors are about.
+
+    Attributes:
+        box: the widget to put on the page.
+        actions: label -> button; with "Cancel".
+        view: the progress.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        results: Results,
+        actions: dict[str, Callable[[], Job]],
+        fields: Sequence[Field] = (),
+        error_fields: ErrorFields | None = None,
+    ) -> None:
+        self._worker = worker
+        self._results = results
+        keywords: ErrorFields = {shown.keyword: shown for shown in fields if shown.keyword}
+        self._error_fields = {**keywords, **(error_fields or {})}
+        self._stop_button = StopButton(worker.cancelled.set)
+        self.view = ProgressView()
+        self.actions = {
+            label: ButtonField(label, self._starter(make_job), main=label == next(reversed(actions)))
+            for label, make_job in actions.items()
+        }
+        self.actions["Cancel"] = ButtonField("Cancel", self._cancel)
+        row = Box([action.box for action in self.actions.values()], layout=Layout(flex_flow="row wrap"))
+        self.box = VBox([row, self.view.box])
+
+    def _starter(self, make_job: Callable[[], Job]) -> Callable[[], None]:
+        def start() -> None:
+            for shown in self._error_fields.values():
+                shown.set_problem("")
+            job = make_job()
+            self._worker.start(lambda: self._run(job))
+
+        return start
+
+    def _cancel(self) -> None:
+        if self._worker.running:
+            self._worker.cancelled.set()
+            self.view.show_status(CANCELLING)
+        else:
+            self.view.show_status("no job is running")
+
+    def _run(self, job: Job) -> None:
+        """Run a job in the worker's thread, and show its result or its error."""
+        self.view.show_status(f"{job.title}: starting")
+        progress = PanelProgress(job.title, self._worker.cancelled)
+        memory = JobMemory(*job.predicted)
+        self._stop_button.listen()
+        run = partial(job.call.run, on_progress=progress, **job.hidden)
+        try:
+            result = self.view.follow(progress, memory, run, job.draw)
+            self._results.add(job.call.verb, str(job.call), job.on_result(result))
+            self.view.show_status(f"{job.title}: done")
+        except BaseException as error:  # noqa: BLE001  # nobody else would see it
+            forget_variables(error)
+            line = _CANCELLED if isinstance(error, JobCancelled) else error_line(error)
+            self._results.add(job.call.verb, str(job.call), line)
+            self.view.show_status(f"{job.title}: {line}")
+            shown = field_of_error(error, self._error_fields)
+            if shown:
+                shown.set_problem(line)
+        finally:
+            self._stop_button.leave()

@@ -1,0 +1,32 @@
+"""Hold what a person has chosen in the panels, which all of them share."""
+
+from typing import Any
+
+from traitlets import Any as AnyTrait
+from traitlets import HasTraits, Unicode
+
+
+class PanelChoice(HasTraits):
+    """What a person has chosen so far; each panel observes it, and changes it.
+
+    Attributes:
+        model: a Hub id, a folder or a `.gguf` file.
+        config: the config to quantize with; None as long as a field of it is wrong.
+        device: "auto", "cpu" or "cuda".
+        plan: the plan of these three; None until there is one.
+        folder: the folder that was saved last; empty if none was.
+    """
+
+    model = Unicode()
+    config = AnyTrait()
+    device = Unicode("auto")
+    plan = AnyTrait()
+    folder = Unicode()
+
+    def device_option(self) -> dict[str, Any]:
+        """Return the device as a keyword argument; nothing for "auto", which is every verb's default."""
+        return {} if self.device == "auto" else {"device": self.device}
+
+    def quantized(self) -> tuple[Any, ...]:
+        """Return what a plan depends on: model, config and device."""
+        return (self.model, self.config, self.device)
