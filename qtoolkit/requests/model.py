@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from qtoolkit.errors import ConfigError
 from qtoolkit.records import Machine, OnProgress, ignore_progress
 from qtoolkit.requests.option_field import Request, option
+from qtoolkit.tokens import concealed
 from qtoolkit.units import parse_bytes
 
 MODEL = "a Hub id (`name` or `name@revision`), a folder, a `.gguf` file or a loaded `PreTrainedModel`"
@@ -16,6 +18,13 @@ class HubToken(Request):
     """Hold the token of the Hub."""
 
     token: str | None = option(None, help="Hub token", empty="the one that huggingface_hub finds", secret=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.token, str | None):
+            raise ConfigError(f"token must be a text, got {type(self.token).__name__}: give one, or leave it out")
+        # The dataclass is frozen.
+        object.__setattr__(self, "token", concealed(self.token))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,11 @@ class PlannedUse(Request):
     )
     context: int = option(4096, help="tokens for which using the result is planned", unit="tokens", least=1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.machine, str | Machine | None):
+            raise ConfigError(f"machine must be the name of one or a Machine, got {self.machine!r:.40}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryLimit(Request):
@@ -80,7 +94,21 @@ class WithProgress(Request):
         None, help="called with a `ProgressEvent` after each step; stops the job by raising `JobCancelled`"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_uncallable("on_progress", self.on_progress)
+
     @property
     def report(self) -> OnProgress:
         """Return what is called with each event."""
         return self.on_progress or ignore_progress
+
+
+def refuse_uncallable(name: str, value: Any) -> None:
+    """Refuse a callback that cannot be called, before the work that it would be called during.
+
+    Raises:
+        ConfigError: it is neither None nor a function.
+    """
+    if value is not None and not callable(value):
+        raise ConfigError(f"{name} must be a function, got {value!r:.40}")

@@ -1,8 +1,10 @@
 """Make options fields of frozen dataclasses: each is written once, with its help, and its value is checked."""
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from qtoolkit.errors import ConfigError
 
@@ -30,7 +32,7 @@ def option(
         empty: what None stands for, or what False does.
         metavar: what a magic's help calls the value, "DIR"; empty for the unit, or "NAME".
         least: the smallest number that it may be; None where it is no number, or where its class checks it.
-        secret: whether the value is left out of the `repr`.
+        secret: whether the value is left out of the `repr` and of pickles.
     """
     described = describe(help, metavar or unit.upper() or "NAME")
     metadata = {**described, "choices": choices, "unit": unit, "per_layer": per_layer, "empty": empty, "least": least}
@@ -48,6 +50,8 @@ def describe(help: str, metavar: str = "") -> Mapping[str, Any]:
 class Request:
     """Check the values of a verb's options when they are given; the base of all requests.
 
+    Whole numbers of another library, such as numpy's, become Python's own. A pickle holds no secret.
+
     Raises:
         ConfigError: a value that its field cannot have.
     """
@@ -56,12 +60,33 @@ class Request:
         for one in fields(self):
             value = getattr(self, one.name)
             choices = one.metadata.get("choices")
-            least = one.metadata.get("least")
+            kinds = get_args(one.type) or (one.type,)
             if choices is not None and value not in choices:
                 raise ConfigError(f"{one.name} must be one of {', '.join(choices)}, got {value!r:.40}")
-            if least is None or value is None:
-                continue
-            if not isinstance(value, int):
-                raise ConfigError(f"{one.name} must be a whole number, got {value!r:.40}")
-            if value < least:
-                raise ConfigError(f"{one.name} must be at least {least}, got {value}")
+            if bool in kinds and value not in (True, False):
+                raise ConfigError(f"{one.name} must be True or False, got {value!r:.40}")
+            if int in kinds and str not in kinds and (value is not None or NoneType not in kinds):
+                number = whole_number(one.name, value, one.metadata["least"])
+                # The dataclass is frozen.
+                object.__setattr__(self, one.name, number)
+
+    def __getstate__(self) -> dict[str, Any]:
+        secrets = {one.name: None for one in fields(self) if not one.repr}
+        return vars(self) | secrets
+
+
+def whole_number(name: str, value: Any, least: int | None) -> int:
+    """Return an option's value as an `int`.
+
+    Raises:
+        ConfigError: it is no whole number, or below `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise ConfigError(f"{name} must be a whole number, got {value!r:.40}")
+    if least is not None and number < least:
+        raise ConfigError(f"{name} must be at least {least}, got {number}")
+    return number

@@ -106,6 +106,6 @@ def _entry(one: Field[Any]) -> str:
         parts.append(f"one of {', '.join(map(repr, described['choices']))}")
     if described.get("empty"):
         parts.append(f"{'False to' if one.default is True else 'None for'} {described['empty']}")
-    return textwrap.fill(
-        "; ".join(parts) + ".", _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
-    )
+    text = "; ".join(parts)
+    text = text if text.endswith("...") else f"{text}."
+    return textwrap.fill(text, _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)

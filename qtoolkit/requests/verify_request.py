@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 
 from qtoolkit.records import OnCheck
-from qtoolkit.requests.model import WithProgress
+from qtoolkit.requests.model import WithProgress, refuse_uncallable
 from qtoolkit.requests.option_field import describe, option
 
 
@@ -19,6 +19,10 @@ class CheckOptions(WithProgress):
         metavar="MODEL",
     )
     on_check: OnCheck | None = option(None, help="called with each check as soon as it is made")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_uncallable("on_check", self.on_check)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Requests as values: frozen, checked when they are made, and silent about tokens."""
 
-from dataclasses import FrozenInstanceError, fields
+import pickle
+from dataclasses import FrozenInstanceError, asdict, fields
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qtoolkit import requests
@@ -16,6 +18,7 @@ from qtoolkit.requests import (
     RecommendRequest,
     Request,
     RunTasksRequest,
+    VerifyRequest,
     arguments_of,
 )
 
@@ -40,7 +43,11 @@ def test_a_request_cannot_be_changed() -> None:
 def test_a_request_does_not_show_its_token(request_class: type[Any]) -> None:
     positional = ["nf4"] if request_class is not EvaluateRequest else []
     secret = {"token": "hf_secret"}
-    assert "hf_secret" not in repr(request_class("m", *positional, **secret))
+    request = request_class("m", *positional, **secret)
+    assert "hf_secret" not in repr(request)
+    assert "hf_secret" not in repr(vars(request)) + repr(asdict(request))
+    assert b"hf_secret" not in pickle.dumps(request)
+    assert request.token == "hf_secret"  # noqa: S105
 
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -52,6 +59,18 @@ BAD: dict[str, tuple[Any, str]] = {
     "goal": (lambda: RecommendRequest("m", goal="beauty"), "goal must be one of quality, size, speed, got 'beauty'"),
     "memory": (lambda: RecommendRequest("m", memory="much"), "'much' is no size"),
     "retries": (lambda: CompareRequest("m", ["nf4"], retries=-1), "retries must be at least 0, got -1"),
+    "no window": (lambda: EvaluateRequest("m", seq_len="x"), "seq_len must be a whole number, got 'x'"),
+    "not a number": (
+        lambda: EvaluateRequest("m", num_tokens=float("nan")),
+        "num_tokens must be a whole number, got nan",
+    ),
+    "yes": (lambda: PlanRequest("m", "nf4", context=True), "context must be a whole number, got True"),
+    "nothing": (lambda: PlanRequest("m", "nf4", batch_size=None), "batch_size must be a whole number, got None"),
+    "switch": (lambda: QuantizeRequest("m", "nf4", resume="no"), "resume must be True or False, got 'no'"),
+    "machine": (lambda: PlanRequest("m", "nf4", machine=3), "machine must be the name of one or a Machine, got 3"),
+    "token": (lambda: FindModelsRequest(token=b"hf"), "token must be a text, got bytes"),
+    "progress": (lambda: EvaluateRequest("m", on_progress=3), "on_progress must be a function, got 3"),
+    "check": (lambda: VerifyRequest("m", on_check="f"), "on_check must be a function, got 'f'"),
     "window": (lambda: EvaluateRequest("m", seq_len=1), "seq_len must be at least 2"),
     "stride": (lambda: EvaluateRequest("m", stride=513), "stride must lie between 1 and seq_len, 512, got 513"),
 }
@@ -61,6 +80,12 @@ BAD: dict[str, tuple[Any, str]] = {
 def test_a_value_that_cannot_be_is_refused_when_the_request_is_made(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    context = PlanRequest("m", "nf4", context=np.int64(600)).context
+    assert (context, type(context)) == (600, int)
+    assert QuantizeRequest("m", "nf4", resume=np.bool_(True)).resume
 
 
 def test_none_of_an_optional_number_is_no_number() -> None:

@@ -63,6 +63,7 @@ def test_every_argument_is_described(name: str) -> None:
     verb = getattr(qt, name)
     described = re.findall(r"^    ([\w, ]+): ", inspect.getdoc(verb) or "", re.MULTILINE)
     assert set(inspect.signature(verb).parameters) <= {one for names in described for one in names.split(", ")}
+    assert "...." not in (verb.__doc__ or "")
 
 
 @pytest.mark.parametrize(
