@@ -188,6 +188,7 @@ def _check_job(magic: str, options: Mapping[str, Any]) -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        message = message.replace("ignored explicit argument", "takes no value, got")
         raise ConfigError(f"{self.prog}: {message}; `{self.prog}?` shows how it is used")
 
 

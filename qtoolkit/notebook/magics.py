@@ -126,13 +126,15 @@ class QuantizeMagics(Magics):
     def qcompare(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Comparison:
         """Quantize a model in several ways and measure each on one text: size, loss, speed, answers.
 
-        %qcompare MODEL --methods NAME,NAME [options]
-        comparison = %qcompare MODEL ...
+          %qcompare MODEL --methods NAME,NAME [options]
+          comparison = %qcompare MODEL ...
 
-        %%qcompare MODEL [options]
-        prompts = ["The capital of France is"]   the body is TOML: prompts, and a table for each config
-        [[configs]]
-        method = "nf4"
+          %%qcompare MODEL [options]
+          prompts = ["The capital of France is"]   the body is TOML: prompts, and a table for each config
+          [[configs]]
+          method = "nf4"
+
+        MODEL is a variable, a folder, a Hub id or a .gguf file.
         """
         given = read_line("qcompare", line, cell)
         options = self._with_variables(given.options_of(CompareRequest), ("text", "executor"), local_ns)

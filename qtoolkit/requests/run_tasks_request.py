@@ -5,6 +5,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 from typing import Any
 
+from qtoolkit.errors import ConfigError
 from qtoolkit.requests.model import WithTokenizer
 from qtoolkit.requests.option_field import describe, option
 
@@ -22,6 +23,12 @@ class RunTasksRequest(WithTokenizer):
         None, help="questions of each task, the first ones", empty="all", unit="questions", least=1
     )
     num_fewshot: int | None = option(
-        None, help="solved examples before each question", empty="what each task says", unit="examples"
+        None, help="solved examples before each question", empty="what each task says", unit="examples", least=0
     )
     batch_size: int = option(8, help="sequences that the model reads at once", unit="sequences", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tasks: Any = [self.tasks] if isinstance(self.tasks, str | PathLike) else self.tasks
+        if not isinstance(tasks, Sequence) or not all(isinstance(one, str | PathLike) for one in tasks):
+            raise ConfigError(f"tasks must be names of tasks, or folders, got {self.tasks!r:.60}")

@@ -11,7 +11,7 @@ from inspect import Parameter, Signature
 from typing import Any, ParamSpec, TypeVar
 
 from qtoolkit.requests.option_field import Request
-from qtoolkit.tokens import Token, forget
+from qtoolkit.tokens import concealed, forget
 
 P = ParamSpec("P")
 Q = TypeVar("Q", bound=Request)
@@ -40,13 +40,14 @@ def verb(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             outer = sys.exception()
             options: dict[str, Any] = kwargs
-            if isinstance(options.get("token"), str):
-                options["token"] = Token(options["token"])
+            token = concealed(options["token"]) if isinstance(options.get("token"), str) else None
+            if token is not None:
+                options["token"] = token
             try:
                 _check_call(function.__name__, signature, args, options)
                 return function(request(*args, **kwargs))
             except BaseException as error:
-                forget(error, outer, options.get("token"))
+                forget(error, outer, token)
                 # The variables of this frame are shown too.
                 del args
                 options.clear()
@@ -89,7 +90,9 @@ def _check_call(name: str, signature: Signature, args: tuple[Any, ...], options:
     try:
         signature.bind(*args, **options)
     except TypeError as error:
-        raise TypeError(f"{name}() {error}") from None
+        most = sum(one.kind is Parameter.POSITIONAL_OR_KEYWORD for one in signature.parameters.values())
+        counted = f"takes {most} positional arguments but {len(args)} were given: write the others as NAME=VALUE"
+        raise TypeError(f"{name}() {counted if len(args) > most else error}") from None
 
 
 def _docstring(text: str, request: Any) -> str:

@@ -71,7 +71,7 @@ def test_every_argument_is_described(name: str) -> None:
     [
         ((), {}, r"quantize\(\) missing a required argument: 'model'"),
         (("m",), {}, r"quantize\(\) missing a required argument: 'config'"),
-        (("m", "nf4", "o"), {}, r"quantize\(\) too many positional arguments"),
+        (("m", "nf4", "o"), {}, r"quantize\(\) takes 2 positional arguments but 3 were given"),
         (("m", "nf4"), {"out": "o"}, r"quantize\(\) got an unexpected keyword argument 'out'"),
     ],
     ids=["nothing", "no config", "too many", "unknown"],
@@ -79,3 +79,9 @@ def test_every_argument_is_described(name: str) -> None:
 def test_a_wrong_call_names_the_verb(args: tuple[str, ...], options: dict[str, str], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         qt.quantize(*args, **options)
+
+
+@pytest.mark.parametrize("token", [-1, True, b"hf_secret", ["hf_secret"]])
+def test_a_token_of_another_type_is_refused_in_one_line(token: object) -> None:
+    with pytest.raises(qt.QToolkitError, match=r"^token must be a text, got \w+: give one, or leave it out$"):
+        qt.load("m", token=token)  # type: ignore[arg-type]
