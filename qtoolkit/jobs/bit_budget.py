@@ -7,12 +7,14 @@ from math import floor
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
-from qtoolkit.models import Checkpoint
-from qtoolkit.planning import PlannedJob, check_machine, layers_to_quantize, plan_job
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
+from qtoolkit.planning.fit import check_machine
+from qtoolkit.planning.layers import layers_to_quantize
+from qtoolkit.planning.planner import PlannedJob, plan_job
 from qtoolkit.records import Machine, OnProgress, Plan, RoundingLoss, Sensitivity
 from qtoolkit.sensitivity import measure_sensitivity
-from qtoolkit.stream import JournalPlace, begun_recipe
+from qtoolkit.stream.journal import JournalPlace, begun_recipe
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_seconds, parse_bytes
 
 # Bytes of a tensor's entry in a file's header without its name; most tensors of a quantized layer; of another module.

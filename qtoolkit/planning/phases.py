@@ -7,7 +7,8 @@ from typing import Any
 
 from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig
-from qtoolkit.models import Checkpoint, structure
+from qtoolkit.models import structure
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
 from qtoolkit.sensitivity import sensitivity_phase

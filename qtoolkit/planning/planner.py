@@ -5,7 +5,7 @@ from typing import Any
 
 from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig, get_method
-from qtoolkit.models import Checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.planning.advice import advise
 from qtoolkit.planning.device import adapt_dtype

@@ -25,7 +25,7 @@ from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, Quantizat
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qtoolkit.models import Checkpoint
+    from qtoolkit.models.checkpoint import Checkpoint
 
 # Real receipts take some kB; a longer one is cut off here, and then refused as no JSON.
 _MAX_CHARACTERS = 10_000_000
