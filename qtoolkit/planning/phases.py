@@ -95,7 +95,7 @@ def make_job_shape(
 def job_phases(
     checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, job: JobShape, disk_after: int, measures: int
 ) -> tuple[PhasePlan, ...]:
-    """Return every phase of a job, from the download to the saved result; `measures` is that of `make_plan`."""
+    """Return every phase of a job, from the download to the saved result; `measures` is that of `plan_job`."""
     phases = []
     if checkpoint.download_bytes:
         size = checkpoint.download_bytes
