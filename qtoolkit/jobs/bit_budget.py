@@ -183,7 +183,8 @@ class _Units:
     def check(self, budget: "_Budget", name: str) -> int:
         """Refuse a budget that is too small; return the bytes with the most bits in every layer."""
         sizes = [own.values() for own in self.sizes.values()]
-        least, most = sum(map(min, sizes)), sum(map(max, sizes))
+        least = sum(map(min, sizes))
+        most = sum(map(max, sizes))
         if least > budget.size:
             raise ConfigError(
                 f"{type(budget.config).__name__}: {budget.target} is out of reach for {name}: "
