@@ -45,7 +45,7 @@ _JOB_OPTIONS = (
 
 @dataclass(frozen=True)
 class MagicSyntax:
-    """What the line of a magic may have.
+    """The words and options that the line of a magic may have.
 
     Attributes:
         options: its options, in the order of its help.
@@ -83,7 +83,7 @@ MAGICS: Mapping[str, MagicSyntax] = {
 
 @dataclass(frozen=True)
 class MagicLine:
-    """What a line says.
+    """The words, options and configs that a line gives.
 
     Attributes:
         words: what stands on it without an option.

@@ -71,7 +71,8 @@ class QuantizeMagics(Magics):
         --output or both to keep the model.
         """
         given = read_line("quantize", line, cell)
-        name, config = given.words[0], given.configs[0]
+        name = given.words[0]
+        config = given.configs[0]
         model = self._named(name, local_ns)
         if "plan" in given.options:
             return _plan(given, model)
