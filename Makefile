@@ -57,7 +57,7 @@ ready:  ## make the environments of `make test`, lint, and write what auto-gptq 
 	@$(MAKE) --no-print-directory --output-sync=line -j 2 TOGETHER=1 lint .venv-colab/.ready \
 		build/interop-auto-gptq/.ready build/interop/.ready $(SMOLLM2)
 
-lint: .venv/.ready  ## ruff, mypy and the import rules of the rooms
+lint: .venv/.ready  ## ruff, mypy and the import rules of the packages
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy

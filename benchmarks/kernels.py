@@ -13,7 +13,8 @@ import torch
 from qtoolkit.formats.gptq.tensors import GPTQTensors
 from qtoolkit.formats.native.tensors import NativeTensors
 from qtoolkit.kernels import QuantizedLinear, StoredTensors
-from qtoolkit.tensor import pack_words, processor
+from qtoolkit.tensor import processor
+from qtoolkit.tensor.int32_packing import pack_words
 from qtoolkit.tensor.rounding import round_weight
 
 SHAPES = ((1024, 1024), (1536, 576))

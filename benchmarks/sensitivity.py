@@ -15,9 +15,9 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.methods import get_method, rules_of
-from qtoolkit.models import open_checkpoint
-from qtoolkit.planning import layers_to_quantize
+from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.planning.allocation import Choice, allocate
+from qtoolkit.planning.layers import layers_to_quantize
 from qtoolkit.records import Sensitivity, ignore_progress
 from qtoolkit.sensitivity import measure_sensitivity
 from qtoolkit.texts.calibration_text import load_calibration

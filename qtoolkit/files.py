@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import functools
+import hashlib
 import json
 import os
 import secrets
@@ -212,6 +213,12 @@ def home_folder() -> Path:
         return Path.home()
     except RuntimeError:
         return Path(os.sep)
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits; it is read in pieces."""
+    with file.open("rb", buffering=0) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def file_bytes(file: Path) -> int:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, oneline
-from qtoolkit.evaluation import continue_text
+from qtoolkit.evaluation.generation import continue_text
 from qtoolkit.files import path_of
 from qtoolkit.formats import quiet_layers, side_files_of
-from qtoolkit.measure import disk_size, explained
+from qtoolkit.measure.disk import disk_size
+from qtoolkit.measure.guard import explained
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import MethodConfig
-from qtoolkit.models import refuse_own_source
+from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.noted import Noted
 from qtoolkit.publishing import measure_probe, write_receipt
 from qtoolkit.records import (
@@ -27,7 +28,8 @@ from qtoolkit.records import (
     Receipt,
     ignore_progress,
 )
-from qtoolkit.stream import check_output, save_model, staged
+from qtoolkit.stream.staging import check_output, staged
+from qtoolkit.stream.writing import save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

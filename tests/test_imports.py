@@ -11,30 +11,17 @@ PACKAGE = ROOT / "qtoolkit"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # What a file is in a package of several of its kind: `formats/gptq/reader.py` reads GPTQ's.
 OF_EACH_KIND = {"__init__", "base", "config", "loader", "reader", "tensors"}
-# Modules that are imported past the face of their package, each with the reason.
+# Packages of tools have no face: a name is imported from its file. Modules imported past the face of a package that has
+# one, each with the reason.
+DEFAULT_FORMAT = "a method knows the format that it writes by default, which nobody else does"
+TYPES = "what type checkers know of `qt`: at run time its names come by the face"
 PAST_A_FACE = {
-    **dict.fromkeys(
-        ("methods.absmax", "methods.fp4", "methods.gptq", "methods.int8", "methods.nf4", "methods.zero_point"),
-        "what type checkers know of `qt`: at run time its names come by the face",
-    ),
-    "evaluation.llama_cpp": "imports llama.cpp, which most have not",
-    "evaluation.tasks": "imports lm-eval, which most have not",
-    **dict.fromkeys(
-        ("formats.bitsandbytes", "formats.gptq.checkpoint", "formats.gptq.config", "formats.gptq.tensors"),
-        "a method knows the format that it writes by default, which nobody else does",
-    ),
-    "formats.native.tensors": "the same",
+    **dict.fromkeys(("methods.affine", "methods.bitsandbytes", "methods.gptq"), TYPES),
+    **dict.fromkeys(("formats.bitsandbytes", "formats.native.tensors"), DEFAULT_FORMAT),
+    **dict.fromkeys(("formats.gptq.config", "formats.gptq.stored_layers", "formats.gptq.tensors"), DEFAULT_FORMAT),
     "notebook.panels": "imports ipywidgets, which magics do without",
     "records.html": "one drawing is a panel's too",
 }
-# Names of two files, of which one is still to be renamed.
-TWICE = {
-    *("checkpoint", "comparing", "comparison", "cost", "errors", "evaluating", "job", "layers", "linear", "loading"),
-    *("machine", "measuring", "memory", "opening", "products", "progress", "publication", "quality", "receipt"),
-    *("tasks", "verification"),
-}
-# Packages whose faces are still to be opened or taken down.
-HALF_FACES = {"checkpoints", "hub", "measure", "models", "planning", "stream", "tensor"}
 
 
 def module_of(file: Path) -> str:
@@ -95,8 +82,7 @@ def test_a_package_with_a_face_is_entered_by_it() -> None:
     past = defaultdict(set)
     for file in FILES:
         for module, name in imports(file):
-            faces = {package for package in entered(module, file) if FACES[package]} - HALF_FACES
-            if faces and module not in PAST_A_FACE:
+            if any(FACES[package] for package in entered(module, file)) and module not in PAST_A_FACE:
                 past[module_of(file)].add(f"{module} {name}")
     assert past == {}
 
@@ -107,4 +93,4 @@ def test_what_may_be_imported_past_a_face_is_there() -> None:
 
 def test_a_file_name_stands_once() -> None:
     counted = Counter(file.stem for file in FILES if file.stem not in OF_EACH_KIND)
-    assert {name for name, count in counted.items() if count > 1} <= TWICE
+    assert {name for name, count in counted.items() if count > 1} == set()

@@ -11,7 +11,7 @@ import qtoolkit as qt
 from qtoolkit import files
 from qtoolkit.errors import OutputError, OutputExistsError
 from qtoolkit.partial import MARKER, marker_of, put_back
-from qtoolkit.stream import check_output, journal_of, staged
+from qtoolkit.stream.staging import check_output, journal_of, staged
 
 
 def content(folder: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from qtoolkit.api._quantize import quantize
 from qtoolkit.api._recommend import recommend
 from qtoolkit.api._run_tasks import run_tasks
 from qtoolkit.api._verify import verify
-from qtoolkit.measure import measure_peak
+from qtoolkit.measure.peak import measure_peak
 
 __all__ = [
     "compare",

@@ -1,6 +1,7 @@
 """Define the verb `doctor`."""
 
-from qtoolkit.measure import examine, explained
+from qtoolkit.measure.guard import explained
+from qtoolkit.measure.host import examine
 from qtoolkit.methods import available_methods, get_method
 from qtoolkit.records import Doctor
 

@@ -1,7 +1,7 @@
 """Define the verb `find_models`."""
 
 from qtoolkit.hub.search import find_models as search_models
-from qtoolkit.measure import explained
+from qtoolkit.measure.guard import explained
 from qtoolkit.records import FoundModels
 from qtoolkit.requests import FindModelsRequest, verb
 

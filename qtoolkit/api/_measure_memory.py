@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.measure import memory_footprint
+from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import MemoryReport
 

@@ -8,7 +8,7 @@ import torch
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import OnProgress, ProgressEvent, SpeedReport
-from qtoolkit.stream import fast_products
+from qtoolkit.stream.products import fast_products
 
 
 def measure_generation(

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from qtoolkit.measure.malloc import give_memory_back
-from qtoolkit.models import Checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.eval_mode import eval_mode
 from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress, ProgressEvent
-from qtoolkit.stream import StreamedModel, fast_products
+from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.products import fast_products
 from qtoolkit.stream.samples import Samples, blocks_giving, first_inputs
 
 if TYPE_CHECKING:

@@ -101,13 +101,9 @@ def byte_counter(name: str, max_bytes: int | None, on_bytes: OnBytes = ignore_by
             on_bytes(max(self.written, self.transferred))
 
         def set_postfix_str(self, *_text: str, **_options: bool) -> None:
-            pass
+            """Draw nothing."""
 
-        def set_transfer_postfix_str(self, *_text: str, **_options: bool) -> None:
-            pass
-
-        def close(self) -> None:
-            pass
+        set_transfer_postfix_str = close = set_postfix_str
 
     return ByteCounter
 

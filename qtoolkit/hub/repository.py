@@ -18,7 +18,7 @@ from qtoolkit.hub.hub_errors import HubModel, translated
 from qtoolkit.hub.licenses import inherited, named_license
 from qtoolkit.hub.repository_files import choose_weights, refuse_without_safetensors, small_files, weight_files
 from qtoolkit.hub.repository_listing import check_listing
-from qtoolkit.measure import free_disk
+from qtoolkit.measure.disk import free_disk
 from qtoolkit.records import ProgressEvent, ignore_progress
 from qtoolkit.units import format_bytes
 

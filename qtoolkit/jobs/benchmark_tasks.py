@@ -6,9 +6,9 @@ from qtoolkit.evaluation.lm_eval_tasks import run_tasks
 from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.checkpoint_loading import load_opened
 from qtoolkit.jobs.checkpoint_opening import open_source
-from qtoolkit.measure import explained
-from qtoolkit.models import find_tokenizer
-from qtoolkit.planning import resolve_device
+from qtoolkit.measure.guard import explained
+from qtoolkit.models.tokenizer import find_tokenizer
+from qtoolkit.planning.device import resolve_device
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import TaskReport
 from qtoolkit.requests import ModelSource, RunTasksRequest

@@ -7,12 +7,14 @@ from math import floor
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
-from qtoolkit.models import Checkpoint
-from qtoolkit.planning import PlannedJob, check_machine, layers_to_quantize, plan_job
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
+from qtoolkit.planning.fit import check_machine
+from qtoolkit.planning.layers import layers_to_quantize
+from qtoolkit.planning.planner import PlannedJob, plan_job
 from qtoolkit.records import Machine, OnProgress, Plan, RoundingLoss, Sensitivity
 from qtoolkit.sensitivity import measure_sensitivity
-from qtoolkit.stream import JournalPlace, begun_recipe
+from qtoolkit.stream.journal import JournalPlace, begun_recipe
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_seconds, parse_bytes
 
 # Bytes of a tensor's entry in a file's header without its name; most tensors of a quantized layer; of another module.
@@ -181,7 +183,8 @@ class _Units:
     def check(self, budget: "_Budget", name: str) -> int:
         """Refuse a budget that is too small; return the bytes with the most bits in every layer."""
         sizes = [own.values() for own in self.sizes.values()]
-        least, most = sum(map(min, sizes)), sum(map(max, sizes))
+        least = sum(map(min, sizes))
+        most = sum(map(max, sizes))
         if least > budget.size:
             raise ConfigError(
                 f"{type(budget.config).__name__}: {budget.target} is out of reach for {name}: "

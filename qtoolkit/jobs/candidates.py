@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, ConfigError, JobCancelled, QToolkitError, oneline
-from qtoolkit.evaluation import Predictor, continue_text, measure_quality
+from qtoolkit.evaluation.generation import continue_text
+from qtoolkit.evaluation.scoring import Predictor
+from qtoolkit.evaluation.token_losses import measure_quality
 from qtoolkit.files import absolute, path_of
 from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.checkpoint_loading import run_loading
@@ -25,12 +27,15 @@ from qtoolkit.jobs.evaluating import (
     with_speed,
 )
 from qtoolkit.jobs.quantizing import run_quantization
-from qtoolkit.measure import disk_size, explained, memory_footprint
+from qtoolkit.measure.disk import disk_size
+from qtoolkit.measure.footprint import memory_footprint
+from qtoolkit.measure.guard import explained
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import MethodConfig, as_call, available_methods, get_method, resolve_config
-from qtoolkit.models import Checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import optional
-from qtoolkit.planning import memory_to_use, plan_job
+from qtoolkit.planning.phases import memory_to_use
+from qtoolkit.planning.planner import plan_job
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import FULL_PRECISION, Compared, OnProgress, QualityReport
 from qtoolkit.requests import LoadRequest, ModelSource, QuantizeRequest

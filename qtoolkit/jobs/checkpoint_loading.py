@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.jobs.checkpoint_opening import open_source
-from qtoolkit.measure import check_room, explained, measure_peak, memory_footprint, resident_memory
+from qtoolkit.measure.footprint import memory_footprint
+from qtoolkit.measure.guard import check_room, explained
+from qtoolkit.measure.peak import measure_peak, resident_memory
 from qtoolkit.methods import reader_of
-from qtoolkit.models import Checkpoint
 from qtoolkit.models.building import cause_of
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import optional
-from qtoolkit.planning import adapt_dtype, plan_job, resolve_device, resolve_dtype
+from qtoolkit.planning.device import adapt_dtype, resolve_device, resolve_dtype
+from qtoolkit.planning.planner import plan_job
 from qtoolkit.publishing import receipt_of
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
 from qtoolkit.records import ignore_progress
 from qtoolkit.requests import LoadRequest
-from qtoolkit.stream import load_streamed
+from qtoolkit.stream.loading import load_streamed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

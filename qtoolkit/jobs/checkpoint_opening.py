@@ -3,7 +3,8 @@
 from typing import Any
 
 from qtoolkit.formats import side_file_names
-from qtoolkit.models import Checkpoint, open_checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.records import OnProgress, ignore_progress
 from qtoolkit.requests import ModelSource
 

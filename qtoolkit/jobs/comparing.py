@@ -22,9 +22,9 @@ from qtoolkit.jobs.evaluating import Opened, cut_windows, open_model
 from qtoolkit.jobs.quantizing import refuse_quantized
 from qtoolkit.jobs.result_cache import ResultCache, key_of
 from qtoolkit.jobs.workers import run_on
-from qtoolkit.measure import explained, guarded
-from qtoolkit.models import Checkpoint
-from qtoolkit.planning import resolve_device
+from qtoolkit.measure.guard import explained, guarded
+from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.planning.device import resolve_device
 from qtoolkit.records import Compared, Comparison, OnProgress, ProgressEvent, in_order
 from qtoolkit.requests import CompareRequest
 from qtoolkit.texts.texts import check_texts

@@ -10,30 +10,27 @@ import torch
 from transformers import PreTrainedModel
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.evaluation import (
-    LoadedScorer,
-    OpenedScorer,
-    Predictor,
-    Scorer,
-    StreamedScorer,
-    measure_generation,
-    measure_quality,
-)
+from qtoolkit.evaluation.generation import measure_generation
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
+from qtoolkit.evaluation.scoring import LoadedScorer, OpenedScorer, Predictor, Scorer, StreamedScorer
+from qtoolkit.evaluation.token_losses import measure_quality
 from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.checkpoint_loading import check_room_to_load, load_quantized
 from qtoolkit.jobs.checkpoint_opening import open_source
-from qtoolkit.measure import explained, guarded, hardware, measure_peak
-from qtoolkit.models import Checkpoint, find_tokenizer
+from qtoolkit.measure.guard import explained, guarded
+from qtoolkit.measure.host import hardware
+from qtoolkit.measure.peak import measure_peak
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.structure import block_list
+from qtoolkit.models.tokenizer import find_tokenizer
 from qtoolkit.noted import Noted
 from qtoolkit.optional import is_installed
-from qtoolkit.planning import adapt_dtype, resolve_device
+from qtoolkit.planning.device import adapt_dtype, resolve_device
 from qtoolkit.publishing import receipt_of
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import CalibrationReport, OnProgress, QualityReport, Receipt, ignore_progress
 from qtoolkit.requests import EvaluateRequest, ModelSource, TextOptions
-from qtoolkit.stream import load_streamed
+from qtoolkit.stream.loading import load_streamed
 from qtoolkit.texts.overlap import overlap, sketch
 from qtoolkit.texts.self_calibration import self_calibration
 from qtoolkit.texts.texts import check_texts, is_self

@@ -4,13 +4,19 @@ from qtoolkit.files import absolute, current_folder
 from qtoolkit.jobs.bit_budget import meet_target, needs_measuring, refuse_without_weights
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.quantizing import refuse_quantized
-from qtoolkit.measure import explained, measure_speed, resident_memory, this_machine
+from qtoolkit.measure.guard import explained
+from qtoolkit.measure.host import this_machine
+from qtoolkit.measure.peak import resident_memory
+from qtoolkit.measure.speed import measure_speed
 from qtoolkit.methods import resolve_config
-from qtoolkit.models import refuse_own_source
-from qtoolkit.planning import find_profile, plan_with_advice, recommend, resolve_device
+from qtoolkit.models.output_checks import refuse_own_source
+from qtoolkit.planning.device import resolve_device
+from qtoolkit.planning.machines import find_profile
+from qtoolkit.planning.planner import plan_with_advice
+from qtoolkit.planning.recommend import recommend
 from qtoolkit.records import Machine, Plan, Recommendation, Speed, ignore_progress
 from qtoolkit.requests import ModelSource, PlanRequest, RecommendRequest
-from qtoolkit.stream import check_output
+from qtoolkit.stream.staging import check_output
 
 _ADVICE = "free some, or raise that limit"
 

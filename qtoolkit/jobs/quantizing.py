@@ -11,26 +11,24 @@ from qtoolkit.files import current_folder
 from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.jobs.bit_budget import meet_target, with_rules_of
 from qtoolkit.jobs.checkpoint_opening import open_source
-from qtoolkit.measure import (
-    explained,
-    guarded,
-    hardware,
-    measure_peak,
-    memory_footprint,
-    resident_memory,
-    this_machine,
-    versions,
-)
+from qtoolkit.measure.footprint import memory_footprint
+from qtoolkit.measure.guard import explained, guarded
+from qtoolkit.measure.host import hardware, this_machine, versions
+from qtoolkit.measure.peak import measure_peak, resident_memory
 from qtoolkit.methods import Method, get_method, packages_of_method, resolve_config
-from qtoolkit.models import identify, refuse_own_source
+from qtoolkit.models.output_checks import refuse_own_source
+from qtoolkit.models.provenance import identify
 from qtoolkit.noted import Noted
 from qtoolkit.optional import optional
-from qtoolkit.planning import check_fits, plan_with_advice, resolve_device
+from qtoolkit.planning.device import resolve_device
+from qtoolkit.planning.fit import check_fits
+from qtoolkit.planning.planner import plan_with_advice
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
 from qtoolkit.records import Probe, Speed
 from qtoolkit.requests import QuantizeRequest
-from qtoolkit.stream import JournalPlace, check_output, journal_of, staged
+from qtoolkit.stream.journal import JournalPlace
+from qtoolkit.stream.staging import check_output, journal_of, staged
 
 _ADVICE = "qt.plan tells what needs less; blocks that a calibrated job had done are kept, and the same call goes on"
 _KEPT = "blocks that are done are kept, and the same call goes on with them"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import OutputError, oneline
-from qtoolkit.files import make_folder, path_of, user_cache, write_whole
+from qtoolkit.files import make_folder, path_of, sha256_of, user_cache, write_whole
 from qtoolkit.jobs.candidates import Candidate, Task
 from qtoolkit.methods import MethodConfig
 from qtoolkit.records import Compared
@@ -120,8 +120,7 @@ def _text_fingerprint(text: Any) -> str:
         file = Path(os.path.expanduser(text))  # noqa: PTH111  # Path raises on a home that belongs to nobody
         if not os.path.isfile(file):  # noqa: PTH113  # likewise on a name that is too long
             return os.fspath(text)
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(file)
     # A stream has none: each is another one.
     return str(getattr(text, "_fingerprint", uuid.uuid4().hex))
 

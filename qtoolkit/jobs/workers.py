@@ -11,8 +11,8 @@ from qtoolkit.errors import QToolkitError
 from qtoolkit.jobs.candidates import Base, Candidate, Task, failed_row, measure_candidate, measure_row, open_base
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.evaluating import open_model
-from qtoolkit.measure import guarded
-from qtoolkit.planning import resolve_device
+from qtoolkit.measure.guard import guarded
+from qtoolkit.planning.device import resolve_device
 from qtoolkit.records import Compared, OnProgress, ignore_progress
 from qtoolkit.requests import ModelSource
 

@@ -19,7 +19,7 @@ from qtoolkit.records import OnProgress
 from qtoolkit.requests import option
 
 if TYPE_CHECKING:
-    from qtoolkit.models import Checkpoint
+    from qtoolkit.models.checkpoint import Checkpoint
 
 __all__ = [
     "Layer",

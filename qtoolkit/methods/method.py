@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from qtoolkit.models import Checkpoint
+    from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
-    from qtoolkit.stream import JournalPlace
     from qtoolkit.stream.cost import JobShape
+    from qtoolkit.stream.journal import JournalPlace
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Method(Planner):
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Planner`: by default, transformers finds the format's loader by the config of the checkpoint."""
-        from qtoolkit.stream import load_streamed
+        from qtoolkit.stream.loading import load_streamed
 
         return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
 

@@ -11,8 +11,8 @@ from qtoolkit.records import OnProgress, Plan
 if TYPE_CHECKING:
     import torch
 
-    from qtoolkit.models import Checkpoint
-    from qtoolkit.stream import JournalPlace
+    from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.stream.journal import JournalPlace
 
 
 class WeightOnlyMethod(Method):
@@ -31,7 +31,7 @@ class WeightOnlyMethod(Method):
         journal: "JournalPlace | None" = None,
     ) -> Outcome:
         """See `Method`."""
-        from qtoolkit.stream import load_streamed
+        from qtoolkit.stream.loading import load_streamed
 
         stored_as = self.transformers_config(checkpoint, config, plan)
         loaded = load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress)

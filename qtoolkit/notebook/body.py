@@ -35,7 +35,8 @@ def read_configs(body: str) -> tuple[list[MethodConfig], list[str]]:
     """
     with _clear_errors(f'[[configs]] and below it method = "{DEFAULT_METHOD}" and its options'):
         values = tomllib.loads(body)
-        configs, prompts = values.pop("configs", []), values.pop("prompts", [])
+        configs = values.pop("configs", [])
+        prompts = values.pop("prompts", [])
         if values:
             raise ConfigError(f"the cell's body has configs and prompts, got {next(iter(values))!r}")
         if not isinstance(configs, list) or not all(isinstance(config, dict) for config in configs):

@@ -3,8 +3,8 @@
 import argparse
 import os
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from keyword import iskeyword
 from typing import Any, NoReturn
 
@@ -45,7 +45,7 @@ _JOB_OPTIONS = (
 
 @dataclass(frozen=True)
 class MagicSyntax:
-    """What the line of a magic may have.
+    """The words and options that the line of a magic may have.
 
     Attributes:
         options: its options, in the order of its help.
@@ -83,7 +83,7 @@ MAGICS: Mapping[str, MagicSyntax] = {
 
 @dataclass(frozen=True)
 class MagicLine:
-    """What a line says.
+    """The words, options and configs that a line gives.
 
     Attributes:
         words: what stands on it without an option.
@@ -95,10 +95,16 @@ class MagicLine:
     options: Mapping[str, Any] = field(default_factory=dict)
     configs: tuple[Any, ...] = ()
 
-    def options_of(self, request: type[Request]) -> dict[str, Any]:
-        """Return the given options that a verb takes, as its keyword arguments."""
-        names = {field.name for field in fields(request)}
-        return {name: value for name, value in self.options.items() if name in names}
+    def options_of(self, request: type[Request], named: Callable[[str], Any] = str) -> dict[str, Any]:
+        """Return the given options that a verb takes, as its keyword arguments.
+
+        Args:
+            request: the class of the verb's request.
+            named: returns the object that the text of an option stands for, if the verb takes one.
+        """
+        given = [option for option in request_options(request) if option.name in self.options]
+        values = self.options
+        return {one.name: named(values[one.name]) if one.in_variable else values[one.name] for one in given}
 
 
 def read_line(magic: str, line: str, body: str | None = None) -> MagicLine:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class MagicError(QToolkitError):
-    """Raised by a magic instead of an error of qtoolkit; IPython shows it as the one line `Name: message`.
+    """Stand for an error of qtoolkit in a magic; IPython shows it as the one line `Name: message`.
 
     IPython's own `UsageError` is not used: it reaches the page as text on stderr, not as an error, so that nbval
     believes that the cell passed.

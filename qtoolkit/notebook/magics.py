@@ -5,6 +5,7 @@ The API is imported when a magic runs, so that `%load_ext` loads no torch.
 
 from collections import ChainMap
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ class QuantizeMagics(Magics):
         --output or both to keep the model.
         """
         given = read_line("quantize", line, cell)
-        name, config = given.words[0], given.configs[0]
+        name = given.words[0]
+        config = given.configs[0]
         model = self._named(name, local_ns)
         if "plan" in given.options:
             return _plan(given, model)
@@ -112,7 +114,7 @@ class QuantizeMagics(Magics):
         MODEL is a variable, a folder, a Hub id or a .gguf file.
         """
         given = read_line("qeval", line)
-        options = self._with_variables(given.options_of(EvaluateRequest), ("base", "text"), local_ns)
+        options = given.options_of(EvaluateRequest, partial(self._named, local_ns=local_ns))
         from qtoolkit.api import evaluate
 
         name = given.words[0]
@@ -137,7 +139,7 @@ class QuantizeMagics(Magics):
         MODEL is a variable, a folder, a Hub id or a .gguf file.
         """
         given = read_line("qcompare", line, cell)
-        options = self._with_variables(given.options_of(CompareRequest), ("text", "executor"), local_ns)
+        options = given.options_of(CompareRequest, partial(self._named, local_ns=local_ns))
         from qtoolkit.api import compare
 
         name = given.words[0]
@@ -178,7 +180,7 @@ class QuantizeMagics(Magics):
         """
         given = read_line("qpublish", line)
         folder, repo_id = given.words
-        options = self._with_variables(given.options_of(PublishRequest), ("quality",), local_ns)
+        options = given.options_of(PublishRequest, partial(self._named, local_ns=local_ns))
         quality = options.get("quality")
         if isinstance(quality, str):
             raise ConfigError(f"--quality takes a variable, and none is called {quality!r}: `{quality} = %qeval ...`")
@@ -239,10 +241,6 @@ class QuantizeMagics(Magics):
         """Return the value of the variable of this name, if there is one and no such folder; otherwise the text."""
         names = ChainMap(dict(local_ns or {}), self.shell.user_ns)
         return names[text] if text.isidentifier() and text in names and not Path(text).is_dir() else text
-
-    def _with_variables(self, options: Names, names: tuple[str, ...], local_ns: Names | None) -> dict[str, Any]:
-        """Return options, those of these names with the value of the variable that they name, if there is one."""
-        return {name: self._named(value, local_ns) if name in names else value for name, value in options.items()}
 
 
 def _plan(line: MagicLine, model: Any) -> Plan:

@@ -37,13 +37,6 @@ _OTHER_FLAGS = {
     "create_pr": ("--pr",),
     "prompts": ("--prompt",),
 }
-# Keyword of a verb -> what its help says on a line besides.
-_MORE_HELP = {
-    "text": "; or a variable with one",
-    "executor": ", in a variable",
-    "quality": ", in a variable",
-    "prompts": "; may be given several times",
-}
 # Keyword of a verb -> values that completion offers.
 _VALUES = {"device": ("auto", "cpu", "cuda"), "base_model_relation": BASE_MODEL_RELATIONS}
 
@@ -59,6 +52,7 @@ class LineOption:
         metavar: what its value is called; empty for a switch.
         sets: what a switch with one flag sets.
         several: whether it may be given several times.
+        in_variable: whether its value may be the name of a variable, because the verb takes an object.
         choices: values that completion offers.
         read: makes a value of the text that was given, or of the list of texts if there may be several.
     """
@@ -69,6 +63,7 @@ class LineOption:
     metavar: str = ""
     sets: bool = True
     several: bool = False
+    in_variable: bool = False
     choices: Sequence[str] = ()
     read: Callable[[Any], Any] = lambda text: text
 
@@ -81,7 +76,7 @@ def request_options(request: type[Request], *names: str) -> tuple[LineOption, ..
 
 def _request_option(field: Field[Any]) -> LineOption:
     flags = _OTHER_FLAGS.get(field.name, (flag_of(field.name),))
-    text = field.metadata["help"] + _MORE_HELP.get(field.name, "")
+    text = field.metadata["help"]
     empty = field.metadata["empty"]
     if is_switch(field.type):
         if len(flags) == 2:
@@ -89,15 +84,19 @@ def _request_option(field: Field[Any]) -> LineOption:
         elif field.default:
             text = empty
         return LineOption(field.name, flags, text, sets=not field.default)
+    kinds = _kinds(field.type)
+    several = typing.get_origin(field.type) is Sequence
+    in_variable = not several and not {str, int}.intersection(kinds)
+    more = "; may be given several times" if several else "; a variable may hold it" if in_variable else ""
     option = LineOption(
         field.name,
         flags,
-        f"{text} (default: {empty or _as_text(field.default)})",
+        f"{text}{more} (default: {empty or _as_text(field.default)})",
         metavar=field.metadata["metavar"],
-        several=typing.get_origin(field.type) is Sequence,
+        several=several,
+        in_variable=in_variable,
         choices=_VALUES.get(field.name, ()),
     )
-    kinds = _kinds(field.type)
     if int not in kinds or str in kinds:
         return option
     return replace(option, read=partial(_read_count, flags[0], field.metadata["unit"], field.metadata["least"]))

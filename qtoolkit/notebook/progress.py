@@ -41,7 +41,7 @@ def open_progress(choice: str, shell: Any, title: str) -> "Progress":
 
 
 class Progress(ABC):
-    """Receives the events of a job; a `with` statement shows it and takes it down.
+    """Receive the events of a job; a `with` statement shows it and takes it down.
 
     Args:
         title: the job's name, "nf4 of org/model".
@@ -79,14 +79,14 @@ class Progress(ABC):
 
 
 class NoProgress(Progress):
-    """Shows nothing, so that the outputs of a notebook are the same in every run."""
+    """Show nothing, so that the outputs of a notebook are the same in every run."""
 
     def __call__(self, event: ProgressEvent) -> None:
         pass
 
 
 class TextProgress(Progress):
-    """Prints plain lines: the first event of each phase, and then one for every 10 %."""
+    """Print plain lines: the first event of each phase, and then one for every 10 %."""
 
     def __init__(self, title: str, clock: Clock = time.monotonic) -> None:
         super().__init__(title, clock)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.models import Checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.records import THIS_MACHINE, Machine
-from qtoolkit.stream import compute_dtype_for
+from qtoolkit.stream.loading import compute_dtype_for
 from qtoolkit.tensor.processor import product_dtype
 
 

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats import Layer, Reader
 from qtoolkit.methods import Method, MethodConfig, check_rules
-from qtoolkit.models import Checkpoint, structure
+from qtoolkit.models import structure
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.experts import modules_apart
 from qtoolkit.records import LayerPlan
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig
-from qtoolkit.models import Checkpoint, structure
+from qtoolkit.models import structure
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
 from qtoolkit.sensitivity import sensitivity_phase
@@ -94,7 +95,7 @@ def make_job_shape(
 def job_phases(
     checkpoint: Checkpoint, method: Method | Reader, config: MethodConfig, job: JobShape, disk_after: int, measures: int
 ) -> tuple[PhasePlan, ...]:
-    """Return every phase of a job, from the download to the saved result; `measures` is that of `make_plan`."""
+    """Return every phase of a job, from the download to the saved result; `measures` is that of `plan_job`."""
     phases = []
     if checkpoint.download_bytes:
         size = checkpoint.download_bytes

@@ -5,7 +5,7 @@ from typing import Any
 
 from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig, get_method
-from qtoolkit.models import Checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.planning.advice import advise
 from qtoolkit.planning.device import adapt_dtype
@@ -17,7 +17,7 @@ from qtoolkit.records import Machine, Plan, Speed
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """What `plan_job` decides.
+    """Everything that `plan_job` decides about a job.
 
     Attributes:
         checkpoint: the model in the type that its device has, with notes of what was decided.
@@ -38,14 +38,62 @@ def plan_job(
     *,
     rss: int,
     method: Method | Reader | None = None,
-    **options: Any,
+    saves: bool = True,
+    measures: int = 0,
+    context: int = 4096,
+    batch_size: int = 1,
+    modules: Modules | None = None,
 ) -> PlannedJob:
-    """Resolve "auto" for this model and device, and plan the job; by default of the config's method."""
+    """Resolve "auto" for a model and a device, and plan the quantization.
+
+    Args:
+        checkpoint: the model, its headers read.
+        config: the options of the method.
+        device: where the result will live, "cpu" or "cuda:0".
+        machine: the machine to plan for; None to leave open whether the job fits.
+        rss: resident bytes of this process now.
+        method: the reader of a checkpoint that is quantized already; None for the config's method.
+        saves: whether the result is written to the disk.
+        measures: how many choices of bits the sensitivity of layers is measured for first; 0 to measure nothing.
+        context: tokens for which using the result is planned.
+        batch_size: sequences for which using the result is planned.
+        modules: plans of the checkpoint's modules, to share among several plans of it; None for this plan alone.
+
+    Raises:
+        ConfigError: the config fits no layer of the model.
+        UnsupportedModelError: no layer is left to quantize.
+    """
     method = method or get_method(config.method)
     checkpoint = adapt_dtype(checkpoint, device, machine)
-    resolved = method.resolve(config, str(checkpoint.dtype).removeprefix("torch."), device)
+    config = method.resolve(config, str(checkpoint.dtype).removeprefix("torch."), device)
     checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)
-    return make_plan(checkpoint, method, resolved, device=device, rss=rss, machine=machine, **options)
+    config, layers, skipped = (modules or Modules(checkpoint)).planned(method, config, device)
+    buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
+    footprint = sum(layer.bytes_after for layer in (*layers, *skipped)) + sum(buffers.values())
+    disk = sum(layer.disk_bytes for layer in (*layers, *skipped))
+    base = base_terms(checkpoint, method.requires, machine, device, rss)
+    # A machine with a GPU has the speed of the GPU alone.
+    speed = machine.speed if machine and bool(machine.vram) == (device != "cpu") else Speed()
+    missing = (
+        f"{method.name} needs {REQUIREMENTS[package]}, which is not installed"
+        for package in method.requires
+        if not is_installed(package)
+    )
+    job = make_job_shape(checkpoint, layers, skipped, footprint, device, base, speed)
+    plan = Plan(
+        source=checkpoint.record(),
+        method=method.name,
+        settings=config.to_dict(),
+        device=device,
+        layers=layers,
+        skipped=skipped,
+        footprint_after=footprint,
+        disk_after=disk,
+        phases=job_phases(checkpoint, method, config, job, disk, measures),
+        inference=inference(checkpoint, job, context, batch_size),
+        notes=(*checkpoint.notes, *method.notes(config, layers), *missing),
+    )
+    return PlannedJob(checkpoint, config, judge(plan, machine, saves=saves) if machine else plan)
 
 
 def plan_with_advice(
@@ -60,65 +108,3 @@ def plan_with_advice(
     planned = plan_job(checkpoint, config, device, machine, rss=rss, modules=modules, **options)
     plan = planned.plan
     return planned if plan.fits else replace(planned, plan=replace(plan, advice=advise(plan, planned.config, draft)))
-
-
-def make_plan(
-    checkpoint: Checkpoint,
-    method: Method | Reader,
-    config: MethodConfig,
-    *,
-    device: str,
-    rss: int,
-    machine: Machine | None = None,
-    saves: bool = True,
-    measures: int = 0,
-    context: int = 4096,
-    batch_size: int = 1,
-    modules: Modules | None = None,
-) -> PlannedJob:
-    """Plan the quantization of a checkpoint.
-
-    Args:
-        checkpoint: the model, its headers read.
-        method: the method that quantizes it, or the reader of a checkpoint that is quantized already.
-        config: the options of the method, "auto" resolved.
-        device: where the result will live, "cpu" or "cuda:0".
-        rss: resident bytes of this process now.
-        machine: the machine to plan for; None to leave open whether the job fits.
-        saves: whether the result is written to the disk.
-        measures: how many choices of bits the sensitivity of layers is measured for first; 0 to measure nothing.
-        context: tokens for which using the result is planned.
-        batch_size: sequences for which using the result is planned.
-        modules: plans of the checkpoint's modules, to share among several plans of it; None for this plan alone.
-
-    Raises:
-        ConfigError: the config fits no layer of the model.
-        UnsupportedModelError: no layer is left to quantize.
-    """
-    config, layers, skipped = (modules or Modules(checkpoint)).planned(method, config, device)
-    buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
-    footprint = sum(layer.bytes_after for layer in (*layers, *skipped)) + sum(buffers.values())
-    disk = sum(layer.disk_bytes for layer in (*layers, *skipped))
-    base = base_terms(checkpoint, method.requires, machine, device, rss)
-    # A machine with a GPU has the speed of the GPU alone.
-    speed = machine.speed if machine and bool(machine.vram) == (device != "cpu") else Speed()
-    missing = (
-        f"{method.name} needs {REQUIREMENTS[package]}, which is not installed"
-        for package in method.requires
-        if not is_installed(package)
-    )
-    work = make_job_shape(checkpoint, layers, skipped, footprint, device, base, speed)
-    plan = Plan(
-        source=checkpoint.record(),
-        method=method.name,
-        settings=config.to_dict(),
-        device=device,
-        layers=layers,
-        skipped=skipped,
-        footprint_after=footprint,
-        disk_after=disk,
-        phases=job_phases(checkpoint, method, config, work, disk, measures),
-        inference=inference(checkpoint, work, context, batch_size),
-        notes=(*checkpoint.notes, *method.notes(config, layers), *missing),
-    )
-    return PlannedJob(checkpoint, config, judge(plan, machine, saves=saves) if machine else plan)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import as_call, offered
-from qtoolkit.models import Checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, memory_to_use
 from qtoolkit.planning.planner import plan_job

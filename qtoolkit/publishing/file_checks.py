@@ -7,11 +7,11 @@ from qtoolkit.checkpoints import folder as folders
 from qtoolkit.checkpoints.filenames import INDEX_FILE, RECEIPT_FILE, SINGLE_FILE
 from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.errors import QToolkitError, oneline, printable
-from qtoolkit.files import MAX_JSON_BYTES, read_json
+from qtoolkit.files import MAX_JSON_BYTES, read_json, sha256_of
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.models.foreign_codes import find_codes
 from qtoolkit.publishing.artifact import Artifact
-from qtoolkit.publishing.receipt_file import bytes_by_dtype, sha256_of
+from qtoolkit.publishing.receipt_file import bytes_by_dtype
 from qtoolkit.records import Check
 from qtoolkit.units import format_bytes
 

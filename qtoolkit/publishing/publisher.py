@@ -13,7 +13,7 @@ from qtoolkit.files import path_of
 from qtoolkit.hub.hub_errors import HubModel, hub_address, refuse_token
 from qtoolkit.hub.licenses import license_of_folder, named_license
 from qtoolkit.hub.repository import ask, parse_name
-from qtoolkit.measure import explained
+from qtoolkit.measure.guard import explained
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
 from qtoolkit.publishing.card_quality import refuse_foreign_figures

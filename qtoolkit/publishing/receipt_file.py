@@ -1,6 +1,5 @@
 """Write and read the receipt, `qtoolkit.json`: a job begins it, and finishes it with the hashes of what it wrote."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.checkpoints.safetensors import DTYPES, StoredTensor, read_tensors
 from qtoolkit.errors import CheckpointError, ConfigError, oneline, printable
-from qtoolkit.files import write_whole
+from qtoolkit.files import sha256_of, write_whole
 from qtoolkit.noted import Noted
 from qtoolkit.publishing import behaviour
 from qtoolkit.publishing.patterns import last_part, without_paths
@@ -25,7 +24,7 @@ from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, Quantizat
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qtoolkit.models import Checkpoint
+    from qtoolkit.models.checkpoint import Checkpoint
 
 # Real receipts take some kB; a longer one is cut off here, and then refused as no JSON.
 _MAX_CHARACTERS = 10_000_000
@@ -180,12 +179,6 @@ def bytes_by_dtype(tensors: Iterable[StoredTensor]) -> dict[str, int]:
     for tensor in tensors:
         sizes[names[tensor.dtype]] += tensor.nbytes
     return dict(sorted(sizes.items()))
-
-
-def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits; it is read in pieces."""
-    with file.open("rb", buffering=0) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _public_name(source: ModelSource) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.errors import QToolkitError, oneline, printable
-from qtoolkit.measure import explained
+from qtoolkit.measure.guard import explained
 from qtoolkit.publishing import behaviour_checks, file_checks, origin_checks, run_cache, safety_checks
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.base_folder import base_name, find_base

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from qtoolkit.requests.option_field import Request
 from qtoolkit.tokens import concealed, forget
@@ -32,9 +32,10 @@ def verb(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]
     Args:
         request: the class of the request.
     """
+    request_class = cast("type[Request]", request)
 
     def decorate(function: Callable[[Q], R]) -> Callable[P, R]:
-        signature = _signature(request, inspect.signature(function).return_annotation)
+        signature = _signature(request_class, inspect.signature(function).return_annotation)
 
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -54,15 +55,15 @@ def verb(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]
                 raise
 
         wrapper.__signature__ = signature  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {one.name: one.type for one in arguments_of(request)}
+        wrapper.__annotations__ = {one.name: one.type for one in arguments_of(request_class)}
         wrapper.__annotations__["return"] = signature.return_annotation
-        wrapper.__doc__ = _docstring(inspect.getdoc(function) or "", request)
+        wrapper.__doc__ = _docstring(inspect.getdoc(function) or "", request_class)
         return wrapper
 
     return decorate
 
 
-def arguments_of(request: Any) -> tuple[Field[Any], ...]:
+def arguments_of(request: type[Request]) -> tuple[Field[Any], ...]:
     """Return the fields of a request class in the order of its verb's signature: its own, then those of its bases.
 
     Example: of `class Request(OnDevice, WithProgress)` with a field `model` these are model, device and on_progress.
@@ -72,7 +73,7 @@ def arguments_of(request: Any) -> tuple[Field[Any], ...]:
     return tuple(known[name] for name in dict.fromkeys(names) if name in known)
 
 
-def _signature(request: Any, returned: Any) -> Signature:
+def _signature(request: type[Request], returned: Any) -> Signature:
     parameters = [
         Parameter(
             one.name,
@@ -95,7 +96,7 @@ def _check_call(name: str, signature: Signature, args: tuple[Any, ...], options:
         raise TypeError(f"{name}() {counted if len(args) > most else error}") from None
 
 
-def _docstring(text: str, request: Any) -> str:
+def _docstring(text: str, request: type[Request]) -> str:
     """Return a docstring with the help of each argument before its sections."""
     before, *sections = re.split(r"\n(?=(?:Returns|Raises):\n)", text, maxsplit=1)
     return "\n".join([before.rstrip(), "", "Args:", *map(_entry, arguments_of(request)), "", *sections])

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from qtoolkit.records import OnProgress, ProgressEvent
-from qtoolkit.stream import StreamedModel
+from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.run import check_block, check_outside, weight_of
 from qtoolkit.stream.samples import Samples, blocks_giving, first_inputs
 from qtoolkit.texts.self_calibration import draw

@@ -23,10 +23,11 @@ from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import keep_json, read_json, user_cache
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import Layer, Method, MixedConfig
-from qtoolkit.models import Checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.records import OnProgress, RoundingLoss, Sensitivity, ignore_progress
 from qtoolkit.sensitivity.backward import run_backward
-from qtoolkit.stream import StreamedModel, calibration_dtype, load_streamed
+from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.loading import calibration_dtype, load_streamed
 from qtoolkit.texts.calibration_text import Calibration, read_calibration
 from qtoolkit.texts.self_calibration import self_calibration
 from qtoolkit.version import __version__

@@ -5,8 +5,8 @@ from dataclasses import replace
 from qtoolkit.records import PhasePlan, Term
 from qtoolkit.sensitivity.backward import HEAD_TOKENS
 from qtoolkit.sensitivity.measuring import NUM_SAMPLES, SEQ_LEN
-from qtoolkit.stream import calibration_dtype
 from qtoolkit.stream.cost import JobShape, on_device, weights_by_block, writing_phase
+from qtoolkit.stream.loading import calibration_dtype
 
 # Activations of one sample that a block stores for its gradients, as multiples of its widest: a gated MLP, norms in
 # float32, queries, keys, values and their products.

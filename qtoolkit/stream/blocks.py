@@ -14,8 +14,8 @@ from torch import nn
 from qtoolkit.checkpoints.remedy import file_of, sound_copy
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.measure.malloc import give_memory_back
-from qtoolkit.models import Checkpoint
 from qtoolkit.models.building import build_empty, using_transformers
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.experts import merges_experts, replace_experts
 from qtoolkit.models.renaming import names_in_model
 from qtoolkit.models.structure import block_list, output_head

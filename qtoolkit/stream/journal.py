@@ -1,6 +1,5 @@
 """Store the results of a job block by block, so that the same call resumes after a kill or on another machine."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from qtoolkit.checkpoints.remedy import refuse_pointers
 from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
 from qtoolkit.errors import CheckpointError, OutputError, SourceError, oneline
-from qtoolkit.files import make_folder, sync_file, sync_folder, write_whole
+from qtoolkit.files import make_folder, sha256_of, sync_file, sync_folder, write_whole
 from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.stream.old_journal import put_aside
 from qtoolkit.stream.sealed import digest_of, has_seal, is_sealed, read_object, sealed, without_seal
@@ -179,7 +178,7 @@ class Journal:
             return None
         try:
             # Opening a named pipe would wait for ever.
-            if not weights.is_file() or _sha256(weights) != digest:
+            if not weights.is_file() or sha256_of(weights) != digest:
                 return None
             tensors = read_tensors(weights)
             return (DoneBlock(tensors, facts), digest) if fits(tensors, facts) else None
@@ -276,11 +275,6 @@ def _shown(value: Any) -> str:
     return " ".join(str(value).split())[:60]
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> str:
     """Write a safetensors file, durably and in one step; returns its SHA-256."""
     beside = file.with_suffix(".tmp")
@@ -288,7 +282,7 @@ def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> str:
         for _ in write_file(beside, tensors):
             pass
         sync_file(beside)
-        digest = _sha256(beside)
+        digest = sha256_of(beside)
         beside.replace(file)
         sync_folder(file.parent)
     finally:

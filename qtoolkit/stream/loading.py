@@ -13,8 +13,8 @@ import torch
 from qtoolkit.checkpoints.remedy import sound_copy
 from qtoolkit.errors import CheckpointError, memory_cause
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
-from qtoolkit.models import Checkpoint
 from qtoolkit.models.building import cause_of, check_complete, using_transformers
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.products import multiply_fast

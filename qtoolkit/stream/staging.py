@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qtoolkit.errors import DiskFullError, OutputError, OutputExistsError, QToolkitError, oneline
 from qtoolkit.files import exchange, rename_new, sync_folder, sync_tree
-from qtoolkit.models import refuse_hub_cache
+from qtoolkit.models.output_checks import refuse_hub_cache
 from qtoolkit.partial import (
     Partial,
     is_at,

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from qtoolkit.stream import fast_products
+from qtoolkit.stream.products import fast_products
 from tests.texts.calibration_texts import TEXT
 
 # Beginning of the text that the tests measure on; the rest is for calibration.

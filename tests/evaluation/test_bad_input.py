@@ -8,7 +8,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, ConfigError, JobCancelled
-from qtoolkit.evaluation import LoadedScorer
+from qtoolkit.evaluation.scoring import LoadedScorer
 from qtoolkit.jobs.evaluating import Opened, check_overlap
 from qtoolkit.records import ignore_progress
 from qtoolkit.texts.overlap import sketch

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, ConfigError
-from qtoolkit.evaluation import continue_text
+from qtoolkit.evaluation.generation import continue_text
 from qtoolkit.texts.self_calibration import self_calibration
 from tests.sample_models import random_model
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import qtoolkit as qt
 from tests.evaluation.plain import HELD_OUT
@@ -38,6 +39,14 @@ def test_a_saved_result_is_measured_as_the_one_in_memory(tiny_llama: Path, tmp_p
     assert ours.kl_divergence == pytest.approx(again.kl_divergence, rel=1e-4)
     assert 0 < ours.kl_divergence < 0.1
     assert ours.text_fingerprint == again.text_fingerprint
+
+
+def test_what_loading_a_result_leaves_out_is_noted(tiny_llama: Path, tmp_path: Path) -> None:
+    qt.quantize(tiny_llama, "absmax", output=tmp_path / "out", device="cpu")
+    weights = tmp_path / "out" / "model.safetensors"
+    save_file({**load_file(weights), "extra": torch.ones(1)}, weights, {"format": "pt"})
+    report = qt.evaluate(tmp_path / "out", speed=False, **OPTIONS)
+    assert report.notes.count("weights that belong to nothing in the model are left out: extra") == 1
 
 
 def test_rounding_alone_is_the_noise_floor(tiny_llama: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import JobCancelled
-from qtoolkit.measure import memory_footprint
+from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.records import Comparison, ProgressEvent
 from tests.jobs.compared import TEXT, compare
 from tests.methods.gptq.jobs import TEXTS, gptq

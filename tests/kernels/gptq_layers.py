@@ -8,7 +8,7 @@ import torch
 
 from qtoolkit.formats.gptq.tensors import GPTQTensors
 from qtoolkit.kernels import QuantizedLinear
-from qtoolkit.tensor import pack_words
+from qtoolkit.tensor.int32_packing import pack_words
 
 IN, OUT = 128, 128
 

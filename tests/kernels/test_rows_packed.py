@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qtoolkit.kernels import QuantizedLinear, memory_bytes, tinygemm
-from qtoolkit.measure import memory_footprint
+from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.tensor.lazy import LazyState
 from tests.kernels.schemes import Scheme, name_of, quantized, weight_of
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from qtoolkit.kernels import QuantizedLinear
-from qtoolkit.measure import memory_footprint
+from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.tensor.lazy import LazyState, LazyTensor
 from tests.kernels.gptq_layers import Kind, every_kernel_kind, every_kind, gptq_layer
 from tests.kernels.gptq_layers import tensors_of as stored_tensors

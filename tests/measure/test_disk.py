@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qtoolkit.measure import disk_size, free_disk
+from qtoolkit.measure.disk import disk_size, free_disk
 
 
 def test_weight_files_are_added_up_and_others_are_not(tmp_path: Path) -> None:

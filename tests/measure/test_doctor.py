@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qtoolkit.measure import devices, examine, free_disk
-from qtoolkit.measure.host import PACKAGES
+from qtoolkit.measure.disk import free_disk
+from qtoolkit.measure.host import PACKAGES, devices, examine
 from qtoolkit.optional import REQUIREMENTS
 from qtoolkit.records import Doctor
 from qtoolkit.tensor import processor
@@ -113,7 +113,7 @@ def test_a_gpu_tells_its_name_memory_and_capability() -> None:
 
 def test_packages_are_not_imported_to_ask_for_their_versions() -> None:
     code = (
-        "import sys; from qtoolkit.measure import examine; examine({'nf4': ('bitsandbytes',)})\n"
+        "import sys; from qtoolkit.measure.host import examine; examine({'nf4': ('bitsandbytes',)})\n"
         "print({'IPython', 'ipywidgets', 'transformers', 'huggingface_hub', 'bitsandbytes'} & set(sys.modules))"
     )
     ran = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import InsufficientMemoryError, JobCancelled, MissingDependencyError, SourceError, importing
-from qtoolkit.measure import explained
+from qtoolkit.measure.guard import explained
 
 CPU = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 from transformers import DynamicCache, LlamaConfig
 
-from qtoolkit.measure import memory_footprint, num_parameters
+from qtoolkit.measure.footprint import memory_footprint, num_parameters
 from tests.sample_models import random_model
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from qtoolkit.measure import memory_footprint
+from qtoolkit.measure.footprint import memory_footprint
 
 pytest.importorskip("bitsandbytes")
 

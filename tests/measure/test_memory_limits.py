@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qtoolkit.measure import available_memory, memory_limit
+from qtoolkit.measure.memory_limits import available_memory, memory_limit
 
 MB = 1_000_000
 UNLIMITED_V1 = 9223372036854771712  # what version 1 shows where there is no limit

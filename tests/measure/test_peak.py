@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from qtoolkit.measure import PeakMeter, measure_peak
 from qtoolkit.measure.malloc import give_memory_back
+from qtoolkit.measure.peak import PeakMeter, measure_peak
 
 MB = 1_000_000
 # What else a Python process takes or gives back meanwhile.
@@ -20,7 +20,7 @@ SLACK = 30 * MB
 
 FRESH_PROCESS = """
 import json, time
-from qtoolkit.measure import measure_peak
+from qtoolkit.measure.peak import measure_peak
 
 def allocate(size):
     block = bytearray(size)

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from qtoolkit.measure import allocated_vram, measure_peak
+from qtoolkit.measure.peak import allocated_vram, measure_peak
 
 pytestmark = [
     pytest.mark.cuda,

@@ -10,8 +10,9 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import InsufficientMemoryError
-from qtoolkit.measure import available_memory, check_room, examine, memory_limit, this_machine
-from qtoolkit.measure.memory_limits import largest_file, limited_by, resident_room
+from qtoolkit.measure.guard import check_room
+from qtoolkit.measure.host import examine, this_machine
+from qtoolkit.measure.memory_limits import available_memory, largest_file, limited_by, memory_limit, resident_room
 from qtoolkit.records import Speed
 
 MB = 1_000_000

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qtoolkit.measure import measure_speed
+from qtoolkit.measure.speed import measure_speed
 
 
 def test_it_is_measured_and_kept(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import qtoolkit as qt
-from qtoolkit.measure import memory_footprint
+from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.methods import config_class
 from tests.sample_models import ARCHITECTURES, random_model
 

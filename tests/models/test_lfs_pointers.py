@@ -9,7 +9,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, ConfigError, QToolkitError
-from qtoolkit.stream import Journal, JournalPlace
+from qtoolkit.stream.journal import Journal, JournalPlace
 from qtoolkit.texts.calibration_text import check_calibration
 from tests.sample_models import random_model
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 from qtoolkit.checkpoints.safetensors import read_tensors
-from qtoolkit.models import Checkpoint, open_checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.opening import open_checkpoint
 from tests.fake_hub.server import Fault, Hub
 from tests.models.gguf_models import write_gguf
 from tests.sample_models import random_model

@@ -13,7 +13,8 @@ from qtoolkit.checkpoints.remedy import sound_copy
 from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError
 from qtoolkit.hub.headers import fetch_headers
 from qtoolkit.hub.repository import fetch
-from qtoolkit.models import Checkpoint, open_checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.opening import open_checkpoint
 from tests.fake_hub.server import Hub
 from tests.hub.hub_models import accept, ignore_progress
 from tests.sample_models import random_model

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
 from qtoolkit.errors import OutputExistsError
-from qtoolkit.models import refuse_hub_cache, refuse_own_source
+from qtoolkit.models.output_checks import refuse_hub_cache, refuse_own_source
 from tests.sample_models import random_model
 
 

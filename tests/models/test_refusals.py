@@ -29,7 +29,7 @@ from qtoolkit.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
-from qtoolkit.models import open_checkpoint
+from qtoolkit.models.opening import open_checkpoint
 from tests.fake_hub.server import Hub
 from tests.sample_models import random_model, smollm2_gguf
 

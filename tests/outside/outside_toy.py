@@ -13,7 +13,7 @@ from qtoolkit.formats import LayersFormat, Reader
 from qtoolkit.kernels import Codes, QuantizedLinear, memory_bytes, output_blocks
 from qtoolkit.methods import Layer, LinearMethod, MethodConfig, option
 from qtoolkit.records import LayerPlan, ignore_progress
-from qtoolkit.stream import load_streamed
+from qtoolkit.stream.loading import load_streamed
 from qtoolkit.tensor.lazy import LazyTensor
 
 SIDE_FILE = "toy.json"

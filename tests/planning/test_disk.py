@@ -7,8 +7,7 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import DiskFullError
 from qtoolkit.methods import MethodConfig
-from qtoolkit.planning import check_fits
-from qtoolkit.planning.fit import judge
+from qtoolkit.planning.fit import check_fits, judge
 from qtoolkit.records import Machine, Plan
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model

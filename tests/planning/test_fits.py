@@ -7,8 +7,8 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, DiskFullError, InsufficientMemoryError
-from qtoolkit.planning import PROFILES, check_fits
-from qtoolkit.planning.fit import judge
+from qtoolkit.planning.fit import check_fits, judge
+from qtoolkit.planning.machines import PROFILES
 from qtoolkit.records import Machine, Plan
 from tests.sample_models import config_of
 

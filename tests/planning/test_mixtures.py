@@ -12,8 +12,8 @@ from transformers import DeepseekV3Config, PreTrainedConfig
 import qtoolkit as qt
 from qtoolkit.methods.affine import AbsMax, AbsMaxMethod
 from qtoolkit.methods.gptq import GPTQ, GPTQMethod
-from qtoolkit.models import open_checkpoint
 from qtoolkit.models.experts import ExpertList
+from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.planning import layers as planning_layers
 from qtoolkit.records import Plan, ignore_progress
 from tests.checkpoints.test_config_bombs import MEGABYTES, in_a_child

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import qtoolkit as qt
-from qtoolkit.models import Checkpoint, open_checkpoint
-from qtoolkit.planning import plan_job, plan_with_advice
+from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.opening import open_checkpoint
+from qtoolkit.planning.planner import plan_job, plan_with_advice
 from qtoolkit.records import Machine, ignore_progress
 
 # Its GPU has no bfloat16, and too little memory for the model.

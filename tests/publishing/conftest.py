@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import qtoolkit as qt
 from qtoolkit.publishing import read_receipt, run_cache, verifier, write_receipt
 from qtoolkit.records import ignore_progress
-from qtoolkit.stream import write_weights
+from qtoolkit.stream.writing import write_weights
 from tests.fake_hub.fixture import any_writable_hub, hub, writable_hub
 from tests.methods.gptq.jobs import gptq
 from tests.publishing.checks import in_this_process

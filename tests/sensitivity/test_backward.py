@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from qtoolkit.models import open_checkpoint
+from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.records import ProgressEvent
 from qtoolkit.sensitivity.backward import run_backward
-from qtoolkit.stream import StreamedModel
+from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.texts.self_calibration import draw
 from tests.sample_models import random_model
 

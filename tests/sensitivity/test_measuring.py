@@ -11,8 +11,9 @@ from torch import nn
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError
 from qtoolkit.methods import Layer, get_method
-from qtoolkit.models import Checkpoint, open_checkpoint
-from qtoolkit.planning import layers_to_quantize
+from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.opening import open_checkpoint
+from qtoolkit.planning.layers import layers_to_quantize
 from qtoolkit.records import ProgressEvent, Sensitivity
 from qtoolkit.sensitivity import NUM_SAMPLES, SEQ_LEN, measure_sensitivity
 from qtoolkit.texts.calibration_text import load_calibration

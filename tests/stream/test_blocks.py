@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from qtoolkit.models import Checkpoint, open_checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.quantized import ignore_progress
-from qtoolkit.stream import StreamedModel
+from qtoolkit.stream.blocks import StreamedModel
 from tests.sample_models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
 
 

@@ -17,7 +17,9 @@ from qtoolkit import files, partial
 from qtoolkit.errors import DiskFullError, OutputError, OutputExistsError
 from qtoolkit.partial import MARKER
 from qtoolkit.records import ProgressEvent
-from qtoolkit.stream import check_output, journal_of, save_model, staged, staging
+from qtoolkit.stream import staging
+from qtoolkit.stream.staging import check_output, journal_of, staged
+from qtoolkit.stream.writing import save_model
 from tests.sample_models import random_model
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from qtoolkit.errors import OutputError
-from qtoolkit.stream import Journal, JournalPlace
+from qtoolkit.stream.journal import Journal, JournalPlace
 
 RECIPE: dict[str, object] = {"bits": 4, "calibration": "wikitext2", "layers": [1, 2]}
 TENSORS = {"a.qweight": torch.arange(12, dtype=torch.int32).view(3, 4), "a.scales": torch.rand(2, 4).half()}

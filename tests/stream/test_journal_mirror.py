@@ -10,7 +10,7 @@ import torch
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
 from qtoolkit.hub.mirror import HubMirror
-from qtoolkit.stream import Journal, JournalPlace
+from qtoolkit.stream.journal import Journal, JournalPlace
 from tests.fake_hub.fixture import WRITE_TOKEN
 from tests.fake_hub.server import Fault
 from tests.fake_hub.writable import WritableHub

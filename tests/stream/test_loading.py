@@ -15,9 +15,10 @@ from transformers.utils import logging as transformers_logging
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, InsufficientMemoryError, JobCancelled, UnsupportedModelError
 from qtoolkit.formats.native.tensors import NativeTensors
-from qtoolkit.models import Checkpoint, open_checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.records import ProgressEvent
-from qtoolkit.stream import compute_dtype_for, load_streamed
+from qtoolkit.stream.loading import compute_dtype_for, load_streamed
 from tests.models.gguf_models import write_gguf
 from tests.sample_models import ARCHITECTURES, plain_logits, random_model
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
-from qtoolkit.stream import fast_products
+from qtoolkit.stream.products import fast_products
 from qtoolkit.tensor.float32_products import FEW_TOKENS
 from tests.sample_models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
 

@@ -8,7 +8,8 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import OutputError
 from qtoolkit.records import ProgressEvent
-from qtoolkit.stream import save_model, staged
+from qtoolkit.stream.staging import staged
+from qtoolkit.stream.writing import save_model
 from tests.sample_models import random_model
 
 

@@ -19,7 +19,8 @@ from qtoolkit import files
 from qtoolkit.errors import DiskFullError, JobCancelled, ModelNotFoundError, OutputError, OutputExistsError
 from qtoolkit.partial import put_back
 from qtoolkit.records import ProgressEvent
-from qtoolkit.stream import check_output, save_model, staged, write_weights
+from qtoolkit.stream.staging import check_output, staged
+from qtoolkit.stream.writing import save_model, write_weights
 from tests.sample_models import random_model
 
 NOBODY = 65534

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from qtoolkit.checkpoints.safetensors import DTYPES, read_tensors
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.records import ProgressEvent
-from qtoolkit.stream import save_model, write_weights
+from qtoolkit.stream.writing import save_model, write_weights
 from tests.sample_models import ARCHITECTURES, random_model
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -156,8 +156,8 @@ def test_a_generation_config_of_the_kind_that_transformers_warns_of_is_saved(tmp
 MEASURE = """
 import sys, torch
 from pathlib import Path
-from qtoolkit.measure import measure_peak
-from qtoolkit.stream import write_weights
+from qtoolkit.measure.peak import measure_peak
+from qtoolkit.stream.writing import write_weights
 
 def peak(tensors):
     with measure_peak() as meter:

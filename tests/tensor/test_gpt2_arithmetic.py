@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from qtoolkit.tensor import absmax_quantize, to_groups, zero_point_quantize
+from qtoolkit.tensor.grouping import to_groups
+from qtoolkit.tensor.integer_codes import absmax_quantize, zero_point_quantize
 
 LAYERS, CONTEXT = 12, 1024
 

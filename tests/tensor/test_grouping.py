@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtoolkit.tensor import GRANULARITIES, from_groups, scale_shape, to_groups
+from qtoolkit.tensor.grouping import GRANULARITIES, from_groups, scale_shape, to_groups
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtoolkit.tensor import int32_packing, pack_words, unpack_words
+from qtoolkit.tensor import int32_packing
+from qtoolkit.tensor.int32_packing import pack_words, unpack_words
 
 every_width = pytest.mark.parametrize("bits", [2, 3, 4, 8], ids=lambda bits: f"{bits} bits")
 

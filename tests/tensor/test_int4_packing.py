@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtoolkit.tensor import pack_int4, unpack_int4
+from qtoolkit.tensor.int4_packing import pack_int4, unpack_int4
 
 CODES = range(-8, 8)
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qtoolkit.tensor import absmax_quantize, code_range, dequantize, zero_point_quantize
+from qtoolkit.tensor.integer_codes import absmax_quantize, code_range, dequantize, zero_point_quantize
 
 RANGES = {"8 bits": (-127, 127), "4 bits": (-8, 7)}
 SCALE_DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -10,7 +10,7 @@ from qtoolkit.formats.base import Format, LayersOf, is_uneven
 
 if TYPE_CHECKING:
     from qtoolkit.formats.base import Reader
-    from qtoolkit.models import Checkpoint
+    from qtoolkit.models.checkpoint import Checkpoint
 
 __all__ = ["FORMAT"]
 

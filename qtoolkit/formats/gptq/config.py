@@ -8,7 +8,7 @@ from typing import Any
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS
 from qtoolkit.records import LayerPlan
-from qtoolkit.tensor import WORD_BITS
+from qtoolkit.tensor.int32_packing import WORD_BITS
 from qtoolkit.version import __version__
 
 

@@ -15,7 +15,7 @@ from qtoolkit.records import LayerPlan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from qtoolkit.models import Checkpoint
+    from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
 
 _TENSORS = ("qweight", "qzeros", "scales", "g_idx", "bias")

@@ -21,10 +21,10 @@ from qtoolkit.files import read_json
 from qtoolkit.formats.gptq.config import QuantizeConfig, read_quantize_config
 from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, GPTQTensors, zero_offset
 from qtoolkit.kernels import QuantizedLinear
-from qtoolkit.models import Checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.renaming import names_in_model
 from qtoolkit.records import ignore_progress
-from qtoolkit.tensor import WORD_BITS, unpack_words
+from qtoolkit.tensor.int32_packing import WORD_BITS, unpack_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -180,7 +180,7 @@ def load_gptq(checkpoint: Checkpoint, values: Mapping[str, Any], *, device: str)
         CheckpointError, UnsupportedModelError: as `read_quantize_config`, `find_layers` and `load_streamed`.
     """
     from qtoolkit.formats.gptq.loader import OWN_QUANT_METHOD, GPTQConfig, register
-    from qtoolkit.stream import load_streamed
+    from qtoolkit.stream.loading import load_streamed
 
     register()
     read_quantize_config(values)

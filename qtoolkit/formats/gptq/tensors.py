@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from qtoolkit.kernels import Codes, output_blocks, stored_bytes
-from qtoolkit.tensor import WORD_BITS, pack_words, unpack_words
+from qtoolkit.tensor.int32_packing import WORD_BITS, pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
 
 CHECKPOINT_FORMATS = ("gptq", "gptq_v2")

@@ -8,7 +8,9 @@ from typing import ClassVar
 import torch
 
 from qtoolkit.kernels import Codes, output_blocks, stored_bytes
-from qtoolkit.tensor import code_range, pack_int4, scale_shape, unpack_int4
+from qtoolkit.tensor.grouping import scale_shape
+from qtoolkit.tensor.int4_packing import pack_int4, unpack_int4
+from qtoolkit.tensor.integer_codes import code_range
 from qtoolkit.tensor.lazy import LazyTensor
 
 
@@ -19,7 +21,7 @@ class NativeTensors:
     | tensor | type | shape |
     |---|---|---|
     | weight | int8 (8 bits), or two codes in a uint8 (4 bits) | [out, in], or [out, in / 2] |
-    | scale | float32, or float16 for granularity "group" | `qtoolkit.tensor.scale_shape` |
+    | scale | float32, or float16 for granularity "group" | `qtoolkit.tensor.grouping.scale_shape` |
     | zero_point | int8; absent when symmetric | as scale |
 
     Group scales are float16 because there are many: with groups of 64, float32 would cost 0.25 bits per weight more.

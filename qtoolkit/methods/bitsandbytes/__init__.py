@@ -20,7 +20,7 @@ from qtoolkit.requests import option
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
-    from qtoolkit.models import Checkpoint
+    from qtoolkit.models.checkpoint import Checkpoint
 
 # Weights that share a scale, and scales that share a scale of their own with double quantization.
 _BLOCK_SIZE = 64

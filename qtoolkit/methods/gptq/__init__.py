@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qtoolkit.formats.gptq.tensors import GPTQTensors
-    from qtoolkit.models import Checkpoint
-    from qtoolkit.stream import JournalPlace
+    from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.stream.cost import JobShape
+    from qtoolkit.stream.journal import JournalPlace
 
 # Inputs and outputs that every reader of the format packs without a remainder: 32 codes of 3 bits fill 3 words.
 _MULTIPLE = 32

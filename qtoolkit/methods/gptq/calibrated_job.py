@@ -13,17 +13,12 @@ from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods.gptq import GPTQ, optimum
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
 from qtoolkit.methods.method import Outcome
-from qtoolkit.models import Checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
-from qtoolkit.stream import (
-    Journal,
-    JournalPlace,
-    StreamedModel,
-    calibration_dtype,
-    load_streamed,
-    quantize_blocks,
-)
-from qtoolkit.stream.journal import DoneBlock
+from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.journal import DoneBlock, Journal, JournalPlace
+from qtoolkit.stream.loading import calibration_dtype, load_streamed
+from qtoolkit.stream.run import quantize_blocks
 from qtoolkit.texts.calibration_text import Calibration, bounded, make_calibration, read_calibration
 from qtoolkit.texts.overlap import sketch
 from qtoolkit.texts.self_calibration import self_calibration

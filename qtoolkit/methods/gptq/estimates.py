@@ -9,8 +9,8 @@ import torch
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.calibrated_job import LOSS_ROWS, PERPLEXITY_TOKENS
 from qtoolkit.records import LayerPlan, PhasePlan, Term
-from qtoolkit.stream import calibration_dtype
 from qtoolkit.stream.cost import JobShape, on_device, reading_phase, weights_by_block, writing_phase
+from qtoolkit.stream.loading import calibration_dtype
 from qtoolkit.stream.samples import activation_bytes, samples_at_once
 
 # Measured on SmolLM2-135M and Gemma 3 270M with torch 2.13: what half a megabyte of text leaves in memory once it is

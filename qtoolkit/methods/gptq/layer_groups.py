@@ -12,7 +12,7 @@ from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.gptq.tensors import in_order
 from qtoolkit.methods.gptq import GPTQ, stored_tensors
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
-from qtoolkit.stream import Result
+from qtoolkit.stream.run import Result
 from qtoolkit.tensor.hessian import Hessian
 from qtoolkit.tensor.processor import bfloat16_is_native
 from qtoolkit.tensor.qparams import QParams, search_qparams

@@ -12,11 +12,11 @@ from qtoolkit.formats.gptq.config import describe
 from qtoolkit.formats.gptq.stored_layers import load_gptq
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.method import Outcome
-from qtoolkit.models import Checkpoint
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.structure import block_list
 from qtoolkit.optional import optional
 from qtoolkit.records import CalibrationReport, Plan, ignore_progress
-from qtoolkit.stream import load_streamed
+from qtoolkit.stream.loading import load_streamed
 from qtoolkit.texts.calibration_text import Calibration
 
 PACKAGES = ("optimum", "gptqmodel")

@@ -21,7 +21,7 @@ _FULL_PRECISION = "full precision"
 
 
 class ComparePanel:
-    """Quantizes a model in several ways, measures each, and shows tables, charts and answers side by side.
+    """Quantize a model in several ways, measure each, and show tables, charts and answers side by side.
 
     Args:
         choice: has the model, and the config that is planned.

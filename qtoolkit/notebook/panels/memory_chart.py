@@ -83,7 +83,7 @@ class JobMemory:
 
     def sample(self) -> None:
         """Measure the memory in use now."""
-        from qtoolkit.measure import allocated_vram, resident_memory
+        from qtoolkit.measure.peak import allocated_vram, resident_memory
 
         self.main.add(resident_memory())
         self.gpu.add(allocated_vram())

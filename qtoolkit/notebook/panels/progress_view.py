@@ -20,7 +20,7 @@ CANCELLING = "cancelling after the step that is running"
 
 
 class PanelProgress(Progress):
-    """Keeps the latest events of a job, which runs in one thread, for `ProgressView.draw`, which runs in another.
+    """Keep the latest events of a job, which runs in one thread, for `ProgressView.draw`, which runs in another.
 
     Args:
         title: the job's name.
@@ -57,7 +57,7 @@ class PanelProgress(Progress):
 
 
 class ProgressView:
-    """Draws the progress of one job after the other.
+    """Draw the progress of one job after the other.
 
     Attributes:
         box: the widget to put on the page.

@@ -24,7 +24,7 @@ _MARKS = {True: "✔", False: "✖", None: "?"}
 
 
 class PublishPanel:
-    """Verifies a saved model, shows what would be sent to the Hub, and sends it.
+    """Verify a saved model, show what would be sent to the Hub, and send it.
 
     Args:
         choice: has the folder that was saved last.

@@ -23,7 +23,7 @@ from qtoolkit.requests import QuantizeRequest
 
 
 class QuantizePanel:
-    """Quantizes the chosen model with the chosen method.
+    """Quantize the chosen model with the chosen method.
 
     Args:
         choice: has model, config and device; is given the folder.

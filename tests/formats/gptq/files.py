@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from qtoolkit.tensor import pack_words
+from qtoolkit.tensor.int32_packing import pack_words
 from tests.sample_models import random_model
 
 Tensors = dict[str, torch.Tensor]

@@ -16,7 +16,7 @@ import qtoolkit as qt
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.gptq import loader
 from qtoolkit.kernels import QuantizedLinear
-from qtoolkit.measure import memory_footprint
+from qtoolkit.measure.footprint import memory_footprint
 from tests.formats.gptq.files import Recipe, Tensors, write, write_checkpoint
 
 TOKENS = torch.arange(2, 34).reshape(2, 16)

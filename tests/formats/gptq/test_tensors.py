@@ -5,7 +5,7 @@ import torch
 
 from qtoolkit.formats.gptq.tensors import GPTQTensors
 from qtoolkit.kernels import QuantizedLinear, memory_bytes, tinygemm
-from qtoolkit.measure import memory_footprint
+from qtoolkit.measure.footprint import memory_footprint
 from tests.kernels.gptq_layers import IN, OUT, Kind, every_kernel_kind, every_kind, gptq_layer, tensors_of, weight_of
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import qtoolkit as qt
 from qtoolkit.errors import QToolkitError
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
-from qtoolkit.stream import Journal, JournalPlace
+from qtoolkit.stream.journal import Journal, JournalPlace
 from qtoolkit.stream.sealed import sealed
 
 RECIPE = {"method": "gptq", "bits": 4, "layers": "f" * 64}
