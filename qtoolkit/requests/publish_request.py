@@ -39,4 +39,4 @@ class PublishRequest(CardOptions, CheckOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.quality, QualityReport | None):
-            raise ConfigError(f"quality must be what evaluate returned, got {type(self.quality).__name__}")
+            raise ConfigError(f"quality must be what qt.evaluate returns, got {type(self.quality).__name__}")

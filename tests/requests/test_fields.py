@@ -76,7 +76,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "task": (lambda: RunTasksRequest("m", 3), "tasks must be names of tasks, or folders, got 3"),
     "task in a list": (lambda: RunTasksRequest("m", ["arc", 3]), "tasks must be names of tasks, or folders"),
     "examples": (lambda: RunTasksRequest("m", "arc", num_fewshot=-1), "num_fewshot must be at least 0, got -1"),
-    "quality": (lambda: PublishRequest("p", "a/b", quality="q"), "quality must be what evaluate returned, got str"),
+    "quality": (lambda: PublishRequest("p", "a/b", quality="q"), "quality must be what qt.evaluate returns, got str"),
     "window": (lambda: EvaluateRequest("m", seq_len=1), "seq_len must be at least 2"),
     "stride": (lambda: EvaluateRequest("m", stride=513), "stride must lie between 1 and seq_len, 512, got 513"),
 }
