@@ -68,9 +68,9 @@ test-new: .venv/.ready browser strace $(NOTEBOOKS_SMOLLM2)  ## the tests and not
 	$(PY) $(PYTEST) tests notebooks --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 
-# Kernels stand on torch alone, which is the same in both sets: tests/test_versions.py sees to it.
+# Not again what imports packages alone that are the same in both sets: tests/test_versions.py sees to it.
 test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (constraints/colab.txt)
-	$(PY_COLAB) $(PYTEST) tests --ignore tests/browser --ignore tests/kernels -m "not registry and not slow"
+	$(PY_COLAB) $(PYTEST) tests --ignore tests/browser -m "not registry and not slow and not once"
 
 # Checkpoints of every kind, and what qtoolkit computes from them.
 build/interop/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write.py | .venv/.ready
