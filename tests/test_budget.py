@@ -6,6 +6,8 @@ from statistics import median
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 PACKAGE = Path(__file__).parent.parent / "qtoolkit"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE_LINES = 350

@@ -8,6 +8,8 @@ import pytest
 from qtoolkit import errors
 from qtoolkit.errors import ConfigError, QToolkitError, oneline
 
+pytestmark = pytest.mark.once
+
 CLASSES = {name: thing for name, thing in vars(errors).items() if inspect.isclass(thing)}
 LINE = re.compile(r"^(?P<branch>[ │├└─]*)(?P<name>[A-Z]\w+)(?: \((?P<builtin>\w+)\))?(?:  +\S.*)?$")
 

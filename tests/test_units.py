@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_count, format_seconds
 
+pytestmark = pytest.mark.once
+
 UNITS = {"bytes": 0, "kB": 3, "MB": 6, "GB": 9, "TB": 12, "PB": 15}
 
 

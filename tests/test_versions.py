@@ -3,14 +3,24 @@
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-# What tests of kernels stand on, with the name of its package: the same version in both sets.
-SAME = ("torch", "safetensors", "pytest")
+# What tests that run once may import, with the name of its package: the same version in both sets.
+SAME = ("torch", "safetensors", "pytest", "hypothesis")
 # A layer of transformers', which is a weight and a bias.
-PLAIN_LAYERS = {"transformers.pytorch_utils"}
+PLAIN_LAYERS = "transformers.pytorch_utils"
+# Fixtures for many folders that import none of the other packages.
+PLAIN_FIXTURES = {"device", "older_processor", "newer_processor", "each_processor"}
+ONCE = [
+    file
+    for file in sorted((ROOT / "tests").rglob("test_*.py"))
+    if "\npytestmark = pytest.mark.once\n" in file.read_text()
+]
 
 
 def version_of(package: str, lock: str) -> str:
@@ -18,21 +28,76 @@ def version_of(package: str, lock: str) -> str:
     return str(found)
 
 
-def imported(folder: Path) -> set[str]:
-    names = set()
-    for file in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                names.add(str(node.module))
-            elif isinstance(node, ast.Import):
-                names.update(alias.name for alias in node.names)
-    return {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def test_what_kernels_stand_on_is_the_same_in_both_sets() -> None:
-    """So their tests run once: everything else runs with Colab's versions too, but what needs a browser."""
-    assert re.findall(r"--ignore (\S+)", MAKEFILE) == ["tests/browser", "tests/kernels"]
+def file_of(module: str) -> Path | None:
+    """The file of one of our modules."""
+    path = ROOT.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+@cache
+def imported(file: Path) -> set[str]:
+    """The modules that a file imports, wherever it does; `a.b` for `from a import b` where `b` is a module of ours."""
+    names: set[str] = set()
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.ImportFrom):
+            modules = (f"{node.module}.{alias.name}" for alias in node.names)
+            names |= {module if file_of(module) else str(node.module) for module in modules}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def others(test: Path) -> set[str]:
+    """The packages of others that a test and all of ours that it imports may import."""
+    packages: set[str] = set()
+    seen: set[Path] = set()
+    waiting = [test]
+    while waiting:
+        file = waiting.pop()
+        if file not in seen:
+            seen.add(file)
+            for module in imported(file) - {PLAIN_LAYERS}:
+                ours = file_of(module)
+                if ours is not None:
+                    waiting.append(ours)
+                else:
+                    packages.add(module.partition(".")[0])
+    return packages - sys.stdlib_module_names
+
+
+def fixtures(test: Path) -> set[str]:
+    """The names of the fixtures that a test's folder and those above it share among their files."""
+    files = [folder / "conftest.py" for folder in test.parents if folder.is_relative_to(ROOT)]
+    nodes = [node for file in files if file.exists() for node in tree_of(file).body]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    return {node.name for node in functions if any("fixture" in ast.unparse(one) for one in node.decorator_list)}
+
+
+def test_packages_of_tests_that_run_once_are_the_same_in_both_sets() -> None:
     for package in SAME:
         assert version_of(package, "ci.txt") == version_of(package, "colab.txt")
-    others = imported(ROOT / "tests" / "kernels") | imported(ROOT / "qtoolkit" / "kernels")
-    assert {name.partition(".")[0] for name in others - PLAIN_LAYERS} <= {*SAME, "qtoolkit", "tests"}
+
+
+def test_all_but_what_needs_a_browser_is_collected_with_colabs_versions() -> None:
+    assert re.findall(r"--ignore (\S+)", MAKEFILE) == ["tests/browser"]
+
+
+def test_all_tests_of_kernels_run_once() -> None:
+    assert set((ROOT / "tests" / "kernels").glob("test_*.py")) <= set(ONCE)
+
+
+@pytest.mark.parametrize("file", ONCE, ids=lambda file: str(file.relative_to(ROOT / "tests")))
+def test_what_runs_once_imports_nothing_that_differs(file: Path) -> None:
+    assert others(file) <= set(SAME)
+    arguments = {node.arg for node in ast.walk(tree_of(file)) if isinstance(node, ast.arg)}
+    assert arguments & fixtures(file) <= PLAIN_FIXTURES
+
+
+def test_what_differs_is_seen_through_our_own_modules() -> None:
+    assert {"transformers", "huggingface_hub", "IPython"} <= others(ROOT / "tests" / "test_public_api.py")
+    assert {"smollm2", "shell"} <= fixtures(ROOT / "tests" / "notebook" / "test_kernel.py")

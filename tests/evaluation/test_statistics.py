@@ -5,6 +5,8 @@ import torch
 
 from qtoolkit.evaluation.statistics import Figure, mean, perplexity, quantile, root_mean_square
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def sample() -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,8 @@ from qtoolkit.kernels import Codes, QuantizedLinear, blockwise
 from qtoolkit.tensor import processor
 from tests.kernels.schemes import Scheme, every_scheme, quantized, weight_of
 
+pytestmark = pytest.mark.once
+
 # Relative error of a product: rounding of the inputs' type, in the outputs and at most once in the weights.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 

@@ -7,6 +7,8 @@ from torch import nn
 from qtoolkit.kernels import blockwise
 from tests.kernels.schemes import Scheme, every_scheme, quantized, weight_of
 
+pytestmark = pytest.mark.once
+
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 

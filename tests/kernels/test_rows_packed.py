@@ -14,6 +14,8 @@ from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.tensor.lazy import LazyState
 from tests.kernels.schemes import Scheme, name_of, quantized, weight_of
 
+pytestmark = pytest.mark.once
+
 INT4, INT8 = "aten::_weight_int4pack_mm_for_cpu", "aten::_weight_int8pack_mm"
 # Relative error of a product: rounding of the inputs' type, and of scales and offsets in the kernels.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 4e-3, torch.bfloat16: 8e-3}

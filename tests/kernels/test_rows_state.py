@@ -11,6 +11,8 @@ from torch import nn
 from qtoolkit.kernels import QuantizedLinear
 from tests.kernels.schemes import Scheme, every_scheme, quantized
 
+pytestmark = pytest.mark.once
+
 
 def empty_like(layer: QuantizedLinear, device: str = "cpu") -> QuantizedLinear:
     return QuantizedLinear(layer.stored, bias=layer.bias is not None, device=device)

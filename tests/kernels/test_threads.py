@@ -14,6 +14,8 @@ from tests.kernels.gptq_layers import Kind, gptq_layer
 from tests.kernels.running import while_another
 from tests.kernels.schemes import Scheme, quantized
 
+pytestmark = pytest.mark.once
+
 FORWARDS = 1000
 
 

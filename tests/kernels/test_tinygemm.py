@@ -14,6 +14,8 @@ import torch
 from qtoolkit.kernels.packed_int4 import PackedInt4
 from qtoolkit.kernels.tinygemm import Layout, cpu_block, layout_for
 
+pytestmark = pytest.mark.once
+
 if TYPE_CHECKING:
     from qtoolkit.kernels import Codes
 

@@ -10,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qtoolkit.kernels import blockwise, tinygemm
 from tests.kernels.gptq_layers import IN, OUT, Kind, every_kernel_kind, every_kind, gptq_layer, weight_of
 
+pytestmark = pytest.mark.once
+
 # Relative error of a product: rounding of the inputs' type, and of the scales in the kernel.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 4e-3, torch.bfloat16: 8e-3}
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -6,6 +6,8 @@ import torch
 from qtoolkit.kernels import blockwise
 from tests.kernels.gptq_layers import IN, Kind, every_kind, gptq_layer, weight_of
 
+pytestmark = pytest.mark.once
+
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 8e-3}
 
 

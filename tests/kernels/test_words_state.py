@@ -17,6 +17,8 @@ from qtoolkit.tensor.lazy import LazyState, LazyTensor
 from tests.kernels.gptq_layers import Kind, every_kernel_kind, every_kind, gptq_layer
 from tests.kernels.gptq_layers import tensors_of as stored_tensors
 
+pytestmark = pytest.mark.once
+
 Tensors = dict[str, torch.Tensor]
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from qtoolkit.measure.disk import disk_size, free_disk
 
+pytestmark = pytest.mark.once
+
 
 def test_weight_files_are_added_up_and_others_are_not(tmp_path: Path) -> None:
     for name, size in {

@@ -8,6 +8,8 @@ import torch
 
 from qtoolkit.measure.speed import measure_speed
 
+pytestmark = pytest.mark.once
+
 
 def test_it_is_measured_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "cache" / "speed.json"

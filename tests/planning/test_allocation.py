@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from qtoolkit.planning import allocation
 from qtoolkit.planning.allocation import Choice, Choices, allocate, total_loss, total_size
 
+pytestmark = pytest.mark.once
+
 BITS = (2, 3, 4, 8)
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from qtoolkit.publishing.patterns import SECRETS, local_paths, without_paths
 
+pytestmark = pytest.mark.once
+
 KEYS = {
     "hugging-face": "hf_" + "a1" * 17,
     "openai": "sk-proj-" + "a1" * 20,

@@ -7,6 +7,8 @@ import pytest
 
 from qtoolkit.records import MemoryReport, html
 
+pytestmark = pytest.mark.once
+
 
 def widths(picture: str) -> list[float]:
     """The width of each bar in percent of its track; the picture is well-formed XML."""

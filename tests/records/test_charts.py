@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from qtoolkit.records.charts import Point, scatter
 
+pytestmark = pytest.mark.once
+
 NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
 
 

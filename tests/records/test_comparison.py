@@ -14,6 +14,8 @@ from qtoolkit.errors import OutputError
 from qtoolkit.records import Compared, Comparison, ModelSource, QualityReport, SpeedReport, in_order
 from tests.records.test_html import drawn_in
 
+pytestmark = pytest.mark.once
+
 SOURCE = ModelSource("org/name", None, None, "safetensors", "LlamaForCausalLM", "bfloat16", 1000, 2000, 2100)
 SPEED = SpeedReport("cpu", 128, 32, 3, 0.5, 12.5, (12.0, 13.0), 256.0, (200.0, 300.0))
 

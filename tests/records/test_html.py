@@ -11,6 +11,8 @@ from qtoolkit.records import LayerPlan, MemoryReport, Record
 from qtoolkit.records.html import visible
 from tests.records.examples import RECORDS, any_record, record_of_text
 
+pytestmark = pytest.mark.once
+
 EACH = pytest.mark.parametrize("kind", RECORDS.values(), ids=RECORDS)
 DRAWN = settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 # What ends a text, an attribute or a comment, and then runs.

@@ -12,6 +12,8 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.records import ModelSource, ProgressEvent, Record
 from tests.records.examples import RECORDS, any_record
 
+pytestmark = pytest.mark.once
+
 EACH = pytest.mark.parametrize("kind", RECORDS.values(), ids=RECORDS)
 DRAWN = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 

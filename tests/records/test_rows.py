@@ -19,6 +19,8 @@ from qtoolkit.records import (
     Term,
 )
 
+pytestmark = pytest.mark.once
+
 SOURCE = ModelSource(
     "org/name", "/cache/x", "c" * 40, "safetensors", "LlamaForCausalLM", "bfloat16", 1_000_000, 2_000_000, 2_001_000
 )

@@ -4,6 +4,8 @@ import pytest
 
 from qtoolkit.stream.groups import with_unseen
 
+pytestmark = pytest.mark.once
+
 DENSE = [("q", "k", "v"), ("o",)]
 
 

@@ -9,6 +9,8 @@ from torch import nn
 from qtoolkit.stream.forward import collect, run_once
 from qtoolkit.stream.groups import trace
 
+pytestmark = pytest.mark.once
+
 
 class Block(nn.Module):
     """Two layers on the same inputs, one on their product, and a residual."""

@@ -7,6 +7,8 @@ import torch
 
 from qtoolkit.tensor.divergence import compare_predictions, negative_log_likelihood
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("vocabulary", [2, 1000, 50_000])
 @pytest.mark.parametrize("spread", [1.0, 30.0], ids=["flat", "peaked"])

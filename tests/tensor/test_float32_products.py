@@ -12,6 +12,8 @@ from qtoolkit.tensor import float32_products as products
 from qtoolkit.tensor.float32_products import Float32Products
 from qtoolkit.tensor.processor import product_dtype
 
+pytestmark = pytest.mark.once
+
 # One rounding of the result.
 TOLERANCE = {torch.bfloat16: 2**-8, torch.float16: 2**-11}
 

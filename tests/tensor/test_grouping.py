@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from qtoolkit.tensor.grouping import GRANULARITIES, from_groups, scale_shape, to_groups
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     ("granularity", "group_size", "expected"),

@@ -5,6 +5,8 @@ import torch
 
 from qtoolkit.tensor.hessian import Hessian
 
+pytestmark = pytest.mark.once
+
 CPU = torch.device("cpu")
 
 

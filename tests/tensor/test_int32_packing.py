@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from qtoolkit.tensor import int32_packing
 from qtoolkit.tensor.int32_packing import pack_words, unpack_words
 
+pytestmark = pytest.mark.once
+
 every_width = pytest.mark.parametrize("bits", [2, 3, 4, 8], ids=lambda bits: f"{bits} bits")
 
 

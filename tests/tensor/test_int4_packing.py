@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from qtoolkit.tensor.int4_packing import pack_int4, unpack_int4
 
+pytestmark = pytest.mark.once
+
 CODES = range(-8, 8)
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from qtoolkit.tensor.integer_codes import absmax_quantize, code_range, dequantize, zero_point_quantize
 
+pytestmark = pytest.mark.once
+
 RANGES = {"8 bits": (-127, 127), "4 bits": (-8, 7)}
 SCALE_DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # float16 scales end at 65504 and float32 products at 3.4e38: values stay well below both.

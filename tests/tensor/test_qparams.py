@@ -5,6 +5,8 @@ import torch
 
 from qtoolkit.tensor.qparams import search_qparams
 
+pytestmark = pytest.mark.once
+
 
 def error_of(w: torch.Tensor, h: torch.Tensor, scale: float, zero: float, bits: int) -> float:
     """Sum of h (w - q)^2 of one group, slowly."""

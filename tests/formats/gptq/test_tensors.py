@@ -8,6 +8,8 @@ from qtoolkit.kernels import QuantizedLinear, memory_bytes, tinygemm
 from qtoolkit.measure.footprint import memory_footprint
 from tests.kernels.gptq_layers import IN, OUT, Kind, every_kernel_kind, every_kind, gptq_layer, tensors_of, weight_of
 
+pytestmark = pytest.mark.once
+
 
 @every_kind
 def test_dequantized_as_the_bits_say(kind: Kind) -> None:

@@ -6,6 +6,8 @@ import torch
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
 from qtoolkit.tensor.qparams import QParams, search_qparams
 
+pytestmark = pytest.mark.once
+
 IN, OUT = 96, 40
 
 
