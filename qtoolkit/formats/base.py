@@ -119,11 +119,10 @@ class Reader(Planner):
     bits: Mapping[str, int]
 
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
-        """Return memory and time of the only phase, reading."""
-        from qtoolkit.stream.cost import reading_phase
+        """See `Planner`: one phase, which reads the checkpoint."""
+        from qtoolkit.stream.cost import loading_phase
 
-        layouts = max((layer.bytes_after for layer in job.layers), default=0)
-        return (reading_phase(job, "load", "a layer in two layouts", layouts),)
+        return (loading_phase(job),)
 
 
 class Format(ABC):
@@ -160,7 +159,7 @@ class Format(ABC):
         """
 
     def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
-        """Return a checkpoint of this format with what its config tells wrongly put right, and noted.
+        """Return a checkpoint of this format with wrong values of its config corrected, and a note for each.
 
         Raises:
             CheckpointError, UnsupportedModelError: it is damaged, or not read here.

@@ -103,9 +103,10 @@ class Method(Planner):
 
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
         """See `Planner`: by default, one phase that quantizes one weight after the other."""
-        from qtoolkit.stream.cost import weight_phases
+        from qtoolkit.stream.cost import reading_phase
 
-        return weight_phases(job)
+        working = max((layer.working_bytes - layer.bytes_after for layer in job.layers), default=0)
+        return (reading_phase(job, "quantize", "largest layer while it is quantized", working),)
 
     @abstractmethod
     def quantize(

@@ -123,7 +123,7 @@ def _save_phase(checkpoint: Checkpoint, job: JobShape, disk_after: int) -> Phase
     buffers = (_FIRST_PRODUCTS, tokenizer)
     tokenizer_file = _TOKENIZER_GROWS * checkpoint.tokenizer_bytes or _TOKEN_BYTES * job.vocab_size
     return replace(
-        on_device(job, "save", (*buffers, _result(job)), (*buffers, moved)),
+        on_device(job, "save", (*buffers, job.result), (*buffers, moved)),
         disk=disk_after + _SIDE_FILES + _LAYER_ENTRIES * len(every_layer) + tokenizer_file,
         bytes_moved=disk_after,
         seconds=job.time(moved=disk_after),
@@ -134,16 +134,12 @@ def _probe_phase(job: JobShape) -> PhasePlan:
     """Return the phase of the short forward pass whose logits are stored with a saved result."""
     largest = max((layer.num_weights for layer in job.layers), default=0)
     terms = (
-        _result(job),
+        job.result,
         Term("logits of the probe", 12 * PROBE_TOKENS * job.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"),
         Term("largest layer expanded", 4 * largest, "in float32 at most"),
         _FIRST_PRODUCTS,
     )
     return replace(on_device(job, "verify", terms, ()), seconds=job.time(touched=job.footprint + 4 * largest))
-
-
-def _result(job: JobShape) -> Term:
-    return Term("quantized model", job.footprint, "every layer's bytes, scales included")
 
 
 def inference(checkpoint: Checkpoint, job: JobShape, context: int, batch_size: int) -> PhasePlan:
@@ -163,7 +159,7 @@ def inference(checkpoint: Checkpoint, job: JobShape, context: int, batch_size: i
     cached = job.cache_bytes * positions // max(1, len(kinds)) * batch_size
     shape = "{} layers, {} heads of {}".format(*_cache_shape(config))
     terms = (
-        _result(job),
+        job.result,
         Term("keys and values", cached, f"{batch_size} x {context} tokens, {shape}"),
         Term("logits", 4 * batch_size * config.vocab_size, "one row each, float32"),
     )

@@ -14,7 +14,7 @@ from qtoolkit.errors import CheckpointError, OutputError, SourceError, oneline
 from qtoolkit.files import make_folder, sha256_of, sync_file, sync_folder, write_whole
 from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.stream.old_journal import put_aside
-from qtoolkit.stream.sealed import digest_of, has_seal, is_sealed, read_object, sealed, without_seal
+from qtoolkit.stream.sealed import SEAL, digest_of, is_sealed, read_object, sealed, without_seal
 from qtoolkit.stream.writing import write_file
 
 RECIPE_FILE = "recipe.json"
@@ -240,7 +240,7 @@ class Journal:
     def _is_foreign(self, name: str) -> bool:
         """Return whether a record, or the recipe, is undamaged but not of this job."""
         record = read_object(self._files(name)[1])
-        if not has_seal(record):
+        if SEAL not in record:
             return bool(record)
         return is_sealed(record) and record.get("recipe") != self._recipe
 

@@ -7,7 +7,7 @@ import torch
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.native.tensors import NativeTensors
-from qtoolkit.kernels import QuantizedLinear, memory_bytes
+from qtoolkit.kernels import QuantizedLinear, memory_bytes, stored_bytes
 from qtoolkit.methods import Layer, LinearMethod, MethodConfig, Outcome, option
 from qtoolkit.records import LayerPlan
 from qtoolkit.tensor.lazy import LazyTensor
@@ -42,7 +42,7 @@ class AWQMethod(LinearMethod):
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         tensors = tensors_of(layer, config)
-        stored, kept = tensors.stored_bytes(), memory_bytes(tensors, device=layer.device)
+        stored, kept = stored_bytes(tensors), memory_bytes(tensors, device=layer.device)
         return layer.replaced(kept, disk_bytes=stored, working_bytes=9 * layer.num_weights + stored)
 
     def build(self, layer: Layer, config: Any, dtype: Any) -> torch.nn.Module:

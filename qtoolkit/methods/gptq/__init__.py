@@ -130,13 +130,13 @@ class GPTQMethod(Method):
 
     def plan_layer(self, layer: Layer, config: GPTQ) -> LayerPlan:
         """See `Method`."""
-        from qtoolkit.kernels import memory_bytes
+        from qtoolkit.kernels import memory_bytes, stored_bytes
 
         reason = _skip_reason(layer)
         if reason:
             return layer.left_alone(reason)
         tensors = stored_tensors(config, layer.out_features, layer.in_features, bits=config.bits)
-        stored = tensors.stored_bytes()
+        stored = stored_bytes(tensors)
         # The Hessian and its factor, the weight and its errors in float32, the codes.
         working = 8 * layer.in_features**2 + 9 * layer.num_weights + stored
         packed = memory_bytes(tensors, device=layer.device, reordered=config.desc_act)

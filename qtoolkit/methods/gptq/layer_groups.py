@@ -25,7 +25,7 @@ _ROUNDING_STEPS = 8
 
 
 class GPTQBlocks:
-    """GPTQ for `qtoolkit.stream.quantize_blocks`; implements `BlockMethod`.
+    """GPTQ for `qtoolkit.stream.run.quantize_blocks`; implements `BlockMethod`.
 
     Args:
         config: fitted: its group size divides the inputs of all layers.
