@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
-    from qtoolkit.stream.journal import JournalPlace
+    from qtoolkit.stream.journal import JournalLocation
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Method(Planner):
         config: Any,
         plan: Plan,
         on_progress: OnProgress,
-        journal: "JournalPlace | None" = None,
+        journal: "JournalLocation | None" = None,
     ) -> Outcome:
         """Read the checkpoint's weights and return the quantized model on `plan.device`, ready to run and to save.
 

@@ -7,7 +7,7 @@ from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import MethodConfig, as_call, offered
 from qtoolkit.records import Advice, Plan
 
-# More than this nobody reads.
+# More suggestions would hardly be read.
 MAX_ADVICE = 4
 
 # Returns the plan of a config on a device.
@@ -15,7 +15,7 @@ Draft = Callable[[MethodConfig, str], Plan]
 
 
 def advise(plan: Plan, config: MethodConfig, draft: Draft) -> tuple[Advice, ...]:
-    """Return changes with which a plan would fit; where none does, the one that comes nearest.
+    """Return changes with which a plan would fit; if none would, the one that needs the least memory.
 
     Args:
         plan: a plan that does not fit.

@@ -14,10 +14,13 @@ from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed,
 from qtoolkit.sensitivity import sensitivity_phase
 from qtoolkit.stream.cost import JobShape, on_device
 
-# Bytes written beside the weights: config, card and receipt; per layer, its entries in headers and in the journal; the
-# tokenizer, whose file may double, since merges are written as pairs today. For a tokenizer that was given in memory,
+# Bytes written beside the weights: config, card and receipt; and for each layer its entries in headers and journal.
+_SIDE_FILES = 1_000_000
+_LAYER_ENTRIES = 2_000
+# The tokenizer's file may double, since merges are written as pairs today. For a tokenizer that was given in memory,
 # bytes per token: 72 were measured for a vocabulary of 49,152, and 126 for one of 262,144.
-_SIDE_FILES, _LAYER_ENTRIES, _TOKENIZER_GROWS, _TOKEN_BYTES = 1_000_000, 2_000, 2, 150
+_TOKENIZER_GROWS = 2
+_TOKEN_BYTES = 150
 # Tokens of the forward pass whose logits are stored with a result (`qtoolkit.publishing.behaviour`).
 PROBE_TOKENS = 32
 
@@ -29,7 +32,9 @@ _FIRST_USE = 17_000_000
 _FIRST_PRODUCTS = Term("code and buffers of first products", 40_000_000, "measured on SmolLM2-135M")
 # Memory as multiples of the size of tokenizer.json, measured for vocabularies of 49,152 and 262,144: once it is loaded,
 # at the peak of reading it, and at the peak of writing it.
-_TOKENIZER_HELD, _TOKENIZER_READ, _TOKENIZER_WRITTEN = 8.2, 14.5, 2.6
+_TOKENIZER_HELD = 8.2
+_TOKENIZER_READ = 14.5
+_TOKENIZER_WRITTEN = 2.6
 
 
 def base_terms(

@@ -123,8 +123,8 @@ def _stored_scale(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     # The next larger positive float is the next larger integer with the same bits.
     stored = (stored.view(_BITS_OF[dtype]) + (stored.double() < scale)).view(dtype)
     if not torch.isfinite(stored).all():
-        limit, largest = torch.finfo(dtype).max, scale.max().item()
-        raise ValueError(f"scales must fit {dtype}, at most {limit:.6g}, got {largest:.6g}")
+        limit = torch.finfo(dtype).max
+        raise ValueError(f"scales must fit {dtype}, at most {limit:.6g}, got {scale.max().item():.6g}")
     return stored
 
 

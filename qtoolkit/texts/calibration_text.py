@@ -41,7 +41,7 @@ def check_calibration(value: Any) -> None:
     """Refuse calibration text that is clearly unusable, before any work.
 
     Args:
-        value: "wikitext2", "c4", "self", a file (.txt, .jsonl, .parquet), a list of texts, or a Dataset.
+        value: "wikitext2", "c4", "self", a file (.txt, .md, .raw, .jsonl, .parquet), a list of texts, or a Dataset.
 
     Raises:
         ConfigError: it is none of those, is empty or binary, or holds no text where text is expected.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qtoolkit.formats.gptq.tensors import GPTQTensors
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.stream.cost import JobShape
-    from qtoolkit.stream.journal import JournalPlace
+    from qtoolkit.stream.journal import JournalLocation
 
 # Inputs and outputs that every reader of the format packs without a remainder: 32 codes of 3 bits fill 3 words.
 _MULTIPLE = 32
@@ -166,7 +166,7 @@ class GPTQMethod(Method):
         config: GPTQ,
         plan: Plan,
         on_progress: OnProgress,
-        journal: "JournalPlace | None" = None,
+        journal: "JournalLocation | None" = None,
     ) -> Outcome:
         """See `Method`."""
         from qtoolkit.methods.gptq.calibrated_job import quantize
