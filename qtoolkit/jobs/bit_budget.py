@@ -9,7 +9,7 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
-from qtoolkit.planning.fit import check_machine
+from qtoolkit.planning.fit import check_fits, judge
 from qtoolkit.planning.layers import layers_to_quantize
 from qtoolkit.planning.planner import PlannedJob, plan_job
 from qtoolkit.records import Machine, OnProgress, Plan, RoundingLoss, Sensitivity
@@ -97,7 +97,8 @@ def meet_target(
     plan = planned.plan
     assert isinstance(planned.config, MixedConfig)
     if machine is not None:
-        check_machine(replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure")), machine)
+        measuring = replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure"))
+        check_fits(judge(measuring, machine, saves=False))
     units = _Units.of(method, planned, choices)
     budget = _Budget.of(config, plan, units.biases)
     if units.check(budget, checkpoint.name) <= budget.size:

@@ -10,7 +10,7 @@ import torch
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, ConfigError, QToolkitError
 from qtoolkit.stream.journal import Journal, JournalLocation
-from qtoolkit.texts.calibration_text import check_calibration
+from qtoolkit.texts.texts import check_texts
 from tests.sample_models import random_model
 
 # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
@@ -82,7 +82,7 @@ def test_gguf_files_in_a_folder(saved: Path, tmp_path: Path) -> None:
 def test_a_text(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"text{suffix}").write_bytes(POINTER)
     with pytest.raises(ConfigError, match="is a Git LFS pointer"):
-        check_calibration(str(tmp_path / f"text{suffix}"))
+        check_texts(str(tmp_path / f"text{suffix}"), "calibration")
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "block-00003.json", "block-00003.safetensors"])

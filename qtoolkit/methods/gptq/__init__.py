@@ -108,9 +108,9 @@ class GPTQMethod(Method):
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
         """See `Method`: refuse a calibration text that cannot be used."""
-        from qtoolkit.texts.calibration_text import check_calibration
+        from qtoolkit.texts.texts import check_texts
 
-        check_calibration(config.calibration)
+        check_texts(config.calibration, "calibration")
         return config
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:

@@ -88,7 +88,7 @@ def test_a_scheme_that_a_layer_cannot_have_is_refused(changes: dict[str, object]
     for refuse in (
         lambda: QuantizedLinear(stored, bias=False),
         lambda: Scheme(**fields).quantize(torch.zeros(8, 33)),  # type: ignore[arg-type]
-        stored.stored_bytes,
+        lambda: stored_bytes(stored),
     ):
         with pytest.raises(ValueError, match=f"^{message}$"):
             refuse()
