@@ -195,7 +195,7 @@ def _put_in_place(partial: Partial, existing: ExistingOutput | None) -> None:
     output = partial.output
     try:
         if existing is not None and is_at(existing.state, output):
-            if not existing.is_empty:
+            if existing.content:
                 _replace(partial, existing)
                 return
             output.rmdir()

@@ -78,11 +78,7 @@ def quantize(
 def _read_text(checkpoint: Checkpoint, config: GPTQ, on_progress: OnProgress) -> Calibration:
     """Return the tokens of the calibration text that the config names."""
     text = read_calibration(
-        checkpoint,
-        config.calibration,
-        num_samples=config.num_samples,
-        seq_len=config.seq_len,
-        on_progress=on_progress,
+        checkpoint, config.calibration, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
     )
     give_memory_back()
     return text
