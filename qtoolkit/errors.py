@@ -43,6 +43,8 @@ _ENFORCE = re.compile(r"^\[enforce fail at [^]]*\] .*?\. (?=[A-Z])")
 
 # Characters of a message: a path has up to 4,096, but a config may hold a string of a million.
 _LONGEST = 6_000
+# Characters of any other text that is shown.
+_MAX_PRINTED = 10_000
 # Real tokens have 34 letters and digits after the prefix.
 _TOKEN = re.compile(r"(hf|api_org)_[A-Za-z0-9]{16,}")
 # User name and password of a URL.
@@ -60,7 +62,7 @@ def masked(text: str, token: str | None = None) -> str:
     return text.replace(str(token), "hf_…") if token and len(token) >= 8 else text
 
 
-def printable(text: str, longest: int = 10_000) -> str:
+def printable(text: str) -> str:
     r"""Return a text that any screen and file takes: unprintable characters escaped, and a long end cut off.
 
     Example:
@@ -68,8 +70,8 @@ def printable(text: str, longest: int = 10_000) -> str:
         one\x1b[2Jline\udce9
     """
     # Python decodes a file name that is not UTF-8 to lone surrogates, which no terminal and no Hub accepts.
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:longest])
-    return shown if len(text) <= longest else f"{shown}..."
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:_MAX_PRINTED])
+    return shown if len(text) <= _MAX_PRINTED else f"{shown}..."
 
 
 def _shortened(text: str) -> str:

@@ -286,7 +286,7 @@ def _refuse_full(folder: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
 
 
-def keep_json(file: Path, values: dict[str, Any]) -> None:
+def cache_json(file: Path, values: dict[str, Any]) -> None:
     """Cache measured values in a file; where it cannot be written, they are measured again the next time."""
     with suppress(OSError):
         make_folder(file.parent)

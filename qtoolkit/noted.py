@@ -1,4 +1,4 @@
-"""A result with the notes of how it came to be."""
+"""Hold a result together with notes on how it was produced."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Noted(Generic[T]):
-    """What a step made, and what a reader of the job's report has to know of it.
+    """Hold the result of a step, and what a reader of the job's report has to know of it.
 
     Attributes:
         value: the result.

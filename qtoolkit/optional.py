@@ -69,7 +69,7 @@ def is_installed(package: str) -> bool:
     return sys.modules.get(package) is not None or importlib.util.find_spec(package) is not None
 
 
-def brought(group: str) -> Mapping[str, list[EntryPoint]]:
+def entry_points_in(group: str) -> Mapping[str, list[EntryPoint]]:
     """Return the entry points of installed packages in a group, by name; nothing is imported.
 
     Args:
@@ -80,11 +80,11 @@ def brought(group: str) -> Mapping[str, list[EntryPoint]]:
 
 @lru_cache(maxsize=8)
 def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, list[EntryPoint]]:
-    """Return the same as `brought`; the cache is keyed by `sys.path`, where packages are looked for."""
-    found: dict[str, list[EntryPoint]] = {}
+    """Return the same as `entry_points_in`; the cache is keyed by `sys.path`, where packages are looked for."""
+    entries: dict[str, list[EntryPoint]] = {}
     for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
-        found.setdefault(entry.name, []).append(entry)
-    return found
+        entries.setdefault(entry.name, []).append(entry)
+    return entries
 
 
 def package_of(entry: EntryPoint) -> str:
@@ -107,7 +107,8 @@ class _Watcher(importlib.abc.MetaPathFinder):
     """Find one module as the later finders do, and call back once it was executed."""
 
     def __init__(self, module: str, callback: Callable[[], object]) -> None:
-        self.module, self.callback = module, callback
+        self.module = module
+        self.callback = callback
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -115,10 +116,11 @@ class _Watcher(importlib.abc.MetaPathFinder):
         if fullname != self.module or self not in sys.meta_path:
             return None
         later = sys.meta_path[sys.meta_path.index(self) + 1 :]
-        found = (finder.find_spec(fullname, path, target) for finder in later)
-        spec = next((spec for spec in found if spec is not None), None)
+        specs = (finder.find_spec(fullname, path, target) for finder in later)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            loader, run = spec.loader, spec.loader.exec_module
+            loader = spec.loader
+            run = loader.exec_module
 
             def run_and_call(module: ModuleType) -> None:
                 # Replaced on the instance and for one call only: the loader keeps its type, by which sources are found.

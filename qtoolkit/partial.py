@@ -114,10 +114,10 @@ def marker_of(folder: Path) -> str | None:
         if not (is_folder(folder) and stat.S_ISREG(file.lstat().st_mode)):
             return None
         with file.open("rb") as stream:
-            found = _MARK.fullmatch(stream.read(100))
+            match = _MARK.fullmatch(stream.read(100))
     except (OSError, ValueError):
         return None
-    return found[1].decode() if found else None
+    return match[1].decode() if match else None
 
 
 def refuse_foreign(output: Path) -> None:

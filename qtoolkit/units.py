@@ -26,12 +26,12 @@ def parse_bytes(size: int | str) -> int:
     Raises:
         ConfigError: the text is no size, or the number is below 1.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGTP]?)(i?)(?:B|bytes)?\s*", str(size))
-    if found is None or not float(found[1]):
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGTP]?)(i?)(?:B|bytes)?\s*", str(size))
+    if match is None or not float(match[1]):
         raise ConfigError(f"{size!r:.40} is no size: write it as 8 GB, 500 MB or 1.5 GiB")
-    power = " KMGTP".index(found[2].upper() or " ")
-    factor: int = (1024 if found[3] else 1000) ** power
-    return round(float(found[1]) * factor)
+    power = " KMGTP".index(match[2].upper() or " ")
+    factor: int = (1024 if match[3] else 1000) ** power
+    return round(float(match[1]) * factor)
 
 
 def format_seconds(seconds: float) -> str:

@@ -16,7 +16,7 @@ import qtoolkit as qt
 from qtoolkit import files
 from qtoolkit.errors import ConfigError, ModelNotFoundError, OutputError
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
-from qtoolkit.files import keep_json, make_folder, read_json, scratch_folder, user_cache, write_whole
+from qtoolkit.files import cache_json, make_folder, read_json, scratch_folder, user_cache, write_whole
 from qtoolkit.partial import put_back
 from qtoolkit.publishing.patterns import local_paths
 from tests.records.test_comparison import COMPARISON
@@ -148,7 +148,7 @@ def test_without_a_home_no_verb_fails_by_a_path(
 @pytest.mark.usefixtures("homeless")
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows homes by variables alone")
 def test_a_user_without_a_home_keeps_nothing() -> None:
-    keep_json(user_cache() / "file.json", {"a": 1})
+    cache_json(user_cache() / "file.json", {"a": 1})
     assert read_json(user_cache() / "file.json") == {}
     assert local_paths().search(b"/home/ann/x")
     assert qt.doctor()

@@ -176,7 +176,8 @@ class _Handles:
     def _free_context(self) -> None:
         if self.context:
             self.library.llama_free(self.context)
-        self.context, self.length = None, 0
+        self.context = None
+        self.length = 0
 
     def free(self) -> None:
         """Free the context and the model; nothing happens the second time."""

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Task = str | os.PathLike[str]
 
 # lm-eval's own seeds, so that shuffles and solved examples are the same as in other people's runs.
-_PYTHON_SEED, _SEED = 0, 1234
+_PYTHON_SEED = 0
+_SEED = 1234
 # lm-eval's default of 100,000 takes minutes, and changes only the third digit of a standard error.
 _BOOTSTRAPS = 1000
 

@@ -40,7 +40,7 @@ class Predictor:
 
 
 class Scorer(Protocol):
-    """Open a model to predict tokens; the three classes below do."""
+    """Open a model to predict tokens; implemented by `LoadedScorer`, `OpenedScorer` and `StreamedScorer`."""
 
     def open(self, tokens: torch.Tensor, on_progress: OnProgress) -> AbstractContextManager[Predictor]:
         """Return a context manager that gives the predictor of windows int64 [num_windows, seq_len]."""

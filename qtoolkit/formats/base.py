@@ -24,7 +24,7 @@ Values = Mapping[str, Any]
 
 
 class Layers(Protocol):
-    """Builds and quantizes the layers of a method without calibration, each from its weight alone."""
+    """Build and quantize the layers of a method without calibration, each from its weight alone."""
 
     def build(self, layer: Layer, dtype: "torch.dtype") -> "nn.Module":
         """Build the module that replaces a linear layer; its tensors are buffers with unset values."""
@@ -37,7 +37,7 @@ LayersOf = Callable[[str, Values], Layers]
 
 
 class Planner(ABC):
-    """Plans the layers of a model from shapes, and loads it: a method, or the reader of a quantized checkpoint.
+    """Plan the layers of a model from shapes, and load it: a method, or the reader of a quantized checkpoint.
 
     Attributes:
         requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
@@ -107,7 +107,7 @@ class Planner(ABC):
 
 
 class Reader(Planner):
-    """Plans and loads one quantized checkpoint; the file decides what a method decides otherwise.
+    """Plan and load one quantized checkpoint; the file decides what a method decides otherwise.
 
     Attributes:
         name: the method that chooses such codes.
@@ -119,11 +119,10 @@ class Reader(Planner):
     bits: Mapping[str, int]
 
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
-        """Return memory and time of the only phase, reading."""
-        from qtoolkit.stream.cost import reading_phase
+        """See `Planner`: one phase, which reads the checkpoint."""
+        from qtoolkit.stream.cost import loading_phase
 
-        layouts = max((layer.bytes_after for layer in job.layers), default=0)
-        return (reading_phase(job, "load", "a layer in two layouts", layouts),)
+        return (loading_phase(job),)
 
 
 class Format(ABC):
@@ -160,7 +159,7 @@ class Format(ABC):
         """
 
     def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
-        """Return a checkpoint of this format with what its config tells wrongly put right, and noted.
+        """Return a checkpoint of this format with wrong values of its config corrected, and a note for each.
 
         Raises:
             CheckpointError, UnsupportedModelError: it is damaged, or not read here.
@@ -205,15 +204,15 @@ class Format(ABC):
         """
         return sum(name.endswith(self.layer_suffixes) for name in names) if self.layer_suffixes else None
 
-    def needs_qtoolkit(self, settings: Values) -> bool:
+    def needs_qtoolkit(self, options: Values) -> bool:
         """Check whether transformers reads such a model only once qtoolkit is imported.
 
         Args:
-            settings: fields of the config that it was quantized with.
+            options: fields of the config that it was quantized with.
         """
         return self.packages is None
 
-    def readers(self, settings: Values) -> str:
+    def readers(self, options: Values) -> str:
         """Return a sentence or two for the model card: which other programs read it. Default: not known."""
         return "Which other programs read it is not known."
 
@@ -262,7 +261,7 @@ class LayersFormat(Format):
         register(self.quant_method, layers_of)
 
 
-def is_uneven(settings: Values) -> bool:
+def is_uneven(options: Values) -> bool:
     """Check whether the fields of a method's config give layers different bits."""
-    bits = settings.get("bits")
-    return any(values.get("bits", bits) != bits for values in (settings.get("rules") or {}).values())
+    bits = options.get("bits")
+    return any(values.get("bits", bits) != bits for values in (options.get("rules") or {}).values())

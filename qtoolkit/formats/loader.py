@@ -48,7 +48,7 @@ class LayersConfig(QuantizationConfigMixin):
 
 
 class LinearQuantizer(HfQuantizer):
-    """Base of the quantizers that put a layer of qtoolkit in the place of linear layers."""
+    """Base of the quantizers that replace linear layers by a layer of qtoolkit."""
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         from qtoolkit.kernels import QuantizedLinear

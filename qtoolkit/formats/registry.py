@@ -1,4 +1,4 @@
-"""Formats by name: those of this package and those of the entry-point group `qtoolkit.formats`."""
+"""Find formats by name: those of this package and those of the entry-point group `qtoolkit.formats`."""
 
 import importlib
 import warnings
@@ -9,7 +9,7 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.formats.base import Format, LayersOf
-from qtoolkit.optional import brought, package_of
+from qtoolkit.optional import entry_points_in, package_of
 
 ENTRY_POINT_GROUP = "qtoolkit.formats"
 # The formats of this package: each is the `FORMAT` of the sub-package of its name.
@@ -23,7 +23,7 @@ def available_formats() -> tuple[str, ...]:
 
     A package brings one with an entry point of the group `qtoolkit.formats`: `name = "package.module:FORMAT"`.
     """
-    return tuple(sorted({*_OWN, *brought(ENTRY_POINT_GROUP)}))
+    return tuple(sorted({*_OWN, *entry_points_in(ENTRY_POINT_GROUP)}))
 
 
 def get_format(name: str) -> Format:
@@ -34,7 +34,7 @@ def get_format(name: str) -> Format:
     """
     if name in _OWN:
         return _load(f"qtoolkit.formats.{name}", "FORMAT")
-    entries = brought(ENTRY_POINT_GROUP).get(name)
+    entries = entry_points_in(ENTRY_POINT_GROUP).get(name)
     if not entries:
         raise ConfigError(f"no format {name!r:.40}: the formats are {', '.join(available_formats())}")
     try:
@@ -71,7 +71,7 @@ def format_of(values: Mapping[str, Any] | None) -> Format | None:
 
 def packages_of_format(name: str) -> tuple[str, ...]:
     """Return the package that brings the format of this name, as pip names it; none for a format of qtoolkit's own."""
-    others = [] if name in _OWN else brought(ENTRY_POINT_GROUP).get(name, [])
+    others = [] if name in _OWN else entry_points_in(ENTRY_POINT_GROUP).get(name, [])
     return tuple(map(package_of, others[:1]))
 
 

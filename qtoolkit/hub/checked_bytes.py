@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from qtoolkit.checkpoints.safetensors import MAX_HEADER_BYTES
 from qtoolkit.errors import CheckpointError
-from qtoolkit.files import absolute, keep_json, read_json, user_cache
+from qtoolkit.files import absolute, cache_json, read_json, user_cache
 from qtoolkit.hub.hub_errors import HubModel, translated
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _hash(file: Path, like: str, on_bytes: OnBytes) -> str:
     computed = digest.hexdigest()
     if count >= _WORTH_REMEMBERING and state == _state(file):
         hashes = {path: known for path, known in read_json(_hashes_file()).items() if Path(path).exists()}
-        keep_json(_hashes_file(), hashes | {str(file.resolve()): [*state, computed]})
+        cache_json(_hashes_file(), hashes | {str(file.resolve()): [*state, computed]})
     return computed
 
 
@@ -176,7 +176,7 @@ def remember_header(expected: str | None, header: bytes) -> None:
     """Remember what was read of a weight file's beginning, to compare it when the file is downloaded."""
     if expected is not None:
         recent = dict(list(read_json(_headers_file()).items())[-_MAX_HEADERS:])
-        keep_json(_headers_file(), recent | {expected: [len(header), hashlib.sha256(header).hexdigest()]})
+        cache_json(_headers_file(), recent | {expected: [len(header), hashlib.sha256(header).hexdigest()]})
 
 
 def compare_header(file: Path, expected: str | None) -> str:
@@ -188,7 +188,7 @@ def compare_header(file: Path, expected: str | None) -> str:
     headers = read_json(_headers_file())
     match headers.pop(expected or "", None):
         case [int(length), str(digest)] if 0 <= length <= _LONGEST_HEADER:
-            keep_json(_headers_file(), headers)
+            cache_json(_headers_file(), headers)
             with file.open("rb") as stream:
                 if hashlib.sha256(stream.read(length)).hexdigest() != digest:
                     return f"the header of {file.name} that qt.plan read is not that of the file: plan again"

@@ -9,12 +9,12 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
-from qtoolkit.planning.fit import check_machine
+from qtoolkit.planning.fit import check_fits, judge
 from qtoolkit.planning.layers import layers_to_quantize
 from qtoolkit.planning.planner import PlannedJob, plan_job
 from qtoolkit.records import Machine, OnProgress, Plan, RoundingLoss, Sensitivity
 from qtoolkit.sensitivity import measure_sensitivity
-from qtoolkit.stream.journal import JournalPlace, begun_recipe
+from qtoolkit.stream.journal import JournalLocation, begun_recipe
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_seconds, parse_bytes
 
 # Bytes of a tensor's entry in a file's header without its name; most tensors of a quantized layer; of another module.
@@ -46,7 +46,7 @@ def refuse_without_weights(checkpoint: Checkpoint) -> None:
 
 @dataclass(frozen=True)
 class MetTarget:
-    """A config that meets its target, and what was decided for it.
+    """Hold a config that meets its target, and what was decided for it.
 
     Attributes:
         config: with the rules that meet it; unchanged if it has no target, or has such rules already.
@@ -97,7 +97,8 @@ def meet_target(
     plan = planned.plan
     assert isinstance(planned.config, MixedConfig)
     if machine is not None:
-        check_machine(replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure")), machine)
+        measuring = replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure"))
+        check_fits(judge(measuring, machine, saves=False))
     units = _Units.of(method, planned, choices)
     budget = _Budget.of(config, plan, units.biases)
     if units.check(budget, checkpoint.name) <= budget.size:
@@ -109,7 +110,7 @@ def meet_target(
     )
     chosen, note = units.choose(sensitivity, budget)
     base, rules = rules_of(chosen)
-    # A pattern that gave other options keeps them, at the place where its new bits must stand.
+    # A pattern that gave other options keeps them, and moves to the position that its new bits need.
     others = {pattern: changes for pattern, changes in config.rules.items() if pattern not in rules}
     merged = others | {pattern: {**config.rules.get(pattern, {}), **changes} for pattern, changes in rules.items()}
     return MetTarget(replace(config, bits=base, rules=merged), len(choices), (note,))
@@ -129,7 +130,7 @@ def _check_rules(checkpoint: Checkpoint, method: Method, config: MixedConfig, de
         )
 
 
-def with_rules_of(config: MethodConfig, journal: JournalPlace | None) -> MethodConfig:
+def with_rules_of(config: MethodConfig, journal: JournalLocation | None) -> MethodConfig:
     """Add the rules of an unfinished job with the same target to a config.
 
     On another machine the measured sensitivities differ a little, and so might the rules.

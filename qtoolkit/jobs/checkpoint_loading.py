@@ -1,4 +1,4 @@
-"""Load a saved model, with what is known of how it was made."""
+"""Load a saved model together with its receipt."""
 
 import time
 from collections.abc import Iterator
@@ -84,7 +84,7 @@ def load_quantized(checkpoint: Checkpoint, device: str) -> QuantizedModel:
             reader.prepare(loaded.value)
         receipt = receipt_of(checkpoint)
         memory = memory_report(planned.plan, memory_footprint(loaded.value), checkpoint.path, meter.report)
-        # What is on the disk is the result, not what was there before it.
+        # The files on the disk are the result: those of the original model are not known.
         memory = replace(memory, disk_before=None)
         notes = (*planned.checkpoint.notes, *loaded.notes, *receipt.notes)
         report = quantization_report(planned.plan, notes, memory, checkpoint.path, time.monotonic() - started)

@@ -27,7 +27,7 @@ from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
 from qtoolkit.records import Probe, Speed
 from qtoolkit.requests import QuantizeRequest
-from qtoolkit.stream.journal import JournalPlace
+from qtoolkit.stream.journal import JournalLocation
 from qtoolkit.stream.staging import check_output, journal_of, staged
 
 _ADVICE = "qt.plan tells what needs less; blocks that a calibrated job had done are kept, and the same call goes on"
@@ -54,7 +54,7 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
             checkpoint = open_source(request.model, request, on_progress=request.report)
             machine = this_machine(folder or current_folder(), Speed())
             rss = resident_memory()
-            journal = JournalPlace(journal_of(folder), mirror) if folder is not None and method.resumes else None
+            journal = JournalLocation(journal_of(folder), mirror) if folder is not None and method.resumes else None
             advice = f"{_KEPT if journal else 'nothing was written'}; qt.plan tells what needs less"
             on_progress = guarded(request.report, f"{method.name} of {checkpoint.name}", advice)
             config = with_rules_of(config, journal)

@@ -7,7 +7,7 @@ import torch
 
 from qtoolkit.kernels import int8_rows, packed_int4
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors, stored_bytes
-from qtoolkit.optional import brought
+from qtoolkit.optional import entry_points_in
 
 ENTRY_POINT_GROUP = "qtoolkit.kernels"
 # The first that supports a weight is used; kernels of other packages come before these.
@@ -47,7 +47,7 @@ def memory_bytes(stored: StoredTensors, *, device: str, reordered: bool = False)
 
 def _kernel_for(weight: Codes | StoredTensors, device: torch.device) -> Kernel | None:
     """Return the first kernel that supports a weight on a device; None without one."""
-    entries = (entry for entries in brought(ENTRY_POINT_GROUP).values() for entry in entries)
+    entries = (entry for entries in entry_points_in(ENTRY_POINT_GROUP).values() for entry in entries)
     kernels = (*map(_loaded, entries), *_OWN)
     return next((kernel for kernel in kernels if kernel.takes(weight, device)), None)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from qtoolkit.files import keep_json, read_json, user_cache
+from qtoolkit.files import cache_json, read_json, user_cache
 from qtoolkit.measure.cpu import num_cores, processor
 from qtoolkit.measure.disk import nearest_folder
 from qtoolkit.records import Speed
@@ -40,7 +40,7 @@ def measure_speed(folder: Path, cache: Path | None = None) -> Speed:
         multiply32 = _multiply(torch.float32)
         multiply = _multiply(torch.bfloat16) if bfloat16_is_fast() else multiply32
         figures = {"multiply": multiply, "multiply32": multiply32, "memory": _memory()}
-        keep_json(file, {**cached, key: figures})
+        cache_json(file, {**cached, key: figures})
     return Speed(**figures, disk=_disk(folder), source="measured here")
 
 

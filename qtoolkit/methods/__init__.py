@@ -1,6 +1,6 @@
-"""Methods by name: those of this package and those of the entry-point group `qtoolkit.methods`.
+"""Find methods by name: those of this package and those of the entry-point group `qtoolkit.methods`.
 
-The module of a method is imported when the method is named.
+The module of a method is imported when the method is first requested.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from qtoolkit.methods.config import MethodConfig, as_call
 from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig, check_rules, rules_of
 from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
-from qtoolkit.optional import brought, package_of
+from qtoolkit.optional import entry_points_in, package_of
 from qtoolkit.records import OnProgress
 from qtoolkit.requests import option
 
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "qtoolkit.methods"
-# The methods of this package, in the form in which other packages bring theirs.
+# The methods of this package as entry points, like those of other packages.
 _OWN = {
     name: EntryPoint(name, f"qtoolkit.methods.{value}", ENTRY_POINT_GROUP)
     for name, value in {
@@ -65,7 +65,7 @@ def available_methods() -> tuple[str, ...]:
 
     A package brings one with an entry point of the group `qtoolkit.methods`: `name = "package.module:METHOD"`.
     """
-    return tuple(sorted({*_OWN, *brought(ENTRY_POINT_GROUP)}))
+    return tuple(sorted({*_OWN, *entry_points_in(ENTRY_POINT_GROUP)}))
 
 
 def get_method(name: str) -> Method:
@@ -75,7 +75,7 @@ def get_method(name: str) -> Method:
         UnknownMethodError: no such method, or two packages bring one of the same name.
     """
     key = name.replace("-", "_").lower()
-    others = brought(ENTRY_POINT_GROUP).get(key, [])
+    others = entry_points_in(ENTRY_POINT_GROUP).get(key, [])
     entries = [*others, *([_OWN[key]] if key in _OWN else [])]
     if not entries:
         raise UnknownMethodError(f"no method {name!r}: the methods are {', '.join(available_methods())}")
@@ -100,7 +100,7 @@ def offered(*, calibrated: bool = True) -> list[tuple[Offer, MethodConfig]]:
 
 def packages_of_method(name: str) -> tuple[str, ...]:
     """Return the packages other than qtoolkit that bring the method of this name and its format, as pip names them."""
-    others = brought(ENTRY_POINT_GROUP).get(name, [])[:1]
+    others = entry_points_in(ENTRY_POINT_GROUP).get(name, [])[:1]
     return tuple(dict.fromkeys((*map(package_of, others), *packages_of_format(config_class(name).format))))
 
 
@@ -148,7 +148,7 @@ class ReadAs(NamedTuple):
 
 
 def reader_of(checkpoint: "Checkpoint") -> ReadAs:
-    """Return what plans and loads a quantized checkpoint, and the config that the checkpoint describes.
+    """Return how a quantized checkpoint is read: its corrected form, what plans and loads it, and its config.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
@@ -162,7 +162,7 @@ def reader_of(checkpoint: "Checkpoint") -> ReadAs:
     if reader is None:
         return ReadAs(checkpoint, get_method(config.method), config)
     if isinstance(config, MixedConfig):
-        # The bits that layers have in the file.
+        # Its rules give each layer the bits that the layer has in the file.
         config = replace(config, rules=rules_of(reader.bits, config.bits)[1])
     return ReadAs(checkpoint, reader, config)
 

@@ -80,14 +80,14 @@ class AffineMethod(LinearMethod):
 
     def plan_layer(self, layer: Layer, config: AffineConfig) -> LayerPlan:
         """See `Method`: with 4 bits, skip a layer with an odd number of inputs."""
-        from qtoolkit.kernels import memory_bytes
+        from qtoolkit.kernels import memory_bytes, stored_bytes
 
         if config.bits == 4 and layer.in_features % 2:
             return layer.left_alone(
                 f"two 4-bit codes share a byte, and it has an odd number of inputs ({layer.in_features})"
             )
         tensors = self._tensors(layer, config)
-        stored = tensors.stored_bytes()
+        stored = stored_bytes(tensors)
         size = tensors.group_size
         changed = config.granularity == "group" and size != config.group_size
         adjusted = f"group_size {size} instead of {config.group_size}, which does not divide" if changed else ""

@@ -113,7 +113,8 @@ def _coerce(hint: Any, value: Any) -> Any:
 
 def _is_instance(hint: Any, value: Any) -> bool:
     """Check whether a value has the type of a field's annotation; a bool is no int."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
     if hint is Any:
         return True
     if origin in (types.UnionType, typing.Union):

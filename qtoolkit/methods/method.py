@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
-    from qtoolkit.stream.journal import JournalPlace
+    from qtoolkit.stream.journal import JournalLocation
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,10 @@ class Method(Planner):
 
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
         """See `Planner`: by default, one phase that quantizes one weight after the other."""
-        from qtoolkit.stream.cost import weight_phases
+        from qtoolkit.stream.cost import reading_phase
 
-        return weight_phases(job)
+        working = max((layer.working_bytes - layer.bytes_after for layer in job.layers), default=0)
+        return (reading_phase(job, "quantize", "largest layer while it is quantized", working),)
 
     @abstractmethod
     def quantize(
@@ -114,7 +115,7 @@ class Method(Planner):
         config: Any,
         plan: Plan,
         on_progress: OnProgress,
-        journal: "JournalPlace | None" = None,
+        journal: "JournalLocation | None" = None,
     ) -> Outcome:
         """Read the checkpoint's weights and return the quantized model on `plan.device`, ready to run and to save.
 

@@ -90,8 +90,8 @@ class MixedConfig(MethodConfig):
                 values |= changes
         if all(getattr(self, name) == value for name, value in values.items()):
             return self
-        # Each is made once: tens of thousands of layers of a mixture of experts have the same few. The cache is no
-        # field, and so takes no part in comparisons.
+        # Each different config is made once: the tens of thousands of layers of a mixture of experts share a few. The
+        # cache is no field, and so takes no part in comparisons.
         cache: dict[Any, Self] = vars(self).setdefault("_of_values", {})
         key = tuple(sorted(values.items()))
         if key not in cache:

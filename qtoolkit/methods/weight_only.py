@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from qtoolkit.models.checkpoint import Checkpoint
-    from qtoolkit.stream.journal import JournalPlace
+    from qtoolkit.stream.journal import JournalLocation
 
 
 class WeightOnlyMethod(Method):
@@ -28,7 +28,7 @@ class WeightOnlyMethod(Method):
         config: Any,
         plan: Plan,
         on_progress: OnProgress,
-        journal: "JournalPlace | None" = None,
+        journal: "JournalLocation | None" = None,
     ) -> Outcome:
         """See `Method`."""
         from qtoolkit.stream.loading import load_streamed

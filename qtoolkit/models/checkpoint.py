@@ -1,4 +1,4 @@
-"""Hold a model that was found and checked, and whose weights are not read yet."""
+"""Hold a model that is located and checked, and whose weights are not read yet."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -73,7 +73,7 @@ class Checkpoint:
 
     @property
     def skeleton(self) -> "PreTrainedModel":
-        """The model on the meta device, with every module and shape and without values; built once.
+        """Return the model on the meta device, with every module and shape and without values; it is built once.
 
         Raises:
             CheckpointError: no model can be built from the config, weights are missing or have other shapes.
@@ -83,7 +83,7 @@ class Checkpoint:
 
     @property
     def skeleton_notes(self) -> tuple[str, ...]:
-        """What building the skeleton found, one line each: weights that are left out. Raises as `skeleton`."""
+        """Return notes on the skeleton, one line each: weights that are left out. Raises as `skeleton`."""
         return self._noted_skeleton().notes
 
     def _noted_skeleton(self) -> "Noted[PreTrainedModel]":
@@ -97,13 +97,13 @@ class Checkpoint:
 
     @property
     def quantization(self) -> dict[str, Any] | None:
-        """The config's `quantization_config` as a dict; None when the model is in full precision."""
+        """Return the config's `quantization_config` as a dict; None when the model is in full precision."""
         values = getattr(self.config, "quantization_config", None)
         return values if values is None or isinstance(values, dict) else values.to_dict()
 
     @property
     def weight_bytes(self) -> int:
-        """The bytes of all weights as they are read."""
+        """Return the bytes of all weights as they are read."""
         tensors = self.skeleton.parameters() if self.expand else self.tensors.values()
         return sum(tensor.nbytes for tensor in tensors)
 

@@ -37,7 +37,7 @@ class Expert(nn.Module):
         self._names = names
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Compute down(act_fn(gate(x)) * up(x))."""
         # Looked up in each call, since quantizing replaces them by other layers.
         gate, up, down = (self.get_submodule(name) for name in self._names)
         y: torch.Tensor = down(self.act_fn(gate(x)) * up(x))

@@ -1,4 +1,4 @@
-"""Find whatever the user calls a model, and open it as a `Checkpoint`."""
+"""Open a model, by any of the names that a user may give it, as a `Checkpoint`."""
 
 import os
 from collections.abc import Collection

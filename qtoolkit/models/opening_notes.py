@@ -1,4 +1,4 @@
-"""Tell what was decided, or is missing, in a checkpoint that was opened."""
+"""List what was decided for a checkpoint while it was opened, and what it lacks."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -34,7 +34,7 @@ def opening_notes(checkpoint: Checkpoint, *, reads_tokenizer: bool = True) -> It
 
 
 def _num_tokens(tokenizer: Any) -> int:
-    """Return one more than the largest token that a tokenizer makes; 0 where it does not tell."""
+    """Return one more than the largest token that a tokenizer makes; 0 where its length is not known."""
     try:
         # Added tokens may have numbers beyond a gap.
         added: list[int] = [*getattr(tokenizer, "added_tokens_decoder", ())]

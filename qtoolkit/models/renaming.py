@@ -19,10 +19,10 @@ def names_in_model(model: "PreTrainedModel", keys: Iterable[str], conversions: S
 
     renamings = [rule for rule in conversions if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in conversions if isinstance(rule, WeightConverter)]
-    prefix, known = model.base_model_prefix, model.state_dict()
+    known = model.state_dict()
     names = {}
     for key in keys:
-        renamed, _ = rename_source_key(key, renamings, converters, prefix, known)
+        renamed, _ = rename_source_key(key, renamings, converters, model.base_model_prefix, known)
         # Some rules are for files of other versions of transformers.
         names[key] = key if renamed not in known and key in known else renamed
     return names

@@ -1,1 +1,1 @@
-"""What a job will do and need, from headers and shapes alone."""
+"""Plan what a job will do and need, from headers and shapes alone."""

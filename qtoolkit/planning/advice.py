@@ -7,7 +7,7 @@ from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import MethodConfig, as_call, offered
 from qtoolkit.records import Advice, Plan
 
-# More than this nobody reads.
+# More suggestions would hardly be read.
 MAX_ADVICE = 4
 
 # Returns the plan of a config on a device.
@@ -15,27 +15,37 @@ Draft = Callable[[MethodConfig, str], Plan]
 
 
 def advise(plan: Plan, config: MethodConfig, draft: Draft) -> tuple[Advice, ...]:
-    """Return changes with which a plan would fit; where none does, the one that comes nearest.
+    """Return changes with which a plan would fit; if none would, the one that needs the least memory.
 
     Args:
         plan: a plan that does not fit.
         config: its config.
         draft: a function that plans another config or device.
     """
-    found = []
+    candidates = []
     for change, other, device in _candidates(config, plan.device):
         try:
             drafted = draft(other, device)
         except QToolkitError:
             # This method cannot take this model.
             continue
-        found.append(_advice(change, drafted))
-        if sum(advice.fits for advice in found) == MAX_ADVICE:
+        candidates.append(
+            Advice(
+                change=change,
+                fits=drafted.fits,
+                footprint_after=drafted.footprint_after,
+                disk_after=drafted.disk_after,
+                peak_rss=drafted.peak_rss,
+                peak_vram=drafted.peak_vram,
+                bits_per_weight=drafted.bits_per_weight,
+            )
+        )
+        if sum(advice.fits for advice in candidates) == MAX_ADVICE:
             break
-    fitting = [advice for advice in found if advice.fits]
-    if fitting or not found:
+    fitting = [advice for advice in candidates if advice.fits]
+    if fitting or not candidates:
         return tuple(fitting)
-    return (min(found, key=lambda advice: max(advice.peak_rss, advice.peak_vram)),)
+    return (min(candidates, key=lambda advice: max(advice.peak_rss, advice.peak_vram)),)
 
 
 def _candidates(config: MethodConfig, device: str) -> Iterator[tuple[str, MethodConfig, str]]:
@@ -54,15 +64,3 @@ def _candidates(config: MethodConfig, device: str) -> Iterator[tuple[str, Method
     if device != "cpu":
         for other in (config, *simple[-1:]):
             yield f"{as_call(other)} with device='cpu'", other, "cpu"
-
-
-def _advice(change: str, plan: Plan) -> Advice:
-    return Advice(
-        change=change,
-        fits=plan.fits,
-        footprint_after=plan.footprint_after,
-        disk_after=plan.disk_after,
-        peak_rss=plan.peak_rss,
-        peak_vram=plan.peak_vram,
-        bits_per_weight=plan.bits_per_weight,
-    )

@@ -45,15 +45,6 @@ def judge(plan: Plan, machine: Machine, *, saves: bool) -> Plan:
     return replace(plan, machine=machine, problems=tuple(problems), tight=tuple(tight))
 
 
-def check_machine(plan: Plan, machine: Machine) -> None:
-    """Refuse a job that needs more memory than a machine has; the disk is not checked.
-
-    Raises:
-        InsufficientMemoryError: main memory or a GPU's memory is too small.
-    """
-    check_fits(judge(plan, machine, saves=False))
-
-
 def check_fits(plan: Plan) -> None:
     """Refuse a job that needs more memory or disk than the machine has.
 

@@ -23,7 +23,7 @@ Candidates = tuple[tuple[Layer, ...], tuple[LayerPlan, ...]]
 
 
 class Modules:
-    """Plans for the modules of a checkpoint, cached so that several plans of it share them.
+    """Plan the modules of a checkpoint, and cache the results, which several plans of it share.
 
     A mixture of experts has 100,000 linear layers and more, and a plan that does not fit is followed by up to eight
     drafts of other plans.
@@ -100,7 +100,7 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
 
 
 def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer], changed: str) -> Iterator[LayerPlan]:
-    """Yield the plan of each layer, made once for all layers alike: a mixture has tens of thousands of a few shapes."""
+    """Yield the plan of each layer; it is made once for all layers, of experts say, that differ in their names only."""
     # The config is held beside its plan, so that its `id` is not given to another config.
     plans: dict[tuple[Any, ...], tuple[MethodConfig, LayerPlan]] = {}
     for layer in layers:

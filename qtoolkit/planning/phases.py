@@ -14,10 +14,13 @@ from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed,
 from qtoolkit.sensitivity import sensitivity_phase
 from qtoolkit.stream.cost import JobShape, on_device
 
-# Bytes written beside the weights: config, card and receipt; per layer, its entries in headers and in the journal; the
-# tokenizer, whose file may double, since merges are written as pairs today. For a tokenizer that was given in memory,
+# Bytes written beside the weights: config, card and receipt; and for each layer its entries in headers and journal.
+_SIDE_FILES = 1_000_000
+_LAYER_ENTRIES = 2_000
+# The tokenizer's file may double, since merges are written as pairs today. For a tokenizer that was given in memory,
 # bytes per token: 72 were measured for a vocabulary of 49,152, and 126 for one of 262,144.
-_SIDE_FILES, _LAYER_ENTRIES, _TOKENIZER_GROWS, _TOKEN_BYTES = 1_000_000, 2_000, 2, 150
+_TOKENIZER_GROWS = 2
+_TOKEN_BYTES = 150
 # Tokens of the forward pass whose logits are stored with a result (`qtoolkit.publishing.behaviour`).
 PROBE_TOKENS = 32
 
@@ -29,7 +32,9 @@ _FIRST_USE = 17_000_000
 _FIRST_PRODUCTS = Term("code and buffers of first products", 40_000_000, "measured on SmolLM2-135M")
 # Memory as multiples of the size of tokenizer.json, measured for vocabularies of 49,152 and 262,144: once it is loaded,
 # at the peak of reading it, and at the peak of writing it.
-_TOKENIZER_HELD, _TOKENIZER_READ, _TOKENIZER_WRITTEN = 8.2, 14.5, 2.6
+_TOKENIZER_HELD = 8.2
+_TOKENIZER_READ = 14.5
+_TOKENIZER_WRITTEN = 2.6
 
 
 def base_terms(
@@ -123,7 +128,7 @@ def _save_phase(checkpoint: Checkpoint, job: JobShape, disk_after: int) -> Phase
     buffers = (_FIRST_PRODUCTS, tokenizer)
     tokenizer_file = _TOKENIZER_GROWS * checkpoint.tokenizer_bytes or _TOKEN_BYTES * job.vocab_size
     return replace(
-        on_device(job, "save", (*buffers, _result(job)), (*buffers, moved)),
+        on_device(job, "save", (*buffers, job.result), (*buffers, moved)),
         disk=disk_after + _SIDE_FILES + _LAYER_ENTRIES * len(every_layer) + tokenizer_file,
         bytes_moved=disk_after,
         seconds=job.time(moved=disk_after),
@@ -134,16 +139,12 @@ def _probe_phase(job: JobShape) -> PhasePlan:
     """Return the phase of the short forward pass whose logits are stored with a saved result."""
     largest = max((layer.num_weights for layer in job.layers), default=0)
     terms = (
-        _result(job),
+        job.result,
         Term("logits of the probe", 12 * PROBE_TOKENS * job.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"),
         Term("largest layer expanded", 4 * largest, "in float32 at most"),
         _FIRST_PRODUCTS,
     )
     return replace(on_device(job, "verify", terms, ()), seconds=job.time(touched=job.footprint + 4 * largest))
-
-
-def _result(job: JobShape) -> Term:
-    return Term("quantized model", job.footprint, "every layer's bytes, scales included")
 
 
 def inference(checkpoint: Checkpoint, job: JobShape, context: int, batch_size: int) -> PhasePlan:
@@ -163,7 +164,7 @@ def inference(checkpoint: Checkpoint, job: JobShape, context: int, batch_size: i
     cached = job.cache_bytes * positions // max(1, len(kinds)) * batch_size
     shape = "{} layers, {} heads of {}".format(*_cache_shape(config))
     terms = (
-        _result(job),
+        job.result,
         Term("keys and values", cached, f"{batch_size} x {context} tokens, {shape}"),
         Term("logits", 4 * batch_size * config.vocab_size, "one row each, float32"),
     )

@@ -131,7 +131,8 @@ def _encode(value: Any) -> Any:
 
 def _decode(what: str, hint: Any, value: Any) -> Any:
     """Return `value` as the type that a record's field is annotated with; `what` names the field in errors."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         # Records use unions of the kind `X | None` only.
         return None if value is None else _decode(what, arguments[0], value)

@@ -29,7 +29,7 @@ class PhasePlan(Record):
     """Describe what one phase of a job needs.
 
     Attributes:
-        name: one of `qtoolkit.records.event.PHASES`.
+        name: one of `qtoolkit.records.event.PHASES`; for `Plan.inference`, "inference with 4096 tokens".
         memory: parts of main memory resident at the phase's peak; their sum is `peak_rss`.
         vram: the same for the GPU's memory; empty on the CPU.
         disk: bytes that it leaves on the disk.

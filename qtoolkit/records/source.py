@@ -14,7 +14,7 @@ class ModelSource(Record):
         name: the user's name for it: a Hub id, a path, or a loaded model's `name_or_path`.
         path: the local folder or `.gguf` file that holds the weights; None for a loaded model.
         commit_hash: the Hub commit that was read, 40 hexadecimal digits; None if it is not from the Hub.
-        format: "safetensors", "gguf" or "loaded".
+        format: "safetensors", "gguf", "loaded", or "config" for a plan from a config alone.
         architecture: the class that runs it, "LlamaForCausalLM".
         dtype: the type that its weights are loaded in, "bfloat16".
         num_parameters: parameters, tied ones counted once.

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
-from qtoolkit.files import keep_json, read_json, user_cache
+from qtoolkit.files import cache_json, read_json, user_cache
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import Layer, Method, MixedConfig
 from qtoolkit.models.checkpoint import Checkpoint
@@ -30,10 +30,12 @@ from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.loading import calibration_dtype, load_streamed
 from qtoolkit.texts.calibration_text import Calibration, read_calibration
 from qtoolkit.texts.self_calibration import self_calibration
+from qtoolkit.texts.texts import is_self
 from qtoolkit.version import __version__
 
 # Enough for a standard error of a quarter of a layer's loss: losses of different bits differ by a factor of 4 and more.
-NUM_SAMPLES, SEQ_LEN = 32, 128
+NUM_SAMPLES = 32
+SEQ_LEN = 128
 # Options that do not change a sensitivity.
 _NOT_IN_KEY = ("bits", "target_bits", "target_size", "num_samples", "seq_len")
 
@@ -70,9 +72,9 @@ def measure_sensitivity(
     started = time.monotonic()
     dtype = calibration_dtype(device, checkpoint.dtype)
     source = getattr(config, "calibration", "self")
-    sizes = {"num_samples": NUM_SAMPLES, "seq_len": SEQ_LEN}
-    generated = isinstance(source, str) and source == "self"
-    text = None if generated else read_calibration(checkpoint, source, **sizes, on_progress=on_progress)
+    text = None
+    if not is_self(source):
+        text = read_calibration(checkpoint, source, num_samples=NUM_SAMPLES, seq_len=SEQ_LEN, on_progress=on_progress)
     key = _key(checkpoint, config, layers, bits, dtype, text)
     file = user_cache() / "sensitivity" / f"{key}.json"
     # A file that holds something else is replaced.
@@ -87,7 +89,7 @@ def measure_sensitivity(
     give_memory_back()
     num_samples, seq_len = text.tokens.shape
     sensitivity = Sensitivity(losses.result(), text.name, num_samples, seq_len, time.monotonic() - started)
-    keep_json(file, sensitivity.to_dict())
+    cache_json(file, sensitivity.to_dict())
     return sensitivity
 
 

@@ -10,7 +10,7 @@ from qtoolkit.stream.loading import calibration_dtype
 
 # Activations of one sample that a block stores for its gradients, as multiples of its widest: a gated MLP, norms in
 # float32, queries, keys, values and their products.
-_KEPT_ACTIVATIONS = 12
+_STORED_ACTIVATIONS = 12
 # Logits in the model's type and in float32, their softmax and its sums, and the gradient of each.
 _LOGITS_AT_ONCE = 6
 
@@ -38,7 +38,7 @@ def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool) -> 
     gradients = (
         Term("a block's weights, gradients and roundings", (2 + num_choices) * largest, "the largest block"),
         Term("a layer's roundings in float32", 4 * (num_choices + 2) * layer, "the largest layer"),
-        Term("a block's activations", _KEPT_ACTIVATIONS * widest * SEQ_LEN * 4, f"one sample of {SEQ_LEN} tokens"),
+        Term("a block's activations", _STORED_ACTIVATIONS * widest * SEQ_LEN * 4, f"one sample of {SEQ_LEN} tokens"),
     )
     top = (
         Term("what stands around the blocks", round((outside + head) * wider), "embeddings, norms, output head"),

@@ -1,7 +1,6 @@
 """Estimate the memory and time of phases that read, hold and quantize weights."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -56,8 +55,13 @@ class JobShape:
 
     @property
     def on_cpu(self) -> bool:
-        """Return whether the result is kept in main memory."""
+        """Check whether the result is in main memory, not on a GPU."""
         return self.device == "cpu"
+
+    @property
+    def result(self) -> Term:
+        """Return the memory of the quantized model."""
+        return Term("quantized model", self.footprint, "every layer's bytes, scales included")
 
     def time(self, *, moved: int = 0, touched: int = 0, flops: float = 0.0, flops32: float = 0.0) -> tuple[float, ...]:
         """Return the shortest and longest seconds of a phase; empty if the machine's speed is not known.
@@ -76,11 +80,6 @@ class JobShape:
         return least, _FIXED_SECONDS + SLOWEST * least
 
 
-def weight_phases(job: JobShape) -> tuple[PhasePlan, ...]:
-    """Return the only phase of a method that quantizes each weight by itself."""
-    return (reading_phase(job, "quantize", "largest layer while it is quantized", working_bytes(job.layers)),)
-
-
 def reading_phase(job: JobShape, name: str, what: str, working: int) -> PhasePlan:
     """Return a phase that reads all weights and ends with the result in memory.
 
@@ -90,12 +89,11 @@ def reading_phase(job: JobShape, name: str, what: str, working: int) -> PhasePla
         what: names the working memory in the plan.
         working: bytes of working memory.
     """
-    result = Term("quantized model", job.footprint, "every layer's bytes, scales included")
     layer = Term(what, working, "source weight, float32 copies, result")
     largest = max((layer.bytes_before for layer in (*job.layers, *job.skipped)), default=0)
     waiting = Term("read and not given back yet", GIVE_BACK_EVERY, "freed memory is given back after so much")
     if job.on_cpu:
-        memory = [result, layer, waiting]
+        memory = [job.result, layer, waiting]
     else:
         memory = [Term("largest weight on its way to the GPU", largest, "its bytes in the file"), waiting]
     if job.expanded:
@@ -105,15 +103,16 @@ def reading_phase(job: JobShape, name: str, what: str, working: int) -> PhasePla
     return PhasePlan(
         name,
         (*job.base, *memory),
-        () if job.on_cpu else (result, layer),
+        () if job.on_cpu else (job.result, layer),
         bytes_moved=job.weight_bytes,
         seconds=job.time(moved=job.weight_bytes, touched=touched),
     )
 
 
-def working_bytes(layers: Iterable[LayerPlan]) -> int:
-    """Return the peak of temporary bytes while one layer is quantized, its result not counted."""
-    return max((layer.working_bytes - layer.bytes_after for layer in layers), default=0)
+def loading_phase(job: JobShape) -> PhasePlan:
+    """Return the phase that reads a quantized checkpoint, each layer for a moment both as stored and as packed."""
+    layouts = max((layer.bytes_after for layer in job.layers), default=0)
+    return reading_phase(job, "load", "a layer in two layouts", layouts)
 
 
 def on_device(job: JobShape, name: str, terms: tuple[Term, ...], in_memory: tuple[Term, ...]) -> PhasePlan:

@@ -24,16 +24,11 @@ class ExistingOutput:
 
     Attributes:
         state: its device and inode.
-        content: its files and folders at that time.
+        content: its files and folders at that time; an empty folder is only replaced while it is still empty.
     """
 
     state: os.stat_result
     content: _Content
-
-    @property
-    def is_empty(self) -> bool:
-        """Return whether it was empty; such a folder is only replaced while it is still empty."""
-        return not self.content
 
     def is_at(self, folder: Path) -> bool:
         """Return whether it is the folder at a path, and nothing was added to it or changed in it."""

@@ -14,7 +14,7 @@ from qtoolkit.errors import CheckpointError, OutputError, SourceError, oneline
 from qtoolkit.files import make_folder, sha256_of, sync_file, sync_folder, write_whole
 from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.stream.old_journal import put_aside
-from qtoolkit.stream.sealed import digest_of, has_seal, is_sealed, read_object, sealed, without_seal
+from qtoolkit.stream.sealed import SEAL, digest_of, is_sealed, read_object, sealed, without_seal
 from qtoolkit.stream.writing import write_file
 
 RECIPE_FILE = "recipe.json"
@@ -41,7 +41,7 @@ class DoneBlock:
     facts: Mapping[str, Any]
 
 
-class JournalPlace(NamedTuple):
+class JournalLocation(NamedTuple):
     """Locate a journal.
 
     Attributes:
@@ -53,7 +53,7 @@ class JournalPlace(NamedTuple):
     mirror: HubMirror | None = None
 
 
-def begun_recipe(place: JournalPlace) -> dict[str, Any]:
+def begun_recipe(location: JournalLocation) -> dict[str, Any]:
     """Return the recipe that an unfinished job was started with, here or in the copy on the Hub.
 
     It is empty if there is none, or if it is damaged or of another version.
@@ -61,10 +61,10 @@ def begun_recipe(place: JournalPlace) -> dict[str, Any]:
     Raises:
         ConfigError, SourceError: the copy on the Hub cannot be used.
     """
-    if place.mirror is not None:
-        make_folder(place.folder)
-        place.mirror.pull(place.folder, first=RECIPE_FILE)
-    return _recipe_in(read_object(place.folder / RECIPE_FILE))
+    if location.mirror is not None:
+        make_folder(location.folder)
+        location.mirror.pull(location.folder, first=RECIPE_FILE)
+    return _recipe_in(read_object(location.folder / RECIPE_FILE))
 
 
 class Journal:
@@ -77,7 +77,7 @@ class Journal:
     to `OUTPUT.old-journal`, and are never deleted.
 
     Args:
-        place: where files are stored; None keeps results in memory.
+        location: where files are stored; None keeps results in memory.
         recipe: everything that the results depend on, as JSON-ready values.
 
     Attributes:
@@ -88,13 +88,13 @@ class Journal:
         ConfigError, SourceError: the copy on the Hub cannot be used.
     """
 
-    def __init__(self, place: JournalPlace | None, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, location: JournalLocation | None, recipe: Mapping[str, Any]) -> None:
         self.resumed = 0
         self._memory: dict[int, DoneBlock] = {}
         self._not_pushed_note = ""
         self._aside_note = ""
-        self.folder: Path | None = place.folder if place else None
-        self._mirror: HubMirror | None = place.mirror if place else None
+        self.folder: Path | None = location.folder if location else None
+        self._mirror: HubMirror | None = location.mirror if location else None
         self._not_pushed: list[Path] = []
         self._recipe = digest_of({_VERSION_KEY: _VERSION, **recipe})
         self._tokens = ""
@@ -123,13 +123,13 @@ class Journal:
         """Return notes on files that were put aside, and on a failing copy on the Hub, which does not stop the job."""
         return [note for note in (self._aside_note, self._not_pushed_note) if note]
 
-    def keep_tokens(self, tokens: torch.Tensor) -> None:
+    def write_tokens(self, tokens: torch.Tensor) -> None:
         """Store calibration samples that would differ if they were made again; blocks are only valid for these."""
         if self.folder is not None:
             self._tokens = self._write(_TOKENS, {"tokens": tokens}, {})
 
-    def kept_tokens(self, fits: Callable[[StoredTensor | torch.Tensor], bool]) -> torch.Tensor | None:
-        """Return the samples that `keep_tokens` stored; None if there are none, or if they are damaged.
+    def read_tokens(self, fits: Callable[[StoredTensor | torch.Tensor], bool]) -> torch.Tensor | None:
+        """Return the samples that `write_tokens` stored; None if there are none, or if they are damaged.
 
         Args:
             fits: returns whether samples are valid for this job, by their shape and values.
@@ -240,7 +240,7 @@ class Journal:
     def _is_foreign(self, name: str) -> bool:
         """Return whether a record, or the recipe, is undamaged but not of this job."""
         record = read_object(self._files(name)[1])
-        if not has_seal(record):
+        if SEAL not in record:
             return bool(record)
         return is_sealed(record) and record.get("recipe") != self._recipe
 

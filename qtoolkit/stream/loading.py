@@ -15,6 +15,7 @@ from qtoolkit.errors import CheckpointError, memory_cause
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
 from qtoolkit.models.building import cause_of, check_complete, using_transformers
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.dtypes import FLOATS
 from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.products import multiply_fast
@@ -22,8 +23,6 @@ from qtoolkit.tensor.processor import product_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_streamed(
@@ -114,7 +113,7 @@ def check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
     Raises:
         CheckpointError: the tensor `name` of `model` holds one.
     """
-    if tensor.numel() and tensor.dtype in _FLOATS:
+    if tensor.numel() and tensor.dtype in FLOATS:
         low, high = torch.aminmax(tensor)
         if not (low.isfinite() and high.isfinite()):
             raise CheckpointError(

@@ -108,7 +108,7 @@ def quantize_blocks(
             if result is None:
                 check_block(streamed, index, module)
                 if tuple(names) not in groups:
-                    one = partial(samples.call_one, index, module, streamed.device)
+                    one = partial(samples.call, index, module, streamed.device, samples.one)
                     groups[tuple(names)] = with_unseen(trace(module, names, one), names)
                 outputs = block.quantize(groups[tuple(names)], report)
                 result = journal.write(index, block.tensors, block.facts)

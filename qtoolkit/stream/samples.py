@@ -24,7 +24,7 @@ class Samples:
 
     Attributes:
         hidden: inputs of the next block, one tensor [samples, tokens, hidden] for each batch.
-        one: the first sample as an input of the first block, [1, tokens, hidden].
+        one: the first sample as an input of the first block, [1, tokens, hidden]; shows how any block runs.
         arguments: for each block: batch size -> arguments other than the hidden states.
         gives_tuple: whether the block that ran last returned a tuple, whose first item are the hidden states.
     """
@@ -37,10 +37,6 @@ class Samples:
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
         """Return functions that each run a block on one batch."""
         return [partial(self.call, index, block, device, hidden) for hidden in self.hidden]
-
-    def call_one(self, index: int, block: nn.Module, device: str) -> torch.Tensor:
-        """Run a block on one sample, to observe how it runs; any block gets the input of the first one."""
-        return self.call(index, block, device, self.one)
 
     def call(self, index: int, block: nn.Module, device: str, hidden: torch.Tensor) -> torch.Tensor:
         """Return a block's output for a batch of hidden states [samples, tokens, hidden]."""

@@ -10,7 +10,8 @@ from qtoolkit.files import read_json
 
 # Far more than the record of a block with thousands of experts.
 _MAX_BYTES = 2**24
-_SEAL = "seal"
+# The key of the hash in an object.
+SEAL = "seal"
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
@@ -20,7 +21,7 @@ def digest_of(values: Mapping[str, Any]) -> str:
 
 def sealed(values: Mapping[str, Any]) -> bytes:
     """Return JSON-ready values with their hash as a file's bytes."""
-    return json.dumps({**values, _SEAL: digest_of(values)}, indent=2).encode()
+    return json.dumps({**values, SEAL: digest_of(values)}, indent=2).encode()
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -30,14 +31,9 @@ def read_object(file: Path) -> dict[str, Any]:
 
 def is_sealed(values: Mapping[str, Any]) -> bool:
     """Return whether an object has the right seal."""
-    return values.get(_SEAL) == digest_of(without_seal(values))
-
-
-def has_seal(values: Mapping[str, Any]) -> bool:
-    """Return whether an object has a seal, right or wrong."""
-    return _SEAL in values
+    return values.get(SEAL) == digest_of(without_seal(values))
 
 
 def without_seal(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return an object without its seal."""
-    return {key: value for key, value in values.items() if key != _SEAL}
+    return {key: value for key, value in values.items() if key != SEAL}

@@ -191,10 +191,11 @@ def _put_in_place(partial: Partial, existing: ExistingOutput | None) -> None:
     Raises:
         OutputExistsError: something else exists there by now. The result is kept.
     """
-    model, output = partial.model, partial.output
+    model = partial.model
+    output = partial.output
     try:
         if existing is not None and is_at(existing.state, output):
-            if not existing.is_empty:
+            if existing.content:
                 _replace(partial, existing)
                 return
             output.rmdir()
@@ -223,7 +224,8 @@ def _replace(partial: Partial, existing: ExistingOutput) -> None:
     Raises:
         FileExistsError: another folder exists there by now, or something was added to that one or changed in it.
     """
-    model, output = partial.model, partial.output
+    model = partial.model
+    output = partial.output
     changed = FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(output))
     if exchange(model, output):
         if not existing.is_at(model):

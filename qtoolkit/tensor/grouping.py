@@ -54,12 +54,3 @@ def to_groups(weight: torch.Tensor, granularity: str, group_size: int = -1) -> t
     rows, columns = scale_shape(weight.shape[0], weight.shape[1], granularity, group_size)
     # [out_features, in_features] -> [num_groups, weights per group]
     return weight.reshape(rows * columns, -1)
-
-
-def from_groups(groups: torch.Tensor, out_features: int, in_features: int) -> torch.Tensor:
-    """Return groups [num_groups, weights per group] as a contiguous weight [out_features, in_features]."""
-    if groups.numel() != out_features * in_features:
-        shape = f"[{out_features}, {in_features}]"
-        raise ValueError(f"groups of shape {list(groups.shape)} do not fill a weight of shape {shape}")
-    # [num_groups, weights per group] -> [out_features, in_features]
-    return groups.reshape(out_features, in_features).contiguous()

@@ -57,7 +57,7 @@ def absmax_quantize(
         >>> codes, scale = absmax_quantize(torch.tensor([1.0, -2.54, 0.035]), 8)
         >>> codes.tolist(), round(scale.item(), 6)
         ([50, -127, 2], 0.02)
-        >>> [round(value, 4) for value in dequantize(codes, scale).tolist()]
+        >>> [round(value, 4) for value in (codes * scale).tolist()]
         [1.0, -2.54, 0.04]
     """
     q_min, q_max = code_range(bits, symmetric=True)
@@ -95,7 +95,7 @@ def zero_point_quantize(
         >>> codes, scale, zero_point = zero_point_quantize(torch.tensor([-1.0, 0.3, 1.0]), -127, 127)
         >>> codes.tolist(), zero_point.item()
         ([-127, 38, 127], 0)
-        >>> round(dequantize(codes, scale, zero_point)[1].item(), 4)
+        >>> round(((codes - zero_point) * scale)[1].item(), 4)
         0.2992
     """
     if not -128 <= q_min < q_max <= 127:
@@ -105,23 +105,6 @@ def zero_point_quantize(
     scale = _stored_scale((high - low) / (q_max - q_min), scale_dtype)
     zero_point = (q_min - low / scale).round_().to(torch.int8)
     return _encode(x, scale, zero_point, q_min, q_max), scale, zero_point
-
-
-def dequantize(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
-    """Dequantize: return (codes - zero_point) * scale.
-
-    Args:
-        codes: int8 [..., group_size].
-        scale: [..., 1], any floating type.
-        zero_point: int8 [..., 1]; None for symmetric codes.
-
-    Returns:
-        float32 [..., group_size].
-    """
-    levels = codes.to(torch.float32)
-    if zero_point is not None:
-        levels.sub_(zero_point.to(torch.float32))
-    return levels.mul_(scale)
 
 
 def _extremes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,8 +123,8 @@ def _stored_scale(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     # The next larger positive float is the next larger integer with the same bits.
     stored = (stored.view(_BITS_OF[dtype]) + (stored.double() < scale)).view(dtype)
     if not torch.isfinite(stored).all():
-        limit, largest = torch.finfo(dtype).max, scale.max().item()
-        raise ValueError(f"scales must fit {dtype}, at most {limit:.6g}, got {largest:.6g}")
+        limit = torch.finfo(dtype).max
+        raise ValueError(f"scales must fit {dtype}, at most {limit:.6g}, got {scale.max().item():.6g}")
     return stored
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from qtoolkit.tensor.grouping import from_groups, to_groups
+from qtoolkit.tensor.grouping import to_groups
 from qtoolkit.tensor.integer_codes import absmax_quantize, code_range, zero_point_quantize
 
 
@@ -39,7 +39,7 @@ def round_weight(
     groups = to_groups(weight, granularity, group_size)
     if symmetric:
         codes, scale = absmax_quantize(groups, bits, scale_dtype=scale_dtype)
-        return from_groups(codes, *weight.shape), scale, None
+        return codes.reshape(weight.shape).contiguous(), scale, None
     q_min, q_max = code_range(bits, symmetric)
     codes, scale, zero_point = zero_point_quantize(groups, q_min, q_max, scale_dtype=scale_dtype)
-    return from_groups(codes, *weight.shape), scale, zero_point
+    return codes.reshape(weight.shape).contiguous(), scale, zero_point

@@ -37,19 +37,6 @@ class Calibration:
     checked: str = field(default="", compare=False)
 
 
-def check_calibration(value: Any) -> None:
-    """Refuse calibration text that is clearly unusable, before any work.
-
-    Args:
-        value: "wikitext2", "c4", "self", a file (.txt, .jsonl, .parquet), a list of texts, or a Dataset.
-
-    Raises:
-        ConfigError: it is none of those, is empty or binary, or holds no text where text is expected.
-        MissingDependencyError: the package that reads it is not installed.
-    """
-    check_texts(value, "calibration")
-
-
 def load_calibration(
     value: Any,
     tokenizer: Any,
@@ -68,7 +55,7 @@ def load_calibration(
     before every text, if any (a BOS). The same text and tokenizer always give the same samples.
 
     Args:
-        value: as for `check_calibration`, except "self", for which `self_calibration` is called.
+        value: as for `check_texts`, except "self", for which `self_calibration` is called.
         tokenizer: the model's.
         num_samples: samples to take.
         seq_len: tokens of a sample.
@@ -84,7 +71,7 @@ def load_calibration(
     """
     if is_self(value):
         raise ValueError("text that the model writes itself is made by self_calibration")
-    check_calibration(value)
+    check_texts(value, "calibration")
     if not callable(tokenizer):
         raise ConfigError("calibration text is read with the model's tokenizer, and there is none: give tokenizer=")
     texts = open_texts(value, token=token)

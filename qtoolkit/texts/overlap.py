@@ -8,10 +8,11 @@ if TYPE_CHECKING:
 
 # Tokens of a passage: shorter passages occur in many texts of a language.
 _LENGTH = 16
-# The hash of one passage in so many is kept, the same in every text (Schleimer et al., SIGMOD 2003, section 2).
+# A sketch holds the hash of one passage in so many, the same in every text (Schleimer et al., SIGMOD 2003, section 2).
 _EVERY = 64
 # Multipliers of a polynomial hash, and of the mixing that selects the hashes.
-_BASE, _MIX = 6_364_136_223_846_793_005, 11_400_714_819_323_198_485
+_BASE = 6_364_136_223_846_793_005
+_MIX = 11_400_714_819_323_198_485
 
 
 def sketch(tokens: "torch.Tensor") -> tuple[int, ...]:
@@ -23,13 +24,13 @@ def sketch(tokens: "torch.Tensor") -> tuple[int, ...]:
     import numpy as np
 
     rows = tokens.numpy().astype(np.uint64)
-    places = rows.shape[1] - _LENGTH + 1
-    if places < 1:
+    passages = rows.shape[1] - _LENGTH + 1
+    if passages < 1:
         return ()
-    hashes = np.zeros((len(rows), places), np.uint64)
+    hashes = np.zeros((len(rows), passages), np.uint64)
     for shift in range(_LENGTH):
         # Products wrap around at 64 bits.
-        hashes = hashes * np.uint64(_BASE) + rows[:, shift : shift + places] + np.uint64(1)
+        hashes = hashes * np.uint64(_BASE) + rows[:, shift : shift + passages] + np.uint64(1)
     mixed = (hashes * np.uint64(_MIX)) >> np.uint64(32)
     return tuple(sorted({int(value) for value in mixed[mixed % np.uint64(_EVERY) == 0]}))
 

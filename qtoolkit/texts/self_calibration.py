@@ -98,7 +98,8 @@ def _write(
     """Write texts that begin with `starts` [rows], sampled by `uniform` [steps, rows]: int64 [rows, steps]."""
     steps, rows = uniform.shape
     device = model.device
-    starts, uniform = starts.to(device), uniform.to(device)
+    starts = starts.to(device)
+    uniform = uniform.to(device)
     ended = torch.tensor([end for end in ends if end is not None], dtype=torch.int64, device=device)
     name = _cache_name(model)
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))

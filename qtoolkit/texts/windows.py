@@ -63,7 +63,7 @@ def load_windows(
     1 to 3, the others 4 and 5, and 6 and 7.
 
     Args:
-        value: "wikitext2", "c4", a file (.txt, .jsonl, .parquet), a list of texts, or a Dataset.
+        value: "wikitext2", "c4", a file (.txt, .md, .raw, .jsonl, .parquet), a list of texts, or a Dataset.
         tokenizer: the model's.
         seq_len: tokens of a window.
         num_tokens: tokens to take from the beginning of the text.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qtoolkit.kernels import QuantizedLinear, memory_bytes, tinygemm
+from qtoolkit.kernels import QuantizedLinear, memory_bytes, stored_bytes, tinygemm
 from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.tensor.lazy import LazyState
 from tests.kernels.schemes import Scheme, name_of, quantized, weight_of
@@ -95,7 +95,7 @@ def test_memory_bytes_are_those_of_the_prepared_layer(
     predicted = memory_bytes(scheme.tensors(OUT, IN), device="cpu")
     assert predicted == memory_footprint(layer)
     if not (kernels and scheme.bits == 4):
-        assert predicted == scheme.tensors(OUT, IN).stored_bytes()
+        assert predicted == stored_bytes(scheme.tensors(OUT, IN))
 
 
 @every_scheme

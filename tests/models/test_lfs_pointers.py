@@ -9,8 +9,8 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, ConfigError, QToolkitError
-from qtoolkit.stream.journal import Journal, JournalPlace
-from qtoolkit.texts.calibration_text import check_calibration
+from qtoolkit.stream.journal import Journal, JournalLocation
+from qtoolkit.texts.texts import check_texts
 from tests.sample_models import random_model
 
 # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
@@ -82,16 +82,16 @@ def test_gguf_files_in_a_folder(saved: Path, tmp_path: Path) -> None:
 def test_a_text(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"text{suffix}").write_bytes(POINTER)
     with pytest.raises(ConfigError, match="is a Git LFS pointer"):
-        check_calibration(str(tmp_path / f"text{suffix}"))
+        check_texts(str(tmp_path / f"text{suffix}"), "calibration")
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "block-00003.json", "block-00003.safetensors"])
 def test_a_journal_keeps_its_blocks_until_they_are_fetched(tmp_path: Path, name: str) -> None:
     recipe = {"bits": 4}
-    Journal(JournalPlace(tmp_path), recipe).write(3, {"a": torch.ones(2)}, {})
+    Journal(JournalLocation(tmp_path), recipe).write(3, {"a": torch.ones(2)}, {})
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(POINTER)
     with pytest.raises(QToolkitError, match="is a Git LFS pointer"):
-        Journal(JournalPlace(tmp_path), recipe)
+        Journal(JournalLocation(tmp_path), recipe)
     (tmp_path / name).write_bytes(whole)
-    assert Journal(JournalPlace(tmp_path), recipe).read(3, lambda _, __: True) is not None
+    assert Journal(JournalLocation(tmp_path), recipe).read(3, lambda _, __: True) is not None

@@ -7,7 +7,7 @@ import torch
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.native.tensors import NativeTensors
-from qtoolkit.kernels import QuantizedLinear, memory_bytes
+from qtoolkit.kernels import QuantizedLinear, memory_bytes, stored_bytes
 from qtoolkit.methods import Layer, LinearMethod, MethodConfig, Outcome, option
 from qtoolkit.records import LayerPlan
 from qtoolkit.tensor.lazy import LazyTensor
@@ -42,8 +42,9 @@ class AWQMethod(LinearMethod):
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         tensors = tensors_of(layer, config)
-        stored, kept = tensors.stored_bytes(), memory_bytes(tensors, device=layer.device)
-        return layer.replaced(kept, disk_bytes=stored, working_bytes=9 * layer.num_weights + stored)
+        stored = stored_bytes(tensors)
+        packed = memory_bytes(tensors, device=layer.device)
+        return layer.replaced(packed, disk_bytes=stored, working_bytes=9 * layer.num_weights + stored)
 
     def build(self, layer: Layer, config: Any, dtype: Any) -> torch.nn.Module:
         return QuantizedLinear(tensors_of(layer, config), bias=layer.has_bias, dtype=dtype)

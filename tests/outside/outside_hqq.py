@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from qtoolkit.formats.native.tensors import NativeTensors
-from qtoolkit.kernels import QuantizedLinear, memory_bytes
+from qtoolkit.kernels import QuantizedLinear, memory_bytes, stored_bytes
 from qtoolkit.methods import Layer, LinearMethod, MethodConfig, option
 from qtoolkit.records import LayerPlan
 
@@ -33,8 +33,9 @@ class HQQMethod(LinearMethod):
         if layer.in_features % config.group_size:
             return layer.left_alone(f"its {layer.in_features} inputs are no multiple of {config.group_size}")
         tensors = tensors_of(layer, config)
-        stored, kept = tensors.stored_bytes(), memory_bytes(tensors, device=layer.device)
-        return layer.replaced(kept, disk_bytes=stored, working_bytes=16 * layer.num_weights + stored)
+        stored = stored_bytes(tensors)
+        packed = memory_bytes(tensors, device=layer.device)
+        return layer.replaced(packed, disk_bytes=stored, working_bytes=16 * layer.num_weights + stored)
 
     def build(self, layer: Layer, config: Any, dtype: Any) -> torch.nn.Module:
         return QuantizedLinear(tensors_of(layer, config), bias=layer.has_bias, dtype=dtype)

@@ -38,7 +38,7 @@ class ToyFormat(LayersFormat):
         named = json.loads(file.read_text()).get("layers")
         return [] if named == values["layers"] else [f"{SIDE_FILE} names other layers than config.json"]
 
-    def readers(self, settings: Mapping[str, Any]) -> str:
+    def readers(self, options: Mapping[str, Any]) -> str:
         return f"toyreader reads these layers from version 1.2; older versions look for no {SIDE_FILE}."
 
 

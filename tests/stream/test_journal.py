@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from qtoolkit.errors import OutputError
-from qtoolkit.stream.journal import Journal, JournalPlace
+from qtoolkit.stream.journal import Journal, JournalLocation
 
 RECIPE: dict[str, object] = {"bits": 4, "calibration": "wikitext2", "layers": [1, 2]}
 TENSORS = {"a.qweight": torch.arange(12, dtype=torch.int32).view(3, 4), "a.scales": torch.rand(2, 4).half()}
@@ -34,11 +34,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kept", ["folder", "memory"])
 def test_a_block_comes_back_as_it_was(kept: str, tmp_path: Path) -> None:
-    journal = Journal(JournalPlace(tmp_path / "journal") if kept == "folder" else None, RECIPE)
+    journal = Journal(JournalLocation(tmp_path / "journal") if kept == "folder" else None, RECIPE)
     assert journal.read(3, fits) is None
     journal.write(3, TENSORS, FACTS)
     if kept == "folder":
-        journal = Journal(JournalPlace(tmp_path / "journal"), RECIPE)
+        journal = Journal(JournalLocation(tmp_path / "journal"), RECIPE)
     found = journal.read(3, fits)
     assert found is not None and found.facts == FACTS
     assert found.tensors.keys() == TENSORS.keys()
@@ -47,7 +47,7 @@ def test_a_block_comes_back_as_it_was(kept: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["no facts", "shorter", "changed", "temporary", "facts changed", "facts empty"])
 def test_a_block_that_is_not_whole_does_not_count(damage: str, tmp_path: Path) -> None:
-    journal = Journal(JournalPlace(tmp_path), RECIPE)
+    journal = Journal(JournalLocation(tmp_path), RECIPE)
     journal.write(0, TENSORS, FACTS)
     weights, facts = journal.files(0)
     data = weights.read_bytes()
@@ -64,7 +64,7 @@ def test_a_block_that_is_not_whole_does_not_count(damage: str, tmp_path: Path) -
             facts.write_text(facts.read_text().replace("0.25", "0.26"))
         case "facts empty":
             facts.write_bytes(b"")
-    assert Journal(JournalPlace(tmp_path), RECIPE).read(0, fits) is None
+    assert Journal(JournalLocation(tmp_path), RECIPE).read(0, fits) is None
 
 
 @pytest.mark.parametrize(
@@ -76,21 +76,21 @@ def test_a_block_that_is_not_whole_does_not_count(damage: str, tmp_path: Path) -
     ],
 )
 def test_another_recipe_is_refused(change: dict[str, object], told: str, tmp_path: Path) -> None:
-    Journal(JournalPlace(tmp_path / "out.partial" / "journal"), RECIPE)
+    Journal(JournalLocation(tmp_path / "out.partial" / "journal"), RECIPE)
     with pytest.raises(OutputError, match=f"out.partial was begun with {told}.*resume=False"):
-        Journal(JournalPlace(tmp_path / "out.partial" / "journal"), RECIPE | change)
+        Journal(JournalLocation(tmp_path / "out.partial" / "journal"), RECIPE | change)
 
 
 def test_a_block_that_does_not_fit_does_not_count(tmp_path: Path) -> None:
-    Journal(JournalPlace(tmp_path), RECIPE).write(0, TENSORS, FACTS)
-    journal = Journal(JournalPlace(tmp_path), RECIPE)
+    Journal(JournalLocation(tmp_path), RECIPE).write(0, TENSORS, FACTS)
+    journal = Journal(JournalLocation(tmp_path), RECIPE)
     assert journal.read(0, refused) is None and journal.resumed == 0
     assert journal.read(0, fits) is not None and journal.resumed == 1
 
 
 @pytest.mark.parametrize("damage", ["no recipe", "cut", "empty", "a list", "changed"])
 def test_a_recipe_that_is_damaged_or_gone_costs_nothing(damage: str, tmp_path: Path) -> None:
-    place = JournalPlace(tmp_path / "out.partial" / "journal")
+    place = JournalLocation(tmp_path / "out.partial" / "journal")
     Journal(place, RECIPE).write(0, TENSORS, FACTS)
     recipe = place.folder / "recipe.json"
     whole = recipe.read_bytes()
@@ -113,7 +113,7 @@ def test_a_recipe_that_is_damaged_or_gone_costs_nothing(damage: str, tmp_path: P
 @pytest.mark.parametrize("left", ["recipe gone", "recipe damaged", "recipe replaced"])
 def test_blocks_never_count_under_another_recipe(left: str, tmp_path: Path) -> None:
     """As a cut pull leaves them, or a copy that is partly another job's."""
-    place, other = JournalPlace(tmp_path / "out.partial" / "journal"), RECIPE | {"bits": 3}
+    place, other = JournalLocation(tmp_path / "out.partial" / "journal"), RECIPE | {"bits": 3}
     Journal(place, RECIPE).write(0, TENSORS, FACTS)
     before = contents(place.folder)
     match left:
@@ -122,7 +122,7 @@ def test_blocks_never_count_under_another_recipe(left: str, tmp_path: Path) -> N
         case "recipe damaged":
             (place.folder / "recipe.json").write_bytes(b"{")
         case "recipe replaced":
-            Journal(JournalPlace(tmp_path / "other"), other)
+            Journal(JournalLocation(tmp_path / "other"), other)
             shutil.copy(tmp_path / "other" / "recipe.json", place.folder)
     journal = Journal(place, other)
     assert journal.read(0, fits) is None
@@ -138,7 +138,7 @@ def older(folder: Path) -> dict[str, bytes]:
     """A journal as the first version wrote it; gives its files."""
     folder.mkdir(parents=True)
     (folder / "recipe.json").write_text(json.dumps(RECIPE))
-    Journal(JournalPlace(folder.parent / "made"), RECIPE).write(0, TENSORS, FACTS)
+    Journal(JournalLocation(folder.parent / "made"), RECIPE).write(0, TENSORS, FACTS)
     record = json.loads((folder.parent / "made" / "block-00000.json").read_text())
     for name in ("block-00000", "tokens"):
         shutil.copy(folder.parent / "made" / "block-00000.safetensors", folder / f"{name}.safetensors")
@@ -149,19 +149,19 @@ def older(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("missing", [None, "recipe.json"])
 def test_a_journal_of_an_older_version_is_kept_aside(missing: str | None, tmp_path: Path) -> None:
-    place = JournalPlace(tmp_path / "out.partial" / "journal")
+    place = JournalLocation(tmp_path / "out.partial" / "journal")
     files = older(place.folder)
     if missing is not None:
         (place.folder / missing).unlink()
         del files[missing]
     journal = Journal(place, RECIPE)
-    assert journal.read(0, fits) is None and journal.kept_tokens(lambda tokens: True) is None
+    assert journal.read(0, fits) is None and journal.read_tokens(lambda tokens: True) is None
     assert contents(tmp_path / "out.old-journal") == files
     assert "older version" in journal.notes[0]
 
 
 def test_the_same_is_kept_aside_once_and_anything_else_stays(tmp_path: Path) -> None:
-    place = JournalPlace(tmp_path / "out.partial" / "journal")
+    place = JournalLocation(tmp_path / "out.partial" / "journal")
     aside = tmp_path / "out.old-journal"
     aside.mkdir()
     (aside / "mine.txt").write_text("somebody's own")
@@ -181,23 +181,23 @@ def test_the_same_is_kept_aside_once_and_anything_else_stays(tmp_path: Path) -> 
 
 def test_blocks_count_with_the_samples_that_they_were_made_with(tmp_path: Path) -> None:
     tokens = torch.arange(6).view(2, 3)
-    journal = Journal(JournalPlace(tmp_path), RECIPE)
-    journal.keep_tokens(tokens)
+    journal = Journal(JournalLocation(tmp_path), RECIPE)
+    journal.write_tokens(tokens)
     journal.write(0, TENSORS, FACTS)
     (tmp_path / "tokens.safetensors").write_bytes(b"")
-    journal = Journal(JournalPlace(tmp_path), RECIPE)
-    assert journal.kept_tokens(lambda tokens: True) is None
-    journal.keep_tokens(tokens + 1)
+    journal = Journal(JournalLocation(tmp_path), RECIPE)
+    assert journal.read_tokens(lambda tokens: True) is None
+    journal.write_tokens(tokens + 1)
     assert journal.read(0, fits) is None
-    journal = Journal(JournalPlace(tmp_path), RECIPE)
-    assert journal.kept_tokens(lambda tokens: False) is None
+    journal = Journal(JournalLocation(tmp_path), RECIPE)
+    assert journal.read_tokens(lambda tokens: False) is None
     # Written again they are the same, and so the block counts.
-    journal.keep_tokens(tokens)
+    journal.write_tokens(tokens)
     assert journal.read(0, fits) is not None
 
 
 def test_what_is_no_file_does_not_count(tmp_path: Path) -> None:
-    journal = Journal(JournalPlace(tmp_path), RECIPE)
+    journal = Journal(JournalLocation(tmp_path), RECIPE)
     for index in range(4):
         journal.write(index, TENSORS, FACTS)
     for index, kind in enumerate(("folder", "pipe", "dangling link")):
@@ -209,12 +209,12 @@ def test_what_is_no_file_does_not_count(tmp_path: Path) -> None:
                 os.mkfifo(file)
             else:
                 file.symlink_to(tmp_path / "nowhere")
-    journal = Journal(JournalPlace(tmp_path), RECIPE)
+    journal = Journal(JournalLocation(tmp_path), RECIPE)
     assert [journal.read(index, fits) is None for index in range(4)] == [True, True, True, False]
 
 
 def test_a_failed_write_leaves_earlier_blocks_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = Journal(JournalPlace(tmp_path), RECIPE)
+    journal = Journal(JournalLocation(tmp_path), RECIPE)
     journal.write(0, TENSORS, FACTS)
 
     def no_room(descriptor: int) -> None:

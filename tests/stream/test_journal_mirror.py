@@ -10,7 +10,7 @@ import torch
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
 from qtoolkit.hub.mirror import HubMirror
-from qtoolkit.stream.journal import Journal, JournalPlace
+from qtoolkit.stream.journal import Journal, JournalLocation
 from tests.fake_hub.fixture import WRITE_TOKEN
 from tests.fake_hub.server import Fault
 from tests.fake_hub.writable import WritableHub
@@ -26,16 +26,16 @@ def fits(tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
 
 
 def journal(folder: Path, recipe: dict[str, int] = RECIPE) -> Journal:
-    return Journal(JournalPlace(folder, HubMirror("me/run", WRITE_TOKEN)), recipe)
+    return Journal(JournalLocation(folder, HubMirror("me/run", WRITE_TOKEN)), recipe)
 
 
 def test_another_machine_goes_on(writable_hub: WritableHub, tmp_path: Path) -> None:
     first = journal(tmp_path / "first")
-    first.keep_tokens(torch.arange(6).view(2, 3))
+    first.write_tokens(torch.arange(6).view(2, 3))
     first.write(0, LARGE, {"a": 1})
     first.write(1, SMALL, {"b": 2})
     second = journal(tmp_path / "second")
-    kept, large, small = second.kept_tokens(lambda tokens: True), second.read(0, fits), second.read(1, fits)
+    kept, large, small = second.read_tokens(lambda tokens: True), second.read(0, fits), second.read(1, fits)
     assert kept is not None and kept.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert large is not None and small is not None and (large.facts, small.facts) == ({"a": 1}, {"b": 2})
     assert torch.equal(large.tensors["a.qweight"][...], LARGE["a.qweight"])
@@ -93,7 +93,7 @@ def test_no_right_to_write_is_told_at_once(
 ) -> None:
     writable_hub.tokens.add("hf_reader")
     with pytest.raises(SourceError, match=told) as caught:
-        Journal(JournalPlace(tmp_path, HubMirror(repo_id, token)), RECIPE)
+        Journal(JournalLocation(tmp_path, HubMirror(repo_id, token)), RECIPE)
     assert token not in str(caught.value)
 
 
@@ -125,7 +125,7 @@ def test_a_pull_that_was_cut_is_never_gone_on_with_under_another_recipe(
     pulled: int, writable_hub: WritableHub, tmp_path: Path
 ) -> None:
     first = journal(tmp_path / "first")
-    first.keep_tokens(torch.arange(6).view(2, 3))
+    first.write_tokens(torch.arange(6).view(2, 3))
     for index in range(2):
         first.write(index, SMALL, {"b": index})
     folder = tmp_path / "second.partial" / "journal"
@@ -138,9 +138,9 @@ def test_a_pull_that_was_cut_is_never_gone_on_with_under_another_recipe(
     if came:
         # Without the copy, so that what came is all there is.
         with pytest.raises(OutputError, match="was begun with bits 4, and this call has 3"):
-            Journal(JournalPlace(folder), {"bits": 3})
+            Journal(JournalLocation(folder), {"bits": 3})
     resumed = journal(folder)
-    assert resumed.kept_tokens(lambda tokens: True) is not None
+    assert resumed.read_tokens(lambda tokens: True) is not None
     assert [resumed.read(index, fits) is not None for index in range(3)] == [True, True, False]
 
 
@@ -148,7 +148,7 @@ def test_a_copy_that_is_partly_older_and_partly_of_another_job_gives_what_is_thi
     writable_hub: WritableHub, tmp_path: Path
 ) -> None:
     journal(tmp_path / "first").write(0, SMALL, {"b": 0})
-    other = Journal(JournalPlace(tmp_path / "other"), {"bits": 3})
+    other = Journal(JournalLocation(tmp_path / "other"), {"bits": 3})
     for index in (1, 2):
         other.write(index, SMALL, {"b": index})
     # Of an older version, which wrote no recipe into a block.

@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qtoolkit.tensor.integer_codes import absmax_quantize, code_range, dequantize, zero_point_quantize
+from qtoolkit.tensor.integer_codes import absmax_quantize, code_range, zero_point_quantize
 
 pytestmark = pytest.mark.once
 
@@ -21,6 +21,11 @@ VALUES = {
 }
 # Of a code: the division and the product are float32.
 ROUNDING = 1e-4
+
+
+def dequantize(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
+    levels = codes.float() if zero_point is None else codes.float() - zero_point.float()
+    return levels * scale
 
 
 def step(low: float, high: float, steps: int) -> float:

@@ -15,8 +15,7 @@ from pyarrow import parquet
 
 from qtoolkit.errors import ConfigError, SourceError
 from qtoolkit.texts import calibration_text, texts
-from qtoolkit.texts.calibration_text import check_calibration
-from qtoolkit.texts.texts import cut
+from qtoolkit.texts.texts import check_texts, cut
 from tests.texts.calibration_texts import DOCUMENTS, TEXT, load
 
 
@@ -53,7 +52,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_documents_are_the_same_from_everywhere(tokenizer: Any, tmp_path: Path, kind: str) -> None:
     value = KINDS[kind](tmp_path)
-    check_calibration(value)
+    check_texts(value, "calibration")
     assert load(value, tokenizer).fingerprint == load(DOCUMENTS, tokenizer).fingerprint
 
 
@@ -61,7 +60,7 @@ def test_documents_are_the_same_from_everywhere(tokenizer: Any, tmp_path: Path, 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_file_of_plain_text_is_one_document(tokenizer: Any, tmp_path: Path, name: str, encoding: str) -> None:
     (tmp_path / name).write_text(TEXT, encoding=encoding)
-    check_calibration(tmp_path / name)
+    check_texts(tmp_path / name, "calibration")
     sample = load(tmp_path / name, tokenizer)
     assert sample.fingerprint == load([TEXT], tokenizer).fingerprint
     assert sample.name == name
@@ -70,7 +69,7 @@ def test_a_file_of_plain_text_is_one_document(tokenizer: Any, tmp_path: Path, na
 def test_home_is_found(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
-    check_calibration("~/a.txt")
+    check_texts("~/a.txt", "calibration")
     assert load("~/a.txt", tokenizer).fingerprint == load([TEXT], tokenizer).fingerprint
 
 
@@ -93,7 +92,7 @@ def test_no_more_of_a_large_file_is_read_than_is_wanted(
     monkeypatch.setattr("qtoolkit.texts.text_files._BLOCK", 10_000)
     head = TEXT.encode() if broken.endswith(".txt") else _jsonl(tmp_path).read_bytes()
     (tmp_path / broken).write_bytes(head * 3 + b"\0")
-    check_calibration(tmp_path / broken)
+    check_texts(tmp_path / broken, "calibration")
     sample = load(tmp_path / broken, tokenizer)
     assert sample.notes[0].endswith(f"tokens of {broken} (256 of its first 20,000 tokens, evenly spread)")
     with pytest.raises(ConfigError, match="binary"):
@@ -110,7 +109,7 @@ def test_a_stream_is_read_from_its_beginning(tokenizer: Any) -> None:
             yield {"text": text}
 
     stream = datasets.IterableDataset.from_generator(rows)
-    check_calibration(stream)
+    check_texts(stream, "calibration")
     assert taken == 0
     sample = load(stream, tokenizer)
     beginning = tokenizer(DOCUMENTS[0], add_special_tokens=False)["input_ids"][:256]

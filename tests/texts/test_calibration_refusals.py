@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from qtoolkit.errors import ConfigError, MissingDependencyError, QToolkitError
-from qtoolkit.texts.calibration_text import check_calibration
+from qtoolkit.texts.texts import check_texts
 from tests.texts.calibration_texts import TEXT, load
 
 ALLOWED = (
@@ -23,7 +23,7 @@ ALLOWED = (
 
 def refusal(value: Any, kind: type[QToolkitError] = ConfigError) -> str:
     with pytest.raises(kind) as caught:
-        check_calibration(value)
+        check_texts(value, "calibration")
     assert type(caught.value) is kind
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
@@ -51,7 +51,7 @@ def test_what_is_no_text(value: Any, got: str) -> None:
 
 @pytest.mark.parametrize("value", ["wikitext2", "c4", "self", [TEXT], (TEXT,)], ids=str)
 def test_what_is_text(value: Any) -> None:
-    check_calibration(value)
+    check_texts(value, "calibration")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 
 def test_a_line_far_down_is_told_by_its_number(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n\n{"text": "b"\n')
-    check_calibration(tmp_path / "a.jsonl")
+    check_texts(tmp_path / "a.jsonl", "calibration")
     with pytest.raises(ConfigError, match=r"^line 3 of text file .*a\.jsonl is no JSON \(Expecting ',' "):
         load(tmp_path / "a.jsonl", tokenizer)
 

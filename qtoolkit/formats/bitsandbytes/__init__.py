@@ -27,13 +27,13 @@ class BitsAndBytesFormat(Format):
 
         return options_of(BitsAndBytesConfig.from_dict(dict(values)))
 
-    def readers(self, settings: Mapping[str, Any]) -> str:
+    def readers(self, options: Mapping[str, Any]) -> str:
         """See `Format`."""
         return "vLLM lists bitsandbytes among the formats that it reads; this model was not tried there."
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """See `Format`: without the line for each int8 product of a bfloat16 model, thousands a sentence."""
+        """See `Format`: without the line that each int8 product of a bfloat16 model logs, thousands for a sentence."""
         logger = logging.getLogger("bitsandbytes.autograd._functions")
         logger.addFilter(_is_no_cast)
         try:
@@ -66,7 +66,7 @@ def keep_exact(model: "PreTrainedModel") -> None:
 
 
 def _is_no_cast(record: logging.LogRecord) -> bool:
-    """Filter out the log line that says that inputs will be cast."""
+    """Check whether a log line says anything but that inputs will be cast."""
     return "inputs will be cast" not in str(record.msg)
 
 

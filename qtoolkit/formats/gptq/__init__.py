@@ -52,16 +52,16 @@ class GPTQFormat(Format):
 
         return problems_of(folder, values)
 
-    def needs_qtoolkit(self, settings: Mapping[str, Any]) -> bool:
+    def needs_qtoolkit(self, options: Mapping[str, Any]) -> bool:
         """See `Format`: optimum gives all layers the same bits."""
-        return is_uneven(settings)
+        return is_uneven(options)
 
-    def readers(self, settings: Mapping[str, Any]) -> str:
+    def readers(self, options: Mapping[str, Any]) -> str:
         """See `Format`."""
-        if is_uneven(settings):
+        if is_uneven(options):
             return "Its layers have different bits: gptqmodel reads that too; optimum and auto-gptq do not."
         own = "With `import qtoolkit` before it, neither optimum nor gptqmodel is needed."
-        if settings.get("checkpoint_format") == "gptq_v2":
+        if options.get("checkpoint_format") == "gptq_v2":
             return f"{own} Zero points are stored as gptq_v2, which auto-gptq does not read."
         listed = "vLLM and SGLang list GPTQ among the formats that they read; this model was not tried there."
         return f"{own} {listed}"

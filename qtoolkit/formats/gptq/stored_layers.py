@@ -73,7 +73,8 @@ def correct_format(checkpoint: Checkpoint) -> Checkpoint:
     first = next((name for name in sorted(checkpoint.tensors) if name.endswith(".qzeros")), None)
     if not config.sym or first is None:
         return checkpoint
-    stored, scales = checkpoint.tensors[first], checkpoint.tensors.get(f"{first.removesuffix('qzeros')}scales")
+    stored = checkpoint.tensors[first]
+    scales = checkpoint.tensors.get(f"{first.removesuffix('qzeros')}scales")
     if stored.dtype != torch.int32 or len(stored.shape) != 2:
         return checkpoint
     outputs = scales.shape[-1] if scales is not None and scales.shape else 0

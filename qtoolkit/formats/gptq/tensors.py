@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from qtoolkit.kernels import Codes, output_blocks, stored_bytes
+from qtoolkit.kernels import Codes, output_blocks
 from qtoolkit.tensor.int32_packing import WORD_BITS, pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
 
@@ -20,7 +20,7 @@ class GPTQTensors:
 
     | tensor | type | shape |
     |---|---|---|
-    | qweight | int32 | [in * bits / 32, out]: codes, packed along the inputs (`qtoolkit.tensor.pack_words`) |
+    | qweight | int32 | [in * bits / 32, out]: codes, packed along the inputs (`pack_words`) |
     | qzeros | int32 | [groups, out * bits / 32]: zero points, packed along the outputs |
     | scales | float16, rarely another | [groups, out] |
     | g_idx | int32 | [in]: the group of each input |
@@ -35,6 +35,13 @@ class GPTQTensors:
         checkpoint_format: "gptq" or "gptq_v2".
         scale_dtype: type of the scales.
         centered: whether all zero points are 2**(bits - 1).
+
+    Example: 4 bits for 64 x 128 weights, two groups of 64 with a scale of 2 bytes and a zero point of half a byte for
+    each output, and 4 bytes for each input: 4096 + 2 * 64 * 2.5 + 512.
+
+        >>> from qtoolkit.kernels import stored_bytes
+        >>> stored_bytes(GPTQTensors(64, 128, bits=4, group_size=64))
+        4928
     """
 
     out_features: int
@@ -79,20 +86,6 @@ class GPTQTensors:
             "scales": ((groups, outputs), self.scale_dtype),
             "g_idx": ((inputs,), torch.int32),
         }
-
-    def stored_bytes(self) -> int:
-        """Return the bytes of `tensors`; allocate nothing.
-
-        Raises:
-            ValueError: as `tensors`.
-
-        Example: 4 bits for 64 x 128 weights, two groups of 64 with a scale of 2 bytes and a zero point of half a byte
-        for each output, and 4 bytes for each input: 4096 + 2 * 64 * 2.5 + 512.
-
-            >>> GPTQTensors(64, 128, bits=4, group_size=64).stored_bytes()
-            4928
-        """
-        return stored_bytes(self)
 
     def store(
         self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, groups: torch.Tensor

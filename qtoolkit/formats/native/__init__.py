@@ -14,7 +14,7 @@ class NativeFormat(LayersFormat):
     name = "native"
     quant_method = "qtoolkit"
 
-    def readers(self, settings: Mapping[str, Any]) -> str:
+    def readers(self, options: Mapping[str, Any]) -> str:
         """See `Format`."""
         return "These layers are qtoolkit's own: no other program reads them."
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from qtoolkit.kernels import Codes, output_blocks, stored_bytes
+from qtoolkit.kernels import Codes, output_blocks
 from qtoolkit.tensor.grouping import scale_shape
 from qtoolkit.tensor.int4_packing import pack_int4, unpack_int4
 from qtoolkit.tensor.integer_codes import code_range
@@ -32,6 +32,12 @@ class NativeTensors:
         granularity: which weights share one scale: "tensor", "channel" (one output row) or "group".
         group_size: weights per scale; -1 unless granularity is "group".
         symmetric: absmax codes if true, zero-point codes otherwise.
+
+    Example: 64 x 128 codes of 4 bits, and a float16 scale for each 32 of them, 4096 + 512 bytes.
+
+        >>> from qtoolkit.kernels import stored_bytes
+        >>> stored_bytes(NativeTensors(64, 128, bits=4, granularity="group", group_size=32, symmetric=True))
+        4608
     """
 
     out_features: int
@@ -72,16 +78,6 @@ class NativeTensors:
             "scale": (scales, torch.float16 if self.granularity == "group" else torch.float32),
         }
         return tensors if self.symmetric else tensors | {"zero_point": (scales, torch.int8)}
-
-    def stored_bytes(self) -> int:
-        """Return the bytes of `tensors`: codes, scales and zero points.
-
-        Example: 64 x 128 codes of 4 bits, and a float16 scale for each 32 of them, 4096 + 512 bytes.
-
-            >>> NativeTensors(64, 128, bits=4, granularity="group", group_size=32, symmetric=True).stored_bytes()
-            4608
-        """
-        return stored_bytes(self)
 
     def store(
         self, codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None

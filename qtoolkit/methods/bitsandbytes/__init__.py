@@ -1,4 +1,4 @@
-"""NF4, FP4 and LLM.int8(): layers of bitsandbytes, put in place and read back by transformers.
+"""Quantize to NF4, FP4 and LLM.int8(), with layers of bitsandbytes that transformers builds and reads back.
 
 Layouts: bitsandbytes 0.50 `functional.QuantState.as_dict` and `nn.Linear8bitLt`; transformers `quantizer_bnb_4bit.py`.
 """
@@ -143,7 +143,7 @@ class FourBitMethod(BitsAndBytesMethod):
             shape = f"[{layer.out_features}, {layer.in_features}]"
             return layer.left_alone(f"bitsandbytes on a CPU needs outputs % 32 = 0 and inputs % 64 = 0, not {shape}")
         blocks = ceil(layer.num_weights / _BLOCK_SIZE)
-        # The offset of the nested scales stands in the description, not as a tensor.
+        # The offset of the nested scales is stored in the description, not as a tensor.
         offset = 4 if config.double_quant else 0
         if config.double_quant:
             scales = blocks + 4 * ceil(blocks / _NESTED_BLOCK_SIZE) + _NESTED_TABLE_BYTES

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qtoolkit.formats.gptq.tensors import GPTQTensors
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.stream.cost import JobShape
-    from qtoolkit.stream.journal import JournalPlace
+    from qtoolkit.stream.journal import JournalLocation
 
 # Inputs and outputs that every reader of the format packs without a remainder: 32 codes of 3 bits fill 3 words.
 _MULTIPLE = 32
@@ -108,9 +108,9 @@ class GPTQMethod(Method):
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
         """See `Method`: refuse a calibration text that cannot be used."""
-        from qtoolkit.texts.calibration_text import check_calibration
+        from qtoolkit.texts.texts import check_texts
 
-        check_calibration(config.calibration)
+        check_texts(config.calibration, "calibration")
         return config
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:
@@ -130,13 +130,13 @@ class GPTQMethod(Method):
 
     def plan_layer(self, layer: Layer, config: GPTQ) -> LayerPlan:
         """See `Method`."""
-        from qtoolkit.kernels import memory_bytes
+        from qtoolkit.kernels import memory_bytes, stored_bytes
 
         reason = _skip_reason(layer)
         if reason:
             return layer.left_alone(reason)
         tensors = stored_tensors(config, layer.out_features, layer.in_features, bits=config.bits)
-        stored = tensors.stored_bytes()
+        stored = stored_bytes(tensors)
         # The Hessian and its factor, the weight and its errors in float32, the codes.
         working = 8 * layer.in_features**2 + 9 * layer.num_weights + stored
         packed = memory_bytes(tensors, device=layer.device, reordered=config.desc_act)
@@ -166,7 +166,7 @@ class GPTQMethod(Method):
         config: GPTQ,
         plan: Plan,
         on_progress: OnProgress,
-        journal: "JournalPlace | None" = None,
+        journal: "JournalLocation | None" = None,
     ) -> Outcome:
         """See `Method`."""
         from qtoolkit.methods.gptq.calibrated_job import quantize

@@ -16,7 +16,7 @@ from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.stream.blocks import StreamedModel
-from qtoolkit.stream.journal import DoneBlock, Journal, JournalPlace
+from qtoolkit.stream.journal import DoneBlock, Journal, JournalLocation
 from qtoolkit.stream.loading import calibration_dtype, load_streamed
 from qtoolkit.stream.run import quantize_blocks
 from qtoolkit.texts.calibration_text import Calibration, bounded, make_calibration, read_calibration
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from qtoolkit.noted import Noted
 
 # The tokens that the reported perplexity is measured on: enough to show whether the text suits the model.
-_PERPLEXITY_SAMPLES, PERPLEXITY_TOKENS = 2, 256
+_PERPLEXITY_SAMPLES = 2
+PERPLEXITY_TOKENS = 256
 # Rows of logits that are in float32 at one time: a large vocabulary makes each a megabyte.
 LOSS_ROWS = 32
 
 
 def quantize(
-    checkpoint: Checkpoint, config: GPTQ, plan: Plan, on_progress: OnProgress, place: JournalPlace | None
+    checkpoint: Checkpoint, config: GPTQ, plan: Plan, on_progress: OnProgress, location: JournalLocation | None
 ) -> Outcome:
     """See `Method.quantize`."""
     dtype = calibration_dtype(plan.device, checkpoint.dtype)
@@ -45,7 +46,7 @@ def quantize(
     notes.extend(notes_on(config, plan.layers))
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
-    journal = Journal(place, _fingerprint_inputs(checkpoint, config, text, names, dtype))
+    journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype))
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
     notes.extend(text.notes)
     if config.engine == "optimum":
@@ -76,8 +77,9 @@ def quantize(
 
 def _read_text(checkpoint: Checkpoint, config: GPTQ, on_progress: OnProgress) -> Calibration:
     """Return the tokens of the calibration text that the config names."""
-    sizes = {"num_samples": config.num_samples, "seq_len": config.seq_len}
-    text = read_calibration(checkpoint, config.calibration, **sizes, on_progress=on_progress)
+    text = read_calibration(
+        checkpoint, config.calibration, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
+    )
     give_memory_back()
     return text
 
@@ -98,7 +100,7 @@ def _written_text(
         values = tokens[...]
         return bool(((values >= 0) & (values < limits.vocab_size)).all())
 
-    tokens = journal.kept_tokens(fits)
+    tokens = journal.read_tokens(fits)
     if tokens is not None:
         return make_calibration(tokens, "self", ["calibrated with what the model wrote when the job was begun"])
     # The only step that needs the whole model in memory in full precision.
@@ -106,7 +108,7 @@ def _written_text(
     text = self_calibration(
         model, checkpoint.tokenizer, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
     )
-    journal.keep_tokens(text.tokens)
+    journal.write_tokens(text.tokens)
     return text
 
 

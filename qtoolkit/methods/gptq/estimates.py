@@ -9,7 +9,7 @@ import torch
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.calibrated_job import LOSS_ROWS, PERPLEXITY_TOKENS
 from qtoolkit.records import LayerPlan, PhasePlan, Term
-from qtoolkit.stream.cost import JobShape, on_device, reading_phase, weights_by_block, writing_phase
+from qtoolkit.stream.cost import JobShape, loading_phase, on_device, weights_by_block, writing_phase
 from qtoolkit.stream.loading import calibration_dtype
 from qtoolkit.stream.samples import activation_bytes, samples_at_once
 
@@ -91,8 +91,7 @@ def _sample_terms(job: JobShape, num_samples: int, seq_len: int, itemsize: int) 
 
 def _reading(job: JobShape, seq_len: int) -> PhasePlan:
     """Return the phase that reads the result back and measures the perplexity of a sample."""
-    layouts = max((layer.bytes_after for layer in job.layers), default=0)
-    phase = reading_phase(job, "load", "a layer in two layouts", layouts)
+    phase = loading_phase(job)
     rows = min(seq_len, PERPLEXITY_TOKENS) * job.dtype.itemsize + 2 * LOSS_ROWS * 4
     logits = Term("logits of a sample", rows * job.vocab_size, "for the perplexity that is reported")
     if job.on_cpu:

@@ -25,7 +25,7 @@ _ROUNDING_STEPS = 8
 
 
 class GPTQBlocks:
-    """GPTQ for `qtoolkit.stream.quantize_blocks`; implements `BlockMethod`.
+    """GPTQ for `qtoolkit.stream.run.quantize_blocks`; implements `BlockMethod`.
 
     Args:
         config: fitted: its group size divides the inputs of all layers.
@@ -43,7 +43,8 @@ class GPTQBlocks:
 
     def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `BlockMethod`."""
-        words, groups = tensors["qweight"], tensors["g_idx"]
+        words = tensors["qweight"]
+        groups = tensors["g_idx"]
         bits = 32 * len(words) // len(groups)
         stored = stored_tensors(self.config, words.shape[1], len(groups), bits=bits)
         return stored.decode(tensors).expanded(slice(0, words.shape[1]), torch.float32).T
@@ -121,7 +122,8 @@ class _Group:
                 columns = slice(start, start + len(value))
                 start = columns.stop
                 stored = stored_tensors(config, len(value), len(hessian), bits=bits)
-                scale, zero_point = qparams.scale[:, columns], qparams.zero_point[:, columns]
+                scale = qparams.scale[:, columns]
+                zero_point = qparams.zero_point[:, columns]
                 total = energy[bits][columns].sum().item()
                 facts = {
                     "error": loss[columns].sum().item() / total if total else 0.0,
@@ -148,8 +150,9 @@ def _search(
     weight: torch.Tensor, importance: torch.Tensor, config: GPTQ, *, bits: int, group_size: int, steps: int
 ) -> QParams:
     """Return the scales and zero points of a weight float32 [in, out] whose groups are in order."""
-    sym, smallest = config.sym, SMALLEST[bits]
-    return search_qparams(weight, importance, bits=bits, group_size=group_size, sym=sym, steps=steps, smallest=smallest)
+    return search_qparams(
+        weight, importance, bits=bits, group_size=group_size, sym=config.sym, steps=steps, smallest=SMALLEST[bits]
+    )
 
 
 def round_to_grid(weight: torch.Tensor, config: GPTQ) -> torch.Tensor:

@@ -66,6 +66,15 @@ def quantize(checkpoint: Checkpoint, config: GPTQ, plan: Plan, text: Calibration
         tensors = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
         loaded = load_gptq(replace(checkpoint, tensors=tensors, expand=None), described, device=plan.device)
     notes = [*loaded.notes, f"quantized by {' and '.join(made_by)}, which tell no error of layers"]
-    shape = text.tokens.shape
-    report = CalibrationReport(text.name, shape[0], shape[1], None, config.damp_percent, (), 0)
-    return Outcome(loaded.value, replace(report, fingerprint=text.fingerprint, text_check=text.checked), notes)
+    report = CalibrationReport(
+        text=text.name,
+        num_samples=len(text.tokens),
+        seq_len=text.tokens.shape[1],
+        perplexity=None,
+        damp_percent=config.damp_percent,
+        layers=(),
+        resumed=0,
+        fingerprint=text.fingerprint,
+        text_check=text.checked,
+    )
+    return Outcome(loaded.value, report, notes)

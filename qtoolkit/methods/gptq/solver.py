@@ -94,7 +94,8 @@ def solve(
     error = weight[reverse]
     codes = torch.empty(in_features, out_features, dtype=torch.uint8, device=weight.device)
     loss = weight.new_zeros(out_features)
-    low, high = -qparams.zero_point, 2**qparams.bits - 1 - qparams.zero_point
+    low = -qparams.zero_point
+    high = 2**qparams.bits - 1 - qparams.zero_point
     inverse = 1 / qparams.scale
     # Row by row, as views made once: a slice takes as long as a product of one row.
     scales, inverses, lows, highs = (tensor.unbind(0) for tensor in (qparams.scale, inverse, low, high))
@@ -105,7 +106,8 @@ def solve(
         levels = torch.empty_like(targets)
         block = lower[start:stop, start:stop]
         for k in range(stop - start - 1, -1, -1):
-            group, row = group_of[start + k], targets[k]
+            group = group_of[start + k]
+            row = targets[k]
             if k < stop - start - 1:
                 row.addmv_(error[start + k + 1 : stop].T, block[k + 1 :, k])
             level = torch.mul(row, inverses[group], out=levels[k]).round_().clamp_(lows[group], highs[group])

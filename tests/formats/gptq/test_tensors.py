@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qtoolkit.formats.gptq.tensors import GPTQTensors
-from qtoolkit.kernels import QuantizedLinear, memory_bytes, tinygemm
+from qtoolkit.kernels import QuantizedLinear, memory_bytes, stored_bytes, tinygemm
 from qtoolkit.measure.footprint import memory_footprint
 from tests.kernels.gptq_layers import IN, OUT, Kind, every_kernel_kind, every_kind, gptq_layer, tensors_of, weight_of
 
@@ -34,7 +34,7 @@ def test_prepared_it_stands_for_the_same_weight(kind: Kind, kernels: bool, monke
 @every_kind
 def test_stored_bytes_are_those_of_the_checkpoint(kind: Kind) -> None:
     layer = gptq_layer(kind, bias=False)
-    predicted = tensors_of(kind).stored_bytes()
+    predicted = stored_bytes(tensors_of(kind))
     assert predicted == sum(tensor.nbytes for tensor in layer.state_dict().values())
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from qtoolkit.formats.native.tensors import NativeTensors
-from qtoolkit.kernels import QuantizedLinear
+from qtoolkit.kernels import QuantizedLinear, stored_bytes
 from tests.kernels.schemes import Scheme, every_scheme, quantized, weight_of
 
 OUT, IN = 24, 48
@@ -16,7 +16,7 @@ OUT, IN = 24, 48
 def test_stored_bytes_are_those_of_the_buffers(scheme: Scheme) -> None:
     layer = quantized(nn.Linear(IN, OUT, bias=False), scheme)
     expected = sum(buffer.nbytes for buffer in layer.buffers())
-    assert scheme.tensors(OUT, IN).stored_bytes() == expected
+    assert stored_bytes(scheme.tensors(OUT, IN)) == expected
     # By hand: half a byte or one per weight; four bytes per scale, or two in groups; one per zero point.
     scales = {"tensor": 1, "channel": OUT, "group": OUT * IN // 16}[scheme.granularity]
     scale_bytes = 2 if scheme.granularity == "group" else 4
@@ -88,7 +88,7 @@ def test_a_scheme_that_a_layer_cannot_have_is_refused(changes: dict[str, object]
     for refuse in (
         lambda: QuantizedLinear(stored, bias=False),
         lambda: Scheme(**fields).quantize(torch.zeros(8, 33)),  # type: ignore[arg-type]
-        stored.stored_bytes,
+        lambda: stored_bytes(stored),
     ):
         with pytest.raises(ValueError, match=f"^{message}$"):
             refuse()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import qtoolkit as qt
 from qtoolkit.errors import QToolkitError
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
-from qtoolkit.stream.journal import Journal, JournalPlace
+from qtoolkit.stream.journal import Journal, JournalLocation
 from qtoolkit.stream.sealed import sealed
 
 RECIPE = {"method": "gptq", "bits": 4, "layers": "f" * 64}
@@ -56,8 +56,8 @@ def blocks() -> list[Block]:
 def whole(blocks: list[Block], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The journal of a job that was stopped at its end."""
     folder = tmp_path_factory.mktemp("whole")
-    journal = Journal(JournalPlace(folder), RECIPE)
-    journal.keep_tokens(TOKENS)
+    journal = Journal(JournalLocation(folder), RECIPE)
+    journal.write_tokens(TOKENS)
     for index, block in enumerate(blocks):
         journal.write(index, *block)
     return folder
@@ -69,9 +69,9 @@ def are_samples(tokens: Any) -> bool:
 
 def run(folder: Path, blocks: list[Block]) -> Iterator[tuple[Block, bool]]:
     """The job as `quantize_blocks` goes through a journal: each block's result, and whether it was kept."""
-    journal = Journal(JournalPlace(folder), RECIPE)
-    if journal.kept_tokens(are_samples) is None:
-        journal.keep_tokens(TOKENS)
+    journal = Journal(JournalLocation(folder), RECIPE)
+    if journal.read_tokens(are_samples) is None:
+        journal.write_tokens(TOKENS)
     for index, block in enumerate(blocks):
         found = journal.read(index, partial(METHOD.fits, shapes_of(index)))
         done = journal.write(index, *block) if found is None else found
@@ -192,7 +192,7 @@ def mix_jobs(folder: Path, draw: Random) -> set[str]:
     """A block that another job made of the same layers."""
     index = draw.randint(0, BLOCKS - 1)
     with TemporaryDirectory() as other:
-        journal = Journal(JournalPlace(Path(other)), RECIPE | {"bits": 3})
+        journal = Journal(JournalLocation(Path(other)), RECIPE | {"bits": 3})
         journal.write(index, *block_of(index + 10))
         for file in journal.files(index):
             shutil.copy(file, folder)
