@@ -79,7 +79,7 @@ def test_meters_can_be_nested() -> None:
             allocate(300 * MB)
     rises = [meter.report.peak_rss - meter.report.rss_before for meter in (first, second)]
     assert rises == pytest.approx([100 * MB, 300 * MB], abs=SLACK)
-    # Not its rise: what the first block took may stay with malloc, where a process has too many mappings for another.
+    # Not its rise: what the first block took may stay with malloc.
     assert outer.report.rss_before == pytest.approx(first.report.rss_before, abs=SLACK)
     assert outer.report.peak_rss == pytest.approx(second.report.peak_rss, abs=SLACK)
 
