@@ -11,6 +11,7 @@ from qtoolkit.models import structure
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
+from qtoolkit.requests import DEFAULT_CONTEXT
 from qtoolkit.sensitivity import sensitivity_phase
 from qtoolkit.stream.cost import JobShape, on_device
 
@@ -172,7 +173,7 @@ def inference(checkpoint: Checkpoint, job: JobShape, context: int, batch_size: i
 
 
 def memory_to_use(
-    checkpoint: Checkpoint, footprint: int, device: str, context: int = 4096, base: tuple[Term, ...] = ()
+    checkpoint: Checkpoint, footprint: int, device: str, context: int = DEFAULT_CONTEXT, base: tuple[Term, ...] = ()
 ) -> int:
     """Return the bytes that generating takes on its device: the model, keys and values, and a row of logits.
 

@@ -1,7 +1,7 @@
 """Plan what a job will do to each layer and what it will need, from headers and shapes alone."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig, get_method
@@ -13,6 +13,7 @@ from qtoolkit.planning.fit import judge
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, inference, job_phases, make_job_shape
 from qtoolkit.records import Machine, Plan, Speed
+from qtoolkit.requests import DEFAULT_CONTEXT
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def plan_job(
     method: Method | Reader | None = None,
     saves: bool = True,
     measures: int = 0,
-    context: int = 4096,
+    context: int = DEFAULT_CONTEXT,
     batch_size: int = 1,
     modules: Modules | None = None,
 ) -> PlannedJob:
@@ -97,14 +98,32 @@ def plan_job(
 
 
 def plan_with_advice(
-    checkpoint: Checkpoint, config: MethodConfig, device: str, machine: Machine, *, rss: int, **options: Any
+    checkpoint: Checkpoint,
+    config: MethodConfig,
+    device: str,
+    machine: Machine,
+    *,
+    rss: int,
+    saves: bool = True,
+    measures: int = 0,
+    context: int = DEFAULT_CONTEXT,
+    batch_size: int = 1,
 ) -> PlannedJob:
     """Plan as `plan_job`, and add advice to a plan that does not fit: changes with which it would."""
-
-    def draft(other: MethodConfig, other_device: str) -> Plan:
-        return plan_job(checkpoint, other, other_device, machine, rss=rss, modules=modules, **options).plan
-
-    modules = Modules(checkpoint)
-    planned = plan_job(checkpoint, config, device, machine, rss=rss, modules=modules, **options)
+    draft = partial(
+        plan_job,
+        checkpoint,
+        machine=machine,
+        rss=rss,
+        saves=saves,
+        measures=measures,
+        context=context,
+        batch_size=batch_size,
+        modules=Modules(checkpoint),
+    )
+    planned = draft(config=config, device=device)
     plan = planned.plan
-    return planned if plan.fits else replace(planned, plan=replace(plan, advice=advise(plan, planned.config, draft)))
+    if plan.fits:
+        return planned
+    advice = advise(plan, planned.config, lambda config, device: draft(config=config, device=device).plan)
+    return replace(planned, plan=replace(plan, advice=advice))

@@ -7,7 +7,7 @@ from qtoolkit.requests.compare_request import CompareRequest
 from qtoolkit.requests.evaluate_request import EvaluateRequest
 from qtoolkit.requests.find_models_request import FindModelsRequest
 from qtoolkit.requests.load_request import LoadRequest
-from qtoolkit.requests.model import ModelSource
+from qtoolkit.requests.model import DEFAULT_CONTEXT, ModelSource
 from qtoolkit.requests.option_field import Request, describe, option
 from qtoolkit.requests.plan_request import PlanRequest
 from qtoolkit.requests.publish_request import CardOptions, PublishRequest
@@ -19,6 +19,7 @@ from qtoolkit.requests.verb import arguments_of, verb
 from qtoolkit.requests.verify_request import VerifyRequest
 
 __all__ = [
+    "DEFAULT_CONTEXT",
     "CardOptions",
     "CompareRequest",
     "EvaluateRequest",

@@ -9,6 +9,8 @@ from qtoolkit.requests.option_field import Request, option
 from qtoolkit.tokens import concealed
 from qtoolkit.units import parse_bytes
 
+# Tokens for which the use of a result is planned if nobody says otherwise.
+DEFAULT_CONTEXT = 4096
 MODEL = "a Hub id (`name` or `name@revision`), a folder, a `.gguf` file or a loaded `PreTrainedModel`"
 CONFIG = "a config of one of the methods, a method's name, or transformers' own quantization config"
 
@@ -60,7 +62,7 @@ class PlannedUse(Request):
     machine: str | Machine | None = option(
         None, help="machine to plan for: t4, l4, a100-80, cpu-12gb, ...", empty="this one"
     )
-    context: int = option(4096, help="tokens for which using the result is planned", unit="tokens", least=1)
+    context: int = option(DEFAULT_CONTEXT, help="tokens for which using the result is planned", unit="tokens", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

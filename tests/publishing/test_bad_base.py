@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,28 +66,39 @@ def test_a_tokenizer_that_takes_all_memory_is_ended(
     assert_told_of_the_base_alone(qt.verify(made["absmax"], base=bad), "it took more than ")
 
 
-HANGING = """
+# What the process of a verification does when it opens its second tokenizer, the base's.
+AT_THE_BASE = """
 import sys
 if any("behaviour.py" in one for one in sys.orig_argv):
-    import time, transformers
+    import os, time, transformers
     opened = []
     def read(folder, **_):
         opened.append(folder)
         if len(opened) > 1:
-            time.sleep(600)
+            {act}
         return was(folder, **_)
     was = transformers.AutoTokenizer.from_pretrained
     transformers.AutoTokenizer.from_pretrained = read
 """
 
 
+@pytest.fixture
+def every_process_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let every Python process that is started run some code first."""
+
+    def run(code: str) -> None:
+        (tmp_path / "sitecustomize.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return run
+
+
 @pytest.mark.slow
 def test_a_base_that_takes_too_long_is_ended(
-    made: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: dict[str, Path], base: Path, every_process_runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "_BASE_TIME", 0.0)
-    (tmp_path / "sitecustomize.py").write_text(HANGING)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    every_process_runs(AT_THE_BASE.format(act="time.sleep(600)"))
     assert_told_of_the_base_alone(qt.verify(made["absmax"], base=base), "not done after 0 s")
 
 
@@ -100,38 +112,21 @@ if any("behaviour.py" in one for one in sys.orig_argv):
 
 @pytest.mark.slow
 def test_a_process_that_has_answered_everything_and_does_not_end_has_answered(
-    made: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: dict[str, Path], base: Path, every_process_runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Enough to read a small tokenizer, on a busy machine too.
     monkeypatch.setattr(process, "_BASE_TIME", 20.0)
-    (tmp_path / "sitecustomize.py").write_text(LINGERING)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    every_process_runs(LINGERING)
     verification = qt.verify(made["absmax"], base=base)
     assert verification.passed, str(verification)
     assert {check.name: check for check in verification.checks}["token ids"].value != "as in the receipt"
 
 
-DYING = """
-import sys
-if any("behaviour.py" in one for one in sys.orig_argv):
-    import os, transformers
-    opened = []
-    def read(folder, **_):
-        opened.append(folder)
-        if len(opened) > 1:
-            os.kill(os.getpid(), 9)
-        return was(folder, **_)
-    was = transformers.AutoTokenizer.from_pretrained
-    transformers.AutoTokenizer.from_pretrained = read
-"""
-
-
 @pytest.mark.slow
 def test_a_process_that_dies_of_the_base_says_so_of_the_base(
-    made: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: dict[str, Path], base: Path, every_process_runs: Callable[[str], None]
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(DYING)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    every_process_runs(AT_THE_BASE.format(act="os.kill(os.getpid(), 9)"))
     assert_told_of_the_base_alone(qt.verify(made["nf4"], base=base), "the process was killed: memory ran out")
 
 
