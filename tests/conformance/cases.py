@@ -55,6 +55,8 @@ CONFIGS: dict[str, Any] = {
     "absmax-exclude": qt.AbsMax(exclude=_EXCLUDE),
     "absmax-lm_head": qt.AbsMax(exclude=()),
     "absmax-rules": qt.AbsMax(bits=4, granularity="group", rules=_RULES),
+    "absmax-full_range": qt.AbsMax(full_range=True),
+    "absmax-4bit-group-full_range": qt.AbsMax(bits=4, granularity="group", full_range=True),
     "absmax-target_bits": qt.AbsMax(bits=4, granularity="group", target_bits=6.0),
     "zero_point": qt.ZeroPoint(),
     "zero_point-channel": qt.ZeroPoint(granularity="channel"),
