@@ -57,6 +57,10 @@ class GPTQ(MixedConfig):
     true_sequential: bool = option(
         True, help="let each layer of a block see what the layers before it make once they are quantized"
     )
+    token_weights: bool = option(
+        False,
+        help="weigh each token of the calibration text by how much its outputs matter to the model's (GuidedQuant)",
+    )
     checkpoint_format: str = option(
         "gptq", choices=("gptq", "gptq_v2"), help="how zero points are stored: gptq is AutoGPTQ's, less one"
     )
@@ -77,6 +81,8 @@ class GPTQ(MixedConfig):
             raise ConfigError(
                 f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
             )
+        if self.engine == "optimum" and self.token_weights:
+            raise ConfigError(f"{name}: optimum weighs no tokens: leave out token_weights, or engine='optimum'")
         for field in ("num_samples", "seq_len"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{name}: {field} must be at least 1, got {getattr(self, field)}")
@@ -149,7 +155,7 @@ class GPTQMethod(Method):
         """See `Method`."""
         from qtoolkit.formats.gptq.config import notes_on
 
-        return notes_on(config, layers)
+        return (*notes_on(config, layers), *_notes_on_weights(config, layers))
 
     def rounded(self, weight: "Tensor", layer: Layer, config: GPTQ) -> "Tensor":
         """See `Method`."""
@@ -189,6 +195,14 @@ def stored_tensors(config: GPTQ, out_features: int, in_features: int, *, bits: i
         checkpoint_format=config.checkpoint_format,
         centered=config.sym,
     )
+
+
+def _notes_on_weights(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+    """Return a note on layers for which tokens are not weighed."""
+    # An expert has a number beside that of its block.
+    if config.token_weights and any(sum(part.isdigit() for part in layer.name.split(".")) > 1 for layer in layers):
+        return ("token_weights: tokens count alike for layers of experts, which get some of the tokens only",)
+    return ()
 
 
 def _skip_reason(layer: Layer) -> str:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.checkpoints.safetensors import StoredTensor
-from qtoolkit.formats.gptq.config import describe, notes_on
+from qtoolkit.formats.gptq.config import describe
 from qtoolkit.measure.malloc import give_memory_back
-from qtoolkit.methods.gptq import GPTQ, optimum
+from qtoolkit.methods.gptq import GPTQ, METHOD, optimum
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
@@ -43,7 +43,7 @@ def quantize(
     notes = []
     if dtype != checkpoint.dtype:
         notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
-    notes.extend(notes_on(config, plan.layers))
+    notes.extend(METHOD.notes(config, plan.layers))
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
     journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype))
