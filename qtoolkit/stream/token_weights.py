@@ -204,5 +204,11 @@ class _OutputSquares:
     def add(self, samples: slice, gradients: Sequence[torch.Tensor | None]) -> None:
         """See `Watcher`."""
         for group, squares in self._current.items():
-            self.sums[group][samples] = squares.view(-1, self._shape[1]).to("cpu")
+            own = self.sums[group][samples]
+            if squares.numel() != own.numel():
+                raise UnsupportedModelError(
+                    f"{group[0]} gets {squares.numel()} of {own.numel()} tokens, so that tokens cannot be weighed for "
+                    "it: exclude it, or leave out token_weights"
+                )
+            own.copy_(squares.view_as(own))
         self._current.clear()
