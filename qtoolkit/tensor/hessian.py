@@ -42,15 +42,15 @@ class Hessian:
 
         Args:
             inputs: X.
-            weights: one for each input, not negative, float32 [tokens].
+            weights: one for each input, not negative, float32 [tokens]; their roots are rounded to the inputs' type.
         """
         # [..., in] -> [tokens, in]
         x = inputs.detach().reshape(-1, inputs.shape[-1]).to(self._sum.device)
         self.num_inputs += len(x)
-        roots = None if weights is None else weights.to(x.device).sqrt()[:, None]
+        roots = None if weights is None else weights.to(x.device).sqrt().to(x.dtype)[:, None]
         for start in range(0, len(x), _TOKENS):
             some = slice(start, start + _TOKENS)
-            part = x[some] if roots is None else (x[some] * roots[some]).to(x.dtype)
+            part = x[some] if roots is None else x[some] * roots[some]
             if x.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
                 self._add_rounded(part)
             elif x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":
