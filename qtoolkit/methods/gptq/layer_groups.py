@@ -11,6 +11,7 @@ from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.gptq.tensors import in_order
 from qtoolkit.methods.gptq import GPTQ, stored_tensors
+from qtoolkit.methods.gptq.refining import refine
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
 from qtoolkit.stream.run import Result
 from qtoolkit.tensor.hessian import Hessian
@@ -117,6 +118,10 @@ class _Group:
             steps = SEARCH_STEPS[bits]
             qparams = _search(stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps)
             codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
+            if config.refine:
+                qparams, codes, loss = refine(
+                    stacked, hessian, damp, order, qparams, groups, codes, rounds=config.refine
+                )
             start = 0
             for name, value in stack.items():
                 columns = slice(start, start + len(value))
