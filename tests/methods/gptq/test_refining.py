@@ -1,5 +1,6 @@
 """Refining scales and codes, against a literal implementation in float64 that computes every error anew."""
 
+import itertools
 import math
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_it_does_what_the_formulas_say(bits: int, kind: str) -> None:
 def test_no_round_makes_the_error_larger(bits: int, kind: str, size: int, order: str) -> None:
     solved = Solved(bits=bits, kind=kind, size=size, order=order, seed=7)
     losses = [solved.loss, *(solved.refined(rounds=rounds)[2] for rounds in (1, 2, 4))]
-    for before, after in zip(losses, losses[1:], strict=False):
+    for before, after in itertools.pairwise(losses):
         assert (after <= before * (1 + 1e-9)).all()
     assert losses[1].sum() < 0.999 * losses[0].sum()
 
