@@ -37,6 +37,9 @@ class GPTQ(MixedConfig):
         128, help="inputs of one output that share a scale, -1 for all; the largest that divides, where this does not"
     )
     sym: bool = option(True, help="zero point in the middle of the codes; false fits one to each group")
+    full_range: bool = option(
+        True, help="let scales have either sign, so that the codes reach further on the side that needs it (if sym)"
+    )
     desc_act: bool = option(
         False, help="form the groups in order of activation: the file then has a g_idx, and runs slower"
     )

@@ -151,7 +151,14 @@ def _search(
 ) -> QParams:
     """Return the scales and zero points of a weight float32 [in, out] whose groups are in order."""
     return search_qparams(
-        weight, importance, bits=bits, group_size=group_size, sym=config.sym, steps=steps, smallest=SMALLEST[bits]
+        weight,
+        importance,
+        bits=bits,
+        group_size=group_size,
+        sym=config.sym,
+        full_range=config.full_range,
+        steps=steps,
+        smallest=SMALLEST[bits],
     )
 
 
