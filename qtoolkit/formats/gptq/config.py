@@ -12,6 +12,10 @@ from qtoolkit.tensor.int32_packing import WORD_BITS
 from qtoolkit.version import __version__
 
 
+# Options of `qtoolkit.GPTQ` that no reader needs: they are written where they are not off, for whoever asks how it was made.
+_IN_META = {"full_range": bool, "refine": int}
+
+
 @dataclass(frozen=True)
 class QuantizeConfig:
     """The options of a GPTQ checkpoint that hold for all its layers.
@@ -58,7 +62,8 @@ def describe(config: Any, quantized: Mapping[str, int], left: Iterable[str]) -> 
         "checkpoint_format": config.checkpoint_format,
         "format": config.checkpoint_format,
         "pack_dtype": "int32",
-        "meta": {"quantizer": [f"qtoolkit:{__version__}"]},
+        "meta": {"quantizer": [f"qtoolkit:{__version__}"]}
+        | {name: value for name in _IN_META if (value := getattr(config, name))},
     }
     names = set(quantized)
     rest = set(left)
@@ -132,6 +137,9 @@ def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
         options["true_sequential"] = values["true_sequential"]
     if values.get("lm_head") is True:
         options["exclude"] = ()
+    meta = values.get("meta")
+    if isinstance(meta, dict):
+        options |= {name: meta[name] for name, kind in _IN_META.items() if type(meta.get(name)) is kind}
     return options
 
 
@@ -142,6 +150,8 @@ def notes_on(config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
     if config.sym and 2 in bits:
         # SmolLM2-135M: perplexity 2,358, where 68 with sym=False and 20 in bfloat16.
         notes.append("models fall apart with 2 bits and sym=True: give sym=False, or more bits")
+    if config.engine == "optimum":
+        notes.append(f"optimum does not know {', '.join(config.absent())}: they are off")
     if len(bits) > 1:
         notes.append("layers with different bits are read by qtoolkit and gptqmodel, not by auto-gptq and optimum")
     return tuple(notes)

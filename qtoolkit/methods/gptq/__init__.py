@@ -38,10 +38,16 @@ class GPTQ(MixedConfig):
     )
     sym: bool = option(True, help="zero point in the middle of the codes; false fits one to each group")
     full_range: bool = option(
-        True, help="let scales have either sign, so that the codes reach further on the side that needs it (if sym)"
+        True,
+        help="let scales have either sign, so that the codes reach further on the side that needs it; "
+        "without effect if sym is false",
+        absent=False,
     )
     refine: int = option(
-        3, help="how often scales and codes are chosen again after solving, each with all others fixed", unit="rounds"
+        3,
+        help="how often scales and codes are chosen again after solving, each with all others fixed",
+        unit="rounds",
+        absent=0,
     )
     desc_act: bool = option(
         False, help="form the groups in order of activation: the file then has a g_idx, and runs slower"
@@ -113,11 +119,11 @@ class GPTQMethod(Method):
     resumes = True
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
-        """See `Method`: refuse a calibration text that cannot be used."""
+        """See `Method`: refuse a calibration text that cannot be used; optimum knows none of the later options."""
         from qtoolkit.texts.texts import check_texts
 
         check_texts(config.calibration, "calibration")
-        return config
+        return config if config.engine == "qtoolkit" else replace(config, **config.absent())
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:
         """See `Method`: choose one group size for all layers, since the format stores one and readers rely on it."""

@@ -46,7 +46,7 @@ def quantize(
     notes.extend(notes_on(config, plan.layers))
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
-    journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype))
+    journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype), absent=config.absent())
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
     notes.extend(text.notes)
     if config.engine == "optimum":
