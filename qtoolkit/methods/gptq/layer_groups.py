@@ -52,9 +52,8 @@ class GPTQBlocks:
         codes = self.stored_as.codes_of(self.config, tensors)
         return codes.expanded(slice(0, codes.out_features), torch.float32).T
 
-    def stored(self, name: str, out_features: int, in_features: int) -> "GroupedTensors":
-        """Return how the weight of a layer is stored."""
-        bits = self.config.of(name).bits
+    def stored(self, bits: int, out_features: int, in_features: int) -> "GroupedTensors":
+        """Return how the weight of a layer with these bits is stored."""
         return self.stored_as.tensors_of(self.config, out_features, in_features, bits=bits, dtype=self.dtype)
 
     def fits(
@@ -64,7 +63,7 @@ class GPTQBlocks:
         facts: Mapping[str, Any],
     ) -> bool:
         """See `BlockMethod`."""
-        stored = {name: self.stored(name, *shape) for name, shape in shapes.items()}
+        stored = {name: self.stored(self.config.of(name).bits, *shape) for name, shape in shapes.items()}
         expected = {f"{name}.{key}": kind for name, one in stored.items() for key, kind in one.tensors().items()}
         if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != expected:
             return False
@@ -116,13 +115,13 @@ class _Group:
             stacked = weight.pop(bits)
             steps = SEARCH_STEPS[bits]
             qparams = _search(stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps)
-            qparams = _as_stored(qparams, self._method.stored(self._names[0], stacked.shape[1], len(hessian)))
+            qparams = _as_stored(qparams, self._method.stored(bits, stacked.shape[1], len(hessian)))
             codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
             start = 0
             for name, value in stack.items():
                 columns = slice(start, start + len(value))
                 start = columns.stop
-                stored = self._method.stored(name, len(value), len(hessian))
+                stored = self._method.stored(bits, len(value), len(hessian))
                 scale = qparams.scale[:, columns]
                 zero_point = qparams.zero_point[:, columns]
                 total = energy[bits][columns].sum().item()
