@@ -22,7 +22,7 @@ class PackedInt4(Codes):
     4 bits as such a plane, 8 bits as bytes.
 
     The kernels' scales are rounded to bfloat16. The exact ones are stored with them; if they are float16, as their
-    difference from the rounded ones, in one byte instead of two.
+    difference from the rounded ones, in one byte instead of two, and if they are bfloat16, not at all.
 
     Args:
         source: sorted codes with finite scales. Only its zero points stay referenced.
@@ -45,13 +45,16 @@ class PackedInt4(Codes):
         pieces = [self._pack(source.codes(part)) for part in output_blocks(source)]
         self._planes = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
         self._pairs: tuple[torch.Tensor, ...] = ()
-        self._exact = scale
+        # Not a view of a transposed tensor, which another device or type would keep in memory with gaps.
+        self._exact = scale.contiguous()
         if layout.group_size is None:
             return
         expanded = scale.expand(-1, self.out_features)
         repeats = self.in_features // len(scale) // layout.group_size
         self._pairs = tuple(pairs_of(*numbers, repeats) for numbers in self._numbers(expanded, zero_point))
-        if scale.dtype == torch.float16 and scale.shape == expanded.shape:
+        if scale.dtype == torch.bfloat16 and scale.shape == expanded.shape:
+            self._exact = scale.new_empty(0)
+        elif scale.dtype == torch.float16 and scale.shape == expanded.shape:
             self._exact = (_bits_of(scale) - _bits_of(scale.bfloat16().half())).to(torch.int8)
 
     def codes(self, outputs: slice) -> torch.Tensor:
@@ -69,14 +72,16 @@ class PackedInt4(Codes):
 
     def scale(self, outputs: slice) -> torch.Tensor:
         """See `Codes`: the exact scales in their own type."""
-        exact = self._exact if self._exact.shape[1] == 1 else self._exact[:, outputs]
-        if exact.dtype != torch.int8:
-            return exact
+        exact = self._exact
+        if exact.numel() and exact.dtype != torch.int8:
+            return exact if exact.shape[1] == 1 else exact[:, outputs]
         # With 8 bits, the lower plane has the scales, and the upper one 16 times these.
         rounded = self._pairs[-1][:, outputs, 0].view(torch.bfloat16)
         # The kernel's groups may be parts of ours, and repeat their scales.
-        rounded = rounded[:: len(rounded) // len(exact)].half()
-        return (_bits_of(rounded) + exact).view(torch.float16)
+        rounded = rounded[:: len(rounded) * self.inputs_per_scale // self.in_features]
+        if not exact.numel():
+            return rounded
+        return (_bits_of(rounded.half()) + exact[:, outputs]).view(torch.float16)
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
         """See `Codes`: for few tokens in 16 bits."""
@@ -142,14 +147,9 @@ class PackedInt4Kernel(Kernel):
             return weights * stored.bits // 8 + scales * dtype.itemsize
         pairs = stored.in_features // layout.group_size * stored.out_features
         each = 6 if stored.bits == 8 else 2 if stored.centered else 4
-        is_difference = (
-            dtype == torch.float16 and scales == stored.in_features // stored.inputs_per_scale * stored.out_features
-        )
-        return (
-            weights * (2 if stored.bits == 8 else 1) // 2
-            + each * pairs
-            + scales * (1 if is_difference else dtype.itemsize)
-        )
+        own = scales == stored.in_features // stored.inputs_per_scale * stored.out_features
+        exact = {torch.float16: 1, torch.bfloat16: 0}.get(dtype, dtype.itemsize) if own else dtype.itemsize
+        return weights * (2 if stored.bits == 8 else 1) // 2 + each * pairs + scales * exact
 
 
 def _layout_of(weight: Codes | StoredTensors, device: torch.device) -> Layout | None:
