@@ -80,7 +80,7 @@ class MethodConfig:
         Raises:
             ConfigError: as `from_dict`.
         """
-        return cls.from_dict(cls.absent() | values)
+        return cls.from_dict({**cls.absent(), **values})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -11,8 +11,7 @@ from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS
 from qtoolkit.formats.name_patterns import shortest
 from qtoolkit.version import __version__
 
-
-# Options of `qtoolkit.GPTQ` that no reader needs: they are written where they are not off, for whoever asks how it was made.
+# Options of `qtoolkit.GPTQ` that no reader needs, with their types; those that are on are written.
 _IN_META = {"full_range": bool, "refine": int}
 
 

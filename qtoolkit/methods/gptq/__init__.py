@@ -35,6 +35,7 @@ class GPTQ(MixedConfig):
         "gptq",
         choices=("gptq", "compressed-tensors"),
         help="how the codes are stored: gptq is AutoGPTQ's and holds 2, 3, 4 or 8 bits, compressed-tensors vLLM's",
+        absent="gptq",
     )
     group_size: int = option(
         128, help="inputs of one output that share a scale, -1 for all; the largest that divides, where this does not"
@@ -88,6 +89,10 @@ class GPTQ(MixedConfig):
         if self.engine == "optimum" and (self.rules or self.target is not None):
             raise ConfigError(
                 f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
+            )
+        if self.engine == "optimum" and self.format != type(self).format:
+            raise ConfigError(
+                f"{name}: optimum writes {type(self).format!r} alone: leave out format, or engine='optimum'"
             )
         for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
             if getattr(self, field) < least:
@@ -172,6 +177,9 @@ class GPTQMethod(Method):
     def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
         notes = config.stored_as.notes(config, layers)
+        if config.engine == "optimum":
+            off = ", ".join(name for name in config.absent() if name != "format")
+            notes = (f"optimum does not know {off}: these are off", *notes)
         if config.sym and any(layer.bits == 2 for layer in layers):
             # SmolLM2-135M: perplexity 2,358, where 68 with sym=False and 20 in bfloat16.
             return ("models fall apart with 2 bits and sym=True: give sym=False, or more bits", *notes)
