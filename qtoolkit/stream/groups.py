@@ -15,6 +15,11 @@ Group = tuple[str, ...]
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
+def is_indexed(name: str) -> bool:
+    """Check whether a layer is one of a list within its block, as the layers of an expert are."""
+    return _NUMBER.search(name) is not None
+
+
 def trace(block: nn.Module, names: Sequence[str], call: Call) -> tuple[Group, ...]:
     """Run a block once and return groups of layers that share their inputs, in the order in which they run.
 

@@ -19,6 +19,7 @@ from qtoolkit.stream.writing import write_file
 
 RECIPE_FILE = "recipe.json"
 _TOKENS = "tokens"
+_WEIGHTS = "weights"
 # Version of the journal's files; a journal of another version is not resumed.
 _VERSION = 2
 _VERSION_KEY = "journal"
@@ -71,10 +72,10 @@ class Journal:
     """Store the results of blocks, each as soon as it is complete, and read them when a job is resumed.
 
     A block is two files: `block-00007.safetensors`, and `block-00007.json` with the facts, the SHA-256 of the first, of
-    the recipe and of the stored samples, and a seal over all of these; a block without a right seal is not used. Both
-    are written under a temporary name, synced, and renamed, so that the process may be killed at any moment. A damaged
-    record costs only its own block. Files with another recipe or none, from other versions or mixed copies, are moved
-    to `OUTPUT.old-journal`, and are never deleted.
+    the recipe and of the stored samples (or of the weights of their tokens), and a seal over all of these; a block
+    without a right seal is not used. Both are written under a temporary name, synced, and renamed, so that the process
+    may be killed at any moment. A damaged record costs only its own block. Files with another recipe or none, from
+    other versions or mixed copies, are moved to `OUTPUT.old-journal`, and are never deleted.
 
     Args:
         location: where files are stored; None keeps results in memory.
@@ -97,6 +98,7 @@ class Journal:
         self._mirror: HubMirror | None = location.mirror if location else None
         self._not_pushed: list[Path] = []
         self._recipe = digest_of({_VERSION_KEY: _VERSION, **recipe})
+        # SHA-256 of what was stored last of the samples and the weights of their tokens.
         self._tokens = ""
         if self.folder is not None:
             self._open(self.folder, json.loads(json.dumps(recipe)))
@@ -139,6 +141,23 @@ class Journal:
             return None
         block, self._tokens = stored
         return block.tensors["tokens"][...]
+
+    def write_token_weights(self, weights: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        """Store weights of tokens that may differ if they are made again; blocks are only valid for these."""
+        if self.folder is not None:
+            self._tokens = self._write(_WEIGHTS, weights, facts)
+
+    def read_token_weights(self, fits: Fits) -> DoneBlock | None:
+        """Return what `write_token_weights` stored; None if there is none, or if it is damaged.
+
+        Args:
+            fits: returns whether weights and facts are valid for this job.
+        """
+        stored = self._read(_WEIGHTS, fits)
+        if stored is None:
+            return None
+        block, self._tokens = stored
+        return block
 
     def read(self, index: int, fits: Fits) -> DoneBlock | None:
         """Return the result of a block; None if it is not done, or its files are damaged.
@@ -225,7 +244,7 @@ class Journal:
         """
         blocks = [file.stem for file in folder.glob("block-*.json")]
         others = [] if begun else [RECIPE_FILE.removesuffix(".json")]
-        foreign = {name for name in (*blocks, *others, _TOKENS) if self._is_foreign(name)}
+        foreign = {name for name in (*blocks, *others, _TOKENS, _WEIGHTS) if self._is_foreign(name)}
         if not begun and not self._files(_TOKENS)[1].exists():
             # The first version stored samples without a record.
             foreign.add(_TOKENS)

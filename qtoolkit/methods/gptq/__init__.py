@@ -40,6 +40,12 @@ class GPTQ(MixedConfig):
         128, help="inputs of one output that share a scale, -1 for all; the largest that divides, where this does not"
     )
     sym: bool = option(True, help="zero point in the middle of the codes; false fits one to each group")
+    full_range: bool = option(
+        True, help="let scales have either sign, so that the codes reach further on the side that needs it (if sym)"
+    )
+    refine: int = option(
+        3, help="how often scales and codes are chosen again after solving, each with all others fixed", unit="rounds"
+    )
     desc_act: bool = option(
         False, help="form the groups in order of activation: the file then has a g_idx, and runs slower"
     )
@@ -77,9 +83,9 @@ class GPTQ(MixedConfig):
             raise ConfigError(
                 f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
             )
-        for field in ("num_samples", "seq_len"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{name}: {field} must be at least 1, got {getattr(self, field)}")
+        for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
+            if getattr(self, field) < least:
+                raise ConfigError(f"{name}: {field} must be at least {least}, got {getattr(self, field)}")
         get_grouped_format(self)
 
     @property

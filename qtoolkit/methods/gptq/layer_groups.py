@@ -11,6 +11,7 @@ import torch
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.methods.gptq import GPTQ
+from qtoolkit.methods.gptq.refining import refine
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
 from qtoolkit.stream.run import Result
 from qtoolkit.tensor.hessian import Hessian
@@ -117,6 +118,10 @@ class _Group:
             qparams = _search(stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps)
             qparams = _as_stored(qparams, self._method.stored(bits, stacked.shape[1], len(hessian)))
             codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
+            if config.refine:
+                qparams, codes, loss = refine(
+                    stacked, hessian, damp, order, qparams, groups, codes, rounds=config.refine
+                )
             start = 0
             for name, value in stack.items():
                 columns = slice(start, start + len(value))
@@ -157,7 +162,14 @@ def _search(
 ) -> QParams:
     """Return the scales and zero points of a weight float32 [in, out] whose groups are in order."""
     return search_qparams(
-        weight, importance, bits=bits, group_size=group_size, sym=config.sym, steps=steps, smallest=SMALLEST[bits]
+        weight,
+        importance,
+        bits=bits,
+        group_size=group_size,
+        sym=config.sym,
+        full_range=config.full_range,
+        steps=steps,
+        smallest=SMALLEST[bits],
     )
 
 
