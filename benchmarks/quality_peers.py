@@ -106,7 +106,10 @@ class Field:
         self.calibration = first
         self.tokens = calibration_tokens(tokenizer, first)
         self.tokens_file = self.work / "tokens.json"
-        self.tokens_file.write_text(json.dumps(self.tokens.tolist()))
+        samples = json.dumps(self.tokens.tolist())
+        if self.tokens_file.exists() and self.tokens_file.read_text() != samples:
+            sys.exit(f"{self.work} holds results of another text or model: name another folder as --work")
+        self.tokens_file.write_text(samples)
         self.ruler = Ruler(arguments.model, evaluation_windows(tokenizer, second), self.work)
 
     def run(self, recipe: Recipe) -> dict[str, Any]:
@@ -117,7 +120,10 @@ class Field:
             found: dict[str, Any] = json.loads(stored.read_text())
             return found
         result = self.work / f"{name}{'.gguf' if recipe.program == 'llama.cpp' else ''}"
-        took = self._quantize(recipe, result)
+        written = self.work / f"{name}.took.json"
+        if not written.exists():
+            written.write_text(json.dumps(self._quantize(recipe, result)))
+        took = json.loads(written.read_text())
         figures = self.ruler.measure(self._weights(recipe, result))
         files = [result] if result.is_file() else list(result.rglob("*.safetensors"))
         figures |= took | {"bytes": sum(file.stat().st_size for file in files)}
