@@ -73,6 +73,7 @@ class GPTQ(MixedConfig):
     token_weights: bool = option(
         False,
         help="weigh each token of the calibration text by how much its outputs matter to the model's (GuidedQuant)",
+        absent=False,
     )
     checkpoint_format: str = option(
         "gptq", choices=("gptq", "gptq_v2"), help="how zero points are stored: gptq is AutoGPTQ's, less one"
