@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.checkpoints.safetensors import StoredTensor
-from qtoolkit.formats.gptq.config import describe
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods.gptq import GPTQ, METHOD, optimum
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.structure import is_linear
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.journal import DoneBlock, Journal, JournalLocation
@@ -47,7 +47,7 @@ def quantize(
     notes.extend(METHOD.notes(config, plan.layers))
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
-    journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype))
+    journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype), absent=config.absent())
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
     notes.extend(text.notes)
     if config.engine == "optimum":
@@ -56,7 +56,7 @@ def quantize(
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
     layers = streamed.names_by_block(names)
     weights = token_weights(streamed, layers, text.tokens, journal, on_progress) if config.token_weights else {}
-    method = GPTQBlocks(config, plan.device)
+    method = GPTQBlocks(config, plan.device, checkpoint.dtype)
     blocks = quantize_blocks(streamed, layers, text.tokens, method, journal, on_progress, weights)
     notes.extend(journal.notes)
     give_memory_back()
@@ -135,8 +135,6 @@ def _load(
     checkpoint: Checkpoint, streamed: StreamedModel, config: GPTQ, plan: Plan, blocks: list[DoneBlock]
 ) -> "Noted[PreTrainedModel]":
     """Load the model of the quantized layers and all other tensors like any checkpoint of the format."""
-    from qtoolkit.formats.gptq.stored_layers import load_gptq
-
     quantized = {f"{layer.name}.weight" for layer in plan.layers}
     gone = {key for key, name in streamed.name_of.items() if name in quantized}
     rest = {key: tensor for key, tensor in streamed.tensors.items() if key not in gone}
@@ -148,9 +146,15 @@ def _load(
         if len(tensor.shape) == 2 and streamed.name_of[key].startswith(in_blocks) and key.endswith(".weight")
     ]
     bits = {key.removesuffix(".weight"): config.of(streamed.name_of[key].removesuffix(".weight")).bits for key in gone}
-    described = describe(config, bits, left)
+    named = {name: key.removesuffix(".weight") for key, name in streamed.name_of.items()}
+    outside = [
+        named.get(f"{name}.weight", name)
+        for name, module in checkpoint.skeleton.named_modules()
+        if is_linear(module) and not name.startswith(in_blocks)
+    ]
+    described = config.stored_as.describe(config, bits, left, outside)
     result = replace(checkpoint, tensors={**rest, **done}, expand=None)
-    return load_gptq(result, described, device=plan.device)
+    return config.stored_as.load(result, described, device=plan.device)
 
 
 def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:

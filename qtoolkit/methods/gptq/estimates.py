@@ -50,7 +50,7 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
     if config.token_weights:
         weighing.append(weighing_phase(job, config.num_samples, seq_len))
         job = replace(job, base=(*job.base, weights_term(job, config.num_samples * seq_len)))
-    forward, solver = _operations(job, config.num_samples * seq_len, config.true_sequential)
+    forward, solver = _operations(job, config, config.num_samples * seq_len)
     slow = forward if dtype == torch.float32 else 0.0
     done = sum(layer.disk_bytes for layer in job.layers)
     moved = job.weight_bytes + done
@@ -112,12 +112,14 @@ def _solver_bytes(layers: tuple[LayerPlan, ...]) -> int:
     return max((4 * 3 * inputs**2 + 4 * 4 * count * inputs for (_, inputs), count in outputs.items()), default=0)
 
 
-def _operations(job: JobShape, tokens: int, true_sequential: bool) -> tuple[float, float]:
+def _operations(job: JobShape, config: GPTQ, tokens: int) -> tuple[float, float]:
     """Return the operations of forwards and Hessians in the model's type, and of factors and solving in float32."""
     weights = sum(layer.num_weights for layer in job.layers)
     hessians = sum(float(layer.shape[1]) ** 2 for layer in job.layers)
-    forwards = 1 if true_sequential else 2
+    forwards = 1 if config.true_sequential else 2
     factors = sum(float(layer.shape[1]) ** 3 / 3 for layer in job.layers)
     solves = sum(float(layer.shape[1]) * layer.num_weights for layer in job.layers)
     # Half of the layers or more share a Hessian with another.
-    return forwards * 2 * tokens * weights + tokens * hessians / 2, factors / 2 + 2 * solves
+    # A round of refining multiplies all errors with the Hessian twice, for the scales and for the codes.
+    refining = 4 * config.refine * solves
+    return forwards * 2 * tokens * weights + tokens * hessians / 2, factors / 2 + 2 * solves + refining
