@@ -42,18 +42,21 @@ class Hessian:
 
         Args:
             inputs: X.
-            weights: one for each input, not negative, float32 [tokens]; their roots are rounded to the inputs' type.
+            weights: one for each input, not negative, float32 [tokens]; their roots are rounded to bfloat16 for such inputs.
         """
         # [..., in] -> [tokens, in]
         x = inputs.detach().reshape(-1, inputs.shape[-1]).to(self._sum.device)
         self.num_inputs += len(x)
-        roots = None if weights is None else weights.to(x.device).sqrt().to(x.dtype)[:, None]
+        roots = None if weights is None else weights.to(x.device).sqrt()[:, None]
+        if roots is not None and x.dtype == torch.bfloat16:
+            # Float16 has no range to spare: there the products are float32.
+            roots = roots.bfloat16()
         for start in range(0, len(x), _TOKENS):
             some = slice(start, start + _TOKENS)
             part = x[some] if roots is None else x[some] * roots[some]
-            if x.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
+            if part.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
                 self._add_rounded(part)
-            elif x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":
+            elif part.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":
                 # Exact: products of two such numbers fit into float32.
                 self._sum += torch.mm(part.T, part, out_dtype=torch.float32)
             else:
