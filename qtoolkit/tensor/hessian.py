@@ -7,7 +7,7 @@ from qtoolkit.tensor.processor import bfloat16_is_native
 # Columns of one block of the product: wide enough for a fast product, narrow enough to skip nearly half of H.
 _BLOCK = 256
 # Inputs of one product.
-_TOKENS = 2048
+TOKENS_AT_ONCE = 2048
 
 
 class Hessian:
@@ -42,7 +42,7 @@ class Hessian:
         # [..., in] -> [tokens, in]
         x = inputs.detach().reshape(-1, inputs.shape[-1]).to(self._sum.device)
         self.num_inputs += len(x)
-        for part in x.split(_TOKENS):
+        for part in x.split(TOKENS_AT_ONCE):
             if x.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
                 self._add_rounded(part)
             elif x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":

@@ -11,7 +11,9 @@ from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.gptq.tensors import in_order
 from qtoolkit.methods.gptq import GPTQ, stored_tensors
+from qtoolkit.methods.gptq.correction import Correction
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
+from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.stream.run import Result
 from qtoolkit.tensor.hessian import Hessian
 from qtoolkit.tensor.processor import bfloat16_is_native
@@ -36,6 +38,7 @@ class GPTQBlocks:
         self.config = config
         self.device = torch.device(device)
         self.true_sequential: bool = config.true_sequential
+        self.wants_exact = config.qep_alpha > 0
 
     def start(self, names: Sequence[str], in_features: int) -> "_Group":
         """See `BlockMethod`."""
@@ -63,12 +66,21 @@ class GPTQBlocks:
                 expected[f"{name}.{key}"] = described
         if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != expected:
             return False
-        if facts.keys() != shapes.keys() or not all(_are_facts(values) for values in facts.values()):
+        if facts.keys() != shapes.keys() or not all(self._are_facts(values) for values in facts.values()):
             return False
         return all(
             bool(tensors[f"{name}.scales"][...].isfinite().all()) and self._are_groups(tensors[f"{name}.g_idx"][...])
             for name in shapes
         )
+
+    def _are_facts(self, values: Any) -> bool:
+        """Check whether a journal's facts of one layer have the keys, types and finite values that `finish` writes."""
+        types = {"error": float, "damp_percent": float, "num_inputs": int}
+        if self.wants_exact:
+            types["corrected"] = bool
+        if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != types:
+            return False
+        return math.isfinite(values["error"]) and math.isfinite(values["damp_percent"]) and values["num_inputs"] >= 0
 
     def _are_groups(self, groups: torch.Tensor) -> bool:
         """Check whether all groups are full, and in the order of the inputs unless `desc_act` allows another."""
@@ -83,10 +95,12 @@ class _Group:
         self._method = method
         self._names = names
         self._hessian = Hessian(in_features, method.device)
+        self._correction = Correction(in_features, method.device)
 
-    def add(self, inputs: torch.Tensor) -> None:
+    def add(self, batch: GroupInputs) -> None:
         """See `Accumulator`."""
-        self._hessian.add(inputs)
+        self._hessian.add(batch.inputs)
+        self._correction.add(batch)
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
         """See `Accumulator`."""
@@ -102,8 +116,6 @@ class _Group:
         stacks: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
         for name, (layer, value) in zip(self._names, weights.items(), strict=True):
             stacks[config.of(name).bits][layer] = value
-        weight = {bits: self._stacked(stack) for bits, stack in stacks.items()}
-        energy = {bits: _energy(stacked, hessian) for bits, stacked in weight.items()}
         try:
             lower, diagonal, damp = factor(hessian, order, config.damp_percent)
         except SingularHessianError as error:
@@ -113,7 +125,9 @@ class _Group:
         members = groups.argsort(stable=True)
         results: dict[str, Result] = {}
         for bits, stack in stacks.items():
-            stacked = weight.pop(bits)
+            # The target: the weights, corrected for what layers before them have changed.
+            stacked = self._correction.applied(self._stacked(stack), config.qep_alpha, lower, diagonal, order)
+            energy = _energy(stacked, hessian)
             steps = SEARCH_STEPS[bits]
             qparams = _search(stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps)
             codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
@@ -124,26 +138,20 @@ class _Group:
                 stored = stored_tensors(config, len(value), len(hessian), bits=bits)
                 scale = qparams.scale[:, columns]
                 zero_point = qparams.zero_point[:, columns]
-                total = energy[bits][columns].sum().item()
+                total = energy[columns].sum().item()
                 facts = {
                     "error": loss[columns].sum().item() / total if total else 0.0,
                     "damp_percent": damp,
                     "num_inputs": self._hessian.num_inputs,
                 }
+                if self._method.wants_exact:
+                    facts["corrected"] = self._correction.is_known
                 results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
         return results
 
     def _stacked(self, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the weights [out, in] side by side and transposed, float32 [in, sum of out]."""
         return torch.cat([value.to(self._method.device, torch.float32) for value in weights.values()]).T.contiguous()
-
-
-def _are_facts(values: Any) -> bool:
-    """Check whether a journal's facts of one layer have the keys, types and finite values that `finish` writes."""
-    types = {"error": float, "damp_percent": float, "num_inputs": int}
-    if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != types:
-        return False
-    return math.isfinite(values["error"]) and math.isfinite(values["damp_percent"]) and values["num_inputs"] >= 0
 
 
 def _search(
