@@ -70,6 +70,10 @@ class GPTQ(MixedConfig):
     true_sequential: bool = option(
         True, help="let each layer of a block see what the layers before it make once they are quantized"
     )
+    qep_alpha: float = option(
+        0.5,
+        help="share of what quantized layers have changed that the layers after them make good (QEP); 0 for none",
+    )
     token_weights: bool = option(
         False,
         help="weigh each token of the calibration text by how much its outputs matter to the model's (GuidedQuant)",
@@ -89,6 +93,8 @@ class GPTQ(MixedConfig):
             raise ConfigError(f"{name}: group_size must be -1, or at least {_SMALLEST_GROUP}, got {self.group_size}")
         if not 0 < self.damp_percent < 1:
             raise ConfigError(f"{name}: damp_percent must lie between 0 and 1, got {self.damp_percent}")
+        if not 0 <= self.qep_alpha <= 1:
+            raise ConfigError(f"{name}: qep_alpha must lie between 0 (off) and 1, got {self.qep_alpha}")
         if self.desc_act and self.order != "activation":
             raise ConfigError(f"{name}: desc_act=True forms groups in order of activation: leave order='activation'")
         if self.engine == "optimum" and (self.rules or self.target is not None):
