@@ -51,7 +51,7 @@ class Spy(layer_groups._Group):
 
 class Spying(GPTQBlocks):
     def __init__(self, config: qt.GPTQ) -> None:
-        super().__init__(config, "cpu")
+        super().__init__(config, "cpu", torch.float32)
         self.seen: dict[str, Spy] = {}
 
     def start(self, names: Sequence[str], in_features: int) -> Spy:
