@@ -70,6 +70,11 @@ class GPTQ(MixedConfig):
     true_sequential: bool = option(
         True, help="let each layer of a block see what the layers before it make once they are quantized"
     )
+    token_weights: bool = option(
+        False,
+        help="weigh each token of the calibration text by how much its outputs matter to the model's (GuidedQuant)",
+        absent=False,
+    )
     checkpoint_format: str = option(
         "gptq", choices=("gptq", "gptq_v2"), help="how zero points are stored: gptq is AutoGPTQ's, less one"
     )
@@ -94,6 +99,8 @@ class GPTQ(MixedConfig):
             raise ConfigError(
                 f"{name}: optimum writes {type(self).format!r} alone: leave out format, or engine='optimum'"
             )
+        if self.engine == "optimum" and self.token_weights:
+            raise ConfigError(f"{name}: optimum weighs no tokens: leave out token_weights, or engine='optimum'")
         for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
             if getattr(self, field) < least:
                 raise ConfigError(f"{name}: {field} must be at least {least}, got {getattr(self, field)}")
@@ -176,7 +183,7 @@ class GPTQMethod(Method):
 
     def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
-        notes = config.stored_as.notes(config, layers)
+        notes = (*config.stored_as.notes(config, layers), *_notes_on_weights(config, layers))
         if config.engine == "optimum":
             off = ", ".join(name for name in config.absent() if name != "format")
             notes = (f"optimum does not know {off}: these are off", *notes)
@@ -209,6 +216,14 @@ class GPTQMethod(Method):
         from qtoolkit.methods.gptq.calibrated_job import quantize
 
         return quantize(checkpoint, config, plan, on_progress, journal)
+
+
+def _notes_on_weights(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+    """Return a note on layers for which tokens are not weighed."""
+    # An expert has a number beside that of its block.
+    if config.token_weights and any(sum(part.isdigit() for part in layer.name.split(".")) > 1 for layer in layers):
+        return ("token_weights: tokens count alike for layers of experts, which get some of the tokens only",)
+    return ()
 
 
 METHOD = GPTQMethod()

@@ -19,6 +19,7 @@ from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.journal import DoneBlock, Journal, JournalLocation
 from qtoolkit.stream.loading import calibration_dtype, load_streamed
 from qtoolkit.stream.run import quantize_blocks
+from qtoolkit.stream.token_weights import token_weights
 from qtoolkit.texts.calibration_text import Calibration, bounded, make_calibration, read_calibration
 from qtoolkit.texts.overlap import sketch
 from qtoolkit.texts.self_calibration import self_calibration
@@ -54,9 +55,9 @@ def quantize(
         return outcome._replace(notes=[*notes, *journal.notes, *outcome.notes])
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
     layers = streamed.names_by_block(names)
-    blocks = quantize_blocks(
-        streamed, layers, text.tokens, GPTQBlocks(config, plan.device, checkpoint.dtype), journal, on_progress
-    )
+    weights = token_weights(streamed, layers, text.tokens, journal, on_progress) if config.token_weights else {}
+    method = GPTQBlocks(config, plan.device, checkpoint.dtype)
+    blocks = quantize_blocks(streamed, layers, text.tokens, method, journal, on_progress, weights)
     notes.extend(journal.notes)
     give_memory_back()
     loaded = _load(checkpoint, streamed, config, plan, blocks)

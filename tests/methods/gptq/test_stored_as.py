@@ -10,6 +10,9 @@ import torch
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.kernels import QuantizedLinear
+from qtoolkit.publishing.card import make_card
+from qtoolkit.publishing.receipt_file import read_receipt
+from qtoolkit.requests import PublishRequest
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model
 
@@ -70,8 +73,10 @@ def test_a_folder_is_verified_and_described(tmp_path: Path) -> None:
     assert checks["quantization config"] == "compressed-tensors, method gptq"
     described = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     assert [len(group["targets"]) for group in described["config_groups"].values()] == [1, 1, 1]
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "compressed-tensors" in card and "must have the same bits" in card
+    receipt = read_receipt(tmp_path / "out")
+    assert receipt is not None
+    card = make_card(receipt, verification, PublishRequest("out", "me/tiny", license="mit"))
+    assert "compressed-tensors" in card.data.tags and "must have the same bits" in card.text
 
 
 REFUSED = {
@@ -79,7 +84,7 @@ REFUSED = {
     "a rule of 6 bits": ({"rules": {"*.v_proj": {"bits": 6}}}, r"rules\['\*\.v_proj'\] of GPTQ: format 'gptq' holds"),
     "desc_act": ({"format": "compressed-tensors", "desc_act": True}, "desc_act=True is not written as"),
     "gptq_v2": ({"format": "compressed-tensors", "checkpoint_format": "gptq_v2"}, "is no option of format"),
-    "optimum": ({"format": "compressed-tensors", "engine": "optimum"}, "engine='optimum' writes no"),
+    "optimum": ({"format": "compressed-tensors", "engine": "optimum"}, "optimum writes 'gptq' alone"),
     "no such format": ({"format": "mlx"}, "format must be one of 'gptq', 'compressed-tensors', got 'mlx'"),
 }
 
