@@ -189,7 +189,7 @@ def _key(
     text: Calibration | None,
 ) -> str:
     """Return the SHA-256 of everything that a sensitivity depends on."""
-    settings = {name: value for name, value in config.to_dict().items() if name not in _NOT_IN_KEY}
+    settings = {name: value for name, value in config.to_file().items() if name not in _NOT_IN_KEY}
     facts = {
         "version": __version__,
         "schema_version": Sensitivity.schema_version,

@@ -6,8 +6,9 @@ weights are read again too.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -27,7 +28,8 @@ _FEWEST_TOKENS = 32
 LOGITS_AT_ONCE = 4
 
 
-class LoadedBlock(NamedTuple):
+@dataclass(frozen=True)
+class LoadedBlock:
     """Describe the block that is in memory.
 
     Attributes:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -80,6 +81,7 @@ class Journal:
     Args:
         location: where files are stored; None keeps results in memory.
         recipe: everything that the results depend on, as JSON-ready values.
+        absent: values of the recipe that the recipes of earlier versions lack, as those mean them; they are not stored.
 
     Attributes:
         resumed: number of blocks that an earlier call had completed.
@@ -89,7 +91,13 @@ class Journal:
         ConfigError, SourceError: the copy on the Hub cannot be used.
     """
 
-    def __init__(self, location: JournalLocation | None, recipe: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        location: JournalLocation | None,
+        recipe: Mapping[str, Any],
+        *,
+        absent: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.resumed = 0
         self._memory: dict[int, DoneBlock] = {}
         self._not_pushed_note = ""
@@ -97,11 +105,13 @@ class Journal:
         self.folder: Path | None = location.folder if location else None
         self._mirror: HubMirror | None = location.mirror if location else None
         self._not_pushed: list[Path] = []
-        self._recipe = digest_of({_VERSION_KEY: _VERSION, **recipe})
+        self._absent = absent
+        stored = {key: value for key, value in recipe.items() if key not in absent or value != absent[key]}
+        self._recipe = digest_of({_VERSION_KEY: _VERSION, **stored})
         # SHA-256 of what was stored last of the samples and the weights of their tokens.
         self._tokens = ""
         if self.folder is not None:
-            self._open(self.folder, json.loads(json.dumps(recipe)))
+            self._open(self.folder, json.loads(json.dumps(stored)))
 
     def _open(self, folder: Path, recipe: Mapping[str, Any]) -> None:
         """Check that the folder belongs to a job with this recipe, or start the job there."""
@@ -114,7 +124,7 @@ class Journal:
         begun = _recipe_in(read_object(file))
         if begun:
             restart = f"name another resume_repo than {self._mirror.repo_id}" if self._mirror else "give resume=False"
-            _check_recipe(folder, begun, recipe, restart)
+            _check_recipe(folder, {**self._absent, **begun}, {**self._absent, **recipe}, restart)
         self._put_aside(folder, begun=bool(begun))
         if not begun:
             write_whole(file, sealed({_VERSION_KEY: _VERSION, **recipe}))

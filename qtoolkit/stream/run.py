@@ -20,8 +20,8 @@ from qtoolkit.stream.samples import first_inputs, samples_at_once
 class Accumulator(Protocol):
     """Collect the inputs of layers that share them, then quantize these layers."""
 
-    def add(self, inputs: torch.Tensor) -> None:
-        """Add a batch of inputs [..., in]."""
+    def add(self, inputs: torch.Tensor, weights: torch.Tensor | None) -> None:
+        """Add a batch of inputs [..., in]; `weights` [tokens] say how much each counts, None that all count alike."""
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, "Result"]:
         """Quantize the layers, given the weight W[out, in] of each by its name."""
@@ -70,6 +70,7 @@ def quantize_blocks(
     method: BlockMethod,
     journal: Journal,
     on_progress: OnProgress,
+    token_weights: Mapping[str, torch.Tensor],
 ) -> list[DoneBlock]:
     """Quantize all blocks; those that the journal holds already are only run.
 
@@ -80,6 +81,8 @@ def quantize_blocks(
         method: quantizes each group of layers.
         journal: stores each block's result.
         on_progress: called for each layer, and for each block that was done before.
+        token_weights: how much each token counts for a layer, by its full name, float32 [num_samples, seq_len]; layers
+            without any count all tokens alike.
 
     Raises:
         CheckpointError: a weight holds NaN or infinity.
@@ -87,7 +90,9 @@ def quantize_blocks(
     check_outside(streamed)
     pairs = zip(streamed.blocks, layers, strict=True)
     widest = max(max(weight_of(block.get_submodule(name)).shape) for block, names in pairs for name in names)
-    samples = first_inputs(streamed, tokens, samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape))
+    at_once = samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape)
+    samples = first_inputs(streamed, tokens, at_once)
+    batch_weights = {name: weights.split(at_once) for name, weights in token_weights.items()}
     total = sum(map(len, layers))
     done = 0
 
@@ -104,7 +109,7 @@ def quantize_blocks(
         shapes = {f"{name}.{layer}": tuple(weight_of(empty.get_submodule(layer)).shape) for layer in names}
         result = journal.read(index, partial(method.fits, shapes))
         with streamed.block(index) as module:
-            block = _Block(name, module, samples.calls(index, module, streamed.device), method)
+            block = _Block(name, module, samples.calls(index, module, streamed.device), method, batch_weights)
             if result is None:
                 check_block(streamed, index, module)
                 if tuple(names) not in groups:
@@ -130,17 +135,26 @@ class _Block:
         module: the block.
         calls: each runs the block on one batch of samples.
         method: quantizes each group of layers.
+        batch_weights: by full names of layers, the weights of the tokens of each batch, [samples, tokens].
 
     Attributes:
         tensors: of the quantized layers, by full names.
         facts: of the same layers.
     """
 
-    def __init__(self, name: str, module: nn.Module, calls: list[Call], method: BlockMethod) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        calls: list[Call],
+        method: BlockMethod,
+        batch_weights: Mapping[str, Sequence[torch.Tensor]],
+    ) -> None:
         self.name = name
         self.module = module
         self.calls = calls
         self.method = method
+        self._batch_weights = batch_weights
         self.tensors: dict[str, torch.Tensor] = {}
         self.facts: dict[str, Any] = {}
 
@@ -163,10 +177,24 @@ class _Block:
             return [self._quantize_once(groups, report)]
         for together in [[group] for group in groups] if self.method.true_sequential else [groups]:
             accumulators = {group[0]: self._start(group) for group in together}
-            collect(self.module, [*accumulators], self.calls, lambda name, x: accumulators[name].add(x))  # noqa: B023
+            for batch, call in enumerate(self.calls):
+                self._collect(batch, call, accumulators)
             for group in together:
                 self._finish(group, accumulators.pop(group[0]), report)
         return self.run()
+
+    def _collect(self, batch: int, call: Call, accumulators: Mapping[str, Accumulator]) -> None:
+        """Run a batch, and add the inputs of groups to their accumulators, by the name of each group's first layer."""
+
+        def add(name: str, x: torch.Tensor) -> None:
+            accumulators[name].add(x, self._weights(name, batch))
+
+        collect(self.module, [*accumulators], [call], add)
+
+    def _weights(self, layer: str, batch: int) -> torch.Tensor | None:
+        """Return the weights [tokens] of a batch for a layer; None if its tokens count alike."""
+        weights = self._batch_weights.get(f"{self.name}.{layer}")
+        return None if weights is None else weights[batch].flatten()
 
     def _quantize_once(self, groups: Sequence[Group], report: Callable[[str], None]) -> torch.Tensor:
         """Quantize each group when it is reached in the one forward of a single batch; return the block's output."""
@@ -177,7 +205,7 @@ class _Block:
             group = pending.pop(name, None)
             if group is not None:
                 accumulator = self._start(group)
-                accumulator.add(x)
+                accumulator.add(x, self._weights(name, 0))
                 self._finish(group, accumulator, report)
 
         output = run_once(self.module, [*pending], self.calls[0], quantize_group)

@@ -78,7 +78,7 @@ class StagedTensors:
         start, shape, dtype = self._entries[index]
         tensor = torch.empty(shape, dtype=dtype)
         self._file.seek(start)
-        read = self._file.readinto(_bytes_of(tensor))  # type: ignore[attr-defined]
+        read = self._file.readinto(_bytes_of(tensor))
         if read != tensor.nbytes:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(self._folder))
         return tensor
@@ -89,4 +89,4 @@ class StagedTensors:
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.flatten().view(torch.uint8).numpy())
+    return tensor.flatten().view(torch.uint8).numpy().data

@@ -7,6 +7,7 @@ Example: two tokens, whose outputs have the gradients (3, 1) and (1, 1). The mea
 they weigh 5/3 and 1/3.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -149,8 +150,8 @@ def normalized(squares: torch.Tensor, name: str) -> torch.Tensor:
         raise UnsupportedModelError(
             f"the gradients of {name} hold NaN or infinity, so that tokens cannot be weighed: leave out token_weights"
         )
-    # Rounded up, so that of few tokens the largest stays as it is.
-    rank = min(squares.numel(), int(CLIP_QUANTILE * squares.numel()) + 1)
+    # Rounded up: of less than a thousand tokens, none is clipped.
+    rank = math.ceil(CLIP_QUANTILE * squares.numel())
     clipped = squares.double().clamp(max=squares.flatten().kthvalue(rank).values.item())
     mean = clipped.mean()
     # Without any gradient, no token is better than another.
@@ -203,5 +204,11 @@ class _OutputSquares:
     def add(self, samples: slice, gradients: Sequence[torch.Tensor | None]) -> None:
         """See `Watcher`."""
         for group, squares in self._current.items():
-            self.sums[group][samples] = squares.view(-1, self._shape[1]).to("cpu")
+            own = self.sums[group][samples]
+            if squares.numel() != own.numel():
+                raise UnsupportedModelError(
+                    f"{group[0]} gets {squares.numel()} of {own.numel()} tokens, so that tokens cannot be weighed for "
+                    "it: exclude it, or leave out token_weights"
+                )
+            own.copy_(squares.view_as(own))
         self._current.clear()

@@ -11,6 +11,9 @@ from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS
 from qtoolkit.formats.name_patterns import shortest
 from qtoolkit.version import __version__
 
+# Options of `qtoolkit.GPTQ` that no reader needs, with their types; those that are on are written.
+_IN_META = {"full_range": bool, "refine": int}
+
 
 @dataclass(frozen=True)
 class QuantizeConfig:
@@ -58,7 +61,8 @@ def describe(config: Any, quantized: Mapping[str, int], left: Iterable[str]) -> 
         "checkpoint_format": config.checkpoint_format,
         "format": config.checkpoint_format,
         "pack_dtype": "int32",
-        "meta": {"quantizer": [f"qtoolkit:{__version__}"]},
+        "meta": {"quantizer": [f"qtoolkit:{__version__}"]}
+        | {name: value for name in _IN_META if (value := getattr(config, name))},
     }
     names = set(quantized)
     rest = set(left)
@@ -132,6 +136,9 @@ def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
         options["true_sequential"] = values["true_sequential"]
     if values.get("lm_head") is True:
         options["exclude"] = ()
+    meta = values.get("meta")
+    if isinstance(meta, dict):
+        options |= {name: meta[name] for name, kind in _IN_META.items() if type(meta.get(name)) is kind}
     return options
 
 

@@ -35,16 +35,23 @@ class GPTQ(MixedConfig):
         "gptq",
         choices=("gptq", "compressed-tensors"),
         help="how the codes are stored: gptq is AutoGPTQ's and holds 2, 3, 4 or 8 bits, compressed-tensors vLLM's",
+        absent="gptq",
     )
     group_size: int = option(
         128, help="inputs of one output that share a scale, -1 for all; the largest that divides, where this does not"
     )
     sym: bool = option(True, help="zero point in the middle of the codes; false fits one to each group")
     full_range: bool = option(
-        True, help="let scales have either sign, so that the codes reach further on the side that needs it (if sym)"
+        True,
+        help="let scales have either sign, so that the codes reach further on the side that needs it; "
+        "without effect if sym is false",
+        absent=False,
     )
     refine: int = option(
-        3, help="how often scales and codes are chosen again after solving, each with all others fixed", unit="rounds"
+        3,
+        help="how often scales and codes are chosen again after solving, each with all others fixed",
+        unit="rounds",
+        absent=0,
     )
     desc_act: bool = option(
         False, help="form the groups in order of activation: the file then has a g_idx, and runs slower"
@@ -68,6 +75,12 @@ class GPTQ(MixedConfig):
         help="size of a code of the token embedding and the output head, 8 or 4 where the format holds them",
         unit="bits per weight",
         empty="they stay as they are",
+        absent=None,
+    )
+    token_weights: bool = option(
+        False,
+        help="weigh each token of the calibration text by how much its outputs matter to the model's (GuidedQuant)",
+        absent=False,
     )
     checkpoint_format: str = option(
         "gptq", choices=("gptq", "gptq_v2"), help="how zero points are stored: gptq is AutoGPTQ's, less one"
@@ -89,6 +102,12 @@ class GPTQ(MixedConfig):
             raise ConfigError(
                 f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
             )
+        if self.engine == "optimum" and self.format != type(self).format:
+            raise ConfigError(
+                f"{name}: optimum writes {type(self).format!r} alone: leave out format, or engine='optimum'"
+            )
+        if self.engine == "optimum" and self.token_weights:
+            raise ConfigError(f"{name}: optimum weighs no tokens: leave out token_weights, or engine='optimum'")
         for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
             if getattr(self, field) < least:
                 raise ConfigError(f"{name}: {field} must be at least {least}, got {getattr(self, field)}")
@@ -142,11 +161,11 @@ class GPTQMethod(Method):
     resumes = True
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
-        """See `Method`: refuse a calibration text that cannot be used."""
+        """See `Method`: refuse a calibration text that cannot be used; optimum knows none of the later options."""
         from qtoolkit.texts.texts import check_texts
 
         check_texts(config.calibration, "calibration")
-        return config
+        return config if config.engine == "qtoolkit" else replace(config, **config.absent())
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:
         """See `Method`: choose one group size for all layers, since the format stores one and readers rely on it."""
@@ -203,7 +222,10 @@ class GPTQMethod(Method):
 
     def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
-        notes = config.stored_as.notes(config, layers)
+        notes = (*config.stored_as.notes(config, layers), *_notes_on_weights(config, layers))
+        if config.engine == "optimum":
+            off = ", ".join(name for name in config.absent() if name not in ("format", "embeddings"))
+            notes = (f"optimum does not know {off}: these are off", *notes)
         if not config.stored_as.embedding_widths:
             notes = (*notes, "embeddings stay as they are, since the format holds no others")
         if config.sym and any(layer.bits == 2 for layer in layers):
@@ -235,6 +257,14 @@ class GPTQMethod(Method):
         from qtoolkit.methods.gptq.calibrated_job import quantize
 
         return quantize(checkpoint, config, plan, on_progress, journal)
+
+
+def _notes_on_weights(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+    """Return a note on layers for which tokens are not weighed."""
+    # An expert has a number beside that of its block.
+    if config.token_weights and any(sum(part.isdigit() for part in layer.name.split(".")) > 1 for layer in layers):
+        return ("token_weights: tokens count alike for layers of experts, which get some of the tokens only",)
+    return ()
 
 
 METHOD = GPTQMethod()

@@ -20,6 +20,7 @@ from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.journal import DoneBlock, Journal, JournalLocation
 from qtoolkit.stream.loading import calibration_dtype, load_streamed
 from qtoolkit.stream.run import quantize_blocks
+from qtoolkit.stream.token_weights import token_weights
 from qtoolkit.texts.calibration_text import Calibration, bounded, make_calibration, read_calibration
 from qtoolkit.texts.overlap import sketch
 from qtoolkit.texts.self_calibration import self_calibration
@@ -47,7 +48,7 @@ def quantize(
     notes.extend(METHOD.notes(config, plan.layers))
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
-    journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype))
+    journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype), absent=config.absent())
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
     notes.extend(text.notes)
     if config.engine == "optimum":
@@ -55,9 +56,9 @@ def quantize(
         return outcome._replace(notes=[*notes, *journal.notes, *outcome.notes])
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
     layers = streamed.names_by_block(names)
-    blocks = quantize_blocks(
-        streamed, layers, text.tokens, GPTQBlocks(config, plan.device, checkpoint.dtype), journal, on_progress
-    )
+    weights = token_weights(streamed, layers, text.tokens, journal, on_progress) if config.token_weights else {}
+    method = GPTQBlocks(config, plan.device, checkpoint.dtype)
+    blocks = quantize_blocks(streamed, layers, text.tokens, method, journal, on_progress, weights)
     notes.extend(journal.notes)
     give_memory_back()
     loaded = _load(checkpoint, streamed, config, plan, blocks)

@@ -12,6 +12,7 @@ from qtoolkit.records import LayerPlan, PhasePlan, Term
 from qtoolkit.stream.cost import JobShape, loading_phase, on_device, weights_by_block, writing_phase
 from qtoolkit.stream.loading import calibration_dtype
 from qtoolkit.stream.samples import activation_bytes, samples_at_once
+from qtoolkit.stream.weighing_phase import weighing_phase, weights_term
 
 # Measured on SmolLM2-135M and Gemma 3 270M with torch 2.13: what half a megabyte of text leaves in memory once it is
 # tokenized, and what oneDNN keeps there after the first products.
@@ -46,6 +47,10 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
         seconds=job.time(moved=outside, touched=outside + samples.size),
     )
     job = replace(job, base=(*job.base, _PRODUCTS))
+    weighing = []
+    if config.token_weights:
+        weighing.append(weighing_phase(replace(job, layers=inner), config.num_samples, seq_len))
+        job = replace(job, base=(*job.base, weights_term(job, config.num_samples * seq_len)))
     forward, solver = _operations(inner, config, config.num_samples * seq_len)
     slow = forward if dtype == torch.float32 else 0.0
     done = sum(layer.disk_bytes for layer in job.layers)
@@ -57,7 +62,7 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
         bytes_moved=moved,
         seconds=job.time(moved=moved, flops=forward - slow, flops32=solver + slow),
     )
-    return (*written, calibrating, quantizing, _reading(job, seq_len))
+    return (*written, calibrating, *weighing, quantizing, _reading(job, seq_len))
 
 
 def _resident_terms(job: JobShape, config: GPTQ) -> Iterator[Term]:

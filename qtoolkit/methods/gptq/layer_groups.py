@@ -84,9 +84,9 @@ class _Group:
         self._names = names
         self._hessian = Hessian(in_features, method.device)
 
-    def add(self, inputs: torch.Tensor) -> None:
+    def add(self, inputs: torch.Tensor, weights: torch.Tensor | None) -> None:
         """See `Accumulator`."""
-        self._hessian.add(inputs)
+        self._hessian.add(inputs, weights)
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
         """See `Accumulator`."""

@@ -88,7 +88,7 @@ REFUSED = {
     "a rule of 6 bits": ({"rules": {"*.v_proj": {"bits": 6}}}, r"rules\['\*\.v_proj'\] of GPTQ: format 'gptq' holds"),
     "desc_act": ({"format": "compressed-tensors", "desc_act": True}, "desc_act=True is not written as"),
     "gptq_v2": ({"format": "compressed-tensors", "checkpoint_format": "gptq_v2"}, "is no option of format"),
-    "optimum": ({"format": "compressed-tensors", "engine": "optimum"}, "engine='optimum' writes no"),
+    "optimum": ({"format": "compressed-tensors", "engine": "optimum"}, "optimum writes 'gptq' alone"),
     "no such format": ({"format": "mlx"}, "format must be one of 'gptq', 'compressed-tensors', got 'mlx'"),
 }
 
