@@ -105,6 +105,10 @@ class GPTQMethod(Method):
         Offer({}, 1.081, "transformers, vLLM, gptqmodel, auto-gptq"),
         Offer({"bits": 3}, 1.399, "transformers, gptqmodel, auto-gptq"),
     )
+    recipes = (
+        *({"bits": bits, "group_size": size} for bits in (2, 3, 4) for size in (32, 64, 128)),
+        {"bits": 8, "group_size": 128},
+    )
     summary = "2, 3, 4 or 8 bits fitted to a calibration text, block by block; AutoGPTQ's format"
     splits_experts = True
     resumes = True
