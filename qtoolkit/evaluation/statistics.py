@@ -4,6 +4,7 @@ The windows are the sample. A figure's standard error is how far it would vary w
 says nothing about other texts.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -59,13 +60,39 @@ def root_mean_square(values: torch.Tensor, windows: torch.Tensor) -> Figure:
 
 
 def quantile(values: torch.Tensor, windows: torch.Tensor, share: float) -> Figure:
-    """Compute the value below which a share of the tokens lies, and its error by a bootstrap over windows (seed 0)."""
-    values = values.double()
-    value = values.quantile(share).item()
-    parts = [values[windows == index] for index in range(int(windows.max()) + 1)]
-    if len(parts) < 2:
-        return Figure(value, None)
+    """Compute the value below which a share of the tokens lies, and its error by a bootstrap over windows (seed 0).
+
+    200 times, as many windows as there are, are drawn with replacement. Tokens are sorted once: in a draw, each counts
+    as often as its window was drawn, so that the quantile is read off a running count.
+
+    Args:
+        values: one for each token [tokens].
+        windows: the index of each token's window, int64 [tokens], from 0 on.
+        share: between 0 and 1; between two tokens, it is interpolated linearly.
+
+    Example: of 0, 1, 2, 3, the median lies halfway between 1 and 2.
+
+        >>> quantile(torch.arange(4.0), torch.zeros(4, dtype=torch.int64), 0.5)
+        Figure(value=1.5, error=None)
+    """
+    ordered, order = values.double().sort()
+    owner = windows[order]
+    count = int(windows.max()) + 1
+    value = _weighted_quantile(ordered, torch.ones_like(owner), share)
+    if count < 2:
+        return Figure(value.item(), None)
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(parts), (_DRAWS, len(parts)), generator=generator)  # [draws, windows]
-    quantiles = [torch.cat([parts[index] for index in row]).quantile(share) for row in drawn.tolist()]
-    return Figure(value, torch.stack(quantiles).std().item())
+    drawn = torch.randint(count, (_DRAWS, count), generator=generator)  # [draws, windows]
+    quantiles = [_weighted_quantile(ordered, row.bincount(minlength=count)[owner], share) for row in drawn]
+    return Figure(value.item(), torch.stack(quantiles).std().item())
+
+
+def _weighted_quantile(ordered: torch.Tensor, times: torch.Tensor, share: float) -> torch.Tensor:
+    """Compute the quantile of sorted values that each count so many times."""
+    until = times.cumsum(0)
+    place = share * (int(until[-1]) - 1)
+    below = int(place)
+    # The two values beside the place, if each stood there as often as it counts.
+    at = torch.searchsorted(until, torch.tensor([below, math.ceil(place)]), right=True)
+    low, high = ordered[at]
+    return torch.lerp(low, high, place - below)

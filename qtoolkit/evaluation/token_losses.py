@@ -13,6 +13,9 @@ from qtoolkit.records import OnProgress, ProgressEvent, QualityReport
 from qtoolkit.tensor.divergence import Prediction, compare_predictions, negative_log_likelihood
 from qtoolkit.texts.windows import Windows
 
+# From so many tokens on, ten or more lie above the quantile of 99.9 %; of fewer, it tells of single tokens.
+_TOKENS_OF_A_TAIL = 10_000
+
 
 def measure_quality(
     windows: Windows, model: Predictor, base: Predictor | None, on_progress: OnProgress
@@ -78,6 +81,9 @@ def _window_losses(
 
 def _differences(losses: Prediction, windows: torch.Tensor) -> dict[str, Figure]:
     """Compute the figures of a `QualityReport` that need a base, from the losses and the window of each token."""
+    tail = {}
+    if len(windows) >= _TOKENS_OF_A_TAIL:
+        tail["kl_divergence_p999"] = quantile(losses.kl_divergence, windows, 0.999)
     return {
         "base_perplexity": perplexity(losses.base_nll, windows),
         # From differences of the same tokens, so that text that is hard for both models adds no error.
@@ -85,6 +91,7 @@ def _differences(losses: Prediction, windows: torch.Tensor) -> dict[str, Figure]
         "kl_divergence": mean(losses.kl_divergence, windows),
         "kl_divergence_median": quantile(losses.kl_divergence, windows, 0.5),
         "kl_divergence_p99": quantile(losses.kl_divergence, windows, 0.99),
+        **tail,
         "same_top_p": mean(losses.same_top, windows),
         "rms_delta_p": root_mean_square(losses.delta_p, windows),
     }

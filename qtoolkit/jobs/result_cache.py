@@ -106,7 +106,7 @@ def key_of(candidate: Candidate, weights: str, task: Task) -> str:
 
 def _fingerprints(config: MethodConfig) -> dict[str, Any]:
     """Return the fields of a config, with a fingerprint of the text that it calibrates on instead of its name."""
-    values = config.to_dict()
+    values = config.to_file()
     if "calibration" in values:
         values["calibration"] = _text_fingerprint(vars(config)["calibration"])
     return values

@@ -15,6 +15,11 @@ def is_linear(module: nn.Module) -> bool:
     return type(module) is nn.Linear or isinstance(module, Conv1D) or type(module).__name__ == "FalconLinear"
 
 
+def is_transposed(module: nn.Module) -> bool:
+    """Check whether a linear layer holds its weight as [in, out]: GPT-2's Conv1D."""
+    return isinstance(module, Conv1D)
+
+
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """Return (out_features, in_features) of a linear layer."""
     if isinstance(module, Conv1D):

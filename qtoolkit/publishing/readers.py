@@ -46,8 +46,9 @@ def check_other_readers(artifact: Artifact) -> list[Check]:
 
 
 def format_of_receipt(receipt: Receipt) -> Format:
-    """Return the format in which the method of a receipt stores codes."""
-    return get_format(config_class(receipt.method).format)
+    """Return the format that a receipt names among its options, or the only one of its method."""
+    named = receipt.settings.get("format")
+    return get_format(named if isinstance(named, str) else config_class(receipt.method).format)
 
 
 def needs_qtoolkit(receipt: Receipt) -> bool:

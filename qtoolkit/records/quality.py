@@ -73,6 +73,7 @@ class QualityReport(Record):
         perplexity_ratio: `perplexity / base_perplexity`, its error paired over the same tokens.
         kl_divergence: mean of KL(base || model) over tokens, in nats.
         kl_divergence_median, kl_divergence_p99, kl_divergence_max: its median, 99th percentile and maximum.
+        kl_divergence_p999: what 99.9 % of the tokens lie below; None if fewer than 10,000 were predicted.
         same_top_p: share of tokens for which base and model predict the same most likely token.
         rms_delta_p: root mean square of the change of the right token's probability.
         noise_floor: KL divergence caused by rounding alone: of the base in its own type from the base in float32.
@@ -86,6 +87,7 @@ class QualityReport(Record):
     """
 
     schema_version: ClassVar[int] = 2
+    added_fields: ClassVar[frozenset[str]] = frozenset({"kl_divergence_p999", "kl_divergence_p999_se"})
 
     model: str
     base: str | None
@@ -108,6 +110,8 @@ class QualityReport(Record):
     kl_divergence_median_se: float | None = None
     kl_divergence_p99: float | None = None
     kl_divergence_p99_se: float | None = None
+    kl_divergence_p999: float | None = None
+    kl_divergence_p999_se: float | None = None
     kl_divergence_max: float | None = None
     same_top_p: float | None = None
     same_top_p_se: float | None = None
@@ -149,6 +153,7 @@ class QualityReport(Record):
             ("KL divergence, mean", with_error(self.kl_divergence, self.kl_divergence_se, "nats")),
             ("KL divergence, median", with_error(self.kl_divergence_median, self.kl_divergence_median_se, "nats")),
             ("KL divergence, 99 %", with_error(self.kl_divergence_p99, self.kl_divergence_p99_se, "nats")),
+            ("KL divergence, 99.9 %", with_error(self.kl_divergence_p999, self.kl_divergence_p999_se, "nats")),
             ("KL divergence, largest", with_error(self.kl_divergence_max, None, "nats")),
             ("noise floor", with_error(self.noise_floor, self.noise_floor_se, "nats")),
             ("same likeliest token", as_percent(self.same_top_p, self.same_top_p_se)),

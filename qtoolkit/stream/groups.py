@@ -28,11 +28,13 @@ class GroupInputs:
         exact: the same in the full-precision model, X [..., in].
         lacking: for a layer that writes into the residual stream, what the stream lacks after its unquantized output is
             added, (R + X W^T) - (Rq + Xq W^T) [..., out].
+        weights: how much each token counts, float32 [tokens]; None if all count alike.
     """
 
     inputs: torch.Tensor
     exact: torch.Tensor | None = None
     lacking: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
 
 
 def is_indexed(name: str) -> bool:

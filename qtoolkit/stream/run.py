@@ -74,6 +74,7 @@ def quantize_blocks(
     method: BlockMethod,
     journal: Journal,
     on_progress: OnProgress,
+    token_weights: Mapping[str, torch.Tensor],
 ) -> list[DoneBlock]:
     """Quantize all blocks; those that the journal holds already are only run.
 
@@ -84,6 +85,8 @@ def quantize_blocks(
         method: quantizes each group of layers.
         journal: stores each block's result.
         on_progress: called for each layer, and for each block that was done before.
+        token_weights: how much each token counts for a layer, by its full name, float32 [num_samples, seq_len]; layers
+            without any count all tokens alike.
 
     Raises:
         CheckpointError: a weight holds NaN or infinity.
@@ -91,7 +94,9 @@ def quantize_blocks(
     check_outside(streamed)
     pairs = zip(streamed.blocks, layers, strict=True)
     widest = max(max(weight_of(block.get_submodule(name)).shape) for block, names in pairs for name in names)
-    samples = first_inputs(streamed, tokens, samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape))
+    at_once = samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape)
+    samples = first_inputs(streamed, tokens, at_once)
+    batch_weights = {name: weights.split(at_once) for name, weights in token_weights.items()}
     total = sum(map(len, layers))
     done = 0
 
@@ -113,7 +118,8 @@ def quantize_blocks(
         with streamed.block(index) as module:
             run = partial(samples.call, index, module, streamed.device)
             exact = ExactStream(module, samples.exact, run) if method.wants_exact else None
-            block = _Block(name, module, samples.calls(index, module, streamed.device), method, exact)
+            calls = samples.calls(index, module, streamed.device)
+            block = _Block(name, module, calls, method, exact, batch_weights)
             if result is None:
                 check_block(streamed, index, module)
                 if tuple(names) not in known:
@@ -143,6 +149,7 @@ class _Block:
         calls: each runs the block on one batch of samples.
         method: quantizes each group of layers.
         exact: runs it as the full-precision model does; None without a second stream.
+        batch_weights: by full names of layers, the weights of the tokens of each batch, [samples, tokens].
 
     Attributes:
         tensors: of the quantized layers, by full names.
@@ -150,12 +157,19 @@ class _Block:
     """
 
     def __init__(
-        self, name: str, module: nn.Module, calls: list[Call], method: BlockMethod, exact: ExactStream | None
+        self,
+        name: str,
+        module: nn.Module,
+        calls: list[Call],
+        method: BlockMethod,
+        exact: ExactStream | None,
+        batch_weights: Mapping[str, Sequence[torch.Tensor]],
     ) -> None:
         self.name = name
         self.module = module
         self.calls = calls
         self.method = method
+        self._batch_weights = batch_weights
         self.tensors: dict[str, torch.Tensor] = {}
         self.facts: dict[str, Any] = {}
         self._exact = exact
@@ -207,10 +221,16 @@ class _Block:
             groups: that are quantized next.
             to_end: whether they are the last ones of the block.
         """
+        weights = {}
+        for group in groups:
+            batches = self._batch_weights.get(f"{self.name}.{group[0]}")
+            if batches is not None:
+                weights[group] = batches[index]
         if self._exact is None:
-            return Batch(self.module, {}, {})
+            return Batch(self.module, {}, {}, weights)
         corrections = {group: self._corrections[group] for group in groups if group in self._corrections}
-        return self._exact.see(index, corrections, to_end=to_end)
+        exact = self._exact.see(index, corrections, to_end=to_end)
+        return Batch(self.module, corrections, exact, weights)
 
     def _accumulate(
         self, call: Call, groups: Sequence[Group], batch: Batch, accumulators: Mapping[str, Accumulator]

@@ -37,12 +37,20 @@ class Hessian:
         self.num_inputs = 0
         self._sum = torch.zeros(in_features, in_features, device=device)
 
-    def add(self, inputs: torch.Tensor) -> None:
-        """Add X^T X of inputs X[..., in], any floating type."""
+    def add(self, inputs: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Add X^T X of inputs X[..., in], any floating type; with weights w, X^T diag(w) X.
+
+        Args:
+            inputs: X.
+            weights: one for each input, not negative, float32 [tokens].
+        """
         # [..., in] -> [tokens, in]
         x = inputs.detach().reshape(-1, inputs.shape[-1]).to(self._sum.device)
         self.num_inputs += len(x)
-        for part in x.split(TOKENS_AT_ONCE):
+        roots = None if weights is None else weights.to(x.device).sqrt()[:, None]
+        for start in range(0, len(x), TOKENS_AT_ONCE):
+            some = slice(start, start + TOKENS_AT_ONCE)
+            part = x[some] if roots is None else (x[some] * roots[some]).to(x.dtype)
             if x.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
                 self._add_rounded(part)
             elif x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":

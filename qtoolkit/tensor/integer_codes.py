@@ -31,7 +31,7 @@ def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
 
 
 def absmax_quantize(
-    x: torch.Tensor, bits: int, *, scale_dtype: torch.dtype = torch.float32
+    x: torch.Tensor, bits: int, *, full_range: bool = False, scale_dtype: torch.dtype = torch.float32
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize symmetrically: scale = max|x| / q_max, q = clamp(round(x / scale), -q_max, q_max), x ~ q * scale.
 
@@ -39,15 +39,20 @@ def absmax_quantize(
     stored numbers alone reproduce the result. It is rounded upwards, so that no value exceeds the range of the codes:
     the error of every value is at most scale / 2. A group of zeros has scale 1.
 
+    With `full_range`, the value m of largest magnitude gets the code -q_max - 1, which the formula above leaves unused:
+    scale = m / (-q_max - 1), of either sign, as in GGUF's Q4_0. The step is finer, by an eighth with 4 bits. A value
+    beyond q_max steps on the other side is clamped: its error is at most |scale|.
+
     In addition to x, results and temporaries take at most 5 bytes per value and 20 per group.
 
     Args:
         x: [..., group_size], finite.
         bits: 8 or 4; q_max is 127 or 7.
+        full_range: whether the code -q_max - 1 is used too.
         scale_dtype: float32, float16 or bfloat16.
 
     Returns:
-        codes int8 [..., group_size] and scale [..., 1].
+        codes int8 [..., group_size] and scale [..., 1], positive unless `full_range`.
 
     Raises:
         ValueError: NaN or infinity in x, or a scale too large for `scale_dtype`.
@@ -59,10 +64,22 @@ def absmax_quantize(
         ([50, -127, 2], 0.02)
         >>> [round(value, 4) for value in (codes * scale).tolist()]
         [1.0, -2.54, 0.04]
+
+    Full range with 4 bits: the largest magnitude is 1.6, so the scale is 1.6 / -8 = -0.2.
+
+        >>> codes, scale = absmax_quantize(torch.tensor([1.6, -1.0, 0.3]), 4, full_range=True)
+        >>> codes.tolist(), round(scale.item(), 6)
+        ([-8, 5, -2], -0.2)
     """
     q_min, q_max = code_range(bits, symmetric=True)
     low, high = _extremes(x)
-    scale = _stored_scale(torch.maximum(-low, high) / q_max, scale_dtype)
+    size = torch.maximum(-low, high)
+    if full_range:
+        q_min -= 1
+        scale = _stored_scale(size / -q_min, scale_dtype)
+        scale = torch.where(high > -low, -scale, scale)
+    else:
+        scale = _stored_scale(size / q_max, scale_dtype)
     return _encode(x, scale, None, q_min, q_max), scale
 
 

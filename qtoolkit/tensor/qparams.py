@@ -14,7 +14,7 @@ class QParams:
     """The scales and zero points of a weight's groups: w = (code - zero_point) * scale, code from 0 to 2**bits - 1.
 
     Attributes:
-        scale: float32 [groups, out], rounded to numbers that float16 holds.
+        scale: float32 [groups, out], of either sign, rounded to numbers that float16 holds.
         zero_point: float32 [groups, out], whole numbers; 2**(bits - 1) everywhere when symmetric.
         bits: size of a code.
     """
@@ -31,6 +31,7 @@ def search_qparams(
     bits: int,
     group_size: int,
     sym: bool,
+    full_range: bool,
     steps: int,
     smallest: float,
 ) -> QParams:
@@ -39,6 +40,10 @@ def search_qparams(
     Candidates are the range of the group's values times `smallest` to 1, in `steps` equal steps. With the diagonal of
     the Hessian as weights, this is the error of the outputs without compensation between columns (OBS, diagonal H).
 
+    Symmetric codes reach further to one side: with 4 bits, from -8 to 7 times the scale. With `full_range` each
+    candidate is tried with both signs, so that the longer side can lie where the group's largest weight is, as in
+    GGUF's Q4_0 and in AutoRound (docs/full_range_sym.md); at a tie the positive scale stays.
+
     Args:
         weight: W^T float32 [in, out].
         importance: h, the Hessian's diagonal, [in], not negative.
@@ -46,13 +51,15 @@ def search_qparams(
         group_size: inputs that share a scale; divides `in`.
         sym: zero point fixed in the middle; otherwise one within 1 to 2**bits - 1, so that AutoGPTQ's format, which
             stores it less one, holds it.
+        full_range: whether symmetric scales may be negative. They are then rounded to 8 significant bits, so that
+            readers in float16 and in bfloat16 multiply with the same number. Without effect on asymmetric ones.
         steps: candidates for each scale.
         smallest: the smallest candidate as a share of the full range.
 
     Example: two weights of one group, the second without importance: the scale fits the first alone.
 
         >>> w, h = torch.tensor([[0.3], [1.4]]), torch.tensor([1.0, 0.0])
-        >>> qparams = search_qparams(w, h, bits=4, group_size=2, sym=True, steps=100, smallest=0.2)
+        >>> qparams = search_qparams(w, h, bits=4, group_size=2, sym=True, full_range=False, steps=100, smallest=0.2)
         >>> abs(0.3 / qparams.scale.item() - round(0.3 / qparams.scale.item())) < 0.02
         True
     """
@@ -68,8 +75,12 @@ def search_qparams(
         h = torch.where(h.sum() > 0, h, torch.ones_like(h))
         for start in range(0, out_features, width):
             columns = slice(start, start + width)
-            part = _search_group(weight[rows, columns], h, bits=bits, sym=sym, steps=steps, smallest=smallest)
-            scale[group, columns], zero_point[group, columns] = part
+            part = weight[rows, columns]
+            if sym and full_range:
+                found = _search_both_signs(part, h, bits=bits, steps=steps, smallest=smallest)
+            else:
+                found = _search_group(part, h, bits=bits, sym=sym, steps=steps, smallest=smallest)
+            scale[group, columns], zero_point[group, columns] = found
     return QParams(scale, zero_point, bits)
 
 
@@ -77,6 +88,42 @@ def stored_scale(scale: torch.Tensor) -> torch.Tensor:
     """Return scales rounded to float16, as the file holds them, in their own type; never 0 and never infinite."""
     limits = torch.finfo(torch.float16)
     return scale.clamp(limits.tiny, limits.max).to(torch.float16).to(scale.dtype)
+
+
+def shared_scale(scale: torch.Tensor) -> torch.Tensor:
+    """Return scales rounded to numbers that float16 and bfloat16 both hold, with their signs, in their own type.
+
+    These are the numbers of 8 significant bits from 2**-14 to 65280; smaller and larger ones become the nearest of
+    them, and 0 the smallest.
+
+        >>> shared_scale(torch.tensor([0.1, -0.1, 0.0])).tolist()
+        [0.10009765625, -0.10009765625, 6.103515625e-05]
+    """
+    size = scale.abs().clamp(torch.finfo(torch.float16).tiny, 65280).to(torch.bfloat16).to(scale.dtype)
+    return torch.where(scale < 0, -size, size)
+
+
+def _search_both_signs(
+    w: torch.Tensor, h: torch.Tensor, *, bits: int, steps: int, smallest: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scale, of either sign, and zero point [outputs] of a group as for `_search_group`."""
+    middle = float(2 ** (bits - 1))
+    full = w.abs().amax(0).clamp_(min=1e-10) / (middle - 0.5)
+    best = torch.full_like(full, torch.inf)
+    best_scale = shared_scale(full)
+    levels = torch.empty_like(w)
+    q = torch.empty_like(w)
+    for step in range(steps):
+        s = shared_scale(full * (1 - (1 - smallest) * step / max(1, steps - 1)))
+        torch.mul(w, 1 / s, out=levels).round_()
+        # Codes -middle to middle - 1 times -s are the same values as these levels times s.
+        for low, high, signed in ((-middle, middle - 1, s), (1 - middle, middle, -s)):
+            torch.clamp(levels, low, high, out=q)
+            total = torch.addcmul(w, q, s, value=-1, out=q).square_().mul_(h).sum(0)
+            better = total < best
+            best = torch.where(better, total, best)
+            best_scale = torch.where(better, signed, best_scale)
+    return best_scale, torch.full_like(full, middle)
 
 
 def _search_group(

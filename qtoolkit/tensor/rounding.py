@@ -13,6 +13,7 @@ def round_weight(
     granularity: str,
     group_size: int,
     symmetric: bool,
+    full_range: bool = False,
     scale_dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Choose codes, scales and zero points for a full-precision weight.
@@ -26,6 +27,7 @@ def round_weight(
         granularity: which weights share one scale: "tensor", "channel" (one output row) or "group".
         group_size: weights per scale; -1 unless granularity is "group".
         symmetric: absmax codes if true, zero-point codes otherwise.
+        full_range: whether absmax codes use the smallest code too, with scales of either sign.
         scale_dtype: float32, float16 or bfloat16.
 
     Returns:
@@ -38,7 +40,7 @@ def round_weight(
         raise ValueError(f"weight must have a floating type, got {weight.dtype}: it was cast or quantized already")
     groups = to_groups(weight, granularity, group_size)
     if symmetric:
-        codes, scale = absmax_quantize(groups, bits, scale_dtype=scale_dtype)
+        codes, scale = absmax_quantize(groups, bits, full_range=full_range, scale_dtype=scale_dtype)
         return codes.reshape(weight.shape).contiguous(), scale, None
     q_min, q_max = code_range(bits, symmetric)
     codes, scale, zero_point = zero_point_quantize(groups, q_min, q_max, scale_dtype=scale_dtype)

@@ -195,3 +195,31 @@ def test_bits_that_there_are_not_are_refused() -> None:
     ]
     with pytest.raises(ValueError, match=r"^bits must be 8 or 4, got 3$"):
         absmax_quantize(torch.ones(2), 3)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_full_range_gives_the_largest_magnitude_the_smallest_code(bits: int) -> None:
+    lowest = -(2 ** (bits - 1))
+
+    @settings(deadline=None)
+    @given(VALUES[torch.float32])
+    @example([0.0, -0.0])
+    @example([3.0, -3.0])
+    def check(values: list[float]) -> None:
+        codes, scale = absmax_quantize(torch.tensor(values), bits, full_range=True)
+        largest = max(map(abs, values))
+        check_scale(scale.abs(), largest / -lowest if largest > 0 else 1.0)
+        if largest > 1e-30:
+            assert (scale.item() < 0) == (max(values) > -min(values))
+            check_codes(codes, [value / scale.item() for value in values], lowest, -lowest - 1)
+            assert codes[[abs(value) for value in values].index(largest)].item() in (lowest, -lowest - 1)
+
+    check()
+
+
+def test_full_range_loses_less_of_gaussian_groups() -> None:
+    x = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))
+    errors = [
+        (dequantize(*absmax_quantize(x, 4, full_range=full_range)) - x).square().mean() for full_range in (False, True)
+    ]
+    assert errors[1] < 0.9 * errors[0]

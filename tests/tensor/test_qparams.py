@@ -1,5 +1,7 @@
 """Scales are the best of their candidates by the weighted error, and such as the file can hold."""
 
+import math
+
 import pytest
 import torch
 
@@ -22,7 +24,7 @@ def error_of(w: torch.Tensor, h: torch.Tensor, scale: float, zero: float, bits: 
 def test_it_is_at_least_as_good_as_every_candidate(bits: int, sym: bool) -> None:
     torch.manual_seed(bits)
     w, h = torch.randn(32, 5), torch.rand(32)
-    qparams = search_qparams(w, h, bits=bits, group_size=32, sym=sym, steps=15, smallest=0.4)
+    qparams = search_qparams(w, h, bits=bits, group_size=32, sym=sym, full_range=False, steps=15, smallest=0.4)
     for column in range(5):
         group = w[:, column]
         found = error_of(group, h, qparams.scale[0, column].item(), qparams.zero_point[0, column].item(), bits)
@@ -42,8 +44,12 @@ def test_it_is_at_least_as_good_as_every_candidate(bits: int, sym: bool) -> None
 
 def test_weights_of_importance_decide() -> None:
     w = torch.tensor([[1.0], [0.37], [0.61], [7.5]])
-    heeded = search_qparams(w, torch.tensor([1.0, 1, 1, 0]), bits=4, group_size=4, sym=True, steps=200, smallest=0.05)
-    ignored = search_qparams(w, torch.ones(4), bits=4, group_size=4, sym=True, steps=200, smallest=0.05)
+    heeded = search_qparams(
+        w, torch.tensor([1.0, 1, 1, 0]), bits=4, group_size=4, sym=True, full_range=False, steps=200, smallest=0.05
+    )
+    ignored = search_qparams(
+        w, torch.ones(4), bits=4, group_size=4, sym=True, full_range=False, steps=200, smallest=0.05
+    )
     assert heeded.scale.item() < 0.5 * ignored.scale.item()
 
 
@@ -53,7 +59,9 @@ def test_scales_fit_float16_and_zero_points_the_first_format(sym: bool) -> None:
     w[:, 3] = w[:, 3].abs()
     w[:, 4] = -w[:, 4].abs()
     w[:, 5] = 0
-    qparams = search_qparams(w, torch.rand(64), bits=4, group_size=64, sym=sym, steps=10, smallest=0.5)
+    qparams = search_qparams(
+        w, torch.rand(64), bits=4, group_size=64, sym=sym, full_range=False, steps=10, smallest=0.5
+    )
     assert torch.equal(qparams.scale, qparams.scale.half().float())
     assert qparams.scale.isfinite().all() and (qparams.scale > 0).all()
     assert qparams.zero_point.min() >= 1 and qparams.zero_point.max() <= 15
@@ -64,7 +72,7 @@ def test_scales_fit_float16_and_zero_points_the_first_format(sym: bool) -> None:
 def test_groups_and_wide_layers_do_not_depend_on_each_other() -> None:
     torch.manual_seed(0)
     w, h = torch.randn(96, 9000), torch.rand(96)
-    options = {"bits": 4, "group_size": 32, "sym": True, "steps": 8, "smallest": 0.5}
+    options = {"bits": 4, "group_size": 32, "sym": True, "full_range": False, "steps": 8, "smallest": 0.5}
     whole = search_qparams(w, h, **options)
     part = search_qparams(w[32:64, 8000:].contiguous(), h[32:64], **options)
     assert torch.equal(whole.scale[1:2, 8000:], part.scale)
@@ -72,7 +80,61 @@ def test_groups_and_wide_layers_do_not_depend_on_each_other() -> None:
 
 def test_a_group_without_importance_is_fitted_to_all_its_weights() -> None:
     w = torch.randn(32, 4)
-    options = {"bits": 4, "group_size": 32, "sym": True, "steps": 8, "smallest": 0.5}
+    options = {"bits": 4, "group_size": 32, "sym": True, "full_range": False, "steps": 8, "smallest": 0.5}
     assert torch.equal(
         search_qparams(w, torch.zeros(32), **options).scale, search_qparams(w, torch.ones(32), **options).scale
     )
+
+
+def both_signs(group: torch.Tensor, bits: int, steps: int, smallest: float) -> list[float]:
+    """Every candidate for a group's scale in float64, positive ones first."""
+    middle = 2 ** (bits - 1)
+    full = group.abs().max().item() / (middle - 0.5)
+    scales = [full * (1 - (1 - smallest) * step / (steps - 1)) for step in range(steps)]
+    # 8 significant bits.
+    rounded = [math.ldexp(round(math.frexp(scale)[0] * 256) / 256, math.frexp(scale)[1]) for scale in scales]
+    return rounded + [-scale for scale in rounded]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_full_range_takes_the_best_of_both_signs(bits: int) -> None:
+    torch.manual_seed(bits)
+    w, h = torch.randn(32, 12), torch.rand(32)
+    options = {"bits": bits, "group_size": 32, "sym": True, "steps": 15, "smallest": 0.4}
+    qparams = search_qparams(w, h, full_range=True, **options)
+    middle = 2 ** (bits - 1)
+    for column in range(12):
+        group = w[:, column]
+        errors = {scale: error_of(group, h, scale, middle, bits) for scale in both_signs(group, bits, 15, 0.4)}
+        found = qparams.scale[0, column].item()
+        assert found in errors
+        assert errors[found] <= min(errors.values()) * 1.00001
+    assert (qparams.zero_point == middle).all()
+    assert 0 < (qparams.scale < 0).sum() < 12
+
+
+def test_the_largest_weight_decides_the_sign_and_a_tie_stays_positive() -> None:
+    options = {"bits": 4, "group_size": 4, "sym": True, "full_range": True, "steps": 20, "smallest": 0.4}
+    w = torch.tensor([[8.0, -8.0, 1.0, 0.0], [1.0, 1.0, -1.0, 0.0], [-3.0, -3.0, 1.0, 0.0], [2.0, 2.0, -1.0, 0.0]])
+    scale = search_qparams(w, torch.ones(4), **options).scale[0]
+    assert scale[0] < 0 < scale[1]
+    assert scale[2] > 0 and scale[3] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_full_range_scales_fit_both_types(dtype: torch.dtype) -> None:
+    w = torch.randn(64, 40) * torch.logspace(-12, 6, 40)
+    w[:, 5] = 0
+    scale = search_qparams(
+        w, torch.rand(64), bits=4, group_size=64, sym=True, full_range=True, steps=10, smallest=0.5
+    ).scale
+    assert torch.equal(scale, scale.to(dtype).float())
+    assert scale.isfinite().all() and (scale != 0).all()
+
+
+def test_asymmetric_scales_are_the_same_with_full_range() -> None:
+    w, h = torch.randn(64, 8), torch.rand(64)
+    options = {"bits": 3, "group_size": 32, "sym": False, "steps": 10, "smallest": 0.5}
+    on = search_qparams(w, h, full_range=True, **options)
+    off = search_qparams(w, h, full_range=False, **options)
+    assert torch.equal(on.scale, off.scale) and torch.equal(on.zero_point, off.zero_point)

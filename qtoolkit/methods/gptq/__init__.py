@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats import Layer
+from qtoolkit.formats import Layer, get_grouped_format
 from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig
@@ -15,28 +15,44 @@ from qtoolkit.requests import option
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qtoolkit.formats.gptq.tensors import GPTQTensors
+    from qtoolkit.formats import GroupedFormat
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.stream.cost import JobShape
     from qtoolkit.stream.journal import JournalLocation
 
-# Inputs and outputs that every reader of the format packs without a remainder: 32 codes of 3 bits fill 3 words.
-_MULTIPLE = 32
 _SMALLEST_GROUP = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTQ(MixedConfig):
-    """GPTQ: codes of 2, 3, 4 or 8 bits, chosen so that each layer's outputs on a calibration text change least."""
+    """GPTQ: codes of 2 to 8 bits, chosen so that each layer's outputs on a calibration text change least."""
 
     method: ClassVar[str] = "gptq"
-    format: ClassVar[str] = "gptq"
 
-    bits: int = option(4, choices=(2, 3, 4, 8), help="size of a code", unit="bits per weight", per_layer=True)
+    bits: int = option(4, choices=(2, 3, 4, 5, 6, 8), help="size of a code", unit="bits per weight", per_layer=True)
+    # One of the formats that hold such codes: an option, where other methods have one format.
+    format: str = option(  # type: ignore[misc]
+        "gptq",
+        choices=("gptq", "compressed-tensors"),
+        help="how the codes are stored: gptq is AutoGPTQ's and holds 2, 3, 4 or 8 bits, compressed-tensors vLLM's",
+        absent="gptq",
+    )
     group_size: int = option(
         128, help="inputs of one output that share a scale, -1 for all; the largest that divides, where this does not"
     )
     sym: bool = option(True, help="zero point in the middle of the codes; false fits one to each group")
+    full_range: bool = option(
+        True,
+        help="let scales have either sign, so that the codes reach further on the side that needs it; "
+        "without effect if sym is false",
+        absent=False,
+    )
+    refine: int = option(
+        3,
+        help="how often scales and codes are chosen again after solving, each with all others fixed",
+        unit="rounds",
+        absent=0,
+    )
     desc_act: bool = option(
         False, help="form the groups in order of activation: the file then has a g_idx, and runs slower"
     )
@@ -57,6 +73,12 @@ class GPTQ(MixedConfig):
     qep_alpha: float = option(
         0.5,
         help="share of what quantized layers have changed that the layers after them make good (QEP); 0 for none",
+        absent=0.0,
+    )
+    token_weights: bool = option(
+        False,
+        help="weigh each token of the calibration text by how much its outputs matter to the model's (GuidedQuant)",
+        absent=False,
     )
     checkpoint_format: str = option(
         "gptq", choices=("gptq", "gptq_v2"), help="how zero points are stored: gptq is AutoGPTQ's, less one"
@@ -80,13 +102,26 @@ class GPTQ(MixedConfig):
             raise ConfigError(
                 f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
             )
-        for field in ("num_samples", "seq_len"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{name}: {field} must be at least 1, got {getattr(self, field)}")
+        if self.engine == "optimum" and self.format != type(self).format:
+            raise ConfigError(
+                f"{name}: optimum writes {type(self).format!r} alone: leave out format, or engine='optimum'"
+            )
+        if self.engine == "optimum" and self.token_weights:
+            raise ConfigError(f"{name}: optimum weighs no tokens: leave out token_weights, or engine='optimum'")
+        for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
+            if getattr(self, field) < least:
+                raise ConfigError(f"{name}: {field} must be at least {least}, got {getattr(self, field)}")
+        get_grouped_format(self)
+
+    @property
+    def stored_as(self) -> "GroupedFormat":
+        """Return the format that stores the codes."""
+        return get_grouped_format(self)
 
     def bits_to_give(self) -> tuple[int, ...]:
         """See `MixedConfig`; without 2 bits if `sym`, where the loss is no longer predicted to second order."""
-        return tuple(bits for bits in super().bits_to_give() if bits > 2 or not self.sym)
+        held = self.stored_as.widths
+        return tuple(bits for bits in super().bits_to_give() if bits in held and (bits > 2 or not self.sym))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values; calibration text that is no file is replaced by its description."""
@@ -108,20 +143,21 @@ class GPTQMethod(Method):
         Offer({}, 1.081, "transformers, vLLM, gptqmodel, auto-gptq"),
         Offer({"bits": 3}, 1.399, "transformers, gptqmodel, auto-gptq"),
     )
-    summary = "2, 3, 4 or 8 bits fitted to a calibration text, block by block; AutoGPTQ's format"
+    summary = "2 to 8 bits fitted to a calibration text, block by block; AutoGPTQ's format or compressed-tensors"
     splits_experts = True
     resumes = True
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
-        """See `Method`: refuse a calibration text that cannot be used."""
+        """See `Method`: refuse a calibration text that cannot be used; optimum knows none of the later options."""
         from qtoolkit.texts.texts import check_texts
 
         check_texts(config.calibration, "calibration")
-        return config
+        return config if config.engine == "qtoolkit" else replace(config, **config.absent())
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:
         """See `Method`: choose one group size for all layers, since the format stores one and readers rely on it."""
-        inputs = sorted({layer.in_features for layer in layers if not _skip_reason(layer)})
+        skips = config.stored_as.reason_to_skip
+        inputs = sorted({layer.in_features for layer in layers if not skips(layer)})
         if not inputs or config.group_size == -1:
             return config
         # Inputs are multiples of 32, so that one always divides; kernels need a power of two.
@@ -136,12 +172,16 @@ class GPTQMethod(Method):
 
     def plan_layer(self, layer: Layer, config: GPTQ) -> LayerPlan:
         """See `Method`."""
+        import torch
+
         from qtoolkit.kernels import memory_bytes, stored_bytes
 
-        reason = _skip_reason(layer)
+        stored_as = config.stored_as
+        reason = stored_as.reason_to_skip(layer)
         if reason:
             return layer.left_alone(reason)
-        tensors = stored_tensors(config, layer.out_features, layer.in_features, bits=config.bits)
+        dtype = getattr(torch, layer.dtype)
+        tensors = stored_as.tensors_of(config, layer.out_features, layer.in_features, bits=config.bits, dtype=dtype)
         stored = stored_bytes(tensors)
         # The Hessian and its factor, the weight and its errors in float32, the codes.
         working = 8 * layer.in_features**2 + 9 * layer.num_weights + stored
@@ -150,9 +190,14 @@ class GPTQMethod(Method):
 
     def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
-        from qtoolkit.formats.gptq.config import notes_on
-
-        return notes_on(config, layers)
+        notes = (*config.stored_as.notes(config, layers), *_notes_on_weights(config, layers))
+        if config.engine == "optimum":
+            off = ", ".join(name for name in config.absent() if name != "format")
+            notes = (f"optimum does not know {off}: these are off", *notes)
+        if config.sym and any(layer.bits == 2 for layer in layers):
+            # SmolLM2-135M: perplexity 2,358, where 68 with sym=False and 20 in bfloat16.
+            return ("models fall apart with 2 bits and sym=True: give sym=False, or more bits", *notes)
+        return notes
 
     def rounded(self, weight: "Tensor", layer: Layer, config: GPTQ) -> "Tensor":
         """See `Method`."""
@@ -180,28 +225,12 @@ class GPTQMethod(Method):
         return quantize(checkpoint, config, plan, on_progress, journal)
 
 
-def stored_tensors(config: GPTQ, out_features: int, in_features: int, *, bits: int) -> "GPTQTensors":
-    """Return how the weight of a layer with these bits is stored with this config."""
-    from qtoolkit.formats.gptq.tensors import GPTQTensors
-
-    return GPTQTensors(
-        out_features,
-        in_features,
-        bits=bits,
-        group_size=config.group_size,
-        checkpoint_format=config.checkpoint_format,
-        centered=config.sym,
-    )
-
-
-def _skip_reason(layer: Layer) -> str:
-    """Return why a layer cannot be quantized; empty where it can."""
-    if not layer.in_block:
-        return "outside the blocks, which alone the format's readers look for"
-    if layer.in_features % _MULTIPLE or layer.out_features % _MULTIPLE:
-        shape = f"[{layer.out_features}, {layer.in_features}]"
-        return f"the format needs outputs and inputs in multiples of {_MULTIPLE}, not {shape}"
-    return ""
+def _notes_on_weights(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+    """Return a note on layers for which tokens are not weighed."""
+    # An expert has a number beside that of its block.
+    if config.token_weights and any(sum(part.isdigit() for part in layer.name.split(".")) > 1 for layer in layers):
+        return ("token_weights: tokens count alike for layers of experts, which get some of the tokens only",)
+    return ()
 
 
 METHOD = GPTQMethod()

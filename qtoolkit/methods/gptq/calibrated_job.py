@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.checkpoints.safetensors import StoredTensor
-from qtoolkit.formats.gptq.config import describe, notes_on
 from qtoolkit.measure.malloc import give_memory_back
-from qtoolkit.methods.gptq import GPTQ, optimum
+from qtoolkit.methods.gptq import GPTQ, METHOD, optimum
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.structure import is_linear
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.journal import DoneBlock, Journal, JournalLocation
 from qtoolkit.stream.loading import calibration_dtype, load_streamed
 from qtoolkit.stream.run import quantize_blocks
+from qtoolkit.stream.token_weights import token_weights
 from qtoolkit.texts.calibration_text import Calibration, bounded, make_calibration, read_calibration
 from qtoolkit.texts.overlap import sketch
 from qtoolkit.texts.self_calibration import self_calibration
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 # The tokens that the reported perplexity is measured on: enough to show whether the text suits the model.
 _PERPLEXITY_SAMPLES = 2
 PERPLEXITY_TOKENS = 256
-# Options that journals of earlier versions lack, with the values that they stand for: these are left out of a recipe.
-_OFF = {"full_range": False, "qep_alpha": 0.0, "refine": 0, "token_weights": False}
 # Rows of logits that are in float32 at one time: a large vocabulary makes each a megabyte.
 LOSS_ROWS = 32
 
@@ -45,10 +44,10 @@ def quantize(
     notes = []
     if dtype != checkpoint.dtype:
         notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
-    notes.extend(notes_on(config, plan.layers))
+    notes.extend(METHOD.notes(config, plan.layers))
     text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
-    journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype))
+    journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype), absent=config.absent())
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
     notes.extend(text.notes)
     if config.engine == "optimum":
@@ -56,7 +55,9 @@ def quantize(
         return outcome._replace(notes=[*notes, *journal.notes, *outcome.notes])
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
     layers = streamed.names_by_block(names)
-    blocks = quantize_blocks(streamed, layers, text.tokens, GPTQBlocks(config, plan.device), journal, on_progress)
+    weights = token_weights(streamed, layers, text.tokens, journal, on_progress) if config.token_weights else {}
+    method = GPTQBlocks(config, plan.device, checkpoint.dtype)
+    blocks = quantize_blocks(streamed, layers, text.tokens, method, journal, on_progress, weights)
     notes.extend(journal.notes)
     give_memory_back()
     loaded = _load(checkpoint, streamed, config, plan, blocks)
@@ -120,7 +121,7 @@ def _fingerprint_inputs(
     """Return everything that the codes depend on; a journal with other values is refused, naming the difference."""
     return {
         "method": config.method,
-        **{key: value for key, value in config.to_dict().items() if key not in _OFF or value != _OFF[key]},
+        **config.to_dict(),
         "commit_hash": checkpoint.commit_hash,
         "weights": checkpoint.fingerprint(),
         "calibration text": text.fingerprint if text else "written by the model",
@@ -134,8 +135,6 @@ def _load(
     checkpoint: Checkpoint, streamed: StreamedModel, config: GPTQ, plan: Plan, blocks: list[DoneBlock]
 ) -> "Noted[PreTrainedModel]":
     """Load the model of the quantized layers and all other tensors like any checkpoint of the format."""
-    from qtoolkit.formats.gptq.stored_layers import load_gptq
-
     quantized = {f"{layer.name}.weight" for layer in plan.layers}
     gone = {key for key, name in streamed.name_of.items() if name in quantized}
     rest = {key: tensor for key, tensor in streamed.tensors.items() if key not in gone}
@@ -147,9 +146,15 @@ def _load(
         if len(tensor.shape) == 2 and streamed.name_of[key].startswith(in_blocks) and key.endswith(".weight")
     ]
     bits = {key.removesuffix(".weight"): config.of(streamed.name_of[key].removesuffix(".weight")).bits for key in gone}
-    described = describe(config, bits, left)
+    named = {name: key.removesuffix(".weight") for key, name in streamed.name_of.items()}
+    outside = [
+        named.get(f"{name}.weight", name)
+        for name, module in checkpoint.skeleton.named_modules()
+        if is_linear(module) and not name.startswith(in_blocks)
+    ]
+    described = config.stored_as.describe(config, bits, left, outside)
     result = replace(checkpoint, tensors={**rest, **done}, expand=None)
-    return load_gptq(result, described, device=plan.device)
+    return config.stored_as.load(result, described, device=plan.device)
 
 
 def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:

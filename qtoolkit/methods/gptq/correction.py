@@ -23,6 +23,8 @@ class Correction:
 
         W* = W + alpha [Xq^T ((X - Xq) W^T + (R - Rq))]^T H^-1.
 
+    Where tokens count differently, the weight of each multiplies its row in all these products, as in H.
+
     Args:
         in_features: size of an input.
         device: where the sums are.
@@ -60,8 +62,11 @@ class Correction:
         x = batch.inputs.reshape(-1, self._in_features).to(self._device)
         # [..., in or out] -> [tokens, in or out]
         y = y.reshape(-1, y.shape[-1]).to(self._device)
-        for part, other in zip(x.split(TOKENS_AT_ONCE), y.split(TOKENS_AT_ONCE), strict=True):
-            self._products.add(part, other if self._of_outputs else other - part)
+        weights = None if batch.weights is None else batch.weights.to(self._device)[:, None]
+        for start in range(0, len(x), TOKENS_AT_ONCE):
+            some = slice(start, start + TOKENS_AT_ONCE)
+            change = y[some] if self._of_outputs else y[some] - x[some]
+            self._products.add(x[some], change if weights is None else (change * weights[some]).to(change.dtype))
 
     def applied(
         self, weight: torch.Tensor, alpha: float, lower: torch.Tensor, diagonal: torch.Tensor, order: torch.Tensor

@@ -12,6 +12,7 @@ from qtoolkit.records import LayerPlan, PhasePlan, Term
 from qtoolkit.stream.cost import JobShape, loading_phase, on_device, weights_by_block, writing_phase
 from qtoolkit.stream.loading import calibration_dtype
 from qtoolkit.stream.samples import activation_bytes, samples_at_once
+from qtoolkit.stream.weighing_phase import weighing_phase, weights_term
 
 # Measured on SmolLM2-135M and Gemma 3 270M with torch 2.13: what half a megabyte of text leaves in memory once it is
 # tokenized, and what oneDNN keeps there after the first products.
@@ -45,7 +46,11 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
         seconds=job.time(moved=outside, touched=outside + samples.size),
     )
     job = replace(job, base=(*job.base, _PRODUCTS))
-    forward, solver = _operations(job, config.num_samples * seq_len, config.true_sequential)
+    weighing = []
+    if config.token_weights:
+        weighing.append(weighing_phase(job, config.num_samples, seq_len))
+        job = replace(job, base=(*job.base, weights_term(job, config.num_samples * seq_len)))
+    forward, solver = _operations(job, config, config.num_samples * seq_len)
     slow = forward if dtype == torch.float32 else 0.0
     done = sum(layer.disk_bytes for layer in job.layers)
     moved = job.weight_bytes + done
@@ -56,7 +61,7 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
         bytes_moved=moved,
         seconds=job.time(moved=moved, flops=forward - slow, flops32=solver + slow),
     )
-    return (*written, calibrating, quantizing, _reading(job, seq_len))
+    return (*written, calibrating, *weighing, quantizing, _reading(job, seq_len))
 
 
 def _resident_terms(job: JobShape, config: GPTQ) -> Iterator[Term]:
@@ -107,12 +112,14 @@ def _solver_bytes(layers: tuple[LayerPlan, ...]) -> int:
     return max((4 * 3 * inputs**2 + 4 * 4 * count * inputs for (_, inputs), count in outputs.items()), default=0)
 
 
-def _operations(job: JobShape, tokens: int, true_sequential: bool) -> tuple[float, float]:
+def _operations(job: JobShape, config: GPTQ, tokens: int) -> tuple[float, float]:
     """Return the operations of forwards and Hessians in the model's type, and of factors and solving in float32."""
     weights = sum(layer.num_weights for layer in job.layers)
     hessians = sum(float(layer.shape[1]) ** 2 for layer in job.layers)
-    forwards = 1 if true_sequential else 2
+    forwards = 1 if config.true_sequential else 2
     factors = sum(float(layer.shape[1]) ** 3 / 3 for layer in job.layers)
     solves = sum(float(layer.shape[1]) * layer.num_weights for layer in job.layers)
     # Half of the layers or more share a Hessian with another.
-    return forwards * 2 * tokens * weights + tokens * hessians / 2, factors / 2 + 2 * solves
+    # A round of refining multiplies all errors with the Hessian twice, for the scales and for the codes.
+    refining = 4 * config.refine * solves
+    return forwards * 2 * tokens * weights + tokens * hessians / 2, factors / 2 + 2 * solves + refining

@@ -110,6 +110,9 @@ def quantize(weight: torch.Tensor, recipe: Recipe) -> tuple[Tensors, torch.Tenso
             scales[group] = (high - low) / largest
             zeros[group] = (-low / scales[group]).round().clamp(1, largest)
     scales = scales.clamp(min=1e-4).to(recipe.scale_dtype)
+    if recipe.sym:
+        # Scales of either sign, as a full-range grid has them.
+        scales[:, ::2].neg_()
     # [groups, out] -> [in, out]
     scale, zero = scales.float()[groups], zeros[groups]
     codes = (weight.T / scale + zero).round().clamp(0, largest)

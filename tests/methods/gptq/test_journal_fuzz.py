@@ -24,7 +24,7 @@ from qtoolkit.stream.sealed import sealed
 RECIPE = {"method": "gptq", "bits": 4, "layers": "f" * 64}
 TOKENS = torch.arange(12).view(3, 4)
 NAMES, INPUTS, OUTPUTS, BLOCKS = ("q", "down"), 64, 32, 3
-METHOD = GPTQBlocks(qt.GPTQ(group_size=32, rules={"*.down": {"bits": 8}}), "cpu")
+METHOD = GPTQBlocks(qt.GPTQ(group_size=32, rules={"*.down": {"bits": 8}}), "cpu", torch.bfloat16)
 
 Block = tuple[dict[str, torch.Tensor], dict[str, Any]]
 

@@ -45,7 +45,7 @@ def problem(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def qparams_of(weight: torch.Tensor, hessian: torch.Tensor, bits: int, size: int, sym: bool) -> QParams:
     importance = hessian.diagonal()
     return search_qparams(
-        weight.T.contiguous(), importance, bits=bits, group_size=size, sym=sym, steps=10, smallest=0.5
+        weight.T.contiguous(), importance, bits=bits, group_size=size, sym=sym, full_range=sym, steps=10, smallest=0.5
     )
 
 
