@@ -74,9 +74,22 @@ class GPTQ(MixedConfig):
     true_sequential: bool = option(
         True, help="let each layer of a block see what the layers before it make once they are quantized"
     )
+    qep_alpha: float = option(
+        0.5,
+        help="share of what quantized layers have changed that the layers after them make good (QEP); 0 for none",
+        absent=0.0,
+    )
+    embeddings: int | None = option(
+        None,
+        help="size of a code of the token embedding and the output head, 8 or 4 where the format holds them",
+        unit="bits per weight",
+        empty="they stay as they are",
+        absent=None,
+    )
     token_weights: bool = option(
         False,
         help="weigh each token of the calibration text by how much its outputs matter to the model's (GuidedQuant)",
+        absent=False,
     )
     checkpoint_format: str = option(
         "gptq", choices=("gptq", "gptq_v2"), help="how zero points are stored: gptq is AutoGPTQ's, less one"
@@ -92,6 +105,8 @@ class GPTQ(MixedConfig):
             raise ConfigError(f"{name}: group_size must be -1, or at least {_SMALLEST_GROUP}, got {self.group_size}")
         if not 0 < self.damp_percent < 1:
             raise ConfigError(f"{name}: damp_percent must lie between 0 and 1, got {self.damp_percent}")
+        if not 0 <= self.qep_alpha <= 1:
+            raise ConfigError(f"{name}: qep_alpha must lie between 0 (off) and 1, got {self.qep_alpha}")
         if self.desc_act and self.order != "activation":
             raise ConfigError(f"{name}: desc_act=True forms groups in order of activation: leave order='activation'")
         if self.engine == "optimum" and (self.rules or self.target is not None):
@@ -109,6 +124,19 @@ class GPTQ(MixedConfig):
             if value is not None and value < least:
                 raise ConfigError(f"{name}: {field} must be at least {least}, got {value}")
         get_grouped_format(self)
+        if self.embeddings is not None and self.target is not None:
+            raise ConfigError(
+                f"{name}: a target gives bits to layers in blocks alone: leave out embeddings, or target_bits and "
+                "target_size"
+            )
+
+    def for_embeddings(self, width: int) -> "GPTQ":
+        """Return the config of an embedding of this width: symmetric codes in groups of 64, or 32 where 64 is none."""
+        assert self.embeddings is not None
+        size = 64 if width % 64 == 0 else 32
+        return replace(
+            self, bits=self.embeddings, group_size=size, sym=True, order="natural", rules={}, embeddings=None
+        )
 
     @property
     def stored_as(self) -> "GroupedFormat":
@@ -200,12 +228,33 @@ class GPTQMethod(Method):
         packed = memory_bytes(tensors, device=layer.device, reordered=config.desc_act)
         return layer.replaced(packed, disk_bytes=stored, working_bytes=working, bits=config.bits)
 
+    def plan_embedding(self, layer: Layer, config: GPTQ, *, multiplies: bool) -> LayerPlan | None:
+        """See `Method`."""
+        import torch
+
+        from qtoolkit.kernels import memory_bytes, stored_bytes
+
+        if config.embeddings is None:
+            return None
+        if layer.in_features % _SMALLEST_GROUP:
+            return layer.left_alone(f"its width is no multiple of {_SMALLEST_GROUP}, but {layer.in_features}")
+        own = config.for_embeddings(layer.in_features)
+        dtype = getattr(torch, layer.dtype)
+        tensors = own.stored_as.tensors_of(own, layer.out_features, layer.in_features, bits=own.bits, dtype=dtype)
+        stored = stored_bytes(tensors)
+        packed = memory_bytes(tensors, device=layer.device) if multiplies else stored
+        # The codes, as they are made and as they are packed.
+        working = layer.num_weights + stored
+        return layer.replaced(packed, disk_bytes=stored, working_bytes=working, bits=own.bits)
+
     def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
         notes = (*config.stored_as.notes(config, layers), *_notes_on_weights(config, layers))
         if config.engine == "optimum":
-            off = ", ".join(name for name in config.absent() if name != "format")
+            off = ", ".join(name for name in config.absent() if name not in ("format", "embeddings"))
             notes = (f"optimum does not know {off}: these are off", *notes)
+        if not config.stored_as.embedding_widths:
+            notes = (*notes, "embeddings stay as they are, since the format holds no others")
         if config.sym and any(layer.bits == 2 for layer in layers):
             # SmolLM2-135M: perplexity 2,358, where 68 with sym=False and 20 in bfloat16.
             return ("models fall apart with 2 bits and sym=True: give sym=False, or more bits", *notes)

@@ -40,7 +40,7 @@ def block_of(index: int) -> Block:
     facts: dict[str, Any] = {}
     for name, shape in shapes_of(index).items():
         group = METHOD.start([name], INPUTS)
-        group.add(torch.randn(80, INPUTS))
+        group.add(torch.randn(80, INPUTS), None)
         result = group.finish({name: torch.randn(shape)})[name]
         tensors |= {f"{name}.{key}": tensor for key, tensor in result.tensors.items()}
         facts[name] = result.facts
