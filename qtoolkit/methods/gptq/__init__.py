@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from qtoolkit.stream.journal import JournalLocation
 
 _SMALLEST_GROUP = 32
+# Rounds of refining where nobody says how many, and the bits with which nothing is left to gain (benchmarks/README.md).
+_ROUNDS = 3
+_TOO_EXACT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +50,10 @@ class GPTQ(MixedConfig):
         "without effect if sym is false",
         absent=False,
     )
-    refine: int = option(
-        3,
-        help="how often scales and codes are chosen again after solving, each with all others fixed",
+    refine: int | None = option(
+        None,
+        help="how often scales and codes are chosen again after solving, each with all others fixed; None for "
+        f"{_ROUNDS}, or for 0 where all layers have {_TOO_EXACT} bits",
         unit="rounds",
         absent=0,
     )
@@ -108,8 +112,9 @@ class GPTQ(MixedConfig):
         if self.engine == "optimum":
             self._refuse_with_optimum(name)
         for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
-            if getattr(self, field) < least:
-                raise ConfigError(f"{name}: {field} must be at least {least}, got {getattr(self, field)}")
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise ConfigError(f"{name}: {field} must be at least {least}, got {value}")
         get_grouped_format(self)
         if self.embeddings is not None and self.target is not None:
             raise ConfigError(
@@ -142,6 +147,16 @@ class GPTQ(MixedConfig):
     def stored_as(self) -> "GroupedFormat":
         """Return the format that stores the codes."""
         return get_grouped_format(self)
+
+    @property
+    def rounds(self) -> int:
+        """Return how often each layer is refined: `refine`, or as the bits ask that layers have or may get."""
+        if self.refine is not None:
+            return self.refine
+        bits = [self.bits, *(values["bits"] for values in self.rules.values() if "bits" in values)]
+        if self.target is not None:
+            bits.extend(self.bits_to_give())
+        return _ROUNDS if min(bits) < _TOO_EXACT else 0
 
     def bits_to_give(self) -> tuple[int, ...]:
         """See `MixedConfig`; without 2 bits if `sym`, where the loss is no longer predicted to second order."""
@@ -177,11 +192,16 @@ class GPTQMethod(Method):
     resumes = True
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
-        """See `Method`: refuse a calibration text that cannot be used; optimum knows none of the later options."""
+        """See `Method`: refuse a calibration text that cannot be used, and say how many rounds of refining are meant.
+
+        optimum knows none of the later options.
+        """
         from qtoolkit.texts.texts import check_texts
 
         check_texts(config.calibration, "calibration")
-        return config if config.engine == "qtoolkit" else replace(config, **config.absent())
+        if config.engine == "optimum":
+            return replace(config, **config.absent())
+        return replace(config, refine=config.rounds)
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:
         """See `Method`: choose one group size for all layers, since the format stores one and readers rely on it."""
