@@ -132,9 +132,9 @@ class _Group:
             qparams = _search(stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps)
             qparams = _as_stored(qparams, self._method.stored(bits, stacked.shape[1], len(hessian)))
             codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
-            if config.refine:
+            if config.rounds:
                 qparams, codes, loss = refine(
-                    stacked, hessian, damp, order, qparams, groups, codes, rounds=config.refine
+                    stacked, hessian, damp, order, qparams, groups, codes, loss, rounds=config.rounds
                 )
             start = 0
             for name, value in stack.items():
