@@ -1,6 +1,6 @@
 """Run a block with its original weights over the hidden states of the full-precision model: the second stream."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -18,17 +18,25 @@ class Batch:
         module: the block.
         corrections: what corrects the groups that are quantized next; empty without a second stream.
         exact: by group, what the full-precision model has: the layers' inputs, or the residual stream after the sum.
+        weights: by group, how much each token counts, [samples, tokens]; groups without any count all tokens alike.
 
     Attributes:
         residual_modules: modules whose inputs are the residual stream before a sum.
     """
 
-    def __init__(self, module: nn.Module, corrections: Corrections, exact: dict[Group, torch.Tensor]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        corrections: Corrections,
+        exact: dict[Group, torch.Tensor],
+        weights: Mapping[Group, torch.Tensor],
+    ) -> None:
         self.residual_modules = [add.before for add in corrections.values() if add is not None]
         self._module = module
         self._corrections = corrections
         # Values are taken out when they are used, so that each is freed as soon as it can be.
         self._exact = exact
+        self._weights = weights
         self._residuals: dict[str, torch.Tensor] = {}
 
     def note(self, name: str, x: torch.Tensor) -> None:
@@ -38,16 +46,18 @@ class Batch:
 
     def inputs(self, group: Group, x: torch.Tensor) -> GroupInputs:
         """Return what a group gets, given the inputs of its layers."""
+        weights = self._weights[group].flatten() if group in self._weights else None
         if group not in self._corrections:
-            return GroupInputs(x)
+            return GroupInputs(x, weights=weights)
         exact, add = self._exact.pop(group), self._corrections[group]
         if add is None:
-            return GroupInputs(x, exact=exact)
+            return GroupInputs(x, exact=exact, weights=weights)
         # A call of the layer would run its hooks.
         stream = self._module.get_submodule(group[0]).forward(x)
         stream += self._residuals.pop(add.before).reshape(stream.shape)
         # In place: the stream as the block itself would round it, then what it lacks.
-        return GroupInputs(x, lacking=torch.sub(exact.reshape(stream.shape), stream, out=stream))
+        lacking = torch.sub(exact.reshape(stream.shape), stream, out=stream)
+        return GroupInputs(x, lacking=lacking, weights=weights)
 
 
 class ExactStream:
@@ -75,8 +85,8 @@ class ExactStream:
         assert isinstance(weight, nn.Parameter)
         self._originals[layer] = weight
 
-    def see(self, batch: int, corrections: Corrections, *, to_end: bool) -> Batch:
-        """Run a batch up to what corrects the groups that are quantized next, and return it.
+    def see(self, batch: int, corrections: Corrections, *, to_end: bool) -> dict[Group, torch.Tensor]:
+        """Run a batch up to what corrects the groups that are quantized next, and return it by group.
 
         Args:
             batch: its number.
@@ -94,7 +104,7 @@ class ExactStream:
                 collect(self._module, modules, [lambda: self._call(self._hidden[batch])], seen.__setitem__)
         if to_end:
             self._hidden[batch] = seen[""].to("cpu")
-        return Batch(self._module, corrections, {group: seen[name] for group, name in names.items()})
+        return {group: seen[name] for group, name in names.items()}
 
     def pass_through(self) -> None:
         """Run all batches to the end of a block of which nothing is to be seen."""

@@ -1,7 +1,6 @@
 """Quantize all blocks of a model, one after the other: load it, run the samples, quantize, store, free it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -119,7 +118,8 @@ def quantize_blocks(
         with streamed.block(index) as module:
             run = partial(samples.call, index, module, streamed.device)
             exact = ExactStream(module, samples.exact, run) if method.wants_exact else None
-            block = _Block(name, module, samples.calls(index, module, streamed.device), method, exact, batch_weights)
+            calls = samples.calls(index, module, streamed.device)
+            block = _Block(name, module, calls, method, exact, batch_weights)
             if result is None:
                 check_block(streamed, index, module)
                 if tuple(names) not in known:
@@ -204,9 +204,9 @@ class _Block:
         parts = [[group] for group in groups] if self.method.true_sequential else [list(groups)]
         for number, together in enumerate(parts, start=1):
             accumulators = {group[0]: self._start(group) for group in together}
-            for index in range(len(self.calls)):
+            for index, call in enumerate(self.calls):
                 batch = self._batch(index, together, to_end=number == len(parts))
-                self._accumulate(index, together, batch, accumulators)
+                self._accumulate(call, together, batch, accumulators)
             for group in together:
                 self._finish(group, accumulators.pop(group[0]), report, runs_again=number < len(parts))
         if not parts and self._exact is not None:
@@ -221,13 +221,19 @@ class _Block:
             groups: that are quantized next.
             to_end: whether they are the last ones of the block.
         """
+        weights = {}
+        for group in groups:
+            batches = self._batch_weights.get(f"{self.name}.{group[0]}")
+            if batches is not None:
+                weights[group] = batches[index]
         if self._exact is None:
-            return Batch(self.module, {}, {})
+            return Batch(self.module, {}, {}, weights)
         corrections = {group: self._corrections[group] for group in groups if group in self._corrections}
-        return self._exact.see(index, corrections, to_end=to_end)
+        exact = self._exact.see(index, corrections, to_end=to_end)
+        return Batch(self.module, corrections, exact, weights)
 
     def _accumulate(
-        self, index: int, groups: Sequence[Group], batch: Batch, accumulators: Mapping[str, Accumulator]
+        self, call: Call, groups: Sequence[Group], batch: Batch, accumulators: Mapping[str, Accumulator]
     ) -> None:
         """Run a batch, and add what groups get to their accumulators, by the name of each group's first layer."""
         by_first = {group[0]: group for group in groups}
@@ -235,14 +241,9 @@ class _Block:
         def note(name: str, x: torch.Tensor) -> None:
             batch.note(name, x)
             if name in by_first:
-                accumulators[name].add(self._weighed(batch.inputs(by_first[name], x), name, index))
+                accumulators[name].add(batch.inputs(by_first[name], x))
 
-        collect(self.module, [*batch.residual_modules, *by_first], [self.calls[index]], note)
-
-    def _weighed(self, inputs: GroupInputs, first: str, batch: int) -> GroupInputs:
-        """Return the inputs of a group with the weights of the tokens of a batch, by the group's first layer."""
-        weights = self._batch_weights.get(f"{self.name}.{first}")
-        return inputs if weights is None else replace(inputs, weights=weights[batch].flatten())
+        collect(self.module, [*batch.residual_modules, *by_first], [call], note)
 
     def _quantize_once(self, groups: Sequence[Group], report: Callable[[str], None]) -> torch.Tensor:
         """Quantize each group when it is reached in the one forward of a single batch; return the block's output."""
@@ -255,7 +256,7 @@ class _Block:
             group = pending.pop(name, None)
             if group is not None:
                 accumulator = self._start(group)
-                accumulator.add(self._weighed(batch.inputs(group, x), name, 0))
+                accumulator.add(batch.inputs(group, x))
                 self._finish(group, accumulator, report)
 
         output = run_once(self.module, [*batch.residual_modules, *pending], self.calls[0], quantize_group)

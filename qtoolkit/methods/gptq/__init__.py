@@ -109,16 +109,8 @@ class GPTQ(MixedConfig):
             raise ConfigError(f"{name}: qep_alpha must lie between 0 (off) and 1, got {self.qep_alpha}")
         if self.desc_act and self.order != "activation":
             raise ConfigError(f"{name}: desc_act=True forms groups in order of activation: leave order='activation'")
-        if self.engine == "optimum" and (self.rules or self.target is not None):
-            raise ConfigError(
-                f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
-            )
-        if self.engine == "optimum" and self.format != type(self).format:
-            raise ConfigError(
-                f"{name}: optimum writes {type(self).format!r} alone: leave out format, or engine='optimum'"
-            )
-        if self.engine == "optimum" and self.token_weights:
-            raise ConfigError(f"{name}: optimum weighs no tokens: leave out token_weights, or engine='optimum'")
+        if self.engine == "optimum":
+            self._refuse_with_optimum(name)
         for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
             value = getattr(self, field)
             if value is not None and value < least:
@@ -137,6 +129,19 @@ class GPTQ(MixedConfig):
         return replace(
             self, bits=self.embeddings, group_size=size, sym=True, order="natural", rules={}, embeddings=None
         )
+
+    def _refuse_with_optimum(self, name: str) -> None:
+        """Refuse options that optimum cannot follow and that nobody gets unasked."""
+        if self.rules or self.target is not None:
+            raise ConfigError(
+                f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
+            )
+        if self.format != type(self).format:
+            raise ConfigError(
+                f"{name}: optimum writes {type(self).format!r} alone: leave out format, or engine='optimum'"
+            )
+        if self.token_weights:
+            raise ConfigError(f"{name}: optimum weighs no tokens: leave out token_weights, or engine='optimum'")
 
     @property
     def stored_as(self) -> "GroupedFormat":
@@ -177,6 +182,10 @@ class GPTQMethod(Method):
         Offer({"bits": 8}, None, "transformers, vLLM, gptqmodel"),
         Offer({}, 1.081, "transformers, vLLM, gptqmodel, auto-gptq"),
         Offer({"bits": 3}, 1.399, "transformers, gptqmodel, auto-gptq"),
+    )
+    recipes = (
+        *({"bits": bits, "group_size": size} for bits in (2, 3, 4) for size in (32, 64, 128)),
+        {"bits": 8, "group_size": 128},
     )
     summary = "2 to 8 bits fitted to a calibration text, block by block; AutoGPTQ's format or compressed-tensors"
     splits_experts = True

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 # The tokens that the reported perplexity is measured on: enough to show whether the text suits the model.
 _PERPLEXITY_SAMPLES = 2
 PERPLEXITY_TOKENS = 256
-# Options that journals of earlier versions lack, with the values that they stand for: these are left out of a recipe.
-_OFF = {"full_range": False, "qep_alpha": 0.0, "refine": 0, "token_weights": False}
 # Rows of logits that are in float32 at one time: a large vocabulary makes each a megabyte.
 LOSS_ROWS = 32
 
@@ -124,7 +122,7 @@ def _fingerprint_inputs(
     """Return everything that the codes depend on; a journal with other values is refused, naming the difference."""
     return {
         "method": config.method,
-        **{key: value for key, value in config.to_dict().items() if key not in _OFF or value != _OFF[key]},
+        **config.to_file(),
         "commit_hash": checkpoint.commit_hash,
         "weights": checkpoint.fingerprint(),
         "calibration text": text.fingerprint if text else "written by the model",
