@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from qtoolkit.stream.journal import JournalLocation
 
 _SMALLEST_GROUP = 32
+# Rounds of refining where nobody says how many, and the bits with which nothing is left to gain (benchmarks/README.md).
+_ROUNDS = 3
+_TOO_EXACT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +50,10 @@ class GPTQ(MixedConfig):
         "without effect if sym is false",
         absent=False,
     )
-    refine: int = option(
-        3,
-        help="how often scales and codes are chosen again after solving, each with all others fixed",
+    refine: int | None = option(
+        None,
+        help="how often scales and codes are chosen again after solving, each with all others fixed; None for "
+        f"{_ROUNDS}, or for 0 where all layers have {_TOO_EXACT} bits",
         unit="rounds",
         absent=0,
     )
@@ -69,6 +73,11 @@ class GPTQ(MixedConfig):
     )
     true_sequential: bool = option(
         True, help="let each layer of a block see what the layers before it make once they are quantized"
+    )
+    qep_alpha: float = option(
+        0.5,
+        help="share of what quantized layers have changed that the layers after them make good (QEP); 0 for none",
+        absent=0.0,
     )
     embeddings: int | None = option(
         None,
@@ -96,21 +105,16 @@ class GPTQ(MixedConfig):
             raise ConfigError(f"{name}: group_size must be -1, or at least {_SMALLEST_GROUP}, got {self.group_size}")
         if not 0 < self.damp_percent < 1:
             raise ConfigError(f"{name}: damp_percent must lie between 0 and 1, got {self.damp_percent}")
+        if not 0 <= self.qep_alpha <= 1:
+            raise ConfigError(f"{name}: qep_alpha must lie between 0 (off) and 1, got {self.qep_alpha}")
         if self.desc_act and self.order != "activation":
             raise ConfigError(f"{name}: desc_act=True forms groups in order of activation: leave order='activation'")
-        if self.engine == "optimum" and (self.rules or self.target is not None):
-            raise ConfigError(
-                f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
-            )
-        if self.engine == "optimum" and self.format != type(self).format:
-            raise ConfigError(
-                f"{name}: optimum writes {type(self).format!r} alone: leave out format, or engine='optimum'"
-            )
-        if self.engine == "optimum" and self.token_weights:
-            raise ConfigError(f"{name}: optimum weighs no tokens: leave out token_weights, or engine='optimum'")
+        if self.engine == "optimum":
+            self._refuse_with_optimum(name)
         for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
-            if getattr(self, field) < least:
-                raise ConfigError(f"{name}: {field} must be at least {least}, got {getattr(self, field)}")
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise ConfigError(f"{name}: {field} must be at least {least}, got {value}")
         get_grouped_format(self)
         if self.embeddings is not None and self.target is not None:
             raise ConfigError(
@@ -126,10 +130,33 @@ class GPTQ(MixedConfig):
             self, bits=self.embeddings, group_size=size, sym=True, order="natural", rules={}, embeddings=None
         )
 
+    def _refuse_with_optimum(self, name: str) -> None:
+        """Refuse options that optimum cannot follow and that nobody gets unasked."""
+        if self.rules or self.target is not None:
+            raise ConfigError(
+                f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
+            )
+        if self.format != type(self).format:
+            raise ConfigError(
+                f"{name}: optimum writes {type(self).format!r} alone: leave out format, or engine='optimum'"
+            )
+        if self.token_weights:
+            raise ConfigError(f"{name}: optimum weighs no tokens: leave out token_weights, or engine='optimum'")
+
     @property
     def stored_as(self) -> "GroupedFormat":
         """Return the format that stores the codes."""
         return get_grouped_format(self)
+
+    @property
+    def rounds(self) -> int:
+        """Return how often each layer is refined: `refine`, or as the bits ask that layers have or may get."""
+        if self.refine is not None:
+            return self.refine
+        bits = [self.bits, *(values["bits"] for values in self.rules.values() if "bits" in values)]
+        if self.target is not None:
+            bits.extend(self.bits_to_give())
+        return _ROUNDS if min(bits) < _TOO_EXACT else 0
 
     def bits_to_give(self) -> tuple[int, ...]:
         """See `MixedConfig`; without 2 bits if `sym`, where the loss is no longer predicted to second order."""
@@ -156,16 +183,25 @@ class GPTQMethod(Method):
         Offer({}, 1.081, "transformers, vLLM, gptqmodel, auto-gptq"),
         Offer({"bits": 3}, 1.399, "transformers, gptqmodel, auto-gptq"),
     )
+    recipes = (
+        *({"bits": bits, "group_size": size} for bits in (2, 3, 4) for size in (32, 64, 128)),
+        {"bits": 8, "group_size": 128},
+    )
     summary = "2 to 8 bits fitted to a calibration text, block by block; AutoGPTQ's format or compressed-tensors"
     splits_experts = True
     resumes = True
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
-        """See `Method`: refuse a calibration text that cannot be used; optimum knows none of the later options."""
+        """See `Method`: refuse a calibration text that cannot be used, and say how many rounds of refining are meant.
+
+        optimum knows none of the later options.
+        """
         from qtoolkit.texts.texts import check_texts
 
         check_texts(config.calibration, "calibration")
-        return config if config.engine == "qtoolkit" else replace(config, **config.absent())
+        if config.engine == "optimum":
+            return replace(config, **config.absent())
+        return replace(config, refine=config.rounds)
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:
         """See `Method`: choose one group size for all layers, since the format stores one and readers rely on it."""

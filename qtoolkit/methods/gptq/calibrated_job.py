@@ -122,7 +122,7 @@ def _fingerprint_inputs(
     """Return everything that the codes depend on; a journal with other values is refused, naming the difference."""
     return {
         "method": config.method,
-        **config.to_dict(),
+        **config.to_file(),
         "commit_hash": checkpoint.commit_hash,
         "weights": checkpoint.fingerprint(),
         "calibration text": text.fingerprint if text else "written by the model",

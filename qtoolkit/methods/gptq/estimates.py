@@ -8,6 +8,7 @@ import torch
 
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.calibrated_job import LOSS_ROWS, PERPLEXITY_TOKENS
+from qtoolkit.methods.gptq.refining import BLOCK
 from qtoolkit.records import LayerPlan, PhasePlan, Term
 from qtoolkit.stream.cost import JobShape, loading_phase, on_device, weights_by_block, writing_phase
 from qtoolkit.stream.loading import calibration_dtype
@@ -123,6 +124,8 @@ def _operations(layers: tuple[LayerPlan, ...], config: GPTQ, tokens: int) -> tup
     factors = sum(float(layer.shape[1]) ** 3 / 3 for layer in layers)
     solves = sum(float(layer.shape[1]) * layer.num_weights for layer in layers)
     # Half of the layers or more share a Hessian with another.
-    # A round of refining multiplies all errors with the Hessian twice, for the scales and for the codes.
-    refining = 4 * config.refine * solves
+    # Each round of refining multiplies the Hessian and all errors, groups wider than a block twice, and so does
+    # measuring what is left.
+    products = config.rounds * (1 if 0 < config.group_size <= BLOCK else 2) + 1
+    refining = 2 * products * solves if config.rounds else 0.0
     return forwards * 2 * tokens * weights + tokens * hessians / 2, factors / 2 + 2 * solves + refining
