@@ -1,6 +1,5 @@
 """GPTQ: choose codes column by column, compensating each column's error in those not yet done (arXiv 2210.17323)."""
 
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +10,7 @@ from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 from qtoolkit.requests import option
+from qtoolkit.texts.mixtures import read_mixture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,14 @@ class GPTQ(MixedConfig):
     )
     damp_percent: float = option(0.01, help="share of the mean of the Hessian's diagonal that is added to it")
     calibration: Any = option(
-        "wikitext2", help="text to calibrate with: wikitext2, c4, self, a file, a list of texts, or a Dataset"
+        "wikitext2",
+        help="text to calibrate with: wikitext2, c4, self, a file or folder of texts, chats or tables, a list, "
+        "a Dataset, or several with their shares (wikitext2=0.5,chat.jsonl=0.5)",
+    )
+    calibration_column: str | None = option(
+        None,
+        help="column of the calibration text that holds texts or chats; None chooses one by its name",
+        absent=None,
     )
     num_samples: int = option(128, help="samples of the calibration text", unit="samples")
     seq_len: int = option(2048, help="length of a sample", unit="tokens")
@@ -84,6 +91,8 @@ class GPTQ(MixedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # The dataclass is frozen.
+        object.__setattr__(self, "calibration", read_mixture(self.calibration))
         name = type(self).__name__
         if self.group_size != -1 and self.group_size < _SMALLEST_GROUP:
             raise ConfigError(f"{name}: group_size must be -1, or at least {_SMALLEST_GROUP}, got {self.group_size}")
@@ -118,12 +127,9 @@ class GPTQ(MixedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values; calibration text that is no file is replaced by its description."""
-        text = self.calibration
-        if isinstance(text, list | tuple):
-            text = f"{len(text)} texts"
-        elif not isinstance(text, str):
-            text = os.fspath(text) if isinstance(text, os.PathLike) else type(text).__name__
-        return super().to_dict() | {"calibration": text}
+        from qtoolkit.texts.calibration_sources import describe_calibration
+
+        return super().to_dict() | {"calibration": describe_calibration(self.calibration)}
 
 
 class GPTQMethod(Method):
@@ -142,10 +148,13 @@ class GPTQMethod(Method):
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
         """See `Method`: refuse a calibration text that cannot be used; optimum knows none of the later options."""
-        from qtoolkit.texts.texts import check_texts
+        from qtoolkit.texts.calibration_sources import check_calibration
 
-        check_texts(config.calibration, "calibration")
-        return config if config.engine == "qtoolkit" else replace(config, **config.absent())
+        check_calibration(config.calibration, config.calibration_column)
+        if config.engine == "qtoolkit":
+            return config
+        # The text is read here for both.
+        return replace(config, **{**config.absent(), "calibration_column": config.calibration_column})
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:
         """See `Method`: choose one group size for all layers, since the format stores one and readers rely on it."""
