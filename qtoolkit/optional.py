@@ -17,6 +17,7 @@ from qtoolkit.errors import MissingDependencyError, memory_cause, oneline
 # name qtoolkit belongs to somebody else, and `pip install 'qtoolkit[...]'` would install their package.
 REQUIREMENTS = {
     "bitsandbytes": "bitsandbytes>=0.50",
+    "compressed_tensors": "compressed-tensors>=0.15",
     "datasets": "datasets>=4.0",
     "gguf": "gguf>=0.19",
     "gptqmodel": "gptqmodel>=7.7",
@@ -29,7 +30,7 @@ REQUIREMENTS = {
 
 # Packages whose layers run quantized models, and packages that read our files: results depend on their versions.
 RUNNING = ("bitsandbytes",)
-READING = ("gptqmodel",)
+READING = ("compressed_tensors", "gptqmodel")
 # Resident bytes that importing a package adds, measured on Linux, x86-64.
 RESIDENT_BYTES = {"bitsandbytes": 47_000_000}
 

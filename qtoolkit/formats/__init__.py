@@ -1,11 +1,13 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
 from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, is_uneven
+from qtoolkit.formats.grouped import GroupedFormat
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.registry import (
     available_formats,
     format_of,
     get_format,
+    get_grouped_format,
     packages_of_format,
     quiet_layers,
     register_formats,
@@ -15,6 +17,7 @@ from qtoolkit.formats.registry import (
 
 __all__ = [
     "Format",
+    "GroupedFormat",
     "Layer",
     "Layers",
     "LayersFormat",
@@ -24,6 +27,7 @@ __all__ = [
     "available_formats",
     "format_of",
     "get_format",
+    "get_grouped_format",
     "is_uneven",
     "packages_of_format",
     "quiet_layers",

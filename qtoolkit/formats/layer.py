@@ -20,6 +20,8 @@ class Layer:
         itemsize: bytes of one element of its weight and bias before quantization.
         device: its device after quantization, "cpu" or "cuda:0".
         in_block: whether it belongs to one of the model's blocks.
+        dtype: type of its weight before quantization, "bfloat16".
+        transposed: whether it holds its weight as [in, out], as GPT-2's Conv1D does.
     """
 
     name: str
@@ -29,16 +31,43 @@ class Layer:
     itemsize: int
     device: str
     in_block: bool = True
+    dtype: str = "bfloat16"
+    transposed: bool = False
 
     @classmethod
     def of(cls, name: str, module: "nn.Module", device: str, *, in_block: bool = True) -> "Layer":
         """Return the layer of a linear module in full precision."""
-        from qtoolkit.models.structure import linear_shape
+        from qtoolkit.models.structure import is_transposed, linear_shape
 
         out_features, in_features = linear_shape(module)
         weight: Tensor = module.weight  # type: ignore[assignment]
-        itemsize = weight.element_size()
-        return cls(name, out_features, in_features, module.bias is not None, itemsize, device, in_block)
+        return cls(
+            name,
+            out_features,
+            in_features,
+            has_bias=module.bias is not None,
+            itemsize=weight.element_size(),
+            device=device,
+            in_block=in_block,
+            dtype=str(weight.dtype).removeprefix("torch."),
+            transposed=is_transposed(module),
+        )
+
+    @classmethod
+    def of_embedding(cls, name: str, module: "nn.Module", device: str) -> "Layer":
+        """Return an embedding W[tokens, width] as a layer whose outputs are its tokens."""
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        dtype = str(weight.dtype).removeprefix("torch.")
+        return cls(
+            name,
+            out_features=len(weight),
+            in_features=weight.shape[1],
+            has_bias=False,
+            itemsize=weight.element_size(),
+            device=device,
+            in_block=False,
+            dtype=dtype,
+        )
 
     @property
     def num_weights(self) -> int:

@@ -9,11 +9,12 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.formats.base import Format, LayersOf
+from qtoolkit.formats.grouped import GroupedFormat
 from qtoolkit.optional import entry_points_in, package_of
 
 ENTRY_POINT_GROUP = "qtoolkit.formats"
 # The formats of this package: each is the `FORMAT` of the sub-package of its name.
-_OWN = ("bitsandbytes", "gptq", "native")
+_OWN = ("bitsandbytes", "compressed-tensors", "gptq", "native")
 # The argument of `register_formats`; empty before it was called.
 _layers_of: list[LayersOf] = []
 
@@ -33,7 +34,7 @@ def get_format(name: str) -> Format:
         ConfigError: no such format, or its package is broken; the message says what to do.
     """
     if name in _OWN:
-        return _load(f"qtoolkit.formats.{name}", "FORMAT")
+        return _load(f"qtoolkit.formats.{name.replace('-', '_')}", "FORMAT")
     entries = entry_points_in(ENTRY_POINT_GROUP).get(name)
     if not entries:
         raise ConfigError(f"no format {name!r:.40}: the formats are {', '.join(available_formats())}")
@@ -42,6 +43,35 @@ def get_format(name: str) -> Format:
     except Exception as error:  # another package's module may raise anything
         package = package_of(entries[0])
         raise ConfigError(f"format {name!r} is broken ({oneline(error)}): update or uninstall {package}") from error
+
+
+def get_grouped_format(config: Any) -> GroupedFormat:
+    """Return the format that a config names, which holds integer codes in groups, these ones too.
+
+    Args:
+        config: a method's, with `bits`, as `GroupedFormat` says.
+
+    Raises:
+        ConfigError: the format holds no such codes; the message names one that does.
+    """
+    named = get_format(config.format)
+    what = type(config).__name__
+    grouped = [format_ for format_ in _formats() if isinstance(format_, GroupedFormat)]
+    holding = " or ".join(f"format={other.name!r}" for other in grouped if config.bits in other.widths)
+    if not isinstance(named, GroupedFormat):
+        raise ConfigError(f"{what}: format {named.name!r} holds no codes in groups: give {holding}")
+    if config.bits not in named.widths:
+        widths = f"{', '.join(map(str, named.widths[:-1]))} or {named.widths[-1]}"
+        raise ConfigError(f"{what}: format {named.name!r} holds {widths} bits, not {config.bits}: give {holding}")
+    embeddings = getattr(config, "embeddings", None)
+    if embeddings is not None and embeddings not in named.embedding_widths:
+        holding = " or ".join(f"format={other.name!r}" for other in grouped if embeddings in other.embedding_widths)
+        raise ConfigError(
+            f"{what}: format {named.name!r} holds no embeddings of {embeddings} bits: "
+            f"give {holding}, or leave embeddings out"
+        )
+    named.check(config)
+    return named
 
 
 @cache

@@ -15,14 +15,14 @@ _FEW_TOKENS = 64
 
 
 class PackedInt4(Codes):
-    """Codes of 2, 3, 4 or 8 bits in equal, ordered groups, packed for one device.
+    """Codes of 2 to 8 bits in equal, ordered groups, packed for one device.
 
-    Where torch has a 4-bit kernel for the device, 2, 3 and 4 bits are one plane of 4-bit codes, and 8 bits are two, the
-    upper and the lower halves of the codes. Where it has none, the codes are stored so that they are dequantized fast:
-    4 bits as such a plane, 8 bits as bytes.
+    Where torch has a 4-bit kernel for the device, 2, 3 and 4 bits are one plane of 4-bit codes, and 5 to 8 bits are
+    two, the upper and the lower halves of 8-bit codes. Where it has none, the codes are stored so that they are
+    dequantized fast: 4 bits as such a plane, 8 bits as bytes.
 
     The kernels' scales are rounded to bfloat16. The exact ones are stored with them; if they are float16, as their
-    difference from the rounded ones, in one byte instead of two.
+    difference from the rounded ones, in one byte instead of two, and if they are bfloat16, not at all.
 
     Args:
         source: sorted codes with finite scales. Only its zero points stay referenced.
@@ -45,13 +45,16 @@ class PackedInt4(Codes):
         pieces = [self._pack(source.codes(part)) for part in output_blocks(source)]
         self._planes = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
         self._pairs: tuple[torch.Tensor, ...] = ()
-        self._exact = scale
+        # Not a view of a transposed tensor, which another device or type would keep in memory with gaps.
+        self._exact = scale.contiguous()
         if layout.group_size is None:
             return
         expanded = scale.expand(-1, self.out_features)
         repeats = self.in_features // len(scale) // layout.group_size
         self._pairs = tuple(pairs_of(*numbers, repeats) for numbers in self._numbers(expanded, zero_point))
-        if scale.dtype == torch.float16 and scale.shape == expanded.shape:
+        if scale.dtype == torch.bfloat16 and scale.shape == expanded.shape:
+            self._exact = scale.new_empty(0)
+        elif scale.dtype == torch.float16 and scale.shape == expanded.shape:
             self._exact = (_bits_of(scale) - _bits_of(scale.bfloat16().half())).to(torch.int8)
 
     def codes(self, outputs: slice) -> torch.Tensor:
@@ -62,21 +65,23 @@ class PackedInt4(Codes):
             blocks = rows.view(len(rows) // self._layout.block, self.in_features, self._layout.block)
             return blocks.transpose(0, 1).reshape(self.in_features, len(rows))
         codes = self._layout.unpack(self._planes[0], self.in_features, outputs)
-        if self.bits == 8:
+        if self.bits > 4:
             lower = self._layout.unpack(self._planes[1], self.in_features, outputs)
-            return codes.bitwise_left_shift_(4).bitwise_or_(lower)
+            codes.bitwise_left_shift_(4).bitwise_or_(lower)
         return codes.sub_(_shift(self.bits)) if _shift(self.bits) else codes
 
     def scale(self, outputs: slice) -> torch.Tensor:
         """See `Codes`: the exact scales in their own type."""
-        exact = self._exact if self._exact.shape[1] == 1 else self._exact[:, outputs]
-        if exact.dtype != torch.int8:
-            return exact
+        exact = self._exact
+        if exact.numel() and exact.dtype != torch.int8:
+            return exact if exact.shape[1] == 1 else exact[:, outputs]
         # With 8 bits, the lower plane has the scales, and the upper one 16 times these.
         rounded = self._pairs[-1][:, outputs, 0].view(torch.bfloat16)
         # The kernel's groups may be parts of ours, and repeat their scales.
-        rounded = rounded[:: len(rounded) // len(exact)].half()
-        return (_bits_of(rounded) + exact).view(torch.float16)
+        rounded = rounded[:: len(rounded) * self.inputs_per_scale // self.in_features]
+        if not exact.numel():
+            return rounded
+        return (_bits_of(rounded.half()) + exact[:, outputs]).view(torch.float16)
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
         """See `Codes`: for few tokens in 16 bits."""
@@ -99,10 +104,11 @@ class PackedInt4(Codes):
 
     def _pack(self, codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the planes of codes uint8 [in, outputs]."""
-        if self.bits < 8:
+        if self.bits <= 4:
             return (self._layout.pack(codes + _shift(self.bits)),)
         if self._layout.group_size is not None:
-            return self._layout.pack(codes >> 4), self._layout.pack(codes & 15)
+            bytes_ = codes + _shift(self.bits)
+            return self._layout.pack(bytes_ >> 4), self._layout.pack(bytes_ & 15)
         # [in, outputs] -> [in, blocks, block] -> [blocks, in, block] -> [outputs, in]
         blocks = codes.unflatten(1, (-1, self._layout.block)).transpose(0, 1)
         return (blocks.reshape(codes.shape[1], codes.shape[0]),)
@@ -112,9 +118,9 @@ class PackedInt4(Codes):
     ) -> tuple[tuple[torch.Tensor, torch.Tensor | None], ...]:
         """Return scale and offset of each plane: W is the sum of (code - 8) * scale + offset over the planes."""
         scale = scale.float()
-        if self.bits == 8:
-            # code - z = 16 * (upper - 8) + (lower - 8) + 136 - z
-            return (16 * scale, _offset(136, zero_point, scale)), (scale, None)
+        if self.bits > 4:
+            # byte - z = 16 * (upper - 8) + (lower - 8) + 136 - z, where byte and z are those of the code and its shift
+            return (16 * scale, _offset(136 - _shift(self.bits), zero_point, scale)), (scale, None)
         return ((scale, None if self.centered else _offset(8 - _shift(self.bits), zero_point, scale)),)
 
 
@@ -133,7 +139,7 @@ class PackedInt4Kernel(Kernel):
         return None if layout is None or in_order is None or not finite else PackedInt4(in_order, layout)
 
     def packed_bytes(self, stored: StoredTensors, device: torch.device) -> int:
-        """See `Kernel`: 2 and 3 bits take as much memory as 4."""
+        """See `Kernel`: 2 and 3 bits take as much memory as 4, and 5 to 7 as much as 8."""
         layout = _layout_of(stored, device)
         shape, dtype = stored.tensors()[stored.scale_name]
         scales = prod(shape)
@@ -141,25 +147,20 @@ class PackedInt4Kernel(Kernel):
         if layout is None or layout.group_size is None:
             return weights * stored.bits // 8 + scales * dtype.itemsize
         pairs = stored.in_features // layout.group_size * stored.out_features
-        each = 6 if stored.bits == 8 else 2 if stored.centered else 4
-        is_difference = (
-            dtype == torch.float16 and scales == stored.in_features // stored.inputs_per_scale * stored.out_features
-        )
-        return (
-            weights * (2 if stored.bits == 8 else 1) // 2
-            + each * pairs
-            + scales * (1 if is_difference else dtype.itemsize)
-        )
+        each = 6 if stored.bits > 4 else 2 if stored.centered else 4
+        own = scales == stored.in_features // stored.inputs_per_scale * stored.out_features
+        exact = {torch.float16: 1, torch.bfloat16: 0}.get(dtype, dtype.itemsize) if own else dtype.itemsize
+        return weights * (2 if stored.bits > 4 else 1) // 2 + each * pairs + scales * exact
 
 
 def _layout_of(weight: Codes | StoredTensors, device: torch.device) -> Layout | None:
     """Return the layout of a weight's planes on a device; None where packing would not help."""
-    if weight.bits not in (2, 3, 4, 8) or (weight.bits == 8 and weight.expands_fast):
+    if not 2 <= weight.bits <= 8 or (weight.bits == 8 and weight.expands_fast):
         # Two planes would gain little speed, and take memory for more scales.
         return None
     layout = layout_for(weight.in_features, weight.out_features, weight.inputs_per_scale, device)
-    # Without a kernel, packing 2 and 3 bits as 4 would cost memory for no speed.
-    needs_kernel = weight.bits < 4 or weight.expands_fast
+    # Without a kernel, packing 2 and 3 bits as 4, or 5 to 7 as 8, would cost memory for no speed.
+    needs_kernel = weight.bits not in (4, 8) or weight.expands_fast
     return None if layout is not None and layout.group_size is None and needs_kernel else layout
 
 
@@ -178,8 +179,11 @@ def _offset(middle: int, zero_point: torch.Tensor | int, scale: torch.Tensor) ->
 
 
 def _shift(bits: int) -> int:
-    """Return what is added to 2- and 3-bit codes, so that a zero point in their middle becomes 8, that of 4 bits."""
-    return 8 - (1 << bits - 1) if bits < 4 else 0
+    """Return what is added to codes, so that a zero point in their middle becomes 8, or 128 for more than 4 bits.
+
+    The kernels round offsets to bfloat16, so that these must be small.
+    """
+    return (8 if bits <= 4 else 128) - (1 << bits - 1)
 
 
 def _bits_of(scale: torch.Tensor) -> torch.Tensor:

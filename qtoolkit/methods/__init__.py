@@ -134,7 +134,7 @@ def find_config(name: str) -> type[MethodConfig] | None:
 
 
 def config_of_checkpoint(values: Mapping[str, Any]) -> MethodConfig:
-    """Return the config that a checkpoint's `quantization_config` describes; other fields have their defaults.
+    """Return the config that a checkpoint's `quantization_config` describes; other fields as `MethodConfig.from_file`.
 
     Raises:
         CheckpointError, UnsupportedModelError: an impossible value, or a checkpoint that no format here reads.
@@ -144,7 +144,7 @@ def config_of_checkpoint(values: Mapping[str, Any]) -> MethodConfig:
         kind = values.get("quant_method")
         raise UnsupportedModelError(f"no method here reads checkpoints of {kind!r}: load it with transformers")
     name, options = stored_as.method_of(values)
-    return config_class(name).from_dict(options)
+    return config_class(name).from_file(options)
 
 
 class ReadAs(NamedTuple):
@@ -215,4 +215,4 @@ def _layers_of(name: str, options: Mapping[str, Any]) -> LinearLayers:
     method = get_method(name)
     if not isinstance(method, LinearMethod):
         raise UnsupportedModelError(f"method {name!r} builds no layers of its own: its checkpoint is damaged")
-    return LinearLayers(method, method.config_class.from_dict(options))
+    return LinearLayers(method, method.config_class.from_file(options))

@@ -5,7 +5,7 @@ One scale serves the whole weight, one output, or a group of inputs of one outpu
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
@@ -49,15 +49,10 @@ class AbsMax(AffineConfig):
     method: ClassVar[str] = "absmax"
 
     full_range: bool = option(
-        False, help="use the code -2**(bits-1) too, with scales of either sign: a finer step, by an eighth with 4 bits"
+        False,
+        help="use the code -2**(bits-1) too, with scales of either sign: a finer step, by an eighth with 4 bits",
+        absent=False,
     )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values; `full_range` only if true, so that earlier versions read the rest."""
-        values = super().to_dict()
-        if not self.full_range:
-            del values["full_range"]
-        return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,25 @@ class MethodConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
+    def absent(cls) -> dict[str, Any]:
+        """Return the options that were added later, each with what a file that lacks it means."""
+        return {field.name: field.metadata["absent"] for field in fields(cls) if "absent" in field.metadata}
+
+    def to_file(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values, without those that a file may lack and that have such a value."""
+        absent = self.absent()
+        return {name: value for name, value in self.to_dict().items() if name not in absent or value != absent[name]}
+
+    @classmethod
+    def from_file(cls, values: Mapping[str, Any]) -> Self:
+        """Return the config with these field values from a file, which may lack options that were added later.
+
+        Raises:
+            ConfigError: as `from_dict`.
+        """
+        return cls.from_dict({**cls.absent(), **values})
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the config with these field values.
 

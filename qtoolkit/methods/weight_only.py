@@ -67,7 +67,7 @@ class LinearMethod(WeightOnlyMethod):
     def transformers_config(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> Any:
         """See `WeightOnlyMethod`."""
         names = [layer.name for layer in plan.layers]
-        return get_format(config.format).quantization_config(self.name, config.to_dict(), names)
+        return get_format(config.format).quantization_config(self.name, config.to_file(), names)
 
 
 class LinearLayers:

@@ -24,14 +24,15 @@ def judge(plan: Plan, machine: Machine, *, saves: bool) -> Plan:
     index = int(plan.device.partition(":")[2] or 0)
     vram = machine.vram[index] if plan.device != "cpu" and index < len(machine.vram) else None
     downloaded = sum(phase.disk for phase in plan.phases if phase.name == "download")
-    written = sum(phase.disk for phase in plan.phases) - downloaded if saves else 0
+    fullest_disk, written = _most_disk(plan) if saves else ("save", 0)
     within = f" within {machine.limited_by}" if machine.limited_by else ""
-    one_file = min(plan.disk_after, MAX_SHARD_BYTES) if saves else 0
+    temporary = max((phase.temporary for phase in plan.phases), default=0)
+    one_file = max(min(plan.disk_after, MAX_SHARD_BYTES), temporary) if saves else 0
     needs = (
         (f"memory{within}", _fullest(plan, "peak_rss"), plan.peak_rss, machine.memory),
         (f"memory on {plan.device}", _fullest(plan, "peak_vram"), plan.peak_vram, vram),
         ("disk for downloads", "download", downloaded, machine.cache_disk),
-        ("disk for the result", "save", written + (downloaded if machine.one_disk else 0), machine.output_disk),
+        ("disk for the result", fullest_disk, written + (downloaded if machine.one_disk else 0), machine.output_disk),
         ("disk for one file, by ulimit -f", "save", one_file, machine.largest_file),
     )
     for what, phase, needed, free in needs:
@@ -60,6 +61,17 @@ def check_fits(plan: Plan) -> None:
     way = f"these would fit: {'; '.join(fitting)}" if fitting else f"{remedy}, or take a smaller model"
     kind = DiskFullError if plan.problems[0].startswith("disk") else InsufficientMemoryError
     raise kind(f"{what} ({'; '.join(plan.problems)}): {way}")
+
+
+def _most_disk(plan: Plan) -> tuple[str, int]:
+    """Return the phase after the download in which most is on the disk, and these bytes, temporary files included."""
+    kept = 0
+    most = ("save", 0)
+    for phase in plan.phases:
+        if phase.name != "download":
+            kept += phase.disk
+            most = max(most, (phase.name, kept + phase.temporary), key=lambda one: one[1])
+    return most
 
 
 def _fullest(plan: Plan, peak: str) -> str:

@@ -16,7 +16,7 @@ from qtoolkit.models.experts import modules_apart
 from qtoolkit.records import LayerPlan
 
 # Options of calibration: no layer's plan depends on them, and many suggestions differ in nothing else.
-_CALIBRATING = ("calibration", "num_samples", "seq_len")
+_CALIBRATING = ("calibration", "calibration_column", "num_samples", "seq_len")
 
 Planned = tuple[MethodConfig, tuple[LayerPlan, ...], tuple[LayerPlan, ...]]
 Candidates = tuple[tuple[Layer, ...], tuple[LayerPlan, ...]]
@@ -63,7 +63,10 @@ class Modules:
         candidates, excluded = self.candidates(method, config, device)
         check_rules(config, [layer.name for layer in candidates], [layer.name for layer in excluded])
         fitted = method.fit(candidates, config)
-        plans = list(_plans(method, fitted, candidates, _describe(_changes(config, fitted), config)))
+        embeddings = _embeddings(self._checkpoint.skeleton, method, fitted, device)
+        excluded = tuple(plan for plan in excluded if plan.name not in embeddings)
+        plans = [*embeddings.values()]
+        plans += _plans(method, fitted, candidates, _describe(_changes(config, fitted), config))
         layers = tuple(plan for plan in plans if not plan.skipped)
         skipped = (*excluded, *(plan for plan in plans if plan.skipped))
         if not layers:
@@ -99,6 +102,23 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
     return tuple(candidates), tuple(skipped)
 
 
+def _embeddings(
+    model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str
+) -> dict[str, LayerPlan]:
+    """Return the plans of the token embedding and of an output head of its own, by name, where they are quantized."""
+    modules = dict(model.named_modules())
+    tied = structure.tied_to(model)
+    head = structure.output_head(model)
+    token = structure.token_embedding(model)
+    layers = []
+    if token is not None:
+        layers.append((Layer.of_embedding(token, modules[token], device), token in tied))
+    if head is not None and head not in tied and structure.is_linear(modules[head]):
+        layers.append((Layer.of(head, modules[head], device, in_block=False), True))
+    plans = (method.plan_embedding(layer, config, multiplies=multiplies) for layer, multiplies in layers)
+    return {plan.name: plan for plan in plans if plan is not None}
+
+
 def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer], changed: str) -> Iterator[LayerPlan]:
     """Yield the plan of each layer; it is made once for all layers, of experts say, that differ in their names only."""
     # The config is held beside its plan, so that its `id` is not given to another config.
@@ -106,7 +126,7 @@ def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer
     for layer in layers:
         own = config.of(layer.name)
         shape = (layer.out_features, layer.in_features, layer.has_bias, layer.itemsize, layer.device, layer.in_block)
-        key = (id(own), *shape, layer.name if method.plans_by_name else "")
+        key = (id(own), *shape, layer.dtype, layer.transposed, layer.name if method.plans_by_name else "")
         if key not in plans:
             plan = method.plan_layer(layer, own)
             plans[key] = own, replace(plan, adjusted=changed) if changed and not plan.skipped else plan

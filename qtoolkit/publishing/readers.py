@@ -28,7 +28,8 @@ def reader_of(artifact: Artifact) -> Reader:
     if format_ is None:
         return Reader("without qtoolkit")
     missing = format_.missing_packages()
-    if format_.packages is None or (format_.reads_itself and missing):
+    alone = format_.reads_alone(artifact.quantization or {})
+    if format_.packages is None or (format_.reads_itself and (missing or not alone)):
         return Reader("once qtoolkit is imported", with_qtoolkit=True)
     if format_.reads_itself:
         return Reader(f"through {' and '.join(format_.packages)}")
@@ -40,14 +41,17 @@ def check_other_readers(artifact: Artifact) -> list[Check]:
     format_ = artifact.format
     if format_ is None or not format_.reads_itself or not format_.missing_packages():
         return []
+    if not format_.reads_alone(artifact.quantization or {}):
+        return []
     *rest, reader = format_.packages or ("",)
     absent = " and ".join((reader, *rest))
     return [Check(f"loads in {reader}", None, "not tried", f"{absent} are not installed here")]
 
 
 def format_of_receipt(receipt: Receipt) -> Format:
-    """Return the format in which the method of a receipt stores codes."""
-    return get_format(config_class(receipt.method).format)
+    """Return the format that a receipt names among its options, or the only one of its method."""
+    named = receipt.settings.get("format")
+    return get_format(named if isinstance(named, str) else config_class(receipt.method).format)
 
 
 def needs_qtoolkit(receipt: Receipt) -> bool:

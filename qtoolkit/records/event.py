@@ -5,7 +5,19 @@ from dataclasses import dataclass
 
 from qtoolkit.records.base import Record, Row
 
-PHASES = ("download", "load", "measure", "calibrate", "quantize", "save", "evaluate", "compare", "verify", "push")
+PHASES = (
+    "download",
+    "load",
+    "measure",
+    "calibrate",
+    "weigh",
+    "quantize",
+    "save",
+    "evaluate",
+    "compare",
+    "verify",
+    "push",
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Record what each phase of a planned job needs: memory by its parts, disk and time."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from qtoolkit.records.base import Record, Row
 from qtoolkit.units import format_bytes, format_seconds
@@ -33,6 +34,7 @@ class PhasePlan(Record):
         memory: parts of main memory resident at the phase's peak; their sum is `peak_rss`.
         vram: the same for the GPU's memory; empty on the CPU.
         disk: bytes that it leaves on the disk.
+        temporary: bytes of files that it writes to the disk and removes again.
         bytes_moved: bytes that it reads, writes or receives.
         seconds: the shortest and the longest expected time; empty if the machine's speed is not known.
     """
@@ -43,6 +45,9 @@ class PhasePlan(Record):
     disk: int = 0
     bytes_moved: int = 0
     seconds: tuple[float, ...] = ()
+    temporary: int = 0
+
+    added_fields: ClassVar[frozenset[str]] = frozenset({"temporary"})
 
     @property
     def peak_rss(self) -> int:
@@ -68,6 +73,8 @@ class PhasePlan(Record):
             parts.append(f"GPU {format_bytes(self.peak_vram)}")
         if self.disk:
             parts.append(f"disk {format_bytes(self.disk)}")
+        if self.temporary:
+            parts.append(f"temporary files {format_bytes(self.temporary)}")
         if self.seconds:
             parts.append(f"{format_seconds(min(self.seconds))} to {format_seconds(max(self.seconds))}")
         return ", ".join(parts)

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType
 from typing import Any, get_args
 
@@ -20,6 +20,7 @@ def option(
     metavar: str = "",
     least: int | None = None,
     secret: bool = False,
+    absent: Any = MISSING,
 ) -> Any:
     """Make a field that describes itself: signatures, magics, panels, TOML and the docs are derived from it.
 
@@ -33,9 +34,13 @@ def option(
         metavar: what a magic's help calls the value, "DIR"; empty for the unit, or "NAME".
         least: the smallest number that it may be; None where it is no number, or where its class checks it.
         secret: whether the value is left out of the `repr` and of pickles.
+        absent: of an option that was added later, the value that does what was done before: what a file that lacks the
+            option means.
     """
     described = describe(help, metavar or unit.upper() or "NAME")
     metadata = {**described, "choices": choices, "unit": unit, "per_layer": per_layer, "empty": empty, "least": least}
+    if absent is not MISSING:
+        metadata["absent"] = absent
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, repr=not secret, metadata=metadata)

@@ -13,11 +13,13 @@ KL ~ 0.1^2 / 8 = 0.00125 nats; exactly it is 0.001249.
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from torch import nn
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import cache_json, read_json, user_cache
@@ -25,9 +27,10 @@ from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import Layer, Method, MixedConfig
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.records import OnProgress, RoundingLoss, Sensitivity, ignore_progress
-from qtoolkit.sensitivity.backward import run_backward
+from qtoolkit.stream.backward import LoadedBlock, run_backward
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.loading import calibration_dtype, load_streamed
+from qtoolkit.stream.run import weight_of
 from qtoolkit.texts.calibration_text import Calibration, read_calibration
 from qtoolkit.texts.self_calibration import self_calibration
 from qtoolkit.texts.texts import is_self
@@ -74,7 +77,14 @@ def measure_sensitivity(
     source = getattr(config, "calibration", "self")
     text = None
     if not is_self(source):
-        text = read_calibration(checkpoint, source, num_samples=NUM_SAMPLES, seq_len=SEQ_LEN, on_progress=on_progress)
+        text = read_calibration(
+            checkpoint,
+            source,
+            num_samples=NUM_SAMPLES,
+            seq_len=SEQ_LEN,
+            column=getattr(config, "calibration_column", None),
+            on_progress=on_progress,
+        )
     key = _key(checkpoint, config, layers, bits, dtype, text)
     file = user_cache() / "sensitivity" / f"{key}.json"
     # A file that holds something else is replaced.
@@ -82,9 +92,9 @@ def measure_sensitivity(
         return Sensitivity.from_dict(read_json(file))
     text = text or _generated_text(checkpoint, device, dtype, on_progress)
     streamed = StreamedModel(checkpoint, device=device, dtype=dtype)
-    losses = _RoundingLosses(streamed.name, method, config, layers, bits, text.tokens)
     names = streamed.names_by_block([layer.name for layer in layers])
-    run_backward(streamed, names, text.tokens, losses, on_progress)
+    losses = _RoundingLosses(streamed.name, method, config, layers, names, bits, text.tokens)
+    run_backward(streamed, text.tokens, losses, on_progress, phase="measure", states=[])
     del streamed
     give_memory_back()
     num_samples, seq_len = text.tokens.shape
@@ -102,9 +112,10 @@ class _RoundingLosses:
         method: rounds the weights.
         config: its options.
         layers: linear layers of the blocks.
+        names: for each block, the names of its layers within it.
         bits: numbers of bits to round to.
         tokens: int64 [samples, tokens].
-        changes: layer -> change of the weight for each number of bits, [bits, elements].
+        changes: layer of the block in memory -> change of the weight for each number of bits, [bits, elements].
         losses: layer -> loss of each sample, float64 [samples, bits].
     """
 
@@ -112,6 +123,7 @@ class _RoundingLosses:
     method: Method
     config: MixedConfig
     layers: Sequence[Layer]
+    names: Sequence[Sequence[str]]
     bits: Sequence[int]
     tokens: torch.Tensor
     changes: dict[str, torch.Tensor] = field(init=False)
@@ -121,27 +133,36 @@ class _RoundingLosses:
         shape = len(self.tokens), len(self.bits)
         self.losses = {layer.name: torch.zeros(shape, dtype=torch.float64) for layer in self.layers}
 
-    def start(self, weights: Mapping[str, torch.Tensor]) -> None:
+    @contextmanager
+    def watching(self, block: LoadedBlock) -> Iterator[list[torch.Tensor]]:
         """See `Watcher`."""
         layers = {layer.name: layer for layer in self.layers}
-        self.changes = {name: self._change(layers[name], weight) for name, weight in weights.items()}
+        linear: dict[str, Any] = {
+            f"{block.name}.{name}": block.module.get_submodule(name) for name in self.names[block.index]
+        }
+        self.changes = {name: self._change(layers[name], module) for name, module in linear.items()}
+        yield [module.weight.requires_grad_() for module in linear.values()]
 
-    def _change(self, layer: Layer, stored: torch.Tensor) -> torch.Tensor:
-        """Return how rounding to each number of bits changes a weight, [bits, elements]."""
+    def _change(self, layer: Layer, module: nn.Module) -> torch.Tensor:
+        """Return how rounding to each number of bits changes a weight, [bits, elements] in the module's order."""
         config = self.config.of(layer.name)
+        stored = weight_of(module)
         weight = stored.float()
         try:
             rounded = [self.method.rounded(weight, layer, config.with_bits(bits)) for bits in self.bits]
         except ValueError as error:
             message = f"{layer.name} of {self.model} cannot be rounded ({error}): exclude it"
             raise UnsupportedModelError(message) from error
-        return torch.stack([(value - weight).to(stored.dtype).flatten() for value in rounded])
+        change = torch.stack([(value - weight).to(stored.dtype) for value in rounded])
+        # Conv1D stores [in, out].
+        return (change if isinstance(module, nn.Linear) else change.mT).flatten(1)
 
-    def add(self, sample: int, gradients: Mapping[str, torch.Tensor]) -> None:
-        """See `Watcher`."""
-        for name, gradient in gradients.items():
-            slopes = self.changes[name].float() @ gradient.float().flatten()  # [bits]
-            self.losses[name][sample] = slopes.double().cpu() ** 2 / (2 * self.tokens.shape[1])
+    def add(self, samples: slice, gradients: Sequence[torch.Tensor | None]) -> None:
+        """See `Watcher`; one sample at a time."""
+        for (name, change), gradient in zip(self.changes.items(), gradients, strict=True):
+            if gradient is not None:
+                slopes = change.float() @ gradient.float().flatten()  # [bits]
+                self.losses[name][samples] = slopes.double().cpu() ** 2 / (2 * self.tokens.shape[1])
 
     def result(self) -> tuple[RoundingLoss, ...]:
         """Return the means over the samples, with their standard errors."""
@@ -175,7 +196,7 @@ def _key(
     text: Calibration | None,
 ) -> str:
     """Return the SHA-256 of everything that a sensitivity depends on."""
-    settings = {name: value for name, value in config.to_dict().items() if name not in _NOT_IN_KEY}
+    settings = {name: value for name, value in config.to_file().items() if name not in _NOT_IN_KEY}
     facts = {
         "version": __version__,
         "schema_version": Sensitivity.schema_version,

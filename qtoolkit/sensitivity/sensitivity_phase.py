@@ -3,16 +3,14 @@
 from dataclasses import replace
 
 from qtoolkit.records import PhasePlan, Term
-from qtoolkit.sensitivity.backward import HEAD_TOKENS
 from qtoolkit.sensitivity.measuring import NUM_SAMPLES, SEQ_LEN
+from qtoolkit.stream.backward import LOGITS_AT_ONCE, tokens_with_logits
 from qtoolkit.stream.cost import JobShape, on_device, weights_by_block, writing_phase
 from qtoolkit.stream.loading import calibration_dtype
 
 # Activations of one sample that a block stores for its gradients, as multiples of its widest: a gated MLP, norms in
 # float32, queries, keys, values and their products.
 _STORED_ACTIVATIONS = 12
-# Logits in the model's type and in float32, their softmax and its sums, and the gradient of each.
-_LOGITS_AT_ONCE = 6
 
 
 def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool) -> PhasePlan:
@@ -34,7 +32,8 @@ def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool) -> 
     state_bytes = (len(in_blocks) + 2) * tokens * job.hidden_size * dtype.itemsize
     states = Term("hidden states between all blocks", state_bytes, f"{tokens} tokens of {job.hidden_size}")
     head = sum(module.bytes_before for module in (*job.layers, *job.skipped) if module.name == job.head)
-    logits = HEAD_TOKENS * job.vocab_size * 4 * _LOGITS_AT_ONCE
+    rows = min(SEQ_LEN, tokens_with_logits(job.vocab_size))
+    logits = rows * job.vocab_size * 4 * LOGITS_AT_ONCE
     gradients = (
         Term("a block's weights, gradients and roundings", (2 + num_choices) * largest, "the largest block"),
         Term("a layer's roundings in float32", 4 * (num_choices + 2) * layer, "the largest layer"),
@@ -42,7 +41,7 @@ def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool) -> 
     )
     top = (
         Term("what stands around the blocks", round((outside + head) * wider), "embeddings, norms, output head"),
-        Term("logits", logits, f"{HEAD_TOKENS} tokens, {_LOGITS_AT_ONCE} copies in float32"),
+        Term("logits", logits, f"{rows} tokens, {LOGITS_AT_ONCE} copies in float32"),
     )
     phases = [on_device(job, "measure", (states, *terms), (states,)) for terms in (gradients, top)]
     if writes_text:

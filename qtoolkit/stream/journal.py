@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from qtoolkit.stream.writing import write_file
 
 RECIPE_FILE = "recipe.json"
 _TOKENS = "tokens"
+_WEIGHTS = "weights"
 # Version of the journal's files; a journal of another version is not resumed.
 _VERSION = 2
 _VERSION_KEY = "journal"
@@ -71,14 +73,15 @@ class Journal:
     """Store the results of blocks, each as soon as it is complete, and read them when a job is resumed.
 
     A block is two files: `block-00007.safetensors`, and `block-00007.json` with the facts, the SHA-256 of the first, of
-    the recipe and of the stored samples, and a seal over all of these; a block without a right seal is not used. Both
-    are written under a temporary name, synced, and renamed, so that the process may be killed at any moment. A damaged
-    record costs only its own block. Files with another recipe or none, from other versions or mixed copies, are moved
-    to `OUTPUT.old-journal`, and are never deleted.
+    the recipe and of the stored samples (or of the weights of their tokens), and a seal over all of these; a block
+    without a right seal is not used. Both are written under a temporary name, synced, and renamed, so that the process
+    may be killed at any moment. A damaged record costs only its own block. Files with another recipe or none, from
+    other versions or mixed copies, are moved to `OUTPUT.old-journal`, and are never deleted.
 
     Args:
         location: where files are stored; None keeps results in memory.
         recipe: everything that the results depend on, as JSON-ready values.
+        absent: values of the recipe that the recipes of earlier versions lack, as those mean them; they are not stored.
 
     Attributes:
         resumed: number of blocks that an earlier call had completed.
@@ -88,7 +91,13 @@ class Journal:
         ConfigError, SourceError: the copy on the Hub cannot be used.
     """
 
-    def __init__(self, location: JournalLocation | None, recipe: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        location: JournalLocation | None,
+        recipe: Mapping[str, Any],
+        *,
+        absent: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.resumed = 0
         self._memory: dict[int, DoneBlock] = {}
         self._not_pushed_note = ""
@@ -96,10 +105,13 @@ class Journal:
         self.folder: Path | None = location.folder if location else None
         self._mirror: HubMirror | None = location.mirror if location else None
         self._not_pushed: list[Path] = []
-        self._recipe = digest_of({_VERSION_KEY: _VERSION, **recipe})
+        self._absent = absent
+        stored = {key: value for key, value in recipe.items() if key not in absent or value != absent[key]}
+        self._recipe = digest_of({_VERSION_KEY: _VERSION, **stored})
+        # SHA-256 of what was stored last of the samples and the weights of their tokens.
         self._tokens = ""
         if self.folder is not None:
-            self._open(self.folder, json.loads(json.dumps(recipe)))
+            self._open(self.folder, json.loads(json.dumps(stored)))
 
     def _open(self, folder: Path, recipe: Mapping[str, Any]) -> None:
         """Check that the folder belongs to a job with this recipe, or start the job there."""
@@ -112,7 +124,7 @@ class Journal:
         begun = _recipe_in(read_object(file))
         if begun:
             restart = f"name another resume_repo than {self._mirror.repo_id}" if self._mirror else "give resume=False"
-            _check_recipe(folder, begun, recipe, restart)
+            _check_recipe(folder, {**self._absent, **begun}, {**self._absent, **recipe}, restart)
         self._put_aside(folder, begun=bool(begun))
         if not begun:
             write_whole(file, sealed({_VERSION_KEY: _VERSION, **recipe}))
@@ -139,6 +151,23 @@ class Journal:
             return None
         block, self._tokens = stored
         return block.tensors["tokens"][...]
+
+    def write_token_weights(self, weights: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        """Store weights of tokens that may differ if they are made again; blocks are only valid for these."""
+        if self.folder is not None:
+            self._tokens = self._write(_WEIGHTS, weights, facts)
+
+    def read_token_weights(self, fits: Fits) -> DoneBlock | None:
+        """Return what `write_token_weights` stored; None if there is none, or if it is damaged.
+
+        Args:
+            fits: returns whether weights and facts are valid for this job.
+        """
+        stored = self._read(_WEIGHTS, fits)
+        if stored is None:
+            return None
+        block, self._tokens = stored
+        return block
 
     def read(self, index: int, fits: Fits) -> DoneBlock | None:
         """Return the result of a block; None if it is not done, or its files are damaged.
@@ -225,7 +254,7 @@ class Journal:
         """
         blocks = [file.stem for file in folder.glob("block-*.json")]
         others = [] if begun else [RECIPE_FILE.removesuffix(".json")]
-        foreign = {name for name in (*blocks, *others, _TOKENS) if self._is_foreign(name)}
+        foreign = {name for name in (*blocks, *others, _TOKENS, _WEIGHTS) if self._is_foreign(name)}
         if not begun and not self._files(_TOKENS)[1].exists():
             # The first version stored samples without a record.
             foreign.add(_TOKENS)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-_JOURNAL_FILE = re.compile(r"(recipe|tokens|block-\d{5,})\.(json|safetensors)")
+_JOURNAL_FILE = re.compile(r"(recipe|tokens|weights|block-\d{5,})\.(json|safetensors)")
 
 
 def put_aside(journal: Path, files: Sequence[Path]) -> Path:

@@ -7,7 +7,7 @@ from qtoolkit.tensor.processor import bfloat16_is_native
 # Columns of one block of the product: wide enough for a fast product, narrow enough to skip nearly half of H.
 _BLOCK = 256
 # Inputs of one product.
-_TOKENS = 2048
+TOKENS_AT_ONCE = 2048
 
 
 class Hessian:
@@ -37,15 +37,22 @@ class Hessian:
         self.num_inputs = 0
         self._sum = torch.zeros(in_features, in_features, device=device)
 
-    def add(self, inputs: torch.Tensor) -> None:
-        """Add X^T X of inputs X[..., in], any floating type."""
+    def add(self, inputs: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Add X^T X of inputs X[..., in], any floating type; with weights w, X^T diag(w) X.
+
+        Args:
+            inputs: X.
+            weights: one for each input, not negative, float32 [tokens].
+        """
         # [..., in] -> [tokens, in]
         x = inputs.detach().reshape(-1, inputs.shape[-1]).to(self._sum.device)
         self.num_inputs += len(x)
-        for part in x.split(_TOKENS):
-            if x.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
+        for start in range(0, len(x), TOKENS_AT_ONCE):
+            some = slice(start, start + TOKENS_AT_ONCE)
+            part = x[some] if weights is None else weighed(x[some], weights[some].sqrt())
+            if part.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
                 self._add_rounded(part)
-            elif x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":
+            elif part.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":
                 # Exact: products of two such numbers fit into float32.
                 self._sum += torch.mm(part.T, part, out_dtype=torch.float32)
             else:
@@ -73,3 +80,12 @@ class Hessian:
             block.copy_(block.triu() + block.triu(1).T)
             self._sum[start + _BLOCK :, columns] = self._sum[columns, start + _BLOCK :].T
         return self._sum
+
+
+def weighed(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return vectors [tokens, n] times a weight each [tokens], in bfloat16 or float32.
+
+    The weights of bfloat16 vectors are rounded to it. Float16 has no range to spare: it becomes float32.
+    """
+    dtype = torch.bfloat16 if vectors.dtype == torch.bfloat16 else torch.float32
+    return vectors * weights.to(vectors.device, dtype)[:, None]

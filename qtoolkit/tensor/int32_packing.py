@@ -1,10 +1,10 @@
-"""Pack codes of 2, 3, 4 or 8 bits into the 32-bit words of a GPTQ checkpoint, and back."""
+"""Pack codes of 2 to 8 bits into 32-bit words, as GPTQ and compressed-tensors store them, and back."""
 
 from math import lcm
 
 import torch
 
-WORD_BITS = (2, 3, 4, 8)
+WORD_BITS = (2, 3, 4, 5, 6, 7, 8)
 
 # Words that are packed at one time: temporaries of this size stay in the cache.
 _CHUNK_WORDS = 2**17
@@ -16,10 +16,12 @@ def pack_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
     Code i of a column is bits `bits * i` to `bits * (i + 1) - 1` of its string. With 3 bits, 32 codes fill 3 words, and
     two codes are split between words. GPTQ's qweight [K * bits / 32, N] is `pack_words` of the codes [K, N], its qzeros
     [G, N * bits / 32] that of the zero points transposed, and transposed back (auto-gptq 0.7.1, qlinear_cuda_old.py).
+    compressed-tensors' weight_packed [N, K * bits / 32] is that of the codes [K, N], transposed
+    (compressed-tensors 0.20, compressors/pack_quantized/helpers.py).
 
     Args:
-        codes: uint8 [n, m], each below 2^bits; n fills whole words: a multiple of 16, 32, 8, 4 for 2, 3, 4, 8 bits.
-        bits: 2, 3, 4 or 8.
+        codes: uint8 [n, m], each below 2^bits; n fills whole words, as every multiple of 32 does.
+        bits: 2 to 8.
 
     Returns:
         int32 [n * bits / 32, m].
@@ -58,8 +60,8 @@ def unpack_words(words: torch.Tensor, bits: int) -> torch.Tensor:
     """Return the codes of `pack_words`: int32 [n * bits / 32, m] -> uint8 [n, m].
 
     Args:
-        words: int32 [rows, m]; with 3 bits, rows are a multiple of 3.
-        bits: 2, 3, 4 or 8.
+        words: int32 [rows, m]; rows are those of whole codes, with 3 bits a multiple of 3.
+        bits: 2 to 8.
 
     Raises:
         ValueError: another type, shape or number of bits.

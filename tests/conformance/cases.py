@@ -27,7 +27,7 @@ def gptq(**changes: Any) -> qt.GPTQ:
     """A config whose job takes less than a second."""
     options: dict[str, Any] = {"calibration": TEXTS, "num_samples": 4, "seq_len": 32, "group_size": 32}
     # What each addition gives has cases of its own.
-    options |= {"full_range": False}
+    options |= {"full_range": False, "refine": 0}
     return qt.GPTQ(**options | changes)
 
 
@@ -90,6 +90,8 @@ CONFIGS: dict[str, Any] = {
     "gptq-rules": gptq(rules={"*.q_proj": {"bits": 3}, "*.down_proj": {"bits": 8}}),
     "gptq-rules-unchanged": gptq(rules={"*.down_proj": {"bits": 4}}),
     "gptq-target_bits": gptq(target_bits=4.5),
+    "gptq-refine": gptq(refine=2),
+    "gptq-refine-asymmetric-3bit": gptq(refine=2, sym=False, bits=3),
     "gptq-full_range": gptq(full_range=True),
     "gptq-full_range-2bit": gptq(full_range=True, bits=2),
 }

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit import records
-from qtoolkit.errors import OutputExistsError
+from qtoolkit.errors import OutputError, OutputExistsError
 from tests.data.written_by_57f0d5b.make import COMPARED, TEXTS, configs
 from tests.fake_hub.fixture import WRITE_TOKEN, writable_hub
 from tests.fake_hub.writable import WritableHub
@@ -115,11 +116,24 @@ def test_a_journal_without_a_marker_is_kept_and_refused_in_one_line(tmp_path: Pa
     assert files(partial) == files(WRITTEN / "unfinished")
 
 
-def test_the_journal_of_a_later_commit_goes_on(tmp_path: Path) -> None:
+def test_the_journal_of_a_later_commit_goes_on_without_options_of_today(tmp_path: Path) -> None:
     shutil.copytree(LATER / "unfinished", tmp_path / "out.partial")
-    done = qt.quantize(BASE, configs()["gptq"], output=tmp_path / "out", device="cpu").report
+    config = configs()["gptq"]
+    assert isinstance(config, qt.GPTQ)
+    with pytest.raises(OutputError, match=r"was begun with full_range False, and this call has True"):
+        qt.quantize(BASE, config, output=tmp_path / "out", device="cpu")
+    done = qt.quantize(BASE, replace(config, **config.absent()), output=tmp_path / "out", device="cpu").report
     assert done.calibration is not None and done.calibration.resumed == 1
     assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("name", configs())
+def test_options_that_it_did_not_have_are_off(name: str) -> None:
+    model = qt.load(WRITTEN / "models" / name, device="cpu")
+    assert isinstance(model, qt.QuantizedModel) and model.receipt is not None
+    later = {field.name for field in fields(model.config)} - model.receipt.settings.keys()
+    assert later == model.config.absent().keys()
+    assert {option: getattr(model.config, option) for option in later} == model.config.absent()
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig, resolve_config
+from qtoolkit.methods.config import as_call
 
 BAD: dict[str, tuple[type[MethodConfig], dict[str, Any], str]] = {
     "bits-not-there": (qt.AbsMax, {"bits": 5}, "bits must be one of 8, 4, got 5"),
@@ -48,6 +49,19 @@ def test_an_unknown_option_names_those_there_are() -> None:
 
 def test_a_whole_number_does_for_a_threshold() -> None:
     assert qt.Int8(threshold=6) == qt.Int8()
+
+
+@pytest.mark.parametrize("config", [qt.GPTQ(), qt.GPTQ(**qt.GPTQ.absent()), qt.AbsMax(), qt.AbsMax(full_range=True)])
+def test_a_file_holds_what_differs_from_a_file_of_before(config: MethodConfig) -> None:
+    values = config.to_file()
+    assert type(config).from_file(values) == config
+    on = {name: value for name, value in config.to_dict().items() if value != config.absent().get(name, value)}
+    assert values.keys() & config.absent().keys() == on.keys()
+
+
+def test_a_call_shows_what_is_not_the_default() -> None:
+    assert as_call(qt.AbsMax(full_range=True)) == "AbsMax(full_range=True)"
+    assert as_call(qt.GPTQ(full_range=False)) == "GPTQ(full_range=False)"
 
 
 @pytest.mark.parametrize(

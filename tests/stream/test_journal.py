@@ -81,6 +81,25 @@ def test_another_recipe_is_refused(change: dict[str, object], told: str, tmp_pat
         Journal(JournalLocation(tmp_path / "out.partial" / "journal"), RECIPE | change)
 
 
+def test_what_an_earlier_recipe_lacks_has_the_value_that_it_meant(tmp_path: Path) -> None:
+    place, absent = JournalLocation(tmp_path / "out.partial" / "journal"), {"new": False}
+    Journal(place, RECIPE).write(0, TENSORS, FACTS)
+    before = contents(place.folder)
+    assert Journal(place, RECIPE | {"new": False}, absent=absent).read(0, fits) is not None
+    with pytest.raises(OutputError, match=r"was begun with new False, and this call has True"):
+        Journal(place, RECIPE | {"new": True}, absent=absent)
+    assert contents(place.folder) == before
+
+
+def test_what_a_later_recipe_adds_counts(tmp_path: Path) -> None:
+    place, absent = JournalLocation(tmp_path / "out.partial" / "journal"), {"new": False}
+    Journal(place, RECIPE | {"new": True}, absent=absent).write(0, TENSORS, FACTS)
+    assert Journal(place, RECIPE | {"new": True}, absent=absent).read(0, fits) is not None
+    for recipe in (RECIPE, RECIPE | {"new": False}):
+        with pytest.raises(OutputError, match=r"was begun with new True, and this call has False"):
+            Journal(place, recipe, absent=absent)
+
+
 def test_a_block_that_does_not_fit_does_not_count(tmp_path: Path) -> None:
     Journal(JournalLocation(tmp_path), RECIPE).write(0, TENSORS, FACTS)
     journal = Journal(JournalLocation(tmp_path), RECIPE)

@@ -48,3 +48,27 @@ def test_inputs_of_several_dimensions_are_tokens() -> None:
     deep.add(inputs)
     assert deep.num_inputs == 10
     assert torch.equal(flat.full(), deep.full())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_count_each_input_as_often_as_they_say(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3000, 300, generator=generator).to(dtype)
+    weights = torch.rand(3000, generator=generator) ** 4 * 20
+    if dtype == torch.float16:
+        # It holds this number, but not its product with the root of the weight.
+        inputs[0, 0], weights[0] = 30_000, 9
+    hessian = Hessian(300, CPU)
+    for some in (slice(0, 2500), slice(2500, 3000)):
+        hessian.add(inputs[some], weights[some])
+    wanted = inputs.double().T @ torch.diag(weights.double()) @ inputs.double()
+    assert hessian.num_inputs == 3000
+    assert (hessian.full() - wanted).norm() < (3e-3 if dtype == torch.bfloat16 else 1e-5) * wanted.norm()
+
+
+def test_weights_of_one_change_nothing() -> None:
+    inputs = torch.randn(100, 40)
+    plain, weighted = Hessian(40, CPU), Hessian(40, CPU)
+    plain.add(inputs)
+    weighted.add(inputs, torch.ones(100))
+    assert torch.equal(plain.full(), weighted.full())

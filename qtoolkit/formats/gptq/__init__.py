@@ -1,21 +1,35 @@
 """The GPTQ format: codes in 32-bit words, as auto-gptq, gptqmodel, vLLM and transformers read them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
-from qtoolkit.formats.base import Format, LayersOf, is_uneven
+from qtoolkit.formats.base import LayersOf, is_uneven
+from qtoolkit.formats.grouped import GroupedFormat
+from qtoolkit.formats.layer import Layer
+from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
     from qtoolkit.formats.base import Reader
+    from qtoolkit.formats.gptq.tensors import GPTQTensors
+    from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
 
-__all__ = ["FORMAT"]
+__all__ = ["FORMAT", "WIDTHS"]
+
+# Sizes of a code that the format's readers have.
+WIDTHS = (2, 3, 4, 8)
+# Inputs and outputs that every reader of the format packs without a remainder: 32 codes of 3 bits fill 3 words.
+_MULTIPLE = 32
 
 
-class GPTQFormat(Format):
+class GPTQFormat(GroupedFormat):
     """Store, read and describe GPTQ checkpoints."""
 
     name = quant_method = tag = "gptq"
@@ -23,6 +37,7 @@ class GPTQFormat(Format):
     reads_itself = True
     side_file_names = (QUANTIZE_CONFIG,)
     layer_suffixes = (".qweight",)
+    widths = WIDTHS
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
@@ -65,6 +80,62 @@ class GPTQFormat(Format):
             return f"{own} Zero points are stored as gptq_v2, which auto-gptq does not read."
         listed = "vLLM and SGLang list GPTQ among the formats that they read; this model was not tried there."
         return f"{own} {listed}"
+
+    def reason_to_skip(self, layer: Layer) -> str:
+        """See `GroupedFormat`."""
+        if not layer.in_block:
+            return "outside the blocks, which alone the format's readers look for"
+        if layer.in_features % _MULTIPLE or layer.out_features % _MULTIPLE:
+            shape = f"[{layer.out_features}, {layer.in_features}]"
+            return f"the format needs outputs and inputs in multiples of {_MULTIPLE}, not {shape}"
+        return ""
+
+    def tensors_of(
+        self, config: Any, out_features: int, in_features: int, *, bits: int, dtype: "torch.dtype"
+    ) -> "GPTQTensors":
+        """See `GroupedFormat`: scales are float16, whatever the model's type."""
+        from qtoolkit.formats.gptq.tensors import GPTQTensors
+
+        return GPTQTensors(
+            out_features,
+            in_features,
+            bits=bits,
+            group_size=config.group_size,
+            checkpoint_format=config.checkpoint_format,
+            centered=config.sym,
+        )
+
+    def codes_of(self, config: Any, tensors: Mapping[str, "torch.Tensor"]) -> "Codes":
+        """See `GroupedFormat`."""
+        words, inputs = tensors["qweight"], len(tensors["g_idx"])
+        bits = 32 * len(words) // inputs
+        stored = self.tensors_of(config, words.shape[1], inputs, bits=bits, dtype=tensors["scales"].dtype)
+        return stored.decode(tensors)
+
+    def describe(
+        self,
+        config: Any,
+        quantized: Mapping[str, int],
+        left: Iterable[str],
+        outside: Iterable[str],
+        embeddings: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.gptq.config import describe
+
+        return describe(config, quantized, left)
+
+    def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.gptq.stored_layers import load_gptq
+
+        return load_gptq(checkpoint, values, device=device)
+
+    def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
+        """See `GroupedFormat`."""
+        if len({layer.bits for layer in layers}) > 1:
+            return ("layers with different bits are read by qtoolkit and gptqmodel, not by auto-gptq and optimum",)
+        return ()
 
     def register(self, layers_of: LayersOf) -> None:
         """See `Format`."""

@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.formats.gptq import WIDTHS
 from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS
-from qtoolkit.records import LayerPlan
-from qtoolkit.tensor.int32_packing import WORD_BITS
+from qtoolkit.formats.name_patterns import shortest
 from qtoolkit.version import __version__
+
+# Options of `qtoolkit.GPTQ` that no reader needs, with their types; those that are on are written.
+_IN_META = {"full_range": bool, "refine": int, "token_weights": bool}
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,18 @@ def describe(config: Any, quantized: Mapping[str, int], left: Iterable[str]) -> 
         "checkpoint_format": config.checkpoint_format,
         "format": config.checkpoint_format,
         "pack_dtype": "int32",
-        "meta": {"quantizer": [f"qtoolkit:{__version__}"]},
+        "meta": {"quantizer": [f"qtoolkit:{__version__}"]}
+        | {name: value for name in _IN_META if (value := getattr(config, name))},
     }
     names = set(quantized)
     rest = set(left)
     dynamic: dict[str, dict[str, int]] = {}
     if rest:
-        described["modules_in_block_to_quantize"] = [sorted(_shortest(names, rest))]
-        dynamic = {f"-:^.*{re.escape(name)}$": {} for name in sorted(_shortest(rest, names))}
+        described["modules_in_block_to_quantize"] = [sorted(shortest(names, rest))]
+        dynamic = {f"-:^.*{re.escape(name)}$": {} for name in sorted(shortest(rest, names))}
     for bits in sorted(set(quantized.values()) - {config.bits}):
         same = {name for name, count in quantized.items() if count == bits}
-        ends = "|".join(re.escape(name) for name in sorted(_shortest(same, names - same)))
+        ends = "|".join(re.escape(name) for name in sorted(shortest(same, names - same)))
         dynamic[rf"+:^(?:.*\.)?(?:{ends})$"] = {"bits": bits}
     return described | ({"dynamic": dynamic} if dynamic else {})
 
@@ -102,8 +106,8 @@ def read_quantize_config(values: Mapping[str, Any]) -> QuantizeConfig:
         desc_act=_value(values, "desc_act", bool, False),
         checkpoint_format=checkpoint_format.lower(),
     )
-    if config.bits not in WORD_BITS:
-        allowed = ", ".join(map(str, WORD_BITS))
+    if config.bits not in WIDTHS:
+        allowed = ", ".join(map(str, WIDTHS))
         raise UnsupportedModelError(f"GPTQ is read with {allowed} bits, not {config.bits}: use gptqmodel")
     if config.group_size != -1 and config.group_size < 1:
         raise CheckpointError(f"the GPTQ config has group_size {config.group_size}: it must be -1 or at least 1")
@@ -132,19 +136,10 @@ def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
         options["true_sequential"] = values["true_sequential"]
     if values.get("lm_head") is True:
         options["exclude"] = ()
+    meta = values.get("meta")
+    if isinstance(meta, dict):
+        options |= {name: meta[name] for name, kind in _IN_META.items() if type(meta.get(name)) is kind}
     return options
-
-
-def notes_on(config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
-    """Return warnings about a result with these layers: bits that lose too much, and programs that cannot read it."""
-    bits = {layer.bits for layer in layers}
-    notes = []
-    if config.sym and 2 in bits:
-        # SmolLM2-135M: perplexity 2,358, where 68 with sym=False and 20 in bfloat16.
-        notes.append("models fall apart with 2 bits and sym=True: give sym=False, or more bits")
-    if len(bits) > 1:
-        notes.append("layers with different bits are read by qtoolkit and gptqmodel, not by auto-gptq and optimum")
-    return tuple(notes)
 
 
 def check_dynamic(dynamic: Any, checkpoint_format: str) -> None:
@@ -185,32 +180,3 @@ def _value(values: Mapping[str, Any], key: str, kind: type, default: Any = None)
 
 
 _DESCRIBED = {int: "a whole number", bool: "true or false"}
-
-
-def _shortest(names: set[str], others: set[str]) -> set[str]:
-    """Return the ends of `names` after the block's number, or from the list of blocks where `others` share such an end.
-
-    Example: the same layers in each block, then not.
-
-        >>> _shortest({"m.layers.0.a.q", "m.layers.1.a.q"}, {"m.layers.0.a.k", "m.layers.1.a.k"})
-        {'a.q'}
-        >>> sorted(_shortest({"m.layers.0.a.q"}, {"m.layers.1.a.q"}))
-        ['layers.0.a.q']
-    """
-    ends = {_within_block(name) for name in others}
-    return {inner if (inner := _within_block(name)) not in ends else _from_list(name) for name in names}
-
-
-def _within_block(name: str) -> str:
-    """Return the part of a name after the number of the block."""
-    return _BLOCK.sub("", name, count=1)
-
-
-def _from_list(name: str) -> str:
-    """Return the part of a name from the list of blocks."""
-    match = _BLOCK.match(name)
-    return name[match.start("list") :] if match else name
-
-
-# "model.layers.3." of "model.layers.3.mlp.up_proj".
-_BLOCK = re.compile(r"^(?:.*?\.)??(?P<list>[^.]+)\.\d+\.")

@@ -6,7 +6,7 @@ transformers (utils/quantization_config.py, GPTQConfig). Tensors are described i
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,51 +14,28 @@ import torch
 
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
-from qtoolkit.checkpoints.remedy import file_of, sound_copy
-from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
 from qtoolkit.files import read_json
+from qtoolkit.formats.gptq import WIDTHS
 from qtoolkit.formats.gptq.config import QuantizeConfig, read_quantize_config
 from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, GPTQTensors, zero_offset
-from qtoolkit.kernels import QuantizedLinear
+from qtoolkit.formats.stored_layer import (
+    FLOATS,
+    Headers,
+    StoredLayer,
+    again,
+    bias_dtype,
+    check_shape,
+    module_names,
+)
+from qtoolkit.formats.stored_loader import load_stored
 from qtoolkit.models.checkpoint import Checkpoint
-from qtoolkit.models.renaming import names_in_model
-from qtoolkit.records import ignore_progress
-from qtoolkit.tensor.int32_packing import WORD_BITS, unpack_words
+from qtoolkit.tensor.int32_packing import unpack_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.noted import Noted
-
-
-# The tensors of a file by name; their headers are read, and no values.
-Headers = Mapping[str, StoredTensor | torch.Tensor]
-
-
-@dataclass(frozen=True)
-class StoredLayer:
-    """One quantized layer of a file.
-
-    Attributes:
-        name: its name in the file.
-        tensors: how its weight is stored.
-        bias_dtype: type of the bias; None without one.
-        has_g_idx: whether the file stores the group of each input.
-    """
-
-    name: str
-    tensors: GPTQTensors
-    bias_dtype: torch.dtype | None
-    has_g_idx: bool
-
-    def build(self, dtype: torch.dtype) -> QuantizedLinear:
-        """Build the layer on the meta device, its bias in `dtype`."""
-        layer = QuantizedLinear(self.tensors, bias=self.bias_dtype is not None, dtype=dtype, device="meta")
-        if not self.has_g_idx:
-            # Then it is neither read from this file nor written to another.
-            layer.register_buffer("g_idx", layer.get_buffer("g_idx"), persistent=False)
-        return layer
 
 
 def correct_format(checkpoint: Checkpoint) -> Checkpoint:
@@ -82,7 +59,7 @@ def correct_format(checkpoint: Checkpoint) -> Checkpoint:
     bits = 32 * stored.shape[1] // outputs if outputs else config.bits
     formats = {2 ** (bits - 1) - zero_offset(name): name for name in CHECKPOINT_FORMATS}
     words = stored[...].T.contiguous()
-    if bits not in WORD_BITS or len(words) % (3 if bits == 3 else 1):
+    if bits not in WIDTHS or len(words) % (3 if bits == 3 else 1):
         return checkpoint
     zeros = unpack_words(words, bits).unique().tolist()
     right = formats.get(zeros[0]) if len(zeros) == 1 else None
@@ -134,7 +111,7 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, config: QuantizeConf
 
     names = module_names(model, quantized_names(tensors))
     if not names:
-        raise CheckpointError(f"the config says GPTQ, but no tensor ends in .qweight: {_again(tensors)}")
+        raise CheckpointError(f"the config says GPTQ, but no tensor ends in .qweight: {again(tensors)}")
     modules = dict(model.named_modules())
     layers = {}
     for stored, name in names.items():
@@ -147,7 +124,7 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, config: QuantizeConf
             raise UnsupportedModelError(f"{stored} is quantized, but the config says that it shares its weight")
         layer = _check_layer(stored, linear_shape(module), tensors, config)
         if module.bias is not None and layer.bias_dtype is None:
-            raise CheckpointError(f"{stored}.bias is missing: {_again(tensors)}")
+            raise CheckpointError(f"{stored}.bias is missing: {again(tensors)}")
         layers[name] = layer
     return layers
 
@@ -156,17 +133,6 @@ def quantized_names(tensors: Iterable[str]) -> list[str]:
     """Return the names of a file's quantized layers from the names of its tensors; also of those that lack codes."""
     ends = (".qweight", ".qzeros")
     return sorted({name.rpartition(".")[0] for name in tensors if name.endswith(ends)})
-
-
-def module_names(model: "PreTrainedModel", stored: list[str]) -> dict[str, str]:
-    """Return the names of a model's modules in transformers, by their names in a file."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming
-
-    # Without the rules that merge several layers into one: codes cannot be merged.
-    renamings = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
-    renamed = names_in_model(model, [f"{name}.weight" for name in stored], renamings)
-    return {name: renamed[f"{name}.weight"].removesuffix(".weight") for name in stored}
 
 
 def load_gptq(checkpoint: Checkpoint, values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
@@ -180,43 +146,33 @@ def load_gptq(checkpoint: Checkpoint, values: Mapping[str, Any], *, device: str)
     Raises:
         CheckpointError, UnsupportedModelError: as `read_quantize_config`, `find_layers` and `load_streamed`.
     """
-    from qtoolkit.formats.gptq.loader import OWN_QUANT_METHOD, GPTQConfig, register
-    from qtoolkit.stream.loading import load_streamed
+    from qtoolkit.formats.gptq.loader import GPTQConfig, register
 
     register()
     read_quantize_config(values)
-    # The skeleton is built while the config still says that its tensors are quantized, and not missing.
-    assert checkpoint.skeleton is not None
-    config = copy.deepcopy(checkpoint.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    stored_as = GPTQConfig(**{**values, "quant_method": OWN_QUANT_METHOD})
-    stored_as.headers = checkpoint.tensors
-    return load_streamed(replace(checkpoint, config=config), stored_as, device=device, on_progress=ignore_progress)
+    return load_stored(checkpoint, GPTQConfig, values, device=device)
 
 
 def _check_layer(stored: str, shape: tuple[int, int], tensors: Headers, config: QuantizeConfig) -> StoredLayer:
     """Return one layer of a file, its tensors checked against the shape of the model's layer and each other."""
     out_features, in_features = shape
-    rows, _ = _shape(tensors, f"{stored}.qweight", (None, out_features), (torch.int32,))
+    rows, _ = check_shape(tensors, f"{stored}.qweight", (None, out_features), (torch.int32,))
     bits = rows * 32 // in_features
-    if bits not in WORD_BITS or rows * 32 != bits * in_features:
+    if bits not in WIDTHS or rows * 32 != bits * in_features:
         raise CheckpointError(
             f"{stored}.qweight has {rows} rows for {in_features} inputs, which no number of bits makes: "
-            f"{_again(tensors)}"
+            f"{again(tensors)}"
         )
-    floats = (torch.float16, torch.bfloat16, torch.float32)
-    groups, _ = _shape(tensors, f"{stored}.scales", (None, out_features), floats)
-    _shape(tensors, f"{stored}.qzeros", (groups, out_features * bits // 32), (torch.int32,))
+    groups, _ = check_shape(tensors, f"{stored}.scales", (None, out_features), FLOATS)
+    check_shape(tensors, f"{stored}.qzeros", (groups, out_features * bits // 32), (torch.int32,))
     group_size = in_features if config.group_size == -1 else config.group_size
     if -(-in_features // group_size) != groups:
         if not groups or in_features % groups:
-            raise CheckpointError(f"{stored}.scales has {groups} groups for {in_features} inputs: {_again(tensors)}")
+            raise CheckpointError(f"{stored}.scales has {groups} groups for {in_features} inputs: {again(tensors)}")
         group_size = in_features // groups
-    for name, expected, dtypes in (("g_idx", in_features, (torch.int32,)), ("bias", out_features, floats)):
-        if f"{stored}.{name}" in tensors:
-            _shape(tensors, f"{stored}.{name}", (expected,), dtypes)
-    bias = tensors.get(f"{stored}.bias")
+    absent = () if f"{stored}.g_idx" in tensors else ("g_idx",)
+    if not absent:
+        check_shape(tensors, f"{stored}.g_idx", (in_features,), (torch.int32,))
     weight = GPTQTensors(
         out_features,
         in_features,
@@ -226,29 +182,4 @@ def _check_layer(stored: str, shape: tuple[int, int], tensors: Headers, config: 
         scale_dtype=tensors[f"{stored}.scales"].dtype,
         centered=config.sym,
     )
-    return StoredLayer(stored, weight, None if bias is None else bias.dtype, f"{stored}.g_idx" in tensors)
-
-
-def _shape(
-    tensors: Headers, name: str, expected: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...]
-) -> tuple[int, ...]:
-    """Return the shape of a tensor; refuse one that is missing, or has another type or shape than expected.
-
-    None in `expected` stands for any size.
-    """
-    if name not in tensors:
-        raise CheckpointError(f"{name} is missing: {_again(tensors)}")
-    shape = tuple(tensors[name].shape)
-    dtype = tensors[name].dtype
-    if dtype not in dtypes:
-        allowed = " or ".join(str(kind).removeprefix("torch.") for kind in dtypes)
-        raise CheckpointError(f"{name} has the type {str(dtype).removeprefix('torch.')}: it must be {allowed}")
-    if len(shape) != len(expected) or any(want not in (None, size) for want, size in zip(expected, shape, strict=True)):
-        sizes = ", ".join("any" if size is None else str(size) for size in expected)
-        raise CheckpointError(f"{name} has the shape {list(shape)}: it must be [{sizes}]")
-    return shape
-
-
-def _again(tensors: Headers) -> str:
-    """Return the end of a message about a file whose tensors do not fit each other: where to get a sound copy."""
-    return sound_copy(file_of(tensors))
+    return StoredLayer(stored, weight, bias_dtype(stored, out_features, tensors), absent)

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 import torch
 
+from qtoolkit.checkpoints.safetensors import StoredTensor
+from qtoolkit.formats.gptq import WIDTHS
 from qtoolkit.kernels import Codes, output_blocks
-from qtoolkit.tensor.int32_packing import WORD_BITS, pack_words, unpack_words
+from qtoolkit.tensor.int32_packing import pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
 
 CHECKPOINT_FORMATS = ("gptq", "gptq_v2")
@@ -16,7 +18,7 @@ CHECKPOINT_FORMATS = ("gptq", "gptq_v2")
 
 @dataclass(frozen=True)
 class GPTQTensors:
-    """How a GPTQ checkpoint stores a weight W[out_features, in_features]; implements `StoredTensors`.
+    """How a GPTQ checkpoint stores a weight W[out_features, in_features]; implements `GroupedTensors`.
 
     | tensor | type | shape |
     |---|---|---|
@@ -71,8 +73,8 @@ class GPTQTensors:
         if self.checkpoint_format not in CHECKPOINT_FORMATS:
             allowed = ", ".join(CHECKPOINT_FORMATS)
             raise ValueError(f"checkpoint_format must be one of {allowed}, got {self.checkpoint_format!r}")
-        if bits not in WORD_BITS:
-            raise ValueError(f"bits must be one of {', '.join(map(str, WORD_BITS))}, got {bits}")
+        if bits not in WIDTHS:
+            raise ValueError(f"bits must be one of {', '.join(map(str, WIDTHS))}, got {bits}")
         inputs = self.in_features
         outputs = self.out_features
         if inputs * bits % 32 or outputs * bits % 32:
@@ -107,6 +109,12 @@ class GPTQTensors:
             "g_idx": groups.to(torch.int32),
         }
         return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+    def are_sound(self, tensors: Mapping[str, StoredTensor | torch.Tensor], *, reordered: bool) -> bool:
+        """See `GroupedTensors`."""
+        groups = tensors["g_idx"][...]
+        in_groups = in_order(groups.sort().values if reordered else groups, self.inputs_per_scale)
+        return in_groups and bool(tensors["scales"][...].isfinite().all())
 
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> "CodeWords":
         """See `StoredTensors`."""

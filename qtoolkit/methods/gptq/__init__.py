@@ -1,51 +1,75 @@
 """GPTQ: choose codes column by column, compensating each column's error in those not yet done (arXiv 2210.17323)."""
 
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats import Layer
+from qtoolkit.formats import Layer, get_grouped_format
 from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 from qtoolkit.requests import option
+from qtoolkit.texts.mixtures import read_mixture
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qtoolkit.formats.gptq.tensors import GPTQTensors
+    from qtoolkit.formats import GroupedFormat
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.stream.cost import JobShape
     from qtoolkit.stream.journal import JournalLocation
 
-# Inputs and outputs that every reader of the format packs without a remainder: 32 codes of 3 bits fill 3 words.
-_MULTIPLE = 32
 _SMALLEST_GROUP = 32
+# Rounds of refining where nobody says how many, and the bits with which nothing is left to gain (benchmarks/README.md).
+_ROUNDS = 3
+_TOO_EXACT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTQ(MixedConfig):
-    """GPTQ: codes of 2, 3, 4 or 8 bits, chosen so that each layer's outputs on a calibration text change least."""
+    """GPTQ: codes of 2 to 8 bits, chosen so that each layer's outputs on a calibration text change least."""
 
     method: ClassVar[str] = "gptq"
-    format: ClassVar[str] = "gptq"
 
-    bits: int = option(4, choices=(2, 3, 4, 8), help="size of a code", unit="bits per weight", per_layer=True)
+    bits: int = option(4, choices=(2, 3, 4, 5, 6, 8), help="size of a code", unit="bits per weight", per_layer=True)
+    # One of the formats that hold such codes: an option, where other methods have one format.
+    format: str = option(  # type: ignore[misc]
+        "gptq",
+        choices=("gptq", "compressed-tensors"),
+        help="how the codes are stored: gptq is AutoGPTQ's and holds 2, 3, 4 or 8 bits, compressed-tensors vLLM's",
+        absent="gptq",
+    )
     group_size: int = option(
         128, help="inputs of one output that share a scale, -1 for all; the largest that divides, where this does not"
     )
     sym: bool = option(True, help="zero point in the middle of the codes; false fits one to each group")
     full_range: bool = option(
-        True, help="let scales have either sign, so that the codes reach further on the side that needs it (if sym)"
+        True,
+        help="let scales have either sign, so that the codes reach further on the side that needs it; "
+        "without effect if sym is false",
+        absent=False,
+    )
+    refine: int | None = option(
+        None,
+        help="how often scales and codes are chosen again after solving, each with all others fixed; None for "
+        f"{_ROUNDS}, or for 0 where all layers have {_TOO_EXACT} bits",
+        unit="rounds",
+        absent=0,
     )
     desc_act: bool = option(
         False, help="form the groups in order of activation: the file then has a g_idx, and runs slower"
     )
     damp_percent: float = option(0.01, help="share of the mean of the Hessian's diagonal that is added to it")
     calibration: Any = option(
-        "wikitext2", help="text to calibrate with: wikitext2, c4, self, a file, a list of texts, or a Dataset"
+        "wikitext2",
+        help="text to calibrate with: wikitext2, c4, self, a file or folder of texts, chats or tables, a list, "
+        "a Dataset, or several with their shares (wikitext2=0.5,chat.jsonl=0.5)",
+    )
+    calibration_column: str | None = option(
+        None,
+        help="column of the calibration text that holds texts or chats; None chooses one by its name",
+        absent=None,
     )
     num_samples: int = option(128, help="samples of the calibration text", unit="samples")
     seq_len: int = option(2048, help="length of a sample", unit="tokens")
@@ -57,6 +81,23 @@ class GPTQ(MixedConfig):
     true_sequential: bool = option(
         True, help="let each layer of a block see what the layers before it make once they are quantized"
     )
+    qep_alpha: float = option(
+        0.5,
+        help="share of what quantized layers have changed that the layers after them make good (QEP); 0 for none",
+        absent=0.0,
+    )
+    embeddings: int | None = option(
+        None,
+        help="size of a code of the token embedding and the output head, 8 or 4 where the format holds them",
+        unit="bits per weight",
+        empty="they stay as they are",
+        absent=None,
+    )
+    token_weights: bool = option(
+        False,
+        help="weigh each token of the calibration text by how much its outputs matter to the model's (GuidedQuant)",
+        absent=False,
+    )
     checkpoint_format: str = option(
         "gptq", choices=("gptq", "gptq_v2"), help="how zero points are stored: gptq is AutoGPTQ's, less one"
     )
@@ -66,33 +107,76 @@ class GPTQ(MixedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # The dataclass is frozen.
+        object.__setattr__(self, "calibration", read_mixture(self.calibration))
         name = type(self).__name__
         if self.group_size != -1 and self.group_size < _SMALLEST_GROUP:
             raise ConfigError(f"{name}: group_size must be -1, or at least {_SMALLEST_GROUP}, got {self.group_size}")
         if not 0 < self.damp_percent < 1:
             raise ConfigError(f"{name}: damp_percent must lie between 0 and 1, got {self.damp_percent}")
+        if not 0 <= self.qep_alpha <= 1:
+            raise ConfigError(f"{name}: qep_alpha must lie between 0 (off) and 1, got {self.qep_alpha}")
         if self.desc_act and self.order != "activation":
             raise ConfigError(f"{name}: desc_act=True forms groups in order of activation: leave order='activation'")
-        if self.engine == "optimum" and (self.rules or self.target is not None):
+        if self.engine == "optimum":
+            self._refuse_with_optimum(name)
+        for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise ConfigError(f"{name}: {field} must be at least {least}, got {value}")
+        get_grouped_format(self)
+        if self.embeddings is not None and self.target is not None:
+            raise ConfigError(
+                f"{name}: a target gives bits to layers in blocks alone: leave out embeddings, or target_bits and "
+                "target_size"
+            )
+
+    def for_embeddings(self, width: int) -> "GPTQ":
+        """Return the config of an embedding of this width: symmetric codes in groups of 64, or 32 where 64 is none."""
+        assert self.embeddings is not None
+        size = 64 if width % 64 == 0 else 32
+        return replace(
+            self, bits=self.embeddings, group_size=size, sym=True, order="natural", rules={}, embeddings=None
+        )
+
+    def _refuse_with_optimum(self, name: str) -> None:
+        """Refuse options that optimum cannot follow and that nobody gets unasked."""
+        if self.rules or self.target is not None:
             raise ConfigError(
                 f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
             )
-        for field in ("num_samples", "seq_len"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{name}: {field} must be at least 1, got {getattr(self, field)}")
+        if self.format != type(self).format:
+            raise ConfigError(
+                f"{name}: optimum writes {type(self).format!r} alone: leave out format, or engine='optimum'"
+            )
+        if self.token_weights:
+            raise ConfigError(f"{name}: optimum weighs no tokens: leave out token_weights, or engine='optimum'")
+
+    @property
+    def stored_as(self) -> "GroupedFormat":
+        """Return the format that stores the codes."""
+        return get_grouped_format(self)
+
+    @property
+    def rounds(self) -> int:
+        """Return how often each layer is refined: `refine`, or as the bits ask that layers have or may get."""
+        if self.refine is not None:
+            return self.refine
+        bits = [self.bits, *(values["bits"] for values in self.rules.values() if "bits" in values)]
+        if self.target is not None:
+            bits.extend(self.bits_to_give())
+        return _ROUNDS if min(bits) < _TOO_EXACT else 0
 
     def bits_to_give(self) -> tuple[int, ...]:
         """See `MixedConfig`; without 2 bits if `sym`, where the loss is no longer predicted to second order."""
-        return tuple(bits for bits in super().bits_to_give() if bits > 2 or not self.sym)
+        held = self.stored_as.widths
+        return tuple(bits for bits in super().bits_to_give() if bits in held and (bits > 2 or not self.sym))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values; calibration text that is no file is replaced by its description."""
-        text = self.calibration
-        if isinstance(text, list | tuple):
-            text = f"{len(text)} texts"
-        elif not isinstance(text, str):
-            text = os.fspath(text) if isinstance(text, os.PathLike) else type(text).__name__
-        return super().to_dict() | {"calibration": text}
+        from qtoolkit.texts.calibration_sources import describe_calibration
+
+        return super().to_dict() | {"calibration": describe_calibration(self.calibration)}
 
 
 class GPTQMethod(Method):
@@ -109,20 +193,26 @@ class GPTQMethod(Method):
         *({"bits": bits, "group_size": size} for bits in (2, 3, 4) for size in (32, 64, 128)),
         {"bits": 8, "group_size": 128},
     )
-    summary = "2, 3, 4 or 8 bits fitted to a calibration text, block by block; AutoGPTQ's format"
+    summary = "2 to 8 bits fitted to a calibration text, block by block; AutoGPTQ's format or compressed-tensors"
     splits_experts = True
     resumes = True
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
-        """See `Method`: refuse a calibration text that cannot be used."""
-        from qtoolkit.texts.texts import check_texts
+        """See `Method`: refuse a calibration text that cannot be used, and say how many rounds of refining are meant.
 
-        check_texts(config.calibration, "calibration")
-        return config
+        optimum knows none of the later options but the column, since the text is read here for both.
+        """
+        from qtoolkit.texts.calibration_sources import check_calibration
+
+        check_calibration(config.calibration, config.calibration_column)
+        if config.engine == "optimum":
+            return replace(config, **{**config.absent(), "calibration_column": config.calibration_column})
+        return replace(config, refine=config.rounds)
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:
         """See `Method`: choose one group size for all layers, since the format stores one and readers rely on it."""
-        inputs = sorted({layer.in_features for layer in layers if not _skip_reason(layer)})
+        skips = config.stored_as.reason_to_skip
+        inputs = sorted({layer.in_features for layer in layers if not skips(layer)})
         if not inputs or config.group_size == -1:
             return config
         # Inputs are multiples of 32, so that one always divides; kernels need a power of two.
@@ -137,23 +227,53 @@ class GPTQMethod(Method):
 
     def plan_layer(self, layer: Layer, config: GPTQ) -> LayerPlan:
         """See `Method`."""
+        import torch
+
         from qtoolkit.kernels import memory_bytes, stored_bytes
 
-        reason = _skip_reason(layer)
+        stored_as = config.stored_as
+        reason = stored_as.reason_to_skip(layer)
         if reason:
             return layer.left_alone(reason)
-        tensors = stored_tensors(config, layer.out_features, layer.in_features, bits=config.bits)
+        dtype = getattr(torch, layer.dtype)
+        tensors = stored_as.tensors_of(config, layer.out_features, layer.in_features, bits=config.bits, dtype=dtype)
         stored = stored_bytes(tensors)
         # The Hessian and its factor, the weight and its errors in float32, the codes.
         working = 8 * layer.in_features**2 + 9 * layer.num_weights + stored
         packed = memory_bytes(tensors, device=layer.device, reordered=config.desc_act)
         return layer.replaced(packed, disk_bytes=stored, working_bytes=working, bits=config.bits)
 
+    def plan_embedding(self, layer: Layer, config: GPTQ, *, multiplies: bool) -> LayerPlan | None:
+        """See `Method`."""
+        import torch
+
+        from qtoolkit.kernels import memory_bytes, stored_bytes
+
+        if config.embeddings is None:
+            return None
+        if layer.in_features % _SMALLEST_GROUP:
+            return layer.left_alone(f"its width is no multiple of {_SMALLEST_GROUP}, but {layer.in_features}")
+        own = config.for_embeddings(layer.in_features)
+        dtype = getattr(torch, layer.dtype)
+        tensors = own.stored_as.tensors_of(own, layer.out_features, layer.in_features, bits=own.bits, dtype=dtype)
+        stored = stored_bytes(tensors)
+        packed = memory_bytes(tensors, device=layer.device) if multiplies else stored
+        # The codes, as they are made and as they are packed.
+        working = layer.num_weights + stored
+        return layer.replaced(packed, disk_bytes=stored, working_bytes=working, bits=own.bits)
+
     def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
-        from qtoolkit.formats.gptq.config import notes_on
-
-        return notes_on(config, layers)
+        notes = (*config.stored_as.notes(config, layers), *_notes_on_weights(config, layers))
+        if config.engine == "optimum":
+            off = ", ".join(name for name in config.absent() if name not in ("format", "embeddings"))
+            notes = (f"optimum does not know {off}: these are off", *notes)
+        if not config.stored_as.embedding_widths:
+            notes = (*notes, "embeddings stay as they are, since the format holds no others")
+        if config.sym and any(layer.bits == 2 for layer in layers):
+            # SmolLM2-135M: perplexity 2,358, where 68 with sym=False and 20 in bfloat16.
+            return ("models fall apart with 2 bits and sym=True: give sym=False, or more bits", *notes)
+        return notes
 
     def rounded(self, weight: "Tensor", layer: Layer, config: GPTQ) -> "Tensor":
         """See `Method`."""
@@ -181,28 +301,12 @@ class GPTQMethod(Method):
         return quantize(checkpoint, config, plan, on_progress, journal)
 
 
-def stored_tensors(config: GPTQ, out_features: int, in_features: int, *, bits: int) -> "GPTQTensors":
-    """Return how the weight of a layer with these bits is stored with this config."""
-    from qtoolkit.formats.gptq.tensors import GPTQTensors
-
-    return GPTQTensors(
-        out_features,
-        in_features,
-        bits=bits,
-        group_size=config.group_size,
-        checkpoint_format=config.checkpoint_format,
-        centered=config.sym,
-    )
-
-
-def _skip_reason(layer: Layer) -> str:
-    """Return why a layer cannot be quantized; empty where it can."""
-    if not layer.in_block:
-        return "outside the blocks, which alone the format's readers look for"
-    if layer.in_features % _MULTIPLE or layer.out_features % _MULTIPLE:
-        shape = f"[{layer.out_features}, {layer.in_features}]"
-        return f"the format needs outputs and inputs in multiples of {_MULTIPLE}, not {shape}"
-    return ""
+def _notes_on_weights(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+    """Return a note on layers for which tokens are not weighed."""
+    # An expert has a number beside that of its block.
+    if config.token_weights and any(sum(part.isdigit() for part in layer.name.split(".")) > 1 for layer in layers):
+        return ("token_weights: tokens count alike for layers of experts, which get some of the tokens only",)
+    return ()
 
 
 METHOD = GPTQMethod()

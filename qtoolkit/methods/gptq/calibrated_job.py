@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.checkpoints.safetensors import StoredTensor
-from qtoolkit.formats.gptq.config import describe, notes_on
 from qtoolkit.measure.malloc import give_memory_back
-from qtoolkit.methods.gptq import GPTQ, optimum
+from qtoolkit.methods.gptq import GPTQ, METHOD, optimum
+from qtoolkit.methods.gptq.embeddings import quantize_embedding
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.structure import is_linear
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.journal import DoneBlock, Journal, JournalLocation
 from qtoolkit.stream.loading import calibration_dtype, load_streamed
 from qtoolkit.stream.run import quantize_blocks
+from qtoolkit.stream.token_weights import token_weights
 from qtoolkit.texts.calibration_text import Calibration, bounded, make_calibration, read_calibration
 from qtoolkit.texts.overlap import sketch
 from qtoolkit.texts.self_calibration import self_calibration
+from qtoolkit.texts.texts import is_self
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 # The tokens that the reported perplexity is measured on: enough to show whether the text suits the model.
 _PERPLEXITY_SAMPLES = 2
 PERPLEXITY_TOKENS = 256
+# Layers without tokens that a note names.
+_NAMED = 3
 # Rows of logits that are in float32 at one time: a large vocabulary makes each a megabyte.
 LOSS_ROWS = 32
 
@@ -43,10 +48,10 @@ def quantize(
     notes = []
     if dtype != checkpoint.dtype:
         notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
-    notes.extend(notes_on(config, plan.layers))
-    text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
+    notes.extend(METHOD.notes(config, plan.layers))
+    text = None if is_self(config.calibration) else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
-    journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype))
+    journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype), absent=config.absent())
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
     notes.extend(text.notes)
     if config.engine == "optimum":
@@ -54,7 +59,9 @@ def quantize(
         return outcome._replace(notes=[*notes, *journal.notes, *outcome.notes])
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
     layers = streamed.names_by_block(names)
-    blocks = quantize_blocks(streamed, layers, text.tokens, GPTQBlocks(config, plan.device), journal, on_progress)
+    weights = token_weights(streamed, layers, text.tokens, journal, on_progress) if config.token_weights else {}
+    method = GPTQBlocks(config, plan.device, checkpoint.dtype)
+    blocks = quantize_blocks(streamed, layers, text.tokens, method, journal, on_progress, weights)
     notes.extend(journal.notes)
     give_memory_back()
     loaded = _load(checkpoint, streamed, config, plan, blocks)
@@ -72,13 +79,28 @@ def quantize(
         text_check=text.checked,
     )
     give_memory_back()
-    return Outcome(model, report, [*notes, *loaded.notes])
+    return Outcome(model, report, [*notes, *_unseen(report.layers), *loaded.notes])
+
+
+def _unseen(layers: tuple[LayerError, ...]) -> list[str]:
+    """Return a note on the layers that no token reached, such as those of an expert that was never chosen."""
+    names = [layer.name for layer in layers if not layer.num_inputs]
+    if not names:
+        return []
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    count = f"{len(names)} of {len(layers)} layers ({', '.join(names[:_NAMED])}{more})"
+    return [f"no token reached {count}, which were rounded to the nearest code: give more samples, or other text"]
 
 
 def _read_text(checkpoint: Checkpoint, config: GPTQ, on_progress: OnProgress) -> Calibration:
     """Return the tokens of the calibration text that the config names."""
     text = read_calibration(
-        checkpoint, config.calibration, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
+        checkpoint,
+        config.calibration,
+        num_samples=config.num_samples,
+        seq_len=config.seq_len,
+        column=config.calibration_column,
+        on_progress=on_progress,
     )
     give_memory_back()
     return text
@@ -118,7 +140,7 @@ def _fingerprint_inputs(
     """Return everything that the codes depend on; a journal with other values is refused, naming the difference."""
     return {
         "method": config.method,
-        **config.to_dict(),
+        **config.to_file(),
         "commit_hash": checkpoint.commit_hash,
         "weights": checkpoint.fingerprint(),
         "calibration text": text.fingerprint if text else "written by the model",
@@ -132,22 +154,40 @@ def _load(
     checkpoint: Checkpoint, streamed: StreamedModel, config: GPTQ, plan: Plan, blocks: list[DoneBlock]
 ) -> "Noted[PreTrainedModel]":
     """Load the model of the quantized layers and all other tensors like any checkpoint of the format."""
-    from qtoolkit.formats.gptq.stored_layers import load_gptq
-
-    quantized = {f"{layer.name}.weight" for layer in plan.layers}
-    gone = {key for key, name in streamed.name_of.items() if name in quantized}
-    rest = {key: tensor for key, tensor in streamed.tensors.items() if key not in gone}
-    done = {key: tensor for block in blocks for key, tensor in block.tensors.items()}
     in_blocks = tuple(f"{name}." for name in streamed.block_names)
+    quantized = {f"{layer.name}.weight" for layer in plan.layers if layer.name.startswith(in_blocks)}
+    gone = {key for key, name in streamed.name_of.items() if name in quantized}
+    done = {key: tensor for block in blocks for key, tensor in block.tensors.items()}
+    named = {name: key.removesuffix(".weight") for key, name in streamed.name_of.items()}
+    embeddings, without = {}, set(gone)
+    for layer in plan.layers:
+        if layer.name.startswith(in_blocks):
+            continue
+        name = named[f"{layer.name}.weight"]
+        weight = streamed.tensors[f"{name}.weight"][...]
+        own = config.for_embeddings(weight.shape[1])
+        tensors = quantize_embedding(weight, own, dtype=checkpoint.dtype, device=plan.device)
+        done.update({f"{name}.{key}": tensor for key, tensor in tensors.items()})
+        # A head that is tied to it has its codes.
+        tied = checkpoint.skeleton.all_tied_weights_keys.items()
+        heads = [target.removesuffix(".weight") for target, source in tied if source == f"{layer.name}.weight"]
+        embeddings.update(dict.fromkeys((name, *heads), own))
+        without.update(f"{one}.weight" for one in (name, *heads))
+    rest = {key: tensor for key, tensor in streamed.tensors.items() if key not in without}
     left = [
         key.removesuffix(".weight")
         for key, tensor in rest.items()
         if len(tensor.shape) == 2 and streamed.name_of[key].startswith(in_blocks) and key.endswith(".weight")
     ]
     bits = {key.removesuffix(".weight"): config.of(streamed.name_of[key].removesuffix(".weight")).bits for key in gone}
-    described = describe(config, bits, left)
+    outside = {
+        named.get(f"{name}.weight", name)
+        for name, module in checkpoint.skeleton.named_modules()
+        if is_linear(module) and not name.startswith(in_blocks)
+    }
+    described = config.stored_as.describe(config, bits, left, outside - embeddings.keys(), embeddings)
     result = replace(checkpoint, tensors={**rest, **done}, expand=None)
-    return load_gptq(result, described, device=plan.device)
+    return config.stored_as.load(result, described, device=plan.device)
 
 
 def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:

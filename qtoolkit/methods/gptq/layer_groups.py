@@ -1,25 +1,31 @@
-"""GPTQ of layers that share their inputs: from Hessian to codes, and to the tensors of AutoGPTQ's format."""
+"""GPTQ of layers that share their inputs: from Hessian to codes, and to the tensors of a format."""
 
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gptq.tensors import in_order
-from qtoolkit.methods.gptq import GPTQ, stored_tensors
+from qtoolkit.methods.gptq import GPTQ
+from qtoolkit.methods.gptq.correction import Correction
+from qtoolkit.methods.gptq.refining import refine
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
+from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.stream.run import Result
 from qtoolkit.tensor.hessian import Hessian
 from qtoolkit.tensor.processor import bfloat16_is_native
 from qtoolkit.tensor.qparams import QParams, search_qparams
 
+if TYPE_CHECKING:
+    from qtoolkit.formats.stored_layer import GroupedTensors
+
 # By bits: candidates for a scale, and the smallest of them as a share of the full range (benchmarks/README.md).
-SEARCH_STEPS = {2: 40, 3: 30, 4: 20, 8: 10}
-SMALLEST = {2: 0.3, 3: 0.4, 4: 0.4, 8: 0.8}
+SEARCH_STEPS = {2: 40, 3: 30, 4: 20, 5: 15, 6: 12, 8: 10}
+SMALLEST = {2: 0.3, 3: 0.4, 4: 0.4, 5: 0.6, 6: 0.7, 8: 0.8}
 # Candidates where the sensitivity of a layer is measured, of which only the rank counts.
 _ROUNDING_STEPS = 8
 
@@ -30,12 +36,16 @@ class GPTQBlocks:
     Args:
         config: fitted: its group size divides the inputs of all layers.
         device: where layers are solved.
+        dtype: type of the model, as it is stored.
     """
 
-    def __init__(self, config: GPTQ, device: str) -> None:
+    def __init__(self, config: GPTQ, device: str, dtype: torch.dtype) -> None:
         self.config = config
         self.device = torch.device(device)
+        self.dtype = dtype
+        self.stored_as = config.stored_as
         self.true_sequential: bool = config.true_sequential
+        self.wants_exact = config.qep_alpha > 0
 
     def start(self, names: Sequence[str], in_features: int) -> "_Group":
         """See `BlockMethod`."""
@@ -43,11 +53,12 @@ class GPTQBlocks:
 
     def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `BlockMethod`."""
-        words = tensors["qweight"]
-        groups = tensors["g_idx"]
-        bits = 32 * len(words) // len(groups)
-        stored = stored_tensors(self.config, words.shape[1], len(groups), bits=bits)
-        return stored.decode(tensors).expanded(slice(0, words.shape[1]), torch.float32).T
+        codes = self.stored_as.codes_of(self.config, tensors)
+        return codes.expanded(slice(0, codes.out_features), torch.float32).T
+
+    def stored(self, bits: int, out_features: int, in_features: int) -> "GroupedTensors":
+        """Return how the weight of a layer with these bits is stored."""
+        return self.stored_as.tensors_of(self.config, out_features, in_features, bits=bits, dtype=self.dtype)
 
     def fits(
         self,
@@ -56,24 +67,25 @@ class GPTQBlocks:
         facts: Mapping[str, Any],
     ) -> bool:
         """See `BlockMethod`."""
-        expected = {}
-        for name, (outputs, inputs) in shapes.items():
-            bits = self.config.of(name).bits
-            for key, described in stored_tensors(self.config, outputs, inputs, bits=bits).tensors().items():
-                expected[f"{name}.{key}"] = described
+        stored = {name: self.stored(self.config.of(name).bits, *shape) for name, shape in shapes.items()}
+        expected = {f"{name}.{key}": kind for name, one in stored.items() for key, kind in one.tensors().items()}
         if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != expected:
             return False
-        if facts.keys() != shapes.keys() or not all(_are_facts(values) for values in facts.values()):
+        if facts.keys() != shapes.keys() or not all(self._are_facts(values) for values in facts.values()):
             return False
         return all(
-            bool(tensors[f"{name}.scales"][...].isfinite().all()) and self._are_groups(tensors[f"{name}.g_idx"][...])
-            for name in shapes
+            one.are_sound({key: tensors[f"{name}.{key}"] for key in one.tensors()}, reordered=self.config.desc_act)
+            for name, one in stored.items()
         )
 
-    def _are_groups(self, groups: torch.Tensor) -> bool:
-        """Check whether all groups are full, and in the order of the inputs unless `desc_act` allows another."""
-        size = len(groups) if self.config.group_size == -1 else self.config.group_size
-        return in_order(groups.sort().values if self.config.desc_act else groups, size)
+    def _are_facts(self, values: Any) -> bool:
+        """Check whether a journal's facts of one layer have the keys, types and finite values that `finish` writes."""
+        types = {"error": float, "damp_percent": float, "num_inputs": int}
+        if self.wants_exact:
+            types["corrected"] = bool
+        if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != types:
+            return False
+        return math.isfinite(values["error"]) and math.isfinite(values["damp_percent"]) and values["num_inputs"] >= 0
 
 
 class _Group:
@@ -83,10 +95,12 @@ class _Group:
         self._method = method
         self._names = names
         self._hessian = Hessian(in_features, method.device)
+        self._correction = Correction(in_features, method.device)
 
-    def add(self, inputs: torch.Tensor) -> None:
+    def add(self, batch: GroupInputs) -> None:
         """See `Accumulator`."""
-        self._hessian.add(inputs)
+        self._hessian.add(batch.inputs, batch.weights)
+        self._correction.add(batch)
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
         """See `Accumulator`."""
@@ -102,8 +116,6 @@ class _Group:
         stacks: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
         for name, (layer, value) in zip(self._names, weights.items(), strict=True):
             stacks[config.of(name).bits][layer] = value
-        weight = {bits: self._stacked(stack) for bits, stack in stacks.items()}
-        energy = {bits: _energy(stacked, hessian) for bits, stacked in weight.items()}
         try:
             lower, diagonal, damp = factor(hessian, order, config.damp_percent)
         except SingularHessianError as error:
@@ -113,23 +125,32 @@ class _Group:
         members = groups.argsort(stable=True)
         results: dict[str, Result] = {}
         for bits, stack in stacks.items():
-            stacked = weight.pop(bits)
+            # The target: the weights, corrected for what layers before them have changed.
+            stacked = self._correction.applied(self._stacked(stack), config.qep_alpha, lower, diagonal, order)
+            energy = _energy(stacked, hessian)
             steps = SEARCH_STEPS[bits]
             qparams = _search(stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps)
+            qparams = _as_stored(qparams, self._method.stored(bits, stacked.shape[1], len(hessian)))
             codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
+            if config.rounds:
+                qparams, codes, loss = refine(
+                    stacked, hessian, damp, order, qparams, groups, codes, loss, rounds=config.rounds
+                )
             start = 0
             for name, value in stack.items():
                 columns = slice(start, start + len(value))
                 start = columns.stop
-                stored = stored_tensors(config, len(value), len(hessian), bits=bits)
+                stored = self._method.stored(bits, len(value), len(hessian))
                 scale = qparams.scale[:, columns]
                 zero_point = qparams.zero_point[:, columns]
-                total = energy[bits][columns].sum().item()
+                total = energy[columns].sum().item()
                 facts = {
                     "error": loss[columns].sum().item() / total if total else 0.0,
                     "damp_percent": damp,
                     "num_inputs": self._hessian.num_inputs,
                 }
+                if self._method.wants_exact:
+                    facts["corrected"] = self._correction.is_known
                 results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
         return results
 
@@ -138,12 +159,10 @@ class _Group:
         return torch.cat([value.to(self._method.device, torch.float32) for value in weights.values()]).T.contiguous()
 
 
-def _are_facts(values: Any) -> bool:
-    """Check whether a journal's facts of one layer have the keys, types and finite values that `finish` writes."""
-    types = {"error": float, "damp_percent": float, "num_inputs": int}
-    if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != types:
-        return False
-    return math.isfinite(values["error"]) and math.isfinite(values["damp_percent"]) and values["num_inputs"] >= 0
+def _as_stored(qparams: QParams, stored: "GroupedTensors") -> QParams:
+    """Return the scales rounded to the type of the file, so that the codes are chosen for those that it holds."""
+    _, dtype = stored.tensors()[stored.scale_name]
+    return replace(qparams, scale=qparams.scale.to(dtype).to(qparams.scale.dtype))
 
 
 def _search(

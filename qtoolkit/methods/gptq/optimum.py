@@ -8,8 +8,6 @@ from pathlib import Path
 from qtoolkit.checkpoints.safetensors import read_tensors
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.files import scratch_folder
-from qtoolkit.formats.gptq.config import describe
-from qtoolkit.formats.gptq.stored_layers import load_gptq
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
@@ -54,7 +52,7 @@ def quantize(checkpoint: Checkpoint, config: GPTQ, plan: Plan, text: Calibration
     model = load_streamed(checkpoint, None, device=plan.device, on_progress=ignore_progress).value
     model = quantizer.quantize_model(model, checkpoint.tokenizer)
     made_by = [f"{package}:{version(package)}" for package in PACKAGES]
-    described = describe(config, {layer.name: config.bits for layer in plan.layers}, []) | {
+    described = config.stored_as.describe(config, {layer.name: config.bits for layer in plan.layers}, [], [], {}) | {
         "meta": {"quantizer": made_by}
     }
     with scratch_folder("qtoolkit-optimum-") as folder:
@@ -64,7 +62,7 @@ def quantize(checkpoint: Checkpoint, config: GPTQ, plan: Plan, text: Calibration
         del model
         files = Path(folder).glob("*.safetensors")
         tensors = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
-        loaded = load_gptq(replace(checkpoint, tensors=tensors, expand=None), described, device=plan.device)
+        loaded = config.stored_as.load(replace(checkpoint, tensors=tensors, expand=None), described, device=plan.device)
     notes = [*loaded.notes, f"quantized by {' and '.join(made_by)}, which tell no error of layers"]
     report = CalibrationReport(
         text=text.name,

@@ -30,6 +30,21 @@ def column_order(importance: torch.Tensor, order: str) -> torch.Tensor:
     return importance.argsort(descending=True, stable=True)
 
 
+def permuted(hessian: torch.Tensor, order: torch.Tensor, damp_percent: float) -> torch.Tensor:
+    """Return P H P^T + damp * mean(diag H) * I [in, in], the damped Hessian with its columns in an order.
+
+    Args:
+        hessian: [in, in]; zero rows (dead inputs) get 1 on the diagonal.
+        order: int64 [in].
+        damp_percent: the damping, as a share of the mean of the diagonal.
+    """
+    diagonal = hessian.diagonal()
+    matrix = hessian[order[:, None], order]
+    matrix.diagonal().add_(damp_percent * diagonal.mean())
+    matrix.diagonal()[(diagonal == 0)[order]] = 1
+    return matrix
+
+
 def factor(hessian: torch.Tensor, order: torch.Tensor, damp_percent: float) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Compute L and d of P H P^T + damp * mean(diag H) * I = L diag(d) L^T, columns in reverse order.
 
@@ -45,16 +60,11 @@ def factor(hessian: torch.Tensor, order: torch.Tensor, damp_percent: float) -> t
         SingularHessianError: no factor exists with a damping of 1, or H holds NaN or infinity.
     """
     reverse = order.flip(0)
-    diagonal = hessian.diagonal()
-    mean = diagonal.mean()
-    if not mean.isfinite():
+    if not hessian.diagonal().mean().isfinite():
         raise SingularHessianError("its inputs hold NaN or infinity")
-    dead = (diagonal == 0)[reverse]
     damp = damp_percent
     while True:
-        lower = hessian[reverse[:, None], reverse]
-        lower.diagonal().add_(damp * mean)
-        lower.diagonal()[dead] = 1
+        lower = permuted(hessian, reverse, damp)
         info = torch.empty((), dtype=torch.int32, device=lower.device)
         torch.linalg.cholesky_ex(lower, out=(lower, info))
         if info.item() == 0:

@@ -94,6 +94,7 @@ def test_the_config_is_what_the_file_says(made: tuple[Path, Tensors], recipe: Re
         damp_percent=0.1,
         true_sequential=False,
         order="activation" if recipe.desc_act else "natural",
+        **qt.GPTQ.absent(),
     )
 
 

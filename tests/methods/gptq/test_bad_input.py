@@ -65,7 +65,7 @@ def test_text_without_a_tokenizer() -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"bits": 5}, "bits must be one of 2, 3, 4, 8, got 5"),
+        ({"bits": 7}, "bits must be one of 2, 3, 4, 5, 6, 8, got 7"),
         ({"group_size": 16}, "group_size must be -1, or at least 32, got 16"),
         ({"damp_percent": 0.0}, "damp_percent must lie between 0 and 1, got 0.0"),
         ({"damp_percent": 1.0}, "damp_percent must lie between 0 and 1, got 1.0"),

@@ -1,6 +1,6 @@
 """4-bit layers of one group size, whoever chose their codes, side by side; and prompts where bfloat16 is slow.
 
-Run `python benchmarks/kernels.py`. Milliseconds of the fastest of many products by one layer, one thread.
+Run `python benchmarks/products.py`. Milliseconds of the fastest of many products by one layer, one thread.
 """
 
 import time

@@ -1,0 +1,26 @@
+"""Quantize a folder with qt.GPTQ: MODEL OUTPUT TOKENS.json OPTIONS.json; the calibration text is among the options."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import transformers.models.llama.modeling_llama  # noqa: F401  # imports are no part of the work
+from report import finished, started
+
+import qtoolkit as qt
+
+
+def main(model: str, output: str, tokens: str, options: str) -> None:
+    """Quantize, check that the samples are those of all, and say what it took."""
+    from qtoolkit.texts.calibration_text import fingerprint_of
+
+    expected = fingerprint_of(torch.tensor(json.loads(Path(tokens).read_text(encoding="utf-8"))))
+    begin = started()
+    result = qt.quantize(model, qt.GPTQ(**json.loads(options)), output=output, overwrite=True, device="cpu")
+    finished(begin)
+    if result.report.calibration is None or result.report.calibration.fingerprint != expected:
+        sys.exit("qtoolkit was calibrated on other tokens than the others")
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,175 @@
+"""The format compressed-tensors, pack-quantized: codes of any width, as vLLM, SGLang and transformers read them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.formats.base import LayersOf, is_uneven
+from qtoolkit.formats.grouped import GroupedFormat
+from qtoolkit.formats.layer import Layer
+from qtoolkit.records import LayerPlan
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from qtoolkit.formats.base import Reader
+    from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
+    from qtoolkit.kernels import Codes
+    from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
+
+__all__ = ["FORMAT"]
+
+QUANT_METHOD = "compressed-tensors"
+PACKAGE = "compressed_tensors"
+# The only one of the package's formats that holds codes of less than 8 bits in integers.
+PACKED = "pack-quantized"
+WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+
+
+class CompressedTensorsFormat(GroupedFormat):
+    """Store, read and describe compressed-tensors checkpoints."""
+
+    name = quant_method = tag = QUANT_METHOD
+    packages = (PACKAGE,)
+    reads_itself = True
+    layer_suffixes = (".weight_packed",)
+    widths = WIDTHS
+    # vLLM looks up rows of whole words only.
+    embedding_widths = (4, 8)
+
+    def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """See `Format`."""
+        from qtoolkit.formats.compressed_tensors.config import options_of
+
+        return "gptq", options_of(values)
+
+    def reader(self, checkpoint: "Checkpoint") -> "Reader":
+        """See `Format`."""
+        from qtoolkit.formats.compressed_tensors.reader import PackedReader
+
+        return PackedReader(checkpoint)
+
+    def problems(self, folder: Path, values: Mapping[str, Any]) -> Sequence[str]:
+        """See `Format`."""
+        from qtoolkit.formats.compressed_tensors.packed_layers import problems_of
+
+        return problems_of(folder, values)
+
+    def check(self, config: Any) -> None:
+        """See `GroupedFormat`: groups are those of the inputs in order, and zero points are stored as they are."""
+        name = type(config).__name__
+        if getattr(config, "desc_act", False):
+            raise ConfigError(
+                f"{name}: desc_act=True is not written as {self.name}, whose readers gave it up: "
+                "leave it out, or give format='gptq'"
+            )
+        if getattr(config, "checkpoint_format", "gptq") != "gptq":
+            raise ConfigError(
+                f"{name}: checkpoint_format={config.checkpoint_format!r} is no option of format {self.name!r}: "
+                "leave it out, or give format='gptq'"
+            )
+        if getattr(config, "engine", "qtoolkit") != "qtoolkit":
+            raise ConfigError(
+                f"{name}: engine={config.engine!r} writes no {self.name}: leave it out, or give format='gptq'"
+            )
+
+    def reason_to_skip(self, layer: Layer) -> str:
+        """See `GroupedFormat`."""
+        if not layer.in_block:
+            return "outside the blocks, which alone are calibrated"
+        if layer.transposed:
+            return "a Conv1D, which the format's readers do not take: format gptq holds it"
+        if layer.in_features % 32:
+            return f"its inputs are no multiple of 32, the smallest group, but {layer.in_features}"
+        return ""
+
+    def tensors_of(
+        self, config: Any, out_features: int, in_features: int, *, bits: int, dtype: "torch.dtype"
+    ) -> "PackedTensors":
+        """See `GroupedFormat`: scales have the model's type; of a float64 model float32."""
+        import torch
+
+        from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
+
+        return PackedTensors(
+            out_features,
+            in_features,
+            bits=bits,
+            group_size=config.group_size,
+            symmetric=config.sym,
+            scale_dtype=torch.float32 if dtype == torch.float64 else dtype,
+        )
+
+    def codes_of(self, config: Any, tensors: Mapping[str, "torch.Tensor"]) -> "Codes":
+        """See `GroupedFormat`."""
+        out_features, in_features = tensors["weight_shape"].tolist()
+        # Whole words: inputs are multiples of 32.
+        bits = 32 * tensors["weight_packed"].shape[1] // in_features
+        dtype = tensors["weight_scale"].dtype
+        return self.tensors_of(config, out_features, in_features, bits=bits, dtype=dtype).decode(tensors)
+
+    def describe(
+        self,
+        config: Any,
+        quantized: Mapping[str, int],
+        left: Iterable[str],
+        outside: Iterable[str],
+        embeddings: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.compressed_tensors.config import describe
+
+        return describe(config, quantized, [*left, *outside], embeddings)
+
+    def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.compressed_tensors.reader import load_packed
+
+        return load_packed(checkpoint, values, device=device)
+
+    def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
+        """See `GroupedFormat`."""
+        if getattr(config, "embeddings", None) is None:
+            return ()
+        return (
+            "quantized embeddings are read by qtoolkit, and listed by vLLM: transformers' own reader fails at them",
+        )
+
+    def reads_alone(self, values: Mapping[str, Any]) -> bool:
+        """See `Format`."""
+        from qtoolkit.formats.compressed_tensors.config import has_embeddings
+
+        return not has_embeddings(values)
+
+    def needs_qtoolkit(self, options: Mapping[str, Any]) -> bool:
+        """See `Format`: transformers 5.23 fails at quantized embeddings."""
+        return options.get("embeddings") is not None
+
+    def readers(self, options: Mapping[str, Any]) -> str:
+        """See `Format`."""
+        own = "With `import qtoolkit` before it, the package compressed-tensors is not needed, and codes stay packed."
+        listed = (
+            "vLLM and SGLang list compressed-tensors among the formats that they read; this model was not tried there."
+        )
+        if options.get("embeddings") is not None:
+            return (
+                "Its embeddings are quantized too: transformers reads them once qtoolkit is imported, not by itself. "
+                f"{listed}"
+            )
+        if options.get("sym") is False:
+            own += " transformers 5.23 expands zero points while it loads, as config.json says (run_compressed)."
+        if is_uneven(options):
+            listed += " They fuse q, k and v, and gate and up, which must have the same bits there."
+        return f"{own} {listed}"
+
+    def register(self, layers_of: LayersOf) -> None:
+        """See `Format`."""
+        from qtoolkit.formats.compressed_tensors.loader import register
+
+        register()
+
+
+FORMAT = CompressedTensorsFormat()

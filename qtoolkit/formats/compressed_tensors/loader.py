@@ -1,0 +1,83 @@
+"""Load compressed-tensors checkpoints by transformers' `from_pretrained`, without the package compressed-tensors.
+
+This module is imported as soon as transformers is, possibly while a module of qtoolkit is being imported; so most of
+qtoolkit is imported in functions.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from transformers import PreTrainedModel
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+from qtoolkit.errors import CheckpointError
+from qtoolkit.formats.compressed_tensors import PACKAGE, QUANT_METHOD
+from qtoolkit.formats.stored_loader import StoredConfig, StoredQuantizer, register_stored
+from qtoolkit.optional import is_installed
+
+if TYPE_CHECKING:
+    from qtoolkit.formats.stored_layer import StoredLayer
+    from qtoolkit.kernels import QuantizedLinear
+
+
+class CompressedTensorsConfig(StoredConfig):
+    """The `quantization_config` of a compressed-tensors checkpoint."""
+
+    file_method = QUANT_METHOD
+
+
+class CompressedTensorsQuantizer(StoredQuantizer):
+    """Replace the layers that a compressed-tensors checkpoint stores quantized."""
+
+    instead = (
+        "transformers quantizes nothing into compressed-tensors: "
+        "use qtoolkit.quantize(model, qtoolkit.GPTQ(format='compressed-tensors', ...))"
+    )
+
+    def quantized_names(self, headers: Mapping[str, Any]) -> list[str]:
+        """See `StoredQuantizer`."""
+        from qtoolkit.formats.compressed_tensors.packed_layers import quantized_names
+
+        return quantized_names(headers)
+
+    def find_layers(self, model: PreTrainedModel, headers: Mapping[str, Any]) -> "Mapping[str, StoredLayer]":
+        """See `StoredQuantizer`."""
+        from qtoolkit.formats.compressed_tensors.config import read_schemes
+        from qtoolkit.formats.compressed_tensors.packed_layers import find_layers
+
+        return find_layers(model, headers, read_schemes(self.quantization_config.to_dict()))
+
+    def check_values(self, name: str, layer: "QuantizedLinear") -> None:
+        """See `LinearQuantizer`: refuse scales that are not finite."""
+        scale = layer.get_buffer("weight_scale")
+        if not scale.is_meta and not scale.isfinite().all():
+            raise CheckpointError(f"{name}.weight_scale holds NaN or infinity: name another checkpoint of the model")
+
+
+class _ByContent:
+    """Read a `quantization_config` as ours where it has quantized embeddings, which transformers cannot read."""
+
+    theirs: ClassVar[Any]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """See transformers' `QuantizationConfigMixin`."""
+        from qtoolkit.formats.compressed_tensors.config import has_embeddings
+
+        if has_embeddings(values):
+            own = {**values, "quant_method": CompressedTensorsConfig.own_method()}
+            return CompressedTensorsConfig.from_dict(own, *args, **kwargs)
+        return cls.theirs.from_dict(values, *args, **kwargs)
+
+
+def register() -> None:
+    """Let transformers read such checkpoints where the package that it requires is missing; idempotent.
+
+    Where it is installed, transformers reads all but those with quantized embeddings by itself.
+    """
+    missing = not is_installed(PACKAGE)
+    register_stored(CompressedTensorsConfig, CompressedTensorsQuantizer, instead_of_transformers=missing)
+    registered: Any = AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD]
+    if registered not in (CompressedTensorsConfig, _ByContent):
+        _ByContent.theirs = registered
+        AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD] = _ByContent

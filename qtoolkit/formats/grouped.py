@@ -1,0 +1,98 @@
+"""Define what a format of integer codes in groups can do for every method that chooses such codes."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from qtoolkit.formats.base import Format, Values
+from qtoolkit.formats.layer import Layer
+from qtoolkit.records import LayerPlan
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from qtoolkit.formats.stored_layer import GroupedTensors
+    from qtoolkit.kernels import Codes
+    from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
+
+
+class GroupedFormat(Format):
+    """Base of the formats whose codes are integers in groups: w = (code - zero_point) * scale.
+
+    A method asks it for the tensors of each layer, for the config of the result, and to load that. `config` is the
+    method's: it has `bits`, `group_size` (-1 for all inputs) and `sym`, and whatever other options the format knows.
+
+    Attributes:
+        widths: the sizes of a code that it holds, in bits.
+        embedding_widths: those that it holds for embeddings and output heads; empty where it holds none.
+    """
+
+    widths: ClassVar[tuple[int, ...]]
+    embedding_widths: ClassVar[tuple[int, ...]] = ()
+
+    def check(self, config: Any) -> None:
+        """Refuse a config whose codes it does not hold, apart from `widths`. Default: accept all.
+
+        Raises:
+            ConfigError: an option that it does not hold; the message names a format that does.
+        """
+
+    @abstractmethod
+    def reason_to_skip(self, layer: Layer) -> str:
+        """Return why a layer cannot be stored; empty where it can."""
+
+    @abstractmethod
+    def tensors_of(
+        self, config: Any, out_features: int, in_features: int, *, bits: int, dtype: "torch.dtype"
+    ) -> "GroupedTensors":
+        """Return how the weight W[out_features, in_features] of a layer is stored.
+
+        Args:
+            config: the method's, fitted: its groups divide the inputs.
+            out_features, in_features: of the weight.
+            bits: size of a code.
+            dtype: type of the weight in full precision.
+        """
+
+    @abstractmethod
+    def codes_of(self, config: Any, tensors: Mapping[str, "torch.Tensor"]) -> "Codes":
+        """Return the codes in the tensors of one layer that `tensors_of` described."""
+
+    @abstractmethod
+    def describe(
+        self,
+        config: Any,
+        quantized: Mapping[str, int],
+        left: Iterable[str],
+        outside: Iterable[str],
+        embeddings: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return the `quantization_config` of a result.
+
+        Args:
+            config: the method's.
+            quantized: bits of the quantized layers by their full names in the file.
+            left: full names of the matrices in the blocks that are not quantized.
+            outside: full names of the linear layers outside the blocks that are not quantized.
+            embeddings: the config of the token embedding and of the output head, by their full names in the file, or
+                in the model for a head that is tied; empty where these are not quantized.
+        """
+
+    @abstractmethod
+    def load(self, checkpoint: "Checkpoint", values: Values, *, device: str) -> "Noted[PreTrainedModel]":
+        """Build the model of a quantized checkpoint on `device`, ready to run and to save.
+
+        Args:
+            checkpoint: the model, whose tensors are those of the file.
+            values: the `quantization_config`, which becomes that of the model unchanged.
+            device: "cpu" or "cuda:0".
+
+        Raises:
+            CheckpointError, UnsupportedModelError: the tensors do not fit the model or the config.
+        """
+
+    def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
+        """Return warnings about a result with these layers, one line each. Default: none."""
+        return ()

@@ -1,0 +1,217 @@
+"""Load checkpoints of formats that other programs define, by transformers' `from_pretrained` and our own layers.
+
+This module is imported as soon as transformers is, possibly while a module of qtoolkit is being imported; so most of
+qtoolkit is imported in functions.
+"""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from transformers import PreTrainedModel
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError
+from qtoolkit.formats.loader import LinearQuantizer
+
+if TYPE_CHECKING:
+    from qtoolkit.formats.stored_layer import StoredLayer
+    from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
+
+
+class StoredConfig(QuantizationConfigMixin):
+    """Base of the `quantization_config` of checkpoints that only name tensors, every key unchanged.
+
+    A subclass has the name of transformers' own class, because `from_pretrained` compares the names of a given config
+    and the file's. That class is not used: it drops unknown keys, adds others, and requires other packages.
+
+    Attributes:
+        file_method: the `quant_method` of such files.
+        headers: the tensors of the file, where the loader is given no path to read them from.
+    """
+
+    file_method: ClassVar[str]
+    headers: Mapping[str, Any] | None = None
+
+    def __init__(self, **values: Any) -> None:
+        self.quant_method = self.file_method
+        self.__dict__.update(values)
+
+    @classmethod
+    def own_method(cls) -> str:
+        """Return the private name that selects our quantizer even where the file's is registered to another."""
+        return f"qtoolkit-{cls.file_method}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys of the file, without `headers`."""
+        return {name: copy.deepcopy(value) for name, value in vars(self).items() if name != "headers"}
+
+
+class StoredQuantizer(LinearQuantizer):
+    """Replace the layers that a checkpoint stores quantized by our own, and load their tensors.
+
+    Attributes:
+        instead: what to call instead of transformers with a model in full precision, a line.
+    """
+
+    instead: ClassVar[str]
+
+    def __init__(self, quantization_config: Any, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        if isinstance(quantization_config, StoredConfig):
+            self.quantization_config.quant_method = quantization_config.file_method
+            if quantization_config.headers is not None:
+                # Our own loader, with the tensors of a quantized file.
+                self.pre_quantized = True
+        if not self.pre_quantized:
+            raise UnsupportedModelError(self.instead)
+
+    @abstractmethod
+    def quantized_names(self, headers: Mapping[str, Any]) -> list[str]:
+        """Return the names of a file's quantized layers from the names of its tensors."""
+
+    @abstractmethod
+    def find_layers(self, model: PreTrainedModel, headers: Mapping[str, Any]) -> "Mapping[str, StoredLayer]":
+        """Return the quantized layers of a file by the names of the model's modules, checked."""
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> None:
+        from qtoolkit.models.experts import replace_experts
+
+        headers = self.quantization_config.headers
+        # Removed once read: the config may be used for another model, and would keep tensors in memory alive.
+        self.quantization_config.headers = None
+        if headers is None:
+            headers = _read_headers(checkpoint_files or [])
+        if holds_experts(model, self.quantized_names(headers)):
+            replace_experts(model)
+            self._experts_are_split = True
+        layers = self.find_layers(model, headers)
+        _check_other_weights(model, headers)
+        for name, layer in layers.items():
+            dtype = next(model.get_submodule(name).parameters()).dtype
+            model.set_submodule(name, layer.build(dtype))
+            parent = model.get_submodule(name.rpartition(".")[0])
+            if not (list(parent.parameters(recurse=False)) or list(parent.buffers(recurse=False))):
+                # Some models (GPT-2) would initialize the `weight` of this module's layers, which they lack now.
+                parent._is_hf_initialized = True  # noqa: SLF001
+        _share_codes(model, layers)
+        # While weights are read: of a file that counts as quantized, transformers 5.15 does not cast renamed tensors.
+        self.pre_quantized = hasattr(HfQuantizer, "get_new_dtype")
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        self.pre_quantized = True
+        super()._process_model_after_weight_loading(model, **kwargs)
+
+    def update_weight_conversions(self, weight_conversions: list[Any], *args: Any) -> list[Any]:
+        from qtoolkit.models.experts import merges_experts
+
+        conversions = [entry for entry in weight_conversions if not (self._experts_are_split and merges_experts(entry))]
+        return super().update_weight_conversions(conversions, *args)  # type: ignore[no-any-return]
+
+    _experts_are_split = False
+
+
+def load_stored(
+    checkpoint: "Checkpoint", config_class: type[StoredConfig], values: Mapping[str, Any], *, device: str
+) -> "Noted[PreTrainedModel]":
+    """Build the model of a checkpoint on `device` by the quantizer that is registered for `config_class`.
+
+    Args:
+        checkpoint: the model, whose tensors are those of the file.
+        config_class: registered by `register_stored`.
+        values: the `quantization_config`, which becomes that of the model unchanged.
+        device: "cpu" or "cuda:0".
+    """
+    from qtoolkit.records import ignore_progress
+    from qtoolkit.stream.loading import load_streamed
+
+    # The skeleton is built while the config still says that its tensors are quantized, and not missing.
+    assert checkpoint.skeleton is not None
+    config = copy.deepcopy(checkpoint.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    stored_as = config_class(**{**values, "quant_method": config_class.own_method()})
+    stored_as.headers = checkpoint.tensors
+    return load_streamed(replace(checkpoint, config=config), stored_as, device=device, on_progress=ignore_progress)
+
+
+def holds_experts(model: PreTrainedModel, stored: Iterable[str]) -> bool:
+    """Check whether a file stores experts quantized one by one that the model holds in large tensors.
+
+    Args:
+        model: the model.
+        stored: names of the quantized layers in the file.
+    """
+    from qtoolkit.formats.stored_layer import module_names
+    from qtoolkit.models.experts import find_experts
+
+    # A file may lack the prefix of the base model.
+    prefix = f"{model.base_model_prefix}."
+    experts = tuple(f"{name.removeprefix(prefix)}." for name in find_experts(model))
+    names = module_names(model, list(stored))
+    return any(name.removeprefix(prefix).startswith(experts) for name in names.values())
+
+
+def register_stored(
+    config_class: type[StoredConfig], quantizer: type[StoredQuantizer], *, instead_of_transformers: bool
+) -> None:
+    """Register a format with transformers; idempotent.
+
+    Args:
+        config_class, quantizer: the format's.
+        instead_of_transformers: also for its files, not only for our own loader.
+    """
+    names = [config_class.own_method(), *([config_class.file_method] if instead_of_transformers else [])]
+    for name in names:
+        AUTO_QUANTIZATION_CONFIG_MAPPING[name] = config_class
+        AUTO_QUANTIZER_MAPPING[name] = quantizer
+
+
+def _share_codes(model: PreTrainedModel, layers: "Mapping[str, StoredLayer]") -> None:
+    """Let the output head that is tied to a quantized embedding multiply with its codes."""
+    from qtoolkit.kernels import QuantizedEmbedding, TiedHead
+
+    for target, source in list(model.all_tied_weights_keys.items()):
+        name = source.removesuffix(".weight")
+        if name in layers:
+            embedding = model.get_submodule(name)
+            assert isinstance(embedding, QuantizedEmbedding)
+            model.set_submodule(target.removesuffix(".weight"), TiedHead(embedding))
+            # No parameters are left to tie, here and when somebody calls `tie_weights`.
+            del model.all_tied_weights_keys[target]
+            model._tied_weights_keys = {}  # noqa: SLF001
+
+
+def _read_headers(files: list[str]) -> dict[str, Any]:
+    """Return the tensors of safetensors files by name; refuse pickled files."""
+    from qtoolkit.checkpoints.safetensors import read_tensors
+
+    headers: dict[str, Any] = {}
+    for file in files:
+        if not file.endswith(".safetensors"):
+            raise UnsafeCheckpointError(f"{file} is pickled, and unpickling runs code: ask its author for safetensors")
+        headers.update(read_tensors(Path(file)))
+    return headers
+
+
+def _check_other_weights(model: PreTrainedModel, headers: Mapping[str, Any]) -> None:
+    """Refuse unquantized weights of another shape than the model's; some versions of transformers load them."""
+    from qtoolkit.formats.stored_layer import module_names
+
+    state = model.state_dict()
+    weights = [key.removesuffix(".weight") for key in headers if key.endswith(".weight")]
+    for stored, name in module_names(model, weights).items():
+        expected = state.get(f"{name}.weight")
+        shape = tuple(headers[f"{stored}.weight"].shape)
+        if expected is not None and tuple(expected.shape) != shape:
+            raise CheckpointError(
+                f"{stored}.weight has the shape {list(shape)}: its config wants {list(expected.shape)}"
+            )

@@ -1,0 +1,111 @@
+"""The same codes in every format that holds them, and formats that do not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import qtoolkit as qt
+from qtoolkit.errors import ConfigError
+from qtoolkit.formats import get_format
+from qtoolkit.kernels import QuantizedLinear
+from qtoolkit.publishing.card import make_card
+from qtoolkit.publishing.receipt_file import read_receipt
+from qtoolkit.requests import PublishRequest
+from tests.methods.gptq.jobs import gptq
+from tests.sample_models import random_model
+
+# Text that the model writes itself.
+WRITTEN: dict[str, Any] = {"calibration": "self", "num_samples": 4, "seq_len": 32}
+FORMATS = ("gptq", "compressed-tensors")
+
+
+def weights_of(result: qt.QuantizedModel) -> dict[str, torch.Tensor]:
+    modules = result.model.named_modules()
+    return {name: layer.dequantize().double() for name, layer in modules if isinstance(layer, QuantizedLinear)}
+
+
+@pytest.mark.parametrize("sym", [True, False], ids=["sym", "asym"])
+def test_codes_are_the_same_whatever_the_format(sym: bool, tmp_path: Path) -> None:
+    """In float16, a type in which both store scales; after the folder was read again."""
+    options: dict[str, Any] = {"sym": sym, "rules": {"*.down_proj": {"bits": 8}, "*.o_proj": {"bits": 3}}}
+    read = []
+    for name in FORMATS:
+        model = random_model("llama", torch.float16)
+        made = qt.quantize(model, gptq(format=name, **WRITTEN, **options), device="cpu")
+        made.save(tmp_path / name)
+        result = qt.load(tmp_path / name, device="cpu")
+        assert isinstance(result, qt.QuantizedModel)
+        assert result.config.of("model.layers.0.mlp.down_proj").bits == 8  # type: ignore[attr-defined]
+        assert getattr(result.config, "format") == name  # noqa: B009
+        read.append(weights_of(result))
+    assert read[0].keys() == read[1].keys() and len(read[0]) == 14
+    assert all(torch.equal(read[0][name], read[1][name]) for name in read[0])
+
+
+@pytest.mark.parametrize("bits", [5, 6])
+def test_the_widths_of_one_format_alone(bits: int, tmp_path: Path) -> None:
+    """5 and 6 bits lie between their neighbours, as planned to the byte, and verified."""
+    errors = []
+    for count in (bits - 1, bits):
+        model = random_model("llama")
+        config = gptq(bits=count, format="compressed-tensors", **WRITTEN)
+        result = qt.quantize(model, config, device="cpu", output=tmp_path / str(count))
+        memory = result.memory
+        assert memory.predicted_footprint_after == memory.footprint_after
+        assert result.report.calibration is not None
+        errors.append(sum(layer.error for layer in result.report.calibration.layers))
+    assert 0.15 < errors[1] / errors[0] < 0.35
+    described = json.loads((tmp_path / str(bits) / "config.json").read_text())["quantization_config"]
+    assert described["quant_method"] == "compressed-tensors"
+    assert described["config_groups"]["group_0"]["weights"]["num_bits"] == bits
+    assert described["ignore"] == ["lm_head"]
+
+
+def test_a_folder_is_verified_and_described(tmp_path: Path) -> None:
+    """By transformers once qtoolkit is imported, whether or not the package compressed-tensors is installed."""
+    rules = {"*.down_proj": {"bits": 6}, "*.v_proj": {"bits": 5}}
+    config = gptq(format="compressed-tensors", rules=rules, embeddings=8, **WRITTEN)
+    qt.quantize(random_model("llama_tied"), config, device="cpu", output=tmp_path / "out")
+    verification = qt.verify(tmp_path / "out")
+    assert verification.passed, verification
+    checks = {check.name: check.value for check in verification.checks}
+    assert checks["quantization config"] == "compressed-tensors, method gptq"
+    described = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert [len(group["targets"]) for group in described["config_groups"].values()] == [1, 1, 1, 2]
+    receipt = read_receipt(tmp_path / "out")
+    assert receipt is not None
+    card = make_card(receipt, verification, PublishRequest("out", "me/tiny", license="mit"))
+    assert "compressed-tensors" in card.data.tags
+    assert "transformers reads them once qtoolkit is imported" in card.text and "import qtoolkit" in card.text
+    assert "must have the same bits" in get_format("compressed-tensors").readers({"rules": rules, "bits": 4})
+
+
+REFUSED = {
+    "5 bits": ({"bits": 5}, r"format 'gptq' holds 2, 3, 4 or 8 bits, not 5: give format='compressed-tensors'$"),
+    "a rule of 6 bits": ({"rules": {"*.v_proj": {"bits": 6}}}, r"rules\['\*\.v_proj'\] of GPTQ: format 'gptq' holds"),
+    "desc_act": ({"format": "compressed-tensors", "desc_act": True}, "desc_act=True is not written as"),
+    "gptq_v2": ({"format": "compressed-tensors", "checkpoint_format": "gptq_v2"}, "is no option of format"),
+    "optimum": ({"format": "compressed-tensors", "engine": "optimum"}, "optimum writes 'gptq' alone"),
+    "no such format": ({"format": "mlx"}, "format must be one of 'gptq', 'compressed-tensors', got 'mlx'"),
+}
+
+
+@pytest.mark.parametrize(("options", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_a_format_does_not_hold(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        qt.GPTQ(**options)
+
+
+def test_layers_that_only_one_format_holds() -> None:
+    """compressed-tensors' readers know no Conv1D."""
+    with pytest.raises(qt.QToolkitError, match="Conv1D"):
+        qt.plan(random_model("gpt2"), qt.GPTQ(format="compressed-tensors"), device="cpu")
+    assert qt.plan(random_model("gpt2"), qt.GPTQ(), device="cpu").layers
+
+
+def test_a_target_is_met_with_the_widths_that_the_format_holds() -> None:
+    assert qt.GPTQ(format="compressed-tensors").bits_to_give() == (3, 4, 5, 6, 8)
+    assert qt.GPTQ().bits_to_give() == (3, 4, 8)
