@@ -69,7 +69,7 @@ def test_sizes_choose_what_comes_near(tiny_llama: Path, tmp_path: Path, monkeypa
     found = frontier(tiny_llama, tmp_path, [CHANNEL, SMALL, None], sizes=[small.disk + 1])
     assert small.label in labels(found.results) and found.sizes == (small.disk + 1,)
     (left,) = [one for one in found.unmeasured if one.label == large.label]
-    assert left.reason == "differs by more than 1% from every size that is wanted"
+    assert left.reason == "differs by more than 1 % from every size that is wanted"
     assert left.disk == large.disk
 
 
