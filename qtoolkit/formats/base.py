@@ -83,6 +83,18 @@ class Planner(ABC):
             config: the layer's own, of `MethodConfig.of`.
         """
 
+    def plan_embedding(self, layer: Layer, config: Any, *, multiplies: bool) -> LayerPlan | None:
+        """Return the plan of the token embedding, or of an output head of its own; None where they stay as they are.
+
+        Called after `fit`. Default: None.
+
+        Args:
+            layer: name, shape and device; the tokens are its outputs.
+            config: the method's.
+            multiplies: whether the weight is multiplied with, as an output head or as one that it is tied to.
+        """
+        return None
+
     @abstractmethod
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
         """Return memory, disk and time of each phase between opening the model and saving the result."""
@@ -211,6 +223,14 @@ class Format(ABC):
             options: fields of the config that it was quantized with.
         """
         return self.packages is None
+
+    def reads_alone(self, values: Values) -> bool:
+        """Check whether transformers reads a checkpoint with `packages` alone, without qtoolkit. Default: it does.
+
+        Args:
+            values: its `quantization_config`.
+        """
+        return True
 
     def readers(self, options: Values) -> str:
         """Return a sentence or two for the model card: which other programs read it. Default: not known."""

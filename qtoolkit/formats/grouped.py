@@ -26,9 +26,11 @@ class GroupedFormat(Format):
 
     Attributes:
         widths: the sizes of a code that it holds, in bits.
+        embedding_widths: those that it holds for embeddings and output heads; empty where it holds none.
     """
 
     widths: ClassVar[tuple[int, ...]]
+    embedding_widths: ClassVar[tuple[int, ...]] = ()
 
     def check(self, config: Any) -> None:
         """Refuse a config whose codes it does not hold, apart from `widths`. Default: accept all.
@@ -60,7 +62,12 @@ class GroupedFormat(Format):
 
     @abstractmethod
     def describe(
-        self, config: Any, quantized: Mapping[str, int], left: Iterable[str], outside: Iterable[str]
+        self,
+        config: Any,
+        quantized: Mapping[str, int],
+        left: Iterable[str],
+        outside: Iterable[str],
+        embeddings: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Return the `quantization_config` of a result.
 
@@ -69,6 +76,8 @@ class GroupedFormat(Format):
             quantized: bits of the quantized layers by their full names in the file.
             left: full names of the matrices in the blocks that are not quantized.
             outside: full names of the linear layers outside the blocks that are not quantized.
+            embeddings: the config of the token embedding and of the output head, by their full names in the file, or
+                in the model for a head that is tied; empty where these are not quantized.
         """
 
     @abstractmethod

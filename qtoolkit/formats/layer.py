@@ -53,6 +53,22 @@ class Layer:
             transposed=is_transposed(module),
         )
 
+    @classmethod
+    def of_embedding(cls, name: str, module: "nn.Module", device: str) -> "Layer":
+        """Return an embedding W[tokens, width] as a layer whose outputs are its tokens."""
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        dtype = str(weight.dtype).removeprefix("torch.")
+        return cls(
+            name,
+            out_features=len(weight),
+            in_features=weight.shape[1],
+            has_bias=False,
+            itemsize=weight.element_size(),
+            device=device,
+            in_block=False,
+            dtype=dtype,
+        )
+
     @property
     def num_weights(self) -> int:
         """Return the number of elements of the weight."""

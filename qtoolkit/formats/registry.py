@@ -63,6 +63,13 @@ def get_grouped_format(config: Any) -> GroupedFormat:
     if config.bits not in named.widths:
         widths = f"{', '.join(map(str, named.widths[:-1]))} or {named.widths[-1]}"
         raise ConfigError(f"{what}: format {named.name!r} holds {widths} bits, not {config.bits}: give {holding}")
+    embeddings = getattr(config, "embeddings", None)
+    if embeddings is not None and embeddings not in named.embedding_widths:
+        holding = " or ".join(f"format={other.name!r}" for other in grouped if embeddings in other.embedding_widths)
+        raise ConfigError(
+            f"{what}: format {named.name!r} holds no embeddings of {embeddings} bits: "
+            f"give {holding}, or leave embeddings out"
+        )
     named.check(config)
     return named
 

@@ -9,7 +9,7 @@ import torch
 from qtoolkit.checkpoints.remedy import file_of, sound_copy
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import CheckpointError
-from qtoolkit.kernels import QuantizedLinear, StoredTensors
+from qtoolkit.kernels import QuantizedEmbedding, QuantizedLinear, StoredTensors
 from qtoolkit.models.renaming import names_in_model
 
 if TYPE_CHECKING:
@@ -67,6 +67,23 @@ class StoredLayer:
             # Then it is neither read from this file nor written to another.
             layer.register_buffer(name, layer.get_buffer(name), persistent=False)
         return layer
+
+
+@dataclass(frozen=True)
+class StoredEmbedding(StoredLayer):
+    """A quantized embedding of a file.
+
+    Attributes:
+        tied: whether an output head multiplies with the same codes.
+        factor: what its rows are multiplied by; None for nothing.
+    """
+
+    tied: bool = False
+    factor: float | None = None
+
+    def build(self, dtype: torch.dtype) -> QuantizedLinear:
+        """Build the embedding on the meta device; its rows are in `dtype`."""
+        return QuantizedEmbedding(self.tensors, dtype=dtype, device="meta", tied=self.tied, factor=self.factor)
 
 
 def module_names(model: "PreTrainedModel", stored: list[str]) -> dict[str, str]:

@@ -64,10 +64,11 @@ class StoredQuantizer(LinearQuantizer):
 
     def __init__(self, quantization_config: Any, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
-        if isinstance(quantization_config, StoredConfig) and quantization_config.headers is not None:
-            # Our own loader, with the tensors of a quantized file.
-            self.pre_quantized = True
+        if isinstance(quantization_config, StoredConfig):
             self.quantization_config.quant_method = quantization_config.file_method
+            if quantization_config.headers is not None:
+                # Our own loader, with the tensors of a quantized file.
+                self.pre_quantized = True
         if not self.pre_quantized:
             raise UnsupportedModelError(self.instead)
 
@@ -101,6 +102,7 @@ class StoredQuantizer(LinearQuantizer):
             if not (list(parent.parameters(recurse=False)) or list(parent.buffers(recurse=False))):
                 # Some models (GPT-2) would initialize the `weight` of this module's layers, which they lack now.
                 parent._is_hf_initialized = True  # noqa: SLF001
+        _share_codes(model, layers)
         # While weights are read: of a file that counts as quantized, transformers 5.15 does not cast renamed tensors.
         self.pre_quantized = hasattr(HfQuantizer, "get_new_dtype")
 
@@ -171,6 +173,21 @@ def register_stored(
     for name in names:
         AUTO_QUANTIZATION_CONFIG_MAPPING[name] = config_class
         AUTO_QUANTIZER_MAPPING[name] = quantizer
+
+
+def _share_codes(model: PreTrainedModel, layers: "Mapping[str, StoredLayer]") -> None:
+    """Let the output head that is tied to a quantized embedding multiply with its codes."""
+    from qtoolkit.kernels import QuantizedEmbedding, TiedHead
+
+    for target, source in list(model.all_tied_weights_keys.items()):
+        name = source.removesuffix(".weight")
+        if name in layers:
+            embedding = model.get_submodule(name)
+            assert isinstance(embedding, QuantizedEmbedding)
+            model.set_submodule(target.removesuffix(".weight"), TiedHead(embedding))
+            # No parameters are left to tie, here and when somebody calls `tie_weights`.
+            del model.all_tied_weights_keys[target]
+            model._tied_weights_keys = {}  # noqa: SLF001
 
 
 def _read_headers(files: list[str]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.formats.base import Reader
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.stored_loader import holds_experts
-from qtoolkit.kernels import memory_bytes
+from qtoolkit.kernels import memory_bytes, stored_bytes
+from qtoolkit.models import structure
 from qtoolkit.models.building import build_empty
 from qtoolkit.models.experts import replace_experts
 from qtoolkit.records import LayerPlan
@@ -44,7 +45,8 @@ class StoredReader(Reader):
         if self.splits_experts:
             replace_experts(model)
         self._layers = find_layers(model, checkpoint.tensors)
-        self.bits = {name: layer.tensors.bits for name, layer in self._layers.items()}
+        embeddings = {structure.token_embedding(model), structure.output_head(model)}
+        self.bits = {name: one.tensors.bits for name, one in self._layers.items() if name not in embeddings}
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """See `Reader`."""
@@ -52,6 +54,19 @@ class StoredReader(Reader):
         if stored is None:
             return layer.left_alone("not quantized in the checkpoint")
         packed = memory_bytes(stored.tensors, device=layer.device, reordered=self._reordered)
+        return self._planned(layer, stored, packed)
+
+    def plan_embedding(self, layer: Layer, config: Any, *, multiplies: bool) -> LayerPlan | None:
+        """See `Reader`."""
+        stored = self._layers.get(layer.name)
+        if stored is None:
+            return None
+        device = layer.device
+        packed = memory_bytes(stored.tensors, device=device) if multiplies else stored_bytes(stored.tensors)
+        return self._planned(layer, stored, packed)
+
+    def _planned(self, layer: Layer, stored: "StoredLayer", packed: int) -> LayerPlan:
+        """Return the plan of a layer that takes so many bytes in memory, its bias not counted."""
         tensors = (self._headers.get(f"{stored.name}.{name}") for name in (*stored.tensors.tensors(), "bias"))
         disk = sum(tensor.nbytes for tensor in tensors if tensor is not None)
         # A file may have a bias, of zeros, where the model has none; `replaced` adds the model's own.

@@ -190,7 +190,7 @@ def open_base(
         CheckpointError: it is another model than the one that the comparison began with.
     """
     if identity_of(checkpoint) != task.identity:
-        raise CheckpointError(f"{checkpoint.name} has other weights here than where qt.compare was called: copy those")
+        raise CheckpointError(f"{checkpoint.name} has other weights here than where the call was made: copy those")
     source = ModelSource(token=token, tokenizer=opened.tokenizer)
     with opened.scorer.open(task.windows.tokens, on_progress) as predictor:
         floor = measure_noise_floor(task.windows, opened, device, on_progress) if task.noise_floor else None

@@ -18,7 +18,7 @@ BLOCK_WEIGHTS_CPU = 2**19
 BLOCK_WEIGHTS_GPU = 2**25
 
 # Outputs that are stored together in the widest layout of packed codes.
-_OUTPUTS_TOGETHER = 64
+OUTPUTS_TOGETHER = 64
 # Tokens up to which a bfloat16 product on a CPU takes no longer than dequantizing, measured on a 2048 x 2048 layer.
 _FEW_TOKENS = 8
 
@@ -60,7 +60,7 @@ def output_blocks(codes: "Codes") -> Iterator[slice]:
     All but the last are multiples of 64 outputs, so that no packed layout is cut.
     """
     limit = BLOCK_WEIGHTS_CPU if codes.device.type == "cpu" else BLOCK_WEIGHTS_GPU
-    step = max(1, limit // codes.in_features // _OUTPUTS_TOGETHER) * _OUTPUTS_TOGETHER
+    step = max(1, limit // codes.in_features // OUTPUTS_TOGETHER) * OUTPUTS_TOGETHER
     count = codes.out_features
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
-from qtoolkit.kernels.blockwise import expand
+from qtoolkit.kernels.blockwise import OUTPUTS_TOGETHER, expand
 from qtoolkit.tensor.lazy import LazyTensor
 
 
@@ -69,6 +69,23 @@ class Codes(ABC):
     def expanded(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
         """Dequantize some outputs: return W^T [in, outputs] in `dtype`, computed in float32 and rounded once."""
         return expand(self.codes(outputs), self.scale(outputs), self.zero_points(outputs), self.groups, dtype)
+
+    def rows_of(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Dequantize the weights of single outputs: return [n, in] in `dtype`, inputs in the order of the layer.
+
+        Args:
+            ids: outputs that there are, int [n], in any order and as often as wanted.
+            dtype: type of the result.
+        """
+        rows = torch.empty(len(ids), self.in_features, dtype=dtype, device=self.device)
+        # Packed layouts store this many outputs together.
+        places = ids // OUTPUTS_TOGETHER
+        for place in places.unique().tolist():
+            start = place * OUTPUTS_TOGETHER
+            mine = (places == place).nonzero()[:, 0]
+            block = self.expanded(slice(start, min(start + OUTPUTS_TOGETHER, self.out_features)), dtype)
+            rows[mine] = block.T[ids[mine] - start]
+        return rows if self.order is None else rows[:, self.order.argsort()]
 
     def unscaled(self, outputs: slice, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Dequantize some outputs without their scales, where each output has one.

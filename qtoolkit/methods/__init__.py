@@ -41,6 +41,7 @@ __all__ = [
     "option",
     "packages_of_method",
     "reader_of",
+    "recipes",
     "resolve_config",
     "rules_of",
 ]
@@ -96,6 +97,19 @@ def offered(*, calibrated: bool = True) -> list[tuple[Offer, MethodConfig]]:
     methods = [method for method in map(get_method, available_methods()) if calibrated or not method.resumes]
     offers = [(offer, method.config_class.from_dict(offer.options)) for method in methods for offer in method.offers]
     return sorted(offers, key=lambda pair: pair[0].perplexity_ratio or 1.0)
+
+
+def recipes() -> tuple[MethodConfig, ...]:
+    """Return the configs that a frontier tries: for each method its recipes, or else its offers, or its default.
+
+    Methods that calibrate come last: they take longest.
+    """
+    methods = sorted(map(get_method, available_methods()), key=lambda method: method.resumes)
+    return tuple(
+        method.config_class.from_dict(options)
+        for method in methods
+        for options in method.recipes or tuple(offer.options for offer in method.offers) or ({},)
+    )
 
 
 def packages_of_method(name: str) -> tuple[str, ...]:

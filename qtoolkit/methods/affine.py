@@ -66,6 +66,10 @@ class AffineMethod(LinearMethod):
     """Base of absmax and zero-point, which differ by `symmetric`."""
 
     symmetric: ClassVar[bool]
+    recipes = (
+        {"bits": 8, "granularity": "channel"},
+        *({"bits": 4, "granularity": "group", "group_size": size} for size in (32, 64, 128)),
+    )
 
     def fit(self, layers: tuple[Layer, ...], config: AffineConfig) -> MethodConfig:
         """See `Method`: refuse a group size that divides the inputs of no layer."""

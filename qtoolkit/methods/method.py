@@ -60,6 +60,7 @@ class Method(Planner):
         summary: one line for tables and help.
         code_bits: size of a code, where its config has no `bits`.
         offers: the configs that it suggests.
+        recipes: options of the configs that a frontier tries; empty for those of `offers`.
         also_changes: what it changes besides the quantized layers, for a card: "norms take over scales".
         resumes: whether it writes its progress into a journal, and resumes from it.
     """
@@ -69,6 +70,7 @@ class Method(Planner):
     summary: ClassVar[str]
     code_bits: ClassVar[int | None] = None
     offers: ClassVar[tuple[Offer, ...]] = ()
+    recipes: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     also_changes: ClassVar[str] = ""
     resumes: ClassVar[bool] = False
 

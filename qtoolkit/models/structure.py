@@ -54,6 +54,25 @@ def output_head(model: PreTrainedModel) -> str | None:
     return next((name for name, module in model.named_modules() if module is head), None)
 
 
+def token_embedding(model: PreTrainedModel) -> str | None:
+    """Return the name of the module that turns tokens into hidden states; None where no plain look-up does."""
+    module = model.get_input_embeddings()
+    if not is_embedding(module):
+        return None
+    return next((name for name, other in model.named_modules() if other is module), None)
+
+
+def is_embedding(module: nn.Module | None) -> bool:
+    """Check whether a module looks up rows, and at most multiplies them with one number, as Gemma's embedding does."""
+    return type(module) is nn.Embedding or (isinstance(module, nn.Embedding) and embedding_factor(module) is not None)
+
+
+def embedding_factor(module: nn.Module) -> float | None:
+    """Return what an embedding multiplies its rows by; None for nothing."""
+    factor = getattr(module, "scalar_embed_scale", None)
+    return factor if isinstance(factor, float) else None
+
+
 def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
     """Return the name and the list of a model's blocks: the first list of as many modules as the config has layers.
 

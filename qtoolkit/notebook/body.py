@@ -1,4 +1,4 @@
-"""Read the body of a `%%quantize` or `%%qcompare` cell: TOML, in which IPython expands no variables."""
+"""Read the body of a `%%quantize`, `%%qcompare` or `%%qfrontier` cell: TOML, in which IPython expands no variables."""
 
 import tomllib
 from collections.abc import Iterator

@@ -38,7 +38,7 @@ def help_of(magic: str, usage: str) -> str:
         method = f"one of {methods} (default: {DEFAULT_METHOD})"
         options = ["Options of the job:", *_entry("--method NAME", method), *options]
         options += [line for name in available_methods() for line in ("", *_method(name))]
-    if magic == "qcompare":
+    if magic in ("qcompare", "qfrontier"):
         options += ["", *textwrap.wrap(f"Methods: {methods}; `%quantize?` lists the options of each.", 110)]
     return "\n".join([usage, "", *options])
 

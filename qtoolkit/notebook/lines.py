@@ -16,6 +16,7 @@ from qtoolkit.requests import (
     CardOptions,
     CompareRequest,
     EvaluateRequest,
+    FrontierRequest,
     PlanRequest,
     PublishRequest,
     QuantizeRequest,
@@ -62,6 +63,7 @@ class MagicSyntax:
     body_hint: str = ""
 
 
+_METHODS = _own("methods", "methods with their default options, and folders of quantized models", "A,B,C")
 _QUANTIZE = MagicSyntax(_JOB_OPTIONS, has_method=True, body_hint="; the method and its options go into the cell's body")
 MAGICS: Mapping[str, MagicSyntax] = {
     "quantize": _QUANTIZE,
@@ -69,12 +71,16 @@ MAGICS: Mapping[str, MagicSyntax] = {
     "qeval": MagicSyntax((*request_options(EvaluateRequest), _DEBUG)),
     "qcompare": MagicSyntax(
         (
-            _own("methods", "methods with their default options, and folders of quantized models", "A,B,C"),
+            _METHODS,
             _own("base", "measure the model as it is, too"),
             *request_options(CompareRequest),
             _DEBUG,
         ),
         body_hint="; options of a method go into the body of a %%qcompare cell",
+    ),
+    "qfrontier": MagicSyntax(
+        (_METHODS, *request_options(FrontierRequest), _DEBUG),
+        body_hint="; options of a method go into the body of a %%qfrontier cell",
     ),
     "qpublish": MagicSyntax((*request_options(PublishRequest), _DEBUG), words=("FOLDER", "REPO")),
     "qpanel": MagicSyntax((_own("only", "one panel alone", "NAME"), _DEBUG), may_be_empty=True),
@@ -88,7 +94,7 @@ class MagicLine:
     Attributes:
         words: what stands on it without an option.
         options: field -> value of each option that is given.
-        configs: how to quantize: one config for `%quantize`, all that are compared for `%qcompare`.
+        configs: how to quantize: one config for `%quantize`, all that are compared or tried for the others.
     """
 
     words: tuple[str, ...]
@@ -129,8 +135,8 @@ def read_line(magic: str, line: str, body: str | None = None) -> MagicLine:
         flags = [flag for option in syntax.options for flag in option.flags]
         _refuse_unknown(rest, name, flags, syntax.body_hint)
     words = _read_words(name, syntax, rest)
-    if magic == "qcompare":
-        return _with_configs(MagicLine(words, options), name, body)
+    if "methods" in {option.name for option in syntax.options}:
+        return _with_configs(MagicLine(words, options), magic, name, body)
     if syntax.has_method:
         _check_job(magic, options)
         configs = configs if body is None else (read_body(body),)
@@ -164,11 +170,15 @@ def method_in(words: Sequence[str], name: str = "") -> str:
     return str(_parse(name, (METHOD,), words)[0].get("method", DEFAULT_METHOD))
 
 
-def _with_configs(line: MagicLine, name: str, body: str | None) -> MagicLine:
-    """Return a comparison's line with all configs and prompts, of the line and of the body."""
+def _with_configs(line: MagicLine, magic: str, name: str, body: str | None) -> MagicLine:
+    """Return the line of a comparison or a frontier with all configs and prompts, of the line and of the body."""
     in_body, prompts = read_configs(body) if body is not None else ([], [])
     methods = [method.strip() for method in line.options.get("methods", "").split(",") if method.strip()]
     configs = (*([None] if line.options.get("base") else []), *methods, *in_body)
+    if magic == "qfrontier":
+        if prompts:
+            raise ConfigError(f"{name} has no prompts: %%qcompare lets models continue texts")
+        return MagicLine(line.words, line.options, configs)
     if not configs:
         raise ConfigError(f"{name} needs something to compare: --methods {','.join(available_methods()[:3])}")
     options = {**line.options, "prompts": [*line.options.get("prompts", []), *prompts]}

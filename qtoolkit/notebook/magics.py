@@ -22,6 +22,7 @@ from qtoolkit.notebook.progress import Progress, open_progress
 from qtoolkit.records import (
     Comparison,
     Doctor,
+    Frontier,
     MemoryReport,
     PeakMemory,
     Plan,
@@ -29,7 +30,15 @@ from qtoolkit.records import (
     QualityReport,
     QuantizationReport,
 )
-from qtoolkit.requests import CardOptions, CompareRequest, EvaluateRequest, PlanRequest, PublishRequest, QuantizeRequest
+from qtoolkit.requests import (
+    CardOptions,
+    CompareRequest,
+    EvaluateRequest,
+    FrontierRequest,
+    PlanRequest,
+    PublishRequest,
+    QuantizeRequest,
+)
 
 Names = Mapping[str, Any]
 
@@ -145,6 +154,32 @@ class QuantizeMagics(Magics):
         name = given.words[0]
         with self._progress(f"comparison of {name}") as on_progress:
             return compare(self._named(name, local_ns), given.configs, **options, on_progress=on_progress)
+
+    @helped_by("qfrontier")
+    @needs_local_scope
+    @line_cell_magic
+    @short_errors
+    def qfrontier(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Frontier:
+        """Try recipes for a model, measure each, and show which lose least of all that are as small.
+
+          %qfrontier MODEL --memory "4 GB" [options]
+          frontier = %qfrontier MODEL --size "90 MB" --size "120 MB" ...
+
+          %%qfrontier MODEL [options]
+          [[configs]]                              the body is TOML: a table for each recipe
+          method = "gptq"
+          bits = 3
+
+        Without --methods and a body, the recipes are those that the methods name. MODEL is a variable, a folder, a Hub
+        id or a .gguf file.
+        """
+        given = read_line("qfrontier", line, cell)
+        options = given.options_of(FrontierRequest, partial(self._named, local_ns=local_ns))
+        from qtoolkit.api import frontier
+
+        name = given.words[0]
+        with self._progress(f"frontier of {name}") as on_progress:
+            return frontier(self._named(name, local_ns), given.configs or None, **options, on_progress=on_progress)
 
     @needs_local_scope
     @line_cell_magic

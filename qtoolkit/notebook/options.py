@@ -24,6 +24,7 @@ _RARE = "rarely changed: copy the call that the panel shows, and add it"
 NOT_IN_A_PANEL = {
     "revision": "it is written behind the model's name: org/name@revision",
     "resume": "a panel always goes on with what was kept",
+    "sizes": "a frontier has no panel: it takes hours, and belongs into a cell that can be run again",
     "executor": "an object, which a variable of a cell can hold",
     "output": "of a comparison it is a folder in the user's cache, and a plan writes nothing",
     "base": "the one that the saved folder names",
@@ -36,6 +37,7 @@ _OTHER_FLAGS = {
     "private": ("--public",),
     "create_pr": ("--pr",),
     "prompts": ("--prompt",),
+    "sizes": ("--size",),
 }
 # Keyword of a verb -> values that completion offers.
 _VALUES = {"device": ("auto", "cpu", "cuda"), "base_model_relation": BASE_MODEL_RELATIONS}

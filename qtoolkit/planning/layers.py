@@ -63,7 +63,10 @@ class Modules:
         candidates, excluded = self.candidates(method, config, device)
         check_rules(config, [layer.name for layer in candidates], [layer.name for layer in excluded])
         fitted = method.fit(candidates, config)
-        plans = list(_plans(method, fitted, candidates, _describe(_changes(config, fitted), config)))
+        embeddings = _embeddings(self._checkpoint.skeleton, method, fitted, device)
+        excluded = tuple(plan for plan in excluded if plan.name not in embeddings)
+        plans = [*embeddings.values()]
+        plans += _plans(method, fitted, candidates, _describe(_changes(config, fitted), config))
         layers = tuple(plan for plan in plans if not plan.skipped)
         skipped = (*excluded, *(plan for plan in plans if plan.skipped))
         if not layers:
@@ -97,6 +100,23 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
             in_block = blocks is not None and name.startswith(f"{blocks[0]}.")
             candidates.append(Layer.of(name, module, device, in_block=in_block))
     return tuple(candidates), tuple(skipped)
+
+
+def _embeddings(
+    model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str
+) -> dict[str, LayerPlan]:
+    """Return the plans of the token embedding and of an output head of its own, by name, where they are quantized."""
+    modules = dict(model.named_modules())
+    tied = structure.tied_to(model)
+    head = structure.output_head(model)
+    token = structure.token_embedding(model)
+    layers = []
+    if token is not None:
+        layers.append((Layer.of_embedding(token, modules[token], device), token in tied))
+    if head is not None and head not in tied and structure.is_linear(modules[head]):
+        layers.append((Layer.of(head, modules[head], device, in_block=False), True))
+    plans = (method.plan_embedding(layer, config, multiplies=multiplies) for layer, multiplies in layers)
+    return {plan.name: plan for plan in plans if plan is not None}
 
 
 def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer], changed: str) -> Iterator[LayerPlan]:

@@ -17,10 +17,10 @@ from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
 from qtoolkit.methods import config_class, find_config, get_method
 from qtoolkit.publishing.card_quality import eval_results, text_name
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
-from qtoolkit.publishing.markdown import escaped, table
 from qtoolkit.publishing.patterns import without_paths
 from qtoolkit.publishing.readers import format_of_receipt, needs_qtoolkit, other_packages_of, packages_of, readers_of
 from qtoolkit.records import Receipt, Verification
+from qtoolkit.records.markdown import escaped, table
 from qtoolkit.requests import PublishRequest
 from qtoolkit.units import format_bytes, format_count, format_seconds
 

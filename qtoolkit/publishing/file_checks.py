@@ -30,7 +30,7 @@ AGAIN = "save or download it again"
 ANEW = "make it anew: its files are as they were written"
 # Options that the config of a checkpoint states by our names; others, such as exclude, it states otherwise.
 _COMPARED_OPTIONS = (
-    *("method", "format", "bits", "group_size", "sym", "desc_act", "checkpoint_format", "granularity"),
+    *("method", "format", "embeddings", "bits", "group_size", "sym", "desc_act", "checkpoint_format", "granularity"),
     *("double_quant", "compute_dtype", "threshold"),
 )
 

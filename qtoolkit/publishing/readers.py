@@ -28,7 +28,8 @@ def reader_of(artifact: Artifact) -> Reader:
     if format_ is None:
         return Reader("without qtoolkit")
     missing = format_.missing_packages()
-    if format_.packages is None or (format_.reads_itself and missing):
+    alone = format_.reads_alone(artifact.quantization or {})
+    if format_.packages is None or (format_.reads_itself and (missing or not alone)):
         return Reader("once qtoolkit is imported", with_qtoolkit=True)
     if format_.reads_itself:
         return Reader(f"through {' and '.join(format_.packages)}")
@@ -39,6 +40,8 @@ def check_other_readers(artifact: Artifact) -> list[Check]:
     """Return a check, not made, of the other program that reads such a folder where it is not installed here."""
     format_ = artifact.format
     if format_ is None or not format_.reads_itself or not format_.missing_packages():
+        return []
+    if not format_.reads_alone(artifact.quantization or {}):
         return []
     *rest, reader = format_.packages or ("",)
     absent = " and ".join((reader, *rest))

@@ -5,6 +5,7 @@ from qtoolkit.records.calibration import CalibrationReport, LayerError
 from qtoolkit.records.comparison import FULL_PRECISION, Compared, Comparison, in_order
 from qtoolkit.records.doctor import Doctor
 from qtoolkit.records.event import OnProgress, ProgressEvent, ignore_progress
+from qtoolkit.records.frontier import Frontier, Unmeasured, by_size
 from qtoolkit.records.layer_plan import LayerPlan
 from qtoolkit.records.machine import THIS_MACHINE, Machine, Speed
 from qtoolkit.records.memory import MemoryReport, PeakMemory
@@ -35,6 +36,7 @@ __all__ = [
     "FileEntry",
     "FoundModel",
     "FoundModels",
+    "Frontier",
     "Grid",
     "LayerError",
     "LayerPlan",
@@ -62,7 +64,9 @@ __all__ = [
     "TaskMetric",
     "TaskReport",
     "Term",
+    "Unmeasured",
     "Verification",
+    "by_size",
     "ignore_progress",
     "in_order",
 ]

@@ -18,14 +18,19 @@ class LayerError(Record):
     Attributes:
         name: its full name in the model.
         error: squared change of its outputs divided by their square, damping included; 0.01 means 1 % of their energy.
+            The outputs are those of the weights that the layer aimed at, which a correction changes.
         damp_percent: the damping used, as a share of the mean of the Hessian's diagonal.
         num_inputs: tokens that it received.
+        corrected: whether it makes good what layers before it have changed; None if this was not asked for.
     """
+
+    added_fields: ClassVar[frozenset[str]] = frozenset({"corrected"})
 
     name: str
     error: float
     damp_percent: float
     num_inputs: int
+    corrected: bool | None = None
 
     def rows(self) -> tuple[Row, ...]:
         return (Row(self.name, f"{self.error:.3g}", f"{format_count(self.num_inputs)} tokens"),)
@@ -90,6 +95,10 @@ class CalibrationReport(Record):
         if unseen:
             note = "no token reached them: rounded to the nearest code"
             rows.append(Row("not calibrated", format_items(unseen, "layer"), note))
+        apart = sum(layer.corrected is False for layer in self.layers)
+        if apart:
+            note = "each stream sends them other tokens: nothing before them is made good"
+            rows.append(Row("not corrected", format_items(apart, "layer"), note))
         if self.resumed:
             rows.append(Row("went on", format_items(self.resumed, "block"), "done by an earlier call"))
         return tuple(rows)

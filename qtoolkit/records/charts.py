@@ -6,15 +6,20 @@ The SVG is not inline: Jupyter removes inline SVG from notebooks that are not tr
 import base64
 import math
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
 from typing import NamedTuple
 
-# Contrast of 4.5 to 1 on white, 4.2 to 1 on JupyterLab's dark background.
+from qtoolkit.records.html import escape
+
+# Contrast of 4.5 to 1 on white, 4.2 to 1 on JupyterLab's dark background; the blue too.
 _GREY = "#777777"
+_BLUE = "#1a7acc"
 # Sizes in units of the view box.
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 60, 380, 14, 44
 _MIN_HEIGHT, _LINE_HEIGHT = 220, 16
 _LABELS_X, _MAX_LABEL_CHARS = 400, 34
+# Share of the points' span that a frontier's axis has at the left of the smallest.
+_MARGIN = 0.08
+_LEGEND = "blue: the frontier; outlines: dominated; bar above: 99.9 % of the tokens lie below"
 # The vertical axis has at most so many marks, at powers of ten.
 _MAX_MARKS = 8
 # Outlines around (0, 0) that differ in black and white. After the last they are used again, not filled.
@@ -36,12 +41,16 @@ class Point(NamedTuple):
         x: at least 0.
         y: drawn on a logarithmic scale: 0 at the lower edge, infinity at the upper one; points with NaN are left out.
         error: standard error of y; 0 if it is not known.
+        tail: a value above y that a short bar marks; None for none.
+        is_grey: whether it stands behind the others: an outline, not filled.
     """
 
     label: str
     x: float
     y: float
     error: float = 0.0
+    tail: float | None = None
+    is_grey: bool = False
 
 
 def scatter(
@@ -65,29 +74,119 @@ def scatter(
     Returns:
         HTML; empty if no point can be drawn.
     """
-    drawn = sorted((point for point in points if not math.isnan(point.y)), key=lambda point: -point.y)
+    drawn = _drawn(points)
     if not drawn:
         return ""
-    bottom = _TOP + max(_MIN_HEIGHT, _LINE_HEIGHT * len(drawn))
-    values = [point.y + sign * point.error for point in drawn for sign in (-1, 0, 1)] + ([line[1]] if line else [])
-    axis = _LogAxis(values, bottom)
-    max_x = max(point.x for point in drawn) or 1.0
-    parts = [*_x_axis(max_x, x_label, x_text, bottom), *_y_axis(axis, y_label)]
+    bottom = _bottom(drawn)
+    across = _LinearAxis(0.0, max(point.x for point in drawn))
+    up = _LogAxis([*_heights(drawn), *([line[1]] if line else [])], bottom)
+    parts = [*_x_axis(across, x_label, x_text, bottom), *_y_axis(up, y_label)]
     if line:
-        level = axis.position(line[1])
+        level = up.position(line[1])
         parts.append(_line(_LEFT, level, _RIGHT, level, 'stroke-dasharray="4 3"'))
         parts.append(_text(_LEFT + 4, level - 4, line[0]))
-    label_ys = _spread([axis.position(point.y) for point in drawn], bottom)
-    for index, (point, label_y) in enumerate(zip(drawn, label_ys, strict=True)):
-        parts += _point(point, index, _x_position(point.x, max_x), axis, label_y)
-    size = f'width="{_WIDTH}" height="{bottom + _BOTTOM}"'
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {_WIDTH} {bottom + _BOTTOM}" '
-        f'color="{_GREY}" fill="currentColor" font-family="sans-serif" font-size="12">{"".join(parts)}</svg>'
-    )
+    parts += _points(drawn, across, up)
+    return image(title, _svg(title, parts, bottom + _BOTTOM))
+
+
+def frontier_svg(
+    title: str,
+    points: Sequence[Point],
+    *,
+    x_label: str,
+    y_label: str,
+    x_text: Callable[[float], str],
+) -> str:
+    """Return the SVG of points and of the frontier, a blue line in steps through those that are not grey.
+
+    Below the line and to its left nothing was found. The horizontal axis begins near the smallest point.
+
+    Args:
+        title: what the chart shows, for screen readers.
+        points: the points; no two that are not grey lie one above the other.
+        x_label, y_label: names of the axes, with the unit.
+        x_text: formats a value of the x axis.
+
+    Returns:
+        SVG; empty if no point can be drawn.
+    """
+    drawn = _drawn(points)
+    if not drawn:
+        return ""
+    bottom = _bottom(drawn)
+    xs = [point.x for point in drawn]
+    margin = _MARGIN * (max(xs) - min(xs))
+    across = _LinearAxis(max(0.0, min(xs) - margin) if margin else 0.0, max(xs))
+    up = _LogAxis(_heights(drawn), bottom)
+    steps = ""
+    for point in sorted((point for point in drawn if not point.is_grey), key=lambda point: point.x):
+        x, y = across.position(point.x), up.position(point.y)
+        steps += f"H{x:.1f}V{y:.1f}" if steps else f"M{x:.1f} {_TOP}V{y:.1f}"
+    parts = [
+        *_x_axis(across, x_label, x_text, bottom),
+        *_y_axis(up, y_label),
+        f'<path d="{steps}H{_RIGHT}" fill="none" stroke="{_BLUE}" stroke-width="2"/>',
+        *_points(drawn, across, up, _BLUE),
+        _text(_LEFT, bottom + _BOTTOM + 10, _LEGEND),
+    ]
+    return _svg(title, parts, bottom + _BOTTOM + _LINE_HEIGHT)
+
+
+def image(title: str, svg: str) -> str:
+    """Return an HTML image of an SVG, with its size; `title` is its text for screen readers."""
+    height = svg.partition('height="')[2].partition('"')[0]
     data = base64.b64encode(svg.encode()).decode()
     style = "max-width:100%;height:auto;display:block"
+    size = f'width="{_WIDTH}" height="{height}"'
     return f'<img alt="{escape(title)}" {size} style="{style}" src="data:image/svg+xml;base64,{data}"/>'
+
+
+def _svg(title: str, parts: Sequence[str], height: float) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}" '
+        f'role="img" color="{_GREY}" fill="currentColor" font-family="sans-serif" font-size="12">'
+        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+    )
+
+
+def _drawn(points: Sequence[Point]) -> list[Point]:
+    """Return the points that can be drawn, from the top down."""
+    return sorted((point for point in points if not math.isnan(point.y)), key=lambda point: -point.y)
+
+
+def _bottom(drawn: Sequence[Point]) -> int:
+    """Return the lower end of the vertical axis: the labels need a line each."""
+    return _TOP + max(_MIN_HEIGHT, _LINE_HEIGHT * len(drawn))
+
+
+def _heights(drawn: Sequence[Point]) -> list[float]:
+    """Return all values that the vertical axis must have room for."""
+    ends = [point.y + sign * point.error for point in drawn for sign in (-1, 0, 1)]
+    return [*ends, *(point.tail for point in drawn if point.tail is not None)]
+
+
+class _LinearAxis:
+    """Place values on the horizontal axis, whose right end lies a little beyond the largest.
+
+    Args:
+        low: the value at its left end.
+        high: the largest value.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low = low
+        self.span = (high - low) or 1.0
+
+    def position(self, value: float) -> float:
+        """Return the x of a value in the picture."""
+        return _LEFT + (_RIGHT - _LEFT) * 0.95 * (value - self.low) / self.span
+
+    def marks(self) -> Iterator[float]:
+        """Return at most five values, multiples of one, two or five times a power of ten."""
+        power = 10.0 ** math.floor(math.log10(self.span / 4))
+        step = next(factor * power for factor in (1, 2, 5, 10) if 4 * factor * power >= self.span)
+        for index in range(math.ceil(self.low / step), int((self.low + self.span) / step) + 1):
+            yield index * step
 
 
 class _LogAxis:
@@ -120,26 +219,38 @@ class _LogAxis:
         return self.bottom - min(max(share, 0.0), 1.0) * (self.bottom - _TOP)
 
 
-def _point(point: Point, index: int, x: float, axis: _LogAxis, label_y: float) -> list[str]:
-    """Return a point with its error bar, its label, and a line between them."""
+def _points(drawn: Sequence[Point], across: _LinearAxis, up: _LogAxis, colour: str = "currentColor") -> Iterator[str]:
+    """Return all points, sorted from the top down, with their labels; `colour` is that of points that are not grey."""
+    label_ys = _spread([up.position(point.y) for point in drawn], up.bottom)
+    for index, (point, label_y) in enumerate(zip(drawn, label_ys, strict=True)):
+        yield from _point(point, index, across.position(point.x), up, label_y, colour)
+
+
+def _point(point: Point, index: int, x: float, axis: _LogAxis, label_y: float, colour: str) -> list[str]:
+    """Return a point with its error bar, its tail, its label, and a line between them."""
     y = axis.position(point.y)
-    fill = ' fill="none"' if index // len(_SHAPES) % 2 else ""
-    shape = f'd="{_SHAPES[index % len(_SHAPES)]}" stroke="currentColor"{fill}'
+    colour = "currentColor" if point.is_grey else colour
+    hollow = point.is_grey or index // len(_SHAPES) % 2
+    fill = "none" if hollow else colour
+    shape = f'd="{_SHAPES[index % len(_SHAPES)]}" stroke="{colour}" fill="{fill}"'
     at_edge = " (0)" if point.y == 0 else " (infinite)" if point.y == math.inf else ""
     label = point.label + at_edge
     if len(label) > _MAX_LABEL_CHARS:
         label = label[: _MAX_LABEL_CHARS - 1] + "…"
-    error_bar = []
+    bars = []
     if point.error and math.isfinite(point.error):
         low = axis.position(point.y - point.error)
         high = axis.position(point.y + point.error)
-        error_bar = [_line(x, low, x, high), _line(x - 4, low, x + 4, low), _line(x - 4, high, x + 4, high)]
+        bars = [_line(x, low, x, high), _line(x - 4, low, x + 4, low), _line(x - 4, high, x + 4, high)]
+    if point.tail is not None and not math.isnan(point.tail):
+        tail = axis.position(point.tail)
+        bars += [_line(x, y, x, tail, 'stroke-opacity="0.5" stroke-dasharray="1 3"'), _line(x - 6, tail, x + 6, tail)]
     return [
-        *error_bar,
+        *bars,
         _line(x, y, _LABELS_X - 8, label_y, 'stroke-opacity="0.3"'),
         f'<path transform="translate({x:.1f} {y:.1f})" {shape}/>',
         f'<path transform="translate({_LABELS_X} {label_y:.1f})" {shape}/>',
-        _text(_LABELS_X + 12, label_y + 4, label),
+        _text(_LABELS_X + 12, label_y + 4, label, "" if colour == "currentColor" else f'fill="{colour}"'),
     ]
 
 
@@ -155,19 +266,12 @@ def _spread(positions: Sequence[float], bottom: float) -> list[float]:
     return spread
 
 
-def _x_position(x: float, max_x: float) -> float:
-    return _LEFT + (_RIGHT - _LEFT) * 0.95 * x / max_x
-
-
-def _x_axis(max_x: float, label: str, x_text: Callable[[float], str], bottom: float) -> Iterator[str]:
-    """Draw the axis from 0 on, with at most five marks at one, two or five times a power of ten."""
+def _x_axis(axis: _LinearAxis, label: str, x_text: Callable[[float], str], bottom: float) -> Iterator[str]:
     yield _line(_LEFT, bottom, _RIGHT, bottom)
-    power = 10.0 ** math.floor(math.log10(max_x / 4))
-    step = next(factor * power for factor in (1, 2, 5, 10) if 4 * factor * power >= max_x)
-    for mark in range(int(max_x / step) + 1):
-        x = _x_position(mark * step, max_x)
+    for mark in axis.marks():
+        x = axis.position(mark)
         yield _line(x, bottom, x, bottom + 4)
-        yield _text(x, bottom + 18, x_text(mark * step), 'text-anchor="middle"')
+        yield _text(x, bottom + 18, x_text(mark), 'text-anchor="middle"')
     yield _text((_LEFT + _RIGHT) / 2, bottom + 36, label, 'text-anchor="middle"')
 
 

@@ -22,7 +22,7 @@ from qtoolkit.units import format_bytes, format_seconds
 
 FULL_PRECISION = "full precision"
 _HEADER = (
-    "config", "KL divergence", "perplexity", "same likeliest token", "footprint", "memory to use", "on disk",
+    "config", "KL divergence", "99.9 %", "perplexity", "same likeliest token", "footprint", "memory to use", "on disk",
     "bits per weight", "writes", "time", "remark",
 )  # fmt: skip
 
@@ -80,6 +80,7 @@ class Compared(Record):
         return (
             self.label,
             with_error(quality.kl_divergence, quality.kl_divergence_se) if quality else "",
+            with_error(quality.kl_divergence_p999, quality.kl_divergence_p999_se) if quality else "",
             with_error(quality.perplexity, quality.perplexity_se) if quality else "",
             as_percent(quality.same_top_p, quality.same_top_p_se) if quality else "",
             *sizes,
@@ -169,7 +170,10 @@ class Comparison(Record):
             Grid(f"after {prompt!r}", ("config", "wrote"), _answers(self.results, index))
             for index, prompt in enumerate(self.prompts)
         )
-        title = "KL divergence in nats, ± one standard error; memory to use: with keys and values of 4,096 tokens"
+        title = (
+            "KL divergence in nats, mean and 99.9 %, ± one standard error; memory to use: with keys and values of "
+            "4,096 tokens"
+        )
         return (Grid(title, _HEADER, lines), *(grid for grid in answers if grid.lines))
 
     def picture(self) -> str:
@@ -212,7 +216,7 @@ class Comparison(Record):
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(figures)
-        return _write(path, text.getvalue())
+        return write_text(path, text.getvalue())
 
     def to_json(self, path: str | PathLike[str]) -> Path:
         """Write the record as JSON, which `from_dict` reads back; an existing file is replaced.
@@ -221,7 +225,7 @@ class Comparison(Record):
             OutputError: the file cannot be written; an existing one is unchanged.
             ConfigError: `path` is not a path, or a relative one while the current folder was removed.
         """
-        return _write(path, json.dumps(self.to_dict(), indent=2))
+        return write_text(path, json.dumps(self.to_dict(), indent=2))
 
     def _fits(self, result: Compared) -> bool:
         """Return whether a result was measured and is within `memory_limit`."""
@@ -245,7 +249,13 @@ def _answers(results: tuple[Compared, ...], index: int) -> tuple[tuple[str, ...]
     return tuple((result.label, result.answers[index]) for result in results if index < len(result.answers))
 
 
-def _write(path: str | PathLike[str], text: str) -> Path:
+def write_text(path: str | PathLike[str], text: str) -> Path:
+    """Write a text to a file; an existing one is replaced.
+
+    Raises:
+        OutputError: the file cannot be written; an existing one is unchanged.
+        ConfigError: `path` is not a path, or a relative one while the current folder was removed.
+    """
     file = path_of(path, "path")
     try:
         write_whole(file, text.encode())

@@ -3,9 +3,11 @@
 Signatures, docstrings, magics, TOML and panels are derived from these fields, so that an option is written once.
 """
 
+from qtoolkit.requests.candidates_request import CandidatesRequest
 from qtoolkit.requests.compare_request import CompareRequest
 from qtoolkit.requests.evaluate_request import EvaluateRequest
 from qtoolkit.requests.find_models_request import FindModelsRequest
+from qtoolkit.requests.frontier_request import FrontierRequest
 from qtoolkit.requests.load_request import LoadRequest
 from qtoolkit.requests.model import DEFAULT_CONTEXT, ModelSource
 from qtoolkit.requests.option_field import Request, describe, option
@@ -20,10 +22,12 @@ from qtoolkit.requests.verify_request import VerifyRequest
 
 __all__ = [
     "DEFAULT_CONTEXT",
+    "CandidatesRequest",
     "CardOptions",
     "CompareRequest",
     "EvaluateRequest",
     "FindModelsRequest",
+    "FrontierRequest",
     "LoadRequest",
     "ModelSource",
     "PlanRequest",

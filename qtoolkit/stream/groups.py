@@ -3,6 +3,7 @@
 import re
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,6 +14,27 @@ from qtoolkit.stream.forward import Call, observed
 Group = tuple[str, ...]
 # A name's component that is a number: an expert's index, but not the 1 of "w1".
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+@dataclass(frozen=True)
+class GroupInputs:
+    """Hold what a group of layers gets in one batch, and what the full-precision model has at the same tokens.
+
+    At most one of `exact` and `lacking` is given, and neither without a second stream, or for layers that cannot be
+    corrected (`find_corrections`).
+
+    Attributes:
+        inputs: of the layers, in the stream of the quantized model, Xq [..., in].
+        exact: the same in the full-precision model, X [..., in].
+        lacking: for a layer that writes into the residual stream, what the stream lacks after its unquantized output is
+            added, (R + X W^T) - (Rq + Xq W^T) [..., out].
+        weights: how much each token counts, float32 [tokens]; None if all count alike.
+    """
+
+    inputs: torch.Tensor
+    exact: torch.Tensor | None = None
+    lacking: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
 
 
 def is_indexed(name: str) -> bool:

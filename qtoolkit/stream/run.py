@@ -10,18 +10,20 @@ from torch import nn
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.exact_stream import Batch, ExactStream
 from qtoolkit.stream.forward import Call, collect, run_once
-from qtoolkit.stream.groups import Group, trace, with_unseen
+from qtoolkit.stream.groups import Group, GroupInputs, trace, with_unseen
 from qtoolkit.stream.journal import DoneBlock, Journal
 from qtoolkit.stream.loading import check_finite
+from qtoolkit.stream.residuals import Corrections, find_corrections
 from qtoolkit.stream.samples import first_inputs, samples_at_once
 
 
 class Accumulator(Protocol):
     """Collect the inputs of layers that share them, then quantize these layers."""
 
-    def add(self, inputs: torch.Tensor, weights: torch.Tensor | None) -> None:
-        """Add a batch of inputs [..., in]; `weights` [tokens] say how much each counts, None that all count alike."""
+    def add(self, batch: GroupInputs) -> None:
+        """Add a batch of inputs."""
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, "Result"]:
         """Quantize the layers, given the weight W[out, in] of each by its name."""
@@ -44,9 +46,11 @@ class BlockMethod(Protocol):
 
     Attributes:
         true_sequential: whether a layer gets the outputs of already quantized layers of its block.
+        wants_exact: whether accumulators get what the full-precision model has at the same tokens, by a second stream.
     """
 
     true_sequential: bool
+    wants_exact: bool
 
     def start(self, names: Sequence[str], in_features: int) -> Accumulator:
         """Return a new accumulator for a group of layers, given by their full names."""
@@ -101,23 +105,32 @@ def quantize_blocks(
         done += count
         on_progress(ProgressEvent("quantize", done, total, "layers", layer))
 
+    if method.wants_exact:
+        samples.exact = [*samples.hidden]
     results = []
-    groups: dict[tuple[str, ...], tuple[Group, ...]] = {}
+    # Names of layers -> their groups, and what corrects these.
+    known: dict[tuple[str, ...], tuple[tuple[Group, ...], Corrections]] = {}
     for index, names in enumerate(layers):
         name = streamed.block_names[index]
         empty = streamed.blocks[index]
         shapes = {f"{name}.{layer}": tuple(weight_of(empty.get_submodule(layer)).shape) for layer in names}
         result = journal.read(index, partial(method.fits, shapes))
         with streamed.block(index) as module:
-            block = _Block(name, module, samples.calls(index, module, streamed.device), method, batch_weights)
+            run = partial(samples.call, index, module, streamed.device)
+            exact = ExactStream(module, samples.exact, run) if method.wants_exact else None
+            calls = samples.calls(index, module, streamed.device)
+            block = _Block(name, module, calls, method, exact, batch_weights)
             if result is None:
                 check_block(streamed, index, module)
-                if tuple(names) not in groups:
-                    one = partial(samples.call, index, module, streamed.device, samples.one)
-                    groups[tuple(names)] = with_unseen(trace(module, names, one), names)
-                outputs = block.quantize(groups[tuple(names)], report)
+                if tuple(names) not in known:
+                    one = partial(run, samples.one)
+                    groups = with_unseen(trace(module, names, one), names)
+                    known[tuple(names)] = groups, find_corrections(module, groups, one) if method.wants_exact else {}
+                outputs = block.quantize(*known[tuple(names)], report)
                 result = journal.write(index, block.tensors, block.facts)
             else:
+                if exact is not None:
+                    exact.pass_through()
                 block.restore(names, result.tensors)
                 report(f"{name} (done before)", len(names))
                 outputs = block.run()
@@ -135,6 +148,7 @@ class _Block:
         module: the block.
         calls: each runs the block on one batch of samples.
         method: quantizes each group of layers.
+        exact: runs it as the full-precision model does; None without a second stream.
         batch_weights: by full names of layers, the weights of the tokens of each batch, [samples, tokens].
 
     Attributes:
@@ -148,6 +162,7 @@ class _Block:
         module: nn.Module,
         calls: list[Call],
         method: BlockMethod,
+        exact: ExactStream | None,
         batch_weights: Mapping[str, Sequence[torch.Tensor]],
     ) -> None:
         self.name = name
@@ -157,6 +172,8 @@ class _Block:
         self._batch_weights = batch_weights
         self.tensors: dict[str, torch.Tensor] = {}
         self.facts: dict[str, Any] = {}
+        self._exact = exact
+        self._corrections: Corrections = {}
 
     def restore(self, names: Sequence[str], tensors: Mapping[str, StoredTensor | torch.Tensor]) -> None:
         """Set the weights of layers from their stored tensors."""
@@ -171,44 +188,78 @@ class _Block:
             # Moved to the CPU one by one, so that a GPU does not hold the outputs of all samples.
             return [call().to("cpu") for call in self.calls]
 
-    def quantize(self, groups: Sequence[Group], report: Callable[[str], None]) -> list[torch.Tensor]:
-        """Quantize the layers group by group; return the outputs of the quantized block."""
+    def quantize(
+        self, groups: Sequence[Group], corrections: Corrections, report: Callable[[str], None]
+    ) -> list[torch.Tensor]:
+        """Quantize the layers group by group; return the outputs of the quantized block.
+
+        Args:
+            groups: of layers with the same inputs, in the order in which they run.
+            corrections: what corrects each group; empty without a second stream.
+            report: called with the name of each quantized layer.
+        """
+        self._corrections = corrections
         if self.method.true_sequential and len(self.calls) == 1:
             return [self._quantize_once(groups, report)]
-        for together in [[group] for group in groups] if self.method.true_sequential else [groups]:
+        parts = [[group] for group in groups] if self.method.true_sequential else [list(groups)]
+        for number, together in enumerate(parts, start=1):
             accumulators = {group[0]: self._start(group) for group in together}
-            for batch, call in enumerate(self.calls):
-                self._collect(batch, call, accumulators)
+            for index, call in enumerate(self.calls):
+                batch = self._batch(index, together, to_end=number == len(parts))
+                self._accumulate(call, together, batch, accumulators)
             for group in together:
-                self._finish(group, accumulators.pop(group[0]), report)
+                self._finish(group, accumulators.pop(group[0]), report, runs_again=number < len(parts))
+        if not parts and self._exact is not None:
+            self._exact.pass_through()
         return self.run()
 
-    def _collect(self, batch: int, call: Call, accumulators: Mapping[str, Accumulator]) -> None:
-        """Run a batch, and add the inputs of groups to their accumulators, by the name of each group's first layer."""
+    def _batch(self, index: int, groups: Sequence[Group], *, to_end: bool) -> Batch:
+        """Return what the groups that are quantized next get in a batch, but for what the quantized model has.
 
-        def add(name: str, x: torch.Tensor) -> None:
-            accumulators[name].add(x, self._weights(name, batch))
+        Args:
+            index: the number of the batch.
+            groups: that are quantized next.
+            to_end: whether they are the last ones of the block.
+        """
+        weights = {}
+        for group in groups:
+            batches = self._batch_weights.get(f"{self.name}.{group[0]}")
+            if batches is not None:
+                weights[group] = batches[index]
+        if self._exact is None:
+            return Batch(self.module, {}, {}, weights)
+        corrections = {group: self._corrections[group] for group in groups if group in self._corrections}
+        exact = self._exact.see(index, corrections, to_end=to_end)
+        return Batch(self.module, corrections, exact, weights)
 
-        collect(self.module, [*accumulators], [call], add)
+    def _accumulate(
+        self, call: Call, groups: Sequence[Group], batch: Batch, accumulators: Mapping[str, Accumulator]
+    ) -> None:
+        """Run a batch, and add what groups get to their accumulators, by the name of each group's first layer."""
+        by_first = {group[0]: group for group in groups}
 
-    def _weights(self, layer: str, batch: int) -> torch.Tensor | None:
-        """Return the weights [tokens] of a batch for a layer; None if its tokens count alike."""
-        weights = self._batch_weights.get(f"{self.name}.{layer}")
-        return None if weights is None else weights[batch].flatten()
+        def note(name: str, x: torch.Tensor) -> None:
+            batch.note(name, x)
+            if name in by_first:
+                accumulators[name].add(batch.inputs(by_first[name], x))
+
+        collect(self.module, [*batch.residual_modules, *by_first], [call], note)
 
     def _quantize_once(self, groups: Sequence[Group], report: Callable[[str], None]) -> torch.Tensor:
         """Quantize each group when it is reached in the one forward of a single batch; return the block's output."""
+        batch = self._batch(0, groups, to_end=True)
         pending = {group[0]: group for group in groups}
 
         def quantize_group(name: str, x: torch.Tensor) -> None:
+            batch.note(name, x)
             # A layer may be called again; it is quantized at the first call.
             group = pending.pop(name, None)
             if group is not None:
                 accumulator = self._start(group)
-                accumulator.add(x, self._weights(name, 0))
+                accumulator.add(batch.inputs(group, x))
                 self._finish(group, accumulator, report)
 
-        output = run_once(self.module, [*pending], self.calls[0], quantize_group)
+        output = run_once(self.module, [*batch.residual_modules, *pending], self.calls[0], quantize_group)
         for group in pending.values():
             self._finish(group, self._start(group), report)
         return output
@@ -217,9 +268,14 @@ class _Block:
         full = [f"{self.name}.{layer}" for layer in group]
         return self.method.start(full, weight_of(self.module.get_submodule(group[0])).shape[1])
 
-    def _finish(self, group: Group, accumulator: Accumulator, report: Callable[[str], None]) -> None:
+    def _finish(
+        self, group: Group, accumulator: Accumulator, report: Callable[[str], None], *, runs_again: bool = False
+    ) -> None:
+        """Quantize a group; `runs_again` if the full-precision model runs through this block once more."""
         weights = {layer: weight_of(self.module.get_submodule(layer)) for layer in group}
         for layer, (tensors, facts) in accumulator.finish(weights).items():
+            if runs_again and self._exact is not None:
+                self._exact.keep(layer)
             self._set_weight(layer, tensors)
             self.tensors.update({f"{self.name}.{layer}.{key}": value for key, value in tensors.items()})
             self.facts[f"{self.name}.{layer}"] = facts

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -26,12 +26,15 @@ class Samples:
         hidden: inputs of the next block, one tensor [samples, tokens, hidden] for each batch.
         one: the first sample as an input of the first block, [1, tokens, hidden]; shows how any block runs.
         arguments: for each block: batch size -> arguments other than the hidden states.
+        exact: `hidden` of the full-precision model, where the model that runs is being quantized; empty if nobody wants
+            this second stream.
         gives_tuple: whether the block that ran last returned a tuple, whose first item are the hidden states.
     """
 
     hidden: list[torch.Tensor]
     one: torch.Tensor
     arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]]
+    exact: list[torch.Tensor] = field(default_factory=list)
     gives_tuple: bool = False
 
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:

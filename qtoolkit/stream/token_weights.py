@@ -33,7 +33,7 @@ CLIP_QUANTILE = 0.999
 # Activations that a block stores for its gradients, as multiples of those that a forward holds at one time, and the
 # limit of their bytes for the samples that run together.
 STORED = 3
-_BATCH_BYTES = 2**27
+_BATCH_BYTES = 2**26
 # How far the mean of stored weights may be from 1: they are rounded to float32.
 _MEAN_ERROR = 1e-5
 

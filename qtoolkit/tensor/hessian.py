@@ -7,7 +7,7 @@ from qtoolkit.tensor.processor import bfloat16_is_native
 # Columns of one block of the product: wide enough for a fast product, narrow enough to skip nearly half of H.
 _BLOCK = 256
 # Inputs of one product.
-_TOKENS = 2048
+TOKENS_AT_ONCE = 2048
 
 
 class Hessian:
@@ -47,13 +47,12 @@ class Hessian:
         # [..., in] -> [tokens, in]
         x = inputs.detach().reshape(-1, inputs.shape[-1]).to(self._sum.device)
         self.num_inputs += len(x)
-        roots = None if weights is None else weights.to(x.device).sqrt()[:, None]
-        for start in range(0, len(x), _TOKENS):
-            some = slice(start, start + _TOKENS)
-            part = x[some] if roots is None else (x[some] * roots[some]).to(x.dtype)
-            if x.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
+        for start in range(0, len(x), TOKENS_AT_ONCE):
+            some = slice(start, start + TOKENS_AT_ONCE)
+            part = x[some] if weights is None else weighed(x[some], weights[some].sqrt())
+            if part.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
                 self._add_rounded(part)
-            elif x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":
+            elif part.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":
                 # Exact: products of two such numbers fit into float32.
                 self._sum += torch.mm(part.T, part, out_dtype=torch.float32)
             else:
@@ -81,3 +80,12 @@ class Hessian:
             block.copy_(block.triu() + block.triu(1).T)
             self._sum[start + _BLOCK :, columns] = self._sum[columns, start + _BLOCK :].T
         return self._sum
+
+
+def weighed(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return vectors [tokens, n] times a weight each [tokens], in bfloat16 or float32.
+
+    The weights of bfloat16 vectors are rounded to it. Float16 has no range to spare: it becomes float32.
+    """
+    dtype = torch.bfloat16 if vectors.dtype == torch.bfloat16 else torch.float32
+    return vectors * weights.to(vectors.device, dtype)[:, None]

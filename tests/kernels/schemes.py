@@ -1,6 +1,6 @@
 """The schemes that a layer can have, and its weight worked out with plain loops."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ class Scheme:
     granularity: str
     group_size: int
     symmetric: bool
+    full_range: bool = False
 
     def tensors(self, out_features: int, in_features: int) -> NativeTensors:
         return NativeTensors(
@@ -40,6 +41,7 @@ class Scheme:
             granularity=self.granularity,
             group_size=self.group_size,
             symmetric=self.symmetric,
+            full_range=self.full_range,
             scale_dtype=tensors.tensors()["scale"][1],
         )
         return tensors.store(codes, scale, zero_point)
@@ -51,10 +53,13 @@ SCHEMES = [
     for granularity, group_size in (("tensor", -1), ("channel", -1), ("group", 16))
     for symmetric in (True, False)
 ]
+# The smallest code, and scales of either sign.
+SCHEMES += [replace(scheme, full_range=True) for scheme in SCHEMES if scheme.symmetric]
 
 
 def name_of(scheme: Scheme) -> str:
-    return f"{scheme.bits} bits a {scheme.granularity} {'absmax' if scheme.symmetric else 'zero-point'}"
+    kind = "full-range" if scheme.full_range else "absmax" if scheme.symmetric else "zero-point"
+    return f"{scheme.bits} bits a {scheme.granularity} {kind}"
 
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=name_of)

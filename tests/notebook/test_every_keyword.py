@@ -19,6 +19,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "quantize": qt.quantize,
     "qplan": qt.plan,
     "qcompare": qt.compare,
+    "qfrontier": qt.frontier,
     "qeval": qt.evaluate,
     "qpublish": qt.publish,
 }

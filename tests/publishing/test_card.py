@@ -10,8 +10,8 @@ from huggingface_hub import HfApi, ModelCard
 from qtoolkit.errors import ConfigError
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
-from qtoolkit.publishing.markdown import escaped
 from qtoolkit.records import Check, Receipt, Verification
+from qtoolkit.records.markdown import escaped
 from qtoolkit.requests import PublishRequest
 from tests.fake_hub.writable import WritableHub
 

@@ -13,8 +13,8 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.card_quality import refuse_foreign_figures
-from qtoolkit.publishing.markdown import escaped
 from qtoolkit.records import QualityReport, Receipt, Verification
+from qtoolkit.records.markdown import escaped
 from qtoolkit.requests import PublishRequest
 from tests.evaluation.plain import HELD_OUT
 from tests.fake_hub.writable import WritableHub

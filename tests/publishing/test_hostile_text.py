@@ -15,8 +15,8 @@ from markdown_it import MarkdownIt
 from qtoolkit.errors import CheckpointError, ConfigError
 from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.card import make_card
-from qtoolkit.publishing.markdown import escaped
 from qtoolkit.records import Check, Verification
+from qtoolkit.records.markdown import escaped
 from qtoolkit.requests import PublishRequest
 from tests.publishing.checks import checks_of
 

@@ -28,6 +28,10 @@ SIGNATURES = {
     "memory: int | str | None = None, noise_floor: bool = False, executor: Executor | None = None, retries: int = 2, "
     f"output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
     f"on_progress: {PROGRESS}) -> Comparison",
+    "frontier": f"(model: Any, configs: Sequence[Any] | None = None, *, {TEXT}, sizes: Sequence[int | str] = (), "
+    "memory: int | str | None = None, noise_floor: bool = False, executor: Executor | None = None, retries: int = 2, "
+    f"output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
+    f"on_progress: {PROGRESS}) -> Frontier",
     "recommend": "(model: Any | list[Any], *, memory: int | str | None = None, goal: str = 'quality', "
     "device: str = 'auto', machine: str | Machine | None = None, context: int = 4096, revision: str | None = None, "
     "token: str | None = None) -> Recommendation",

@@ -8,6 +8,7 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.formats.base import LayersOf, is_uneven
 from qtoolkit.formats.grouped import GroupedFormat
 from qtoolkit.formats.layer import Layer
+from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,8 @@ class CompressedTensorsFormat(GroupedFormat):
     reads_itself = True
     layer_suffixes = (".weight_packed",)
     widths = WIDTHS
+    # vLLM looks up rows of whole words only.
+    embedding_widths = (4, 8)
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
@@ -109,12 +112,17 @@ class CompressedTensorsFormat(GroupedFormat):
         return self.tensors_of(config, out_features, in_features, bits=bits, dtype=dtype).decode(tensors)
 
     def describe(
-        self, config: Any, quantized: Mapping[str, int], left: Iterable[str], outside: Iterable[str]
+        self,
+        config: Any,
+        quantized: Mapping[str, int],
+        left: Iterable[str],
+        outside: Iterable[str],
+        embeddings: Mapping[str, Any],
     ) -> dict[str, Any]:
         """See `GroupedFormat`."""
         from qtoolkit.formats.compressed_tensors.config import describe
 
-        return describe(config, quantized, [*left, *outside])
+        return describe(config, quantized, [*left, *outside], embeddings)
 
     def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
         """See `GroupedFormat`."""
@@ -122,12 +130,35 @@ class CompressedTensorsFormat(GroupedFormat):
 
         return load_packed(checkpoint, values, device=device)
 
+    def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
+        """See `GroupedFormat`."""
+        if getattr(config, "embeddings", None) is None:
+            return ()
+        return (
+            "quantized embeddings are read by qtoolkit, and listed by vLLM: transformers' own reader fails at them",
+        )
+
+    def reads_alone(self, values: Mapping[str, Any]) -> bool:
+        """See `Format`."""
+        from qtoolkit.formats.compressed_tensors.config import has_embeddings
+
+        return not has_embeddings(values)
+
+    def needs_qtoolkit(self, options: Mapping[str, Any]) -> bool:
+        """See `Format`: transformers 5.23 fails at quantized embeddings."""
+        return options.get("embeddings") is not None
+
     def readers(self, options: Mapping[str, Any]) -> str:
         """See `Format`."""
         own = "With `import qtoolkit` before it, the package compressed-tensors is not needed, and codes stay packed."
         listed = (
             "vLLM and SGLang list compressed-tensors among the formats that they read; this model was not tried there."
         )
+        if options.get("embeddings") is not None:
+            return (
+                "Its embeddings are quantized too: transformers reads them once qtoolkit is imported, not by itself. "
+                f"{listed}"
+            )
         if options.get("sym") is False:
             own += " transformers 5.23 expands zero points while it loads, as config.json says (run_compressed)."
         if is_uneven(options):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError
 from qtoolkit.formats.compressed_tensors import PACKED, QUANT_METHOD, WIDTHS
 from qtoolkit.formats.name_patterns import shortest
 
@@ -48,6 +48,16 @@ class Schemes:
     ignore: tuple[str, ...]
     by_activation: bool | None = None
 
+    @property
+    def embeddings(self) -> Scheme | None:
+        """Return the scheme of token embedding and output head; None where these are not quantized.
+
+        It is the last one, and targets them by their names, as `describe` writes it.
+        """
+        last = self.schemes[-1]
+        named = bool(last.targets) and not any(one == _LINEAR or one.startswith("re:") for one in last.targets)
+        return last if named and len(self.schemes) > 1 else None
+
     def of(self, names: tuple[str, ...], classes: tuple[str, ...]) -> Scheme | None:
         """Return the scheme of a layer; None where it is not quantized.
 
@@ -66,7 +76,9 @@ class Schemes:
         return of_target[found[0]] if found else None
 
 
-def describe(config: Any, quantized: Mapping[str, int], ignored: Iterable[str]) -> dict[str, Any]:
+def describe(
+    config: Any, quantized: Mapping[str, int], ignored: Iterable[str], embeddings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the `quantization_config` of a checkpoint.
 
     With one number of bits, the only scheme targets every linear layer that is not ignored. With several, each targets
@@ -76,6 +88,8 @@ def describe(config: Any, quantized: Mapping[str, int], ignored: Iterable[str]) 
         config: a method's, with `bits`, `group_size`, `sym` and `order`.
         quantized: bits of the quantized layers by their full names in the file.
         ignored: full names of all other linear layers.
+        embeddings: the configs of the token embedding and the output head by their full names, where these are
+            quantized: a scheme of their own targets their names.
     """
     widths = sorted({*quantized.values(), config.bits}, key=lambda bits: (bits != config.bits, bits))
     groups = {}
@@ -85,24 +99,10 @@ def describe(config: Any, quantized: Mapping[str, int], ignored: Iterable[str]) 
         if len(widths) > 1:
             ends = "|".join(re.escape(name) for name in sorted(shortest(same, set(quantized) - same)))
             targets = [rf"re:^(?:.*\.)?(?:{ends})$"] if same else []
-        weights = {
-            "num_bits": bits,
-            "type": "int",
-            "symmetric": config.sym,
-            "strategy": "channel" if config.group_size == -1 else "group",
-            "group_size": None if config.group_size == -1 else config.group_size,
-            "block_structure": None,
-            "dynamic": False,
-            "actorder": "static" if config.order == "activation" else None,
-            "observer": "minmax",
-            "observer_kwargs": {},
-        }
-        groups[f"group_{index}"] = {
-            "targets": targets,
-            "weights": weights,
-            "input_activations": None,
-            "output_activations": None,
-        }
+        groups[f"group_{index}"] = _described(config, bits, targets)
+    for own in embeddings.values():
+        # One scheme for all: they have the same width, and so the same groups.
+        groups[f"group_{len(widths)}"] = _described(own, own.bits, sorted(embeddings))
     return {
         "quant_method": QUANT_METHOD,
         "format": PACKED,
@@ -114,6 +114,23 @@ def describe(config: Any, quantized: Mapping[str, int], ignored: Iterable[str]) 
         # Without it, transformers 5.23 fails at zero points; it decompresses when it loads then.
         **({} if config.sym else {"run_compressed": False}),
     }
+
+
+def _described(config: Any, bits: int, targets: list[str]) -> dict[str, Any]:
+    """Return one scheme of `config_groups`."""
+    weights = {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": config.sym,
+        "strategy": "channel" if config.group_size == -1 else "group",
+        "group_size": None if config.group_size == -1 else config.group_size,
+        "block_structure": None,
+        "dynamic": False,
+        "actorder": "static" if config.order == "activation" else None,
+        "observer": "minmax",
+        "observer_kwargs": {},
+    }
+    return {"targets": targets, "weights": weights, "input_activations": None, "output_activations": None}
 
 
 def read_schemes(values: Mapping[str, Any]) -> Schemes:
@@ -141,6 +158,14 @@ def read_schemes(values: Mapping[str, Any]) -> Schemes:
     )
 
 
+def has_embeddings(values: Mapping[str, Any]) -> bool:
+    """Check whether a `quantization_config` names quantized embeddings; false for one that is not read here."""
+    try:
+        return read_schemes(values).embeddings is not None
+    except QToolkitError:
+        return False
+
+
 def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a method's config that a `quantization_config` contains: those of its first scheme.
 
@@ -158,6 +183,8 @@ def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
         "group_size": first.group_size,
         "sym": first.symmetric,
     }
+    if schemes.embeddings is not None:
+        options["embeddings"] = schemes.embeddings.bits
     if schemes.by_activation is not None:
         options["order"] = "activation" if schemes.by_activation else "natural"
     return options

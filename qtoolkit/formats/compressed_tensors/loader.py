@@ -5,9 +5,10 @@ qtoolkit is imported in functions.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedModel
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from qtoolkit.errors import CheckpointError
 from qtoolkit.formats.compressed_tensors import PACKAGE, QUANT_METHOD
@@ -53,7 +54,30 @@ class CompressedTensorsQuantizer(StoredQuantizer):
             raise CheckpointError(f"{name}.weight_scale holds NaN or infinity: name another checkpoint of the model")
 
 
+class _ByContent:
+    """Read a `quantization_config` as ours where it has quantized embeddings, which transformers cannot read."""
+
+    theirs: ClassVar[Any]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """See transformers' `QuantizationConfigMixin`."""
+        from qtoolkit.formats.compressed_tensors.config import has_embeddings
+
+        if has_embeddings(values):
+            own = {**values, "quant_method": CompressedTensorsConfig.own_method()}
+            return CompressedTensorsConfig.from_dict(own, *args, **kwargs)
+        return cls.theirs.from_dict(values, *args, **kwargs)
+
+
 def register() -> None:
-    """Let transformers read such checkpoints where the package that it requires is missing; idempotent."""
+    """Let transformers read such checkpoints where the package that it requires is missing; idempotent.
+
+    Where it is installed, transformers reads all but those with quantized embeddings by itself.
+    """
     missing = not is_installed(PACKAGE)
     register_stored(CompressedTensorsConfig, CompressedTensorsQuantizer, instead_of_transformers=missing)
+    registered: Any = AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD]
+    if registered not in (CompressedTensorsConfig, _ByContent):
+        _ByContent.theirs = registered
+        AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD] = _ByContent

@@ -9,8 +9,17 @@ from qtoolkit.checkpoints import folder as folders
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
 from qtoolkit.formats.compressed_tensors.config import Scheme, Schemes, read_schemes
 from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
-from qtoolkit.formats.stored_layer import FLOATS, Headers, StoredLayer, again, bias_dtype, check_shape, module_names
-from qtoolkit.models.structure import is_linear, is_transposed, linear_shape
+from qtoolkit.formats.stored_layer import (
+    FLOATS,
+    Headers,
+    StoredEmbedding,
+    StoredLayer,
+    again,
+    bias_dtype,
+    check_shape,
+    module_names,
+)
+from qtoolkit.models.structure import embedding_factor, is_linear, is_transposed, linear_shape, token_embedding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,10 +52,12 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, schemes: Schemes) ->
     if not names:
         raise CheckpointError(f"the config says compressed-tensors, but no tensor ends in {_PACKED}: {again(tensors)}")
     modules = dict(model.named_modules())
-    layers = {}
+    token = token_embedding(model)
+    layers: dict[str, StoredLayer] = {}
     for stored, name in names.items():
         module = modules.get(name)
-        if module is None or not is_linear(module) or is_transposed(module):
+        embeds = module is not None and name == token
+        if module is None or not (embeds or is_linear(module)) or is_transposed(module):
             raise UnsupportedModelError(
                 f"{stored}{_PACKED} belongs to no linear layer of {type(model).__name__}, which alone are read here"
             )
@@ -55,12 +66,25 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, schemes: Schemes) ->
         scheme = schemes.of((stored, name), _classes(module))
         if scheme is None:
             raise CheckpointError(f"{stored} is quantized, and the config says that it is not: {again(tensors)}")
+        if embeds:
+            layers[name] = _embedding(stored, name, model, tensors, scheme)
+            continue
         layer = _check_layer(stored, linear_shape(module), tensors, scheme)
         if module.bias is not None and layer.bias_dtype is None:
             raise CheckpointError(f"{stored}.bias is missing: {again(tensors)}")
         layers[name] = layer
-    _check_others(modules, layers, tensors, schemes)
+    shared = {target for target, source in model.all_tied_weights_keys.items() if source.rpartition(".")[0] in layers}
+    others = {name: module for name, module in modules.items() if f"{name}.weight" not in shared}
+    _check_others(others, layers, tensors, schemes)
     return layers
+
+
+def _embedding(stored: str, name: str, model: "PreTrainedModel", tensors: Headers, scheme: Scheme) -> StoredEmbedding:
+    """Return the token embedding of a file, its tensors checked."""
+    module: Any = model.get_submodule(name)
+    layer = _check_layer(stored, tuple(module.weight.shape), tensors, scheme)
+    tied = f"{name}.weight" in model.all_tied_weights_keys.values()
+    return StoredEmbedding(stored, layer.tensors, None, tied=tied, factor=embedding_factor(module))
 
 
 def problems_of(folder: "Path", values: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.formats.compressed_tensors import WIDTHS
-from qtoolkit.kernels import Codes, output_blocks
+from qtoolkit.kernels import Codes, expand, output_blocks
 from qtoolkit.tensor.int32_packing import pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
 
@@ -153,6 +153,13 @@ class PackedRows(Codes):
     def scale(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""
         return self._scale[outputs].T
+
+    def rows_of(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """See `Codes`: only these rows are unpacked."""
+        if not (self.centered and len(ids)):
+            return super().rows_of(ids, dtype)
+        codes = unpack_columns(self._words[ids].T.contiguous(), self.bits, self.in_features)
+        return expand(codes, self._scale[ids].T, 2 ** (self.bits - 1), None, dtype).T
 
 
 def num_words(count: int, bits: int) -> int:

@@ -113,7 +113,12 @@ class GPTQFormat(GroupedFormat):
         return stored.decode(tensors)
 
     def describe(
-        self, config: Any, quantized: Mapping[str, int], left: Iterable[str], outside: Iterable[str]
+        self,
+        config: Any,
+        quantized: Mapping[str, int],
+        left: Iterable[str],
+        outside: Iterable[str],
+        embeddings: Mapping[str, Any],
     ) -> dict[str, Any]:
         """See `GroupedFormat`."""
         from qtoolkit.formats.gptq.config import describe

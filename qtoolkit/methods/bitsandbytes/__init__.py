@@ -170,6 +170,7 @@ class NF4Method(FourBitMethod):
     config_class = NF4
     title = "NF4"
     offers = (Offer({}, 1.222, "transformers and vLLM with bitsandbytes"),)
+    recipes = ({}, {"double_quant": False})
     summary = "4-bit NormalFloat, blocks of 64 (QLoRA); no calibration"
 
 

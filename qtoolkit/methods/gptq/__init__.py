@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from qtoolkit.stream.journal import JournalLocation
 
 _SMALLEST_GROUP = 32
+# Rounds of refining where nobody says how many, and the bits with which nothing is left to gain (benchmarks/README.md).
+_ROUNDS = 3
+_TOO_EXACT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +50,10 @@ class GPTQ(MixedConfig):
         "without effect if sym is false",
         absent=False,
     )
-    refine: int = option(
-        3,
-        help="how often scales and codes are chosen again after solving, each with all others fixed",
+    refine: int | None = option(
+        None,
+        help="how often scales and codes are chosen again after solving, each with all others fixed; None for "
+        f"{_ROUNDS}, or for 0 where all layers have {_TOO_EXACT} bits",
         unit="rounds",
         absent=0,
     )
@@ -77,6 +81,18 @@ class GPTQ(MixedConfig):
     true_sequential: bool = option(
         True, help="let each layer of a block see what the layers before it make once they are quantized"
     )
+    qep_alpha: float = option(
+        0.5,
+        help="share of what quantized layers have changed that the layers after them make good (QEP); 0 for none",
+        absent=0.0,
+    )
+    embeddings: int | None = option(
+        None,
+        help="size of a code of the token embedding and the output head, 8 or 4 where the format holds them",
+        unit="bits per weight",
+        empty="they stay as they are",
+        absent=None,
+    )
     token_weights: bool = option(
         False,
         help="weigh each token of the calibration text by how much its outputs matter to the model's (GuidedQuant)",
@@ -98,27 +114,58 @@ class GPTQ(MixedConfig):
             raise ConfigError(f"{name}: group_size must be -1, or at least {_SMALLEST_GROUP}, got {self.group_size}")
         if not 0 < self.damp_percent < 1:
             raise ConfigError(f"{name}: damp_percent must lie between 0 and 1, got {self.damp_percent}")
+        if not 0 <= self.qep_alpha <= 1:
+            raise ConfigError(f"{name}: qep_alpha must lie between 0 (off) and 1, got {self.qep_alpha}")
         if self.desc_act and self.order != "activation":
             raise ConfigError(f"{name}: desc_act=True forms groups in order of activation: leave order='activation'")
-        if self.engine == "optimum" and (self.rules or self.target is not None):
+        if self.engine == "optimum":
+            self._refuse_with_optimum(name)
+        for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise ConfigError(f"{name}: {field} must be at least {least}, got {value}")
+        get_grouped_format(self)
+        if self.embeddings is not None and self.target is not None:
+            raise ConfigError(
+                f"{name}: a target gives bits to layers in blocks alone: leave out embeddings, or target_bits and "
+                "target_size"
+            )
+
+    def for_embeddings(self, width: int) -> "GPTQ":
+        """Return the config of an embedding of this width: symmetric codes in groups of 64, or 32 where 64 is none."""
+        assert self.embeddings is not None
+        size = 64 if width % 64 == 0 else 32
+        return replace(
+            self, bits=self.embeddings, group_size=size, sym=True, order="natural", rules={}, embeddings=None
+        )
+
+    def _refuse_with_optimum(self, name: str) -> None:
+        """Refuse options that optimum cannot follow and that nobody gets unasked."""
+        if self.rules or self.target is not None:
             raise ConfigError(
                 f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
             )
-        if self.engine == "optimum" and self.format != type(self).format:
+        if self.format != type(self).format:
             raise ConfigError(
                 f"{name}: optimum writes {type(self).format!r} alone: leave out format, or engine='optimum'"
             )
-        if self.engine == "optimum" and self.token_weights:
+        if self.token_weights:
             raise ConfigError(f"{name}: optimum weighs no tokens: leave out token_weights, or engine='optimum'")
-        for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
-            if getattr(self, field) < least:
-                raise ConfigError(f"{name}: {field} must be at least {least}, got {getattr(self, field)}")
-        get_grouped_format(self)
 
     @property
     def stored_as(self) -> "GroupedFormat":
         """Return the format that stores the codes."""
         return get_grouped_format(self)
+
+    @property
+    def rounds(self) -> int:
+        """Return how often each layer is refined: `refine`, or as the bits ask that layers have or may get."""
+        if self.refine is not None:
+            return self.refine
+        bits = [self.bits, *(values["bits"] for values in self.rules.values() if "bits" in values)]
+        if self.target is not None:
+            bits.extend(self.bits_to_give())
+        return _ROUNDS if min(bits) < _TOO_EXACT else 0
 
     def bits_to_give(self) -> tuple[int, ...]:
         """See `MixedConfig`; without 2 bits if `sym`, where the loss is no longer predicted to second order."""
@@ -142,19 +189,25 @@ class GPTQMethod(Method):
         Offer({}, 1.081, "transformers, vLLM, gptqmodel, auto-gptq"),
         Offer({"bits": 3}, 1.399, "transformers, gptqmodel, auto-gptq"),
     )
+    recipes = (
+        *({"bits": bits, "group_size": size} for bits in (2, 3, 4) for size in (32, 64, 128)),
+        {"bits": 8, "group_size": 128},
+    )
     summary = "2 to 8 bits fitted to a calibration text, block by block; AutoGPTQ's format or compressed-tensors"
     splits_experts = True
     resumes = True
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
-        """See `Method`: refuse a calibration text that cannot be used; optimum knows none of the later options."""
+        """See `Method`: refuse a calibration text that cannot be used, and say how many rounds of refining are meant.
+
+        optimum knows none of the later options; the text is read here for it too.
+        """
         from qtoolkit.texts.calibration_sources import check_calibration
 
         check_calibration(config.calibration, config.calibration_column)
-        if config.engine == "qtoolkit":
-            return config
-        # The text is read here for both.
-        return replace(config, **{**config.absent(), "calibration_column": config.calibration_column})
+        if config.engine == "optimum":
+            return replace(config, **{**config.absent(), "calibration_column": config.calibration_column})
+        return replace(config, refine=config.rounds)
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:
         """See `Method`: choose one group size for all layers, since the format stores one and readers rely on it."""
@@ -190,12 +243,33 @@ class GPTQMethod(Method):
         packed = memory_bytes(tensors, device=layer.device, reordered=config.desc_act)
         return layer.replaced(packed, disk_bytes=stored, working_bytes=working, bits=config.bits)
 
+    def plan_embedding(self, layer: Layer, config: GPTQ, *, multiplies: bool) -> LayerPlan | None:
+        """See `Method`."""
+        import torch
+
+        from qtoolkit.kernels import memory_bytes, stored_bytes
+
+        if config.embeddings is None:
+            return None
+        if layer.in_features % _SMALLEST_GROUP:
+            return layer.left_alone(f"its width is no multiple of {_SMALLEST_GROUP}, but {layer.in_features}")
+        own = config.for_embeddings(layer.in_features)
+        dtype = getattr(torch, layer.dtype)
+        tensors = own.stored_as.tensors_of(own, layer.out_features, layer.in_features, bits=own.bits, dtype=dtype)
+        stored = stored_bytes(tensors)
+        packed = memory_bytes(tensors, device=layer.device) if multiplies else stored
+        # The codes, as they are made and as they are packed.
+        working = layer.num_weights + stored
+        return layer.replaced(packed, disk_bytes=stored, working_bytes=working, bits=own.bits)
+
     def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
         notes = (*config.stored_as.notes(config, layers), *_notes_on_weights(config, layers))
         if config.engine == "optimum":
-            off = ", ".join(name for name in config.absent() if name != "format")
+            off = ", ".join(name for name in config.absent() if name not in ("format", "embeddings"))
             notes = (f"optimum does not know {off}: these are off", *notes)
+        if not config.stored_as.embedding_widths:
+            notes = (*notes, "embeddings stay as they are, since the format holds no others")
         if config.sym and any(layer.bits == 2 for layer in layers):
             # SmolLM2-135M: perplexity 2,358, where 68 with sym=False and 20 in bfloat16.
             return ("models fall apart with 2 bits and sym=True: give sym=False, or more bits", *notes)

@@ -10,6 +10,7 @@ import torch
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods.gptq import GPTQ, METHOD, optimum
+from qtoolkit.methods.gptq.embeddings import quantize_embedding
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
@@ -139,7 +140,7 @@ def _fingerprint_inputs(
     """Return everything that the codes depend on; a journal with other values is refused, naming the difference."""
     return {
         "method": config.method,
-        **config.to_dict(),
+        **config.to_file(),
         "commit_hash": checkpoint.commit_hash,
         "weights": checkpoint.fingerprint(),
         "calibration text": text.fingerprint if text else "written by the model",
@@ -153,24 +154,38 @@ def _load(
     checkpoint: Checkpoint, streamed: StreamedModel, config: GPTQ, plan: Plan, blocks: list[DoneBlock]
 ) -> "Noted[PreTrainedModel]":
     """Load the model of the quantized layers and all other tensors like any checkpoint of the format."""
-    quantized = {f"{layer.name}.weight" for layer in plan.layers}
-    gone = {key for key, name in streamed.name_of.items() if name in quantized}
-    rest = {key: tensor for key, tensor in streamed.tensors.items() if key not in gone}
-    done = {key: tensor for block in blocks for key, tensor in block.tensors.items()}
     in_blocks = tuple(f"{name}." for name in streamed.block_names)
+    quantized = {f"{layer.name}.weight" for layer in plan.layers if layer.name.startswith(in_blocks)}
+    gone = {key for key, name in streamed.name_of.items() if name in quantized}
+    done = {key: tensor for block in blocks for key, tensor in block.tensors.items()}
+    named = {name: key.removesuffix(".weight") for key, name in streamed.name_of.items()}
+    embeddings, without = {}, set(gone)
+    for layer in plan.layers:
+        if layer.name.startswith(in_blocks):
+            continue
+        name = named[f"{layer.name}.weight"]
+        weight = streamed.tensors[f"{name}.weight"][...]
+        own = config.for_embeddings(weight.shape[1])
+        tensors = quantize_embedding(weight, own, dtype=checkpoint.dtype, device=plan.device)
+        done.update({f"{name}.{key}": tensor for key, tensor in tensors.items()})
+        # A head that is tied to it has its codes.
+        tied = checkpoint.skeleton.all_tied_weights_keys.items()
+        heads = [target.removesuffix(".weight") for target, source in tied if source == f"{layer.name}.weight"]
+        embeddings.update(dict.fromkeys((name, *heads), own))
+        without.update(f"{one}.weight" for one in (name, *heads))
+    rest = {key: tensor for key, tensor in streamed.tensors.items() if key not in without}
     left = [
         key.removesuffix(".weight")
         for key, tensor in rest.items()
         if len(tensor.shape) == 2 and streamed.name_of[key].startswith(in_blocks) and key.endswith(".weight")
     ]
     bits = {key.removesuffix(".weight"): config.of(streamed.name_of[key].removesuffix(".weight")).bits for key in gone}
-    named = {name: key.removesuffix(".weight") for key, name in streamed.name_of.items()}
-    outside = [
+    outside = {
         named.get(f"{name}.weight", name)
         for name, module in checkpoint.skeleton.named_modules()
         if is_linear(module) and not name.startswith(in_blocks)
-    ]
-    described = config.stored_as.describe(config, bits, left, outside)
+    }
+    described = config.stored_as.describe(config, bits, left, outside - embeddings.keys(), embeddings)
     result = replace(checkpoint, tensors={**rest, **done}, expand=None)
     return config.stored_as.load(result, described, device=plan.device)
 

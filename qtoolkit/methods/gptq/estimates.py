@@ -8,6 +8,7 @@ import torch
 
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.calibrated_job import LOSS_ROWS, PERPLEXITY_TOKENS
+from qtoolkit.methods.gptq.refining import BLOCK
 from qtoolkit.records import LayerPlan, PhasePlan, Term
 from qtoolkit.stream.cost import JobShape, loading_phase, on_device, weights_by_block, writing_phase
 from qtoolkit.stream.loading import calibration_dtype
@@ -36,11 +37,12 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
     wider = dtype.itemsize / job.dtype.itemsize
     job = replace(job, base=(*job.base, _TEXT, *_resident_terms(job, config)), expanded=0)
     written = [writing_phase(job, config.num_samples, seq_len, wider)] if is_self(config.calibration) else []
-    samples, embedded, running = _sample_terms(job, config.num_samples, seq_len, dtype.itemsize)
+    inner = tuple(layer for layer in job.layers if layer.name.startswith(f"{job.blocks}."))
+    samples, embedded, running = _sample_terms(job, inner, config.num_samples, seq_len, dtype.itemsize)
     in_blocks, outside = weights_by_block(job)
     first = Term("what stands before the blocks", round(outside * wider), "embeddings, norms")
     block = Term("a block's weights", round(max(in_blocks.values(), default=0) * wider), "the largest block")
-    solving = Term("Hessian and solver", _solver_bytes(job.layers), "the largest layers that share inputs, float32")
+    solving = Term("Hessian and solver", _solver_bytes(inner), "the largest layers that share inputs, float32")
     calibrating = replace(
         on_device(job, "calibrate", (first, samples, embedded), (samples,)),
         bytes_moved=outside,
@@ -49,9 +51,9 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
     job = replace(job, base=(*job.base, _PRODUCTS))
     weighing = []
     if config.token_weights:
-        weighing.append(weighing_phase(job, config.num_samples, seq_len))
+        weighing.append(weighing_phase(replace(job, layers=inner), config.num_samples, seq_len))
         job = replace(job, base=(*job.base, weights_term(job, config.num_samples * seq_len)))
-    forward, solver = _operations(job, config, config.num_samples * seq_len)
+    forward, solver = _operations(inner, config, config.num_samples * seq_len)
     slow = forward if dtype == torch.float32 else 0.0
     done = sum(layer.disk_bytes for layer in job.layers)
     moved = job.weight_bytes + done
@@ -73,9 +75,11 @@ def _resident_terms(job: JobShape, config: GPTQ) -> Iterator[Term]:
         yield Term("the whole model", job.weight_bytes, "optimum loads it as it is")
 
 
-def _sample_terms(job: JobShape, num_samples: int, seq_len: int, itemsize: int) -> tuple[Term, Term, Term]:
+def _sample_terms(
+    job: JobShape, layers: tuple[LayerPlan, ...], num_samples: int, seq_len: int, itemsize: int
+) -> tuple[Term, Term, Term]:
     """Return the memory of the hidden states of all samples, of one embedded batch, and of a block's activations."""
-    widest = max((max(layer.shape) for layer in job.layers), default=0)
+    widest = max((max(layer.shape) for layer in layers), default=0)
     at_once = samples_at_once(itemsize, widest, num_samples, seq_len)
     token = job.hidden_size * itemsize
     tokens = num_samples * seq_len
@@ -113,14 +117,16 @@ def _solver_bytes(layers: tuple[LayerPlan, ...]) -> int:
     return max((4 * 3 * inputs**2 + 4 * 4 * count * inputs for (_, inputs), count in outputs.items()), default=0)
 
 
-def _operations(job: JobShape, config: GPTQ, tokens: int) -> tuple[float, float]:
+def _operations(layers: tuple[LayerPlan, ...], config: GPTQ, tokens: int) -> tuple[float, float]:
     """Return the operations of forwards and Hessians in the model's type, and of factors and solving in float32."""
-    weights = sum(layer.num_weights for layer in job.layers)
-    hessians = sum(float(layer.shape[1]) ** 2 for layer in job.layers)
+    weights = sum(layer.num_weights for layer in layers)
+    hessians = sum(float(layer.shape[1]) ** 2 for layer in layers)
     forwards = 1 if config.true_sequential else 2
-    factors = sum(float(layer.shape[1]) ** 3 / 3 for layer in job.layers)
-    solves = sum(float(layer.shape[1]) * layer.num_weights for layer in job.layers)
+    factors = sum(float(layer.shape[1]) ** 3 / 3 for layer in layers)
+    solves = sum(float(layer.shape[1]) * layer.num_weights for layer in layers)
     # Half of the layers or more share a Hessian with another.
-    # A round of refining multiplies all errors with the Hessian twice, for the scales and for the codes.
-    refining = 4 * config.refine * solves
+    # Each round of refining multiplies the Hessian and all errors, groups wider than a block twice, and so does
+    # measuring what is left.
+    products = config.rounds * (1 if 0 < config.group_size <= BLOCK else 2) + 1
+    refining = 2 * products * solves if config.rounds else 0.0
     return forwards * 2 * tokens * weights + tokens * hessians / 2, factors / 2 + 2 * solves + refining

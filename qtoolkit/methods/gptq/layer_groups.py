@@ -11,8 +11,10 @@ import torch
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.methods.gptq import GPTQ
+from qtoolkit.methods.gptq.correction import Correction
 from qtoolkit.methods.gptq.refining import refine
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
+from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.stream.run import Result
 from qtoolkit.tensor.hessian import Hessian
 from qtoolkit.tensor.processor import bfloat16_is_native
@@ -43,6 +45,7 @@ class GPTQBlocks:
         self.dtype = dtype
         self.stored_as = config.stored_as
         self.true_sequential: bool = config.true_sequential
+        self.wants_exact = config.qep_alpha > 0
 
     def start(self, names: Sequence[str], in_features: int) -> "_Group":
         """See `BlockMethod`."""
@@ -68,12 +71,21 @@ class GPTQBlocks:
         expected = {f"{name}.{key}": kind for name, one in stored.items() for key, kind in one.tensors().items()}
         if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != expected:
             return False
-        if facts.keys() != shapes.keys() or not all(_are_facts(values) for values in facts.values()):
+        if facts.keys() != shapes.keys() or not all(self._are_facts(values) for values in facts.values()):
             return False
         return all(
             one.are_sound({key: tensors[f"{name}.{key}"] for key in one.tensors()}, reordered=self.config.desc_act)
             for name, one in stored.items()
         )
+
+    def _are_facts(self, values: Any) -> bool:
+        """Check whether a journal's facts of one layer have the keys, types and finite values that `finish` writes."""
+        types = {"error": float, "damp_percent": float, "num_inputs": int}
+        if self.wants_exact:
+            types["corrected"] = bool
+        if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != types:
+            return False
+        return math.isfinite(values["error"]) and math.isfinite(values["damp_percent"]) and values["num_inputs"] >= 0
 
 
 class _Group:
@@ -83,10 +95,12 @@ class _Group:
         self._method = method
         self._names = names
         self._hessian = Hessian(in_features, method.device)
+        self._correction = Correction(in_features, method.device)
 
-    def add(self, inputs: torch.Tensor, weights: torch.Tensor | None) -> None:
+    def add(self, batch: GroupInputs) -> None:
         """See `Accumulator`."""
-        self._hessian.add(inputs, weights)
+        self._hessian.add(batch.inputs, batch.weights)
+        self._correction.add(batch)
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
         """See `Accumulator`."""
@@ -102,8 +116,6 @@ class _Group:
         stacks: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
         for name, (layer, value) in zip(self._names, weights.items(), strict=True):
             stacks[config.of(name).bits][layer] = value
-        weight = {bits: self._stacked(stack) for bits, stack in stacks.items()}
-        energy = {bits: _energy(stacked, hessian) for bits, stacked in weight.items()}
         try:
             lower, diagonal, damp = factor(hessian, order, config.damp_percent)
         except SingularHessianError as error:
@@ -113,14 +125,16 @@ class _Group:
         members = groups.argsort(stable=True)
         results: dict[str, Result] = {}
         for bits, stack in stacks.items():
-            stacked = weight.pop(bits)
+            # The target: the weights, corrected for what layers before them have changed.
+            stacked = self._correction.applied(self._stacked(stack), config.qep_alpha, lower, diagonal, order)
+            energy = _energy(stacked, hessian)
             steps = SEARCH_STEPS[bits]
             qparams = _search(stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps)
             qparams = _as_stored(qparams, self._method.stored(bits, stacked.shape[1], len(hessian)))
             codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
-            if config.refine:
+            if config.rounds:
                 qparams, codes, loss = refine(
-                    stacked, hessian, damp, order, qparams, groups, codes, rounds=config.refine
+                    stacked, hessian, damp, order, qparams, groups, codes, loss, rounds=config.rounds
                 )
             start = 0
             for name, value in stack.items():
@@ -129,12 +143,14 @@ class _Group:
                 stored = self._method.stored(bits, len(value), len(hessian))
                 scale = qparams.scale[:, columns]
                 zero_point = qparams.zero_point[:, columns]
-                total = energy[bits][columns].sum().item()
+                total = energy[columns].sum().item()
                 facts = {
                     "error": loss[columns].sum().item() / total if total else 0.0,
                     "damp_percent": damp,
                     "num_inputs": self._hessian.num_inputs,
                 }
+                if self._method.wants_exact:
+                    facts["corrected"] = self._correction.is_known
                 results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
         return results
 
@@ -147,14 +163,6 @@ def _as_stored(qparams: QParams, stored: "GroupedTensors") -> QParams:
     """Return the scales rounded to the type of the file, so that the codes are chosen for those that it holds."""
     _, dtype = stored.tensors()[stored.scale_name]
     return replace(qparams, scale=qparams.scale.to(dtype).to(qparams.scale.dtype))
-
-
-def _are_facts(values: Any) -> bool:
-    """Check whether a journal's facts of one layer have the keys, types and finite values that `finish` writes."""
-    types = {"error": float, "damp_percent": float, "num_inputs": int}
-    if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != types:
-        return False
-    return math.isfinite(values["error"]) and math.isfinite(values["damp_percent"]) and values["num_inputs"] >= 0
 
 
 def _search(

@@ -52,7 +52,7 @@ def quantize(checkpoint: Checkpoint, config: GPTQ, plan: Plan, text: Calibration
     model = load_streamed(checkpoint, None, device=plan.device, on_progress=ignore_progress).value
     model = quantizer.quantize_model(model, checkpoint.tokenizer)
     made_by = [f"{package}:{version(package)}" for package in PACKAGES]
-    described = config.stored_as.describe(config, {layer.name: config.bits for layer in plan.layers}, [], []) | {
+    described = config.stored_as.describe(config, {layer.name: config.bits for layer in plan.layers}, [], [], {}) | {
         "meta": {"quantizer": made_by}
     }
     with scratch_folder("qtoolkit-optimum-") as folder:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import qtoolkit as qt
 from qtoolkit.errors import QToolkitError
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
+from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.stream.journal import Journal, JournalLocation
 from qtoolkit.stream.sealed import sealed
 
@@ -40,7 +41,7 @@ def block_of(index: int) -> Block:
     facts: dict[str, Any] = {}
     for name, shape in shapes_of(index).items():
         group = METHOD.start([name], INPUTS)
-        group.add(torch.randn(80, INPUTS))
+        group.add(GroupInputs(torch.randn(80, INPUTS)))
         result = group.finish({name: torch.randn(shape)})[name]
         tensors |= {f"{name}.{key}": tensor for key, tensor in result.tensors.items()}
         facts[name] = result.facts

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from qtoolkit.methods.gptq import refining
 from qtoolkit.methods.gptq.refining import refine
 from qtoolkit.methods.gptq.solver import column_order, factor, permuted, solve
 from qtoolkit.tensor.qparams import QParams, search_qparams
@@ -16,20 +17,38 @@ pytestmark = pytest.mark.once
 
 DAMP = 0.01
 KINDS = {"positive": (True, False), "full range": (True, True), "asymmetric": (False, False)}
+# The literal implementation takes its time.
+LITERAL = 5
 
 
 class Solved:
-    """A weight with its Hessian, solved and not refined yet, in float64."""
+    """A weight with its Hessian, solved and not refined yet."""
 
-    def __init__(self, *, bits: int, kind: str, size: int = 32, order: str = "activation", seed: int = 0) -> None:
-        weight, self.hessian = problem(seed=seed)
-        self.weight = weight.T.contiguous()
+    def __init__(
+        self,
+        *,
+        bits: int,
+        kind: str,
+        size: int = 32,
+        order: str = "activation",
+        seed: int = 0,
+        desc_act: bool = False,
+        dead: bool = False,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        weight, hessian = problem(seed=seed)
+        if dead:
+            hessian[5], hessian[:, 5] = 0, 0
+        self.weight, self.hessian = weight.T.contiguous().to(dtype), hessian.to(dtype)
         self.order = column_order(self.hessian.diagonal(), order)
         sym, full_range = KINDS[kind]
         self.groups = torch.arange(IN) // size
+        if desc_act:
+            self.groups[self.order] = self.groups.clone()
+        members = self.groups.argsort(stable=True)
         self.qparams = search_qparams(
-            self.weight,
-            self.hessian.diagonal(),
+            self.weight[members],
+            self.hessian.diagonal()[members],
             bits=bits,
             group_size=size,
             sym=sym,
@@ -42,8 +61,23 @@ class Solved:
 
     def refined(self, rounds: int) -> tuple[QParams, torch.Tensor, torch.Tensor]:
         return refine(
-            self.weight, self.hessian, self.damp, self.order, self.qparams, self.groups, self.codes, rounds=rounds
+            self.weight,
+            self.hessian,
+            self.damp,
+            self.order,
+            self.qparams,
+            self.groups,
+            self.codes,
+            self.loss,
+            rounds=rounds,
         )
+
+    def error_of(self, qparams: QParams, codes: torch.Tensor) -> torch.Tensor:
+        """The squared error of each output, computed in float64."""
+        levels = codes.double() - qparams.zero_point.double()[self.groups]
+        error = self.weight.double() - levels * qparams.scale.double()[self.groups]
+        matrix = permuted(self.hessian.double(), torch.arange(IN), self.damp)
+        return (error * (matrix @ error)).sum(0)
 
 
 def eight_bits(number: float) -> float:
@@ -52,85 +86,156 @@ def eight_bits(number: float) -> float:
 
 
 def literally(solved: Solved, rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and codes after rounds of both steps, one output at a time, each step the least of its parabola."""
+    """Scales and codes of the first outputs after rounds of both steps, each step the one of least error."""
     matrix = permuted(solved.hessian, torch.arange(IN), solved.damp).numpy()
-    scales, codes = solved.qparams.scale.numpy().copy(), solved.codes.numpy().astype(float)
+    scales, codes = solved.qparams.scale.numpy()[:, :LITERAL].copy(), solved.codes.numpy()[:, :LITERAL].astype(float)
     zeros, groups = solved.qparams.zero_point.numpy(), solved.groups.numpy()
-    for output in range(codes.shape[1]):
-        target = solved.weight[:, output].numpy()
-
-        def error_of(scale: np.ndarray, code: np.ndarray, output: int = output, target: np.ndarray = target) -> float:
-            error = target - scale[groups] * (code - zeros[groups, output])
-            return float(error @ matrix @ error)
-
+    visited = list(dict.fromkeys(groups[solved.order].tolist()))
+    for output in range(LITERAL):
+        target, zero = solved.weight[:, output].numpy(), zeros[groups, output]
         scale, code = scales[:, output].copy(), codes[:, output].copy()
-        for _ in range(rounds):
-            for group in range(len(scale)):
-                error = target - scale[groups] * (code - zeros[groups, output])
-                level = np.where(groups == group, code - zeros[groups, output], 0)
-                if not level.any():
-                    continue
-                changed = scale.copy()
-                changed[group] = eight_bits(scale[group] + (level @ matrix @ error) / (level @ matrix @ level))
-                if changed[group] * scale[group] > 0 and error_of(changed, code) < error_of(scale, code):
-                    scale = changed
-            for column in solved.order.tolist():
+        for group in visited * rounds:
+            error = target - scale[groups] * (code - zero)
+            level = np.where(groups == group, code - zero, 0)
+            if level.any():
+                fitted = eight_bits(scale[group] + (level @ matrix @ error) / (level @ matrix @ level))
+                changed = error - (fitted - scale[group]) * level
+                if fitted * scale[group] > 0 and changed @ matrix @ changed < error @ matrix @ error:
+                    scale[group] = fitted
+            for column in (column for column in solved.order.tolist() if groups[column] == group):
                 # Every code that the column could have, by its error.
-                trials = []
-                for trial in range(2**solved.qparams.bits):
-                    changed = code.copy()
-                    changed[column] = trial
-                    trials.append(error_of(scale, changed))
-                code[column] = int(np.argmin(trials))
+                trials = np.tile(target - scale[groups] * (code - zero), (2**solved.qparams.bits, 1))
+                trials[:, column] = target[column] - scale[group] * (np.arange(len(trials)) - zero[column])
+                code[column] = int(np.argmin((trials @ matrix * trials).sum(1)))
         scales[:, output], codes[:, output] = scale, code
     return scales, codes
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("bits", [2, 3, 4])
-def test_it_does_what_the_formulas_say(bits: int, kind: str) -> None:
-    solved = Solved(bits=bits, kind=kind, seed=bits)
-    scales, codes = literally(solved, rounds=2)
-    qparams, refined, _ = solved.refined(rounds=2)
-    assert torch.equal(qparams.scale, torch.from_numpy(scales))
-    assert np.array_equal(refined.numpy(), codes.astype(np.uint8))
+def is_as_literally(solved: Solved, rounds: int) -> None:
+    scales, codes = literally(solved, rounds)
+    qparams, refined, _ = solved.refined(rounds)
+    assert torch.equal(qparams.scale[:, :LITERAL], torch.from_numpy(scales))
+    assert np.array_equal(refined[:, :LITERAL].numpy(), codes.astype(np.uint8))
 
 
-@pytest.mark.parametrize("order", ["activation", "natural"])
-@pytest.mark.parametrize("size", [32, IN], ids=["groups of 32", "one group"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_no_round_makes_the_error_larger(bits: int, kind: str, size: int, order: str) -> None:
-    solved = Solved(bits=bits, kind=kind, size=size, order=order, seed=7)
-    losses = [solved.loss, *(solved.refined(rounds=rounds)[2] for rounds in (1, 2, 4))]
-    for before, after in itertools.pairwise(losses):
-        assert (after <= before * (1 + 1e-9)).all()
-    assert losses[1].sum() < 0.999 * losses[0].sum()
+def test_it_does_what_the_formulas_say(bits: int, kind: str) -> None:
+    is_as_literally(Solved(bits=bits, kind=kind, seed=bits), rounds=2)
 
 
-def test_the_error_is_that_of_what_it_returns() -> None:
-    solved = Solved(bits=3, kind="full range")
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"order": "natural"}, id="columns as they stand"),
+        pytest.param({"desc_act": True}, id="groups in order of activation"),
+        pytest.param({"size": IN}, id="one group"),
+        pytest.param({"dead": True}, id="an input that is always zero"),
+    ],
+)
+def test_so_it_does_with_other_groups_and_orders(options: dict) -> None:
+    is_as_literally(Solved(bits=3, kind="full range", seed=20, **options), rounds=2)
+
+
+def test_so_it_does_with_groups_that_are_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refining, "BLOCK", 20)
+    is_as_literally(Solved(bits=4, kind="asymmetric", size=IN // 2, seed=21), rounds=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [32, IN], ids=["groups of 32", "one group"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_no_round_makes_the_error_larger(bits: int, kind: str, size: int, dtype: torch.dtype) -> None:
+    solved = Solved(bits=bits, kind=kind, size=size, seed=7, dtype=dtype)
+    results = [(solved.qparams, solved.codes), *(solved.refined(rounds=rounds)[:2] for rounds in (1, 2, 4))]
+    errors = [solved.error_of(*result) for result in results]
+    close = 1e-9 if dtype == torch.float64 else 1e-5
+    for before, after in itertools.pairwise(errors):
+        assert (after <= before * (1 + close)).all()
+    assert errors[1].sum() < 0.999 * errors[0].sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_error_is_that_of_what_it_returns(dtype: torch.dtype) -> None:
+    solved = Solved(bits=3, kind="full range", dtype=dtype)
     qparams, codes, loss = solved.refined(rounds=2)
-    weight = (codes - qparams.zero_point[solved.groups]) * qparams.scale[solved.groups]
-    error = solved.weight - weight
-    matrix = permuted(solved.hessian, torch.arange(IN), solved.damp)
-    torch.testing.assert_close(loss, (error * (matrix @ error)).sum(0))
+    torch.testing.assert_close(loss.double(), solved.error_of(qparams, codes), rtol=1e-4, atol=0)
 
 
-def test_scales_fit_both_types_and_keep_their_signs() -> None:
-    solved = Solved(bits=4, kind="full range")
-    scale = solved.refined(rounds=3)[0].scale
+def test_an_output_that_got_no_better_stays_as_it_was() -> None:
+    solved = Solved(bits=3, kind="positive")
+    expected = solved.refined(rounds=2)
+    solved.loss = solved.loss.clone()
+    solved.loss[3] = 0
+    qparams, codes, loss = solved.refined(rounds=2)
+    assert torch.equal(codes[:, 3], solved.codes[:, 3]) and torch.equal(qparams.scale[:, 3], solved.qparams.scale[:, 3])
+    assert loss[3] == 0
+    others = torch.arange(len(loss)) != 3
+    assert torch.equal(codes[:, others], expected[1][:, others]) and torch.equal(loss[others], expected[2][others])
+
+
+def refined_by_hand(weights: list[float], levels: list[int], scale: float) -> tuple[float, list[int]]:
+    """The scale and the levels of one group of 3 bits after a round, with a Hessian of ones on its diagonal."""
+    weight = torch.tensor(weights, dtype=torch.float64)[:, None]
+    qparams = QParams(torch.full((1, 1), scale).double(), torch.full((1, 1), 4.0).double(), bits=3)
+    codes = torch.tensor(levels)[:, None].add(4).to(torch.uint8)
+    count = len(weights)
+    groups, loss = torch.zeros(count, dtype=torch.int64), torch.full((1,), math.inf).double()
+    refined, codes, _ = refine(
+        weight, torch.eye(count).double(), 0.0, torch.arange(count), qparams, groups, codes, loss, rounds=1
+    )
+    return refined.scale.item(), (codes[:, 0].int() - 4).tolist()
+
+
+def test_codes_as_near_as_others_stay() -> None:
+    assert refined_by_hand([0.5, 1.5], levels=[1, 1], scale=1.0) == (1.0, [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("weights", "levels", "scale", "expected"),
+    [
+        pytest.param([-0.3], [1], 0.25, (0.25, [-1]), id="of the other sign"),
+        pytest.param([0.3], [1], -0.25, (-0.25, [-1]), id="of the other sign, negative"),
+        pytest.param([0.0], [1], 0.25, (0.25, [0]), id="zero"),
+        pytest.param([0.3], [0], 0.25, (0.25, [1]), id="of levels that are all zero"),
+        pytest.param([1.0, 1.001], [1, 1], 1.0, (1.0, [1, 1]), id="that is rounded to what it was"),
+    ],
+)
+def test_scales_that_cannot_be_fitted_stay(
+    weights: list[float], levels: list[int], scale: float, expected: tuple[float, list[int]]
+) -> None:
+    assert refined_by_hand(weights, levels, scale) == expected
+
+
+@pytest.mark.parametrize(("weight", "scale"), [(1e-9, 2.0**-14), (1e9, 65280.0)])
+def test_scales_end_where_float16_does(weight: float, scale: float) -> None:
+    level = round(max(-4.0, min(3.0, weight / scale)))
+    assert refined_by_hand([weight], [level], scale) == (scale, [level])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scales_fit_both_types_and_keep_their_signs(kind: str) -> None:
+    solved = Solved(bits=4, kind=kind)
+    qparams = solved.refined(rounds=3)[0]
+    changed = qparams.scale != solved.qparams.scale
+    scale = qparams.scale[changed]
+    assert changed.double().mean() > 0.5
     assert torch.equal(scale, scale.half().double()) and torch.equal(scale, scale.bfloat16().double())
-    assert ((scale > 0) == (solved.qparams.scale > 0)).all()
-    assert (scale != solved.qparams.scale).any()
+    assert ((qparams.scale > 0) == (solved.qparams.scale > 0)).all()
+    assert torch.equal(qparams.zero_point, solved.qparams.zero_point)
 
 
-def test_outputs_of_zeros_and_dead_inputs_stay_finite() -> None:
+def test_what_it_is_given_stays_as_it_was() -> None:
+    solved = Solved(bits=4, kind="full range")
+    given = (solved.weight, solved.hessian, solved.qparams.scale, solved.codes, solved.loss)
+    kept = [tensor.clone() for tensor in given]
+    solved.refined(rounds=1)
+    assert all(map(torch.equal, given, kept))
+
+
+def test_an_output_of_zeros_stays_zero() -> None:
     solved = Solved(bits=4, kind="positive")
-    solved.weight[:, 0] = 0
-    solved.hessian[5], solved.hessian[:, 5] = 0, 0
-    lower, diagonal, solved.damp = factor(solved.hessian, solved.order, DAMP)
-    solved.codes, _ = solve(solved.weight, lower, diagonal, solved.order, solved.qparams, solved.groups)
+    solved.weight[:, 0], solved.codes[:, 0], solved.loss[0] = 0, 8, 0
     qparams, codes, loss = solved.refined(rounds=2)
-    assert qparams.scale.isfinite().all() and loss.isfinite().all()
-    assert (codes[:, 0] == 8).all() and loss[0] == 0
+    assert (codes[:, 0] == 8).all() and loss[0] == 0 and qparams.scale.isfinite().all()

@@ -117,10 +117,11 @@ def unfinished(tiny_llama: Path, tmp_path: Path) -> Path:
     [
         ({"bits": 3}, "bits 4, and this call has 3"),
         ({"damp_percent": 0.2}, "and this call has 0.2"),
+        ({"full_range": False}, "full_range True, and this call has False"),
         ({"num_samples": 7}, "num_samples 8, and this call has 7"),
         ({"calibration": ["Something else. " * 400]}, "calibration 4 texts, and this call has 1 texts"),
     ],
-    ids=["bits", "damping", "samples", "text"],
+    ids=["bits", "damping", "signs", "samples", "text"],
 )
 def test_another_recipe_is_refused(changes: dict[str, object], told: str, unfinished: Path, tiny_llama: Path) -> None:
     with pytest.raises(OutputError, match=f"was begun with .*{told}"):

@@ -9,6 +9,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
+from qtoolkit.formats import get_format
 from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.receipt_file import read_receipt
@@ -64,19 +65,22 @@ def test_the_widths_of_one_format_alone(bits: int, tmp_path: Path) -> None:
 
 
 def test_a_folder_is_verified_and_described(tmp_path: Path) -> None:
+    """By transformers once qtoolkit is imported, whether or not the package compressed-tensors is installed."""
     rules = {"*.down_proj": {"bits": 6}, "*.v_proj": {"bits": 5}}
-    config = gptq(format="compressed-tensors", rules=rules, **WRITTEN)
+    config = gptq(format="compressed-tensors", rules=rules, embeddings=8, **WRITTEN)
     qt.quantize(random_model("llama_tied"), config, device="cpu", output=tmp_path / "out")
     verification = qt.verify(tmp_path / "out")
     assert verification.passed, verification
     checks = {check.name: check.value for check in verification.checks}
     assert checks["quantization config"] == "compressed-tensors, method gptq"
     described = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
-    assert [len(group["targets"]) for group in described["config_groups"].values()] == [1, 1, 1]
+    assert [len(group["targets"]) for group in described["config_groups"].values()] == [1, 1, 1, 2]
     receipt = read_receipt(tmp_path / "out")
     assert receipt is not None
     card = make_card(receipt, verification, PublishRequest("out", "me/tiny", license="mit"))
-    assert "compressed-tensors" in card.data.tags and "must have the same bits" in card.text
+    assert "compressed-tensors" in card.data.tags
+    assert "transformers reads them once qtoolkit is imported" in card.text and "import qtoolkit" in card.text
+    assert "must have the same bits" in get_format("compressed-tensors").readers({"rules": rules, "bits": 4})
 
 
 REFUSED = {
@@ -84,7 +88,7 @@ REFUSED = {
     "a rule of 6 bits": ({"rules": {"*.v_proj": {"bits": 6}}}, r"rules\['\*\.v_proj'\] of GPTQ: format 'gptq' holds"),
     "desc_act": ({"format": "compressed-tensors", "desc_act": True}, "desc_act=True is not written as"),
     "gptq_v2": ({"format": "compressed-tensors", "checkpoint_format": "gptq_v2"}, "is no option of format"),
-    "optimum": ({"format": "compressed-tensors", "engine": "optimum"}, "engine='optimum' writes no"),
+    "optimum": ({"format": "compressed-tensors", "engine": "optimum"}, "optimum writes 'gptq' alone"),
     "no such format": ({"format": "mlx"}, "format must be one of 'gptq', 'compressed-tensors', got 'mlx'"),
 }
 

@@ -1,6 +1,6 @@
 """Weighted tokens reach each layer's Hessian; the job resumes to the same bits, and leaves no temporary files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from qtoolkit.planning.fit import check_fits, judge
 from qtoolkit.records import Machine, Plan, ProgressEvent
 from qtoolkit.stream import run
 from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.stream.journal import Journal
 from qtoolkit.stream.token_weights import token_weights
 from tests.methods.gptq.jobs import gptq
@@ -33,25 +34,31 @@ PLENTY = Machine("this machine", 10**13, cache_disk=10**13, output_disk=10**13)
 
 
 class Spy(layer_groups._Group):
-    """Keeps, for each group, all inputs and the Hessian."""
+    """Keeps, for each group, all batches, the Hessian and the products with the second stream."""
 
     def __init__(self, method: Any, names: Sequence[str], in_features: int) -> None:
         super().__init__(method, names, in_features)
-        self.inputs: list[torch.Tensor] = []
+        self.batches: list[GroupInputs] = []
         method.seen[names[0]] = self
 
-    def add(self, inputs: torch.Tensor, weights: torch.Tensor | None) -> None:
-        self.inputs.append(inputs.reshape(-1, inputs.shape[-1]).double())
-        super().add(inputs, weights)
+    def add(self, batch: GroupInputs) -> None:
+        self.batches.append(batch)
+        super().add(batch)
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Any:
         self.full = self._hessian.full().clone()
+        self.products = self._correction._products
         return super().finish(weights)
+
+
+def rows(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Batches [..., n] as tokens [tokens, n]."""
+    return torch.cat([tensor.reshape(-1, tensor.shape[-1]).double() for tensor in tensors])
 
 
 class Spying(GPTQBlocks):
     def __init__(self, config: qt.GPTQ) -> None:
-        super().__init__(config, "cpu")
+        super().__init__(config, "cpu", torch.float32)
         self.seen: dict[str, Spy] = {}
 
     def start(self, names: Sequence[str], in_features: int) -> Spy:
@@ -74,11 +81,21 @@ def test_each_hessian_has_the_weights_of_its_tokens(
     run.quantize_blocks(streamed, layers, TOKENS, method, journal, lambda event: None, weights)
     assert {name.split(".")[2] for name in method.seen} == {"0", "1"}
     for name, spy in method.seen.items():
-        inputs = torch.cat(spy.inputs)
+        inputs = rows(batch.inputs for batch in spy.batches)
         assert (name in weights) == (".experts." not in name)
         counts = weights[name].double().flatten() if name in weights else torch.ones(len(inputs)).double()
         wanted = inputs.T @ torch.diag(counts) @ inputs
         assert (spy.full - wanted).norm() < 1e-5 * wanted.norm(), name
+        if ".experts." in name:
+            continue
+        others = [
+            batch.lacking if batch.exact is None else batch.exact - batch.inputs.reshape(batch.exact.shape)
+            for batch in spy.batches
+        ]
+        assert spy.products is not None
+        wanted = inputs.T @ torch.diag(counts) @ rows(other for other in others if other is not None)
+        assert (spy.products.sum - wanted).norm() <= 1e-4 * wanted.norm(), name
+        assert wanted.norm() > 0 or name.startswith("model.layers.0.")
 
 
 class Stop(Exception):

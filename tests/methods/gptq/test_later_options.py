@@ -1,0 +1,41 @@
+"""Options that AutoGPTQ's format has no words for: told by files of ours, off in those of others and with optimum."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.errors import ConfigError
+from qtoolkit.formats.gptq.config import describe
+from qtoolkit.methods import config_of_checkpoint
+from tests.methods.gptq.jobs import gptq
+
+ON = {"full_range": True, "refine": 2, "token_weights": True}
+
+
+@pytest.mark.parametrize("name", ON)
+def test_a_file_tells_them_where_they_are_on(name: str) -> None:
+    off = qt.GPTQ(**qt.GPTQ.absent())
+    told = describe(replace(off, **{name: ON[name]}), {}, [])
+    assert told["meta"].keys() == {"quantizer", name}
+    assert config_of_checkpoint(told) == replace(off, **{name: ON[name]})
+    assert describe(off, {}, [])["meta"].keys() == {"quantizer"}
+
+
+@pytest.mark.parametrize("meta", [None, [], "qtoolkit", {"full_range": "yes", "refine": 1.5, "token_weights": 1}])
+def test_what_others_write_there_is_left_alone(meta: Any) -> None:
+    config = config_of_checkpoint({"quant_method": "gptq", "bits": 4, "group_size": 32, "meta": meta})
+    assert {name: getattr(config, name) for name in config.absent()} == config.absent()
+
+
+def test_optimum_has_them_off_and_the_plan_says_so(tiny_llama: Path) -> None:
+    plan = qt.plan(tiny_llama, gptq(engine="optimum"), device="cpu")
+    assert {name: plan.settings[name] for name in ON} == {"full_range": False, "refine": 0, "token_weights": False}
+    assert any("optimum does not know full_range, refine" in note for note in plan.notes)
+
+
+def test_optimum_writes_one_format() -> None:
+    with pytest.raises(ConfigError, match=r"optimum writes 'gptq' alone: leave out format, or engine='optimum'"):
+        gptq(engine="optimum", format="compressed-tensors")
