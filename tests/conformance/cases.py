@@ -26,8 +26,8 @@ _TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['con
 def gptq(**changes: Any) -> qt.GPTQ:
     """A config whose job takes less than a second."""
     options: dict[str, Any] = {"calibration": TEXTS, "num_samples": 4, "seq_len": 32, "group_size": 32}
-    # What each addition gives has cases of its own.
-    options |= {"full_range": False, "refine": 0}
+    # What each of these gives has cases of its own.
+    options |= {"full_range": False, "refine": 0, "qep_alpha": 0.0}
     return qt.GPTQ(**options | changes)
 
 
@@ -90,10 +90,14 @@ CONFIGS: dict[str, Any] = {
     "gptq-rules": gptq(rules={"*.q_proj": {"bits": 3}, "*.down_proj": {"bits": 8}}),
     "gptq-rules-unchanged": gptq(rules={"*.down_proj": {"bits": 4}}),
     "gptq-target_bits": gptq(target_bits=4.5),
+    "gptq-full_range-2bit": gptq(full_range=True, bits=2),
     "gptq-refine": gptq(refine=2),
     "gptq-refine-asymmetric-3bit": gptq(refine=2, sym=False, bits=3),
-    "gptq-full_range": gptq(full_range=True),
-    "gptq-full_range-2bit": gptq(full_range=True, bits=2),
+    "gptq-qep_alpha": gptq(qep_alpha=0.5),
+    "gptq-token_weights": gptq(qep_alpha=0.5, token_weights=True),
+    "gptq-all": gptq(full_range=True, refine=2, qep_alpha=0.5),
+    "gptq-compressed-tensors": gptq(format="compressed-tensors", bits=5),
+    "gptq-compressed-tensors-embeddings": gptq(format="compressed-tensors", embeddings=8),
 }
 # On a Llama in float32 too, and one of each kind on every other architecture.
 _FLOAT32 = ("nf4", "fp4", "int8", "absmax", "absmax-4bit-group", "zero_point-4bit-group", "gptq", "gptq-desc_act")
