@@ -89,9 +89,10 @@ def test_a_group_size_that_does_not_divide_is_made_smaller_and_told() -> None:
     }
 
 
-def test_a_recipe_that_falls_apart_is_warned_of() -> None:
-    config = gptq(bits=2, calibration="self", num_samples=2, seq_len=16)
-    assert "fall apart" in str(qt.quantize(random_model("llama"), config, device="cpu").report)
+@pytest.mark.parametrize(("full_range", "told"), [(False, "fall apart"), (True, "lose much")])
+def test_a_recipe_that_loses_much_is_warned_of(full_range: bool, told: str) -> None:
+    config = gptq(bits=2, full_range=full_range, calibration="self", num_samples=2, seq_len=16)
+    assert told in str(qt.quantize(random_model("llama"), config, device="cpu").report)
 
 
 def test_a_resume_repo_needs_an_output() -> None:
