@@ -12,7 +12,7 @@ from qtoolkit.formats.gptq.config import describe
 from qtoolkit.methods import config_of_checkpoint
 from tests.methods.gptq.jobs import gptq
 
-ON = {"full_range": True, "refine": 2, "token_weights": True}
+ON = {"full_range": True, "refine": 2, "qep_alpha": 0.5, "token_weights": True}
 
 
 @pytest.mark.parametrize("name", ON)
@@ -24,7 +24,7 @@ def test_a_file_tells_them_where_they_are_on(name: str) -> None:
     assert describe(off, {}, [])["meta"].keys() == {"quantizer"}
 
 
-@pytest.mark.parametrize("meta", [None, [], "qtoolkit", {"full_range": "yes", "refine": 1.5, "token_weights": 1}])
+@pytest.mark.parametrize("meta", [None, [], "qtoolkit", {"full_range": "yes", "refine": 1.5, "qep_alpha": "much"}])
 def test_what_others_write_there_is_left_alone(meta: Any) -> None:
     config = config_of_checkpoint({"quant_method": "gptq", "bits": 4, "group_size": 32, "meta": meta})
     assert {name: getattr(config, name) for name in config.absent()} == config.absent()
@@ -32,7 +32,12 @@ def test_what_others_write_there_is_left_alone(meta: Any) -> None:
 
 def test_optimum_has_them_off_and_the_plan_says_so(tiny_llama: Path) -> None:
     plan = qt.plan(tiny_llama, gptq(engine="optimum"), device="cpu")
-    assert {name: plan.settings[name] for name in ON} == {"full_range": False, "refine": 0, "token_weights": False}
+    assert {name: plan.settings[name] for name in ON} == {
+        "full_range": False,
+        "refine": 0,
+        "qep_alpha": 0.0,
+        "token_weights": False,
+    }
     assert any("optimum does not know full_range, refine" in note for note in plan.notes)
 
 
