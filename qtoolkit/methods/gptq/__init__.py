@@ -264,7 +264,7 @@ class GPTQMethod(Method):
 
     def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
-        notes = (*config.stored_as.notes(config, layers), *_notes_on_weights(config, layers))
+        notes = (*config.stored_as.notes(config, layers), *_notes_on_experts(config, layers))
         if config.engine == "optimum":
             off = ", ".join(name for name in config.absent() if name not in ("format", "embeddings"))
             notes = (f"optimum does not know {off}: these are off", *notes)
@@ -303,12 +303,17 @@ class GPTQMethod(Method):
         return quantize(checkpoint, config, plan, on_progress, journal)
 
 
-def _notes_on_weights(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
-    """Return a note on layers for which tokens are not weighed."""
+def _notes_on_experts(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+    """Return notes on what layers of experts do without."""
     # An expert has a number beside that of its block.
-    if config.token_weights and any(sum(part.isdigit() for part in layer.name.split(".")) > 1 for layer in layers):
-        return ("token_weights: tokens count alike for layers of experts, which get some of the tokens only",)
-    return ()
+    if not any(sum(part.isdigit() for part in layer.name.split(".")) > 1 for layer in layers):
+        return ()
+    notes = []
+    if config.token_weights:
+        notes.append("token_weights: tokens count alike for layers of experts, which get some of the tokens only")
+    if config.qep_alpha:
+        notes.append("qep_alpha: layers of experts make nothing good, since quantizing sends them other tokens")
+    return tuple(notes)
 
 
 METHOD = GPTQMethod()

@@ -22,6 +22,8 @@ _TEXT = Term("calibration text and its tokens", 31_000_000, "measured")
 _PRODUCTS = Term("code and buffers of products", 45_000_000, "measured: oneDNN")
 # The residual, its norm, and the output while a block runs; its inputs are counted with the samples.
 _HIDDEN_AT_ONCE = 3
+# The inputs of attention in the full-precision model, which wait while its MLP runs.
+_EXACT_AT_ONCE = 1
 
 
 def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
@@ -29,7 +31,9 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
 
     Hidden states of T tokens take T * hidden_size elements, a block's activations `activation_bytes`. Layers with K
     inputs and N outputs that are solved together take 4 K^2 bytes each for their Hessian, its factor and a reordered
-    copy, and 4 K N bytes each for weight, errors, levels and products in float32.
+    copy, and 4 K N bytes each for weight, errors, levels and products in float32. A second stream (`qep_alpha`) has
+    hidden states of its own, 4 K^2 bytes of products more, and two copies of the weight while it is corrected; if
+    several batches run through a block, the block's original weights stay in memory beside the new ones.
     """
     seq_len = min(config.seq_len, job.max_seq_len or config.seq_len)
     dtype = calibration_dtype(job.device, job.dtype)
@@ -38,11 +42,15 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
     job = replace(job, base=(*job.base, _TEXT, *_resident_terms(job, config)), expanded=0)
     written = [writing_phase(job, config.num_samples, seq_len, wider)] if is_self(config.calibration) else []
     inner = tuple(layer for layer in job.layers if layer.name.startswith(f"{job.blocks}."))
-    samples, embedded, running = _sample_terms(job, inner, config.num_samples, seq_len, dtype.itemsize)
+    samples, embedded, running = _sample_terms(job, inner, config, seq_len, dtype.itemsize)
     in_blocks, outside = weights_by_block(job)
     first = Term("what stands before the blocks", round(outside * wider), "embeddings, norms")
-    block = Term("a block's weights", round(max(in_blocks.values(), default=0) * wider), "the largest block")
-    solving = Term("Hessian and solver", _solver_bytes(inner), "the largest layers that share inputs, float32")
+    # Every batch runs once more through the original weights for each group of layers.
+    kept = 2 if config.qep_alpha and config.true_sequential and embedded.size < samples.size // 2 else 1
+    described = f"the largest block{', as it was and as it becomes' if kept == 2 else ''}"
+    block = Term("a block's weights", round(kept * max(in_blocks.values(), default=0) * wider), described)
+    solver_bytes = _solver_bytes(inner, corrected=config.qep_alpha > 0)
+    solving = Term("Hessian and solver", solver_bytes, "the largest layers that share inputs, float32")
     calibrating = replace(
         on_device(job, "calibrate", (first, samples, embedded), (samples,)),
         bytes_moved=outside,
@@ -76,10 +84,11 @@ def _resident_terms(job: JobShape, config: GPTQ) -> Iterator[Term]:
 
 
 def _sample_terms(
-    job: JobShape, layers: tuple[LayerPlan, ...], num_samples: int, seq_len: int, itemsize: int
+    job: JobShape, layers: tuple[LayerPlan, ...], config: GPTQ, seq_len: int, itemsize: int
 ) -> tuple[Term, Term, Term]:
     """Return the memory of the hidden states of all samples, of one embedded batch, and of a block's activations."""
     widest = max((max(layer.shape) for layer in layers), default=0)
+    num_samples = config.num_samples
     at_once = samples_at_once(itemsize, widest, num_samples, seq_len)
     token = job.hidden_size * itemsize
     tokens = num_samples * seq_len
@@ -87,14 +96,19 @@ def _sample_terms(
     # With several batches, a block's inputs are in memory until all of its outputs are.
     copies = 1 if at_once == num_samples else 2
     described = f"{tokens} tokens of {job.hidden_size}{', before and after a block' if copies == 2 else ''}"
-    running = activation_bytes(itemsize, widest, batch) + _HIDDEN_AT_ONCE * batch * token
+    hidden_at_once = _HIDDEN_AT_ONCE
+    if config.qep_alpha:
+        copies += 1
+        described += ", and those of the full-precision model"
+        hidden_at_once += _EXACT_AT_ONCE
+    running = activation_bytes(itemsize, widest, batch) + hidden_at_once * batch * token
     return (
         Term("hidden states of the samples", copies * tokens * token, described),
         Term("embedded samples", batch * token, "one batch"),
         Term(
             "a block's activations",
             running,
-            f"{at_once} samples at one time, 4 of width {widest}, {_HIDDEN_AT_ONCE} of hidden size",
+            f"{at_once} samples at one time, 4 of width {widest}, {hidden_at_once} of hidden size",
         ),
     )
 
@@ -109,12 +123,14 @@ def _reading(job: JobShape, seq_len: int) -> PhasePlan:
     return replace(phase, vram=(*phase.vram, logits))
 
 
-def _solver_bytes(layers: tuple[LayerPlan, ...]) -> int:
+def _solver_bytes(layers: tuple[LayerPlan, ...], *, corrected: bool) -> int:
     """Return the largest bytes of a solve; layers of one module with equal inputs (gate and up) are solved together."""
     outputs: dict[tuple[str, int], int] = defaultdict(int)
     for layer in layers:
         outputs[layer.name.rpartition(".")[0], layer.shape[1]] += layer.shape[0]
-    return max((4 * 3 * inputs**2 + 4 * 4 * count * inputs for (_, inputs), count in outputs.items()), default=0)
+    squares, weights = (4, 5) if corrected else (3, 4)
+    shapes = [(inputs, count) for (_, inputs), count in outputs.items()]
+    return max((4 * squares * inputs**2 + 4 * weights * count * inputs for inputs, count in shapes), default=0)
 
 
 def _operations(layers: tuple[LayerPlan, ...], config: GPTQ, tokens: int) -> tuple[float, float]:
@@ -129,4 +145,9 @@ def _operations(layers: tuple[LayerPlan, ...], config: GPTQ, tokens: int) -> tup
     # measuring what is left.
     products = config.rounds * (1 if 0 < config.group_size <= BLOCK else 2) + 1
     refining = 2 * products * solves if config.rounds else 0.0
+    if config.qep_alpha:
+        # A second forward, products of two kinds of inputs, and the correction of the weights.
+        forwards += 1
+        hessians *= 3
+        solves *= 3
     return forwards * 2 * tokens * weights + tokens * hessians / 2, factors / 2 + 2 * solves + refining
