@@ -30,7 +30,7 @@ from qtoolkit.stream.staged_tensors import StagedTensors
 PHASE = "weigh"
 # Weights above this quantile are lowered to it. Of SmolLM2-135M with 64 samples, the samples' first tokens hold up to
 # 74 % of the weights of an attention's inputs: with 0.999 the Hessian is hardly more than theirs, with 0.99 as well
-# known as from a fifth of the tokens, counted alike. With its queries, keys and values alone in 2 bits, KL divergence is
+# known as from a fifth of the tokens, counted alike. With queries, keys and values alone in 2 bits, KL divergence is
 # 0.247 with 0.999, 0.246 with 0.99, and 0.347 without weights.
 CLIP_QUANTILE = 0.99
 # Activations that a block stores for its gradients, as multiples of those that a forward holds at one time, and the
