@@ -28,8 +28,11 @@ from qtoolkit.stream.samples import activation_bytes
 from qtoolkit.stream.staged_tensors import StagedTensors
 
 PHASE = "weigh"
-# Weights above this quantile are lowered to it.
-CLIP_QUANTILE = 0.999
+# Weights above this quantile are lowered to it. Of SmolLM2-135M with 64 samples, the samples' first tokens hold up to
+# 74 % of the weights of an attention's inputs: with 0.999 the Hessian is hardly more than theirs, with 0.99 as well
+# known as from a fifth of the tokens, counted alike. With queries, keys and values alone in 2 bits, KL divergence is
+# 0.247 with 0.999, 0.246 with 0.99, and 0.347 without weights.
+CLIP_QUANTILE = 0.99
 # Activations that a block stores for its gradients, as multiples of those that a forward holds at one time, and the
 # limit of their bytes for the samples that run together.
 STORED = 3
@@ -150,7 +153,7 @@ def normalized(squares: torch.Tensor, name: str) -> torch.Tensor:
         raise UnsupportedModelError(
             f"the gradients of {name} hold NaN or infinity, so that tokens cannot be weighed: leave out token_weights"
         )
-    # Rounded up: of less than a thousand tokens, none is clipped.
+    # Rounded up: of less than a hundred tokens, none is clipped.
     rank = math.ceil(CLIP_QUANTILE * squares.numel())
     clipped = squares.double().clamp(max=squares.flatten().kthvalue(rank).values.item())
     mean = clipped.mean()

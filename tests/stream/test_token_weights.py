@@ -66,8 +66,13 @@ def literal(architecture: str) -> dict[tuple[str, ...], torch.Tensor]:
         for group in groups:
             own = torch.cat([gradients[name].reshape(40, -1) for name in group], dim=1)
             squares[group].append((own.double() ** 2).mean(1))
-    means = {group: torch.stack(rows) for group, rows in squares.items()}
-    return {group: value / value.mean() for group, value in means.items()}
+    weights = {}
+    for group, means in squares.items():
+        value = torch.stack(means)
+        # Of 120 tokens, 99 % are 118.8: the highest is lowered to the one before.
+        value = value.clamp(max=value.flatten().sort().values[118])
+        weights[group] = value / value.mean()
+    return weights
 
 
 @pytest.mark.parametrize("architecture", GROUPS)
@@ -88,11 +93,11 @@ def test_they_are_the_squared_gradients_of_the_outputs(architecture: str, monkey
 
 
 def test_the_highest_weights_are_lowered() -> None:
-    squares = torch.ones(4, 1000)
+    squares = torch.ones(4, 100)
     squares[0, :3] = torch.tensor([2.0, 100.0, 1000.0])
     squares[3, -1] = 500.0
-    # Of 4,000 weights 4 lie above the quantile 0.999, and the highest of the others is 1.
-    assert torch.equal(normalized(squares, "layer"), torch.ones(4, 1000))
+    # Of 400 weights 4 lie above the quantile 0.99, and the highest of the others is 1.
+    assert torch.equal(normalized(squares, "layer"), torch.ones(4, 100))
     squares[1, :6] = 3.0
     weights = normalized(squares, "layer")
     assert weights.max() == weights[1, 0] == weights[0, 2] and weights[0, 0] / weights[1, 0] == pytest.approx(2 / 3)
