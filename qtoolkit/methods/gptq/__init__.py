@@ -200,7 +200,7 @@ class GPTQMethod(Method):
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
         """See `Method`: refuse a calibration text that cannot be used, and say how many rounds of refining are meant.
 
-        optimum knows none of the later options; the text is read here for it too.
+        optimum knows none of the later options but the column, since the text is read here for both.
         """
         from qtoolkit.texts.calibration_sources import check_calibration
 
