@@ -196,9 +196,10 @@ def test_a_row_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     for module in ("text_bytes", "json_rows", "text_files"):
         monkeypatch.setattr(f"qtoolkit.texts.{module}.MAX_ROW", 1000)
     monkeypatch.setattr("qtoolkit.texts.text_bytes.BLOCK", 100)
-    (tmp_path / "a.json").write_text('[{"text": "' + "x" * 5000)
+    # What is read to its end would be refused as binary.
+    (tmp_path / "a.json").write_text('[{"text": "' + "x" * 5000 + "\0")
     assert refusal(tmp_path / "a.json").endswith("has more than 1000 characters: save it as .jsonl")
-    (tmp_path / "a.jsonl").write_text('{"text": "' + "x" * 5000)
+    (tmp_path / "a.jsonl").write_text('{"text": "' + "x" * 5000 + "\0")
     assert refusal(tmp_path / "a.jsonl").endswith("has more than 1000 characters: split it")
     (tmp_path / "a.csv").write_text('text\n"' + "x \n" * 5000)
     assert "is no sound table near line" in refusal(tmp_path / "a.csv")

@@ -80,5 +80,5 @@ def test_a_column_that_is_not_there_is_refused_by_the_plan(tiny_llama: Path) -> 
 
 
 def test_the_measured_layout_looks_at_the_same_column(tiny_llama: Path) -> None:
-    config = gptq(calibration=ROWS, calibration_column="dialog", target_bits=3.5)
+    config = gptq(calibration=ROWS, calibration_column="dialog", target_bits=6)
     assert qt.plan(tiny_llama, config, device="cpu").settings["calibration_column"] == "dialog"
