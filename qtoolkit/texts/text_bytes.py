@@ -17,7 +17,7 @@ MAX_ROW = 100_000_000
 # A compressed text is a fifth to a twentieth of its text. What expands more than this, and beyond so many bytes, is no
 # text, and would be read for hours.
 _MOST_EXPANDED = 100
-_FREE = 64 << 20
+_FREE = 16 << 20
 # The marks with which editors begin a file, the longer ones first: UTF-32's begins as UTF-16's does.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),

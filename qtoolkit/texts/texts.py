@@ -17,6 +17,8 @@ from qtoolkit.texts.text_rows import RowReader
 
 # Characters that are tokenized at once.
 PIECE = 100_000
+# Rows of a list that are checked before work starts; the rest is checked when it is read.
+_CHECKED = 10_000
 # A longer text was hardly meant as a path.
 _MAX_NAME = 256
 
@@ -170,8 +172,8 @@ def _check_rows(value: list[Any] | tuple[Any, ...], column: str | None) -> None:
     is_chat = isinstance(value[0], list | tuple) and len(value[0]) > 0 and isinstance(value[0][0], Mapping)
     if not isinstance(value[0], Mapping) and not is_chat:
         raise ConfigError(f"text: item 1 of the list must be a text, got {type(value[0]).__name__}")
-    texts = [strings[0] for strings in _each_row(value, RowReader("the list", column))]
-    if not any(text.strip() for text in texts):
+    texts = [strings[0] for strings in _each_row(value[:_CHECKED], RowReader("the list", column))]
+    if len(value) <= _CHECKED and not any(text.strip() for text in texts):
         raise ConfigError("text: only empty texts: give texts, a file, or 'self'")
 
 

@@ -186,8 +186,8 @@ def test_a_list_that_breaks_off_is_told_when_it_is_read_on(tmp_path: Path, token
 def test_a_file_that_expands_without_end_is_not_expanded(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qtoolkit.texts.text_bytes._FREE", 2_000_000)
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"\n" * 50_000_000, compresslevel=1))
+    monkeypatch.setattr("qtoolkit.texts.text_bytes._FREE", 1_000_000)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"\n" * 4_000_000))
     told = "expands to more than 100 times its size, which no text does: unpack it and look at it"
     assert refusal(tmp_path / "a.jsonl.gz").endswith(told)
 

@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
-from qtoolkit.formats.gptq import WIDTHS
-from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS
+from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, WIDTHS
 from qtoolkit.formats.name_patterns import shortest
 from qtoolkit.version import __version__
 
 # Options of `qtoolkit.GPTQ` that no reader needs, with their types; those that are on are written.
-_IN_META = {"full_range": bool, "refine": int, "token_weights": bool}
+_IN_META = {"full_range": bool, "refine": int, "qep_alpha": float, "token_weights": bool}
 
 
 @dataclass(frozen=True)

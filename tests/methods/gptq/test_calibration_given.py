@@ -77,3 +77,8 @@ def test_token_ids_need_no_tokenizer(kind: Any) -> None:
 def test_a_column_that_is_not_there_is_refused_by_the_plan(tiny_llama: Path) -> None:
     with pytest.raises(ConfigError, match=r"^text: item 1 of the list has no column 'chat': it has dialog, other$"):
         qt.plan(tiny_llama, gptq(calibration=ROWS, calibration_column="chat"), device="cpu")
+
+
+def test_the_measured_layout_looks_at_the_same_column(tiny_llama: Path) -> None:
+    config = gptq(calibration=ROWS, calibration_column="dialog", target_bits=3.5)
+    assert qt.plan(tiny_llama, config, device="cpu").settings["calibration_column"] == "dialog"

@@ -14,7 +14,7 @@ from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.methods.gptq.layer_groups import round_to_grid
 from tests.methods.gptq.jobs import gptq
 
-ON = {"full_range": True, "refine": 2, "token_weights": True}
+ON = {"full_range": True, "refine": 2, "qep_alpha": 0.25, "token_weights": True}
 
 
 @pytest.mark.parametrize("name", ON)
@@ -42,7 +42,12 @@ def test_rounding_alone_loses_less_with_scales_of_either_sign(bits: int) -> None
 
 def test_optimum_has_them_off_and_the_plan_says_so(tiny_llama: Path) -> None:
     plan = qt.plan(tiny_llama, gptq(engine="optimum"), device="cpu")
-    assert {name: plan.settings[name] for name in ON} == {"full_range": False, "refine": 0, "token_weights": False}
+    assert {name: plan.settings[name] for name in ON} == {
+        "full_range": False,
+        "refine": 0,
+        "qep_alpha": 0,
+        "token_weights": False,
+    }
     assert any("optimum does not know full_range, refine" in note for note in plan.notes)
 
 
