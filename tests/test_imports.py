@@ -26,6 +26,7 @@ PAST_A_FACE = {
     "formats.stored_layer": "imports torch, which plans and the registry do without",
     "notebook.panels": "imports ipywidgets, which magics do without",
     "records.html": "one drawing is a panel's too",
+    "records.markdown": "the card writes tables as records do",
 }
 
 
