@@ -3,17 +3,16 @@
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import OutputError, oneline
-from qtoolkit.files import make_folder, path_of, sha256_of, user_cache, write_whole
+from qtoolkit.files import make_folder, path_of, user_cache, write_whole
 from qtoolkit.jobs.candidates import Candidate, Task
 from qtoolkit.methods import MethodConfig
 from qtoolkit.records import Compared
+from qtoolkit.texts.calibration_sources import calibration_fingerprint
 from qtoolkit.version import __version__
 
 
@@ -108,21 +107,8 @@ def _fingerprints(config: MethodConfig) -> dict[str, Any]:
     """Return the fields of a config, with a fingerprint of the text that it calibrates on instead of its name."""
     values = config.to_file()
     if "calibration" in values:
-        values["calibration"] = _text_fingerprint(vars(config)["calibration"])
+        values["calibration"] = calibration_fingerprint(vars(config)["calibration"])
     return values
-
-
-def _text_fingerprint(text: Any) -> str:
-    """Return the SHA-256 of a file or a list of texts, the fingerprint of a Dataset, or the name of a known text."""
-    if isinstance(text, list | tuple):
-        return hashlib.sha256(json.dumps(text).encode()).hexdigest()
-    if isinstance(text, str | os.PathLike):
-        file = Path(os.path.expanduser(text))  # noqa: PTH111  # Path raises on a home that belongs to nobody
-        if not os.path.isfile(file):  # noqa: PTH113  # likewise on a name that is too long
-            return os.fspath(text)
-        return sha256_of(file)
-    # A stream has none: each is another one.
-    return str(getattr(text, "_fingerprint", uuid.uuid4().hex))
 
 
 def _count(results: int) -> str:

@@ -16,7 +16,7 @@ from qtoolkit.models.experts import modules_apart
 from qtoolkit.records import LayerPlan
 
 # Options of calibration: no layer's plan depends on them, and many suggestions differ in nothing else.
-_CALIBRATING = ("calibration", "num_samples", "seq_len")
+_CALIBRATING = ("calibration", "calibration_column", "num_samples", "seq_len")
 
 Planned = tuple[MethodConfig, tuple[LayerPlan, ...], tuple[LayerPlan, ...]]
 Candidates = tuple[tuple[Layer, ...], tuple[LayerPlan, ...]]

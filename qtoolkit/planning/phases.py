@@ -14,6 +14,7 @@ from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed,
 from qtoolkit.requests import DEFAULT_CONTEXT
 from qtoolkit.sensitivity import sensitivity_phase
 from qtoolkit.stream.cost import JobShape, on_device
+from qtoolkit.texts.texts import is_self
 
 # Bytes written beside the weights: config, card and receipt; and for each layer its entries in headers and journal.
 _SIDE_FILES = 1_000_000
@@ -114,7 +115,7 @@ def job_phases(
         others = tuple(term for term in job.base if term.name != "tokenizer")
         phases.append(PhasePlan("load", (*others, Term("tokenizer while it is read", reading, what))))
     if measures:
-        writes_text = getattr(config, "calibration", "self") == "self"
+        writes_text = is_self(getattr(config, "calibration", "self"))
         phases.append(sensitivity_phase(job, measures, writes_text=writes_text))
     return (*phases, *method.phases(job, config), _probe_phase(job), _save_phase(checkpoint, job, disk_after))
 

@@ -20,6 +20,7 @@ from qtoolkit.publishing import behaviour
 from qtoolkit.publishing.patterns import last_part, without_paths
 from qtoolkit.publishing.receipt_values import refuse_odd_figures, refuse_odd_values
 from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, QuantizationReport, Receipt
+from qtoolkit.texts.mixtures import read_mixture, write_mixture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,7 +69,7 @@ def begin_receipt(
         if calibration.perplexity is not None and not isfinite(calibration.perplexity):
             # JSON has no such number.
             calibration = replace(calibration, perplexity=None)
-    settings = {name: last_part(value) if name == "calibration" else value for name, value in report.settings.items()}
+    settings = {name: _file_name(value) if name == "calibration" else value for name, value in report.settings.items()}
     return Receipt(
         source=replace(report.source, name=_public_name(report.source), path=None),
         license=checkpoint.license,
@@ -89,6 +90,14 @@ def begin_receipt(
         dtypes={},
         files={},
         source_check=checkpoint.checked,
+    )
+
+
+def _file_name(text: str) -> str:
+    """Return what a calibration text is called, without folders of this machine; likewise of each text of a mixture."""
+    shares = read_mixture(text)
+    return (
+        last_part(text) if shares == text else write_mixture((last_part(name), share) for name, share in shares.items())
     )
 
 

@@ -26,6 +26,14 @@ class Grid(NamedTuple):
     header: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
 
+    def without_empty(self, name: str) -> "Grid":
+        """Return the table without the column of this name if no line has anything in it; otherwise as it is."""
+        column = self.header.index(name)
+        if any(line[column] for line in self.lines):
+            return self
+        header, *lines = ((*line[:column], *line[column + 1 :]) for line in (self.header, *self.lines))
+        return Grid(self.title, header, tuple(lines))
+
     def __str__(self) -> str:
         cells = [[" ".join(cell.splitlines()) for cell in line] for line in (self.header, *self.lines)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -17,6 +17,8 @@ _BLUE = "#1a7acc"
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 60, 380, 14, 44
 _MIN_HEIGHT, _LINE_HEIGHT = 220, 16
 _LABELS_X, _MAX_LABEL_CHARS = 400, 34
+# Of a frontier, whose labels are calls with several options.
+_FRONTIER_WIDTH, _FRONTIER_LABEL_CHARS = 780, 54
 # Share of the points' span that a frontier's axis has at the left of the smallest.
 _MARGIN = 0.08
 _LEGEND = "blue: the frontier; outlines: dominated; bar above: 99.9 % of the tokens lie below"
@@ -85,8 +87,8 @@ def scatter(
         level = up.position(line[1])
         parts.append(_line(_LEFT, level, _RIGHT, level, 'stroke-dasharray="4 3"'))
         parts.append(_text(_LEFT + 4, level - 4, line[0]))
-    parts += _points(drawn, across, up)
-    return image(title, _svg(title, parts, bottom + _BOTTOM))
+    parts += _points(drawn, across, up, _MAX_LABEL_CHARS)
+    return image(title, _svg(title, parts, _WIDTH, bottom + _BOTTOM))
 
 
 def frontier_svg(
@@ -126,24 +128,24 @@ def frontier_svg(
         *_x_axis(across, x_label, x_text, bottom),
         *_y_axis(up, y_label),
         f'<path d="{steps}H{_RIGHT}" fill="none" stroke="{_BLUE}" stroke-width="2"/>',
-        *_points(drawn, across, up, _BLUE),
+        *_points(drawn, across, up, _FRONTIER_LABEL_CHARS, _BLUE),
         _text(_LEFT, bottom + _BOTTOM + 10, _LEGEND),
     ]
-    return _svg(title, parts, bottom + _BOTTOM + _LINE_HEIGHT)
+    return _svg(title, parts, _FRONTIER_WIDTH, bottom + _BOTTOM + _LINE_HEIGHT)
 
 
 def image(title: str, svg: str) -> str:
     """Return an HTML image of an SVG, with its size; `title` is its text for screen readers."""
-    height = svg.partition('height="')[2].partition('"')[0]
+    width, height = (svg.partition(f'{name}="')[2].partition('"')[0] for name in ("width", "height"))
     data = base64.b64encode(svg.encode()).decode()
     style = "max-width:100%;height:auto;display:block"
-    size = f'width="{_WIDTH}" height="{height}"'
+    size = f'width="{width}" height="{height}"'
     return f'<img alt="{escape(title)}" {size} style="{style}" src="data:image/svg+xml;base64,{data}"/>'
 
 
-def _svg(title: str, parts: Sequence[str], height: float) -> str:
+def _svg(title: str, parts: Sequence[str], width: float, height: float) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'role="img" color="{_GREY}" fill="currentColor" font-family="sans-serif" font-size="12">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
     )
@@ -219,39 +221,43 @@ class _LogAxis:
         return self.bottom - min(max(share, 0.0), 1.0) * (self.bottom - _TOP)
 
 
-def _points(drawn: Sequence[Point], across: _LinearAxis, up: _LogAxis, colour: str = "currentColor") -> Iterator[str]:
-    """Return all points, sorted from the top down, with their labels; `colour` is that of points that are not grey."""
+def _points(
+    drawn: Sequence[Point], across: _LinearAxis, up: _LogAxis, max_chars: int, colour: str = ""
+) -> Iterator[str]:
+    """Return all points, sorted from the top down, with their labels.
+
+    Args:
+        drawn: the points.
+        across, up: the axes.
+        max_chars: labels are cut after so many.
+        colour: of the points that are not grey, all filled then; empty for the page's grey, every second round filled.
+    """
     label_ys = _spread([up.position(point.y) for point in drawn], up.bottom)
     for index, (point, label_y) in enumerate(zip(drawn, label_ys, strict=True)):
-        yield from _point(point, index, across.position(point.x), up, label_y, colour)
+        hollow = point.is_grey if colour else index // len(_SHAPES) % 2
+        ink = "currentColor" if point.is_grey or not colour else colour
+        shape = f'd="{_SHAPES[index % len(_SHAPES)]}" stroke="{ink}" fill="{"none" if hollow else ink}"'
+        at_edge = " (0)" if point.y == 0 else " (infinite)" if point.y == math.inf else ""
+        label = point.label + at_edge
+        label = label if len(label) <= max_chars else f"{label[: max_chars - 1]}…"
+        x, y = across.position(point.x), up.position(point.y)
+        yield from _bars(point, x, y, up)
+        yield _line(x, y, _LABELS_X - 8, label_y, 'stroke-opacity="0.3"')
+        yield f'<path transform="translate({x:.1f} {y:.1f})" {shape}/>'
+        yield f'<path transform="translate({_LABELS_X} {label_y:.1f})" {shape}/>'
+        yield _text(_LABELS_X + 12, label_y + 4, label, f'fill="{ink}"')
 
 
-def _point(point: Point, index: int, x: float, axis: _LogAxis, label_y: float, colour: str) -> list[str]:
-    """Return a point with its error bar, its tail, its label, and a line between them."""
-    y = axis.position(point.y)
-    colour = "currentColor" if point.is_grey else colour
-    hollow = point.is_grey or index // len(_SHAPES) % 2
-    fill = "none" if hollow else colour
-    shape = f'd="{_SHAPES[index % len(_SHAPES)]}" stroke="{colour}" fill="{fill}"'
-    at_edge = " (0)" if point.y == 0 else " (infinite)" if point.y == math.inf else ""
-    label = point.label + at_edge
-    if len(label) > _MAX_LABEL_CHARS:
-        label = label[: _MAX_LABEL_CHARS - 1] + "…"
-    bars = []
+def _bars(point: Point, x: float, y: float, axis: _LogAxis) -> Iterator[str]:
+    """Return the error bar and the tail of a point at (x, y)."""
     if point.error and math.isfinite(point.error):
         low = axis.position(point.y - point.error)
         high = axis.position(point.y + point.error)
-        bars = [_line(x, low, x, high), _line(x - 4, low, x + 4, low), _line(x - 4, high, x + 4, high)]
+        yield from (_line(x, low, x, high), _line(x - 4, low, x + 4, low), _line(x - 4, high, x + 4, high))
     if point.tail is not None and not math.isnan(point.tail):
         tail = axis.position(point.tail)
-        bars += [_line(x, y, x, tail, 'stroke-opacity="0.5" stroke-dasharray="1 3"'), _line(x - 6, tail, x + 6, tail)]
-    return [
-        *bars,
-        _line(x, y, _LABELS_X - 8, label_y, 'stroke-opacity="0.3"'),
-        f'<path transform="translate({x:.1f} {y:.1f})" {shape}/>',
-        f'<path transform="translate({_LABELS_X} {label_y:.1f})" {shape}/>',
-        _text(_LABELS_X + 12, label_y + 4, label, "" if colour == "currentColor" else f'fill="{colour}"'),
-    ]
+        yield _line(x, y, x, tail, 'stroke-opacity="0.5" stroke-dasharray="1 3"')
+        yield _line(x - 6, tail, x + 6, tail)
 
 
 def _spread(positions: Sequence[float], bottom: float) -> list[float]:

@@ -13,8 +13,10 @@ from qtoolkit.records.quality import with_error
 from qtoolkit.records.source import ModelSource
 from qtoolkit.units import format_bytes, format_items, format_seconds
 
+# Measured from 10,000 tokens on.
+_TAIL = "99.9 %"
 _HEADER = (
-    "recipe", "weight files", "memory to use", "KL divergence", "99.9 %", "perplexity", "bits per weight", "writes",
+    "recipe", "weight files", "memory to use", "KL divergence", _TAIL, "perplexity", "bits per weight", "writes",
     "on the frontier", "remark",
 )  # fmt: skip
 _TITLE = (
@@ -96,17 +98,16 @@ class Frontier(Record):
             Row("text", self.text, f"{measured.num_windows} windows of {measured.seq_len}" if measured else ""),
             *row_if("perplexity of the base", perplexity),
             *row_if("wanted", wanted),
-            Row("measured", format_items(len(self.results), "recipe"), f"{len(self.unmeasured)} others are listed"),
+            Row("measured", format_items(len(self.results), "recipe"), f"{len(self.unmeasured)} others listed below"),
             *(Row("on the frontier", one.label, _figures(one)) for one in self.frontier),
             Row("time", format_seconds(self.seconds)),
             *note_rows(self.notes),
         )
 
     def grids(self) -> tuple[Grid, ...]:
-        lines = tuple(self._cells(result) for result in self.results)
         others = tuple(one.cells() for one in self.unmeasured)
         left_out = (Grid("not measured", ("recipe", "weight files", "memory to use", "why"), others),) if others else ()
-        return (Grid(_TITLE, _HEADER, lines), *left_out)
+        return (self._table(), *left_out)
 
     def picture(self) -> str:
         svg = self._svg()
@@ -114,8 +115,8 @@ class Frontier(Record):
 
     def to_markdown(self) -> str:
         """Return the table of what was measured in Markdown, for a model's card; all text in it is escaped."""
-        lines = [self._cells(result) for result in self.results]
-        return f"{table(_HEADER, lines)}\n\n{escaped(f'{self.source.name} on {self.text}. {_TITLE}.')}\n"
+        _, header, lines = self._table()
+        return f"{table(header, lines)}\n\n{escaped(f'{self.source.name} on {self.text}. {_TITLE}.')}\n"
 
     def to_svg(self, path: str | PathLike[str]) -> Path:
         """Write the picture as an SVG file; an existing file is replaced.
@@ -125,6 +126,9 @@ class Frontier(Record):
             ConfigError: `path` is not a path, or a relative one while the current folder was removed.
         """
         return write_text(path, self._svg() or '<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+    def _table(self) -> Grid:
+        return Grid(_TITLE, _HEADER, tuple(map(self._cells, self.results))).without_empty(_TAIL)
 
     def _svg(self) -> str:
         """Return the picture of what was measured; empty if nothing was."""

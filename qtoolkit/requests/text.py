@@ -13,7 +13,9 @@ class TextOptions(HubToken):
     """Hold a text, how it is cut into windows, and the token with which it is downloaded."""
 
     text: Any = option(
-        "wikitext2", help="wikitext2, c4, self (written by the base), a file, a list of texts or a `datasets.Dataset`"
+        "wikitext2",
+        help="wikitext2, c4, self (written by the base), a file or folder of texts, chats or tables, a list of them "
+        "or a `datasets.Dataset`",
     )
     seq_len: int = option(512, help="tokens of a window", unit="tokens")
     num_tokens: int = option(16384, help="tokens of the text to take, from its beginning", unit="tokens")

@@ -77,7 +77,14 @@ def measure_sensitivity(
     source = getattr(config, "calibration", "self")
     text = None
     if not is_self(source):
-        text = read_calibration(checkpoint, source, num_samples=NUM_SAMPLES, seq_len=SEQ_LEN, on_progress=on_progress)
+        text = read_calibration(
+            checkpoint,
+            source,
+            num_samples=NUM_SAMPLES,
+            seq_len=SEQ_LEN,
+            column=getattr(config, "calibration_column", None),
+            on_progress=on_progress,
+        )
     key = _key(checkpoint, config, layers, bits, dtype, text)
     file = user_cache() / "sensitivity" / f"{key}.json"
     # A file that holds something else is replaced.

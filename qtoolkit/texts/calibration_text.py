@@ -1,12 +1,17 @@
 """Read the text that a model is calibrated on: tokens in samples of one length, and notes on how they were chosen."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.records import OnProgress
-from qtoolkit.texts.texts import Texts, check_texts, is_self, open_texts
+from qtoolkit.texts.calibration_sources import check_calibration, columns_of
+from qtoolkit.texts.mixtures import counts_of
+from qtoolkit.texts.texts import Texts, is_self, open_texts
+from qtoolkit.texts.token_ids import ids_name, is_token_ids, read_token_ids
 from qtoolkit.texts.token_stream import TokenStream, tokenize
 
 if TYPE_CHECKING:
@@ -45,58 +50,125 @@ def load_calibration(
     seq_len: int,
     max_seq_len: int | None,
     vocab_size: int,
-    token: str | None = None,
+    column: str | None = None,
     on_progress: OnProgress,
 ) -> Calibration:
     """Tokenize text and cut samples out of it; fewer or shorter ones if the text or the model has no more.
 
-    Documents are joined by the tokenizer's end-of-text token. The samples are windows that do not overlap, spread
-    evenly over the text; those of a stream are its beginning. Each begins with the tokens that the tokenizer puts
-    before every text, if any (a BOS). The same text and tokenizer always give the same samples.
+    Documents are joined by the tokenizer's end-of-text token; chats are written by its chat template. The samples are
+    windows that do not overlap, spread evenly over the text; those of a stream are its beginning. Each begins with the
+    tokens that the tokenizer puts before every text, if any (a BOS), and has them once. Samples of a mixture come one
+    source after the other. Rows of token ids are the samples, as they are. The same text and tokenizer always give the
+    same samples.
 
     Args:
-        value: as for `check_texts`, except "self", for which `self_calibration` is called.
+        value: as for `check_calibration`, except "self", for which `self_calibration` is called.
         tokenizer: the model's.
         num_samples: samples to take.
         seq_len: tokens of a sample.
         max_seq_len: the most tokens that the model reads (`max_position_embeddings`); None for no limit.
         vocab_size: number of tokens that the model knows: rows of its embedding.
-        token: Hub token; None for the one that huggingface_hub finds.
+        column: the column of the text's rows to read; None to choose one by its name.
         on_progress: called with the tokens read; what it raises stops the reading.
 
     Raises:
-        ConfigError: no tokenizer, or one of another model; text that cannot be used or is shorter than a sample.
+        ConfigError: no tokenizer, or one of another model; text that cannot be used or is shorter than a sample; a chat
+            that the tokenizer's template cannot write.
         MissingDependencyError: the package that reads it is not installed.
         SourceError: the Hub does not hand the text out, or does not answer.
     """
     if is_self(value):
         raise ValueError("text that the model writes itself is made by self_calibration")
-    check_texts(value, "calibration")
+    check_calibration(value, column)
+    length, notes = bounded(seq_len, max_seq_len)
+    if is_token_ids(value):
+        return _given_samples(value, num_samples, length, vocab_size, notes)
     if not callable(tokenizer):
         raise ConfigError("calibration text is read with the model's tokenizer, and there is none: give tokenizer=")
-    texts = open_texts(value, token=token)
-    length, notes = bounded(seq_len, max_seq_len)
+    if not isinstance(value, Mapping):
+        text = _read_text(value, tokenizer, num_samples, length, column, on_progress)
+        refuse_foreign(text.tokens, vocab_size)
+        return replace(text, notes=(*text.notes[:1], *notes, *text.notes[1:]))
+    columns = columns_of(value, column)
+    counts = counts_of(value, num_samples)
+    parts = [
+        _read_text(source, tokenizer, count, length, columns[source], on_progress)
+        for source, count in counts.items()
+        if count
+    ]
+    mixed = _mixed(parts, [source for source, count in counts.items() if not count], notes)
+    refuse_foreign(mixed.tokens, vocab_size)
+    return mixed
+
+
+def _given_samples(value: Any, num_samples: int, length: int, vocab_size: int, notes: list[str]) -> Calibration:
+    """Take samples that are given as token ids, at most so many of at most so many tokens."""
+    import torch
+
+    given = torch.from_numpy(read_token_ids(value, num_samples))  # [samples, tokens]
+    tokens = given[:, :length].contiguous()
+    largest = int(tokens.max())
+    if largest >= vocab_size:
+        raise ConfigError(
+            f"calibration: the token ids go up to {largest}, and the model knows 0 to {vocab_size - 1}: make them with "
+            "the model's own tokenizer"
+        )
+    name = ids_name(value)
+    count, width = tokens.shape
+    notes = [f"calibrated with {count} samples of {width} tokens of {name}, as they are", *notes]
+    if count < num_samples:
+        notes.append(f"{count} samples instead of {num_samples}: that is all of {name}")
+    if width < given.shape[1]:
+        notes.append(f"the first {width} of {given.shape[1]} tokens of each row")
+    elif width < length:
+        notes.append(f"samples of {width} tokens instead of {length}, as they are given")
+    return make_calibration(tokens, name, notes)
+
+
+def _mixed(parts: list[Calibration], left_out: list[str], notes: list[str]) -> Calibration:
+    """Put the samples of a mixture's sources together, with a note on how many came from each."""
+    import torch
+
+    taken = ", ".join(f"{len(part.tokens)} of {part.name}" for part in parts)
+    none = [f"no sample of {Path(source).name}: so few samples are less than one for its share" for source in left_out]
+    of_parts = dict.fromkeys(note for part in parts for note in part.notes)
+    tokens = torch.cat([part.tokens for part in parts])  # [samples, seq_len]
+    name = " + ".join(part.name for part in parts)
+    mixed = make_calibration(tokens, name, [f"samples of the mixture: {taken}", *none, *notes, *of_parts])
+    return replace(mixed, checked="; ".join(part.checked for part in parts if part.checked))
+
+
+def _read_text(
+    value: Any, tokenizer: Any, num_samples: int, length: int, column: str | None, on_progress: OnProgress
+) -> Calibration:
+    """Tokenize one text and cut samples of `length` tokens out of it."""
     prefix = prefix_of(tokenizer)
     body = length - len(prefix)
     if body < 1:
         raise ConfigError(f"seq_len must be at least {len(prefix) + 1} with this tokenizer, got {length}")
+    texts = open_texts(value, column=column, tokenizer=tokenizer)
     needed = num_samples * body
     limit = needed if texts.is_stream else max(4 * needed, REACH)
-    stream = tokenize(texts, tokenizer, limit=limit, phase="calibrate", on_progress=on_progress)
+    stream = tokenize(texts, tokenizer, prefix=prefix, limit=limit, phase="calibrate", on_progress=on_progress)
     if len(stream.tokens) < body:
         raise _too_short(texts.name, len(stream.tokens) + len(prefix), length)
     tokens = _windows(stream, prefix, body, num_samples)
-    refuse_foreign(tokens, vocab_size)
-    notes = [*_coverage(texts, stream, tokens, body, num_samples), *notes]
+    notes = _coverage(texts, stream, tokens, body, num_samples)
     if prefix:
         names = " ".join(map(str, tokenizer.convert_ids_to_tokens(prefix)))
         notes.append(f"each sample begins with {names}, as this tokenizer begins every text")
-    notes += [*joined_by(stream.num_documents, tokenizer), *texts.notes]
+    notes += [*joined_by(stream, tokenizer), *texts.notes]
     return replace(make_calibration(tokens, texts.name, notes), checked="; ".join(texts.checks))
 
 
 def read_calibration(
-    checkpoint: "Checkpoint", value: Any, *, num_samples: int, seq_len: int, on_progress: OnProgress
+    checkpoint: "Checkpoint",
+    value: Any,
+    *,
+    num_samples: int,
+    seq_len: int,
+    column: str | None = None,
+    on_progress: OnProgress,
 ) -> Calibration:
     """Call `load_calibration` with the tokenizer, the sequence length and the vocabulary size of a model."""
     config = checkpoint.config.get_text_config()
@@ -107,6 +179,7 @@ def read_calibration(
         seq_len=seq_len,
         max_seq_len=getattr(config, "max_position_embeddings", None),
         vocab_size=config.vocab_size,
+        column=column,
         on_progress=on_progress,
     )
 
@@ -174,13 +247,16 @@ def prefix_of(tokenizer: Any) -> list[int]:
     return special[: starts[0]] if starts else []
 
 
-def joined_by(num_documents: int, tokenizer: Any) -> list[str]:
+def joined_by(stream: TokenStream, tokenizer: Any) -> list[str]:
     """Return a note on how the documents of a text were joined; none for a single document."""
-    if num_documents < 2:
+    if stream.num_documents < 2:
         return []
+    count = f"{stream.num_documents:,} documents"
     if tokenizer.eos_token_id is None:
-        return [f"{num_documents:,} documents joined as they are: the tokenizer has no end-of-text token"]
-    return [f"{num_documents:,} documents joined by {tokenizer.eos_token}"]
+        return [f"{count} joined as they are: the tokenizer has no end-of-text token"]
+    if not stream.num_joins:
+        return [f"{count}, each of which ends with {tokenizer.eos_token} itself"]
+    return [f"{count} joined by {tokenizer.eos_token}"]
 
 
 def refuse_foreign(tokens: "torch.Tensor", vocab_size: int | None) -> None:

@@ -1,7 +1,7 @@
 """Check and open text of any kind: a name such as "wikitext2", a file, a list, or a Dataset."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,13 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.files import path_of
 from qtoolkit.optional import is_installed, optional
 from qtoolkit.texts.text_datasets import check_dataset, is_dataset, is_stream, read_dataset
-from qtoolkit.texts.text_files import READERS, Documents, check_file, read_file
+from qtoolkit.texts.text_files import KINDS, Documents, check_file, files_of, is_plain, read_file
+from qtoolkit.texts.text_rows import RowReader
 
 # Characters that are tokenized at once.
 PIECE = 100_000
+# Rows of a list that are checked before work starts; the rest is checked when it is read.
+_CHECKED = 10_000
 # A longer text was hardly meant as a path.
 _MAX_NAME = 256
 
@@ -44,18 +47,21 @@ def is_self(value: Any) -> bool:
     return isinstance(value, str) and value == "self"
 
 
-def check_texts(value: Any, option: str) -> None:
+def check_texts(value: Any, option: str, column: str | None = None) -> None:
     """Refuse text that is clearly unusable before any work is done, without a network.
 
     Args:
-        value: "self", "wikitext2", "c4", a file (.txt, .md, .raw, .jsonl, .parquet), a list of texts, or a Dataset of
-            the package datasets.
+        value: "self", "wikitext2", "c4", a file or a folder of files as `check_file` knows them, a list of texts or of
+            rows with texts or chats, or a Dataset of the package datasets.
         option: name of the caller's argument, for the message.
+        column: the column of its rows to read; None to choose one by its name.
 
     Raises:
         ConfigError: it is none of those, or clearly holds no text.
         MissingDependencyError: the package that reads it is not installed.
     """
+    if column is not None and isinstance(value, str) and (is_self(value) or value in HUB_TEXTS):
+        raise ConfigError(f"{option}: {value!r} has no columns to choose from: leave out {option}_column={column!r}")
     if is_self(value):
         return
     if isinstance(value, str) and value in HUB_TEXTS:
@@ -65,43 +71,67 @@ def check_texts(value: Any, option: str) -> None:
         path = _path(value)
         if not os.fspath(value) or not os.path.exists(path):  # noqa: PTH110  # Path raises on a name that is too long
             raise ConfigError(f"{option} must be {_allowed()}, got {_shown(os.fspath(value))}")
-        check_file(path)
+        check_file(path, column)
     elif is_dataset(value):
-        check_dataset(value)
+        check_dataset(value, column)
     elif isinstance(value, list | tuple):
-        _check_list(value)
+        _check_list(value, column)
     else:
         raise ConfigError(f"{option} must be {_allowed()}, got {type(value).__name__}")
 
 
-def open_texts(value: Any, *, token: str | None, held_out: bool = False) -> Texts:
+def has_columns(value: Any) -> bool:
+    """Check whether a text that was checked has columns of which one may be chosen."""
+    return not isinstance(value, str) or (value not in HUB_TEXTS and not is_plain(_path(value)))
+
+
+def open_texts(
+    value: Any, *, token: str | None = None, held_out: bool = False, column: str | None = None, tokenizer: Any = None
+) -> Texts:
     """Open a text that was checked; it is read later.
 
     Args:
         value: as for `check_texts`, except "self".
-        held_out: use the split of "wikitext2" and "c4" that nothing is calibrated on.
         token: Hub token for "wikitext2" and "c4"; None for the one that huggingface_hub finds.
+        held_out: use the split of "wikitext2" and "c4" that nothing is calibrated on.
+        column: the column of its rows to read; None to choose one by its name.
+        tokenizer: its chat template writes rows that are chats.
     """
+    notes: list[str] = []
     if isinstance(value, str) and value in HUB_TEXTS:
         from qtoolkit.hub.dataset_texts import read_hub_text
 
         text = HUB_TEXTS[value]
         text = replace(text, file=text.held_out) if held_out else text
-        notes: list[str] = []
         checks: list[str] = []
         documents = partial(read_hub_text, value, text, token, notes=notes, checks=checks)
         return Texts(value, documents, text.is_stream, notes, checks)
     if isinstance(value, str | os.PathLike):
         path = _path(value)
-        return Texts(path.name, partial(read_file, path))
+        files = partial(_files, path, column, tokenizer, notes)
+        return Texts(path.name or str(path.resolve().name), files, notes=notes)
     if is_dataset(value):
-        return Texts(type(value).__name__, partial(read_dataset, value), is_stream(value))
-    return Texts("1 text" if len(value) == 1 else f"{len(value)} texts", partial(_each, value))
+        name = type(value).__name__
+        reader = RowReader(name, column, tokenizer, notes)
+        return Texts(name, partial(read_dataset, value, reader), is_stream(value), notes)
+    if isinstance(value[0], str):
+        return Texts("1 text" if len(value) == 1 else f"{len(value)} texts", partial(_each, value))
+    name = "1 row" if len(value) == 1 else f"{len(value)} rows"
+    return Texts(name, partial(_each_row, value, RowReader(name, column, tokenizer, notes)), notes=notes)
+
+
+def _files(path: Path, column: str | None, tokenizer: Any, notes: list[str]) -> Documents:
+    """Read the documents of a file, or of the files of a folder one after the other."""
+    files = files_of(path) if path.is_dir() else [path]
+    if path.is_dir():
+        notes.append(f"{path.name}: files {files[0].name} to {files[-1].name}, {len(files)} of them, in order of names")
+    for file in files:
+        yield from read_file(file, RowReader(path.name, column, tokenizer, notes))
 
 
 def _allowed() -> str:
     names = ", ".join(map(repr, (*HUB_TEXTS, "self")))
-    return f"{names}, a file that exists ({', '.join(READERS)}), a list of texts, or a Dataset"
+    return f"{names}, a file that exists ({KINDS}), a folder of them, a list of texts or of chats, or a Dataset"
 
 
 def _shown(name: str) -> str:
@@ -117,7 +147,12 @@ def _path(value: "str | os.PathLike[str]") -> Path:
     return Path(os.path.expanduser(value))  # noqa: PTH111  # Path raises on a home that belongs to nobody
 
 
-def _check_list(value: list[Any] | tuple[Any, ...]) -> None:
+def _check_list(value: list[Any] | tuple[Any, ...], column: str | None) -> None:
+    if value and not isinstance(value[0], str):
+        _check_rows(value, column)
+        return
+    if column is not None:
+        raise ConfigError(f"text: a list of texts has no columns: leave out calibration_column={column!r}")
     for number, text in enumerate(value, start=1):
         if not isinstance(text, str):
             raise ConfigError(f"text: item {number} of the list must be a text, got {type(text).__name__}")
@@ -131,6 +166,22 @@ def _check_list(value: list[Any] | tuple[Any, ...]) -> None:
     if not any(text.strip() for text in value):
         what = "only empty texts" if value else "an empty list"
         raise ConfigError(f"text: {what}: give texts, a file, or 'self'")
+
+
+def _check_rows(value: list[Any] | tuple[Any, ...], column: str | None) -> None:
+    is_chat = isinstance(value[0], list | tuple) and len(value[0]) > 0 and isinstance(value[0][0], Mapping)
+    if not isinstance(value[0], Mapping) and not is_chat:
+        raise ConfigError(f"text: item 1 of the list must be a text, got {type(value[0]).__name__}")
+    texts = [strings[0] for strings in _each_row(value[:_CHECKED], RowReader("the list", column))]
+    if len(value) <= _CHECKED and not any(text.strip() for text in texts):
+        raise ConfigError("text: only empty texts: give texts, a file, or 'self'")
+
+
+def _each_row(rows: Iterable[Any], reader: RowReader) -> Generator[tuple[str], None, None]:
+    for number, row in enumerate(rows, start=1):
+        text = reader(f"text: item {number} of the list", row)
+        if text is not None:
+            yield (text,)
 
 
 def _each(texts: Iterable[str]) -> Documents:

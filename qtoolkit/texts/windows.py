@@ -63,7 +63,7 @@ def load_windows(
     1 to 3, the others 4 and 5, and 6 and 7.
 
     Args:
-        value: "wikitext2", "c4", a file (.txt, .md, .raw, .jsonl, .parquet), a list of texts, or a Dataset.
+        value: as for `check_texts`, except "self"; chats are written by the tokenizer's chat template.
         tokenizer: the model's.
         seq_len: tokens of a window.
         num_tokens: tokens to take from the beginning of the text.
@@ -84,20 +84,20 @@ def load_windows(
         raise ConfigError("text is read with the model's tokenizer, and there is none: give tokenizer=")
     if max_seq_len is not None and seq_len > max_seq_len:
         raise ConfigError(f"seq_len must be at most {max_seq_len}, the most that the model reads, got {seq_len}")
-    texts = open_texts(value, token=token, held_out=True)
+    texts = open_texts(value, token=token, held_out=True, tokenizer=tokenizer)
     prefix = prefix_of(tokenizer)
     body = seq_len - len(prefix)
     step = min(stride or body, body)
     if body < 1:
         raise ConfigError(f"seq_len must be at least {len(prefix) + 1} with this tokenizer, got {seq_len}")
-    stream = tokenize(texts, tokenizer, limit=num_tokens, phase="evaluate", on_progress=on_progress)
+    stream = tokenize(texts, tokenizer, prefix=prefix, limit=num_tokens, phase="evaluate", on_progress=on_progress)
     count = len(stream.tokens)
     if count < body:
         raise ConfigError(
             f"text: {texts.name} makes {count + len(prefix)} tokens, and one window takes {seq_len}: give a longer "
             "text, or a smaller seq_len"
         )
-    notes = [*texts.notes, *joined_by(stream.num_documents, tokenizer)]
+    notes = [*texts.notes, *joined_by(stream, tokenizer)]
     if count < num_tokens:
         notes.append(f"{count:,} tokens instead of {num_tokens:,}: that is all of {texts.name}")
     tokens = with_prefix(prefix, torch.from_numpy(stream.tokens).unfold(0, body, step))

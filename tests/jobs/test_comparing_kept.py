@@ -85,7 +85,14 @@ def _in_file(text: str, folder: Path) -> str:
     return str(folder / "text.txt")
 
 
-GIVEN: dict[str, Callable[[str, Path], Any]] = {"file": _in_file, "list": lambda text, folder: [text]}
+GIVEN: dict[str, Callable[[str, Path], Any]] = {
+    "file": _in_file,
+    "list": lambda text, folder: [text],
+    "rows": lambda text, folder: [{"text": text}],
+    "folder": lambda text, folder: str(Path(_in_file(text, folder)).parent),
+    "mixture": lambda text, folder: {_in_file(text, folder): 0.5, "wikitext2": 0.5},
+    "token ids": lambda text, folder: torch.tensor([list(text.encode())]),
+}
 
 
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)

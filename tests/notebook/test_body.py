@@ -19,6 +19,12 @@ from qtoolkit.notebook.lines import read_line
         pytest.param("# nothing but a remark", "nf4", {}, id="defaults"),
         pytest.param('method = "NF4"\ndouble_quant = false', "nf4", {"double_quant": False}, id="switch"),
         pytest.param('method = "int8"\nthreshold = 5', "int8", {"threshold": 5.0}, id="number"),
+        pytest.param(
+            'method = "gptq"\ncalibration = {wikitext2 = 0.5, "chat.jsonl" = 1}\ncalibration_column = "dialog"',
+            "gptq",
+            {"calibration": {"wikitext2": 0.5, "chat.jsonl": 1.0}, "calibration_column": "dialog"},
+            id="mixture",
+        ),
         pytest.param('exclude = ["a", "*.b"]', "nf4", {"exclude": ("a", "*.b")}, id="list"),
     ],
 )

@@ -67,6 +67,12 @@ def test_options_of_a_method_that_another_package_brings(
     assert read(line).words == ("org/m",)
 
 
+def test_a_mixture_of_calibration_texts() -> None:
+    config = config_of("m --method gptq --calibration 'wikitext2=0.5,my chat.jsonl=1.5' --calibration-column dialog")
+    assert getattr(config, "calibration", None) == {"wikitext2": 0.5, "my chat.jsonl": 1.5}
+    assert getattr(config, "calibration_column", None) == "dialog"
+
+
 def test_options_of_the_job() -> None:
     line = "org/model@main --output out --into q --device cpu --revision v1 --overwrite"
     options = {"output": "out", "into": "q", "device": "cpu", "revision": "v1", "overwrite": True}

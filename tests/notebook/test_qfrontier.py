@@ -54,7 +54,7 @@ def test_a_line_and_a_body_are_read(
 def test_bad_lines_are_told_in_one_line(shell: InteractiveShell, tiny_llama: Path) -> None:
     with pytest.raises(ConfigError, match="%%qfrontier has no prompts"):
         read_line("qfrontier", "m", 'prompts = ["a"]')
-    with pytest.raises(ConfigError, match="%qfrontier has no option --bits: .*body of a %%qfrontier cell"):
+    with pytest.raises(ConfigError, match=r"%qfrontier has no option --bits: .*body of a %%qfrontier cell"):
         read_line("qfrontier", "m --methods gptq --bits 3")
     for line, said in {"": "memory or sizes must say", "--size no": "'no' is no size"}.items():
         with pytest.raises(MagicError, match=said):

@@ -181,16 +181,6 @@ def test_a_gated_text_is_told(texts_hub: DatasetHub, tokenizer: Any) -> None:
     assert message.startswith(f"Salesforce/wikitext is gated: accept its licence at {page}, then log in")
 
 
-def test_a_token_is_sent_and_never_shown(texts_hub: DatasetHub, tokenizer: Any) -> None:
-    texts_hub.repositories[C4].private = True
-    texts_hub.tokens = {"hf_secret"}
-    sample = load("c4", tokenizer, token="hf_secret")  # noqa: S106
-    assert {request.token for request in texts_hub.requests} == {"hf_secret"}
-    assert "hf_secret" not in repr(sample)
-    message = refusal("c4", tokenizer, SourceError, token="hf_wrong")  # noqa: S106
-    assert "hf_wrong" not in message
-
-
 def test_a_damaged_file_is_told(texts_hub: DatasetHub, tokenizer: Any) -> None:
     whole = texts_hub.repositories[WIKITEXT]
     (commit,) = whole.commits

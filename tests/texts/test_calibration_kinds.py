@@ -79,7 +79,7 @@ def test_characters_stay_whole_where_a_block_ends(
     text = "Grüße aus Köln, 東京, और 🙂. " * 200
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     whole = load([text], tokenizer).fingerprint
-    monkeypatch.setattr("qtoolkit.texts.text_files._BLOCK", 7)
+    monkeypatch.setattr("qtoolkit.texts.text_bytes.BLOCK", 7)
     assert load(tmp_path / "a.txt", tokenizer).fingerprint == whole
 
 
@@ -89,7 +89,7 @@ def test_no_more_of_a_large_file_is_read_than_is_wanted(
 ) -> None:
     """The end of these files would be refused."""
     monkeypatch.setattr(calibration_text, "REACH", 20_000)
-    monkeypatch.setattr("qtoolkit.texts.text_files._BLOCK", 10_000)
+    monkeypatch.setattr("qtoolkit.texts.text_bytes.BLOCK", 10_000)
     head = TEXT.encode() if broken.endswith(".txt") else _jsonl(tmp_path).read_bytes()
     (tmp_path / broken).write_bytes(head * 3 + b"\0")
     check_texts(tmp_path / broken, "calibration")

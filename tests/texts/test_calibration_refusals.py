@@ -16,8 +16,8 @@ from qtoolkit.texts.texts import check_texts
 from tests.texts.calibration_texts import TEXT, load
 
 ALLOWED = (
-    "calibration must be 'wikitext2', 'c4', 'self', a file that exists (.txt, .md, .raw, .jsonl, .parquet), a list of "
-    "texts, or a Dataset, got "
+    "calibration must be 'wikitext2', 'c4', 'self', a file that exists (.txt, .md, .raw, .json, .jsonl, .csv, .tsv, "
+    ".parquet; .gz behind all but .parquet), a folder of them, a list of texts or of chats, or a Dataset, got "
 )
 
 
@@ -40,7 +40,6 @@ def refusal(value: Any, kind: type[QToolkitError] = ConfigError) -> str:
         pytest.param(Path("no/such/file.txt"), "'no/such/file.txt'", id="no such file"),
         pytest.param(None, "NoneType", id="None"),
         pytest.param(128, "int", id="number"),
-        pytest.param({"text": ["a"]}, "dict", id="dict"),
         pytest.param(b"bytes", "bytes", id="bytes"),
         pytest.param((text for text in ["a"]), "generator", id="generator"),
     ],
@@ -62,7 +61,7 @@ def test_what_is_text(value: Any) -> None:
         pytest.param(["a", 1], "item 2 of the list must be a text, got int", id="number"),
         pytest.param([["a"]], "item 1 of the list must be a text, got list", id="lists"),
         pytest.param([b"a"], "item 1 of the list must be a text, got bytes", id="bytes"),
-        pytest.param([{"text": "a"}], "item 1 of the list must be a text, got dict", id="rows"),
+        pytest.param(["a", {"text": "a"}], "item 2 of the list must be a text, got dict", id="a row after a text"),
         pytest.param(
             ["ab\udc80"],
             "item 1 of the list holds half a character at 2 (a lone surrogate): decode it again with errors='replace'",
@@ -92,13 +91,14 @@ FILES = {
     "Latin-1": ("a.txt", "Köln".encode("latin-1"), "is binary or not in UTF-8 (byte 0xf6 near 1): name a text"),
     "half a character": ("a.txt", "ö".encode()[:1], "is binary or not in UTF-8 (byte 0xc3 near "),
     "gzip": ("a.jsonl", b"\x1f\x8b\x08\x00", "is binary (a zero byte at 3): name a text file"),
-    "other kind": ("a.csv", b"text\na", "is of no known kind: it must end in .txt, .md, .raw, .jsonl, .parquet"),
-    "no kind": ("a", b"text", "is of no known kind: it must end in .txt, .md, .raw, .jsonl, .parquet"),
+    "other kind": ("a.xml", b"text\na", "is of no known kind: it must end in .txt, .md, .raw, .json, .jsonl, .csv, "),
+    "no kind": ("a", b"text", "is of no known kind: it must end in .txt, .md, .raw, .json, .jsonl, .csv, "),
+    "Parquet in gzip": ("a.parquet.gz", b"text", "is of no known kind: it must end in .txt, "),
     "no JSON": ("a.jsonl", b"secret text", f"is no JSON (Expecting value: line 1 column 1 (char 0)): {LINE}"),
     "deep JSON": ("a.jsonl", b"[" * 100_000, "is no JSON ("),
-    "JSON of something else": ("a.jsonl", b'["secret"]', f"has no text under the key text: {LINE}"),
-    "other key": ("a.jsonl", b'{"content": "secret"}', f"has no text under the key text: {LINE}"),
-    "number under the key": ("a.jsonl", b'{"text": 4711}', f"has no text under the key text: {LINE}"),
+    "JSON of something else": ("a.jsonl", b'["secret"]', "message 1 is no object, but str: write {"),
+    "other keys": ("a.jsonl", b'{"a": "secret", "b": "secret"}', "has 2 columns of texts (a, b): name the one to use"),
+    "number under the key": ("a.jsonl", b'{"text": 4711}', "has no column of texts (text): name the one to use text"),
     "no Parquet": ("a.parquet", b"secret text", "is no sound Parquet file ("),
     "cut Parquet": ("a.parquet", _parquet_bytes(text=["a"])[:-20], "is no sound Parquet file ("),
     "no column of texts": ("a.parquet", _parquet_bytes(n=[1]), "has no column of texts (n): name the one to use text"),
@@ -113,13 +113,17 @@ def test_a_file_without_text(tmp_path: Path, file: str) -> None:
     name, content, told = FILES[file]
     (tmp_path / name).write_bytes(content)
     message = refusal(tmp_path / name)
-    assert f"text file {tmp_path / name} {told}" in message
+    assert f"text file {tmp_path / name}" in message and told in message
     assert "secret" not in message
     assert "4711" not in message
 
 
-def test_a_folder(tmp_path: Path) -> None:
-    assert refusal(tmp_path).startswith(f"text file {tmp_path} is no file: name one of its files (.txt, ")
+def test_a_folder_without_text(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("About the data.")
+    (tmp_path / "a.xml").write_text("text")
+    assert refusal(tmp_path).startswith(f"text folder {tmp_path} holds no file that ends in .txt, ")
+    (tmp_path / "b.txt").write_bytes(b"\0")
+    assert refusal(tmp_path) == f"text file {tmp_path / 'b.txt'} is binary (a zero byte at 0): name a text file"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

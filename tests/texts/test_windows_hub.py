@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
+from qtoolkit.errors import SourceError
 from qtoolkit.records import ignore_progress
 from qtoolkit.texts.windows import load_windows
 from tests.fake_hub.datasets import DatasetHub
@@ -49,3 +51,28 @@ def test_the_held_out_split_is_read(dataset_hub: DatasetHub, smollm2: Path, name
     first = "".join(f"{line}\n\n" for line in lines) if name == "wikitext2" else lines[0]
     assert windows.tokens.flatten().tolist()[:200] == tokens_of(tokenizer, first)[:200]
     assert windows.name == name and any(pattern.format(held_out) in note for note in windows.notes)
+
+
+def test_a_token_is_sent_and_never_shown(dataset_hub: DatasetHub, smollm2: Path) -> None:
+    repo_id, pattern, _, held_out = FILES["c4"]
+    dataset_hub.add(repo_id, {pattern.format(held_out): stored("c4", DOCUMENTS[:3])})
+    dataset_hub.repositories[repo_id].private = True
+    dataset_hub.tokens = {"hf_secret"}
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    load = partial(
+        load_windows,
+        "c4",
+        tokenizer,
+        seq_len=64,
+        num_tokens=640,
+        stride=None,
+        max_seq_len=None,
+        vocab_size=49152,
+        on_progress=ignore_progress,
+    )
+    windows = load(token="hf_secret")  # noqa: S106
+    assert {request.token for request in dataset_hub.requests} == {"hf_secret"}
+    assert "hf_secret" not in repr(windows)
+    with pytest.raises(SourceError) as caught:
+        load(token="hf_wrong")  # noqa: S106
+    assert "hf_wrong" not in str(caught.value)

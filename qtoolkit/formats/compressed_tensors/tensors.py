@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import lcm
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from qtoolkit.checkpoints.safetensors import StoredTensor
-from qtoolkit.formats.compressed_tensors import WIDTHS
 from qtoolkit.kernels import Codes, expand, output_blocks
-from qtoolkit.tensor.int32_packing import pack_words, unpack_words
+from qtoolkit.tensor.int32_packing import WORD_BITS, pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
 
 
@@ -70,8 +68,8 @@ class PackedTensors:
         Raises:
             ValueError: unknown bits, or groups that do not divide the inputs; the message says which.
         """
-        if self.bits not in WIDTHS:
-            raise ValueError(f"bits must be one of {', '.join(map(str, WIDTHS))}, got {self.bits}")
+        if self.bits not in WORD_BITS:
+            raise ValueError(f"bits must be one of {', '.join(map(str, WORD_BITS))}, got {self.bits}")
         size = self.inputs_per_scale
         if size < 1 or self.in_features % size:
             raise ValueError(f"group_size must be -1 or divide {self.in_features} inputs, got {self.group_size}")
@@ -98,7 +96,7 @@ class PackedTensors:
         tensors["weight_shape"] = torch.tensor([self.out_features, self.in_features])
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
-    def are_sound(self, tensors: Mapping[str, StoredTensor | torch.Tensor], *, reordered: bool) -> bool:
+    def are_sound(self, tensors: Mapping[str, Any], *, reordered: bool) -> bool:
         """See `GroupedTensors`."""
         shape = tensors["weight_shape"][...].tolist()
         return shape == [self.out_features, self.in_features] and bool(tensors["weight_scale"][...].isfinite().all())

@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
 
-__all__ = ["FORMAT", "WIDTHS"]
+__all__ = ["FORMAT"]
 
-# Sizes of a code that the format's readers have.
-WIDTHS = (2, 3, 4, 8)
 # Inputs and outputs that every reader of the format packs without a remainder: 32 codes of 3 bits fill 3 words.
 _MULTIPLE = 32
 
@@ -37,7 +35,7 @@ class GPTQFormat(GroupedFormat):
     reads_itself = True
     side_file_names = (QUANTIZE_CONFIG,)
     layer_suffixes = (".qweight",)
-    widths = WIDTHS
+    widths = (2, 3, 4, 8)
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""

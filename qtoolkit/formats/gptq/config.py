@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
-from qtoolkit.formats.gptq import WIDTHS
-from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS
+from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, WIDTHS
 from qtoolkit.formats.name_patterns import shortest
 from qtoolkit.version import __version__
 

@@ -16,9 +16,8 @@ from qtoolkit.checkpoints import folder as folders
 from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
 from qtoolkit.files import read_json
-from qtoolkit.formats.gptq import WIDTHS
 from qtoolkit.formats.gptq.config import QuantizeConfig, read_quantize_config
-from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, GPTQTensors, zero_offset
+from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, WIDTHS, GPTQTensors, zero_offset
 from qtoolkit.formats.stored_layer import (
     FLOATS,
     Headers,

@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from qtoolkit.checkpoints.safetensors import StoredTensor
-from qtoolkit.formats.gptq import WIDTHS
 from qtoolkit.kernels import Codes, output_blocks
 from qtoolkit.tensor.int32_packing import pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
 
 CHECKPOINT_FORMATS = ("gptq", "gptq_v2")
+# Sizes of a code that the format's readers have.
+WIDTHS = (2, 3, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class GPTQTensors:
         }
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
-    def are_sound(self, tensors: Mapping[str, StoredTensor | torch.Tensor], *, reordered: bool) -> bool:
+    def are_sound(self, tensors: Mapping[str, Any], *, reordered: bool) -> bool:
         """See `GroupedTensors`."""
         groups = tensors["g_idx"][...]
         in_groups = in_order(groups.sort().values if reordered else groups, self.inputs_per_scale)

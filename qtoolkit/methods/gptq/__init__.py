@@ -1,6 +1,5 @@
 """GPTQ: choose codes column by column, compensating each column's error in those not yet done (arXiv 2210.17323)."""
 
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +10,7 @@ from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 from qtoolkit.requests import option
+from qtoolkit.texts.mixtures import read_mixture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,14 @@ class GPTQ(MixedConfig):
     )
     damp_percent: float = option(0.01, help="share of the mean of the Hessian's diagonal that is added to it")
     calibration: Any = option(
-        "wikitext2", help="text to calibrate with: wikitext2, c4, self, a file, a list of texts, or a Dataset"
+        "wikitext2",
+        help="text to calibrate with: wikitext2, c4, self, a file or folder of texts, chats or tables, a list, "
+        "a Dataset, or several with their shares (wikitext2=0.5,chat.jsonl=0.5)",
+    )
+    calibration_column: str | None = option(
+        None,
+        help="column of the calibration text that holds texts or chats; None chooses one by its name",
+        absent=None,
     )
     num_samples: int = option(128, help="samples of the calibration text", unit="samples")
     seq_len: int = option(2048, help="length of a sample", unit="tokens")
@@ -100,6 +107,8 @@ class GPTQ(MixedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # The dataclass is frozen.
+        object.__setattr__(self, "calibration", read_mixture(self.calibration))
         name = type(self).__name__
         if self.group_size != -1 and self.group_size < _SMALLEST_GROUP:
             raise ConfigError(f"{name}: group_size must be -1, or at least {_SMALLEST_GROUP}, got {self.group_size}")
@@ -165,12 +174,9 @@ class GPTQ(MixedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values; calibration text that is no file is replaced by its description."""
-        text = self.calibration
-        if isinstance(text, list | tuple):
-            text = f"{len(text)} texts"
-        elif not isinstance(text, str):
-            text = os.fspath(text) if isinstance(text, os.PathLike) else type(text).__name__
-        return super().to_dict() | {"calibration": text}
+        from qtoolkit.texts.calibration_sources import describe_calibration
+
+        return super().to_dict() | {"calibration": describe_calibration(self.calibration)}
 
 
 class GPTQMethod(Method):
@@ -194,13 +200,13 @@ class GPTQMethod(Method):
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
         """See `Method`: refuse a calibration text that cannot be used, and say how many rounds of refining are meant.
 
-        optimum knows none of the later options.
+        optimum knows none of the later options but the column, since the text is read here for both.
         """
-        from qtoolkit.texts.texts import check_texts
+        from qtoolkit.texts.calibration_sources import check_calibration
 
-        check_texts(config.calibration, "calibration")
+        check_calibration(config.calibration, config.calibration_column)
         if config.engine == "optimum":
-            return replace(config, **config.absent())
+            return replace(config, **{**config.absent(), "calibration_column": config.calibration_column})
         return replace(config, refine=config.rounds)
 
     def fit(self, layers: tuple[Layer, ...], config: GPTQ) -> MethodConfig:

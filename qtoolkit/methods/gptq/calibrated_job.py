@@ -24,6 +24,7 @@ from qtoolkit.stream.token_weights import token_weights
 from qtoolkit.texts.calibration_text import Calibration, bounded, make_calibration, read_calibration
 from qtoolkit.texts.overlap import sketch
 from qtoolkit.texts.self_calibration import self_calibration
+from qtoolkit.texts.texts import is_self
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # The tokens that the reported perplexity is measured on: enough to show whether the text suits the model.
 _PERPLEXITY_SAMPLES = 2
 PERPLEXITY_TOKENS = 256
+# Layers without tokens that a note names.
+_NAMED = 3
 # Rows of logits that are in float32 at one time: a large vocabulary makes each a megabyte.
 LOSS_ROWS = 32
 
@@ -46,7 +49,7 @@ def quantize(
     if dtype != checkpoint.dtype:
         notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
     notes.extend(METHOD.notes(config, plan.layers))
-    text = None if config.calibration == "self" else _read_text(checkpoint, config, on_progress)
+    text = None if is_self(config.calibration) else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
     journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype), absent=config.absent())
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
@@ -76,13 +79,28 @@ def quantize(
         text_check=text.checked,
     )
     give_memory_back()
-    return Outcome(model, report, [*notes, *loaded.notes])
+    return Outcome(model, report, [*notes, *_unseen(report.layers), *loaded.notes])
+
+
+def _unseen(layers: tuple[LayerError, ...]) -> list[str]:
+    """Return a note on the layers that no token reached, such as those of an expert that was never chosen."""
+    names = [layer.name for layer in layers if not layer.num_inputs]
+    if not names:
+        return []
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    count = f"{len(names)} of {len(layers)} layers ({', '.join(names[:_NAMED])}{more})"
+    return [f"no token reached {count}, which were rounded to the nearest code: give more samples, or other text"]
 
 
 def _read_text(checkpoint: Checkpoint, config: GPTQ, on_progress: OnProgress) -> Calibration:
     """Return the tokens of the calibration text that the config names."""
     text = read_calibration(
-        checkpoint, config.calibration, num_samples=config.num_samples, seq_len=config.seq_len, on_progress=on_progress
+        checkpoint,
+        config.calibration,
+        num_samples=config.num_samples,
+        seq_len=config.seq_len,
+        column=config.calibration_column,
+        on_progress=on_progress,
     )
     give_memory_back()
     return text

@@ -14,6 +14,7 @@ from qtoolkit.stream.cost import JobShape, loading_phase, on_device, weights_by_
 from qtoolkit.stream.loading import calibration_dtype
 from qtoolkit.stream.samples import activation_bytes, samples_at_once
 from qtoolkit.stream.weighing_phase import weighing_phase, weights_term
+from qtoolkit.texts.texts import is_self
 
 # Measured on SmolLM2-135M and Gemma 3 270M with torch 2.13: what half a megabyte of text leaves in memory once it is
 # tokenized, and what oneDNN keeps there after the first products.
@@ -39,7 +40,7 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
     # Blocks are read in the type that they compute in.
     wider = dtype.itemsize / job.dtype.itemsize
     job = replace(job, base=(*job.base, _TEXT, *_resident_terms(job, config)), expanded=0)
-    written = [writing_phase(job, config.num_samples, seq_len, wider)] if config.calibration == "self" else []
+    written = [writing_phase(job, config.num_samples, seq_len, wider)] if is_self(config.calibration) else []
     inner = tuple(layer for layer in job.layers if layer.name.startswith(f"{job.blocks}."))
     samples, embedded, running = _sample_terms(job, inner, config, seq_len, dtype.itemsize)
     in_blocks, outside = weights_by_block(job)

@@ -58,6 +58,11 @@ def test_experts_that_no_token_reached_are_told() -> None:
     unseen = {layer.name for layer in report.calibration.layers if layer.num_inputs == 0}
     assert len(unseen) == 6 and all(name.startswith("model.layers.0.mlp.experts.") for name in unseen)
     assert "no token reached them" in str(report)
+    experts = "model.layers.0.mlp.experts."
+    (note,) = (note for note in report.notes if note.startswith("no token reached"))
+    assert note.startswith(f"no token reached 6 of {len(report.calibration.layers)} layers ({experts}")
+    assert note.count(experts) == 3
+    assert note.endswith("and 3 more), which were rounded to the nearest code: give more samples, or other text")
 
 
 def test_a_model_without_blocks_is_refused_in_one_line() -> None:

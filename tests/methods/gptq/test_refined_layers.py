@@ -9,6 +9,7 @@ import torch
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
+from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.stream.run import Result
 from tests.methods.gptq.jobs import gptq
 
@@ -32,7 +33,7 @@ def inputs() -> torch.Tensor:
 def solved(**options: Any) -> tuple[GPTQBlocks, Any]:
     method = GPTQBlocks(gptq(**options), "cpu", torch.bfloat16)
     group = method.start(NAMES, IN)
-    group.add(inputs(), None)
+    group.add(GroupInputs(inputs()))
     return method, group.finish(weights())
 
 

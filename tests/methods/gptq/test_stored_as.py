@@ -9,11 +9,13 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats import get_format
+from qtoolkit.formats import get_format, get_grouped_format
+from qtoolkit.formats.gptq.tensors import WIDTHS
 from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.receipt_file import read_receipt
 from qtoolkit.requests import PublishRequest
+from qtoolkit.tensor.int32_packing import WORD_BITS
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model
 
@@ -104,6 +106,11 @@ def test_layers_that_only_one_format_holds() -> None:
     with pytest.raises(qt.QToolkitError, match="Conv1D"):
         qt.plan(random_model("gpt2"), qt.GPTQ(format="compressed-tensors"), device="cpu")
     assert qt.plan(random_model("gpt2"), qt.GPTQ(), device="cpu").layers
+
+
+def test_widths_are_those_that_tensors_can_have() -> None:
+    assert get_grouped_format(qt.GPTQ()).widths == WIDTHS
+    assert get_grouped_format(qt.GPTQ(format="compressed-tensors")).widths == WORD_BITS
 
 
 def test_a_target_is_met_with_the_widths_that_the_format_holds() -> None:

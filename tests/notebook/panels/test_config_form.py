@@ -35,6 +35,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "a choice": ("gptq", {"bits": 3}, qt.GPTQ(bits=3)),
     "a number": ("gptq", {"group_size": " 64 "}, qt.GPTQ(group_size=64)),
     "a fraction": ("gptq", {"damp_percent": "0.1"}, qt.GPTQ(damp_percent=0.1)),
+    "a mixture": ("gptq", {"calibration": "c4=1, a.txt=3"}, qt.GPTQ(calibration={"c4": 1, "a.txt": 3})),
+    "a column": ("gptq", {"calibration_column": "dialog"}, qt.GPTQ(calibration_column="dialog")),
     "names": ("nf4", {"exclude": "lm_head, *.o_proj"}, qt.NF4(exclude=("lm_head", "*.o_proj"))),
     "no names": ("nf4", {"exclude": ""}, qt.NF4(exclude=())),
     "empty is the default": ("gptq", {"num_samples": ""}, qt.GPTQ()),
