@@ -43,7 +43,7 @@ def test_the_result_is_in_memory_on_a_cpu_and_on_the_gpu_elsewhere() -> None:
 
 def test_gptq_follows_the_block_and_not_the_model() -> None:
     """Llama-2 7B, 32 samples of 512 tokens by hand; float16 runs in float32 on a CPU, which has no products of it."""
-    plan = qt.plan(config_of("7b"), qt.GPTQ(num_samples=32, seq_len=512), machine="cpu-12gb")
+    plan = qt.plan(config_of("7b"), qt.GPTQ(num_samples=32, seq_len=512, qep_alpha=0), machine="cpu-12gb")
     phase, tokens = phase_of(plan, "quantize"), 32 * 512
     # Twice, since one batch after the other runs through a block.
     assert size_of(phase, "hidden states of the samples") == 2 * tokens * 4096 * 4
@@ -56,13 +56,31 @@ def test_gptq_follows_the_block_and_not_the_model() -> None:
     assert phase.peak_rss < 4.3e9 < 13 * 10**9 < plan.source.footprint
 
 
+def test_a_second_stream_has_hidden_states_of_its_own_and_original_weights() -> None:
+    off, on = (
+        phase_of(
+            qt.plan(config_of("7b"), qt.GPTQ(num_samples=32, seq_len=512, qep_alpha=alpha), machine="cpu-12gb"),
+            "quantize",
+        )
+        for alpha in (0, 0.5)
+    )
+    name = "hidden states of the samples"
+    assert size_of(on, name) - size_of(off, name) == 32 * 512 * 4096 * 4
+    assert size_of(on, "a block's weights") == 2 * size_of(off, "a block's weights")
+    # The products [in, in] of down_proj's inputs, and one more copy of its weight.
+    name = "Hessian and solver"
+    assert size_of(on, name) - size_of(off, name) == 4 * 11008**2 + 4 * 4096 * 11008
+    assert min(on.seconds) > min(off.seconds)
+
+
 def test_more_samples_take_more_memory() -> None:
     peaks = [
         phase_of(qt.plan(config_of("7b"), qt.GPTQ(num_samples=count), machine="cpu-12gb"), "quantize").peak_rss
         for count in (16, 64, 256)
     ]
     assert peaks == sorted(peaks)
-    assert peaks[2] - peaks[1] == 192 * 2048 * 4096 * 4 * 2
+    # Before and after a block, and in the full-precision model.
+    assert peaks[2] - peaks[1] == 192 * 2048 * 4096 * 4 * 3
 
 
 def test_a_model_that_writes_its_own_text_is_in_memory_whole() -> None:
