@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -85,37 +84,37 @@ def eight_bits(number: float) -> float:
     return math.ldexp(round(mantissa * 256) / 256, exponent)
 
 
-def literally(solved: Solved, rounds: int) -> tuple[np.ndarray, np.ndarray]:
+def literally(solved: Solved, rounds: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Scales and codes of the first outputs after rounds of both steps, each step the one of least error."""
-    matrix = permuted(solved.hessian, torch.arange(IN), solved.damp).numpy()
-    scales, codes = solved.qparams.scale.numpy()[:, :LITERAL].copy(), solved.codes.numpy()[:, :LITERAL].astype(float)
-    zeros, groups = solved.qparams.zero_point.numpy(), solved.groups.numpy()
+    matrix = permuted(solved.hessian, torch.arange(IN), solved.damp)
+    scales, codes = solved.qparams.scale[:, :LITERAL].clone(), solved.codes[:, :LITERAL].double()
+    zeros, groups = solved.qparams.zero_point, solved.groups
     visited = list(dict.fromkeys(groups[solved.order].tolist()))
+    possible = torch.arange(2**solved.qparams.bits)
     for output in range(LITERAL):
-        target, zero = solved.weight[:, output].numpy(), zeros[groups, output]
-        scale, code = scales[:, output].copy(), codes[:, output].copy()
+        target, zero = solved.weight[:, output], zeros[groups, output]
+        scale, code = scales[:, output], codes[:, output]
         for group in visited * rounds:
             error = target - scale[groups] * (code - zero)
-            level = np.where(groups == group, code - zero, 0)
+            level = torch.where(groups == group, code - zero, 0)
             if level.any():
-                fitted = eight_bits(scale[group] + (level @ matrix @ error) / (level @ matrix @ level))
+                fitted = eight_bits(float(scale[group] + (level @ matrix @ error) / (level @ matrix @ level)))
                 changed = error - (fitted - scale[group]) * level
                 if fitted * scale[group] > 0 and changed @ matrix @ changed < error @ matrix @ error:
                     scale[group] = fitted
             for column in (column for column in solved.order.tolist() if groups[column] == group):
                 # Every code that the column could have, by its error.
-                trials = np.tile(target - scale[groups] * (code - zero), (2**solved.qparams.bits, 1))
-                trials[:, column] = target[column] - scale[group] * (np.arange(len(trials)) - zero[column])
-                code[column] = int(np.argmin((trials @ matrix * trials).sum(1)))
-        scales[:, output], codes[:, output] = scale, code
+                trials = (target - scale[groups] * (code - zero)).repeat(len(possible), 1)
+                trials[:, column] = target[column] - scale[group] * (possible - zero[column])
+                code[column] = float((trials @ matrix * trials).sum(1).argmin())
     return scales, codes
 
 
 def is_as_literally(solved: Solved, rounds: int) -> None:
     scales, codes = literally(solved, rounds)
     qparams, refined, _ = solved.refined(rounds)
-    assert torch.equal(qparams.scale[:, :LITERAL], torch.from_numpy(scales))
-    assert np.array_equal(refined[:, :LITERAL].numpy(), codes.astype(np.uint8))
+    assert torch.equal(qparams.scale[:, :LITERAL], scales)
+    assert torch.equal(refined[:, :LITERAL], codes.to(torch.uint8))
 
 
 @pytest.mark.parametrize("kind", KINDS)
