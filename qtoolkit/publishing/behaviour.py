@@ -123,10 +123,23 @@ def _forward(model: "PreTrainedModel", token_ids: list[int]) -> tuple["Tensor", 
     import torch
 
     tokens = torch.tensor([token_ids], device=model.device)  # [1, tokens]
-    with torch.no_grad(), _as_stored(model):
-        # The class's own forward: qtoolkit replaces that of a model in memory on some processors, which readers do not.
-        logits = type(model).forward(model, input_ids=tokens, use_cache=False).logits[0].float()  # [tokens, vocabulary]
+    with torch.no_grad(), _as_stored(model), _own_forward(model):
+        logits = model(input_ids=tokens, use_cache=False).logits[0].float()  # [tokens, vocabulary]
     return logits, torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:]).item()
+
+
+@contextmanager
+def _own_forward(model: "PreTrainedModel") -> Iterator[None]:
+    """Let a model run its class's `forward`: qtoolkit replaces it on some processors, which readers do not.
+
+    Hooks of the call run as ever: the package compressed-tensors expands the codes in one.
+    """
+    replaced = vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if replaced is not None:
+            model.forward = replaced
 
 
 @contextmanager
