@@ -142,7 +142,7 @@ def _reason(request: FrontierRequest, recipe: _Planned) -> str:
         return f"takes more than {format_bytes(request.memory_limit or 0)} to use"
     size = min(request.wanted_sizes, key=lambda size: _distance(recipe, size))
     if _distance(recipe, size) > _NEAR * size:
-        return f"differs by more than {100 * _NEAR:.0f} % from every size that is wanted"
+        return f"differs by more than {100 * _NEAR:g} % from every size that is wanted"
     return f"{_NEAREST} others come nearer to {format_bytes(size)}"
 
 
