@@ -214,7 +214,7 @@ class _LogAxis:
     def marks(self) -> Iterator[tuple[float, str]]:
         """Return the positions of powers of ten, with their texts."""
         for power in range(self.low, self.high + 1, math.ceil((self.high - self.low) / _MAX_MARKS)):
-            yield self._position_of_power(power), f"{10.0**power:g}" if power > -300 else f"1e{power}"
+            yield self._position_of_power(power), f"{10.0**power:g}" if abs(power) < 300 else f"1e{power}"
 
     def _position_of_power(self, power: float) -> float:
         share = (power - self.low) / (self.high - self.low)

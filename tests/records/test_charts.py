@@ -7,7 +7,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qtoolkit.records.charts import Point, scatter
@@ -104,6 +104,7 @@ LEVELS = st.floats(0, 1e9) | st.just(math.inf) | st.just(math.nan) | st.sampled_
 POINTS = st.lists(st.builds(Point, st.text("ab<", max_size=40), st.integers(0, 10**15), LEVELS, LEVELS), max_size=30)
 
 
+@example(points=[Point("", 0, math.inf, 0.0, tail=9.999999999999347e307)], line=None)
 @given(points=POINTS, line=st.none() | st.tuples(st.just("floor"), st.floats(-1, 1e9)))
 def test_whatever_is_drawn_stays_in_the_picture_and_no_two_labels_meet(
     points: list[Point], line: tuple[str, float] | None
