@@ -68,6 +68,10 @@ class MethodConfig:
         """Return the options that were added later, each with what a file that lacks it means."""
         return {field.name: field.metadata["absent"] for field in fields(cls) if "absent" in field.metadata}
 
+    def as_given(self) -> Self:
+        """Return the config with defaults in place of what a plan has resolved them to."""
+        return self
+
     def to_file(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values, without those that a file may lack and that have such a value."""
         absent = self.absent()
@@ -95,7 +99,8 @@ class MethodConfig:
 def as_call(config: MethodConfig) -> str:
     """Return a config as the Python call that makes it, `NF4(double_quant=False)`; defaults are left out."""
     defaults = type(config)().to_dict()
-    changed = ", ".join(f"{name}={value!r}" for name, value in config.to_dict().items() if value != defaults[name])
+    given = config.as_given().to_dict()
+    changed = ", ".join(f"{name}={value!r}" for name, value in given.items() if value != defaults[name])
     return f"{type(config).__name__}({changed})"
 
 

@@ -97,7 +97,7 @@ class CalibrationReport(Record):
             rows.append(Row("not calibrated", format_items(unseen, "layer"), note))
         apart = sum(layer.corrected is False for layer in self.layers)
         if apart:
-            note = "each stream sends them other tokens: nothing before them is made good"
+            note = "other tokens reach them than in full precision, or too few: nothing before them is made good"
             rows.append(Row("not corrected", format_items(apart, "layer"), note))
         if self.resumed:
             rows.append(Row("went on", format_items(self.resumed, "block"), "done by an earlier call"))

@@ -124,7 +124,8 @@ class Journal:
         begun = _recipe_in(read_object(file))
         if begun:
             restart = f"name another resume_repo than {self._mirror.repo_id}" if self._mirror else "give resume=False"
-            _check_recipe(folder, {**self._absent, **begun}, {**self._absent, **recipe}, restart)
+            # What a recipe says comes first, in its order, so that the difference that is told is the first of these.
+            _check_recipe(folder, {**self._absent, **begun}, {**recipe, **self._absent, **recipe}, restart)
         self._put_aside(folder, begun=bool(begun))
         if not begun:
             write_whole(file, sealed({_VERSION_KEY: _VERSION, **recipe}))

@@ -10,8 +10,8 @@ from qtoolkit.notebook import QuantizeMagics, register
 from qtoolkit.notebook.completion import COMPLETED
 
 NAMES = {
-    "line": {"quantize", "qplan", "qeval", "qcompare", "qmemory", "qpanel", "qpublish", "qdoctor"},
-    "cell": {"quantize", "qplan", "qcompare", "qmemory"},
+    "line": {"quantize", "qplan", "qeval", "qcompare", "qfrontier", "qmemory", "qpanel", "qpublish", "qdoctor"},
+    "cell": {"quantize", "qplan", "qcompare", "qfrontier", "qmemory"},
 }
 
 

@@ -94,7 +94,7 @@ def test_a_calibrated_job_is_told_to_take_fewer_samples() -> None:
     small = Machine("small", 8 * 10**9)
     plan = qt.plan(config_of("7b"), qt.GPTQ(num_samples=512, seq_len=4096), machine=small)
     assert not plan.fits
-    assert plan.advice[0].change == "GPTQ(seq_len=512)" and plan.advice[0].fits
+    assert plan.advice[0].change == "GPTQ(num_samples=64, seq_len=512)" and plan.advice[0].fits
 
 
 @pytest.mark.parametrize("asked", ["gpu", "", "T4"])

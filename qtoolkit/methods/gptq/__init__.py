@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _SMALLEST_GROUP = 32
 # Rounds of refining where nobody says how many, and the bits with which nothing is left to gain (benchmarks/README.md).
 _ROUNDS = 3
+# Tokens for each input from which a layer is corrected in whole for what layers before it have changed: with fewer it
+# would follow their noise. SmolLM2-135M in 4 bits, calibrated on 1,024 tokens: KL divergence 0.38 with qep_alpha 0.5
+# throughout, 0.11 without.
+ENOUGH_TOKENS = 8
 _TOO_EXACT = 8
 
 
@@ -167,6 +171,11 @@ class GPTQ(MixedConfig):
             bits.extend(self.bits_to_give())
         return _ROUNDS if min(bits) < _TOO_EXACT else 0
 
+    def as_given(self) -> "GPTQ":
+        """See `MethodConfig`: without the rounds, where these are what the bits ask for."""
+        without = replace(self, refine=None)
+        return without if self.refine == without.rounds else self
+
     def bits_to_give(self) -> tuple[int, ...]:
         """See `MixedConfig`; without 2 bits if `sym`, where the loss is no longer predicted to second order."""
         held = self.stored_as.widths
@@ -264,7 +273,11 @@ class GPTQMethod(Method):
 
     def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
-        notes = (*config.stored_as.notes(config, layers), *_notes_on_experts(config, layers))
+        notes = (
+            *config.stored_as.notes(config, layers),
+            *_notes_on_experts(config, layers),
+            *_note_on_few_tokens(config, layers),
+        )
         if config.engine == "optimum":
             off = ", ".join(name for name in config.absent() if name not in ("format", "embeddings"))
             notes = (f"optimum does not know {off}: these are off", *notes)
@@ -301,6 +314,16 @@ class GPTQMethod(Method):
         from qtoolkit.methods.gptq.calibrated_job import quantize
 
         return quantize(checkpoint, config, plan, on_progress, journal)
+
+
+def _note_on_few_tokens(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+    """Return a note if the calibration text is short for the correction of the widest layers."""
+    tokens = config.num_samples * config.seq_len
+    widest = max((layer.shape[1] for layer in layers), default=0)
+    if not config.qep_alpha or tokens >= ENOUGH_TOKENS * widest:
+        return ()
+    enough = f"all of it from {ENOUGH_TOKENS * widest:,} tokens on"
+    return (f"qep_alpha: {tokens:,} tokens are few for layers of {widest:,} inputs, which make good less: {enough}",)
 
 
 def _notes_on_experts(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:

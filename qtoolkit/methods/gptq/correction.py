@@ -5,9 +5,19 @@ QEP (arXiv 2504.09629) and, for layers that write into the residual stream, the 
 
 import torch
 
+from qtoolkit.methods.gptq import ENOUGH_TOKENS
 from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.tensor.cross_products import CrossProducts
 from qtoolkit.tensor.hessian import TOKENS_AT_ONCE, weighed
+
+
+def trusted_share(num_tokens: int, in_features: int) -> float:
+    """Return the share of a correction that this many tokens support: none up to one for each input, all from eight on.
+
+    >>> trusted_share(1024, 1536), trusted_share(4608, 1024), trusted_share(32768, 1536)
+    (0.0, 0.5, 1.0)
+    """
+    return min(1.0, max(0.0, (num_tokens / in_features - 1) / (ENOUGH_TOKENS - 1)))
 
 
 class Correction:
@@ -23,17 +33,18 @@ class Correction:
 
         W* = W + alpha [Xq^T ((X - Xq) W^T + (R - Rq))]^T H^-1.
 
-    Where tokens are weighed, H, C and Xq^T (...) are sums over tokens that count by their weights.
+    Both corrections are multiplied by `trusted_share`. Where tokens are weighed, H, C and Xq^T (...) are sums over
+    tokens that count by their weights.
 
     Args:
         in_features: size of an input.
         device: where the sums are.
 
-    Example: one input, which was 2 and became 1 for both tokens: with alpha 1 and no damping, the weight is doubled.
+    Example: one input, which was 2 and became 1 for 8 tokens: with alpha 1 and no damping, the weight is doubled.
 
         >>> correction = Correction(1, torch.device("cpu"))
-        >>> correction.add(GroupInputs(torch.tensor([[1.0], [1.0]]), exact=torch.tensor([[2.0], [2.0]])))
-        >>> lower, diagonal, order = torch.ones(1, 1), torch.tensor([2.0]), torch.tensor([0])
+        >>> correction.add(GroupInputs(torch.ones(8, 1), exact=2 * torch.ones(8, 1)))
+        >>> lower, diagonal, order = torch.ones(1, 1), torch.tensor([8.0]), torch.tensor([0])
         >>> correction.applied(torch.tensor([[3.0]]), 1.0, lower, diagonal, order)
         tensor([[6.]])
     """
@@ -44,11 +55,12 @@ class Correction:
         # Xq^T (X - Xq) [in, in], or the products of Xq and what the residual stream lacks [in, out].
         self._products: CrossProducts | None = None
         self._of_outputs = False
+        self._num_tokens = 0
 
     @property
     def is_known(self) -> bool:
-        """Check whether anything was added that corrects."""
-        return self._products is not None
+        """Check whether anything was added that corrects, from more tokens than inputs."""
+        return self._products is not None and trusted_share(self._num_tokens, self._in_features) > 0
 
     def add(self, batch: GroupInputs) -> None:
         """Add a batch; nothing if it has neither exact inputs nor a residual stream."""
@@ -56,6 +68,7 @@ class Correction:
         if y is None:
             return
         self._of_outputs = batch.lacking is not None
+        self._num_tokens += batch.inputs.numel() // self._in_features
         if self._products is None:
             self._products = CrossProducts(self._in_features, y.shape[-1], self._device)
         # [..., in] -> [tokens, in]
@@ -81,7 +94,8 @@ class Correction:
             alpha: share of the correction.
             lower, diagonal, order: of `solver.factor`, of the damped Hessian.
         """
-        if self._products is None:
+        share = trusted_share(self._num_tokens, self._in_features)
+        if self._products is None or share == 0:
             return weight
         change = self._products.sum if self._of_outputs else self._products.sum @ weight
         # H = P^T L diag(d) L^T P, where P takes the columns in reverse order.
@@ -89,4 +103,4 @@ class Correction:
         solved = torch.linalg.solve_triangular(lower, change[reverse], upper=False, unitriangular=True)
         solved /= diagonal[:, None]
         solved = torch.linalg.solve_triangular(lower.T, solved, upper=True, unitriangular=True)
-        return weight.index_add(0, reverse, solved, alpha=alpha)
+        return weight.index_add(0, reverse, solved, alpha=alpha * share)

@@ -22,7 +22,8 @@ from qtoolkit.stream.journal import Journal
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model
 
-TOKENS = torch.arange(3, 123).reshape(3, 40)
+# Enough for whole corrections: eight for each of the 128 inputs of the widest layer.
+TOKENS = (3 + torch.arange(1200) * 7 % 250).reshape(3, 400)
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NAMES = [f"{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}" for name in LAYERS]
 ALPHA, DAMP = 0.5, 0.01
@@ -190,3 +191,19 @@ def test_experts_make_nothing_good_and_the_plan_and_the_report_say_so() -> None:
     assert len(apart) == 24 and all(".experts." in name for name in apart)
     assert "not corrected" in str(calibration)
     assert any("experts make nothing good" in note for note in qt.plan(random_model("mixtral"), config).notes)
+
+
+@pytest.mark.parametrize(("tokens", "share"), [(24, 0.0), (20, 0.0), (24 + 84, 0.5), (8 * 24, 1.0), (5000, 1.0)])
+def test_few_tokens_correct_less(tokens: int, share: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    xq, x = (torch.randn(tokens, 24, generator=generator) for _ in range(2))
+    weight = torch.randn(24, 8, generator=generator)  # [in, out]
+    correction = Correction(24, torch.device("cpu"))
+    correction.add(GroupInputs(xq, exact=x))
+    columns = torch.arange(24)
+    lower, diagonal, _ = factor(xq.T @ xq, columns, DAMP)
+    change = correction.applied(weight, ALPHA, lower, diagonal, columns) - weight
+    wide, exact = xq.double().numpy(), x.double().numpy()
+    whole = ALPHA * np.linalg.solve(damped(wide), wide.T @ (exact - wide) @ weight.double().numpy())
+    np.testing.assert_allclose(change.numpy(), share * whole, atol=1e-3)
+    assert correction.is_known == (share > 0)
