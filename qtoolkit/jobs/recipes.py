@@ -1,6 +1,5 @@
 """Choose the recipes that a frontier measures: each is planned from headers, and kept if it is near what is wanted."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -159,7 +158,10 @@ def _nothing_left(request: FrontierRequest, planned: Sequence[_Planned], unmeasu
             f"memory={request.memory!r} holds none of {len(known)} recipes: the smallest, {small.candidate.label}, "
             f"takes {needed} to use; give more, or take a smaller model"
         )
-    small, large = (find(known, key=lambda one: one.disk or math.inf) for find in (min, max))
+    # All of these have a size.
+    by_size = sorted(known, key=lambda one: one.disk or 0)
+    small = by_size[0]
+    large = by_size[-1]
     return (
         f"sizes={list(request.sizes)} are near none of {len(known)} recipes: their files have from "
         f"{format_bytes(small.disk or 0)} ({small.candidate.label}) to {format_bytes(large.disk or 0)} "

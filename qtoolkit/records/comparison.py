@@ -21,10 +21,10 @@ from qtoolkit.records.source import ModelSource
 from qtoolkit.units import format_bytes, format_seconds
 
 FULL_PRECISION = "full precision"
-# Measured from 10,000 tokens on.
-_TAIL = "99.9 %"
+# The name of a column, whose figures are measured from 10,000 tokens on.
+TAIL = "99.9 %"
 _HEADER = (
-    "config", "KL divergence", _TAIL, "perplexity", "same likeliest token", "footprint", "memory to use", "on disk",
+    "config", "KL divergence", TAIL, "perplexity", "same likeliest token", "footprint", "memory to use", "on disk",
     "bits per weight", "writes", "time", "remark",
 )  # fmt: skip
 
@@ -176,7 +176,7 @@ class Comparison(Record):
             "KL divergence in nats, mean and 99.9 %, ± one standard error; memory to use: with keys and values of "
             "4,096 tokens"
         )
-        return (Grid(title, _HEADER, lines).without_empty(_TAIL), *(grid for grid in answers if grid.lines))
+        return (Grid(title, _HEADER, lines).without_empty(TAIL), *(grid for grid in answers if grid.lines))
 
     def picture(self) -> str:
         points = [

@@ -7,16 +7,14 @@ from pathlib import Path
 
 from qtoolkit.records.base import Grid, Record, Row, note_rows, row_if
 from qtoolkit.records.charts import Point, frontier_svg, image
-from qtoolkit.records.comparison import Compared, write_text
+from qtoolkit.records.comparison import TAIL, Compared, write_text
 from qtoolkit.records.markdown import escaped, table
 from qtoolkit.records.quality import with_error
 from qtoolkit.records.source import ModelSource
 from qtoolkit.units import format_bytes, format_items, format_seconds
 
-# Measured from 10,000 tokens on.
-_TAIL = "99.9 %"
 _HEADER = (
-    "recipe", "weight files", "memory to use", "KL divergence", _TAIL, "perplexity", "bits per weight", "writes",
+    "recipe", "weight files", "memory to use", "KL divergence", TAIL, "perplexity", "bits per weight", "writes",
     "on the frontier", "remark",
 )  # fmt: skip
 _TITLE = (
@@ -128,7 +126,7 @@ class Frontier(Record):
         return write_text(path, self._svg() or '<svg xmlns="http://www.w3.org/2000/svg"/>')
 
     def _table(self) -> Grid:
-        return Grid(_TITLE, _HEADER, tuple(map(self._cells, self.results))).without_empty(_TAIL)
+        return Grid(_TITLE, _HEADER, tuple(map(self._cells, self.results))).without_empty(TAIL)
 
     def _svg(self) -> str:
         """Return the picture of what was measured; empty if nothing was."""

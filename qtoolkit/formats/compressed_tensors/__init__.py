@@ -71,10 +71,6 @@ class CompressedTensorsFormat(GroupedFormat):
                 f"{name}: checkpoint_format={config.checkpoint_format!r} is no option of format {self.name!r}: "
                 "leave it out, or give format='gptq'"
             )
-        if getattr(config, "engine", "qtoolkit") != "qtoolkit":
-            raise ConfigError(
-                f"{name}: engine={config.engine!r} writes no {self.name}: leave it out, or give format='gptq'"
-            )
 
     def reason_to_skip(self, layer: Layer) -> str:
         """See `GroupedFormat`."""
