@@ -66,6 +66,17 @@ def test_the_widths_of_one_format_alone(bits: int, tmp_path: Path) -> None:
     assert described["ignore"] == ["lm_head"]
 
 
+def test_plain_transformers_reads_it_with_the_package_alone(tmp_path: Path) -> None:
+    """The package expands the codes in a hook of the model's call, which a verification must not pass by."""
+    pytest.importorskip("compressed_tensors")
+    config = gptq(format="compressed-tensors", bits=5, **WRITTEN)
+    qt.quantize(random_model("llama"), config, device="cpu", output=tmp_path / "out")
+    verification = qt.verify(tmp_path / "out")
+    assert verification.passed, verification
+    (loads,) = (check for check in verification.checks if check.name == "loads in transformers")
+    assert "through compressed_tensors" in str(loads)
+
+
 def test_a_folder_is_verified_and_described(tmp_path: Path) -> None:
     """By transformers once qtoolkit is imported, whether or not the package compressed-tensors is installed."""
     rules = {"*.down_proj": {"bits": 6}, "*.v_proj": {"bits": 5}}
