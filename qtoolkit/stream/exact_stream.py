@@ -1,7 +1,9 @@
 """Run a block with its original weights over the hidden states of the full-precision model: the second stream."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -67,15 +69,17 @@ class ExactStream:
         module: the block, with its original weights.
         hidden: its inputs in the full-precision model, one tensor for each batch; each is replaced by the block's
             output when the batch runs for the last time.
-        call: runs the block on a batch of hidden states.
+        call: runs the block on hidden states [samples, tokens, hidden].
+        at_once: samples of a batch that run at one time.
     """
 
     def __init__(
-        self, module: nn.Module, hidden: list[torch.Tensor], call: Callable[[torch.Tensor], torch.Tensor]
+        self, module: nn.Module, hidden: list[torch.Tensor], call: Callable[[torch.Tensor], torch.Tensor], at_once: int
     ) -> None:
         self._module = module
         self._hidden = hidden
         self._call = call
+        self._at_once = at_once
         # Name of a quantized layer -> its original weight.
         self._originals: dict[str, nn.Parameter] = {}
 
@@ -95,16 +99,28 @@ class ExactStream:
         """
         names = {group: group[0] if add is None else add.after for group, add in corrections.items()}
         modules = [name for name in names.values() if name]
-        seen: dict[str, torch.Tensor] = {}
+        hidden = self._hidden[batch]
+        whole: dict[str, torch.Tensor] = {}
+        # By name: rows that are filled. Parts are copied at once, so that no freed memory is left between them.
+        filled: Counter[str] = Counter()
+
+        def note(name: str, x: torch.Tensor) -> None:
+            if name not in whole:
+                whole[name] = x.new_empty(len(x) // size * len(hidden), *x.shape[1:])
+            whole[name][filled[name] : filled[name] + len(x)] = x
+            filled[name] += len(x)
+
+        size = min(self._at_once, len(hidden))
         with self._original_weights():
-            # An empty name stands for the block's output.
-            if to_end or "" in names.values():
-                seen[""] = run_once(self._module, modules, lambda: self._call(self._hidden[batch]), seen.__setitem__)
-            elif modules:
-                collect(self._module, modules, [lambda: self._call(self._hidden[batch])], seen.__setitem__)
+            for part in hidden.split(size):
+                # An empty name stands for the block's output.
+                if to_end or "" in names.values():
+                    note("", run_once(self._module, modules, partial(self._call, part), note))
+                elif modules:
+                    collect(self._module, modules, [partial(self._call, part)], note)
         if to_end:
-            self._hidden[batch] = seen[""].to("cpu")
-        return {group: seen[name] for group, name in names.items()}
+            self._hidden[batch] = whole[""].to("cpu")
+        return {group: whole[name] for group, name in names.items()}
 
     def pass_through(self) -> None:
         """Run all batches to the end of a block of which nothing is to be seen."""

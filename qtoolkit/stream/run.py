@@ -16,7 +16,7 @@ from qtoolkit.stream.groups import Group, GroupInputs, trace, with_unseen
 from qtoolkit.stream.journal import DoneBlock, Journal
 from qtoolkit.stream.loading import check_finite
 from qtoolkit.stream.residuals import Corrections, find_corrections
-from qtoolkit.stream.samples import first_inputs, samples_at_once
+from qtoolkit.stream.samples import first_inputs, samples_at_once, samples_of_a_part
 
 
 class Accumulator(Protocol):
@@ -95,7 +95,8 @@ def quantize_blocks(
     pairs = zip(streamed.blocks, layers, strict=True)
     widest = max(max(weight_of(block.get_submodule(name)).shape) for block, names in pairs for name in names)
     at_once = samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape)
-    samples = first_inputs(streamed, tokens, at_once)
+    part = samples_of_a_part(streamed.dtype.itemsize, widest, tokens.shape[1]) if method.wants_exact else None
+    samples = first_inputs(streamed, tokens, at_once, part)
     batch_weights = {name: weights.split(at_once) for name, weights in token_weights.items()}
     total = sum(map(len, layers))
     done = 0
@@ -117,7 +118,7 @@ def quantize_blocks(
         result = journal.read(index, partial(method.fits, shapes))
         with streamed.block(index) as module:
             run = partial(samples.call, index, module, streamed.device)
-            exact = ExactStream(module, samples.exact, run) if method.wants_exact else None
+            exact = None if part is None else ExactStream(module, samples.exact, run, part)
             calls = samples.calls(index, module, streamed.device)
             block = _Block(name, module, calls, method, exact, batch_weights)
             if result is None:

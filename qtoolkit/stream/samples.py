@@ -16,6 +16,9 @@ _WIDEST_AT_ONCE = 4
 # Limit of their bytes for all samples in one batch; if they take more, the limit for the samples of one batch.
 _WHOLE_BYTES = 2**30
 _BATCH_BYTES = 2**27
+# The same for samples that run through a block with nothing to wait for: each tensor stays below the size (32 MiB) from
+# which the C library asks the system for its memory anew, which takes a third of a forward.
+_PART_BYTES = 2**26
 
 
 @dataclass
@@ -73,18 +76,34 @@ def samples_at_once(itemsize: int, widest: int, num_samples: int, seq_len: int) 
     return max(1, _BATCH_BYTES // sample_bytes)
 
 
-def first_inputs(streamed: StreamedModel, tokens: torch.Tensor, samples_at_once: int) -> Samples:
+def samples_of_a_part(itemsize: int, widest: int, seq_len: int) -> int:
+    """Return how many samples run through a block at one time where only what leaves it is wanted, or some inputs.
+
+    Args:
+        itemsize, widest, seq_len: as for `samples_at_once`.
+    """
+    return max(1, _PART_BYTES // activation_bytes(itemsize, widest, seq_len))
+
+
+def first_inputs(
+    streamed: StreamedModel, tokens: torch.Tensor, samples_at_once: int, samples_of_a_part: int | None = None
+) -> Samples:
     """Run samples up to the first block; return its inputs, and the other arguments of every block.
 
     Args:
         streamed: the model.
         tokens: int64 [samples, tokens].
         samples_at_once: samples of a batch.
+        samples_of_a_part: samples of the parts of a batch that blocks are called with, too; None for whole ones alone.
     """
     samples = Samples([], torch.empty(0), [{} for _ in streamed.blocks])
     with streamed.outside() as model, torch.no_grad():
         for batch in tokens.split(samples_at_once):
             samples.hidden.append(_record_arguments(model.base_model, streamed, batch, samples).to("cpu"))
+        if samples_of_a_part is not None:
+            parts = [part for batch in tokens.split(samples_at_once) for part in batch.split(samples_of_a_part)]
+            for part in {len(part): part for part in parts}.values():
+                _record_arguments(model.base_model, streamed, part, samples)
         samples.one = _record_arguments(model.base_model, streamed, tokens[:1], samples)
     return samples
 
