@@ -29,6 +29,7 @@ NOT_IN_A_PANEL = {
     "output": "of a comparison it is a folder in the user's cache, and a plan writes nothing",
     "base": "the one that the saved folder names",
     **dict.fromkeys(("resume_repo", "retries", "seq_len", "stride", "noise_floor", "context", "batch_size"), _RARE),
+    "frontier": _RARE,
 }
 # Keyword of a verb -> how it is written on a line, if not as its name.
 _OTHER_FLAGS = {

@@ -15,6 +15,7 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.formats import is_uneven
 from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
 from qtoolkit.methods import config_class, find_config, get_method
+from qtoolkit.publishing.card_frontier import frontier_section
 from qtoolkit.publishing.card_quality import eval_results, text_name
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
 from qtoolkit.publishing.patterns import without_paths
@@ -63,6 +64,7 @@ def make_card(receipt: Receipt, verification: Verification, request: PublishRequ
         figures=table(("figure", "value"), (row for row in request.quality.figures() if row[1]))
         if request.quality
         else "",
+        frontier=frontier_section(request.frontier),
         # The config of another package's method is imported from there.
         config_module="" if find_config(config.__name__) is config else config.__module__,
         config_name=config.__name__,
