@@ -6,6 +6,8 @@ INDEX_FILE = "model.safetensors.index.json"
 QUANTIZE_CONFIG = "quantize_config.json"
 # The `Receipt` that qtoolkit writes of a model that it made.
 RECEIPT_FILE = "qtoolkit.json"
+# The options of a tokenizer, and its chat template; transformers 4 may look for the template among the options.
+TOKENIZER_CONFIG, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 # The config that peft writes beside an adapter's weights, and transformers looks for beside a model's.
 ADAPTER_CONFIG = "adapter_config.json"
 # How the names of temporary folders begin that hold the headers of a Hub model.
@@ -13,3 +15,5 @@ HEADERS_PREFIX = "qtoolkit-headers-"
 # Weights of something else beside a model's: a second copy in another naming, an adapter.
 OTHER_WEIGHTS = ("consolidated*", "adapter_*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# What lies beside a model and holds for its copies, in lower case: licences, terms of use, and how images are prepared.
+COMPANION_FILES = ("license*", "licence*", "copying*", "notice*", "use_policy*", "preprocessor_config.json")

@@ -5,6 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from qtoolkit.checkpoints.filenames import (
+    COMPANION_FILES,
     INDEX_FILE,
     OTHER_WEIGHTS,
     PICKLE_SUFFIXES,
@@ -34,14 +35,20 @@ _SMALL = (
 
 
 def small_files(names: Collection[str], others: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the config, index and tokenizer files at the top level, `config.json` first.
+    """Return the config, index and tokenizer files at the top level and what holds for copies, `config.json` first.
 
     Args:
         names: of a repository's files.
         others: files that formats look for beside the config, by name.
     """
-    small = [name for name in names if "/" not in name and _matches(name, (*_SMALL, *others))]
+    small = [name for name in names if "/" not in name and _is_small(name, others)]
     return tuple(sorted(small, key=lambda name: (name != "config.json", name)))
+
+
+def _is_small(name: str, others: Collection[str]) -> bool:
+    if _matches(name, (*_SMALL, *others)):
+        return True
+    return _matches(name.lower(), COMPANION_FILES) and not name.endswith((".safetensors", *PICKLE_SUFFIXES))
 
 
 def weight_files(names: Collection[str]) -> tuple[str, ...]:
