@@ -1,5 +1,7 @@
 """Name the files of a checkpoint; apart from what reads them, so that looking them up loads no torch."""
 
+from fnmatch import fnmatchcase
+
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # The config that auto-gptq reads of a GPTQ checkpoint; its early versions wrote no other.
@@ -16,4 +18,11 @@ HEADERS_PREFIX = "qtoolkit-headers-"
 OTHER_WEIGHTS = ("consolidated*", "adapter_*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # What lies beside a model and holds for its copies, in lower case: licences, terms of use, and how images are prepared.
-COMPANION_FILES = ("license*", "licence*", "copying*", "notice*", "use_policy*", "preprocessor_config.json")
+_COMPANIONS = ("license*", "licence*", "copying*", "notice*", "use_policy*", "preprocessor_config.json")
+_NO_TEXTS = (*PICKLE_SUFFIXES, ".safetensors", ".gguf", ".py", ".ipynb", ".sh", ".so", ".zip")
+
+
+def is_companion(name: str) -> bool:
+    """Check whether a file is a licence or something else that holds for copies of the model, by its name alone."""
+    lower = name.lower()
+    return not lower.endswith(_NO_TEXTS) and any(fnmatchcase(lower, pattern) for pattern in _COMPANIONS)

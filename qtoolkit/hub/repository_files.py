@@ -5,13 +5,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from qtoolkit.checkpoints.filenames import (
-    COMPANION_FILES,
     INDEX_FILE,
     OTHER_WEIGHTS,
     PICKLE_SUFFIXES,
     QUANTIZE_CONFIG,
     RECEIPT_FILE,
     SINGLE_FILE,
+    is_companion,
 )
 from qtoolkit.checkpoints.folder import MAX_CONFIG_BYTES, named_file
 from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError
@@ -41,14 +41,8 @@ def small_files(names: Collection[str], others: Collection[str] = ()) -> tuple[s
         names: of a repository's files.
         others: files that formats look for beside the config, by name.
     """
-    small = [name for name in names if "/" not in name and _is_small(name, others)]
+    small = [name for name in names if "/" not in name and (is_companion(name) or _matches(name, (*_SMALL, *others)))]
     return tuple(sorted(small, key=lambda name: (name != "config.json", name)))
-
-
-def _is_small(name: str, others: Collection[str]) -> bool:
-    if _matches(name, (*_SMALL, *others)):
-        return True
-    return _matches(name.lower(), COMPANION_FILES) and not name.endswith((".safetensors", *PICKLE_SUFFIXES))
 
 
 def weight_files(names: Collection[str]) -> tuple[str, ...]:

@@ -1,11 +1,10 @@
 """Take along what lies beside a model and holds for its copies: licence, notice, terms of use, other preprocessing."""
 
 import shutil
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from qtoolkit.checkpoints.config_limits import without_code
-from qtoolkit.checkpoints.filenames import COMPANION_FILES, PICKLE_SUFFIXES
+from qtoolkit.checkpoints.filenames import is_companion
 from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.errors import printable
 from qtoolkit.files import read_json
@@ -14,7 +13,6 @@ from qtoolkit.noted import Noted
 
 # A licence has some ten kB.
 _MOST_BYTES = 10_000_000
-_NO_TEXTS = (*PICKLE_SUFFIXES, ".safetensors", ".gguf", ".py", ".ipynb", ".sh", ".so", ".zip")
 
 
 def copy_companions(base: Path | None, folder: Path) -> Noted[list[str]]:
@@ -31,7 +29,7 @@ def copy_companions(base: Path | None, folder: Path) -> Noted[list[str]]:
     names: list[str] = []
     notes: list[str] = []
     for file in sorted(base.iterdir()) if base is not None else ():
-        if not any(fnmatchcase(file.name.lower(), pattern) for pattern in COMPANION_FILES):
+        if not is_companion(file.name):
             continue
         problem = _problem(file)
         if problem:
@@ -52,7 +50,7 @@ def _problem(file: Path) -> str:
         return "since it is no regular file"
     if lfs_problem(file):
         return "since it is a Git LFS pointer"
-    if file.suffix in _NO_TEXTS or file.stat().st_size > _MOST_BYTES:
+    if file.stat().st_size > _MOST_BYTES:
         return "since it is no text of the kind that its name says"
     names_code = file.suffix == ".json" and without_code(read_json(file))[1]
     return "since it names code of the repository" if names_code else ""
