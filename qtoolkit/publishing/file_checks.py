@@ -4,7 +4,14 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from qtoolkit.checkpoints import folder as folders
-from qtoolkit.checkpoints.filenames import INDEX_FILE, RECEIPT_FILE, SINGLE_FILE
+from qtoolkit.checkpoints.config_ages import disagreements, missing_keys
+from qtoolkit.checkpoints.filenames import (
+    INDEX_FILE,
+    RECEIPT_FILE,
+    SINGLE_FILE,
+    TEMPLATE_FILE,
+    TOKENIZER_CONFIG,
+)
 from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.files import MAX_JSON_BYTES, read_json, sha256_of
@@ -187,14 +194,29 @@ def check_dtypes(artifact: Artifact) -> Check:
 
 
 def check_config(artifact: Artifact) -> Check:
-    """Check that transformers has a class of its own for the config, and reads it."""
+    """Check that transformers has a class of its own for the config, and that its releases 4 and 5 read the same."""
     try:
         folders.check_loadable(artifact.path)
         config = folders.load_config(artifact.path)
     except QToolkitError as error:
         return Check("config", False, oneline(error).replace(str(artifact.path), "the folder"))
     architecture = (config.architectures or [config.model_type])[0]
-    return Check("config", True, f"{architecture}, {str(config.dtype).removeprefix('torch.')}")
+    missing = ", ".join(missing_keys(artifact.config))
+    note = f"without {missing}: transformers 4 takes its own defaults" if missing else ""
+    value = f"{architecture}, {str(config.dtype).removeprefix('torch.')}"
+    problems = (*disagreements(artifact.config), *_template_problems(artifact))
+    return check_of("config", problems, value) if problems else Check("config", True, value, note)
+
+
+def _template_problems(artifact: Artifact) -> list[str]:
+    """Compare the chat template's own file with the one in `tokenizer_config.json`, which older readers look for."""
+    file = artifact.path / TEMPLATE_FILE
+    inside = read_json(artifact.path / TOKENIZER_CONFIG).get("chat_template")
+    if not isinstance(inside, str) or not file.is_file() or file.stat().st_size > MAX_JSON_BYTES:
+        return []
+    # As transformers reads it: in text mode, where every kind of line end is the same.
+    same = file.read_text(encoding="utf-8", errors="replace").splitlines() == inside.splitlines()
+    return [] if same else [f"{TEMPLATE_FILE} and the chat_template in {TOKENIZER_CONFIG} are not the same"]
 
 
 def check_quantization(artifact: Artifact) -> Check:
