@@ -66,10 +66,8 @@ def get_grouped_format(config: Any) -> GroupedFormat:
     embeddings = getattr(config, "embeddings", None)
     if embeddings is not None and embeddings not in named.embedding_widths:
         holding = " or ".join(f"format={other.name!r}" for other in grouped if embeddings in other.embedding_widths)
-        raise ConfigError(
-            f"{what}: format {named.name!r} holds no embeddings of {embeddings} bits: "
-            f"give {holding}, or leave embeddings out"
-        )
+        advice = f"give {holding}, or leave embeddings out" if holding else "leave embeddings out"
+        raise ConfigError(f"{what}: format {named.name!r} holds no embeddings of {embeddings} bits: {advice}")
     named.check(config)
     return named
 

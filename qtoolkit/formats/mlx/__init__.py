@@ -33,7 +33,7 @@ class MLXFormat(GroupedFormat):
     name = quant_method = tag = library = QUANT_METHOD
     layer_suffixes = (".scales",)
     widths = WIDTHS
-    embedding_widths = (4, 8)
+    embedding_widths = WIDTHS
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""

@@ -162,7 +162,7 @@ def minima(scales: torch.Tensor, bits: int) -> torch.Tensor:
     >>> minima(torch.tensor([0.75, -0.5]), 4).tolist()
     [-6.0, 4.0]
     """
-    return scales * -(2 ** (bits - 1))
+    return torch.mul(scales, -(2 ** (bits - 1)))
 
 
 def are_symmetric(scales: torch.Tensor, biases: torch.Tensor, bits: int) -> bool:

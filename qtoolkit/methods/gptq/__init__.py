@@ -93,7 +93,8 @@ class GPTQ(MixedConfig):
     )
     embeddings: int | None = option(
         None,
-        help="size of a code of the token embedding and the output head, 8 or 4 where the format holds them",
+        help="size of a code of the token embedding and the output head where the format holds them: 8 or 4 in "
+        "compressed-tensors, any in mlx",
         unit="bits per weight",
         empty="they stay as they are",
         absent=None,
