@@ -161,6 +161,14 @@ class Format(ABC):
     tag: ClassVar[str] = ""
     library: ClassVar[str] = ""
 
+    def describes(self, values: Values) -> bool:
+        """Check whether a checkpoint is of this format. Default: `quant_method` says so.
+
+        Args:
+            values: its `quantization_config`.
+        """
+        return values.get("quant_method") == self.quant_method
+
     @abstractmethod
     def method_of(self, values: Values) -> tuple[str, Values]:
         """Return the name of the method that chooses such codes, and its options as far as `values` contain them.

@@ -93,8 +93,7 @@ def _formats() -> Iterator[Format]:
 
 def format_of(values: Mapping[str, Any] | None) -> Format | None:
     """Return the format of a checkpoint by the `quantization_config` of its config; None where no format reads it."""
-    kind = (values or {}).get("quant_method")
-    return next((format_ for format_ in _formats() if format_.quant_method == kind), None)
+    return next((format_ for format_ in _formats() if format_.describes(values or {})), None)
 
 
 def packages_of_format(name: str) -> tuple[str, ...]:

@@ -35,6 +35,10 @@ class MLXFormat(GroupedFormat):
     widths = WIDTHS
     embedding_widths = WIDTHS
 
+    def describes(self, values: Mapping[str, Any]) -> bool:
+        """See `Format`: also what mlx-lm writes itself, which names no `quant_method`."""
+        return super().describes(values) or ("quant_method" not in values and {"bits", "group_size"} <= values.keys())
+
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
         from qtoolkit.formats.mlx.config import options_of

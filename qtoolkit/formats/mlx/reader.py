@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.formats.mlx.affine_layers import find_layers, quantized_names
+from qtoolkit.formats.mlx.affine_layers import check_biases, find_layers, quantized_names
 from qtoolkit.formats.mlx.config import QUANTIZATION, check_both, for_mlx, read_schemes
 from qtoolkit.formats.stored_loader import load_stored
 from qtoolkit.formats.stored_reader import StoredReader
@@ -37,8 +37,11 @@ class AffineReader(StoredReader):
         super().__init__(checkpoint, quantized_names(checkpoint.tensors), partial(find_layers, schemes=schemes))
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
-        """See `Reader`."""
+        """See `Reader`; asymmetric codes are found in the first layer, before the others are read."""
         assert checkpoint.quantization is not None
+        name, layer = next(iter(self._layers.items()))
+        scales, biases = (checkpoint.tensors[f"{layer.name}.{part}"][...] for part in ("scales", "biases"))
+        check_biases(name, scales, biases, layer.tensors.bits)
         return load_affine(checkpoint, checkpoint.quantization, device=device)
 
 

@@ -1,17 +1,19 @@
 """Damaged MLX checkpoints, and configs that do not say what the tensors are: one line, before work."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 import qtoolkit as qt
 from qtoolkit.errors import SourceError, UnsupportedModelError
 from qtoolkit.formats import get_format
-from qtoolkit.formats.mlx.loader import MLXConfig
 from tests.formats.compressed_tensors.packed_files import Recipe, Tensors
 from tests.formats.mlx.affine_files import described, write, write_checkpoint
 
@@ -117,5 +119,22 @@ def test_a_sound_folder_has_no_problem(sound: tuple[Path, Tensors]) -> None:
 
 def test_transformers_is_told_what_makes_mlx(tensors: tuple[Path, Tensors]) -> None:
     dense = tensors[0].parent / "dense"
+    config = AUTO_QUANTIZATION_CONFIG_MAPPING["mlx"](bits=4, group_size=32)
     with pytest.raises(UnsupportedModelError, match="transformers quantizes nothing into MLX"):
-        AutoModelForCausalLM.from_pretrained(dense, quantization_config=MLXConfig(bits=4, group_size=32))
+        AutoModelForCausalLM.from_pretrained(dense, quantization_config=config)
+
+
+def test_what_mlx_lm_quantized_is_read_where_its_codes_are_symmetric(sound: tuple[Path, Tensors]) -> None:
+    """It names no `quant_method`, and its own rounding gives each group a minimum of its own."""
+    folder, tensors = sound
+    write(folder, tensors, described(Recipe(), {}))
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]["quant_method"]
+    (folder / "config.json").write_text(json.dumps(config))
+    result = qt.load(folder, device="cpu")
+    assert isinstance(result, qt.QuantizedModel)
+    assert result.model.config.quantization_config.quant_method == "mlx"
+    for name in [name for name in tensors if name.endswith(".biases")]:
+        tensors[name] = tensors[name] * 1.125
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert "such as mlx-lm's own quantization makes: load it with mlx-lm, or quantize the full" in message(folder)
