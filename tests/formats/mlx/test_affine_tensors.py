@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
 from qtoolkit.formats.mlx.tensors import AffineTensors
 from qtoolkit.kernels import QuantizedLinear, memory_bytes, stored_bytes
 from qtoolkit.measure.footprint import memory_footprint
@@ -106,3 +107,10 @@ def test_asymmetric_codes_are_not_stored() -> None:
 def test_layers_that_there_are_not(changes: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         stored_bytes(AffineTensors(**{"out_features": 64, "in_features": 192, "bits": 4, "group_size": 32} | changes))
+
+
+def test_packed_for_a_kernel_minima_take_no_memory() -> None:
+    """As in the format that has none, but for the 16 bytes of its `weight_shape`."""
+    with_minima = AffineTensors(64, 128, bits=4, group_size=32)
+    without = PackedTensors(64, 128, bits=4, group_size=32)
+    assert memory_bytes(with_minima, device="cpu") == memory_bytes(without, device="cpu") - 16
