@@ -10,8 +10,6 @@ from qtoolkit.formats.mlx.tensors import AffineTensors
 from qtoolkit.kernels import QuantizedLinear, memory_bytes, stored_bytes
 from qtoolkit.measure.footprint import memory_footprint
 
-pytestmark = pytest.mark.once
-
 KINDS = [
     *(AffineTensors(64, 128, bits=bits, group_size=32) for bits in (2, 3, 4, 5, 6, 8)),
     *(AffineTensors(64, 128, bits=4, group_size=size, scale_dtype=torch.float16) for size in (64, 128)),
@@ -41,13 +39,13 @@ def layer_of(stored: AffineTensors) -> QuantizedLinear:
 def read_slowly(layer: QuantizedLinear, stored: AffineTensors) -> torch.Tensor:
     """W float64 [out, in] as `mlx.core.dequantize` is documented, each row of words as one long number."""
     weight = torch.empty(stored.out_features, stored.in_features, dtype=torch.float64)
-    scales, biases = layer.get_buffer("scales").double(), layer.get_buffer("biases").double()
+    scales, biases = layer.get_buffer("scales").tolist(), layer.get_buffer("biases").tolist()
     for row, words in enumerate(layer.get_buffer("weight").tolist()):
         number = sum(word << 32 * place for place, word in enumerate(words))
         for column in range(stored.in_features):
             code = number >> stored.bits * column & 2**stored.bits - 1
             group = column // stored.group_size
-            weight[row, column] = code * scales[row, group] + biases[row, group]
+            weight[row, column] = code * scales[row][group] + biases[row][group]
     return weight
 
 
