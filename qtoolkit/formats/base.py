@@ -148,6 +148,7 @@ class Format(ABC):
         reads_itself: whether transformers reads it with qtoolkit imported even where `packages` are missing.
         side_file_names: the names of the files of `side_files`, which are downloaded with a model of the Hub.
         tag: the tag of its models on the Hub; empty for the method's name.
+        library: the library by which the Hub's page says to load them; empty for transformers or qtoolkit.
         layer_suffixes: endings of tensor names of which each quantized layer has exactly one; empty for unknown.
     """
 
@@ -158,6 +159,15 @@ class Format(ABC):
     reads_itself: ClassVar[bool] = False
     side_file_names: ClassVar[tuple[str, ...]] = ()
     tag: ClassVar[str] = ""
+    library: ClassVar[str] = ""
+
+    def describes(self, values: Values) -> bool:
+        """Check whether a checkpoint is of this format. Default: `quant_method` says so.
+
+        Args:
+            values: its `quantization_config`.
+        """
+        return values.get("quant_method") == self.quant_method
 
     @abstractmethod
     def method_of(self, values: Values) -> tuple[str, Values]:

@@ -106,7 +106,7 @@ def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage) -
         extra_gated_prompt=_gate(receipt) or None,
         eval_results=figures or None,
         model_name=request.repo_id.rpartition("/")[2] if figures else None,
-        library_name="qtoolkit" if needs_qtoolkit(receipt) else "transformers",
+        library_name=format_of_receipt(receipt).library or ("qtoolkit" if needs_qtoolkit(receipt) else "transformers"),
         pipeline_tag="text-generation",
         tags=_tags(receipt),
     )
