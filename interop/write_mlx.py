@@ -22,10 +22,23 @@ _TIED = {"tie_word_embeddings": True}
 # mlx-lm counts on a sixth layer, which sees all tokens, and rounds the root of the width to bfloat16.
 _GEMMA = {"num_hidden_layers": 6, "hidden_size": 64, "head_dim": 32, **_TIED}
 _QWEN = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, **_TIED}
+# As Llama 3 has it. Where `rope_theta` and `rope_scaling` are missing, mlx-lm takes 10000 and none without a word.
+_LLAMA3 = {
+    "max_position_embeddings": 256,
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+}
 _MIXED = {"rules": {"*.down_proj": {"bits": 8}, "*.v_proj": {"bits": 2}, "*.q_proj": {"bits": 5}}}
 # (model type, changes of its config, options of GPTQ). Weights in float32, in which both compute the same.
 MADE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{f"{bits}bit": ("llama", {}, {"bits": bits}) for bits in (2, 3, 4, 5, 6, 8)},
+    "llama3-positions": ("llama", _LLAMA3, {}),
     "64inputs": ("llama", _TIED, {"group_size": 64}),
     "mixed-128inputs-8bit-embeddings": ("llama", {}, {"group_size": 128, "embeddings": 8, **_MIXED}),
     "tied-8bit-embeddings": ("llama", _TIED, {"embeddings": 8}),
