@@ -149,6 +149,7 @@ class Format(ABC):
         side_file_names: the names of the files of `side_files`, which are downloaded with a model of the Hub.
         tag: the tag of its models on the Hub; empty for the method's name.
         layer_suffixes: endings of tensor names of which each quantized layer has exactly one; empty for unknown.
+        fused_by: the programs that read it and join layers into one, which must be stored alike (`fused_unit`).
     """
 
     name: ClassVar[str]
@@ -158,6 +159,7 @@ class Format(ABC):
     reads_itself: ClassVar[bool] = False
     side_file_names: ClassVar[tuple[str, ...]] = ()
     tag: ClassVar[str] = ""
+    fused_by: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def method_of(self, values: Values) -> tuple[str, Values]:
