@@ -221,7 +221,7 @@ class _Units:
         return chosen, (
             f"{budget.target}: {size}, given to layers by sensitivity, measured in "
             f"{format_seconds(sensitivity.seconds)} on {sensitivity.num_samples} x {sensitivity.seq_len} tokens of "
-            f"{text}; predicted loss of rounding {loss:.3g} +- {variance**0.5:.1g} nats per token"
+            f"{text}; predicted loss {loss:.3g} +- {variance**0.5:.1g} nats per token"
         )
 
 
