@@ -11,6 +11,7 @@ from qtoolkit.planning.advice import advise
 from qtoolkit.planning.device import adapt_dtype
 from qtoolkit.planning.fit import judge
 from qtoolkit.planning.layers import Modules
+from qtoolkit.planning.mixed_units import notes_on_mixed_units
 from qtoolkit.planning.phases import base_terms, inference, job_phases, make_job_shape
 from qtoolkit.records import Machine, Plan, Speed
 from qtoolkit.requests import DEFAULT_CONTEXT
@@ -80,6 +81,7 @@ def plan_job(
         for package in method.requires
         if not is_installed(package)
     )
+    mixed = () if isinstance(method, Reader) else notes_on_mixed_units(config, layers, skipped)
     job = make_job_shape(checkpoint, layers, skipped, footprint, device, base, speed)
     plan = Plan(
         source=checkpoint.record(),
@@ -92,7 +94,7 @@ def plan_job(
         disk_after=disk,
         phases=job_phases(checkpoint, method, config, job, disk, measures),
         inference=inference(checkpoint, job, context, batch_size),
-        notes=(*checkpoint.notes, *method.notes(config, layers), *missing),
+        notes=(*checkpoint.notes, *method.notes(config, layers), *mixed, *missing),
     )
     return PlannedJob(checkpoint, config, judge(plan, machine, saves=saves) if machine else plan)
 

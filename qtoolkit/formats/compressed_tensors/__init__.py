@@ -36,6 +36,7 @@ class CompressedTensorsFormat(GroupedFormat):
     packages = (PACKAGE,)
     reads_itself = True
     layer_suffixes = (".weight_packed",)
+    fused_by = ("vLLM", "SGLang")
     widths = WIDTHS
     # vLLM looks up rows of whole words only.
     embedding_widths = (4, 8)
