@@ -5,8 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.methods import MethodConfig, offered
-from qtoolkit.methods.storage import stored_of
+from qtoolkit.methods import MethodConfig, offered, stored_of
 from qtoolkit.readers import lost_readers, readers_of, reading_of
 from qtoolkit.records import Plan
 

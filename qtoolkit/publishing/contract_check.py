@@ -1,8 +1,7 @@
 """Tell which programs load a saved model, by what its config and the headers of its tensors say."""
 
 from qtoolkit.errors import QToolkitError
-from qtoolkit.methods import config_class, config_of_checkpoint
-from qtoolkit.methods.storage import stored_of
+from qtoolkit.methods import config_class, config_of_checkpoint, stored_of
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.readers import Stored, describe_stored, readers_of, reading_of, summary
 from qtoolkit.records import Check, Receipt

@@ -8,7 +8,7 @@ from typing import Any
 from qtoolkit.errors import ConfigError
 from qtoolkit.readers.entry import Entry, Program
 from qtoolkit.readers.stored import Stored
-from qtoolkit.readers.table import ENTRIES, PROGRAMS
+from qtoolkit.readers.table import ENTRIES, OWN, PROGRAMS
 from qtoolkit.records import Reading
 
 READER_NAMES = tuple(program.name for program in PROGRAMS)
@@ -23,8 +23,6 @@ _USUAL: dict[str, Any] = {
     "mixed_units": (),
     "misnamed_units": (),
 }
-# Who trains adapters, and who wrote this.
-_ASIDE = ("peft", "qtoolkit")
 
 
 def readers_of(stored: Stored) -> tuple[Reading, ...]:
@@ -77,7 +75,8 @@ def titles(readings: Iterable[Reading]) -> str:
 
 def running(readings: Iterable[Reading]) -> tuple[Reading, ...]:
     """Return the readings of other programs that load a model and run it."""
-    return tuple(one for one in readings if one.loads and one.reader not in _ASIDE)
+    others = {program.name for program in PROGRAMS if program.runs and program.name != OWN}
+    return tuple(one for one in readings if one.loads and one.reader in others)
 
 
 def served_by(stored: Stored) -> str:

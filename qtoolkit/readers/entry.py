@@ -16,6 +16,8 @@ class Program:
         version: the version that the table was checked with; empty where none has a number.
         source: what names the formats that it loads.
         refuses: why it does not load a format that the table has no row for.
+        is_rare: whether a card names it only where it loads the model, since nobody would expect it.
+        runs: whether it runs what it loads; false where it trains adapters on it.
     """
 
     name: str
@@ -23,6 +25,8 @@ class Program:
     version: str
     source: str
     refuses: str = "it does not list the format"
+    is_rare: bool = False
+    runs: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,8 @@ from collections.abc import Iterable
 from qtoolkit.readers.contract import readers_of, titles
 from qtoolkit.readers.entry import Entry
 from qtoolkit.readers.stored import Stored
-from qtoolkit.readers.table import ENTRIES, PROGRAMS
+from qtoolkit.readers.table import COLUMNS, ENTRIES, OWN, PROGRAMS
 from qtoolkit.records import Reading
-
-# Programs that a card names only where they load a model: nobody would expect it of them.
-_RARE = ("peft", "transformers4", "auto-gptq", "gptqmodel")
-_README = (
-    ("gptq", "GPTQ"),
-    ("compressed-tensors", "compressed-tensors (pack-quantized)"),
-    ("mlx", "MLX"),
-    ("bitsandbytes", "NF4, FP4, int8"),
-    ("native", "absmax, zero-point"),
-    ("gguf", ".gguf"),
-)
 
 
 def card_lines(stored: Stored) -> tuple[tuple[str, str, str], ...]:
@@ -25,7 +14,8 @@ def card_lines(stored: Stored) -> tuple[tuple[str, str, str], ...]:
 
     None where the contract does not know the format.
     """
-    shown = (one for one in readers_of(stored) if one.reader != "qtoolkit" and (one.loads or one.reader not in _RARE))
+    rare = {program.name for program in PROGRAMS if program.is_rare}
+    shown = (one for one in readers_of(stored) if one.reader != OWN and (one.loads or one.reader not in rare))
     return tuple((one.name, "yes" if one.loads else "no", one.remarks) for one in shown)
 
 
@@ -38,12 +28,12 @@ def summary(readings: Iterable[Reading]) -> str:
 
 def readme_table() -> str:
     """Return the table of the README: a line for each program, a column for each format, in Markdown."""
-    header = f"| | {' | '.join(title for _, title in _README)} |"
-    lines = [header, "|---" * (len(_README) + 1) + "|"]
+    header = f"| | {' | '.join(title for _, title in COLUMNS)} |"
+    lines = [header, "|---" * (len(COLUMNS) + 1) + "|"]
     rows = {(entry.reader, entry.format): entry for entry in ENTRIES}
     for program in PROGRAMS:
         name = f"{program.title} {program.version}".rstrip()
-        lines.append(f"| {name} | {' | '.join(_cell(rows.get((program.name, one))) for one, _ in _README)} |")
+        lines.append(f"| {name} | {' | '.join(_cell(rows.get((program.name, one))) for one, _ in COLUMNS)} |")
     return "\n".join(lines)
 
 

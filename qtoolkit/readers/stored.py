@@ -78,24 +78,30 @@ def describe_stored(
     """
     in_blocks = {name: bits for name, bits in layers.items() if any(part.isdigit() for part in name.split("."))}
     rules = (options.get("rules") or {}).values()
-    bits = {*in_blocks.values()} or {own.get("bits", options.get("bits")) for own in (options, *rules)}
+    bits: set[Any] = {*in_blocks.values()} or {own.get("bits", options.get("bits")) for own in (options, *rules)}
     whole = options.get("granularity") in ("tensor", "channel")
     group_size = -1 if whole else options.get("group_size")
     is_sym = bool(options.get("sym", sym))
-    values = values or {}
+    described = {} if values is None else values
     return Stored(
         format=stored_as,
-        layout=str(values.get("checkpoint_format") or values.get("format") or options.get("checkpoint_format") or ""),
+        layout=_layout(described, options),
         bits=tuple(sorted(one for one in bits if isinstance(one, int) and one)),
         group_sizes=(group_size,) if isinstance(group_size, int) else (),
         sym=is_sym,
         desc_act=bool(options.get("desc_act")) and group_size != -1,
         embeddings=options.get("embeddings"),
         dtype=dtype,
-        expands=values.get("run_compressed") is False if values else not is_sym,
+        expands=not is_sym if values is None else values.get("run_compressed") is False,
         mixed_units=mixed_units(in_blocks, left),
-        misnamed_units=misnamed_units(in_blocks, values),
+        misnamed_units=misnamed_units(in_blocks, described),
     )
+
+
+def _layout(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Return what a format calls the way that it packs codes, by the config of a checkpoint or of a method."""
+    named = values.get("checkpoint_format") or values.get("format") or options.get("checkpoint_format") or ""
+    return str(named)
 
 
 def units_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -5,19 +5,24 @@ Sources were read in the wheels that PyPI served on 2026-11-28; `make readers` r
 
 from qtoolkit.readers.entry import Entry, Limit, Program
 
+OWN = "qtoolkit"
 PROGRAMS = (
     Program("transformers", "transformers", "5.23.0", "transformers/quantizers/auto.py"),
-    Program("transformers4", "transformers", "4.57.6", "transformers/quantizers/auto.py"),
+    Program("transformers4", "transformers", "4.57.6", "transformers/quantizers/auto.py", is_rare=True),
     Program("vllm", "vLLM", "0.33.0", "vllm/model_executor/layers/quantization/__init__.py"),
     Program("sglang", "SGLang", "0.5.23", "sglang/srt/layers/quantization/__init__.py"),
-    Program("gptqmodel", "gptqmodel", "7.7.0", "gptqmodel/quantization/config.py"),
-    Program("auto-gptq", "auto-gptq", "0.7.1", "auto_gptq/modeling/_base.py", "it reads its own format alone"),
+    Program("gptqmodel", "gptqmodel", "7.7.0", "gptqmodel/quantization/config.py", is_rare=True),
+    Program(
+        "auto-gptq", "auto-gptq", "0.7.1", "auto_gptq/modeling/_base.py", "it reads its own format alone", is_rare=True
+    ),
     Program("mlx-lm", "mlx-lm", "0.32.2", "mlx_lm/utils.py"),
     Program("llama.cpp", "llama.cpp", "", "github.com/ggml-org/llama.cpp conversion/base.py", "it reads .gguf alone"),
     Program("ollama", "Ollama", "", "docs.ollama.com/import", "it reads .gguf alone, and quantizes none on import"),
     Program("lm-studio", "LM Studio", "", "lmstudio.ai/docs", "it runs llama.cpp and MLX alone"),
-    Program("peft", "peft", "0.21.2", "peft/tuners/lora/model.py", "it puts no adapter on such layers"),
-    Program("qtoolkit", "qtoolkit", "", "qtoolkit/formats"),
+    Program(
+        "peft", "peft", "0.21.2", "peft/tuners/lora/model.py", "it puts no adapter on them", is_rare=True, runs=False
+    ),
+    Program(OWN, "qtoolkit", "", "qtoolkit/formats"),
 )
 
 _COMPRESSED = "format='compressed-tensors' holds them"
@@ -266,3 +271,13 @@ _PLAIN = (
 )
 
 ENTRIES = (*_GPTQ, *_CT, *_BNB, *_MLX, *_GGUF, *_AWQ, *_FP8, *_NATIVE, *_PLAIN)
+
+# The columns of the README's table: formats and their titles.
+COLUMNS = (
+    ("gptq", "GPTQ"),
+    ("compressed-tensors", "compressed-tensors (pack-quantized)"),
+    ("mlx", "MLX"),
+    ("bitsandbytes", "NF4, FP4, int8"),
+    ("native", "absmax, zero-point"),
+    ("gguf", ".gguf"),
+)
