@@ -271,10 +271,10 @@ def unpack(archive: Path, root: Path) -> None:
     wanted = re.compile(r"\.py$|dist-info/")
     if archive.name.endswith(".whl"):
         with zipfile.ZipFile(archive) as opened:
-            opened.extractall(root, [name for name in opened.namelist() if wanted.search(name)])
+            opened.extractall(root, [name for name in opened.namelist() if wanted.search(name)])  # noqa: S202
         return
     with tarfile.open(archive) as opened_tar:
-        opened_tar.extractall(root, [member for member in opened_tar if wanted.search(member.name)], filter="data")  # noqa: S202
+        opened_tar.extractall(root, [member for member in opened_tar if wanted.search(member.name)], filter="data")
 
 
 def main() -> None:

@@ -45,7 +45,8 @@ def _cell(entry: Entry | None) -> str:
         return f"no: {entry.remedy}" if entry.remedy else "no"
     bits = next((limit.allowed for limit in entry.limits if limit.field == "bits"), ())
     words = {"sym": "symmetric", "desc_act": "no desc_act", "widths": "one width", "embeddings": "no embeddings"}
-    parts = [f"{', '.join(map(str, bits))} bits"] if bits else []
+    spanned = f"{bits[0]} to {bits[-1]}" if bits == tuple(range(2, 9)) else ", ".join(map(str, bits))
+    parts = [f"{spanned} bits"] if bits else []
     parts += [
         words[limit.field]
         for limit in entry.limits

@@ -138,9 +138,9 @@ _CT = (
     Entry(
         "transformers4",
         "compressed-tensors",
-        source="transformers/quantizers/quantizer_compressed_tensors.py",
+        source="run with compressed-tensors 0.20.1: zero points are no longer packed as it packs them",
         needs="compressed-tensors",
-        limits=(_NO_EMBEDDINGS,),
+        limits=(Limit("sym", (True,), "zero points", "give sym=True"), _NO_EMBEDDINGS),
         note=_TRANSFORMERS_CT,
     ),
     Entry(
@@ -278,6 +278,6 @@ COLUMNS = (
     ("compressed-tensors", "compressed-tensors (pack-quantized)"),
     ("mlx", "MLX"),
     ("bitsandbytes", "NF4, FP4, int8"),
-    ("native", "absmax, zero-point"),
+    ("native", "absmax, zero-point in format native"),
     ("gguf", ".gguf"),
 )
