@@ -24,7 +24,7 @@ PACKED = Stored(format="compressed-tensors", layout="pack-quantized", bits=(4,),
 NF4 = Stored(format="bitsandbytes", bits=(4,))
 MLX = Stored(format="mlx", bits=(4,), group_sizes=(64,))
 
-# vLLM 0.33.0 auto_gptq.py and SGLang 0.5.23 gptq.py: TYPE_MAP has (4, True) and (8, True); marlin_utils.py has the groups;
+# vLLM 0.33.0 auto_gptq.py and SGLang 0.5.23 gptq.py: TYPE_MAP has (4, True) and (8, True); groups: marlin_utils.py;
 # auto-gptq 0.7.1 _base.py: 2, 3, 4, 8; compressed_tensors_wNa16.py: 2 to 8 in vLLM, 4 and 8 in SGLang.
 LOADS = [
     (GPTQ, "vllm", True),
