@@ -90,7 +90,7 @@ def mlx_formats(root: Path) -> set[str]:
     """The formats of compressed-tensors that mlx-lm's own function accepts, of those that hold integers."""
     tree = ast.parse((root / "mlx_lm/utils.py").read_text(encoding="utf-8"))
     name = "_compressed_tensors_quantization"
-    body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    body: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     scope: dict[str, Any] = {}
     exec(compile(ast.Module(body, []), name, "exec"), scope)  # noqa: S102
     accepted = set()
