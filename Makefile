@@ -16,7 +16,7 @@ test-new test-colab test-auto-gptq test-mlx ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install browser strace demo test test-older ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp notebooks pictures lab clean
+.PHONY: help install browser strace demo test test-older ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp readers notebooks pictures lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
 ifndef TOGETHER
 .NOTPARALLEL:
@@ -103,6 +103,9 @@ interop: test-auto-gptq test-mlx .venv-gptqmodel/.ready  ## the same by transfor
 
 test-llama-cpp: .venv-llama-cpp/.ready  ## .gguf files through llama.cpp, which is compiled first (ten minutes on two cores)
 	OMP_NUM_THREADS=2 .venv-llama-cpp/bin/python -m pytest tests/evaluation/test_llama_cpp.py
+
+readers: .venv/.ready  ## compare the table of who reads what with the newest wheels of its programs (500 MB, once a version)
+	$(PY) -m scripts.check_readers build/readers
 
 notebooks: .venv/.ready $(NOTEBOOKS_SMOLLM2)  ## run the notebooks and store their outputs, which `make test` compares
 	$(PY) scripts/store_notebooks.py

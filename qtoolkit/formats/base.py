@@ -228,6 +228,15 @@ class Format(ABC):
         """
         return sum(name.endswith(self.layer_suffixes) for name in names) if self.layer_suffixes else None
 
+    def layer_bits(self, values: Values, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+        """Return the bits of the quantized layers by their names in the file; empty where these are not known.
+
+        Args:
+            values: the `quantization_config`, which anybody may have written.
+            shapes: of the tensors in the file, by name.
+        """
+        return {}
+
     def needs_qtoolkit(self, options: Values) -> bool:
         """Check whether transformers reads such a model only once qtoolkit is imported.
 
@@ -245,8 +254,8 @@ class Format(ABC):
         return True
 
     def readers(self, options: Values) -> str:
-        """Return a sentence or two for the model card: which other programs read it. Default: not known."""
-        return "Which other programs read it is not known."
+        """Return a sentence for the model card: what the reader contract does not say of its readers. Default: none."""
+        return ""
 
     def missing_packages(self) -> tuple[str, ...]:
         """Return the packages that transformers itself needs and that are not installed here, as pip names them."""

@@ -18,6 +18,7 @@ from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
 from qtoolkit.publishing.card_frontier import frontier_files, refuse_foreign_frontier
 from qtoolkit.publishing.card_quality import refuse_foreign_figures
+from qtoolkit.publishing.contract_check import stored_in
 from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
 from qtoolkit.publishing.push import CARD, Content, Repository
 from qtoolkit.publishing.token import Writer, find_writer
@@ -159,7 +160,7 @@ def _card(artifact: Artifact, receipt: Receipt, verification: Verification, requ
     if request.frontier is not None:
         refuse_foreign_frontier(request.frontier, receipt)
     if CARD not in artifact.names:
-        return str(make_card(receipt, verification, request))
+        return str(make_card(receipt, verification, request, stored_in(artifact)))
     card = artifact.path / CARD
     for key in ("base_model", "base_model_relation", "quality", "frontier"):
         if getattr(request, key) is not None:

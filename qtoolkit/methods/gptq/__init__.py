@@ -199,9 +199,9 @@ class GPTQMethod(Method):
     config_class = GPTQ
     title = "GPTQ"
     offers = (
-        Offer({"bits": 8}, None, "transformers, vLLM, gptqmodel"),
-        Offer({}, 1.081, "transformers, vLLM, gptqmodel, auto-gptq"),
-        Offer({"bits": 3}, 1.399, "transformers, gptqmodel, auto-gptq"),
+        Offer({"bits": 8}, None),
+        Offer({}, 1.081),
+        Offer({"bits": 3}, 1.399),
     )
     recipes = (
         *({"bits": bits, "group_size": size} for bits in (2, 3, 4) for size in (32, 64, 128)),

@@ -9,7 +9,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats import get_format, get_grouped_format
+from qtoolkit.formats import get_grouped_format
 from qtoolkit.formats.gptq.tensors import WIDTHS
 from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.publishing.card import make_card
@@ -96,7 +96,7 @@ def test_a_folder_is_verified_and_described(tmp_path: Path) -> None:
     card = make_card(receipt, verification, PublishRequest("out", "me/tiny", license="mit"))
     assert "compressed-tensors" in card.data.tags
     assert "transformers reads them once qtoolkit is imported" in card.text and "import qtoolkit" in card.text
-    assert "must have the same bits" in get_format("compressed-tensors").readers({"rules": rules, "bits": 4})
+    assert "qtoolkit" in checks["other readers"] and "not in transformers, vLLM" in checks["other readers"]
 
 
 REFUSED = {
