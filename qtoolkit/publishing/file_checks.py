@@ -22,8 +22,8 @@ from qtoolkit.publishing.receipt_file import bytes_by_dtype
 from qtoolkit.records import Check
 from qtoolkit.units import format_bytes
 
-# What may be added to a model after it was saved: its card, a licence, evaluation results, git's own file.
-_ADDED = (RECEIPT_FILE, "README.md", "LICENSE*", ".gitattributes", ".eval_results/*.yaml")
+# What may be added to a model after it was saved: its card with its picture, a licence, figures, git's own file.
+_ADDED = (RECEIPT_FILE, "README.md", "frontier.svg", "LICENSE*", ".gitattributes", ".eval_results/*.yaml")
 # Bytes that the header of a weight file takes for each tensor, which no plan counts.
 _HEADER_BYTES = 200
 # Bytes that an index takes for each tensor: its name, and its file's.
@@ -245,7 +245,7 @@ def check_quantization(artifact: Artifact) -> Check:
             if key in _COMPARED_OPTIONS and key in stated and stated[key] != wanted
         ]
         problems += _layer_problems(artifact, artifact.receipt.num_layers)
-    return check_of(name, problems, f"{values['quant_method']}, method {config.method}")
+    return check_of(name, problems, f"{values.get('quant_method', config.format)}, method {config.method}")
 
 
 def _layer_problems(artifact: Artifact, stated: int) -> list[str]:
