@@ -54,7 +54,7 @@ test-older: test  ## the same as on a processor with AVX2 alone
 
 # Each of these keeps one core busy.
 ready:  ## make the environments of `make test`, lint, and write what other readers and qtoolkit read of each other
-	@$(MAKE) --no-print-directory --output-sync=line -j 2 TOGETHER=1 lint .venv-colab/.ready \
+	@$(MAKE) --no-print-directory --output-sync=line -j 2 TOGETHER=1 lint .venv-colab/.ready .venv-transformers-4/.ready \
 		build/interop-auto-gptq/.ready build/interop/.ready build/interop-mlx/.ready .venv-mlx/.ready $(SMOLLM2)
 
 lint: .venv/.ready  ## ruff, mypy and the import rules of the packages
@@ -118,7 +118,7 @@ lab: .venv/.ready  ## open JupyterLab on the notebooks
 	.venv/bin/jupyter lab --notebook-dir notebooks
 
 clean:  ## remove environments, caches and the demo's results
-	rm -rf .venv .venv-colab .venv-auto-gptq .venv-gptqmodel .venv-mlx .venv-llama-cpp build dist output/demo notebooks/output
+	rm -rf .venv .venv-colab .venv-transformers-4 .venv-auto-gptq .venv-gptqmodel .venv-mlx .venv-llama-cpp build dist output/demo notebooks/output
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # It chooses versions in a third of the seconds that Python 3.11's own pip takes (8 and not 22 for each environment).
@@ -157,6 +157,14 @@ endef
 	@.venv-auto-gptq/bin/python -m pip install -qq --no-compile -r constraints/auto-gptq.txt
 	@# It asks for packages that only its examples use.
 	@.venv-auto-gptq/bin/python -m pip install -qq --no-deps auto-gptq==0.7.1
+	@touch $@
+
+# Seconds: torch and all else are those of .venv, which a path file puts behind its own packages.
+.venv-transformers-4/.ready: constraints/transformers-4.txt | .venv/.ready
+	@echo "Installing into .venv-transformers-4"
+	@$(PYTHON) -m venv .venv-transformers-4
+	@.venv-transformers-4/bin/python -m pip install -qq --no-compile --no-deps -r constraints/transformers-4.txt
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-transformers-4/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_shared.pth"
 	@touch $@
 
 # A quarter of a gigabyte, without torch.

@@ -34,7 +34,7 @@ RESULTS = {
     "zero_point": qt.ZeroPoint(),
     "gptq": qt.GPTQ(calibration="self", num_samples=2, seq_len=32, group_size=32),
 }
-# Beside this one: Colab's versions, 4.46 and, where it was made by hand, 4.57.
+# Beside this one: Colab's versions or the newest, 4.46 and 4.57, as far as their environments were made.
 READERS = [
     ROOT / name / "bin" / "python" for name in (".venv-colab", ".venv", ".venv-auto-gptq", ".venv-transformers-4")
 ]
