@@ -17,6 +17,11 @@ from qtoolkit.texts.texts import check_texts, has_columns
 from qtoolkit.texts.token_ids import check_token_ids, is_token_ids
 
 
+def is_mixture(value: Any) -> bool:
+    """Check whether a text is a mixture, source -> share; a DatasetDict is none."""
+    return isinstance(value, Mapping) and not is_dataset(value)
+
+
 def check_calibration(value: Any, column: str | None = None) -> None:
     """Refuse what cannot be calibrated on, before any work and without a network.
 
@@ -28,7 +33,7 @@ def check_calibration(value: Any, column: str | None = None) -> None:
         ConfigError: it is none of those, or clearly holds no text, or no such column.
         MissingDependencyError: the package that reads it is not installed.
     """
-    if isinstance(value, Mapping):
+    if is_mixture(value):
         check_mixture(value, "calibration")
         for source, wanted in columns_of(value, column).items():
             check_texts(source, "calibration", wanted)
@@ -54,7 +59,7 @@ def columns_of(shares: Mapping[str, float], column: str | None) -> dict[str, str
 
 def describe_calibration(value: Any) -> str:
     """Return what a config's values call a text: its name or path, or its kind and size; never the text itself."""
-    if isinstance(value, Mapping):
+    if is_mixture(value):
         return write_mixture(value.items())
     if isinstance(value, str):
         return value
@@ -73,7 +78,7 @@ def calibration_fingerprint(value: Any) -> Any:
     Returns:
         A text, or for a mixture the fingerprint and the share of each source. A stream has another one each time.
     """
-    if isinstance(value, Mapping):
+    if is_mixture(value):
         return [[calibration_fingerprint(source), share] for source, share in value.items()]
     if isinstance(value, str | os.PathLike):
         path = Path(os.path.expanduser(value))  # noqa: PTH111  # Path raises on a home that belongs to nobody
