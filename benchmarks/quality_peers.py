@@ -34,7 +34,7 @@ import numpy as np
 import torch
 import transformers
 from gguf_files import importance, read_dense, types_of, write_float32
-from ruler import Ruler, calibration_tokens, dense_weights, evaluation_windows
+from ruler import Ruler, calibration_tokens, dense_weights, difference, evaluation_windows
 from shuffled import write_shuffled
 from transformers import AutoTokenizer
 
@@ -214,7 +214,11 @@ def verdicts(rows: list[tuple[Recipe, dict[str, Any]]]) -> Iterator[str]:
             continue
         best, figures = min(fitting, key=lambda pair: pair[1]["kl"][0])
         theirs, least = row["kl"][0], figures["kl"][0]
-        yield f"- {recipe.name}: {theirs:.4f}; in no more bytes {least:.4f} ({least / theirs:.2f} of it), {best.name}"
+        gap = difference(figures["kl_by_window"], row["kl_by_window"])
+        yield (
+            f"- {recipe.name}: {theirs:.4f}; in no more bytes {least:.4f} ({least / theirs:.2f} of it, "
+            f"{gap.value:+.4f} ± {gap.error:.4f}), {best.name}"
+        )
 
 
 def main() -> None:

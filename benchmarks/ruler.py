@@ -7,7 +7,7 @@ read codes compute the same products with other roundings.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ class Ruler:
 
         Returns:
             KL(base || model) in nats, its 99.9 % quantile, perplexity over the base's and the share of tokens of which
-            both find the same most likely: each with its standard error over windows.
+            both find the same most likely: each with its standard error over windows; and the divergence of each
+            window, of which differences between two models are taken.
         """
         base = torch.load(self._file, mmap=True)  # bfloat16 [windows, seq_len, hidden]
         found = []
@@ -98,6 +99,7 @@ class Ruler:
         factor = torch.tensor(ratio.value).exp().item()
         return {
             "kl": mean(divergence, place),
+            "kl_by_window": [one.kl_divergence.mean().item() for one in found],
             "p999": quantile(divergence, place, 0.999),
             "perplexity_ratio": Figure(factor, factor * (ratio.error or 0.0)),
             "same_top": mean(same_top, place),
@@ -127,6 +129,15 @@ class Ruler:
             replaced[parameter] = weight.to(torch.bfloat16)
         for key, slot in self.model.named_parameters():
             slot.data = replaced[key]
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> Figure:
+    """Return the mean of ours less theirs, window by window, with its standard error: both are of the same windows.
+
+    An error of a difference is smaller than that of either, whose windows are hard and easy alike.
+    """
+    differences = torch.tensor(ours, dtype=torch.float64) - torch.tensor(theirs, dtype=torch.float64)
+    return Figure(differences.mean().item(), (differences.std() / len(differences) ** 0.5).item())
 
 
 def dense_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
