@@ -66,9 +66,10 @@ def get_grouped_format(config: Any) -> GroupedFormat:
     embeddings = getattr(config, "embeddings", None)
     if embeddings is not None and embeddings not in named.embedding_widths:
         holding = " or ".join(f"format={other.name!r}" for other in grouped if embeddings in other.embedding_widths)
+        known = sorted({width for other in grouped for width in other.embedding_widths})
         raise ConfigError(
             f"{what}: format {named.name!r} holds no embeddings of {embeddings} bits: "
-            f"give {holding}, or leave embeddings out"
+            f"give {holding or ' or '.join(f'{width} bits' for width in known)}, or leave embeddings out"
         )
     named.check(config)
     return named

@@ -5,6 +5,7 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,11 @@ def columns_of(shares: Mapping[str, float], column: str | None) -> dict[str, str
 def describe_calibration(value: Any) -> str:
     """Return what a config's values call a text: its name or path, or its kind and size; never the text itself."""
     if is_mixture(value):
-        return write_mixture(value.items())
+        with suppress(ConfigError):
+            check_mixture(value, "calibration")
+            return write_mixture(value.items())
+        # It is refused before it is read.
+        return f"{len(value)} sources"
     if isinstance(value, str):
         return value
     if isinstance(value, os.PathLike):

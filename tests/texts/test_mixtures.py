@@ -85,7 +85,9 @@ def test_a_source_that_is_named_twice_loses_no_share() -> None:
 
 def test_several_datasets_are_no_mixture() -> None:
     splits = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": ["a"]}) for name in ("train", "test")})
-    with pytest.raises(ConfigError, match=r"a DatasetDict holds several Datasets: give one of them \('train', 'test'\)"):
+    with pytest.raises(
+        ConfigError, match=r"a DatasetDict holds several Datasets: give one of them \('train', 'test'\)"
+    ):
         check_calibration(splits)
     assert describe_calibration(splits) == "DatasetDict"
 
@@ -116,6 +118,8 @@ def test_shares_are_checked(files: Path, mixture: dict[Any, Any], told: str) -> 
     with pytest.raises(ConfigError) as caught:
         check_calibration(mixture)
     assert str(caught.value) == f"calibration: {told}"
+    # Jobs name their recipes before they check them.
+    assert describe_calibration(mixture) == f"{len(mixture)} sources"
 
 
 def test_each_source_is_checked(files: Path) -> None:

@@ -48,11 +48,13 @@ def quantize(
     notes = []
     if dtype != checkpoint.dtype:
         notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
-    notes.extend(METHOD.notes(config, plan.layers))
     text = None if is_self(config.calibration) else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
     journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype), absent=config.absent())
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
+    # Of the tokens that there are: a text may have fewer than were asked for.
+    count, length = text.tokens.shape
+    notes.extend(METHOD.notes(replace(config, num_samples=count, seq_len=length), plan.layers))
     notes.extend(text.notes)
     if config.engine == "optimum":
         outcome = optimum.quantize(checkpoint, config, plan, text)
