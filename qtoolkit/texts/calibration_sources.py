@@ -61,11 +61,7 @@ def columns_of(shares: Mapping[str, float], column: str | None) -> dict[str, str
 def describe_calibration(value: Any) -> str:
     """Return what a config's values call a text: its name or path, or its kind and size; never the text itself."""
     if is_mixture(value):
-        with suppress(ConfigError):
-            check_mixture(value, "calibration")
-            return write_mixture(value.items())
-        # It is refused before it is read.
-        return f"{len(value)} sources"
+        return _describe_mixture(value)
     if isinstance(value, str):
         return value
     if isinstance(value, os.PathLike):
@@ -75,6 +71,14 @@ def describe_calibration(value: Any) -> str:
     if is_token_ids(value) and not is_dataset(value):
         return f"{len(value)} rows"
     return type(value).__name__
+
+
+def _describe_mixture(shares: Mapping[Any, Any]) -> str:
+    with suppress(ConfigError):
+        check_mixture(shares, "calibration")
+        return write_mixture(shares.items())
+    # It is refused before it is read.
+    return f"{len(shares)} sources"
 
 
 def calibration_fingerprint(value: Any) -> Any:

@@ -61,7 +61,8 @@ def quantize(
         return outcome._replace(notes=[*notes, *journal.notes, *outcome.notes])
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
     layers = streamed.names_by_block(names)
-    weights = token_weights(streamed, layers, text.tokens, journal, on_progress) if config.token_weights else {}
+    is_weighed = config.token_weights and any(layers)
+    weights = token_weights(streamed, layers, text.tokens, journal, on_progress) if is_weighed else {}
     method = GPTQBlocks(config, plan.device, checkpoint.dtype)
     blocks = quantize_blocks(streamed, layers, text.tokens, method, journal, on_progress, weights)
     notes.extend(journal.notes)

@@ -30,6 +30,7 @@ class Case:
     rounds: int = 2
     weighed: bool = True
     dead: bool = False
+    format: str = "gptq"
 
 
 CASES = {
@@ -37,8 +38,11 @@ CASES = {
     "residual stream, an input that is always zero": Case(3, "stream", dead=True),
     "one group, natural order, unweighed": Case(2, "inputs", size=-1, order="natural", weighed=False),
     "asymmetric": Case(3, "stream", sym=False),
+    "asymmetric, packed": Case(3, "inputs", sym=False, rounds=0, format="compressed-tensors"),
     "groups in order of activation": Case(4, "inputs", desc_act=True, dead=True),
-    "6 bits, few tokens, positive scales": Case(6, "stream", tokens=200, full_range=False, rounds=0),
+    "6 bits, few tokens, positive scales": Case(
+        6, "stream", tokens=200, full_range=False, rounds=0, format="compressed-tensors"
+    ),
     "8 bits": Case(8, "inputs", rounds=1),
     "fewer tokens than inputs": Case(4, "inputs", tokens=30, dead=True),
     "one token": Case(4, "inputs", tokens=1, weighed=False),
@@ -166,7 +170,7 @@ def test_it_is_what_the_formulas_give(case: Case) -> None:
         qep_alpha=ALPHA,
         damp_percent=DAMP,
         token_weights=case.weighed,
-        format="compressed-tensors" if case.bits == 6 else "gptq",
+        format=case.format,
     )
     method = GPTQBlocks(config, "cpu", torch.float16)
     group = method.start(["layer"], IN)
