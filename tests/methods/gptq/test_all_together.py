@@ -43,7 +43,7 @@ CASES = {
     "6 bits, few tokens, positive scales": Case(
         6, "stream", tokens=200, full_range=False, rounds=0, format="compressed-tensors"
     ),
-    "8 bits": Case(8, "inputs", rounds=1),
+    "8 bits, packed": Case(8, "inputs", rounds=1, format="compressed-tensors"),
     "fewer tokens than inputs": Case(4, "inputs", tokens=30, dead=True),
     "one token": Case(4, "inputs", tokens=1, weighed=False),
 }
