@@ -88,10 +88,15 @@ def quantize_blocks(
         token_weights: how much each token counts for a layer, by its full name, float32 [num_samples, seq_len]; layers
             without any count all tokens alike.
 
+    Returns:
+        what was stored of each block; nothing where no block has a layer to quantize.
+
     Raises:
         CheckpointError: a weight holds NaN or infinity.
     """
     check_outside(streamed)
+    if not any(layers):
+        return []
     pairs = zip(streamed.blocks, layers, strict=True)
     widest = max(max(weight_of(block.get_submodule(name)).shape) for block, names in pairs for name in names)
     at_once = samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape)

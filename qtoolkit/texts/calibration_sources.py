@@ -5,6 +5,7 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from qtoolkit.texts.text_datasets import is_dataset
 from qtoolkit.texts.text_files import files_of
 from qtoolkit.texts.texts import check_texts, has_columns
 from qtoolkit.texts.token_ids import check_token_ids, is_token_ids
+
+
+def is_mixture(value: Any) -> bool:
+    """Check whether a text is a mixture, source -> share; a DatasetDict is none."""
+    return isinstance(value, Mapping) and not is_dataset(value)
 
 
 def check_calibration(value: Any, column: str | None = None) -> None:
@@ -28,7 +34,7 @@ def check_calibration(value: Any, column: str | None = None) -> None:
         ConfigError: it is none of those, or clearly holds no text, or no such column.
         MissingDependencyError: the package that reads it is not installed.
     """
-    if isinstance(value, Mapping):
+    if is_mixture(value):
         check_mixture(value, "calibration")
         for source, wanted in columns_of(value, column).items():
             check_texts(source, "calibration", wanted)
@@ -54,8 +60,8 @@ def columns_of(shares: Mapping[str, float], column: str | None) -> dict[str, str
 
 def describe_calibration(value: Any) -> str:
     """Return what a config's values call a text: its name or path, or its kind and size; never the text itself."""
-    if isinstance(value, Mapping):
-        return write_mixture(value.items())
+    if is_mixture(value):
+        return _describe_mixture(value)
     if isinstance(value, str):
         return value
     if isinstance(value, os.PathLike):
@@ -67,13 +73,21 @@ def describe_calibration(value: Any) -> str:
     return type(value).__name__
 
 
+def _describe_mixture(shares: Mapping[Any, Any]) -> str:
+    with suppress(ConfigError):
+        check_mixture(shares, "calibration")
+        return write_mixture(shares.items())
+    # It is refused before it is read.
+    return f"{len(shares)} sources"
+
+
 def calibration_fingerprint(value: Any) -> Any:
     """Return what tells one calibration text from another: hashes of its files and values, names of known texts.
 
     Returns:
         A text, or for a mixture the fingerprint and the share of each source. A stream has another one each time.
     """
-    if isinstance(value, Mapping):
+    if is_mixture(value):
         return [[calibration_fingerprint(source), share] for source, share in value.items()]
     if isinstance(value, str | os.PathLike):
         path = Path(os.path.expanduser(value))  # noqa: PTH111  # Path raises on a home that belongs to nobody

@@ -96,7 +96,9 @@ def _message(where: str, number: int, given: Any) -> Message:
     if content is None:
         content = message.pop("value", "" if message.get("tool_calls") else None)
     if not isinstance(role, str) or content is None:
-        raise ConfigError(f"{where}: message {number} has no {'content' if role else 'role'}: write {_LIKE}")
+        raise ConfigError(
+            f"{where}: message {number} has no {'content' if isinstance(role, str) else 'role'}: write {_LIKE}"
+        )
     if isinstance(content, list | tuple):
         content = "".join(_part(where, number, part) for part in content)
     if not isinstance(content, str):

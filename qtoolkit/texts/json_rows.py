@@ -48,6 +48,8 @@ def read_json(path: Path) -> Iterator[Row]:
             number += 1
             yield f"row {number} of text file {path}", values.take(number)
             values.skip(",")
+        if values.has_more():
+            raise ConfigError(f"text file {path} goes on after its list of {number} rows: {_WRITE_LIST}, and only one")
         return
     while values.has_more():
         value = values.take(number + 1)

@@ -7,7 +7,9 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError
 
-_PART = re.compile(r"\s*(.+?)\s*=\s*(\d+\.?\d*|\.\d+)\s*")
+# Shares are added up.
+_LARGEST = 1e9
+_PART = re.compile(r"\s*(.+?)\s*=\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
 
 
 def read_mixture(value: Any) -> Any:
@@ -16,13 +18,21 @@ def read_mixture(value: Any) -> Any:
     Example:
         >>> read_mixture("wikitext2=1, chat.jsonl=3")
         {'wikitext2': 1.0, 'chat.jsonl': 3.0}
+
+    Raises:
+        ConfigError: it names a source twice.
     """
     if not isinstance(value, str) or "\n" in value or "," not in value:
         return value
     parts = [_PART.fullmatch(part) for part in value.split(",")]
     if not all(parts):
         return value
-    return {part[1]: float(part[2]) for part in parts if part}
+    shares: dict[str, float] = {}
+    for source, share in (part.groups() for part in parts if part):
+        if source in shares:
+            raise ConfigError(f"a mixture names each source once, got {source!r:.60} twice: add up its shares")
+        shares[source] = float(share)
+    return shares
 
 
 def write_mixture(shares: Iterable[tuple[str, float]]) -> str:
@@ -34,8 +44,11 @@ def check_mixture(shares: Mapping[Any, Any], option: str) -> None:
     """Refuse shares that are no positive numbers.
 
     Raises:
-        ConfigError: fewer than two sources, one without a name, a share that is no positive number.
+        ConfigError: fewer than two sources, one without a name, a share that is no positive number; the output of a
+            tokenizer.
     """
+    if "input_ids" in shares:
+        raise ConfigError(f"{option}: token ids are given as a list or an array: give what stands under 'input_ids'")
     if len(shares) < 2:
         raise ConfigError(f"{option}: a mixture has two sources or more, got {len(shares)}: give the source itself")
     for source, share in shares.items():
@@ -46,8 +59,11 @@ def check_mixture(shares: Mapping[Any, Any], option: str) -> None:
         if source == "self":
             raise ConfigError(f"{option}: the model writes all of its text or none: leave 'self' out of the mixture")
         number = isinstance(share, int | float) and not isinstance(share, bool)
-        if not number or not math.isfinite(share) or share <= 0:
-            raise ConfigError(f"{option}: the share of {source!r:.60} must be a number above 0, got {share!r:.40}")
+        if not number or not 0 < share <= _LARGEST:
+            raise ConfigError(
+                f"{option}: the share of {source!r:.60} must be a number from above 0 to {_LARGEST:g}, got "
+                f"{share!r:.40}"
+            )
 
 
 def counts_of(shares: Mapping[str, float], total: int) -> dict[str, int]:

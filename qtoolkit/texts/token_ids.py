@@ -1,6 +1,7 @@
 """Read samples that are given as token ids: lists of numbers, an array or a tensor, or rows with `input_ids`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
@@ -124,6 +125,8 @@ def _checked_array(what: str, array: Any, *, dimensions: int) -> Any:
         raise ConfigError(f"{what} must hold tokens, got none ({list(numbers.shape)}): give more, or 'self'")
     if (smallest := int(numbers.min())) < 0:
         raise ConfigError(f"{what} must be at least 0, got {smallest}: leave out the padding, {_INSTEAD}")
+    if (largest := int(numbers.max())) > np.iinfo(np.int64).max:
+        raise ConfigError(f"{what} must be token ids, got {largest}: correct them, {_INSTEAD}")
     return numbers
 
 
@@ -139,4 +142,4 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool)) or type(value).__module__ == "numpy"
+    return isinstance(value, Integral) and not isinstance(value, bool)

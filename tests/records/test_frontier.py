@@ -158,6 +158,7 @@ def test_names_that_anybody_wrote_are_shown_as_text() -> None:
         unmeasured=(Unmeasured(HOSTILE, 1, 2, HOSTILE),),
         notes=(HOSTILE,),
     )
+    found = replace(found, source=replace(SOURCE, name=HOSTILE), text=HOSTILE)
     assert "<img src=x" not in found._repr_html_() and "\x1b" not in found._repr_html_() + str(found)
     markdown = found.to_markdown()
     assert "<img" not in markdown and "[a](b)" not in markdown

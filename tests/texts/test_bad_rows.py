@@ -37,6 +37,7 @@ def refusal(value: Any, column: str | None = None) -> str:
         ({"messages": ["secret"]}, "message 1 is no object, but str: write {"),
         ({"messages": [USER, {"role": "assistant"}]}, "message 2 has no content: write {"),
         ({"messages": [{"content": "secret"}]}, "message 1 has no role: write {"),
+        ({"messages": [{"role": 5, "content": "secret"}]}, "message 1 has no role: write {"),
         ({"messages": [{"role": "user", "content": 5}]}, "message 1 has no text as its content, but int"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "image": "secret"}]}]},
@@ -231,6 +232,9 @@ def test_a_row_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
             np.array([[True]]),
             "token ids must be whole numbers [samples, tokens], got bool [1, 1]: correct them, or give the texts",
         ),
+        (np.array([[2**63]], np.uint64), "token ids must be token ids, got 9223372036854775808: correct them, or give"),
+        ([[1, np.float32(2.5)]], "token ids: row 1 holds float32, and token ids are whole numbers: correct them"),
+        ([[1, np.bool_(True)]], "token ids: row 1 holds bool, and token ids are whole numbers: correct them"),
         (
             np.array([["secret"]]),
             "token ids must be whole numbers [samples, tokens], got <U6 [1, 1]: correct them, or give",

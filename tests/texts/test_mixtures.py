@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +15,7 @@ from qtoolkit.texts.calibration_sources import calibration_fingerprint, check_ca
 from qtoolkit.texts.mixtures import counts_of, read_mixture, write_mixture
 from tests.texts.calibration_texts import DOCUMENTS, load
 
+HUGE = "1" + 39 * "0"
 CHATS = [{"messages": [{"role": "user", "content": text[:600]}]} for text in DOCUMENTS]
 
 
@@ -71,6 +73,25 @@ def test_a_mixture_is_written_on_a_line(text: str) -> None:
     assert write_mixture(read_mixture(text).items()) == "a.txt=0.5,chat.jsonl=0.5"
 
 
+@pytest.mark.parametrize(("share", "number"), [("-1", -1), ("+1", 1), ("1e-2", 0.01), ("5.E+1", 50)])
+def test_a_share_may_be_any_number_until_it_is_checked(share: str, number: float) -> None:
+    assert read_mixture(f"a.txt={share},b.txt=1") == {"a.txt": number, "b.txt": 1}
+
+
+def test_a_source_that_is_named_twice_loses_no_share() -> None:
+    with pytest.raises(ConfigError, match=r"^a mixture names each source once, got 'a\.txt' twice: add up"):
+        read_mixture("a.txt=1,b.txt=1,a.txt=3")
+
+
+def test_several_datasets_are_no_mixture() -> None:
+    splits = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": ["a"]}) for name in ("train", "test")})
+    with pytest.raises(
+        ConfigError, match=r"a DatasetDict holds several Datasets: give one of them \('train', 'test'\)"
+    ):
+        check_calibration(splits)
+    assert describe_calibration(splits) == "DatasetDict"
+
+
 @pytest.mark.parametrize("value", ["wikitext2", "a=1", "a,b=1", "a=1,b", "a=1,b=x", "a=1,\nb=1", ["a=1,b=1"], None])
 def test_what_is_no_mixture_stays_as_it_is(value: Any) -> None:
     assert read_mixture(value) is value
@@ -83,18 +104,22 @@ def test_what_is_no_mixture_stays_as_it_is(value: Any) -> None:
         ({"a.txt": 1}, "a mixture has two sources or more, got 1: give the source itself"),
         ({"a.txt": 1, "self": 1}, "the model writes all of its text or none: leave 'self' out of the mixture"),
         ({"a.txt": 1, 5: 1}, "a mixture names its sources, got int: give names or files"),
-        ({"a.txt": 0, "b.txt": 1}, "the share of 'a.txt' must be a number above 0, got 0"),
-        ({"a.txt": 1, "b.txt": -0.5}, "the share of 'b.txt' must be a number above 0, got -0.5"),
-        ({"a.txt": float("nan"), "b.txt": 1}, "the share of 'a.txt' must be a number above 0, got nan"),
-        ({"a.txt": float("inf"), "b.txt": 1}, "the share of 'a.txt' must be a number above 0, got inf"),
-        ({"a.txt": "half", "b.txt": 1}, "the share of 'a.txt' must be a number above 0, got 'half'"),
-        ({"a.txt": True, "b.txt": 1}, "the share of 'a.txt' must be a number above 0, got True"),
+        ({"a.txt": 0, "b.txt": 1}, "the share of 'a.txt' must be a number from above 0 to 1e+09, got 0"),
+        ({"a.txt": 1, "b.txt": -0.5}, "the share of 'b.txt' must be a number from above 0 to 1e+09, got -0.5"),
+        ({"a.txt": float("nan"), "b.txt": 1}, "the share of 'a.txt' must be a number from above 0 to 1e+09, got nan"),
+        ({"a.txt": float("inf"), "b.txt": 1}, "the share of 'a.txt' must be a number from above 0 to 1e+09, got inf"),
+        ({"a.txt": "half", "b.txt": 1}, "the share of 'a.txt' must be a number from above 0 to 1e+09, got 'half'"),
+        ({"a.txt": 10**400, "b.txt": 1}, f"the share of 'a.txt' must be a number from above 0 to 1e+09, got {HUGE}"),
+        ({"input_ids": [[1, 2]]}, "token ids are given as a list or an array: give what stands under 'input_ids'"),
+        ({"a.txt": True, "b.txt": 1}, "the share of 'a.txt' must be a number from above 0 to 1e+09, got True"),
     ],
 )
 def test_shares_are_checked(files: Path, mixture: dict[Any, Any], told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_calibration(mixture)
     assert str(caught.value) == f"calibration: {told}"
+    # Jobs name their recipes before they check them.
+    assert describe_calibration(mixture) == f"{len(mixture)} sources"
 
 
 def test_each_source_is_checked(files: Path) -> None:

@@ -39,7 +39,6 @@ class GPTQ(MixedConfig):
     method: ClassVar[str] = "gptq"
 
     bits: int = option(4, choices=(2, 3, 4, 5, 6, 8), help="size of a code", unit="bits per weight", per_layer=True)
-    # One of the formats that hold such codes: an option, where other methods have one format.
     format: str = option(  # type: ignore[misc]
         "gptq",
         choices=("gptq", "compressed-tensors", "mlx"),
@@ -115,7 +114,6 @@ class GPTQ(MixedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # The dataclass is frozen.
         object.__setattr__(self, "calibration", read_mixture(self.calibration))
         name = type(self).__name__
         if self.group_size != -1 and self.group_size < _SMALLEST_GROUP:

@@ -48,18 +48,21 @@ def quantize(
     notes = []
     if dtype != checkpoint.dtype:
         notes.append(f"calibrated in {dtype}, since {checkpoint.dtype} is slow or missing on this processor")
-    notes.extend(METHOD.notes(config, plan.layers))
     text = None if is_self(config.calibration) else _read_text(checkpoint, config, on_progress)
     names = [layer.name for layer in plan.layers]
     journal = Journal(location, _fingerprint_inputs(checkpoint, config, text, names, dtype), absent=config.absent())
     text = text or _written_text(checkpoint, config, journal, plan.device, dtype, on_progress)
+    # Of the tokens that there are: a text may have fewer than were asked for.
+    count, length = text.tokens.shape
+    notes.extend(METHOD.notes(replace(config, num_samples=count, seq_len=length), plan.layers))
     notes.extend(text.notes)
     if config.engine == "optimum":
         outcome = optimum.quantize(checkpoint, config, plan, text)
         return outcome._replace(notes=[*notes, *journal.notes, *outcome.notes])
     streamed = StreamedModel(checkpoint, device=plan.device, dtype=dtype)
     layers = streamed.names_by_block(names)
-    weights = token_weights(streamed, layers, text.tokens, journal, on_progress) if config.token_weights else {}
+    is_weighed = config.token_weights and any(layers)
+    weights = token_weights(streamed, layers, text.tokens, journal, on_progress) if is_weighed else {}
     method = GPTQBlocks(config, plan.device, checkpoint.dtype)
     blocks = quantize_blocks(streamed, layers, text.tokens, method, journal, on_progress, weights)
     notes.extend(journal.notes)

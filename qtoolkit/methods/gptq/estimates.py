@@ -58,7 +58,7 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
     )
     job = replace(job, base=(*job.base, _PRODUCTS))
     weighing = []
-    if config.token_weights:
+    if config.token_weights and inner:
         weighing.append(weighing_phase(replace(job, layers=inner), config.num_samples, seq_len))
         job = replace(job, base=(*job.base, weights_term(job, config.num_samples * seq_len)))
     forward, solver = _operations(inner, config, config.num_samples * seq_len)

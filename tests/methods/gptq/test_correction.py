@@ -1,6 +1,7 @@
 """Layers aim at weights that make good what quantized layers before them have changed, as QEP and LoaQ define them."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -207,3 +208,43 @@ def test_few_tokens_correct_less(tokens: int, share: float) -> None:
     whole = ALPHA * np.linalg.solve(damped(wide), wide.T @ (exact - wide) @ weight.double().numpy())
     np.testing.assert_allclose(change.numpy(), share * whole, atol=1e-3)
     assert correction.is_known == (share > 0)
+
+
+def test_tokens_count_by_their_weights() -> None:
+    generator = torch.Generator().manual_seed(2)
+    # More tokens than are multiplied at one time; some count for nothing.
+    xq, x = (torch.randn(5000, 24, generator=generator) for _ in range(2))
+    weights = (torch.rand(5000, generator=generator) - 0.2).clamp(min=0) * torch.linspace(0, 5, 5000)
+    correction = Correction(24, torch.device("cpu"))
+    for some in (slice(0, 4500), slice(4500, 5000)):
+        correction.add(GroupInputs(xq[some], exact=x[some], weights=weights[some]))
+    target = correction.applied(torch.eye(24), 1.0, torch.eye(24), torch.ones(24), torch.arange(24))
+    wide, exact = xq.double().numpy(), x.double().numpy()
+    wanted = wide.T @ np.diag(weights.double().numpy()) @ (exact - wide)
+    np.testing.assert_allclose(target.numpy() - np.eye(24), wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("at_once", [2, 3], ids=["two batches", "one batch"])
+def test_after_a_block_that_stays_as_it_is_there_is_nothing_to_make_good(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "samples_at_once", lambda *sizes: at_once)
+    model = random_model("llama", torch.float32)
+    checkpoint = open_checkpoint(model, revision=None, token=None, tokenizer=None, on_progress=lambda event: None)
+    streamed = StreamedModel(checkpoint, device="cpu", dtype=torch.float32)
+    method = Spying(gptq(bits=3, qep_alpha=ALPHA, refine=0))
+    run.quantize_blocks(streamed, [[], NAMES], TOKENS, method, Journal(None, {}), lambda event: None, {})
+    assert len(method.targets) == len(NAMES)
+    for name in NAMES:
+        full = f"model.layers.1.{name}"
+        change = (method.targets[full] - model.get_submodule(full).weight).abs().max()
+        assert (change < 1e-4) == (name in NAMES[:3]), name
+
+
+@pytest.mark.parametrize(("repeats", "few"), [(1, True), (40, False)])
+def test_a_text_that_is_shorter_than_asked_for_is_told_to_be_few(tiny_llama: Path, repeats: int, few: bool) -> None:
+    text = " ".join(f"The bridge of town {number} was seen by {number + 1} others." for number in range(20))
+    config = gptq(calibration=[text] * repeats, num_samples=64, seq_len=64, refine=0)
+    assert not any("qep_alpha" in note for note in qt.plan(tiny_llama, config, device="cpu").notes)
+    notes = qt.quantize(tiny_llama, config, device="cpu").report.notes
+    assert any("tokens are few for layers of 128 inputs" in note for note in notes) == few

@@ -100,6 +100,20 @@ def test_a_config_that_does_not_name_them_is_refused(made: tuple[str, Path], tmp
         loaded(tmp_path)
 
 
+@pytest.mark.parametrize(("architecture", "exclude"), [("llama_tied", ("*.layers.*",)), ("gpt2", ("lm_head",))])
+def test_they_may_be_all_that_is_quantized(architecture: str, exclude: tuple[str, ...], tmp_path: Path) -> None:
+    config = config_of(exclude=exclude, token_weights=True)
+    result = qt.quantize(random_model(architecture), config, device="cpu", output=tmp_path / "out")
+    heads = {name for name in ("lm_head",) if architecture == "gpt2"}
+    assert {layer.name.rpartition(".")[2] for layer in result.report.layers} - heads <= {"embed_tokens", "wte"}
+    dense, packed = random_model(architecture).float(), loaded(tmp_path / "out", "float32").model
+    assert isinstance(packed.get_input_embeddings(), QuantizedEmbedding)
+    for name, module in packed.named_modules():
+        if isinstance(module, QuantizedLinear):
+            dense.get_submodule(name).weight.data = module.dequantize()
+    torch.testing.assert_close(plain_logits(packed, TOKENS), plain_logits(dense, TOKENS), rtol=1e-4, atol=1e-5)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "format": (
         {"format": "gptq"},
@@ -120,4 +134,4 @@ def test_plans_tell_what_becomes_of_embeddings() -> None:
     model = random_model("llama")
     kept = qt.plan(model, config_of(format="gptq", embeddings=None), device="cpu")
     assert "embeddings stay as they are" in str(kept)
-    assert "transformers' own reader fails" in str(qt.plan(model, config_of(), device="cpu"))
+    assert "not loaded by transformers" in str(qt.plan(model, config_of(), device="cpu"))

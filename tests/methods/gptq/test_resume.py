@@ -118,10 +118,13 @@ def unfinished(tiny_llama: Path, tmp_path: Path) -> Path:
         ({"bits": 3}, "bits 4, and this call has 3"),
         ({"damp_percent": 0.2}, "and this call has 0.2"),
         ({"full_range": False}, "full_range True, and this call has False"),
+        ({"refine": 1}, "refine 3, and this call has 1"),
+        ({"qep_alpha": 0.25}, "qep_alpha 0.5, and this call has 0.25"),
+        ({"token_weights": True}, "token_weights False, and this call has True"),
         ({"num_samples": 7}, "num_samples 8, and this call has 7"),
         ({"calibration": ["Something else. " * 400]}, "calibration 4 texts, and this call has 1 texts"),
     ],
-    ids=["bits", "damping", "signs", "samples", "text"],
+    ids=["bits", "damping", "signs", "rounds", "second stream", "weights of tokens", "samples", "text"],
 )
 def test_another_recipe_is_refused(changes: dict[str, object], told: str, unfinished: Path, tiny_llama: Path) -> None:
     with pytest.raises(OutputError, match=f"was begun with .*{told}"):
