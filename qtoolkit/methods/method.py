@@ -28,13 +28,11 @@ class Offer:
         options: fields of its config; the others have their defaults.
         perplexity_ratio: perplexity as a multiple of bfloat16's: SmolLM2-135M, held-out half of WikiText-2 valid
             (benchmarks/README.md); None where it was not measured.
-        served_by: the programs that run the result.
         in_one_step: false where a layer multiplies in several steps, so that fewer bytes do not make it faster.
     """
 
     options: Mapping[str, Any]
     perplexity_ratio: float | None
-    served_by: str
     in_one_step: bool = True
 
 
@@ -60,6 +58,7 @@ class Method(Planner):
         title: its name on a model card; empty for `name`.
         summary: one line for tables and help.
         code_bits: size of a code, where its config has no `bits`.
+        symmetric: whether its codes are symmetric, where its config has no `sym`.
         offers: the configs that it suggests.
         recipes: options of the configs that a frontier tries; empty for those of `offers`.
         also_changes: what it changes besides the quantized layers, for a card: "norms take over scales".
@@ -71,6 +70,7 @@ class Method(Planner):
     title: ClassVar[str] = ""
     summary: ClassVar[str]
     code_bits: ClassVar[int | None] = None
+    symmetric: ClassVar[bool] = True
     offers: ClassVar[tuple[Offer, ...]] = ()
     recipes: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     also_changes: ClassVar[str] = ""

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats.base import LayersOf, is_uneven
+from qtoolkit.formats.base import LayersOf
 from qtoolkit.formats.grouped import GroupedFormat
 from qtoolkit.formats.layer import Layer
-from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
     import torch
@@ -127,13 +126,11 @@ class CompressedTensorsFormat(GroupedFormat):
 
         return load_packed(checkpoint, values, device=device)
 
-    def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
-        """See `GroupedFormat`."""
-        if getattr(config, "embeddings", None) is None:
-            return ()
-        return (
-            "quantized embeddings are read by qtoolkit, and listed by vLLM: transformers' own reader fails at them",
-        )
+    def layer_bits(self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+        """See `Format`."""
+        from qtoolkit.formats.compressed_tensors.config import bits_by_scheme
+
+        return bits_by_scheme(values, (name for name in shapes if name.endswith(self.layer_suffixes)))
 
     def reads_alone(self, values: Mapping[str, Any]) -> bool:
         """See `Format`."""
@@ -147,20 +144,9 @@ class CompressedTensorsFormat(GroupedFormat):
 
     def readers(self, options: Mapping[str, Any]) -> str:
         """See `Format`."""
-        own = "With `import qtoolkit` before it, the package compressed-tensors is not needed, and codes stay packed."
-        listed = (
-            "vLLM and SGLang list compressed-tensors among the formats that they read; this model was not tried there."
-        )
         if options.get("embeddings") is not None:
-            return (
-                "Its embeddings are quantized too: transformers reads them once qtoolkit is imported, not by itself. "
-                f"{listed}"
-            )
-        if options.get("sym") is False:
-            own += " transformers 5.23 expands zero points while it loads, as config.json says (run_compressed)."
-        if is_uneven(options):
-            listed += " They fuse q, k and v, and gate and up, which must have the same bits there."
-        return f"{own} {listed}"
+            return "Its embeddings are quantized too: transformers reads them once qtoolkit is imported, not by itself."
+        return "With `import qtoolkit` before it, the package compressed-tensors is not needed, and codes stay packed."
 
     def register(self, layers_of: LayersOf) -> None:
         """See `Format`."""

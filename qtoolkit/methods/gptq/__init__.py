@@ -42,8 +42,9 @@ class GPTQ(MixedConfig):
     # One of the formats that hold such codes: an option, where other methods have one format.
     format: str = option(  # type: ignore[misc]
         "gptq",
-        choices=("gptq", "compressed-tensors"),
-        help="how the codes are stored: gptq is AutoGPTQ's and holds 2, 3, 4 or 8 bits, compressed-tensors vLLM's",
+        choices=("gptq", "compressed-tensors", "mlx"),
+        help="how the codes are stored: gptq is AutoGPTQ's and holds 2, 3, 4 or 8 bits, compressed-tensors is vLLM's, "
+        "mlx that of Macs",
         absent="gptq",
     )
     group_size: int = option(
@@ -94,7 +95,8 @@ class GPTQ(MixedConfig):
     )
     embeddings: int | None = option(
         None,
-        help="size of a code of the token embedding and the output head, 8 or 4 where the format holds them",
+        help="size of a code of the token embedding and the output head where the format holds them: 8 or 4 in "
+        "compressed-tensors, any in mlx",
         unit="bits per weight",
         empty="they stay as they are",
         absent=None,
@@ -197,15 +199,15 @@ class GPTQMethod(Method):
     config_class = GPTQ
     title = "GPTQ"
     offers = (
-        Offer({"bits": 8}, None, "transformers, vLLM, gptqmodel"),
-        Offer({}, 1.081, "transformers, vLLM, gptqmodel, auto-gptq"),
-        Offer({"bits": 3}, 1.399, "transformers, gptqmodel, auto-gptq"),
+        Offer({"bits": 8}, None),
+        Offer({}, 1.081),
+        Offer({"bits": 3}, 1.399),
     )
     recipes = (
         *({"bits": bits, "group_size": size} for bits in (2, 3, 4) for size in (32, 64, 128)),
         {"bits": 8, "group_size": 128},
     )
-    summary = "2 to 8 bits fitted to a calibration text, block by block; AutoGPTQ's format or compressed-tensors"
+    summary = "2 to 8 bits fitted to a calibration text, block by block; AutoGPTQ's format, compressed-tensors or MLX"
     splits_experts = True
     resumes = True
     corrects = True
