@@ -1,7 +1,7 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
 from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, is_uneven
-from qtoolkit.formats.grouped import GroupedFormat
+from qtoolkit.formats.grouped import Grid, GroupedFormat
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.registry import (
     available_formats,
@@ -17,6 +17,7 @@ from qtoolkit.formats.registry import (
 
 __all__ = [
     "Format",
+    "Grid",
     "GroupedFormat",
     "Layer",
     "Layers",
