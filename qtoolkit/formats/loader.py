@@ -63,6 +63,12 @@ class LinearQuantizer(HfQuantizer):
     def check_values(self, name: str, layer: "QuantizedLinear") -> None:
         """Refuse values that a layer of this name cannot have, before it is packed. Default: accept all."""
 
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        from qtoolkit.formats.plain_layers import dequantize_layers
+
+        dequantize_layers(model, dtype or model.config.dtype or torch.float32)
+        return model
+
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         return True
 

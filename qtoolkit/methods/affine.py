@@ -240,7 +240,7 @@ def _holds(config: AffineConfig, layer: Layer) -> bool:
 def _native(config: AffineConfig) -> AffineConfig:
     """Return a config whose codes qtoolkit's own format stores."""
     # The base has no such field: each of its configs has its own default.
-    changes = {"format": MethodConfig.format}
+    changes: dict[str, Any] = {"format": MethodConfig.format}
     return replace(config, **changes)
 
 

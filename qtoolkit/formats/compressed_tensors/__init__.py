@@ -148,9 +148,11 @@ class CompressedTensorsFormat(GroupedFormat):
 
     def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
         """See `GroupedFormat`."""
+        zeros = () if config.sym else ("zero points are read by transformers 5 as it loads, and not by 4.57",)
         if getattr(config, "embeddings", None) is None:
-            return ()
+            return zeros
         return (
+            *zeros,
             "quantized embeddings are read by qtoolkit, and listed by vLLM: transformers' own reader fails at them",
         )
 
