@@ -12,11 +12,11 @@ NOTEBOOKS_SMOLLM2 := notebooks/output/SmolLM2-135M-Instruct
 # One process for each of two cores, with one thread each; a file's tests stay together, since they share what they make.
 # In the order of tests/conftest.py: xdist's own would leave the few, long cells of notebooks for the end.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-test-new test-colab test-auto-gptq ready: export OMP_NUM_THREADS := 1
+test-new test-colab test-auto-gptq test-mlx ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install browser strace demo test test-older ready lint test-new test-colab test-auto-gptq interop test-llama-cpp notebooks pictures lab clean
+.PHONY: help install browser strace demo test test-older ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp readers notebooks pictures lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
 ifndef TOGETHER
 .NOTPARALLEL:
@@ -44,7 +44,7 @@ strace:
 demo: .venv/.ready $(if $(MODEL),,$(SMOLLM2))  ## quantize SmolLM2-135M, or MODEL=org/name, and show what came out
 	@$(PY) examples/demo.py "$${MODEL:-$(dir $(SMOLLM2))}"
 
-test: ready test-new test-colab test-auto-gptq  ## everything that CI runs
+test: ready test-new test-colab test-auto-gptq test-mlx  ## everything that CI runs
 
 # torch and bitsandbytes take the processor for one with AVX2 alone.
 test-older: export ATEN_CPU_CAPABILITY := avx2
@@ -53,9 +53,9 @@ test-older: export PYTHONPATH := $(CURDIR)/scripts/older_processor
 test-older: test  ## the same as on a processor with AVX2 alone
 
 # Each of these keeps one core busy.
-ready:  ## make the environments of `make test`, lint, and write what auto-gptq and qtoolkit read of each other
+ready:  ## make the environments of `make test`, lint, and write what other readers and qtoolkit read of each other
 	@$(MAKE) --no-print-directory --output-sync=line -j 2 TOGETHER=1 lint .venv-colab/.ready \
-		build/interop-auto-gptq/.ready build/interop/.ready $(SMOLLM2)
+		build/interop-auto-gptq/.ready build/interop/.ready build/interop-mlx/.ready .venv-mlx/.ready $(SMOLLM2)
 
 lint: .venv/.ready  ## ruff, mypy and the import rules of the packages
 	.venv/bin/ruff check .
@@ -88,13 +88,24 @@ test-auto-gptq: build/interop/.ready build/interop-auto-gptq/.ready  ## our GPTQ
 	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop & theirs=$$!; \
 		$(PY) interop/read.py build/interop-auto-gptq; ours=$$?; wait $$theirs && exit $$ours
 
-interop: test-auto-gptq .venv-gptqmodel/.ready  ## the same by transformers + optimum + gptqmodel, and theirs by us (8 GB)
+build/interop-mlx/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write_mlx.py | .venv/.ready
+	@rm -rf build/interop-mlx
+	$(PY) interop/write_mlx.py build/interop-mlx
+	@touch $@
+
+test-mlx: build/interop-mlx/.ready .venv-mlx/.ready  ## our MLX checkpoints read by mlx-lm, bit for bit
+	.venv-mlx/bin/python interop/read_mlx.py build/interop-mlx
+
+interop: test-auto-gptq test-mlx .venv-gptqmodel/.ready  ## the same by transformers + optimum + gptqmodel, and theirs by us (8 GB)
 	.venv-gptqmodel/bin/python interop/read_gptqmodel.py build/interop
 	.venv-gptqmodel/bin/python interop/write_gptqmodel.py build/interop-gptqmodel
 	$(PY) interop/read.py build/interop-gptqmodel
 
 test-llama-cpp: .venv-llama-cpp/.ready  ## .gguf files through llama.cpp, which is compiled first (ten minutes on two cores)
 	OMP_NUM_THREADS=2 .venv-llama-cpp/bin/python -m pytest tests/evaluation/test_llama_cpp.py
+
+readers: .venv/.ready  ## compare the table of who reads what with the newest wheels of its programs (500 MB, once a version)
+	$(PY) -m scripts.check_readers build/readers
 
 notebooks: .venv/.ready $(NOTEBOOKS_SMOLLM2)  ## run the notebooks and store their outputs, which `make test` compares
 	$(PY) scripts/store_notebooks.py
@@ -107,7 +118,7 @@ lab: .venv/.ready  ## open JupyterLab on the notebooks
 	.venv/bin/jupyter lab --notebook-dir notebooks
 
 clean:  ## remove environments, caches and the demo's results
-	rm -rf .venv .venv-colab .venv-auto-gptq .venv-gptqmodel .venv-llama-cpp build dist output/demo notebooks/output
+	rm -rf .venv .venv-colab .venv-auto-gptq .venv-gptqmodel .venv-mlx .venv-llama-cpp build dist output/demo notebooks/output
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # It chooses versions in a third of the seconds that Python 3.11's own pip takes (8 and not 22 for each environment).
@@ -146,6 +157,14 @@ endef
 	@.venv-auto-gptq/bin/python -m pip install -qq --no-compile -r constraints/auto-gptq.txt
 	@# It asks for packages that only its examples use.
 	@.venv-auto-gptq/bin/python -m pip install -qq --no-deps auto-gptq==0.7.1
+	@touch $@
+
+# A quarter of a gigabyte, without torch.
+.venv-mlx/.ready: constraints/mlx.txt
+	@echo "Installing into .venv-mlx (a minute the first time)"
+	@$(PYTHON) -m venv .venv-mlx
+	@.venv-mlx/bin/python -m pip install -qq --no-compile $(PIP)
+	@.venv-mlx/bin/python -m pip install -qq --no-compile -r constraints/mlx.txt
 	@touch $@
 
 .venv-gptqmodel/.ready: constraints/gptqmodel.txt

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import torch
-from common import KINDS, MIXED, keep, random_llama
+from common import KINDS, MIXED, TEMPLATE, keep, random_llama
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import qtoolkit as qt
@@ -26,8 +26,12 @@ MADE["4bit-some-left"] = {"exclude": ("lm_head", "layers.0.mlp.down_proj", "o_pr
 
 def numbers() -> PreTrainedTokenizerFast:
     """A tokenizer of numbers, since gptqmodel's own loader asks for one."""
-    words = models.WordLevel({str(token): token for token in range(256)}, unk_token="0")  # noqa: S106
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), unk_token="0", eos_token="2")  # noqa: S106
+    words = {str(token): token for token in range(256) if token not in (0, 2)} | {"<unk>": 0, "</s>": 2}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")  # noqa: S106
+    made.chat_template = TEMPLATE
+    return made
 
 
 def check_signs(folder: Path) -> None:

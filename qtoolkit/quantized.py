@@ -14,6 +14,7 @@ from qtoolkit.measure.guard import explained
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import MethodConfig
 from qtoolkit.models.output_checks import refuse_own_source
+from qtoolkit.models.tokenizer import find_folder
 from qtoolkit.noted import Noted
 from qtoolkit.publishing import measure_probe, write_receipt
 from qtoolkit.records import (
@@ -113,19 +114,26 @@ class QuantizedModel:
             refuse_own_source(self.report.source.path or self.report.source.name, folder)
         check_output(folder, overwrite=overwrite)
         limited = explained("saving", "free some, or save it when less is loaded")
+        source = self.report.source
+        base = base_folder(source.path, source.name)
         with limited, staged(folder, overwrite=overwrite) as partial:
             if self.receipt is None:
-                save_model(self.model, self.tokenizer, partial, on_progress, side_files=side_files_of)
+                notes = save_model(
+                    self.model, self.tokenizer, partial, on_progress, base=base, side_files=side_files_of
+                )
             else:
-                self.receipt = self._save_with_receipt(self.receipt, partial, on_progress)
+                probe = save_measured(self.model, self.tokenizer, partial, on_progress, base)
+                self.receipt = self._write_receipt(self.receipt, partial, probe)
+                notes = probe.notes
         memory = replace(self.memory, disk_after=disk_size(folder))
-        self.report = replace(self.report, memory=memory, path=str(folder))
+        notes = tuple(dict.fromkeys((*self.report.notes, *notes)))
+        self.report = replace(self.report, memory=memory, path=str(folder), notes=notes)
         return folder
 
-    def _save_with_receipt(self, receipt: Receipt, folder: Path, on_progress: OnProgress) -> Receipt:
-        probe = save_measured(self.model, self.tokenizer, folder, on_progress)
+    def _write_receipt(self, receipt: Receipt, folder: Path, probe: Noted[Probe | None]) -> Receipt:
+        """Write what is known of this model beside the weights that were just written."""
         memory = replace(receipt.memory, disk_after=disk_size(folder))
-        notes = (*receipt.notes, *probe.notes)
+        notes = tuple(dict.fromkeys((*receipt.notes, *probe.notes)))
         return write_receipt(folder, replace(receipt, memory=memory, probe=probe.value, notes=notes))
 
     def __repr__(self) -> str:
@@ -135,10 +143,26 @@ class QuantizedModel:
         return self.report._repr_html_()
 
 
+def base_folder(path: str | Path | None, name: str) -> Path | None:
+    """Return the folder of the model that a result was made from; None where it is not on this machine.
+
+    Args:
+        path: of its weights; None for a model that was in memory.
+        name: its folder or Hub id, by which that is found.
+    """
+    if path is None:
+        return find_folder(name)
+    return Path(path) if Path(path).is_dir() else None
+
+
 def save_measured(
-    model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress
+    model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress, base: Path | None
 ) -> Noted[Probe | None]:
-    """Save a model, and return its logits on a few tokens, or None with a note if they cannot be computed."""
+    """Save a model, and return its logits on a few tokens, or None if they cannot be computed.
+
+    Args:
+        model, tokenizer, folder, on_progress, base: as for `save_model`, whose notes are added.
+    """
     probe: Noted[Probe | None]
     try:
         with quiet_layers():
@@ -147,8 +171,8 @@ def save_measured(
         note = f"its logits could not be measured, and no qt.verify can compare them: {oneline(error)}"
         probe = Noted(None, (note,))
     give_memory_back()
-    save_model(model, tokenizer, folder, on_progress, side_files=side_files_of)
-    return probe
+    notes = save_model(model, tokenizer, folder, on_progress, base=base, side_files=side_files_of)
+    return replace(probe, notes=(*probe.notes, *notes))
 
 
 def memory_report(plan: Plan, footprint: int, folder: Path | None, peak: PeakMemory) -> MemoryReport:

@@ -1,11 +1,15 @@
 """Name the files of a checkpoint; apart from what reads them, so that looking them up loads no torch."""
 
+from fnmatch import fnmatchcase
+
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # The config that auto-gptq reads of a GPTQ checkpoint; its early versions wrote no other.
 QUANTIZE_CONFIG = "quantize_config.json"
 # The `Receipt` that qtoolkit writes of a model that it made.
 RECEIPT_FILE = "qtoolkit.json"
+# The options of a tokenizer, and its chat template; transformers 4 may look for the template among the options.
+TOKENIZER_CONFIG, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 # The config that peft writes beside an adapter's weights, and transformers looks for beside a model's.
 ADAPTER_CONFIG = "adapter_config.json"
 # How the names of temporary folders begin that hold the headers of a Hub model.
@@ -13,3 +17,12 @@ HEADERS_PREFIX = "qtoolkit-headers-"
 # Weights of something else beside a model's: a second copy in another naming, an adapter.
 OTHER_WEIGHTS = ("consolidated*", "adapter_*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# What lies beside a model and holds for its copies, in lower case: licences, terms of use, and how images are prepared.
+_COMPANIONS = ("license*", "licence*", "copying*", "notice*", "use_policy*", "preprocessor_config.json")
+_NO_TEXTS = (*PICKLE_SUFFIXES, ".safetensors", ".gguf", ".py", ".ipynb", ".sh", ".so", ".zip")
+
+
+def is_companion(name: str) -> bool:
+    """Check whether a file is a licence or something else that holds for copies of the model, by its name alone."""
+    lower = name.lower()
+    return not lower.endswith(_NO_TEXTS) and any(fnmatchcase(lower, pattern) for pattern in _COMPANIONS)

@@ -148,7 +148,9 @@ class Format(ABC):
         reads_itself: whether transformers reads it with qtoolkit imported even where `packages` are missing.
         side_file_names: the names of the files of `side_files`, which are downloaded with a model of the Hub.
         tag: the tag of its models on the Hub; empty for the method's name.
+        library: the library by which the Hub's page says to load them; empty for transformers or qtoolkit.
         layer_suffixes: endings of tensor names of which each quantized layer has exactly one; empty for unknown.
+        fused_by: the programs that read it and join layers into one, which must be stored alike (`fused_unit`).
     """
 
     name: ClassVar[str]
@@ -158,6 +160,16 @@ class Format(ABC):
     reads_itself: ClassVar[bool] = False
     side_file_names: ClassVar[tuple[str, ...]] = ()
     tag: ClassVar[str] = ""
+    library: ClassVar[str] = ""
+    fused_by: ClassVar[tuple[str, ...]] = ()
+
+    def describes(self, values: Values) -> bool:
+        """Check whether a checkpoint is of this format. Default: `quant_method` says so.
+
+        Args:
+            values: its `quantization_config`.
+        """
+        return values.get("quant_method") == self.quant_method
 
     @abstractmethod
     def method_of(self, values: Values) -> tuple[str, Values]:
@@ -216,6 +228,15 @@ class Format(ABC):
         """
         return sum(name.endswith(self.layer_suffixes) for name in names) if self.layer_suffixes else None
 
+    def layer_bits(self, values: Values, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+        """Return the bits of the quantized layers by their names in the file; empty where these are not known.
+
+        Args:
+            values: the `quantization_config`, which anybody may have written.
+            shapes: of the tensors in the file, by name.
+        """
+        return {}
+
     def needs_qtoolkit(self, options: Values) -> bool:
         """Check whether transformers reads such a model only once qtoolkit is imported.
 
@@ -233,8 +254,8 @@ class Format(ABC):
         return True
 
     def readers(self, options: Values) -> str:
-        """Return a sentence or two for the model card: which other programs read it. Default: not known."""
-        return "Which other programs read it is not known."
+        """Return a sentence for the model card: what the reader contract does not say of its readers. Default: none."""
+        return ""
 
     def missing_packages(self) -> tuple[str, ...]:
         """Return the packages that transformers itself needs and that are not installed here, as pip names them."""

@@ -14,7 +14,7 @@ from qtoolkit.optional import entry_points_in, package_of
 
 ENTRY_POINT_GROUP = "qtoolkit.formats"
 # The formats of this package: each is the `FORMAT` of the sub-package of its name.
-_OWN = ("bitsandbytes", "compressed-tensors", "gptq", "native")
+_OWN = ("bitsandbytes", "compressed-tensors", "gptq", "mlx", "native")
 # The argument of `register_formats`; empty before it was called.
 _layers_of: list[LayersOf] = []
 
@@ -66,10 +66,8 @@ def get_grouped_format(config: Any) -> GroupedFormat:
     embeddings = getattr(config, "embeddings", None)
     if embeddings is not None and embeddings not in named.embedding_widths:
         holding = " or ".join(f"format={other.name!r}" for other in grouped if embeddings in other.embedding_widths)
-        raise ConfigError(
-            f"{what}: format {named.name!r} holds no embeddings of {embeddings} bits: "
-            f"give {holding}, or leave embeddings out"
-        )
+        advice = f"give {holding}, or leave embeddings out" if holding else "leave embeddings out"
+        raise ConfigError(f"{what}: format {named.name!r} holds no embeddings of {embeddings} bits: {advice}")
     named.check(config)
     return named
 
@@ -95,8 +93,7 @@ def _formats() -> Iterator[Format]:
 
 def format_of(values: Mapping[str, Any] | None) -> Format | None:
     """Return the format of a checkpoint by the `quantization_config` of its config; None where no format reads it."""
-    kind = (values or {}).get("quant_method")
-    return next((format_ for format_ in _formats() if format_.quant_method == kind), None)
+    return next((format_ for format_ in _formats() if format_.describes(values or {})), None)
 
 
 def packages_of_format(name: str) -> tuple[str, ...]:

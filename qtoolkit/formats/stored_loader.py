@@ -6,7 +6,7 @@ qtoolkit is imported in functions.
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -94,7 +94,7 @@ class StoredQuantizer(LinearQuantizer):
             replace_experts(model)
             self._experts_are_split = True
         layers = self.find_layers(model, headers)
-        _check_other_weights(model, headers)
+        _check_other_weights(model, headers, layers)
         for name, layer in layers.items():
             dtype = next(model.get_submodule(name).parameters()).dtype
             model.set_submodule(name, layer.build(dtype))
@@ -202,8 +202,14 @@ def _read_headers(files: list[str]) -> dict[str, Any]:
     return headers
 
 
-def _check_other_weights(model: PreTrainedModel, headers: Mapping[str, Any]) -> None:
-    """Refuse unquantized weights of another shape than the model's; some versions of transformers load them."""
+def _check_other_weights(model: PreTrainedModel, headers: Mapping[str, Any], quantized: Container[str]) -> None:
+    """Refuse unquantized weights of another shape than the model's; some versions of transformers load them.
+
+    Args:
+        model: the model, its layers not yet replaced.
+        headers: the tensors of the file.
+        quantized: names of the modules whose codes a format may call "weight", too.
+    """
     from qtoolkit.formats.stored_layer import module_names
 
     state = model.state_dict()
@@ -211,7 +217,7 @@ def _check_other_weights(model: PreTrainedModel, headers: Mapping[str, Any]) -> 
     for stored, name in module_names(model, weights).items():
         expected = state.get(f"{name}.weight")
         shape = tuple(headers[f"{stored}.weight"].shape)
-        if expected is not None and tuple(expected.shape) != shape:
+        if name not in quantized and expected is not None and tuple(expected.shape) != shape:
             raise CheckpointError(
                 f"{stored}.weight has the shape {list(shape)}: its config wants {list(expected.shape)}"
             )

@@ -11,6 +11,7 @@ from qtoolkit.checkpoints.filenames import (
     QUANTIZE_CONFIG,
     RECEIPT_FILE,
     SINGLE_FILE,
+    is_companion,
 )
 from qtoolkit.checkpoints.folder import MAX_CONFIG_BYTES, named_file
 from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError
@@ -34,13 +35,13 @@ _SMALL = (
 
 
 def small_files(names: Collection[str], others: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the config, index and tokenizer files at the top level, `config.json` first.
+    """Return the config, index and tokenizer files at the top level and what holds for copies, `config.json` first.
 
     Args:
         names: of a repository's files.
         others: files that formats look for beside the config, by name.
     """
-    small = [name for name in names if "/" not in name and _matches(name, (*_SMALL, *others))]
+    small = [name for name in names if "/" not in name and (is_companion(name) or _matches(name, (*_SMALL, *others)))]
     return tuple(sorted(small, key=lambda name: (name != "config.json", name)))
 
 

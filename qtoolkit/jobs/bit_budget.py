@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import floor
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.formats import fused_unit
 from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
@@ -109,7 +110,7 @@ def meet_target(
         checkpoint, method, planned.config, layers, choices, device=measuring_device or device, on_progress=on_progress
     )
     chosen, note = units.choose(sensitivity, budget)
-    base, rules = rules_of(chosen)
+    base, rules = rules_of(units.by_pattern(chosen))
     # A pattern that gave other options keeps them, and moves to the position that its new bits need.
     others = {pattern: changes for pattern, changes in config.rules.items() if pattern not in rules}
     merged = others | {pattern: {**config.rules.get(pattern, {}), **changes} for pattern, changes in rules.items()}
@@ -149,10 +150,10 @@ def with_rules_of(config: MethodConfig, journal: JournalLocation | None) -> Meth
 
 @dataclass(frozen=True)
 class _Units:
-    """Layers that get the same bits: one layer, or the same of all experts of a block.
+    """Layers that get the same bits, since programs fuse them: q, k and v, gate and up, all experts of a block.
 
     Attributes:
-        members: the layers of each unit, by the pattern that matches their names.
+        members: the layers of each unit.
         sizes: the bytes in the file by unit and bits.
         biases: bytes of biases in these.
     """
@@ -173,7 +174,7 @@ class _Units:
         for layer in layers_to_quantize(planned.checkpoint, method, config, plan.device):
             if layer.name not in quantized:
                 continue
-            unit = _unit_of(layer.name) if layer.in_block else layer.name
+            unit = fused_unit(layer.name) if layer.in_block else layer.name
             members.setdefault(unit, []).append(layer)
             own = sizes.setdefault(unit, {})
             for bits in choices if layer.in_block else choices[-1:]:
@@ -192,6 +193,14 @@ class _Units:
                 f"it takes {budget.describe(least)} to {budget.describe(most)}"
             )
         return most
+
+    def by_pattern(self, chosen: Mapping[str, int]) -> dict[str, int]:
+        """Return the bits chosen for each unit by the patterns that match the names of its layers."""
+        return {
+            _pattern_of(layer.name) if layer.in_block else layer.name: bits
+            for unit, bits in chosen.items()
+            for layer in self.members[unit]
+        }
 
     def choose(self, sensitivity: Sensitivity, budget: "_Budget") -> tuple[dict[str, int], str]:
         """Return the bits chosen for each unit, and a note that describes the choice."""
@@ -212,7 +221,7 @@ class _Units:
         return chosen, (
             f"{budget.target}: {size}, given to layers by sensitivity, measured in "
             f"{format_seconds(sensitivity.seconds)} on {sensitivity.num_samples} x {sensitivity.seq_len} tokens of "
-            f"{text}; predicted loss of rounding {loss:.3g} +- {variance**0.5:.1g} nats per token"
+            f"{text}; predicted loss {loss:.3g} +- {variance**0.5:.1g} nats per token"
         )
 
 
@@ -255,12 +264,12 @@ class _Budget:
         return format_bits(bits_per_weight(size - self.biases, self.weights))
 
 
-def _unit_of(name: str) -> str:
+def _pattern_of(name: str) -> str:
     """Replace the number of a layer's expert by `*`.
 
     Example: the block keeps its number.
 
-        >>> _unit_of("model.layers.3.mlp.experts.7.down_proj"), _unit_of("model.layers.3.mlp.up_proj")
+        >>> _pattern_of("model.layers.3.mlp.experts.7.down_proj"), _pattern_of("model.layers.3.mlp.up_proj")
         ('model.layers.3.mlp.experts.*.down_proj', 'model.layers.3.mlp.up_proj')
     """
     head, number, rest = re.split(r"(?<=\.)(\d+)(?=\.)", name, maxsplit=1)

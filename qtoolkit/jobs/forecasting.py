@@ -57,6 +57,7 @@ def run_plan(request: PlanRequest) -> Plan:
         context=request.context,
         batch_size=request.batch_size,
         measures=met.num_measured,
+        for_=request.for_,
     ).plan
 
 
@@ -76,6 +77,7 @@ def run_recommendation(request: RecommendRequest) -> Recommendation:
         goal=request.goal,
         rss=resident_memory(),
         context=request.context,
+        for_=request.for_,
     )
 
 

@@ -23,8 +23,9 @@ from qtoolkit.optional import optional
 from qtoolkit.planning.device import resolve_device
 from qtoolkit.planning.fit import check_fits
 from qtoolkit.planning.planner import plan_with_advice
+from qtoolkit.planning.result_readers import refuse_unread
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
-from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report, save_measured
+from qtoolkit.quantized import QuantizedModel, base_folder, memory_report, quantization_report, save_measured
 from qtoolkit.records import Probe, Speed
 from qtoolkit.requests import QuantizeRequest
 from qtoolkit.stream.journal import JournalLocation
@@ -67,7 +68,9 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
                 rss=rss,
                 saves=folder is not None,
                 measures=met.num_measured,
+                for_=request.for_,
             )
+            refuse_unread(planned.plan)
             check_fits(planned.plan)
             checkpoint = identify(planned.checkpoint, on_progress)
             plan = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
@@ -78,7 +81,8 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
             footprint = memory_footprint(model)
             probe: Noted[Probe | None] = Noted(None)
             if partial is not None:
-                probe = save_measured(model, checkpoint.tokenizer, partial, on_progress)
+                beside = base_folder(checkpoint.path, checkpoint.name)
+                probe = save_measured(model, checkpoint.tokenizer, partial, on_progress, beside)
         memory = memory_report(plan, footprint, partial, meter.report)
         notes = (*checkpoint.notes, *base.notes, *outcome.notes, *probe.notes)
         seconds = time.monotonic() - started

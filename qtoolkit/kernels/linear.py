@@ -158,11 +158,11 @@ class QuantizedLinear(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # torch calls it for `.to`, `.half`, `.cuda` and the like. How codes are packed depends on the device.
         moved = copy.copy(self)
-        scale = moved._buffers[self.stored.scale_name]  # noqa: SLF001
+        exact = [moved._buffers[name] for name in self.stored.tensors()]  # noqa: SLF001
 
         def convert(tensor: torch.Tensor) -> torch.Tensor:
             converted = fn(tensor)
-            rounded = tensor is scale and converted.dtype != tensor.dtype
+            rounded = converted.dtype != tensor.dtype and any(tensor is one for one in exact)
             return tensor.to(converted.device) if rounded else converted
 
         super(QuantizedLinear, moved)._apply(convert, recurse)  # type: ignore[no-untyped-call]

@@ -3,9 +3,10 @@
 The module of a method is imported when the method is first requested.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
@@ -15,6 +16,7 @@ from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig, check_rules, rules_of
 from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
 from qtoolkit.optional import entry_points_in, package_of
+from qtoolkit.readers import Stored, describe_stored
 from qtoolkit.records import OnProgress
 from qtoolkit.requests import option
 
@@ -44,6 +46,7 @@ __all__ = [
     "recipes",
     "resolve_config",
     "rules_of",
+    "stored_of",
 ]
 
 ENTRY_POINT_GROUP = "qtoolkit.methods"
@@ -145,6 +148,37 @@ def config_of_checkpoint(values: Mapping[str, Any]) -> MethodConfig:
         raise UnsupportedModelError(f"no method here reads checkpoints of {kind!r}: load it with transformers")
     name, options = stored_as.method_of(values)
     return config_class(name).from_file(options)
+
+
+def stored_of(
+    config: MethodConfig,
+    layers: Mapping[str, int] = MappingProxyType({}),
+    left: Iterable[str] = (),
+    *,
+    dtype: str = "",
+    values: Mapping[str, Any] | None = None,
+) -> Stored:
+    """Return how the result of a config is, or will be, stored.
+
+    Args:
+        config: a method's.
+        layers: bits of the quantized layers by their full names, 0 for what the config says; empty where the layers are
+            not known.
+        left: full names of the modules that are not quantized.
+        dtype: type of what is not quantized, "bfloat16"; empty where it is not known.
+        values: the `quantization_config` of the result; None before there is one.
+    """
+    method = get_method(config.method)
+    own = method.code_bits or 0
+    return describe_stored(
+        config.format,
+        {"bits": method.code_bits, **config.to_dict()},
+        {name: bits or own or getattr(config.of(name), "bits", 0) for name, bits in layers.items()},
+        left,
+        sym=method.symmetric,
+        dtype=dtype,
+        values=values,
+    )
 
 
 class ReadAs(NamedTuple):

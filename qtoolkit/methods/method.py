@@ -1,7 +1,7 @@
 """Define what every method can do: resolve a config, plan layers from shapes, quantize, load."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
     from qtoolkit.stream.journal import JournalLocation
+    from qtoolkit.tensor.hessian import Hessian
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,11 @@ class Offer:
         options: fields of its config; the others have their defaults.
         perplexity_ratio: perplexity as a multiple of bfloat16's: SmolLM2-135M, held-out half of WikiText-2 valid
             (benchmarks/README.md); None where it was not measured.
-        served_by: the programs that run the result.
         in_one_step: false where a layer multiplies in several steps, so that fewer bytes do not make it faster.
     """
 
     options: Mapping[str, Any]
     perplexity_ratio: float | None
-    served_by: str
     in_one_step: bool = True
 
 
@@ -59,20 +58,24 @@ class Method(Planner):
         title: its name on a model card; empty for `name`.
         summary: one line for tables and help.
         code_bits: size of a code, where its config has no `bits`.
+        symmetric: whether its codes are symmetric, where its config has no `sym`.
         offers: the configs that it suggests.
         recipes: options of the configs that a frontier tries; empty for those of `offers`.
         also_changes: what it changes besides the quantized layers, for a card: "norms take over scales".
         resumes: whether it writes its progress into a journal, and resumes from it.
+        corrects: whether the weights of a layer make good one another's errors, by its inputs (`corrected`).
     """
 
     config_class: ClassVar[type[MethodConfig]]
     title: ClassVar[str] = ""
     summary: ClassVar[str]
     code_bits: ClassVar[int | None] = None
+    symmetric: ClassVar[bool] = True
     offers: ClassVar[tuple[Offer, ...]] = ()
     recipes: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     also_changes: ClassVar[str] = ""
     resumes: ClassVar[bool] = False
+    corrects: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -88,7 +91,7 @@ class Method(Planner):
     def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
         """Return the weight rounded to the nearest codes, without calibration; it measures the layer's sensitivity.
 
-        For methods whose config is a `MixedConfig`.
+        For methods whose config is a `MixedConfig` and that do not correct.
 
         Args:
             weight: W[out, in] float32, finite.
@@ -102,6 +105,27 @@ class Method(Planner):
             NotImplementedError: all layers have the same bits.
         """
         raise NotImplementedError(f"{self.name} has the same bits for all layers")
+
+    def corrected(
+        self, weights: "Iterable[Tensor]", inputs: "Hessian", configs: Sequence[Any]
+    ) -> "Iterator[Sequence[Tensor]]":
+        """Yield what layers with the same inputs become if each is quantized alone; it measures their sensitivity.
+
+        For methods whose config is a `MixedConfig` and that correct.
+
+        Args:
+            weights: W[out, in] float32 of each layer, finite.
+            inputs: of these layers; of few tokens, or none where an expert was never chosen.
+            configs: the layers' own, which differ in bits alone.
+
+        Yields:
+            for each layer, its weight float32 [out, in] with the options of each config.
+
+        Raises:
+            QToolkitError: the inputs do not allow it.
+            NotImplementedError: the method does not correct.
+        """
+        raise NotImplementedError(f"{self.name} rounds each weight by itself")
 
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
         """See `Planner`: by default, one phase that quantizes one weight after the other."""

@@ -10,6 +10,7 @@ from qtoolkit.errors import SourceError, UnsafeCheckpointError, oneline
 from qtoolkit.files import file_bytes
 from qtoolkit.hub.cache import cached_commit, snapshot_folder
 from qtoolkit.measure.malloc import give_memory_back, require_room
+from qtoolkit.models.tokenizer_state import remember_source
 
 # Memory that reading a tokenizer takes at its peak, in bytes for each byte of its file: 14.5, as plans say.
 _BYTES_TO_READ = 15
@@ -48,6 +49,8 @@ def load_tokenizer(folder: Path, *, gguf_file: str | None = None) -> Any:
         with panics_as_errors():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
         refuse_panics(tokenizer)
+        if gguf_file is None:
+            remember_source(tokenizer, folder)
         return tokenizer  # noqa: TRY300  # all of this is foreign code
     except Exception as error:  # the tokenizers library raises bare Exceptions
         way = "give one as tokenizer="
@@ -65,12 +68,22 @@ def find_tokenizer(name: str) -> Any:
     """Load the tokenizer of a model in memory from where the model came from; None where there is none.
 
     Args:
+        name: the model's `name_or_path`, as for `find_folder`.
+    """
+    folder = find_folder(name)
+    return load_tokenizer(folder) if folder is not None else None
+
+
+def find_folder(name: str) -> Path | None:
+    """Return the folder that a model in memory came from; None where it is not on this machine.
+
+    Args:
         name: the model's `name_or_path`: a folder, or a Hub id whose commit is looked for in the local cache alone.
     """
     if not name:
         return None
     if os.path.isdir(name):  # noqa: PTH112
-        return load_tokenizer(Path(name))
+        return Path(name)
     commit_hash = cached_commit(name, None)
     folder = snapshot_folder(name, commit_hash) if commit_hash else None
-    return load_tokenizer(folder) if folder is not None and folder.is_dir() else None
+    return folder if folder is not None and folder.is_dir() else None

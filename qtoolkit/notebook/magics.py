@@ -216,9 +216,11 @@ class QuantizeMagics(Magics):
         given = read_line("qpublish", line)
         folder, repo_id = given.words
         options = given.options_of(PublishRequest, partial(self._named, local_ns=local_ns))
-        quality = options.get("quality")
-        if isinstance(quality, str):
-            raise ConfigError(f"--quality takes a variable, and none is called {quality!r}: `{quality} = %qeval ...`")
+        for name, magic in (("quality", "qeval"), ("frontier", "qfrontier")):
+            given_name = options.get(name)
+            if isinstance(given_name, str):
+                problem = f"--{name} takes a variable, and none is called {given_name!r}"
+                raise ConfigError(f"{problem}: `{given_name} = %{magic} ...`")
         from qtoolkit.api import publish
 
         with self._progress(f"{folder} to {repo_id}") as on_progress:

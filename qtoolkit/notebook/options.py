@@ -10,6 +10,7 @@ from typing import Any
 from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig
+from qtoolkit.readers import READER_NAMES
 from qtoolkit.requests import Request, arguments_of
 
 # Keyword of a verb -> why neither a line nor a panel has it.
@@ -29,9 +30,11 @@ NOT_IN_A_PANEL = {
     "output": "of a comparison it is a folder in the user's cache, and a plan writes nothing",
     "base": "the one that the saved folder names",
     **dict.fromkeys(("resume_repo", "retries", "seq_len", "stride", "noise_floor", "context", "batch_size"), _RARE),
+    "frontier": _RARE,
 }
 # Keyword of a verb -> how it is written on a line, if not as its name.
 _OTHER_FLAGS = {
+    "for_": ("--for",),
     "resume": ("--resume", "--no-resume"),
     "speed": ("--no-speed",),
     "private": ("--public",),
@@ -40,7 +43,11 @@ _OTHER_FLAGS = {
     "sizes": ("--size",),
 }
 # Keyword of a verb -> values that completion offers.
-_VALUES = {"device": ("auto", "cpu", "cuda"), "base_model_relation": BASE_MODEL_RELATIONS}
+_VALUES = {
+    "device": ("auto", "cpu", "cuda"),
+    "for_": READER_NAMES,
+    "base_model_relation": BASE_MODEL_RELATIONS,
+}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Suggest what would make a job fit: other options, another method, another device; each is planned like the job."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from qtoolkit.errors import QToolkitError
@@ -9,6 +10,8 @@ from qtoolkit.records import Advice, Plan
 
 # More suggestions would hardly be read.
 MAX_ADVICE = 4
+# Of configs that a program would load, the first is mostly taken.
+MAX_READER_ADVICE = 2
 
 # Returns the plan of a config on a device.
 Draft = Callable[[MethodConfig, str], Plan]
@@ -29,23 +32,43 @@ def advise(plan: Plan, config: MethodConfig, draft: Draft) -> tuple[Advice, ...]
         except QToolkitError:
             # This method cannot take this model.
             continue
-        candidates.append(
-            Advice(
-                change=change,
-                fits=drafted.fits,
-                footprint_after=drafted.footprint_after,
-                disk_after=drafted.disk_after,
-                peak_rss=drafted.peak_rss,
-                peak_vram=drafted.peak_vram,
-                bits_per_weight=drafted.bits_per_weight,
-            )
-        )
+        candidates.append(_advice(change, drafted))
         if sum(advice.fits for advice in candidates) == MAX_ADVICE:
             break
     fitting = [advice for advice in candidates if advice.fits]
     if fitting or not candidates:
         return tuple(fitting)
     return (min(candidates, key=lambda advice: max(advice.peak_rss, advice.peak_vram)),)
+
+
+def advise_reader(plan: Plan, configs: Iterable[MethodConfig], draft: Draft) -> tuple[Advice, ...]:
+    """Return configs whose results a program loads that would not load this plan's, the smallest changes first.
+
+    Args:
+        plan: a plan whose result the program would not load.
+        configs: those that it would.
+        draft: a function that plans another config or device.
+    """
+    advice = []
+    for config in configs:
+        with suppress(QToolkitError):  # this method cannot take this model
+            advice.append(_advice(as_call(config), draft(config, plan.device)))
+        if len(advice) == MAX_READER_ADVICE:
+            break
+    return tuple(advice)
+
+
+def _advice(change: str, drafted: Plan) -> Advice:
+    """Return a change with the figures of the plan that has it."""
+    return Advice(
+        change=change,
+        fits=drafted.fits,
+        footprint_after=drafted.footprint_after,
+        disk_after=drafted.disk_after,
+        peak_rss=drafted.peak_rss,
+        peak_vram=drafted.peak_vram,
+        bits_per_weight=drafted.bits_per_weight,
+    )
 
 
 def _candidates(config: MethodConfig, device: str) -> Iterator[tuple[str, MethodConfig, str]]:

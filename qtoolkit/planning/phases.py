@@ -116,7 +116,8 @@ def job_phases(
         phases.append(PhasePlan("load", (*others, Term("tokenizer while it is read", reading, what))))
     if measures:
         writes_text = is_self(getattr(config, "calibration", "self"))
-        phases.append(sensitivity_phase(job, measures, writes_text=writes_text))
+        corrects = isinstance(method, Method) and method.corrects
+        phases.append(sensitivity_phase(job, measures, writes_text=writes_text, corrects=corrects))
     return (*phases, *method.phases(job, config), _probe_phase(job), _save_phase(checkpoint, job, disk_after))
 
 

@@ -7,11 +7,13 @@ from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig, get_method
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import REQUIREMENTS, is_installed
-from qtoolkit.planning.advice import advise
+from qtoolkit.planning.advice import advise, advise_reader
 from qtoolkit.planning.device import adapt_dtype
 from qtoolkit.planning.fit import judge
 from qtoolkit.planning.layers import Modules
+from qtoolkit.planning.mixed_units import notes_on_mixed_units
 from qtoolkit.planning.phases import base_terms, inference, job_phases, make_job_shape
+from qtoolkit.planning.result_readers import loaded_configs, with_readers
 from qtoolkit.records import Machine, Plan, Speed
 from qtoolkit.requests import DEFAULT_CONTEXT
 
@@ -44,6 +46,7 @@ def plan_job(
     context: int = DEFAULT_CONTEXT,
     batch_size: int = 1,
     modules: Modules | None = None,
+    for_: str | None = None,
 ) -> PlannedJob:
     """Resolve "auto" for a model and a device, and plan the quantization.
 
@@ -59,9 +62,10 @@ def plan_job(
         context: tokens for which using the result is planned.
         batch_size: sequences for which using the result is planned.
         modules: plans of the checkpoint's modules, to share among several plans of it; None for this plan alone.
+        for_: the program that shall load the result; None for none in particular.
 
     Raises:
-        ConfigError: the config fits no layer of the model.
+        ConfigError: the config fits no layer of the model; or `for_` is no program that is known to read the format.
         UnsupportedModelError: no layer is left to quantize.
     """
     method = method or get_method(config.method)
@@ -80,6 +84,7 @@ def plan_job(
         for package in method.requires
         if not is_installed(package)
     )
+    mixed = () if isinstance(method, Reader) else notes_on_mixed_units(config, layers, skipped)
     job = make_job_shape(checkpoint, layers, skipped, footprint, device, base, speed)
     plan = Plan(
         source=checkpoint.record(),
@@ -92,8 +97,9 @@ def plan_job(
         disk_after=disk,
         phases=job_phases(checkpoint, method, config, job, disk, measures),
         inference=inference(checkpoint, job, context, batch_size),
-        notes=(*checkpoint.notes, *method.notes(config, layers), *missing),
+        notes=(*checkpoint.notes, *method.notes(config, layers), *mixed, *missing),
     )
+    plan = with_readers(plan, config, for_)
     return PlannedJob(checkpoint, config, judge(plan, machine, saves=saves) if machine else plan)
 
 
@@ -108,8 +114,9 @@ def plan_with_advice(
     measures: int = 0,
     context: int = DEFAULT_CONTEXT,
     batch_size: int = 1,
+    for_: str | None = None,
 ) -> PlannedJob:
-    """Plan as `plan_job`, and add advice to a plan that does not fit: changes with which it would."""
+    """Plan as `plan_job`, and add advice to a plan that does not fit, or whose result `for_` would not load."""
     draft = partial(
         plan_job,
         checkpoint,
@@ -120,10 +127,17 @@ def plan_with_advice(
         context=context,
         batch_size=batch_size,
         modules=Modules(checkpoint),
+        for_=for_,
     )
     planned = draft(config=config, device=device)
     plan = planned.plan
+
+    def drafted(config: MethodConfig, device: str) -> Plan:
+        return draft(config=config, device=device).plan
+
+    if plan.reading is not None and not plan.reading.loads:
+        others = loaded_configs(plan, planned.config)
+        return replace(planned, plan=replace(plan, advice=advise_reader(plan, others, drafted)))
     if plan.fits:
         return planned
-    advice = advise(plan, planned.config, lambda config, device: draft(config=config, device=device).plan)
-    return replace(planned, plan=replace(plan, advice=advice))
+    return replace(planned, plan=replace(plan, advice=advise(plan, planned.config, drafted)))

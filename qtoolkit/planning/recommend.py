@@ -8,9 +8,11 @@ from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, memory_to_use
 from qtoolkit.planning.planner import plan_job
+from qtoolkit.readers import Stored, readers_of, reading_of, running, served_by, titles
 from qtoolkit.records import FULL_PRECISION, Candidate, Machine, Recommendation
 from qtoolkit.units import bits_per_weight, parse_bytes
 
+_UNQUANTIZED = Stored(format="")
 # Perplexity ratio above which a config counts as one of fewer than 4 bits.
 _WORST_OF_4_BITS = 1.25
 
@@ -32,6 +34,7 @@ def recommend(
     goal: str,
     rss: int,
     context: int,
+    for_: str | None = None,
 ) -> Recommendation:
     """Return every config of some models, the best for a goal first.
 
@@ -43,18 +46,21 @@ def recommend(
         goal: "quality", "size" or "speed".
         rss: resident bytes of this process now.
         context: tokens for which using them is planned.
+        for_: the program that shall load the choice, which leaves out what it does not load; None for any.
     """
     index = int(device.partition(":")[2] or 0)
     available = machine.memory if device == "cpu" else machine.vram[index]
     limit = available if memory is None else parse_bytes(memory)
     candidates = []
     for checkpoint in checkpoints:
-        candidates.append(_unquantized(checkpoint, machine, device, limit, rss, context))
-        candidates.extend(_quantized(checkpoint, machine, device, limit, rss, context))
+        if for_ is None or reading_of(for_, readers_of(_UNQUANTIZED)).loads:
+            candidates.append(_unquantized(checkpoint, machine, device, limit, rss, context))
+        candidates.extend(_quantized(checkpoint, machine, device, limit, rss, context, for_))
     slow = {as_call(config) for offer, config in offered() if not offer.in_one_step}
+    notes = (_MEASURED, *([] if for_ is None else [f"configs whose results {for_} does not load are left out"]))
     # What fits comes first, in the order of the goal; then the rest, the least memory first.
     candidates.sort(key=lambda one: (0, *_order(one, goal, slow)) if one.fits else (1, one.memory))
-    return Recommendation(goal, limit, machine.name, tuple(candidates), _REASONS[goal], (_MEASURED,))
+    return Recommendation(goal, limit, machine.name, tuple(candidates), _REASONS[goal], notes)
 
 
 def _order(candidate: Candidate, goal: str, slow: set[str]) -> tuple[float, ...]:
@@ -69,17 +75,19 @@ def _order(candidate: Candidate, goal: str, slow: set[str]) -> tuple[float, ...]
 
 
 def _quantized(
-    checkpoint: Checkpoint, machine: Machine, device: str, limit: int, rss: int, context: int
+    checkpoint: Checkpoint, machine: Machine, device: str, limit: int, rss: int, context: int, for_: str | None
 ) -> Iterator[Candidate]:
     """Yield the candidates of a model with each config that methods offer."""
     modules = Modules(checkpoint)
     for offer, config in offered():
         try:
-            job = plan_job(checkpoint, config, device, machine, rss=rss, context=context, modules=modules)
+            job = plan_job(checkpoint, config, device, machine, rss=rss, context=context, modules=modules, for_=for_)
         except QToolkitError:
             # This method cannot take this model.
             continue
         plan = job.plan
+        if plan.reading is not None and not plan.reading.loads:
+            continue
         memory = plan.inference.peak_vram or plan.inference.peak_rss
         yield Candidate(
             model=plan.source.name,
@@ -93,7 +101,7 @@ def _quantized(
             can_be_made=plan.fits,
             perplexity_ratio=offer.perplexity_ratio,
             quality=_MEASURED if offer.perplexity_ratio else "",
-            served_by=offer.served_by,
+            served_by=titles(running(plan.readings)),
         )
 
 
@@ -116,5 +124,5 @@ def _unquantized(
         can_be_made=True,
         perplexity_ratio=1.0,
         quality="what the others are compared with",
-        served_by="transformers, vLLM",
+        served_by=served_by(_UNQUANTIZED),
     )

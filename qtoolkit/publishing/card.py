@@ -15,10 +15,13 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.formats import is_uneven
 from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
 from qtoolkit.methods import config_class, find_config, get_method
+from qtoolkit.publishing.card_frontier import frontier_section
 from qtoolkit.publishing.card_quality import eval_results, text_name
+from qtoolkit.publishing.contract_check import stored_by
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
 from qtoolkit.publishing.patterns import without_paths
 from qtoolkit.publishing.readers import format_of_receipt, needs_qtoolkit, other_packages_of, packages_of, readers_of
+from qtoolkit.readers import Stored, card_lines
 from qtoolkit.records import Receipt, Verification
 from qtoolkit.records.markdown import escaped, table
 from qtoolkit.requests import PublishRequest
@@ -28,19 +31,23 @@ TEMPLATE = Path(__file__).with_name("card_template.md")
 _LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 
 
-def make_card(receipt: Receipt, verification: Verification, request: PublishRequest) -> ModelCard:
+def make_card(
+    receipt: Receipt, verification: Verification, request: PublishRequest, stored: Stored | None = None
+) -> ModelCard:
     """Return the card of a verified model.
 
     Args:
         receipt: what the job wrote down when it made the model.
         verification: all checks of it.
         request: where it will be, and what its publisher says of licence, base and quality.
+        stored: how its folder stores it; None for what the receipt says.
 
     Raises:
         ConfigError: the licence is neither known nor given, or another than the base's is given; or as `lineage_of`.
     """
     lineage = lineage_of(receipt, request.base_model, request.base_model_relation)
     config = config_class(receipt.method)
+    programs = card_lines(stored or stored_by(receipt))
     base_models = [lineage.base_model] if isinstance(lineage.base_model, str) else lineage.base_model or []
     card: ModelCard = ModelCard.from_template(
         card_metadata(receipt, request, lineage),
@@ -58,11 +65,13 @@ def make_card(receipt: Receipt, verification: Verification, request: PublishRequ
         other_packages=other_packages_of(receipt),
         needs_qtoolkit=needs_qtoolkit(receipt),
         readers=readers_of(receipt),
+        programs=table(("program", "loads it", "what to know"), programs) if programs else "",
         quality=request.quality,
         quality_text=text_name(request.quality) if request.quality else "",
         figures=table(("figure", "value"), (row for row in request.quality.figures() if row[1]))
         if request.quality
         else "",
+        frontier=frontier_section(request.frontier),
         # The config of another package's method is imported from there.
         config_module="" if find_config(config.__name__) is config else config.__module__,
         config_name=config.__name__,
@@ -104,7 +113,7 @@ def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage) -
         extra_gated_prompt=_gate(receipt) or None,
         eval_results=figures or None,
         model_name=request.repo_id.rpartition("/")[2] if figures else None,
-        library_name="qtoolkit" if needs_qtoolkit(receipt) else "transformers",
+        library_name=format_of_receipt(receipt).library or ("qtoolkit" if needs_qtoolkit(receipt) else "transformers"),
         pipeline_tag="text-generation",
         tags=_tags(receipt),
     )

@@ -4,7 +4,14 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from qtoolkit.checkpoints import folder as folders
-from qtoolkit.checkpoints.filenames import INDEX_FILE, RECEIPT_FILE, SINGLE_FILE
+from qtoolkit.checkpoints.config_ages import disagreements, missing_keys
+from qtoolkit.checkpoints.filenames import (
+    INDEX_FILE,
+    RECEIPT_FILE,
+    SINGLE_FILE,
+    TEMPLATE_FILE,
+    TOKENIZER_CONFIG,
+)
 from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.files import MAX_JSON_BYTES, read_json, sha256_of
@@ -15,8 +22,8 @@ from qtoolkit.publishing.receipt_file import bytes_by_dtype
 from qtoolkit.records import Check
 from qtoolkit.units import format_bytes
 
-# What may be added to a model after it was saved: its card, a licence, evaluation results, git's own file.
-_ADDED = (RECEIPT_FILE, "README.md", "LICENSE*", ".gitattributes", ".eval_results/*.yaml")
+# What may be added to a model after it was saved: its card with its picture, a licence, figures, git's own file.
+_ADDED = (RECEIPT_FILE, "README.md", "frontier.svg", "LICENSE*", ".gitattributes", ".eval_results/*.yaml")
 # Bytes that the header of a weight file takes for each tensor, which no plan counts.
 _HEADER_BYTES = 200
 # Bytes that an index takes for each tensor: its name, and its file's.
@@ -187,14 +194,29 @@ def check_dtypes(artifact: Artifact) -> Check:
 
 
 def check_config(artifact: Artifact) -> Check:
-    """Check that transformers has a class of its own for the config, and reads it."""
+    """Check that transformers has a class of its own for the config, and that its releases 4 and 5 read the same."""
     try:
         folders.check_loadable(artifact.path)
         config = folders.load_config(artifact.path)
     except QToolkitError as error:
         return Check("config", False, oneline(error).replace(str(artifact.path), "the folder"))
     architecture = (config.architectures or [config.model_type])[0]
-    return Check("config", True, f"{architecture}, {str(config.dtype).removeprefix('torch.')}")
+    missing = ", ".join(missing_keys(artifact.config))
+    note = f"without {missing}: transformers 4 takes its own defaults" if missing else ""
+    value = f"{architecture}, {str(config.dtype).removeprefix('torch.')}"
+    problems = (*disagreements(artifact.config), *_template_problems(artifact))
+    return check_of("config", problems, value) if problems else Check("config", True, value, note)
+
+
+def _template_problems(artifact: Artifact) -> list[str]:
+    """Compare the chat template's own file with the one in `tokenizer_config.json`, which older readers look for."""
+    file = artifact.path / TEMPLATE_FILE
+    inside = read_json(artifact.path / TOKENIZER_CONFIG).get("chat_template")
+    if not isinstance(inside, str) or not file.is_file() or file.stat().st_size > MAX_JSON_BYTES:
+        return []
+    # As transformers reads it: in text mode, where every kind of line end is the same.
+    same = file.read_text(encoding="utf-8", errors="replace").splitlines() == inside.splitlines()
+    return [] if same else [f"{TEMPLATE_FILE} and the chat_template in {TOKENIZER_CONFIG} are not the same"]
 
 
 def check_quantization(artifact: Artifact) -> Check:
@@ -223,7 +245,7 @@ def check_quantization(artifact: Artifact) -> Check:
             if key in _COMPARED_OPTIONS and key in stated and stated[key] != wanted
         ]
         problems += _layer_problems(artifact, artifact.receipt.num_layers)
-    return check_of(name, problems, f"{values['quant_method']}, method {config.method}")
+    return check_of(name, problems, f"{values.get('quant_method', config.format)}, method {config.method}")
 
 
 def _layer_problems(artifact: Artifact, stated: int) -> list[str]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from qtoolkit.checkpoints.config_ages import same_scaling
 from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS
 from qtoolkit.files import read_json
 from qtoolkit.hub.licenses import named_license
@@ -83,5 +84,5 @@ def _config_problems(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return [
         f"{key} is {ours[key]!r:.60} instead of the base's {theirs[key]!r:.60}"
         for key in sorted((ours.keys() & theirs.keys()) - _CHANGED)
-        if ours[key] != theirs[key]
+        if not (same_scaling(ours[key], theirs[key]) if key == "rope_scaling" else ours[key] == theirs[key])
     ]

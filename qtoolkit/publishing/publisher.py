@@ -16,7 +16,9 @@ from qtoolkit.hub.repository import ask, parse_name
 from qtoolkit.measure.guard import explained
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
+from qtoolkit.publishing.card_frontier import frontier_files, refuse_foreign_frontier
 from qtoolkit.publishing.card_quality import refuse_foreign_figures
+from qtoolkit.publishing.contract_check import stored_in
 from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
 from qtoolkit.publishing.push import CARD, Content, Repository
 from qtoolkit.publishing.token import Writer, find_writer
@@ -37,7 +39,8 @@ def publish(request: PublishRequest) -> Publication:
     verification = make_checks(artifact, request, run_anew=False)
     refuse_unproven(verification)
     card = _card(artifact, receipt, verification, request)
-    files: dict[str, Content] = {**{name: artifact.path / name for name in artifact.names}, CARD: card.encode()}
+    files: dict[str, Content] = {name: artifact.path / name for name in artifact.names}
+    files |= {CARD: card.encode(), **frontier_files(request.frontier)}
     private = None if request.create_pr else request.private
     planned = Publication(
         repo_id=request.repo_id,
@@ -154,12 +157,14 @@ def _card(artifact: Artifact, receipt: Receipt, verification: Verification, requ
     """
     if request.quality is not None:
         refuse_foreign_figures(request.quality, receipt)
+    if request.frontier is not None:
+        refuse_foreign_frontier(request.frontier, receipt)
     if CARD not in artifact.names:
-        return str(make_card(receipt, verification, request))
+        return str(make_card(receipt, verification, request, stored_in(artifact)))
     card = artifact.path / CARD
-    for key in ("base_model", "base_model_relation", "quality"):
+    for key in ("base_model", "base_model_relation", "quality", "frontier"):
         if getattr(request, key) is not None:
-            remedy = "write the figures into it" if key == "quality" else "write it in"
+            remedy = "write the figures into it" if key in ("quality", "frontier") else "write it in"
             raise ConfigError(
                 f"{card} is published as it is, without {key}=: remove the file, so that a card is made, or {remedy}"
             )

@@ -72,7 +72,8 @@ def other_packages_of(receipt: Receipt) -> tuple[str, ...]:
 
 
 def readers_of(receipt: Receipt) -> str:
-    """Return sentences on which other programs read the model; what was not tried is said to be so."""
+    """Return sentences on how the model is read, beside what the reader contract says."""
     readers = format_of_receipt(receipt).readers(receipt.settings)
     packages = other_packages_of(receipt)
-    return f"{readers} qtoolkit reads them with {' and '.join(packages)} installed." if packages else readers
+    own = f"qtoolkit reads it with {' and '.join(packages)} installed." if packages else ""
+    return " ".join(filter(None, (readers, own)))

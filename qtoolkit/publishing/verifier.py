@@ -9,7 +9,7 @@ from typing import Any
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.measure.guard import explained
-from qtoolkit.publishing import behaviour_checks, file_checks, origin_checks, run_cache, safety_checks
+from qtoolkit.publishing import behaviour_checks, contract_check, file_checks, origin_checks, run_cache, safety_checks
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.base_folder import base_name, find_base
 from qtoolkit.publishing.process import NoAnswerError, NoMemoryError, run_behaviour
@@ -54,7 +54,8 @@ def make_checks(artifact: Artifact, options: VerifyRequest | PublishRequest, *, 
         run_cache.remember(state, answer)
         return answer
 
-    for check in all_checks(artifact, base, find_base(artifact.receipt, base), run):
+    for_ = options.for_ if isinstance(options, VerifyRequest) else None
+    for check in all_checks(artifact, base, find_base(artifact.receipt, base), run, for_):
         checks.append(check)
         if options.on_check:
             options.on_check(check)
@@ -68,23 +69,28 @@ def make_checks(artifact: Artifact, options: VerifyRequest | PublishRequest, *, 
     )
 
 
-def all_checks(artifact: Artifact, base: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:
+def all_checks(
+    artifact: Artifact, base: str | None, base_folder: Path | None, run: _Run, for_: str | None = None
+) -> Iterator[Check]:
     """Yield every check, made when it is asked for, in characters that any screen shows.
 
     Args:
         artifact: the folder; it is not loaded where a check finds that this is not safe.
         base, base_folder: as for `check_base`.
         run: answers a request as `run_behaviour` does.
+        for_: as for `check_readers`.
     """
     is_intact = False
-    for check in _unescaped_checks(artifact, base, base_folder, run):
+    for check in _unescaped_checks(artifact, base, base_folder, run, for_):
         if check.name == "file hashes":
             is_intact = check.passed is True
         note = check.note.replace(file_checks.AGAIN, file_checks.ANEW) if is_intact else check.note
         yield replace(check, value=printable(check.value), note=printable(note))
 
 
-def _unescaped_checks(artifact: Artifact, base: str | None, base_folder: Path | None, run: _Run) -> Iterator[Check]:
+def _unescaped_checks(
+    artifact: Artifact, base: str | None, base_folder: Path | None, run: _Run, for_: str | None
+) -> Iterator[Check]:
     """Yield every check; what stands in files, as it is."""
     unsafe = []
     for check in check_files(artifact):
@@ -99,6 +105,7 @@ def _unescaped_checks(artifact: Artifact, base: str | None, base_folder: Path | 
             yield _unread_base(oneline(error))
             base_folder = None
     yield _made("base model", lambda: origin_checks.check_base(artifact, base, base_folder))
+    yield _made(contract_check.NAME, lambda: contract_check.check_readers(artifact, for_))
     if unsafe:
         yield _not_loaded("not tried", f"not loaded: {' and '.join(unsafe)} failed")
     else:

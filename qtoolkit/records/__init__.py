@@ -13,6 +13,7 @@ from qtoolkit.records.phase import PhasePlan, Term
 from qtoolkit.records.plan import Advice, Plan
 from qtoolkit.records.publication import Publication
 from qtoolkit.records.quality import QualityReport, SpeedReport
+from qtoolkit.records.reading import Reading
 from qtoolkit.records.receipt import Behaviour, FileEntry, Probe, Receipt
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
@@ -53,6 +54,7 @@ __all__ = [
     "Publication",
     "QualityReport",
     "QuantizationReport",
+    "Reading",
     "Receipt",
     "Recommendation",
     "Record",

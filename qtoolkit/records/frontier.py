@@ -108,8 +108,8 @@ class Frontier(Record):
         return (self._table(), *left_out)
 
     def picture(self) -> str:
-        svg = self._svg()
-        return image(self._alternative(), svg) if svg else ""
+        svg = self.svg()
+        return image(self.alternative(), svg) if svg else ""
 
     def to_markdown(self) -> str:
         """Return the table of what was measured in Markdown, for a model's card; all text in it is escaped."""
@@ -123,12 +123,12 @@ class Frontier(Record):
             OutputError: the file cannot be written; an existing one is unchanged.
             ConfigError: `path` is not a path, or a relative one while the current folder was removed.
         """
-        return write_text(path, self._svg() or '<svg xmlns="http://www.w3.org/2000/svg"/>')
+        return write_text(path, self.svg() or '<svg xmlns="http://www.w3.org/2000/svg"/>')
 
     def _table(self) -> Grid:
         return Grid(_TITLE, _HEADER, tuple(map(self._cells, self.results))).without_empty(TAIL)
 
-    def _svg(self) -> str:
+    def svg(self) -> str:
         """Return the picture of what was measured; empty if nothing was."""
         points = [
             Point(
@@ -143,14 +143,14 @@ class Frontier(Record):
             if _is_measured(one)
         ]
         return frontier_svg(
-            self._alternative(),
+            self.alternative(),
             points,
             x_label="weight files",
             y_label="KL divergence, nats",
             x_text=lambda size: format_bytes(round(size)),
         )
 
-    def _alternative(self) -> str:
+    def alternative(self) -> str:
         """Return the picture in words."""
         found = "; ".join(f"{one.label} with {_figures(one)}" for one in self.frontier)
         return f"KL divergence against the size of the weight files. On the frontier: {found}"

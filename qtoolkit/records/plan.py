@@ -7,6 +7,7 @@ from qtoolkit.records.base import Record, Row, note_rows
 from qtoolkit.records.layer_plan import JobRecord
 from qtoolkit.records.machine import Machine
 from qtoolkit.records.phase import PhasePlan
+from qtoolkit.records.reading import Reading
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes
 
 
@@ -53,9 +54,12 @@ class Plan(JobRecord):
         tight: resources of which more than nine tenths will be used.
         advice: changes with which it would fit, each with its figures; empty if it fits.
         notes: what was assumed.
+        readings: what each program that is known to load models says of the result; empty for an unknown format.
+        for_reader: the program that the result is made for; empty for none in particular.
     """
 
     schema_version: ClassVar[int] = 2
+    added_fields: ClassVar[frozenset[str]] = frozenset({"readings", "for_reader"})
 
     footprint_after: int
     disk_after: int
@@ -66,6 +70,13 @@ class Plan(JobRecord):
     tight: tuple[str, ...] = ()
     advice: tuple[Advice, ...] = ()
     notes: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    for_reader: str = ""
+
+    @property
+    def reading(self) -> Reading | None:
+        """Return what the program says that the result is made for; None where it is made for none in particular."""
+        return next((reading for reading in self.readings if reading.reader == self.for_reader), None)
 
     @property
     def fits(self) -> bool:
@@ -101,6 +112,7 @@ class Plan(JobRecord):
         return (
             *self.config_rows(),
             *((Row("verdict", self.verdict, self.machine.name),) if self.machine else ()),
+            *(self.reading.rows() if self.reading else ()),
             *(Row("does not fit", problem) for problem in self.problems),
             *(Row("tight", what) for what in self.tight),
             *self.layer_rows(),

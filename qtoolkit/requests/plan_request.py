@@ -4,6 +4,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.requests.for_reader import ForReader
 from qtoolkit.requests.model import CONFIG, MODEL, ModelSource, OnDevice, PlannedUse
 from qtoolkit.requests.option_field import describe, option
 from qtoolkit.requests.output import OutputFolder
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PlanRequest(OutputFolder, OnDevice, ModelSource, PlannedUse):
+class PlanRequest(OutputFolder, ForReader, OnDevice, ModelSource, PlannedUse):
     """Hold a model, a config, and where the result would be made and used."""
 
     model: Any = field(metadata=describe(f"{MODEL}, or a transformers config alone"))

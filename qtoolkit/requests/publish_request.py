@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.records import QualityReport
+from qtoolkit.records import Frontier, QualityReport
 from qtoolkit.requests.model import HubToken
 from qtoolkit.requests.option_field import describe, option
 from qtoolkit.requests.verify_request import CheckOptions
@@ -35,8 +35,11 @@ class PublishRequest(CardOptions, CheckOptions):
     dry_run: bool = option(False, help="send nothing, and tell every file, its size and the card")
     revision: str = option("main", help="branch to write to, made where it does not exist", metavar="BRANCH")
     quality: QualityReport | None = option(None, help="what `evaluate` measured of this folder, for the card")
+    frontier: Frontier | None = option(None, help="what `frontier` measured of its base, for the card")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.quality, QualityReport | None):
             raise ConfigError(f"quality must be what qt.evaluate returns, got {type(self.quality).__name__}")
+        if not isinstance(self.frontier, Frontier | None):
+            raise ConfigError(f"frontier must be what qt.frontier returns, got {type(self.frontier).__name__}")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.requests.for_reader import ForReader
 from qtoolkit.requests.model import CONFIG, MODEL, ModelSource, OnDevice, WithProgress
 from qtoolkit.requests.option_field import describe
 from qtoolkit.requests.output import OutputFolder, Resumable
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class QuantizeRequest(OutputFolder, Resumable, OnDevice, ModelSource, WithProgress):
+class QuantizeRequest(OutputFolder, ForReader, Resumable, OnDevice, ModelSource, WithProgress):
     """Hold a model, a config, and how the job is done."""
 
     model: Any = field(metadata=describe(f"{MODEL}, which stays as it is; a `.gguf` file is expanded first"))

@@ -4,12 +4,13 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.requests.for_reader import ForReader
 from qtoolkit.requests.model import HubSource, MemoryLimit, OnDevice, PlannedUse
 from qtoolkit.requests.option_field import describe, option
 
 
 @dataclass(frozen=True)
-class RecommendRequest(MemoryLimit, OnDevice, PlannedUse, HubSource):
+class RecommendRequest(MemoryLimit, ForReader, OnDevice, PlannedUse, HubSource):
     """Hold the models to choose from, and what the choice must fit."""
 
     model: Any | list[Any] = field(metadata=describe("what `plan` takes, or a list of such to be compared"))

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 
 from qtoolkit.records import OnCheck
+from qtoolkit.requests.for_reader import ForReader
 from qtoolkit.requests.model import WithProgress, refuse_uncallable
 from qtoolkit.requests.option_field import describe, option
 
@@ -26,7 +27,7 @@ class CheckOptions(WithProgress):
 
 
 @dataclass(frozen=True)
-class VerifyRequest(CheckOptions):
+class VerifyRequest(CheckOptions, ForReader):
     """Hold a saved model that is verified."""
 
     path: str | PathLike[str] = field(metadata=describe("a folder that `quantize` wrote, or any other with a model"))

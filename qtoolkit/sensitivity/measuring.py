@@ -1,4 +1,4 @@
-"""Predict what rounding each layer costs, to second order from gradients (optimal brain surgeon, as in HAWQ-V2).
+"""Predict what quantizing each layer costs, to second order from gradients (optimal brain surgeon, as in HAWQ-V2).
 
 A change dW of one weight matrix changes the model's output by KL(p || q) ~ 1/2 E[<g, dW>^2] nats per token, where g is
 the gradient of log p(y | x) for a label y drawn from p: the Fisher information is the second derivative of the KL
@@ -13,20 +13,22 @@ KL ~ 0.1^2 / 8 = 0.00125 nats; exactly it is 0.001249.
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import nn
 
-from qtoolkit.errors import ConfigError, UnsupportedModelError
+from qtoolkit.errors import ConfigError, QToolkitError, UnsupportedModelError
 from qtoolkit.files import cache_json, read_json, user_cache
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import Layer, Method, MixedConfig
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.records import OnProgress, RoundingLoss, Sensitivity, ignore_progress
+from qtoolkit.sensitivity.block_inputs import inputs_of_groups
 from qtoolkit.stream.backward import LoadedBlock, run_backward
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.loading import calibration_dtype, load_streamed
@@ -53,14 +55,17 @@ def measure_sensitivity(
     device: str,
     on_progress: OnProgress = ignore_progress,
 ) -> Sensitivity:
-    """Predict for each layer of the blocks what rounding it alone to the nearest code would add to the loss.
+    """Predict for each layer of the blocks what quantizing it alone would add to the loss.
+
+    The change is that of rounding to the nearest code; of a method that corrects, what is left after correction, by
+    the inputs that the layer has on the same text.
 
     One block is in memory at a time. The text is the config's `calibration`, or text that the model generates if the
     config has none. Results are cached in the user's cache folder, by weights, method, options and text.
 
     Args:
         checkpoint: the model in full precision, its weights on this machine.
-        method: rounds with its own grid.
+        method: rounds with its own grid, and corrects if it does so.
         config: its options.
         layers: linear layers of the blocks.
         bits: numbers of bits to round to.
@@ -85,7 +90,7 @@ def measure_sensitivity(
             column=getattr(config, "calibration_column", None),
             on_progress=on_progress,
         )
-    key = _key(checkpoint, config, layers, bits, dtype, text)
+    key = _key(checkpoint, method, config, layers, bits, dtype, text)
     file = user_cache() / "sensitivity" / f"{key}.json"
     # A file that holds something else is replaced.
     with suppress(ConfigError):
@@ -109,7 +114,7 @@ class _RoundingLosses:
 
     Attributes:
         model: the user's name for the model, for errors.
-        method: rounds the weights.
+        method: changes the weights.
         config: its options.
         layers: linear layers of the blocks.
         names: for each block, the names of its layers within it.
@@ -140,22 +145,40 @@ class _RoundingLosses:
         linear: dict[str, Any] = {
             f"{block.name}.{name}": block.module.get_submodule(name) for name in self.names[block.index]
         }
-        self.changes = {name: self._change(layers[name], module) for name, module in linear.items()}
+        if self.method.corrects:
+            changes = dict(self._corrections(block, linear))
+            self.changes = {name: changes[name] for name in linear}
+        else:
+            self.changes = {name: self._rounding(layers[name], module) for name, module in linear.items()}
         yield [module.weight.requires_grad_() for module in linear.values()]
 
-    def _change(self, layer: Layer, module: nn.Module) -> torch.Tensor:
+    def _rounding(self, layer: Layer, module: nn.Module) -> torch.Tensor:
         """Return how rounding to each number of bits changes a weight, [bits, elements] in the module's order."""
-        config = self.config.of(layer.name)
-        stored = weight_of(module)
-        weight = stored.float()
+        weight = weight_of(module).float()
         try:
-            rounded = [self.method.rounded(weight, layer, config.with_bits(bits)) for bits in self.bits]
+            return _change(module, [self.method.rounded(weight, layer, config) for config in self._configs(layer.name)])
         except ValueError as error:
             message = f"{layer.name} of {self.model} cannot be rounded ({error}): exclude it"
             raise UnsupportedModelError(message) from error
-        change = torch.stack([(value - weight).to(stored.dtype) for value in rounded])
-        # Conv1D stores [in, out].
-        return (change if isinstance(module, nn.Linear) else change.mT).flatten(1)
+
+    def _corrections(self, block: LoadedBlock, linear: Mapping[str, nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield how each layer of a block changes where the method corrects: as `_rounding`, by full names."""
+        for names, inputs in inputs_of_groups(block, self.names[block.index]):
+            full = [f"{block.name}.{name}" for name in names]
+            for configs, some in groupby(full, self._configs):
+                alike = list(some)
+                weights = (weight_of(linear[name]).float() for name in alike)
+                try:
+                    for name, values in zip(alike, self.method.corrected(weights, inputs, configs), strict=True):
+                        yield name, _change(linear[name], values)
+                except (ValueError, QToolkitError) as error:
+                    message = f"{alike[0]} of {self.model} cannot be measured ({error}): exclude it"
+                    raise UnsupportedModelError(message) from error
+
+    def _configs(self, name: str) -> list[MixedConfig]:
+        """Return the config of a layer with each number of bits."""
+        config = self.config.of(name)
+        return [config.with_bits(bits) for bits in self.bits]
 
     def add(self, samples: slice, gradients: Sequence[torch.Tensor | None]) -> None:
         """See `Watcher`; one sample at a time."""
@@ -179,6 +202,15 @@ class _RoundingLosses:
             yield RoundingLoss(name, bits, loss, error)
 
 
+def _change(module: nn.Module, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the differences of values [out, in] from a layer's weight, [bits, elements] in the module's order."""
+    stored = weight_of(module)
+    weight = stored.float()
+    change = torch.stack([(value - weight).to(stored.dtype) for value in values])
+    # Conv1D stores [in, out].
+    return (change if isinstance(module, nn.Linear) else change.mT).flatten(1)
+
+
 def _generated_text(checkpoint: Checkpoint, device: str, dtype: torch.dtype, on_progress: OnProgress) -> Calibration:
     """Return text that the model generates itself."""
     model = load_streamed(replace(checkpoint, dtype=dtype), None, device=device, on_progress=ignore_progress).value
@@ -189,6 +221,7 @@ def _generated_text(checkpoint: Checkpoint, device: str, dtype: torch.dtype, on_
 
 def _key(
     checkpoint: Checkpoint,
+    method: Method,
     config: MixedConfig,
     layers: Sequence[Layer],
     bits: Sequence[int],
@@ -202,6 +235,7 @@ def _key(
         "schema_version": Sensitivity.schema_version,
         "weights": checkpoint.fingerprint(),
         "method": config.method,
+        "corrects": method.corrects,
         "settings": list(settings.items()),
         "rules": list(config.rules.items()),
         "layers": [layer.name for layer in layers],

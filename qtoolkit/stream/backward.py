@@ -4,7 +4,7 @@ Each block runs again before its gradients are computed, as in gradient checkpoi
 weights are read again too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -37,12 +37,14 @@ class LoadedBlock:
         name: its full name.
         module: the block itself.
         run_one: runs it on one sample.
+        calls: each runs it on one batch of samples.
     """
 
     index: int
     name: str
     module: nn.Module
     run_one: Call
+    calls: Sequence[Call]
 
 
 class Watcher(Protocol):
@@ -133,7 +135,8 @@ def run_backward(
         with streamed.block(index) as block:
             block.requires_grad_(requires_grad=False)
             run = partial(samples.call, index, block, streamed.device)
-            with watcher.watching(LoadedBlock(index, name, block, partial(run, samples.one))) as weights:
+            calls = [partial(_run_batch, run, states, index * len(parts) + number) for number in range(len(parts))]
+            with watcher.watching(LoadedBlock(index, name, block, partial(run, samples.one), calls)) as weights:
                 for number, part in enumerate(reversed(parts)):
                     inputs = states.pop().to(streamed.device).requires_grad_()
                     output_gradient = gradients[number].to(streamed.device)
@@ -142,6 +145,11 @@ def run_backward(
                     _check_finite(streamed, f"the gradients of {name}", gradients[number])
                     watcher.add(part, computed[1:])
         report(2 * count - index, name)
+
+
+def _run_batch(run: Callable[[torch.Tensor], torch.Tensor], states: Stack, number: int) -> torch.Tensor:
+    """Run a block on the inputs that are kept under a number."""
+    return run(states[number])
 
 
 def tokens_with_logits(vocab_size: int) -> int:

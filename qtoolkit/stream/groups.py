@@ -42,6 +42,11 @@ def is_indexed(name: str) -> bool:
     return _NUMBER.search(name) is not None
 
 
+def without_indices(name: str) -> str:
+    """Return a name within a block with `*` for each index: "mlp.experts.*.up_proj"."""
+    return _NUMBER.sub("*", name)
+
+
 def trace(block: nn.Module, names: Sequence[str], call: Call) -> tuple[Group, ...]:
     """Run a block once and return groups of layers that share their inputs, in the order in which they run.
 

@@ -1,8 +1,6 @@
 """Save models as transformers reads them: config, tokenizer, and safetensors written tensor by tensor."""
 
 import json
-import os
-import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.core_model_loading import revert_weight_conversion
 
+from qtoolkit.checkpoints.config_ages import with_both_ages
+from qtoolkit.checkpoints.config_limits import without_code
 from qtoolkit.checkpoints.filenames import INDEX_FILE
 from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import OutputError, UnsupportedModelError
 from qtoolkit.files import open_new
+from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress, ProgressEvent
+from qtoolkit.stream.companion_files import copy_companions
+from qtoolkit.stream.tokenizer_writing import write_tokenizer
 from qtoolkit.tensor.lazy import LazyState, LazyTensor
 
 if TYPE_CHECKING:
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
 
 # As in transformers' `save_pretrained`: small enough for any file system, and for repeating an upload to the Hub.
 MAX_SHARD_BYTES = 5_000_000_000
+_FILE_KEYS = ("model_file_base_name", "model_name_or_path")
 _Tensors = Mapping[str, torch.Tensor | LazyTensor]
-_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def save_model(
@@ -33,28 +36,33 @@ def save_model(
     folder: Path,
     on_progress: OnProgress,
     *,
+    base: Path | None = None,
     side_files: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda quantization: {},
-) -> None:
-    """Write a model as transformers reads it: config, generation config, weights, tokenizer and chat template.
+) -> tuple[str, ...]:
+    """Write a model as transformers 4 and 5 read it: config, generation config, weights, tokenizer and chat template.
 
     Args:
         model: the model.
         tokenizer: a tokenizer of transformers; None if there is none.
         folder: where its files are written.
         on_progress: called for each tensor written.
+        base: the folder of the model that it was made from, whose licence and the like are taken along; None where it
+            is not known.
         side_files: returns further files that readers expect beside `config.json`, texts by name, given the
             `quantization_config` of that file.
+
+    Returns:
+        Notes of what was left out, one line each.
 
     Raises:
         OutputError: some of these files were removed while the model was saved.
         UnsupportedModelError: a tensor has a type that safetensors files lack.
     """
     names = ["config.json"]
-    config = model.config
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(folder)
-    quantization = json.loads((folder / "config.json").read_bytes()).get("quantization_config")
-    for name, text in side_files(quantization or {}).items():
+    config = _config_values(model)
+    text = json.dumps(config.value, indent=2, sort_keys=True) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    for name, text in side_files(config.value.get("quantization_config") or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
         names.append(name)
     if model.generation_config is not None:
@@ -62,11 +70,28 @@ def save_model(
         model.generation_config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
         names.append("generation_config.json")
     names += write_weights(_own_tensors(model), folder, on_progress)
-    if tokenizer is not None:
-        # If the folder was removed, transformers would create it again.
-        _check_files(folder, names)
-        names += _save_tokenizer(tokenizer, folder)
+    # If the folder was removed, transformers would create it again.
     _check_files(folder, names)
+    written = Noted[list[str]]([]) if tokenizer is None else write_tokenizer(tokenizer, folder)
+    beside = copy_companions(base, folder)
+    _check_files(folder, [*names, *written.value, *beside.value])
+    return (*config.notes, *written.notes, *beside.notes)
+
+
+def _config_values(model: "PreTrainedModel") -> Noted[dict[str, Any]]:
+    """Return the values of a model's `config.json` for readers of either age, without what names code or other files.
+
+    The notes name what fetches or runs code.
+    """
+    config = model.config
+    config.architectures = [type(model).__name__]
+    values, dropped = without_code(json.loads(config.to_json_string()))
+    quantization = values.get("quantization_config")
+    if isinstance(quantization, dict):
+        # auto-gptq's names of the file and the folder that the weights were read from.
+        values["quantization_config"] = {key: quantization[key] for key in quantization if key not in _FILE_KEYS}
+    notes = tuple(f"left out of its config, since it fetches or runs code: {what}" for what in dropped)
+    return Noted(with_both_ages(values), notes)
 
 
 def _check_files(folder: Path, names: list[str]) -> None:
@@ -78,21 +103,6 @@ def _check_files(folder: Path, names: list[str]) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise OutputError(f"{folder} lost {', '.join(missing)} while it was saved: leave it alone, and call that again")
-
-
-def _save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> list[str]:
-    """Write a tokenizer's files and return their names."""
-    try:
-        files = tokenizer.save_pretrained(folder) or ()
-    except Exception as error:
-        # The tokenizers library reports a full disk as a bare Exception: "No space left on device (os error 28)".
-        os_error = _RUST_ERROR.search(str(error))
-        if isinstance(error, OSError) or os_error is None:
-            raise
-        code = int(os_error[1])
-        raise OSError(code, os.strerror(code)) from error
-    # Some tokenizers list files that they do not write.
-    return [os.path.relpath(file, folder) for file in files if Path(file).is_file()]
 
 
 def _own_tensors(model: "PreTrainedModel") -> _Tensors:

@@ -73,13 +73,13 @@ def test_the_file_is_never_larger_than_the_target(share: float, tiny_llama: Path
             qt.AbsMax(granularity="group", target_size="1 kB"),
             r"out of reach for .*: it takes 1[23]\.\d MB to 1[23]\.\d MB",
         ),
-        (gptq(target_bits=3), r"out of reach for .*: it takes 4\.\d+ bits per weight to 9\.\d+ bits"),
+        (gptq(target_bits=3, full_range=False), r"out of reach for .*: it takes 4\.\d+ bits per weight to 9\.\d+ bits"),
         (
             qt.AbsMax(granularity="group", target_bits=5, rules={"*": {"bits": 8}}),
             r"the rules take 8\.250 bits per weight, more than target_bits=5: leave out their bits",
         ),
     ],
-    ids=["bits", "size", "symmetric 2 bits", "rules"],
+    ids=["bits", "size", "2 bits with scales of one sign", "rules"],
 )
 def test_what_cannot_be_met_is_refused_before_work(config: Any, message: str, tiny_llama: Path) -> None:
     for verb in (qt.plan, qt.quantize):

@@ -17,7 +17,7 @@ from tests.hub.hub_models import SHARDS, accept, content, ignore_progress, shard
 # Beside a model on the Hub, and never asked for.
 OTHERS = [
     "README.md",
-    "LICENSE",
+    "license_check.py",
     "modeling_custom.py",
     "tokenization_custom.py",
     "pytorch_model.bin",
@@ -34,6 +34,7 @@ OTHERS = [
 ]
 SMALL = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"]
 SMALL += ["vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"]
+SMALL += ["LICENSE", "NOTICE.txt", "USE_POLICY.md", "preprocessor_config.json"]
 
 
 def test_the_files_arrive_as_they_are(any_hub: Hub, tmp_path: Path) -> None:

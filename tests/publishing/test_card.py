@@ -132,8 +132,12 @@ def test_it_names_only_readers_that_are_known_to_read_it(receipt: Receipt, rules
     own = receipt.method == "absmax" or bool(rules)
     assert ("import qtoolkit  #" in card.text) == own == (card.data.library_name == "qtoolkit")
     assert ("optimum gptqmodel\n" in card.text) == (not own)
-    plain = not own and receipt.settings["checkpoint_format"] == "gptq"
-    assert ("vLLM" in card.text) == plain
+    loads = {line.split(" | ")[0]: line.split(" | ")[1] for line in card.text.splitlines() if line.count(" | ") == 2}
+    assert loads["| vLLM 0.33.0"] == ("no" if receipt.method == "absmax" else "yes")
+    assert (loads["| transformers 5.23.0"] == "yes") == (not own)
+    assert ("| gptqmodel 7.7.0" in loads) == (receipt.method == "gptq")
+    plain = receipt.method == "gptq" and receipt.settings["checkpoint_format"] == "gptq" and not rules
+    assert ("| auto-gptq 0.7.1" in loads) == plain
     assert ("4-bit" in card.data.tags) == (receipt.method == "gptq" and not rules)
 
 

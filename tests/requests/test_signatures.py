@@ -8,6 +8,7 @@ import pytest
 import qtoolkit as qt
 
 PROGRESS = "Callable[[ProgressEvent], None] | None = None"
+FOR = "for_: str | None = None"
 CHECK = "Callable[[Check], None] | None = None"
 TEXT = "text: Any = 'wikitext2', seq_len: int = 512, num_tokens: int = 16384, stride: int | None = None"
 SOURCE = "revision: str | None = None, token: str | None = None, tokenizer: Any = None"
@@ -16,10 +17,10 @@ PATH = "str | PathLike[str]"
 SIGNATURES = {
     "quantize": f"(model: Any, config: MethodConfig | str | Any, *, output: {PATH} | None = None, "
     f"device: str = 'auto', {SOURCE}, resume: bool = True, resume_repo: str | None = None, overwrite: bool = False, "
-    f"on_progress: {PROGRESS}) -> QuantizedModel",
+    f"{FOR}, on_progress: {PROGRESS}) -> QuantizedModel",
     "plan": "(model: Any, config: MethodConfig | str | Any, *, device: str = 'auto', "
     f"output: {PATH} | None = None, {SOURCE}, machine: str | Machine | None = None, context: int = 4096, "
-    "batch_size: int = 1) -> Plan",
+    f"batch_size: int = 1, {FOR}) -> Plan",
     "load": f"(model: {PATH}, *, device: str = 'auto', dtype: str | torch.dtype = 'auto', {SOURCE}) "
     "-> QuantizedModel | PreTrainedModel",
     "evaluate": f"(model: Any, *, base: Any | None = None, {TEXT}, noise_floor: bool = False, speed: bool = True, "
@@ -34,14 +35,15 @@ SIGNATURES = {
     f"on_progress: {PROGRESS}) -> Frontier",
     "recommend": "(model: Any | list[Any], *, memory: int | str | None = None, goal: str = 'quality', "
     "device: str = 'auto', machine: str | Machine | None = None, context: int = 4096, revision: str | None = None, "
-    "token: str | None = None) -> Recommendation",
+    f"token: str | None = None, {FOR}) -> Recommendation",
     "run_tasks": f"(model: Any, tasks: {PATH} | Sequence[{PATH}], *, limit: int | None = None, "
     "num_fewshot: int | None = None, batch_size: int = 8, tokenizer: Any = None) -> TaskReport",
-    "verify": f"(path: {PATH}, *, base: {PATH} | None = None, on_progress: {PROGRESS}, on_check: {CHECK}) "
+    "verify": f"(path: {PATH}, *, base: {PATH} | None = None, {FOR}, on_progress: {PROGRESS}, on_check: {CHECK}) "
     "-> Verification",
     "publish": f"(path: {PATH}, repo_id: str, *, private: bool = True, create_pr: bool = False, dry_run: bool = False, "
     f"token: str | None = None, revision: str = 'main', base: {PATH} | None = None, license: str | None = None, "
     "base_model: str | None = None, base_model_relation: str | None = None, quality: QualityReport | None = None, "
+    "frontier: Frontier | None = None, "
     f"on_progress: {PROGRESS}, on_check: {CHECK}) -> Publication",
     "find_models": "(text: str = '', *, limit: int = 20, hub: bool = True, token: str | None = None) -> FoundModels",
 }

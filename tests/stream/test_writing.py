@@ -126,9 +126,9 @@ def test_a_saved_model_is_read_by_transformers(tmp_path: Path, architecture: str
     save_model(model, None, tmp_path / "ours", ignore)
     assert_same(load_file(tmp_path / "ours" / SINGLE), load_file(tmp_path / "reference" / SINGLE))
     for name in ("config.json", "generation_config.json"):
-        assert json.loads((tmp_path / "ours" / name).read_text()) == json.loads(
-            (tmp_path / "reference" / name).read_text()
-        )
+        ours, reference = (json.loads((tmp_path / folder / name).read_text()) for folder in ("ours", "reference"))
+        # Ours has the keys of transformers 4 too.
+        assert {key: ours.get(key) for key in reference} == reference
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
     with torch.no_grad():
         assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)

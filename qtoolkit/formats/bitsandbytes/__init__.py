@@ -27,10 +27,6 @@ class BitsAndBytesFormat(Format):
 
         return options_of(BitsAndBytesConfig.from_dict(dict(values)))
 
-    def readers(self, options: Mapping[str, Any]) -> str:
-        """See `Format`."""
-        return "vLLM lists bitsandbytes among the formats that it reads; this model was not tried there."
-
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """See `Format`: without the line that each int8 product of a bfloat16 model logs, thousands for a sentence."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats.base import Layers, LayersOf, is_uneven
+from qtoolkit.formats.base import Layers, LayersOf
 from qtoolkit.formats.grouped import Grid, GroupedFormat
 from qtoolkit.formats.layer import Layer
 from qtoolkit.records import LayerPlan
@@ -38,6 +38,7 @@ class CompressedTensorsFormat(GroupedFormat):
     packages = (PACKAGE,)
     reads_itself = True
     layer_suffixes = (".weight_packed",)
+    fused_by = ("vLLM", "SGLang")
     widths = WIDTHS
     # vLLM looks up rows of whole words only.
     embedding_widths = (4, 8)
@@ -148,13 +149,13 @@ class CompressedTensorsFormat(GroupedFormat):
 
     def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
         """See `GroupedFormat`."""
-        zeros = () if config.sym else ("zero points are read by transformers 5 as it loads, and not by 4.57",)
-        if getattr(config, "embeddings", None) is None:
-            return zeros
-        return (
-            *zeros,
-            "quantized embeddings are read by qtoolkit, and listed by vLLM: transformers' own reader fails at them",
-        )
+        return () if config.sym else ("zero points are read by transformers 5 as it loads, and not by 4.57",)
+
+    def layer_bits(self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+        """See `Format`."""
+        from qtoolkit.formats.compressed_tensors.config import bits_by_scheme
+
+        return bits_by_scheme(values, (name for name in shapes if name.endswith(self.layer_suffixes)))
 
     def reads_alone(self, values: Mapping[str, Any]) -> bool:
         """See `Format`."""
@@ -168,20 +169,9 @@ class CompressedTensorsFormat(GroupedFormat):
 
     def readers(self, options: Mapping[str, Any]) -> str:
         """See `Format`."""
-        own = "With `import qtoolkit` before it, the package compressed-tensors is not needed, and codes stay packed."
-        listed = (
-            "vLLM and SGLang list compressed-tensors among the formats that they read; this model was not tried there."
-        )
         if options.get("embeddings") is not None:
-            return (
-                "Its embeddings are quantized too: transformers reads them once qtoolkit is imported, not by itself. "
-                f"{listed}"
-            )
-        if options.get("sym") is False:
-            own += " transformers 5.23 expands zero points while it loads, as config.json says (run_compressed)."
-        if is_uneven(options):
-            listed += " They fuse q, k and v, and gate and up, which must have the same bits there."
-        return f"{own} {listed}"
+            return "Its embeddings are quantized too: transformers reads them once qtoolkit is imported, not by itself."
+        return "With `import qtoolkit` before it, the package compressed-tensors is not needed, and codes stay packed."
 
     def register(self, layers_of: LayersOf) -> None:
         """See `Format`."""

@@ -200,6 +200,22 @@ def origin_of(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None
     return method, options
 
 
+def bits_by_scheme(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, int]:
+    """Return the bits of quantized layers by their names; empty for a config that is not read here.
+
+    Args:
+        values: a `quantization_config`, which anybody may have written.
+        names: of their tensors of codes, "model.layers.0.mlp.down_proj.weight_packed".
+    """
+    try:
+        schemes = read_schemes(values)
+    except QToolkitError:
+        return {}
+    layers = (name.rpartition(".")[0] for name in names)
+    found = ((name, schemes.of((name,), (_LINEAR,))) for name in layers)
+    return {name: scheme.bits for name, scheme in found if scheme is not None}
+
+
 def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a method's config that a `quantization_config` contains: those of its first scheme.
 

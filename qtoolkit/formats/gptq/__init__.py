@@ -9,7 +9,6 @@ from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
 from qtoolkit.formats.base import LayersOf, is_uneven
 from qtoolkit.formats.grouped import GroupedFormat
 from qtoolkit.formats.layer import Layer
-from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +34,7 @@ class GPTQFormat(GroupedFormat):
     reads_itself = True
     side_file_names = (QUANTIZE_CONFIG,)
     layer_suffixes = (".qweight",)
+    fused_by = ("vLLM", "SGLang")
     widths = (2, 3, 4, 8)
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -65,19 +65,25 @@ class GPTQFormat(GroupedFormat):
 
         return problems_of(folder, values)
 
+    def layer_bits(self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+        """See `Format`: a group index has an entry for each input, and a column of codes 32 bits for each word."""
+        found = {}
+        for name, shape in shapes.items():
+            layer = name.removesuffix(".qweight")
+            inputs = shapes.get(f"{layer}.g_idx", ())
+            if layer != name and len(shape) == 2 and len(inputs) == 1 and inputs[0]:
+                found[layer] = 32 * shape[0] // inputs[0]
+        return found
+
     def needs_qtoolkit(self, options: Mapping[str, Any]) -> bool:
         """See `Format`: optimum gives all layers the same bits."""
         return is_uneven(options)
 
     def readers(self, options: Mapping[str, Any]) -> str:
         """See `Format`."""
-        if is_uneven(options):
-            return "Its layers have different bits: gptqmodel reads that too; optimum and auto-gptq do not."
-        own = "With `import qtoolkit` before it, neither optimum nor gptqmodel is needed."
-        if options.get("checkpoint_format") == "gptq_v2":
-            return f"{own} Zero points are stored as gptq_v2, which auto-gptq does not read."
-        listed = "vLLM and SGLang list GPTQ among the formats that they read; this model was not tried there."
-        return f"{own} {listed}"
+        return (
+            "" if is_uneven(options) else "With `import qtoolkit` before it, neither optimum nor gptqmodel is needed."
+        )
 
     def reason_to_skip(self, layer: Layer) -> str:
         """See `GroupedFormat`."""
@@ -128,12 +134,6 @@ class GPTQFormat(GroupedFormat):
         from qtoolkit.formats.gptq.stored_layers import load_gptq
 
         return load_gptq(checkpoint, values, device=device)
-
-    def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
-        """See `GroupedFormat`."""
-        if len({layer.bits for layer in layers}) > 1:
-            return ("layers with different bits are read by qtoolkit and gptqmodel, not by auto-gptq and optimum",)
-        return ()
 
     def register(self, layers_of: LayersOf) -> None:
         """See `Format`."""

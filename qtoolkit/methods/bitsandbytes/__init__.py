@@ -169,7 +169,7 @@ class NF4Method(FourBitMethod):
 
     config_class = NF4
     title = "NF4"
-    offers = (Offer({}, 1.222, "transformers and vLLM with bitsandbytes"),)
+    offers = (Offer({}, 1.222),)
     recipes = ({}, {"double_quant": False})
     summary = "4-bit NormalFloat, blocks of 64 (QLoRA); no calibration"
 
@@ -188,7 +188,7 @@ class Int8Method(BitsAndBytesMethod):
     config_class = Int8
     title = "LLM.int8()"
     code_bits = 8
-    offers = (Offer({}, 1.019, "transformers with bitsandbytes", in_one_step=False),)
+    offers = (Offer({}, 1.019, in_one_step=False),)
     summary = "8-bit codes, outlier inputs in 16 bits (LLM.int8()); no calibration"
 
     def plan_layer(self, layer: Layer, config: Int8) -> LayerPlan:

@@ -1,5 +1,6 @@
 """GPTQ: choose codes column by column, compensating each column's error in those not yet done (arXiv 2210.17323)."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.stream.cost import JobShape
     from qtoolkit.stream.journal import JournalLocation
+    from qtoolkit.tensor.hessian import Hessian
 
 _SMALLEST_GROUP = 32
 # Rounds of refining where nobody says how many, and the bits with which nothing is left to gain (benchmarks/README.md).
@@ -40,8 +42,9 @@ class GPTQ(MixedConfig):
     # One of the formats that hold such codes: an option, where other methods have one format.
     format: str = option(  # type: ignore[misc]
         "gptq",
-        choices=("gptq", "compressed-tensors"),
-        help="how the codes are stored: gptq is AutoGPTQ's and holds 2, 3, 4 or 8 bits, compressed-tensors vLLM's",
+        choices=("gptq", "compressed-tensors", "mlx"),
+        help="how the codes are stored: gptq is AutoGPTQ's and holds 2, 3, 4 or 8 bits, compressed-tensors is vLLM's, "
+        "mlx that of Macs",
         absent="gptq",
     )
     group_size: int = option(
@@ -92,7 +95,8 @@ class GPTQ(MixedConfig):
     )
     embeddings: int | None = option(
         None,
-        help="size of a code of the token embedding and the output head, 8 or 4 where the format holds them",
+        help="size of a code of the token embedding and the output head where the format holds them: 8 or 4 in "
+        "compressed-tensors, any in mlx",
         unit="bits per weight",
         empty="they stay as they are",
         absent=None,
@@ -177,9 +181,10 @@ class GPTQ(MixedConfig):
         return without if self.refine == without.rounds else self
 
     def bits_to_give(self) -> tuple[int, ...]:
-        """See `MixedConfig`; without 2 bits if `sym`, where the loss is no longer predicted to second order."""
+        """See `MixedConfig`: those that the format holds; not 2 with scales of one sign, which destroy a layer."""
         held = self.stored_as.widths
-        return tuple(bits for bits in super().bits_to_give() if bits in held and (bits > 2 or not self.sym))
+        useful = 2 if self.full_range or not self.sym else 3
+        return tuple(bits for bits in super().bits_to_give() if bits in held and bits >= useful)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values; calibration text that is no file is replaced by its description."""
@@ -194,17 +199,18 @@ class GPTQMethod(Method):
     config_class = GPTQ
     title = "GPTQ"
     offers = (
-        Offer({"bits": 8}, None, "transformers, vLLM, gptqmodel"),
-        Offer({}, 1.081, "transformers, vLLM, gptqmodel, auto-gptq"),
-        Offer({"bits": 3}, 1.399, "transformers, gptqmodel, auto-gptq"),
+        Offer({"bits": 8}, None),
+        Offer({}, 1.081),
+        Offer({"bits": 3}, 1.399),
     )
     recipes = (
         *({"bits": bits, "group_size": size} for bits in (2, 3, 4) for size in (32, 64, 128)),
         {"bits": 8, "group_size": 128},
     )
-    summary = "2 to 8 bits fitted to a calibration text, block by block; AutoGPTQ's format or compressed-tensors"
+    summary = "2 to 8 bits fitted to a calibration text, block by block; AutoGPTQ's format, compressed-tensors or MLX"
     splits_experts = True
     resumes = True
+    corrects = True
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
         """See `Method`: refuse a calibration text that cannot be used, and say how many rounds of refining are meant.
@@ -283,18 +289,22 @@ class GPTQMethod(Method):
             notes = (f"optimum does not know {off}: these are off", *notes)
         if not config.stored_as.embedding_widths:
             notes = (*notes, "embeddings stay as they are, since the format holds no others")
-        if config.sym and any(layer.bits == 2 for layer in layers):
-            # SmolLM2-135M, groups of 64, no other option on: perplexity 992, 67 with full_range, and 20 in bfloat16.
-            if config.full_range:
-                return ("models lose much of what they know with 2 bits: give more bits", *notes)
-            return ("models fall apart with 2 bits and scales of one sign: give full_range=True, or more bits", *notes)
+        # SmolLM2-135M, groups of 64, no other option on: perplexity 992, 67 with full_range, and 20 in bfloat16. Fewer
+        # than half of the layers may be a target's choice, which gives 2 bits where they cost least.
+        with_two = sum(layer.bits == 2 for layer in layers)
+        if config.sym and with_two and not config.full_range:
+            notes = ("models fall apart with 2 bits and scales of one sign: give full_range=True, or more bits", *notes)
+        elif config.sym and 2 * with_two > len(layers):
+            notes = ("models lose much of what they know with 2 bits: give more bits", *notes)
         return notes
 
-    def rounded(self, weight: "Tensor", layer: Layer, config: GPTQ) -> "Tensor":
+    def corrected(
+        self, weights: "Iterable[Tensor]", inputs: "Hessian", configs: Sequence[GPTQ]
+    ) -> "Iterator[list[Tensor]]":
         """See `Method`."""
-        from qtoolkit.methods.gptq.layer_groups import round_to_grid
+        from qtoolkit.methods.gptq.alone import quantized_alone
 
-        return round_to_grid(weight, config)
+        return quantized_alone(weights, inputs, configs)
 
     def phases(self, job: "JobShape", config: GPTQ) -> tuple[PhasePlan, ...]:
         """See `Method`."""

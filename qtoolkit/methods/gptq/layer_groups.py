@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 # By bits: candidates for a scale, and the smallest of them as a share of the full range (benchmarks/README.md).
 SEARCH_STEPS = {2: 40, 3: 30, 4: 20, 5: 15, 6: 12, 8: 10}
 SMALLEST = {2: 0.3, 3: 0.4, 4: 0.4, 5: 0.6, 6: 0.7, 8: 0.8}
-# Candidates where the sensitivity of a layer is measured, of which only the rank counts.
-_ROUNDING_STEPS = 8
 
 
 class GPTQBlocks:
@@ -129,7 +127,9 @@ class _Group:
             stacked = self._correction.applied(self._stacked(stack), config.qep_alpha, lower, diagonal, order)
             energy = _energy(stacked, hessian)
             steps = SEARCH_STEPS[bits]
-            qparams = _search(stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps)
+            qparams = search_groups(
+                stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps
+            )
             qparams = _as_stored(qparams, self._method.stored(bits, stacked.shape[1], len(hessian)))
             codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
             if config.rounds:
@@ -165,7 +165,7 @@ def _as_stored(qparams: QParams, stored: "GroupedTensors") -> QParams:
     return replace(qparams, scale=qparams.scale.to(dtype).to(qparams.scale.dtype))
 
 
-def _search(
+def search_groups(
     weight: torch.Tensor, importance: torch.Tensor, config: GPTQ, *, bits: int, group_size: int, steps: int
 ) -> QParams:
     """Return the scales and zero points of a weight float32 [in, out] whose groups are in order."""
@@ -179,20 +179,6 @@ def _search(
         steps=steps,
         smallest=SMALLEST[bits],
     )
-
-
-def round_to_grid(weight: torch.Tensor, config: GPTQ) -> torch.Tensor:
-    """Return a weight float32 [out, in] rounded to the nearest codes: no compensation, scales searched coarsely."""
-    size = weight.shape[1] if config.group_size == -1 else config.group_size
-    columns = weight.T.contiguous()  # [in, out]
-    importance = columns.new_ones(len(columns))
-    qparams = _search(columns, importance, config, bits=config.bits, group_size=size, steps=_ROUNDING_STEPS)
-    # [in, out] -> [groups, group_size, out]
-    grouped = columns.unflatten(0, (-1, size))
-    zero = qparams.zero_point[:, None]
-    codes = (grouped / qparams.scale[:, None] + zero).round_().clamp_(0, 2**config.bits - 1)
-    rounded: torch.Tensor = codes.sub_(zero).mul_(qparams.scale[:, None]).flatten(0, 1).T  # [out, in]
-    return rounded
 
 
 def _energy(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:

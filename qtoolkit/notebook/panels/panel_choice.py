@@ -13,13 +13,15 @@ class PanelChoice(HasTraits):
         model: a Hub id, a folder or a `.gguf` file.
         config: the config to quantize with; None as long as a field of it is wrong.
         device: "auto", "cpu" or "cuda".
-        plan: the plan of these three; None until there is one.
+        for_: the program that shall load the result; empty for none in particular.
+        plan: the plan of model, config and device; None until there is one.
         folder: the folder that was saved last; empty if none was.
     """
 
     model = Unicode()
     config = AnyTrait()
     device = Unicode("auto")
+    for_ = Unicode()
     plan = AnyTrait()
     folder = Unicode()
 

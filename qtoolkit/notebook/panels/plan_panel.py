@@ -9,7 +9,7 @@ from qtoolkit.notebook.panels.background import PAUSE, Lookup
 from qtoolkit.notebook.panels.field import ErrorFields, error_line, field_of_error
 from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
-from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field
+from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field, reader_field
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.records import Plan
 from qtoolkit.records.html import bars
@@ -28,7 +28,7 @@ class PlanPanel:
 
     Attributes:
         box: the widget to put on the page.
-        model, methods, machine: the fields.
+        model, methods, machine, for_: the fields.
         verdict: HTML with the plan.
         lookup: makes the plan in a thread.
     """
@@ -38,16 +38,19 @@ class PlanPanel:
         self.model = model_field(choice)
         self.methods = MethodFields(choice)
         self.machine = keyword_field(PlanRequest, "machine", "Machine")
+        self.for_ = reader_field(choice, PlanRequest)
         self.call = HTML()
         self.verdict = HTML()
         self._error_fields: ErrorFields = {
             "machine": self.machine,
             "device": self.methods.device,
+            "for_": self.for_,
             SourceError: self.model,
         }
-        self.box = VBox([self.model.box, self.methods.box, self.machine.box, self.call, self.verdict])
+        fields = [self.model.box, self.methods.box, self.machine.box, self.for_.box]
+        self.box = VBox([*fields, self.call, self.verdict])
         self.lookup = Lookup(lambda call, chosen: (call.run(), chosen), self._show, self._show_error, pause=pause)
-        choice.observe(lambda change: self._look(), names=["model", "config", "device"])
+        choice.observe(lambda change: self._look(), names=["model", "config", "device", "for_"])
         self.machine.on_change(self._look)
         self._look()
 
@@ -61,7 +64,7 @@ class PlanPanel:
             self.call.value = call_html(None, f"A plan needs {missing}.")
             self.verdict.value = ""
             return
-        options = {**self._choice.device_option(), **given_options([self.machine])}
+        options = {**self._choice.device_option(), **given_options([self.machine, self.for_])}
         call = VerbCall("plan", (self._choice.model, self._choice.config), options)
         self.call.value = call_html(call)
         self.verdict.value = _status("planning")
@@ -85,7 +88,11 @@ def plan_html(plan: Plan) -> str:
     verdict = f"{_MARKS.get(plan.verdict, '')} {plan.verdict or 'nothing is known of the machine'}"
     size = f"{format_bytes(plan.source.footprint)} become {format_bytes(plan.footprint_after)}"
     head = f"{verdict}: {size}, {format_bytes(plan.disk_after)} on disk"
-    problems = "".join(f"<div>{escape(line)}</div>" for line in (*plan.problems, *plan.tight))
+    reading = plan.reading
+    loads = [] if reading is None else [f"{reading.name} {'loads' if reading.loads else 'does not load'} the result"]
+    if reading is not None and not reading.loads:
+        loads = [f"✖ {loads[0]}: {reading.reason}", *(f"It would load {one.change}" for one in plan.advice)]
+    problems = "".join(f"<div>{escape(line)}</div>" for line in (*loads, *plan.problems, *plan.tight))
     picture = bars("Main memory of each phase", _bars(plan, "peak_rss", plan.machine.memory if plan.machine else 0))
     if plan.peak_vram:
         vram = sum(plan.machine.vram) if plan.machine else 0

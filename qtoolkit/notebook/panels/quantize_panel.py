@@ -16,7 +16,7 @@ from qtoolkit.notebook.panels.job_runner import Job, JobRunner
 from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
-from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field
+from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field, reader_field
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.records import QuantizationReport
 from qtoolkit.requests import QuantizeRequest
@@ -33,7 +33,7 @@ class QuantizePanel:
 
     Attributes:
         box: the widget to put on the page.
-        model, methods, output, into, overwrite: the fields.
+        model, methods, output, for_, into, overwrite: the fields.
         runner: start and cancel, and the progress.
     """
 
@@ -42,14 +42,15 @@ class QuantizePanel:
         self.model = model_field(choice)
         self.methods = MethodFields(choice) if with_method else None
         self.output = keyword_field(QuantizeRequest, "output", "Save to")
+        self.for_ = reader_field(choice, QuantizeRequest)
         self.into = text_field("Keep as", hint="a variable for the model; empty to keep only what is saved")
         self.overwrite = keyword_field(QuantizeRequest, "overwrite", "Replace the folder when it exists")
-        errors: ErrorFields = {SourceError: self.model, OutputError: self.output}
+        errors: ErrorFields = {SourceError: self.model, OutputError: self.output, "for_": self.for_}
         boxes = [self.model.box]
         if self.methods:
             errors = {**errors, "device": self.methods.device}
             boxes.append(self.methods.box)
-        self._fields = [self.output, self.into, self.overwrite]
+        self._fields = [self.output, self.for_, self.into, self.overwrite]
         self._proposed = ""
         self.call = HTML()
         self.runner = JobRunner(worker, results, {"Quantize": self._job}, self._fields, errors)

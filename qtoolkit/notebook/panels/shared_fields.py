@@ -1,10 +1,13 @@
-"""Make the fields that several panels have: the model, and the method with its options and the device."""
+"""Make the fields that several panels have: the model, the program, and the method with its options and the device."""
 
 from ipywidgets import VBox
 
 from qtoolkit.notebook.panels.config_form import ConfigForm
 from qtoolkit.notebook.panels.field import Field, choice_field, text_field
+from qtoolkit.notebook.panels.keyword_field import keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
+from qtoolkit.readers import READER_NAMES
+from qtoolkit.requests import Request
 
 
 def model_field(choice: PanelChoice) -> Field:
@@ -17,6 +20,21 @@ def model_field(choice: PanelChoice) -> Field:
             field.value = change["new"]
 
     choice.observe(follow, names="model")
+    return field
+
+
+def reader_field(choice: PanelChoice, request: type[Request]) -> Field:
+    """Make a menu of the programs that shall load the result, which shows the chosen one and sets it."""
+    menu = [("any program", ""), *((name, name) for name in READER_NAMES)]
+    field = keyword_field(request, "for_", "Made for", hint="refuse what this program would not load", menu=menu)
+    field.value = choice.for_
+    field.on_change(lambda: setattr(choice, "for_", field.value))
+
+    def follow(change: dict[str, str]) -> None:
+        if field.value != change["new"]:
+            field.value = change["new"]
+
+    choice.observe(follow, names="for_")
     return field
 
 

@@ -101,7 +101,10 @@ def test_a_config_that_does_not_name_them_is_refused(made: tuple[str, Path], tmp
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "format": ({"format": "gptq"}, "'gptq' holds no embeddings of 8 bits: give format='compressed-tensors', or leave"),
+    "format": (
+        {"format": "gptq"},
+        "'gptq' holds no embeddings of 8 bits: give format='compressed-tensors' or format='mlx', or",
+    ),
     "width": ({"embeddings": 5}, "holds no embeddings of 5 bits"),
     "target": ({"target_bits": 4.5}, "a target gives bits to layers in blocks alone"),
 }

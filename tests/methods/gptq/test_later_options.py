@@ -11,7 +11,8 @@ import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats.gptq.config import describe
 from qtoolkit.methods import config_of_checkpoint
-from qtoolkit.methods.gptq.layer_groups import round_to_grid
+from qtoolkit.methods.gptq.alone import quantized_alone
+from qtoolkit.tensor.hessian import Hessian
 from tests.methods.gptq.jobs import gptq
 
 ON = {"full_range": True, "refine": 2, "qep_alpha": 0.25, "token_weights": True}
@@ -35,8 +36,10 @@ def test_what_others_write_there_is_left_alone(meta: Any) -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_rounding_alone_loses_less_with_scales_of_either_sign(bits: int) -> None:
     weight = torch.randn(256, 512, generator=torch.Generator().manual_seed(bits))
+    nothing = Hessian(512, torch.device("cpu"))
     config = qt.GPTQ(bits=bits, group_size=32)
-    positive, both = (round_to_grid(weight, replace(config, full_range=full_range)) for full_range in (False, True))
+    configs = [replace(config, full_range=full_range) for full_range in (False, True)]
+    ((positive, both),) = quantized_alone([weight], nothing, configs)
     assert (both - weight).square().sum() < 0.9 * (positive - weight).square().sum()
 
 

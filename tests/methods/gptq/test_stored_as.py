@@ -9,7 +9,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats import get_format, get_grouped_format
+from qtoolkit.formats import get_grouped_format
 from qtoolkit.formats.gptq.tensors import WIDTHS
 from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.publishing.card import make_card
@@ -21,7 +21,7 @@ from tests.sample_models import random_model
 
 # Text that the model writes itself.
 WRITTEN: dict[str, Any] = {"calibration": "self", "num_samples": 4, "seq_len": 32}
-FORMATS = ("gptq", "compressed-tensors")
+FORMATS = ("gptq", "compressed-tensors", "mlx")
 
 
 def weights_of(result: qt.QuantizedModel) -> dict[str, torch.Tensor]:
@@ -34,7 +34,8 @@ def test_codes_are_the_same_whatever_the_format(sym: bool, tmp_path: Path) -> No
     """In float16, a type in which both store scales; after the folder was read again."""
     options: dict[str, Any] = {"sym": sym, "rules": {"*.down_proj": {"bits": 8}, "*.o_proj": {"bits": 3}}}
     read = []
-    for name in FORMATS:
+    # MLX holds symmetric codes alone.
+    for name in FORMATS if sym else FORMATS[:2]:
         model = random_model("llama", torch.float16)
         made = qt.quantize(model, gptq(format=name, **WRITTEN, **options), device="cpu")
         made.save(tmp_path / name)
@@ -43,8 +44,10 @@ def test_codes_are_the_same_whatever_the_format(sym: bool, tmp_path: Path) -> No
         assert result.config.of("model.layers.0.mlp.down_proj").bits == 8  # type: ignore[attr-defined]
         assert getattr(result.config, "format") == name  # noqa: B009
         read.append(weights_of(result))
-    assert read[0].keys() == read[1].keys() and len(read[0]) == 14
-    assert all(torch.equal(read[0][name], read[1][name]) for name in read[0])
+    assert len(read[0]) == 14
+    for other in read[1:]:
+        assert other.keys() == read[0].keys()
+        assert all(torch.equal(other[name], weight) for name, weight in read[0].items())
 
 
 @pytest.mark.parametrize("bits", [5, 6])
@@ -93,16 +96,30 @@ def test_a_folder_is_verified_and_described(tmp_path: Path) -> None:
     card = make_card(receipt, verification, PublishRequest("out", "me/tiny", license="mit"))
     assert "compressed-tensors" in card.data.tags
     assert "transformers reads them once qtoolkit is imported" in card.text and "import qtoolkit" in card.text
-    assert "must have the same bits" in get_format("compressed-tensors").readers({"rules": rules, "bits": 4})
+    assert "qtoolkit" in checks["other readers"] and "not in transformers, vLLM" in checks["other readers"]
 
 
 REFUSED = {
-    "5 bits": ({"bits": 5}, r"format 'gptq' holds 2, 3, 4 or 8 bits, not 5: give format='compressed-tensors'$"),
+    "5 bits": (
+        {"bits": 5},
+        r"format 'gptq' holds 2, 3, 4 or 8 bits, not 5: give format='compressed-tensors' or format='mlx'$",
+    ),
     "a rule of 6 bits": ({"rules": {"*.v_proj": {"bits": 6}}}, r"rules\['\*\.v_proj'\] of GPTQ: format 'gptq' holds"),
     "desc_act": ({"format": "compressed-tensors", "desc_act": True}, "desc_act=True is not written as"),
     "gptq_v2": ({"format": "compressed-tensors", "checkpoint_format": "gptq_v2"}, "is no option of format"),
     "optimum": ({"format": "compressed-tensors", "engine": "optimum"}, "optimum writes 'gptq' alone"),
-    "no such format": ({"format": "mlx"}, "format must be one of 'gptq', 'compressed-tensors', got 'mlx'"),
+    "mlx, asymmetric": (
+        {"format": "mlx", "sym": False},
+        "minimum of a group would be rounded: give sym=True, or format",
+    ),
+    "mlx, one group": (
+        {"format": "mlx", "group_size": -1},
+        "holds groups of 32, 64 or 128 inputs, not all in one: give",
+    ),
+    "mlx, desc_act": ({"format": "mlx", "desc_act": True}, "desc_act=True is not written as mlx"),
+    "mlx, gptq_v2": ({"format": "mlx", "checkpoint_format": "gptq_v2"}, "is no option of format 'mlx'"),
+    "embeddings of 7 bits": ({"format": "mlx", "embeddings": 7}, "no embeddings of 7 bits: leave embeddings out$"),
+    "no such format": ({"format": "mxl"}, "format must be one of 'gptq', 'compressed-tensors', 'mlx', got 'mxl'"),
 }
 
 
@@ -112,10 +129,17 @@ def test_what_a_format_does_not_hold(options: dict[str, Any], said: str) -> None
         qt.GPTQ(**options)
 
 
-def test_layers_that_only_one_format_holds() -> None:
-    """compressed-tensors' readers know no Conv1D."""
+@pytest.mark.parametrize("name", FORMATS[1:])
+def test_layers_that_only_one_format_holds(name: str) -> None:
+    """Readers of the others know no Conv1D."""
     with pytest.raises(qt.QToolkitError, match="Conv1D"):
-        qt.plan(random_model("gpt2"), qt.GPTQ(format="compressed-tensors"), device="cpu")
+        qt.plan(random_model("gpt2"), qt.GPTQ(format=name), device="cpu")
+
+
+def test_groups_that_a_format_does_not_have_are_made_smaller() -> None:
+    plan = qt.plan(random_model("llama"), qt.GPTQ(format="mlx", group_size=512), device="cpu")
+    assert plan.layers
+    assert "group_size" in str(plan)
     assert qt.plan(random_model("gpt2"), qt.GPTQ(), device="cpu").layers
 
 
@@ -125,5 +149,8 @@ def test_widths_are_those_that_tensors_can_have() -> None:
 
 
 def test_a_target_is_met_with_the_widths_that_the_format_holds() -> None:
-    assert qt.GPTQ(format="compressed-tensors").bits_to_give() == (3, 4, 5, 6, 8)
-    assert qt.GPTQ().bits_to_give() == (3, 4, 8)
+    assert qt.GPTQ(format="compressed-tensors").bits_to_give() == (2, 3, 4, 5, 6, 8)
+    assert qt.GPTQ().bits_to_give() == (2, 3, 4, 8)
+    assert qt.GPTQ(sym=False, full_range=False).bits_to_give() == (2, 3, 4, 8)
+    # Perplexity 992 with 2 bits and scales of one sign, of SmolLM2-135M.
+    assert qt.GPTQ(full_range=False).bits_to_give() == (3, 4, 8)

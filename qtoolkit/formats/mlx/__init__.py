@@ -1,0 +1,153 @@
+"""The format MLX, affine: symmetric codes as mlx-lm and LM Studio read them on Macs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.formats.base import LayersOf
+from qtoolkit.formats.grouped import GroupedFormat
+from qtoolkit.formats.layer import Layer
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from qtoolkit.formats.base import Reader
+    from qtoolkit.formats.mlx.tensors import AffineTensors
+    from qtoolkit.kernels import Codes
+    from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
+
+__all__ = ["FORMAT"]
+
+QUANT_METHOD = "mlx"
+# Those that MLX multiplies with (mlx 0.32, `mlx.core.quantize`).
+WIDTHS = (2, 3, 4, 5, 6, 8)
+GROUP_SIZES = (32, 64, 128)
+
+
+class MLXFormat(GroupedFormat):
+    """Store, read and describe MLX checkpoints of symmetric codes."""
+
+    name = quant_method = tag = library = QUANT_METHOD
+    layer_suffixes = (".scales",)
+    widths = WIDTHS
+    embedding_widths = WIDTHS
+
+    def describes(self, values: Mapping[str, Any]) -> bool:
+        """See `Format`: also what mlx-lm writes itself, which names no `quant_method`."""
+        return super().describes(values) or ("quant_method" not in values and {"bits", "group_size"} <= values.keys())
+
+    def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """See `Format`."""
+        from qtoolkit.formats.mlx.config import options_of
+
+        return "gptq", options_of(values)
+
+    def reader(self, checkpoint: "Checkpoint") -> "Reader":
+        """See `Format`."""
+        from qtoolkit.formats.mlx.reader import AffineReader
+
+        return AffineReader(checkpoint)
+
+    def problems(self, folder: Path, values: Mapping[str, Any]) -> Sequence[str]:
+        """See `Format`."""
+        from qtoolkit.formats.mlx.affine_layers import problems_of
+
+        return problems_of(folder, values)
+
+    def check(self, config: Any) -> None:
+        """See `GroupedFormat`: codes are symmetric, in groups of 32, 64 or 128 inputs in order."""
+        name = type(config).__name__
+        if not config.sym:
+            raise ConfigError(
+                f"{name}: sym=False is not written as {self.name}, whose minimum of a group would be rounded: "
+                "give sym=True, or format='compressed-tensors'"
+            )
+        # Other sizes above these are made smaller, as for every format: one of these divides.
+        if config.group_size == -1:
+            raise ConfigError(
+                f"{name}: format {self.name!r} holds groups of 32, 64 or 128 inputs, not all in one: "
+                "give group_size=128, or format='compressed-tensors'"
+            )
+        if getattr(config, "desc_act", False):
+            raise ConfigError(
+                f"{name}: desc_act=True is not written as {self.name}, whose groups are those of the inputs in order: "
+                "leave it out, or give format='gptq'"
+            )
+        if getattr(config, "checkpoint_format", "gptq") != "gptq":
+            raise ConfigError(
+                f"{name}: checkpoint_format={config.checkpoint_format!r} is no option of format {self.name!r}: "
+                "leave it out, or give format='gptq'"
+            )
+
+    def reason_to_skip(self, layer: Layer) -> str:
+        """See `GroupedFormat`."""
+        if not layer.in_block:
+            return "outside the blocks, which alone are calibrated"
+        if layer.transposed:
+            return "a Conv1D, which mlx-lm would transpose: format gptq holds it"
+        if layer.in_features % 32:
+            return f"its inputs are no multiple of 32, the smallest group, but {layer.in_features}"
+        return ""
+
+    def tensors_of(
+        self, config: Any, out_features: int, in_features: int, *, bits: int, dtype: "torch.dtype"
+    ) -> "AffineTensors":
+        """See `GroupedFormat`: scales have the model's type; of a float64 model float32."""
+        import torch
+
+        from qtoolkit.formats.mlx.tensors import AffineTensors
+
+        return AffineTensors(
+            out_features,
+            in_features,
+            bits=bits,
+            group_size=config.group_size,
+            scale_dtype=torch.float32 if dtype == torch.float64 else dtype,
+        )
+
+    def codes_of(self, config: Any, tensors: Mapping[str, "torch.Tensor"]) -> "Codes":
+        """See `GroupedFormat`."""
+        out_features, words = tensors["weight"].shape
+        scales = tensors["scales"]
+        in_features = scales.shape[1] * config.group_size
+        bits = 32 * words // in_features
+        return self.tensors_of(config, out_features, in_features, bits=bits, dtype=scales.dtype).decode(tensors)
+
+    def describe(
+        self,
+        config: Any,
+        quantized: Mapping[str, int],
+        left: Iterable[str],
+        outside: Iterable[str],
+        embeddings: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """See `GroupedFormat`: MLX takes as quantized what has scales, so that what is left needs no mention."""
+        from qtoolkit.formats.mlx.config import describe
+
+        return describe(config, quantized, embeddings)
+
+    def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.mlx.reader import load_affine
+
+        return load_affine(checkpoint, values, device=device)
+
+    def readers(self, options: Mapping[str, Any]) -> str:
+        """See `Format`."""
+        return (
+            "mlx-lm reads it by itself, on a Mac's GPU: `pip install mlx-lm`, then `mlx_lm.generate --model` with this "
+            "model's name. LM Studio lists MLX among the formats that it runs on Macs; this model was not tried there. "
+            "transformers reads it once qtoolkit is imported."
+        )
+
+    def register(self, layers_of: LayersOf) -> None:
+        """See `Format`."""
+        from qtoolkit.formats.mlx.loader import register
+
+        register()
+
+
+FORMAT = MLXFormat()

@@ -1,0 +1,147 @@
+"""Read and write what the config of an MLX checkpoint says: bits and groups, and the layers that have others.
+
+Source: mlx-lm 0.32, utils.py, `load_model`: a layer is quantized if the file has its scales; an entry of its name says
+how, and otherwise the default.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.formats.mlx import GROUP_SIZES, QUANT_METHOD, WIDTHS
+
+_WHERE = "load it with mlx-lm"
+_MODE = "affine"
+# The key of `config.json` that MLX reads; transformers reads `quantization_config`.
+QUANTIZATION = "quantization"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How the weight of a layer is stored.
+
+    Attributes:
+        bits: size of a code.
+        group_size: inputs that share a scale.
+    """
+
+    bits: int
+    group_size: int
+
+
+@dataclass(frozen=True)
+class Schemes:
+    """Everything that a config says of layers.
+
+    Attributes:
+        default: of the layers that are not named.
+        named: of those that are, by their names in the file.
+        left: names of the layers that the config says are not quantized.
+    """
+
+    default: Scheme
+    named: Mapping[str, Scheme]
+    left: frozenset[str] = frozenset()
+
+    @property
+    def embeddings(self) -> Scheme | None:
+        """Return the scheme of token embedding and output head, which have no block's number; None without one."""
+        outside = (
+            scheme for name, scheme in self.named.items() if not any(part.isdecimal() for part in name.split("."))
+        )
+        return next(outside, None)
+
+    def of(self, name: str) -> Scheme | None:
+        """Return the scheme of a layer that has scales, by its name in the file; None where it must have none."""
+        return None if name in self.left else self.named.get(name, self.default)
+
+
+def describe(config: Any, quantized: Mapping[str, int], embeddings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `quantization_config` of a checkpoint, for transformers.
+
+    Args:
+        config: a method's, with `bits` and `group_size`.
+        quantized: bits of the quantized layers by their full names in the file.
+        embeddings: the configs of the token embedding and the output head by their full names, where these are
+            quantized.
+    """
+    others = {name: bits for name, bits in sorted(quantized.items()) if bits != config.bits}
+    return {
+        "quant_method": QUANT_METHOD,
+        "group_size": config.group_size,
+        "bits": config.bits,
+        "mode": _MODE,
+        **{name: {"group_size": config.group_size, "bits": bits} for name, bits in others.items()},
+        **{name: {"group_size": own.group_size, "bits": own.bits} for name, own in sorted(embeddings.items())},
+    }
+
+
+def for_mlx(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what MLX reads, from a `quantization_config`: the same without transformers' key."""
+    return {key: value for key, value in values.items() if key != "quant_method"}
+
+
+def read_schemes(values: Mapping[str, Any]) -> Schemes:
+    """Read a `quantization_config`.
+
+    Raises:
+        CheckpointError: a value that no such checkpoint can have.
+        UnsupportedModelError: another mode than affine.
+    """
+    named = {name: value for name, value in values.items() if isinstance(value, dict)}
+    return Schemes(
+        _scheme("the config", values),
+        {name: _scheme(f"the config's {name!r:.120}", value) for name, value in named.items()},
+        frozenset(name for name, value in values.items() if value is False),
+    )
+
+
+def check_both(theirs: Any, values: Mapping[str, Any]) -> None:
+    """Refuse a config whose entry for MLX says something else than the one for transformers.
+
+    Args:
+        theirs: the value of `quantization`; None where it is missing.
+        values: the `quantization_config`.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    if theirs != for_mlx(values):
+        raise CheckpointError(
+            "config.json says one thing in `quantization`, which MLX reads, and another in `quantization_config`: "
+            "get the one that the model was saved with"
+        )
+
+
+def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a method's config that a `quantization_config` contains.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as `read_schemes`.
+    """
+    schemes = read_schemes(values)
+    options = {
+        "format": QUANT_METHOD,
+        "bits": schemes.default.bits,
+        "group_size": schemes.default.group_size,
+        "sym": True,
+    }
+    return options if schemes.embeddings is None else options | {"embeddings": schemes.embeddings.bits}
+
+
+def _scheme(where: str, values: Mapping[str, Any]) -> Scheme:
+    """Return the scheme that an object of the config describes."""
+    mode = values.get("mode", _MODE)
+    if mode != _MODE:
+        raise UnsupportedModelError(f"{where} has mode {mode!r:.40}, and MLX is read in affine alone: {_WHERE}")
+    return Scheme(_one_of(where, values, "bits", WIDTHS), _one_of(where, values, "group_size", GROUP_SIZES))
+
+
+def _one_of(where: str, values: Mapping[str, Any], key: str, allowed: tuple[int, ...]) -> int:
+    """Return the value of a key; refuse one that MLX does not know."""
+    value = values.get(key)
+    if type(value) is not int or value not in allowed:
+        listed = f"{', '.join(map(str, allowed[:-1]))} or {allowed[-1]}"
+        raise CheckpointError(f"{where} has {key} {value!r:.40}: MLX has {listed}")
+    return value

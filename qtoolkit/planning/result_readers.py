@@ -1,0 +1,94 @@
+"""Tell which programs will load the result of a plan, refuse it for one that will not, and find a config for it."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.methods import MethodConfig, offered, stored_of
+from qtoolkit.readers import lost_readers, readers_of, reading_of
+from qtoolkit.records import Plan
+
+# Values with which more programs load a result, tried one by one and then together.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "bits": (4, 8),
+    "sym": (True,),
+    "desc_act": (False,),
+    "group_size": (128,),
+    "embeddings": (None,),
+    "rules": ({},),
+}
+
+
+def with_readers(plan: Plan, config: MethodConfig, for_: str | None) -> Plan:
+    """Return a plan that says which programs will load its result.
+
+    Args:
+        plan: a plan.
+        config: its config, fitted.
+        for_: the program that shall load it; None for none in particular.
+
+    Raises:
+        ConfigError: the contract does not know the program, or does not know the format.
+    """
+    left = [module.name for module in plan.skipped]
+    stored = stored_of(config, {layer.name: layer.bits for layer in plan.layers}, left, dtype=plan.source.dtype)
+    readings = readers_of(stored)
+    if for_ is not None:
+        reading_of(for_, readings)
+    lost = lost_readers(stored)
+    notes = (*plan.notes, f"not loaded by {lost}") if lost else plan.notes
+    return replace(plan, notes=notes, readings=readings, for_reader=for_ or "")
+
+
+def loaded_configs(plan: Plan, config: MethodConfig) -> Iterator[MethodConfig]:
+    """Yield configs whose results the program of a plan would load: this one with one change, all changes, others."""
+    names = {layer.name: 0 for layer in plan.layers}
+    left = [module.name for module in plan.skipped]
+    for other in _changed(config):
+        readings = readers_of(stored_of(other, names, left))
+        if any(one.reader == plan.for_reader and one.loads for one in readings):
+            yield other
+
+
+def refuse_unread(plan: Plan) -> None:
+    """Refuse a job whose result the program that it is made for would not load.
+
+    Raises:
+        ConfigError: it would not; the message says why, and what to do.
+    """
+    reading = plan.reading
+    if reading is None or reading.loads:
+        return
+    other = next((advice.change for advice in plan.advice), "")
+    step = (
+        f"give {other}, or leave for_ out"
+        if other
+        else f"{reading.remedy or 'name another program'}, or leave for_ out"
+    )
+    raise ConfigError(f"for_={reading.reader!r}: {reading.name} would not load the result ({reading.why}): {step}")
+
+
+def _changed(config: MethodConfig) -> Iterator[MethodConfig]:
+    """Yield a config with other values of one option, then of all, then the configs that methods offer."""
+    given = config.as_given()
+    choices = {field.name: field.metadata.get("choices") for field in fields(config)}
+    values = {name: plain for name, plain in _PLAIN.items() if name in choices}
+    values |= {"format": choices.get("format") or ()}
+    everything: dict[str, Any] = {}
+    for name in ("format", *_PLAIN):
+        for value in values.get(name, ()):
+            if value != getattr(given, name):
+                yield from _made(given, {name: value})
+                if name != "format":
+                    everything.setdefault(name, value)
+    yield from _made(given, everything)
+    yield from (other for _, other in offered() if other.method != config.method)
+
+
+def _made(config: MethodConfig, changes: dict[str, Any]) -> Iterator[MethodConfig]:
+    """Yield a config with changes, if these go together."""
+    try:
+        yield replace(config, **changes)
+    except ConfigError:
+        return

@@ -1,0 +1,54 @@
+"""Tell which programs load a saved model, by what its config and the headers of its tensors say."""
+
+from qtoolkit.errors import QToolkitError
+from qtoolkit.methods import config_class, config_of_checkpoint, stored_of
+from qtoolkit.publishing.artifact import Artifact
+from qtoolkit.readers import Stored, describe_stored, readers_of, reading_of, summary
+from qtoolkit.records import Check, Receipt
+
+NAME = "other readers"
+
+
+def stored_in(artifact: Artifact) -> Stored | None:
+    """Return how a saved model is stored; None where its config cannot be read."""
+    values = artifact.quantization
+    dtype = str(artifact.config.get("dtype") or artifact.config.get("torch_dtype") or "")
+    if values is None:
+        return Stored(format="", dtype=dtype) if "quantization_config" not in artifact.config else None
+    shapes = {name: tensor.shape for _, name, tensor in artifact.headers.tensors}
+    bits = artifact.format.layer_bits(values, shapes) if artifact.format else {}
+    left = [
+        name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
+    ]
+    try:
+        return stored_of(config_of_checkpoint(values), bits, left, dtype=dtype, values=values)
+    except (QToolkitError, KeyError, TypeError):
+        # Of other programs, or not read here: by the keys that most of them have.
+        options = {"bits": values.get("bits"), "group_size": values.get("group_size", values.get("q_group_size"))}
+        return describe_stored(str(values.get("quant_method")), options, bits, left, dtype=dtype, values=values)
+
+
+def stored_by(receipt: Receipt) -> Stored:
+    """Return how the model of a receipt is stored, as far as the receipt alone tells."""
+    return stored_of(config_class(receipt.method).from_file(receipt.settings), dtype=receipt.source.dtype)
+
+
+def check_readers(artifact: Artifact, for_: str | None) -> Check:
+    """Check what the reader contract says of a saved model.
+
+    Args:
+        artifact: the folder.
+        for_: the program that shall load it, without which the check fails; None for none in particular.
+
+    Raises:
+        ConfigError: which programs load the format is not known, and one is asked for.
+    """
+    stored = stored_in(artifact)
+    readings = readers_of(stored) if stored is not None else ()
+    if for_ is not None:
+        reading = reading_of(for_, readings)
+        state = "loads" if reading.loads else "does not load"
+        return Check(NAME, reading.loads, f"{state} in {reading.name}", reading.remarks)
+    if not readings:
+        return Check(NAME, None, "not known", "the reader contract has no row for this format")
+    return Check(NAME, True, summary(readings), "by their sources, not tried")

@@ -1,0 +1,31 @@
+"""The reader contract: which program loads a model as it is stored, since which version, why not, and what to do."""
+
+from qtoolkit.readers.contract import (
+    READER_NAMES,
+    check_reader,
+    lost_readers,
+    readers_of,
+    reading_of,
+    running,
+    served_by,
+    titles,
+)
+from qtoolkit.readers.sentences import card_lines, readme_table, summary
+from qtoolkit.readers.stored import Stored, describe_stored, units_of
+
+__all__ = [
+    "READER_NAMES",
+    "Stored",
+    "card_lines",
+    "check_reader",
+    "describe_stored",
+    "lost_readers",
+    "readers_of",
+    "reading_of",
+    "readme_table",
+    "running",
+    "served_by",
+    "summary",
+    "titles",
+    "units_of",
+]

@@ -1,0 +1,79 @@
+"""Define the rows of the reader contract: programs, what they load, and under which conditions."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from qtoolkit.readers.stored import Stored
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that loads models.
+
+    Attributes:
+        name: its short name, by which it is asked for: "vllm".
+        title: its name, "vLLM".
+        version: the version that the table was checked with; empty where none has a number.
+        source: what names the formats that it loads.
+        refuses: why it does not load a format that the table has no row for.
+        is_rare: whether a card names it only where it loads the model, since nobody would expect it.
+        runs: whether it runs what it loads; false where it trains adapters on it.
+    """
+
+    name: str
+    title: str
+    version: str
+    source: str
+    refuses: str = "it does not list the format"
+    is_rare: bool = False
+    runs: bool = True
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A condition of a program on how a model is stored.
+
+    Attributes:
+        field: a field of `Stored`.
+        allowed: the values that it may have; of a field that holds several, each of them.
+        why: what is not loaded, a clause; "{got}" stands for the values that are not allowed.
+        remedy: what to do instead; may be empty.
+    """
+
+    field: str
+    allowed: tuple[Any, ...]
+    why: str
+    remedy: str = ""
+
+    def broken_by(self, stored: Stored) -> str:
+        """Return why the model is not loaded; empty where the condition is met."""
+        value = getattr(stored, self.field)
+        got = [one for one in (value if isinstance(value, tuple) else (value,)) if one not in self.allowed]
+        return self.why.format(got=" and ".join(map(str, got))) if got else ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row: a program, a format, and what it says of it.
+
+    Attributes:
+        reader: name of the program.
+        format: name of the format; empty for a model in full precision.
+        source: the file and line, the address or the test that says so.
+        since: the first version that is known to load it; empty for the version of the program.
+        needs: packages that it needs beside itself.
+        limits: all of them must be met.
+        refused: why it loads no model of this format; empty where it does.
+        remedy: what to do where it loads none.
+        note: what to know where it does.
+    """
+
+    reader: str
+    format: str
+    source: str
+    since: str = ""
+    needs: str = ""
+    limits: tuple[Limit, ...] = ()
+    refused: str = ""
+    remedy: str = ""
+    note: str = ""

@@ -1,0 +1,55 @@
+"""Make every sentence on who reads a model from the reader contract: for cards, checks and the README."""
+
+from collections.abc import Iterable
+
+from qtoolkit.readers.contract import readers_of, titles
+from qtoolkit.readers.entry import Entry
+from qtoolkit.readers.stored import Stored
+from qtoolkit.readers.table import COLUMNS, ENTRIES, OWN, PROGRAMS
+from qtoolkit.records import Reading
+
+
+def card_lines(stored: Stored) -> tuple[tuple[str, str, str], ...]:
+    """Return the lines of a card's table: a program, whether it loads the model, and what to know.
+
+    None where the contract does not know the format.
+    """
+    rare = {program.name for program in PROGRAMS if program.is_rare}
+    shown = (one for one in readers_of(stored) if one.reader != OWN and (one.loads or one.reader not in rare))
+    return tuple((one.name, "yes" if one.loads else "no", one.remarks) for one in shown)
+
+
+def summary(readings: Iterable[Reading]) -> str:
+    """Return one line: who loads a model, and who does not."""
+    readings = tuple(readings)
+    loading, refusing = ([one for one in readings if one.loads is loads] for loads in (True, False))
+    return f"loads in {titles(loading)}; not in {titles(refusing)}" if refusing else f"loads in {titles(loading)}"
+
+
+def readme_table() -> str:
+    """Return the table of the README: a line for each program, a column for each format, in Markdown."""
+    header = f"| | {' | '.join(title for _, title in COLUMNS)} |"
+    lines = [header, "|---" * (len(COLUMNS) + 1) + "|"]
+    rows = {(entry.reader, entry.format): entry for entry in ENTRIES}
+    for program in PROGRAMS:
+        name = f"{program.title} {program.version}".rstrip()
+        lines.append(f"| {name} | {' | '.join(_cell(rows.get((program.name, one))) for one, _ in COLUMNS)} |")
+    return "\n".join(lines)
+
+
+def _cell(entry: Entry | None) -> str:
+    """Return a cell of the README's table: no, yes, or under which conditions."""
+    if entry is None:
+        return "no"
+    if entry.refused:
+        return f"no: {entry.remedy}" if entry.remedy else "no"
+    bits = next((limit.allowed for limit in entry.limits if limit.field == "bits"), ())
+    words = {"sym": "symmetric", "desc_act": "no desc_act", "widths": "one width", "embeddings": "no embeddings"}
+    spanned = f"{bits[0]} to {bits[-1]}" if bits == tuple(range(2, 9)) else ", ".join(map(str, bits))
+    parts = [f"{spanned} bits"] if bits else []
+    parts += [
+        words[limit.field]
+        for limit in entry.limits
+        if limit.field in words and limit.allowed in ((True,), (False,), (1,), (None,))
+    ]
+    return "; ".join(parts) or "yes"

@@ -1,0 +1,156 @@
+"""Describe how a model is stored, as far as programs ask before they load it."""
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+# What servers multiply as one matrix, so that all of its layers must be stored alike: the name of the matrix, and the
+# ends of its layers' names (vLLM 0.33.0, models/llama.py, `packed_modules_mapping`; SGLang 0.5.23 has the same).
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_EXPERTS = re.compile(r"\.experts\.\d+\..*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """How the codes of a model are stored.
+
+    Attributes:
+        format: name of the format, "gptq"; empty for a model in full precision.
+        layout: what the format calls the way that it packs codes, "gptq_v2" or "pack-quantized"; empty where it has
+            one alone.
+        bits: sizes of the codes of its layers, sorted, each once.
+        group_sizes: inputs that share a scale, sorted, each once; -1 for all inputs of an output.
+        sym: whether zero points are in the middle of the codes.
+        desc_act: whether groups were formed in order of activation.
+        embeddings: bits of the token embedding; None where it is not quantized.
+        dtype: type of what is not quantized, "bfloat16"; empty where it is not known.
+        expands: whether its config asks transformers to expand the codes while it loads.
+        mixed_units: fused matrices of servers whose layers are stored in different ways, by their names.
+        misnamed_units: those whose layers the config names one by one, where servers look for the fused name.
+    """
+
+    format: str
+    layout: str = ""
+    bits: tuple[int, ...] = ()
+    group_sizes: tuple[int, ...] = ()
+    sym: bool = True
+    desc_act: bool = False
+    embeddings: int | None = None
+    dtype: str = ""
+    expands: bool = False
+    mixed_units: tuple[str, ...] = ()
+    misnamed_units: tuple[str, ...] = ()
+
+    @property
+    def widths(self) -> int:
+        """Return how many sizes of a code the layers have."""
+        return len(self.bits)
+
+    @property
+    def packs_zero_points(self) -> bool:
+        """Return whether transformers is left to unpack zero points while it computes."""
+        return not self.sym and not self.expands
+
+
+def describe_stored(
+    stored_as: str,
+    options: Mapping[str, Any],
+    layers: Mapping[str, int],
+    left: Iterable[str] = (),
+    *,
+    sym: bool = True,
+    dtype: str = "",
+    values: Mapping[str, Any] | None = None,
+) -> Stored:
+    """Return how a model is stored, from the options of the config that it was or will be quantized with.
+
+    Args:
+        stored_as: name of the format.
+        options: fields of the method's config: `bits`, `group_size`, `sym`, `desc_act`, `granularity`, `embeddings`,
+            `checkpoint_format`, as far as it has them.
+        layers: bits of the quantized layers by their full names; empty where they are not known.
+        left: full names of modules that are not quantized.
+        sym: whether codes are symmetric, for a method whose options do not say.
+        dtype: type of what is not quantized.
+        values: the `quantization_config`; None before there is one.
+    """
+    in_blocks = {name: bits for name, bits in layers.items() if any(part.isdigit() for part in name.split("."))}
+    rules = (options.get("rules") or {}).values()
+    bits: set[Any] = {*in_blocks.values()} or {own.get("bits", options.get("bits")) for own in (options, *rules)}
+    whole = options.get("granularity") in ("tensor", "channel")
+    group_size = -1 if whole else options.get("group_size")
+    is_sym = bool(options.get("sym", sym))
+    described = {} if values is None else values
+    return Stored(
+        format=stored_as,
+        layout=_layout(described, options),
+        bits=tuple(sorted(one for one in bits if isinstance(one, int) and one)),
+        group_sizes=(group_size,) if isinstance(group_size, int) else (),
+        sym=is_sym,
+        desc_act=bool(options.get("desc_act")) and group_size != -1,
+        embeddings=options.get("embeddings"),
+        dtype=dtype,
+        expands=not is_sym if values is None else values.get("run_compressed") is False,
+        mixed_units=mixed_units(in_blocks, left),
+        misnamed_units=misnamed_units(in_blocks, described),
+    )
+
+
+def _layout(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Return what a format calls the way that it packs codes, by the config of a checkpoint or of a method."""
+    named = values.get("checkpoint_format") or values.get("format") or options.get("checkpoint_format") or ""
+    return str(named)
+
+
+def units_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the fused matrices of servers with the layers of each, those of which there are two layers or more.
+
+    All experts of a block are one.
+
+    Example: "h.0.q_proj" and "h.0.k_proj" make {"h.0.qkv_proj": ("h.0.q_proj", "h.0.k_proj")}.
+    """
+    fused = {member: unit for unit, members in FUSED.items() for member in members}
+    units: dict[str, list[str]] = {}
+    for name in names:
+        parent, _, end = name.rpartition(".")
+        if _EXPERTS.search(name):
+            units.setdefault(_EXPERTS.sub(".experts", name), []).append(name)
+        elif end in fused:
+            units.setdefault(f"{parent}.{fused[end]}" if parent else fused[end], []).append(name)
+    return {unit: tuple(members) for unit, members in units.items() if len(members) > 1}
+
+
+def mixed_units(layers: Mapping[str, int], left: Iterable[str]) -> tuple[str, ...]:
+    """Return the fused matrices whose layers have different bits, or of which some are not quantized."""
+    ends = {end for members in FUSED.values() for end in members}
+    bits = {name: 0 for name in left if name.rpartition(".")[2] in ends} | dict(layers)
+    units = units_of(bits)
+    return tuple(sorted(unit for unit, members in units.items() if len({bits[name] for name in members}) > 1))
+
+
+def misnamed_units(layers: Mapping[str, int], values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the fused matrices to which `dynamic` gives other bits than to their layers.
+
+    Servers look up "qkv_proj" in `dynamic`, where the patterns may name "q_proj" alone (vLLM 0.33.0,
+    quantization/utils/gptq_utils.py, `get_dynamic_override`).
+    """
+    dynamic = values.get("dynamic")
+    if not isinstance(dynamic, dict):
+        return ()
+    found = []
+    for unit, members in units_of(layers).items():
+        bits = {layers[name] for name in members}
+        if len(bits) == 1 and not unit.endswith(".experts") and _bits_by(dynamic, unit, values.get("bits")) not in bits:
+            found.append(unit)
+    return tuple(sorted(found))
+
+
+def _bits_by(dynamic: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Return the bits that a server gives to the matrix of this name; 0 for one that is not quantized."""
+    for pattern, changes in dynamic.items():
+        with suppress(re.error):  # whoever reads the config says so
+            if re.match(pattern.removeprefix("-:").removeprefix("+:"), name):
+                return 0 if pattern.startswith("-:") else changes.get("bits", default)
+    return default

@@ -1,0 +1,299 @@
+"""Compare the reader contract with the newest wheels of its programs: `python -m scripts.check_readers FOLDER`.
+
+Downloads the wheels into FOLDER, those alone that are not there yet, unpacks their Python files, and reads what the
+table of `qtoolkit/readers/table.py` says from their sources; config classes that import without a GPU are run. Prints a
+line for each condition, and what moved; ends with 1 where a condition did.
+"""
+
+import argparse
+import ast
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qtoolkit.readers.stored import FUSED
+from qtoolkit.readers.table import ENTRIES, PROGRAMS
+
+PACKAGES = ("vllm", "sglang", "compressed-tensors", "mlx-lm", "gptqmodel", "transformers", "peft")
+_VLLM = "vllm/model_executor/layers/quantization"
+_SGLANG = "sglang/srt/layers/quantization"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing that the table says, and how to find it in sources.
+
+    Attributes:
+        reader, what: for the line that is printed.
+        table: what the table says.
+        found: returns what the sources under a folder say.
+    """
+
+    reader: str
+    what: str
+    table: Any
+    found: Callable[[Path], Any]
+
+
+def allowed(reader: str, format_: str, field: str) -> set[Any]:
+    """The values of a field that the table allows; empty where it has no such limit."""
+    entry = next(entry for entry in ENTRIES if (entry.reader, entry.format) == (reader, format_))
+    return {value for limit in entry.limits if limit.field == field for value in limit.allowed}
+
+
+def listed(reader: str) -> set[str]:
+    """The formats of transformers' kind that the table says a program loads."""
+    return {entry.format for entry in ENTRIES if entry.reader == reader and entry.format and not entry.refused}
+
+
+def literal(root: Path, file: str, name: str) -> Any:
+    """The value that a module or a class of it assigns to a name: a list, or the keys of a dict."""
+    tree = ast.parse((root / file).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            value = getattr(node, "value", None)
+            if isinstance(value, ast.Dict):
+                # A value may be an object, and a key that is unpacked has none.
+                return [ast.literal_eval(key) for key in value.keys if key is not None]
+            if isinstance(value, ast.Subscript):
+                return ast.literal_eval(value.slice)
+            if value is not None:
+                return ast.literal_eval(value)
+    raise LookupError(f"{name} is not assigned in {file}")
+
+
+def says(root: Path, file: str, text: str) -> bool:
+    """Whether a text stands in a file; blanks, quotes and the ends of lines aside."""
+    source = re.sub(r'["\s]+', " ", (root / file).read_text(encoding="utf-8"))
+    return re.sub(r'["\s]+', " ", text) in source
+
+
+def run(root: Path, code: str) -> Any:
+    """What a line of Python prints, with the packages under a folder before those that are installed."""
+    paths = ":".join(map(str, sorted(root.parent.iterdir())))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise LookupError(done.stderr.strip().splitlines()[-1])
+    return ast.literal_eval(done.stdout.strip().splitlines()[-1])
+
+
+def mlx_formats(root: Path) -> set[str]:
+    """The formats of compressed-tensors that mlx-lm's own function accepts, of those that hold integers."""
+    tree = ast.parse((root / "mlx_lm/utils.py").read_text(encoding="utf-8"))
+    name = "_compressed_tensors_quantization"
+    body: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    scope: dict[str, Any] = {}
+    exec(compile(ast.Module(body, []), name, "exec"), scope)  # noqa: S102
+    accepted = set()
+    for one in ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized"):
+        try:
+            if scope[name]({"format": one})["bits"]:
+                accepted.add(one)
+        except ValueError:
+            continue
+    return accepted
+
+
+_TRY_BITS = """
+from transformers import GPTQConfig
+def accepts(bits):
+    try: return bool(GPTQConfig(bits=bits))
+    except ValueError: return False
+print([bits for bits in range(1, 9) if accepts(bits)])
+"""
+_TRY_PACKING = """
+import torch
+from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+def accepts(bits):
+    QuantizationArgs(num_bits=bits, type="int", symmetric=True, strategy="group", group_size=32)
+    codes = torch.randint(-2 ** (bits - 1), 2 ** (bits - 1), (2, 32), dtype=torch.int8)
+    return torch.equal(unpack_from_int32(pack_to_int32(codes, bits), bits, codes.shape), codes)
+print([bits for bits in range(2, 9) if accepts(bits)])
+"""
+_NO_DESC_ACT = 'GPTQ group activation ordering (desc_act=True) is no longer "\n"supported'
+CONDITIONS = (
+    Condition("vllm", "formats", {"gptq", "compressed-tensors", "awq", "fp8"}, lambda root: _names(root, "vllm")),
+    Condition(
+        "vllm",
+        "GPTQ: bits and sym",
+        {(bits, True) for bits in allowed("vllm", "gptq", "bits")},
+        lambda root: set(literal(root, f"{_VLLM}/auto_gptq.py", "TYPE_MAP")),
+    ),
+    Condition(
+        "vllm",
+        "GPTQ: groups",
+        allowed("vllm", "gptq", "group_sizes"),
+        lambda root: set(literal(root, f"{_VLLM}/utils/marlin_utils.py", "MARLIN_SUPPORTED_GROUP_SIZES")),
+    ),
+    Condition(
+        "vllm", "GPTQ: refuses desc_act", True, lambda root: says(root, f"{_VLLM}/utils/gptq_utils.py", _NO_DESC_ACT)
+    ),
+    Condition(
+        "vllm",
+        "compressed-tensors: bits",
+        allowed("vllm", "compressed-tensors", "bits"),
+        lambda root: set(
+            literal(
+                root,
+                f"{_VLLM}/compressed_tensors/schemes/compressed_tensors_wNa16.py",
+                "WNA16_SUPPORTED_TYPES_MAP",
+            )
+        ),
+    ),
+    Condition(
+        "vllm",
+        "fused layers",
+        set(FUSED),
+        lambda root: set(literal(root, "vllm/model_executor/models/llama.py", "packed_modules_mapping")),
+    ),
+    Condition(
+        "sglang",
+        "formats",
+        {"bitsandbytes", "gguf", "gptq", "compressed-tensors", "awq", "fp8"},
+        lambda root: _names(root, "sglang"),
+    ),
+    Condition(
+        "sglang",
+        "GPTQ: bits and sym",
+        {(bits, True) for bits in allowed("sglang", "gptq", "bits")},
+        lambda root: set(literal(root, f"{_SGLANG}/gptq/gptq.py", "TYPE_MAP")),
+    ),
+    Condition(
+        "sglang",
+        "GPTQ: groups",
+        allowed("sglang", "gptq", "group_sizes"),
+        lambda root: set(literal(root, f"{_SGLANG}/marlin_utils.py", "MARLIN_SUPPORTED_GROUP_SIZES")),
+    ),
+    Condition(
+        "sglang",
+        "compressed-tensors: bits",
+        allowed("sglang", "compressed-tensors", "bits"),
+        lambda root: set(
+            literal(
+                root,
+                f"{_SGLANG}/compressed_tensors/schemes/compressed_tensors_wNa16.py",
+                "WNA16_SUPPORTED_TYPES_MAP",
+            )
+        ),
+    ),
+    Condition(
+        "gptqmodel",
+        "GPTQ: bits",
+        allowed("gptqmodel", "gptq", "bits"),
+        lambda root: set(literal(root, "gptqmodel/nn_modules/qlinear/torch.py", "SUPPORTS_BITS")),
+    ),
+    Condition(
+        "gptqmodel",
+        "GPTQ: groups",
+        allowed("gptqmodel", "gptq", "group_sizes"),
+        lambda root: set(literal(root, "gptqmodel/nn_modules/qlinear/torch.py", "SUPPORTS_GROUP_SIZE")),
+    ),
+    Condition("mlx-lm", "GPTQ: refuses a g_idx", True, lambda root: says(root, "mlx_lm/utils.py", "(g_idx) are not")),
+    Condition("mlx-lm", "compressed-tensors: formats", {"pack-quantized"}, mlx_formats),
+    Condition(
+        "transformers",
+        "GPTQ: bits, by its own class",
+        allowed("transformers", "gptq", "bits"),
+        lambda root: set(run(root, _TRY_BITS)),
+    ),
+    Condition(
+        "compressed-tensors",
+        "widths, by its own packing",
+        allowed("vllm", "compressed-tensors", "bits"),
+        lambda root: set(run(root, _TRY_PACKING)),
+    ),
+    Condition(
+        "peft",
+        "GPTQ: needs gptqmodel 7.0",
+        True,
+        lambda root: says(root, "peft/import_utils.py", 'GPTQMODEL_MINIMUM_VERSION = packaging.version.parse("7.0.0")'),
+    ),
+)
+
+
+def _names(root: Path, reader: str) -> set[str]:
+    """Those of the formats that the table knows which a server lists."""
+    if reader == "vllm":
+        names = set(literal(root, f"{_VLLM}/__init__.py", "QuantizationMethods"))
+    else:
+        names = set(literal(root, f"{_SGLANG}/__init__.py", "BASE_QUANTIZATION_METHODS"))
+    # On a GPU, SGLang takes GPTQ by the name of its kernel.
+    names |= {"gptq"} & {name.removesuffix("_marlin") for name in names}
+    return names & {entry.format for entry in ENTRIES}
+
+
+def moved(roots: dict[str, Path], conditions: Iterable[Condition] = CONDITIONS) -> list[str]:
+    """What the sources say otherwise than the table, a line each.
+
+    Args:
+        roots: the folder of each program's sources.
+        conditions: what is compared.
+    """
+    lines = []
+    for one in conditions:
+        try:
+            found = one.found(roots[one.reader])
+        except (LookupError, OSError, SyntaxError, ValueError) as error:
+            lines.append(f"{one.reader}, {one.what}: cannot be read there any more ({error})")
+            continue
+        if found != one.table:
+            lines.append(f"{one.reader}, {one.what}: the table says {one.table}, and its sources {found}")
+    return lines
+
+
+def unpacked(folder: Path, package: str) -> tuple[str, Path]:
+    """The newest version of a package, and the folder with its Python files, which are downloaded first."""
+    wheels = folder / "wheels" / package
+    wheels.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(wheels), package]
+    subprocess.run(command, check=True)
+    newest = max(wheels.iterdir(), key=lambda file: file.stat().st_mtime)
+    version = newest.name.split("-")[1].removesuffix(".tar.gz")
+    root = folder / "sources" / f"{package}-{version}"
+    if not root.exists():
+        unpack(newest, root)
+    inner = root / newest.name.removesuffix(".tar.gz")
+    return version, inner if inner.is_dir() else root
+
+
+def unpack(archive: Path, root: Path) -> None:
+    """Unpack the Python files and the metadata of a wheel or a source archive."""
+    wanted = re.compile(r"\.py$|dist-info/")
+    if archive.name.endswith(".whl"):
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(root, [name for name in opened.namelist() if wanted.search(name)])  # noqa: S202
+        return
+    with tarfile.open(archive) as opened_tar:
+        opened_tar.extractall(root, [member for member in opened_tar if wanted.search(member.name)], filter="data")
+
+
+def main() -> None:
+    """Download, compare, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder.resolve()
+    known = {program.name: program.version for program in PROGRAMS}
+    roots = {}
+    for package in PACKAGES:
+        version, roots[package] = unpacked(folder, package)
+        state = "as in the table" if known.get(package) in (version, None) else f"the table has {known[package]}"
+        print(f"{package} {version}: {state}", flush=True)
+    lines = moved(roots)
+    print(f"{len(CONDITIONS) - len(lines)} of {len(CONDITIONS)} conditions are as in the table")
+    for line in lines:
+        print(f"MOVED {line}")
+    sys.exit(bool(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""A plan tells which programs will load its result; a job is refused for one that would not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.errors import ConfigError
+from qtoolkit.records import Plan
+from tests.sample_models import config_of, random_model
+
+MACHINE: dict[str, Any] = {"machine": "a100-80"}
+
+
+def planned(config: Any, for_: str | None, **options: Any) -> Plan:
+    return qt.plan(random_model("llama"), config, machine="cpu-12gb", device="cpu", for_=for_, **options)
+
+
+REFUSED = [
+    (qt.GPTQ(bits=3), "vllm", "GPTQ(format='compressed-tensors', bits=3"),
+    (qt.GPTQ(sym=False), "sglang", "GPTQ(format='compressed-tensors'"),
+    (qt.GPTQ(bits=3), "sglang", "GPTQ(group_size=64"),
+    (qt.GPTQ(format="compressed-tensors", embeddings=8), "transformers", "GPTQ(format='compressed-tensors', group"),
+    (qt.GPTQ(rules={"*.q_proj": {"bits": 8}}), "auto-gptq", "GPTQ(bits=8"),
+    (qt.NF4(), "vllm", "GPTQ("),
+]
+
+
+@pytest.mark.parametrize(("config", "reader", "advised"), REFUSED)
+def test_a_refused_result_comes_with_a_config_that_is_loaded(config: Any, reader: str, advised: str) -> None:
+    plan = planned(config, reader)
+    assert plan.reading is not None and not plan.reading.loads
+    assert any(advice.change.startswith(advised) for advice in plan.advice), plan.advice
+    other = eval(plan.advice[0].change, {name: getattr(qt, name) for name in ("GPTQ", "NF4")})  # noqa: S307
+    loaded = planned(other, reader)
+    assert loaded.reading is not None and loaded.reading.loads
+    assert f"{plan.reading.name}  " in str(plan) and "does not load it" in str(plan)
+
+
+def test_a_plan_for_nobody_in_particular_has_the_readings_and_tells_what_costs_readers() -> None:
+    plan = planned(qt.GPTQ(bits=3), None)
+    assert {one.reader for one in plan.readings if one.loads} >= {"auto-gptq", "gptqmodel", "qtoolkit"}
+    assert "not loaded by vLLM, SGLang (GPTQ of 3 bits: it takes 4 and 8)" in plan.notes
+    assert plan.reading is None
+    assert Plan.from_dict(plan.to_dict()) == plan
+    assert not any("not loaded" in note for note in planned(qt.GPTQ(), None).notes)
+
+
+def test_a_mixed_unit_is_a_failed_contract_check() -> None:
+    config = qt.GPTQ(rules={"*.v_proj": {"bits": 8}})
+    for reader, loads in (("vllm", False), ("sglang", False), ("gptqmodel", True)):
+        reading = planned(config, reader).reading
+        assert reading is not None and reading.loads == loads
+    whole = qt.GPTQ(rules={"*.[qkv]_proj": {"bits": 8}})
+    assert planned(whole, "vllm").reading == planned(qt.GPTQ(), "vllm").reading
+
+
+def test_a_job_is_refused_before_any_work(tmp_path: Path) -> None:
+    said = (
+        r"^for_='vllm': vLLM 0\.33\.0 would not load the result \(GPTQ of 3 bits: it takes 4 and 8\): "
+        r"give GPTQ\(format='compressed-tensors', bits=3.*\), or leave for_ out$"
+    )
+    with pytest.raises(ConfigError, match=said):
+        qt.quantize(random_model("llama"), qt.GPTQ(bits=3), device="cpu", output=tmp_path / "out", for_="vllm")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", [qt.plan, qt.quantize])
+def test_an_unknown_program_is_refused(verb: Any) -> None:
+    with pytest.raises(ConfigError, match=r"for_ must be one of transformers, .*got 'vlm'"):
+        verb("nowhere", "nf4", for_="vlm")
+
+
+def test_a_job_for_a_program_that_loads_it_runs(tmp_path: Path) -> None:
+    result = qt.quantize(random_model("llama"), qt.NF4(), device="cpu", output=tmp_path / "out", for_="sglang")
+    assert result.path is not None
+
+
+def test_recommendations_name_programs_from_the_table_and_leave_out_what_is_not_loaded() -> None:
+    everything = qt.recommend(config_of("7b"), machine="a100-80")
+    served = {candidate.config: candidate.served_by for candidate in everything.candidates}
+    assert served["NF4()"] == "transformers, SGLang"
+    assert served["GPTQ()"] == "transformers, vLLM, SGLang, gptqmodel, auto-gptq"
+    assert served["GPTQ(bits=3)"] == "transformers, gptqmodel, auto-gptq"
+    for_vllm = qt.recommend(config_of("7b"), machine="a100-80", for_="vllm")
+    assert {candidate.config for candidate in for_vllm.candidates} == {"GPTQ()", "GPTQ(bits=8)", "full precision"}
+    assert any("vllm does not load" in note for note in for_vllm.notes)

@@ -1,0 +1,128 @@
+"""Which program loads what: the table's rows, as the sources of these programs state them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.errors import ConfigError
+from qtoolkit.readers import (
+    READER_NAMES,
+    Stored,
+    card_lines,
+    lost_readers,
+    readers_of,
+    reading_of,
+    readme_table,
+    served_by,
+)
+from qtoolkit.readers.table import ENTRIES, PROGRAMS
+
+GPTQ = Stored(format="gptq", layout="gptq", bits=(4,), group_sizes=(128,))
+PACKED = Stored(format="compressed-tensors", layout="pack-quantized", bits=(4,), group_sizes=(64,))
+NF4 = Stored(format="bitsandbytes", bits=(4,))
+MLX = Stored(format="mlx", bits=(4,), group_sizes=(64,))
+
+# vLLM 0.33.0 auto_gptq.py and SGLang 0.5.23 gptq.py: TYPE_MAP has (4, True) and (8, True); groups: marlin_utils.py;
+# auto-gptq 0.7.1 _base.py: 2, 3, 4, 8; compressed_tensors_wNa16.py: 2 to 8 in vLLM, 4 and 8 in SGLang.
+LOADS = [
+    (GPTQ, "vllm", True),
+    (replace(GPTQ, bits=(8,), group_sizes=(-1,)), "vllm", True),
+    (replace(GPTQ, bits=(3,)), "vllm", False),
+    (replace(GPTQ, bits=(3,)), "sglang", False),
+    (replace(GPTQ, bits=(3,)), "auto-gptq", True),
+    (replace(GPTQ, bits=(4, 8)), "vllm", True),
+    (replace(GPTQ, bits=(4, 8)), "auto-gptq", False),
+    (replace(GPTQ, bits=(4, 8)), "transformers", False),
+    (replace(GPTQ, bits=(4, 8)), "gptqmodel", True),
+    (replace(GPTQ, sym=False), "vllm", False),
+    (replace(GPTQ, sym=False), "transformers", True),
+    (replace(GPTQ, desc_act=True), "vllm", False),
+    (replace(GPTQ, group_sizes=(256,)), "vllm", False),
+    (replace(GPTQ, group_sizes=(256,)), "gptqmodel", True),
+    (replace(GPTQ, group_sizes=(96,)), "gptqmodel", False),
+    (replace(GPTQ, layout="gptq_v2"), "auto-gptq", False),
+    (replace(GPTQ, layout="gptq_v2"), "vllm", True),
+    (GPTQ, "mlx-lm", False),
+    (GPTQ, "llama.cpp", False),
+    (PACKED, "vllm", True),
+    (replace(PACKED, bits=(3,)), "vllm", True),
+    (replace(PACKED, bits=(3,)), "sglang", False),
+    (replace(PACKED, sym=False, expands=True), "transformers", True),
+    (replace(PACKED, sym=False), "transformers", False),
+    (replace(PACKED, sym=False, expands=True), "transformers4", False),
+    (replace(PACKED, sym=False), "vllm", True),
+    (replace(PACKED, embeddings=8), "vllm", True),
+    (replace(PACKED, embeddings=8), "transformers", False),
+    (replace(PACKED, layout="float-quantized"), "qtoolkit", False),
+    (replace(PACKED, mixed_units=("h.0.qkv_proj",)), "vllm", False),
+    (replace(PACKED, mixed_units=("h.0.qkv_proj",)), "transformers", True),
+    (NF4, "vllm", False),
+    (NF4, "sglang", True),
+    (MLX, "mlx-lm", True),
+    (MLX, "vllm", False),
+    (replace(MLX, group_sizes=(256,)), "mlx-lm", False),
+    (Stored(format="native"), "qtoolkit", True),
+    (Stored(format="native"), "transformers", False),
+    (Stored(format="gguf"), "ollama", True),
+    (Stored(format="gguf"), "vllm", False),
+]
+
+
+@pytest.mark.parametrize(("stored", "reader", "loads"), LOADS)
+def test_a_program_loads_it_or_not(stored: Stored, reader: str, loads: bool) -> None:
+    reading = reading_of(reader, readers_of(stored))
+    assert reading.loads == loads
+    assert bool(reading.why) == (not loads)
+    assert reading.source
+
+
+def test_the_reason_names_what_was_got_and_every_broken_condition() -> None:
+    reading = reading_of("vllm", readers_of(replace(GPTQ, bits=(3, 4), sym=False, mixed_units=("h.0.qkv_proj",))))
+    assert reading.why == (
+        "GPTQ of 3 bits: it takes 4 and 8, asymmetric GPTQ, layers that it fuses have different bits"
+    )
+    assert "format='compressed-tensors' holds them" in reading.remedy
+
+
+def test_an_unknown_format_has_no_readings_and_an_unknown_program_is_refused() -> None:
+    assert readers_of(Stored(format="toy")) == () == card_lines(Stored(format="toy"))
+    with pytest.raises(ConfigError, match="not known: leave for_ out"):
+        reading_of("vllm", readers_of(Stored(format="toy")))
+    with pytest.raises(ConfigError, match=r"for_ must be one of transformers, .*, qtoolkit, got 'vlm'"):
+        reading_of("vlm", readers_of(GPTQ))
+
+
+def test_every_format_of_ours_and_every_program_has_rows() -> None:
+    assert {entry.format for entry in ENTRIES if entry.reader == "qtoolkit"} >= set(qt.available_formats())
+    assert {entry.reader for entry in ENTRIES} <= set(READER_NAMES)
+    assert len({(entry.reader, entry.format) for entry in ENTRIES}) == len(ENTRIES)
+    assert all(entry.source for entry in ENTRIES) and all(program.source for program in PROGRAMS)
+    fields = {limit.field for entry in ENTRIES for limit in entry.limits}
+    assert all(hasattr(GPTQ, field) for field in fields)
+
+
+def test_names_in_words() -> None:
+    """Both ages of transformers are one; where one alone loads it, its number tells which."""
+    assert served_by(GPTQ) == "transformers, vLLM, SGLang, gptqmodel, auto-gptq"
+    assert served_by(replace(PACKED, sym=False, expands=True)) == "transformers 5, vLLM, SGLang"
+    assert served_by(Stored(format="native")) == ""
+
+
+def test_what_costs_readers_is_told() -> None:
+    assert lost_readers(GPTQ) == lost_readers(NF4) == ""
+    assert lost_readers(replace(GPTQ, bits=(3,))) == "vLLM, SGLang (GPTQ of 3 bits: it takes 4 and 8)"
+    assert lost_readers(replace(PACKED, embeddings=8)) == "transformers, SGLang (quantized embeddings)"
+
+
+def test_a_card_names_who_loads_it_and_who_does_not() -> None:
+    lines = {name: (loads, known) for name, loads, known in card_lines(NF4)}
+    assert lines["vLLM 0.33.0"][0] == "no" and "removed bitsandbytes" in lines["vLLM 0.33.0"][1]
+    assert lines["transformers 5.23.0"] == ("yes", "needs bitsandbytes")
+    assert "auto-gptq 0.7.1" not in lines and not any(name.startswith("qtoolkit") for name in lines)
+
+
+def test_the_readme_has_the_table() -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    assert readme_table() in readme

@@ -1,0 +1,85 @@
+"""How a model is stored, from a config and from the names of its layers."""
+
+from typing import Any
+
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.methods import MethodConfig, stored_of
+from qtoolkit.readers import describe_stored
+from qtoolkit.readers.stored import misnamed_units, mixed_units, units_of
+
+BLOCK = [f"model.layers.0.self_attn.{end}_proj" for end in "qkvo"]
+BLOCK += [f"model.layers.0.mlp.{end}_proj" for end in ("gate", "up", "down")]
+QKV, GATE_UP = "model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.gate_up_proj"
+
+
+def bits(**changes: int) -> dict[str, int]:
+    return {name: changes.get(name.rpartition(".")[2].removesuffix("_proj"), 4) for name in BLOCK}
+
+
+def test_units_are_what_servers_fuse() -> None:
+    assert units_of(BLOCK) == {QKV: tuple(BLOCK[:3]), GATE_UP: tuple(BLOCK[4:6])}
+    assert units_of(["h.0.qkv_proj", "h.0.down_proj", "lm_head", "q_proj"]) == {}
+    experts = [f"model.layers.1.mlp.experts.{index}.{end}" for index in range(2) for end in ("w1", "w2")]
+    assert units_of(experts) == {"model.layers.1.mlp.experts": tuple(experts)}
+
+
+@pytest.mark.parametrize(
+    ("layers", "left", "mixed"),
+    [
+        (bits(), (), ()),
+        (bits(down=8, o=8), (), ()),
+        (bits(v=8), (), (QKV,)),
+        (bits(q=3, k=3, v=3, up=8), (), (GATE_UP,)),
+        ({name: 4 for name in BLOCK if "gate" not in name}, ["model.layers.0.mlp.gate_proj", "lm_head"], (GATE_UP,)),
+    ],
+)
+def test_a_unit_is_mixed_where_its_layers_differ(layers: dict[str, int], left: Any, mixed: tuple[str, ...]) -> None:
+    assert mixed_units(layers, left) == mixed
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "misnamed"),
+    [
+        ({r"+:^.*\.q_proj$": {"bits": 8}, r"+:^.*\.(k|v)_proj$": {"bits": 8}}, (QKV,)),
+        ({r"+:^.*\.(q|k|v|qkv)_proj$": {"bits": 8}}, ()),
+        ({r"-:.*qkv_proj": {}}, (QKV,)),
+        ({r"+:(": {"bits": 8}}, (QKV,)),
+        ({r"+:.*self_attn.*": {"bits": 8}}, ()),
+    ],
+)
+def test_dynamic_must_match_the_fused_name(dynamic: dict[str, Any], misnamed: tuple[str, ...]) -> None:
+    assert misnamed_units(bits(q=8, k=8, v=8), {"bits": 4, "dynamic": dynamic}) == misnamed
+
+
+CONFIGS: list[tuple[MethodConfig, dict[str, Any]]] = [
+    (qt.NF4(), {"format": "bitsandbytes", "bits": (4,), "group_sizes": ()}),
+    (qt.Int8(), {"format": "bitsandbytes", "bits": (8,)}),
+    (qt.GPTQ(bits=3, sym=False, group_size=64), {"format": "gptq", "bits": (3,), "sym": False, "group_sizes": (64,)}),
+    (qt.GPTQ(rules={"*.v_proj": {"bits": 8}}), {"bits": (4, 8), "widths": 2}),
+    (qt.GPTQ(desc_act=True), {"desc_act": True, "layout": "gptq"}),
+    (qt.GPTQ(desc_act=True, group_size=-1), {"desc_act": False, "group_sizes": (-1,)}),
+    (qt.GPTQ(format="compressed-tensors", embeddings=8), {"format": "compressed-tensors", "embeddings": 8}),
+    (qt.GPTQ(format="compressed-tensors", sym=False), {"expands": True, "packs_zero_points": False}),
+    (qt.AbsMax(), {"sym": True, "group_sizes": (-1,), "bits": (8,)}),
+    (qt.ZeroPoint(bits=4, granularity="group", group_size=32), {"sym": False, "group_sizes": (32,), "bits": (4,)}),
+]
+
+
+@pytest.mark.parametrize(("config", "expected"), CONFIGS, ids=[str(config)[:60] for config, _ in CONFIGS])
+def test_a_config_tells_how_its_result_is_stored(config: MethodConfig, expected: dict[str, Any]) -> None:
+    stored = stored_of(config)
+    assert {name: getattr(stored, name) for name in expected} == expected
+
+
+def test_layers_tell_more_than_the_config() -> None:
+    config = qt.GPTQ(rules={"*.v_proj": {"bits": 8}, "*.nothing": {"bits": 2}})
+    stored = stored_of(config, dict.fromkeys([*BLOCK, "lm_head"], 0))
+    assert (stored.bits, stored.mixed_units) == ((4, 8), (QKV,))
+    assert stored_of(config, bits(q=8, k=8, v=8)).mixed_units == ()
+
+
+def test_a_config_file_may_hold_anything() -> None:
+    odd = describe_stored("gptq", {"bits": "4", "group_size": [1]}, {}, values={"format": {}, "dynamic": []})
+    assert (odd.bits, odd.group_sizes, odd.misnamed_units) == ((), (), ())

@@ -1,0 +1,36 @@
+"""What a plan counts for measuring sensitivities, with correction and without."""
+
+from typing import Any
+
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.models.opening import open_checkpoint
+from qtoolkit.planning.planner import plan_job
+from qtoolkit.records import ignore_progress
+from tests.sample_models import random_model
+
+
+@pytest.mark.parametrize(
+    ("architecture", "squares"),
+    [
+        # Queries, keys and values share theirs, and so do gate and up.
+        ("llama", [64, 64, 64, 128]),
+        ("phi3", [64, 64, 64, 128]),
+        # The experts of a block count together: w1 and w3, w2.
+        ("mixtral", [64, 64, 64, 128]),
+    ],
+)
+def test_the_hessians_of_a_block_are_counted(architecture: str, squares: list[int]) -> None:
+    terms = terms_of(architecture, qt.GPTQ(calibration=["a text"], group_size=32))
+    assert terms["Hessians of a block's inputs"] == 4 * sum(inputs**2 for inputs in squares)
+    assert "Hessians of a block's inputs" not in terms_of(architecture, qt.AbsMax(granularity="group"))
+
+
+def terms_of(architecture: str, config: Any) -> dict[str, int]:
+    """The memory of the phase "measure" for two choices of bits."""
+    model = random_model(architecture)
+    checkpoint = open_checkpoint(model, revision=None, token=None, tokenizer=None, on_progress=ignore_progress)
+    plan = plan_job(checkpoint, config, "cpu", None, rss=0, measures=2).plan
+    phase = next(phase for phase in plan.phases if phase.name == "measure")
+    return {term.name: term.size for term in phase.memory}
