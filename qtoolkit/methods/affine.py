@@ -297,6 +297,7 @@ class ZeroPointMethod(AffineMethod):
     config_class = ZeroPoint
     title = "zero-point"
     summary = "asymmetric rounding, 8 or 4 bits (textbook); no calibration"
+    symmetric = False
 
 
 ABSMAX = AbsMaxMethod()
