@@ -10,7 +10,6 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.formats.base import Layers, LayersOf
 from qtoolkit.formats.grouped import Grid, GroupedFormat
 from qtoolkit.formats.layer import Layer
-from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
     import torch
@@ -146,10 +145,6 @@ class CompressedTensorsFormat(GroupedFormat):
         from qtoolkit.formats.compressed_tensors.reader import load_packed
 
         return load_packed(checkpoint, values, device=device)
-
-    def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
-        """See `GroupedFormat`."""
-        return () if config.sym else ("zero points are read by transformers 5 as it loads, and not by 4.57",)
 
     def layer_bits(self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
         """See `Format`."""
