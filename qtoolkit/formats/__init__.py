@@ -2,7 +2,7 @@
 
 from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, is_uneven
 from qtoolkit.formats.fused_layers import fused_unit
-from qtoolkit.formats.grouped import GroupedFormat
+from qtoolkit.formats.grouped import Grid, GroupedFormat
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.registry import (
     available_formats,
@@ -18,6 +18,7 @@ from qtoolkit.formats.registry import (
 
 __all__ = [
     "Format",
+    "Grid",
     "GroupedFormat",
     "Layer",
     "Layers",

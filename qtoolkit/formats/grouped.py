@@ -2,9 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qtoolkit.formats.base import Format, Values
+from qtoolkit.errors import ConfigError
+from qtoolkit.formats.base import Format, Layers, Values
 from qtoolkit.formats.layer import Layer
 from qtoolkit.records import LayerPlan
 
@@ -16,6 +18,23 @@ if TYPE_CHECKING:
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the codes of one layer are spaced: what a format needs to know of a method's config, without its name.
+
+    Attributes:
+        bits: size of a code.
+        group_size: inputs that share a scale, -1 for all of them.
+        sym: whether zero points lie in the middle of the codes, and none are stored.
+        order: "activation" where columns were done in that order, "natural" otherwise.
+    """
+
+    bits: int
+    group_size: int
+    sym: bool
+    order: str = "natural"
 
 
 class GroupedFormat(Format):
@@ -92,6 +111,23 @@ class GroupedFormat(Format):
         Raises:
             CheckpointError, UnsupportedModelError: the tensors do not fit the model or the config.
         """
+
+    def rounding_config(
+        self, layers: Layers, names: Iterable[str], grids: Mapping[str, Grid], ignored: Iterable[str], origin: Values
+    ) -> Any:
+        """Return transformers' quantization config that quantizes each layer from its weight alone, as it is read.
+
+        Args:
+            layers: builds and quantizes the layers of a method.
+            names: full names of the modules to quantize.
+            grids: of these layers, by their full names in the file.
+            ignored: full names in the file of all other linear layers.
+            origin: the method's name as `method`, and the fields of its config as `options`, kept in the file.
+
+        Raises:
+            ConfigError: the format holds no layers that are rounded so.
+        """
+        raise ConfigError(f"format {self.name!r} holds no layers that are rounded one by one: name another format")
 
     def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
         """Return warnings about a result with these layers, one line each. Default: none."""

@@ -22,6 +22,7 @@ class Layer:
         in_block: whether it belongs to one of the model's blocks.
         dtype: type of its weight before quantization, "bfloat16".
         transposed: whether it holds its weight as [in, out], as GPT-2's Conv1D does.
+        beside_experts: whether the model has experts that transformers merges as it loads them, and that are not split.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Layer:
     in_block: bool = True
     dtype: str = "bfloat16"
     transposed: bool = False
+    beside_experts: bool = False
 
     @classmethod
     def of(cls, name: str, module: "nn.Module", device: str, *, in_block: bool = True) -> "Layer":

@@ -63,6 +63,12 @@ class LinearQuantizer(HfQuantizer):
     def check_values(self, name: str, layer: "QuantizedLinear") -> None:
         """Refuse values that a layer of this name cannot have, before it is packed. Default: accept all."""
 
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        from qtoolkit.formats.plain_layers import dequantize_layers
+
+        dequantize_layers(model, dtype or model.config.dtype or torch.float32)
+        return model
+
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         return True
 
@@ -80,11 +86,15 @@ class LayersQuantizer(LinearQuantizer):
 
     def __init__(self, quantization_config: LayersConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
-        self._layers = self.layers_of(quantization_config.method, quantization_config.options)
+        self._layers = self.make_layers(quantization_config)
         # By name, and whether the weight is transposed, which a `Conv1D` holds [in, out].
         self._replaced: dict[str, tuple[Layer, bool]] = {}
         # Layers that have a `weight`, as a buffer, only while weights are read.
         self._temporary_weights: list[str] = []
+
+    def make_layers(self, config: Any) -> "Layers":
+        """Return what builds and quantizes the layers of a config."""
+        return self.layers_of(config.method, config.options)
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         from qtoolkit.formats.layer import Layer

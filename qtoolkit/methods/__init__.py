@@ -209,7 +209,7 @@ def reader_of(checkpoint: "Checkpoint") -> ReadAs:
     config = config_of_checkpoint(checkpoint.quantization or {})
     if reader is None:
         return ReadAs(checkpoint, get_method(config.method), config)
-    if isinstance(config, MixedConfig):
+    if isinstance(config, MixedConfig) and not config.rules:
         # Its rules give each layer the bits that the layer has in the file.
         config = replace(config, rules=rules_of(reader.bits, config.bits)[1])
     return ReadAs(checkpoint, reader, config)

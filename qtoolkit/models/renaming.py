@@ -1,6 +1,6 @@
 """Translate names of tensors in a file into those in the model, as transformers does when it loads."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,3 +26,20 @@ def names_in_model(model: "PreTrainedModel", keys: Iterable[str], conversions: S
         # Some rules are for files of other versions of transformers.
         names[key] = key if renamed not in known and key in known else renamed
     return names
+
+
+def matrices_in_file(model: "PreTrainedModel", tensors: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of the matrices of a file, less ".weight", each with its name in the model.
+
+    An expert that the file stores by itself, and the model in a larger tensor, has no module of the name in the model.
+
+    Args:
+        model: without values.
+        tensors: of the file; those that are tied to others may be missing, and are added.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    matrices = [name for name, tensor in tensors.items() if len(tensor.shape) == 2 and name.endswith(".weight")]
+    named = names_in_model(model, matrices, get_model_conversion_mapping(model))
+    tied = {name: name for name in model.all_tied_weights_keys if name.endswith(".weight")}
+    return {key.removesuffix(".weight"): name.removesuffix(".weight") for key, name in (tied | named).items()}

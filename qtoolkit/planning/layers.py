@@ -12,7 +12,7 @@ from qtoolkit.formats import Layer, Reader
 from qtoolkit.methods import Method, MethodConfig, check_rules
 from qtoolkit.models import structure
 from qtoolkit.models.checkpoint import Checkpoint
-from qtoolkit.models.experts import modules_apart
+from qtoolkit.models.experts import find_experts, modules_apart
 from qtoolkit.records import LayerPlan
 
 # Options of calibration: no layer's plan depends on them, and many suggestions differ in nothing else.
@@ -88,6 +88,7 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
     tied = structure.tied_to(model)
     head = structure.output_head(model)
     blocks = structure.block_list(model)
+    merged = not method.splits_experts and bool(find_experts(model))
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []
     counted: set[int] = set()
@@ -98,7 +99,8 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
             skipped.append(_skipped(name, module, reason, counted if name in tied else set()))
         else:
             in_block = blocks is not None and name.startswith(f"{blocks[0]}.")
-            candidates.append(Layer.of(name, module, device, in_block=in_block))
+            layer = Layer.of(name, module, device, in_block=in_block)
+            candidates.append(replace(layer, beside_experts=merged))
     return tuple(candidates), tuple(skipped)
 
 

@@ -49,9 +49,10 @@ def check_other_readers(artifact: Artifact) -> list[Check]:
 
 
 def format_of_receipt(receipt: Receipt) -> Format:
-    """Return the format that a receipt names among its options, or the only one of its method."""
+    """Return the format that a receipt names among its options, or the one that its method had without that option."""
+    config = config_class(receipt.method)
     named = receipt.settings.get("format")
-    return get_format(named if isinstance(named, str) else config_class(receipt.method).format)
+    return get_format(named if isinstance(named, str) else config.absent().get("format", config.format))
 
 
 def needs_qtoolkit(receipt: Receipt) -> bool:

@@ -92,7 +92,7 @@ def test_a_group_size_that_divides_nothing_is_refused_in_a_rule_too(tiny_llama: 
 
 
 def test_the_plan_shows_the_layout(tiny_llama: Path) -> None:
-    plan = qt.plan(tiny_llama, qt.AbsMax(bits=4, rules={"*.down_proj": {"bits": 8}}), device="cpu")
+    plan = qt.plan(tiny_llama, qt.AbsMax(bits=4, format="native", rules={"*.down_proj": {"bits": 8}}), device="cpu")
     assert {layer.bits for layer in plan.layers if layer.name.endswith("down_proj")} == {8}
     rows = {row.label.strip(): row for row in plan.rows()}
     assert rows["layout"].value == "4 bits: 12 layers, 8 bits: 2 layers"

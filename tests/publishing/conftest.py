@@ -52,7 +52,13 @@ def base(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What jobs saved: by method, and in several shards."""
     folder = tmp_path_factory.mktemp("made")
-    configs = {"nf4": qt.NF4(), "fp4": qt.FP4(), "int8": qt.Int8(), "absmax": qt.AbsMax(), "gptq": gptq()}
+    configs = {
+        "nf4": qt.NF4(),
+        "fp4": qt.FP4(),
+        "int8": qt.Int8(),
+        "absmax": qt.AbsMax(format="native"),
+        "gptq": gptq(),
+    }
     configs |= {"zero_point": qt.ZeroPoint(bits=4, granularity="group"), "gptq_v2": gptq(checkpoint_format="gptq_v2")}
     for name, config in configs.items():
         qt.quantize(base, config, device="cpu", output=folder / name)

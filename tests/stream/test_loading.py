@@ -211,7 +211,7 @@ def test_what_fails_while_a_layer_is_quantized_is_told(
 
     monkeypatch.setattr(NativeTensors, "store", fail)
     with pytest.raises(expected, match=message) as caught:
-        qt.quantize(folder, "absmax", device="cpu")
+        qt.quantize(folder, qt.AbsMax(format="native"), device="cpu")
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -1,12 +1,14 @@
 """The format compressed-tensors, pack-quantized: codes of any width, as vLLM, SGLang and transformers read them."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats.base import LayersOf
-from qtoolkit.formats.grouped import GroupedFormat
+from qtoolkit.formats.base import Layers, LayersOf
+from qtoolkit.formats.grouped import Grid, GroupedFormat
 from qtoolkit.formats.layer import Layer
 
 if TYPE_CHECKING:
@@ -42,9 +44,9 @@ class CompressedTensorsFormat(GroupedFormat):
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
-        from qtoolkit.formats.compressed_tensors.config import options_of
+        from qtoolkit.formats.compressed_tensors.config import options_of, origin_of
 
-        return "gptq", options_of(values)
+        return origin_of(values) or ("gptq", options_of(values))
 
     def reader(self, checkpoint: "Checkpoint") -> "Reader":
         """See `Format`."""
@@ -118,7 +120,25 @@ class CompressedTensorsFormat(GroupedFormat):
         """See `GroupedFormat`."""
         from qtoolkit.formats.compressed_tensors.config import describe
 
-        return describe(config, quantized, [*left, *outside], embeddings)
+        base = Grid(config.bits, config.group_size, config.sym, config.order)
+        grids = {name: replace(base, bits=bits) for name, bits in quantized.items()}
+        return describe(base, grids, [*left, *outside], embeddings)
+
+    def rounding_config(
+        self,
+        layers: Layers,
+        names: Iterable[str],
+        grids: Mapping[str, Grid],
+        ignored: Iterable[str],
+        origin: Mapping[str, Any],
+    ) -> Any:
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.compressed_tensors.config import describe
+        from qtoolkit.formats.compressed_tensors.loader import RoundingConfig, register
+
+        register()
+        ((base, _),) = Counter(grids.values()).most_common(1)
+        return RoundingConfig(describe(base, grids, ignored, {}, origin), layers, names)
 
     def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
         """See `GroupedFormat`."""

@@ -10,10 +10,13 @@ from typing import Any
 
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError
 from qtoolkit.formats.compressed_tensors import PACKED, QUANT_METHOD, WIDTHS
+from qtoolkit.formats.grouped import Grid
 from qtoolkit.formats.name_patterns import shortest
 
 # Class names that stand for every linear layer.
 _LINEAR = "Linear"
+# The key under which the method and its options stand, where schemes do not tell them.
+ORIGIN = "qtoolkit"
 _WHERE = "load it with transformers and the package compressed-tensors"
 
 
@@ -77,32 +80,37 @@ class Schemes:
 
 
 def describe(
-    config: Any, quantized: Mapping[str, int], ignored: Iterable[str], embeddings: Mapping[str, Any]
+    base: Grid,
+    quantized: Mapping[str, Grid],
+    ignored: Iterable[str],
+    embeddings: Mapping[str, Any],
+    origin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the `quantization_config` of a checkpoint.
 
-    With one number of bits, the only scheme targets every linear layer that is not ignored. With several, each targets
-    its layers by their names alone: vLLM looks for the class before it looks for the members of a fused layer.
+    With one grid, the only scheme targets every linear layer that is not ignored. With several, each targets its layers
+    by their names alone: vLLM looks for the class before it looks for the members of a fused layer.
 
     Args:
-        config: a method's, with `bits`, `group_size`, `sym` and `order`.
-        quantized: bits of the quantized layers by their full names in the file.
+        base: the grid of the first scheme.
+        quantized: grids of the quantized layers by their full names in the file.
         ignored: full names of all other linear layers.
         embeddings: the configs of the token embedding and the output head by their full names, where these are
             quantized: a scheme of their own targets their names.
+        origin: the method's name and options, where readers cannot tell them from the schemes; they skip such a key.
     """
-    widths = sorted({*quantized.values(), config.bits}, key=lambda bits: (bits != config.bits, bits))
+    grids = sorted({*quantized.values(), base}, key=lambda grid: (grid != base, grid.bits, grid.group_size))
     groups = {}
-    for index, bits in enumerate(widths):
-        same = {name for name, count in quantized.items() if count == bits}
+    for index, grid in enumerate(grids):
+        same = {name for name, own in quantized.items() if own == grid}
         targets = [_LINEAR]
-        if len(widths) > 1:
+        if len(grids) > 1:
             ends = "|".join(re.escape(name) for name in sorted(shortest(same, set(quantized) - same)))
             targets = [rf"re:^(?:.*\.)?(?:{ends})$"] if same else []
-        groups[f"group_{index}"] = _described(config, bits, targets)
+        groups[f"group_{index}"] = _described(grid, targets)
     for own in embeddings.values():
         # One scheme for all: they have the same width, and so the same groups.
-        groups[f"group_{len(widths)}"] = _described(own, own.bits, sorted(embeddings))
+        groups[f"group_{len(grids)}"] = _described(own, sorted(embeddings))
     return {
         "quant_method": QUANT_METHOD,
         "format": PACKED,
@@ -112,21 +120,22 @@ def describe(
         "ignore": sorted(ignored),
         "config_groups": groups,
         # Without it, transformers 5.23 fails at zero points; it decompresses when it loads then.
-        **({} if config.sym else {"run_compressed": False}),
+        **({} if base.sym else {"run_compressed": False}),
+        **({} if origin is None else {ORIGIN: dict(origin)}),
     }
 
 
-def _described(config: Any, bits: int, targets: list[str]) -> dict[str, Any]:
-    """Return one scheme of `config_groups`."""
+def _described(grid: Any, targets: list[str]) -> dict[str, Any]:
+    """Return one scheme of `config_groups`; `grid` is a `Grid`, or a config that has the same fields."""
     weights = {
-        "num_bits": bits,
+        "num_bits": grid.bits,
         "type": "int",
-        "symmetric": config.sym,
-        "strategy": "channel" if config.group_size == -1 else "group",
-        "group_size": None if config.group_size == -1 else config.group_size,
+        "symmetric": grid.sym,
+        "strategy": "channel" if grid.group_size == -1 else "group",
+        "group_size": None if grid.group_size == -1 else grid.group_size,
         "block_structure": None,
         "dynamic": False,
-        "actorder": "static" if config.order == "activation" else None,
+        "actorder": "static" if grid.order == "activation" else None,
         "observer": "minmax",
         "observer_kwargs": {},
     }
@@ -164,6 +173,31 @@ def has_embeddings(values: Mapping[str, Any]) -> bool:
         return read_schemes(values).embeddings is not None
     except QToolkitError:
         return False
+
+
+def origin_of(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """Return the name and options of the method that a `quantization_config` names; None where it names none.
+
+    Raises:
+        CheckpointError: it names a method that gives no such bits, or is no object; also as `read_schemes`.
+        UnsupportedModelError: as `read_schemes`.
+    """
+    if ORIGIN not in values:
+        return None
+    origin = values[ORIGIN]
+    method, options = (origin.get("method"), origin.get("options")) if isinstance(origin, dict) else (None, None)
+    if not (isinstance(method, str) and isinstance(options, dict)):
+        raise CheckpointError(f"the config has {ORIGIN} {origin!r:.40}: it must be an object with method and options")
+    rules = options.get("rules")
+    own = [options, *(rules.values() if isinstance(rules, dict) else ())]
+    given = {one["bits"] for one in own if isinstance(one, dict) and isinstance(one.get("bits"), int)}
+    stored = {scheme.bits for scheme in read_schemes(values).schemes if scheme.targets}
+    if given and not stored <= given:
+        raise CheckpointError(
+            f"the config says {ORIGIN} with {', '.join(map(str, sorted(given)))} bits, and its schemes have "
+            f"{', '.join(map(str, sorted(stored)))}: get it again"
+        )
+    return method, options
 
 
 def bits_by_scheme(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.formats.compressed_tensors import FORMAT
 from qtoolkit.formats.compressed_tensors.config import read_schemes
 from qtoolkit.formats.compressed_tensors.packed_layers import find_layers, quantized_names
 from qtoolkit.formats.stored_loader import load_stored
@@ -26,11 +27,10 @@ class PackedReader(StoredReader):
         CheckpointError, UnsupportedModelError: as `read_schemes` and `find_layers`.
     """
 
-    name = "gptq"
-
     def __init__(self, checkpoint: "Checkpoint") -> None:
         assert checkpoint.quantization is not None
         schemes = read_schemes(checkpoint.quantization)
+        self.name, _ = FORMAT.method_of(checkpoint.quantization)
         super().__init__(checkpoint, quantized_names(checkpoint.tensors), partial(find_layers, schemes=schemes))
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
