@@ -6,8 +6,6 @@ import pytest
 
 from qtoolkit.formats import fused_layers, fused_unit
 
-pytestmark = pytest.mark.once
-
 # Layers of one block of an architecture, by the units that a serving program makes of them.
 UNITS = {
     "llama": [
