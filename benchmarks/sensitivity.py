@@ -16,11 +16,11 @@ import torch
 from ruler import Ruler, calibration_tokens, dense_weights, difference, evaluation_windows
 
 import qtoolkit as qt
-from qtoolkit.formats import fused_unit
 from qtoolkit.methods import get_method, rules_of
 from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.planning.allocation import Choice, allocate
 from qtoolkit.planning.layers import layers_to_quantize
+from qtoolkit.readers import fused_unit
 from qtoolkit.records import Sensitivity, ignore_progress
 from qtoolkit.sensitivity import measure_sensitivity
 from qtoolkit.tensor.hessian import Hessian

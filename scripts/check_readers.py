@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.readers.stored import FUSED
+from qtoolkit.readers import FUSED
 from qtoolkit.readers.table import ENTRIES, PROGRAMS
 
 PACKAGES = ("vllm", "sglang", "compressed-tensors", "mlx-lm", "gptqmodel", "transformers", "peft")
@@ -153,7 +153,7 @@ CONDITIONS = (
     Condition(
         "vllm",
         "fused layers",
-        set(FUSED),
+        {unit for parts, unit in FUSED.items() if {"q_proj", "up_proj"}.intersection(parts)},
         lambda root: set(literal(root, "vllm/model_executor/models/llama.py", "packed_modules_mapping")),
     ),
     Condition(

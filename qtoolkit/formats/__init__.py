@@ -1,7 +1,6 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
 from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, is_uneven
-from qtoolkit.formats.fused_layers import fused_unit
 from qtoolkit.formats.grouped import Grid, GroupedFormat
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.registry import (
@@ -28,7 +27,6 @@ __all__ = [
     "Reader",
     "available_formats",
     "format_of",
-    "fused_unit",
     "get_format",
     "get_grouped_format",
     "is_uneven",

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from math import floor
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats import fused_unit
 from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
 from qtoolkit.planning.fit import check_fits, judge
 from qtoolkit.planning.layers import layers_to_quantize
 from qtoolkit.planning.planner import PlannedJob, plan_job
+from qtoolkit.readers import fused_unit
 from qtoolkit.records import Machine, OnProgress, Plan, RoundingLoss, Sensitivity
 from qtoolkit.sensitivity import measure_sensitivity
 from qtoolkit.stream.journal import JournalLocation, begun_recipe

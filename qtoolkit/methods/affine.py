@@ -202,7 +202,9 @@ class AffineMethod(LinearMethod):
             if name in names:
                 layer = Layer.of(name, modules[name], plan.device)
                 grids[stored] = config.of(name).grid(layer)
-        ignored = [stored for stored, name in named.items() if name not in names | embeddings]
+        left = {stored: name for stored, name in named.items() if name not in names | embeddings}
+        # Some readers look for a layer by its name in the file, others by that in the model.
+        ignored = {*left, *left.values()}
         origin = {"method": self.name, "options": config.to_file()}
         return stored_as.rounding_config(LinearLayers(self, config), sorted(names), grids, ignored, origin)
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-from qtoolkit.formats import fused_unit, get_format
+from qtoolkit.formats import get_format
 from qtoolkit.methods import MethodConfig, MixedConfig
+from qtoolkit.readers import FUSED, fused_unit
 from qtoolkit.records import LayerPlan
 
 # Mixtures that are told one by one.
@@ -46,7 +47,8 @@ def notes_on_mixed_units(
     mixtures: dict[str, list[str]] = defaultdict(list)
     for unit, parts in units.items():
         if len(parts) > 1:
-            mixtures[_describe(parts)].append(unit.rpartition(".")[0] if "+" in unit else unit)
+            module, _, joined = unit.rpartition(".")
+            mixtures[_describe(parts)].append(module if joined in FUSED.values() else unit)
     notes = [
         f"{mixture} in {where[0]}{f' and {len(where) - 1} more' if where[1:] else ''}: "
         f"{programs} fuse them and refuse a mixed unit"

@@ -10,15 +10,18 @@ from qtoolkit.readers.contract import (
     served_by,
     titles,
 )
+from qtoolkit.readers.fused_layers import FUSED, fused_unit
 from qtoolkit.readers.sentences import card_lines, readme_table, summary
 from qtoolkit.readers.stored import Stored, describe_stored, units_of
 
 __all__ = [
+    "FUSED",
     "READER_NAMES",
     "Stored",
     "card_lines",
     "check_reader",
     "describe_stored",
+    "fused_unit",
     "lost_readers",
     "readers_of",
     "reading_of",

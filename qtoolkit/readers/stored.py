@@ -6,10 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-# What servers multiply as one matrix, so that all of its layers must be stored alike: the name of the matrix, and the
-# ends of its layers' names (vLLM 0.33.0, models/llama.py, `packed_modules_mapping`; SGLang 0.5.23 has the same).
-FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-_EXPERTS = re.compile(r"\.experts\.\d+\..*")
+from qtoolkit.readers.fused_layers import fused_unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,21 +108,15 @@ def units_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
     Example: "h.0.q_proj" and "h.0.k_proj" make {"h.0.qkv_proj": ("h.0.q_proj", "h.0.k_proj")}.
     """
-    fused = {member: unit for unit, members in FUSED.items() for member in members}
     units: dict[str, list[str]] = {}
     for name in names:
-        parent, _, end = name.rpartition(".")
-        if _EXPERTS.search(name):
-            units.setdefault(_EXPERTS.sub(".experts", name), []).append(name)
-        elif end in fused:
-            units.setdefault(f"{parent}.{fused[end]}" if parent else fused[end], []).append(name)
+        units.setdefault(fused_unit(name), []).append(name)
     return {unit: tuple(members) for unit, members in units.items() if len(members) > 1}
 
 
 def mixed_units(layers: Mapping[str, int], left: Iterable[str]) -> tuple[str, ...]:
     """Return the fused matrices whose layers have different bits, or of which some are not quantized."""
-    ends = {end for members in FUSED.values() for end in members}
-    bits = {name: 0 for name in left if name.rpartition(".")[2] in ends} | dict(layers)
+    bits = {name: 0 for name in left if fused_unit(name) != name} | dict(layers)
     units = units_of(bits)
     return tuple(sorted(unit for unit, members in units.items() if len({bits[name] for name in members}) > 1))
 

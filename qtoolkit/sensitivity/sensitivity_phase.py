@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import replace
 
-from qtoolkit.formats import fused_unit
+from qtoolkit.readers import fused_unit
 from qtoolkit.records import PhasePlan, Term
 from qtoolkit.sensitivity.measuring import NUM_SAMPLES, SEQ_LEN
 from qtoolkit.stream.backward import LOGITS_AT_ONCE, tokens_with_logits

@@ -3,22 +3,22 @@
 Source: `packed_modules_mapping` of the model classes in vLLM 0.33, and its compressed_tensors_moe.py for experts.
 """
 
-# Layers of one module, by the last part of their names.
-_FUSED = (
-    ("q_proj", "k_proj", "v_proj"),
-    ("gate_proj", "up_proj"),
-    ("w1", "w3"),
-    ("q_a_proj", "kv_a_proj_with_mqa"),
-    ("in_proj_qkv", "in_proj_z"),
-    ("in_proj_b", "in_proj_a"),
-)
-_UNIT_OF = {part: "+".join(parts) for parts in _FUSED for part in parts}
+# Layers of one module that programs join, by the last part of their names -> that of the joined layer.
+FUSED = {
+    ("q_proj", "k_proj", "v_proj"): "qkv_proj",
+    ("gate_proj", "up_proj"): "gate_up_proj",
+    ("w1", "w3"): "gate_up_proj",
+    ("q_a_proj", "kv_a_proj_with_mqa"): "fused_qkv_a_proj",
+    ("in_proj_qkv", "in_proj_z"): "in_proj_qkvz",
+    ("in_proj_b", "in_proj_a"): "in_proj_ba",
+}
+_UNIT_OF = {part: unit for parts, unit in FUSED.items() for part in parts}
 
 
 def fused_unit(name: str) -> str:
-    """Return the name of the unit that a layer is part of: layers that are quantized alike; its own name if it is none.
+    """Return the name of the layer that a layer is joined into; its own name if it is joined with none.
 
-    The layers of all experts of a block are one unit.
+    All layers of all experts of a block are joined into one.
 
     Args:
         name: a layer's full name in the model or the file.
@@ -26,7 +26,7 @@ def fused_unit(name: str) -> str:
     Example: queries, keys and values; a projection that is fused in the model already; an expert.
 
         >>> fused_unit("model.layers.3.self_attn.k_proj")
-        'model.layers.3.self_attn.q_proj+k_proj+v_proj'
+        'model.layers.3.self_attn.qkv_proj'
         >>> fused_unit("model.layers.3.self_attn.qkv_proj")
         'model.layers.3.self_attn.qkv_proj'
         >>> fused_unit("model.layers.3.mlp.experts.7.down_proj")

@@ -4,7 +4,7 @@ import doctest
 
 import pytest
 
-from qtoolkit.formats import fused_layers, fused_unit
+from qtoolkit.readers import fused_layers, fused_unit
 
 # Layers of one block of an architecture, by the units that a serving program makes of them.
 UNITS = {
