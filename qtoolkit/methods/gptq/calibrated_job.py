@@ -173,9 +173,9 @@ def _load(
         done.update({f"{name}.{key}": tensor for key, tensor in tensors.items()})
         # A head that is tied to it has its codes.
         tied = checkpoint.skeleton.all_tied_weights_keys.items()
-        heads = [target.removesuffix(".weight") for target, source in tied if source == f"{layer.name}.weight"]
-        embeddings.update(dict.fromkeys((name, *heads), own))
-        without.update(f"{one}.weight" for one in (name, *heads))
+        tied_heads = [target.removesuffix(".weight") for target, source in tied if source == f"{layer.name}.weight"]
+        embeddings.update(dict.fromkeys((name, *tied_heads), own))
+        without.update(f"{one}.weight" for one in (name, *tied_heads))
     rest = {key: tensor for key, tensor in streamed.tensors.items() if key not in without}
     left = [
         key.removesuffix(".weight")
@@ -183,12 +183,12 @@ def _load(
         if len(tensor.shape) == 2 and streamed.name_of[key].startswith(in_blocks) and key.endswith(".weight")
     ]
     bits = {key.removesuffix(".weight"): config.of(streamed.name_of[key].removesuffix(".weight")).bits for key in gone}
-    outside = {
-        named.get(f"{name}.weight", name)
-        for name, module in checkpoint.skeleton.named_modules()
-        if is_linear(module) and not name.startswith(in_blocks)
-    }
-    described = config.stored_as.describe(config, bits, left, outside - embeddings.keys(), embeddings)
+    linear = [name for name, module in checkpoint.skeleton.named_modules() if is_linear(module)]
+    heads = {named.get(f"{name}.weight", name): name for name in linear if not name.startswith(in_blocks)}
+    left_heads = {stored: name for stored, name in heads.items() if stored not in embeddings}
+    # Some readers look for a layer by its name in the file, others by that in the model.
+    outside = {*left_heads, *left_heads.values()}
+    described = config.stored_as.describe(config, bits, left, outside, embeddings)
     result = replace(checkpoint, tensors={**rest, **done}, expand=None)
     return config.stored_as.load(result, described, device=plan.device)
 
