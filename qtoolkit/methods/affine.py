@@ -28,6 +28,12 @@ _SMALLEST_GROUP = 32
 _GROUPS = (128, 64, 32)
 
 
+_FORMAT_HELP = (
+    "how the codes are stored: compressed-tensors, where it holds all layers, which transformers, vLLM and SGLang read "
+    "(with zero points not transformers 4); native is read with qtoolkit alone"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AffineConfig(MixedConfig):
     """Base of the configs of absmax and zero-point.
@@ -75,8 +81,7 @@ class AbsMax(AffineConfig):
     format: str = option(  # type: ignore[misc]
         "compressed-tensors",
         choices=("compressed-tensors", "native"),
-        help="how the codes are stored: compressed-tensors, which transformers, vLLM and SGLang read, where it holds "
-        "all layers; native is read with qtoolkit alone",
+        help=_FORMAT_HELP,
         absent="native",
     )
 
@@ -97,8 +102,7 @@ class ZeroPoint(AffineConfig):
     format: str = option(  # type: ignore[misc]
         "native",
         choices=("native", "compressed-tensors"),
-        help="how the codes are stored: native is read with qtoolkit alone, compressed-tensors by others too, but with "
-        "zero points not by transformers 4",
+        help=_FORMAT_HELP,
         absent="native",
     )
 

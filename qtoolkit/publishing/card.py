@@ -47,7 +47,8 @@ def make_card(
     """
     lineage = lineage_of(receipt, request.base_model, request.base_model_relation)
     config = config_class(receipt.method)
-    programs = card_lines(stored or stored_by(receipt))
+    stored = stored or stored_by(receipt)
+    programs = card_lines(stored) if stored is not None else ()
     base_models = [lineage.base_model] if isinstance(lineage.base_model, str) else lineage.base_model or []
     card: ModelCard = ModelCard.from_template(
         card_metadata(receipt, request, lineage),

@@ -28,9 +28,14 @@ def stored_in(artifact: Artifact) -> Stored | None:
         return describe_stored(str(values.get("quant_method")), options, bits, left, dtype=dtype, values=values)
 
 
-def stored_by(receipt: Receipt) -> Stored:
-    """Return how the model of a receipt is stored, as far as the receipt alone tells."""
-    return stored_of(config_class(receipt.method).from_file(receipt.settings), dtype=receipt.source.dtype)
+def stored_by(receipt: Receipt) -> Stored | None:
+    """Return how the model of a receipt is stored, as far as the receipt alone tells; None if its options are none."""
+    try:
+        config = config_class(receipt.method).from_file(receipt.settings)
+    except QToolkitError:
+        # A receipt is a file that anybody may have edited.
+        return None
+    return stored_of(config, dtype=receipt.source.dtype)
 
 
 def check_readers(artifact: Artifact, for_: str | None) -> Check:

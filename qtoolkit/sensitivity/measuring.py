@@ -235,7 +235,8 @@ def _key(
         "schema_version": Sensitivity.schema_version,
         "weights": checkpoint.fingerprint(),
         "method": config.method,
-        "corrects": method.corrects,
+        # Without it the key is that of earlier versions, whose measurements are taken.
+        **({"corrects": True} if method.corrects else {}),
         "settings": list(settings.items()),
         "rules": list(config.rules.items()),
         "layers": [layer.name for layer in layers],

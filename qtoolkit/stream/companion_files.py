@@ -1,6 +1,5 @@
 """Take along what lies beside a model and holds for its copies: licence, notice, terms of use, other preprocessing."""
 
-import shutil
 from pathlib import Path
 
 from qtoolkit.checkpoints.config_limits import without_code
@@ -35,7 +34,7 @@ def copy_companions(base: Path | None, folder: Path) -> Noted[list[str]]:
         if problem:
             notes.append(f"left behind, {problem}: {printable(file.name)}")
         elif not (folder / file.name).exists():
-            shutil.copyfile(file, folder / file.name)
+            (folder / file.name).write_bytes(file.read_bytes())
             names.append(file.name)
     others = {file.name for name in TOKENIZER_FILES for file in (base.glob(name) if base is not None else ())}
     left = sorted(name for name in others if not (folder / name).exists() and not name.endswith(".jinja"))

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +64,7 @@ def _copied(source: Path, folder: Path) -> list[str]:
     files = [file for name in TOKENIZER_FILES if "/" not in name for file in sorted(source.glob(name))]
     names = list(dict.fromkeys(file.name for file in files if file.is_file()))
     for name in names:
-        shutil.copyfile(source / name, folder / name)
+        (folder / name).write_bytes((source / name).read_bytes())
     return names
 
 

@@ -66,7 +66,7 @@ def test_the_file_is_never_larger_than_the_target(share: float, tiny_llama: Path
     ("config", "message"),
     [
         (
-            qt.AbsMax(granularity="group", target_bits=4),
+            qt.AbsMax(granularity="group", format="native", target_bits=4),
             r"out of reach for .*: it takes 4\.250 .* to 8\.250 bits",
         ),
         (
@@ -75,7 +75,7 @@ def test_the_file_is_never_larger_than_the_target(share: float, tiny_llama: Path
         ),
         (gptq(target_bits=3, full_range=False), r"out of reach for .*: it takes 4\.\d+ bits per weight to 9\.\d+ bits"),
         (
-            qt.AbsMax(granularity="group", target_bits=5, rules={"*": {"bits": 8}}),
+            qt.AbsMax(granularity="group", format="native", target_bits=5, rules={"*": {"bits": 8}}),
             r"the rules take 8\.250 bits per weight, more than target_bits=5: leave out their bits",
         ),
     ],

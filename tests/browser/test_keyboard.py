@@ -16,7 +16,10 @@ FOCUS = """() => {
 }"""
 SWITCHES, BUTTONS = ("Everybody may see it", "Open a pull request instead"), ("Verify", "Dry run", "Publish", "Cancel")
 ORDERS = {
-    "Plan": ["Model", "Method", "exclude", "double_quant", "compute_dtype", "Device", "Machine", "All of the plan"],
+    "Plan": [
+        *("Model", "Method", "exclude", "double_quant", "compute_dtype"),
+        *("Device", "Machine", "Made for", "All of the plan"),
+    ],
     "Publish": [
         *("Folder", "Repository", "Licence", "Base model", "Relation to it", "Figures", "Branch"),
         *(*SWITCHES, *BUTTONS),

@@ -50,13 +50,15 @@ def test_shapes_that_bitsandbytes_cannot_take_on_a_cpu_are_skipped() -> None:
 
 def test_a_group_size_that_does_not_divide_is_adjusted_and_said() -> None:
     model = random_model("llama", intermediate_size=96)
-    plan = qt.plan(model, qt.AbsMax(granularity="group", group_size=64), device="cpu")
+    plan = qt.plan(model, qt.AbsMax(granularity="group", group_size=64, format="native"), device="cpu")
     adjusted = {layer.name: layer.adjusted for layer in plan.layers if layer.adjusted}
     assert adjusted == {
         f"model.layers.{index}.mlp.down_proj": "group_size 48 instead of 64, which does not divide" for index in (0, 1)
     }
     assert "group_size 48 instead of 64" in str(plan)
-    assert "group_size 48 instead of 64" in str(qt.quantize(model, qt.AbsMax(granularity="group"), device="cpu"))
+    assert "group_size 48 instead of 64" in str(
+        qt.quantize(model, qt.AbsMax(granularity="group", format="native"), device="cpu")
+    )
 
 
 def test_a_group_size_that_divides_no_layer_is_refused(tiny_llama: Path) -> None:

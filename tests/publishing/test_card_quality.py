@@ -153,7 +153,7 @@ def test_figures_of_the_same_weights_are_taken(
 ) -> None:
     model = qt.load(made["absmax"], device="cpu")
     if way != "loaded again":
-        model = qt.quantize(base, "absmax", device="cpu", output=tmp_path / "out")
+        model = qt.quantize(base, qt.AbsMax(format="native"), device="cpu", output=tmp_path / "out")
     if way == "another folder, the same weights":
         assert isinstance(model, qt.QuantizedModel)
         model.save(tmp_path / "again")

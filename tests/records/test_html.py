@@ -24,7 +24,20 @@ ATTACKS = (
 )
 ELEMENTS = {"div", "table", "tr", "th", "td", "span", "svg", "rect", "title", "line", "path", "text", "img"}
 ATTRIBUTES = {"style", "scope", "aria-label", "role", "aria-hidden", "width", "height", "fill", "fill-opacity"}
-ATTRIBUTES |= {"viewbox", "x", "y", "x1", "x2", "y1", "y2", "d", "transform", "stroke", "stroke-opacity"}
+ATTRIBUTES |= {
+    "viewbox",
+    "x",
+    "y",
+    "x1",
+    "x2",
+    "y1",
+    "y2",
+    "d",
+    "transform",
+    "stroke",
+    "stroke-opacity",
+    "stroke-width",
+}
 ATTRIBUTES |= {"stroke-dasharray", "font-size", "text-anchor", "font-family", "color", "xmlns", "alt", "src"}
 
 

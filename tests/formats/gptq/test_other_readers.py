@@ -85,7 +85,7 @@ def test_a_plain_model_is_loaded_plain(tiny_llama: Path) -> None:
 
 def test_a_damaged_checkpoint_of_ours_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "quantized"
-    qt.quantize(tiny_llama, qt.AbsMax(), device="cpu", output=folder)
+    qt.quantize(tiny_llama, qt.AbsMax(format="native"), device="cpu", output=folder)
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.0.mlp.up_proj.scale"]
     save_file(tensors, folder / "model.safetensors")
