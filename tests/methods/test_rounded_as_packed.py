@@ -132,6 +132,7 @@ def test_zero_point_keeps_the_format_of_its_own() -> None:
     assert any("transformers 4 (zero points)" in note for note in plan.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tensor", "mixed", "zero points"])
 def test_a_folder_is_verified(name: str, made: dict[str, qt.QuantizedModel]) -> None:
     (made[name].path / "read").unlink(missing_ok=True)  # type: ignore[operator]

@@ -204,6 +204,7 @@ def mix_jobs(folder: Path, draw: Random) -> set[str]:
 DAMAGES = [*2 * (damage_bytes, damage_record, damage_tensors), swap_blocks, mix_jobs]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**64), damages=st.lists(st.sampled_from(DAMAGES), min_size=1, max_size=2))
 def test_a_damaged_journal_goes_on_or_is_told(seed: int, damages: list[Any], blocks: list[Block], whole: Path) -> None:

@@ -84,6 +84,7 @@ def test_plain_transformers_reads_it_with_the_package_alone(architecture: str, t
     assert "through compressed_tensors" in str(loads)
 
 
+@pytest.mark.slow
 def test_a_folder_is_verified_and_described(tmp_path: Path) -> None:
     """By transformers once qtoolkit is imported, whether or not the package compressed-tensors is installed."""
     rules = {"*.down_proj": {"bits": 6}, "*.v_proj": {"bits": 5}}
