@@ -27,6 +27,12 @@ UNITS = {
         ["mlp.shared_expert.down_proj"],
         ["mlp.shared_expert_gate"],
     ],
+    "internlm": [["mlp.w1", "mlp.w3"], ["mlp.w2"]],
+    "qwen3_next": [
+        ["linear_attn.in_proj_qkv", "linear_attn.in_proj_z"],
+        ["linear_attn.in_proj_b", "linear_attn.in_proj_a"],
+        ["linear_attn.out_proj"],
+    ],
     "deepseek": [["self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa"], ["self_attn.q_b_proj"]],
     "gpt2": [["attn.c_attn"], ["attn.c_proj"], ["mlp.c_fc"], ["mlp.c_proj"]],
 }
