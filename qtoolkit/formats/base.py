@@ -150,7 +150,6 @@ class Format(ABC):
         tag: the tag of its models on the Hub; empty for the method's name.
         library: the library by which the Hub's page says to load them; empty for transformers or qtoolkit.
         layer_suffixes: endings of tensor names of which each quantized layer has exactly one; empty for unknown.
-        fused_by: the programs that read it and join layers into one, which must be stored alike (`fused_unit`).
     """
 
     name: ClassVar[str]
@@ -161,7 +160,6 @@ class Format(ABC):
     side_file_names: ClassVar[tuple[str, ...]] = ()
     tag: ClassVar[str] = ""
     library: ClassVar[str] = ""
-    fused_by: ClassVar[tuple[str, ...]] = ()
 
     def describes(self, values: Values) -> bool:
         """Check whether a checkpoint is of this format. Default: `quant_method` says so.

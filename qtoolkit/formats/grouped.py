@@ -58,6 +58,28 @@ class GroupedFormat(Format):
             ConfigError: an option that it does not hold; the message names a format that does.
         """
 
+    def refuse_other_layouts(self, config: Any, why_in_order: str) -> None:
+        """Refuse options that the format "gptq" alone has: groups in another order, and its layouts.
+
+        Args:
+            config: the method's.
+            why_in_order: what keeps groups in the order of the inputs: "whose readers gave it up".
+
+        Raises:
+            ConfigError: it has one of these options.
+        """
+        name = type(config).__name__
+        if getattr(config, "desc_act", False):
+            raise ConfigError(
+                f"{name}: desc_act=True is not written as {self.name}, {why_in_order}: "
+                "leave it out, or give format='gptq'"
+            )
+        if getattr(config, "checkpoint_format", "gptq") != "gptq":
+            raise ConfigError(
+                f"{name}: checkpoint_format={config.checkpoint_format!r} is no option of format {self.name!r}: "
+                "leave it out, or give format='gptq'"
+            )
+
     @abstractmethod
     def reason_to_skip(self, layer: Layer) -> str:
         """Return why a layer cannot be stored; empty where it can."""

@@ -11,6 +11,7 @@ from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import CheckpointError
 from qtoolkit.kernels import QuantizedEmbedding, QuantizedLinear, StoredTensors
 from qtoolkit.models.renaming import names_in_model
+from qtoolkit.models.structure import embedding_factor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,6 +81,13 @@ class StoredEmbedding(StoredLayer):
 
     tied: bool = False
     factor: float | None = None
+
+    @classmethod
+    def of(cls, layer: StoredLayer, model: "PreTrainedModel", name: str) -> "StoredEmbedding":
+        """Return the embedding of a model whose tensors a file stores as those of a layer; `name` is the model's."""
+        tied = f"{name}.weight" in model.all_tied_weights_keys.values()
+        factor = embedding_factor(model.get_submodule(name))
+        return cls(layer.name, layer.tensors, None, tied=tied, factor=factor)
 
     def build(self, dtype: torch.dtype) -> QuantizedLinear:
         """Build the embedding on the meta device; its rows are in `dtype`."""

@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-from qtoolkit.formats import get_format
 from qtoolkit.methods import MethodConfig, MixedConfig
-from qtoolkit.readers import FUSED, fused_unit
+from qtoolkit.readers import FUSED, fused_unit, refusing_mixed_units
 from qtoolkit.records import LayerPlan
 
 # Mixtures that are told one by one.
@@ -27,7 +26,7 @@ def notes_on_mixed_units(
         layers: that are quantized.
         skipped: that stay as they are.
     """
-    programs = " and ".join(get_format(config.format).fused_by)
+    programs = " and ".join(refusing_mixed_units(config.format))
     left = [layer for layer in skipped if fused_unit(layer.name) != layer.name]
     mixed = isinstance(config, MixedConfig) and bool(config.rules)
     # The tens of thousands of layers of a mixture of experts are looked at only where they can differ.

@@ -84,6 +84,13 @@ def served_by(stored: Stored) -> str:
     return titles(running(readers_of(stored)))
 
 
+def refusing_mixed_units(format_: str) -> tuple[str, ...]:
+    """Return the names of the programs that join layers of a format, and refuse those that differ (`fused_unit`)."""
+    entries = (entry for entry in ENTRIES if entry.format == format_)
+    refusing = {entry.reader for entry in entries if any(limit.field == "mixed_units" for limit in entry.limits)}
+    return tuple(program.title for program in PROGRAMS if program.name in refusing)
+
+
 def lost_readers(stored: Stored) -> str:
     """Return which programs do not load a model that would load a usual one of its format, and why, in one clause.
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.errors import ConfigError
 from qtoolkit.formats.base import Layers, LayersOf
 from qtoolkit.formats.grouped import Grid, GroupedFormat
 from qtoolkit.formats.layer import Layer
@@ -37,7 +36,6 @@ class CompressedTensorsFormat(GroupedFormat):
     packages = (PACKAGE,)
     reads_itself = True
     layer_suffixes = (".weight_packed",)
-    fused_by = ("vLLM", "SGLang")
     widths = WIDTHS
     # vLLM looks up rows of whole words only.
     embedding_widths = (4, 8)
@@ -62,17 +60,7 @@ class CompressedTensorsFormat(GroupedFormat):
 
     def check(self, config: Any) -> None:
         """See `GroupedFormat`: groups are those of the inputs in order, and zero points are stored as they are."""
-        name = type(config).__name__
-        if getattr(config, "desc_act", False):
-            raise ConfigError(
-                f"{name}: desc_act=True is not written as {self.name}, whose readers gave it up: "
-                "leave it out, or give format='gptq'"
-            )
-        if getattr(config, "checkpoint_format", "gptq") != "gptq":
-            raise ConfigError(
-                f"{name}: checkpoint_format={config.checkpoint_format!r} is no option of format {self.name!r}: "
-                "leave it out, or give format='gptq'"
-            )
+        self.refuse_other_layouts(config, "whose readers gave it up")
 
     def reason_to_skip(self, layer: Layer) -> str:
         """See `GroupedFormat`."""

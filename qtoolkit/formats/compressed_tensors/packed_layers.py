@@ -19,7 +19,7 @@ from qtoolkit.formats.stored_layer import (
     check_shape,
     module_names,
 )
-from qtoolkit.models.structure import embedding_factor, is_linear, is_transposed, linear_shape, token_embedding
+from qtoolkit.models.structure import is_linear, is_transposed, linear_shape, token_embedding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, schemes: Schemes) ->
     token = token_embedding(model)
     layers: dict[str, StoredLayer] = {}
     for stored, name in names.items():
-        module = modules.get(name)
+        module: Any = modules.get(name)
         embeds = module is not None and name == token
         if module is None or not (embeds or is_linear(module)) or is_transposed(module):
             raise UnsupportedModelError(
@@ -66,10 +66,11 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, schemes: Schemes) ->
         scheme = schemes.of((stored, name), _classes(module))
         if scheme is None:
             raise CheckpointError(f"{stored} is quantized, and the config says that it is not: {again(tensors)}")
+        shape = tuple(module.weight.shape) if embeds else linear_shape(module)
+        layer = _check_layer(stored, shape, tensors, scheme)
         if embeds:
-            layers[name] = _embedding(stored, name, model, tensors, scheme)
+            layers[name] = StoredEmbedding.of(layer, model, name)
             continue
-        layer = _check_layer(stored, linear_shape(module), tensors, scheme)
         if module.bias is not None and layer.bias_dtype is None:
             raise CheckpointError(f"{stored}.bias is missing: {again(tensors)}")
         layers[name] = layer
@@ -77,14 +78,6 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, schemes: Schemes) ->
     others = {name: module for name, module in modules.items() if f"{name}.weight" not in shared}
     _check_others(others, layers, tensors, schemes)
     return layers
-
-
-def _embedding(stored: str, name: str, model: "PreTrainedModel", tensors: Headers, scheme: Scheme) -> StoredEmbedding:
-    """Return the token embedding of a file, its tensors checked."""
-    module: Any = model.get_submodule(name)
-    layer = _check_layer(stored, tuple(module.weight.shape), tensors, scheme)
-    tied = f"{name}.weight" in model.all_tied_weights_keys.values()
-    return StoredEmbedding(stored, layer.tensors, None, tied=tied, factor=embedding_factor(module))
 
 
 def problems_of(folder: "Path", values: Mapping[str, Any]) -> list[str]:

@@ -34,7 +34,6 @@ class GPTQFormat(GroupedFormat):
     reads_itself = True
     side_file_names = (QUANTIZE_CONFIG,)
     layer_suffixes = (".qweight",)
-    fused_by = ("vLLM", "SGLang")
     widths = (2, 3, 4, 8)
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

@@ -71,16 +71,7 @@ class MLXFormat(GroupedFormat):
                 f"{name}: format {self.name!r} holds groups of 32, 64 or 128 inputs, not all in one: "
                 "give group_size=128, or format='compressed-tensors'"
             )
-        if getattr(config, "desc_act", False):
-            raise ConfigError(
-                f"{name}: desc_act=True is not written as {self.name}, whose groups are those of the inputs in order: "
-                "leave it out, or give format='gptq'"
-            )
-        if getattr(config, "checkpoint_format", "gptq") != "gptq":
-            raise ConfigError(
-                f"{name}: checkpoint_format={config.checkpoint_format!r} is no option of format {self.name!r}: "
-                "leave it out, or give format='gptq'"
-            )
+        self.refuse_other_layouts(config, "whose groups are those of the inputs in order")
 
     def reason_to_skip(self, layer: Layer) -> str:
         """See `GroupedFormat`."""

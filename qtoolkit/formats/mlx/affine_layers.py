@@ -19,7 +19,7 @@ from qtoolkit.formats.stored_layer import (
     check_shape,
     module_names,
 )
-from qtoolkit.models.structure import embedding_factor, is_linear, is_transposed, linear_shape, token_embedding
+from qtoolkit.models.structure import is_linear, is_transposed, linear_shape, token_embedding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,9 +69,7 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, schemes: Schemes) ->
         shape = tuple(module.weight.shape) if embeds else linear_shape(module)
         layer = _check_layer(stored, shape, tensors, schemes.of(stored))
         if embeds:
-            tied = f"{name}.weight" in model.all_tied_weights_keys.values()
-            factor = embedding_factor(module)
-            layers[name] = StoredEmbedding(stored, layer.tensors, None, tied=tied, factor=factor)
+            layers[name] = StoredEmbedding.of(layer, model, name)
             continue
         if module.bias is not None and layer.bias_dtype is None:
             raise CheckpointError(f"{stored}.bias is missing: {again(tensors)}")
