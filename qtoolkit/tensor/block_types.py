@@ -231,7 +231,8 @@ def _affine_codes(blocks: Tensor, levels: _Levels, most: int) -> Tensor:
     minimum = _as_stored(levels.minimum) * levels.minima
     groups = blocks.unflatten(1, (count, -1))  # [blocks, 256] -> [blocks, groups, weights]
     codes = (groups + minimum[:, :, None]) / torch.where(scale == 0, 1.0, scale)[:, :, None]
-    return codes.round_().clamp_(0, most).to(torch.uint8).flatten(1)
+    rounded: Tensor = codes.round_().clamp_(0, most).to(torch.uint8)
+    return rounded.flatten(1)
 
 
 def _signed_codes(blocks: Tensor, scale: Tensor, multiples: Tensor, half: int) -> Tensor:
@@ -239,7 +240,8 @@ def _signed_codes(blocks: Tensor, scale: Tensor, multiples: Tensor, half: int) -
     stored = _as_stored(scale) * multiples
     groups = blocks.unflatten(1, (16, 16))  # [blocks, 256] -> [blocks, groups, weights]
     codes = (groups / torch.where(stored == 0, 1.0, stored)[:, :, None]).round_().clamp_(-half, half - 1)
-    return (codes + half).to(torch.uint8).flatten(1)
+    rounded: Tensor = (codes + half).to(torch.uint8)
+    return rounded.flatten(1)
 
 
 def _as_stored(numbers: Tensor) -> Tensor:
@@ -249,7 +251,7 @@ def _as_stored(numbers: Tensor) -> Tensor:
 
 def _inverse(numbers: Tensor) -> Tensor:
     """Return 1 / number, 0 for 0."""
-    return torch.where(numbers == 0, 0.0, numbers.reciprocal())
+    return torch.where(numbers == 0, 0.0, 1 / numbers)
 
 
 def _columns(blocks: Tensor) -> Tensor:

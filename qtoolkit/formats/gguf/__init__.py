@@ -1,0 +1,1 @@
+"""The format GGUF: one `.gguf` file that llama.cpp, Ollama and LM Studio run."""

@@ -1,0 +1,128 @@
+"""Choose the type of each tensor as llama.cpp's quantizer does (`llama-quant.cpp`, `llama_tensor_get_type`)."""
+
+from dataclasses import dataclass
+
+from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A choice of types under one name.
+
+    Attributes:
+        base: the type of most tensors.
+        file_type: its number in a file's header, `enum llama_ftype`.
+    """
+
+    base: str
+    file_type: int
+
+
+MIXES = {
+    "F16": Mix("F16", 1),
+    "BF16": Mix("BF16", 32),
+    "Q8_0": Mix("Q8_0", 7),
+    "Q6_K": Mix("Q6_K", 18),
+    "Q5_K_M": Mix("Q5_K", 17),
+    "Q5_1": Mix("Q5_1", 9),
+    "Q5_0": Mix("Q5_0", 8),
+    "Q4_K_M": Mix("Q4_K", 15),
+    "Q4_K_S": Mix("Q4_K", 14),
+    "Q4_1": Mix("Q4_1", 3),
+    "Q4_0": Mix("Q4_0", 2),
+    "Q3_K_M": Mix("Q3_K", 12),
+    "Q2_K": Mix("Q2_K", 10),
+}
+# What takes the place of a K-quant whose 256 weights do not divide the rows.
+_FALLBACKS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+_LAYERS_OF_70B = 80
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the choice of types looks at.
+
+    Attributes:
+        layers: number of blocks.
+        heads, kv_heads: of the attention.
+        tied: whether the output shares the weight of the token embedding.
+        llama: whether the architecture is llama.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    tied: bool
+    llama: bool
+
+
+def type_of(name: str, shape: tuple[int, ...], quant_type: str, model: ModelShape) -> BlockType:
+    """Return the type of a tensor.
+
+    Args:
+        name: as llama.cpp calls it, "blk.0.attn_v.weight".
+        shape: as torch has it; vectors and norms stay float32.
+        quant_type: a name of `MIXES`.
+        model: of which it is a tensor.
+    """
+    if len(shape) < 2 or name.endswith("_norm.weight"):
+        return BLOCK_TYPES["F32"]
+    base = MIXES[quant_type].base
+    columns = shape[-1]
+    if BLOCK_TYPES[base].block_size == 1:
+        return BLOCK_TYPES[base]
+    if name == "output.weight" or (model.tied and name == "token_embd.weight"):
+        chosen = "Q8_0" if base == "Q8_0" or columns % BLOCK_TYPES[base].block_size else "Q6_K"
+    else:
+        chosen = _in_block(name, quant_type, model) or base
+    if columns % BLOCK_TYPES[chosen].block_size:
+        chosen = _FALLBACKS.get(chosen, "F16")
+    if columns % BLOCK_TYPES[chosen].block_size:
+        chosen = "F16"
+    return BLOCK_TYPES[chosen]
+
+
+def _in_block(name: str, quant_type: str, model: ModelShape) -> str | None:
+    """Return the type of a tensor that the mix treats apart; None for its base."""
+    _, number, *rest = (*name.split("."), "", "")
+    kind = rest[0]
+    if not number.isdecimal():
+        return None
+    layer = int(number)
+    more = _gets_more(layer, model.layers)
+    if kind == "attn_v":
+        return _value_type(layer, quant_type, model, more=more)
+    if kind == "attn_output":
+        return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K"}.get(quant_type)
+    return _down_type(layer, quant_type, model, more=more) if kind == "ffn_down" else None
+
+
+def _down_type(layer: int, quant_type: str, model: ModelShape, *, more: bool) -> str | None:
+    """Return the type of the weight that ends a block, to which errors are most costly."""
+    if quant_type == "Q3_K_M":
+        return "Q5_K" if layer < model.layers // 16 else "Q4_K"
+    if quant_type == "Q4_K_S" and layer < model.layers // 8:
+        return "Q5_K"
+    if quant_type in ("Q4_K_M", "Q5_K_M") and more:
+        return "Q6_K"
+    return "Q3_K" if quant_type == "Q2_K" else None
+
+
+def _value_type(layer: int, quant_type: str, model: ModelShape, *, more: bool) -> str | None:
+    """Return the type of the weight of the attention's values, which is small where heads share it."""
+    chosen = None
+    if quant_type == "Q2_K":
+        chosen = "Q4_K" if model.heads // model.kv_heads >= 4 else "Q3_K"
+    elif quant_type == "Q3_K_M":
+        chosen = "Q5_K" if layer < 2 else "Q4_K"
+    elif quant_type in ("Q4_K_M", "Q5_K_M") and more:
+        chosen = "Q6_K"
+    elif quant_type == "Q4_K_S" and layer < 4:
+        chosen = "Q5_K"
+    large = model.llama and model.layers == _LAYERS_OF_70B and model.heads != model.kv_heads
+    return "Q5_K" if large and (chosen or MIXES[quant_type].base) in ("Q3_K", "Q4_K") else chosen
+
+
+def _gets_more(layer: int, layers: int) -> bool:
+    """Check whether a layer is among those that get more bits: the first and last eighth, and each third between."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2

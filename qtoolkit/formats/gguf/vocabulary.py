@@ -1,0 +1,182 @@
+"""Describe a tokenizer to llama.cpp: its tokens and merges, how it splits a text, special tokens, chat template."""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+from qtoolkit.checkpoints.gguf_writing import Value
+from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.formats.gguf.pre_tokenizers import BY_HASH, CHECKED_TEXT, name_by_pattern
+
+# Types of tokens, `enum llama_token_type`.
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_SPACE = "\u2581"
+# Of tokens that no merge makes.
+_LEAST_SCORE = -1e6
+_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+# As llama.cpp's converter names them.
+_STORED_NAMES = {"unk": "unknown", "sep": "seperator", "pad": "padding"}
+
+
+def vocabulary_of(tokenizer: Any, vocab_size: int) -> dict[str, Value]:
+    """Return the values of a file's header that describe a tokenizer.
+
+    Args:
+        tokenizer: of transformers, with a `tokenizer.json`; None for a model without one.
+        vocab_size: rows of the token embedding; tokens that the tokenizer lacks are filled up as unused.
+
+    Raises:
+        UnsupportedModelError: llama.cpp has no such tokenizer, or it is not known which of its kinds this is.
+    """
+    if tokenizer is None:
+        return {"tokenizer.ggml.model": Value("string", "none")}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UnsupportedModelError(
+            f"no .gguf file is written with the tokenizer {type(tokenizer).__name__}, which has no tokenizer.json: "
+            "give another as tokenizer="
+        )
+    described = json.loads(backend.to_str())
+    model = described["model"]
+    if model["type"] != "BPE":
+        raise UnsupportedModelError(
+            f"no .gguf file is written with a tokenizer of the type {model['type']}: those of merges (BPE) are"
+        )
+    tokens = _tokens(tokenizer, described, vocab_size)
+    values = _sentencepiece(described, tokens) if model.get("byte_fallback") else _byte_level(tokenizer, described)
+    values["tokenizer.ggml.tokens"] = Value("string", tuple(text for text, _ in tokens))
+    values["tokenizer.ggml.token_type"] = Value("int32", tuple(kind for _, kind in tokens))
+    return values | _special(tokenizer, described, vocab_size)
+
+
+def _tokens(tokenizer: Any, described: Mapping[str, Any], vocab_size: int) -> list[tuple[str, int]]:
+    """Return the text and the type of each token.
+
+    Raises:
+        UnsupportedModelError: the tokenizer has more tokens than the model.
+    """
+    texts = {number: text for text, number in tokenizer.get_vocab().items()}
+    if max(texts, default=0) >= vocab_size:
+        raise UnsupportedModelError(
+            f"the tokenizer has the token {max(texts)}, and the model {vocab_size} tokens: give its own as tokenizer="
+        )
+    added = {token["id"]: token for token in described["added_tokens"]}
+    sentencepiece = described["model"].get("byte_fallback")
+    unknown = described["model"].get("unk_token")
+    tokens = []
+    for number in range(vocab_size):
+        text = texts.get(number)
+        if text is None:
+            tokens.append((f"[PAD{number}]", _UNUSED))
+        elif sentencepiece and text == unknown:
+            tokens.append((text, _UNKNOWN))
+        elif number in added:
+            control = added[number]["special"] or _looks_special(text)
+            tokens.append((text, _CONTROL) if control else (text.replace(_SPACE, " "), _USER_DEFINED))
+        elif sentencepiece and _is_byte(text):
+            tokens.append((text, _BYTE))
+        else:
+            tokens.append((text, _NORMAL))
+    return tokens
+
+
+def _looks_special(text: str) -> bool:
+    """Check whether a token is special that is not marked so; llama.cpp's `does_token_look_special`."""
+    ends = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
+    named = text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
+    return named or any(text.startswith(first) and text.endswith(last) for first, last in ends)
+
+
+def _is_byte(text: str) -> bool:
+    """Check whether a token stands for a byte, "<0x0A>"."""
+    return len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+
+
+def _byte_level(tokenizer: Any, described: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the values of a tokenizer that merges bytes, as GPT-2's.
+
+    Raises:
+        UnsupportedModelError: it splits a text in a way that llama.cpp has no name of.
+    """
+    kind = (described.get("normalizer") or {}).get("type", "NFC")
+    if kind != "NFC":
+        raise UnsupportedModelError(
+            f"no .gguf file is written with this tokenizer: it changes a text before ({kind}), which llama.cpp does not"
+        )
+    # The patterns tell more than the hash: SmolLM's is that of GPT-2's splitting too, which keeps digits together.
+    name = name_by_pattern(described)
+    if name is None:
+        ids = tokenizer.encode(CHECKED_TEXT)
+        name = BY_HASH.get(sha256(str(ids).encode()).hexdigest())
+    if name is None:
+        raise UnsupportedModelError(
+            "no .gguf file is written with this tokenizer: llama.cpp has no name of the way in which it splits a text"
+        )
+    # A space in a merge is written as the letter that stands for it.
+    merges = [
+        pair if isinstance(pair, str) else " ".join(part.replace(" ", "\u0120") for part in pair)
+        for pair in described["model"]["merges"]
+    ]
+    return {
+        "tokenizer.ggml.model": Value("string", "gpt2"),
+        "tokenizer.ggml.pre": Value("string", name),
+        "tokenizer.ggml.merges": Value("string", tuple(merges)),
+    }
+
+
+def _sentencepiece(described: Mapping[str, Any], tokens: list[tuple[str, int]]) -> dict[str, Value]:
+    """Return the values of a tokenizer of SentencePiece: llama.cpp merges the pair whose token has the highest score.
+
+    SentencePiece gives each token a score, by which its pairs are sorted in a `tokenizer.json`. So the score here is
+    minus the rank of the first pair.
+
+    Raises:
+        UnsupportedModelError: pairs of one token stand apart, so that no scores sort them.
+    """
+    ranks: dict[str, int] = {}
+    before = ""
+    for rank, pair in enumerate(described["model"]["merges"]):
+        left, right = pair.split(" ") if isinstance(pair, str) else pair
+        if left + right in ranks and left + right != before:
+            raise UnsupportedModelError(
+                f"no .gguf file is written with this tokenizer: it has bytes as SentencePiece has, and no order of "
+                f"tokens tells which pairs merge first ({left + right!r})"
+            )
+        before = left + right
+        ranks.setdefault(before, rank)
+    scores = [float(-ranks[text]) if text in ranks else _LEAST_SCORE for text, _ in tokens]
+    return {
+        "tokenizer.ggml.model": Value("string", "llama"),
+        "tokenizer.ggml.pre": Value("string", "default"),
+        "tokenizer.ggml.scores": Value("float32", tuple(scores)),
+        "tokenizer.ggml.add_space_prefix": Value("bool", _adds_space(described)),
+    }
+
+
+def _adds_space(described: Mapping[str, Any]) -> bool:
+    """Check whether a tokenizer of SentencePiece puts a space before each text."""
+    normalizer = described.get("normalizer") or {}
+    parts = normalizer.get("normalizers", [normalizer])
+    pre = described.get("pre_tokenizer") or {}
+    metaspace = pre.get("type") == "Metaspace" and pre.get("prepend_scheme", "always") != "never"
+    return metaspace or any(part.get("type") == "Prepend" for part in parts)
+
+
+def _special(tokenizer: Any, described: Mapping[str, Any], vocab_size: int) -> dict[str, Value]:
+    """Return the numbers of special tokens, which are added to each text, and the chat template."""
+    values = {}
+    for kind in _SPECIAL:
+        number = getattr(tokenizer, f"{kind}_token_id", None)
+        if isinstance(number, int) and 0 <= number < vocab_size:
+            values[f"tokenizer.ggml.{_STORED_NAMES.get(kind, kind)}_token_id"] = Value("uint32", number)
+    # What the tokenizer does with a text of no token says it best.
+    around = tokenizer.encode("")
+    values["tokenizer.ggml.add_bos_token"] = Value("bool", around[:1] == [tokenizer.bos_token_id])
+    values["tokenizer.ggml.add_eos_token"] = Value("bool", around[-1:] == [tokenizer.eos_token_id])
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    if isinstance(template, str):
+        values["tokenizer.chat_template"] = Value("string", template)
+    return values

@@ -1,0 +1,67 @@
+"""Let llama.cpp quantize small models with each mix, and store the type that it chose for each tensor.
+
+Run by hand, `python -m tests.data.llama_cpp.quantize_models`, where llama-cpp-python is installed, which pip compiles:
+`types.json` was written with 0.3.36. The tests compare with it, and need no llama.cpp.
+"""
+
+import ctypes
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gguf
+import llama_cpp
+import torch
+
+from qtoolkit.formats.gguf.mixes import MIXES
+from tests.formats.gguf.test_file_plan import planned, write
+from tests.sample_models import random_model
+
+_WIDE = {"num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 256, "intermediate_size": 256}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, 24 layers, 8 heads for 2": ("llama", _WIDE | {"num_hidden_layers": 24}),
+    "llama, 80 layers, 8 heads for 2": ("llama", _WIDE | {"num_hidden_layers": 80}),
+    "tied, 17 layers, rows of 256 and 288": (
+        "llama_tied",
+        {"num_hidden_layers": 17, "num_key_value_heads": 4, "hidden_size": 256, "intermediate_size": 288},
+    ),
+    "qwen2, 8 layers, rows of 192 and 256": (
+        "qwen2",
+        {"num_hidden_layers": 8, "hidden_size": 192, "intermediate_size": 256},
+    ),
+}
+
+
+def types_in(file: Path) -> dict[str, str]:
+    """Return the types of a file's matrices: of each kind one, or one for each layer."""
+    found: dict[str, dict[int, str]] = {}
+    for tensor in gguf.GGUFReader(file).tensors:
+        first, *rest = tensor.name.split(".")
+        kind, layer = (rest[1], int(rest[0])) if first == "blk" else (first, 0)
+        if len(tensor.shape) > 1:
+            found.setdefault(kind, {})[layer] = tensor.tensor_type.name
+    texts = {kind: [types[layer] for layer in sorted(types)] for kind, types in found.items()}
+    return {kind: " ".join(types if len({*types}) > 1 else types[:1]) for kind, types in texts.items()}
+
+
+def main() -> None:
+    """Write `types.json` beside this file."""
+    chosen: dict[str, dict[str, dict[str, str]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source, result = Path(folder, "f16.gguf"), Path(folder, "result.gguf")
+        for title, (architecture, changes) in MODELS.items():
+            model = random_model(architecture, dtype=torch.float16, vocab_size=32, **changes)
+            write(planned(model, "F16"), model, source)
+            chosen[title] = {}
+            for quant_type in [name for name in MIXES if name not in ("F16", "BF16")]:
+                parameters = llama_cpp.llama_model_quantize_default_params()
+                parameters.ftype = MIXES[quant_type].file_type
+                names = (str(source).encode(), str(result).encode())
+                assert llama_cpp.llama_model_quantize(*names, ctypes.byref(parameters)) == 0
+                chosen[title][quant_type] = types_in(result)
+    Path(__file__).with_name("types.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The type of each tensor is llama.cpp's choice."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qtoolkit.formats.gguf.mixes import MIXES, ModelShape, type_of
+from tests.data import llama_cpp
+
+# What llama.cpp's `llama_model_quantize` chose for small models of these shapes (`quantize_models.py` beside it).
+CHOSEN: dict[str, Any] = json.loads((Path(llama_cpp.__file__).parent / "types.json").read_text(encoding="utf-8"))
+SHAPES = {
+    "llama, 24 layers, 8 heads for 2": (ModelShape(24, 8, 2, tied=False, llama=True), 256, 256),
+    "llama, 80 layers, 8 heads for 2": (ModelShape(80, 8, 2, tied=False, llama=True), 256, 256),
+    "tied, 17 layers, rows of 256 and 288": (ModelShape(17, 4, 4, tied=True, llama=True), 256, 288),
+    "qwen2, 8 layers, rows of 192 and 256": (ModelShape(8, 4, 2, tied=False, llama=False), 192, 256),
+}
+
+
+@pytest.mark.parametrize("title", CHOSEN)
+def test_the_types_are_those_that_llama_cpp_chooses(title: str) -> None:
+    """For each mix, each tensor of each layer, rows that do not divide by 256 among them."""
+    model, hidden, inner = SHAPES[title]
+    for quant_type, kinds in CHOSEN[title].items():
+        for kind, types in kinds.items():
+            expected = types.split()
+            columns = inner if kind == "ffn_down" else hidden
+            in_block = kind not in ("output", "token_embd")
+            layers = model.layers if in_block else 1
+            names = [f"blk.{layer}.{kind}.weight" if in_block else f"{kind}.weight" for layer in range(layers)]
+            found = [type_of(name, (64, columns), quant_type, model).name for name in names]
+            assert found == (expected if len(expected) > 1 else expected * layers), f"{quant_type}, {kind}"
+
+
+def test_all_mixes_that_quantize_are_compared() -> None:
+    """None is left out of what llama.cpp was asked."""
+    assert {*CHOSEN["llama, 24 layers, 8 heads for 2"]} == {*MIXES} - {"F16", "BF16"}
+
+
+def test_vectors_and_norms_stay_float32() -> None:
+    """llama.cpp multiplies with them as they are."""
+    model = SHAPES["qwen2, 8 layers, rows of 192 and 256"][0]
+    assert type_of("blk.0.attn_q.bias", (256,), "Q4_K_M", model).name == "F32"
+    assert type_of("blk.0.attn_norm.weight", (256,), "F16", model).name == "F32"
+
+
+def test_rows_that_no_block_divides_stay_float16() -> None:
+    """As in llama.cpp."""
+    model = SHAPES["qwen2, 8 layers, rows of 192 and 256"][0]
+    for quant_type in ("Q4_0", "Q4_K_M", "Q8_0"):
+        assert type_of("blk.0.attn_q.weight", (64, 48), quant_type, model).name == "F16"

@@ -1,0 +1,175 @@
+"""Tokenizers in `.gguf` files: transformers reads back one that makes the same tokens."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from qtoolkit.checkpoints.gguf_writing import write_gguf
+from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.formats.gguf.vocabulary import vocabulary_of
+from tests.formats.gguf.test_file_plan import planned, sample
+
+TEXTS = [
+    "The keeper wrote 12,50 letters.\n\tdef f(x): return {'a': [x ** 2]}",
+    "Größere Bücher, 你好 мир 🎉",
+    "  I've  3 333 ",
+]
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+SPLITS: dict[str, Any] = {
+    "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "smollm": pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    ),
+    "llama-bpe": pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_the_way_of_splitting_is_named(name: str) -> None:
+    """By its patterns, since tokens of our own have a hash of their own."""
+    values = vocabulary_of(byte_level(SPLITS[name]), 400)
+    assert values["tokenizer.ggml.pre"].content == name
+
+
+def test_a_way_of_splitting_that_has_no_name_is_refused() -> None:
+    """Rather than guessed."""
+    with pytest.raises(UnsupportedModelError, match="no name of the way in which it splits a text"):
+        vocabulary_of(byte_level(pre_tokenizers.ByteLevel(add_prefix_space=True)), 400)
+
+
+def test_a_text_that_is_changed_before_is_refused() -> None:
+    """llama.cpp would see capitals."""
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(UnsupportedModelError, match=r"it changes a text before \(Lowercase\)"):
+        vocabulary_of(tokenizer, 400)
+
+
+def test_tokens_have_their_types() -> None:
+    """Special ones are control tokens, others that were added belong to the user, missing ones are unused."""
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    tokenizer.add_tokens(["<tool>"])
+    tokens, types = (vocabulary_of(tokenizer, 400)[f"tokenizer.ggml.{key}"].content for key in ("tokens", "token_type"))
+    by_token = dict(zip(tokens, types, strict=True))
+    assert len(tokens) == 400
+    assert (by_token["<s>"], by_token["<tool>"], by_token["[PAD399]"], by_token["e"]) == (3, 4, 5, 1)
+
+
+def test_special_tokens_and_template_are_told() -> None:
+    """Those that are put around each text by what the tokenizer does."""
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    tokenizer.chat_template = "{{ messages }}"
+    values = vocabulary_of(tokenizer, 400)
+    assert values["tokenizer.chat_template"].content == "{{ messages }}"
+    assert values["tokenizer.ggml.bos_token_id"].content == tokenizer.bos_token_id
+    assert values["tokenizer.ggml.add_bos_token"].content is True
+    assert values["tokenizer.ggml.add_eos_token"].content is False
+
+
+def test_transformers_reads_back_the_same_tokens(tmp_path: Path) -> None:
+    """On texts of many scripts."""
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    back = read_back(tokenizer, tmp_path)
+    for text in (*TEXTS, *odd_texts()):
+        assert back.encode(text, add_special_tokens=False) == tokenizer.encode(text, add_special_tokens=False), text
+
+
+def test_sentencepiece_merges_become_scores() -> None:
+    """The first merge has the highest; bytes are marked, and a space before each text is told."""
+    values = vocabulary_of(sentencepiece(), 300)
+    tokens, types, scores = (values[f"tokenizer.ggml.{key}"].content for key in ("tokens", "token_type", "scores"))
+    score, kind = dict(zip(tokens, scores, strict=True)), dict(zip(tokens, types, strict=True))
+    assert values["tokenizer.ggml.model"].content == "llama"
+    assert score["ab"] > score["abc"] > score["a"]
+    assert (kind["<unk>"], kind["<s>"], kind["<0x0A>"], kind["abc"]) == (2, 3, 6, 1)
+    assert values["tokenizer.ggml.add_space_prefix"].content is True
+
+
+def test_merges_that_no_scores_sort_are_refused() -> None:
+    """Pairs of one token stand apart, as a trainer of another library leaves them."""
+    merges = [("a", "b"), ("b", "c"), ("ab", "c"), ("\u2581", "abc"), ("a", "bc")]
+    with pytest.raises(UnsupportedModelError, match=r"no order of tokens tells which pairs merge first \('abc'\)"):
+        vocabulary_of(sentencepiece(merges, more=("bc",)), 300)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused() -> None:
+    """It belongs to another model."""
+    with pytest.raises(UnsupportedModelError, match="and the model 100 tokens"):
+        vocabulary_of(byte_level(SPLITS["gpt-2"]), 100)
+
+
+def test_other_kinds_are_refused() -> None:
+    """One of whole words, and one that is no tokenizer of transformers."""
+    model = Tokenizer(models.WordLevel({"a": 0}, "a"))
+    words = PreTrainedTokenizerFast(tokenizer_object=model)
+    with pytest.raises(UnsupportedModelError, match="of the type WordLevel: those of merges"):
+        vocabulary_of(words, 10)
+    with pytest.raises(UnsupportedModelError, match=r"which has no tokenizer\.json"):
+        vocabulary_of(object(), 10)
+
+
+def byte_level(split: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of bytes with some merges, which puts <s> before each text."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = split
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, initial_alphabet=alphabet, special_tokens=["<s>"], show_progress=False
+    )
+    backend.train_from_iterator(TEXTS * 3, trainer)
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")  # noqa: S106  # a token of a text
+
+
+def sentencepiece(
+    merges: Sequence[tuple[str, str]] = (("a", "b"), ("ab", "c"), ("\u2581", "abc")), more: tuple[str, ...] = ()
+) -> PreTrainedTokenizerFast:
+    """A tokenizer as transformers makes of one of SentencePiece, with a few merges."""
+    bytes_ = [f"<0x{number:02X}>" for number in range(256)]
+    tokens = ["<unk>", "<s>", *bytes_, "\u2581", "a", "b", "c", "ab", "abc", "\u2581abc", *more]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocabulary, list(merges), unk_token="<unk>", byte_fallback=True, fuse_unk=True))  # noqa: S106
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    backend.add_special_tokens([AddedToken("<s>", special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")  # noqa: S106
+
+
+def read_back(tokenizer: Any, folder: Path) -> Any:
+    """Write a small model with this tokenizer, and let transformers read the tokenizer."""
+    model = sample("llama_tied")
+    values = {**planned(model, "F16").values, **vocabulary_of(tokenizer, 400)}
+    list(write_gguf(folder / "model.gguf", values, (), lambda entry: model))
+    return AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf")
+
+
+def odd_texts() -> list[str]:
+    """Two hundred texts of blanks, digits, marks and letters of several scripts, mixed at random."""
+    generator = random.Random(0)  # noqa: S311  # not for secrets
+    parts = [
+        "abcdefg XYZ'",
+        "0123456789.,",
+        "\n\t  \r",
+        "äöß",
+        "你好世",
+        "нещо",
+        "🎉👩\u200d👧",
+        "!?/{}[]<|>",
+        "'s't're",
+    ]
+    return [
+        "".join(generator.choice(generator.choice(parts)) for _ in range(generator.randint(0, 40))) for _ in range(200)
+    ]
