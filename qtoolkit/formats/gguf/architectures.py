@@ -183,7 +183,9 @@ def head_dim_of(config: Any) -> int:
 def _ropes(config: Any) -> dict[str, dict[str, Any]]:
     """Return the options of the rope by kind of layer; those of a model with one kind as of full attention."""
     rope = config.rope_parameters
-    return rope if "full_attention" in rope else {"full_attention": rope}
+    # Versions of transformers add options of a model with one kind beside those of two.
+    kinds = {kind: rope[kind] for kind in ("full_attention", "sliding_attention") if kind in rope}
+    return kinds or {"full_attention": rope}
 
 
 def _rope_values(name: str, ropes: dict[str, dict[str, Any]]) -> dict[str, Value]:
