@@ -29,7 +29,10 @@ from qtoolkit.models import structure
 from qtoolkit.models.building import build_empty
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.renaming import matrices_in_file
+from qtoolkit.publishing import receipt_of
 
+# Options that say how codes are stored, and not how they were chosen.
+LAYOUT = frozenset({"format", "bits", "group_size", "sym", "desc_act", "checkpoint_format", "embeddings"})
 _FULL = "is in full precision: give it to qt.quantize, whose config has a format"
 
 
@@ -41,6 +44,7 @@ class Convertible:
         checkpoint: with wrong values of its config corrected.
         format, layout: the name of its format, and the way in which that packs codes.
         config: the config that it describes.
+        options: fields of the config, with what its receipt adds to how the codes were chosen.
         model: the model on the meta device.
         layers: the codes of each quantized layer by the names of the model's modules.
     """
@@ -49,6 +53,7 @@ class Convertible:
     format: str
     layout: str
     config: MethodConfig
+    options: Mapping[str, Any]
     model: Any
     layers: Mapping[str, LayerCodes]
 
@@ -143,7 +148,22 @@ def read_convertible(checkpoint: Checkpoint) -> Convertible:
     codes = {name: replace(one, sym=one.sym and (sym or one.place != "block")) for name, one in codes.items()}
     layouts = stored_as.layouts if isinstance(stored_as, GroupedFormat) else ()
     layout = getattr(read_as.config, "checkpoint_format", "") if layouts else stored_as.name
-    return Convertible(checkpoint, stored_as.name, layout, read_as.config, model, codes)
+    return Convertible(
+        checkpoint, stored_as.name, layout, read_as.config, _options_of(checkpoint, read_as.config), model, codes
+    )
+
+
+def _options_of(checkpoint: Checkpoint, config: MethodConfig) -> dict[str, Any]:
+    """Return the fields of a config, those that do not say how codes are stored from the receipt beside the weights."""
+    receipt = receipt_of(checkpoint).value
+    options = config.to_dict()
+    if receipt is None or receipt.method != config.method:
+        return options
+    noted = {**options, **{key: value for key, value in receipt.settings.items() if key not in LAYOUT}}
+    try:
+        return type(config).from_dict(noted).to_dict()
+    except ConfigError:
+        return options
 
 
 def _in_blocks(model: Any) -> str:
@@ -282,7 +302,7 @@ def _describe(source: Convertible, tensors: Mapping[str, RecodedTensors]) -> Rec
     """Return what the config of a format says of all layers, each by its name in the file."""
     model, layers = source.model, source.layers
     in_blocks = _in_blocks(model)
-    options = source.config.to_dict()
+    options = source.options
     order = "activation" if options.get("order") == "activation" else "natural"
     has_embedding = any(codes.place == "embedding" for codes in layers.values())
     apart = {name for name, codes in layers.items() if has_embedding and codes.place != "block"}

@@ -15,7 +15,7 @@ from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, Unsuppo
 from qtoolkit.files import path_of
 from qtoolkit.formats import side_files_of
 from qtoolkit.jobs.checkpoint_opening import open_source
-from qtoolkit.jobs.convertible import Convertible, Recoded, find_target, read_convertible, recode
+from qtoolkit.jobs.convertible import LAYOUT, Convertible, Recoded, find_target, read_convertible, recode
 from qtoolkit.measure.disk import disk_size, free_disk
 from qtoolkit.measure.guard import explained
 from qtoolkit.measure.host import hardware, versions
@@ -37,8 +37,6 @@ from qtoolkit.units import format_bytes
 
 _ADVICE = "free some: each layer is read and written by itself"
 _GENERATION = "generation_config.json"
-# Options that say how codes are stored, and not how they were chosen.
-_LAYOUT = {"format", "bits", "group_size", "sym", "desc_act", "checkpoint_format", "embeddings"}
 
 
 @explained("converting", _ADVICE)
@@ -171,7 +169,7 @@ def _write_receipt(source: Convertible, folder: Path, notes: tuple[str, ...], st
         stated = read_as.config.to_dict()
         receipt = replace(
             own,
-            settings={**own.settings, **{key: stated[key] for key in _LAYOUT & stated.keys()}},
+            settings={**own.settings, **{key: stated[key] for key in LAYOUT & stated.keys()}},
             notes=(*own.notes, *notes),
             memory=replace(own.memory, predicted_footprint_after=None, **sizes),
             num_layers=len(plan.layers),
