@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from qtoolkit.formats.base import Reader
     from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
-    from qtoolkit.formats.conversion import LayerCodes
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
@@ -143,6 +143,7 @@ class CompressedTensorsFormat(GroupedFormat):
 
         if len(set(layers.embeddings.values())) > 1:
             raise ConfigError(f"format {self.name!r} holds embedding and output head in one way alone")
+        layers = layers.without_sizes()
         ignored = [*layers.left, *layers.outside]
         return describe(layers.base, layers.grids, ignored, layers.embeddings, layers.origin)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.formats.base import Reader
-    from qtoolkit.formats.conversion import LayerCodes
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.formats.mlx.tensors import AffineTensors
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
