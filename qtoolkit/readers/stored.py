@@ -98,7 +98,9 @@ def describe_stored(
 def _layout(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Return what a format calls the way that it packs codes, by the config of a checkpoint or of a method."""
     named = values.get("checkpoint_format") or values.get("format") or options.get("checkpoint_format") or ""
-    return str(named)
+    # Some programs call it so; others write the number of their own version.
+    version = str(values.get("version") or "").lower()
+    return str(named) or (version if version.isidentifier() else "")
 
 
 def units_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
