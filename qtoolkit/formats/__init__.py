@@ -5,6 +5,7 @@ from qtoolkit.formats.grouped import Grid, GroupedFormat
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.registry import (
     available_formats,
+    check_embeddings,
     format_of,
     get_format,
     get_grouped_format,
@@ -26,6 +27,7 @@ __all__ = [
     "Planner",
     "Reader",
     "available_formats",
+    "check_embeddings",
     "format_of",
     "get_format",
     "get_grouped_format",
