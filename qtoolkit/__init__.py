@@ -10,6 +10,7 @@ from qtoolkit.version import __version__ as __version__
 if TYPE_CHECKING:
     from qtoolkit.api import (
         compare,
+        convert,
         doctor,
         evaluate,
         find_models,
@@ -46,6 +47,7 @@ __all__ = [
     "available_formats",
     "available_methods",
     "compare",
+    "convert",
     "doctor",
     "evaluate",
     "find_models",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.formats.grouped import Grid
 from qtoolkit.formats.mlx import GROUP_SIZES, QUANT_METHOD, WIDTHS
 
 _WHERE = "load it with mlx-lm"
@@ -57,23 +58,26 @@ class Schemes:
         return None if name in self.left else self.named.get(name, self.default)
 
 
-def describe(config: Any, quantized: Mapping[str, int], embeddings: Mapping[str, Any]) -> dict[str, Any]:
+def describe(base: Any, quantized: Mapping[str, Grid], embeddings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `quantization_config` of a checkpoint, for transformers.
 
     Args:
-        config: a method's, with `bits` and `group_size`.
-        quantized: bits of the quantized layers by their full names in the file.
-        embeddings: the configs of the token embedding and the output head by their full names, where these are
-            quantized.
+        base: `bits` and `group_size` of what is not named: a method's config, or a `Grid`.
+        quantized: grids of the quantized layers by their full names in the file.
+        embeddings: the grids, or configs, of the token embedding and the output head by their full names, where these
+            are quantized.
     """
-    others = {name: bits for name, bits in sorted(quantized.items()) if bits != config.bits}
+    usual = (base.group_size, base.bits)
+    others = [(name, own) for name, own in sorted(quantized.items()) if (own.group_size, own.bits) != usual]
     return {
         "quant_method": QUANT_METHOD,
-        "group_size": config.group_size,
-        "bits": config.bits,
+        "group_size": base.group_size,
+        "bits": base.bits,
         "mode": _MODE,
-        **{name: {"group_size": config.group_size, "bits": bits} for name, bits in others.items()},
-        **{name: {"group_size": own.group_size, "bits": own.bits} for name, own in sorted(embeddings.items())},
+        **{
+            name: {"group_size": own.group_size, "bits": own.bits}
+            for name, own in (*others, *sorted(embeddings.items()))
+        },
     }
 
 

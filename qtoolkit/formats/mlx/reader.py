@@ -14,6 +14,7 @@ from qtoolkit.formats.stored_reader import StoredReader
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qtoolkit.formats.stored_layer import StoredLayer
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
 
@@ -39,10 +40,13 @@ class AffineReader(StoredReader):
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Reader`; asymmetric codes are found in the first layer, before the others are read."""
         assert checkpoint.quantization is not None
-        name, layer = next(iter(self._layers.items()))
-        scales, biases = (checkpoint.tensors[f"{layer.name}.{part}"][...] for part in ("scales", "biases"))
-        check_biases(name, scales, biases, layer.tensors.bits)
+        self.check_codes(next(iter(self.layers.values())))
         return load_affine(checkpoint, checkpoint.quantization, device=device)
+
+    def check_codes(self, layer: "StoredLayer") -> None:
+        """See `StoredReader`: refuse minima of other codes than symmetric ones."""
+        scales, biases = (self._headers[f"{layer.name}.{part}"][...] for part in ("scales", "biases"))
+        check_biases(layer.name, scales, biases, layer.tensors.bits)
 
 
 def load_affine(checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
