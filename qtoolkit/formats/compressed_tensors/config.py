@@ -17,7 +17,7 @@ from qtoolkit.formats.name_patterns import shortest
 _LINEAR = "Linear"
 # The key under which the method and its options stand, where schemes do not tell them.
 ORIGIN = "qtoolkit"
-_WHERE = "load it with transformers and the package compressed-tensors"
+_WHERE = "load it with transformers and compressed-tensors, or vLLM, or name the full-precision model"
 
 
 @dataclass(frozen=True)
