@@ -5,6 +5,7 @@ from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.registry import (
     available_formats,
+    check_embeddings,
     conversion_targets,
     format_of,
     get_format,
@@ -28,6 +29,7 @@ __all__ = [
     "Reader",
     "RecodedLayers",
     "available_formats",
+    "check_embeddings",
     "conversion_targets",
     "format_of",
     "get_format",

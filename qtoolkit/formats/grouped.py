@@ -1,6 +1,7 @@
 """Define what a format of integer codes in groups can do for every method that chooses such codes."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -172,21 +173,33 @@ class GroupedFormat(Format):
         """
 
     def rounding_config(
-        self, layers: Layers, names: Iterable[str], grids: Mapping[str, Grid], ignored: Iterable[str], origin: Values
+        self,
+        layers: Layers,
+        names: Iterable[str],
+        grids: Mapping[str, Grid],
+        ignored: Iterable[str],
+        origin: Values,
+        embeddings: Mapping[str, Grid],
     ) -> Any:
         """Return transformers' quantization config that quantizes each layer from its weight alone, as it is read.
 
         Args:
             layers: builds and quantizes the layers of a method.
             names: full names of the modules to quantize.
-            grids: of these layers, by their full names in the file.
+            grids: of these layers, by their full names in the file, without those of `embeddings`.
             ignored: full names in the file of all other linear layers.
             origin: the method's name as `method`, and the fields of its config as `options`, kept in the file.
+            embeddings: the grid of the token embedding and of the output head, as in `describe`.
 
         Raises:
             ConfigError: the format holds no layers that are rounded so.
         """
         raise ConfigError(f"format {self.name!r} holds no layers that are rounded one by one: name another format")
+
+    def base_grid(self, grids: Mapping[str, Grid], embeddings: Mapping[str, Grid]) -> Grid:
+        """Return the grid that most layers have; that of the embeddings where these alone are quantized."""
+        ((base, _),) = Counter(grids.values() or embeddings.values()).most_common(1)
+        return base
 
     def reason_against(self, codes: "LayerCodes", layout: str) -> str:
         """Return what about a layer's codes it cannot store unchanged, "groups of 16 inputs"; empty where it can.

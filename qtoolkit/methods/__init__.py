@@ -170,8 +170,9 @@ def stored_of(
     """
     method = get_method(config.method)
     own = method.code_bits or 0
+    written = format_of(values)
     return describe_stored(
-        config.format,
+        config.format if written is None else written.name,
         {"bits": method.code_bits, **config.to_dict()},
         {name: bits or own or getattr(config.of(name), "bits", 0) for name, bits in layers.items()},
         left,

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats import Grid, GroupedFormat, Layer, get_format
+from qtoolkit.formats import Grid, GroupedFormat, Layer, check_embeddings, get_format
 from qtoolkit.methods.config import MethodConfig
+from qtoolkit.methods.method import Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig
-from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
-from qtoolkit.records import LayerPlan, Plan
+from qtoolkit.methods.weight_only import LinearMethod
+from qtoolkit.records import LayerPlan, OnProgress, Plan
 from qtoolkit.requests import option
 
 if TYPE_CHECKING:
@@ -21,11 +22,15 @@ if TYPE_CHECKING:
     from qtoolkit.formats.native.tensors import NativeTensors
     from qtoolkit.formats.stored_layer import GroupedTensors
     from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.stream.journal import JournalLocation
 
 
 # What readers of other formats take: the smallest group, and the groups where the given one does not divide.
 _SMALLEST_GROUP = 32
 _GROUPS = (128, 64, 32)
+_EMBEDDING_BITS = (8, 4)
+# Weights of an embedding that are rounded at one time: a float32 copy of all of a large vocabulary takes gigabytes.
+_AT_ONCE = 2**21
 
 
 _FORMAT_HELP = (
@@ -55,16 +60,45 @@ class AffineConfig(MixedConfig):
         64, help="with granularity group, inputs of one output that share a scale", unit="weights", per_layer=True
     )
 
+    embeddings: int | None = option(
+        None,
+        help="size of a code of the token embedding and the output head, 8 or 4, where the format holds them",
+        unit="bits per weight",
+        empty="they stay as they are",
+        absent=None,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        name = type(self).__name__
         if self.group_size < 2 or self.group_size % 2:
-            raise ConfigError(f"{type(self).__name__}: group_size must be an even number from 2, got {self.group_size}")
+            raise ConfigError(f"{name}: group_size must be an even number from 2, got {self.group_size}")
+        if self.embeddings not in (None, *_EMBEDDING_BITS):
+            raise ConfigError(f"{name}: embeddings must be 8 or 4, or left out, got {self.embeddings}")
+        check_embeddings(self)
+        if self.embeddings is not None and self.target is not None:
+            raise ConfigError(
+                f"{name}: a target gives bits to layers in blocks alone: leave out embeddings, or target_bits and "
+                "target_size"
+            )
 
     @property
     def stored_as(self) -> GroupedFormat | None:
         """Return the format of other programs that stores the codes; None for qtoolkit's own."""
         stored_as = get_format(self.format)
         return stored_as if isinstance(stored_as, GroupedFormat) else None
+
+    def for_embeddings(self, width: int) -> "AbsMax":
+        """Return the config of an embedding of this width: symmetric codes, which alone are looked up by programs.
+
+        They are in groups of 64, or 32 where 64 does not divide the width.
+        """
+        assert self.embeddings is not None
+        full_range = isinstance(self, AbsMax) and self.full_range
+        size = 64 if width % 64 == 0 else _SMALLEST_GROUP
+        return AbsMax(
+            bits=self.embeddings, granularity="group", group_size=size, format=self.format, full_range=full_range
+        )
 
     def grid(self, layer: Layer) -> Grid:
         """Return how the codes of a layer are spaced; one scale for a tensor is repeated for its outputs."""
@@ -130,7 +164,14 @@ class AffineMethod(LinearMethod):
                     f"{type(config).__name__}: group_size {group_size} divides the inputs of no layer "
                     f"({', '.join(map(str, sorted(counts)))}); {would} would"
                 )
-        return config if all(_holds(config.of(layer.name), layer) for layer in layers) else _native(config)
+        if all(_holds(config.of(layer.name), layer) for layer in layers):
+            return config
+        if config.embeddings is not None:
+            raise ConfigError(
+                f"{type(config).__name__}: embeddings are quantized in format {config.format!r} alone, which does not "
+                "hold all layers of this model: leave embeddings out"
+            )
+        return _native(config)
 
     def notes(self, config: AffineConfig, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
@@ -155,6 +196,22 @@ class AffineMethod(LinearMethod):
         packed = memory_bytes(tensors, device=layer.device)
         return layer.replaced(packed, disk_bytes=stored, working_bytes=working, adjusted=adjusted, bits=config.bits)
 
+    def plan_embedding(self, layer: Layer, config: AffineConfig, *, multiplies: bool) -> LayerPlan | None:
+        """See `Method`."""
+        from qtoolkit.kernels import memory_bytes, stored_bytes
+
+        if config.embeddings is None:
+            return None
+        if layer.in_features % _SMALLEST_GROUP:
+            return layer.left_alone(f"its width is no multiple of {_SMALLEST_GROUP}, but {layer.in_features}")
+        own = config.for_embeddings(layer.in_features)
+        tensors = self._tensors(layer, own)
+        stored = stored_bytes(tensors)
+        packed = memory_bytes(tensors, device=layer.device) if multiplies else stored
+        # The codes as they are made, some of them in float32, and as they are packed.
+        working = layer.num_weights + 5 * min(_AT_ONCE, layer.num_weights) + stored
+        return layer.replaced(packed, disk_bytes=stored, working_bytes=working, bits=own.bits)
+
     def rounded(self, weight: "torch.Tensor", layer: Layer, config: AffineConfig) -> "torch.Tensor":
         """See `Method`."""
         codes = self._tensors(layer, config).decode(self.quantize_weight(weight, layer, config))
@@ -162,23 +219,47 @@ class AffineMethod(LinearMethod):
 
     def quantize_weight(self, weight: "torch.Tensor", layer: Layer, config: AffineConfig) -> "dict[str, torch.Tensor]":
         """See `LinearMethod`."""
+        import torch
+
         from qtoolkit.formats.native.tensors import NativeTensors
+        from qtoolkit.methods.rounded_result import grouped_tensors
         from qtoolkit.tensor.rounding import round_weight
 
         tensors = self._tensors(layer, config)
         _, scale_dtype = tensors.tensors()[tensors.scale_name]
-        codes, scale, zero_point = round_weight(
-            weight,
-            bits=config.bits,
-            granularity=config.granularity,
-            group_size=fitting_group_size(layer, config),
-            symmetric=config.sym,
-            full_range=isinstance(config, AbsMax) and config.full_range,
-            scale_dtype=scale_dtype,
-        )
+        options: dict[str, Any] = {
+            "bits": config.bits,
+            "granularity": config.granularity,
+            "group_size": fitting_group_size(layer, config),
+            "symmetric": config.sym,
+            "full_range": isinstance(config, AbsMax) and config.full_range,
+            "scale_dtype": scale_dtype,
+        }
+        if layer.in_block or config.granularity != "group":
+            codes, scale, zero_point = round_weight(weight, **options)
+        else:
+            parts = [round_weight(rows, **options) for rows in weight.split(max(1, _AT_ONCE // layer.in_features))]
+            codes, scale = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            zero_points = [zeros for _, _, zeros in parts if zeros is not None]
+            zero_point = torch.cat(zero_points) if zero_points else None
         if isinstance(tensors, NativeTensors):
             return tensors.store(codes, scale, zero_point)
-        return {name: tensor.to(weight.device) for name, tensor in _grouped(tensors, codes, scale, zero_point).items()}
+        stored = grouped_tensors(tensors, codes, scale, zero_point)
+        return {name: tensor.to(weight.device) for name, tensor in stored.items()}
+
+    def quantize(
+        self,
+        checkpoint: "Checkpoint",
+        config: Any,
+        plan: Plan,
+        on_progress: OnProgress,
+        journal: "JournalLocation | None" = None,
+    ) -> Outcome:
+        """See `Method`: an output head that is tied to a quantized embedding has its codes, and no weight."""
+        from qtoolkit.methods.rounded_result import without_tied
+
+        source = checkpoint if config.embeddings is None else without_tied(checkpoint)
+        return super().quantize(source, config, plan, on_progress, journal)
 
     def build(self, layer: Layer, config: AffineConfig, dtype: "torch.dtype") -> "torch.nn.Module":
         """See `LinearMethod`."""
@@ -188,29 +269,11 @@ class AffineMethod(LinearMethod):
 
     def transformers_config(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> Any:
         """See `WeightOnlyMethod`: a format of other programs names layers as they are called in the file."""
-        stored_as = config.stored_as
-        if stored_as is None:
+        if config.stored_as is None:
             return super().transformers_config(checkpoint, config, plan)
-        import torch
+        from qtoolkit.methods.rounded_result import result_config
 
-        from qtoolkit.models.renaming import matrices_in_file
-
-        # A file whose tensors cannot be read one by one is saved by the names of the model.
-        tensors = checkpoint.skeleton.state_dict() if checkpoint.expand else checkpoint.tensors
-        named = matrices_in_file(checkpoint.skeleton, tensors)
-        names = {layer.name for layer in plan.layers}
-        modules = dict(checkpoint.skeleton.named_modules())
-        embeddings = {name for name, module in modules.items() if isinstance(module, torch.nn.Embedding)}
-        grids = {}
-        for stored, name in named.items():
-            if name in names:
-                layer = Layer.of(name, modules[name], plan.device)
-                grids[stored] = config.of(name).grid(layer)
-        left = {stored: name for stored, name in named.items() if name not in names | embeddings}
-        # Some readers look for a layer by its name in the file, others by that in the model.
-        ignored = {*left, *left.values()}
-        origin = {"method": self.name, "options": config.to_file()}
-        return stored_as.rounding_config(LinearLayers(self, config), sorted(names), grids, ignored, origin)
+        return result_config(checkpoint, self, config, plan)
 
     def _tensors(self, layer: Layer, config: AffineConfig) -> "NativeTensors | GroupedTensors":
         """Return how the layer's weight is stored."""
@@ -248,32 +311,6 @@ def _native(config: AffineConfig) -> AffineConfig:
     # The base has no such field: each of its configs has its own default.
     changes: dict[str, Any] = {"format": MethodConfig.format}
     return replace(config, **changes)
-
-
-def _grouped(
-    tensors: "GroupedTensors", codes: "torch.Tensor", scale: "torch.Tensor", zero_point: "torch.Tensor | None"
-) -> "dict[str, torch.Tensor]":
-    """Return the tensors that store the codes of `round_weight`, made unsigned.
-
-    Args:
-        tensors: how they are stored.
-        codes: int8 [out, in].
-        scale: [1, 1] or [out * groups, 1].
-        zero_point: int8 of the same shape; None when symmetric.
-    """
-    import torch
-
-    out_features, in_features = codes.shape
-    middle = 2 ** (tensors.bits - 1)
-    if zero_point is None:
-        zero_point = torch.zeros_like(scale, dtype=torch.int8)
-    # [1, 1] or [out * groups, 1] -> [out or 1, groups] -> [groups, out]
-    rows = 1 if scale.numel() == 1 else out_features
-    scale, zero_point = (one.view(rows, -1).expand(out_features, -1).T for one in (scale, zero_point))
-    groups = torch.arange(in_features) // tensors.inputs_per_scale
-    # As bytes, without a copy in a wider type; int8 [out, in] -> uint8 [in, out].
-    unsigned = codes.view(torch.uint8).bitwise_xor_(128) if middle == 128 else codes.add_(middle).view(torch.uint8)
-    return tensors.store(unsigned.T, scale, zero_point.to(torch.int16) + middle, groups)
 
 
 def fitting_group_size(layer: Layer, config: AffineConfig) -> int:

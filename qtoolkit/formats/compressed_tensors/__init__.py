@@ -1,6 +1,5 @@
 """The format compressed-tensors, pack-quantized: codes of any width, as vLLM, SGLang and transformers read them."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -154,14 +153,17 @@ class CompressedTensorsFormat(GroupedFormat):
         grids: Mapping[str, Grid],
         ignored: Iterable[str],
         origin: Mapping[str, Any],
+        embeddings: Mapping[str, Grid],
     ) -> Any:
         """See `GroupedFormat`."""
         from qtoolkit.formats.compressed_tensors.config import describe
-        from qtoolkit.formats.compressed_tensors.loader import RoundingConfig, register
+        from qtoolkit.formats.compressed_tensors.loader import CompressedTensorsConfig, register
+        from qtoolkit.formats.rounding import RoundingConfig, register_rounding
 
         register()
-        ((base, _),) = Counter(grids.values()).most_common(1)
-        return RoundingConfig(describe(base, grids, ignored, {}, origin), layers, names)
+        register_rounding()
+        values = describe(self.base_grid(grids, embeddings), grids, ignored, embeddings, origin)
+        return RoundingConfig(CompressedTensorsConfig, values, layers, names)
 
     def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
         """See `GroupedFormat`."""

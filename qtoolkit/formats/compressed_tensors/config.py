@@ -17,7 +17,7 @@ from qtoolkit.formats.name_patterns import shortest
 _LINEAR = "Linear"
 # The key under which the method and its options stand, where schemes do not tell them.
 ORIGIN = "qtoolkit"
-_WHERE = "load it with transformers and the package compressed-tensors"
+_WHERE = "load it with transformers and compressed-tensors, or vLLM, or name the full-precision model"
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ def describe(
         "kv_cache_scheme": None,
         "ignore": sorted(ignored),
         "config_groups": groups,
-        # Without it, transformers 5.23 fails at zero points; it decompresses when it loads then.
-        **({} if base.sym else {"run_compressed": False}),
+        # Without it, transformers 5.23 fails at zero points; it decompresses when it loads then. With quantized
+        # embeddings it would load, and compute something else.
+        **({} if base.sym or embeddings else {"run_compressed": False}),
         **({} if origin is None else {ORIGIN: dict(origin)}),
     }
 
@@ -191,6 +192,7 @@ def origin_of(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None
     rules = options.get("rules")
     own = [options, *(rules.values() if isinstance(rules, dict) else ())]
     given = {one["bits"] for one in own if isinstance(one, dict) and isinstance(one.get("bits"), int)}
+    given |= {one for one in (options.get("embeddings"),) if given and isinstance(one, int)}
     stored = {scheme.bits for scheme in read_schemes(values).schemes if scheme.targets}
     if given and not stored <= given:
         raise CheckpointError(

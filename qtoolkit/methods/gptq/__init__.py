@@ -66,7 +66,7 @@ class GPTQ(MixedConfig):
     desc_act: bool = option(
         False, help="form the groups in order of activation: the file then has a g_idx, and runs slower"
     )
-    damp_percent: float = option(0.01, help="share of the mean of the Hessian's diagonal that is added to it")
+    damp_percent: float = option(0.03, help="share of the mean of the Hessian's diagonal that is added to it")
     calibration: Any = option(
         "wikitext2",
         help="text to calibrate with: wikitext2, c4, self, a file or folder of texts, chats or tables, a list, "
