@@ -47,10 +47,12 @@ class GroupedFormat(Format):
     Attributes:
         widths: the sizes of a code that it holds, in bits.
         embedding_widths: those that it holds for embeddings and output heads; empty where it holds none.
+        group_sizes: the inputs that may share a scale; empty for any from 32 on, and for all of an output.
     """
 
     widths: ClassVar[tuple[int, ...]]
     embedding_widths: ClassVar[tuple[int, ...]] = ()
+    group_sizes: ClassVar[tuple[int, ...]] = ()
 
     def check(self, config: Any) -> None:
         """Refuse a config whose codes it does not hold, apart from `widths`. Default: accept all.
@@ -166,4 +168,8 @@ class GroupedFormat(Format):
 
     def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
         """Return warnings about a result with these layers, one line each. Default: none."""
+        return ()
+
+    def measured_notes(self, model: "PreTrainedModel") -> tuple[str, ...]:
+        """Return what storing the codes has changed in a quantized model, one line each. Default: nothing."""
         return ()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.formats.mlx import FORMAT
 from qtoolkit.formats.mlx.affine_layers import check_biases, find_layers, quantized_names
 from qtoolkit.formats.mlx.config import QUANTIZATION, check_both, for_mlx, read_schemes
 from qtoolkit.formats.stored_loader import load_stored
@@ -28,11 +29,10 @@ class AffineReader(StoredReader):
         CheckpointError, UnsupportedModelError: as `read_schemes`, `check_both` and `find_layers`.
     """
 
-    name = "gptq"
-
     def __init__(self, checkpoint: "Checkpoint") -> None:
         assert checkpoint.quantization is not None
         schemes = read_schemes(checkpoint.quantization)
+        self.name, _ = FORMAT.method_of(checkpoint.quantization)
         check_both(getattr(checkpoint.config, QUANTIZATION, None), checkpoint.quantization)
         super().__init__(checkpoint, quantized_names(checkpoint.tensors), partial(find_layers, schemes=schemes))
 
@@ -41,7 +41,7 @@ class AffineReader(StoredReader):
         assert checkpoint.quantization is not None
         name, layer = next(iter(self._layers.items()))
         scales, biases = (checkpoint.tensors[f"{layer.name}.{part}"][...] for part in ("scales", "biases"))
-        check_biases(name, scales, biases, layer.tensors.bits)
+        check_biases(name, scales, biases, layer.tensors)
         return load_affine(checkpoint, checkpoint.quantization, device=device)
 
 
