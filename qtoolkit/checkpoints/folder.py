@@ -12,6 +12,7 @@ from qtoolkit.checkpoints.config_limits import check_numbers, without_code
 from qtoolkit.checkpoints.filenames import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
 from qtoolkit.checkpoints.remedy import lfs_problem, refuse_pointers, sound_copy
 from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
+from qtoolkit.checkpoints.source_codes import source_codes
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError, oneline
 from qtoolkit.files import scratch_folder
 from qtoolkit.units import format_bytes
@@ -153,12 +154,14 @@ def check_config(folder: Path) -> None:
     Raises:
         ModelNotFoundError: there is no `config.json`.
         UnsafeCheckpointError: only the repository's own code defines its class.
-        UnsupportedModelError: it is quantized already, has no language-model head, or has an adapter.
-        CheckpointError: as `check_loadable`.
+        UnsupportedModelError: it is quantized already, but for FP8 and MXFP4 that can be expanded; has no
+            language-model head, or has an adapter.
+        CheckpointError: as `check_loadable` and `source_codes`.
     """
     refuse_adapter(folder)
-    method = quant_method(quantization(folder, read_config(folder)))
-    if method:
+    described = quantization(folder, read_config(folder))
+    method = quant_method(described)
+    if method and source_codes(str(folder), described) is None:
         raise UnsupportedModelError(f"{folder} is quantized already ({method!r:.40}): name the full-precision model")
     check_loadable(folder)
 

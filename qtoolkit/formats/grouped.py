@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from qtoolkit.formats.conversion import LayerCodes
+    from qtoolkit.formats.recoding import RecodedTensors
     from qtoolkit.formats.stored_layer import GroupedTensors
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
@@ -38,6 +40,30 @@ class Grid:
     order: str = "natural"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecodedLayers:
+    """The layers of a checkpoint whose codes another format takes over.
+
+    Attributes:
+        base: the grid of most layers.
+        grids: of the quantized layers by their full names in the file.
+        embeddings: of the token embedding and of the output head, where the former is quantized, by their full names in
+            the file, or in the model for a head that is tied.
+        left: full names of the matrices in the blocks that are not quantized.
+        outside: full names of the linear layers outside the blocks that are not quantized, in the file and the model.
+        options: fields of the config of the method that chose the codes.
+        origin: that method's name and options for the format's file, where the file is to tell them; None otherwise.
+    """
+
+    base: Grid
+    grids: Mapping[str, Grid]
+    embeddings: Mapping[str, Grid]
+    left: tuple[str, ...]
+    outside: tuple[str, ...]
+    options: Mapping[str, Any]
+    origin: Values | None = None
+
+
 class GroupedFormat(Format):
     """Base of the formats whose codes are integers in groups: w = (code - zero_point) * scale.
 
@@ -48,11 +74,13 @@ class GroupedFormat(Format):
         widths: the sizes of a code that it holds, in bits.
         embedding_widths: those that it holds for embeddings and output heads; empty where it holds none.
         group_sizes: the inputs that may share a scale; empty for any from 32 on, and for all of an output.
+        layouts: its ways to pack codes by the names that a conversion asks for; empty where its own name is enough.
     """
 
     widths: ClassVar[tuple[int, ...]]
     embedding_widths: ClassVar[tuple[int, ...]] = ()
     group_sizes: ClassVar[tuple[int, ...]] = ()
+    layouts: ClassVar[tuple[str, ...]] = ()
 
     def check(self, config: Any) -> None:
         """Refuse a config whose codes it does not hold, apart from `widths`. Default: accept all.
@@ -165,6 +193,41 @@ class GroupedFormat(Format):
         """Return the grid that most layers have; that of the embeddings where these alone are quantized."""
         ((base, _),) = Counter(grids.values() or embeddings.values()).most_common(1)
         return base
+
+    def reason_against(self, codes: "LayerCodes", layout: str) -> str:
+        """Return what about a layer's codes it cannot store unchanged, "groups of 16 inputs"; empty where it can.
+
+        Args:
+            codes: as another format stores them.
+            layout: one of `layouts`, or its name.
+        """
+        return "codes of another format"
+
+    def recoded(self, codes: "LayerCodes", layout: str, scale_dtype: "torch.dtype") -> "RecodedTensors":
+        """Return how it stores a layer's codes, which it holds; `scale_dtype` holds their scales.
+
+        Raises:
+            ConfigError: it takes over no codes.
+        """
+        raise ConfigError(f"format {self.name!r} takes over no codes: name another format")
+
+    def scale_dtype_of(self, dtype: "torch.dtype") -> "torch.dtype":
+        """Return the usual type of the scales of a model of this type. Default: that type, of float64 float32."""
+        import torch
+
+        return torch.float32 if dtype == torch.float64 else dtype
+
+    def describe_recoded(self, layers: RecodedLayers, layout: str) -> dict[str, Any]:
+        """Return the `quantization_config` of layers that are stored as `recoded` says.
+
+        Raises:
+            ConfigError: it takes over no codes, or cannot describe these layers together.
+        """
+        raise ConfigError(f"format {self.name!r} takes over no codes: name another format")
+
+    def config_entries(self, values: Values) -> dict[str, Any]:
+        """Return the entries of `config.json` that hold a `quantization_config`. Default: that one alone."""
+        return {"quantization_config": dict(values)}
 
     def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
         """Return warnings about a result with these layers, one line each. Default: none."""

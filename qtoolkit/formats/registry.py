@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from qtoolkit.errors import ConfigError, oneline
-from qtoolkit.formats.base import Format, LayersOf
+from qtoolkit.formats.base import Format, LayersFormat, LayersOf
 from qtoolkit.formats.grouped import GroupedFormat
 from qtoolkit.optional import entry_points_in, package_of
 
@@ -93,6 +93,17 @@ def check_embeddings(config: Any) -> None:
     advice = f"give {offered}, or leave embeddings out" if offered else "leave embeddings out"
     what = type(config).__name__
     raise ConfigError(f"{what}: format {config.format!r} holds no embeddings of {embeddings} bits: {advice}")
+
+
+def conversion_targets() -> dict[str, tuple[GroupedFormat | LayersFormat, str]]:
+    """Return what codes can be converted to, sorted by name: the format and its layout of each."""
+    found: dict[str, tuple[GroupedFormat | LayersFormat, str]] = {}
+    for format_ in _formats():
+        if isinstance(format_, GroupedFormat):
+            found |= {layout: (format_, layout) for layout in format_.layouts or (format_.name,)}
+        elif isinstance(format_, LayersFormat):
+            found[format_.name] = (format_, format_.name)
+    return dict(sorted(found.items()))
 
 
 @cache

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from qtoolkit.formats import side_file_names
+from qtoolkit.formats import format_of, side_file_names
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.expanding import expanded
 from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.records import OnProgress, ignore_progress
 from qtoolkit.requests import ModelSource
@@ -16,8 +17,12 @@ def open_source(
     on_progress: OnProgress = ignore_progress,
     quantized: bool = False,
     headers_only: bool = False,
+    expands: bool = False,
 ) -> Checkpoint:
     """Open a model for reading, with the revision, token and tokenizer of a request.
+
+    Weights that are stored as FP8 or MXFP4 are expanded when they are read, unless they are to be used as they are
+    stored: a quantized checkpoint is accepted, and there is a format for it.
 
     Args:
         model: a Hub id, a folder, a `.gguf` file or a loaded model.
@@ -25,11 +30,12 @@ def open_source(
         on_progress: called while files are downloaded.
         quantized: accept a checkpoint that is quantized already.
         headers_only: read and download no weights.
+        expands: expand such weights also where there is a format for them.
 
     Raises:
         QToolkitError: as `qtoolkit.load`.
     """
-    return open_checkpoint(
+    checkpoint = open_checkpoint(
         model,
         revision=source.revision,
         token=source.token,
@@ -39,3 +45,6 @@ def open_source(
         headers_only=headers_only,
         side_files=side_file_names() if quantized else (),
     )
+    if checkpoint.quantization is None or (quantized and not expands and format_of(checkpoint.quantization)):
+        return checkpoint
+    return expanded(checkpoint)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Weights of an embedding that are rounded at one time: a float32 copy of all of a large vocabulary takes gigabytes.
 _AT_ONCE = 2**21
+# Formats that another one replaces where they do not hold all layers: nobody gets them unasked otherwise.
+_REPLACED = ("compressed-tensors", MethodConfig.format)
 
 
 class AffineMethod(LinearMethod):
@@ -58,14 +60,15 @@ class AffineMethod(LinearMethod):
                     f"{type(config).__name__}: group_size {group_size} divides the inputs of no layer "
                     f"({', '.join(map(str, sorted(counts)))}); {would} would"
                 )
-        if all(_holds(config.of(layer.name), layer) for layer in layers):
+        refused = ((layer.name, _reason_against(config.of(layer.name), layer)) for layer in layers)
+        name, reason = next(((name, reason) for name, reason in refused if reason), ("", ""))
+        if not reason:
             return config
-        if config.format != type(config).format and config.format != MethodConfig.format:
-            return self._without_others(layers, config)
-        if config.embeddings is not None:
+        what = type(config).__name__
+        if config.embeddings is not None or config.format not in _REPLACED:
             raise ConfigError(
-                f"{type(config).__name__}: embeddings are quantized in format {config.format!r} alone, which does not "
-                "hold all layers of this model: leave embeddings out"
+                f"{what}: format {config.format!r} does not hold {name} ({reason}): exclude it, or leave out format "
+                "and embeddings"
             )
         return stored_natively(config)
 
@@ -87,6 +90,8 @@ class AffineMethod(LinearMethod):
         size = fitting_group_size(layer, config)
         changed = config.granularity == "group" and size != config.group_size
         adjusted = f"group_size {size} instead of {config.group_size}, which does not divide" if changed else ""
+        if config.granularity != "group" and tensors.inputs_per_scale != layer.in_features:
+            adjusted = f"its scale is repeated for each {tensors.inputs_per_scale} inputs"
         # A float32 copy, which becomes the codes in place, and the codes themselves: 5 bytes a weight by the profiler.
         working = 5 * layer.num_weights + stored
         packed = memory_bytes(tensors, device=layer.device)
@@ -155,7 +160,10 @@ class AffineMethod(LinearMethod):
         from qtoolkit.methods.rounded_result import without_tied
 
         source = checkpoint if config.embeddings is None else without_tied(checkpoint)
-        return super().quantize(source, config, plan, on_progress, journal)
+        outcome = super().quantize(source, config, plan, on_progress, journal)
+        stored_as = config.stored_as
+        changed = () if stored_as is None else stored_as.measured_notes(outcome.model)
+        return outcome._replace(notes=(*outcome.notes, *changed))
 
     def build(self, layer: Layer, config: AffineConfig, dtype: "torch.dtype") -> "torch.nn.Module":
         """See `LinearMethod`."""
@@ -191,15 +199,17 @@ class AffineMethod(LinearMethod):
         )
 
 
-def _holds(config: AffineConfig, layer: Layer) -> bool:
-    """Check whether the format of a layer's config holds the layer, and its readers take the groups."""
+def _reason_against(config: AffineConfig, layer: Layer) -> str:
+    """Return why the format of a layer's config does not hold the layer, or readers its groups; empty if they do."""
     if config.stored_as is None:
-        return True
-    # transformers 5.23 does not merge experts of a file that says compressed-tensors.
-    if layer.beside_experts or (config.granularity == "group" and config.group_size < SMALLEST_GROUP):
-        return False
+        return ""
+    # transformers 5.23 does not merge experts of a file that says compressed-tensors, and none of codes.
+    if layer.beside_experts:
+        return "beside experts in one tensor, which stay as they are"
+    if config.granularity == "group" and config.group_size < SMALLEST_GROUP:
+        return f"groups of {config.group_size}"
     # Rounding needs no calibration: a layer outside the blocks is like any other.
-    return not config.stored_as.reason_to_skip(replace(layer, in_block=True))
+    return config.stored_as.reason_to_skip(replace(layer, in_block=True))
 
 
 class AbsMaxMethod(AffineMethod):

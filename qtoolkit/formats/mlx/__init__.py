@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats.base import Layers, LayersOf
-from qtoolkit.formats.grouped import Grid, GroupedFormat
+from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers
 from qtoolkit.formats.layer import Layer
 from qtoolkit.records import LayerPlan
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.formats.base import Reader
+    from qtoolkit.formats.conversion import LayerCodes
     from qtoolkit.formats.mlx.tensors import AffineTensors
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
@@ -167,6 +168,36 @@ class MLXFormat(GroupedFormat):
         moved = f"lossy: the rounded minimum of a group moves weights by {change:.1e} at most"
         return (f"{moved}, {steps:.1%} of a step between codes, in {name}",)
 
+    def reason_against(self, codes: "LayerCodes", layout: str) -> str:
+        """See `GroupedFormat`: symmetric codes, in groups of inputs in order that are multiples of 32, 64 or 128."""
+        if codes.transposed:
+            return "a Conv1D"
+        if codes.bits not in self.widths:
+            return f"codes of {codes.bits} bits"
+        if not codes.in_order:
+            return "groups in order of activation, or of different sizes"
+        if not codes.sym:
+            return "asymmetric codes"
+        return "" if _own_group_size(codes) else f"groups of {codes.inputs_per_scale} inputs"
+
+    def recoded(self, codes: "LayerCodes", layout: str, scale_dtype: "torch.dtype") -> "AffineTensors":
+        """See `GroupedFormat`: larger groups are several with the same scale."""
+        from qtoolkit.formats.mlx.tensors import AffineTensors
+
+        return AffineTensors(*codes.shape, bits=codes.bits, group_size=_own_group_size(codes), scale_dtype=scale_dtype)
+
+    def describe_recoded(self, layers: RecodedLayers, layout: str) -> dict[str, Any]:
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.mlx.config import describe
+
+        return describe(layers.base, layers.grids, layers.embeddings)
+
+    def config_entries(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """See `GroupedFormat`: what MLX reads, too."""
+        from qtoolkit.formats.mlx.config import QUANTIZATION, for_mlx
+
+        return {**super().config_entries(values), QUANTIZATION: for_mlx(values)}
+
     def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
         """See `GroupedFormat`."""
         from qtoolkit.formats.mlx.reader import load_affine
@@ -186,6 +217,11 @@ class MLXFormat(GroupedFormat):
         from qtoolkit.formats.mlx.loader import register
 
         register()
+
+
+def _own_group_size(codes: "LayerCodes") -> int:
+    """Return the largest size of MLX's groups that divides those of a layer; 0 for none."""
+    return next((size for size in reversed(GROUP_SIZES) if codes.inputs_per_scale % size == 0), 0)
 
 
 FORMAT = MLXFormat()

@@ -94,7 +94,7 @@ def _check_layer(stored: str, shape: tuple[int, int], tensors: Headers, schemes:
         bits=scheme.bits,
         group_size=scheme.group_size,
         scale_dtype=torch.bfloat16 if scales is None else scales.dtype,
-        symmetric=schemes.symmetric,
+        symmetric=schemes.is_symmetric(stored),
     )
     try:
         expected = weight.tensors()

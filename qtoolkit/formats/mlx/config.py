@@ -17,7 +17,7 @@ _WHERE = "load it with mlx-lm"
 _MODE = "affine"
 # The key of `config.json` that MLX reads; transformers reads `quantization_config`.
 QUANTIZATION = "quantization"
-# The key that says whether minima are those of symmetric codes, which our reader knows better before it reads them.
+# The key of the layers whose minima are those of symmetric codes, where not all are: known before they are read.
 SYMMETRIC = "symmetric"
 
 
@@ -42,13 +42,13 @@ class Schemes:
         default: of the layers that are not named.
         named: of those that are, by their names in the file.
         left: names of the layers that the config says are not quantized.
-        symmetric: whether codes are symmetric.
+        symmetric: names of the layers whose codes are symmetric; None for all.
     """
 
     default: Scheme
     named: Mapping[str, Scheme]
     left: frozenset[str] = frozenset()
-    symmetric: bool = True
+    symmetric: frozenset[str] | None = None
 
     @property
     def embeddings(self) -> Scheme | None:
@@ -57,6 +57,10 @@ class Schemes:
             scheme for name, scheme in self.named.items() if not any(part.isdecimal() for part in name.split("."))
         )
         return next(outside, None)
+
+    def is_symmetric(self, name: str) -> bool:
+        """Check whether the codes of a layer are symmetric, by its name in the file."""
+        return self.symmetric is None or name in self.symmetric
 
     def of(self, name: str) -> Scheme | None:
         """Return the scheme of a layer that has scales, by its name in the file; None where it must have none."""
@@ -78,7 +82,8 @@ def describe(
             are quantized.
         origin: the method's name and options, where bits and groups do not tell them.
     """
-    others = {name: grid for name, grid in sorted(quantized.items()) if grid != base}
+    usual = (base.group_size, base.bits)
+    others = {name: own for name, own in sorted(quantized.items()) if (own.group_size, own.bits) != usual}
     named = {**others, **dict(sorted(embeddings.items()))}
     return {
         "quant_method": QUANT_METHOD,
@@ -86,7 +91,7 @@ def describe(
         "bits": base.bits,
         "mode": _MODE,
         **{name: {"group_size": own.group_size, "bits": own.bits} for name, own in named.items()},
-        **({} if base.sym else {SYMMETRIC: False}),
+        **({} if base.sym else {SYMMETRIC: sorted(name for name, own in named.items() if own.sym)}),
         **({} if origin is None else {ORIGIN: dict(origin)}),
     }
 
@@ -104,14 +109,14 @@ def read_schemes(values: Mapping[str, Any]) -> Schemes:
         UnsupportedModelError: another mode than affine.
     """
     named = {name: value for name, value in values.items() if isinstance(value, dict) and name != ORIGIN}
-    symmetric = values.get(SYMMETRIC, True)
-    if not isinstance(symmetric, bool):
-        raise CheckpointError(f"the config has {SYMMETRIC} {symmetric!r:.40}: it must be true or false")
+    symmetric = values.get(SYMMETRIC)
+    if symmetric is not None and not (isinstance(symmetric, list) and all(isinstance(one, str) for one in symmetric)):
+        raise CheckpointError(f"the config has {SYMMETRIC} {symmetric!r:.40}: it must be a list of names")
     return Schemes(
         _scheme("the config", values),
         {name: _scheme(f"the config's {name!r:.120}", value) for name, value in named.items()},
-        frozenset(name for name, value in values.items() if value is False and name != SYMMETRIC),
-        symmetric,
+        frozenset(name for name, value in values.items() if value is False),
+        None if symmetric is None else frozenset(symmetric),
     )
 
 
@@ -157,8 +162,8 @@ def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
         "format": QUANT_METHOD,
         "bits": schemes.default.bits,
         "group_size": schemes.default.group_size,
-        "sym": schemes.symmetric,
-        **({} if schemes.symmetric else {"lossy": True}),
+        "sym": schemes.symmetric is None,
+        **({} if schemes.symmetric is None else {"lossy": True}),
     }
     return options if schemes.embeddings is None else options | {"embeddings": schemes.embeddings.bits}
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from qtoolkit.formats.mlx import GROUP_SIZES, WIDTHS
+from qtoolkit.formats.recoding import grouped_scale
 from qtoolkit.kernels import Codes, expand, output_blocks
 from qtoolkit.tensor.int32_packing import pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
@@ -103,6 +104,12 @@ class AffineTensors:
             biases = (zero_point.T.float() * scales.float()).neg_().to(self.scale_dtype)
         tensors = {"weight": _rows(codes, self.bits), "scales": scales, "biases": biases}
         return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+    def recode(self, codes: Codes) -> dict[str, torch.Tensor]:
+        """See `RecodedTensors`; the groups must be those of the inputs in order, and the codes symmetric."""
+        scales = grouped_scale(codes, self.in_features // self.group_size).T.to(self.scale_dtype).contiguous()
+        weight = torch.cat([_rows(codes.codes(part), self.bits) for part in output_blocks(codes)])
+        return {"weight": weight, "scales": scales, "biases": minima(scales, self.bits)}
 
     def are_sound(self, tensors: Mapping[str, Any], *, reordered: bool) -> bool:
         """See `GroupedTensors`."""
