@@ -82,11 +82,13 @@ class GroupedFormat(Format):
     Attributes:
         widths: the sizes of a code that it holds, in bits.
         embedding_widths: those that it holds for embeddings and output heads; empty where it holds none.
+        group_sizes: the inputs that may share a scale; empty for any from 32 on, and for all of an output.
         layouts: its ways to pack codes by the names that a conversion asks for; empty where its own name is enough.
     """
 
     widths: ClassVar[tuple[int, ...]]
     embedding_widths: ClassVar[tuple[int, ...]] = ()
+    group_sizes: ClassVar[tuple[int, ...]] = ()
     layouts: ClassVar[tuple[str, ...]] = ()
 
     def check(self, config: Any) -> None:
@@ -238,4 +240,8 @@ class GroupedFormat(Format):
 
     def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
         """Return warnings about a result with these layers, one line each. Default: none."""
+        return ()
+
+    def measured_notes(self, model: "PreTrainedModel") -> tuple[str, ...]:
+        """Return what storing the codes has changed in a quantized model, one line each. Default: nothing."""
         return ()

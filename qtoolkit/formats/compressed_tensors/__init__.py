@@ -158,7 +158,7 @@ class CompressedTensorsFormat(GroupedFormat):
         """See `GroupedFormat`."""
         from qtoolkit.formats.compressed_tensors.config import describe
         from qtoolkit.formats.compressed_tensors.loader import CompressedTensorsConfig, register
-        from qtoolkit.formats.rounding import RoundingConfig, register_rounding
+        from qtoolkit.formats.rounding_loader import RoundingConfig, register_rounding
 
         register()
         register_rounding()
