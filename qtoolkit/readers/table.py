@@ -7,7 +7,7 @@ from qtoolkit.readers.entry import Entry, Limit, Program
 
 OWN = "qtoolkit"
 PROGRAMS = (
-    Program("transformers", "transformers", "5.23.0", "transformers/quantizers/auto.py"),
+    Program("transformers", "transformers", "5.24.0", "transformers/quantizers/auto.py"),
     Program("transformers4", "transformers", "4.57.6", "transformers/quantizers/auto.py", is_rare=True),
     Program("vllm", "vLLM", "0.33.0", "vllm/model_executor/layers/quantization/__init__.py"),
     Program("sglang", "SGLang", "0.5.23", "sglang/srt/layers/quantization/__init__.py"),
@@ -98,6 +98,7 @@ _GPTQ = (
             Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits"),
             _ONE_WIDTH,
             Limit("layout", ("", "gptq"), "zero points stored as {got}", "leave checkpoint_format out"),
+            Limit("left", (), "layers of a block that are left as they are", "leave exclude out"),
         ),
     ),
     Entry(
