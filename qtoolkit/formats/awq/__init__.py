@@ -22,13 +22,10 @@ class AWQFormat(Format):
     layer_suffixes = (".qweight",)
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-        """See `Format`: AWQ rounds scaled weights with zero points, and the scales are folded into the layers before.
-
-        What is stored is what the method of zero points makes.
-        """
+        """See `Format`: of the methods here, the one that gives such codes to other formats, which hold its own."""
         from qtoolkit.formats.awq.config import options_of
 
-        return "zero_point", options_of(values)
+        return "gptq", options_of(values)
 
     def reader(self, checkpoint: "Checkpoint") -> "Reader":
         """See `Format`."""

@@ -12,6 +12,8 @@ from qtoolkit.formats.awq.tensors import BITS
 
 # The version whose layout `AWQTensors` describes.
 _GEMM = "gemm"
+# Those that every other format holds.
+_SMALLEST_GROUP = 32
 _WHERE = "load it with gptqmodel, or name the full-precision model"
 
 
@@ -48,8 +50,8 @@ def read_awq_config(values: Mapping[str, Any]) -> AWQConfig:
     if bits != BITS:
         raise UnsupportedModelError(f"AWQ is read with {BITS} bits, not {bits}: {_WHERE}")
     group_size = _whole(values, ("group_size", "q_group_size"), 128)
-    if group_size != -1 and (group_size < 2 or group_size % 2):
-        raise CheckpointError(f"the AWQ config has group_size {group_size}: it must be -1, or an even number from 2")
+    if group_size != -1 and group_size < 1:
+        raise CheckpointError(f"the AWQ config has group_size {group_size}: it must be -1 or at least 1")
     left = values.get("modules_to_not_convert") or []
     if not isinstance(left, list) or not all(isinstance(part, str) and part for part in left):
         raise CheckpointError(f"the AWQ config has modules_to_not_convert {left!r:.40}: it must be a list of names")
@@ -57,15 +59,15 @@ def read_awq_config(values: Mapping[str, Any]) -> AWQConfig:
 
 
 def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the method of zero points that a `quantization_config` contains.
+    """Return what a `quantization_config` says of how codes are stored, as options of a method's config.
 
     Raises:
-        CheckpointError, UnsupportedModelError: as `read_awq_config`.
+        CheckpointError, UnsupportedModelError: as `read_awq_config`; also groups smaller than 32.
     """
     group_size = read_awq_config(values).group_size
-    if group_size == -1:
-        return {"bits": BITS, "granularity": "channel"}
-    return {"bits": BITS, "granularity": "group", "group_size": group_size}
+    if 0 < group_size < _SMALLEST_GROUP:
+        raise UnsupportedModelError(f"AWQ in groups of {group_size} is not read here: {_WHERE}")
+    return {"bits": BITS, "group_size": group_size, "sym": False}
 
 
 def bits_of(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, int]:

@@ -67,11 +67,8 @@ def test_every_byte_is_planned(made: Made) -> None:
 def test_the_report_says_what_the_file_says(made: Made) -> None:
     recipe, folder, _ = made
     report = loaded(folder / "packed").report
-    groups = {"granularity": "channel"} if recipe.group_size == -1 else {"granularity": "group"}
     assert report.method == "awq"
-    assert {"bits": 4, **groups}.items() <= report.settings.items()
-    assert report.settings.get("group_size", -1) == recipe.group_size
-    assert report.settings.keys() <= {"bits", "granularity", "group_size"}
+    assert report.settings == {"bits": 4, "group_size": recipe.group_size, "sym": False}
 
 
 def test_saved_again_it_has_the_same_tensors_and_config(made: Made, tmp_path: Path) -> None:
