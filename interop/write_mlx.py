@@ -48,6 +48,11 @@ MADE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "bfloat16": ("llama", {"dtype": torch.bfloat16}, {"embeddings": 8}),
     "float16": ("llama", {"dtype": torch.float16}, {"full_range": False}),
 }
+# Checkpoints of GPTQ's format that are converted: the model, and options of GPTQ.
+CONVERTED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "converted-4bit": ("llama", {}, {}),
+    "converted-channels-8bit": ("qwen2", _QWEN, {"bits": 8, "group_size": -1}),
+}
 
 
 def random_model(model_type: str, changes: dict[str, Any]) -> PreTrainedModel:
@@ -63,10 +68,13 @@ def random_model(model_type: str, changes: dict[str, Any]) -> PreTrainedModel:
 
 def main(folder: Path) -> None:
     """Write all kinds."""
-    for name, (model_type, changes, options) in MADE.items():
+    for name, (model_type, changes, options) in (MADE | CONVERTED).items():
         cheap = {"group_size": 32, "calibration": "self", "num_samples": 2, "seq_len": 32, "refine": 0, "qep_alpha": 0}
-        config = qt.GPTQ(format="mlx", **cheap | options)
-        qt.quantize(random_model(model_type, changes), config, output=folder / name, overwrite=True, device="cpu")
+        made = folder / f"{name}-gptq" if name in CONVERTED else folder / name
+        config = qt.GPTQ(format="gptq" if name in CONVERTED else "mlx", **cheap | options)
+        qt.quantize(random_model(model_type, changes), config, output=made, overwrite=True, device="cpu")
+        if name in CONVERTED:
+            qt.convert(made, "mlx", folder / name, overwrite=True)
         model = qt.load(folder / name, device="cpu", dtype="float32").model
         weights = {
             f"weight of {module}": layer.dequantize()
