@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qtoolkit.formats.conversion import LayerCodes
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.formats.recoding import RecodedTensors
     from qtoolkit.formats.stored_layer import GroupedTensors
     from qtoolkit.kernels import Codes
@@ -51,6 +51,7 @@ class RecodedLayers:
             the file, or in the model for a head that is tied.
         left: full names of the matrices in the blocks that are not quantized.
         outside: full names of the linear layers outside the blocks that are not quantized, in the file and the model.
+        whole: whether each quantized layer has one group of all its inputs, embeddings aside.
         options: fields of the config of the method that chose the codes.
         origin: that method's name and options for the format's file, where the file is to tell them; None otherwise.
     """
@@ -60,8 +61,16 @@ class RecodedLayers:
     embeddings: Mapping[str, Grid]
     left: tuple[str, ...]
     outside: tuple[str, ...]
+    whole: bool
     options: Mapping[str, Any]
     origin: Values | None = None
+
+    def without_sizes(self) -> "RecodedLayers":
+        """Return the same with groups of -1 where each layer has one group, for formats that say so."""
+        if not self.whole:
+            return self
+        grids = {name: replace(grid, group_size=-1) for name, grid in self.grids.items()}
+        return replace(self, base=replace(self.base, group_size=-1), grids=grids)
 
 
 class GroupedFormat(Format):
@@ -73,11 +82,13 @@ class GroupedFormat(Format):
     Attributes:
         widths: the sizes of a code that it holds, in bits.
         embedding_widths: those that it holds for embeddings and output heads; empty where it holds none.
+        group_sizes: the inputs that may share a scale; empty for any from 32 on, and for all of an output.
         layouts: its ways to pack codes by the names that a conversion asks for; empty where its own name is enough.
     """
 
     widths: ClassVar[tuple[int, ...]]
     embedding_widths: ClassVar[tuple[int, ...]] = ()
+    group_sizes: ClassVar[tuple[int, ...]] = ()
     layouts: ClassVar[tuple[str, ...]] = ()
 
     def check(self, config: Any) -> None:
@@ -229,4 +240,8 @@ class GroupedFormat(Format):
 
     def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
         """Return warnings about a result with these layers, one line each. Default: none."""
+        return ()
+
+    def measured_notes(self, model: "PreTrainedModel") -> tuple[str, ...]:
+        """Return what storing the codes has changed in a quantized model, one line each. Default: nothing."""
         return ()

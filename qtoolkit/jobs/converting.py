@@ -165,13 +165,18 @@ def _write_receipt(source: Convertible, folder: Path, notes: tuple[str, ...], st
     disk = disk_size(folder)
     own = receipt_of(checkpoint).value
     if own is not None:
-        sizes = {"footprint_after": plan.footprint_after, "disk_after": disk, "predicted_disk_after": plan.disk_after}
         stated = read_as.config.to_dict()
         receipt = replace(
             own,
             settings={**own.settings, **{key: stated[key] for key in LAYOUT & stated.keys()}},
             notes=(*own.notes, *notes),
-            memory=replace(own.memory, predicted_footprint_after=None, **sizes),
+            memory=replace(
+                own.memory,
+                footprint_after=plan.footprint_after,
+                predicted_footprint_after=None,
+                disk_after=disk,
+                predicted_disk_after=plan.disk_after,
+            ),
             num_layers=len(plan.layers),
         )
     else:

@@ -91,7 +91,7 @@ def plan_job(
     plan = Plan(
         source=checkpoint.record(),
         method=method.name,
-        settings=config.to_dict(),
+        settings=method.settings(config),
         device=device,
         layers=layers,
         skipped=skipped,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from qtoolkit.formats.base import Reader
     from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
-    from qtoolkit.formats.conversion import LayerCodes
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
@@ -142,6 +142,7 @@ class CompressedTensorsFormat(GroupedFormat):
 
         if len(set(layers.embeddings.values())) > 1:
             raise ConfigError(f"format {self.name!r} holds embedding and output head in one way alone")
+        layers = layers.without_sizes()
         ignored = [*layers.left, *layers.outside]
         return describe(layers.base, layers.grids, ignored, layers.embeddings, layers.origin)
 
@@ -157,7 +158,7 @@ class CompressedTensorsFormat(GroupedFormat):
         """See `GroupedFormat`."""
         from qtoolkit.formats.compressed_tensors.config import describe
         from qtoolkit.formats.compressed_tensors.loader import CompressedTensorsConfig, register
-        from qtoolkit.formats.rounding import RoundingConfig, register_rounding
+        from qtoolkit.formats.rounding_loader import RoundingConfig, register_rounding
 
         register()
         register_rounding()
