@@ -28,6 +28,7 @@ class Codes(ABC):
         groups: the group of each input of the codes, int [in]; None where groups are equal and in order.
         centered: whether all zero points are 2**(bits - 1), by the format's own claim.
         rows: the codes less half their range, int8 [out, in], where they are stored so; otherwise None.
+        round_inputs: returns inputs x[tokens, in] as they are multiplied with, in x.dtype; None for x itself.
         expands_fast: whether the codes are stored so that they are dequantized fast; if not, packing them helps even
             without a kernel.
     """
@@ -42,6 +43,7 @@ class Codes(ABC):
     groups: torch.Tensor | None = None
     centered: bool = False
     rows: torch.Tensor | None = None
+    round_inputs: Callable[[torch.Tensor], torch.Tensor] | None = None
     expands_fast: ClassVar[bool] = False
 
     def describe_as(self, source: "Codes") -> None:
@@ -53,6 +55,7 @@ class Codes(ABC):
         self.device = source.device
         self.zero_points = source.zero_points
         self.centered = source.centered
+        self.round_inputs = source.round_inputs
 
     @abstractmethod
     def codes(self, outputs: slice) -> torch.Tensor:
