@@ -56,9 +56,11 @@ _OWN = {
     for name, value in {
         "absmax": "affine:ABSMAX",
         "fp4": "bitsandbytes:FP4_METHOD",
+        "fp8": "eight_bits:FP8_METHOD",
         "gptq": "gptq:METHOD",
         "int8": "bitsandbytes:INT8_METHOD",
         "nf4": "bitsandbytes:NF4_METHOD",
+        "w8a8": "eight_bits:W8A8_METHOD",
         "zero_point": "affine:ZERO_POINT",
     }.items()
 }
@@ -183,6 +185,7 @@ def stored_of(
         {name: bits or own or getattr(config.of(name), "bits", 0) for name, bits in layers.items()},
         left,
         sym=method.symmetric,
+        input_type=config.input_type,
         dtype=dtype,
         values=values,
     )

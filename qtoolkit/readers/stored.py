@@ -22,6 +22,7 @@ class Stored:
             one alone.
         bits: sizes of the codes of its layers, sorted, each once.
         group_sizes: inputs that share a scale, sorted, each once; -1 for all inputs of an output.
+        input_type: what inputs are rounded to, "float8" or "int8"; empty where they are not.
         sym: whether zero points are in the middle of the codes.
         desc_act: whether groups were formed in order of activation.
         embeddings: bits of the token embedding; None where it is not quantized.
@@ -36,6 +37,7 @@ class Stored:
     layout: str = ""
     bits: tuple[int, ...] = ()
     group_sizes: tuple[int, ...] = ()
+    input_type: str = ""
     sym: bool = True
     desc_act: bool = False
     embeddings: int | None = None
@@ -66,6 +68,7 @@ def describe_stored(
     left: Iterable[str] = (),
     *,
     sym: bool = True,
+    input_type: str = "",
     dtype: str = "",
     values: Mapping[str, Any] | None = None,
 ) -> Stored:
@@ -78,6 +81,7 @@ def describe_stored(
         layers: bits of the quantized layers by their full names; empty where they are not known.
         left: full names of modules that are not quantized.
         sym: whether codes are symmetric, for a method whose options do not say.
+        input_type: what inputs are rounded to, as in `Stored`, before there are `values`.
         dtype: type of what is not quantized.
         values: the `quantization_config`; None before there is one.
     """
@@ -97,6 +101,7 @@ def describe_stored(
         layout=_layout(described, options),
         bits=tuple(sorted(one for one in bits if isinstance(one, int) and one)),
         group_sizes=(group_size,) if isinstance(group_size, int) else (),
+        input_type=_input_type(described) or input_type,
         sym=is_sym,
         desc_act=bool(options.get("desc_act")) and group_size != -1,
         embeddings=embeddings,
@@ -120,6 +125,14 @@ def _layout(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     # Some programs call it so; others write the number of their own version.
     version = str(values.get("version") or "").lower()
     return str(named) or (version if version.isidentifier() else "")
+
+
+def _input_type(values: Mapping[str, Any]) -> str:
+    """Return what inputs are rounded to, by the first scheme of a `quantization_config`; empty where they are not."""
+    groups = values.get("config_groups")
+    first = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+    inputs = first.get("input_activations") if isinstance(first, dict) else None
+    return {"float": "float8", "int": "int8"}.get(str(inputs.get("type")), "") if isinstance(inputs, dict) else ""
 
 
 def units_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 Sources were read in the wheels that PyPI served on 2026-11-28; `make readers` reads them again, and tells what moved.
 """
 
+from qtoolkit.readers.eight_bits_table import EIGHT_BITS
 from qtoolkit.readers.entry import Entry, Limit, Program
 
 OWN = "qtoolkit"
@@ -285,14 +286,16 @@ _PLAIN = (
     Entry("qtoolkit", "", source="qtoolkit/models"),
 )
 
-ENTRIES = (*_GPTQ, *_CT, *_BNB, *_MLX, *_GGUF, *_AWQ, *_FP8, *_NATIVE, *_PLAIN)
+ENTRIES = (*_GPTQ, *_CT, *EIGHT_BITS, *_BNB, *_MLX, *_GGUF, *_AWQ, *_FP8, *_NATIVE, *_PLAIN)
 
-# The columns of the README's table: formats and their titles.
+# The columns of the README's table: formats, what inputs are rounded to, and titles.
 COLUMNS = (
-    ("gptq", "GPTQ"),
-    ("compressed-tensors", "compressed-tensors (pack-quantized)"),
-    ("mlx", "MLX"),
-    ("bitsandbytes", "NF4, FP4, int8"),
-    ("native", "absmax, zero-point in format native"),
-    ("gguf", ".gguf"),
+    ("gptq", "", "GPTQ"),
+    ("compressed-tensors", "", "compressed-tensors (pack-quantized)"),
+    ("compressed-tensors", "float8", "FP8"),
+    ("compressed-tensors", "int8", "int8 W8A8"),
+    ("mlx", "", "MLX"),
+    ("bitsandbytes", "", "NF4, FP4, int8"),
+    ("native", "", "absmax, zero-point in format native"),
+    ("gguf", "", ".gguf"),
 )

@@ -62,7 +62,9 @@ CONFIGS: list[tuple[MethodConfig, dict[str, Any]]] = [
     (qt.GPTQ(desc_act=True, group_size=-1), {"desc_act": False, "group_sizes": (-1,)}),
     (qt.GPTQ(format="compressed-tensors", embeddings=8), {"format": "compressed-tensors", "embeddings": 8}),
     (qt.GPTQ(format="compressed-tensors", sym=False), {"expands": True, "packs_zero_points": False}),
-    (qt.AbsMax(), {"sym": True, "group_sizes": (-1,), "bits": (8,)}),
+    (qt.FP8(), {"format": "compressed-tensors", "bits": (8,), "group_sizes": (-1,), "input_type": "float8"}),
+    (qt.W8A8(), {"format": "compressed-tensors", "bits": (8,), "sym": True, "input_type": "int8"}),
+    (qt.AbsMax(), {"input_type": "", "sym": True, "group_sizes": (-1,), "bits": (8,)}),
     (qt.ZeroPoint(bits=4, granularity="group", group_size=32), {"sym": False, "group_sizes": (32,), "bits": (4,)}),
 ]
 
@@ -86,6 +88,15 @@ def test_layers_of_blocks_that_are_left_are_named() -> None:
     stored = describe_stored("gptq", {"bits": 4}, {"model.layers.1.self_attn.k_proj": 4}, iter(names))
     assert stored.left == ("model.layers.0.mlp.down_proj",)
     assert describe_stored("gptq", {"bits": 4}, {}, names).left == ()
+
+
+def test_the_first_scheme_of_a_config_tells_what_inputs_are_rounded_to() -> None:
+    """In other people's models too, which need not be read here."""
+    for kind, expected in (("float", "float8"), ("int", "int8"), (1, ""), (None, "")):
+        values = {"config_groups": {"group_0": {"input_activations": {"type": kind}}}}
+        assert describe_stored("compressed-tensors", {}, {}, values=values).input_type == expected
+    for odd in ({"config_groups": []}, {"config_groups": {"a": 1}}, {"config_groups": {"a": {"input_activations": 1}}}):
+        assert describe_stored("compressed-tensors", {}, {}, values=odd).input_type == ""
 
 
 def test_a_config_file_may_hold_anything() -> None:

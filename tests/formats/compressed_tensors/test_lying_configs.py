@@ -94,7 +94,8 @@ IMPOSSIBLE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "negative": (lambda c: weights(c).update(group_size=-64), "group_size -64: it must be at least 1"),
 }
 UNSUPPORTED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "format": (lambda c: c.update(format="int-quantized"), "format 'int-quantized' is not read here"),
+    "format": (lambda c: c.update(format="mxfp4-pack-quantized"), "format 'mxfp4-pack-quantized' is not read here"),
+    "bytes": (lambda c: c.update(format="int-quantized"), "num_bits 4 is not read here"),
     "activations": (lambda c: group(c).update(input_activations={"num_bits": 8}), "input_activations"),
     "act order": (lambda c: weights(c).update(actorder="group"), "actorder 'group' is not read here"),
     "floats": (lambda c: weights(c).update(type="float"), "type 'float' is not read here"),
