@@ -59,6 +59,11 @@ ROUNDED: dict[str, tuple[str, dict[str, Any], Any]] = {
         qt.ZeroPoint(format="mlx", lossy=True, bits=4, granularity="group", group_size=32),
     ),
 }
+# Checkpoints of GPTQ's format that are converted: the model, and options of GPTQ.
+CONVERTED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "converted-4bit": ("llama", {}, {}),
+    "converted-channels-8bit": ("qwen2", _QWEN, {"bits": 8, "group_size": -1}),
+}
 
 
 def random_model(model_type: str, changes: dict[str, Any]) -> PreTrainedModel:
@@ -76,8 +81,12 @@ def main(folder: Path) -> None:
     """Write all kinds."""
     cheap = {"group_size": 32, "calibration": "self", "num_samples": 2, "seq_len": 32, "refine": 0, "qep_alpha": 0}
     gptq = {name: (*made, qt.GPTQ(format="mlx", **cheap | options)) for name, (*made, options) in MADE.items()}
-    for name, (model_type, changes, config) in {**gptq, **ROUNDED}.items():
-        qt.quantize(random_model(model_type, changes), config, output=folder / name, overwrite=True, device="cpu")
+    taken = {name: (*made, qt.GPTQ(**cheap | options)) for name, (*made, options) in CONVERTED.items()}
+    for name, (model_type, changes, config) in {**gptq, **ROUNDED, **taken}.items():
+        made = folder / f"{name}-gptq" if name in CONVERTED else folder / name
+        qt.quantize(random_model(model_type, changes), config, output=made, overwrite=True, device="cpu")
+        if name in CONVERTED:
+            qt.convert(made, "mlx", folder / name, overwrite=True)
         model = qt.load(folder / name, device="cpu", dtype="float32").model
         weights = {
             f"weight of {module}": layer.dequantize()

@@ -44,6 +44,7 @@ class Convertible:
         checkpoint: with wrong values of its config corrected.
         format, layout: the name of its format, and the way in which that packs codes.
         config: the config that it describes.
+        is_named: whether its codes are known to be of that config's method, and not just as that makes them.
         options: fields of the config, with what its receipt adds to how the codes were chosen.
         model: the model on the meta device.
         layers: the codes of each quantized layer by the names of the model's modules.
@@ -53,6 +54,7 @@ class Convertible:
     format: str
     layout: str
     config: MethodConfig
+    is_named: bool
     options: Mapping[str, Any]
     model: Any
     layers: Mapping[str, LayerCodes]
@@ -150,7 +152,14 @@ def read_convertible(checkpoint: Checkpoint) -> Convertible:
     layouts = stored_as.layouts if isinstance(stored_as, GroupedFormat) else ()
     layout = getattr(read_as.config, "checkpoint_format", "") if layouts else stored_as.name
     return Convertible(
-        checkpoint, stored_as.name, layout, read_as.config, _options_of(checkpoint, read_as.config), model, codes
+        checkpoint=checkpoint,
+        format=stored_as.name,
+        layout=layout,
+        config=read_as.config,
+        is_named=reader.name == read_as.config.method,
+        options=_options_of(checkpoint, read_as.config),
+        model=model,
+        layers=codes,
     )
 
 
@@ -220,7 +229,7 @@ def recode(source: Convertible, target: GroupedFormat | LayersFormat, layout: st
         own = _in_format(source.config, target.name)
         origin = {"method": method, "options": own.to_file()} if own is not None else None
         values = target.describe_recoded(replace(described, origin=origin), layout)
-        if target.method_of(values)[0] != method:
+        if source.is_named and target.method_of(values)[0] != method:
             raise _refusal(source, layout, f"codes of method {method!r}")
     return Recoded(target, layout, tensors, values, described.left, tuple(_notes(source, tensors, dtype, usual)))
 

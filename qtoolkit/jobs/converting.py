@@ -189,7 +189,9 @@ def _write_receipt(source: Convertible, folder: Path, notes: tuple[str, ...], st
             predicted_disk_after=plan.disk_after,
         )
         base = behaviour_of(checkpoint)
-        about = replace(plan, source=checkpoint.record(), device="cpu")
+        # How codes of others were chosen, nothing tells.
+        settings = {key: value for key, value in plan.settings.items() if key in LAYOUT}
+        about = replace(plan, source=checkpoint.record(), settings=settings)
         every = (*checkpoint.notes, *base.notes, *notes)
         report = quantization_report(about, every, memory, folder, time.monotonic() - started)
         deciding = versions(packages_of_method(plan.method))

@@ -19,11 +19,18 @@ from tests.sample_models import plain_logits, random_model
 
 TOKENS = torch.arange(2, 34).reshape(2, 16)
 GPTQ = [
-    *(files.Recipe(bits=bits, sym=sym) for bits in (2, 3, 4, 8) for sym in (True, False)),
-    files.Recipe("qwen2", group_size=64, sym=False),
-    files.Recipe("mixtral", bits=3),
+    files.Recipe(bits=3, sym=False),
     files.Recipe("llama_tied", group_size=-1),
-    files.Recipe("llama", checkpoint_format="gptq_v2"),
+    *(
+        pytest.param(recipe, marks=pytest.mark.slow)
+        for recipe in (
+            *(files.Recipe(bits=bits) for bits in (2, 3, 4, 8)),
+            *(files.Recipe(bits=bits, sym=False) for bits in (2, 4, 8)),
+            files.Recipe("qwen2", group_size=64, sym=False),
+            files.Recipe("mixtral", bits=3),
+            files.Recipe(checkpoint_format="gptq_v2"),
+        )
+    ),
 ]
 Shapes = dict[str, tuple[int, int]]
 
@@ -117,8 +124,11 @@ def test_embeddings_are_kept(architecture: str, tmp_path: Path) -> None:
     "config",
     [
         qt.AbsMax(format="native"),
-        qt.AbsMax(bits=4, granularity="group", group_size=32, rules={"*.down_proj": {"bits": 8}}, format="native"),
-        qt.ZeroPoint(granularity="channel"),
+        pytest.param(qt.ZeroPoint(granularity="channel"), marks=pytest.mark.slow),
+        pytest.param(
+            qt.AbsMax(bits=4, granularity="group", group_size=32, rules={"*.down_proj": {"bits": 8}}, format="native"),
+            marks=pytest.mark.slow,
+        ),
         qt.ZeroPoint(bits=4, granularity="group", group_size=32, exclude=()),
     ],
     ids=as_call,
