@@ -29,6 +29,8 @@ MADE = {
 MADE["4bit-one-group"] = {"group_size": -1}
 MADE["4bit-mixed"] = {"rules": {"*.down_proj": {"bits": 8}, "*.v_proj": {"bits": 2}, "*.1.*.q_proj": {"bits": 3}}}
 MADE["4bit-some-left"] = {"exclude": ("lm_head", "layers.0.mlp.down_proj", "o_proj")}
+# Those that go through another format and back.
+CONVERTED = ("4bit-sym-static", "3bit-asym-static")
 
 
 def numbers() -> PreTrainedTokenizerFast:
@@ -67,6 +69,12 @@ def main(folder: Path) -> None:
         claim(folder / name, numbers())
         # In float32 a layer multiplies with its exact weight, for whatever number of tokens.
         keep(qt.load(folder / name, device="cpu", dtype="float32").model, folder / name)
+    for name in CONVERTED:
+        # There and back: what the other format does not keep would be missing here.
+        between, back = folder / "between", folder / f"{name}-converted"
+        qt.convert(folder / f"{name}-gptq", "compressed-tensors", between, overwrite=True)
+        qt.convert(between, "gptq", back, overwrite=True)
+        keep(qt.load(back, device="cpu", dtype="float32").model, back)
 
 
 if __name__ == "__main__":

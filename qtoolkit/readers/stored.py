@@ -52,8 +52,11 @@ class Stored:
 
     @property
     def packs_zero_points(self) -> bool:
-        """Return whether transformers is left to unpack zero points while it computes."""
-        return not self.sym and not self.expands
+        """Return whether transformers is left to unpack zero points while it computes.
+
+        False beside quantized embeddings, which it does not take in any way.
+        """
+        return not self.sym and not self.expands and self.embeddings is None
 
 
 def describe_stored(
@@ -86,6 +89,9 @@ def describe_stored(
     group_size = -1 if whole else options.get("group_size")
     is_sym = bool(options.get("sym", sym))
     described = {} if values is None else values
+    embeddings = options.get("embeddings")
+    # It is never written beside quantized embeddings, which transformers would expand wrongly.
+    expands = not is_sym and embeddings is None if values is None else values.get("run_compressed") is False
     return Stored(
         format=stored_as,
         layout=_layout(described, options),
@@ -93,9 +99,9 @@ def describe_stored(
         group_sizes=(group_size,) if isinstance(group_size, int) else (),
         sym=is_sym,
         desc_act=bool(options.get("desc_act")) and group_size != -1,
-        embeddings=options.get("embeddings"),
+        embeddings=embeddings,
         dtype=dtype,
-        expands=not is_sym if values is None else values.get("run_compressed") is False,
+        expands=expands,
         mixed_units=mixed_units(in_blocks, left),
         misnamed_units=misnamed_units(in_blocks, described),
         left=tuple(sorted(name for name in left if name not in layers and _is_usual(name))) if in_blocks else (),
@@ -111,7 +117,9 @@ def _is_usual(name: str) -> bool:
 def _layout(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Return what a format calls the way that it packs codes, by the config of a checkpoint or of a method."""
     named = values.get("checkpoint_format") or values.get("format") or options.get("checkpoint_format") or ""
-    return str(named)
+    # Some programs call it so; others write the number of their own version.
+    version = str(values.get("version") or "").lower()
+    return str(named) or (version if version.isidentifier() else "")
 
 
 def units_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:

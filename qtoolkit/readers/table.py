@@ -250,11 +250,25 @@ _GGUF = (
 
 _FOUR_BITS = Limit("bits", (4,), "AWQ of {got} bits")
 _AWQ = (
-    Entry("transformers", "awq", source="transformers/quantizers/quantizer_awq.py", needs="gptqmodel"),
+    Entry(
+        "transformers",
+        "awq",
+        source="transformers/quantizers/quantizer_awq.py",
+        needs="gptqmodel",
+        note="with qtoolkit imported it needs none",
+    ),
+    Entry("transformers4", "awq", source="transformers/quantizers/quantizer_awq.py", needs="autoawq"),
     Entry("vllm", "awq", source=f"{_VLLM}/auto_awq.py", limits=(Limit("bits", (4, 8), "AWQ of {got} bits"), _MIXED)),
     Entry("sglang", "awq", source=f"{_SGLANG}/awq/awq.py:84", limits=(_FOUR_BITS, _MIXED)),
     Entry("mlx-lm", "awq", source="mlx_lm/utils.py:113-116, 569", limits=(_FOUR_BITS,)),
     Entry("gptqmodel", "awq", source="gptqmodel/nn_modules/qlinear/torch_awq.py:26"),
+    Entry("peft", "awq", source="peft/tuners/lora/awq.py", needs="gptqmodel, which loads the model"),
+    Entry(
+        "qtoolkit",
+        "awq",
+        source="qtoolkit/formats/awq",
+        limits=(_FOUR_BITS, Limit("layout", ("", "gemm"), "AWQ in version {got}", "load it with gptqmodel")),
+    ),
 )
 
 _FP8 = (
