@@ -9,14 +9,14 @@ from importlib.metadata import EntryPoint
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
+from qtoolkit.errors import CheckpointError, ConfigError, UnknownMethodError, UnsupportedModelError
 from qtoolkit.formats import Layer, Reader, format_of, packages_of_format, register_formats
 from qtoolkit.methods.config import MethodConfig, as_call
 from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig, check_rules, rules_of
 from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
 from qtoolkit.optional import entry_points_in, package_of
-from qtoolkit.readers import Stored, describe_stored
+from qtoolkit.readers import Stored, describe_stored, group_size_of
 from qtoolkit.records import OnProgress
 from qtoolkit.requests import option
 
@@ -147,7 +147,12 @@ def config_of_checkpoint(values: Mapping[str, Any]) -> MethodConfig:
         kind = values.get("quant_method")
         raise UnsupportedModelError(f"no method here reads checkpoints of {kind!r}: load it with transformers")
     name, options = stored_as.method_of(values)
-    return config_class(name).from_file(options)
+    config = config_class(name).from_file(options)
+    if config.format != stored_as.name:
+        raise CheckpointError(
+            f"the config says that {name} stored it as {config.format}, not as {stored_as.name}: get it again"
+        )
+    return config
 
 
 def stored_of(
@@ -170,11 +175,13 @@ def stored_of(
     """
     method = get_method(config.method)
     own = method.code_bits or 0
+    rules = isinstance(config, MixedConfig) and config.rules
     return describe_stored(
         config.format,
         {"bits": method.code_bits, **config.to_dict()},
         {name: bits or own or getattr(config.of(name), "bits", 0) for name, bits in layers.items()},
         left,
+        groups={name: group_size_of(vars(config.of(name))) for name in layers} if rules else None,
         sym=method.symmetric,
         dtype=dtype,
         values=values,

@@ -139,3 +139,14 @@ def test_a_sound_folder_has_no_problem(sound: tuple[Path, Tensors]) -> None:
     write(folder, tensors, Recipe().config)
     assert get_format("compressed-tensors").problems(folder, Recipe().config) == []
     assert isinstance(qt.load(folder, device="cpu"), qt.QuantizedModel)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [{"method": "nf4", "options": {}}, {"method": "absmax", "options": {"bits": 4, "format": "native"}}],
+    ids=["nf4", "native"],
+)
+def test_a_method_whose_codes_are_stored_otherwise(origin: dict[str, Any], sound: tuple[Path, Tensors]) -> None:
+    folder, tensors = sound
+    write(folder, tensors, Recipe().config | {"qtoolkit": origin})
+    assert "not as compressed-tensors: get it again" in message(folder)
