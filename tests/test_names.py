@@ -13,7 +13,13 @@ PACKAGE = Path(__file__).parent.parent / "qtoolkit"
 WINGS = ("methods", "formats", "kernels")
 # Public names, names of packages, what files of other programs look like, by which they are refused by name, and the
 # table of which program reads what.
-EXCEPTIONS = ("__init__.py", "optional.py", "models/foreign_codes.py", "readers/table.py")
+EXCEPTIONS = (
+    "__init__.py",
+    "optional.py",
+    "checkpoints/other_programs.py",
+    "models/foreign_codes.py",
+    "readers/table.py",
+)
 ALLOWED = {
     # The default method.
     "notebook/body.py": {"nf4"},

@@ -9,8 +9,8 @@ from importlib.metadata import EntryPoint
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qtoolkit.errors import CheckpointError, ConfigError, UnknownMethodError, UnsupportedModelError
-from qtoolkit.formats import Layer, Reader, format_of, packages_of_format, register_formats
+from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
+from qtoolkit.formats import GroupedFormat, Layer, Reader, format_of, get_format, packages_of_format, register_formats
 from qtoolkit.methods.config import MethodConfig, as_call
 from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig, check_rules, rules_of
@@ -147,12 +147,7 @@ def config_of_checkpoint(values: Mapping[str, Any]) -> MethodConfig:
         kind = values.get("quant_method")
         raise UnsupportedModelError(f"no method here reads checkpoints of {kind!r}: load it with transformers")
     name, options = stored_as.method_of(values)
-    config = config_class(name).from_file(options)
-    if config.format != stored_as.name:
-        raise CheckpointError(
-            f"the config says that {name} stored it as {config.format}, not as {stored_as.name}: get it again"
-        )
-    return config
+    return config_class(name).from_file(options)
 
 
 def stored_of(
@@ -175,13 +170,24 @@ def stored_of(
     """
     method = get_method(config.method)
     own = method.code_bits or 0
-    rules = isinstance(config, MixedConfig) and config.rules
+    options = {"bits": method.code_bits, **config.to_dict()}
+    written = format_of(values)
+    stored_as = get_format(config.format) if written is None else written
+    held = stored_as.group_sizes if isinstance(stored_as, GroupedFormat) else ()
+    if held and options.get("granularity", "group") != "group":
+        # One scale of an output is repeated for its groups.
+        options |= {"granularity": "group", "group_size": max(held)}
+    whole = max(held) if held else -1
+    sizes: dict[str, int | None] | None = None
+    if isinstance(config, MixedConfig) and config.rules:
+        own_sizes = {name: group_size_of(vars(config.of(name))) for name in layers}
+        sizes = {name: whole if size == -1 else size for name, size in own_sizes.items()}
     return describe_stored(
-        config.format,
-        {"bits": method.code_bits, **config.to_dict()},
+        stored_as.name,
+        options,
         {name: bits or own or getattr(config.of(name), "bits", 0) for name, bits in layers.items()},
         left,
-        groups={name: group_size_of(vars(config.of(name))) for name in layers} if rules else None,
+        groups=sizes,
         sym=method.symmetric,
         dtype=dtype,
         values=values,

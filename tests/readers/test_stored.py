@@ -89,9 +89,14 @@ def test_groups_of_single_layers_are_told_and_mix_a_unit() -> None:
     assert (one.bits, one.group_sizes, one.mixed_units) == ((8,), (-1, 32), (QKV,))
     alike = {f"*.{end}_proj": own for end in "qkvo"}
     assert stored_of(qt.AbsMax(granularity="channel", rules=alike), names).mixed_units == ()
-    assert stored_of(qt.AbsMax(granularity="channel", rules={"*.o_proj": own | {"group_size": 48}})).group_sizes == (
-        -1,
-    )
+
+
+def test_layers_of_blocks_that_are_left_are_named() -> None:
+    """Not what no program quantizes: heads, routers; nor what is quantized under the name of a plain weight."""
+    names = ["model.layers.0.mlp.down_proj", "model.layers.0.mlp.gate", "lm_head", "model.layers.1.self_attn.k_proj"]
+    stored = describe_stored("gptq", {"bits": 4}, {"model.layers.1.self_attn.k_proj": 4}, iter(names))
+    assert stored.left == ("model.layers.0.mlp.down_proj",)
+    assert describe_stored("gptq", {"bits": 4}, {}, names).left == ()
 
 
 def test_a_config_file_may_hold_anything() -> None:

@@ -10,6 +10,8 @@ import torch
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError
 from qtoolkit.formats import get_format
+from qtoolkit.publishing.artifact import open_artifact
+from qtoolkit.publishing.contract_check import stored_in
 from tests.formats.compressed_tensors.packed_files import Recipe, Tensors, write, write_checkpoint
 
 LAYER = "model.layers.0.mlp.up_proj"  # [128, 64] in groups of 32
@@ -146,7 +148,10 @@ def test_a_sound_folder_has_no_problem(sound: tuple[Path, Tensors]) -> None:
     [{"method": "nf4", "options": {}}, {"method": "absmax", "options": {"bits": 4, "format": "native"}}],
     ids=["nf4", "native"],
 )
-def test_a_method_whose_codes_are_stored_otherwise(origin: dict[str, Any], sound: tuple[Path, Tensors]) -> None:
+def test_who_reads_a_folder_is_told_by_its_format_whatever_it_says_of_its_method(
+    origin: dict[str, Any], sound: tuple[Path, Tensors]
+) -> None:
     folder, tensors = sound
     write(folder, tensors, Recipe().config | {"qtoolkit": origin})
-    assert "not as compressed-tensors: get it again" in message(folder)
+    stored = stored_in(open_artifact(folder))
+    assert stored is not None and stored.format == "compressed-tensors"
