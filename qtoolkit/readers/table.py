@@ -28,11 +28,11 @@ PROGRAMS = (
 
 _COMPRESSED = "format='compressed-tensors' holds them"
 _EMBEDDINGS = "leave embeddings out"
-_UNITS = "give q, k and v, and gate and up, the same bits"
+_UNITS = "quantize q, k and v alike, and gate and up alike"
 _SERVER_GROUPS = (-1, 32, 64, 128)
 _GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _ONE_WIDTH = Limit("widths", (1,), "layers with different bits: it gives all the same", "give all layers the same bits")
-_MIXED = Limit("mixed_units", (), "layers that it fuses have different bits", _UNITS)
+_MIXED = Limit("mixed_units", (), "layers that it fuses are not quantized alike", _UNITS)
 _MISNAMED = Limit("misnamed_units", (), "dynamic names layers, where it looks for the fused name", "write it anew")
 _NO_EMBEDDINGS = Limit("embeddings", (None,), "quantized embeddings", _EMBEDDINGS)
 

@@ -90,7 +90,7 @@ def test_a_program_loads_it_or_not(stored: Stored, reader: str, loads: bool) -> 
 def test_the_reason_names_what_was_got_and_every_broken_condition() -> None:
     reading = reading_of("vllm", readers_of(replace(GPTQ, bits=(3, 4), sym=False, mixed_units=("h.0.qkv_proj",))))
     assert reading.why == (
-        "GPTQ of 3 bits: it takes 4 and 8, asymmetric GPTQ, layers that it fuses have different bits"
+        "GPTQ of 3 bits: it takes 4 and 8, asymmetric GPTQ, layers that it fuses are not quantized alike"
     )
     assert "format='compressed-tensors' holds them" in reading.remedy
 

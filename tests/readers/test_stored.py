@@ -47,6 +47,7 @@ def test_a_unit_is_mixed_where_its_layers_differ(layers: dict[str, int], left: A
         ({r"-:.*qkv_proj": {}}, (QKV,)),
         ({r"+:(": {"bits": 8}}, (QKV,)),
         ({r"+:.*self_attn.*": {"bits": 8}}, ()),
+        ({r"+:.*self_attn.*": [8]}, (QKV,)),
     ],
 )
 def test_dynamic_must_match_the_fused_name(dynamic: dict[str, Any], misnamed: tuple[str, ...]) -> None:
@@ -80,6 +81,16 @@ def test_layers_tell_more_than_the_config() -> None:
     stored = stored_of(config, dict.fromkeys([*BLOCK, "lm_head"], 0))
     assert (stored.bits, stored.mixed_units) == ((4, 8), (QKV,))
     assert stored_of(config, bits(q=8, k=8, v=8)).mixed_units == ()
+
+
+def test_groups_of_single_layers_are_told_and_mix_a_unit() -> None:
+    """vLLM joins q, k and v into one matrix, which has one group size (compressed_tensors.py, `get_scheme_dict`)."""
+    own = {"granularity": "group", "group_size": 32}
+    names = dict.fromkeys(BLOCK, 0)
+    one = stored_of(qt.AbsMax(granularity="channel", rules={"*.q_proj": own}), names)
+    assert (one.bits, one.group_sizes, one.mixed_units) == ((8,), (-1, 32), (QKV,))
+    alike = {f"*.{end}_proj": own for end in "qkvo"}
+    assert stored_of(qt.AbsMax(granularity="channel", rules=alike), names).mixed_units == ()
 
 
 def test_layers_of_blocks_that_are_left_are_named() -> None:
