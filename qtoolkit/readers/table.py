@@ -3,11 +3,12 @@
 Sources were read in the wheels that PyPI served on 2026-11-28; `make readers` reads them again, and tells what moved.
 """
 
+from qtoolkit.readers.eight_bits_table import EIGHT_BITS
 from qtoolkit.readers.entry import Entry, Limit, Program
 
 OWN = "qtoolkit"
 PROGRAMS = (
-    Program("transformers", "transformers", "5.23.0", "transformers/quantizers/auto.py"),
+    Program("transformers", "transformers", "5.24.0", "transformers/quantizers/auto.py"),
     Program("transformers4", "transformers", "4.57.6", "transformers/quantizers/auto.py", is_rare=True),
     Program("vllm", "vLLM", "0.33.0", "vllm/model_executor/layers/quantization/__init__.py"),
     Program("sglang", "SGLang", "0.5.23", "sglang/srt/layers/quantization/__init__.py"),
@@ -27,11 +28,11 @@ PROGRAMS = (
 
 _COMPRESSED = "format='compressed-tensors' holds them"
 _EMBEDDINGS = "leave embeddings out"
-_UNITS = "give q, k and v, and gate and up, the same bits"
+_UNITS = "quantize q, k and v alike, and gate and up alike"
 _SERVER_GROUPS = (-1, 32, 64, 128)
 _GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _ONE_WIDTH = Limit("widths", (1,), "layers with different bits: it gives all the same", "give all layers the same bits")
-_MIXED = Limit("mixed_units", (), "layers that it fuses have different bits", _UNITS)
+_MIXED = Limit("mixed_units", (), "layers that it fuses are not quantized alike", _UNITS)
 _MISNAMED = Limit("misnamed_units", (), "dynamic names layers, where it looks for the fused name", "write it anew")
 _NO_EMBEDDINGS = Limit("embeddings", (None,), "quantized embeddings", _EMBEDDINGS)
 
@@ -68,6 +69,7 @@ _GPTQ = (
             _MIXED,
             _MISNAMED,
         ),
+        note="on a processor with 4 bits alone",
     ),
     Entry(
         "sglang",
@@ -98,6 +100,7 @@ _GPTQ = (
             Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits"),
             _ONE_WIDTH,
             Limit("layout", ("", "gptq"), "zero points stored as {got}", "leave checkpoint_format out"),
+            Limit("left", (), "layers of a block that are left as they are", "leave exclude out"),
         ),
     ),
     Entry(
@@ -248,11 +251,25 @@ _GGUF = (
 
 _FOUR_BITS = Limit("bits", (4,), "AWQ of {got} bits")
 _AWQ = (
-    Entry("transformers", "awq", source="transformers/quantizers/quantizer_awq.py", needs="gptqmodel"),
+    Entry(
+        "transformers",
+        "awq",
+        source="transformers/quantizers/quantizer_awq.py",
+        needs="gptqmodel",
+        note="with qtoolkit imported it needs none",
+    ),
+    Entry("transformers4", "awq", source="transformers/quantizers/quantizer_awq.py", needs="autoawq"),
     Entry("vllm", "awq", source=f"{_VLLM}/auto_awq.py", limits=(Limit("bits", (4, 8), "AWQ of {got} bits"), _MIXED)),
     Entry("sglang", "awq", source=f"{_SGLANG}/awq/awq.py:84", limits=(_FOUR_BITS, _MIXED)),
     Entry("mlx-lm", "awq", source="mlx_lm/utils.py:113-116, 569", limits=(_FOUR_BITS,)),
     Entry("gptqmodel", "awq", source="gptqmodel/nn_modules/qlinear/torch_awq.py:26"),
+    Entry("peft", "awq", source="peft/tuners/lora/awq.py", needs="gptqmodel, which loads the model"),
+    Entry(
+        "qtoolkit",
+        "awq",
+        source="qtoolkit/formats/awq",
+        limits=(_FOUR_BITS, Limit("layout", ("", "gemm"), "AWQ in version {got}", "load it with gptqmodel")),
+    ),
 )
 
 _FP8 = (
@@ -270,14 +287,16 @@ _PLAIN = (
     Entry("qtoolkit", "", source="qtoolkit/models"),
 )
 
-ENTRIES = (*_GPTQ, *_CT, *_BNB, *_MLX, *_GGUF, *_AWQ, *_FP8, *_NATIVE, *_PLAIN)
+ENTRIES = (*_GPTQ, *_CT, *EIGHT_BITS, *_BNB, *_MLX, *_GGUF, *_AWQ, *_FP8, *_NATIVE, *_PLAIN)
 
-# The columns of the README's table: formats and their titles.
+# The columns of the README's table: formats, what inputs are rounded to, and titles.
 COLUMNS = (
-    ("gptq", "GPTQ"),
-    ("compressed-tensors", "compressed-tensors (pack-quantized)"),
-    ("mlx", "MLX"),
-    ("bitsandbytes", "NF4, FP4, int8"),
-    ("native", "absmax, zero-point in format native"),
-    ("gguf", ".gguf"),
+    ("gptq", "", "GPTQ"),
+    ("compressed-tensors", "", "compressed-tensors (pack-quantized)"),
+    ("compressed-tensors", "float8", "FP8"),
+    ("compressed-tensors", "int8", "int8 W8A8"),
+    ("mlx", "", "MLX"),
+    ("bitsandbytes", "", "NF4, FP4, int8"),
+    ("native", "", "absmax, zero-point in format native"),
+    ("gguf", "", ".gguf"),
 )

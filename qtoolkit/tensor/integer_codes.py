@@ -72,14 +72,14 @@ def absmax_quantize(
         ([-8, 5, -2], -0.2)
     """
     q_min, q_max = code_range(bits, symmetric=True)
-    low, high = _extremes(x)
+    low, high = extremes(x)
     size = torch.maximum(-low, high)
     if full_range:
         q_min -= 1
-        scale = _stored_scale(size / -q_min, scale_dtype)
+        scale = rounded_up(size / -q_min, scale_dtype)
         scale = torch.where(high > -low, -scale, scale)
     else:
-        scale = _stored_scale(size / q_max, scale_dtype)
+        scale = rounded_up(size / q_max, scale_dtype)
     return _encode(x, scale, None, q_min, q_max), scale
 
 
@@ -117,15 +117,19 @@ def zero_point_quantize(
     """
     if not -128 <= q_min < q_max <= 127:
         raise ValueError(f"codes must be a range within [-128, 127], got [{q_min}, {q_max}]")
-    low, high = _extremes(x)
+    low, high = extremes(x)
     low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = _stored_scale((high - low) / (q_max - q_min), scale_dtype)
+    scale = rounded_up((high - low) / (q_max - q_min), scale_dtype)
     zero_point = (q_min - low / scale).round_().to(torch.int8)
     return _encode(x, scale, zero_point, q_min, q_max), scale, zero_point
 
 
-def _extremes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the smallest and the largest value of each group, float64 [..., 1]."""
+def extremes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the smallest and the largest value of each group x[..., group_size], float64 [..., 1].
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
     # torch.aminmax would read x once instead of twice, but is not vectorized on CPU: 10 to 40 times slower.
     low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
     # Both propagate NaN, so that x itself need not be checked.
@@ -134,8 +138,16 @@ def _extremes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return low.double(), high.double()
 
 
-def _stored_scale(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Round scales float64 [..., 1] upwards to the type in which they are stored; 0 becomes 1."""
+def rounded_up(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Round scales float64, not negative, upwards to the type in which they are stored; 0 becomes 1.
+
+    Args:
+        scale: of any shape.
+        dtype: float32, float16 or bfloat16.
+
+    Raises:
+        ValueError: a scale too large for the type.
+    """
     stored = torch.where(scale == 0, 1.0, scale).to(dtype)
     # The next larger positive float is the next larger integer with the same bits.
     stored = (stored.view(_BITS_OF[dtype]) + (stored.double() < scale)).view(dtype)

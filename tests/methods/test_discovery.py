@@ -80,6 +80,7 @@ def test_methods_of_this_package() -> None:
     assert {"absmax", "fp4", "int8", "nf4", "zero_point"} <= set(qt.available_methods())
 
 
+@pytest.mark.slow
 def test_a_method_from_another_package_works_whole(package: Path, tiny_llama: Path, tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(package)!r})\n" + USE
     subprocess.run([sys.executable, "-c", code, str(tiny_llama), str(tmp_path / "quantized")], check=True)
@@ -95,7 +96,8 @@ def test_two_methods_of_one_name_are_refused(package: Path, monkeypatch: pytest.
 
 def test_an_unknown_method_names_those_there_are() -> None:
     with pytest.raises(
-        UnknownMethodError, match=r"no method 'gtpq': the methods are absmax, fp4, gptq, int8, nf4, zero_point"
+        UnknownMethodError,
+        match=r"no method 'gtpq': the methods are absmax, fp4, fp8, gptq, int8, nf4, w8a8, zero_point",
     ):
         get_method("gtpq")
 
@@ -110,6 +112,6 @@ def test_every_config_is_a_public_name() -> None:
 
 
 def test_configs_are_attributes_of_the_package() -> None:
-    assert qt.ZeroPoint.__module__ == "qtoolkit.methods.affine"
+    assert qt.ZeroPoint.__module__ == "qtoolkit.methods.affine_config"
     with pytest.raises(AttributeError, match="no attribute 'NF5'"):
         _ = qt.NF5

@@ -124,6 +124,7 @@ def test_a_layer_with_a_rule_is_as_in_a_model_of_that_config_alone(tiny_llama: P
         assert all(torch.equal(state[name], expected[name]) for name in state)
 
 
+@pytest.mark.slow
 def test_gptq_solves_a_layer_with_a_rule_as_in_a_model_of_these_bits(tiny_llama: Path) -> None:
     """q, k and v share one Hessian; those of the first block see the same inputs in all three models."""
     mixed = qt.quantize(tiny_llama, gptq(bits=3, rules={"q_proj": {"bits": 8}}), device="cpu")

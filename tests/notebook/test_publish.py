@@ -52,6 +52,7 @@ def test_help_tells_of_all_options(shell: InteractiveShell) -> None:
         assert f"{', '.join(option.flags)} {option.metavar}".strip() in text and option.help in text
 
 
+@pytest.mark.slow
 def test_figures_come_from_a_variable(shell: InteractiveShell, tiny_llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shell.user_ns["texts"] = [HELD_OUT]
@@ -119,6 +120,7 @@ def test_a_push_without_what_it_needs_is_refused(
         shell.run_line_magic("quantize", f"{tiny_llama} --method absmax {options}")
 
 
+@pytest.mark.slow
 def test_a_push_tells_the_base_of_a_model_in_memory(
     shell: InteractiveShell, tiny_llama: Path, tmp_path: Path, writable_hub: WritableHub
 ) -> None:

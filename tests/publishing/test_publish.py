@@ -16,6 +16,7 @@ from tests.publishing.test_planted_defects import TOKEN, json_of, new
 REPO = "me/tiny-nf4"
 
 
+@pytest.mark.slow
 def test_pushed_and_pulled_back_it_is_the_same_and_passes(
     writable_hub: WritableHub, made: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

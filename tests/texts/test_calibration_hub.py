@@ -267,6 +267,7 @@ print(load("wikitext2", AutoTokenizer.from_pretrained(sys.argv[1])).notes[0])
 """
 
 
+@pytest.mark.slow
 def test_python_ends_quietly_after_a_text_that_was_read_in_part(
     texts_hub: DatasetHub, smollm2: Path, tmp_path: Path
 ) -> None:

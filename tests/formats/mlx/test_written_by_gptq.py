@@ -81,6 +81,7 @@ def test_transformers_computes_the_same_once_qtoolkit_is_imported(made: Path) ->
     assert torch.equal(plain_logits(theirs, tokens), plain_logits(ours.model, tokens))
 
 
+@pytest.mark.slow
 def test_a_folder_is_verified_and_described(made: Path) -> None:
     verification = qt.verify(made)
     assert verification.passed, verification

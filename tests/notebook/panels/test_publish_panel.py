@@ -43,6 +43,7 @@ def press(part: PublishPanel, label: str) -> Any:
     return part.runner._results.records["verify" if label == "Verify" else "publish"]
 
 
+@pytest.mark.slow
 def test_checks_are_shown_as_they_are_made(publish: PublishPanel) -> None:
     shown: list[int] = []
     publish.checks.observe(lambda change: shown.append(change["new"].count("<li>")), names="value")
