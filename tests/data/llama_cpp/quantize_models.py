@@ -1,7 +1,7 @@
 """Let llama.cpp quantize small models with each mix, and store the type that it chose for each tensor.
 
 Run by hand, `python -m tests.data.llama_cpp.quantize_models`, where llama-cpp-python is installed, which pip compiles:
-`types.json` was written with 0.3.36. The tests compare with it, and need no llama.cpp.
+`types.json` was written with a libllama 0.4.0. The tests compare with it, and need no llama.cpp.
 """
 
 import ctypes
