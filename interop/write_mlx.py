@@ -47,6 +47,22 @@ MADE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "mixtral": ("mixtral", {"num_local_experts": 4}, {}),
     "bfloat16": ("llama", {"dtype": torch.bfloat16}, {"embeddings": 8}),
     "float16": ("llama", {"dtype": torch.float16}, {"full_range": False}),
+    "asymmetric": ("llama", _TIED, {"sym": False, "lossy": True, "embeddings": 8}),
+}
+# The same of methods that round. Scales of 8 significant bits, with which float32 products are exact.
+_SHORT: dict[str, Any] = {"dtype": torch.bfloat16}
+ROUNDED: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "absmax-8bit-embeddings": ("llama", _TIED | _SHORT, qt.AbsMax(format="mlx", embeddings=8)),
+    "zero-point": (
+        "llama",
+        _SHORT,
+        qt.ZeroPoint(format="mlx", lossy=True, bits=4, granularity="group", group_size=32),
+    ),
+}
+# Checkpoints of GPTQ's format that are converted: the model, and options of GPTQ.
+CONVERTED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "converted-4bit": ("llama", {}, {}),
+    "converted-channels-8bit": ("qwen2", _QWEN, {"bits": 8, "group_size": -1}),
 }
 
 
@@ -63,10 +79,14 @@ def random_model(model_type: str, changes: dict[str, Any]) -> PreTrainedModel:
 
 def main(folder: Path) -> None:
     """Write all kinds."""
-    for name, (model_type, changes, options) in MADE.items():
-        cheap = {"group_size": 32, "calibration": "self", "num_samples": 2, "seq_len": 32, "refine": 0, "qep_alpha": 0}
-        config = qt.GPTQ(format="mlx", **cheap | options)
-        qt.quantize(random_model(model_type, changes), config, output=folder / name, overwrite=True, device="cpu")
+    cheap = {"group_size": 32, "calibration": "self", "num_samples": 2, "seq_len": 32, "refine": 0, "qep_alpha": 0}
+    gptq = {name: (*made, qt.GPTQ(format="mlx", **cheap | options)) for name, (*made, options) in MADE.items()}
+    taken = {name: (*made, qt.GPTQ(**cheap | options)) for name, (*made, options) in CONVERTED.items()}
+    for name, (model_type, changes, config) in {**gptq, **ROUNDED, **taken}.items():
+        made = folder / f"{name}-gptq" if name in CONVERTED else folder / name
+        qt.quantize(random_model(model_type, changes), config, output=made, overwrite=True, device="cpu")
+        if name in CONVERTED:
+            qt.convert(made, "mlx", folder / name, overwrite=True)
         model = qt.load(folder / name, device="cpu", dtype="float32").model
         weights = {
             f"weight of {module}": layer.dequantize()

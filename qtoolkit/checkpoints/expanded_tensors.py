@@ -15,7 +15,7 @@ from qtoolkit.tensor.float8 import CODES, float8_dequantize, has_nan, scale_shap
 from qtoolkit.tensor.mxfp4 import GROUP_SIZE, NAN_EXPONENT, expand_mxfp4
 
 # Weights that are expanded at one time, if the block that shares a scale is no larger.
-AT_ONCE = 2**18
+AT_ONCE = 2**16
 # Bytes that each of them takes meanwhile: its code, steps between, float32 and the result.
 _BYTES_AT_ONCE = 16
 # Threads in which transformers reads weights: GLOBAL_WORKERS of its `core_model_loading`.

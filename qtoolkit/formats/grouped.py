@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from qtoolkit.formats.conversion import LayerCodes
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.formats.recoding import RecodedTensors
-    from qtoolkit.formats.stored_layer import GroupedTensors
+    from qtoolkit.formats.stored_layer import GroupedTensors, RowTensors
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
@@ -32,12 +32,18 @@ class Grid:
         group_size: inputs that share a scale, -1 for all of them.
         sym: whether zero points lie in the middle of the codes, and none are stored.
         order: "activation" where columns were done in that order, "natural" otherwise.
+        kind: "int", or "float" for float8 e4m3fn.
+        block: outputs and inputs that share a scale; None where no blocks do.
+        in_bytes: whether codes take a byte each, for programs that round inputs to 8 bits too and multiply so.
     """
 
     bits: int
     group_size: int
     sym: bool
     order: str = "natural"
+    kind: str = "int"
+    block: tuple[int, int] | None = None
+    in_bytes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +57,7 @@ class RecodedLayers:
             the file, or in the model for a head that is tied.
         left: full names of the matrices in the blocks that are not quantized.
         outside: full names of the linear layers outside the blocks that are not quantized, in the file and the model.
+        whole: whether each quantized layer has one group of all its inputs, embeddings aside.
         options: fields of the config of the method that chose the codes.
         origin: that method's name and options for the format's file, where the file is to tell them; None otherwise.
     """
@@ -60,8 +67,16 @@ class RecodedLayers:
     embeddings: Mapping[str, Grid]
     left: tuple[str, ...]
     outside: tuple[str, ...]
+    whole: bool
     options: Mapping[str, Any]
     origin: Values | None = None
+
+    def without_sizes(self) -> "RecodedLayers":
+        """Return the same with groups of -1 where each layer has one group, for formats that say so."""
+        if not self.whole:
+            return self
+        grids = {name: replace(grid, group_size=-1) for name, grid in self.grids.items()}
+        return replace(self, base=replace(self.base, group_size=-1), grids=grids)
 
 
 class GroupedFormat(Format):
@@ -73,11 +88,13 @@ class GroupedFormat(Format):
     Attributes:
         widths: the sizes of a code that it holds, in bits.
         embedding_widths: those that it holds for embeddings and output heads; empty where it holds none.
+        group_sizes: the inputs that may share a scale; empty for any from 32 on, and for all of an output.
         layouts: its ways to pack codes by the names that a conversion asks for; empty where its own name is enough.
     """
 
     widths: ClassVar[tuple[int, ...]]
     embedding_widths: ClassVar[tuple[int, ...]] = ()
+    group_sizes: ClassVar[tuple[int, ...]] = ()
     layouts: ClassVar[tuple[str, ...]] = ()
 
     def check(self, config: Any) -> None:
@@ -125,6 +142,19 @@ class GroupedFormat(Format):
             bits: size of a code.
             dtype: type of the weight in full precision.
         """
+
+    def byte_tensors_of(self, grid: Grid, out_features: int, in_features: int, *, dtype: "torch.dtype") -> "RowTensors":
+        """Return how a weight is stored whose codes take a byte each, so that programs multiply in 8 bits.
+
+        Args:
+            grid: how the codes are spaced.
+            out_features, in_features: of the weight.
+            dtype: type of the weight in full precision.
+
+        Raises:
+            ConfigError: the format holds no such layers.
+        """
+        raise ConfigError(f"format {self.name!r} holds no layers that are multiplied in 8 bits: name another format")
 
     @abstractmethod
     def codes_of(self, config: Any, tensors: Mapping[str, "torch.Tensor"]) -> "Codes":
@@ -229,4 +259,8 @@ class GroupedFormat(Format):
 
     def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
         """Return warnings about a result with these layers, one line each. Default: none."""
+        return ()
+
+    def measured_notes(self, model: "PreTrainedModel") -> tuple[str, ...]:
+        """Return what storing the codes has changed in a quantized model, one line each. Default: nothing."""
         return ()

@@ -13,13 +13,13 @@ from qtoolkit.formats import (
     Grid,
     GroupedFormat,
     Layer,
+    LayersFormat,
     RecodedLayers,
     conversion_targets,
     format_of,
     get_format,
 )
-from qtoolkit.formats.base import LayersFormat
-from qtoolkit.formats.conversion import LayerCodes, layer_codes
+from qtoolkit.formats.layer_codes import LayerCodes, layer_codes
 from qtoolkit.formats.recoding import RecodedTensors
 from qtoolkit.formats.stored_layer import StoredLayer, bias_dtype, module_names
 from qtoolkit.formats.stored_reader import StoredReader
@@ -44,6 +44,7 @@ class Convertible:
         checkpoint: with wrong values of its config corrected.
         format, layout: the name of its format, and the way in which that packs codes.
         config: the config that it describes.
+        is_named: whether its codes are known to be of that config's method, and not just as that makes them.
         options: fields of the config, with what its receipt adds to how the codes were chosen.
         model: the model on the meta device.
         layers: the codes of each quantized layer by the names of the model's modules.
@@ -53,6 +54,7 @@ class Convertible:
     format: str
     layout: str
     config: MethodConfig
+    is_named: bool
     options: Mapping[str, Any]
     model: Any
     layers: Mapping[str, LayerCodes]
@@ -89,8 +91,9 @@ class Recoded:
 
 
 def _entries(stored_as: Format, values: Mapping[str, Any]) -> dict[str, Any]:
-    grouped = isinstance(stored_as, GroupedFormat)
-    return stored_as.config_entries(values) if grouped else {"quantization_config": dict(values)}
+    if isinstance(stored_as, GroupedFormat):
+        return stored_as.config_entries(values)
+    return {"quantization_config": dict(values)}
 
 
 def find_target(name: str) -> tuple[GroupedFormat | LayersFormat, str]:
@@ -141,7 +144,7 @@ def read_convertible(checkpoint: Checkpoint) -> Convertible:
             place="block" if name.startswith(in_blocks) else "embedding" if name == token else "head",
             transposed=structure.is_transposed(modules[name]),
         )
-        for name, layer in layers.items()
+        for name, layer in ((name, layers[name]) for name in modules if name in layers)
     }
     # Layers that servers join must be stored alike, so that one with zero points makes all others have them.
     sym = all(one.sym for one in codes.values() if one.place == "block")
@@ -149,7 +152,14 @@ def read_convertible(checkpoint: Checkpoint) -> Convertible:
     layouts = stored_as.layouts if isinstance(stored_as, GroupedFormat) else ()
     layout = getattr(read_as.config, "checkpoint_format", "") if layouts else stored_as.name
     return Convertible(
-        checkpoint, stored_as.name, layout, read_as.config, _options_of(checkpoint, read_as.config), model, codes
+        checkpoint=checkpoint,
+        format=stored_as.name,
+        layout=layout,
+        config=read_as.config,
+        is_named=reader.name == read_as.config.method,
+        options=_options_of(checkpoint, read_as.config),
+        model=model,
+        layers=codes,
     )
 
 
@@ -219,7 +229,7 @@ def recode(source: Convertible, target: GroupedFormat | LayersFormat, layout: st
         own = _in_format(source.config, target.name)
         origin = {"method": method, "options": own.to_file()} if own is not None else None
         values = target.describe_recoded(replace(described, origin=origin), layout)
-        if target.method_of(values)[0] != method:
+        if source.is_named and target.method_of(values)[0] != method:
             raise _refusal(source, layout, f"codes of method {method!r}")
     return Recoded(target, layout, tensors, values, described.left, tuple(_notes(source, tensors, dtype, usual)))
 
@@ -307,11 +317,12 @@ def _describe(source: Convertible, tensors: Mapping[str, RecodedTensors]) -> Rec
     has_embedding = any(codes.place == "embedding" for codes in layers.values())
     apart = {name for name, codes in layers.items() if has_embedding and codes.place != "block"}
     whole = all(one.inputs_per_scale == one.in_features for name, one in tensors.items() if name not in apart)
-    grids, embeddings = {}, {}
+    grids: dict[str, Grid] = {}
+    embeddings: dict[str, Grid] = {}
     for name, codes in layers.items():
         size = tensors[name].inputs_per_scale
         if name not in apart:
-            grids[codes.name] = Grid(codes.bits, -1 if whole else size, codes.sym, order)
+            grids[codes.name] = Grid(codes.bits, size, codes.sym, order)
             continue
         tied = [one for one, other in model.all_tied_weights_keys.items() if other == f"{name}.weight"]
         names = (codes.name, *(one.removesuffix(".weight") for one in tied))
@@ -321,7 +332,7 @@ def _describe(source: Convertible, tensors: Mapping[str, RecodedTensors]) -> Rec
     others = {name: module for name, module in named.items() if name not in stored}
     in_file = {module: name for name, module in others.items()}
     linear = [name for name, module in model.named_modules() if structure.is_linear(module)]
-    outside = [name for name in linear if not name.startswith(in_blocks) and name not in layers | embeddings]
+    outside = [name for name in linear if not name.startswith(in_blocks) and name not in {*layers, *embeddings}]
     ((base, _),) = Counter(grids.values()).most_common(1)
     return RecodedLayers(
         base=base,
@@ -330,5 +341,6 @@ def _describe(source: Convertible, tensors: Mapping[str, RecodedTensors]) -> Rec
         left=tuple(name for name, module in others.items() if module.startswith(in_blocks)),
         # Some readers look for a layer by its name in the file, others by that in the model.
         outside=tuple({**{in_file.get(name, name): name for name in outside}, **dict.fromkeys(outside, "")}),
+        whole=whole,
         options=options,
     )

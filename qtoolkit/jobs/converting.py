@@ -165,13 +165,18 @@ def _write_receipt(source: Convertible, folder: Path, notes: tuple[str, ...], st
     disk = disk_size(folder)
     own = receipt_of(checkpoint).value
     if own is not None:
-        sizes = {"footprint_after": plan.footprint_after, "disk_after": disk, "predicted_disk_after": plan.disk_after}
         stated = read_as.config.to_dict()
         receipt = replace(
             own,
             settings={**own.settings, **{key: stated[key] for key in LAYOUT & stated.keys()}},
             notes=(*own.notes, *notes),
-            memory=replace(own.memory, predicted_footprint_after=None, **sizes),
+            memory=replace(
+                own.memory,
+                footprint_after=plan.footprint_after,
+                predicted_footprint_after=None,
+                disk_after=disk,
+                predicted_disk_after=plan.disk_after,
+            ),
             num_layers=len(plan.layers),
         )
     else:
@@ -184,7 +189,9 @@ def _write_receipt(source: Convertible, folder: Path, notes: tuple[str, ...], st
             predicted_disk_after=plan.disk_after,
         )
         base = behaviour_of(checkpoint)
-        about = replace(plan, source=checkpoint.record(), device="cpu")
+        # How codes of others were chosen, nothing tells.
+        settings = {key: value for key, value in plan.settings.items() if key in LAYOUT}
+        about = replace(plan, source=checkpoint.record(), settings=settings)
         every = (*checkpoint.notes, *base.notes, *notes)
         report = quantization_report(about, every, memory, folder, time.monotonic() - started)
         deciding = versions(packages_of_method(plan.method))

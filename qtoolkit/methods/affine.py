@@ -4,17 +4,23 @@ One scale serves the whole weight, one output, or a group of inputs of one outpu
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats import Grid, GroupedFormat, Layer, check_embeddings, get_format
+from qtoolkit.formats import Layer
+from qtoolkit.methods.affine_config import (
+    SMALLEST_GROUP,
+    AbsMax,
+    AffineConfig,
+    ZeroPoint,
+    fitting_group_size,
+    stored_natively,
+)
 from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Outcome
-from qtoolkit.methods.mixed_precision import MixedConfig
 from qtoolkit.methods.weight_only import LinearMethod
 from qtoolkit.records import LayerPlan, OnProgress, Plan
-from qtoolkit.requests import option
 
 if TYPE_CHECKING:
     import torch
@@ -25,120 +31,10 @@ if TYPE_CHECKING:
     from qtoolkit.stream.journal import JournalLocation
 
 
-# What readers of other formats take: the smallest group, and the groups where the given one does not divide.
-_SMALLEST_GROUP = 32
-_GROUPS = (128, 64, 32)
-_EMBEDDING_BITS = (8, 4)
 # Weights of an embedding that are rounded at one time: a float32 copy of all of a large vocabulary takes gigabytes.
 _AT_ONCE = 2**21
-
-
-_FORMAT_HELP = (
-    "how the codes are stored: compressed-tensors, where it holds all layers, which transformers, vLLM and SGLang read "
-    "(with zero points not transformers 4); native is read with qtoolkit alone"
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AffineConfig(MixedConfig):
-    """Base of the configs of absmax and zero-point.
-
-    Attributes:
-        sym: whether its codes are symmetric.
-    """
-
-    sym: ClassVar[bool]
-
-    bits: int = option(8, choices=(8, 4), help="size of a code", unit="bits per weight", per_layer=True)
-    granularity: str = option(
-        "tensor",
-        choices=("tensor", "channel", "group"),
-        help="what shares one scale: the whole weight, an output, a group",
-        per_layer=True,
-    )
-    group_size: int = option(
-        64, help="with granularity group, inputs of one output that share a scale", unit="weights", per_layer=True
-    )
-
-    embeddings: int | None = option(
-        None,
-        help="size of a code of the token embedding and the output head, 8 or 4, where the format holds them",
-        unit="bits per weight",
-        empty="they stay as they are",
-        absent=None,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        name = type(self).__name__
-        if self.group_size < 2 or self.group_size % 2:
-            raise ConfigError(f"{name}: group_size must be an even number from 2, got {self.group_size}")
-        if self.embeddings not in (None, *_EMBEDDING_BITS):
-            raise ConfigError(f"{name}: embeddings must be 8 or 4, or left out, got {self.embeddings}")
-        check_embeddings(self)
-        if self.embeddings is not None and self.target is not None:
-            raise ConfigError(
-                f"{name}: a target gives bits to layers in blocks alone: leave out embeddings, or target_bits and "
-                "target_size"
-            )
-
-    @property
-    def stored_as(self) -> GroupedFormat | None:
-        """Return the format of other programs that stores the codes; None for qtoolkit's own."""
-        stored_as = get_format(self.format)
-        return stored_as if isinstance(stored_as, GroupedFormat) else None
-
-    def for_embeddings(self, width: int) -> "AbsMax":
-        """Return the config of an embedding of this width: symmetric codes, which alone are looked up by programs.
-
-        They are in groups of 64, or 32 where 64 does not divide the width.
-        """
-        assert self.embeddings is not None
-        full_range = isinstance(self, AbsMax) and self.full_range
-        size = 64 if width % 64 == 0 else _SMALLEST_GROUP
-        return AbsMax(
-            bits=self.embeddings, granularity="group", group_size=size, format=self.format, full_range=full_range
-        )
-
-    def grid(self, layer: Layer) -> Grid:
-        """Return how the codes of a layer are spaced; one scale for a tensor is repeated for its outputs."""
-        return Grid(self.bits, fitting_group_size(layer, self), self.sym)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AbsMax(AffineConfig):
-    """Symmetric rounding: scale = max|w| / (2**(bits-1) - 1), code = round(w / scale)."""
-
-    method: ClassVar[str] = "absmax"
-    sym: ClassVar[bool] = True
-
-    format: str = option(  # type: ignore[misc]
-        "compressed-tensors",
-        choices=("compressed-tensors", "native"),
-        help=_FORMAT_HELP,
-        absent="native",
-    )
-
-    full_range: bool = option(
-        False,
-        help="use the code -2**(bits-1) too, with scales of either sign: a finer step, by an eighth with 4 bits",
-        absent=False,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ZeroPoint(AffineConfig):
-    """Asymmetric rounding: scale = (max - min) / (q_max - q_min), zero_point = round(q_min - min / scale)."""
-
-    method: ClassVar[str] = "zero_point"
-    sym: ClassVar[bool] = False
-
-    format: str = option(  # type: ignore[misc]
-        "native",
-        choices=("native", "compressed-tensors"),
-        help=_FORMAT_HELP,
-        absent="native",
-    )
+# Formats that another one replaces where they do not hold all layers: nobody gets them unasked otherwise.
+_REPLACED = ("compressed-tensors", MethodConfig.format)
 
 
 class AffineMethod(LinearMethod):
@@ -164,14 +60,17 @@ class AffineMethod(LinearMethod):
                     f"{type(config).__name__}: group_size {group_size} divides the inputs of no layer "
                     f"({', '.join(map(str, sorted(counts)))}); {would} would"
                 )
-        if all(_holds(config.of(layer.name), layer) for layer in layers):
+        refused = ((layer.name, _reason_against(config.of(layer.name), layer)) for layer in layers)
+        name, reason = next(((name, reason) for name, reason in refused if reason), ("", ""))
+        if not reason:
             return config
-        if config.embeddings is not None:
+        what = type(config).__name__
+        if config.embeddings is not None or config.format not in _REPLACED:
             raise ConfigError(
-                f"{type(config).__name__}: embeddings are quantized in format {config.format!r} alone, which does not "
-                "hold all layers of this model: leave embeddings out"
+                f"{what}: format {config.format!r} does not hold {name} ({reason}): exclude it, or leave out format "
+                "and embeddings"
             )
-        return _native(config)
+        return stored_natively(config)
 
     def notes(self, config: AffineConfig, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
@@ -191,6 +90,8 @@ class AffineMethod(LinearMethod):
         size = fitting_group_size(layer, config)
         changed = config.granularity == "group" and size != config.group_size
         adjusted = f"group_size {size} instead of {config.group_size}, which does not divide" if changed else ""
+        if config.granularity != "group" and tensors.inputs_per_scale != layer.in_features:
+            adjusted = f"its scale is repeated for each {tensors.inputs_per_scale} inputs"
         # A float32 copy, which becomes the codes in place, and the codes themselves: 5 bytes a weight by the profiler.
         working = 5 * layer.num_weights + stored
         packed = memory_bytes(tensors, device=layer.device)
@@ -202,8 +103,8 @@ class AffineMethod(LinearMethod):
 
         if config.embeddings is None:
             return None
-        if layer.in_features % _SMALLEST_GROUP:
-            return layer.left_alone(f"its width is no multiple of {_SMALLEST_GROUP}, but {layer.in_features}")
+        if layer.in_features % SMALLEST_GROUP:
+            return layer.left_alone(f"its width is no multiple of {SMALLEST_GROUP}, but {layer.in_features}")
         own = config.for_embeddings(layer.in_features)
         tensors = self._tensors(layer, own)
         stored = stored_bytes(tensors)
@@ -259,7 +160,10 @@ class AffineMethod(LinearMethod):
         from qtoolkit.methods.rounded_result import without_tied
 
         source = checkpoint if config.embeddings is None else without_tied(checkpoint)
-        return super().quantize(source, config, plan, on_progress, journal)
+        outcome = super().quantize(source, config, plan, on_progress, journal)
+        stored_as = config.stored_as
+        changed = () if stored_as is None else stored_as.measured_notes(outcome.model)
+        return outcome._replace(notes=(*outcome.notes, *changed))
 
     def build(self, layer: Layer, config: AffineConfig, dtype: "torch.dtype") -> "torch.nn.Module":
         """See `LinearMethod`."""
@@ -295,36 +199,17 @@ class AffineMethod(LinearMethod):
         )
 
 
-def _holds(config: AffineConfig, layer: Layer) -> bool:
-    """Check whether the format of a layer's config holds the layer, and its readers take the groups."""
+def _reason_against(config: AffineConfig, layer: Layer) -> str:
+    """Return why the format of a layer's config does not hold the layer, or readers its groups; empty if they do."""
     if config.stored_as is None:
-        return True
-    # transformers 5.23 does not merge experts of a file that says compressed-tensors.
-    if layer.beside_experts or (config.granularity == "group" and config.group_size < _SMALLEST_GROUP):
-        return False
+        return ""
+    # transformers 5.23 does not merge experts of a file that says compressed-tensors, and none of codes.
+    if layer.beside_experts:
+        return "beside experts in one tensor, which stay as they are"
+    if config.granularity == "group" and config.group_size < SMALLEST_GROUP:
+        return f"groups of {config.group_size}"
     # Rounding needs no calibration: a layer outside the blocks is like any other.
-    return not config.stored_as.reason_to_skip(replace(layer, in_block=True))
-
-
-def _native(config: AffineConfig) -> AffineConfig:
-    """Return a config whose codes qtoolkit's own format stores."""
-    # The base has no such field: each of its configs has its own default.
-    changes: dict[str, Any] = {"format": MethodConfig.format}
-    return replace(config, **changes)
-
-
-def fitting_group_size(layer: Layer, config: AffineConfig) -> int:
-    """Return the config's group size, or the largest even one below it that divides the layer's inputs.
-
-    In a format of other programs, one of those that kernels take. -1 where the granularity is not "group".
-    """
-    if config.granularity != "group":
-        return -1
-    if config.stored_as is not None and layer.in_features % config.group_size:
-        # Inputs are multiples of the last.
-        return next(size for size in _GROUPS if size <= config.group_size and layer.in_features % size == 0)
-    sizes = range(config.group_size, 1, -1)
-    return next((size for size in sizes if size % 2 == 0 and layer.in_features % size == 0), layer.in_features)
+    return config.stored_as.reason_to_skip(replace(layer, in_block=True))
 
 
 class AbsMaxMethod(AffineMethod):

@@ -100,10 +100,12 @@ def grouped_tensors(
     middle = 2 ** (tensors.bits - 1)
     if zero_point is None:
         zero_point = torch.zeros_like(scale, dtype=torch.int8)
-    # [1, 1] or [out * groups, 1] -> [out or 1, groups] -> [groups, out]
-    rows = 1 if scale.numel() == 1 else out_features
-    scale, zero_point = (one.view(rows, -1).expand(out_features, -1).T for one in (scale, zero_point))
     groups = torch.arange(in_features) // tensors.inputs_per_scale
+    count = in_features // tensors.inputs_per_scale
+    # [1, 1] or [out * groups, 1] -> [out or 1, groups] -> [groups, out]; one of a row serves for all its groups.
+    rows = 1 if scale.numel() == 1 else out_features
+    shaped = (one.view(rows, -1) for one in (scale, zero_point))
+    scale, zero_point = (one.expand(out_features, count).T for one in shaped)
     # As bytes, without a copy in a wider type; int8 [out, in] -> uint8 [in, out].
     unsigned = codes.view(torch.uint8).bitwise_xor_(128) if middle == 128 else codes.add_(middle).view(torch.uint8)
     return tensors.store(unsigned.T, scale, zero_point.to(torch.int16) + middle, groups)

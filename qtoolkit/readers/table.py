@@ -3,11 +3,12 @@
 Sources were read in the wheels that PyPI served on 2026-11-28; `make readers` reads them again, and tells what moved.
 """
 
+from qtoolkit.readers.eight_bits_table import EIGHT_BITS
 from qtoolkit.readers.entry import Entry, Limit, Program
 
 OWN = "qtoolkit"
 PROGRAMS = (
-    Program("transformers", "transformers", "5.23.0", "transformers/quantizers/auto.py"),
+    Program("transformers", "transformers", "5.24.0", "transformers/quantizers/auto.py"),
     Program("transformers4", "transformers", "4.57.6", "transformers/quantizers/auto.py", is_rare=True),
     Program("vllm", "vLLM", "0.33.0", "vllm/model_executor/layers/quantization/__init__.py"),
     Program("sglang", "SGLang", "0.5.23", "sglang/srt/layers/quantization/__init__.py"),
@@ -27,11 +28,11 @@ PROGRAMS = (
 
 _COMPRESSED = "format='compressed-tensors' holds them"
 _EMBEDDINGS = "leave embeddings out"
-_UNITS = "give q, k and v, and gate and up, the same bits"
+_UNITS = "quantize q, k and v alike, and gate and up alike"
 _SERVER_GROUPS = (-1, 32, 64, 128)
 _GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _ONE_WIDTH = Limit("widths", (1,), "layers with different bits: it gives all the same", "give all layers the same bits")
-_MIXED = Limit("mixed_units", (), "layers that it fuses have different bits", _UNITS)
+_MIXED = Limit("mixed_units", (), "layers that it fuses are not quantized alike", _UNITS)
 _MISNAMED = Limit("misnamed_units", (), "dynamic names layers, where it looks for the fused name", "write it anew")
 _NO_EMBEDDINGS = Limit("embeddings", (None,), "quantized embeddings", _EMBEDDINGS)
 
@@ -68,6 +69,7 @@ _GPTQ = (
             _MIXED,
             _MISNAMED,
         ),
+        note="on a processor with 4 bits alone",
     ),
     Entry(
         "sglang",
@@ -98,6 +100,7 @@ _GPTQ = (
             Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits"),
             _ONE_WIDTH,
             Limit("layout", ("", "gptq"), "zero points stored as {got}", "leave checkpoint_format out"),
+            Limit("left", (), "layers of a block that are left as they are", "leave exclude out"),
         ),
     ),
     Entry(
@@ -284,14 +287,16 @@ _PLAIN = (
     Entry("qtoolkit", "", source="qtoolkit/models"),
 )
 
-ENTRIES = (*_GPTQ, *_CT, *_BNB, *_MLX, *_GGUF, *_AWQ, *_FP8, *_NATIVE, *_PLAIN)
+ENTRIES = (*_GPTQ, *_CT, *EIGHT_BITS, *_BNB, *_MLX, *_GGUF, *_AWQ, *_FP8, *_NATIVE, *_PLAIN)
 
-# The columns of the README's table: formats and their titles.
+# The columns of the README's table: formats, what inputs are rounded to, and titles.
 COLUMNS = (
-    ("gptq", "GPTQ"),
-    ("compressed-tensors", "compressed-tensors (pack-quantized)"),
-    ("mlx", "MLX"),
-    ("bitsandbytes", "NF4, FP4, int8"),
-    ("native", "absmax, zero-point in format native"),
-    ("gguf", ".gguf"),
+    ("gptq", "", "GPTQ"),
+    ("compressed-tensors", "", "compressed-tensors (pack-quantized)"),
+    ("compressed-tensors", "float8", "FP8"),
+    ("compressed-tensors", "int8", "int8 W8A8"),
+    ("mlx", "", "MLX"),
+    ("bitsandbytes", "", "NF4, FP4, int8"),
+    ("native", "", "absmax, zero-point in format native"),
+    ("gguf", "", ".gguf"),
 )

@@ -165,7 +165,8 @@ def _cache_name(model: "PreTrainedModel") -> str:
         UnsupportedModelError: it takes no cache.
     """
     names = inspect.signature(model.forward).parameters
-    for name in ("past_key_values", "cache_params"):
+    # transformers 5.24 gave all models the first; older versions have the others.
+    for name in ("cache", "past_key_values", "cache_params"):
         if name in names:
             return name
     raise UnsupportedModelError(

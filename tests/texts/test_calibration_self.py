@@ -1,6 +1,7 @@
 """Text that a model writes itself follows the model's own distribution, and leaves the model as it was."""
 
 import copy
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,21 @@ def test_a_model_without_keys_and_values_is_refused() -> None:
     config = RwkvConfig(vocab_size=256, hidden_size=64, num_hidden_layers=2)
     with pytest.raises(UnsupportedModelError, match=r"^RwkvForCausalLM keeps no keys and values .*: give a file, or"):
         write(RwkvForCausalLM(config))
+
+
+@pytest.mark.parametrize("kind", ["llama", "mamba"])
+def test_the_cache_has_the_name_of_any_version(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers 5.24 calls it `cache` in all models."""
+    model = model_of(kind)
+    usual = model.forward
+    old = next(name for name in ("cache", "past_key_values", "cache_params") if name in signature(usual).parameters)
+
+    def forward(*, cache: Any = None, **others: Any) -> Any:
+        return usual(**others, **{old: cache})
+
+    expected = write(model).fingerprint
+    monkeypatch.setattr(model, "forward", forward)
+    assert write(model).fingerprint == expected
 
 
 def test_tokens_are_drawn_as_likely_as_they_are() -> None:

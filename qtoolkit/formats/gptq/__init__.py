@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.formats.base import Reader
-    from qtoolkit.formats.conversion import LayerCodes
     from qtoolkit.formats.gptq.tensors import GPTQTensors
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
@@ -168,7 +168,7 @@ class GPTQFormat(GroupedFormat):
         """See `GroupedFormat`."""
         from qtoolkit.formats.gptq.config import describe_recoded
 
-        return describe_recoded(layers, layout)
+        return describe_recoded(layers.without_sizes(), layout)
 
     def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
         """See `GroupedFormat`."""

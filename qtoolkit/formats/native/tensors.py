@@ -116,7 +116,7 @@ class NativeTensors:
         if shape[0] == 1:
             if not (scale == scale[0]).all():
                 raise ValueError("its outputs have different scales, and granularity tensor has one for all")
-            scale = scale[:1]
+            scale = scale.reshape(-1)[:1].reshape(1, 1)
         rows = [_signed(codes.codes(part).T, self.bits) for part in output_blocks(codes)]
         tensors = {"weight": torch.cat([pack_int4(part) if self.bits == 4 else part for part in rows]), "scale": scale}
         if self.symmetric:
