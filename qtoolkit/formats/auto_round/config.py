@@ -20,7 +20,7 @@ _GPTQ = {"quant_method": "gptq", "checkpoint_format": "gptq"}
 _GPTQ_V2 = {"quant_method": "gptq", "checkpoint_format": "gptq_v2"}
 _AWQ = {"quant_method": "awq", "version": "gemm", "zero_point": True}
 # Packing, without the programs that multiplied with it when it was written -> what it is.
-_PACKED = {
+_PACKED: dict[str, dict[str, Any]] = {
     "auto_round": _GPTQ_V2,
     "auto_round:gptqmodel": _GPTQ_V2,
     "auto_round:auto_gptq": _GPTQ,

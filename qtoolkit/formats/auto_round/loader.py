@@ -31,4 +31,4 @@ def register() -> None:
     """Let transformers read such checkpoints where auto-round, which it requires, is missing; idempotent."""
     if not is_installed("auto_round"):
         for name in QUANT_METHODS:
-            AUTO_QUANTIZATION_CONFIG_MAPPING[name] = AutoRoundConfig  # type: ignore[assignment]
+            AUTO_QUANTIZATION_CONFIG_MAPPING[name] = AutoRoundConfig
