@@ -272,6 +272,13 @@ _AWQ = (
     ),
 )
 
+_AUTO_ROUND = (
+    Entry("transformers", "auto-round", source="transformers/quantizers/quantizer_auto_round.py", needs="auto-round"),
+    Entry("vllm", "auto-round", source=f"{_VLLM}/__init__.py:175, inc"),
+    Entry("sglang", "auto-round", source=f"{_SGLANG}/__init__.py:86,156, auto_round.py"),
+    Entry("qtoolkit", "auto-round", source="qtoolkit/formats/auto_round"),
+)
+
 _FP8 = (
     Entry("transformers", "fp8", source="transformers/quantizers/quantizer_finegrained_fp8.py", note="on a GPU"),
     Entry("vllm", "fp8", source=f"{_VLLM}/fp8.py"),
@@ -287,7 +294,7 @@ _PLAIN = (
     Entry("qtoolkit", "", source="qtoolkit/models"),
 )
 
-ENTRIES = (*_GPTQ, *_CT, *EIGHT_BITS, *_BNB, *_MLX, *_GGUF, *_AWQ, *_FP8, *_NATIVE, *_PLAIN)
+ENTRIES = (*_GPTQ, *_CT, *EIGHT_BITS, *_BNB, *_MLX, *_GGUF, *_AWQ, *_AUTO_ROUND, *_FP8, *_NATIVE, *_PLAIN)
 
 # The columns of the README's table: formats, what inputs are rounded to, and titles.
 COLUMNS = (
