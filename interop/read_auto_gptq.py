@@ -1,14 +1,11 @@
-"""Load checkpoints of `write.py` with auto-gptq 0.7.1 and compare logits; in its environment."""
+"""Load checkpoints of `write*.py` with auto-gptq 0.7.1 and compare logits; in its environment."""
 
 import sys
 from pathlib import Path
 
 import torch
 from auto_gptq import AutoGPTQForCausalLM
-from common import MIXED, compare, written
-
-# It knows the first format only, and has no words for layers of a block that are left as they are.
-UNKNOWN_TO_IT = ("gptq_v2", "some-left", MIXED)
+from common import compare, written
 
 
 def load(path: Path) -> torch.nn.Module:
@@ -19,6 +16,6 @@ def load(path: Path) -> torch.nn.Module:
 
 
 if __name__ == "__main__":
-    paths = [path for path in written(Path(sys.argv[1])) if not path.name.endswith(UNKNOWN_TO_IT)]
     # Its layers multiply with weights in float16 and add in float16: 0.1 % each.
-    compare("auto-gptq", paths, load, tolerance=0.01)
+    paths = [path for folder in sys.argv[1:] for path in written(Path(folder))]
+    sys.exit("\n".join(compare("auto-gptq", paths, load, tolerance=0.01, contract="auto-gptq")) or 0)

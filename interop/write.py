@@ -3,16 +3,23 @@
 Run `python interop/write.py FOLDER`. `interop/read_*.py` load them with other readers, in environments of their own.
 """
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from common import KINDS, MIXED, TEMPLATE, keep, random_llama
+from common import CLAIMS, KINDS, keep, random_llama, tokenizer_facts
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import qtoolkit as qt
+from qtoolkit.publishing.artifact import open_artifact
+from qtoolkit.publishing.contract_check import stored_in
+from qtoolkit.readers import readers_of
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }} </s> {% endfor %}"
 
 MADE = {
     f"{name}-{checkpoint_format}": {**kind, "checkpoint_format": checkpoint_format}
@@ -20,7 +27,7 @@ MADE = {
     for checkpoint_format in ("gptq", "gptq_v2")
 }
 MADE["4bit-one-group"] = {"group_size": -1}
-MADE[MIXED] = {"rules": {"*.down_proj": {"bits": 8}, "*.v_proj": {"bits": 2}, "*.1.*.q_proj": {"bits": 3}}}
+MADE["4bit-mixed"] = {"rules": {"*.down_proj": {"bits": 8}, "*.v_proj": {"bits": 2}, "*.1.*.q_proj": {"bits": 3}}}
 MADE["4bit-some-left"] = {"exclude": ("lm_head", "layers.0.mlp.down_proj", "o_proj")}
 
 
@@ -32,6 +39,13 @@ def numbers() -> PreTrainedTokenizerFast:
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")  # noqa: S106
     made.chat_template = TEMPLATE
     return made
+
+
+def claim(folder: Path, tokenizer: Any) -> None:
+    """Keep what the reader contract says of a checkpoint, and its tokenizer, beside it."""
+    stored = stored_in(open_artifact(folder))
+    readers = {one.reader: one.loads for one in readers_of(stored)} if stored else {}
+    (folder / CLAIMS).write_text(json.dumps({"readers": readers, "tokenizer": tokenizer_facts(tokenizer)}))
 
 
 def check_signs(folder: Path) -> None:
@@ -50,6 +64,7 @@ def main(folder: Path) -> None:
         qt.quantize(model, method, output=folder / name, overwrite=True, device="cpu", tokenizer=numbers())
         if options.get("sym", True):
             check_signs(folder / name)
+        claim(folder / name, numbers())
         # In float32 a layer multiplies with its exact weight, for whatever number of tokens.
         keep(qt.load(folder / name, device="cpu", dtype="float32").model, folder / name)
 

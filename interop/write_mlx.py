@@ -47,6 +47,17 @@ MADE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "mixtral": ("mixtral", {"num_local_experts": 4}, {}),
     "bfloat16": ("llama", {"dtype": torch.bfloat16}, {"embeddings": 8}),
     "float16": ("llama", {"dtype": torch.float16}, {"full_range": False}),
+    "asymmetric": ("llama", _TIED, {"sym": False, "lossy": True, "embeddings": 8}),
+}
+# The same of methods that round. Scales of 8 significant bits, with which float32 products are exact.
+_SHORT: dict[str, Any] = {"dtype": torch.bfloat16}
+ROUNDED: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "absmax-8bit-embeddings": ("llama", _TIED | _SHORT, qt.AbsMax(format="mlx", embeddings=8)),
+    "zero-point": (
+        "llama",
+        _SHORT,
+        qt.ZeroPoint(format="mlx", lossy=True, bits=4, granularity="group", group_size=32),
+    ),
 }
 
 
@@ -63,9 +74,9 @@ def random_model(model_type: str, changes: dict[str, Any]) -> PreTrainedModel:
 
 def main(folder: Path) -> None:
     """Write all kinds."""
-    for name, (model_type, changes, options) in MADE.items():
-        cheap = {"group_size": 32, "calibration": "self", "num_samples": 2, "seq_len": 32, "refine": 0, "qep_alpha": 0}
-        config = qt.GPTQ(format="mlx", **cheap | options)
+    cheap = {"group_size": 32, "calibration": "self", "num_samples": 2, "seq_len": 32, "refine": 0, "qep_alpha": 0}
+    gptq = {name: (*made, qt.GPTQ(format="mlx", **cheap | options)) for name, (*made, options) in MADE.items()}
+    for name, (model_type, changes, config) in {**gptq, **ROUNDED}.items():
         qt.quantize(random_model(model_type, changes), config, output=folder / name, overwrite=True, device="cpu")
         model = qt.load(folder / name, device="cpu", dtype="float32").model
         weights = {

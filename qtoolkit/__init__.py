@@ -10,6 +10,7 @@ from qtoolkit.version import __version__ as __version__
 if TYPE_CHECKING:
     from qtoolkit.api import (
         compare,
+        convert,
         doctor,
         evaluate,
         find_models,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from qtoolkit.formats import available_formats
     from qtoolkit.hub.cache import local_models
     from qtoolkit.methods import available_methods
-    from qtoolkit.methods.affine import AbsMax, ZeroPoint
+    from qtoolkit.methods.affine_config import AbsMax, ZeroPoint
     from qtoolkit.methods.bitsandbytes import FP4, NF4, Int8
     from qtoolkit.methods.eight_bits import FP8, W8A8
     from qtoolkit.methods.gptq import GPTQ
@@ -49,6 +50,7 @@ __all__ = [
     "available_formats",
     "available_methods",
     "compare",
+    "convert",
     "doctor",
     "evaluate",
     "find_models",

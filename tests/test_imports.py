@@ -19,11 +19,14 @@ OF_EACH_KIND = {"__init__", "base", "config", "loader", "reader", "tensors"}
 # one, each with the reason.
 DEFAULT_FORMAT = "a method knows the format that it writes by default, which nobody else does"
 TYPES = "what type checkers know of `qt`: at run time its names come by the face"
+TORCH = "imports torch, which plans and the registry do without"
 PAST_A_FACE = {
-    **dict.fromkeys(("methods.affine", "methods.bitsandbytes", "methods.gptq"), TYPES),
+    **dict.fromkeys(("methods.affine_config", "methods.bitsandbytes", "methods.gptq"), TYPES),
     **dict.fromkeys(("formats.bitsandbytes", "formats.native.tensors"), DEFAULT_FORMAT),
     **dict.fromkeys(("formats.gptq.config", "formats.gptq.stored_layers", "formats.gptq.tensors"), DEFAULT_FORMAT),
-    "formats.stored_layer": "imports torch, which plans and the registry do without",
+    **dict.fromkeys(
+        ("formats.layer_codes", "formats.recoding", "formats.stored_layer", "formats.stored_reader"), TORCH
+    ),
     "notebook.panels": "imports ipywidgets, which magics do without",
     "records.html": "one drawing is a panel's too",
     "records.markdown": "the card writes tables as records do",

@@ -16,6 +16,7 @@ WINGS = ("methods", "formats", "kernels")
 EXCEPTIONS = (
     "__init__.py",
     "optional.py",
+    "checkpoints/other_programs.py",
     "models/foreign_codes.py",
     "readers/table.py",
     "readers/eight_bits_table.py",

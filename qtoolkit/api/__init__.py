@@ -1,6 +1,7 @@
 """Define the public verbs, one file each: signature, docstring, and the call of the job that does the work."""
 
 from qtoolkit.api._compare import compare
+from qtoolkit.api._convert import convert
 from qtoolkit.api._doctor import doctor
 from qtoolkit.api._evaluate import evaluate
 from qtoolkit.api._find_models import find_models
@@ -17,6 +18,7 @@ from qtoolkit.measure.peak import measure_peak
 
 __all__ = [
     "compare",
+    "convert",
     "doctor",
     "evaluate",
     "find_models",

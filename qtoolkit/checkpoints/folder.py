@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from qtoolkit.checkpoints.config_limits import check_numbers, without_code
 from qtoolkit.checkpoints.filenames import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
 from qtoolkit.checkpoints.remedy import lfs_problem, refuse_pointers, sound_copy
 from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
+from qtoolkit.checkpoints.source_codes import source_codes
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError, oneline
 from qtoolkit.files import scratch_folder
 from qtoolkit.units import format_bytes
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 MAX_CONFIG_BYTES = 32_000_000
 # The most brackets, braces and commas in one: each value takes up to 100 bytes in memory.
 MAX_JSON_VALUES = 1_000_000
+# Raises for the `quantization_config` of the model of a name that cannot be read.
+Refuse = Callable[[str, Mapping[str, Any]], None]
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -153,21 +156,31 @@ def check_config(folder: Path) -> None:
     Raises:
         ModelNotFoundError: there is no `config.json`.
         UnsafeCheckpointError: only the repository's own code defines its class.
-        UnsupportedModelError: it is quantized already, has no language-model head, or has an adapter.
-        CheckpointError: as `check_loadable`.
+        UnsupportedModelError: it is quantized already, but for FP8 and MXFP4 that can be expanded; has no
+            language-model head, or has an adapter.
+        CheckpointError: as `check_loadable` and `source_codes`.
     """
     refuse_adapter(folder)
-    method = quant_method(quantization(folder, read_config(folder)))
-    if method:
+    described = quantization(folder, read_config(folder))
+    method = quant_method(described)
+    if method and source_codes(str(folder), described) is None:
         raise UnsupportedModelError(f"{folder} is quantized already ({method!r:.40}): name the full-precision model")
     check_loadable(folder)
 
 
-def check_loadable(folder: Path) -> None:
+def accept_all(name: str, values: Mapping[str, Any]) -> None:
+    """Accept any `quantization_config`."""
+
+
+def check_loadable(folder: Path, refuse: Refuse = accept_all) -> None:
     """Refuse a model that transformers cannot run as a causal language model with its own code.
 
+    Args:
+        folder: holds `config.json`.
+        refuse: raises for a `quantization_config` that cannot be read, of the model of this name.
+
     Raises:
-        ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError: as `check_config`.
+        ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError: as `check_config`, or what `refuse` raises.
         CheckpointError: `config.json` is no JSON object, or has a number that is larger than in any model.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -182,6 +195,8 @@ def check_loadable(folder: Path) -> None:
             f"{folder / 'config.json'} has the quantization_config {config!r:.40}, which must be an object with a "
             "quant_method: get the one that the model was saved with"
         )
+    if config:
+        refuse(str(folder), config)
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
         if "auto_map" in values:

@@ -72,12 +72,26 @@ class StoredTensor:
         Raises:
             CheckpointError: the file has gone, become shorter, or was replaced or written since its header was read.
         """
-        tensor = torch.empty(self.shape, dtype=self.dtype)
-        if self.nbytes:
+        return self._read(self.shape, 0)[index]
+
+    def part(self, first: int, last: int) -> torch.Tensor:
+        """Read a part of a tensor of one dimension or more: its entries from `first` up to `last`, without that.
+
+        Raises:
+            CheckpointError: as by index.
+        """
+        count, *others = self.shape
+        first, last = min(first, count), min(last, count)
+        return self._read((last - first, *others), first * math.prod(others) * self.dtype.itemsize)
+
+    def _read(self, shape: tuple[int, ...], offset: int) -> torch.Tensor:
+        """Read a tensor of this shape that begins `offset` bytes after the first one; raises as by index."""
+        tensor = torch.empty(shape, dtype=self.dtype)
+        if tensor.nbytes:
             view = tensor.reshape(-1).view(torch.uint8).numpy().data  # [bytes]
             try:
                 with self.file.open("rb", buffering=0) as file:
-                    file.seek(self.start)
+                    file.seek(self.start + offset)
                     while view:
                         count = file.readinto(view)
                         if not count:
@@ -92,7 +106,7 @@ class StoredTensor:
                     f"{self.file} was replaced or written while it was in use, so that its tensors may be of two "
                     "models: leave it alone, and call that again"
                 )
-        return tensor[index]
+        return tensor
 
     def first_bytes(self, count: int) -> bytes:
         """Read its first `count` bytes, or all where it has fewer."""

@@ -1,10 +1,12 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
 from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, is_uneven
-from qtoolkit.formats.grouped import Grid, GroupedFormat
+from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.registry import (
     available_formats,
+    check_embeddings,
+    conversion_targets,
     format_of,
     get_format,
     get_grouped_format,
@@ -25,7 +27,10 @@ __all__ = [
     "LayersOf",
     "Planner",
     "Reader",
+    "RecodedLayers",
     "available_formats",
+    "check_embeddings",
+    "conversion_targets",
     "format_of",
     "get_format",
     "get_grouped_format",

@@ -113,6 +113,10 @@ class Planner(ABC):
     def prepare(self, model: "PreTrainedModel") -> None:
         """Prepare a quantized model, just quantized or read back, for its first use. Default: do nothing."""
 
+    def settings(self, config: Any) -> dict[str, Any]:
+        """Return what a plan shows of a config, as JSON-ready values. Default: all its fields."""
+        return config.to_dict()  # type: ignore[no-any-return]
+
     def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """Return warnings about a result with these layers, one line each. Default: none."""
         return ()

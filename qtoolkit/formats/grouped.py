@@ -1,8 +1,9 @@
 """Define what a format of integer codes in groups can do for every method that chooses such codes."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from qtoolkit.formats.layer_codes import LayerCodes
+    from qtoolkit.formats.recoding import RecodedTensors
     from qtoolkit.formats.stored_layer import GroupedTensors, RowTensors
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
@@ -43,6 +46,39 @@ class Grid:
     in_bytes: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecodedLayers:
+    """The layers of a checkpoint whose codes another format takes over.
+
+    Attributes:
+        base: the grid of most layers.
+        grids: of the quantized layers by their full names in the file.
+        embeddings: of the token embedding and of the output head, where the former is quantized, by their full names in
+            the file, or in the model for a head that is tied.
+        left: full names of the matrices in the blocks that are not quantized.
+        outside: full names of the linear layers outside the blocks that are not quantized, in the file and the model.
+        whole: whether each quantized layer has one group of all its inputs, embeddings aside.
+        options: fields of the config of the method that chose the codes.
+        origin: that method's name and options for the format's file, where the file is to tell them; None otherwise.
+    """
+
+    base: Grid
+    grids: Mapping[str, Grid]
+    embeddings: Mapping[str, Grid]
+    left: tuple[str, ...]
+    outside: tuple[str, ...]
+    whole: bool
+    options: Mapping[str, Any]
+    origin: Values | None = None
+
+    def without_sizes(self) -> "RecodedLayers":
+        """Return the same with groups of -1 where each layer has one group, for formats that say so."""
+        if not self.whole:
+            return self
+        grids = {name: replace(grid, group_size=-1) for name, grid in self.grids.items()}
+        return replace(self, base=replace(self.base, group_size=-1), grids=grids)
+
+
 class GroupedFormat(Format):
     """Base of the formats whose codes are integers in groups: w = (code - zero_point) * scale.
 
@@ -52,10 +88,14 @@ class GroupedFormat(Format):
     Attributes:
         widths: the sizes of a code that it holds, in bits.
         embedding_widths: those that it holds for embeddings and output heads; empty where it holds none.
+        group_sizes: the inputs that may share a scale; empty for any from 32 on, and for all of an output.
+        layouts: its ways to pack codes by the names that a conversion asks for; empty where its own name is enough.
     """
 
     widths: ClassVar[tuple[int, ...]]
     embedding_widths: ClassVar[tuple[int, ...]] = ()
+    group_sizes: ClassVar[tuple[int, ...]] = ()
+    layouts: ClassVar[tuple[str, ...]] = ()
 
     def check(self, config: Any) -> None:
         """Refuse a config whose codes it does not hold, apart from `widths`. Default: accept all.
@@ -154,22 +194,73 @@ class GroupedFormat(Format):
         """
 
     def rounding_config(
-        self, layers: Layers, names: Iterable[str], grids: Mapping[str, Grid], ignored: Iterable[str], origin: Values
+        self,
+        layers: Layers,
+        names: Iterable[str],
+        grids: Mapping[str, Grid],
+        ignored: Iterable[str],
+        origin: Values,
+        embeddings: Mapping[str, Grid],
     ) -> Any:
         """Return transformers' quantization config that quantizes each layer from its weight alone, as it is read.
 
         Args:
             layers: builds and quantizes the layers of a method.
             names: full names of the modules to quantize.
-            grids: of these layers, by their full names in the file.
+            grids: of these layers, by their full names in the file, without those of `embeddings`.
             ignored: full names in the file of all other linear layers.
             origin: the method's name as `method`, and the fields of its config as `options`, kept in the file.
+            embeddings: the grid of the token embedding and of the output head, as in `describe`.
 
         Raises:
             ConfigError: the format holds no layers that are rounded so.
         """
         raise ConfigError(f"format {self.name!r} holds no layers that are rounded one by one: name another format")
 
+    def base_grid(self, grids: Mapping[str, Grid], embeddings: Mapping[str, Grid]) -> Grid:
+        """Return the grid that most layers have; that of the embeddings where these alone are quantized."""
+        ((base, _),) = Counter(grids.values() or embeddings.values()).most_common(1)
+        return base
+
+    def reason_against(self, codes: "LayerCodes", layout: str) -> str:
+        """Return what about a layer's codes it cannot store unchanged, "groups of 16 inputs"; empty where it can.
+
+        Args:
+            codes: as another format stores them.
+            layout: one of `layouts`, or its name.
+        """
+        return "codes of another format"
+
+    def recoded(self, codes: "LayerCodes", layout: str, scale_dtype: "torch.dtype") -> "RecodedTensors":
+        """Return how it stores a layer's codes, which it holds; `scale_dtype` holds their scales.
+
+        Raises:
+            ConfigError: it takes over no codes.
+        """
+        raise ConfigError(f"format {self.name!r} takes over no codes: name another format")
+
+    def scale_dtype_of(self, dtype: "torch.dtype") -> "torch.dtype":
+        """Return the usual type of the scales of a model of this type. Default: that type, of float64 float32."""
+        import torch
+
+        return torch.float32 if dtype == torch.float64 else dtype
+
+    def describe_recoded(self, layers: RecodedLayers, layout: str) -> dict[str, Any]:
+        """Return the `quantization_config` of layers that are stored as `recoded` says.
+
+        Raises:
+            ConfigError: it takes over no codes, or cannot describe these layers together.
+        """
+        raise ConfigError(f"format {self.name!r} takes over no codes: name another format")
+
+    def config_entries(self, values: Values) -> dict[str, Any]:
+        """Return the entries of `config.json` that hold a `quantization_config`. Default: that one alone."""
+        return {"quantization_config": dict(values)}
+
     def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
         """Return warnings about a result with these layers, one line each. Default: none."""
+        return ()
+
+    def measured_notes(self, model: "PreTrainedModel") -> tuple[str, ...]:
+        """Return what storing the codes has changed in a quantized model, one line each. Default: nothing."""
         return ()

@@ -21,6 +21,8 @@ from qtoolkit.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from torch import nn
+
     from qtoolkit.formats.base import Layers, LayersOf
     from qtoolkit.formats.layer import Layer
     from qtoolkit.kernels import QuantizedLinear
@@ -96,18 +98,26 @@ class LayersQuantizer(LinearQuantizer):
         """Return what builds and quantizes the layers of a config."""
         return self.layers_of(config.method, config.options)
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+    def as_layer(self, name: str, module: Any, device: str) -> "Layer":
+        """Return a module of the model, which is to be quantized, as a layer."""
         from qtoolkit.formats.layer import Layer
         from qtoolkit.models.structure import is_linear
 
+        if not is_linear(module):
+            raise CheckpointError(f"{name} should be quantized, but it is no linear layer: the config is damaged")
+        return Layer.of(name, module, device)
+
+    def build(self, model: PreTrainedModel, layer: "Layer", module: Any) -> "nn.Module":
+        """Return what replaces a module of the model."""
+        return self._layers.build(layer, module.weight.dtype)
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         for name in self.quantization_config.layers:
-            module = model.get_submodule(name)
-            if not is_linear(module):
-                raise CheckpointError(f"{name} should be quantized, but it is no linear layer: the config is damaged")
-            layer = Layer.of(name, module, str(kwargs.get("device_map") or "cpu"))
+            module: Any = model.get_submodule(name)
+            layer = self.as_layer(name, module, str(kwargs.get("device_map") or "cpu"))
             self._replaced[name] = layer, isinstance(module, Conv1D)
             with torch.device("meta"):
-                replacement: Any = self._layers.build(layer, module.weight.dtype)
+                replacement: Any = self.build(model, layer, module)
             if not self.pre_quantized:
                 # transformers 5.15 casts a weight that it reads to the type of this buffer before it is quantized.
                 if "weight" not in dict(replacement.named_buffers()):

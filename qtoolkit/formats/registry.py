@@ -4,17 +4,18 @@ import importlib
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
 from qtoolkit.errors import ConfigError, oneline
-from qtoolkit.formats.base import Format, LayersOf
+from qtoolkit.formats.base import Format, LayersFormat, LayersOf
 from qtoolkit.formats.grouped import GroupedFormat
 from qtoolkit.optional import entry_points_in, package_of
 
 ENTRY_POINT_GROUP = "qtoolkit.formats"
 # The formats of this package: each is the `FORMAT` of the sub-package of its name.
-_OWN = ("bitsandbytes", "compressed-tensors", "gptq", "mlx", "native")
+_OWN = ("awq", "bitsandbytes", "compressed-tensors", "gptq", "mlx", "native")
 # The argument of `register_formats`; empty before it was called.
 _layers_of: list[LayersOf] = []
 
@@ -63,13 +64,46 @@ def get_grouped_format(config: Any) -> GroupedFormat:
     if config.bits not in named.widths:
         widths = f"{', '.join(map(str, named.widths[:-1]))} or {named.widths[-1]}"
         raise ConfigError(f"{what}: format {named.name!r} holds {widths} bits, not {config.bits}: give {holding}")
-    embeddings = getattr(config, "embeddings", None)
-    if embeddings is not None and embeddings not in named.embedding_widths:
-        holding = " or ".join(f"format={other.name!r}" for other in grouped if embeddings in other.embedding_widths)
-        advice = f"give {holding}, or leave embeddings out" if holding else "leave embeddings out"
-        raise ConfigError(f"{what}: format {named.name!r} holds no embeddings of {embeddings} bits: {advice}")
+    check_embeddings(config)
     named.check(config)
     return named
+
+
+def check_embeddings(config: Any) -> None:
+    """Refuse a config that asks for embeddings which its format does not hold.
+
+    Args:
+        config: a method's; one without `embeddings` is accepted.
+
+    Raises:
+        ConfigError: the format holds no embeddings of these bits; the message names one that does.
+    """
+    embeddings = getattr(config, "embeddings", None)
+    if embeddings is None:
+        return
+    holding = {
+        format_.name: format_
+        for format_ in _formats()
+        if isinstance(format_, GroupedFormat) and embeddings in format_.embedding_widths
+    }
+    if config.format in holding:
+        return
+    allowed = next((field.metadata.get("choices") for field in fields(config) if field.name == "format"), None)
+    offered = " or ".join(f"format={name!r}" for name in holding if allowed is None or name in allowed)
+    advice = f"give {offered}, or leave embeddings out" if offered else "leave embeddings out"
+    what = type(config).__name__
+    raise ConfigError(f"{what}: format {config.format!r} holds no embeddings of {embeddings} bits: {advice}")
+
+
+def conversion_targets() -> dict[str, tuple[GroupedFormat | LayersFormat, str]]:
+    """Return what codes can be converted to, sorted by name: the format and its layout of each."""
+    found: dict[str, tuple[GroupedFormat | LayersFormat, str]] = {}
+    for format_ in _formats():
+        if isinstance(format_, GroupedFormat):
+            found |= {layout: (format_, layout) for layout in format_.layouts or (format_.name,)}
+        elif isinstance(format_, LayersFormat):
+            found[format_.name] = (format_, format_.name)
+    return dict(sorted(found.items()))
 
 
 @cache

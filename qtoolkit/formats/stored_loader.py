@@ -102,7 +102,7 @@ class StoredQuantizer(LinearQuantizer):
             if not (list(parent.parameters(recurse=False)) or list(parent.buffers(recurse=False))):
                 # Some models (GPT-2) would initialize the `weight` of this module's layers, which they lack now.
                 parent._is_hf_initialized = True  # noqa: SLF001
-        _share_codes(model, layers)
+        share_codes(model, layers)
         # While weights are read: of a file that counts as quantized, transformers 5.15 does not cast renamed tensors.
         self.pre_quantized = hasattr(HfQuantizer, "get_new_dtype")
 
@@ -175,8 +175,13 @@ def register_stored(
         AUTO_QUANTIZER_MAPPING[name] = quantizer
 
 
-def _share_codes(model: PreTrainedModel, layers: "Mapping[str, StoredLayer]") -> None:
-    """Let the output head that is tied to a quantized embedding multiply with its codes."""
+def share_codes(model: PreTrainedModel, layers: Container[str]) -> None:
+    """Let the output head that is tied to a quantized embedding multiply with its codes.
+
+    Args:
+        model: the model, its quantized layers in place.
+        layers: their names.
+    """
     from qtoolkit.kernels import QuantizedEmbedding, TiedHead
 
     for target, source in list(model.all_tied_weights_keys.items()):

@@ -28,6 +28,10 @@ class StoredReader(Reader):
         stored: names of its quantized layers in the file.
         find_layers: returns them by the names of the model's modules, checked, from the model and the file's tensors.
         reordered: whether the inputs of a group need not be neighbours.
+
+    Attributes:
+        model: the model on the meta device, its experts as linear layers if the file has them so.
+        layers: the quantized layers by the names of the model's modules.
     """
 
     def __init__(
@@ -40,17 +44,17 @@ class StoredReader(Reader):
     ) -> None:
         self._reordered = reordered
         self._headers = checkpoint.tensors
-        model = build_empty(checkpoint, checkpoint.dtype)
+        self.model = model = build_empty(checkpoint, checkpoint.dtype)
         self.splits_experts = holds_experts(model, stored)
         if self.splits_experts:
             replace_experts(model)
-        self._layers = find_layers(model, checkpoint.tensors)
+        self.layers = find_layers(model, checkpoint.tensors)
         embeddings = {structure.token_embedding(model), structure.output_head(model)}
-        self.bits = {name: one.tensors.bits for name, one in self._layers.items() if name not in embeddings}
+        self.bits = {name: one.tensors.bits for name, one in self.layers.items() if name not in embeddings}
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """See `Reader`."""
-        stored = self._layers.get(layer.name)
+        stored = self.layers.get(layer.name)
         if stored is None:
             return layer.left_alone("not quantized in the checkpoint")
         packed = memory_bytes(stored.tensors, device=layer.device, reordered=self._reordered)
@@ -58,12 +62,19 @@ class StoredReader(Reader):
 
     def plan_embedding(self, layer: Layer, config: Any, *, multiplies: bool) -> LayerPlan | None:
         """See `Reader`."""
-        stored = self._layers.get(layer.name)
+        stored = self.layers.get(layer.name)
         if stored is None:
             return None
         device = layer.device
         packed = memory_bytes(stored.tensors, device=device) if multiplies else stored_bytes(stored.tensors)
         return self._planned(layer, stored, packed)
+
+    def check_codes(self, layer: "StoredLayer") -> None:
+        """Check the values of a layer before another format takes over its codes. Default: accept all.
+
+        Raises:
+            CheckpointError, UnsupportedModelError: they are not those of codes with zero points.
+        """
 
     def _planned(self, layer: Layer, stored: "StoredLayer", packed: int) -> LayerPlan:
         """Return the plan of a layer that takes so many bytes in memory, its bias not counted."""

@@ -1,9 +1,15 @@
 """Open the checkpoint that a request names."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from qtoolkit.formats import side_file_names
+from qtoolkit.checkpoints.other_programs import refuse_stored
+from qtoolkit.checkpoints.source_codes import source_codes
+from qtoolkit.formats import format_of, side_file_names
+from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.expanding import expanded
 from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.records import OnProgress, ignore_progress
 from qtoolkit.requests import ModelSource
@@ -16,8 +22,12 @@ def open_source(
     on_progress: OnProgress = ignore_progress,
     quantized: bool = False,
     headers_only: bool = False,
+    expands: bool = False,
 ) -> Checkpoint:
     """Open a model for reading, with the revision, token and tokenizer of a request.
+
+    Weights that are stored as FP8 or MXFP4 are expanded when they are read, unless they are to be used as they are
+    stored: a quantized checkpoint is accepted, and there is a format for it.
 
     Args:
         model: a Hub id, a folder, a `.gguf` file or a loaded model.
@@ -25,17 +35,45 @@ def open_source(
         on_progress: called while files are downloaded.
         quantized: accept a checkpoint that is quantized already.
         headers_only: read and download no weights.
+        expands: expand such weights also where there is a format for them.
 
     Raises:
         QToolkitError: as `qtoolkit.load`.
     """
-    return open_checkpoint(
+    checkpoint = open_checkpoint(
         model,
         revision=source.revision,
         token=source.token,
         tokenizer=source.tokenizer,
         on_progress=on_progress,
         quantized=quantized,
+        refuse=partial(_refuse_unread, expands=expands),
         headers_only=headers_only,
         side_files=side_file_names() if quantized else (),
     )
+    if checkpoint.quantization is None or (quantized and not expands and format_of(checkpoint.quantization)):
+        return checkpoint
+    return expanded(checkpoint)
+
+
+def _refuse_unread(name: str, values: Mapping[str, Any], *, expands: bool) -> None:
+    """Refuse a quantized checkpoint that is not read here, by its `quantization_config` alone.
+
+    Args:
+        name: what the model is called.
+        values: the `quantization_config`.
+        expands: whether weights that can be expanded will be.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: no format reads it, and it cannot be expanded.
+    """
+    stored_as = format_of(values)
+    if (expands or stored_as is None) and source_codes(name, values) is not None:
+        return
+    if stored_as is None:
+        refuse_stored(name, values)
+    try:
+        config_of_checkpoint(values)
+    except (AttributeError, KeyError, TypeError):
+        # Values of other types than the format's: the loader names the model and what it was told.
+        return

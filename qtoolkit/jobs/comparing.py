@@ -97,7 +97,7 @@ def open_subject(request: CandidatesRequest, what: str) -> Subject:
     on_progress = guarded(request.report, what, KEPT)
     # Workers may have a GPU that this process lacks: it only cuts the text then.
     device = resolve_device(request.device if request.executor is None else "auto")
-    opened = open_model(request.model, request, device=device, on_progress=on_progress)
+    opened = open_model(request.model, request, device=device, on_progress=on_progress, is_base=True)
     checkpoint = opened.checkpoint or open_source(request.model, request, on_progress=on_progress)
     return Subject(opened, checkpoint, device, on_progress)
 

@@ -85,7 +85,7 @@ def run_evaluation(request: EvaluateRequest) -> QualityReport:
     if request.base is not None:
         # The revision is the model's.
         source = ModelSource(token=request.token, tokenizer=request.tokenizer)
-        reference = open_model(request.base, source, device=device, on_progress=on_progress)
+        reference = open_model(request.base, source, device=device, on_progress=on_progress, is_base=True)
     if request.noise_floor and (reference is None or reference.checkpoint is None):
         raise ConfigError("noise_floor=True needs a base in full precision: name its folder or Hub id as base=")
     windows = cut_windows(request, reference or candidate, device=device, on_progress=on_progress)
@@ -105,7 +105,13 @@ def run_evaluation(request: EvaluateRequest) -> QualityReport:
 
 
 def open_model(
-    model: Any, source: ModelSource, *, device: str, on_progress: OnProgress, runs_gguf: bool = False
+    model: Any,
+    source: ModelSource,
+    *,
+    device: str,
+    on_progress: OnProgress,
+    runs_gguf: bool = False,
+    is_base: bool = False,
 ) -> Opened:
     """Open a model; one that is named is not read yet.
 
@@ -116,6 +122,7 @@ def open_model(
         on_progress: called while files are downloaded.
         runs_gguf: let llama.cpp run a `.gguf` file if it is installed, as the file's users do; otherwise it is expanded
             to full precision.
+        is_base: others are compared with it: FP8 and MXFP4 are expanded, block by block, as when they are quantized.
 
     Raises:
         QToolkitError: as `qtoolkit.load`.
@@ -129,7 +136,7 @@ def open_model(
         return Opened(LoadedScorer(name, model), tokenizer, model.config)
     if callable(getattr(model, "logits", None)):
         return Opened(LoadedScorer(str(getattr(model, "path", type(model).__name__)), model), source.tokenizer)
-    checkpoint = open_source(model, source, on_progress=on_progress, quantized=True)
+    checkpoint = open_source(model, source, on_progress=on_progress, quantized=True, expands=is_base)
     return _open_checkpoint(adapt_dtype(checkpoint, device), device, runs_gguf=runs_gguf)
 
 

@@ -105,7 +105,7 @@ class _BaseCache:
         if self._base is None or key != self._key:
             self.close()
             source = ModelSource(revision=task.revision, tokenizer=task.tokenizer)
-            opened = open_model(task.model, source, device=device, on_progress=on_progress)
+            opened = open_model(task.model, source, device=device, on_progress=on_progress, is_base=True)
             checkpoint = opened.checkpoint or open_source(task.model, source, on_progress=on_progress)
             self._base = self._open.enter_context(
                 open_base(task, opened, checkpoint, device=device, token=None, on_progress=on_progress)

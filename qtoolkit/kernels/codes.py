@@ -27,6 +27,8 @@ class Codes(ABC):
         order: the input of the layer that each input of the codes is, int32 [in]; None where they are in equal order.
         groups: the group of each input of the codes, int [in]; None where groups are equal and in order.
         centered: whether all zero points are 2**(bits - 1), by the format's own claim.
+        has_minima: whether groups have a float minimum instead of a zero point, so that `expanded` alone knows the
+            weight; no kernel packs such codes.
         rows: the codes less half their range, int8 [out, in], where they are stored so; otherwise None.
         round_inputs: returns inputs x[tokens, in] as they are multiplied with, in x.dtype; None for x itself.
         expands_fast: whether the codes are stored so that they are dequantized fast; if not, packing them helps even
@@ -42,6 +44,7 @@ class Codes(ABC):
     order: torch.Tensor | None = None
     groups: torch.Tensor | None = None
     centered: bool = False
+    has_minima: bool = False
     rows: torch.Tensor | None = None
     round_inputs: Callable[[torch.Tensor], torch.Tensor] | None = None
     expands_fast: ClassVar[bool] = False

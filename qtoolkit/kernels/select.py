@@ -47,6 +47,9 @@ def memory_bytes(stored: StoredTensors, *, device: str, reordered: bool = False)
 
 def _kernel_for(weight: Codes | StoredTensors, device: torch.device) -> Kernel | None:
     """Return the first kernel that supports a weight on a device; None without one."""
+    # What stores weights in other packages need not know of minima.
+    if getattr(weight, "has_minima", False):
+        return None
     entries = (entry for entries in entry_points_in(ENTRY_POINT_GROUP).values() for entry in entries)
     kernels = (*map(_loaded, entries), *_OWN)
     return next((kernel for kernel in kernels if kernel.takes(weight, device)), None)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
-from qtoolkit.formats import Layer, Reader, format_of, packages_of_format, register_formats
+from qtoolkit.formats import GroupedFormat, Layer, Reader, format_of, get_format, packages_of_format, register_formats
 from qtoolkit.methods.config import MethodConfig, as_call
 from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig, check_rules, rules_of
@@ -172,9 +172,16 @@ def stored_of(
     """
     method = get_method(config.method)
     own = method.code_bits or 0
+    options = {"bits": method.code_bits, **config.to_dict()}
+    written = format_of(values)
+    stored_as = get_format(config.format) if written is None else written
+    held = stored_as.group_sizes if isinstance(stored_as, GroupedFormat) else ()
+    if held and options.get("granularity", "group") != "group":
+        # One scale of an output is repeated for its groups.
+        options |= {"granularity": "group", "group_size": max(held)}
     return describe_stored(
-        config.format,
-        {"bits": method.code_bits, **config.to_dict()},
+        stored_as.name,
+        options,
         {name: bits or own or getattr(config.of(name), "bits", 0) for name, bits in layers.items()},
         left,
         sym=method.symmetric,

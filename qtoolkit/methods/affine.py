@@ -4,16 +4,23 @@ One scale serves the whole weight, one output, or a group of inputs of one outpu
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats import Grid, GroupedFormat, Layer, get_format
+from qtoolkit.formats import Layer
+from qtoolkit.methods.affine_config import (
+    SMALLEST_GROUP,
+    AbsMax,
+    AffineConfig,
+    ZeroPoint,
+    fitting_group_size,
+    stored_natively,
+)
 from qtoolkit.methods.config import MethodConfig
-from qtoolkit.methods.mixed_precision import MixedConfig
-from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
-from qtoolkit.records import LayerPlan, Plan
-from qtoolkit.requests import option
+from qtoolkit.methods.method import Outcome
+from qtoolkit.methods.weight_only import LinearMethod
+from qtoolkit.records import LayerPlan, OnProgress, Plan
 
 if TYPE_CHECKING:
     import torch
@@ -21,90 +28,13 @@ if TYPE_CHECKING:
     from qtoolkit.formats.native.tensors import NativeTensors
     from qtoolkit.formats.stored_layer import GroupedTensors
     from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.stream.journal import JournalLocation
 
 
-# What readers of other formats take: the smallest group, and the groups where the given one does not divide.
-_SMALLEST_GROUP = 32
-_GROUPS = (128, 64, 32)
-
-
-_FORMAT_HELP = (
-    "how the codes are stored: compressed-tensors, where it holds all layers, which transformers, vLLM and SGLang read "
-    "(with zero points not transformers 4); native is read with qtoolkit alone"
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AffineConfig(MixedConfig):
-    """Base of the configs of absmax and zero-point.
-
-    Attributes:
-        sym: whether its codes are symmetric.
-    """
-
-    sym: ClassVar[bool]
-
-    bits: int = option(8, choices=(8, 4), help="size of a code", unit="bits per weight", per_layer=True)
-    granularity: str = option(
-        "tensor",
-        choices=("tensor", "channel", "group"),
-        help="what shares one scale: the whole weight, an output, a group",
-        per_layer=True,
-    )
-    group_size: int = option(
-        64, help="with granularity group, inputs of one output that share a scale", unit="weights", per_layer=True
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.group_size < 2 or self.group_size % 2:
-            raise ConfigError(f"{type(self).__name__}: group_size must be an even number from 2, got {self.group_size}")
-
-    @property
-    def stored_as(self) -> GroupedFormat | None:
-        """Return the format of other programs that stores the codes; None for qtoolkit's own."""
-        stored_as = get_format(self.format)
-        return stored_as if isinstance(stored_as, GroupedFormat) else None
-
-    def grid(self, layer: Layer) -> Grid:
-        """Return how the codes of a layer are spaced; one scale for a tensor is repeated for its outputs."""
-        return Grid(self.bits, fitting_group_size(layer, self), self.sym)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AbsMax(AffineConfig):
-    """Symmetric rounding: scale = max|w| / (2**(bits-1) - 1), code = round(w / scale)."""
-
-    method: ClassVar[str] = "absmax"
-    sym: ClassVar[bool] = True
-
-    format: str = option(  # type: ignore[misc]
-        "compressed-tensors",
-        choices=("compressed-tensors", "native"),
-        help=_FORMAT_HELP,
-        absent="native",
-    )
-
-    full_range: bool = option(
-        False,
-        help="use the code -2**(bits-1) too, with scales of either sign: a finer step, by an eighth with 4 bits",
-        absent=False,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ZeroPoint(AffineConfig):
-    """Asymmetric rounding: scale = (max - min) / (q_max - q_min), zero_point = round(q_min - min / scale)."""
-
-    method: ClassVar[str] = "zero_point"
-    sym: ClassVar[bool] = False
-
-    format: str = option(  # type: ignore[misc]
-        "native",
-        choices=("native", "compressed-tensors"),
-        help=_FORMAT_HELP,
-        absent="native",
-    )
+# Weights of an embedding that are rounded at one time: a float32 copy of all of a large vocabulary takes gigabytes.
+_AT_ONCE = 2**21
+# Formats that another one replaces where they do not hold all layers: nobody gets them unasked otherwise.
+_REPLACED = ("compressed-tensors", MethodConfig.format)
 
 
 class AffineMethod(LinearMethod):
@@ -130,7 +60,17 @@ class AffineMethod(LinearMethod):
                     f"{type(config).__name__}: group_size {group_size} divides the inputs of no layer "
                     f"({', '.join(map(str, sorted(counts)))}); {would} would"
                 )
-        return config if all(_holds(config.of(layer.name), layer) for layer in layers) else _native(config)
+        refused = ((layer.name, _reason_against(config.of(layer.name), layer)) for layer in layers)
+        name, reason = next(((name, reason) for name, reason in refused if reason), ("", ""))
+        if not reason:
+            return config
+        what = type(config).__name__
+        if config.embeddings is not None or config.format not in _REPLACED:
+            raise ConfigError(
+                f"{what}: format {config.format!r} does not hold {name} ({reason}): exclude it, or leave out format "
+                "and embeddings"
+            )
+        return stored_natively(config)
 
     def notes(self, config: AffineConfig, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
@@ -150,10 +90,28 @@ class AffineMethod(LinearMethod):
         size = fitting_group_size(layer, config)
         changed = config.granularity == "group" and size != config.group_size
         adjusted = f"group_size {size} instead of {config.group_size}, which does not divide" if changed else ""
+        if config.granularity != "group" and tensors.inputs_per_scale != layer.in_features:
+            adjusted = f"its scale is repeated for each {tensors.inputs_per_scale} inputs"
         # A float32 copy, which becomes the codes in place, and the codes themselves: 5 bytes a weight by the profiler.
         working = 5 * layer.num_weights + stored
         packed = memory_bytes(tensors, device=layer.device)
         return layer.replaced(packed, disk_bytes=stored, working_bytes=working, adjusted=adjusted, bits=config.bits)
+
+    def plan_embedding(self, layer: Layer, config: AffineConfig, *, multiplies: bool) -> LayerPlan | None:
+        """See `Method`."""
+        from qtoolkit.kernels import memory_bytes, stored_bytes
+
+        if config.embeddings is None:
+            return None
+        if layer.in_features % SMALLEST_GROUP:
+            return layer.left_alone(f"its width is no multiple of {SMALLEST_GROUP}, but {layer.in_features}")
+        own = config.for_embeddings(layer.in_features)
+        tensors = self._tensors(layer, own)
+        stored = stored_bytes(tensors)
+        packed = memory_bytes(tensors, device=layer.device) if multiplies else stored
+        # The codes as they are made, some of them in float32, and as they are packed.
+        working = layer.num_weights + 5 * min(_AT_ONCE, layer.num_weights) + stored
+        return layer.replaced(packed, disk_bytes=stored, working_bytes=working, bits=own.bits)
 
     def rounded(self, weight: "torch.Tensor", layer: Layer, config: AffineConfig) -> "torch.Tensor":
         """See `Method`."""
@@ -162,23 +120,50 @@ class AffineMethod(LinearMethod):
 
     def quantize_weight(self, weight: "torch.Tensor", layer: Layer, config: AffineConfig) -> "dict[str, torch.Tensor]":
         """See `LinearMethod`."""
+        import torch
+
         from qtoolkit.formats.native.tensors import NativeTensors
+        from qtoolkit.methods.rounded_result import grouped_tensors
         from qtoolkit.tensor.rounding import round_weight
 
         tensors = self._tensors(layer, config)
         _, scale_dtype = tensors.tensors()[tensors.scale_name]
-        codes, scale, zero_point = round_weight(
-            weight,
-            bits=config.bits,
-            granularity=config.granularity,
-            group_size=fitting_group_size(layer, config),
-            symmetric=config.sym,
-            full_range=isinstance(config, AbsMax) and config.full_range,
-            scale_dtype=scale_dtype,
-        )
+        options: dict[str, Any] = {
+            "bits": config.bits,
+            "granularity": config.granularity,
+            "group_size": fitting_group_size(layer, config),
+            "symmetric": config.sym,
+            "full_range": isinstance(config, AbsMax) and config.full_range,
+            "scale_dtype": scale_dtype,
+        }
+        if layer.in_block or config.granularity != "group":
+            codes, scale, zero_point = round_weight(weight, **options)
+        else:
+            parts = [round_weight(rows, **options) for rows in weight.split(max(1, _AT_ONCE // layer.in_features))]
+            codes, scale = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            zero_points = [zeros for _, _, zeros in parts if zeros is not None]
+            zero_point = torch.cat(zero_points) if zero_points else None
         if isinstance(tensors, NativeTensors):
             return tensors.store(codes, scale, zero_point)
-        return {name: tensor.to(weight.device) for name, tensor in _grouped(tensors, codes, scale, zero_point).items()}
+        stored = grouped_tensors(tensors, codes, scale, zero_point)
+        return {name: tensor.to(weight.device) for name, tensor in stored.items()}
+
+    def quantize(
+        self,
+        checkpoint: "Checkpoint",
+        config: Any,
+        plan: Plan,
+        on_progress: OnProgress,
+        journal: "JournalLocation | None" = None,
+    ) -> Outcome:
+        """See `Method`: an output head that is tied to a quantized embedding has its codes, and no weight."""
+        from qtoolkit.methods.rounded_result import without_tied
+
+        source = checkpoint if config.embeddings is None else without_tied(checkpoint)
+        outcome = super().quantize(source, config, plan, on_progress, journal)
+        stored_as = config.stored_as
+        changed = () if stored_as is None else stored_as.measured_notes(outcome.model)
+        return outcome._replace(notes=(*outcome.notes, *changed))
 
     def build(self, layer: Layer, config: AffineConfig, dtype: "torch.dtype") -> "torch.nn.Module":
         """See `LinearMethod`."""
@@ -188,29 +173,11 @@ class AffineMethod(LinearMethod):
 
     def transformers_config(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> Any:
         """See `WeightOnlyMethod`: a format of other programs names layers as they are called in the file."""
-        stored_as = config.stored_as
-        if stored_as is None:
+        if config.stored_as is None:
             return super().transformers_config(checkpoint, config, plan)
-        import torch
+        from qtoolkit.methods.rounded_result import result_config
 
-        from qtoolkit.models.renaming import matrices_in_file
-
-        # A file whose tensors cannot be read one by one is saved by the names of the model.
-        tensors = checkpoint.skeleton.state_dict() if checkpoint.expand else checkpoint.tensors
-        named = matrices_in_file(checkpoint.skeleton, tensors)
-        names = {layer.name for layer in plan.layers}
-        modules = dict(checkpoint.skeleton.named_modules())
-        embeddings = {name for name, module in modules.items() if isinstance(module, torch.nn.Embedding)}
-        grids = {}
-        for stored, name in named.items():
-            if name in names:
-                layer = Layer.of(name, modules[name], plan.device)
-                grids[stored] = config.of(name).grid(layer)
-        left = {stored: name for stored, name in named.items() if name not in names | embeddings}
-        # Some readers look for a layer by its name in the file, others by that in the model.
-        ignored = {*left, *left.values()}
-        origin = {"method": self.name, "options": config.to_file()}
-        return stored_as.rounding_config(LinearLayers(self, config), sorted(names), grids, ignored, origin)
+        return result_config(checkpoint, self, config, plan)
 
     def _tensors(self, layer: Layer, config: AffineConfig) -> "NativeTensors | GroupedTensors":
         """Return how the layer's weight is stored."""
@@ -232,62 +199,17 @@ class AffineMethod(LinearMethod):
         )
 
 
-def _holds(config: AffineConfig, layer: Layer) -> bool:
-    """Check whether the format of a layer's config holds the layer, and its readers take the groups."""
+def _reason_against(config: AffineConfig, layer: Layer) -> str:
+    """Return why the format of a layer's config does not hold the layer, or readers its groups; empty if they do."""
     if config.stored_as is None:
-        return True
-    # transformers 5.23 does not merge experts of a file that says compressed-tensors.
-    if layer.beside_experts or (config.granularity == "group" and config.group_size < _SMALLEST_GROUP):
-        return False
+        return ""
+    # transformers 5.23 does not merge experts of a file that says compressed-tensors, and none of codes.
+    if layer.beside_experts:
+        return "beside experts in one tensor, which stay as they are"
+    if config.granularity == "group" and config.group_size < SMALLEST_GROUP:
+        return f"groups of {config.group_size}"
     # Rounding needs no calibration: a layer outside the blocks is like any other.
-    return not config.stored_as.reason_to_skip(replace(layer, in_block=True))
-
-
-def _native(config: AffineConfig) -> AffineConfig:
-    """Return a config whose codes qtoolkit's own format stores."""
-    # The base has no such field: each of its configs has its own default.
-    changes: dict[str, Any] = {"format": MethodConfig.format}
-    return replace(config, **changes)
-
-
-def _grouped(
-    tensors: "GroupedTensors", codes: "torch.Tensor", scale: "torch.Tensor", zero_point: "torch.Tensor | None"
-) -> "dict[str, torch.Tensor]":
-    """Return the tensors that store the codes of `round_weight`, made unsigned.
-
-    Args:
-        tensors: how they are stored.
-        codes: int8 [out, in].
-        scale: [1, 1] or [out * groups, 1].
-        zero_point: int8 of the same shape; None when symmetric.
-    """
-    import torch
-
-    out_features, in_features = codes.shape
-    middle = 2 ** (tensors.bits - 1)
-    if zero_point is None:
-        zero_point = torch.zeros_like(scale, dtype=torch.int8)
-    # [1, 1] or [out * groups, 1] -> [out or 1, groups] -> [groups, out]
-    rows = 1 if scale.numel() == 1 else out_features
-    scale, zero_point = (one.view(rows, -1).expand(out_features, -1).T for one in (scale, zero_point))
-    groups = torch.arange(in_features) // tensors.inputs_per_scale
-    # As bytes, without a copy in a wider type; int8 [out, in] -> uint8 [in, out].
-    unsigned = codes.view(torch.uint8).bitwise_xor_(128) if middle == 128 else codes.add_(middle).view(torch.uint8)
-    return tensors.store(unsigned.T, scale, zero_point.to(torch.int16) + middle, groups)
-
-
-def fitting_group_size(layer: Layer, config: AffineConfig) -> int:
-    """Return the config's group size, or the largest even one below it that divides the layer's inputs.
-
-    In a format of other programs, one of those that kernels take. -1 where the granularity is not "group".
-    """
-    if config.granularity != "group":
-        return -1
-    if config.stored_as is not None and layer.in_features % config.group_size:
-        # Inputs are multiples of the last.
-        return next(size for size in _GROUPS if size <= config.group_size and layer.in_features % size == 0)
-    sizes = range(config.group_size, 1, -1)
-    return next((size for size in sizes if size % 2 == 0 and layer.in_features % size == 0), layer.in_features)
+    return config.stored_as.reason_to_skip(replace(layer, in_block=True))
 
 
 class AbsMaxMethod(AffineMethod):

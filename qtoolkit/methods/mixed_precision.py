@@ -18,7 +18,7 @@ class MixedConfig(MethodConfig):
 
     Example: all layers 4 bits, those of the pattern 8.
 
-        >>> from qtoolkit.methods.affine import AbsMax
+        >>> from qtoolkit.methods.affine_config import AbsMax
         >>> config = AbsMax(bits=4, rules={"*.down_proj": {"bits": 8}})
         >>> config.of("model.layers.0.mlp.down_proj").bits, config.of("model.layers.0.mlp.up_proj").bits
         (8, 4)

@@ -1,6 +1,8 @@
 """Base classes of the methods that need no calibration."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.formats import Layer, get_format
@@ -71,16 +73,29 @@ class LinearMethod(WeightOnlyMethod):
 
 
 class LinearLayers:
-    """Build and quantize the layers of one method with one config; implements `qtoolkit.formats.Layers`."""
+    """Build and quantize the layers of one method with one config; implements `qtoolkit.formats.Layers`.
 
-    def __init__(self, method: LinearMethod, config: MethodConfig) -> None:
+    Args:
+        method: of the layers.
+        config: of all of them.
+        own: configs of single layers by their names, where `config.of` does not give them.
+    """
+
+    def __init__(
+        self, method: LinearMethod, config: MethodConfig, own: Mapping[str, MethodConfig] = MappingProxyType({})
+    ) -> None:
         self._method = method
         self._config = config
+        self._own = own
 
     def build(self, layer: Layer, dtype: "torch.dtype") -> "torch.nn.Module":
         """See `Layers`."""
-        return self._method.build(layer, self._config.of(layer.name), dtype)
+        return self._method.build(layer, self._of(layer), dtype)
 
     def quantize_weight(self, weight: "torch.Tensor", layer: Layer) -> "dict[str, torch.Tensor]":
         """See `Layers`."""
-        return self._method.quantize_weight(weight, layer, self._config.of(layer.name))
+        return self._method.quantize_weight(weight, layer, self._of(layer))
+
+    def _of(self, layer: Layer) -> MethodConfig:
+        """Return the config of a layer."""
+        return self._own.get(layer.name) or self._config.of(layer.name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.checkpoints.expanded_tensors import stored_bytes
 from qtoolkit.checkpoints.safetensors import ReportedTensor, StoredTensor
 from qtoolkit.models.building import build_skeleton
 from qtoolkit.records import ModelSource
@@ -47,6 +48,7 @@ class Checkpoint:
         checked: whether its files have the hashes that the Hub names, "checked: ...", or why that is not known,
             "not checked: ..."; empty for a plan.
         expand: returns `tensors` for a file whose tensors cannot be read one by one; None for all others.
+        stored_as: how the files store weights that are expanded when they are read, "FP8"; empty for full precision.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Checkpoint:
     gated: bool | None = None
     inherited: Mapping[str, Any] = field(default_factory=dict)
     checked: str = ""
+    stored_as: str = ""
     # Empty until the skeleton is built; copies share it.
     _built: "list[Noted[PreTrainedModel]]" = field(default_factory=list, repr=False)
 
@@ -103,9 +106,14 @@ class Checkpoint:
 
     @property
     def weight_bytes(self) -> int:
-        """Return the bytes of all weights as they are read."""
+        """Return the bytes of all weights once they are read."""
         tensors = self.skeleton.parameters() if self.expand else self.tensors.values()
         return sum(tensor.nbytes for tensor in tensors)
+
+    @property
+    def read_bytes(self) -> int:
+        """Return the bytes that are read from the files: fewer than `weight_bytes` of weights that are expanded."""
+        return self.weight_bytes if self.expand else stored_bytes(self.tensors)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 hash of every tensor's name, type, shape and first values, which changed weights change.
@@ -157,6 +165,7 @@ class Checkpoint:
             num_parameters=sum(parameter.numel() for parameter in parameters),
             footprint=sum(tensor.nbytes for tensor in tensors.values()),
             disk_size=self.disk_size,
+            stored_as=self.stored_as,
         )
 
 

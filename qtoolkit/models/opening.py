@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.checkpoints.folder import check_config, check_loadable
+from qtoolkit.checkpoints.folder import Refuse, accept_all, check_config, check_loadable
 from qtoolkit.errors import ConfigError, ModelNotFoundError
 from qtoolkit.files import path_of
 from qtoolkit.models.checkpoint import Checkpoint
@@ -26,6 +27,7 @@ def open_checkpoint(
     tokenizer: Any,
     on_progress: OnProgress,
     quantized: bool = False,
+    refuse: Refuse = accept_all,
     headers_only: bool = False,
     side_files: Collection[str] = (),
 ) -> Checkpoint:
@@ -38,6 +40,7 @@ def open_checkpoint(
         tokenizer: one to use instead of the model's own; None for that.
         on_progress: called as files are downloaded.
         quantized: whether a checkpoint may be quantized already.
+        refuse: raises for the `quantization_config` of one that cannot be read, before weights are downloaded.
         headers_only: for a plan: only headers are downloaded or read, of weights and of the tokenizer. Weights of a Hub
             model cannot be read then. The model may be a transformers config.
         side_files: names of files beside the config that formats read, to be downloaded too.
@@ -54,7 +57,7 @@ def open_checkpoint(
     if not isinstance(model, str | os.PathLike):
         _refuse_revision(type(model).__name__, revision)
         return open_loaded(model, tokenizer)
-    check = check_loadable if quantized else check_config
+    check = partial(check_loadable, refuse=refuse) if quantized else check_config
     name = os.fspath(model)
     if not isinstance(name, str) or name.startswith("~"):
         # Other names with a NUL are refused where Hub ids are read.

@@ -15,6 +15,7 @@ from qtoolkit.notebook.options import LineOption, config_options, flag_of, reque
 from qtoolkit.requests import (
     CardOptions,
     CompareRequest,
+    ConvertRequest,
     EvaluateRequest,
     FrontierRequest,
     PlanRequest,
@@ -82,6 +83,7 @@ MAGICS: Mapping[str, MagicSyntax] = {
         (_METHODS, *request_options(FrontierRequest), _DEBUG),
         body_hint="; options of a method go into the body of a %%qfrontier cell",
     ),
+    "qconvert": MagicSyntax((*request_options(ConvertRequest), _DEBUG), words=("MODEL", "FORMAT", "FOLDER")),
     "qpublish": MagicSyntax((*request_options(PublishRequest), _DEBUG), words=("FOLDER", "REPO")),
     "qpanel": MagicSyntax((_own("only", "one panel alone", "NAME"), _DEBUG), may_be_empty=True),
 }

@@ -21,6 +21,7 @@ from qtoolkit.notebook.magic_errors import short_errors
 from qtoolkit.notebook.progress import Progress, open_progress
 from qtoolkit.records import (
     Comparison,
+    Conversion,
     Doctor,
     Frontier,
     MemoryReport,
@@ -33,6 +34,7 @@ from qtoolkit.records import (
 from qtoolkit.requests import (
     CardOptions,
     CompareRequest,
+    ConvertRequest,
     EvaluateRequest,
     FrontierRequest,
     PlanRequest,
@@ -199,6 +201,27 @@ class QuantizeMagics(Magics):
         with measure_peak() as peak:
             run_body(self.shell, cell)
         return peak.report
+
+    @helped_by("qconvert")
+    @needs_local_scope
+    @line_magic
+    @short_errors
+    def qconvert(self, line: str, local_ns: Names | None = None) -> Conversion:
+        """Write a quantized model in another format with the same codes; `qt.convert` in a line.
+
+          %qconvert MODEL FORMAT FOLDER [options]
+          conversion = %qconvert MODEL FORMAT FOLDER ...
+
+        MODEL is a folder, a Hub id, or a variable that holds one of these; FORMAT is one of `qt.available_formats()`;
+        FOLDER is made.
+        """
+        given = read_line("qconvert", line)
+        name, stored_as, folder = given.words
+        options = given.options_of(ConvertRequest)
+        from qtoolkit.api import convert
+
+        with self._progress(f"{name} to {stored_as}") as on_progress:
+            return convert(self._named(name, local_ns), stored_as, folder, **options, on_progress=on_progress)
 
     @helped_by("qpublish")
     @needs_local_scope

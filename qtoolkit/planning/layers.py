@@ -65,6 +65,7 @@ class Modules:
         fitted = method.fit(candidates, config)
         embeddings = _embeddings(self._checkpoint.skeleton, method, fitted, device)
         excluded = tuple(plan for plan in excluded if plan.name not in embeddings)
+        candidates = tuple(layer for layer in candidates if layer.name not in embeddings)
         plans = [*embeddings.values()]
         plans += _plans(method, fitted, candidates, _describe(_changes(config, fitted), config))
         layers = tuple(plan for plan in plans if not plan.skipped)

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from qtoolkit.checkpoints.expanded_tensors import expanding_bytes
 from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig
 from qtoolkit.models import structure
@@ -62,6 +63,9 @@ def base_terms(
         if name in RESIDENT_BYTES and not (on_this_machine and name in sys.modules):
             terms.append(Term(f"package {name}", RESIDENT_BYTES[name], "measured when it is imported"))
     terms.append(Term("code and buffers of first use", _FIRST_USE, "measured: pages of torch's libraries"))
+    if checkpoint.stored_as:
+        size = expanding_bytes(checkpoint.tensors)
+        terms.append(Term("weights while they are expanded", size, f"from {checkpoint.stored_as}, some rows at a time"))
     if checkpoint.tokenizer is None and checkpoint.tokenizer_bytes:
         size = round(_TOKENIZER_HELD * checkpoint.tokenizer_bytes)
         terms.append(Term("tokenizer", size, f"{_TOKENIZER_HELD} times its file, measured on two"))
@@ -86,6 +90,7 @@ def make_job_shape(
         skipped=skipped,
         footprint=footprint,
         weight_bytes=checkpoint.weight_bytes,
+        read_bytes=checkpoint.read_bytes,
         expanded=checkpoint.weight_bytes if checkpoint.format == "gguf" else 0,
         device=device,
         dtype=checkpoint.dtype,

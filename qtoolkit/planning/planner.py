@@ -16,6 +16,7 @@ from qtoolkit.planning.phases import base_terms, inference, job_phases, make_job
 from qtoolkit.planning.result_readers import loaded_configs, with_readers
 from qtoolkit.records import Machine, Plan, Speed
 from qtoolkit.requests import DEFAULT_CONTEXT
+from qtoolkit.units import format_bytes
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def plan_job(
     buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
     footprint = sum(layer.bytes_after for layer in (*layers, *skipped)) + sum(buffers.values())
     disk = sum(layer.disk_bytes for layer in (*layers, *skipped))
+    checkpoint = checkpoint.with_notes(*_larger(checkpoint, disk))
     base = base_terms(checkpoint, method.requires, machine, device, rss)
     # A machine with a GPU has the speed of the GPU alone.
     speed = machine.speed if machine and bool(machine.vram) == (device != "cpu") else Speed()
@@ -89,7 +91,7 @@ def plan_job(
     plan = Plan(
         source=checkpoint.record(),
         method=method.name,
-        settings=config.to_dict(),
+        settings=method.settings(config),
         device=device,
         layers=layers,
         skipped=skipped,
@@ -101,6 +103,14 @@ def plan_job(
     )
     plan = with_readers(plan, config, for_)
     return PlannedJob(checkpoint, config, judge(plan, machine, saves=saves) if machine else plan)
+
+
+def _larger(checkpoint: Checkpoint, disk: int) -> tuple[str, ...]:
+    """Return a note on a result that takes more on the disk than its source, some of which stays expanded."""
+    if not checkpoint.stored_as or not checkpoint.disk_size or disk <= checkpoint.disk_size:
+        return ()
+    sizes = f"takes {format_bytes(disk)} on the disk, more than the {format_bytes(checkpoint.disk_size)} of its source"
+    return (f"the result {sizes} in {checkpoint.stored_as}: what is not quantized stays expanded",)
 
 
 def plan_with_advice(

@@ -245,7 +245,9 @@ def check_quantization(artifact: Artifact) -> Check:
             if key in _COMPARED_OPTIONS and key in stated and stated[key] != wanted
         ]
         problems += _layer_problems(artifact, artifact.receipt.num_layers)
-    return check_of(name, problems, f"{values.get('quant_method', config.format)}, method {config.method}")
+    # Nothing but a receipt tells which method chose the codes.
+    method = f", method {config.method}" if artifact.receipt else ""
+    return check_of(name, problems, f"{values.get('quant_method', config.format)}{method}")
 
 
 def _layer_problems(artifact: Artifact, stated: int) -> list[str]:

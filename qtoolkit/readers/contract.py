@@ -22,6 +22,7 @@ _USUAL: dict[str, Any] = {
     "embeddings": None,
     "mixed_units": (),
     "misnamed_units": (),
+    "left": (),
 }
 
 

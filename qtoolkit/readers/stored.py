@@ -8,6 +8,9 @@ from typing import Any
 
 from qtoolkit.readers.fused_layers import fused_unit
 
+# What chooses the experts of a token.
+_ROUTERS = ("gate", "router", "shared_expert_gate")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
@@ -27,6 +30,7 @@ class Stored:
         expands: whether its config asks transformers to expand the codes while it loads.
         mixed_units: fused matrices of servers whose layers are stored in different ways, by their names.
         misnamed_units: those whose layers the config names one by one, where servers look for the fused name.
+        left: layers of blocks that are not quantized, by their full names; routers of experts aside, which never are.
     """
 
     format: str
@@ -41,6 +45,7 @@ class Stored:
     expands: bool = False
     mixed_units: tuple[str, ...] = ()
     misnamed_units: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     @property
     def widths(self) -> int:
@@ -49,8 +54,11 @@ class Stored:
 
     @property
     def packs_zero_points(self) -> bool:
-        """Return whether transformers is left to unpack zero points while it computes."""
-        return not self.sym and not self.expands
+        """Return whether transformers is left to unpack zero points while it computes.
+
+        False beside quantized embeddings, which it does not take in any way.
+        """
+        return not self.sym and not self.expands and self.embeddings is None
 
 
 def describe_stored(
@@ -77,6 +85,7 @@ def describe_stored(
         dtype: type of what is not quantized.
         values: the `quantization_config`; None before there is one.
     """
+    left = tuple(left)
     in_blocks = {name: bits for name, bits in layers.items() if any(part.isdigit() for part in name.split("."))}
     rules = (options.get("rules") or {}).values()
     bits: set[Any] = {*in_blocks.values()} or {own.get("bits", options.get("bits")) for own in (options, *rules)}
@@ -84,6 +93,9 @@ def describe_stored(
     group_size = -1 if whole else options.get("group_size")
     is_sym = bool(options.get("sym", sym))
     described = {} if values is None else values
+    embeddings = options.get("embeddings")
+    # It is never written beside quantized embeddings, which transformers would expand wrongly.
+    expands = not is_sym and embeddings is None if values is None else values.get("run_compressed") is False
     return Stored(
         format=stored_as,
         layout=_layout(described, options),
@@ -92,18 +104,27 @@ def describe_stored(
         input_type=_input_type(described) or input_type,
         sym=is_sym,
         desc_act=bool(options.get("desc_act")) and group_size != -1,
-        embeddings=options.get("embeddings"),
+        embeddings=embeddings,
         dtype=dtype,
-        expands=not is_sym if values is None else values.get("run_compressed") is False,
+        expands=expands,
         mixed_units=mixed_units(in_blocks, left),
         misnamed_units=misnamed_units(in_blocks, described),
+        left=tuple(sorted(name for name in left if name not in layers and _is_usual(name))) if in_blocks else (),
     )
+
+
+def _is_usual(name: str) -> bool:
+    """Return whether programs would take a layer for a quantized one unless told: one of a block, and not a router."""
+    *_, last = parts = name.split(".")
+    return any(part.isdigit() for part in parts) and last not in _ROUTERS
 
 
 def _layout(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Return what a format calls the way that it packs codes, by the config of a checkpoint or of a method."""
     named = values.get("checkpoint_format") or values.get("format") or options.get("checkpoint_format") or ""
-    return str(named)
+    # Some programs call it so; others write the number of their own version.
+    version = str(values.get("version") or "").lower()
+    return str(named) or (version if version.isidentifier() else "")
 
 
 def _input_type(values: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from qtoolkit.readers.entry import Entry, Limit, Program
 
 OWN = "qtoolkit"
 PROGRAMS = (
-    Program("transformers", "transformers", "5.23.0", "transformers/quantizers/auto.py"),
+    Program("transformers", "transformers", "5.24.0", "transformers/quantizers/auto.py"),
     Program("transformers4", "transformers", "4.57.6", "transformers/quantizers/auto.py", is_rare=True),
     Program("vllm", "vLLM", "0.33.0", "vllm/model_executor/layers/quantization/__init__.py"),
     Program("sglang", "SGLang", "0.5.23", "sglang/srt/layers/quantization/__init__.py"),
@@ -99,6 +99,7 @@ _GPTQ = (
             Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits"),
             _ONE_WIDTH,
             Limit("layout", ("", "gptq"), "zero points stored as {got}", "leave checkpoint_format out"),
+            Limit("left", (), "layers of a block that are left as they are", "leave exclude out"),
         ),
     ),
     Entry(
@@ -249,11 +250,25 @@ _GGUF = (
 
 _FOUR_BITS = Limit("bits", (4,), "AWQ of {got} bits")
 _AWQ = (
-    Entry("transformers", "awq", source="transformers/quantizers/quantizer_awq.py", needs="gptqmodel"),
+    Entry(
+        "transformers",
+        "awq",
+        source="transformers/quantizers/quantizer_awq.py",
+        needs="gptqmodel",
+        note="with qtoolkit imported it needs none",
+    ),
+    Entry("transformers4", "awq", source="transformers/quantizers/quantizer_awq.py", needs="autoawq"),
     Entry("vllm", "awq", source=f"{_VLLM}/auto_awq.py", limits=(Limit("bits", (4, 8), "AWQ of {got} bits"), _MIXED)),
     Entry("sglang", "awq", source=f"{_SGLANG}/awq/awq.py:84", limits=(_FOUR_BITS, _MIXED)),
     Entry("mlx-lm", "awq", source="mlx_lm/utils.py:113-116, 569", limits=(_FOUR_BITS,)),
     Entry("gptqmodel", "awq", source="gptqmodel/nn_modules/qlinear/torch_awq.py:26"),
+    Entry("peft", "awq", source="peft/tuners/lora/awq.py", needs="gptqmodel, which loads the model"),
+    Entry(
+        "qtoolkit",
+        "awq",
+        source="qtoolkit/formats/awq",
+        limits=(_FOUR_BITS, Limit("layout", ("", "gemm"), "AWQ in version {got}", "load it with gptqmodel")),
+    ),
 )
 
 _FP8 = (

@@ -3,6 +3,7 @@
 from qtoolkit.records.base import Grid, Record, Row
 from qtoolkit.records.calibration import CalibrationReport, LayerError
 from qtoolkit.records.comparison import FULL_PRECISION, Compared, Comparison, in_order
+from qtoolkit.records.conversion import Conversion
 from qtoolkit.records.doctor import Doctor
 from qtoolkit.records.event import OnProgress, ProgressEvent, ignore_progress
 from qtoolkit.records.frontier import Frontier, Unmeasured, by_size
@@ -33,6 +34,7 @@ __all__ = [
     "Check",
     "Compared",
     "Comparison",
+    "Conversion",
     "Doctor",
     "FileEntry",
     "FoundModel",

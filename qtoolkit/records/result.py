@@ -40,7 +40,7 @@ class QuantizationReport(JobRecord):
             *self.layer_rows(),
             *(self.calibration.rows() if self.calibration else ()),
             *note_rows(self.notes),
-            Row("saved to", _shortened(self.path) if self.path else "not saved"),
+            Row("saved to", shortened(self.path) if self.path else "not saved"),
             Row("whole job", format_seconds(self.seconds)),
         )
 
@@ -48,7 +48,7 @@ class QuantizationReport(JobRecord):
         return self.memory.picture()
 
 
-def _shortened(path: str) -> str:
+def shortened(path: str) -> str:
     """Return a path relative to the current folder if it is inside, so that a notebook shows no private folders."""
     folder = current_folder()
     return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path

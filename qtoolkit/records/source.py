@@ -20,7 +20,10 @@ class ModelSource(Record):
         num_parameters: parameters, tied ones counted once.
         footprint: bytes of all parameters and buffers in `dtype`, tied ones counted once.
         disk_size: bytes of the weight files; None for a loaded model.
+        stored_as: how the files store weights that were expanded to `dtype`, "FP8"; empty for full precision.
     """
+
+    added_fields = frozenset({"stored_as"})
 
     name: str
     path: str | None
@@ -31,12 +34,16 @@ class ModelSource(Record):
     num_parameters: int
     footprint: int
     disk_size: int | None
+    stored_as: str = ""
 
     def rows(self) -> tuple[Row, ...]:
         return (
             Row("model", self.name, f"commit {self.commit_hash}" if self.commit_hash else ""),
             Row("architecture", self.architecture),
-            Row("parameters", format_count(self.num_parameters), f"{self.format}, {self.dtype}"),
+            Row("parameters", format_count(self.num_parameters), f"{self.format}, {self._types()}"),
             Row("footprint", format_bytes(self.footprint)),
             *size_row("on disk", self.disk_size),
         )
+
+    def _types(self) -> str:
+        return f"{self.dtype} expanded from {self.stored_as}" if self.stored_as else self.dtype

@@ -5,6 +5,7 @@ Signatures, docstrings, magics, TOML and panels are derived from these fields, s
 
 from qtoolkit.requests.candidates_request import CandidatesRequest
 from qtoolkit.requests.compare_request import CompareRequest
+from qtoolkit.requests.convert_request import ConvertRequest
 from qtoolkit.requests.evaluate_request import EvaluateRequest
 from qtoolkit.requests.find_models_request import FindModelsRequest
 from qtoolkit.requests.frontier_request import FrontierRequest
@@ -25,6 +26,7 @@ __all__ = [
     "CandidatesRequest",
     "CardOptions",
     "CompareRequest",
+    "ConvertRequest",
     "EvaluateRequest",
     "FindModelsRequest",
     "FrontierRequest",

@@ -64,12 +64,12 @@ def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool, cor
     solves = sum(2.0 * num_choices * layer.num_weights * layer.shape[1] for layer in job.layers) if corrects else 0.0
     solves += sum(count**1.5 / 3 for own in squares for count in own)
     times = job.time(
-        moved=2 * job.weight_bytes,
+        moved=2 * job.read_bytes,
         touched=4 * NUM_SAMPLES * num_choices * weights,
         flops=8.0 * tokens * weights + solving,
         flops32=solves,
     )
-    return replace(fullest, bytes_moved=2 * job.weight_bytes, seconds=times)
+    return replace(fullest, bytes_moved=2 * job.read_bytes, seconds=times)
 
 
 def inputs_of_blocks(job: JobShape) -> list[list[int]]:

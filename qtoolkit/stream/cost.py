@@ -24,7 +24,8 @@ class JobShape:
         layers: the modules that will be quantized.
         skipped: the modules that will not.
         footprint: bytes of the quantized model in memory.
-        weight_bytes: bytes of all weights as they are read.
+        weight_bytes: bytes of all weights once they are read.
+        read_bytes: bytes of all weights in their files, fewer where they are stored as FP8 or MXFP4.
         expanded: bytes of a `.gguf` file's expanded weights, held until the result is complete; 0 for other files.
         device: "cpu" or "cuda:0".
         dtype: the type that the model computes in.
@@ -42,6 +43,7 @@ class JobShape:
     skipped: tuple[LayerPlan, ...]
     footprint: int
     weight_bytes: int
+    read_bytes: int
     expanded: int
     device: str
     dtype: torch.dtype
@@ -104,8 +106,8 @@ def reading_phase(job: JobShape, name: str, what: str, working: int) -> PhasePla
         name,
         (*job.base, *memory),
         () if job.on_cpu else (job.result, layer),
-        bytes_moved=job.weight_bytes,
-        seconds=job.time(moved=job.weight_bytes, touched=touched),
+        bytes_moved=job.read_bytes,
+        seconds=job.time(moved=job.read_bytes, touched=touched),
     )
 
 
@@ -138,7 +140,7 @@ def writing_phase(job: JobShape, num_samples: int, seq_len: int, wider: float) -
     phase = on_device(job, "calibrate", (model, Term("keys, values and logits", cache, limit)), ())
     # Every token reads every weight.
     rounds = -(-num_samples * each // max(cache, 1))
-    return replace(phase, bytes_moved=job.weight_bytes, seconds=job.time(touched=rounds * seq_len * job.weight_bytes))
+    return replace(phase, bytes_moved=job.read_bytes, seconds=job.time(touched=rounds * seq_len * job.weight_bytes))
 
 
 def weights_by_block(job: JobShape) -> tuple[dict[str, int], int]:

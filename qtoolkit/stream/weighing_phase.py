@@ -62,7 +62,7 @@ def weighing_phase(job: JobShape, num_samples: int, seq_len: int) -> PhasePlan:
     weights = sum(layer.num_weights for layer in job.layers)
     # Forward twice and backward once through the blocks, once each through the head.
     flops = 6.0 * tokens * weights + 4.0 * tokens * job.hidden_size * job.vocab_size
-    moved = 2 * (job.weight_bytes + staged)
+    moved = 2 * (job.read_bytes + staged)
     touched = 4 * _LOGITS_TOUCHED * tokens * job.vocab_size
     slow = flops if dtype.itemsize == 4 else 0.0
     return replace(

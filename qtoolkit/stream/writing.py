@@ -2,7 +2,8 @@
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from qtoolkit.stream.tokenizer_writing import write_tokenizer
 from qtoolkit.tensor.lazy import LazyState, LazyTensor
 
 if TYPE_CHECKING:
+    from io import BufferedWriter
+
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # As in transformers' `save_pretrained`: small enough for any file system, and for repeating an upload to the Hub.
@@ -127,29 +130,85 @@ def write_weights(
     Raises:
         UnsupportedModelError: a tensor has a type that the format lacks; nothing is written then.
     """
+    _refuse_unknown(tensors)
+    shards = _named_shards(tensors, max_shard_bytes)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    done = 0
+    for file, shard in shards.items():
+        for _, num_bytes in write_file(folder / file, shard):
+            done += num_bytes
+            on_progress(ProgressEvent("save", done, total, "bytes", file))
+    return [*shards, *_write_index(folder, shards)]
+
+
+def write_parts(
+    described: Mapping[str, torch.Tensor],
+    parts: Iterable[Mapping[str, torch.Tensor]],
+    folder: Path,
+    on_progress: OnProgress,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> list[str]:
+    """Write files as `write_weights` does, of tensors that come some at one time and in any order.
+
+    Args:
+        described: all tensors on the meta device: their shapes and types, in the order of the files.
+        parts: the tensors, each once; a part is dropped before the next one is asked for.
+        folder, on_progress, max_shard_bytes: as for `write_weights`, which raises the same.
+
+    Returns:
+        The names of the files.
+    """
+    _refuse_unknown(described)
+    shards = _named_shards(described, max_shard_bytes)
+    total = sum(tensor.nbytes for tensor in described.values())
+    done = 0
+    with ExitStack() as stack:
+        places: dict[str, tuple[str, BufferedWriter, int]] = {}
+        for name, shard in shards.items():
+            file = stack.enter_context(open_new(folder / name))
+            header, offsets = _header(shard)
+            file.write(header)
+            places |= {key: (name, file, len(header) + offset) for key, offset in offsets.items()}
+        for part in parts:
+            for key, tensor in part.items():
+                name, file, start = places[key]
+                assert (tuple(tensor.shape), tensor.dtype) == (tuple(described[key].shape), described[key].dtype), key
+                file.seek(start)
+                file.write(_bytes_of(tensor))
+                done += tensor.nbytes
+                on_progress(ProgressEvent("save", done, total, "bytes", name))
+            del part, tensor  # before the next one is made
+    assert done == total, "each tensor is written once"
+    return [*shards, *_write_index(folder, shards)]
+
+
+def _refuse_unknown(tensors: _Tensors) -> None:
+    """Refuse tensors of a type that safetensors files lack."""
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES.values():
             allowed = ", ".join(DTYPES)
             raise UnsupportedModelError(
                 f"{name} has the type {tensor.dtype}: safetensors files are written of {allowed}"
             )
+
+
+def _write_index(folder: Path, shards: Mapping[str, _Tensors]) -> list[str]:
+    """Write the index of several files, and return its name; nothing for one file."""
+    if len(shards) == 1:
+        return []
+    total = sum(tensor.nbytes for shard in shards.values() for tensor in shard.values())
+    # In the order in which they stand in the files.
+    weight_map = {name: file for file, shard in shards.items() for name, _ in _ordered(shard)}
+    text = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"
+    (folder / INDEX_FILE).write_text(text, encoding="utf-8")
+    return [INDEX_FILE]
+
+
+def _named_shards(tensors: _Tensors, max_shard_bytes: int) -> dict[str, _Tensors]:
+    """Return the tensors of each file by the names of the files."""
     shards = _shards(tensors, max_shard_bytes)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    done = 0
-    weight_map = {}
-    for number, shard in enumerate(shards, start=1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        for name, num_bytes in write_file(folder / file, shard):
-            done += num_bytes
-            weight_map[name] = file
-            on_progress(ProgressEvent("save", done, total, "bytes", file))
-    names = list(dict.fromkeys(weight_map.values()))
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        text = json.dumps(index, indent=2) + "\n"
-        (folder / INDEX_FILE).write_text(text, encoding="utf-8")
-        names.append(INDEX_FILE)
-    return names
+    names = (f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1))
+    return dict(zip(["model.safetensors"] if len(shards) == 1 else names, shards, strict=True))
 
 
 def _shards(tensors: _Tensors, max_shard_bytes: int) -> list[dict[str, torch.Tensor | LazyTensor]]:
@@ -167,22 +226,42 @@ def _shards(tensors: _Tensors, max_shard_bytes: int) -> list[dict[str, torch.Ten
 
 def write_file(path: Path, tensors: _Tensors) -> Iterator[tuple[str, int]]:
     """Write one safetensors file, yielding each tensor's name and size in bytes once it is written."""
+    header, _ = _header(tensors)
+    with open_new(path) as file:
+        file.write(header)
+        for name, tensor in _ordered(tensors):
+            values = tensor[...]
+            file.write(_bytes_of(values))
+            del values  # before the next tensor is read
+            yield name, tensor.nbytes
+
+
+def _ordered(tensors: _Tensors) -> list[tuple[str, torch.Tensor | LazyTensor]]:
+    """Return tensors in the order of a file, which must be aligned.
+
+    With the widest types first, every offset is a multiple of the item size.
+    """
+    return sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
+
+
+def _header(tensors: _Tensors) -> tuple[bytes, dict[str, int]]:
+    """Return what stands before the tensors' bytes in a file, and where each tensor begins after that."""
     names = {dtype: name for name, dtype in DTYPES.items()}
-    # The format requires aligned tensors: with the widest types first, every offset is a multiple of the item size.
-    ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    starts: dict[str, int] = {}
     position = 0
-    for name, tensor in ordered:
-        offsets = [position, position + tensor.nbytes]
-        header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
-        position = offsets[1]
+    for name, tensor in _ordered(tensors):
+        starts[name] = position
+        position += tensor.nbytes
+        header[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [starts[name], position],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open_new(path) as file:
-        file.write(struct.pack("<Q", len(text)))
-        file.write(text)
-        for name, tensor in ordered:
-            data = tensor[...].detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)  # [bytes]
-            file.write(data.numpy().data)
-            del data  # before the next tensor is read
-            yield name, tensor.nbytes
+    return struct.pack("<Q", len(text)) + text, starts
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data  # [bytes]

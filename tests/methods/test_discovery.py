@@ -111,6 +111,6 @@ def test_every_config_is_a_public_name() -> None:
 
 
 def test_configs_are_attributes_of_the_package() -> None:
-    assert qt.ZeroPoint.__module__ == "qtoolkit.methods.affine"
+    assert qt.ZeroPoint.__module__ == "qtoolkit.methods.affine_config"
     with pytest.raises(AttributeError, match="no attribute 'NF5'"):
         _ = qt.NF5

@@ -21,6 +21,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "qcompare": qt.compare,
     "qfrontier": qt.frontier,
     "qeval": qt.evaluate,
+    "qconvert": qt.convert,
     "qpublish": qt.publish,
 }
 PANELS: dict[str, Callable[..., Any]] = {

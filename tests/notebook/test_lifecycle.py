@@ -10,7 +10,8 @@ from qtoolkit.notebook import QuantizeMagics, register
 from qtoolkit.notebook.completion import COMPLETED
 
 NAMES = {
-    "line": {"quantize", "qplan", "qeval", "qcompare", "qfrontier", "qmemory", "qpanel", "qpublish", "qdoctor"},
+    "line": {"quantize", "qplan", "qeval", "qcompare", "qfrontier", "qmemory", "qpanel", "qpublish", "qdoctor"}
+    | {"qconvert"},
     "cell": {"quantize", "qplan", "qcompare", "qfrontier", "qmemory"},
 }
 

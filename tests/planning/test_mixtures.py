@@ -10,7 +10,8 @@ from torch import nn
 from transformers import DeepseekV3Config, PreTrainedConfig
 
 import qtoolkit as qt
-from qtoolkit.methods.affine import AbsMax, AbsMaxMethod
+from qtoolkit.methods.affine import AbsMaxMethod
+from qtoolkit.methods.affine_config import AbsMax
 from qtoolkit.methods.gptq import GPTQ, GPTQMethod
 from qtoolkit.models.experts import ExpertList
 from qtoolkit.models.opening import open_checkpoint

@@ -134,7 +134,7 @@ def test_it_names_only_readers_that_are_known_to_read_it(receipt: Receipt, rules
     assert ("optimum gptqmodel\n" in card.text) == (not own)
     loads = {line.split(" | ")[0]: line.split(" | ")[1] for line in card.text.splitlines() if line.count(" | ") == 2}
     assert loads["| vLLM 0.33.0"] == ("no" if receipt.method == "absmax" else "yes")
-    assert (loads["| transformers 5.23.0"] == "yes") == (not own)
+    assert (loads["| transformers 5.24.0"] == "yes") == (not own)
     assert ("| gptqmodel 7.7.0" in loads) == (receipt.method == "gptq")
     plain = receipt.method == "gptq" and receipt.settings["checkpoint_format"] == "gptq" and not rules
     assert ("| auto-gptq 0.7.1" in loads) == plain

@@ -46,6 +46,8 @@ LOADS = [
     (replace(GPTQ, group_sizes=(96,)), "gptqmodel", False),
     (replace(GPTQ, layout="gptq_v2"), "auto-gptq", False),
     (replace(GPTQ, layout="gptq_v2"), "vllm", True),
+    (replace(GPTQ, left=("h.0.o_proj",)), "auto-gptq", False),
+    (replace(GPTQ, left=("h.0.o_proj",)), "vllm", True),
     (GPTQ, "mlx-lm", False),
     (GPTQ, "llama.cpp", False),
     (PACKED, "vllm", True),
@@ -126,7 +128,7 @@ def test_what_costs_readers_is_told() -> None:
 def test_a_card_names_who_loads_it_and_who_does_not() -> None:
     lines = {name: (loads, known) for name, loads, known in card_lines(NF4)}
     assert lines["vLLM 0.33.0"][0] == "no" and "removed bitsandbytes" in lines["vLLM 0.33.0"][1]
-    assert lines["transformers 5.23.0"] == ("yes", "needs bitsandbytes")
+    assert lines["transformers 5.24.0"] == ("yes", "needs bitsandbytes")
     assert "auto-gptq 0.7.1" not in lines and not any(name.startswith("qtoolkit") for name in lines)
 
 

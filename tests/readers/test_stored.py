@@ -91,6 +91,14 @@ def test_the_first_scheme_of_a_config_tells_what_inputs_are_rounded_to() -> None
         assert describe_stored("compressed-tensors", {}, {}, values=odd).input_type == ""
 
 
+def test_layers_of_blocks_that_are_left_are_named() -> None:
+    """Not what no program quantizes: heads, routers; nor what is quantized under the name of a plain weight."""
+    names = ["model.layers.0.mlp.down_proj", "model.layers.0.mlp.gate", "lm_head", "model.layers.1.self_attn.k_proj"]
+    stored = describe_stored("gptq", {"bits": 4}, {"model.layers.1.self_attn.k_proj": 4}, iter(names))
+    assert stored.left == ("model.layers.0.mlp.down_proj",)
+    assert describe_stored("gptq", {"bits": 4}, {}, names).left == ()
+
+
 def test_a_config_file_may_hold_anything() -> None:
     odd = describe_stored("gptq", {"bits": "4", "group_size": [1]}, {}, values={"format": {}, "dynamic": []})
     assert (odd.bits, odd.group_sizes, odd.misnamed_units) == ((), (), ())

@@ -1,13 +1,13 @@
 """The format compressed-tensors, as vLLM, SGLang and transformers read it: packed codes, and int8 or float8."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.errors import ConfigError
 from qtoolkit.formats.base import Layers, LayersOf
-from qtoolkit.formats.grouped import Grid, GroupedFormat
+from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers
 from qtoolkit.formats.layer import Layer
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qtoolkit.formats.base import Reader
     from qtoolkit.formats.compressed_tensors.byte_tensors import ByteTensors
     from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
@@ -128,6 +129,39 @@ class CompressedTensorsFormat(GroupedFormat):
         grids = {name: replace(base, bits=bits) for name, bits in quantized.items()}
         return describe(base, grids, [*left, *outside], embeddings)
 
+    def reason_against(self, codes: "LayerCodes", layout: str) -> str:
+        """See `GroupedFormat`: groups are those of the inputs in order."""
+        if codes.transposed:
+            return "a Conv1D"
+        if codes.bits not in (self.embedding_widths if codes.place == "embedding" else self.widths):
+            return f"{'embeddings' if codes.place == 'embedding' else 'codes'} of {codes.bits} bits"
+        if not codes.in_order:
+            return "groups in order of activation, or of different sizes"
+        too_large = codes.largest_zero >= 2**codes.bits
+        return f"zero points of {codes.largest_zero} with {codes.bits} bits" if too_large else ""
+
+    def recoded(self, codes: "LayerCodes", layout: str, scale_dtype: "torch.dtype") -> "PackedTensors":
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
+
+        return PackedTensors(
+            *codes.shape,
+            bits=codes.bits,
+            group_size=codes.inputs_per_scale,
+            symmetric=codes.sym,
+            scale_dtype=scale_dtype,
+        )
+
+    def describe_recoded(self, layers: RecodedLayers, layout: str) -> dict[str, Any]:
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.compressed_tensors.config import describe
+
+        if len(set(layers.embeddings.values())) > 1:
+            raise ConfigError(f"format {self.name!r} holds embedding and output head in one way alone")
+        layers = layers.without_sizes()
+        ignored = [*layers.left, *layers.outside]
+        return describe(layers.base, layers.grids, ignored, layers.embeddings, layers.origin)
+
     def rounding_config(
         self,
         layers: Layers,
@@ -135,14 +169,17 @@ class CompressedTensorsFormat(GroupedFormat):
         grids: Mapping[str, Grid],
         ignored: Iterable[str],
         origin: Mapping[str, Any],
+        embeddings: Mapping[str, Grid],
     ) -> Any:
         """See `GroupedFormat`."""
         from qtoolkit.formats.compressed_tensors.config import describe
-        from qtoolkit.formats.compressed_tensors.loader import RoundingConfig, register
+        from qtoolkit.formats.compressed_tensors.loader import CompressedTensorsConfig, register
+        from qtoolkit.formats.rounding_loader import RoundingConfig, register_rounding
 
         register()
-        ((base, _),) = Counter(grids.values()).most_common(1)
-        return RoundingConfig(describe(base, grids, ignored, {}, origin), layers, names)
+        register_rounding()
+        values = describe(self.base_grid(grids, embeddings), grids, ignored, embeddings, origin)
+        return RoundingConfig(CompressedTensorsConfig, values, layers, names)
 
     def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
         """See `GroupedFormat`."""

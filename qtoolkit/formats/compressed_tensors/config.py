@@ -12,10 +12,9 @@ from qtoolkit.formats.compressed_tensors import BYTES, NAIVE, PACKED, QUANT_METH
 from qtoolkit.formats.compressed_tensors.schemes import LINEAR, Scheme, Schemes
 from qtoolkit.formats.grouped import Grid
 from qtoolkit.formats.name_patterns import shortest
+from qtoolkit.formats.origin import ORIGIN, read_origin
 
-# The key under which the method and its options stand, where schemes do not tell them.
-ORIGIN = "qtoolkit"
-_WHERE = "load it with transformers and the package compressed-tensors"
+_WHERE = "load it with transformers and compressed-tensors, or vLLM, or name the full-precision model"
 
 
 def describe(
@@ -58,8 +57,9 @@ def describe(
         "kv_cache_scheme": None,
         "ignore": sorted(ignored),
         "config_groups": groups,
-        # Without it, transformers 5.23 fails at zero points; it decompresses when it loads then.
-        **({} if base.sym else {"run_compressed": False}),
+        # Without it, transformers 5.23 fails at zero points; it decompresses when it loads then. With quantized
+        # embeddings it would load, and compute something else.
+        **({} if base.sym or embeddings else {"run_compressed": False}),
         **({} if origin is None else {ORIGIN: dict(origin)}),
     }
 
@@ -137,25 +137,9 @@ def origin_of(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None
     """Return the name and options of the method that a `quantization_config` names; None where it names none.
 
     Raises:
-        CheckpointError: it names a method that gives no such bits, or is no object; also as `read_schemes`.
-        UnsupportedModelError: as `read_schemes`.
+        CheckpointError, UnsupportedModelError: as `read_origin` and `read_schemes`.
     """
-    if ORIGIN not in values:
-        return None
-    origin = values[ORIGIN]
-    method, options = (origin.get("method"), origin.get("options")) if isinstance(origin, dict) else (None, None)
-    if not (isinstance(method, str) and isinstance(options, dict)):
-        raise CheckpointError(f"the config has {ORIGIN} {origin!r:.40}: it must be an object with method and options")
-    rules = options.get("rules")
-    own = [options, *(rules.values() if isinstance(rules, dict) else ())]
-    given = {one["bits"] for one in own if isinstance(one, dict) and isinstance(one.get("bits"), int)}
-    stored = {scheme.bits for scheme in read_schemes(values).schemes if scheme.targets}
-    if given and not stored <= given:
-        raise CheckpointError(
-            f"the config says {ORIGIN} with {', '.join(map(str, sorted(given)))} bits, and its schemes have "
-            f"{', '.join(map(str, sorted(stored)))}: get it again"
-        )
-    return method, options
+    return read_origin(values, lambda: {scheme.bits for scheme in read_schemes(values).schemes if scheme.targets})
 
 
 def bits_by_scheme(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, int]:

@@ -4,20 +4,18 @@ This module is imported as soon as transformers is, possibly while a module of q
 qtoolkit is imported in functions.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedModel
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from qtoolkit.errors import CheckpointError
 from qtoolkit.formats.compressed_tensors import PACKAGE, QUANT_METHOD
-from qtoolkit.formats.loader import LayersQuantizer
 from qtoolkit.formats.stored_loader import StoredConfig, StoredQuantizer, register_stored
 from qtoolkit.optional import is_installed
 
 if TYPE_CHECKING:
-    from qtoolkit.formats.base import Layers
     from qtoolkit.formats.stored_layer import StoredLayer
     from qtoolkit.kernels import QuantizedLinear
 
@@ -63,44 +61,6 @@ class CompressedTensorsQuantizer(StoredQuantizer):
             raise CheckpointError(f"{name}.{fault}: name another checkpoint of the model")
 
 
-class RoundingConfig(StoredConfig):
-    """The quantization config of a model in full precision whose layers are rounded as they are read.
-
-    Args:
-        values: the `quantization_config` of the result.
-        layers: builds and quantizes the layers.
-        names: full names of the modules to quantize.
-    """
-
-    file_method = f"qtoolkit-{QUANT_METHOD}-rounding"
-
-    def __init__(self, values: Mapping[str, Any], layers: "Layers", names: Iterable[str]) -> None:
-        super().__init__()
-        self.values = values
-        self.builder = layers
-        self.layers = list(names)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the `quantization_config` of the result."""
-        return dict(self.values)
-
-
-class RoundingQuantizer(LayersQuantizer):
-    """Quantize each weight as it is read; the result is a model that was read from a compressed-tensors checkpoint."""
-
-    quantization_config: Any
-
-    def make_layers(self, config: RoundingConfig) -> "Layers":
-        """See `LayersQuantizer`."""
-        return config.builder
-
-    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        super()._process_model_after_weight_loading(model, **kwargs)
-        self.quantization_config = CompressedTensorsConfig(**self.quantization_config.values)
-        model.config.quantization_config = self.quantization_config
-        self.pre_quantized = True
-
-
 class _ByContent:
     """Read a `quantization_config` as ours where it has quantized embeddings, which transformers cannot read."""
 
@@ -124,8 +84,6 @@ def register() -> None:
     """
     missing = not is_installed(PACKAGE)
     register_stored(CompressedTensorsConfig, CompressedTensorsQuantizer, instead_of_transformers=missing)
-    AUTO_QUANTIZATION_CONFIG_MAPPING[RoundingConfig.file_method] = RoundingConfig
-    AUTO_QUANTIZER_MAPPING[RoundingConfig.file_method] = RoundingQuantizer
     registered: Any = AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD]
     if registered not in (CompressedTensorsConfig, _ByContent):
         _ByContent.theirs = registered

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from qtoolkit.formats.recoding import grouped_scale, grouped_zero_points
 from qtoolkit.kernels import Codes, expand, output_blocks
 from qtoolkit.tensor.int32_packing import WORD_BITS, pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
@@ -95,6 +96,19 @@ class PackedTensors:
             tensors["weight_zero_point"] = pack_columns(zero_point.T.to(torch.uint8), self.bits)
         tensors["weight_shape"] = torch.tensor([self.out_features, self.in_features])
         return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+    def recode(self, codes: Codes) -> dict[str, torch.Tensor]:
+        """See `RecodedTensors`; the groups must be those of the inputs in order."""
+        groups = self.in_features // self.inputs_per_scale
+        parts = [pack_columns(codes.codes(part), self.bits).T for part in output_blocks(codes)]
+        tensors = {
+            "weight_packed": torch.cat(parts),
+            # [groups, out] -> [out, groups]
+            "weight_scale": grouped_scale(codes, groups).T.to(self.scale_dtype).contiguous(),
+        }
+        if not self.symmetric:
+            tensors["weight_zero_point"] = pack_columns(grouped_zero_points(codes, groups).T.contiguous(), self.bits)
+        return tensors | {"weight_shape": torch.tensor([self.out_features, self.in_features])}
 
     def are_sound(self, tensors: Mapping[str, Any], *, reordered: bool) -> bool:
         """See `GroupedTensors`."""

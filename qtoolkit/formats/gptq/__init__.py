@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
 from qtoolkit.formats.base import LayersOf, is_uneven
-from qtoolkit.formats.grouped import GroupedFormat
+from qtoolkit.formats.grouped import GroupedFormat, RecodedLayers
 from qtoolkit.formats.layer import Layer
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from qtoolkit.formats.base import Reader
     from qtoolkit.formats.gptq.tensors import GPTQTensors
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
@@ -35,6 +36,7 @@ class GPTQFormat(GroupedFormat):
     side_file_names = (QUANTIZE_CONFIG,)
     layer_suffixes = (".qweight",)
     widths = (2, 3, 4, 8)
+    layouts = ("gptq", "gptq_v2")
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
@@ -127,6 +129,46 @@ class GPTQFormat(GroupedFormat):
         from qtoolkit.formats.gptq.config import describe
 
         return describe(config, quantized, left)
+
+    def reason_against(self, codes: "LayerCodes", layout: str) -> str:
+        """See `GroupedFormat`: "gptq" stores zero points less one, and has no room for 0."""
+        outputs, inputs = codes.shape
+        if codes.place != "block":
+            return "quantized embeddings" if codes.place == "embedding" else "a quantized output head"
+        if codes.bits not in self.widths:
+            return f"codes of {codes.bits} bits"
+        if inputs % _MULTIPLE or outputs % _MULTIPLE:
+            return f"outputs and inputs that are no multiples of {_MULTIPLE}, [{outputs}, {inputs}]"
+        offset = 1 if layout == "gptq" else 0
+        if codes.least_zero < offset:
+            return "zero points of 0"
+        highest = 2**codes.bits - 1 + offset
+        return f"zero points of {codes.largest_zero} with {codes.bits} bits" if codes.largest_zero > highest else ""
+
+    def recoded(self, codes: "LayerCodes", layout: str, scale_dtype: "torch.dtype") -> "GPTQTensors":
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.gptq.tensors import GPTQTensors
+
+        return GPTQTensors(
+            *codes.shape,
+            bits=codes.bits,
+            group_size=codes.inputs_per_scale,
+            checkpoint_format=layout,
+            scale_dtype=scale_dtype,
+            centered=codes.sym,
+        )
+
+    def scale_dtype_of(self, dtype: "torch.dtype") -> "torch.dtype":
+        """See `GroupedFormat`: float16, whatever the model's type."""
+        import torch
+
+        return torch.float16
+
+    def describe_recoded(self, layers: RecodedLayers, layout: str) -> dict[str, Any]:
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.gptq.config import describe_recoded
+
+        return describe_recoded(layers.without_sizes(), layout)
 
     def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
         """See `GroupedFormat`."""

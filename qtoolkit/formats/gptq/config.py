@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, WIDTHS
+from qtoolkit.formats.grouped import RecodedLayers
 from qtoolkit.formats.name_patterns import shortest
 from qtoolkit.version import __version__
 
@@ -33,7 +35,32 @@ class QuantizeConfig:
     checkpoint_format: str = "gptq"
 
 
-def describe(config: Any, quantized: Mapping[str, int], left: Iterable[str]) -> dict[str, Any]:
+# What a file says of options that nobody knows of codes that come from elsewhere.
+_UNKNOWN = {"true_sequential": True, "damp_percent": 0.01, **dict.fromkeys(_IN_META)}
+
+
+def describe_recoded(layers: RecodedLayers, layout: str) -> dict[str, Any]:
+    """Return the `quantization_config` of codes that another format had; `layout` is the `checkpoint_format`."""
+    known = {name: layers.options[name] for name in _UNKNOWN if name in layers.options}
+    config = SimpleNamespace(
+        **_UNKNOWN | known,
+        bits=layers.base.bits,
+        group_size=layers.base.group_size,
+        sym=layers.base.sym,
+        order=layers.base.order,
+        desc_act=bool(layers.options.get("desc_act")),
+        checkpoint_format=layout,
+    )
+    bits = {name: grid.bits for name, grid in layers.grids.items()}
+    return describe(config, bits, layers.left, {name: grid.group_size for name, grid in layers.grids.items()})
+
+
+def describe(
+    config: Any,
+    quantized: Mapping[str, int],
+    left: Iterable[str],
+    group_sizes: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Return the `quantization_config` of a checkpoint.
 
     Which layers of the blocks are not quantized is read from different keys: optimum and vLLM use
@@ -45,6 +72,7 @@ def describe(config: Any, quantized: Mapping[str, int], left: Iterable[str]) -> 
         config: a `qtoolkit.GPTQ`.
         quantized: bits of the quantized layers by their full names in the file.
         left: full names of the matrices in the blocks that are not quantized.
+        group_sizes: those of layers, as `quantized`, where they may differ.
     """
     described = {
         "quant_method": "gptq",
@@ -69,10 +97,12 @@ def describe(config: Any, quantized: Mapping[str, int], left: Iterable[str]) -> 
     if rest:
         described["modules_in_block_to_quantize"] = [sorted(shortest(names, rest))]
         dynamic = {f"-:^.*{re.escape(name)}$": {} for name in sorted(shortest(rest, names))}
-    for bits in sorted(set(quantized.values()) - {config.bits}):
-        same = {name for name, count in quantized.items() if count == bits}
+    own = {name: (bits, group_sizes.get(name, config.group_size)) for name, bits in quantized.items()}
+    for bits, size in sorted({*own.values()} - {(config.bits, config.group_size)}):
+        same = {name for name, pair in own.items() if pair == (bits, size)}
         ends = "|".join(re.escape(name) for name in sorted(shortest(same, names - same)))
-        dynamic[rf"+:^(?:.*\.)?(?:{ends})$"] = {"bits": bits}
+        changes = {"bits": bits} | ({} if size == config.group_size else {"group_size": size})
+        dynamic[rf"+:^(?:.*\.)?(?:{ends})$"] = changes
     return described | ({"dynamic": dynamic} if dynamic else {})
 
 

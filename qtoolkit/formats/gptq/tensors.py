@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from qtoolkit.formats.recoding import grouped_scale, grouped_zero_points
 from qtoolkit.kernels import Codes, output_blocks
 from qtoolkit.tensor.int32_packing import pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
@@ -109,6 +110,21 @@ class GPTQTensors:
             "g_idx": groups.to(torch.int32),
         }
         return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+    def recode(self, codes: Codes) -> dict[str, torch.Tensor]:
+        """See `RecodedTensors`."""
+        shapes = self.tensors()
+        groups = len(range(0, self.in_features, self.inputs_per_scale))
+        parts = [pack_words(codes.codes(part), self.bits) for part in output_blocks(codes)]
+        zeros = grouped_zero_points(codes, groups) - zero_offset(self.checkpoint_format)
+        index = codes.groups if codes.groups is not None else torch.arange(self.in_features) // self.inputs_per_scale
+        return {
+            "qweight": torch.cat(parts, dim=1),
+            # As `store`; a zero point of 0 is refused by `pack_words`, less one.
+            "qzeros": pack_words(zeros.T.contiguous(), self.bits).T.contiguous(),
+            "scales": grouped_scale(codes, groups).to(shapes["scales"][1]),
+            "g_idx": index.to(torch.int32),
+        }
 
     def are_sound(self, tensors: Mapping[str, Any], *, reordered: bool) -> bool:
         """See `GroupedTensors`."""

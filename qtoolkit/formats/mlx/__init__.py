@@ -1,19 +1,22 @@
-"""The format MLX, affine: symmetric codes as mlx-lm and LM Studio read them on Macs."""
+"""The format MLX, affine: codes as mlx-lm and LM Studio read them on Macs; exact where they are symmetric."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats.base import LayersOf
-from qtoolkit.formats.grouped import GroupedFormat
+from qtoolkit.formats.base import Layers, LayersOf
+from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers
 from qtoolkit.formats.layer import Layer
+from qtoolkit.records import LayerPlan
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
     from qtoolkit.formats.base import Reader
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.formats.mlx.tensors import AffineTensors
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
@@ -28,12 +31,13 @@ GROUP_SIZES = (32, 64, 128)
 
 
 class MLXFormat(GroupedFormat):
-    """Store, read and describe MLX checkpoints of symmetric codes."""
+    """Store, read and describe MLX checkpoints."""
 
     name = quant_method = tag = library = QUANT_METHOD
     layer_suffixes = (".scales",)
     widths = WIDTHS
     embedding_widths = WIDTHS
+    group_sizes = GROUP_SIZES
 
     def describes(self, values: Mapping[str, Any]) -> bool:
         """See `Format`: also what mlx-lm writes itself, which names no `quant_method`."""
@@ -41,9 +45,9 @@ class MLXFormat(GroupedFormat):
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
-        from qtoolkit.formats.mlx.config import options_of
+        from qtoolkit.formats.mlx.config import options_of, origin_of
 
-        return "gptq", options_of(values)
+        return origin_of(values) or ("gptq", options_of(values))
 
     def reader(self, checkpoint: "Checkpoint") -> "Reader":
         """See `Format`."""
@@ -58,13 +62,15 @@ class MLXFormat(GroupedFormat):
         return problems_of(folder, values)
 
     def check(self, config: Any) -> None:
-        """See `GroupedFormat`: codes are symmetric, in groups of 32, 64 or 128 inputs in order."""
+        """See `GroupedFormat`: groups of 32, 64 or 128 inputs in order; asymmetric codes on request alone."""
         name = type(config).__name__
-        if not config.sym:
+        if not (config.sym or getattr(config, "lossy", False)):
             raise ConfigError(
-                f"{name}: sym=False is not written as {self.name}, whose minimum of a group would be rounded: "
-                "give sym=True, or format='compressed-tensors'"
+                f"{name}: asymmetric codes are not written as {self.name} unasked, since the minimum of a group is "
+                "rounded: give lossy=True, symmetric codes, or format='compressed-tensors'"
             )
+        if getattr(config, "granularity", "group") == "group" and 0 < config.group_size < min(GROUP_SIZES):
+            raise ConfigError(f"{name}: format {self.name!r} holds groups of 32, 64 or 128, not {config.group_size}")
         # Other sizes above these are made smaller, as for every format: one of these divides.
         if config.group_size == -1:
             raise ConfigError(
@@ -97,6 +103,7 @@ class MLXFormat(GroupedFormat):
             bits=bits,
             group_size=config.group_size,
             scale_dtype=torch.float32 if dtype == torch.float64 else dtype,
+            symmetric=config.sym,
         )
 
     def codes_of(self, config: Any, tensors: Mapping[str, "torch.Tensor"]) -> "Codes":
@@ -118,7 +125,78 @@ class MLXFormat(GroupedFormat):
         """See `GroupedFormat`: MLX takes as quantized what has scales, so that what is left needs no mention."""
         from qtoolkit.formats.mlx.config import describe
 
-        return describe(config, quantized, embeddings)
+        base = Grid(config.bits, config.group_size, config.sym)
+        return describe(base, {name: replace(base, bits=bits) for name, bits in quantized.items()}, embeddings)
+
+    def rounding_config(
+        self,
+        layers: Layers,
+        names: Iterable[str],
+        grids: Mapping[str, Grid],
+        ignored: Iterable[str],
+        origin: Mapping[str, Any],
+        embeddings: Mapping[str, Grid],
+    ) -> Any:
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.mlx.config import QUANTIZATION, describe, for_mlx
+        from qtoolkit.formats.mlx.loader import MLXConfig, register
+        from qtoolkit.formats.rounding_loader import RoundingConfig, register_rounding
+
+        register()
+        register_rounding()
+        values = describe(self.base_grid(grids, embeddings), grids, embeddings, origin)
+        return RoundingConfig(MLXConfig, values, layers, names, {QUANTIZATION: for_mlx(values)})
+
+    def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
+        """See `GroupedFormat`: what rounding minima may change."""
+        if config.sym:
+            return ()
+        note = (
+            f"lossy: {self.name} stores the minimum of each group instead of a zero point, rounded to the type of the "
+            "model: in bfloat16 weights move by up to 0.2 % of the range of their group, in float16 by 0.025 %"
+        )
+        return (note,)
+
+    def measured_notes(self, model: "PreTrainedModel") -> tuple[str, ...]:
+        """See `GroupedFormat`: the largest change that rounded minima have made."""
+        from qtoolkit.formats.mlx.affine_layers import largest_change
+
+        changed = largest_change(model)
+        if changed is None:
+            return ()
+        name, change, steps = changed
+        moved = f"lossy: the rounded minimum of a group moves weights by {change:.1e} at most"
+        return (f"{moved}, {steps:.1%} of a step between codes, in {name}",)
+
+    def reason_against(self, codes: "LayerCodes", layout: str) -> str:
+        """See `GroupedFormat`: symmetric codes, in groups of inputs in order that are multiples of 32, 64 or 128."""
+        if codes.transposed:
+            return "a Conv1D"
+        if codes.bits not in self.widths:
+            return f"codes of {codes.bits} bits"
+        if not codes.in_order:
+            return "groups in order of activation, or of different sizes"
+        if not codes.sym:
+            return "asymmetric codes"
+        return "" if _own_group_size(codes) else f"groups of {codes.inputs_per_scale} inputs"
+
+    def recoded(self, codes: "LayerCodes", layout: str, scale_dtype: "torch.dtype") -> "AffineTensors":
+        """See `GroupedFormat`: larger groups are several with the same scale."""
+        from qtoolkit.formats.mlx.tensors import AffineTensors
+
+        return AffineTensors(*codes.shape, bits=codes.bits, group_size=_own_group_size(codes), scale_dtype=scale_dtype)
+
+    def describe_recoded(self, layers: RecodedLayers, layout: str) -> dict[str, Any]:
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.mlx.config import describe
+
+        return describe(layers.base, layers.grids, layers.embeddings)
+
+    def config_entries(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """See `GroupedFormat`: what MLX reads, too."""
+        from qtoolkit.formats.mlx.config import QUANTIZATION, for_mlx
+
+        return {**super().config_entries(values), QUANTIZATION: for_mlx(values)}
 
     def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":
         """See `GroupedFormat`."""
@@ -139,6 +217,11 @@ class MLXFormat(GroupedFormat):
         from qtoolkit.formats.mlx.loader import register
 
         register()
+
+
+def _own_group_size(codes: "LayerCodes") -> int:
+    """Return the largest size of MLX's groups that divides those of a layer; 0 for none."""
+    return next((size for size in reversed(GROUP_SIZES) if codes.inputs_per_scale % size == 0), 0)
 
 
 FORMAT = MLXFormat()

@@ -7,7 +7,7 @@ import torch
 
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
-from qtoolkit.formats.mlx.config import QUANTIZATION, Scheme, Schemes, check_both, read_schemes
+from qtoolkit.formats.mlx.config import QUANTIZATION, Schemes, check_both, read_schemes
 from qtoolkit.formats.mlx.tensors import AffineTensors, are_symmetric
 from qtoolkit.formats.stored_layer import (
     FLOATS,
@@ -67,7 +67,7 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, schemes: Schemes) ->
         if f"{name}.weight" in model.all_tied_weights_keys:
             raise UnsupportedModelError(f"{stored} is quantized, but the config says that it shares its weight")
         shape = tuple(module.weight.shape) if embeds else linear_shape(module)
-        layer = _check_layer(stored, shape, tensors, schemes.of(stored))
+        layer = _check_layer(stored, shape, tensors, schemes)
         if embeds:
             layers[name] = StoredEmbedding.of(layer, model, name)
             continue
@@ -83,8 +83,9 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, schemes: Schemes) ->
     return layers
 
 
-def _check_layer(stored: str, shape: tuple[int, int], tensors: Headers, scheme: Scheme | None) -> StoredLayer:
+def _check_layer(stored: str, shape: tuple[int, int], tensors: Headers, schemes: Schemes) -> StoredLayer:
     """Return one layer of a file, its tensors checked against the shape of the model's layer and the config."""
+    scheme = schemes.of(stored)
     if scheme is None:
         raise CheckpointError(f"{stored} is quantized, and the config says that it is not: {again(tensors)}")
     scales = tensors.get(f"{stored}{_SCALES}")
@@ -93,6 +94,7 @@ def _check_layer(stored: str, shape: tuple[int, int], tensors: Headers, scheme: 
         bits=scheme.bits,
         group_size=scheme.group_size,
         scale_dtype=torch.bfloat16 if scales is None else scales.dtype,
+        symmetric=schemes.is_symmetric(stored),
     )
     try:
         expected = weight.tensors()
@@ -148,13 +150,18 @@ def _check_stored(name: str, tensors: Headers, schemes: Schemes) -> None:
     scales = tensors.get(f"{name}{_SCALES}")
     shape = (0, 0) if scales is None else tuple(scales.shape)
     group_size = 0 if scheme is None else scheme.group_size
-    layer = _check_layer(name, (shape[0], shape[-1] * group_size), tensors, scheme)
+    layer = _check_layer(name, (shape[0], shape[-1] * group_size), tensors, schemes)
     scales, biases = (tensors[f"{name}.{part}"][...] for part in ("scales", "biases"))
-    check_biases(name, scales, biases, layer.tensors.bits)
+    check_biases(name, scales, biases, layer.tensors)
 
 
-def check_biases(name: str, scales: torch.Tensor, biases: torch.Tensor, bits: int) -> None:
-    """Refuse scales that are not finite, and biases of other codes than symmetric ones.
+def check_biases(name: str, scales: torch.Tensor, biases: torch.Tensor, stored: Any) -> None:
+    """Refuse scales that are not finite, and biases of other codes than symmetric ones where these are stored.
+
+    Args:
+        name: of the layer.
+        scales, biases: of the layer.
+        stored: its `AffineTensors`.
 
     Raises:
         CheckpointError: NaN or infinity.
@@ -162,5 +169,26 @@ def check_biases(name: str, scales: torch.Tensor, biases: torch.Tensor, bits: in
     """
     if not (scales.isfinite().all() and biases.isfinite().all()):
         raise CheckpointError(f"{name} has scales or biases of NaN or infinity: name another checkpoint of the model")
-    if not are_symmetric(scales, biases, bits):
+    if stored.symmetric and not are_symmetric(scales, biases, stored.bits):
         raise UnsupportedModelError(f"{name}.biases {_NOT_SYMMETRIC}")
+
+
+def largest_change(model: "PreTrainedModel") -> tuple[str, float, float] | None:
+    """Return the layer whose weights the rounding of minima has moved most, by how much, and by what share of a step.
+
+    None where all codes are symmetric. The minimum was -zero_point * scale before, of a whole number that the rounded
+    one still tells.
+    """
+    from qtoolkit.kernels import QuantizedLinear
+
+    found: tuple[str, float, float] | None = None
+    for name, layer in model.named_modules():
+        if not (isinstance(layer, QuantizedLinear) and getattr(layer.stored, "has_minima", False)):
+            continue
+        scales, biases = (layer.get_buffer(part).double() for part in ("scales", "biases"))
+        moved = (biases - (biases / scales).round() * scales).abs()
+        place = int(moved.argmax())
+        change = moved.flatten()[place].item()
+        if found is None or change > found[1]:
+            found = name, change, change / abs(scales.flatten()[place].item())
+    return found

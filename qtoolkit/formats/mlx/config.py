@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.formats.grouped import Grid
 from qtoolkit.formats.mlx import GROUP_SIZES, QUANT_METHOD, WIDTHS
+from qtoolkit.formats.origin import ORIGIN, read_origin
 
 _WHERE = "load it with mlx-lm"
 _MODE = "affine"
 # The key of `config.json` that MLX reads; transformers reads `quantization_config`.
 QUANTIZATION = "quantization"
+# The key of the layers whose minima are those of symmetric codes, where not all are: known before they are read.
+SYMMETRIC = "symmetric"
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class Schemes:
         default: of the layers that are not named.
         named: of those that are, by their names in the file.
         left: names of the layers that the config says are not quantized.
+        symmetric: names of the layers whose codes are symmetric; None for all.
     """
 
     default: Scheme
     named: Mapping[str, Scheme]
     left: frozenset[str] = frozenset()
+    symmetric: frozenset[str] | None = None
 
     @property
     def embeddings(self) -> Scheme | None:
@@ -52,34 +58,47 @@ class Schemes:
         )
         return next(outside, None)
 
+    def is_symmetric(self, name: str) -> bool:
+        """Check whether the codes of a layer are symmetric, by its name in the file."""
+        return self.symmetric is None or name in self.symmetric
+
     def of(self, name: str) -> Scheme | None:
         """Return the scheme of a layer that has scales, by its name in the file; None where it must have none."""
         return None if name in self.left else self.named.get(name, self.default)
 
 
-def describe(config: Any, quantized: Mapping[str, int], embeddings: Mapping[str, Any]) -> dict[str, Any]:
+def describe(
+    base: Grid,
+    quantized: Mapping[str, Grid],
+    embeddings: Mapping[str, Any],
+    origin: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the `quantization_config` of a checkpoint, for transformers.
 
     Args:
-        config: a method's, with `bits` and `group_size`.
-        quantized: bits of the quantized layers by their full names in the file.
-        embeddings: the configs of the token embedding and the output head by their full names, where these are
-            quantized.
+        base: the grid of the layers that are not named.
+        quantized: grids of the quantized layers by their full names in the file.
+        embeddings: the configs, or grids, of the token embedding and the output head by their full names, where these
+            are quantized.
+        origin: the method's name and options, where bits and groups do not tell them.
     """
-    others = {name: bits for name, bits in sorted(quantized.items()) if bits != config.bits}
+    usual = (base.group_size, base.bits)
+    others = {name: own for name, own in sorted(quantized.items()) if (own.group_size, own.bits) != usual}
+    named = {**others, **dict(sorted(embeddings.items()))}
     return {
         "quant_method": QUANT_METHOD,
-        "group_size": config.group_size,
-        "bits": config.bits,
+        "group_size": base.group_size,
+        "bits": base.bits,
         "mode": _MODE,
-        **{name: {"group_size": config.group_size, "bits": bits} for name, bits in others.items()},
-        **{name: {"group_size": own.group_size, "bits": own.bits} for name, own in sorted(embeddings.items())},
+        **{name: {"group_size": own.group_size, "bits": own.bits} for name, own in named.items()},
+        **({} if base.sym else {SYMMETRIC: sorted(name for name, own in named.items() if own.sym)}),
+        **({} if origin is None else {ORIGIN: dict(origin)}),
     }
 
 
 def for_mlx(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what MLX reads, from a `quantization_config`: the same without transformers' key."""
-    return {key: value for key, value in values.items() if key != "quant_method"}
+    """Return what MLX reads, from a `quantization_config`: bits, groups, mode and names."""
+    return {key: value for key, value in values.items() if key not in ("quant_method", SYMMETRIC, ORIGIN)}
 
 
 def read_schemes(values: Mapping[str, Any]) -> Schemes:
@@ -89,11 +108,15 @@ def read_schemes(values: Mapping[str, Any]) -> Schemes:
         CheckpointError: a value that no such checkpoint can have.
         UnsupportedModelError: another mode than affine.
     """
-    named = {name: value for name, value in values.items() if isinstance(value, dict)}
+    named = {name: value for name, value in values.items() if isinstance(value, dict) and name != ORIGIN}
+    symmetric = values.get(SYMMETRIC)
+    if symmetric is not None and not (isinstance(symmetric, list) and all(isinstance(one, str) for one in symmetric)):
+        raise CheckpointError(f"the config has {SYMMETRIC} {symmetric!r:.40}: it must be a list of names")
     return Schemes(
         _scheme("the config", values),
         {name: _scheme(f"the config's {name!r:.120}", value) for name, value in named.items()},
         frozenset(name for name, value in values.items() if value is False),
+        None if symmetric is None else frozenset(symmetric),
     )
 
 
@@ -114,6 +137,20 @@ def check_both(theirs: Any, values: Mapping[str, Any]) -> None:
         )
 
 
+def origin_of(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """Return the name and options of the method that a `quantization_config` names; None where it names none.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as `read_origin` and `read_schemes`.
+    """
+
+    def stored_bits() -> set[int]:
+        schemes = read_schemes(values)
+        return {schemes.default.bits, *(scheme.bits for scheme in schemes.named.values())}
+
+    return read_origin(values, stored_bits)
+
+
 def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a method's config that a `quantization_config` contains.
 
@@ -125,7 +162,8 @@ def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
         "format": QUANT_METHOD,
         "bits": schemes.default.bits,
         "group_size": schemes.default.group_size,
-        "sym": True,
+        "sym": schemes.symmetric is None,
+        **({} if schemes.symmetric is None else {"lossy": True}),
     }
     return options if schemes.embeddings is None else options | {"embeddings": schemes.embeddings.bits}
 

@@ -1,4 +1,4 @@
-"""Load MLX checkpoints of symmetric codes by transformers' `from_pretrained`.
+"""Load MLX checkpoints by transformers' `from_pretrained`.
 
 This module is imported as soon as transformers is, possibly while a module of qtoolkit is being imported; so most of
 qtoolkit is imported in functions.
@@ -49,7 +49,7 @@ class MLXQuantizer(StoredQuantizer):
 
         scales, biases = layer.get_buffer("scales"), layer.get_buffer("biases")
         if not scales.is_meta:
-            check_biases(name, scales, biases, layer.stored.bits)
+            check_biases(name, scales, biases, layer.stored)
 
 
 def register() -> None:

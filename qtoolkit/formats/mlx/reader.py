@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.formats.mlx import FORMAT
 from qtoolkit.formats.mlx.affine_layers import check_biases, find_layers, quantized_names
 from qtoolkit.formats.mlx.config import QUANTIZATION, check_both, for_mlx, read_schemes
 from qtoolkit.formats.stored_loader import load_stored
@@ -14,6 +16,7 @@ from qtoolkit.formats.stored_reader import StoredReader
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qtoolkit.formats.stored_layer import StoredLayer
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
 
@@ -28,21 +31,31 @@ class AffineReader(StoredReader):
         CheckpointError, UnsupportedModelError: as `read_schemes`, `check_both` and `find_layers`.
     """
 
-    name = "gptq"
-
     def __init__(self, checkpoint: "Checkpoint") -> None:
         assert checkpoint.quantization is not None
         schemes = read_schemes(checkpoint.quantization)
+        self.name, _ = FORMAT.method_of(checkpoint.quantization)
         check_both(getattr(checkpoint.config, QUANTIZATION, None), checkpoint.quantization)
         super().__init__(checkpoint, quantized_names(checkpoint.tensors), partial(find_layers, schemes=schemes))
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Reader`; asymmetric codes are found in the first layer, before the others are read."""
         assert checkpoint.quantization is not None
-        name, layer = next(iter(self._layers.items()))
-        scales, biases = (checkpoint.tensors[f"{layer.name}.{part}"][...] for part in ("scales", "biases"))
-        check_biases(name, scales, biases, layer.tensors.bits)
+        self._check_values(next(iter(self.layers.values())))
         return load_affine(checkpoint, checkpoint.quantization, device=device)
+
+    def check_codes(self, layer: "StoredLayer") -> None:
+        """See `StoredReader`: refuse minima of other codes than symmetric ones, which stand for no zero points."""
+        if not layer.tensors.centered:
+            raise UnsupportedModelError(
+                f"{layer.name} has rounded minima, and no zero points that another format could take over: quantize "
+                "the full-precision model into that format"
+            )
+        self._check_values(layer)
+
+    def _check_values(self, layer: "StoredLayer") -> None:
+        scales, biases = (self._headers[f"{layer.name}.{part}"][...] for part in ("scales", "biases"))
+        check_biases(layer.name, scales, biases, layer.tensors)
 
 
 def load_affine(checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":

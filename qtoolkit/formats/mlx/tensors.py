@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from qtoolkit.formats.mlx import GROUP_SIZES, WIDTHS
+from qtoolkit.formats.recoding import grouped_scale
 from qtoolkit.kernels import Codes, expand, output_blocks
 from qtoolkit.tensor.int32_packing import pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
@@ -14,7 +15,7 @@ from qtoolkit.tensor.lazy import LazyTensor
 
 @dataclass(frozen=True)
 class AffineTensors:
-    """How MLX stores a weight W[out_features, in_features] of symmetric codes; a `GroupedTensors`.
+    """How MLX stores a weight W[out_features, in_features]; a `GroupedTensors`.
 
     | tensor | type | shape |
     |---|---|---|
@@ -24,12 +25,14 @@ class AffineTensors:
 
     W[o, i] = code[o, i] * scales[o, g] + biases[o, g] with g = i // group_size (mlx 0.32, `mlx.core.dequantize`). For
     symmetric codes biases = -2**(bits - 1) * scales, which changes the exponent alone and so is exact in every type.
+    For others, biases = -zero_point * scales is rounded to the type.
 
     Attributes:
         out_features, in_features: of the weight.
         bits: 2, 3, 4, 5, 6 or 8.
         group_size: inputs that share a scale, 32, 64 or 128, which divides them.
         scale_dtype: type of the scales.
+        symmetric: whether the biases are those of symmetric codes.
 
     Example: 5 bits for 64 x 128 weights, 64 * 20 words, and two groups of 64, each with two numbers of 2 bytes.
 
@@ -43,11 +46,21 @@ class AffineTensors:
     bits: int
     group_size: int
     scale_dtype: torch.dtype = torch.bfloat16
+    symmetric: bool = True
 
     scale_name: ClassVar[str] = "scales"
     packed_names: ClassVar[tuple[str, ...]] = ("weight", "scales", "biases")
     expands_fast: ClassVar[bool] = False
-    centered: ClassVar[bool] = True
+
+    @property
+    def centered(self) -> bool:
+        """See `StoredTensors`."""
+        return self.symmetric
+
+    @property
+    def has_minima(self) -> bool:
+        """Check whether groups have a float minimum instead of a zero point; see `Codes`."""
+        return not self.symmetric
 
     @property
     def inputs_per_scale(self) -> int:
@@ -80,18 +93,30 @@ class AffineTensors:
         """See `GroupedTensors`; the groups must be those of the inputs in order.
 
         Raises:
-            ValueError: zero points that are not 2**(bits - 1).
+            ValueError: zero points of symmetric codes that are not 2**(bits - 1).
         """
-        if not (zero_point == 2 ** (self.bits - 1)).all():
+        if self.symmetric and not (zero_point == 2 ** (self.bits - 1)).all():
             raise ValueError(f"zero points must be {2 ** (self.bits - 1)}: codes are symmetric")
         # [groups, out] -> [out, groups]
         scales = scale.T.to(self.scale_dtype).contiguous()
-        tensors = {"weight": _rows(codes, self.bits), "scales": scales, "biases": minima(scales, self.bits)}
+        biases = minima(scales, self.bits)
+        if not self.symmetric:
+            biases = (zero_point.T.float() * scales.float()).neg_().to(self.scale_dtype)
+        tensors = {"weight": _rows(codes, self.bits), "scales": scales, "biases": biases}
         return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+    def recode(self, codes: Codes) -> dict[str, torch.Tensor]:
+        """See `RecodedTensors`; the groups must be those of the inputs in order, and the codes symmetric."""
+        scales = grouped_scale(codes, self.in_features // self.group_size).T.to(self.scale_dtype).contiguous()
+        weight = torch.cat([_rows(codes.codes(part), self.bits) for part in output_blocks(codes)])
+        return {"weight": weight, "scales": scales, "biases": minima(scales, self.bits)}
 
     def are_sound(self, tensors: Mapping[str, Any], *, reordered: bool) -> bool:
         """See `GroupedTensors`."""
-        return are_symmetric(tensors["scales"][...], tensors["biases"][...], self.bits)
+        scales, biases = tensors["scales"][...], tensors["biases"][...]
+        if self.symmetric:
+            return are_symmetric(scales, biases, self.bits)
+        return bool(scales.isfinite().all() and biases.isfinite().all())
 
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> "AffineRows":
         """See `StoredTensors`."""
@@ -122,10 +147,8 @@ class AffineRows(Codes):
 
     Args:
         stored: how they are stored.
-        tensors: weight and scales.
+        tensors: weight and scales, and biases where codes are not symmetric.
     """
-
-    centered = True
 
     def __init__(self, stored: AffineTensors, tensors: Mapping[str, torch.Tensor]) -> None:
         middle = 2 ** (stored.bits - 1)
@@ -138,6 +161,15 @@ class AffineRows(Codes):
         self._scales = tensors["scales"]
         self.device = self._words.device
         self.zero_points = lambda outputs: middle
+        self.centered = stored.symmetric
+        self.has_minima = not stored.symmetric
+        self._biases = None if stored.symmetric else tensors["biases"]
+
+    def expanded(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
+        """See `Codes`: as MLX computes it where codes are not symmetric, product and sum in float32."""
+        if self._biases is None:
+            return super().expanded(outputs, dtype)
+        return _with_minima(self.codes(outputs), self._scales[outputs].T, self._biases[outputs].T, dtype)
 
     def codes(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""
@@ -153,7 +185,17 @@ class AffineRows(Codes):
         if not len(ids):
             return super().rows_of(ids, dtype)
         codes = unpack_words(self._words[ids].T.contiguous(), self.bits)
+        if self._biases is not None:
+            return _with_minima(codes, self._scales[ids].T, self._biases[ids].T, dtype).T
         return expand(codes, self._scales[ids].T, 2 ** (self.bits - 1), None, dtype).T
+
+
+def _with_minima(codes: torch.Tensor, scales: torch.Tensor, biases: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return codes * scales + biases in `dtype`, [in, outputs]; scales and biases are [groups, outputs]."""
+    # [in, outputs] -> [groups, group_size, outputs]
+    levels = codes.view(len(scales), -1, codes.shape[1]).float()
+    weight = levels.mul_(scales[:, None].float()).add_(biases[:, None].float())
+    return weight.to(dtype).view(codes.shape)
 
 
 def minima(scales: torch.Tensor, bits: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from qtoolkit.formats.recoding import grouped_scale, grouped_zero_points
 from qtoolkit.kernels import Codes, output_blocks
 from qtoolkit.tensor.grouping import scale_shape
 from qtoolkit.tensor.int4_packing import pack_int4, unpack_int4
@@ -103,6 +104,25 @@ class NativeTensors:
         if types != {name: dtype for name, (_, dtype) in expected.items()}:
             raise ValueError(f"types must be {expected}, got {types}")
         return stored
+
+    def recode(self, codes: Codes) -> dict[str, torch.Tensor]:
+        """See `RecodedTensors`.
+
+        Raises:
+            ValueError: one scale for a tensor, and outputs that have different ones.
+        """
+        shape, dtype = self.tensors()["scale"]
+        scale = grouped_scale(codes, shape[1]).T.to(dtype).contiguous()
+        if shape[0] == 1:
+            if not (scale == scale[0]).all():
+                raise ValueError("its outputs have different scales, and granularity tensor has one for all")
+            scale = scale.reshape(-1)[:1].reshape(1, 1)
+        rows = [_signed(codes.codes(part).T, self.bits) for part in output_blocks(codes)]
+        tensors = {"weight": torch.cat([pack_int4(part) if self.bits == 4 else part for part in rows]), "scale": scale}
+        if self.symmetric:
+            return tensors
+        zeros = grouped_zero_points(codes, shape[1]).T[: shape[0]]
+        return tensors | {"zero_point": _signed(zeros, self.bits).contiguous()}
 
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
         """See `StoredTensors`."""

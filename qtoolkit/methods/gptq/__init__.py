@@ -66,7 +66,7 @@ class GPTQ(MixedConfig):
     desc_act: bool = option(
         False, help="form the groups in order of activation: the file then has a g_idx, and runs slower"
     )
-    damp_percent: float = option(0.01, help="share of the mean of the Hessian's diagonal that is added to it")
+    damp_percent: float = option(0.03, help="share of the mean of the Hessian's diagonal that is added to it")
     calibration: Any = option(
         "wikitext2",
         help="text to calibrate with: wikitext2, c4, self, a file or folder of texts, chats or tables, a list, "
@@ -100,6 +100,11 @@ class GPTQ(MixedConfig):
         empty="they stay as they are",
         absent=None,
     )
+    lossy: bool = option(
+        False,
+        help="let mlx round the minimum of each group of asymmetric codes, which it stores instead of a zero point",
+        absent=False,
+    )
     token_weights: bool = option(
         False,
         help="weigh each token of the calibration text by how much its outputs matter to the model's (GuidedQuant)",
@@ -131,6 +136,8 @@ class GPTQ(MixedConfig):
             if value is not None and value < least:
                 raise ConfigError(f"{name}: {field} must be at least {least}, got {value}")
         get_grouped_format(self)
+        if self.lossy and (self.sym or not self.stored_as.group_sizes):
+            raise ConfigError(f"{name}: nothing is lost here: leave lossy out, or give format='mlx' and sym=False")
         if self.embeddings is not None and self.target is not None:
             raise ConfigError(
                 f"{name}: a target gives bits to layers in blocks alone: leave out embeddings, or target_bits and "
@@ -142,7 +149,14 @@ class GPTQ(MixedConfig):
         assert self.embeddings is not None
         size = 64 if width % 64 == 0 else 32
         return replace(
-            self, bits=self.embeddings, group_size=size, sym=True, order="natural", rules={}, embeddings=None
+            self,
+            bits=self.embeddings,
+            group_size=size,
+            sym=True,
+            lossy=False,
+            order="natural",
+            rules={},
+            embeddings=None,
         )
 
     def _refuse_with_optimum(self, name: str) -> None:
@@ -273,13 +287,15 @@ class GPTQMethod(Method):
 
     def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
+        from qtoolkit.methods.gptq.notes import note_on_few_tokens, notes_on_experts
+
         notes = (
             *config.stored_as.notes(config, layers),
-            *_notes_on_experts(config, layers),
-            *_note_on_few_tokens(config, layers),
+            *notes_on_experts(config, layers),
+            *note_on_few_tokens(config, layers),
         )
         if config.engine == "optimum":
-            off = ", ".join(name for name in config.absent() if name not in ("format", "embeddings"))
+            off = ", ".join(name for name in config.absent() if name not in ("format", "embeddings", "lossy"))
             notes = (f"optimum does not know {off}: these are off", *notes)
         if not config.stored_as.embedding_widths:
             notes = (*notes, "embeddings stay as they are, since the format holds no others")
@@ -318,29 +334,6 @@ class GPTQMethod(Method):
         from qtoolkit.methods.gptq.calibrated_job import quantize
 
         return quantize(checkpoint, config, plan, on_progress, journal)
-
-
-def _note_on_few_tokens(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
-    """Return a note if the calibration text is short for the correction of the widest layers."""
-    tokens = config.num_samples * config.seq_len
-    widest = max((layer.shape[1] for layer in layers), default=0)
-    if not config.qep_alpha or tokens >= ENOUGH_TOKENS * widest:
-        return ()
-    enough = f"all of it from {ENOUGH_TOKENS * widest:,} tokens on"
-    return (f"qep_alpha: {tokens:,} tokens are few for layers of {widest:,} inputs, which make good less: {enough}",)
-
-
-def _notes_on_experts(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
-    """Return notes on what layers of experts do without."""
-    # An expert has a number beside that of its block.
-    if not any(sum(part.isdigit() for part in layer.name.split(".")) > 1 for layer in layers):
-        return ()
-    notes = []
-    if config.token_weights:
-        notes.append("token_weights: tokens count alike for layers of experts, which get some of the tokens only")
-    if config.qep_alpha:
-        notes.append("qep_alpha: layers of experts make nothing good, since quantizing sends them other tokens")
-    return tuple(notes)
 
 
 METHOD = GPTQMethod()

@@ -82,7 +82,8 @@ def quantize(
         text_check=text.checked,
     )
     give_memory_back()
-    return Outcome(model, report, [*notes, *_unseen(report.layers), *loaded.notes])
+    notes = [*notes, *config.stored_as.measured_notes(model), *_unseen(report.layers)]
+    return Outcome(model, report, [*notes, *loaded.notes])
 
 
 def _unseen(layers: tuple[LayerError, ...]) -> list[str]:

@@ -64,7 +64,7 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
     forward, solver = _operations(inner, config, config.num_samples * seq_len)
     slow = forward if dtype == torch.float32 else 0.0
     done = sum(layer.disk_bytes for layer in job.layers)
-    moved = job.weight_bytes + done
+    moved = job.read_bytes + done
     quantizing = replace(
         on_device(job, "quantize", (samples, block, running, solving), (samples,)),
         # The journal also stores text that the model wrote, as int64.

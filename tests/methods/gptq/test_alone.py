@@ -51,7 +51,7 @@ def test_many_tokens_give_the_codes_of_the_paper() -> None:
                 steps=8,
                 smallest={2: 0.3, 3: 0.4, 4: 0.4}[config.bits],
             )
-            codes = literal(weight.double(), h, qparams, groups, order, 0.01)
+            codes = literal(weight.double(), h, qparams, groups, order, config.damp_percent)
             expected = (codes - qparams.zero_point[groups].T) * qparams.scale[groups].T
             # A code may be another where two are nearly as close.
             assert ((value - expected).abs() < 1e-4).float().mean() > 0.99

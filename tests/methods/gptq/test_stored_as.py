@@ -115,7 +115,7 @@ REFUSED = {
     "optimum": ({"format": "compressed-tensors", "engine": "optimum"}, "optimum writes 'gptq' alone"),
     "mlx, asymmetric": (
         {"format": "mlx", "sym": False},
-        "minimum of a group would be rounded: give sym=True, or format",
+        "minimum of a group is rounded: give lossy=True, symmetric codes, or format",
     ),
     "mlx, one group": (
         {"format": "mlx", "group_size": -1},

@@ -1,0 +1,46 @@
+"""Load checkpoints of `write*.py` with vLLM on a processor and compare log probabilities; in its environment.
+
+Its kernel for codes wants AVX512, and takes 4 bits alone: elsewhere it is told how far vLLM came.
+"""
+
+import gc
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+# The engine in this process, and little memory for keys and values.
+os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+
+import torch
+from common import compare, written
+from vllm import LLM, SamplingParams
+from vllm.distributed import cleanup_dist_env_and_memory
+
+# What it says where its config class took the checkpoint, and no kernel for a processor, or for this one, is there.
+LACKS = "Failed to find a kernel that can implement|cpu_gemm_wna16"
+
+
+def load(path: Path) -> Callable[..., SimpleNamespace]:
+    """A function from token ids to log probabilities of each token but the first; float16, as the model files are."""
+    # Of the checkpoint before.
+    gc.collect()
+    cleanup_dist_env_and_memory()
+    engine = LLM(
+        str(path), dtype="float16", enforce_eager=True, skip_tokenizer_init=True, max_model_len=128, max_logprobs=-1
+    )
+    return lambda input_ids: SimpleNamespace(logits=log_probabilities(engine, input_ids[0].tolist()))
+
+
+def log_probabilities(engine: LLM, tokens: list[int]) -> torch.Tensor:
+    """Of every token at every place but the first, (1, tokens - 1, vocabulary)."""
+    wanted = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=-1, detokenize=False)
+    (answer,) = engine.generate({"prompt_token_ids": tokens}, wanted, use_tqdm=False)
+    rows = [[row[token].logprob for token in range(len(row))] for row in answer.prompt_logprobs[1:]]
+    return torch.tensor(rows)[None]
+
+
+if __name__ == "__main__":
+    paths = [path for folder in sys.argv[1:] for path in written(Path(folder))]
+    sys.exit("\n".join(compare("vLLM on a processor", paths, load, contract="vllm", lacks=LACKS)) or 0)

@@ -1,0 +1,25 @@
+"""Define the verb `convert`."""
+
+from qtoolkit.jobs.converting import run_conversion
+from qtoolkit.records import Conversion
+from qtoolkit.requests import ConvertRequest, verb
+
+
+@verb(ConvertRequest)
+def convert(request: ConvertRequest) -> Conversion:
+    """Write a quantized model in another format, with the same codes, scales and zero points, for other programs.
+
+    Nothing is rounded anew: a format that cannot hold the codes is refused before any work, by one line that names one
+    that can. Layers are read and written one after the other, of our own models and of those of others: GPTQ,
+    compressed-tensors and MLX, and absmax and zero-point between compressed-tensors and native. "gptq_v2" is GPTQ's own
+    second layout, which has room for zero points of 0. Everything beside the weights is copied.
+
+    Returns:
+        What was converted, the bytes before and after, and which programs run the result.
+
+    Raises:
+        ConfigError: no such format, one that does not hold the codes, or one that the program of `for_` does not load.
+        UnsupportedModelError: the model is not quantized, or its format is not read here.
+        OutputExistsError: the output exists, or is the model's own folder.
+    """
+    return run_conversion(request)

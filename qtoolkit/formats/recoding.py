@@ -1,0 +1,35 @@
+"""Store codes that another format holds already: what each format's tensors can do for that, and repeated scales."""
+
+from typing import Protocol
+
+import torch
+
+from qtoolkit.kernels import Codes, StoredTensors
+
+
+class RecodedTensors(StoredTensors, Protocol):
+    """How a format stores a weight whose codes another format holds already."""
+
+    def recode(self, codes: Codes) -> dict[str, torch.Tensor]:
+        """Return the tensors that store these codes, scales and zero points, none of them changed, on the CPU.
+
+        Args:
+            codes: of the same weight; one scale of theirs may serve for several groups.
+        """
+
+
+def grouped_scale(codes: Codes, groups: int) -> torch.Tensor:
+    """Return all scales of codes as those of so many groups, a multiple of their own: a new tensor [groups, out]."""
+    return _grouped(codes.scale(slice(0, codes.out_features)), groups, codes.out_features)
+
+
+def grouped_zero_points(codes: Codes, groups: int) -> torch.Tensor:
+    """Return all zero points of codes as those of so many groups, a new tensor uint8 [groups, out]."""
+    zeros = codes.zero_points(slice(0, codes.out_features))
+    values = zeros if isinstance(zeros, torch.Tensor) else torch.tensor([[zeros]], dtype=torch.uint8)
+    return _grouped(values, groups, codes.out_features)
+
+
+def _grouped(values: torch.Tensor, groups: int, outputs: int) -> torch.Tensor:
+    """Return values [own groups or 1, out or 1] repeated for groups that split their own: [groups, out]."""
+    return values.expand(-1, outputs).repeat_interleave(groups // len(values), dim=0)

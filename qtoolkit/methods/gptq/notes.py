@@ -1,0 +1,27 @@
+"""Tell what some layers do without: notes of a GPTQ plan and of its report."""
+
+from qtoolkit.methods.gptq import ENOUGH_TOKENS, GPTQ
+from qtoolkit.records import LayerPlan
+
+
+def note_on_few_tokens(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+    """Return a note if the calibration text is short for the correction of the widest layers."""
+    tokens = config.num_samples * config.seq_len
+    widest = max((layer.shape[1] for layer in layers), default=0)
+    if not config.qep_alpha or tokens >= ENOUGH_TOKENS * widest:
+        return ()
+    enough = f"all of it from {ENOUGH_TOKENS * widest:,} tokens on"
+    return (f"qep_alpha: {tokens:,} tokens are few for layers of {widest:,} inputs, which make good less: {enough}",)
+
+
+def notes_on_experts(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+    """Return notes on what layers of experts do without."""
+    # An expert has a number beside that of its block.
+    if not any(sum(part.isdigit() for part in layer.name.split(".")) > 1 for layer in layers):
+        return ()
+    notes = []
+    if config.token_weights:
+        notes.append("token_weights: tokens count alike for layers of experts, which get some of the tokens only")
+    if config.qep_alpha:
+        notes.append("qep_alpha: layers of experts make nothing good, since quantizing sends them other tokens")
+    return tuple(notes)

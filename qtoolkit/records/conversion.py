@@ -1,0 +1,54 @@
+"""Record that a quantized model was written in another format."""
+
+from dataclasses import dataclass
+
+from qtoolkit.records.base import Record, Row, note_rows, row_if
+from qtoolkit.records.result import shortened
+from qtoolkit.units import format_bytes, format_seconds
+
+
+@dataclass(frozen=True)
+class Conversion(Record):
+    """Describe a model whose codes another format stores now.
+
+    Attributes:
+        model: the folder or Hub id that was converted.
+        commit_hash: its commit on the Hub; None for a folder.
+        source_format, format: the formats before and after; where a format has several layouts, the layout.
+        method: the method that chose the codes.
+        num_layers: number of quantized layers.
+        disk_before, disk_after: bytes of the weight files.
+        readers: the programs other than qtoolkit that run the result; empty where none is known.
+        notes: what was decided or left out, one line each.
+        path: the folder of the result.
+        seconds: how long it took.
+    """
+
+    model: str
+    commit_hash: str | None
+    source_format: str
+    format: str
+    method: str
+    num_layers: int
+    disk_before: int
+    disk_after: int
+    readers: str
+    notes: tuple[str, ...]
+    path: str
+    seconds: float
+
+    def rows(self) -> tuple[Row, ...]:
+        return (
+            Row("model", shortened(self.model)),
+            *row_if("commit", self.commit_hash),
+            Row("method", self.method),
+            Row("format before", self.source_format),
+            Row("format after", self.format, "the same codes, scales and zero points"),
+            Row("quantized layers", str(self.num_layers)),
+            Row("on disk before", format_bytes(self.disk_before)),
+            Row("on disk after", format_bytes(self.disk_after)),
+            *row_if("run by", self.readers),
+            *note_rows(self.notes),
+            Row("saved to", shortened(self.path)),
+            Row("whole job", format_seconds(self.seconds)),
+        )
