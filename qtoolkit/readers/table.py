@@ -102,6 +102,7 @@ _GPTQ = (
             Limit("layout", ("", "gptq"), "zero points stored as {got}", "leave checkpoint_format out"),
             Limit("left", (), "layers of a block that are left as they are", "leave exclude out"),
         ),
+        note="of a model whose head is tied to its embedding it leaves both unset, whoever quantized it",
     ),
     Entry(
         "mlx-lm",

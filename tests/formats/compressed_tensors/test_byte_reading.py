@@ -182,3 +182,9 @@ def test_any_config_is_read_or_refused(seed: int, sound: tuple[Path, Tensors]) -
     # Anything else that is raised fails the test.
     with suppress(QToolkitError):
         qt.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_formats_do_not_take_over_what_rounds_inputs(kind: str, made: Any, tmp_path: Path) -> None:
+    with pytest.raises(QToolkitError, match="in 8 bits with rounded inputs, which no other format holds"):
+        qt.convert(made[kind][0], format="gptq", output=tmp_path / "out")
