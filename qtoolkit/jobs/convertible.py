@@ -96,18 +96,6 @@ def _entries(stored_as: Format, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"quantization_config": dict(values)}
 
 
-def find_target(name: str) -> tuple[GroupedFormat | LayersFormat, str]:
-    """Return the format of this name, and its layout.
-
-    Raises:
-        ConfigError: no format of this name takes over codes.
-    """
-    targets = conversion_targets()
-    if name not in targets:
-        raise ConfigError(f"format must be one of {', '.join(targets)}, got {name!r:.40}")
-    return targets[name]
-
-
 def read_convertible(checkpoint: Checkpoint) -> Convertible:
     """Return the codes of a quantized checkpoint; scales and zero points are read, and no codes.
 
@@ -223,15 +211,30 @@ def recode(source: Convertible, target: GroupedFormat | LayersFormat, layout: st
     dtype = _scale_dtype(source, usual)
     tensors = {name: target.recoded(codes, layout, dtype) for name, codes in source.layers.items()}
     described = _describe(source, tensors)
+    values = _values(source, described, target, layout)
+    if values is None:
+        raise _refusal(source, layout, f"codes of method {source.config.method!r}")
+    return Recoded(target, layout, tensors, values, described.left, tuple(_notes(source, tensors, dtype, usual)))
+
+
+def _values(source: Convertible, described: RecodedLayers, target: GroupedFormat, layout: str) -> dict[str, Any] | None:
+    """Return the `quantization_config` of a format; None where it cannot tell which method chose the codes."""
     values = target.describe_recoded(described, layout)
     method = source.config.method
-    if target.method_of(values)[0] != method:
-        own = _in_format(source.config, target.name)
-        origin = {"method": method, "options": own.to_file()} if own is not None else None
-        values = target.describe_recoded(replace(described, origin=origin), layout)
-        if source.is_named and target.method_of(values)[0] != method:
-            raise _refusal(source, layout, f"codes of method {method!r}")
-    return Recoded(target, layout, tensors, values, described.left, tuple(_notes(source, tensors, dtype, usual)))
+    if target.method_of(values)[0] == method:
+        return values
+    own = _in_format(source.config, target.name)
+    origin = {"method": method, "options": own.to_file()} if own is not None else None
+    values = target.describe_recoded(replace(described, origin=origin), layout)
+    return None if source.is_named and target.method_of(values)[0] != method else values
+
+
+def _takes_all(source: Convertible, target: GroupedFormat, layout: str) -> bool:
+    """Check whether a format holds all codes, and tells which method chose them."""
+    if _reason_against(source, target, layout):
+        return False
+    tensors = {name: target.recoded(codes, layout, torch.float32) for name, codes in source.layers.items()}
+    return _values(source, _describe(source, tensors), target, layout) is not None
 
 
 def _as_layers(source: Convertible, target: LayersFormat) -> Recoded:
@@ -275,7 +278,7 @@ def _refusal(source: Convertible, layout: str, reason: str) -> ConfigError:
         if isinstance(target, GroupedFormat)
         and (target.name, own) != (source.format, source.layout)
         and name != layout
-        and not _reason_against(source, target, own)
+        and _takes_all(source, target, own)
     ]
     way = f"give {' or '.join(others)}" if others else "no other format here does"
     return ConfigError(f"{source.checkpoint.name} has {reason}, which format {layout!r} does not hold: {way}")

@@ -13,9 +13,9 @@ from qtoolkit.checkpoints.config_ages import with_both_ages
 from qtoolkit.checkpoints.config_limits import without_code
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, UnsupportedModelError
 from qtoolkit.files import path_of
-from qtoolkit.formats import side_files_of
+from qtoolkit.formats import GroupedFormat, LayersFormat, conversion_targets, side_files_of
 from qtoolkit.jobs.checkpoint_opening import open_source
-from qtoolkit.jobs.convertible import LAYOUT, Convertible, Recoded, find_target, read_convertible, recode
+from qtoolkit.jobs.convertible import LAYOUT, Convertible, Recoded, read_convertible, recode
 from qtoolkit.measure.disk import disk_size, free_disk
 from qtoolkit.measure.guard import explained
 from qtoolkit.measure.host import hardware, versions
@@ -43,7 +43,7 @@ _GENERATION = "generation_config.json"
 def run_conversion(request: ConvertRequest) -> Conversion:
     """Convert a model, as `qtoolkit.convert` describes."""
     started = time.monotonic()
-    target, layout = find_target(request.format)
+    target, layout = _find_target(request.format)
     folder = path_of(request.output, "output")
     refuse_own_source(request.model, folder)
     check_output(folder, overwrite=request.overwrite)
@@ -81,6 +81,18 @@ def run_conversion(request: ConvertRequest) -> Conversion:
         path=str(folder),
         seconds=time.monotonic() - started,
     )
+
+
+def _find_target(name: str) -> tuple[GroupedFormat | LayersFormat, str]:
+    """Return the format of this name, and its layout.
+
+    Raises:
+        ConfigError: no format of this name takes over codes.
+    """
+    targets = conversion_targets()
+    if name not in targets:
+        raise ConfigError(f"format must be one of {', '.join(targets)}, got {name!r:.40}")
+    return targets[name]
 
 
 def _refuse_unread(source: Convertible, recoded: Recoded, for_: str | None) -> Stored:
