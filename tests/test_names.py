@@ -16,19 +16,24 @@ WINGS = ("methods", "formats", "kernels")
 EXCEPTIONS = (
     "__init__.py",
     "optional.py",
+    "checkpoints/expanded_tensors.py",
     "checkpoints/other_programs.py",
+    "checkpoints/source_codes.py",
     "models/foreign_codes.py",
     "readers/table.py",
+    "readers/eight_bits_table.py",
 )
 ALLOWED = {
     # The default method.
     "notebook/body.py": {"nf4"},
     # Early files of AutoGPTQ name no method: the name of the file tells it.
     "checkpoints/folder.py": {"gptq"},
+    # What inputs are rounded to.
+    "readers/stored.py": {"int8"},
 }
 NAMES = {*qt.available_methods(), *qt.available_formats()} - {"native"}
 # What the field calls so whatever the method: a type, a tensor, a way of rounding. They count as whole texts alone.
-WORDS_OF_THE_FIELD = {"int8", "zero_point", "absmax"}
+WORDS_OF_THE_FIELD = {"fp8", "int8", "zero_point", "absmax"}
 # As words of an identifier or a text: `quiet_bitsandbytes`, "gptq".
 WORD = re.compile(rf"(?<![a-z0-9])({'|'.join(sorted(NAMES - WORDS_OF_THE_FIELD))})(?![a-z0-9])", re.IGNORECASE)
 

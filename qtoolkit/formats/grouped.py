@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.formats.recoding import RecodedTensors
-    from qtoolkit.formats.stored_layer import GroupedTensors
+    from qtoolkit.formats.stored_layer import GroupedTensors, RowTensors
     from qtoolkit.kernels import Codes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
@@ -32,12 +32,18 @@ class Grid:
         group_size: inputs that share a scale, -1 for all of them.
         sym: whether zero points lie in the middle of the codes, and none are stored.
         order: "activation" where columns were done in that order, "natural" otherwise.
+        kind: "int", or "float" for float8 e4m3fn.
+        block: outputs and inputs that share a scale; None where no blocks do.
+        in_bytes: whether codes take a byte each, for programs that round inputs to 8 bits too and multiply so.
     """
 
     bits: int
     group_size: int
     sym: bool
     order: str = "natural"
+    kind: str = "int"
+    block: tuple[int, int] | None = None
+    in_bytes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +142,19 @@ class GroupedFormat(Format):
             bits: size of a code.
             dtype: type of the weight in full precision.
         """
+
+    def byte_tensors_of(self, grid: Grid, out_features: int, in_features: int, *, dtype: "torch.dtype") -> "RowTensors":
+        """Return how a weight is stored whose codes take a byte each, so that programs multiply in 8 bits.
+
+        Args:
+            grid: how the codes are spaced.
+            out_features, in_features: of the weight.
+            dtype: type of the weight in full precision.
+
+        Raises:
+            ConfigError: the format holds no such layers.
+        """
+        raise ConfigError(f"format {self.name!r} holds no layers that are multiplied in 8 bits: name another format")
 
     @abstractmethod
     def codes_of(self, config: Any, tensors: Mapping[str, "torch.Tensor"]) -> "Codes":

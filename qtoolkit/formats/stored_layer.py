@@ -45,6 +45,18 @@ class GroupedTensors(StoredTensors, Protocol):
         """
 
 
+class RowTensors(StoredTensors, Protocol):
+    """How a format stores codes of a byte each, and the way from a method's codes into its tensors."""
+
+    def store_rows(self, codes: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the tensors that store these codes, on their device.
+
+        Args:
+            codes: int8 or float8_e4m3fn [out, in].
+            scale: a number for each output [out, 1], or for each block; rounded to the type of the stored scales.
+        """
+
+
 @dataclass(frozen=True)
 class StoredLayer:
     """One quantized layer of a file.

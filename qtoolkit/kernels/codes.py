@@ -30,6 +30,7 @@ class Codes(ABC):
         has_minima: whether groups have a float minimum instead of a zero point, so that `expanded` alone knows the
             weight; no kernel packs such codes.
         rows: the codes less half their range, int8 [out, in], where they are stored so; otherwise None.
+        round_inputs: returns inputs x[tokens, in] as they are multiplied with, in x.dtype; None for x itself.
         expands_fast: whether the codes are stored so that they are dequantized fast; if not, packing them helps even
             without a kernel.
     """
@@ -45,6 +46,7 @@ class Codes(ABC):
     centered: bool = False
     has_minima: bool = False
     rows: torch.Tensor | None = None
+    round_inputs: Callable[[torch.Tensor], torch.Tensor] | None = None
     expands_fast: ClassVar[bool] = False
 
     def describe_as(self, source: "Codes") -> None:
@@ -56,6 +58,7 @@ class Codes(ABC):
         self.device = source.device
         self.zero_points = source.zero_points
         self.centered = source.centered
+        self.round_inputs = source.round_inputs
 
     @abstractmethod
     def codes(self, outputs: slice) -> torch.Tensor:

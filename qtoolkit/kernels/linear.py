@@ -30,7 +30,8 @@ class QuantizedLinear(nn.Module):
     exact ones (8 bits, by two products: 0.29 %), where rounding outputs to bfloat16 alone makes 0.17 %. Everything else
     multiplies with the exact weight.
 
-    x may have any floating type and y has the same; gradients flow to x. The layer itself is not trained. `.to(dtype)`,
+    x may have any floating type and y has the same; gradients flow to x, as if it were not rounded where codes round
+    their inputs (`Codes.round_inputs`). The layer itself is not trained. `.to(dtype)`,
     `.half()` and the like convert the bias only: codes are integers, and a scale rounded to bfloat16 would shift all
     its weights by up to 0.4 %. Saving, copying and moving read the tensors, or replace all of them at once, so that
     other threads may multiply at the same time.
@@ -212,5 +213,7 @@ class _Product(torch.autograd.Function):
 def _multiply(x: torch.Tensor, codes: Codes) -> torch.Tensor:
     """Compute x[tokens, in] -> x W^T [tokens, out] in x.dtype."""
     inputs = x if codes.order is None else x.index_select(1, codes.order)
+    if codes.round_inputs is not None:
+        inputs = codes.round_inputs(inputs)
     y = codes.multiply(inputs)
     return multiply_blocks(inputs, codes, compute_dtype(inputs)) if y is None else y

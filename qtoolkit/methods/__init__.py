@@ -16,7 +16,7 @@ from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig, check_rules, rules_of
 from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
 from qtoolkit.optional import entry_points_in, package_of
-from qtoolkit.readers import Stored, describe_stored
+from qtoolkit.readers import Stored, describe_stored, group_size_of
 from qtoolkit.records import OnProgress
 from qtoolkit.requests import option
 
@@ -56,9 +56,11 @@ _OWN = {
     for name, value in {
         "absmax": "affine:ABSMAX",
         "fp4": "bitsandbytes:FP4_METHOD",
+        "fp8": "eight_bits:FP8_METHOD",
         "gptq": "gptq:METHOD",
         "int8": "bitsandbytes:INT8_METHOD",
         "nf4": "bitsandbytes:NF4_METHOD",
+        "w8a8": "eight_bits:W8A8_METHOD",
         "zero_point": "affine:ZERO_POINT",
     }.items()
 }
@@ -177,12 +179,19 @@ def stored_of(
     if held and options.get("granularity", "group") != "group":
         # One scale of an output is repeated for its groups.
         options |= {"granularity": "group", "group_size": max(held)}
+    whole = max(held) if held else -1
+    sizes: dict[str, int | None] | None = None
+    if isinstance(config, MixedConfig) and config.rules:
+        own_sizes = {name: group_size_of(vars(config.of(name))) for name in layers}
+        sizes = {name: whole if size == -1 else size for name, size in own_sizes.items()}
     return describe_stored(
         stored_as.name,
         options,
         {name: bits or own or getattr(config.of(name), "bits", 0) for name, bits in layers.items()},
         left,
+        groups=sizes,
         sym=method.symmetric,
+        input_type=config.input_type,
         dtype=dtype,
         values=values,
     )

@@ -19,6 +19,7 @@ class MethodConfig:
     Attributes:
         method: the method's name.
         format: the format of `qtoolkit.formats` that stores its codes.
+        input_type: what the inputs of its layers are rounded to, "float8" or "int8"; empty where they are not.
         exclude: modules that are not quantized; a pattern matches a module's full name or the end of it.
 
     Raises:
@@ -27,6 +28,7 @@ class MethodConfig:
 
     method: ClassVar[str]
     format: ClassVar[str] = "native"
+    input_type: ClassVar[str] = ""
 
     exclude: tuple[str, ...] = option(
         ("lm_head",), help="modules that stay as they are, by name, by the end of the name, or by pattern (*.o_proj)"

@@ -86,7 +86,7 @@ class LinearLayers:
     ) -> None:
         self._method = method
         self._config = config
-        self._own = own
+        self._own = dict(own)  # transformers copies it, which a read-only view refuses
 
     def build(self, layer: Layer, dtype: "torch.dtype") -> "torch.nn.Module":
         """See `Layers`."""

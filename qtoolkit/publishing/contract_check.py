@@ -1,6 +1,6 @@
 """Tell which programs load a saved model, by what its config and the headers of its tensors say."""
 
-from qtoolkit.errors import QToolkitError
+from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.methods import config_class, config_of_checkpoint, stored_of
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.readers import Stored, describe_stored, readers_of, reading_of, summary
@@ -10,7 +10,7 @@ NAME = "other readers"
 
 
 def stored_in(artifact: Artifact) -> Stored | None:
-    """Return how a saved model is stored; None where its config cannot be read."""
+    """Return how a saved model is stored; None where its config cannot be read, or has values that none can have."""
     values = artifact.quantization
     dtype = str(artifact.config.get("dtype") or artifact.config.get("torch_dtype") or "")
     if values is None:
@@ -22,6 +22,8 @@ def stored_in(artifact: Artifact) -> Stored | None:
     ]
     try:
         return stored_of(config_of_checkpoint(values), bits, left, dtype=dtype, values=values)
+    except CheckpointError:
+        return None
     except (QToolkitError, KeyError, TypeError):
         # Of other programs, or not read here: by the keys that most of them have.
         options = {"bits": values.get("bits"), "group_size": values.get("group_size", values.get("q_group_size"))}
@@ -49,7 +51,9 @@ def check_readers(artifact: Artifact, for_: str | None) -> Check:
         ConfigError: which programs load the format is not known, and one is asked for.
     """
     stored = stored_in(artifact)
-    readings = readers_of(stored) if stored is not None else ()
+    if stored is None:
+        return Check(NAME, None if for_ is None else False, "not known", "the quantization_config cannot be read")
+    readings = readers_of(stored)
     if for_ is not None:
         reading = reading_of(for_, readings)
         state = "loads" if reading.loads else "does not load"

@@ -13,7 +13,7 @@ from qtoolkit.readers.contract import (
 )
 from qtoolkit.readers.fused_layers import FUSED, fused_unit
 from qtoolkit.readers.sentences import card_lines, readme_table, summary
-from qtoolkit.readers.stored import Stored, describe_stored, units_of
+from qtoolkit.readers.stored import Stored, describe_stored, group_size_of, units_of
 
 __all__ = [
     "FUSED",
@@ -23,6 +23,7 @@ __all__ = [
     "check_reader",
     "describe_stored",
     "fused_unit",
+    "group_size_of",
     "lost_readers",
     "readers_of",
     "reading_of",

@@ -35,7 +35,8 @@ def readers_of(stored: Stored) -> tuple[Reading, ...]:
     Returns:
         One reading for each program; none where the table does not know the format.
     """
-    rows = {entry.reader: entry for entry in ENTRIES if entry.format == stored.format}
+    kind = (stored.format, stored.input_type)
+    rows = {entry.reader: entry for entry in ENTRIES if (entry.format, entry.input_type) == kind}
     return tuple(_reading(program, rows.get(program.name), stored) for program in PROGRAMS) if rows else ()
 
 

@@ -59,6 +59,7 @@ class Entry:
     Attributes:
         reader: name of the program.
         format: name of the format; empty for a model in full precision.
+        input_type: what inputs are rounded to in the models that the row is for; empty for those that round none.
         source: the file and line, the address or the test that says so.
         since: the first version that is known to load it; empty for the version of the program.
         needs: packages that it needs beside itself.
@@ -71,6 +72,7 @@ class Entry:
     reader: str
     format: str
     source: str
+    input_type: str = ""
     since: str = ""
     needs: str = ""
     limits: tuple[Limit, ...] = ()

@@ -28,12 +28,14 @@ def summary(readings: Iterable[Reading]) -> str:
 
 def readme_table() -> str:
     """Return the table of the README: a line for each program, a column for each format, in Markdown."""
-    header = f"| | {' | '.join(title for _, title in COLUMNS)} |"
+    header = f"| | {' | '.join(title for _, _, title in COLUMNS)} |"
     lines = [header, "|---" * (len(COLUMNS) + 1) + "|"]
-    rows = {(entry.reader, entry.format): entry for entry in ENTRIES}
+    rows = {(entry.reader, entry.format, entry.input_type): entry for entry in ENTRIES}
     for program in PROGRAMS:
         name = f"{program.title} {program.version}".rstrip()
-        lines.append(f"| {name} | {' | '.join(_cell(rows.get((program.name, one))) for one, _ in COLUMNS)} |")
+        lines.append(
+            f"| {name} | {' | '.join(_cell(rows.get((program.name, one, kind))) for one, kind, _ in COLUMNS)} |"
+        )
     return "\n".join(lines)
 
 

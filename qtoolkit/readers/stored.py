@@ -22,6 +22,7 @@ class Stored:
             one alone.
         bits: sizes of the codes of its layers, sorted, each once.
         group_sizes: inputs that share a scale, sorted, each once; -1 for all inputs of an output.
+        input_type: what inputs are rounded to, "float8" or "int8"; empty where they are not.
         sym: whether zero points are in the middle of the codes.
         desc_act: whether groups were formed in order of activation.
         embeddings: bits of the token embedding; None where it is not quantized.
@@ -36,6 +37,7 @@ class Stored:
     layout: str = ""
     bits: tuple[int, ...] = ()
     group_sizes: tuple[int, ...] = ()
+    input_type: str = ""
     sym: bool = True
     desc_act: bool = False
     embeddings: int | None = None
@@ -65,7 +67,9 @@ def describe_stored(
     layers: Mapping[str, int],
     left: Iterable[str] = (),
     *,
+    groups: Mapping[str, int | None] | None = None,
     sym: bool = True,
+    input_type: str = "",
     dtype: str = "",
     values: Mapping[str, Any] | None = None,
 ) -> Stored:
@@ -77,7 +81,10 @@ def describe_stored(
             `checkpoint_format`, as far as it has them.
         layers: bits of the quantized layers by their full names; empty where they are not known.
         left: full names of modules that are not quantized.
+        groups: inputs that share a scale in each of `layers`, as `group_size_of`; None where all have those of the
+            options.
         sym: whether codes are symmetric, for a method whose options do not say.
+        input_type: what inputs are rounded to, as in `Stored`, before there are `values`.
         dtype: type of what is not quantized.
         values: the `quantization_config`; None before there is one.
     """
@@ -85,8 +92,9 @@ def describe_stored(
     in_blocks = {name: bits for name, bits in layers.items() if any(part.isdigit() for part in name.split("."))}
     rules = (options.get("rules") or {}).values()
     bits: set[Any] = {*in_blocks.values()} or {own.get("bits", options.get("bits")) for own in (options, *rules)}
-    whole = options.get("granularity") in ("tensor", "channel")
-    group_size = -1 if whole else options.get("group_size")
+    sizes = groups or {}
+    group_size = group_size_of(options)
+    own_sizes = {sizes.get(name, group_size) for name in in_blocks} or {group_size}
     is_sym = bool(options.get("sym", sym))
     described = {} if values is None else values
     embeddings = options.get("embeddings")
@@ -96,16 +104,23 @@ def describe_stored(
         format=stored_as,
         layout=_layout(described, options),
         bits=tuple(sorted(one for one in bits if isinstance(one, int) and one)),
-        group_sizes=(group_size,) if isinstance(group_size, int) else (),
+        group_sizes=tuple(sorted(one for one in own_sizes if one is not None)),
+        input_type=_input_type(described) or input_type,
         sym=is_sym,
         desc_act=bool(options.get("desc_act")) and group_size != -1,
         embeddings=embeddings,
         dtype=dtype,
         expands=expands,
-        mixed_units=mixed_units(in_blocks, left),
+        mixed_units=mixed_units({name: (own, sizes.get(name)) for name, own in in_blocks.items()}, left),
         misnamed_units=misnamed_units(in_blocks, described),
         left=tuple(sorted(name for name in left if name not in layers and _is_usual(name))) if in_blocks else (),
     )
+
+
+def group_size_of(options: Mapping[str, Any]) -> int | None:
+    """Return how many inputs share a scale by the options of a config: -1 for all; None where they do not say."""
+    size = -1 if options.get("granularity") in ("tensor", "channel") else options.get("group_size")
+    return size if isinstance(size, int) else None
 
 
 def _is_usual(name: str) -> bool:
@@ -122,6 +137,14 @@ def _layout(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     return str(named) or (version if version.isidentifier() else "")
 
 
+def _input_type(values: Mapping[str, Any]) -> str:
+    """Return what inputs are rounded to, by the first scheme of a `quantization_config`; empty where they are not."""
+    groups = values.get("config_groups")
+    first = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+    inputs = first.get("input_activations") if isinstance(first, dict) else None
+    return {"float": "float8", "int": "int8"}.get(str(inputs.get("type")), "") if isinstance(inputs, dict) else ""
+
+
 def units_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Return the fused matrices of servers with the layers of each, those of which there are two layers or more.
 
@@ -135,11 +158,16 @@ def units_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {unit: tuple(members) for unit, members in units.items() if len(members) > 1}
 
 
-def mixed_units(layers: Mapping[str, int], left: Iterable[str]) -> tuple[str, ...]:
-    """Return the fused matrices whose layers have different bits, or of which some are not quantized."""
-    bits = {name: 0 for name in left if fused_unit(name) != name} | dict(layers)
-    units = units_of(bits)
-    return tuple(sorted(unit for unit, members in units.items() if len({bits[name] for name in members}) > 1))
+def mixed_units(layers: Mapping[str, Any], left: Iterable[str]) -> tuple[str, ...]:
+    """Return the fused matrices whose layers are stored in different ways, or of which some are not quantized.
+
+    Args:
+        layers: how each layer is stored, anything that can be compared: its bits, or these and its groups.
+        left: names of layers that are not quantized.
+    """
+    stored = {name: None for name in left if fused_unit(name) != name} | dict(layers)
+    units = units_of(stored)
+    return tuple(sorted(unit for unit, members in units.items() if len({stored[name] for name in members}) > 1))
 
 
 def misnamed_units(layers: Mapping[str, int], values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -164,5 +192,6 @@ def _bits_by(dynamic: Mapping[str, Any], name: str, default: Any) -> Any:
     for pattern, changes in dynamic.items():
         with suppress(re.error):  # whoever reads the config says so
             if re.match(pattern.removeprefix("-:").removeprefix("+:"), name):
-                return 0 if pattern.startswith("-:") else changes.get("bits", default)
+                own = changes if isinstance(changes, dict) else {}
+                return 0 if pattern.startswith("-:") else own.get("bits", default)
     return default

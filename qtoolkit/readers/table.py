@@ -3,6 +3,7 @@
 Sources were read in the wheels that PyPI served on 2026-11-28; `make readers` reads them again, and tells what moved.
 """
 
+from qtoolkit.readers.eight_bits_table import EIGHT_BITS
 from qtoolkit.readers.entry import Entry, Limit, Program
 
 OWN = "qtoolkit"
@@ -27,11 +28,11 @@ PROGRAMS = (
 
 _COMPRESSED = "format='compressed-tensors' holds them"
 _EMBEDDINGS = "leave embeddings out"
-_UNITS = "give q, k and v, and gate and up, the same bits"
+_UNITS = "quantize q, k and v alike, and gate and up alike"
 _SERVER_GROUPS = (-1, 32, 64, 128)
 _GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _ONE_WIDTH = Limit("widths", (1,), "layers with different bits: it gives all the same", "give all layers the same bits")
-_MIXED = Limit("mixed_units", (), "layers that it fuses have different bits", _UNITS)
+_MIXED = Limit("mixed_units", (), "layers that it fuses are not quantized alike", _UNITS)
 _MISNAMED = Limit("misnamed_units", (), "dynamic names layers, where it looks for the fused name", "write it anew")
 _NO_EMBEDDINGS = Limit("embeddings", (None,), "quantized embeddings", _EMBEDDINGS)
 
@@ -287,14 +288,16 @@ _PLAIN = (
     Entry("qtoolkit", "", source="qtoolkit/models"),
 )
 
-ENTRIES = (*_GPTQ, *_CT, *_BNB, *_MLX, *_GGUF, *_AWQ, *_FP8, *_NATIVE, *_PLAIN)
+ENTRIES = (*_GPTQ, *_CT, *EIGHT_BITS, *_BNB, *_MLX, *_GGUF, *_AWQ, *_FP8, *_NATIVE, *_PLAIN)
 
-# The columns of the README's table: formats and their titles.
+# The columns of the README's table: formats, what inputs are rounded to, and titles.
 COLUMNS = (
-    ("gptq", "GPTQ"),
-    ("compressed-tensors", "compressed-tensors (pack-quantized)"),
-    ("mlx", "MLX"),
-    ("bitsandbytes", "NF4, FP4, int8"),
-    ("native", "absmax, zero-point in format native"),
-    ("gguf", ".gguf"),
+    ("gptq", "", "GPTQ"),
+    ("compressed-tensors", "", "compressed-tensors (pack-quantized)"),
+    ("compressed-tensors", "float8", "FP8"),
+    ("compressed-tensors", "int8", "int8 W8A8"),
+    ("mlx", "", "MLX"),
+    ("bitsandbytes", "", "NF4, FP4, int8"),
+    ("native", "", "absmax, zero-point in format native"),
+    ("gguf", "", ".gguf"),
 )

@@ -17,6 +17,8 @@ CONFIGS = {
     "nf4-single": qt.NF4(double_quant=False),
     "fp4": qt.FP4(),
     "int8": qt.Int8(),
+    "fp8": qt.FP8(),
+    "w8a8": qt.W8A8(),
     "absmax-tensor": qt.AbsMax(),
     "absmax-channel": qt.AbsMax(granularity="channel"),
     "absmax-4bit-group": qt.AbsMax(bits=4, granularity="group", group_size=32),
@@ -36,8 +38,17 @@ CONFIGS = {
     "zero-point-4bit-group": qt.ZeroPoint(bits=4, granularity="group", group_size=32),
 }
 # Half the widest gap between two levels, as a part of the largest weight that shares the scale. NF4: QLoRA (arXiv
-# 2305.14314), appendix E, levels -1 and -0.6962; FP4: levels 2/3 and 1; integers: one step of 2 / (codes - 1).
-HALF_GAPS = {"nf4": 0.1519, "fp4": 1 / 6, "int8": 1 / 254, "absmax": 1 / 14, "zero_point": 1 / 15}
+# 2305.14314), appendix E, levels -1 and -0.6962; FP4: levels 2/3 and 1; FP8: levels
+# 416/448 and 1; integers: one step of 2 / (codes - 1).
+HALF_GAPS = {
+    "nf4": 0.1519,
+    "fp4": 1 / 6,
+    "fp8": 1 / 28,
+    "int8": 1 / 254,
+    "w8a8": 1 / 254,
+    "absmax": 1 / 14,
+    "zero_point": 1 / 15,
+}
 TOKENS = torch.arange(2, 34).reshape(2, 16)
 
 

@@ -85,6 +85,23 @@ def test_a_config_that_somebody_wrote(copy: Path, changes: dict[str, Any], reade
     assert check(copy, reader).passed == (loads and changes.get("bits") != 3)
 
 
+@pytest.mark.parametrize("changes", [{"dynamic": {"+:.*": []}}, {"dynamic": 5}, {"bits": "4"}, {"sym": "false"}])
+def test_of_values_that_none_can_have_nothing_is_claimed(copy: Path, changes: dict[str, Any]) -> None:
+    change(copy, **changes)
+    assert check(copy).passed is None
+    assert check(copy, "vllm").passed is False
+    assert check(copy, "vllm").note == "the quantization_config cannot be read"
+
+
+@pytest.mark.parametrize("changes", [{"bnb_4bit_compute_dtype": "nonsense"}, {"load_in_4bit": "x"}])
+def test_lies_about_bitsandbytes_are_a_line(made: dict[str, Path], tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = Path(shutil.copytree(made["nf4"], tmp_path / "copy"))
+    change(folder, **changes)
+    assert check(folder).passed is None
+    with pytest.raises(qt.QToolkitError, match="none of bitsandbytes"):
+        qt.load(folder, device="cpu")
+
+
 def test_a_format_that_the_contract_does_not_know(copy: Path) -> None:
     change(copy, quant_method="toy")
     assert check(copy).passed is None

@@ -22,6 +22,8 @@ from qtoolkit.readers.table import ENTRIES, PROGRAMS
 GPTQ = Stored(format="gptq", layout="gptq", bits=(4,), group_sizes=(128,))
 PACKED = Stored(format="compressed-tensors", layout="pack-quantized", bits=(4,), group_sizes=(64,))
 NF4 = Stored(format="bitsandbytes", bits=(4,))
+FLOAT8 = Stored(format="compressed-tensors", layout="float-quantized", bits=(8,), input_type="float8")
+INT8 = Stored(format="compressed-tensors", layout="int-quantized", bits=(8,), input_type="int8")
 MLX = Stored(format="mlx", bits=(4,), group_sizes=(64,))
 
 # vLLM 0.33.0 auto_gptq.py and SGLang 0.5.23 gptq.py: TYPE_MAP has (4, True) and (8, True); groups: marlin_utils.py;
@@ -60,6 +62,11 @@ LOADS = [
     (replace(PACKED, layout="float-quantized"), "qtoolkit", False),
     (replace(PACKED, mixed_units=("h.0.qkv_proj",)), "vllm", False),
     (replace(PACKED, mixed_units=("h.0.qkv_proj",)), "transformers", True),
+    *((stored, reader, True) for stored in (FLOAT8, INT8) for reader in ("vllm", "sglang", "transformers4")),
+    *((stored, reader, False) for stored in (FLOAT8, INT8) for reader in ("mlx-lm", "llama.cpp", "gptqmodel")),
+    (replace(FLOAT8, mixed_units=("h.0.qkv_proj",)), "vllm", False),
+    (replace(INT8, mixed_units=("h.0.qkv_proj",)), "sglang", False),
+    (FLOAT8, "qtoolkit", True),
     (NF4, "vllm", False),
     (NF4, "sglang", True),
     (MLX, "mlx-lm", True),
@@ -83,7 +90,7 @@ def test_a_program_loads_it_or_not(stored: Stored, reader: str, loads: bool) -> 
 def test_the_reason_names_what_was_got_and_every_broken_condition() -> None:
     reading = reading_of("vllm", readers_of(replace(GPTQ, bits=(3, 4), sym=False, mixed_units=("h.0.qkv_proj",))))
     assert reading.why == (
-        "GPTQ of 3 bits: it takes 4 and 8, asymmetric GPTQ, layers that it fuses have different bits"
+        "GPTQ of 3 bits: it takes 4 and 8, asymmetric GPTQ, layers that it fuses are not quantized alike"
     )
     assert "format='compressed-tensors' holds them" in reading.remedy
 
@@ -99,7 +106,7 @@ def test_an_unknown_format_has_no_readings_and_an_unknown_program_is_refused() -
 def test_every_format_of_ours_and_every_program_has_rows() -> None:
     assert {entry.format for entry in ENTRIES if entry.reader == "qtoolkit"} >= set(qt.available_formats())
     assert {entry.reader for entry in ENTRIES} <= set(READER_NAMES)
-    assert len({(entry.reader, entry.format) for entry in ENTRIES}) == len(ENTRIES)
+    assert len({(entry.reader, entry.format, entry.input_type) for entry in ENTRIES}) == len(ENTRIES)
     assert all(entry.source for entry in ENTRIES) and all(program.source for program in PROGRAMS)
     fields = {limit.field for entry in ENTRIES for limit in entry.limits}
     assert all(hasattr(GPTQ, field) for field in fields)

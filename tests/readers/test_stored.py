@@ -47,6 +47,7 @@ def test_a_unit_is_mixed_where_its_layers_differ(layers: dict[str, int], left: A
         ({r"-:.*qkv_proj": {}}, (QKV,)),
         ({r"+:(": {"bits": 8}}, (QKV,)),
         ({r"+:.*self_attn.*": {"bits": 8}}, ()),
+        ({r"+:.*self_attn.*": [8]}, (QKV,)),
     ],
 )
 def test_dynamic_must_match_the_fused_name(dynamic: dict[str, Any], misnamed: tuple[str, ...]) -> None:
@@ -62,7 +63,9 @@ CONFIGS: list[tuple[MethodConfig, dict[str, Any]]] = [
     (qt.GPTQ(desc_act=True, group_size=-1), {"desc_act": False, "group_sizes": (-1,)}),
     (qt.GPTQ(format="compressed-tensors", embeddings=8), {"format": "compressed-tensors", "embeddings": 8}),
     (qt.GPTQ(format="compressed-tensors", sym=False), {"expands": True, "packs_zero_points": False}),
-    (qt.AbsMax(), {"sym": True, "group_sizes": (-1,), "bits": (8,)}),
+    (qt.FP8(), {"format": "compressed-tensors", "bits": (8,), "group_sizes": (-1,), "input_type": "float8"}),
+    (qt.W8A8(), {"format": "compressed-tensors", "bits": (8,), "sym": True, "input_type": "int8"}),
+    (qt.AbsMax(), {"input_type": "", "sym": True, "group_sizes": (-1,), "bits": (8,)}),
     (qt.ZeroPoint(bits=4, granularity="group", group_size=32), {"sym": False, "group_sizes": (32,), "bits": (4,)}),
 ]
 
@@ -80,12 +83,31 @@ def test_layers_tell_more_than_the_config() -> None:
     assert stored_of(config, bits(q=8, k=8, v=8)).mixed_units == ()
 
 
+def test_groups_of_single_layers_are_told_and_mix_a_unit() -> None:
+    """vLLM joins q, k and v into one matrix, which has one group size (compressed_tensors.py, `get_scheme_dict`)."""
+    own = {"granularity": "group", "group_size": 32}
+    names = dict.fromkeys(BLOCK, 0)
+    one = stored_of(qt.AbsMax(granularity="channel", rules={"*.q_proj": own}), names)
+    assert (one.bits, one.group_sizes, one.mixed_units) == ((8,), (-1, 32), (QKV,))
+    alike = {f"*.{end}_proj": own for end in "qkvo"}
+    assert stored_of(qt.AbsMax(granularity="channel", rules=alike), names).mixed_units == ()
+
+
 def test_layers_of_blocks_that_are_left_are_named() -> None:
     """Not what no program quantizes: heads, routers; nor what is quantized under the name of a plain weight."""
     names = ["model.layers.0.mlp.down_proj", "model.layers.0.mlp.gate", "lm_head", "model.layers.1.self_attn.k_proj"]
     stored = describe_stored("gptq", {"bits": 4}, {"model.layers.1.self_attn.k_proj": 4}, iter(names))
     assert stored.left == ("model.layers.0.mlp.down_proj",)
     assert describe_stored("gptq", {"bits": 4}, {}, names).left == ()
+
+
+def test_the_first_scheme_of_a_config_tells_what_inputs_are_rounded_to() -> None:
+    """In other people's models too, which need not be read here."""
+    for kind, expected in (("float", "float8"), ("int", "int8"), (1, ""), (None, "")):
+        values = {"config_groups": {"group_0": {"input_activations": {"type": kind}}}}
+        assert describe_stored("compressed-tensors", {}, {}, values=values).input_type == expected
+    for odd in ({"config_groups": []}, {"config_groups": {"a": 1}}, {"config_groups": {"a": {"input_activations": 1}}}):
+        assert describe_stored("compressed-tensors", {}, {}, values=odd).input_type == ""
 
 
 def test_a_config_file_may_hold_anything() -> None:

@@ -30,6 +30,8 @@ RESULTS = {
     "nf4": qt.NF4(),
     "fp4": qt.FP4(),
     "int8": qt.Int8(),
+    "fp8": qt.FP8(),
+    "w8a8": qt.W8A8(),
     "absmax": qt.AbsMax(),
     "zero_point": qt.ZeroPoint(),
     "gptq": qt.GPTQ(calibration="self", num_samples=2, seq_len=32, group_size=32),

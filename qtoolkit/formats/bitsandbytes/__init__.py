@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.errors import CheckpointError, oneline
 from qtoolkit.formats.base import Format
 from qtoolkit.optional import optional
 
@@ -25,7 +26,11 @@ class BitsAndBytesFormat(Format):
         """See `Format`."""
         from transformers import BitsAndBytesConfig
 
-        return options_of(BitsAndBytesConfig.from_dict(dict(values)))
+        try:
+            config = BitsAndBytesConfig.from_dict(dict(values))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the config is none of bitsandbytes ({oneline(error)}): get it again") from error
+        return options_of(config)
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The format compressed-tensors, pack-quantized: codes of any width, as vLLM, SGLang and transformers read them."""
+"""The format compressed-tensors, as vLLM, SGLang and transformers read it: packed codes, and int8 or float8."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.formats.base import Reader
+    from qtoolkit.formats.compressed_tensors.byte_tensors import ByteTensors
     from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
     from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.kernels import Codes
@@ -27,6 +28,9 @@ QUANT_METHOD = "compressed-tensors"
 PACKAGE = "compressed_tensors"
 # The only one of the package's formats that holds codes of less than 8 bits in integers.
 PACKED = "pack-quantized"
+# Those whose codes take a byte each, by the `type` of their schemes, and an older name of both.
+BYTES = {"int": "int-quantized", "float": "float-quantized"}
+NAIVE = "naive-quantized"
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 
 
@@ -36,16 +40,16 @@ class CompressedTensorsFormat(GroupedFormat):
     name = quant_method = tag = QUANT_METHOD
     packages = (PACKAGE,)
     reads_itself = True
-    layer_suffixes = (".weight_packed",)
+    layer_suffixes = (".weight_scale",)
     widths = WIDTHS
     # vLLM looks up rows of whole words only.
     embedding_widths = (4, 8)
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
-        from qtoolkit.formats.compressed_tensors.config import options_of, origin_of
+        from qtoolkit.formats.compressed_tensors.config import method_of, origin_of
 
-        return origin_of(values) or ("gptq", options_of(values))
+        return origin_of(values) or method_of(values)
 
     def reader(self, checkpoint: "Checkpoint") -> "Reader":
         """See `Format`."""
@@ -77,8 +81,6 @@ class CompressedTensorsFormat(GroupedFormat):
         self, config: Any, out_features: int, in_features: int, *, bits: int, dtype: "torch.dtype"
     ) -> "PackedTensors":
         """See `GroupedFormat`: scales have the model's type; of a float64 model float32."""
-        import torch
-
         from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
 
         return PackedTensors(
@@ -87,7 +89,21 @@ class CompressedTensorsFormat(GroupedFormat):
             bits=bits,
             group_size=config.group_size,
             symmetric=config.sym,
-            scale_dtype=torch.float32 if dtype == torch.float64 else dtype,
+            scale_dtype=_scale_dtype(dtype),
+        )
+
+    def byte_tensors_of(
+        self, grid: Grid, out_features: int, in_features: int, *, dtype: "torch.dtype"
+    ) -> "ByteTensors":
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.compressed_tensors.byte_tensors import ByteTensors
+
+        return ByteTensors(
+            out_features,
+            in_features,
+            kind=grid.kind,
+            block=grid.block,
+            scale_dtype=_scale_dtype(dtype),
         )
 
     def codes_of(self, config: Any, tensors: Mapping[str, "torch.Tensor"]) -> "Codes":
@@ -198,6 +214,13 @@ class CompressedTensorsFormat(GroupedFormat):
         from qtoolkit.formats.compressed_tensors.loader import register
 
         register()
+
+
+def _scale_dtype(dtype: "torch.dtype") -> "torch.dtype":
+    """Return the type of the scales of a weight of this type."""
+    import torch
+
+    return torch.float32 if dtype == torch.float64 else dtype
 
 
 FORMAT = CompressedTensorsFormat()

@@ -5,77 +5,16 @@ Source: compressed-tensors 0.20, quantization/quant_config.py, quant_scheme.py, 
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError
-from qtoolkit.formats.compressed_tensors import PACKED, QUANT_METHOD, WIDTHS
+from qtoolkit.formats.compressed_tensors import BYTES, NAIVE, PACKED, QUANT_METHOD, WIDTHS
+from qtoolkit.formats.compressed_tensors.schemes import LINEAR, Scheme, Schemes
 from qtoolkit.formats.grouped import Grid
 from qtoolkit.formats.name_patterns import shortest
 from qtoolkit.formats.origin import ORIGIN, read_origin
 
-# Class names that stand for every linear layer.
-_LINEAR = "Linear"
 _WHERE = "load it with transformers and compressed-tensors, or vLLM, or name the full-precision model"
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How the weights of some layers are stored.
-
-    Attributes:
-        bits: size of a code.
-        group_size: inputs that share a scale, -1 for all of them.
-        symmetric: whether no zero points are stored.
-        targets: names, "re:" and a regular expression that matches from the start of a name, or classes of modules.
-    """
-
-    bits: int
-    group_size: int
-    symmetric: bool
-    targets: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Schemes:
-    """Everything that a `quantization_config` says of layers.
-
-    Attributes:
-        schemes: in the order of the config.
-        ignore: layers that are not quantized, as in `Scheme.targets`.
-        by_activation: whether columns were done by activation; None where the config does not say.
-    """
-
-    schemes: tuple[Scheme, ...]
-    ignore: tuple[str, ...]
-    by_activation: bool | None = None
-
-    @property
-    def embeddings(self) -> Scheme | None:
-        """Return the scheme of token embedding and output head; None where these are not quantized.
-
-        It is the last one, and targets them by their names, as `describe` writes it.
-        """
-        last = self.schemes[-1]
-        named = bool(last.targets) and not any(one == _LINEAR or one.startswith("re:") for one in last.targets)
-        return last if named and len(self.schemes) > 1 else None
-
-    def of(self, names: tuple[str, ...], classes: tuple[str, ...]) -> Scheme | None:
-        """Return the scheme of a layer; None where it is not quantized.
-
-        Exact names come first, then regular expressions, each sorted as text, then classes.
-
-        Args:
-            names: its name in the file, and others that it may be called by.
-            classes: the names of its class and of the classes of that.
-        """
-        if any(_matches(target, names) or target in classes for target in self.ignore):
-            return None
-        of_target = {target: scheme for scheme in self.schemes for target in scheme.targets}
-        targets = sorted(of_target, key=lambda target: (target.startswith("re:"), target))
-        found = [target for target in targets if _matches(target, names)]
-        found += [target for target in targets if target in classes]
-        return of_target[found[0]] if found else None
 
 
 def describe(
@@ -102,7 +41,7 @@ def describe(
     groups = {}
     for index, grid in enumerate(grids):
         same = {name for name, own in quantized.items() if own == grid}
-        targets = [_LINEAR]
+        targets = [LINEAR]
         if len(grids) > 1:
             ends = "|".join(re.escape(name) for name in sorted(shortest(same, set(quantized) - same)))
             targets = [rf"re:^(?:.*\.)?(?:{ends})$"] if same else []
@@ -112,7 +51,7 @@ def describe(
         groups[f"group_{len(grids)}"] = _described(own, sorted(embeddings))
     return {
         "quant_method": QUANT_METHOD,
-        "format": PACKED,
+        "format": BYTES[base.kind] if base.in_bytes else PACKED,
         "quantization_status": "compressed",
         "global_compression_ratio": None,
         "kv_cache_scheme": None,
@@ -126,20 +65,39 @@ def describe(
 
 
 def _described(grid: Any, targets: list[str]) -> dict[str, Any]:
-    """Return one scheme of `config_groups`; `grid` is a `Grid`, or a config that has the same fields."""
+    """Return one scheme of `config_groups`; `grid` is a `Grid`, or a config that has its first fields."""
+    block = getattr(grid, "block", None)
+    strategy = "block" if block else "channel" if grid.group_size == -1 else "group"
     weights = {
         "num_bits": grid.bits,
-        "type": "int",
+        "type": getattr(grid, "kind", "int"),
         "symmetric": grid.sym,
-        "strategy": "channel" if grid.group_size == -1 else "group",
+        "strategy": strategy,
         "group_size": None if grid.group_size == -1 else grid.group_size,
-        "block_structure": None,
+        "block_structure": block and list(block),
         "dynamic": False,
         "actorder": "static" if grid.order == "activation" else None,
         "observer": "minmax",
         "observer_kwargs": {},
     }
-    return {"targets": targets, "weights": weights, "input_activations": None, "output_activations": None}
+    inputs = _described_inputs(grid) if getattr(grid, "in_bytes", False) else None
+    return {"targets": targets, "weights": weights, "input_activations": inputs, "output_activations": None}
+
+
+def _described_inputs(grid: Grid) -> dict[str, Any]:
+    """Return how inputs are rounded: to the kind of the weights, for each token, or for its inputs in a block."""
+    return {
+        "num_bits": grid.bits,
+        "type": grid.kind,
+        "symmetric": True,
+        "strategy": "group" if grid.block else "token",
+        "group_size": grid.block[1] if grid.block else None,
+        "block_structure": None,
+        "dynamic": True,
+        "actorder": None,
+        "observer": None,
+        "observer_kwargs": {},
+    }
 
 
 def read_schemes(values: Mapping[str, Any]) -> Schemes:
@@ -152,13 +110,13 @@ def read_schemes(values: Mapping[str, Any]) -> Schemes:
     groups = values.get("config_groups")
     if not isinstance(groups, dict) or not groups:
         raise CheckpointError(f"the config has config_groups {groups!r:.40}: it must be an object of schemes")
-    _only(values, "format", (PACKED, None))
+    _only(values, "format", (PACKED, *BYTES.values(), NAIVE, None))
     _only(values, "kv_cache_scheme", (None,))
     _only(values, "quantization_status", ("compressed", "frozen", None))
     for key in ("sparsity_config", "transform_config"):
         if values.get(key):
             raise UnsupportedModelError(f"compressed-tensors with {key} is not read here: {_WHERE}")
-    schemes = tuple(_scheme(name, group) for name, group in groups.items())
+    schemes = tuple(_scheme(name, group, values.get("format")) for name, group in groups.items())
     orders = {group["weights"].get("actorder") for group in groups.values()}
     return Schemes(
         schemes,
@@ -196,18 +154,22 @@ def bits_by_scheme(values: Mapping[str, Any], names: Iterable[str]) -> dict[str,
     except QToolkitError:
         return {}
     layers = (name.rpartition(".")[0] for name in names)
-    found = ((name, schemes.of((name,), (_LINEAR,))) for name in layers)
+    found = ((name, schemes.of((name,), (LINEAR,))) for name in layers)
     return {name: scheme.bits for name, scheme in found if scheme is not None}
 
 
-def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a method's config that a `quantization_config` contains: those of its first scheme.
+def method_of(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the name and options of the method that chooses codes as in the first scheme of a `quantization_config`.
 
     Raises:
         CheckpointError, UnsupportedModelError: as `read_schemes`; also groups smaller than 32, and 7 bits.
     """
     schemes = read_schemes(values)
     first = schemes.schemes[0]
+    if first.in_bytes and first.kind == "int":
+        return "w8a8", {}
+    if first.in_bytes:
+        return "fp8", {"granularity": "block" if first.block else "channel"}
     if 0 < first.group_size < 32 or first.bits == 7:
         what = f"groups of {first.group_size}" if first.bits != 7 else "7 bits"
         raise UnsupportedModelError(f"compressed-tensors with {what} is not read here: {_WHERE}")
@@ -221,19 +183,22 @@ def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
         options["embeddings"] = schemes.embeddings.bits
     if schemes.by_activation is not None:
         options["order"] = "activation" if schemes.by_activation else "natural"
-    return options
+    return "gptq", options
 
 
-def _scheme(name: str, group: Any) -> Scheme:
-    """Return one scheme of `config_groups`."""
+def _scheme(name: str, group: Any, stored_as: str | None) -> Scheme:
+    """Return one scheme of `config_groups`; `stored_as` is the format of those that name none."""
     if not isinstance(group, dict) or not isinstance(group.get("weights"), dict):
         raise CheckpointError(f"config_groups has {name!r:.40} without weights: it must say how these are quantized")
-    for key in ("input_activations", "output_activations"):
-        _only(group, key, (None,))
-    _only(group, "format", (PACKED, None))
+    _only(group, "output_activations", (None,))
+    _only(group, "format", (PACKED, *BYTES.values(), NAIVE, None))
     weights = group["weights"]
-    _only(weights, "type", ("int",))
+    targets = _names(group.get("targets"), "targets")
     _only(weights, "dynamic", (False, None))
+    if (group.get("format") or stored_as or PACKED) != PACKED:
+        return _byte_scheme(group, weights, targets)
+    _only(group, "input_activations", (None,))
+    _only(weights, "type", ("int",))
     _only(weights, "actorder", (None, "weight", "static"))
     _only(weights, "strategy", ("group", "channel"))
     bits = _value(weights, "num_bits", int)
@@ -245,7 +210,37 @@ def _scheme(name: str, group: Any) -> Scheme:
         if group_size < 1:
             raise CheckpointError(f"the config has group_size {group_size}: it must be at least 1")
     symmetric = _value({"symmetric": True, **weights}, "symmetric", bool)
-    return Scheme(bits, group_size, symmetric, _names(group.get("targets"), "targets"))
+    return Scheme(bits, group_size, symmetric, targets)
+
+
+def _byte_scheme(group: Mapping[str, Any], weights: Mapping[str, Any], targets: tuple[str, ...]) -> Scheme:
+    """Return a scheme whose codes take a byte each."""
+    _only(weights, "type", ("int", "float"))
+    _only(weights, "num_bits", (8,))
+    _only(weights, "symmetric", (True,))
+    _only(weights, "actorder", (None,))
+    kind = weights["type"]
+    block = None
+    _only(weights, "strategy", ("channel", "block") if kind == "float" else ("channel",))
+    if weights["strategy"] == "block":
+        block = weights.get("block_structure")
+        if not isinstance(block, list) or len(block) != 2 or any(type(size) is not int or size < 1 for size in block):
+            raise CheckpointError(f"the config has block_structure {block!r:.40}: it must be two whole numbers from 1")
+        if block != [128, 128]:
+            raise UnsupportedModelError(f"compressed-tensors with blocks of {block} is not read here: {_WHERE}")
+        block = (128, 128)
+    inputs = group.get("input_activations")
+    if not isinstance(inputs, dict):
+        raise UnsupportedModelError(
+            f"compressed-tensors of 8 bits without input_activations is not read here: {_WHERE}"
+        )
+    _only(inputs, "num_bits", (8,))
+    _only(inputs, "type", (kind,))
+    _only(inputs, "dynamic", (True,))
+    _only(inputs, "symmetric", (True,))
+    _only(inputs, "strategy", ("group",) if block else ("token",))
+    _only(inputs, "group_size", (block[1],) if block else (None,))
+    return Scheme(8, -1, symmetric=True, targets=targets, kind=kind, in_bytes=True, block=block)
 
 
 def _only(values: Mapping[str, Any], key: str, supported: tuple[Any, ...]) -> None:
@@ -274,10 +269,3 @@ def _names(values: Any, key: str) -> tuple[str, ...]:
         except re.error as error:
             raise CheckpointError(f"the config has {key} {value!r:.60}, no regular expression: {error}") from error
     return tuple(values)
-
-
-def _matches(target: str, names: tuple[str, ...]) -> bool:
-    """Check whether a target names a layer, or matches one of its names from the start."""
-    if target.startswith("re:"):
-        return any(re.match(target.removeprefix("re:"), name) for name in names)
-    return target in names

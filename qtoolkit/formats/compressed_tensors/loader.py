@@ -48,10 +48,17 @@ class CompressedTensorsQuantizer(StoredQuantizer):
         return find_layers(model, headers, read_schemes(self.quantization_config.to_dict()))
 
     def check_values(self, name: str, layer: "QuantizedLinear") -> None:
-        """See `LinearQuantizer`: refuse scales that are not finite."""
+        """See `LinearQuantizer`: refuse scales that are not finite, and what no code can be."""
+        from qtoolkit.formats.compressed_tensors.byte_tensors import ByteTensors
+
         scale = layer.get_buffer("weight_scale")
-        if not scale.is_meta and not scale.isfinite().all():
-            raise CheckpointError(f"{name}.weight_scale holds NaN or infinity: name another checkpoint of the model")
+        if scale.is_meta:
+            return
+        fault = "" if scale.isfinite().all() else "weight_scale holds NaN or infinity"
+        if isinstance(layer.stored, ByteTensors):
+            fault = layer.stored.fault(layer.get_buffer("weight"), scale)
+        if fault:
+            raise CheckpointError(f"{name}.{fault}: name another checkpoint of the model")
 
 
 class _ByContent:

@@ -1,13 +1,15 @@
 """Find the quantized layers of a compressed-tensors checkpoint, and check that they are those that its config names."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
-from qtoolkit.formats.compressed_tensors.config import Scheme, Schemes, read_schemes
+from qtoolkit.formats.compressed_tensors.byte_tensors import CODE_TYPES, ByteTensors
+from qtoolkit.formats.compressed_tensors.config import read_schemes
+from qtoolkit.formats.compressed_tensors.schemes import Scheme, Schemes
 from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
 from qtoolkit.formats.stored_layer import (
     FLOATS,
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PACKED = ".weight_packed"
+_SCALE = ".weight_scale"
 
 
-def quantized_names(tensors: Iterable[str]) -> list[str]:
-    """Return the names of a file's quantized layers from the names of its tensors; also of those that lack codes."""
-    ends = (_PACKED, ".weight_shape")
-    return sorted({name.rpartition(".")[0] for name in tensors if name.endswith(ends)})
+def quantized_names(tensors: Headers) -> list[str]:
+    """Return the names of a file's quantized layers; also of those that lack codes or scales."""
+    ends = (_PACKED, _SCALE, ".weight_shape")
+    in_bytes = {name for name, one in tensors.items() if name.endswith(".weight") and one.dtype in CODE_TYPES.values()}
+    return sorted({name.rpartition(".")[0] for name in tensors if name.endswith(ends) or name in in_bytes})
 
 
 def find_layers(model: "PreTrainedModel", tensors: Headers, schemes: Schemes) -> dict[str, StoredLayer]:
@@ -50,7 +54,7 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, schemes: Schemes) ->
     """
     names = module_names(model, quantized_names(tensors))
     if not names:
-        raise CheckpointError(f"the config says compressed-tensors, but no tensor ends in {_PACKED}: {again(tensors)}")
+        raise CheckpointError(f"the config says compressed-tensors, but no tensor ends in {_SCALE}: {again(tensors)}")
     modules = dict(model.named_modules())
     token = token_embedding(model)
     layers: dict[str, StoredLayer] = {}
@@ -58,8 +62,9 @@ def find_layers(model: "PreTrainedModel", tensors: Headers, schemes: Schemes) ->
         module: Any = modules.get(name)
         embeds = module is not None and name == token
         if module is None or not (embeds or is_linear(module)) or is_transposed(module):
+            kind = type(model).__name__
             raise UnsupportedModelError(
-                f"{stored}{_PACKED} belongs to no linear layer of {type(model).__name__}, which alone are read here"
+                f"{stored} is quantized, and is no linear layer of {kind}, which alone are read here"
             )
         if f"{name}.weight" in model.all_tied_weights_keys:
             raise UnsupportedModelError(f"{stored} is quantized, but the config says that it shares its weight")
@@ -93,16 +98,26 @@ def problems_of(folder: "Path", values: Mapping[str, Any]) -> list[str]:
         if scheme is None:
             problems.append(f"{name} is quantized in the file, and not in config.json")
             continue
-        shape = tensors.get(f"{name}.weight_shape")
-        if shape is None or tuple(shape.shape) != (2,):
-            problems.append(f"{name}.weight_shape is missing")
+        shape = _own_shape(name, tensors, scheme)
+        if shape is None:
+            problems.append(f"{name}.{'weight' if scheme.in_bytes else 'weight_shape'} is missing")
             continue
-        out_features, in_features = shape[...].tolist()
         try:
-            _check_layer(name, (out_features, in_features), tensors, scheme)
+            _check_layer(name, shape, tensors, scheme)
         except CheckpointError as error:
             problems.append(oneline(error).replace(f"{folder}/", ""))
     return problems
+
+
+def _own_shape(name: str, tensors: Headers, scheme: Scheme) -> tuple[int, int] | None:
+    """Return the shape of a layer's weight, by the tensors of the layer alone; None where they do not say it."""
+    if scheme.in_bytes:
+        weight = tensors.get(f"{name}.weight")
+        shape = () if weight is None else tuple(weight.shape)
+    else:
+        stored = tensors.get(f"{name}.weight_shape")
+        shape = () if stored is None or tuple(stored.shape) != (2,) else tuple(stored[...].tolist())
+    return (shape[0], shape[1]) if len(shape) == 2 else None
 
 
 def _check_others(modules: Mapping[str, Any], layers: Mapping[str, Any], tensors: Headers, schemes: Schemes) -> None:
@@ -125,13 +140,16 @@ def _check_layer(stored: str, shape: tuple[int, int], tensors: Headers, scheme: 
     if f"{stored}.weight_g_idx" in tensors:
         raise UnsupportedModelError(f"{stored} has a weight_g_idx, which is not read here: load it with vLLM")
     scale = tensors.get(f"{stored}.weight_scale")
+    scale_dtype = torch.bfloat16 if scale is None else scale.dtype
+    if scheme.in_bytes:
+        return _check_bytes(stored, shape, tensors, scheme, scale_dtype)
     weight = PackedTensors(
         out_features,
         in_features,
         bits=scheme.bits,
         group_size=scheme.group_size,
         symmetric=scheme.symmetric,
-        scale_dtype=torch.bfloat16 if scale is None else scale.dtype,
+        scale_dtype=scale_dtype,
     )
     try:
         expected = weight.tensors()
@@ -147,6 +165,19 @@ def _check_layer(stored: str, shape: tuple[int, int], tensors: Headers, scheme: 
     if named != [out_features, in_features]:
         raise CheckpointError(f"{stored}.weight_shape says {named}: it must be {[out_features, in_features]}")
     return StoredLayer(stored, weight, bias_dtype(stored, out_features, tensors))
+
+
+def _check_bytes(
+    stored: str, shape: tuple[int, int], tensors: Headers, scheme: Scheme, scale_dtype: torch.dtype
+) -> StoredLayer:
+    """Return one layer whose codes take a byte each, checked as in `_check_layer`."""
+    weight = ByteTensors(*shape, kind=scheme.kind, block=scheme.block, scale_dtype=scale_dtype)
+    for name, (size, dtype) in weight.tensors().items():
+        check_shape(tensors, f"{stored}.{name}", size, FLOATS if name == weight.scale_name else (dtype,))
+    for name in ("weight_zero_point", "input_scale"):
+        if f"{stored}.{name}" in tensors:
+            raise CheckpointError(f"{stored} has {name}, and the config does not say so: {again(tensors)}")
+    return StoredLayer(stored, weight, bias_dtype(stored, shape[0], tensors))
 
 
 def _classes(module: Any) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
 from qtoolkit.files import read_json
 from qtoolkit.formats.gptq.config import QuantizeConfig, read_quantize_config
+from qtoolkit.formats.gptq.misread import misread_layers
 from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, WIDTHS, GPTQTensors, zero_offset
 from qtoolkit.formats.stored_layer import (
     FLOATS,
@@ -89,7 +90,8 @@ def problems_of(folder: Path, values: Mapping[str, Any]) -> list[str]:
         checkpoint = correct_format(Checkpoint("", config, tensors, torch.float16, "safetensors"))
     except QToolkitError as error:
         return [*problems, oneline(error).replace(f"{folder}/", "")]
-    return [*problems, *(f"its zero points must be {note}" for note in checkpoint.notes)]
+    problems += [f"its zero points must be {note}" for note in checkpoint.notes]
+    return [*problems, *misread_layers(tensors, read_quantize_config(values), values.get("dynamic") or {})]
 
 
 def find_layers(model: "PreTrainedModel", tensors: Headers, config: QuantizeConfig) -> dict[str, StoredLayer]:

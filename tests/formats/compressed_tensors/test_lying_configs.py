@@ -10,6 +10,8 @@ import torch
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError
 from qtoolkit.formats import get_format
+from qtoolkit.publishing.artifact import open_artifact
+from qtoolkit.publishing.contract_check import stored_in
 from tests.formats.compressed_tensors.packed_files import Recipe, Tensors, write, write_checkpoint
 
 LAYER = "model.layers.0.mlp.up_proj"  # [128, 64] in groups of 32
@@ -94,7 +96,8 @@ IMPOSSIBLE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "negative": (lambda c: weights(c).update(group_size=-64), "group_size -64: it must be at least 1"),
 }
 UNSUPPORTED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "format": (lambda c: c.update(format="int-quantized"), "format 'int-quantized' is not read here"),
+    "format": (lambda c: c.update(format="mxfp4-pack-quantized"), "format 'mxfp4-pack-quantized' is not read here"),
+    "bytes": (lambda c: c.update(format="int-quantized"), "num_bits 4 is not read here"),
     "activations": (lambda c: group(c).update(input_activations={"num_bits": 8}), "input_activations"),
     "act order": (lambda c: weights(c).update(actorder="group"), "actorder 'group' is not read here"),
     "floats": (lambda c: weights(c).update(type="float"), "type 'float' is not read here"),
@@ -139,3 +142,17 @@ def test_a_sound_folder_has_no_problem(sound: tuple[Path, Tensors]) -> None:
     write(folder, tensors, Recipe().config)
     assert get_format("compressed-tensors").problems(folder, Recipe().config) == []
     assert isinstance(qt.load(folder, device="cpu"), qt.QuantizedModel)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [{"method": "nf4", "options": {}}, {"method": "absmax", "options": {"bits": 4, "format": "native"}}],
+    ids=["nf4", "native"],
+)
+def test_who_reads_a_folder_is_told_by_its_format_whatever_it_says_of_its_method(
+    origin: dict[str, Any], sound: tuple[Path, Tensors]
+) -> None:
+    folder, tensors = sound
+    write(folder, tensors, Recipe().config | {"qtoolkit": origin})
+    stored = stored_in(open_artifact(folder))
+    assert stored is not None and stored.format == "compressed-tensors"

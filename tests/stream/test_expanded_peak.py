@@ -1,0 +1,47 @@
+"""Blocks of a source in FP8 take little more memory while they are read than blocks in bfloat16 do."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from qtoolkit.jobs.checkpoint_opening import open_source
+from qtoolkit.measure.malloc import give_memory_back
+from qtoolkit.measure.peak import measure_peak
+from qtoolkit.requests import ModelSource
+from qtoolkit.stream.blocks import StreamedModel
+from tests.coded_models import FP8, WEIGHTS, write
+from tests.sample_models import random_model
+
+# 33.6 MB a block.
+SHAPE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_key_value_heads": 16}
+
+
+def peak_of_blocks(folder: Path) -> int:
+    """The most that reading each block takes, once everything has been used before."""
+    streamed = StreamedModel(open_source(folder, ModelSource()), device="cpu", dtype=torch.bfloat16)
+    for _ in range(2):
+        give_memory_back()
+        with measure_peak() as meter:
+            for index in range(len(streamed.blocks)):
+                with streamed.block(index):
+                    pass
+    return meter.report.peak_rss - meter.report.rss_before
+
+
+@pytest.mark.slow
+def test_a_block_takes_a_fifth_more_at_most(tmp_path: Path) -> None:
+    plain, coded = tmp_path / "plain", tmp_path / "coded"
+    model = random_model("llama", **SHAPE)
+    block = sum(parameter.nbytes for parameter in model.model.layers[0].parameters())
+    model.save_pretrained(plain)
+    model.save_pretrained(coded)
+    del model
+    tensors = load_file(coded / WEIGHTS)
+    for name in [name for name in tensors if name.endswith("proj.weight")]:
+        tensors[name] = tensors[name].to(FP8)
+        tensors[f"{name}_scale_inv"] = torch.ones([size // 128 for size in tensors[name].shape])
+    write(coded, tensors, {"quant_method": "fp8", "weight_block_size": [128, 128]})
+    del tensors
+    assert peak_of_blocks(coded) < peak_of_blocks(plain) + 0.2 * block
