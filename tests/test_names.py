@@ -27,8 +27,6 @@ ALLOWED = {
     # The `quant_method` of checkpoints of other programs.
     "checkpoints/expanded_tensors.py": {"fp8"},
     "checkpoints/source_codes.py": {"fp8"},
-    # The type that inputs are rounded to.
-    "readers/stored.py": {"int8"},
     # The default method.
     "notebook/body.py": {"nf4"},
     # Early files of AutoGPTQ name no method: the name of the file tells it.

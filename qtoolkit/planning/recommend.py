@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 from qtoolkit.errors import QToolkitError
-from qtoolkit.methods import as_call, offered
+from qtoolkit.methods import MethodConfig, as_call, offered
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, memory_to_use
 from qtoolkit.planning.planner import plan_job
+from qtoolkit.planning.result_readers import in_a_loaded_format
 from qtoolkit.readers import Stored, readers_of, reading_of, running, served_by, titles
-from qtoolkit.records import FULL_PRECISION, Candidate, Machine, Recommendation
+from qtoolkit.records import FULL_PRECISION, Candidate, Machine, Plan, Recommendation
 from qtoolkit.units import bits_per_weight, parse_bytes
 
 _UNQUANTIZED = Stored(format="")
@@ -57,7 +58,10 @@ def recommend(
             candidates.append(_unquantized(checkpoint, machine, device, limit, rss, context))
         candidates.extend(_quantized(checkpoint, machine, device, limit, rss, context, for_))
     slow = {as_call(config) for offer, config in offered() if not offer.in_one_step}
-    notes = (_MEASURED, *([] if for_ is None else [f"configs whose results {for_} does not load are left out"]))
+    notes = (
+        _MEASURED,
+        *([] if for_ is None else [f"what {for_} does not load is given in a format that it loads, or left out"]),
+    )
     # What fits comes first, in the order of the goal; then the rest, the least memory first.
     candidates.sort(key=lambda one: (0, *_order(one, goal, slow)) if one.fits else (1, one.memory))
     return Recommendation(goal, limit, machine.name, tuple(candidates), _REASONS[goal], notes)
@@ -79,14 +83,22 @@ def _quantized(
 ) -> Iterator[Candidate]:
     """Yield the candidates of a model with each config that methods offer."""
     modules = Modules(checkpoint)
-    for offer, config in offered():
+
+    def planned(config: MethodConfig) -> Plan | None:
+        """Return the plan of a config; None for a method that cannot take this model."""
         try:
-            job = plan_job(checkpoint, config, device, machine, rss=rss, context=context, modules=modules, for_=for_)
+            return plan_job(
+                checkpoint, config, device, machine, rss=rss, context=context, modules=modules, for_=for_
+            ).plan
         except QToolkitError:
-            # This method cannot take this model.
-            continue
-        plan = job.plan
-        if plan.reading is not None and not plan.reading.loads:
+            return None
+
+    for offer, as_offered in offered():
+        config, plan = as_offered, planned(as_offered)
+        if plan is not None and plan.reading is not None and not plan.reading.loads:
+            other = in_a_loaded_format(plan, as_offered)
+            config, plan = other or as_offered, None if other is None else planned(other)
+        if plan is None:
             continue
         memory = plan.inference.peak_vram or plan.inference.peak_rss
         yield Candidate(

@@ -51,6 +51,15 @@ def loaded_configs(plan: Plan, config: MethodConfig) -> Iterator[MethodConfig]:
             yield other
 
 
+def in_a_loaded_format(plan: Plan, config: MethodConfig) -> MethodConfig | None:
+    """Return the same config in a format that the program of a plan loads; None where there is none."""
+    given = config.as_given().to_dict()
+    for other in loaded_configs(plan, config):
+        if other.method == config.method and {**other.to_dict(), "format": config.format} == given:
+            return other
+    return None
+
+
 def _matrices_left(plan: Plan) -> list[str]:
     """Return the names of the modules that stay and have a matrix, which programs may take for a quantized layer."""
     return [module.name for module in plan.skipped if len(module.shape) == 2]
