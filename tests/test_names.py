@@ -23,8 +23,8 @@ EXCEPTIONS = (
 )
 ALLOWED = {
     # The `quant_method` of checkpoints of other programs.
-    "checkpoints/expanded_tensors.py": {"fp8"},
-    "checkpoints/source_codes.py": {"fp8"},
+    "checkpoints/expanded_tensors.py": {"FP8"},
+    "checkpoints/source_codes.py": {"FP8", "fp8", "fbgemm_fp8", " has FP8 weights in blocks of ", "compressed-tensors"},
     # The type that inputs are rounded to.
     "readers/stored.py": {"int8"},
     # The default method.
