@@ -22,6 +22,8 @@ _USUAL: dict[str, Any] = {
     "embeddings": None,
     "mixed_units": (),
     "misnamed_units": (),
+    "experts": "",
+    "plain_experts": False,
 }
 
 

@@ -25,6 +25,9 @@ class Stored:
         dtype: type of what is not quantized, "bfloat16"; empty where it is not known.
         expands: whether its config asks transformers to expand the codes while it loads.
         mixed_units: fused matrices of servers whose layers are stored in different ways, by their names.
+        experts: architecture of a model whose experts are quantized one by one, "MixtralForCausalLM"; empty for none,
+            and where it is not known.
+        plain_experts: whether its experts are stored one by one in full precision, beside quantized layers.
         misnamed_units: those whose layers the config names one by one, where servers look for the fused name.
     """
 
@@ -39,6 +42,8 @@ class Stored:
     expands: bool = False
     mixed_units: tuple[str, ...] = ()
     misnamed_units: tuple[str, ...] = ()
+    experts: str = ""
+    plain_experts: bool = False
 
     @property
     def widths(self) -> int:
@@ -63,6 +68,7 @@ def describe_stored(
     sym: bool = True,
     dtype: str = "",
     values: Mapping[str, Any] | None = None,
+    architecture: str = "",
 ) -> Stored:
     """Return how a model is stored, from the options of the config that it was or will be quantized with.
 
@@ -75,7 +81,9 @@ def describe_stored(
         sym: whether codes are symmetric, for a method whose options do not say.
         dtype: type of what is not quantized.
         values: the `quantization_config`; None before there is one.
+        architecture: class of the model; empty where it is not known.
     """
+    left = tuple(left)
     in_blocks = {name: bits for name, bits in layers.items() if any(part.isdigit() for part in name.split("."))}
     rules = (options.get("rules") or {}).values()
     bits: set[Any] = {*in_blocks.values()} or {own.get("bits", options.get("bits")) for own in (options, *rules)}
@@ -98,7 +106,15 @@ def describe_stored(
         expands=expands,
         mixed_units=mixed_units(in_blocks, left),
         misnamed_units=misnamed_units(in_blocks, described),
+        experts=architecture if any(map(_is_expert, layers)) else "",
+        plain_experts=bool(layers) and any(map(_is_expert, left)),
     )
+
+
+def _is_expert(name: str) -> bool:
+    """Check whether a layer belongs to one expert of a block, by its full name."""
+    parts = name.split(".")
+    return "experts" in parts and sum(part.isdigit() for part in parts) > 1
 
 
 def _layout(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
