@@ -104,7 +104,8 @@ def _refuse_unread(source: Convertible, recoded: Recoded, for_: str | None) -> S
     bits = {codes.name: codes.bits for codes in source.layers.values()}
     dtype = str(source.checkpoint.dtype).removeprefix("torch.")
     config = config_of_checkpoint(recoded.values)
-    stored = stored_of(config, bits, recoded.left, dtype=dtype, values=recoded.values)
+    architecture = type(source.checkpoint.skeleton).__name__
+    stored = stored_of(config, bits, recoded.left, dtype=dtype, values=recoded.values, architecture=architecture)
     if for_ is None:
         return stored
     reading = reading_of(for_, readers_of(stored))

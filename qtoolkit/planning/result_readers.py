@@ -32,7 +32,9 @@ def with_readers(plan: Plan, config: MethodConfig, for_: str | None) -> Plan:
         ConfigError: the contract does not know the program, or does not know the format.
     """
     left = _matrices_left(plan)
-    stored = stored_of(config, {layer.name: layer.bits for layer in plan.layers}, left, dtype=plan.source.dtype)
+    bits = {layer.name: layer.bits for layer in plan.layers}
+    source = plan.source
+    stored = stored_of(config, bits, left, dtype=source.dtype, architecture=source.architecture)
     readings = readers_of(stored)
     if for_ is not None:
         reading_of(for_, readings)
@@ -46,7 +48,7 @@ def loaded_configs(plan: Plan, config: MethodConfig) -> Iterator[MethodConfig]:
     names = {layer.name: 0 for layer in plan.layers}
     left = _matrices_left(plan)
     for other in _changed(config):
-        readings = readers_of(stored_of(other, names, left))
+        readings = readers_of(stored_of(other, names, left, architecture=plan.source.architecture))
         if any(one.reader == plan.for_reader and one.loads for one in readings):
             yield other
 

@@ -129,6 +129,12 @@ _EXPANDS = Limit(
     "packed zero points",
     'write "run_compressed": false into its quantization_config',
 )
+_PLAIN_EXPERTS = Limit(
+    "plain_experts",
+    (False,),
+    "experts in 16 bits beside quantized layers, which it does not join",
+    "quantize the experts too",
+)
 _TRANSFORMERS_CT = "it expands the codes, so that nothing is saved there; with qtoolkit imported they stay packed"
 _CT = (
     Entry(
@@ -136,7 +142,7 @@ _CT = (
         "compressed-tensors",
         source="transformers/quantizers/quantizer_compressed_tensors.py; tests/readers/test_real_readers.py",
         needs="compressed-tensors >= 0.15",
-        limits=(_EXPANDS, _NO_EMBEDDINGS),
+        limits=(_EXPANDS, _NO_EMBEDDINGS, _PLAIN_EXPERTS),
         note=_TRANSFORMERS_CT,
     ),
     Entry(
@@ -221,9 +227,24 @@ _BNB = (
 
 _MLX_GROUPS = Limit("group_sizes", (32, 64, 128), "groups of {got}", "give group_size 32, 64 or 128")
 _MLX_BITS = Limit("bits", (2, 3, 4, 5, 6, 8), "codes of {got} bits", "give 2, 3, 4, 5, 6 or 8")
+# mlx_lm/models/*.py, `sanitize`: the others join the weights of experts, and leave their scales where they are.
+_MLX_JOINS = tuple(
+    f"{name}ForCausalLM"
+    for name in (
+        *("Mixtral", "Qwen2Moe", "Olmoe", "Phimoe", "DeepseekV2", "DeepseekV3", "Dots1", "ExaoneMoe"),
+        *("Glm4Moe", "Glm4MoeLite", "LongcatFlash"),
+    )
+)
+_MLX_EXPERTS = Limit(
+    "experts",
+    ("", *_MLX_JOINS),
+    "quantized experts of {got}, whose scales it does not join",
+    "exclude '*.experts.*', or give format='compressed-tensors'",
+)
+_MLX_LIMITS = (_MLX_BITS, _MLX_GROUPS, _MLX_EXPERTS)
 _MLX = (
-    Entry("mlx-lm", "mlx", source="mlx_lm/utils.py:499-519", limits=(_MLX_BITS, _MLX_GROUPS)),
-    Entry("lm-studio", "mlx", source="lmstudio.ai/docs", limits=(_MLX_BITS, _MLX_GROUPS), note="on a Mac"),
+    Entry("mlx-lm", "mlx", source="mlx_lm/utils.py:499-519, models/qwen3_moe.py:260-277", limits=_MLX_LIMITS),
+    Entry("lm-studio", "mlx", source="lmstudio.ai/docs", limits=_MLX_LIMITS, note="on a Mac"),
     Entry(
         "sglang",
         "mlx",

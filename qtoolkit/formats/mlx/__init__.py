@@ -61,6 +61,12 @@ class MLXFormat(GroupedFormat):
 
         return problems_of(folder, values)
 
+    def layer_bits(self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+        """See `Format`."""
+        from qtoolkit.formats.mlx.config import bits_by_scheme
+
+        return bits_by_scheme(values, (name for name in shapes if name.endswith(self.layer_suffixes)))
+
     def check(self, config: Any) -> None:
         """See `GroupedFormat`: groups of 32, 64 or 128 inputs in order; asymmetric codes on request alone."""
         name = type(config).__name__
