@@ -280,7 +280,7 @@ def _refusal(source: Convertible, layout: str, reason: str) -> ConfigError:
         and name != layout
         and _takes_all(source, target, own)
     ]
-    way = f"give {' or '.join(others)}" if others else "no other format here does"
+    way = f"give {' or '.join(others)}" if others else f"only its own, {source.layout}, does"
     return ConfigError(f"{source.checkpoint.name} has {reason}, which format {layout!r} does not hold: {way}")
 
 
