@@ -121,7 +121,9 @@ def test_names_in_words() -> None:
 
 def test_what_costs_readers_is_told() -> None:
     assert lost_readers(GPTQ) == lost_readers(NF4) == ""
-    assert lost_readers(replace(GPTQ, bits=(3,))) == "vLLM, SGLang (GPTQ of 3 bits: it takes 4 and 8)"
+    assert lost_readers(replace(GPTQ, bits=(3,))) == (
+        "transformers 4 (GPTQ of 3 bits: it reads 2, 4 and 8 right); vLLM, SGLang (GPTQ of 3 bits: it takes 4 and 8)"
+    )
     assert lost_readers(replace(PACKED, embeddings=8)) == (
         "transformers, SGLang (quantized embeddings); "
         "vLLM (quantized embeddings, which most of its classes do not find)"
