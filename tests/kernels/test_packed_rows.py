@@ -48,6 +48,8 @@ def test_memory_is_as_planned() -> None:
     planned = memory_bytes(layer.stored, device="cpu")
     assert planned == OUT * IN + OUT * 2 + 16  # codes, scales, the shape
     assert sum(buffer.nbytes for buffer in layer.prepare().buffers()) == planned
+    # The words are not in memory besides.
+    assert {name for name, _ in layer.named_buffers()} == {"weight_shape", "int8_rows", "row_scales"}
 
 
 @pytest.mark.parametrize(("group_size", "symmetric"), [(32, True), (-1, False)])
