@@ -16,6 +16,8 @@ from qtoolkit.formats import get_format
 from qtoolkit.formats.awq.config import options_of, read_awq_config
 from tests.formats.awq.awq_files import Recipe, Tensors, write, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 LAYER = "model.layers.0.mlp.up_proj"  # [128, 64] in groups of 32
 Change = Callable[[torch.Tensor], torch.Tensor | None]
 

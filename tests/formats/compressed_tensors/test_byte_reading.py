@@ -88,6 +88,7 @@ def sound(made: Any, tmp_path: Path) -> tuple[Path, Tensors]:
     return tmp_path, dict(tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "change", "said"), DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_layer(part: str, change: Change, said: str, sound: tuple[Path, Tensors]) -> None:
     folder, tensors = sound
@@ -131,6 +132,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "said"), LIES.values(), ids=LIES)
 def test_a_config_that_lies(change: Callable[[dict[str, Any]], object], said: str, sound: Any) -> None:
     folder, tensors = sound
@@ -156,6 +158,7 @@ OTHERWISE: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", OTHERWISE.values(), ids=OTHERWISE)
 def test_a_config_of_other_inputs_or_scales_is_expanded(
     change: Callable[[dict[str, Any]], object], sound: Any, made: Any
