@@ -139,3 +139,12 @@ def test_transformers_joins_no_plain_experts_beside_compressed_tensors() -> None
     # A shared expert is no expert among others.
     shared = "model.layers.0.mlp.shared_expert.up_proj"
     assert loads("transformers", describe_stored("compressed-tensors", options, {BLOCK[0]: 4}, [shared]))
+
+
+def test_experts_one_by_one_are_told() -> None:
+    config = qt.GPTQ(format="mlx")
+    expert, gate = "model.layers.0.mlp.experts.0.up_proj", "model.layers.0.mlp.gate"
+    stored = stored_of(config, {expert: 4, gate: 4}, architecture="Qwen3MoeForCausalLM")
+    assert (stored.experts, stored.plain_experts) == ("Qwen3MoeForCausalLM", False)
+    left = stored_of(config, {gate: 4}, [expert], architecture="Qwen3MoeForCausalLM")
+    assert (left.experts, left.plain_experts) == ("", True)
