@@ -73,10 +73,8 @@ def recommend(
         if for_ is None or reading_of(for_, readers_of(_UNQUANTIZED)).loads:
             ranked.append(_Ranked(_unquantized(checkpoint, machine, device, limit, rss, context)))
         ranked.extend(_quantized(checkpoint, machine, device, limit, rss, context, for_))
-    notes = (
-        _MEASURED,
-        *([] if for_ is None else [f"what {for_} does not load is given in a format that it loads, or left out"]),
-    )
+    changed = f"what {for_} does not load is given in a format that it loads, or left out"
+    notes = (_MEASURED, changed) if for_ is not None and ranked else (_MEASURED,)
     # What fits comes first, in the order of the goal; then the rest, the least memory first.
     ranked.sort(key=lambda one: (0, *_order(one, goal)) if one.candidate.fits else (1, one.candidate.memory))
     return Recommendation(goal, limit, machine.name, tuple(one.candidate for one in ranked), _REASONS[goal], notes)

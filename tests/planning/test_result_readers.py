@@ -108,3 +108,4 @@ def test_recommendations_name_a_format_that_the_program_loads() -> None:
 def test_where_nothing_is_loaded_no_size_is_blamed() -> None:
     nothing = qt.recommend(config_of("7b"), machine="a100-80", for_="llama.cpp")
     assert nothing.candidates == () and "the program loads no result of qtoolkit" in str(nothing)
+    assert not any("a format that it loads" in note for note in nothing.notes)
