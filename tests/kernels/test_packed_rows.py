@@ -7,6 +7,8 @@ from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
 from qtoolkit.kernels import QuantizedLinear, memory_bytes
 from qtoolkit.kernels.int8_rows import Int8Rows
 
+pytestmark = pytest.mark.once
+
 OUT, IN = 96, 64
 
 
