@@ -1,6 +1,5 @@
 """Read which codes a quantized checkpoint holds, and find how another format stores them, before any work."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from qtoolkit.formats import (
     Layer,
     LayersFormat,
     RecodedLayers,
+    base_grid,
     conversion_targets,
     format_of,
     get_format,
@@ -336,9 +336,8 @@ def _describe(source: Convertible, tensors: Mapping[str, RecodedTensors]) -> Rec
     in_file = {module: name for name, module in others.items()}
     linear = [name for name, module in model.named_modules() if structure.is_linear(module)]
     outside = [name for name in linear if not name.startswith(in_blocks) and name not in {*layers, *embeddings}]
-    ((base, _),) = Counter(grids.values()).most_common(1)
     return RecodedLayers(
-        base=base,
+        base=base_grid(grids, embeddings),
         grids=grids,
         embeddings=embeddings,
         left=tuple(name for name, module in others.items() if module.startswith(in_blocks)),

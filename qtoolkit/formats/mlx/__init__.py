@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats.base import Layers, LayersOf
-from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers
+from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.records import LayerPlan
 
@@ -150,7 +150,7 @@ class MLXFormat(GroupedFormat):
 
         register()
         register_rounding()
-        values = describe(self.base_grid(grids, embeddings), grids, embeddings, origin)
+        values = describe(base_grid(grids, embeddings), grids, embeddings, origin)
         return RoundingConfig(MLXConfig, values, layers, names, {QUANTIZATION: for_mlx(values)})
 
     def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
