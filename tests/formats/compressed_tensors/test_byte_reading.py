@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 import qtoolkit as qt
-from qtoolkit.errors import QToolkitError, SourceError
+from qtoolkit.errors import QToolkitError
 from qtoolkit.formats import get_format
 from qtoolkit.kernels import QuantizedLinear
 from tests.formats.compressed_tensors.byte_files import Tensors, config_of, write_checkpoint
-from tests.formats.compressed_tensors.packed_files import write
+from tests.formats.quantized_folders import refusal, write
 
 KINDS = ("channel", "block", "int")
 LAYER = "model.layers.0.mlp.up_proj"  # [384, 128]
@@ -73,14 +73,6 @@ DAMAGES: dict[str, tuple[str, Change, str]] = {
 }
 
 
-def message(folder: Path) -> str:
-    with pytest.raises(SourceError) as caught:
-        qt.load(folder, device="cpu")
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
-
 @pytest.fixture
 def sound(made: Any, tmp_path: Path) -> tuple[Path, Tensors]:
     folder, tensors, _ = made["channel"]
@@ -96,7 +88,7 @@ def test_a_damaged_layer(part: str, change: Change, said: str, sound: tuple[Path
     if changed is not None:
         tensors[f"{LAYER}.{part}"] = changed
     write(folder, tensors, config_of("channel"))
-    text = message(folder)
+    text = refusal(folder)
     assert said in text
     assert LAYER in text
 
@@ -139,7 +131,7 @@ def test_a_config_that_lies(change: Callable[[dict[str, Any]], object], said: st
     config = config_of("channel")
     change(config)
     write(folder, tensors, config)
-    assert said in message(folder)
+    assert said in refusal(folder)
     named = get_format("compressed-tensors").problems(folder, config)
     assert named or not config["ignore"]
     assert not any("\n" in line or str(folder) in line for line in named)
