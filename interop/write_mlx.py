@@ -34,6 +34,7 @@ _LLAMA3 = {
         "original_max_position_embeddings": 32,
     },
 }
+_QWEN3_MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 32}
 _MIXED = {"rules": {"*.down_proj": {"bits": 8}, "*.v_proj": {"bits": 2}, "*.q_proj": {"bits": 5}}}
 # (model type, changes of its config, options of GPTQ). Weights in float32, in which both compute the same.
 MADE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -45,6 +46,8 @@ MADE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen2-tied-4bit-embeddings": ("qwen2", _QWEN, {"embeddings": 4, "bits": 6}),
     "gemma3-mixed-8bit-embeddings": ("gemma3_text", _GEMMA, {"embeddings": 8, **_MIXED}),
     "mixtral": ("mixtral", {"num_local_experts": 4}, {}),
+    # Of its experts, mlx-lm joins weights and no scales.
+    "qwen3_moe-16bit-experts": ("qwen3_moe", _QWEN3_MOE, {"exclude": ("lm_head", "*.experts.*")}),
     "bfloat16": ("llama", {"dtype": torch.bfloat16}, {"embeddings": 8}),
     "float16": ("llama", {"dtype": torch.float16}, {"full_range": False}),
     "asymmetric": ("llama", _TIED, {"sym": False, "lossy": True, "embeddings": 8}),

@@ -24,6 +24,9 @@ EXCEPTIONS = (
     "readers/eight_bits_table.py",
 )
 ALLOWED = {
+    # The `quant_method` of checkpoints of other programs.
+    "checkpoints/expanded_tensors.py": {"fp8"},
+    "checkpoints/source_codes.py": {"fp8"},
     # The default method.
     "notebook/body.py": {"nf4"},
     # Early files of AutoGPTQ name no method: the name of the file tells it.

@@ -21,6 +21,11 @@ _LAYER_KEYS = {
 }
 # Model types whose older classes ask for "type" in `rope_scaling`, and refuse other fields than its own.
 _TYPE_KEY = ("olmo", "olmo2", "phi3", "phi4_multimodal", "phimoe")
+# Model type -> other older keys, with the newer ones.
+_RENAMED = {
+    "qwen3_moe": {"num_experts": "num_local_experts"},
+    "qwen3_vl_moe_text": {"num_experts": "num_local_experts"},
+}
 # Model type -> the key of its kinds of layers, and their older names, which transformers 5 reads too.
 _LAYER_NAMES = {
     "granitemoehybrid": ("layer_types", {"full_attention": "attention", "linear_attention": "mamba"}),
@@ -80,6 +85,7 @@ def _old_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     kind = str(values.get("model_type"))
     dtype = values.get("dtype")
     keys: dict[str, Any] = {"torch_dtype": dtype} if isinstance(dtype, str) else {}
+    keys |= {older: values[newer] for older, newer in _RENAMED.get(kind, {}).items() if newer in values}
     rope = values.get("rope_parameters")
     if not isinstance(rope, Mapping) or not rope:
         return keys

@@ -1,7 +1,7 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
 from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, is_uneven
-from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers
+from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.registry import (
     available_formats,
@@ -29,6 +29,7 @@ __all__ = [
     "Reader",
     "RecodedLayers",
     "available_formats",
+    "base_grid",
     "check_embeddings",
     "conversion_targets",
     "format_of",

@@ -46,6 +46,12 @@ class Grid:
     in_bytes: bool = False
 
 
+def base_grid(grids: Mapping[str, Grid], embeddings: Mapping[str, Grid]) -> Grid:
+    """Return the grid that most layers have; that of the embeddings where these alone are quantized."""
+    ((base, _),) = Counter(grids.values() or embeddings.values()).most_common(1)
+    return base
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecodedLayers:
     """The layers of a checkpoint whose codes another format takes over.
@@ -216,11 +222,6 @@ class GroupedFormat(Format):
             ConfigError: the format holds no layers that are rounded so.
         """
         raise ConfigError(f"format {self.name!r} holds no layers that are rounded one by one: name another format")
-
-    def base_grid(self, grids: Mapping[str, Grid], embeddings: Mapping[str, Grid]) -> Grid:
-        """Return the grid that most layers have; that of the embeddings where these alone are quantized."""
-        ((base, _),) = Counter(grids.values() or embeddings.values()).most_common(1)
-        return base
 
     def reason_against(self, codes: "LayerCodes", layout: str) -> str:
         """Return what about a layer's codes it cannot store unchanged, "groups of 16 inputs"; empty where it can.

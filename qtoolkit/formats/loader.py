@@ -68,7 +68,9 @@ class LinearQuantizer(HfQuantizer):
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
         from qtoolkit.formats.plain_layers import dequantize_layers
 
-        dequantize_layers(model, dtype or model.config.dtype or torch.float32)
+        wanted: Any = dtype or model.config.dtype or torch.float32
+        # Since the model was saved, its config has the type's name.
+        dequantize_layers(model, getattr(torch, wanted) if isinstance(wanted, str) else wanted)
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:

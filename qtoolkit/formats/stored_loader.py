@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from qtoolkit.noted import Noted
 
 
+# Of the private name that selects our quantizer even where a file's is registered to another.
+OWN_PREFIX = "qtoolkit-"
+
+
 class StoredConfig(QuantizationConfigMixin):
     """Base of the `quantization_config` of checkpoints that only name tensors, every key unchanged.
 
@@ -46,7 +50,7 @@ class StoredConfig(QuantizationConfigMixin):
     @classmethod
     def own_method(cls) -> str:
         """Return the private name that selects our quantizer even where the file's is registered to another."""
-        return f"qtoolkit-{cls.file_method}"
+        return f"{OWN_PREFIX}{cls.file_method}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of the file, without `headers`."""

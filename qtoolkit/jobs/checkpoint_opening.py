@@ -6,6 +6,7 @@ from typing import Any
 
 from qtoolkit.checkpoints.other_programs import refuse_stored
 from qtoolkit.checkpoints.source_codes import source_codes
+from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats import format_of, side_file_names
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.models.checkpoint import Checkpoint
@@ -27,7 +28,7 @@ def open_source(
     """Open a model for reading, with the revision, token and tokenizer of a request.
 
     Weights that are stored as FP8 or MXFP4 are expanded when they are read, unless they are to be used as they are
-    stored: a quantized checkpoint is accepted, and there is a format for it.
+    stored: a quantized checkpoint is accepted, and a format reads it.
 
     Args:
         model: a Hub id, a folder, a `.gguf` file or a loaded model.
@@ -35,7 +36,7 @@ def open_source(
         on_progress: called while files are downloaded.
         quantized: accept a checkpoint that is quantized already.
         headers_only: read and download no weights.
-        expands: expand such weights also where there is a format for them.
+        expands: expand such weights also where a format reads them.
 
     Raises:
         QToolkitError: as `qtoolkit.load`.
@@ -51,7 +52,7 @@ def open_source(
         headers_only=headers_only,
         side_files=side_file_names() if quantized else (),
     )
-    if checkpoint.quantization is None or (quantized and not expands and format_of(checkpoint.quantization)):
+    if checkpoint.quantization is None or (quantized and not expands and _is_read(checkpoint.quantization)):
         return checkpoint
     return expanded(checkpoint)
 
@@ -67,13 +68,26 @@ def _refuse_unread(name: str, values: Mapping[str, Any], *, expands: bool) -> No
     Raises:
         CheckpointError, UnsupportedModelError: no format reads it, and it cannot be expanded.
     """
-    stored_as = format_of(values)
-    if (expands or stored_as is None) and source_codes(name, values) is not None:
+    if source_codes(name, values) is not None and (expands or not _is_read(values)):
         return
-    if stored_as is None:
+    if format_of(values) is None:
         refuse_stored(name, values)
     try:
         config_of_checkpoint(values)
     except (AttributeError, KeyError, TypeError):
         # Values of other types than the format's: the loader names the model and what it was told.
         return
+
+
+def _is_read(values: Mapping[str, Any]) -> bool:
+    """Check by a `quantization_config`, which anybody may have written, whether a format reads codes as stored."""
+    if format_of(values) is None:
+        return False
+    try:
+        config_of_checkpoint(values)
+    except UnsupportedModelError:
+        return False
+    except (AttributeError, KeyError, TypeError):
+        # As in `_refuse_unread`.
+        return True
+    return True

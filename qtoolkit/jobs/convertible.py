@@ -1,6 +1,5 @@
 """Read which codes a quantized checkpoint holds, and find how another format stores them, before any work."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from qtoolkit.formats import (
     Layer,
     LayersFormat,
     RecodedLayers,
+    base_grid,
     conversion_targets,
     format_of,
     get_format,
@@ -94,18 +94,6 @@ def _entries(stored_as: Format, values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(stored_as, GroupedFormat):
         return stored_as.config_entries(values)
     return {"quantization_config": dict(values)}
-
-
-def find_target(name: str) -> tuple[GroupedFormat | LayersFormat, str]:
-    """Return the format of this name, and its layout.
-
-    Raises:
-        ConfigError: no format of this name takes over codes.
-    """
-    targets = conversion_targets()
-    if name not in targets:
-        raise ConfigError(f"format must be one of {', '.join(targets)}, got {name!r:.40}")
-    return targets[name]
 
 
 def read_convertible(checkpoint: Checkpoint) -> Convertible:
@@ -223,15 +211,30 @@ def recode(source: Convertible, target: GroupedFormat | LayersFormat, layout: st
     dtype = _scale_dtype(source, usual)
     tensors = {name: target.recoded(codes, layout, dtype) for name, codes in source.layers.items()}
     described = _describe(source, tensors)
+    values = _values(source, described, target, layout)
+    if values is None:
+        raise _refusal(source, layout, f"codes of method {source.config.method!r}")
+    return Recoded(target, layout, tensors, values, described.left, tuple(_notes(source, tensors, dtype, usual)))
+
+
+def _values(source: Convertible, described: RecodedLayers, target: GroupedFormat, layout: str) -> dict[str, Any] | None:
+    """Return the `quantization_config` of a format; None where it cannot tell which method chose the codes."""
     values = target.describe_recoded(described, layout)
     method = source.config.method
-    if target.method_of(values)[0] != method:
-        own = _in_format(source.config, target.name)
-        origin = {"method": method, "options": own.to_file()} if own is not None else None
-        values = target.describe_recoded(replace(described, origin=origin), layout)
-        if source.is_named and target.method_of(values)[0] != method:
-            raise _refusal(source, layout, f"codes of method {method!r}")
-    return Recoded(target, layout, tensors, values, described.left, tuple(_notes(source, tensors, dtype, usual)))
+    if target.method_of(values)[0] == method:
+        return values
+    own = _in_format(source.config, target.name)
+    origin = {"method": method, "options": own.to_file()} if own is not None else None
+    values = target.describe_recoded(replace(described, origin=origin), layout)
+    return None if source.is_named and target.method_of(values)[0] != method else values
+
+
+def _takes_all(source: Convertible, target: GroupedFormat, layout: str) -> bool:
+    """Check whether a format holds all codes, and tells which method chose them."""
+    if _reason_against(source, target, layout):
+        return False
+    tensors = {name: target.recoded(codes, layout, torch.float32) for name, codes in source.layers.items()}
+    return _values(source, _describe(source, tensors), target, layout) is not None
 
 
 def _as_layers(source: Convertible, target: LayersFormat) -> Recoded:
@@ -275,9 +278,9 @@ def _refusal(source: Convertible, layout: str, reason: str) -> ConfigError:
         if isinstance(target, GroupedFormat)
         and (target.name, own) != (source.format, source.layout)
         and name != layout
-        and not _reason_against(source, target, own)
+        and _takes_all(source, target, own)
     ]
-    way = f"give {' or '.join(others)}" if others else "no other format here does"
+    way = f"give {' or '.join(others)}" if others else f"only its own, {source.layout}, does"
     return ConfigError(f"{source.checkpoint.name} has {reason}, which format {layout!r} does not hold: {way}")
 
 
@@ -333,9 +336,8 @@ def _describe(source: Convertible, tensors: Mapping[str, RecodedTensors]) -> Rec
     in_file = {module: name for name, module in others.items()}
     linear = [name for name, module in model.named_modules() if structure.is_linear(module)]
     outside = [name for name in linear if not name.startswith(in_blocks) and name not in {*layers, *embeddings}]
-    ((base, _),) = Counter(grids.values()).most_common(1)
     return RecodedLayers(
-        base=base,
+        base=base_grid(grids, embeddings),
         grids=grids,
         embeddings=embeddings,
         left=tuple(name for name, module in others.items() if module.startswith(in_blocks)),

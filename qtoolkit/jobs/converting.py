@@ -13,9 +13,9 @@ from qtoolkit.checkpoints.config_ages import with_both_ages
 from qtoolkit.checkpoints.config_limits import without_code
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, UnsupportedModelError
 from qtoolkit.files import path_of
-from qtoolkit.formats import side_files_of
+from qtoolkit.formats import GroupedFormat, LayersFormat, conversion_targets, side_files_of
 from qtoolkit.jobs.checkpoint_opening import open_source
-from qtoolkit.jobs.convertible import LAYOUT, Convertible, Recoded, find_target, read_convertible, recode
+from qtoolkit.jobs.convertible import LAYOUT, Convertible, Recoded, read_convertible, recode
 from qtoolkit.measure.disk import disk_size, free_disk
 from qtoolkit.measure.guard import explained
 from qtoolkit.measure.host import hardware, versions
@@ -43,7 +43,7 @@ _GENERATION = "generation_config.json"
 def run_conversion(request: ConvertRequest) -> Conversion:
     """Convert a model, as `qtoolkit.convert` describes."""
     started = time.monotonic()
-    target, layout = find_target(request.format)
+    target, layout = _find_target(request.format)
     folder = path_of(request.output, "output")
     refuse_own_source(request.model, folder)
     check_output(folder, overwrite=request.overwrite)
@@ -83,6 +83,18 @@ def run_conversion(request: ConvertRequest) -> Conversion:
     )
 
 
+def _find_target(name: str) -> tuple[GroupedFormat | LayersFormat, str]:
+    """Return the format of this name, and its layout.
+
+    Raises:
+        ConfigError: no format of this name takes over codes.
+    """
+    targets = conversion_targets()
+    if name not in targets:
+        raise ConfigError(f"format must be one of {', '.join(targets)}, got {name!r:.40}")
+    return targets[name]
+
+
 def _refuse_unread(source: Convertible, recoded: Recoded, for_: str | None) -> Stored:
     """Return how the result will be stored; refuse it where the program that it is made for would not load it.
 
@@ -92,7 +104,8 @@ def _refuse_unread(source: Convertible, recoded: Recoded, for_: str | None) -> S
     bits = {codes.name: codes.bits for codes in source.layers.values()}
     dtype = str(source.checkpoint.dtype).removeprefix("torch.")
     config = config_of_checkpoint(recoded.values)
-    stored = stored_of(config, bits, recoded.left, dtype=dtype, values=recoded.values)
+    architecture = type(source.checkpoint.skeleton).__name__
+    stored = stored_of(config, bits, recoded.left, dtype=dtype, values=recoded.values, architecture=architecture)
     if for_ is None:
         return stored
     reading = reading_of(for_, readers_of(stored))

@@ -1,8 +1,12 @@
 """The kernel for 8-bit codes with one scale an output: torch's product of bfloat16 inputs and int8 rows."""
 
+from collections.abc import Mapping
+from math import prod
+
 import torch
 
-from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors, stored_bytes
+from qtoolkit.kernels.blockwise import output_blocks
+from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
 
 # Tokens up to which the kernel is faster than dequantizing, measured on a 2048 x 2048 layer.
 _FEW_TOKENS = 8
@@ -11,44 +15,62 @@ _MULTIPLE = 16
 
 
 class Int8Rows(Codes):
-    """Symmetric codes int8 [out, in] with a scale for each output, or one for all, in memory as they are stored.
+    """Symmetric codes int8 [out, in] with a scale for each output, or one for all.
+
+    They are in memory as they are stored, where they are stored so; otherwise these rows replace what is stored.
 
     Args:
-        source: codes that have `rows`, zero points in the middle, and one scale an output.
+        source: codes that have zero points in the middle, and one scale an output.
     """
 
     expands_fast = True
 
     def __init__(self, source: Codes) -> None:
         self.describe_as(source)
-        self._source = source
-        self.rows = source.rows
+        self._is_stored = source.rows is not None
+        rows = source.rows
+        if rows is None:
+            # uint8 [in, outputs] -> int8 [outputs, in]
+            parts = [source.codes(part).bitwise_xor_(128).T.contiguous() for part in output_blocks(source)]
+            rows = torch.cat(parts).view(torch.int8)
+        self._rows = self.rows = rows
+        scale = source.scale(slice(0, self.out_features))
+        self._scale = scale if self._is_stored else scale.contiguous()
 
     def codes(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""
-        return self._source.codes(outputs)
+        # int8 [outputs, in] -> uint8 [in, outputs]
+        return self._rows[outputs].bitwise_xor(-128).view(torch.uint8).T.contiguous()
 
     def scale(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""
-        return self._source.scale(outputs)
+        return self._scale if self._scale.shape[1] == 1 else self._scale[:, outputs]
 
     def expanded(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
-        """See `Codes`."""
-        return self._source.expanded(outputs, dtype)
+        """See `Codes`: the product is taken in float32 and rounded once."""
+        rows = self._rows[outputs]
+        block = torch.empty(rows.shape, dtype=dtype, device=self.device)
+        torch.mul(rows, self.scale(outputs).T.float(), out=block)
+        return block.T
 
     def unscaled(self, outputs: slice, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """See `Codes`."""
-        return self._source.unscaled(outputs, dtype)
+        """See `Codes`. Scaled in float16, where sums of products with codes could exceed the maximum, 65504."""
+        if dtype == torch.float16:
+            return self.expanded(outputs, dtype), None
+        return self._rows[outputs].to(dtype).T, self.scale(outputs)[0]
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
         """See `Codes`: for few tokens in bfloat16 on a CPU."""
         few = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= _FEW_TOKENS
-        rows = self.rows
-        if not few or rows is None or self.in_features % _MULTIPLE:
+        if not few or self.in_features % _MULTIPLE:
             return None
         # The kernel supports only bfloat16 scales: it gets ones, and the exact scales are applied after it.
-        y = torch._weight_int8pack_mm(x.contiguous(), rows, x.new_ones(len(rows)))  # noqa: SLF001
+        y = torch._weight_int8pack_mm(x.contiguous(), self._rows, x.new_ones(self.out_features))  # noqa: SLF001
         return y.mul_(self.scale(slice(0, self.out_features))[0])
+
+    def buffers(self) -> Mapping[str, torch.Tensor]:
+        """See `Codes`."""
+        return {} if self._is_stored else {"int8_rows": self._rows, "row_scales": self._scale}
 
 
 class Int8RowsKernel(Kernel):
@@ -57,15 +79,16 @@ class Int8RowsKernel(Kernel):
     def takes(self, weight: Codes | StoredTensors, device: torch.device) -> bool:
         """See `Kernel`: on a CPU only."""
         per_output = weight.inputs_per_scale == weight.in_features
-        return weight.bits == 8 and weight.expands_fast and weight.centered and per_output and device.type == "cpu"
+        return weight.bits == 8 and weight.centered and per_output and device.type == "cpu"
 
     def pack(self, codes: Codes) -> Codes | None:
-        """See `Kernel`."""
-        return None if codes.rows is None else Int8Rows(codes)
+        """See `Kernel`: None for inputs in another order than the layer's."""
+        return None if codes.groups is not None or codes.order is not None else Int8Rows(codes)
 
     def packed_bytes(self, stored: StoredTensors, device: torch.device) -> int:
-        """See `Kernel`: nothing is packed, the stored tensors stay in memory."""
-        return stored_bytes(stored, stored.packed_names)
+        """See `Kernel`: a byte for each code, and the scales as they are stored."""
+        shape, dtype = stored.tensors()[stored.scale_name]
+        return stored.in_features * stored.out_features + prod(shape) * dtype.itemsize
 
 
 KERNEL = Int8RowsKernel()

@@ -159,6 +159,7 @@ def stored_of(
     *,
     dtype: str = "",
     values: Mapping[str, Any] | None = None,
+    architecture: str = "",
 ) -> Stored:
     """Return how the result of a config is, or will be, stored.
 
@@ -169,6 +170,7 @@ def stored_of(
         left: full names of the modules that are not quantized.
         dtype: type of what is not quantized, "bfloat16"; empty where it is not known.
         values: the `quantization_config` of the result; None before there is one.
+        architecture: class of the model; empty where it is not known.
     """
     method = get_method(config.method)
     own = method.code_bits or 0
@@ -194,6 +196,7 @@ def stored_of(
         input_type=config.input_type,
         dtype=dtype,
         values=values,
+        architecture=architecture,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Grid, GroupedFormat, Layer, get_format
 from qtoolkit.methods.config import MethodConfig
-from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
+from qtoolkit.methods.weight_only import LinearMethod
 from qtoolkit.records import LayerPlan, Plan
 from qtoolkit.requests import option
 
@@ -32,16 +32,17 @@ class EightBitConfig(MethodConfig):
     """Base of the configs of float8 and of int8 W8A8."""
 
     format: ClassVar[str] = "compressed-tensors"
+    # Token embedding and output head are not quantized.
+    embeddings: ClassVar[None] = None
 
     @property
     def block(self) -> tuple[int, int] | None:
         """Return outputs and inputs that share a scale; None for one scale an output."""
         return None
 
-    @property
     @abstractmethod
-    def grid(self) -> Grid:
-        """Return how codes are spaced."""
+    def grid(self, layer: Layer) -> Grid:
+        """Return how the codes of a layer are spaced."""
 
     @property
     def stored_as(self) -> GroupedFormat:
@@ -72,8 +73,7 @@ class FP8(EightBitConfig):
         """See `EightBitConfig`."""
         return _BLOCK if self.granularity == "block" else None
 
-    @property
-    def grid(self) -> Grid:
+    def grid(self, layer: Layer) -> Grid:
         """See `EightBitConfig`."""
         return Grid(8, -1, sym=True, kind="float", block=self.block, in_bytes=True)
 
@@ -88,8 +88,7 @@ class W8A8(EightBitConfig):
     method: ClassVar[str] = "w8a8"
     input_type: ClassVar[str] = "int8"
 
-    @property
-    def grid(self) -> Grid:
+    def grid(self, layer: Layer) -> Grid:
         """See `EightBitConfig`."""
         return Grid(8, -1, sym=True, in_bytes=True)
 
@@ -157,30 +156,16 @@ class EightBitMethod(LinearMethod):
 
     def transformers_config(self, checkpoint: "Checkpoint", config: EightBitConfig, plan: Plan) -> Any:
         """See `WeightOnlyMethod`: layers are named as in the file."""
-        import torch
+        from qtoolkit.methods.rounded_result import result_config
 
-        from qtoolkit.models.renaming import matrices_in_file
-
-        # A file whose tensors cannot be read one by one is saved by the names of the model.
-        tensors = checkpoint.skeleton.state_dict() if checkpoint.expand else checkpoint.tensors
-        named = matrices_in_file(checkpoint.skeleton, tensors)
-        names = {layer.name for layer in plan.layers}
-        modules = checkpoint.skeleton.named_modules()
-        embeddings = {name for name, module in modules if isinstance(module, torch.nn.Embedding)}
-        grids = {stored: config.grid for stored, name in named.items() if name in names}
-        left = {stored: name for stored, name in named.items() if name not in names | embeddings}
-        # Some readers look for a layer by its name in the file, others by that in the model.
-        ignored = {*left, *left.values()}
-        origin = {"method": self.name, "options": config.to_file()}
-        layers = LinearLayers(self, config)
-        return config.stored_as.rounding_config(layers, sorted(names), grids, ignored, origin, {})
+        return result_config(checkpoint, self, config, plan)
 
     def _tensors(self, layer: Layer, config: EightBitConfig) -> "RowTensors":
         """Return how the layer's weight is stored."""
         import torch
 
         shape = (layer.out_features, layer.in_features)
-        return config.stored_as.byte_tensors_of(config.grid, *shape, dtype=getattr(torch, layer.dtype))
+        return config.stored_as.byte_tensors_of(config.grid(layer), *shape, dtype=getattr(torch, layer.dtype))
 
     def _reason(self, layer: Layer, config: EightBitConfig) -> str:
         """Return why a layer is not quantized; empty where it is."""

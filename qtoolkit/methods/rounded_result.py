@@ -22,7 +22,7 @@ def result_config(checkpoint: "Checkpoint", method: LinearMethod, config: Any, p
     Args:
         checkpoint: the model in full precision.
         method: the method.
-        config: its `AffineConfig`, whose `stored_as` is a format.
+        config: the method's, with `stored_as`, the format, `grid` of a layer, and `embeddings`.
         plan: of the model.
     """
     # A file whose tensors cannot be read one by one is saved by the names of the model.

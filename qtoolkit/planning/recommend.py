@@ -1,20 +1,22 @@
 """Recommend which model to run, and with which config, in a given amount of memory."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from qtoolkit.errors import QToolkitError
-from qtoolkit.methods import as_call, offered
+from qtoolkit.methods import MethodConfig, as_call, offered
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, memory_to_use
 from qtoolkit.planning.planner import plan_job
+from qtoolkit.planning.result_readers import in_a_loaded_format
 from qtoolkit.readers import Stored, readers_of, reading_of, running, served_by, titles
-from qtoolkit.records import FULL_PRECISION, Candidate, Machine, Recommendation
+from qtoolkit.records import FULL_PRECISION, Candidate, Machine, Plan, Recommendation
 from qtoolkit.units import bits_per_weight, parse_bytes
 
 _UNQUANTIZED = Stored(format="")
-# Perplexity ratio above which a config counts as one of fewer than 4 bits.
-_WORST_OF_4_BITS = 1.25
+# Down to which size of a code a larger model is better than a smaller one with more bits.
+_FEWEST_BITS = 4
 
 # Figures of a small model: their order holds for larger ones, which lose less.
 _MEASURED = "measured on SmolLM2-135M, larger models lose less"
@@ -23,6 +25,21 @@ _REASONS = {
     "size": "fewest bytes",
     "speed": "fewest bytes read for each token; what is computed in several steps comes last",
 }
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Hold a candidate with what decides its place.
+
+    Attributes:
+        candidate: one model with one config.
+        in_one_step: as in `Offer`.
+        bits: of a code.
+    """
+
+    candidate: Candidate
+    in_one_step: bool = True
+    bits: int = 16
 
 
 def recommend(
@@ -51,45 +68,54 @@ def recommend(
     index = int(device.partition(":")[2] or 0)
     available = machine.memory if device == "cpu" else machine.vram[index]
     limit = available if memory is None else parse_bytes(memory)
-    candidates = []
+    ranked: list[_Ranked] = []
     for checkpoint in checkpoints:
         if for_ is None or reading_of(for_, readers_of(_UNQUANTIZED)).loads:
-            candidates.append(_unquantized(checkpoint, machine, device, limit, rss, context))
-        candidates.extend(_quantized(checkpoint, machine, device, limit, rss, context, for_))
-    slow = {as_call(config) for offer, config in offered() if not offer.in_one_step}
-    notes = (_MEASURED, *([] if for_ is None else [f"configs whose results {for_} does not load are left out"]))
+            ranked.append(_Ranked(_unquantized(checkpoint, machine, device, limit, rss, context)))
+        ranked.extend(_quantized(checkpoint, machine, device, limit, rss, context, for_))
+    changed = f"what {for_} does not load is given in a format that it loads, or left out"
+    notes = (_MEASURED, changed) if for_ is not None and ranked else (_MEASURED,)
     # What fits comes first, in the order of the goal; then the rest, the least memory first.
-    candidates.sort(key=lambda one: (0, *_order(one, goal, slow)) if one.fits else (1, one.memory))
-    return Recommendation(goal, limit, machine.name, tuple(candidates), _REASONS[goal], notes)
+    ranked.sort(key=lambda one: (0, *_order(one, goal)) if one.candidate.fits else (1, one.candidate.memory))
+    return Recommendation(goal, limit, machine.name, tuple(one.candidate for one in ranked), _REASONS[goal], notes)
 
 
-def _order(candidate: Candidate, goal: str, slow: set[str]) -> tuple[float, ...]:
-    """Return the key by which candidates are sorted; `slow` are the configs that are computed in several steps."""
+def _order(one: _Ranked, goal: str) -> tuple[float, ...]:
+    """Return the key by which candidates are sorted."""
+    candidate = one.candidate
     ratio = 1.0 if candidate.config == FULL_PRECISION else candidate.perplexity_ratio or 1.01
     if goal == "size":
         return (candidate.footprint, ratio)
     if goal == "speed":
-        return (candidate.config in slow, candidate.footprint, ratio)
+        return (not one.in_one_step, candidate.footprint, ratio)
     # A smaller model with more bits is better than a larger one with fewer than 4.
-    return (ratio > _WORST_OF_4_BITS, -candidate.num_parameters, ratio, candidate.footprint)
+    return (one.bits < _FEWEST_BITS, -candidate.num_parameters, ratio, candidate.footprint)
 
 
 def _quantized(
     checkpoint: Checkpoint, machine: Machine, device: str, limit: int, rss: int, context: int, for_: str | None
-) -> Iterator[Candidate]:
+) -> Iterator[_Ranked]:
     """Yield the candidates of a model with each config that methods offer."""
     modules = Modules(checkpoint)
-    for offer, config in offered():
+
+    def planned(config: MethodConfig) -> Plan | None:
+        """Return the plan of a config; None for a method that cannot take this model."""
         try:
-            job = plan_job(checkpoint, config, device, machine, rss=rss, context=context, modules=modules, for_=for_)
+            return plan_job(
+                checkpoint, config, device, machine, rss=rss, context=context, modules=modules, for_=for_
+            ).plan
         except QToolkitError:
-            # This method cannot take this model.
-            continue
-        plan = job.plan
-        if plan.reading is not None and not plan.reading.loads:
+            return None
+
+    for offer, as_offered in offered():
+        config, plan = as_offered, planned(as_offered)
+        if plan is not None and plan.reading is not None and not plan.reading.loads:
+            other = in_a_loaded_format(plan, as_offered)
+            config, plan = other or as_offered, None if other is None else planned(other)
+        if plan is None:
             continue
         memory = plan.inference.peak_vram or plan.inference.peak_rss
-        yield Candidate(
+        candidate = Candidate(
             model=plan.source.name,
             config=as_call(config),
             num_parameters=plan.source.num_parameters,
@@ -103,6 +129,7 @@ def _quantized(
             quality=_MEASURED if offer.perplexity_ratio else "",
             served_by=titles(running(plan.readings)),
         )
+        yield _Ranked(candidate, offer.in_one_step, getattr(config, "bits", _FEWEST_BITS))
 
 
 def _unquantized(

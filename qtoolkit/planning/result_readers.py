@@ -31,8 +31,10 @@ def with_readers(plan: Plan, config: MethodConfig, for_: str | None) -> Plan:
     Raises:
         ConfigError: the contract does not know the program, or does not know the format.
     """
-    left = [module.name for module in plan.skipped]
-    stored = stored_of(config, {layer.name: layer.bits for layer in plan.layers}, left, dtype=plan.source.dtype)
+    left = _matrices_left(plan)
+    bits = {layer.name: layer.bits for layer in plan.layers}
+    source = plan.source
+    stored = stored_of(config, bits, left, dtype=source.dtype, architecture=source.architecture)
     readings = readers_of(stored)
     if for_ is not None:
         reading_of(for_, readings)
@@ -44,11 +46,25 @@ def with_readers(plan: Plan, config: MethodConfig, for_: str | None) -> Plan:
 def loaded_configs(plan: Plan, config: MethodConfig) -> Iterator[MethodConfig]:
     """Yield configs whose results the program of a plan would load: this one with one change, all changes, others."""
     names = {layer.name: 0 for layer in plan.layers}
-    left = [module.name for module in plan.skipped]
+    left = _matrices_left(plan)
     for other in _changed(config):
-        readings = readers_of(stored_of(other, names, left))
+        readings = readers_of(stored_of(other, names, left, architecture=plan.source.architecture))
         if any(one.reader == plan.for_reader and one.loads for one in readings):
             yield other
+
+
+def in_a_loaded_format(plan: Plan, config: MethodConfig) -> MethodConfig | None:
+    """Return the same config in a format that the program of a plan loads; None where there is none."""
+    given = config.as_given().to_dict()
+    for other in loaded_configs(plan, config):
+        if other.method == config.method and {**other.to_dict(), "format": config.format} == given:
+            return other
+    return None
+
+
+def _matrices_left(plan: Plan) -> list[str]:
+    """Return the names of the modules that stay and have a matrix, which programs may take for a quantized layer."""
+    return [module.name for module in plan.skipped if len(module.shape) == 2]
 
 
 def refuse_unread(plan: Plan) -> None:

@@ -1,5 +1,8 @@
 """Tell which programs load a saved model, by what its config and the headers of its tensors say."""
 
+from typing import Any
+
+from qtoolkit.checkpoints import folder
 from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.methods import config_class, config_of_checkpoint, stored_of
 from qtoolkit.publishing.artifact import Artifact
@@ -20,14 +23,16 @@ def stored_in(artifact: Artifact) -> Stored | None:
     left = [
         name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
     ]
+    named = folder.architectures(artifact.config)
+    known: dict[str, Any] = {"dtype": dtype, "values": values, "architecture": next(iter(named), "")}
     try:
-        return stored_of(config_of_checkpoint(values), bits, left, dtype=dtype, values=values)
+        return stored_of(config_of_checkpoint(values), bits, left, **known)
     except CheckpointError:
         return None
     except (QToolkitError, KeyError, TypeError):
         # Of other programs, or not read here: by the keys that most of them have.
         options = {"bits": values.get("bits"), "group_size": values.get("group_size", values.get("q_group_size"))}
-        return describe_stored(str(values.get("quant_method")), options, bits, left, dtype=dtype, values=values)
+        return describe_stored(str(values.get("quant_method")), options, bits, left, **known)
 
 
 def stored_by(receipt: Receipt) -> Stored | None:

@@ -23,6 +23,8 @@ _USUAL: dict[str, Any] = {
     "mixed_units": (),
     "misnamed_units": (),
     "left": (),
+    "experts": "",
+    "plain_experts": False,
 }
 
 

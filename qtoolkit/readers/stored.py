@@ -29,6 +29,9 @@ class Stored:
         dtype: type of what is not quantized, "bfloat16"; empty where it is not known.
         expands: whether its config asks transformers to expand the codes while it loads.
         mixed_units: fused matrices of servers whose layers are stored in different ways, by their names.
+        experts: architecture of a model whose experts are quantized one by one, "MixtralForCausalLM"; empty for none,
+            and where it is not known.
+        plain_experts: whether its experts are stored one by one in full precision, beside quantized layers.
         misnamed_units: those whose layers the config names one by one, where servers look for the fused name.
         left: layers of blocks that are not quantized, by their full names; routers of experts aside, which never are.
     """
@@ -46,6 +49,8 @@ class Stored:
     mixed_units: tuple[str, ...] = ()
     misnamed_units: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    experts: str = ""
+    plain_experts: bool = False
 
     @property
     def widths(self) -> int:
@@ -72,6 +77,7 @@ def describe_stored(
     input_type: str = "",
     dtype: str = "",
     values: Mapping[str, Any] | None = None,
+    architecture: str = "",
 ) -> Stored:
     """Return how a model is stored, from the options of the config that it was or will be quantized with.
 
@@ -87,6 +93,7 @@ def describe_stored(
         input_type: what inputs are rounded to, as in `Stored`, before there are `values`.
         dtype: type of what is not quantized.
         values: the `quantization_config`; None before there is one.
+        architecture: class of the model; empty where it is not known.
     """
     left = tuple(left)
     in_blocks = {name: bits for name, bits in layers.items() if any(part.isdigit() for part in name.split("."))}
@@ -114,6 +121,8 @@ def describe_stored(
         mixed_units=mixed_units({name: (own, sizes.get(name)) for name, own in in_blocks.items()}, left),
         misnamed_units=misnamed_units(in_blocks, described),
         left=tuple(sorted(name for name in left if name not in layers and _is_usual(name))) if in_blocks else (),
+        experts=architecture if any(map(_is_expert, layers)) else "",
+        plain_experts=bool(layers) and any(map(_is_expert, left)),
     )
 
 
@@ -127,6 +136,12 @@ def _is_usual(name: str) -> bool:
     """Return whether programs would take a layer for a quantized one unless told: one of a block, and not a router."""
     *_, last = parts = name.split(".")
     return any(part.isdigit() for part in parts) and last not in _ROUTERS
+
+
+def _is_expert(name: str) -> bool:
+    """Check whether a layer belongs to one expert of a block, by its full name."""
+    parts = name.split(".")
+    return "experts" in parts and sum(part.isdigit() for part in parts) > 1
 
 
 def _layout(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:

@@ -52,10 +52,10 @@ _GPTQ = (
     Entry(
         "transformers4",
         "gptq",
-        source="transformers/utils/quantization_config.py, quantizers/quantizer_gptq.py",
+        source="run with optimum 1.27.0 and gptqmodel 5.6.12, which unpacks 3 bits wrongly: interop/read_gptqmodel.py",
         since="4.32",
         needs="optimum >= 1.24, and gptqmodel >= 1.4.3 or auto-gptq",
-        limits=(Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits", _COMPRESSED), _ONE_WIDTH),
+        limits=(Limit("bits", (2, 4, 8), "GPTQ of {got} bits: it reads 2, 4 and 8 right", _COMPRESSED), _ONE_WIDTH),
     ),
     Entry(
         "vllm",
@@ -102,6 +102,7 @@ _GPTQ = (
             Limit("layout", ("", "gptq"), "zero points stored as {got}", "leave checkpoint_format out"),
             Limit("left", (), "layers of a block that are left as they are", "leave exclude out"),
         ),
+        note="of a model whose head is tied to its embedding it leaves both unset, whoever quantized it",
     ),
     Entry(
         "mlx-lm",
@@ -128,6 +129,12 @@ _EXPANDS = Limit(
     "packed zero points",
     'write "run_compressed": false into its quantization_config',
 )
+_PLAIN_EXPERTS = Limit(
+    "plain_experts",
+    (False,),
+    "experts in 16 bits beside quantized layers, which it does not join",
+    "quantize the experts too",
+)
 _TRANSFORMERS_CT = "it expands the codes, so that nothing is saved there; with qtoolkit imported they stay packed"
 _CT = (
     Entry(
@@ -135,7 +142,7 @@ _CT = (
         "compressed-tensors",
         source="transformers/quantizers/quantizer_compressed_tensors.py; tests/readers/test_real_readers.py",
         needs="compressed-tensors >= 0.15",
-        limits=(_EXPANDS, _NO_EMBEDDINGS),
+        limits=(_EXPANDS, _NO_EMBEDDINGS, _PLAIN_EXPERTS),
         note=_TRANSFORMERS_CT,
     ),
     Entry(
@@ -152,7 +159,8 @@ _CT = (
         source=f"{_VLLM}/compressed_tensors/schemes/compressed_tensors_wNa16.py:37-54, compressed_tensors_embedding.py",
         limits=(
             Limit("bits", (2, 3, 4, 5, 6, 7, 8), "codes of {got} bits", "give 2 to 8 bits"),
-            Limit("embeddings", (None, 2, 4, 8), "embeddings of {got} bits", "give embeddings=8, or leave it out"),
+            # Of the class Qwen2 it would: vllm/model_executor/models/llama.py:382 gives the embedding no name to find.
+            Limit("embeddings", (None,), "quantized embeddings, which most of its classes do not find", _EMBEDDINGS),
             _MIXED,
         ),
         note="on a GPU from compute capability 7.5 on; on a processor with 4 bits alone",
@@ -219,9 +227,24 @@ _BNB = (
 
 _MLX_GROUPS = Limit("group_sizes", (32, 64, 128), "groups of {got}", "give group_size 32, 64 or 128")
 _MLX_BITS = Limit("bits", (2, 3, 4, 5, 6, 8), "codes of {got} bits", "give 2, 3, 4, 5, 6 or 8")
+# mlx_lm/models/*.py, `sanitize`: the others join the weights of experts, and leave their scales where they are.
+_MLX_JOINS = tuple(
+    f"{name}ForCausalLM"
+    for name in (
+        *("Mixtral", "Qwen2Moe", "Olmoe", "Phimoe", "DeepseekV2", "DeepseekV3", "Dots1", "ExaoneMoe"),
+        *("Glm4Moe", "Glm4MoeLite", "LongcatFlash"),
+    )
+)
+_MLX_EXPERTS = Limit(
+    "experts",
+    ("", *_MLX_JOINS),
+    "quantized experts of {got}, whose scales it does not join",
+    "exclude '*.experts.*', or give format='compressed-tensors'",
+)
+_MLX_LIMITS = (_MLX_BITS, _MLX_GROUPS, _MLX_EXPERTS)
 _MLX = (
-    Entry("mlx-lm", "mlx", source="mlx_lm/utils.py:499-519", limits=(_MLX_BITS, _MLX_GROUPS)),
-    Entry("lm-studio", "mlx", source="lmstudio.ai/docs", limits=(_MLX_BITS, _MLX_GROUPS), note="on a Mac"),
+    Entry("mlx-lm", "mlx", source="mlx_lm/utils.py:499-519, models/qwen3_moe.py:260-277", limits=_MLX_LIMITS),
+    Entry("lm-studio", "mlx", source="lmstudio.ai/docs", limits=_MLX_LIMITS, note="on a Mac"),
     Entry(
         "sglang",
         "mlx",
@@ -272,6 +295,13 @@ _AWQ = (
     ),
 )
 
+_AUTO_ROUND = (
+    Entry("transformers", "auto-round", source="transformers/quantizers/quantizer_auto_round.py", needs="auto-round"),
+    Entry("vllm", "auto-round", source=f"{_VLLM}/__init__.py:175, inc"),
+    Entry("sglang", "auto-round", source=f"{_SGLANG}/__init__.py:86,156, auto_round.py"),
+    Entry("qtoolkit", "auto-round", source="qtoolkit/formats/auto_round"),
+)
+
 _FP8 = (
     Entry("transformers", "fp8", source="transformers/quantizers/quantizer_finegrained_fp8.py", note="on a GPU"),
     Entry("vllm", "fp8", source=f"{_VLLM}/fp8.py"),
@@ -287,7 +317,7 @@ _PLAIN = (
     Entry("qtoolkit", "", source="qtoolkit/models"),
 )
 
-ENTRIES = (*_GPTQ, *_CT, *EIGHT_BITS, *_BNB, *_MLX, *_GGUF, *_AWQ, *_FP8, *_NATIVE, *_PLAIN)
+ENTRIES = (*_GPTQ, *_CT, *EIGHT_BITS, *_BNB, *_MLX, *_GGUF, *_AWQ, *_AUTO_ROUND, *_FP8, *_NATIVE, *_PLAIN)
 
 # The columns of the README's table: formats, what inputs are rounded to, and titles.
 COLUMNS = (

@@ -74,10 +74,11 @@ class Recommendation(Record):
 
     def rows(self) -> tuple[Row, ...]:
         best = self.best
+        none = "none of these fits" if self.candidates else "none: the program loads no result of qtoolkit"
         return (
             Row("goal", self.goal, self.reason),
             Row("memory", format_bytes(self.memory), self.machine),
-            Row("take", f"{best.model} {best.config}" if best else "none of these fits"),
+            Row("take", f"{best.model} {best.config}" if best else none),
             *(row for candidate in self.candidates for row in candidate.rows()),
             *note_rows(self.notes),
         )

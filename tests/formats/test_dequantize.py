@@ -36,3 +36,13 @@ def test_a_quantized_model_becomes_a_plain_one(architecture: str, config: Any, t
         name for name, _ in random_model(architecture).named_parameters()
     }
     torch.testing.assert_close(plain_logits(again, TOKENS), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_was_saved_becomes_a_plain_one(tmp_path: Path) -> None:
+    # transformers leaves the name of the type in the config that it saved.
+    model = qt.quantize(random_model("llama"), qt.W8A8(), device="cpu").model
+    model.save_pretrained(tmp_path)
+    layer = "model.layers.0.mlp.down_proj"
+    expected = model.get_submodule(layer).dequantize().to(torch.bfloat16)
+    model.dequantize()
+    assert torch.equal(model.get_submodule(layer).weight, expected)

@@ -43,6 +43,7 @@ def nf4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "nf4"
 
 
+@pytest.mark.slow
 @examples(400)
 @given(data=st.data())
 def test_a_gguf_header_is_walked_through(gguf_file: Path, data: st.DataObject) -> None:

@@ -1,4 +1,4 @@
-"""A source in FP8 or MXFP4 gives what its expanded copy gives: plans, results of every method, figures, cards."""
+"""A source in FP8 or MXFP4 gives what its expanded copy gives: plans, results of every method, figures, receipts."""
 
 import json
 from collections.abc import Callable
@@ -27,6 +27,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "int8": qt.Int8,
     "absmax": qt.AbsMax,
     "zeropoint": qt.ZeroPoint,
+    "fp8": qt.FP8,
     "gptq": lambda: qt.GPTQ(group_size=32, **CALIBRATED),
     "gptq as compressed-tensors": lambda: qt.GPTQ(group_size=32, format="compressed-tensors", **CALIBRATED),
 }
@@ -122,7 +123,7 @@ def test_figures_of_a_result_compare_with_the_expanded_source(pair: Pair, tmp_pa
     assert compared.source.stored_as
 
 
-def test_receipt_and_card_tell_how_the_source_is_stored(pair: Pair, tmp_path: Path) -> None:
+def test_the_receipt_tells_how_the_source_is_stored(pair: Pair, tmp_path: Path) -> None:
     kind, coded, _ = pair
     quantized(coded, qt.NF4(), tmp_path / "result")
     receipt = read_receipt(tmp_path / "result")

@@ -14,6 +14,8 @@ from tests.formats.compressed_tensors import packed_files
 from tests.formats.gptq import files
 from tests.sample_models import random_model
 
+pytestmark = pytest.mark.slow
+
 
 def refusal(source: Path, name: str, folder: Path, **options: str) -> str:
     """The line with which a conversion is refused; nothing is left of it."""

@@ -146,3 +146,15 @@ def test_native_codes_go_there_and_back(config: Any, tmp_path: Path) -> None:
     shapes = {name.removesuffix(".scale"): tuple(dense[f"{name.removesuffix('.scale')}.weight"].shape) for name in held}
     read, weights = (weights_of(folder, shapes) for folder in (tmp_path / "ct", native))
     assert all(np.array_equal(read[layer], weight) for layer, weight in weights.items())
+
+
+@pytest.mark.parametrize(("source", "target"), [("compressed-tensors", "mlx"), ("mlx", "compressed-tensors")])
+def test_embeddings_that_alone_are_quantized_are_kept(source: str, target: str, tmp_path: Path) -> None:
+    some = {"calibration": "self", "num_samples": 2, "seq_len": 32, "group_size": 32}
+    config = qt.GPTQ(embeddings=8, format=source, exclude=("lm_head", "*_proj"), **some)
+    qt.quantize(random_model("llama"), config, output=tmp_path / "made", device="cpu")
+    qt.convert(tmp_path / "made", target, tmp_path / "converted")
+    before, after = (qt.load(tmp_path / name, device="cpu").model.dequantize() for name in ("made", "converted"))
+    expected = before.state_dict()
+    assert after.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in after.state_dict().items())

@@ -15,6 +15,8 @@ from tests.jobs.converted import weights_of
 from tests.jobs.test_converting import TOKENS, logits, shapes_of
 from tests.sample_models import plain_logits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:

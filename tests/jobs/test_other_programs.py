@@ -11,6 +11,8 @@ import qtoolkit as qt
 from qtoolkit.errors import SourceError, UnsupportedModelError
 from tests.sample_models import random_model
 
+pytestmark = pytest.mark.slow
+
 Job = Callable[[Path], object]
 JOBS: dict[str, Job] = {
     "load": lambda folder: qt.load(folder, device="cpu"),

@@ -50,6 +50,7 @@ def test_every_float16_comes_back(bits: int, zero_point: int, group_size: int) -
         inputs_per_scale=group_size,
         device=CPU,
         order=None,
+        round_inputs=None,
         centered=zero_point == 8,
         codes=lambda outputs: torch.zeros(in_features, 64, dtype=torch.uint8),
         scale=lambda outputs: scale,

@@ -94,6 +94,7 @@ def refuse_traces(session: Session, folders: list[Path], caplog: Any, capfd: Any
     assert [file for file in files if TOKEN.encode() in file.read_bytes()] == []
 
 
+@pytest.mark.slow
 def test_a_session_that_pushes(
     session: Session, tiny_llama: Path, tmp_path: Path, writable_hub: WritableHub,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],

@@ -66,6 +66,7 @@ def test_figures_come_from_a_variable(shell: InteractiveShell, tiny_llama: Path,
         shell.run_line_magic("qpublish", f"{out} me/x --license mit --dry-run --quality reprot")
 
 
+@pytest.mark.slow
 def test_what_was_quantized_is_pushed(
     shell: InteractiveShell, tiny_llama: Path, tmp_path: Path, writable_hub: WritableHub
 ) -> None:

@@ -41,7 +41,7 @@ def test_a_refused_result_comes_with_a_config_that_is_loaded(config: Any, reader
 def test_a_plan_for_nobody_in_particular_has_the_readings_and_tells_what_costs_readers() -> None:
     plan = planned(qt.GPTQ(bits=3), None)
     assert {one.reader for one in plan.readings if one.loads} >= {"auto-gptq", "gptqmodel", "qtoolkit"}
-    assert "not loaded by vLLM, SGLang (GPTQ of 3 bits: it takes 4 and 8)" in plan.notes
+    assert any(note.endswith("; vLLM, SGLang (GPTQ of 3 bits: it takes 4 and 8)") for note in plan.notes)
     assert plan.reading is None
     assert Plan.from_dict(plan.to_dict()) == plan
     assert not any("not loaded" in note for note in planned(qt.GPTQ(), None).notes)
@@ -82,7 +82,30 @@ def test_recommendations_name_programs_from_the_table_and_leave_out_what_is_not_
     served = {candidate.config: candidate.served_by for candidate in everything.candidates}
     assert served["NF4()"] == "transformers, SGLang"
     assert served["GPTQ()"] == "transformers, vLLM, SGLang, gptqmodel, auto-gptq"
-    assert served["GPTQ(bits=3)"] == "transformers, gptqmodel, auto-gptq"
+    assert served["GPTQ(bits=3)"] == "transformers 5, gptqmodel, auto-gptq"
     for_vllm = qt.recommend(config_of("7b"), machine="a100-80", for_="vllm")
-    assert {candidate.config for candidate in for_vllm.candidates} == {"GPTQ()", "GPTQ(bits=8)", "full precision"}
+    three = "GPTQ(format='compressed-tensors', bits=3)"
+    assert {candidate.config for candidate in for_vllm.candidates} == {
+        "GPTQ()",
+        "GPTQ(bits=8)",
+        three,
+        "full precision",
+    }
     assert any("vllm does not load" in note for note in for_vllm.notes)
+
+
+def test_recommendations_name_a_format_that_the_program_loads() -> None:
+    """The codes, and so the quality, are those of the config that is offered."""
+    for_macs = {one.config: one for one in qt.recommend(config_of("7b"), machine="a100-80", for_="mlx-lm").candidates}
+    usual = {one.config: one for one in qt.recommend(config_of("7b"), machine="a100-80").candidates}
+    assert for_macs.keys() == {
+        "full precision",
+        *(f"GPTQ(format='mlx'{more})" for more in (", bits=8", "", ", bits=3")),
+    }
+    assert for_macs["GPTQ(format='mlx')"].perplexity_ratio == usual["GPTQ()"].perplexity_ratio
+
+
+def test_where_nothing_is_loaded_no_size_is_blamed() -> None:
+    nothing = qt.recommend(config_of("7b"), machine="a100-80", for_="llama.cpp")
+    assert nothing.candidates == () and "the program loads no result of qtoolkit" in str(nothing)
+    assert not any("a format that it loads" in note for note in nothing.notes)

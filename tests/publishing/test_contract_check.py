@@ -32,6 +32,7 @@ def check(folder: Path, for_: str | None = None) -> Check:
     return check_readers(open_artifact(folder), for_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "loads"), [("gptq", True), ("nf4", False)])
 def test_a_verification_for_a_program(made: dict[str, Path], run_here: list[str], name: str, loads: bool) -> None:
     checks = qt.verify(made[name], for_="vllm").checks

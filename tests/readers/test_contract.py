@@ -57,7 +57,7 @@ LOADS = [
     (replace(PACKED, sym=False), "transformers", False),
     (replace(PACKED, sym=False, expands=True), "transformers4", False),
     (replace(PACKED, sym=False), "vllm", True),
-    (replace(PACKED, embeddings=8), "vllm", True),
+    (replace(PACKED, embeddings=8), "vllm", False),
     (replace(PACKED, embeddings=8), "transformers", False),
     (replace(PACKED, layout="float-quantized"), "qtoolkit", False),
     (replace(PACKED, mixed_units=("h.0.qkv_proj",)), "vllm", False),
@@ -72,6 +72,11 @@ LOADS = [
     (MLX, "mlx-lm", True),
     (MLX, "vllm", False),
     (replace(MLX, group_sizes=(256,)), "mlx-lm", False),
+    (replace(MLX, experts="MixtralForCausalLM"), "mlx-lm", True),
+    (replace(MLX, experts="Qwen3MoeForCausalLM"), "mlx-lm", False),
+    (replace(PACKED, plain_experts=True), "transformers", False),
+    (replace(PACKED, plain_experts=True), "transformers4", True),
+    (replace(PACKED, sym=False, embeddings=8), "transformers", False),
     (Stored(format="native"), "qtoolkit", True),
     (Stored(format="native"), "transformers", False),
     (Stored(format="gguf"), "ollama", True),
@@ -121,8 +126,13 @@ def test_names_in_words() -> None:
 
 def test_what_costs_readers_is_told() -> None:
     assert lost_readers(GPTQ) == lost_readers(NF4) == ""
-    assert lost_readers(replace(GPTQ, bits=(3,))) == "vLLM, SGLang (GPTQ of 3 bits: it takes 4 and 8)"
-    assert lost_readers(replace(PACKED, embeddings=8)) == "transformers, SGLang (quantized embeddings)"
+    assert lost_readers(replace(GPTQ, bits=(3,))) == (
+        "transformers 4 (GPTQ of 3 bits: it reads 2, 4 and 8 right); vLLM, SGLang (GPTQ of 3 bits: it takes 4 and 8)"
+    )
+    assert lost_readers(replace(PACKED, embeddings=8)) == (
+        "transformers, SGLang (quantized embeddings); "
+        "vLLM (quantized embeddings, which most of its classes do not find)"
+    )
 
 
 def test_a_card_names_who_loads_it_and_who_does_not() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.methods import MethodConfig, stored_of
-from qtoolkit.readers import describe_stored
+from qtoolkit.readers import Stored, describe_stored, readers_of, reading_of
 from qtoolkit.readers.stored import misnamed_units, mixed_units, units_of
 
 BLOCK = [f"model.layers.0.self_attn.{end}_proj" for end in "qkvo"]
@@ -113,3 +113,38 @@ def test_the_first_scheme_of_a_config_tells_what_inputs_are_rounded_to() -> None
 def test_a_config_file_may_hold_anything() -> None:
     odd = describe_stored("gptq", {"bits": "4", "group_size": [1]}, {}, values={"format": {}, "dynamic": []})
     assert (odd.bits, odd.group_sizes, odd.misnamed_units) == ((), (), ())
+
+
+EXPERT = "model.layers.0.mlp.experts.3.up_proj"
+
+
+def loads(program: str, stored: Stored) -> bool:
+    return reading_of(program, readers_of(stored)).loads
+
+
+def test_mlx_joins_the_scales_of_some_architectures_experts() -> None:
+    """mlx_lm/models/qwen3_moe.py, `sanitize`, joins weights alone; mixtral.py scales and biases too."""
+    options = {"bits": 4, "group_size": 64}
+    mixtral = describe_stored("mlx", options, {EXPERT: 4}, architecture="MixtralForCausalLM")
+    qwen = describe_stored("mlx", options, {EXPERT: 4}, architecture="Qwen3MoeForCausalLM")
+    assert loads("mlx-lm", mixtral) and not loads("mlx-lm", qwen)
+    beside = describe_stored("mlx", options, {BLOCK[0]: 4}, [EXPERT], architecture="Qwen3MoeForCausalLM")
+    assert loads("mlx-lm", beside)
+
+
+def test_transformers_joins_no_plain_experts_beside_compressed_tensors() -> None:
+    options = {"bits": 4, "group_size": 128}
+    assert loads("transformers", describe_stored("compressed-tensors", options, {BLOCK[0]: 4, EXPERT: 4}))
+    assert not loads("transformers", describe_stored("compressed-tensors", options, {BLOCK[0]: 4}, [EXPERT]))
+    # A shared expert is no expert among others.
+    shared = "model.layers.0.mlp.shared_expert.up_proj"
+    assert loads("transformers", describe_stored("compressed-tensors", options, {BLOCK[0]: 4}, [shared]))
+
+
+def test_experts_one_by_one_are_told() -> None:
+    config = qt.GPTQ(format="mlx")
+    expert, gate = "model.layers.0.mlp.experts.0.up_proj", "model.layers.0.mlp.gate"
+    stored = stored_of(config, {expert: 4, gate: 4}, architecture="Qwen3MoeForCausalLM")
+    assert (stored.experts, stored.plain_experts) == ("Qwen3MoeForCausalLM", False)
+    left = stored_of(config, {gate: 4}, [expert], architecture="Qwen3MoeForCausalLM")
+    assert (left.experts, left.plain_experts) == ("", True)

@@ -11,6 +11,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import qtoolkit as qt
+from qtoolkit.checkpoints.config_ages import disagreements, with_both_ages
 from qtoolkit.publishing.artifact import open_artifact
 from qtoolkit.publishing.file_checks import check_config
 from qtoolkit.publishing.verifier import check_files
@@ -145,6 +146,12 @@ def test_each_transformers_reads_the_same(base: Path, results: dict[str, Path], 
         "temperature": 0.6,
     }
     assert found == {str(folder): wanted for folder in results.values()}
+
+
+def test_renamed_keys_keep_their_older_name() -> None:
+    both = with_both_ages({"model_type": "qwen3_moe", "num_local_experts": 4})
+    assert both["num_experts"] == 4
+    assert list(disagreements({**both, "num_experts": 128}))
 
 
 def test_keys_of_both_ages_stand_in_the_files(results: dict[str, Path]) -> None:

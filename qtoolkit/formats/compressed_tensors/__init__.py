@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats.base import Layers, LayersOf
-from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers
+from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class CompressedTensorsFormat(GroupedFormat):
 
         register()
         register_rounding()
-        values = describe(self.base_grid(grids, embeddings), grids, ignored, embeddings, origin)
+        values = describe(base_grid(grids, embeddings), grids, ignored, embeddings, origin)
         return RoundingConfig(CompressedTensorsConfig, values, layers, names)
 
     def load(self, checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":

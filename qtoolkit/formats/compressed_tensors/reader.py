@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.compressed_tensors import FORMAT
+from qtoolkit.formats.compressed_tensors.byte_tensors import ByteTensors
 from qtoolkit.formats.compressed_tensors.config import read_schemes
 from qtoolkit.formats.compressed_tensors.packed_layers import find_layers, quantized_names
 from qtoolkit.formats.stored_loader import load_stored
@@ -13,6 +15,7 @@ from qtoolkit.formats.stored_reader import StoredReader
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qtoolkit.formats.stored_layer import StoredLayer
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
 
@@ -37,6 +40,14 @@ class PackedReader(StoredReader):
         """See `Reader`."""
         assert checkpoint.quantization is not None
         return load_packed(checkpoint, checkpoint.quantization, device=device)
+
+    def check_codes(self, layer: "StoredLayer") -> None:
+        """See `StoredReader`: refuse codes whose inputs are rounded too, as no other format tells readers."""
+        if isinstance(layer.tensors, ByteTensors):
+            raise UnsupportedModelError(
+                f"{layer.name} is multiplied in 8 bits with rounded inputs, which no other format holds: quantize the "
+                "full-precision model into that format"
+            )
 
 
 def load_packed(checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats.base import Layers, LayersOf
-from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers
+from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.records import LayerPlan
 
@@ -60,6 +60,12 @@ class MLXFormat(GroupedFormat):
         from qtoolkit.formats.mlx.affine_layers import problems_of
 
         return problems_of(folder, values)
+
+    def layer_bits(self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+        """See `Format`."""
+        from qtoolkit.formats.mlx.config import bits_by_scheme
+
+        return bits_by_scheme(values, (name for name in shapes if name.endswith(self.layer_suffixes)))
 
     def check(self, config: Any) -> None:
         """See `GroupedFormat`: groups of 32, 64 or 128 inputs in order; asymmetric codes on request alone."""
@@ -144,7 +150,7 @@ class MLXFormat(GroupedFormat):
 
         register()
         register_rounding()
-        values = describe(self.base_grid(grids, embeddings), grids, embeddings, origin)
+        values = describe(base_grid(grids, embeddings), grids, embeddings, origin)
         return RoundingConfig(MLXConfig, values, layers, names, {QUANTIZATION: for_mlx(values)})
 
     def notes(self, config: Any, layers: Iterable[LayerPlan]) -> tuple[str, ...]:

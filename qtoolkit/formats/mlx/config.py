@@ -4,11 +4,11 @@ Source: mlx-lm 0.32, utils.py, `load_model`: a layer is quantized if the file ha
 how, and otherwise the default.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError
 from qtoolkit.formats.grouped import Grid
 from qtoolkit.formats.mlx import GROUP_SIZES, QUANT_METHOD, WIDTHS
 from qtoolkit.formats.origin import ORIGIN, read_origin
@@ -166,6 +166,21 @@ def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
         **({} if schemes.symmetric is None else {"lossy": True}),
     }
     return options if schemes.embeddings is None else options | {"embeddings": schemes.embeddings.bits}
+
+
+def bits_by_scheme(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, int]:
+    """Return the bits of quantized layers by their names; empty for a config that is not read here.
+
+    Args:
+        values: a `quantization_config`, which anybody may have written.
+        names: of their scales, "model.layers.0.mlp.down_proj.scales".
+    """
+    try:
+        schemes = read_schemes(values)
+    except QToolkitError:
+        return {}
+    found = ((name.rpartition(".")[0], schemes.of(name.rpartition(".")[0])) for name in names)
+    return {name: scheme.bits for name, scheme in found if scheme is not None}
 
 
 def _scheme(where: str, values: Mapping[str, Any]) -> Scheme:

@@ -210,7 +210,7 @@ class GPTQMethod(Method):
 
     config_class = GPTQ
     title = "GPTQ"
-    offers = (Offer({"bits": 8}, None), Offer({}, 1.081), Offer({"bits": 3}, 1.399))
+    offers = (Offer({"bits": 8}, None), Offer({}, 1.040), Offer({"bits": 3}, 1.157))
     recipes = (
         *({"bits": bits, "group_size": size} for bits in (2, 3, 4) for size in (32, 64, 128)),
         {"bits": 8, "group_size": 128},

@@ -1,6 +1,5 @@
 """AWQ checkpoints of small models, packed by AutoAWQ's formula written out, and the models that they stand for."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.formats.quantized_folders import write
 from tests.sample_models import random_model
 
 Tensors = dict[str, torch.Tensor]
@@ -57,13 +57,6 @@ def write_checkpoint(recipe: Recipe, folder: Path) -> Tensors:
     save_file(full, dense / "model.safetensors", {"format": "pt"})
     write(packed, tensors, recipe.config)
     return tensors
-
-
-def write(folder: Path, tensors: Tensors, quantization: dict[str, Any]) -> None:
-    """Write the weights, and what `config.json` says of them."""
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": quantization}
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def quantize(weight: torch.Tensor, group_size: int) -> tuple[Tensors, torch.Tensor]:

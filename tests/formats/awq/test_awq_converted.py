@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
-from tests.formats.awq.awq_files import Recipe, packed_by_the_formula, write, write_checkpoint
+from tests.formats.awq.awq_files import Recipe, packed_by_the_formula, write_checkpoint
+from tests.formats.quantized_folders import write
 from tests.sample_models import plain_logits
 
 TOKENS = torch.arange(2, 34).reshape(2, 16)

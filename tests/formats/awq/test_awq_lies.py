@@ -11,10 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import qtoolkit as qt
-from qtoolkit.errors import QToolkitError, SourceError, UnsupportedModelError
+from qtoolkit.errors import QToolkitError, UnsupportedModelError
 from qtoolkit.formats import get_format
 from qtoolkit.formats.awq.config import options_of, read_awq_config
-from tests.formats.awq.awq_files import Recipe, Tensors, write, write_checkpoint
+from tests.formats.awq.awq_files import Recipe, Tensors, write_checkpoint
+from tests.formats.quantized_folders import refusal, write
+
+pytestmark = pytest.mark.slow
 
 LAYER = "model.layers.0.mlp.up_proj"  # [128, 64] in groups of 32
 Change = Callable[[torch.Tensor], torch.Tensor | None]
@@ -31,14 +34,6 @@ def sound(tensors: tuple[Path, Tensors], tmp_path: Path) -> tuple[Path, Tensors]
     """A folder of one's own, and the tensors to write into it."""
     (tmp_path / "config.json").write_text((tensors[0] / "config.json").read_text())
     return tmp_path, dict(tensors[1])
-
-
-def message(folder: Path, error: type[SourceError] = SourceError) -> str:
-    with pytest.raises(error) as caught:
-        qt.load(folder, device="cpu")
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def problems(folder: Path, config: dict[str, Any]) -> list[str]:
@@ -69,7 +64,7 @@ def test_a_damaged_layer(part: str, change: Change, said: str, sound: tuple[Path
     if changed is not None:
         tensors[f"{LAYER}.{part}"] = changed
     write(folder, tensors, Recipe().config)
-    text = message(folder)
+    text = refusal(folder)
     assert said in text
     assert LAYER in text
 
@@ -102,7 +97,7 @@ def test_a_config_that_lies(changes: dict[str, Any], said: str, sound: tuple[Pat
     folder, tensors = sound
     config = Recipe().config | changes
     write(folder, tensors, config)
-    assert said in message(folder)
+    assert said in refusal(folder)
     assert problems(folder, config)
 
 
@@ -111,7 +106,7 @@ def test_a_kind_of_awq_that_is_not_read(changes: dict[str, Any], said: str, soun
     folder, tensors = sound
     config = Recipe().config | changes
     write(folder, tensors, config)
-    assert said in message(folder, UnsupportedModelError)
+    assert said in refusal(folder, UnsupportedModelError)
     assert problems(folder, config)
 
 
@@ -153,7 +148,7 @@ def test_activations_that_are_scaled_are_refused(sound: tuple[Path, Tensors]) ->
     tensors["model.layers.0.mlp.act.scales"] = torch.ones(128).half()
     write(folder, tensors, Recipe().config)
     said = "model.layers.0.mlp.act.scales divides activations, which is not read here"
-    assert said in message(folder, UnsupportedModelError)
+    assert said in refusal(folder, UnsupportedModelError)
     assert said in problems(folder, Recipe().config)[0]
 
 
@@ -161,13 +156,13 @@ def test_codes_of_no_layer(sound: tuple[Path, Tensors]) -> None:
     folder, tensors = sound
     tensors["model.embed_tokens.qweight"] = torch.zeros(64, 32).int()
     write(folder, tensors, Recipe().config)
-    assert "model.embed_tokens.qweight belongs to no linear layer of Llama" in message(folder, UnsupportedModelError)
+    assert "model.embed_tokens.qweight belongs to no linear layer of Llama" in refusal(folder, UnsupportedModelError)
 
 
 def test_no_codes_at_all(sound: tuple[Path, Tensors]) -> None:
     folder, tensors = sound
     write(folder, {name: one for name, one in tensors.items() if name.endswith(".weight")}, Recipe().config)
-    assert "the config says AWQ, but no tensor ends in .qweight" in message(folder)
+    assert "the config says AWQ, but no tensor ends in .qweight" in refusal(folder)
 
 
 def test_a_sound_folder_has_no_problem(sound: tuple[Path, Tensors]) -> None:

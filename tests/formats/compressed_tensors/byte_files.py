@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.formats.compressed_tensors.packed_files import write
+from tests.formats.quantized_folders import write
 
 Tensors = dict[str, torch.Tensor]
 SIZES = {"vocab_size": 256, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2}

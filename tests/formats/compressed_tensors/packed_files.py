@@ -1,6 +1,5 @@
 """compressed-tensors checkpoints of small models, packed number by number, and the models that they stand for."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.formats.quantized_folders import write
 from tests.sample_models import random_model
 
 Tensors = dict[str, torch.Tensor]
@@ -75,13 +75,6 @@ def write_checkpoint(recipe: Recipe, folder: Path) -> Tensors:
     save_file(full, dense / "model.safetensors", {"format": "pt"})
     write(packed, tensors, recipe.config)
     return tensors
-
-
-def write(folder: Path, tensors: Tensors, quantization: dict[str, Any]) -> None:
-    """Write the weights, and what `config.json` says of them."""
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": quantization}
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def quantize(weight: torch.Tensor, recipe: Recipe, bits: int) -> tuple[Tensors, torch.Tensor]:

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 import qtoolkit as qt
-from qtoolkit.errors import QToolkitError, SourceError
+from qtoolkit.errors import QToolkitError
 from qtoolkit.formats import get_format
 from qtoolkit.kernels import QuantizedLinear
 from tests.formats.compressed_tensors.byte_files import Tensors, config_of, write_checkpoint
-from tests.formats.compressed_tensors.packed_files import write
+from tests.formats.quantized_folders import refusal, write
 
 KINDS = ("channel", "block", "int")
 LAYER = "model.layers.0.mlp.up_proj"  # [384, 128]
@@ -73,14 +73,6 @@ DAMAGES: dict[str, tuple[str, Change, str]] = {
 }
 
 
-def message(folder: Path) -> str:
-    with pytest.raises(SourceError) as caught:
-        qt.load(folder, device="cpu")
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
-
 @pytest.fixture
 def sound(made: Any, tmp_path: Path) -> tuple[Path, Tensors]:
     folder, tensors, _ = made["channel"]
@@ -88,6 +80,7 @@ def sound(made: Any, tmp_path: Path) -> tuple[Path, Tensors]:
     return tmp_path, dict(tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "change", "said"), DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_layer(part: str, change: Change, said: str, sound: tuple[Path, Tensors]) -> None:
     folder, tensors = sound
@@ -95,7 +88,7 @@ def test_a_damaged_layer(part: str, change: Change, said: str, sound: tuple[Path
     if changed is not None:
         tensors[f"{LAYER}.{part}"] = changed
     write(folder, tensors, config_of("channel"))
-    text = message(folder)
+    text = refusal(folder)
     assert said in text
     assert LAYER in text
 
@@ -116,36 +109,61 @@ BLOCKS = {"strategy": "block", "block_structure": [128, 128]}
 LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "packed": (lambda c: (c.update(format="pack-quantized"), group(c).pop("format")), "input_activations"),
     "integers": (lambda c: (weights(c).update(type="int"), inputs(c).update(type="int")), "it must be int8"),
-    "other inputs": (lambda c: inputs(c).update(type="int"), "type 'int' is not read here"),
-    "no inputs": (lambda c: group(c).update(input_activations=None), "without input_activations"),
-    "inputs as text": (lambda c: group(c).update(input_activations="token"), "without input_activations"),
-    "static": (lambda c: inputs(c).update(dynamic=False, strategy="tensor"), "dynamic False is not read here"),
-    "groups of inputs": (lambda c: inputs(c).update(strategy="group", group_size=128), "strategy 'group'"),
     "4 bits": (lambda c: weights(c).update(num_bits=4), "num_bits 4 is not read here"),
-    "asymmetric": (lambda c: weights(c).update(symmetric=False), "symmetric False is not read here"),
-    "a scale a tensor": (lambda c: weights(c).update(strategy="tensor"), "strategy 'tensor' is not read here"),
     "blocks": (
         lambda c: (weights(c).update(BLOCKS), inputs(c).update(strategy="group", group_size=128)),
         "it must be [1, 3]",
     ),
-    "odd blocks": (lambda c: weights(c).update(strategy="block", block_structure=[128]), "block_structure [128]"),
-    "small blocks": (lambda c: weights(c).update(strategy="block", block_structure=[64, 64]), "blocks of [64, 64]"),
+    "odd blocks": (
+        lambda c: weights(c).update(strategy="block", block_structure=[128]),
+        "in blocks of [128] by its config",
+    ),
     "a layer ignored": (lambda c: c["ignore"].append(LAYER), f"{LAYER} is quantized, and the config says that it is"),
     "nothing ignored": (lambda c: c["ignore"].clear(), "lm_head is quantized, and its codes are missing"),
     "weights as text": (lambda c: group(c).update(weights="float"), "without weights"),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "said"), LIES.values(), ids=LIES)
 def test_a_config_that_lies(change: Callable[[dict[str, Any]], object], said: str, sound: Any) -> None:
     folder, tensors = sound
     config = config_of("channel")
     change(config)
     write(folder, tensors, config)
-    assert said in message(folder)
+    assert said in refusal(folder)
     named = get_format("compressed-tensors").problems(folder, config)
     assert named or not config["ignore"]
     assert not any("\n" in line or str(folder) in line for line in named)
+
+
+# The layers that are computed as they are stored do not read these; their weights can be expanded all the same.
+OTHERWISE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "other inputs": lambda c: inputs(c).update(type="int"),
+    "no inputs": lambda c: group(c).update(input_activations=None),
+    "inputs as text": lambda c: group(c).update(input_activations="token"),
+    "static": lambda c: inputs(c).update(dynamic=False, strategy="tensor"),
+    "groups of inputs": lambda c: inputs(c).update(strategy="group", group_size=128),
+    "asymmetric": lambda c: weights(c).update(symmetric=False),
+    "a scale a tensor": lambda c: weights(c).update(strategy="tensor"),
+    "small blocks": lambda c: weights(c).update(strategy="block", block_structure=[64, 64]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", OTHERWISE.values(), ids=OTHERWISE)
+def test_a_config_of_other_inputs_or_scales_is_expanded(
+    change: Callable[[dict[str, Any]], object], sound: Any, made: Any
+) -> None:
+    folder, tensors = sound
+    config = config_of("channel")
+    change(config)
+    write(folder, tensors, config)
+    model = qt.load(folder, device="cpu")
+    assert not isinstance(model, qt.QuantizedModel)
+    for name, weight in made["channel"][2].items():
+        assert torch.equal(model.get_parameter(name).double(), weight.to(model.dtype).double())
+    assert get_format("compressed-tensors").problems(folder, config)
 
 
 def test_a_sound_folder_has_no_problem(made: Any) -> None:
@@ -182,3 +200,9 @@ def test_any_config_is_read_or_refused(seed: int, sound: tuple[Path, Tensors]) -
     # Anything else that is raised fails the test.
     with suppress(QToolkitError):
         qt.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_formats_do_not_take_over_what_rounds_inputs(kind: str, made: Any, tmp_path: Path) -> None:
+    with pytest.raises(QToolkitError, match="in 8 bits with rounded inputs, which no other format holds"):
+        qt.convert(made[kind][0], format="gptq", output=tmp_path / "out")

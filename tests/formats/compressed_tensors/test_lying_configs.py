@@ -12,7 +12,8 @@ from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError
 from qtoolkit.formats import get_format
 from qtoolkit.publishing.artifact import open_artifact
 from qtoolkit.publishing.contract_check import stored_in
-from tests.formats.compressed_tensors.packed_files import Recipe, Tensors, write, write_checkpoint
+from tests.formats.compressed_tensors.packed_files import Recipe, Tensors, write_checkpoint
+from tests.formats.quantized_folders import refusal, write
 
 LAYER = "model.layers.0.mlp.up_proj"  # [128, 64] in groups of 32
 Change = Callable[[torch.Tensor], torch.Tensor | None]
@@ -29,14 +30,6 @@ def sound(tensors: tuple[Path, Tensors], tmp_path: Path) -> tuple[Path, Tensors]
     """A folder of one's own, and the tensors to write into it."""
     (tmp_path / "config.json").write_text((tensors[0] / "config.json").read_text())
     return tmp_path, dict(tensors[1])
-
-
-def message(folder: Path, error: type[SourceError] = CheckpointError) -> str:
-    with pytest.raises(error) as caught:
-        qt.load(folder, device="cpu")
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 DAMAGES: dict[str, tuple[str, Change, str]] = {
@@ -63,7 +56,7 @@ def test_a_damaged_layer(part: str, change: Change, said: str, sound: tuple[Path
     if changed is not None:
         tensors[f"{LAYER}.{part}"] = changed
     write(folder, tensors, Recipe().config)
-    text = message(folder, SourceError)
+    text = refusal(folder, SourceError)
     assert said in text
     assert LAYER in text
 
@@ -116,7 +109,7 @@ def test_a_config_that_lies(lie: tuple[str, Any], error: type[SourceError], soun
     config = Recipe().config
     change(config)
     write(folder, tensors, config)
-    assert said in message(folder, SourceError)
+    assert said in refusal(folder, SourceError)
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
@@ -134,7 +127,7 @@ def test_the_same_is_a_problem_of_the_folder(lie: tuple[Any, str], sound: tuple[
 def test_kinds_that_are_no_option_of_a_method(changes: dict[str, int], said: str, tmp_path: Path) -> None:
     recipe = Recipe(**changes)  # type: ignore[arg-type]
     write_checkpoint(recipe, tmp_path)
-    assert said in message(tmp_path / "packed", UnsupportedModelError)
+    assert said in refusal(tmp_path / "packed", UnsupportedModelError)
 
 
 def test_a_sound_folder_has_no_problem(sound: tuple[Path, Tensors]) -> None:

@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 import qtoolkit as qt
-from qtoolkit.errors import SourceError, UnsupportedModelError
+from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats import get_format
 from tests.formats.compressed_tensors.packed_files import Recipe, Tensors
 from tests.formats.mlx.affine_files import described, write, write_checkpoint
+from tests.formats.quantized_folders import refusal
 
 LAYER = "model.layers.0.mlp.up_proj"  # [128, 64] in groups of 32
 EMBEDDING = "model.embed_tokens"
@@ -33,14 +34,6 @@ def sound(tensors: tuple[Path, Tensors], tmp_path: Path) -> tuple[Path, Tensors]
     """A folder of one's own, and the tensors to write into it."""
     (tmp_path / "config.json").write_text((tensors[0] / "config.json").read_text())
     return tmp_path, dict(tensors[1])
-
-
-def message(folder: Path, error: type[SourceError] = SourceError) -> str:
-    with pytest.raises(error) as caught:
-        qt.load(folder, device="cpu")
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 DAMAGES: dict[str, tuple[str, Change, str]] = {
@@ -65,7 +58,7 @@ def test_a_damaged_layer(part: str, change: Change, said: str, sound: tuple[Path
     if changed is not None:
         tensors[f"{LAYER}.{part}"] = changed
     write(folder, tensors, described(Recipe(), {}))
-    text = message(folder)
+    text = refusal(folder)
     assert said in text
     assert LAYER in text
     config = {**described(Recipe(), {}), "quant_method": "mlx"}
@@ -94,7 +87,7 @@ def test_a_config_that_lies(changes: dict[str, Any], said: str, sound: tuple[Pat
     folder, tensors = sound
     config = described(Recipe(), {}) | changes
     write(folder, tensors, config)
-    assert said in message(folder)
+    assert said in refusal(folder)
     problems = get_format("mlx").problems(folder, {**config, "quant_method": "mlx"})
     assert problems and not any("\n" in line or str(folder) in line for line in problems)
 
@@ -105,7 +98,7 @@ def test_mlx_is_told_something_else_than_transformers(theirs: Any, sound: tuple[
     told = described(Recipe(), {}) | theirs if isinstance(theirs, dict) and theirs else theirs
     write(folder, tensors, told, described(Recipe(), {}))
     said = "config.json says one thing in `quantization`"
-    assert said in message(folder)
+    assert said in refusal(folder)
     (problem,) = get_format("mlx").problems(folder, {**described(Recipe(), {}), "quant_method": "mlx"})
     assert problem.startswith(said)
 
@@ -137,4 +130,4 @@ def test_what_mlx_lm_quantized_is_read_where_its_codes_are_symmetric(sound: tupl
     for name in [name for name in tensors if name.endswith(".biases")]:
         tensors[name] = tensors[name] * 1.125
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    assert "such as mlx-lm's own quantization makes: load it with mlx-lm, or quantize the full" in message(folder)
+    assert "such as mlx-lm's own quantization makes: load it with mlx-lm, or quantize the full" in refusal(folder)

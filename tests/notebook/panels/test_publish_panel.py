@@ -67,6 +67,7 @@ def test_what_fails_is_told_by_name(publish: PublishPanel, saved: Path, tmp_path
     assert press(publish, "Dry run").startswith("copy is not published, for qt.verify finds")
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_card_and_sends_nothing(publish: PublishPanel, writable_hub: WritableHub) -> None:
     publication = press(publish, "Dry run")
     assert isinstance(publication, Publication) and publication.dry_run
