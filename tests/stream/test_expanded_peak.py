@@ -1,4 +1,4 @@
-"""Blocks of a source in FP8 take little more memory while they are read than blocks in bfloat16 do."""
+"""A block of a source in FP8 takes little more memory while it is read than its weights in bfloat16 do."""
 
 from pathlib import Path
 
@@ -31,17 +31,16 @@ def peak_of_blocks(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_block_takes_a_fifth_more_at_most(tmp_path: Path) -> None:
-    plain, coded = tmp_path / "plain", tmp_path / "coded"
+def test_a_block_takes_a_fifth_more_than_its_weights_at_most(tmp_path: Path) -> None:
     model = random_model("llama", **SHAPE)
     block = sum(parameter.nbytes for parameter in model.model.layers[0].parameters())
-    model.save_pretrained(plain)
-    model.save_pretrained(coded)
+    model.save_pretrained(tmp_path)
     del model
-    tensors = load_file(coded / WEIGHTS)
+    tensors = load_file(tmp_path / WEIGHTS)
     for name in [name for name in tensors if name.endswith("proj.weight")]:
         tensors[name] = tensors[name].to(FP8)
         tensors[f"{name}_scale_inv"] = torch.ones([size // 128 for size in tensors[name].shape])
-    write(coded, tensors, {"quant_method": "fp8", "weight_block_size": [128, 128]})
+    write(tmp_path, tensors, {"quant_method": "fp8", "weight_block_size": [128, 128]})
     del tensors
-    assert peak_of_blocks(coded) < peak_of_blocks(plain) + 0.2 * block
+    # Not beside a block in bfloat16: what the allocator kept from before makes that one cost anything between 0 and a block.
+    assert peak_of_blocks(tmp_path) < 1.2 * block
