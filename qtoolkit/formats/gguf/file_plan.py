@@ -1,6 +1,6 @@
 """Plan a `.gguf` file from a model's config, shapes and tokenizer alone, and make the bytes of its tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -9,21 +9,19 @@ import torch
 from torch import Tensor
 
 from qtoolkit.checkpoints.gguf_writing import TensorEntry, Value, gguf_bytes
-from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gguf.architectures import (
-    Architecture,
-    architecture_of,
-    numbers_of,
-    rope_factors,
-    tensor_name,
-)
+from qtoolkit.formats.gguf.architectures import Architecture, architecture_of, experts_of, kv_heads_of
+from qtoolkit.formats.gguf.differences import refuse_differences
 from qtoolkit.formats.gguf.mixes import MIXES, ModelShape, type_of
+from qtoolkit.formats.gguf.model_values import numbers_of
+from qtoolkit.formats.gguf.ropes import rope_tensors
+from qtoolkit.formats.gguf.tensor_places import Made, is_transposed, tensors_of
 from qtoolkit.formats.gguf.vocabulary import vocabulary_of
 from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType, quantize_rows
 
 # The version of the block types, `GGML_QNT_VERSION`.
 _QUANTIZATION_VERSION = 2
-_ROPE_FACTORS = "rope_freqs.weight"
+# Buffers of checkpoints that are no weights.
+_BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
 
 @dataclass(frozen=True)
@@ -31,25 +29,53 @@ class PlannedTensor:
     """One tensor of the file, and how it is made.
 
     Attributes:
-        source: the tensor's name in the checkpoint; empty for one that is made from the config.
+        sources: the tensors of the checkpoint of which it is made, by their names there: one, or one for each expert;
+            none for one that is made from the config.
         entry: its line in the file.
         type_: of its blocks.
         heads: into how many heads the rows divide whose halves are interleaved; 0 for rows that stay in order.
         shift: what is added to each value.
+        transposed: whether a source is [in, out].
+        half: which half of a source's rows it takes; None for all.
+        values: those of a tensor that is made from the config.
     """
 
-    source: str
+    sources: tuple[str, ...]
     entry: TensorEntry
     type_: BlockType
     heads: int = 0
     shift: int = 0
+    transposed: bool = False
+    half: int | None = None
+    values: tuple[float, ...] = ()
 
-    def packed(self, weight: Tensor) -> Tensor:
-        """Return the bytes of the tensor, uint8.
+    def made(self, read: Callable[[str], Tensor]) -> Tensor:
+        """Return the bytes of the tensor, uint8; its sources are read one after another, never two at a time.
 
         Args:
-            weight: the tensor of the checkpoint.
+            read: returns a tensor of the checkpoint by its name.
         """
+        if not self.sources:
+            return torch.tensor(self.values, dtype=torch.float32).view(torch.uint8)
+        if len(self.sources) == 1:
+            return self.packed(read(self.sources[0]))
+        out = torch.empty(len(self.sources), self.entry.nbytes // len(self.sources), dtype=torch.uint8)
+        for expert, source in zip(out, self.sources, strict=True):
+            expert.copy_(self.packed(read(source)).reshape(-1))
+        return out
+
+    def packed(self, weight: Tensor) -> Tensor:
+        """Return the bytes that one source becomes, uint8: all of the tensor, or one expert of it.
+
+        Args:
+            weight: the tensor of the checkpoint; of a stack of experts, one after another is packed.
+        """
+        if weight.dim() == 3:
+            return torch.stack([self.packed(expert) for expert in weight])
+        if self.transposed:
+            weight = weight.T.contiguous()
+        if self.half is not None:
+            weight = weight.chunk(2)[self.half]
         if self.heads:
             weight = interleaved(weight, self.heads)
         if self.shift:
@@ -64,12 +90,10 @@ class FilePlan:
     Attributes:
         values: of its header.
         tensors: in the order in which they are written.
-        rope: the values of the tensor of rope factors; None where there is none.
     """
 
     values: Mapping[str, Value]
     tensors: tuple[PlannedTensor, ...]
-    rope: list[float] | None
 
     @property
     def nbytes(self) -> int:
@@ -99,21 +123,21 @@ def plan_file(
     """
     architecture = architecture_of(config)
     tied = config.tie_word_embeddings or "lm_head.weight" not in shapes
+    refuse_differences(config, architecture, tied=tied)
     model = ModelShape(
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
+        kv_heads=kv_heads_of(config),
         tied=tied,
-        llama=architecture.name == "llama",
+        architecture=architecture.name,
+        experts=experts_of(config) if architecture.experts else 0,
     )
-    tensors = []
-    rope = rope_factors(config)
-    if rope is not None:
-        tensors.append(PlannedTensor("", _entry(_ROPE_FACTORS, (len(rope),), BLOCK_TYPES["F32"]), BLOCK_TYPES["F32"]))
-    for source, shape in shapes.items():
-        if source.endswith("rotary_emb.inv_freq") or (tied and source == "lm_head.weight"):
-            continue
-        tensors.append(_planned(source, shape, quant_type, config, architecture, model))
+    weights = {
+        source: shape
+        for source, shape in shapes.items()
+        if not source.endswith(_BUFFERS) and not (tied and source == "lm_head.weight")
+    }
+    made = tensors_of(weights, architecture, model.experts)
     values = {
         "general.architecture": Value("string", architecture.name),
         "general.type": Value("string", "model"),
@@ -123,7 +147,8 @@ def plan_file(
         "general.quantization_version": Value("uint32", _QUANTIZATION_VERSION),
         **vocabulary_of(tokenizer, config.vocab_size),
     }
-    return FilePlan(values, tuple(tensors), rope)
+    planned = (_planned(tensor, quant_type, architecture, model) for tensor in made)
+    return FilePlan(values, (*_rope_tensors(config), *planned))
 
 
 def interleaved(weight: Tensor, heads: int) -> Tensor:
@@ -132,33 +157,33 @@ def interleaved(weight: Tensor, heads: int) -> Tensor:
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
-def _planned(
-    source: str,
-    shape: tuple[int, ...],
-    quant_type: str,
-    config: Any,
-    architecture: Architecture,
-    model: ModelShape,
-) -> PlannedTensor:
-    name = tensor_name(source, architecture)
-    if name is None:
-        raise UnsupportedModelError(
-            f"no .gguf file is written of this model: llama.cpp's {architecture.name} has no tensor {source!r}"
-        )
-    type_ = type_of(name, shape, quant_type, model)
+def _planned(tensor: Made, quant_type: str, architecture: Architecture, model: ModelShape) -> PlannedTensor:
+    name = tensor.name
+    type_ = type_of(name, tensor.shape, quant_type, model)
     heads = 0
     if architecture.interleaved and ".attn_q." in name:
-        heads = config.num_attention_heads
+        heads = model.heads
     elif architecture.interleaved and ".attn_k." in name:
-        heads = config.num_key_value_heads
-    shift = architecture.norm_shift if name.endswith("norm.weight") else 0
-    return PlannedTensor(source, _entry(name, shape, type_), type_, heads, shift)
+        heads = model.kv_heads
+    return PlannedTensor(
+        tensor.sources,
+        _entry(name, tensor.shape, type_),
+        type_,
+        heads,
+        shift=architecture.norm_shift if name.endswith("norm.weight") else 0,
+        transposed=is_transposed(name, architecture),
+        half=tensor.half,
+    )
+
+
+def _rope_tensors(config: Any) -> list[PlannedTensor]:
+    """Return the tensors of factors that llama.cpp wants of some ropes."""
+    type_ = BLOCK_TYPES["F32"]
+    return [
+        PlannedTensor((), _entry(name, (len(factors),), type_), type_, values=factors)
+        for name, factors in rope_tensors(config).items()
+    ]
 
 
 def _entry(name: str, shape: tuple[int, ...], type_: BlockType) -> TensorEntry:
     return TensorEntry(name, shape, type_.number, prod(shape) // type_.block_size * type_.block_bytes)
-
-
-def rope_bytes(factors: list[float]) -> Tensor:
-    """Return the bytes of the tensor of rope factors, float32."""
-    return torch.tensor(factors, dtype=torch.float32).view(torch.uint8)

@@ -35,7 +35,13 @@ MIXES = {
 }
 # What takes the place of a K-quant whose 256 weights do not divide the rows.
 _FALLBACKS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
-_LAYERS_OF_70B = 80
+# What llama.cpp takes for its model of 70 billion weights by the number of its layers.
+_LAYERS_OF_70B = {"llama": 80, "qwen2": 80}
+# Tensors that llama.cpp keeps as they are, since they are small.
+_KEPT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight")
+# The attention of a model with so many experts, as Mixtral, is small beside these, and gets more bits.
+_EXPERTS_OF_MIXTRAL = 8
+_RAISED_IN_MIXTRAL = ("Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M")
 
 
 @dataclass(frozen=True)
@@ -46,14 +52,16 @@ class ModelShape:
         layers: number of blocks.
         heads, kv_heads: of the attention.
         tied: whether the output shares the weight of the token embedding.
-        llama: whether the architecture is llama.
+        architecture: llama.cpp's name of it.
+        experts: of a layer; 0 for a model without.
     """
 
     layers: int
     heads: int
     kv_heads: int
     tied: bool
-    llama: bool
+    architecture: str
+    experts: int = 0
 
 
 def type_of(name: str, shape: tuple[int, ...], quant_type: str, model: ModelShape) -> BlockType:
@@ -65,7 +73,7 @@ def type_of(name: str, shape: tuple[int, ...], quant_type: str, model: ModelShap
         quant_type: a name of `MIXES`.
         model: of which it is a tensor.
     """
-    if len(shape) < 2 or name.endswith("_norm.weight"):
+    if len(shape) < 2 or name.endswith(("_norm.weight", *_KEPT)):
         return BLOCK_TYPES["F32"]
     base = MIXES[quant_type].base
     columns = shape[-1]
@@ -90,11 +98,16 @@ def _in_block(name: str, quant_type: str, model: ModelShape) -> str | None:
         return None
     layer = int(number)
     more = _gets_more(layer, model.layers)
-    if kind == "attn_v":
+    mixtral = model.experts == _EXPERTS_OF_MIXTRAL
+    if mixtral and kind in ("attn_k", "attn_v"):
+        return "Q8_0"
+    if kind in ("attn_v", "attn_qkv"):
         return _value_type(layer, quant_type, model, more=more)
     if kind == "attn_output":
+        if mixtral:
+            return "Q5_K" if quant_type in _RAISED_IN_MIXTRAL else None
         return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K"}.get(quant_type)
-    return _down_type(layer, quant_type, model, more=more) if kind == "ffn_down" else None
+    return _down_type(layer, quant_type, model, more=more) if kind.startswith("ffn_down") else None
 
 
 def _down_type(layer: int, quant_type: str, model: ModelShape, *, more: bool) -> str | None:
@@ -119,7 +132,8 @@ def _value_type(layer: int, quant_type: str, model: ModelShape, *, more: bool) -
         chosen = "Q6_K"
     elif quant_type == "Q4_K_S" and layer < 4:
         chosen = "Q5_K"
-    large = model.llama and model.layers == _LAYERS_OF_70B and model.heads != model.kv_heads
+    large = model.layers == _LAYERS_OF_70B.get(model.architecture)
+    large = large and (model.heads != model.kv_heads or model.architecture != "llama")
     return "Q5_K" if large and (chosen or MIXES[quant_type].base) in ("Q3_K", "Q4_K") else chosen
 
 

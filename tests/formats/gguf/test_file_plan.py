@@ -9,8 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from qtoolkit.checkpoints.gguf_writing import write_gguf
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gguf.architectures import architecture_of, rope_factors, tensor_name
-from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
+from qtoolkit.formats.gguf.architectures import architecture_of
+from qtoolkit.formats.gguf.file_plan import FilePlan, plan_file
+from qtoolkit.formats.gguf.ropes import rope_tensors
+from qtoolkit.formats.gguf.tensor_places import places_of
 from tests.sample_models import dequantized, random_model
 
 GEMMA = {"query_pre_attn_scalar": 64, "num_hidden_layers": 6, "sliding_window": 8}
@@ -55,7 +57,8 @@ def test_names_are_those_of_the_gguf_package(architecture: str) -> None:
     number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == found.name)
     table = gguf.get_tensor_name_map(number, model.config.num_hidden_layers)
     for name in model.state_dict():
-        assert tensor_name(name, found) == table.get_name(name, try_suffixes=(".weight", ".bias"))
+        (place,) = places_of(name, found)
+        assert place.name == table.get_name(name, try_suffixes=(".weight", ".bias"))
 
 
 def test_rope_factors_are_those_of_transformers() -> None:
@@ -63,15 +66,15 @@ def test_rope_factors_are_those_of_transformers() -> None:
     model = random_model("llama", rope_parameters=LLAMA3)
     plain = random_model("llama", rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
     expected = plain.model.rotary_emb.inv_freq / model.model.rotary_emb.inv_freq
-    assert torch.allclose(torch.tensor(rope_factors(model.config)), expected)
-    assert rope_factors(plain.config) is None
+    assert torch.allclose(torch.tensor(rope_tensors(model.config)["rope_freqs.weight"]), expected)
+    assert rope_tensors(plain.config) == {}
     assert planned(model, "Q8_0").tensors[0].entry.name == "rope_freqs.weight"
 
 
 @pytest.mark.parametrize(
     ("architecture", "changes", "why"),
     [
-        ("gpt2", {}, "no .gguf file is written of the architecture 'gpt2'"),
+        ("bloom", {}, "no .gguf file is written of the architecture 'bloom'"),
         ("llama", {"hidden_act": "gelu"}, "llama with silu, not gelu"),
         (
             "llama",
@@ -128,10 +131,5 @@ def write(plan: FilePlan, model: Any, file: Path) -> None:
     """Write the file of a plan."""
     state = model.state_dict()
     by_name = {tensor.entry.name: tensor for tensor in plan.tensors}
-    for _ in write_gguf(file, plan.values, plan.entries, lambda entry: packed(by_name[entry.name], state)):
+    for _ in write_gguf(file, plan.values, plan.entries, lambda entry: by_name[entry.name].made(state.__getitem__)):
         pass
-
-
-def packed(tensor: PlannedTensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the bytes of a tensor of a model that has no rope factors."""
-    return tensor.packed(state[tensor.source])

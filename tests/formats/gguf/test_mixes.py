@@ -12,10 +12,10 @@ from tests.data import llama_cpp
 # What llama.cpp's `llama_model_quantize` chose for small models of these shapes (`quantize_models.py` beside it).
 CHOSEN: dict[str, Any] = json.loads((Path(llama_cpp.__file__).parent / "types.json").read_text(encoding="utf-8"))
 SHAPES = {
-    "llama, 24 layers, 8 heads for 2": (ModelShape(24, 8, 2, tied=False, llama=True), 256, 256),
-    "llama, 80 layers, 8 heads for 2": (ModelShape(80, 8, 2, tied=False, llama=True), 256, 256),
-    "tied, 17 layers, rows of 256 and 288": (ModelShape(17, 4, 4, tied=True, llama=True), 256, 288),
-    "qwen2, 8 layers, rows of 192 and 256": (ModelShape(8, 4, 2, tied=False, llama=False), 192, 256),
+    "llama, 24 layers, 8 heads for 2": (ModelShape(24, 8, 2, tied=False, architecture="llama"), 256, 256),
+    "llama, 80 layers, 8 heads for 2": (ModelShape(80, 8, 2, tied=False, architecture="llama"), 256, 256),
+    "tied, 17 layers, rows of 256 and 288": (ModelShape(17, 4, 4, tied=True, architecture="llama"), 256, 288),
+    "qwen2, 8 layers, rows of 192 and 256": (ModelShape(8, 4, 2, tied=False, architecture="qwen2"), 192, 256),
 }
 
 
