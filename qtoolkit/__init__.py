@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.affine_config import AbsMax, ZeroPoint
     from qtoolkit.methods.bitsandbytes import FP4, NF4, Int8
+    from qtoolkit.methods.block_rounding import GGUF
     from qtoolkit.methods.eight_bits import FP8, W8A8
     from qtoolkit.methods.gptq import GPTQ
     from qtoolkit.notebook.panels import panel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FP4",
     "FP8",
+    "GGUF",
     "GPTQ",
     "NF4",
     "W8A8",

@@ -1,6 +1,7 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
-from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, is_uneven
+from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, Sizes, is_uneven
+from qtoolkit.formats.file_format import FileFormat, FilePlanner
 from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.registry import (
@@ -18,6 +19,8 @@ from qtoolkit.formats.registry import (
 )
 
 __all__ = [
+    "FileFormat",
+    "FilePlanner",
     "Format",
     "Grid",
     "GroupedFormat",
@@ -28,6 +31,7 @@ __all__ = [
     "Planner",
     "Reader",
     "RecodedLayers",
+    "Sizes",
     "available_formats",
     "base_grid",
     "check_embeddings",

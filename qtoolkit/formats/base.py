@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats.layer import Layer
@@ -36,6 +36,18 @@ class Layers(Protocol):
 LayersOf = Callable[[str, Values], Layers]
 
 
+class Sizes(NamedTuple):
+    """The bytes of a result.
+
+    Attributes:
+        memory: of its tensors in memory.
+        disk: of its weight files.
+    """
+
+    memory: int
+    disk: int
+
+
 class Planner(ABC):
     """Plan the layers of a model from shapes, and load it: a method, or the reader of a quantized checkpoint.
 
@@ -43,11 +55,13 @@ class Planner(ABC):
         requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
         splits_experts: whether it splits experts that transformers keeps in one tensor.
         plans_by_name: whether layers of equal shape may have different plans, by their names.
+        writes_file: whether a job writes the result as a file of another program, and holds no model in memory.
     """
 
     requires: tuple[str, ...] = ()
     splits_experts: bool = False
     plans_by_name: bool = False
+    writes_file: bool = False
 
     def resolve(self, config: Any, dtype: str, device: str) -> Any:
         """Return the config with every "auto" decided for a model of this type on this device.
@@ -94,6 +108,14 @@ class Planner(ABC):
             multiplies: whether the weight is multiplied with, as an output head or as one that it is tied to.
         """
         return None
+
+    def sizes(self, layers: Sizes) -> Sizes:
+        """Return the bytes of the result. Default: those of its modules.
+
+        Args:
+            layers: the sums of all modules' plans, with the model's buffers.
+        """
+        return layers
 
     @abstractmethod
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:

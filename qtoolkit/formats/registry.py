@@ -15,7 +15,7 @@ from qtoolkit.optional import entry_points_in, package_of
 
 ENTRY_POINT_GROUP = "qtoolkit.formats"
 # The formats of this package: each is the `FORMAT` of the sub-package of its name.
-_OWN = ("auto-round", "awq", "bitsandbytes", "compressed-tensors", "gptq", "mlx", "native")
+_OWN = ("auto-round", "awq", "bitsandbytes", "compressed-tensors", "gguf", "gptq", "mlx", "native")
 # The argument of `register_formats`; empty before it was called.
 _layers_of: list[LayersOf] = []
 

@@ -3,13 +3,15 @@
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import current_folder
 from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.jobs.bit_budget import meet_target, with_rules_of
+from qtoolkit.jobs.checkpoint_loading import load_opened
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.measure.guard import explained, guarded
@@ -26,10 +28,14 @@ from qtoolkit.planning.planner import plan_with_advice
 from qtoolkit.planning.result_readers import refuse_unread
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, base_folder, memory_report, quantization_report, save_measured
+from qtoolkit.quantized_file import QuantizedFile, write_file
 from qtoolkit.records import Probe, Speed
-from qtoolkit.requests import QuantizeRequest
+from qtoolkit.requests import ModelSource, QuantizeRequest
 from qtoolkit.stream.journal import JournalLocation
 from qtoolkit.stream.staging import check_output, journal_of, staged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _ADVICE = "qt.plan tells what needs less; blocks that a calibrated job had done are kept, and the same call goes on"
 _KEPT = "blocks that are done are kept, and the same call goes on with them"
@@ -47,10 +53,12 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
         optional(package, f"method {method.name!r}")
     folder = request.folder
     mirror = _mirror(request, method)
+    if folder is None and method.writes_file:
+        raise ConfigError(f"{type(config).__name__} writes a file for other programs: give output=, the folder for it")
     if folder is not None:
         refuse_own_source(request.model, folder)
         check_output(folder, overwrite=request.overwrite, unfinished=method.resumes or not request.resume)
-    with _staged(request, method) as partial:
+    with _staged(request, method) as new:
         with measure_peak() as meter:
             checkpoint = open_source(request.model, request, on_progress=request.report)
             machine = this_machine(folder or current_folder(), Speed())
@@ -76,22 +84,38 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
             plan = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
             outcome = method.quantize(checkpoint, planned.config, plan, on_progress, journal)
-            model = outcome.model
-            method.prepare(model)
-            footprint = memory_footprint(model)
+            beside = base_folder(checkpoint.path, checkpoint.name)
             probe: Noted[Probe | None] = Noted(None)
-            if partial is not None:
-                beside = base_folder(checkpoint.path, checkpoint.name)
-                probe = save_measured(model, checkpoint.tokenizer, partial, on_progress, beside)
-        memory = memory_report(plan, footprint, partial, meter.report)
+            if outcome.file is not None:
+                assert new is not None
+                written = write_file(outcome.file, checkpoint, new, device, on_progress, beside)
+                footprint = written.value
+                probe = Noted(None, written.notes)
+            else:
+                assert outcome.model is not None
+                method.prepare(outcome.model)
+                footprint = memory_footprint(outcome.model)
+                if new is not None:
+                    probe = save_measured(outcome.model, checkpoint.tokenizer, new, on_progress, beside)
+        memory = memory_report(plan, footprint, new, meter.report)
         notes = (*checkpoint.notes, *base.notes, *outcome.notes, *probe.notes)
         seconds = time.monotonic() - started
         report = quantization_report(plan, notes, memory, folder, seconds, outcome.calibration)
         deciding = versions(packages_of_method(method.name))
         receipt = begin_receipt(checkpoint, base.value, report, deciding, (hardware(device),), probe.value)
-        if partial is not None:
-            receipt = write_receipt(partial, receipt)
-    return QuantizedModel(model, checkpoint.tokenizer, planned.config, report, receipt)
+        if new is not None:
+            receipt = write_receipt(new, receipt)
+    if outcome.model is None:
+        assert folder is not None
+        opens = partial(_open_result, folder, device)
+        return QuantizedFile(opens, checkpoint.tokenizer, planned.config, report, receipt)
+    return QuantizedModel(outcome.model, checkpoint.tokenizer, planned.config, report, receipt)
+
+
+def _open_result(folder: Path, device: str) -> "PreTrainedModel":
+    """Load the model of a result from its folder."""
+    opened = load_opened(open_source(folder, ModelSource(), quantized=True), device)
+    return opened.model if isinstance(opened, QuantizedModel) else opened
 
 
 def _mirror(request: QuantizeRequest, method: Method) -> HubMirror | None:

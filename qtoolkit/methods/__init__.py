@@ -57,6 +57,7 @@ _OWN = {
         "absmax": "affine:ABSMAX",
         "fp4": "bitsandbytes:FP4_METHOD",
         "fp8": "eight_bits:FP8_METHOD",
+        "gguf": "block_rounding:METHOD",
         "gptq": "gptq:METHOD",
         "int8": "bitsandbytes:INT8_METHOD",
         "nf4": "bitsandbytes:NF4_METHOD",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from qtoolkit.formats import Layer, Planner
+from qtoolkit.formats import FilePlanner, Layer, Planner, Reader
 from qtoolkit.methods.config import MethodConfig
 from qtoolkit.records import CalibrationReport, OnProgress, PhasePlan, Plan, ignore_progress
 
@@ -40,14 +40,16 @@ class Outcome(NamedTuple):
     """The result of `Method.quantize`.
 
     Attributes:
-        model: the quantized model, ready to run and to save.
+        model: the quantized model, ready to run and to save; None where a file is written.
         calibration: the report of the calibration; None for a method without.
         notes: what was decided, one line each.
+        file: what writes the result; None where it is a model in memory.
     """
 
-    model: "PreTrainedModel"
+    model: "PreTrainedModel | None"
     calibration: CalibrationReport | None = None
     notes: Sequence[str] = ()
+    file: FilePlanner | None = None
 
 
 class Method(Planner):
@@ -81,6 +83,18 @@ class Method(Planner):
     def name(self) -> str:
         """Return the method's name, "gptq"."""
         return self.config_class.method
+
+    def planner_of(self, checkpoint: "Checkpoint", config: Any) -> "Method | Reader":
+        """Return what plans a model. Default: the method itself, since it looks at layers one by one.
+
+        Args:
+            checkpoint: the model in full precision.
+            config: resolved.
+
+        Raises:
+            UnsupportedModelError: the method takes no such model.
+        """
+        return self
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Planner`: by default, transformers finds the format's loader by the config of the checkpoint."""

@@ -1,8 +1,9 @@
 """Open a `.gguf` file as transformers reads it: its config now, its weights when they are wanted."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.checkpoints.config_limits import check_against_weights, check_numbers
+from qtoolkit.checkpoints.folder import load_config, load_generation_config
 from qtoolkit.checkpoints.gguf_header import read_gguf_header
 from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.errors import SourceError
+from qtoolkit.files import file_bytes
+from qtoolkit.hub.licenses import ancestry, inherited, license_of_folder, read_card
 from qtoolkit.models.building import cause_of, using_transformers
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.tokenizer import load_tokenizer
@@ -53,6 +57,38 @@ def open_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Chec
         checked="not checked: a file, of which no hash is known",
         notes=("the .gguf file was expanded to bfloat16 by transformers before it was quantized",),
         expand=partial(_expand, file, config),
+    )
+
+
+def open_gguf_folder(
+    name: str, folder: Path, file: Path, tokenizer: Any, check: Callable[[Path], None], *, headers_only: bool = False
+) -> Checkpoint:
+    """Open a folder that qtoolkit put around a `.gguf` file: config and tokenizer are the folder's.
+
+    Args:
+        name: what the user called the model.
+        folder: holds `config.json` and the file.
+        file: that the config names.
+        tokenizer, headers_only: as for `open_gguf`.
+        check: refuses the model by its config.
+
+    Raises:
+        SourceError, MissingDependencyError: as `open_gguf`.
+    """
+    check(folder)
+    if tokenizer is None and not headers_only:
+        tokenizer = load_tokenizer(folder)
+    opened = open_gguf(file, tokenizer, headers_only=headers_only)
+    card = read_card(folder)
+    return replace(
+        opened,
+        name=name,
+        config=load_config(folder),
+        generation_config=load_generation_config(folder),
+        tokenizer_bytes=file_bytes(folder / "tokenizer.json"),
+        license=license_of_folder(folder),
+        inherited=inherited(card) | ancestry(card),
+        notes=("the .gguf file is expanded to bfloat16 here; llama.cpp runs it as it is stored",),
     )
 
 

@@ -123,7 +123,15 @@ def job_phases(
         writes_text = is_self(getattr(config, "calibration", "self"))
         corrects = isinstance(method, Method) and method.corrects
         phases.append(sensitivity_phase(job, measures, writes_text=writes_text, corrects=corrects))
+    if method.writes_file:
+        return (*phases, *(_writing_too(checkpoint, job, phase, disk_after) for phase in method.phases(job, config)))
     return (*phases, *method.phases(job, config), _probe_phase(job), _save_phase(checkpoint, job, disk_after))
+
+
+def _writing_too(checkpoint: Checkpoint, job: JobShape, phase: PhasePlan, disk_after: int) -> PhasePlan:
+    """Return a phase that writes the result while it quantizes, with what the save takes beside the result's memory."""
+    save = _save_phase(checkpoint, job, disk_after)
+    return replace(phase, disk=save.disk, bytes_moved=phase.bytes_moved + disk_after)
 
 
 def _save_phase(checkpoint: Checkpoint, job: JobShape, disk_after: int) -> PhasePlan:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-from qtoolkit.formats import Reader
+from qtoolkit.formats import Reader, Sizes
 from qtoolkit.methods import Method, MethodConfig, get_method
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import REQUIREMENTS, is_installed
@@ -73,10 +73,13 @@ def plan_job(
     checkpoint = adapt_dtype(checkpoint, device, machine)
     config = method.resolve(config, str(checkpoint.dtype).removeprefix("torch."), device)
     checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)
+    if isinstance(method, Method):
+        method = method.planner_of(checkpoint, config)
     config, layers, skipped = (modules or Modules(checkpoint)).planned(method, config, device)
     buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
-    footprint = sum(layer.bytes_after for layer in (*layers, *skipped)) + sum(buffers.values())
-    disk = sum(layer.disk_bytes for layer in (*layers, *skipped))
+    in_memory = sum(layer.bytes_after for layer in (*layers, *skipped)) + sum(buffers.values())
+    on_disk = sum(layer.disk_bytes for layer in (*layers, *skipped))
+    footprint, disk = method.sizes(Sizes(memory=in_memory, disk=on_disk))
     checkpoint = checkpoint.with_notes(*_larger(checkpoint, disk))
     base = base_terms(checkpoint, method.requires, machine, device, rss)
     # A machine with a GPU has the speed of the GPU alone.

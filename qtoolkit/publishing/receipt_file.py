@@ -176,7 +176,8 @@ def _plain(values: Any) -> Any:
 def receipt_of(checkpoint: "Checkpoint") -> Noted[Receipt | None]:
     """Read the receipt beside the weights of a checkpoint; a damaged one is noted, and left out."""
     try:
-        return Noted(read_receipt(checkpoint.path) if checkpoint.path else None)
+        path = checkpoint.path
+        return Noted(read_receipt(path if path.is_dir() else path.parent) if path else None)
     except CheckpointError as error:
         return Noted(None, (f"{error}: saved again, this model will have none",))
 

@@ -61,8 +61,32 @@ def save_model(
         OutputError: some of these files were removed while the model was saved.
         UnsupportedModelError: a tensor has a type that safetensors files lack.
     """
+    described = describe_model(model, folder, side_files=side_files)
+    written = write_weights(_own_tensors(model), folder, on_progress)
+    beside = write_beside(tokenizer, folder, [*described.value, *written], base=base)
+    return (*described.notes, *beside)
+
+
+def describe_model(
+    model: "PreTrainedModel",
+    folder: Path,
+    *,
+    side_files: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda quantization: {},
+    quantization: Mapping[str, Any] | None = None,
+) -> Noted[list[str]]:
+    """Write the config of a model, what readers expect beside it, and the options of generating.
+
+    Args:
+        model: the model; one on the meta device will do.
+        folder: where its files are written.
+        side_files: as for `save_model`.
+        quantization: a `quantization_config` to write; None for the model's own.
+
+    Returns:
+        The names of the files, and notes of what was left out.
+    """
     names = ["config.json"]
-    config = _config_values(model)
+    config = _config_values(model, quantization)
     text = json.dumps(config.value, indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     for name, text in side_files(config.value.get("quantization_config") or {}).items():
@@ -72,16 +96,34 @@ def save_model(
         # Not `save_pretrained`, which refuses values of many published models, such as a temperature without do_sample.
         model.generation_config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
         names.append("generation_config.json")
-    names += write_weights(_own_tensors(model), folder, on_progress)
+    return Noted(names, config.notes)
+
+
+def write_beside(
+    tokenizer: "PreTrainedTokenizerBase | None", folder: Path, names: Iterable[str], *, base: Path | None
+) -> tuple[str, ...]:
+    """Write the tokenizer and the companion files beside weights.
+
+    Args:
+        tokenizer, folder, base: as for `save_model`.
+        names: of the files that are written already.
+
+    Returns:
+        Notes of what was left out, one line each.
+
+    Raises:
+        OutputError: some of these files were removed meanwhile.
+    """
+    names = list(names)
     # If the folder was removed, transformers would create it again.
     _check_files(folder, names)
     written = Noted[list[str]]([]) if tokenizer is None else write_tokenizer(tokenizer, folder)
     beside = copy_companions(base, folder)
     _check_files(folder, [*names, *written.value, *beside.value])
-    return (*config.notes, *written.notes, *beside.notes)
+    return (*written.notes, *beside.notes)
 
 
-def _config_values(model: "PreTrainedModel") -> Noted[dict[str, Any]]:
+def _config_values(model: "PreTrainedModel", given: Mapping[str, Any] | None) -> Noted[dict[str, Any]]:
     """Return the values of a model's `config.json` for readers of either age, without what names code or other files.
 
     The notes name what fetches or runs code.
@@ -89,6 +131,8 @@ def _config_values(model: "PreTrainedModel") -> Noted[dict[str, Any]]:
     config = model.config
     config.architectures = [type(model).__name__]
     values, dropped = without_code(json.loads(config.to_json_string()))
+    if given is not None:
+        values["quantization_config"] = dict(given)
     quantization = values.get("quantization_config")
     if isinstance(quantization, dict):
         # auto-gptq's names of the file and the folder that the weights were read from.

@@ -1,1 +1,50 @@
-"""The format GGUF: one `.gguf` file that llama.cpp, Ollama and LM Studio run."""
+"""The format GGUF: one file with weights in blocks and the tokenizer, as llama.cpp, Ollama and LM Studio run it."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.errors import CheckpointError
+from qtoolkit.formats.base import Values
+from qtoolkit.formats.file_format import FileFormat
+
+if TYPE_CHECKING:
+    from qtoolkit.formats.base import Reader
+    from qtoolkit.formats.file_format import FilePlanner
+    from qtoolkit.models.checkpoint import Checkpoint
+
+__all__ = ["FORMAT"]
+
+QUANT_METHOD = "gguf"
+
+
+class GGUFFormat(FileFormat):
+    """Store, read and describe `.gguf` files, and the folders that qtoolkit puts around them."""
+
+    name = quant_method = tag = library = QUANT_METHOD
+    packages = ("gguf",)
+
+    def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """See `Format`."""
+        from qtoolkit.formats.gguf.mixes import MIXES
+
+        quant_type = values.get("quant_type")
+        if quant_type not in MIXES:
+            raise CheckpointError(
+                f"its config.json says quant_type {quant_type!r:.40}, not one of {', '.join(MIXES)}: get the folder again"
+            )
+        return QUANT_METHOD, {"quant_type": quant_type}
+
+    def planner(self, checkpoint: "Checkpoint", options: Values, left: Callable[[str], bool]) -> "FilePlanner":
+        """See `FileFormat`."""
+        from qtoolkit.formats.gguf.file_planner import GGUFPlanner
+
+        return GGUFPlanner(checkpoint, options["quant_type"], left)
+
+    def reader(self, checkpoint: "Checkpoint") -> "Reader":
+        """See `Format`."""
+        from qtoolkit.formats.gguf.reader import GGUFReader
+
+        return GGUFReader(checkpoint)
+
+
+FORMAT = GGUFFormat()

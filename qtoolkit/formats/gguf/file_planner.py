@@ -1,0 +1,210 @@
+"""Plan the `.gguf` file of a model, module by module, and write it tensor by tensor."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qtoolkit.checkpoints.gguf_writing import write_gguf
+from qtoolkit.errors import CheckpointError
+from qtoolkit.formats.base import Sizes
+from qtoolkit.formats.file_format import FilePlanner
+from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
+from qtoolkit.formats.gguf.mixes import MIXES
+from qtoolkit.formats.layer import Layer
+from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
+from qtoolkit.models.tokenizer import load_tokenizer
+from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, ProgressEvent, Term
+from qtoolkit.tensor.block_types import BLOCK_TYPES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
+    from qtoolkit.stream.cost import JobShape
+
+# Float32 copies of the blocks that are searched at one time, measured on Q3_K, the type that takes most.
+_SEARCH_BYTES = 120_000_000
+# What a file's name may be made of on every system.
+_ODD = re.compile(r"[^\w.-]+", re.ASCII)
+
+
+class GGUFPlanner(FilePlanner):
+    """Plan and write the file of one model.
+
+    Args:
+        checkpoint: the model in full precision.
+        quant_type: a name of `MIXES`.
+        left: whether a module stays in 16 bits, by its name.
+
+    Raises:
+        UnsupportedModelError: the architecture, an option of it, a tensor or the tokenizer is not written.
+    """
+
+    name = "gguf"
+    bits: Mapping[str, int] = {}
+
+    def __init__(self, checkpoint: "Checkpoint", quant_type: str, left: Callable[[str], bool]) -> None:
+        self._checkpoint = checkpoint
+        self._quant_type = quant_type
+        stem = Path(checkpoint.name.partition("@")[0]).name.removesuffix(".gguf") or "model"
+        self._stem = _ODD.sub("-", stem).strip("-.") or "model"
+        shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(checkpoint).items()}
+        general = {"general.name": stem} | ({"general.license": checkpoint.license} if checkpoint.license else {})
+        planned = plan_file(checkpoint.config, shapes, _tokenizer_of(checkpoint), quant_type, general)
+        self.file = FilePlan(planned.values, tuple(_left(one, left) for one in planned.tensors))
+        self._by_module = _by_module(self.file)
+        self.file_notes = _notes(self.file, quant_type)
+
+    @property
+    def file_name(self) -> str:
+        """Return the name of the file, as llama.cpp and Ollama find a type in a repository: "NAME-Q4_K_M.gguf"."""
+        return f"{self._stem}-{self._quant_type}.gguf"
+
+    def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
+        """See `Planner`: a layer takes what its tensor takes in the file, and runs from there."""
+        return self._plan(layer)
+
+    def plan_embedding(self, layer: Layer, config: Any, *, multiplies: bool) -> LayerPlan | None:
+        """See `Planner`: embeddings are quantized too."""
+        return self._plan(layer)
+
+    def sizes(self, layers: Sizes) -> Sizes:
+        """See `Planner`: norms are float32 in the file, and its header holds the tokenizer."""
+        return Sizes(memory=sum(entry.nbytes for entry in self.file.entries), disk=self.file.nbytes)
+
+    def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
+        """See `Planner`: one phase, which reads, quantizes and writes one tensor after the other."""
+        read = max((layer.bytes_before for layer in (*job.layers, *job.skipped)), default=0)
+        written = max((entry.nbytes for entry in self.file.entries), default=0)
+        memory = [
+            Term("largest tensor, as it is read", read, "its bytes in the type of the checkpoint"),
+            Term("the same, as it is written", written, "its blocks"),
+            Term("blocks that are searched", _SEARCH_BYTES, "float32 copies of the blocks of one step, measured"),
+            Term("read and not given back yet", GIVE_BACK_EVERY, "freed memory is given back after so much"),
+        ]
+        if job.expanded:
+            memory.append(Term("the .gguf file, expanded", job.expanded, "in bfloat16"))
+        seconds = job.time(moved=job.read_bytes + self.file.nbytes, touched=_TOUCHES * 4 * job.weight_bytes)
+        return (PhasePlan("quantize", (*job.base, *memory), (), bytes_moved=job.read_bytes, seconds=seconds),)
+
+    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+        """See `Planner`."""
+        return self.file_notes
+
+    def write(self, folder: Path, device: str, on_progress: OnProgress) -> Mapping[str, Any]:
+        """See `FilePlanner`."""
+        checkpoint = self._checkpoint
+        tensors = checkpoint.expand() if checkpoint.expand else checkpoint.tensors
+        entries = {tensor.entry: tensor for tensor in self.file.tensors}
+        total = checkpoint.weight_bytes
+        done = given_back = 0
+
+        def read(name: str) -> torch.Tensor:
+            nonlocal done
+            weight = tensors[name][...]
+            done += weight.nbytes
+            if not torch.isfinite(weight.sum(dtype=torch.float32)) and not torch.isfinite(weight).all():
+                raise CheckpointError(
+                    f"{name!r:.120} of {checkpoint.name} holds NaN or infinity, which no block can hold: get the model again"
+                )
+            return weight.to(device)
+
+        written = write_gguf(
+            folder / self.file_name, self.file.values, self.file.entries, lambda entry: entries[entry].made(read)
+        )
+        for entry in written:
+            if done - given_back > GIVE_BACK_EVERY:
+                given_back = done
+                give_memory_back()
+            on_progress(ProgressEvent("quantize", min(done, total), total, "bytes", entry.name))
+        return {"quant_method": self.name, "quant_type": self._quant_type, "file": self.file_name}
+
+    def written_bytes(self, folder: Path) -> int:
+        """See `FilePlanner`."""
+        from qtoolkit.formats.gguf.reader import read_entries
+
+        return sum(read_entries(folder / self.file_name).values())
+
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+        """See `Planner`: what is planned is written, not loaded."""
+        raise NotImplementedError(f"{self.file_name} is not written yet")
+
+    def _plan(self, layer: Layer) -> LayerPlan:
+        """Return the plan of a module by its tensor in the file."""
+        found = self._by_module.get(layer.name)
+        if found is None:
+            return layer.left_alone("has no tensor of its own in the file")
+        nbytes, types = found
+        plan = layer.replaced(nbytes, disk_bytes=nbytes, working_bytes=nbytes)
+        usual = MIXES[self._quant_type].base
+        return plan if types == {usual} else replace(plan, adjusted=f"as {', '.join(sorted(types))}")
+
+
+# The searches of a scale pass over each block so often.
+_TOUCHES = 40
+
+
+def _tensors(checkpoint: "Checkpoint") -> Mapping[str, Any]:
+    """Return what has the shapes of the tensors of a checkpoint, by name; nothing is read."""
+    if checkpoint.expand is None:
+        return checkpoint.tensors
+    tied = checkpoint.skeleton.all_tied_weights_keys
+    return {name: tensor for name, tensor in checkpoint.skeleton.state_dict().items() if name not in tied}
+
+
+def _tokenizer_of(checkpoint: "Checkpoint") -> Any:
+    """Return the tokenizer of a checkpoint, which a plan has left unread."""
+    if checkpoint.tokenizer is not None or checkpoint.path is None or not checkpoint.tokenizer_bytes:
+        return checkpoint.tokenizer
+    return load_tokenizer(checkpoint.path)
+
+
+def _left(tensor: PlannedTensor, left: Callable[[str], bool]) -> PlannedTensor:
+    """Return a tensor in 16 bits where one of its modules stays so."""
+    modules = (source.rpartition(".")[0] for source in tensor.sources)
+    if tensor.type_.block_size == 1 or not any(left(module) for module in modules):
+        return tensor
+    plain = BLOCK_TYPES["F16"]
+    count = tensor.entry.nbytes // tensor.type_.block_bytes * tensor.type_.block_size
+    entry = replace(tensor.entry, number=plain.number, nbytes=count * plain.block_bytes)
+    return replace(tensor, type_=plain, entry=entry)
+
+
+def _by_module(file: FilePlan) -> dict[str, tuple[int, set[str]]]:
+    """Return for each module with a matrix in the file the bytes of that, and the names of their types."""
+    sizes: dict[str, int] = defaultdict(int)
+    types: dict[str, set[str]] = defaultdict(set)
+    for tensor in file.tensors:
+        for source in tensor.sources:
+            module, _, kind = source.rpartition(".")
+            if kind == "weight" and len(tensor.entry.shape) > 1:
+                sizes[module] += tensor.entry.nbytes // len(tensor.sources)
+                types[module].add(tensor.type_.name)
+    return {module: (sizes[module], types[module]) for module in sizes}
+
+
+def _notes(file: FilePlan, quant_type: str) -> tuple[str, ...]:
+    """Tell the types of all tensors, and the fallbacks for rows that do not divide."""
+    counts = Counter(tensor.type_.name for tensor in file.tensors)
+    types = ", ".join(f"{count} x {name}" for name, count in counts.most_common())
+    notes = [f"tensors in the file: {types}; llama.cpp's choice for {quant_type}"]
+    base = BLOCK_TYPES[MIXES[quant_type].base]
+    odd = [
+        tensor
+        for tensor in file.tensors
+        if len(tensor.entry.shape) > 1 and tensor.type_.name != "F32" and tensor.entry.shape[-1] % base.block_size
+    ]
+    if odd:
+        width = odd[0].entry.shape[-1]
+        names = ", ".join(sorted({tensor.type_.name for tensor in odd}))
+        notes.append(
+            f"{len(odd)} tensors have rows that are no multiple of {base.block_size}, such as {width}: they become {names} "
+            "instead, as by llama.cpp"
+        )
+    return tuple(notes)

@@ -1,0 +1,73 @@
+"""Plan and load a folder around a `.gguf` file: weights are expanded to 16 bits, since torch multiplies with no blocks."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.formats.base import Reader, Sizes
+from qtoolkit.formats.gguf.architectures import architecture_of
+from qtoolkit.formats.gguf.tensor_places import places_of
+from qtoolkit.formats.layer import Layer
+from qtoolkit.records import LayerPlan, ignore_progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
+
+
+def read_entries(file: Path) -> dict[str, int]:
+    """Return the bytes of each tensor of a file, by its name there."""
+    import gguf
+
+    return {tensor.name: int(tensor.n_bytes) for tensor in gguf.GGUFReader(file).tensors}
+
+
+class GGUFReader(Reader):
+    """Plan and load one folder.
+
+    Args:
+        checkpoint: of a folder whose config names the file.
+    """
+
+    name = "gguf"
+    bits: Mapping[str, int] = {}
+
+    def __init__(self, checkpoint: "Checkpoint") -> None:
+        assert checkpoint.path is not None
+        entries = read_entries(checkpoint.path)
+        self._file_size = checkpoint.path.stat().st_size
+        architecture = architecture_of(checkpoint.config)
+        self._by_module = {
+            source.rpartition(".")[0]: sum(entries.get(place.name, 0) for place in places)
+            for source in checkpoint.skeleton.state_dict()
+            if (places := places_of(source, architecture)) and source.endswith(".weight")
+        }
+
+    def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
+        """See `Planner`: as large in memory as before, and as its tensor in the file."""
+        nbytes = self._by_module.get(layer.name)
+        if not nbytes:
+            return layer.left_alone("has no tensor of its own in the file")
+        before = layer.num_weights * layer.itemsize
+        return layer.replaced(before, disk_bytes=nbytes, working_bytes=nbytes)
+
+    def plan_embedding(self, layer: Layer, config: Any, *, multiplies: bool) -> LayerPlan | None:
+        """See `Planner`."""
+        return self.plan_layer(layer, config)
+
+    def sizes(self, layers: Sizes) -> Sizes:
+        """See `Planner`."""
+        return layers._replace(disk=self._file_size)
+
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+        """See `Planner`."""
+        from qtoolkit.stream.loading import load_streamed
+
+        config = copy.deepcopy(checkpoint.config)
+        del config.quantization_config
+        plain = replace(checkpoint, config=config, _built=[])
+        return load_streamed(plain, None, device=device, on_progress=ignore_progress)
