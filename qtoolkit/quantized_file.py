@@ -48,7 +48,7 @@ class QuantizedFile(QuantizedModel):
         self.receipt = receipt
 
     @cached_property
-    def model(self) -> "PreTrainedModel":  # type: ignore[override]  # a field there
+    def model(self) -> "PreTrainedModel":
         """Load the model from its folder, expanded to 16 bits, and keep it.
 
         Raises:

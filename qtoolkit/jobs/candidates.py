@@ -13,7 +13,7 @@ from qtoolkit.errors import CheckpointError, ConfigError, JobCancelled, QToolkit
 from qtoolkit.evaluation.generation import continue_text
 from qtoolkit.evaluation.scoring import Predictor
 from qtoolkit.evaluation.token_losses import measure_quality
-from qtoolkit.files import absolute, path_of
+from qtoolkit.files import absolute, path_of, scratch_folder
 from qtoolkit.formats import quiet_layers
 from qtoolkit.jobs.checkpoint_loading import run_loading
 from qtoolkit.jobs.checkpoint_opening import open_source
@@ -37,6 +37,7 @@ from qtoolkit.optional import optional
 from qtoolkit.planning.phases import memory_to_use
 from qtoolkit.planning.planner import plan_job
 from qtoolkit.quantized import QuantizedModel
+from qtoolkit.quantized_file import QuantizedFile
 from qtoolkit.records import FULL_PRECISION, Compared, OnProgress, QualityReport
 from qtoolkit.requests import LoadRequest, ModelSource, QuantizeRequest
 from qtoolkit.texts.windows import Windows
@@ -210,7 +211,7 @@ def measure_candidate(candidate: Candidate, base: Base) -> Compared:
     with opened.scorer.open(windows.tokens, base.on_progress) as predictor, quiet_layers():
         model = predictor.model
         # What is not in this process's memory as a whole is mapped from its file.
-        footprint = row.disk if model is None else memory_footprint(model)
+        footprint = row.footprint or (row.disk if model is None else memory_footprint(model))
         assert footprint is not None
         report = measure_quality(windows, predictor, base.predictor, base.on_progress)
         report = with_origin(report, opened, base.checkpoint, base.device)
@@ -253,7 +254,7 @@ def _open_candidate(candidate: Candidate, base: Base) -> tuple[Opened, Compared]
             tokenizer=source.tokenizer,
             on_progress=on_progress,
         )
-        model = run_quantization(request)
+        model = _quantize(request)
     elif isinstance(model, str | os.PathLike):
         model = run_loading(
             LoadRequest(model, device=base.device, revision=revision, token=source.token, tokenizer=source.tokenizer)
@@ -261,8 +262,21 @@ def _open_candidate(candidate: Candidate, base: Base) -> tuple[Opened, Compared]
     if isinstance(model, QuantizedModel):
         report = model.report
         disk = report.memory.disk_after or report.memory.predicted_disk_after
-        row = replace(row, method=report.method, settings=report.settings, disk=disk)
+        # A file is mapped as it is stored by the programs that run it, and expanded here.
+        footprint = report.memory.footprint_after if isinstance(model, QuantizedFile) else None
+        row = replace(row, method=report.method, settings=report.settings, disk=disk, footprint=footprint)
     return open_model(model, source, device=base.device, on_progress=on_progress), row
+
+
+def _quantize(request: QuantizeRequest) -> QuantizedModel:
+    """Quantize a model in memory; one that is written as a file is opened, and the file removed."""
+    assert isinstance(request.config, MethodConfig)
+    if not get_method(request.config.method).writes_file:
+        return run_quantization(request)
+    with scratch_folder("qtoolkit-file-") as scratch:
+        result = run_quantization(replace(request, output=scratch / "result"))
+        assert result.model is not None  # it is read now
+        return result
 
 
 def measure_row(candidate: Candidate, task: Task, measure: Callable[[], Compared]) -> Compared:

@@ -1,7 +1,7 @@
 """Round weights to the block types of `.gguf` files, each block with the scales that a search finds best."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from qtoolkit.formats import FileFormat, FilePlanner, Layer, get_format
 from qtoolkit.methods.config import MethodConfig
@@ -14,29 +14,37 @@ if TYPE_CHECKING:
     from qtoolkit.stream.journal import JournalLocation
 
 
+_DEFAULT = "Q4_K_M"
+
+
 @dataclass(frozen=True, kw_only=True)
 class GGUF(MethodConfig):
     """A `.gguf` file for llama.cpp, Ollama and LM Studio, with the types that llama.cpp's own quantizer chooses.
 
-    Q4_K_M takes 4.9 bits a weight in models of some billion weights, more in smaller ones, whose embeddings are a larger
-    share. The names are llama.cpp's: `_K` are super-blocks of 256 weights with scales of their own, `_0` and `_1` blocks
-    of 32; S and M say how many tensors get more bits.
+    Q4_K_M takes 4.9 bits a weight in models of some billion weights, more in smaller ones, whose embeddings are a
+    larger share. The names are llama.cpp's: `_K` are super-blocks of 256 weights with scales of their own, `_0` and
+    `_1` blocks of 32; S and M say how many tensors get more bits. `GGUF("Q8_0")` is `GGUF(quant_type="Q8_0")`.
     """
 
     method: ClassVar[str] = "gguf"
     format: ClassVar[str] = "gguf"
 
     quant_type: str = option(
-        "Q4_K_M",
+        _DEFAULT,
         choices=(
             *("Q2_K", "Q3_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_M", "Q6_K", "Q8_0"),
             *("F16", "BF16"),
         ),
         help="how weights are stored, by llama.cpp's names, from the smallest to the largest file",
+        by_place=True,
     )
     exclude: tuple[str, ...] = option(
         (), help="modules that stay in 16 bits, by name, by the end of the name, or by pattern (*.o_proj)"
     )
+
+    def __new__(cls, quant_type: str = _DEFAULT, **values: Any) -> Self:
+        """Take the type of a file by its place too, as everybody writes it."""
+        return super().__new__(cls, quant_type=quant_type, **values)
 
 
 class BlockRounding(Method):

@@ -21,6 +21,7 @@ def option(
     least: int | None = None,
     secret: bool = False,
     absent: Any = MISSING,
+    by_place: bool = False,
 ) -> Any:
     """Make a field that describes itself: signatures, magics, panels, TOML and the docs are derived from it.
 
@@ -36,6 +37,7 @@ def option(
         secret: whether the value is left out of the `repr` and of pickles.
         absent: of an option that was added later, the value that does what was done before: what a file that lacks the
             option means.
+        by_place: whether it may also be given without its name, as the first argument.
     """
     described = describe(help, metavar or unit.upper() or "NAME")
     metadata = {**described, "choices": choices, "unit": unit, "per_layer": per_layer, "empty": empty, "least": least}
@@ -43,7 +45,7 @@ def option(
         metadata["absent"] = absent
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, repr=not secret, metadata=metadata)
+    return field(default=default, repr=not secret, metadata=metadata, kw_only=not by_place)
 
 
 def describe(help: str, metavar: str = "") -> Mapping[str, Any]:
