@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.formats.base import Format, Reader, Values
 from qtoolkit.records import OnProgress
@@ -43,7 +43,37 @@ class FilePlanner(Reader):
 
 
 class FileFormat(Format):
-    """Base of the formats whose whole model is one file."""
+    """Base of the formats whose whole model is one file; a folder's `quantization_config` names it as `file`.
+
+    Attributes:
+        suffix: how the file's name ends.
+        load_argument: of transformers' `from_pretrained`, which names the file.
+    """
+
+    suffix: ClassVar[str]
+    load_argument: ClassVar[str]
+
+    def file_name(self, values: Values) -> str:
+        """Return the name of the file that a `quantization_config`, which anybody may have written, names."""
+        name = values.get("file")
+        return name if isinstance(name, str) else ""
+
+    @abstractmethod
+    def bytes_by_type(self, file: Path) -> Mapping[str, int]:
+        """Return the bytes of all tensors of each type, by the header of a file: `{"Q4_K": 71442432, "F32": 140544}`.
+
+        Raises:
+            CheckpointError, UnsupportedModelError: it is damaged, or of another kind.
+        """
+
+    @abstractmethod
+    def commands(self, repo_id: str, options: Values) -> tuple[str, ...]:
+        """Return the commands that run a published model, each with the program's name as a comment before it.
+
+        Args:
+            repo_id: of the model on the Hub.
+            options: fields of the config that it was made with, which anybody may have edited.
+        """
 
     @abstractmethod
     def planner(self, checkpoint: "Checkpoint", options: Values, left: "Callable[[str], bool]") -> FilePlanner:

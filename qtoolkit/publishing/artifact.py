@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, QToolkitError, oneline, printable
 from qtoolkit.files import path_of, read_json
-from qtoolkit.formats import Format, format_of
+from qtoolkit.formats import FileFormat, Format, format_of
 from qtoolkit.hub.licenses import read_card
 from qtoolkit.partial import put_back
 from qtoolkit.publishing.listing import list_folder
-from qtoolkit.publishing.receipt_file import read_receipt
+from qtoolkit.publishing.receipt_file import bytes_by_dtype, read_receipt
 from qtoolkit.records import Receipt
 
 if TYPE_CHECKING:
@@ -57,20 +57,37 @@ class Artifact:
 
     @property
     def weight_files(self) -> tuple[str, ...]:
-        """Names of the safetensors files beside the config."""
+        """Names of the weight files beside the config: safetensors files, or the one file of a format that has one."""
+        if isinstance(self.format, FileFormat):
+            name = self.format.file_name(self.quantization or {})
+            return (name,) if name in self.names else ()
         return tuple(name for name in self.names if name.endswith(".safetensors") and "/" not in name)
 
     @cached_property
     def headers(self) -> Headers:
-        """The headers of its weight files, read once."""
+        """The headers of its safetensors files, read once."""
         tensors = []
         errors = []
-        for file in self.weight_files:
+        for file in () if isinstance(self.format, FileFormat) else self.weight_files:
             try:
                 tensors += [(file, name, tensor) for name, tensor in read_tensors(self.path / file).items()]
             except QToolkitError as error:
                 errors.append(error)
         return Headers(tensors, errors)
+
+    @cached_property
+    def bytes_by_type(self) -> Mapping[str, int]:
+        """The bytes of the tensors of each type, in all weight files.
+
+        Raises:
+            QToolkitError: the header of one is refused.
+        """
+        if isinstance(self.format, FileFormat):
+            sizes = [self.format.bytes_by_type(self.path / file) for file in self.weight_files]
+            return sizes[0] if sizes else {}
+        if self.headers.errors:
+            raise self.headers.errors[0]
+        return bytes_by_dtype(tensor for _, _, tensor in self.headers.tensors)
 
     @cached_property
     def card(self) -> "ModelCardData | None":

@@ -217,6 +217,7 @@ def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            **_file_of(folder),
         )
         keys = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
         ids = token_ids or probe_tokens(None, model.config.get_text_config().vocab_size)
@@ -224,6 +225,12 @@ def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list
 
     values, error = _attempt(run)
     return {"model": "", "keys": {}, "loss": None, "logits": [], **(values or {}), "model_error": error}
+
+
+def _file_of(folder: Path) -> dict[str, str]:
+    """Return the option of transformers that names the one file that holds the model, where the config names one."""
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
+    return {"gguf_file": values["file"]} if values.get("quant_method") == "gguf" else {}
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from qtoolkit.checkpoints.hub_names import HUB_TEXTS, is_hub_id
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats import is_uneven
+from qtoolkit.formats import FileFormat, is_uneven
 from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
 from qtoolkit.methods import config_class, find_config, get_method
 from qtoolkit.publishing.card_frontier import frontier_section
@@ -65,6 +65,8 @@ def make_card(
         packages=packages_of(receipt),
         other_packages=other_packages_of(receipt),
         needs_qtoolkit=needs_qtoolkit(receipt),
+        commands=_commands(receipt, request.repo_id),
+        file_argument=_file_argument(receipt),
         readers=readers_of(receipt),
         programs=table(("program", "loads it", "what to know"), programs) if programs else "",
         quality=request.quality,
@@ -140,6 +142,21 @@ def choose_license(base: str, known: str | None, given: str | None) -> str:
             f"license='apache-2.0' for example, by the Hub's name for it ({_LICENSES})"
         )
     return chosen
+
+
+def _commands(receipt: Receipt, repo_id: str) -> tuple[str, ...]:
+    """Return the commands that run a model which is one file; none for another."""
+    format_ = format_of_receipt(receipt)
+    return format_.commands(repo_id, receipt.settings) if isinstance(format_, FileFormat) else ()
+
+
+def _file_argument(receipt: Receipt) -> str:
+    """Return the argument that names the one file of a model to transformers, with a comma; empty for another."""
+    format_ = format_of_receipt(receipt)
+    if not isinstance(format_, FileFormat):
+        return ""
+    file = next((name for name in receipt.files if name.endswith(format_.suffix)), "")
+    return f", {format_.load_argument}={_python(file)}"
 
 
 def _tags(receipt: Receipt) -> list[str]:

@@ -1,6 +1,6 @@
 """Check that the files of a saved model are those that the job wrote, and agree with each other."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from qtoolkit.checkpoints import folder as folders
@@ -15,10 +15,10 @@ from qtoolkit.checkpoints.filenames import (
 from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.files import MAX_JSON_BYTES, read_json, sha256_of
+from qtoolkit.formats import FileFormat
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.models.foreign_codes import find_codes
 from qtoolkit.publishing.artifact import Artifact
-from qtoolkit.publishing.receipt_file import bytes_by_dtype
 from qtoolkit.records import Check
 from qtoolkit.units import format_bytes
 
@@ -33,6 +33,8 @@ _INDEX_BYTES = 1_000
 _LEAST_FOOTPRINT, _MOST_FOOTPRINT = 0.5, 2.5
 _BUFFER_BYTES = 1_000_000
 AGAIN = "save or download it again"
+# The check of a model that is one file.
+FILE = "model file"
 # What to do instead where the bytes are those that were written: another download brings the same.
 ANEW = "make it anew: its files are as they were written"
 # Options that the config of a checkpoint states by our names; others, such as exclude, it states otherwise.
@@ -125,6 +127,18 @@ def check_hashes(artifact: Artifact) -> Check:
     return check_of("file hashes", problems, f"{len(files)} files, {format_bytes(size)}", remedy)
 
 
+def check_file(artifact: Artifact) -> Check:
+    """Check that a model that is one file is there, and that the header is sound and as long as the file."""
+    name = f"{artifact.quantization['file'] if artifact.quantization else ''}"
+    problems = [] if artifact.weight_files else [f"{name} is not in the folder"]
+    held: Mapping[str, int] = {}
+    try:
+        held = artifact.bytes_by_type
+    except QToolkitError as error:
+        problems.append(oneline(error).replace(f"{artifact.path}/", ""))
+    return check_of(FILE, problems, f"{name}: {format_bytes(sum(held.values()))} of tensors")
+
+
 def check_headers(artifact: Artifact) -> Check:
     """Check that each weight file is a sound safetensors file, as long as its header says."""
     tensors, errors = artifact.headers
@@ -165,10 +179,10 @@ def check_dtypes(artifact: Artifact) -> Check:
     name = "dtypes and sizes"
     if artifact.receipt is None:
         return without_receipt(name)
-    tensors, errors = artifact.headers
-    if errors:
+    try:
+        held = artifact.bytes_by_type
+    except QToolkitError:
         return _without_tensors(name)
-    held = bytes_by_dtype(tensor for _, _, tensor in tensors)
     written = artifact.receipt.dtypes
     memory = artifact.receipt.memory
     problems = [
@@ -177,12 +191,15 @@ def check_dtypes(artifact: Artifact) -> Check:
         if held.get(dtype) != written.get(dtype)
     ]
     size = sum(held.values())
-    headers = _HEADER_BYTES * len(tensors)
-    planned = memory.predicted_disk_after
-    if planned is not None and abs(size - planned) > headers:
-        problems.append(f"{format_bytes(size)} instead of the {format_bytes(planned)} that were planned")
     files = artifact.receipt.files
     on_disk = sum(files[file].size for file in artifact.weight_files if file in files)
+    # Of a file that holds the tokenizer too, the whole is planned.
+    whole = isinstance(artifact.format, FileFormat)
+    planned_part = on_disk if whole else size
+    headers = 0 if whole else _HEADER_BYTES * len(artifact.headers.tensors)
+    planned = memory.predicted_disk_after
+    if planned is not None and abs(planned_part - planned) > headers:
+        problems.append(f"{format_bytes(planned_part)} instead of the {format_bytes(planned)} that were planned")
     if memory.disk_after is not None and abs(memory.disk_after - on_disk) > headers:
         problems.append(f"weight files of {format_bytes(on_disk)} instead of {format_bytes(memory.disk_after)}")
     least = _LEAST_FOOTPRINT * size - _BUFFER_BYTES

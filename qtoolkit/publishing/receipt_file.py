@@ -14,7 +14,8 @@ from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.checkpoints.remedy import lfs_problem
 from qtoolkit.checkpoints.safetensors import DTYPES, StoredTensor, read_tensors
 from qtoolkit.errors import CheckpointError, ConfigError, oneline, printable
-from qtoolkit.files import sha256_of, write_whole
+from qtoolkit.files import read_json, sha256_of, write_whole
+from qtoolkit.formats import FileFormat, format_of
 from qtoolkit.noted import Noted
 from qtoolkit.publishing import behaviour
 from qtoolkit.publishing.patterns import last_part, without_paths
@@ -122,10 +123,9 @@ def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
         OSError: it cannot be written, or somebody removed a file meanwhile.
     """
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != RECEIPT_FILE)
-    weights = (folder / name for name in names if name.endswith(".safetensors"))
     finished = replace(
         receipt,
-        dtypes=bytes_by_dtype(tensor for file in weights for tensor in read_tensors(file).values()),
+        dtypes=_bytes_by_type(folder, names),
         files={name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name)) for name in names},
     )
     text = json.dumps(finished.to_dict(), indent=1, ensure_ascii=False) + "\n"
@@ -180,6 +180,16 @@ def receipt_of(checkpoint: "Checkpoint") -> Noted[Receipt | None]:
         return Noted(read_receipt(path if path.is_dir() else path.parent) if path else None)
     except CheckpointError as error:
         return Noted(None, (f"{error}: saved again, this model will have none",))
+
+
+def _bytes_by_type(folder: Path, names: Iterable[str]) -> Mapping[str, int]:
+    """Return the bytes of the tensors of each type in the weight files of a folder."""
+    values = read_json(folder / "config.json").get("quantization_config") or {}
+    format_ = format_of(values)
+    if isinstance(format_, FileFormat):
+        return format_.bytes_by_type(folder / format_.file_name(values))
+    weights = (folder / name for name in names if name.endswith(".safetensors"))
+    return bytes_by_dtype(tensor for file in weights for tensor in read_tensors(file).values())
 
 
 def bytes_by_dtype(tensors: Iterable[StoredTensor]) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.errors import QToolkitError, oneline, printable
+from qtoolkit.formats import FileFormat
 from qtoolkit.measure.guard import explained
 from qtoolkit.publishing import behaviour_checks, contract_check, file_checks, origin_checks, run_cache, safety_checks
 from qtoolkit.publishing.artifact import Artifact, open_artifact
@@ -123,7 +124,7 @@ def _unread_base(why: str) -> Check:
 
 
 # A folder that fails one of these must not be given to anything that opens or runs it.
-_UNSAFE = ("regular files", "safetensors", "config", "no pickles", "no code")
+_UNSAFE = ("regular files", "safetensors", file_checks.FILE, "config", "no pickles", "no code")
 _FILE_CHECKS: dict[str, Callable[[Artifact], Check]] = {
     "receipt": file_checks.check_receipt,
     "file hashes": file_checks.check_hashes,
@@ -140,12 +141,20 @@ _FILE_CHECKS: dict[str, Callable[[Artifact], Check]] = {
 }
 
 
+# Of a model that is one file.
+_RENAMED = {"safetensors": file_checks.FILE}
+
+
 def check_files(artifact: Artifact) -> Iterator[Check]:
     """Yield the checks that need the files alone; nothing of the folder is run."""
     odd = file_checks.check_regular(artifact)
     if odd is not None:
         yield odd
-    for name, make in _FILE_CHECKS.items():
+    checks = dict(_FILE_CHECKS)
+    if isinstance(artifact.format, FileFormat):
+        checks = {_RENAMED.get(name, name): make for name, make in checks.items() if name != "index"}
+        checks[file_checks.FILE] = file_checks.check_file
+    for name, make in checks.items():
         yield _made(name, partial(make, artifact))
 
 

@@ -1,6 +1,7 @@
 """The format GGUF: one file with weights in blocks and the tokenizer, as llama.cpp, Ollama and LM Studio run it."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError
@@ -22,6 +23,20 @@ class GGUFFormat(FileFormat):
 
     name = quant_method = tag = library = QUANT_METHOD
     packages = ("gguf",)
+    suffix = ".gguf"
+    load_argument = "gguf_file"
+
+    def commands(self, repo_id: str, options: Values) -> tuple[str, ...]:
+        """See `FileFormat`: as the documentation of each program has them (llama.cpp, Ollama, LM Studio's `lms`)."""
+        from qtoolkit.formats.gguf.mixes import MIXES
+
+        quant_type = options.get("quant_type")
+        chosen = f":{quant_type}" if quant_type in MIXES else ""
+        return (
+            f"llama-cli -hf {repo_id}{chosen}  # llama.cpp",
+            f"ollama run hf.co/{repo_id}{chosen}  # Ollama",
+            f"lms get https://huggingface.co/{repo_id}{chosen.replace(':', '@')}  # LM Studio",
+        )
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
@@ -30,7 +45,8 @@ class GGUFFormat(FileFormat):
         quant_type = values.get("quant_type")
         if quant_type not in MIXES:
             raise CheckpointError(
-                f"its config.json says quant_type {quant_type!r:.40}, not one of {', '.join(MIXES)}: get the folder again"
+                f"its config.json says quant_type {quant_type!r:.40}, not one of {', '.join(MIXES)}: "
+                "get the folder again"
             )
         return QUANT_METHOD, {"quant_type": quant_type}
 
@@ -39,6 +55,12 @@ class GGUFFormat(FileFormat):
         from qtoolkit.formats.gguf.file_planner import GGUFPlanner
 
         return GGUFPlanner(checkpoint, options["quant_type"], left)
+
+    def bytes_by_type(self, file: Path) -> Mapping[str, int]:
+        """See `FileFormat`."""
+        from qtoolkit.formats.gguf.reader import bytes_by_type
+
+        return bytes_by_type(file)
 
     def reader(self, checkpoint: "Checkpoint") -> "Reader":
         """See `Format`."""

@@ -1,11 +1,13 @@
 """Plan and load a folder around a `.gguf` file: weights are expanded to 16 bits, since torch multiplies with no blocks."""
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.checkpoints.gguf_header import read_gguf
 from qtoolkit.formats.base import Reader, Sizes
 from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.tensor_places import places_of
@@ -21,9 +23,15 @@ if TYPE_CHECKING:
 
 def read_entries(file: Path) -> dict[str, int]:
     """Return the bytes of each tensor of a file, by its name there."""
-    import gguf
+    return {name: place.nbytes for name, place in read_gguf(file).tensors.items()}
 
-    return {tensor.name: int(tensor.n_bytes) for tensor in gguf.GGUFReader(file).tensors}
+
+def bytes_by_type(file: Path) -> dict[str, int]:
+    """Return the bytes of all tensors of each type, as `FileFormat.bytes_by_type`."""
+    sizes: Counter[str] = Counter()
+    for place in read_gguf(file).tensors.values():
+        sizes[place.type_.name] += place.nbytes
+    return dict(sorted(sizes.items()))
 
 
 class GGUFReader(Reader):

@@ -1,0 +1,128 @@
+"""A model is quantized into a `.gguf` file: what was planned is written, and other readers find the same numbers in it."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import qtoolkit as qt
+from qtoolkit.errors import CheckpointError, ConfigError
+from qtoolkit.formats.gguf.mixes import MIXES
+from qtoolkit.records import ProgressEvent
+from tests.sample_models import dequantized
+
+FILE = "tiny_llama-Q8_0.gguf"
+
+
+@pytest.fixture(scope="module")
+def result(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> qt.QuantizedModel:
+    return qt.quantize(str(tiny_llama), qt.GGUF("Q8_0"), output=tmp_path_factory.mktemp("file") / "out")
+
+
+def test_the_choices_are_the_mixes() -> None:
+    (choices,) = (field.metadata["choices"] for field in fields(qt.GGUF) if field.name == "quant_type")
+    assert {*choices} == {*MIXES}
+
+
+def test_the_file_is_as_large_as_planned(result: qt.QuantizedModel, tiny_llama: Path) -> None:
+    """To the byte: by a plan that reads no weight, and by the tensors that the `gguf` package finds."""
+    assert result.path is not None
+    file = result.path / FILE
+    plan = qt.plan(str(tiny_llama), qt.GGUF("Q8_0"))
+    assert plan.disk_after == result.memory.predicted_disk_after == file.stat().st_size
+    tensors = gguf.GGUFReader(file).tensors
+    assert plan.footprint_after == result.memory.footprint_after == sum(int(tensor.n_bytes) for tensor in tensors)
+
+
+def test_each_weight_is_within_half_a_step(result: qt.QuantizedModel, tiny_llama: Path) -> None:
+    """Q8_0 has 127 steps up to the largest weight of 32; compared in the rows that llama.cpp does not reorder."""
+    assert result.path is not None
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(result.path / FILE).tensors}
+    source = load_file(tiny_llama / "model.safetensors")
+    for kind, module in (("attn_v", "self_attn.v_proj"), ("ffn_down", "mlp.down_proj")):
+        stored = tensors[f"blk.1.{kind}.weight"]
+        weight = source[f"model.layers.1.{module}.weight"].double().numpy()
+        found = gguf.dequantize(stored.data, stored.tensor_type).astype(np.float64)
+        blocks = np.abs(weight).reshape(len(weight), -1, 32)
+        step = np.repeat(blocks.max(2) / 127, 32, axis=1)
+        assert (np.abs(found - weight) <= 0.501 * step + 1e-3 * np.abs(weight)).all()
+
+
+def test_transformers_and_qtoolkit_load_the_same_weights(result: qt.QuantizedModel) -> None:
+    assert result.path is not None
+    loaded = qt.load(result.path)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        result.path, gguf_file=FILE, dtype=torch.bfloat16, **dequantized()
+    ).state_dict()
+    for name, weight in loaded.model.state_dict().items():
+        assert torch.equal(weight, theirs[name]), name
+    assert torch.equal(result.model.state_dict()["lm_head.weight"], theirs["lm_head.weight"])
+
+
+def test_a_loaded_folder_tells_what_it_was_made_of(result: qt.QuantizedModel) -> None:
+    assert result.path is not None
+    loaded = qt.load(result.path)
+    assert loaded.config == qt.GGUF("Q8_0")
+    assert loaded.receipt is not None
+    assert result.receipt is not None
+    assert loaded.receipt.files == result.receipt.files
+    assert {*loaded.receipt.dtypes} == {"Q8_0", "F32"}
+
+
+def test_saving_copies_the_file(result: qt.QuantizedModel, tmp_path: Path) -> None:
+    assert result.path is not None
+    before = {file.name: file.read_bytes() for file in result.path.iterdir()}
+    copied = qt.load(result.path)
+    copied.save(tmp_path / "copy")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "copy").iterdir()} == before
+
+
+def test_excluded_modules_stay_in_16_bits(tiny_llama: Path, tmp_path: Path) -> None:
+    report = qt.quantize(str(tiny_llama), qt.GGUF("Q8_0", exclude=("v_proj",)), output=tmp_path / "out").report
+    tensors = gguf.GGUFReader(tmp_path / "out" / FILE).tensors
+    types = {tensor.name: tensor.tensor_type.name for tensor in tensors}
+    assert types["blk.0.attn_v.weight"] == "F16"
+    assert types["blk.0.attn_q.weight"] == "Q8_0"
+    assert {layer.skipped for layer in report.skipped if layer.name.endswith("v_proj")} == {"excluded by name"}
+
+
+def test_rows_that_no_block_divides_are_told(tiny_llama: Path) -> None:
+    """The rows of 64 fit no super-block of 256."""
+    notes = qt.plan(str(tiny_llama), qt.GGUF("Q4_K_M")).notes
+    assert any("rows that are no multiple of 256, such as 64: they become" in note for note in notes), notes
+
+
+def test_a_file_needs_a_folder(tiny_llama: Path) -> None:
+    with pytest.raises(ConfigError, match="GGUF writes a file for other programs: give output="):
+        qt.quantize(str(tiny_llama), qt.GGUF("Q8_0"))
+
+
+def test_a_weight_that_is_no_number_ends_the_job(tiny_llama: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in tiny_llama.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("inf")
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"up_proj.*holds NaN or infinity"):
+        qt.quantize(str(broken), qt.GGUF("Q8_0"), output=tmp_path / "out")
+    assert not [file for file in tmp_path.iterdir() if file.name != "broken"]
+
+
+def test_a_stopped_job_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
+    events: Iterator[int] = iter(range(5))
+
+    def stop(event: ProgressEvent) -> None:
+        if event.phase == "quantize" and next(events, None) is None:
+            raise qt.JobCancelled
+
+    with pytest.raises(qt.JobCancelled):
+        qt.quantize(str(tiny_llama), qt.GGUF("Q8_0"), output=tmp_path / "out", on_progress=stop)
+    assert not [*tmp_path.iterdir()]
