@@ -17,7 +17,7 @@ from qtoolkit.checkpoints.gguf_parts import parts_of
 from qtoolkit.checkpoints.gguf_tensors import LAYOUTS, gguf_tensor, types_of
 from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.checkpoints.remedy import lfs_problem
-from qtoolkit.errors import SourceError, UnsupportedModelError
+from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError
 from qtoolkit.models.building import cause_of, using_transformers
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.gguf_names import names_in_file
@@ -95,6 +95,8 @@ def _streamed(checkpoint: Checkpoint, architecture: str, places: Mapping[str, tu
         for name, (file, place) in places.items()
         if name in names
     }
+    if not tensors:
+        raise CheckpointError(f"{checkpoint.name} holds no weight of a {config.model_type} model: name another file")
     kinds = types_of(tensors.values())
     whole = sum(tensor.nbytes for tensor in tensors.values())
     note = (

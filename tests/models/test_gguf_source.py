@@ -13,7 +13,7 @@ import qtoolkit as qt
 from qtoolkit.checkpoints.expanded_tensors import expanding_bytes
 from qtoolkit.checkpoints.gguf_tensors import LAYOUTS
 from qtoolkit.checkpoints.gguf_types import STORED_TYPES
-from qtoolkit.checkpoints.gguf_writing import write_gguf
+from qtoolkit.checkpoints.gguf_writing import Value, write_gguf
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.formats.gguf.file_plan import plan_file
 from qtoolkit.models.checkpoint import Checkpoint
@@ -155,6 +155,12 @@ def test_a_method_makes_of_it_what_it_makes_of_the_expanded_folder(method: str, 
         qt.quantize(source, config, output=tmp_path / output, device="cpu")
     ours, theirs = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("ours", "theirs"))
     assert ours == theirs
+
+
+def test_a_file_without_a_weight_of_its_model_is_refused(tmp_path: Path) -> None:
+    list(write_gguf(tmp_path / "a.gguf", {"general.architecture": Value("string", "llama")}, (), torch.empty))
+    with pytest.raises(CheckpointError, match="holds no weight of a llama model: name another file"):
+        open_model(tmp_path / "a.gguf")
 
 
 def test_experts_are_still_expanded_as_a_whole(tmp_path: Path) -> None:
