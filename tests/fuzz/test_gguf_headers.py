@@ -81,7 +81,7 @@ def damaged(content: bytes, places: tuple[tuple[int, int], ...], end: int, chanc
             number = chance.choice(LONG if width == 8 else NUMBERS)
             changed[position : position + width] = struct.pack("<Q", number)[:width]
         elif kind == 4:
-            changed[place] = chance.randrange(256)
+            changed[place : place + 1] = bytes([chance.randrange(256)])
         elif kind == 5:
             del changed[place : place + chance.choice((1, 4, 8, 100))]
         elif kind == 6:
