@@ -64,14 +64,18 @@ def gguf_models(sizes: Mapping[str, int]) -> dict[str, int]:
     return models
 
 
+def named(repo_id: str, models: Mapping[str, int]) -> dict[str, int]:
+    """Return models by the names with which they are opened: `org/name:TYPE`, or whole where two are of one type."""
+    types = [type_in_name(file) for file in models]
+    return {
+        f"{repo_id}:{type_}" if type_ and types.count(type_) == 1 else f"{repo_id}/{file}": size
+        for (file, size), type_ in zip(models.items(), types, strict=True)
+    }
+
+
 def listed(repo_id: str, models: Mapping[str, int]) -> str:
     """Return how each model is named, with its size, for a message."""
-    types = [type_in_name(name) for name in models]
-    names = [
-        f"{repo_id}:{type_}" if type_ and types.count(type_) == 1 else f"{repo_id}/{name}"
-        for name, type_ in zip(models, types, strict=True)
-    ]
-    words = [f"{name} ({format_bytes(size)})" for name, size in zip(names, models.values(), strict=True)]
+    words = [f"{name} ({format_bytes(size)})" for name, size in named(repo_id, models).items()]
     more = f" and {len(words) - _MAX_LISTED} more" if len(words) > _MAX_LISTED else ""
     return ", ".join(words[:_MAX_LISTED]) + more
 

@@ -187,3 +187,24 @@ def test_files_of_one_type_are_named_whole() -> None:
     assert choose_gguf("o/n", sizes, "d.gguf") == ("d.gguf",)
     with pytest.raises(UnsupportedModelError, match=r"holds no \.gguf model: name it without 'Q4_0'"):
         choose_gguf("o/n", {"model.safetensors": 1}, "Q4_0")
+
+
+def test_a_search_for_the_whole_name_lists_its_files(hub: Hub, files: dict[str, bytes]) -> None:
+    """As they are opened, with their sizes."""
+    hub.add("org/name", files)
+    (part,) = qt.find_models("org/nam").models
+    assert (part.name, part.holds_files) == ("org/name", True)
+    found = qt.find_models("org/name").models
+    expected = [(f"org/name:{kind}", len(files[f"Tiny-{kind}.gguf"])) for kind in ("Q4_K_M", "Q8_0")]
+    assert [(model.name, model.size) for model in found] == expected
+    assert not any(model.holds_files for model in found)
+    for model in found:
+        assert open_model(model.name, headers_only=True).disk_size == model.size
+
+
+def test_files_that_the_hub_does_not_list_are_told(hub: Hub, files: dict[str, bytes]) -> None:
+    hub.add("org/name", files)
+    hub.faults = [Fault("/api/models/org/name", status=503)]
+    found = qt.find_models("org/name")
+    assert [model.name for model in found.models] == ["org/name"]
+    assert found.notes[0].startswith("the files of org/name are not listed, since")
