@@ -126,14 +126,16 @@ def _load_config(file: Path, header: GgufHeader, shapes: Mapping[str, tuple[int,
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     if "output.weight" in shapes.keys() - header.tensors.keys():
         config.tie_word_embeddings = False
-    # transformers takes the size of Qwen3's heads, the positions of GPT-2, and words without texts from its defaults.
+    # transformers takes these from its defaults, and drops biases that its default has not.
     stored = {
         "head_dim": values.get("head_dim"),
         "vocab_size": shapes.get("token_embd.weight", (None,))[0],
         "n_positions": shapes.get("position_embd.weight", (None,))[0],
+        "attention_bias": "blk.0.attn_q.bias" in shapes or None,
+        "mlp_bias": "blk.0.ffn_up.bias" in shapes or None,
     }
     for key, value in stored.items():
-        if isinstance(value, int) and getattr(config, key, None):
+        if isinstance(value, int) and getattr(config, key, None) is not None:
             setattr(config, key, value)
     return config
 

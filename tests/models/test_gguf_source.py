@@ -23,8 +23,9 @@ from tests.models.gguf_models import write_gguf as write_small
 from tests.sample_models import dequantized, random_model
 
 GEMMA = {"query_pre_attn_scalar": 64, "num_hidden_layers": 6, "sliding_window": 8}
+BIASES = {"attention_bias": True, "mlp_bias": True}
 MODELS: dict[str, dict[str, Any]] = {
-    "llama": {"attention_bias": True},
+    "llama": {},
     "llama_tied": {},
     "qwen2": {},
     "qwen3": {"head_dim": 128},  # transformers takes no other from a file
@@ -72,11 +73,11 @@ def test_every_architecture_is_read_as_transformers_does(architecture: str, tmp_
         assert torch.allclose(tensor[...].float(), model[name].float(), atol=1e-2), name
 
 
-@pytest.mark.parametrize(("architecture", "changes"), [("gpt2", {}), ("qwen3", {"head_dim": 32})])
-def test_sizes_that_transformers_takes_from_its_defaults_are_read(
+@pytest.mark.parametrize(("architecture", "changes"), [("gpt2", {}), ("qwen3", {"head_dim": 32}), ("llama", BIASES)])
+def test_what_transformers_takes_from_its_defaults_is_read(
     architecture: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    """It loads neither file. GPT-2's matrices are turned back, too."""
+    """It loads neither of the first two, and the third without its biases; GPT-2's matrices are turned back, too."""
     model = write_model(tmp_path / "a.gguf", architecture, **changes)
     checkpoint = open_model(tmp_path / "a.gguf")
     assert checkpoint.skeleton_notes == ()
