@@ -65,7 +65,7 @@ def open_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Chec
         tokenizer=tokenizer,
         checked="not checked: a file, of which no hash is known",
         expand=partial(_expand, file, config),
-    )
+    ).with_notes(*_rope_notes(header))
     if header.architecture in LAYOUTS and all(len(place.shape) < 3 for _, place in places.values()):
         return _streamed(checkpoint, header.architecture, places)
     if len(parts) > 1:
@@ -74,6 +74,19 @@ def open_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Chec
             "with `llama-gguf-split --merge`"
         )
     return checkpoint.with_notes("the .gguf file was expanded to bfloat16 by transformers before it was quantized")
+
+
+def _rope_notes(header: GgufHeader) -> list[str]:
+    """Return a note where the file scales its rope, which transformers does not read of it."""
+    kind = header.values.get(f"{header.architecture}.rope.scaling.type", "none")
+    scaled = [name for name in header.tensors if name.startswith(("rope_freqs", "rope_factors"))]
+    if kind == "none" and not scaled:
+        return []
+    what = f"{kind!r:.40}" if kind != "none" else scaled[0]
+    note = (
+        f"the scaling of the rope ({what}) is not read by transformers: long texts are computed otherwise than by the"
+    )
+    return [f"{note} original model, and the config of a result has no scaling"]
 
 
 def _streamed(checkpoint: Checkpoint, architecture: str, places: Mapping[str, tuple[Path, TensorPlace]]) -> Checkpoint:

@@ -1,5 +1,6 @@
 """A `.gguf` file as a source: every weight, read by itself, is what transformers makes of it with the whole file."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.models.gguf_models import write_gguf as write_small
 from tests.sample_models import dequantized, random_model
 
 GEMMA = {"query_pre_attn_scalar": 64, "num_hidden_layers": 6, "sliding_window": 8}
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 BIASES = {"attention_bias": True, "mlp_bias": True}
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -85,6 +87,24 @@ def test_what_transformers_takes_from_its_defaults_is_read(
     assert checkpoint.tensors.keys() == model.keys() - set(tied)
     for name, tensor in checkpoint.tensors.items():
         assert torch.equal(tensor[...], model[name].bfloat16()), name
+
+
+@pytest.mark.parametrize(
+    ("rope", "told"),
+    [
+        ({"rope_type": "linear", "factor": 2.0}, "'linear'"),
+        ({"rope_type": "llama3", **LLAMA3}, r"rope_freqs\.weight"),
+        ({"rope_type": "default"}, None),
+    ],
+)
+def test_a_scaled_rope_which_transformers_does_not_read_is_told(
+    rope: dict[str, Any], told: str | None, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "a.gguf", "llama", rope_parameters={"rope_theta": 10000.0, **rope})
+    notes = "\n".join(open_model(tmp_path / "a.gguf").notes)
+    found = re.search(r"the scaling of the rope \((.*)\) is not read by transformers", notes)
+    assert bool(found) == bool(told)
+    assert found is None or re.fullmatch(str(told), found[1])
 
 
 def test_every_layout_is_of_an_architecture_of_the_gguf_package() -> None:
