@@ -1,1 +1,1 @@
-"""Read and check the files of a checkpoint: safetensors, a folder, the header of a `.gguf` file, configs."""
+"""Read and check the files of a checkpoint: safetensors, a folder, `.gguf` files, configs."""

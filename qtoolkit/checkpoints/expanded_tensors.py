@@ -198,13 +198,13 @@ def expand_tensors(
 def stored_bytes(tensors: Mapping[str, StoredTensor | torch.Tensor]) -> int:
     """Return the bytes of tensors as they are stored: codes and scales of those that are expanded."""
     return sum(
-        tensor.stored_bytes if isinstance(tensor, ExpandedTensor) else tensor.nbytes for tensor in tensors.values()
+        tensor.stored_bytes if isinstance(tensor, StoredTensor) else tensor.nbytes for tensor in tensors.values()
     )
 
 
 def expanding_bytes(tensors: Mapping[str, StoredTensor | torch.Tensor]) -> int:
     """Return the bytes that reading tensors takes at most beside the tensors themselves; 0 where none is expanded."""
-    working = (tensor.working_bytes for tensor in tensors.values() if isinstance(tensor, ExpandedTensor))
+    working = (tensor.working_bytes for tensor in tensors.values() if isinstance(tensor, StoredTensor))
     return _THREADS * max(working, default=0)
 
 

@@ -1,28 +1,44 @@
-"""Read the header of a `.gguf` file and check its counts and lengths, before another reader relies on them.
+"""Read the header of a `.gguf` file: the numbers that describe its model, and where its tensors lie; no weight is read.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (a count of values and tensors, each value with its
-type, strings and arrays with their lengths, each tensor with its shape). Other readers loop as often as a count says:
-2**64 times in a file of a hundred bytes, or for as many entries as a sparse file has room for.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (a count of tensors and values, each value with its
+type, strings and arrays with their lengths, each tensor with its shape, type and offset). Other readers loop as often
+as a count says: 2**64 times in a file of a hundred bytes, or for as many entries as a sparse file has room for.
 """
 
 import math
 import mmap
 import os
-import struct
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.errors import CheckpointError
+from qtoolkit.checkpoints.gguf_parser import HeaderParser
+from qtoolkit.checkpoints.gguf_types import OLD_MAGICS, REMOVED_TYPES, STORED_TYPES, StoredType
+from qtoolkit.checkpoints.remedy import lfs_problem
+from qtoolkit.errors import CheckpointError, UnsupportedModelError
 
-# A vocabulary of 262,144 words with its merges takes 12 MB and 1,300,000 entries.
-_MAX_BYTES, _MAX_ENTRIES, _MAX_DIMENSIONS = 64_000_000, 3_000_000, 8
+# A vocabulary of 262,144 words with its merges takes 12 MB.
+MAX_HEADER_BYTES = 64_000_000
 _VERSIONS = (2, 3)
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
-# The longest array of numbers that is returned: one number for each layer. Longer ones belong to the vocabulary.
-_MAX_LIST = 1000
+# Real files have up to a hundred values and some thousand tensors.
+_MAX_VALUES, _MAX_TENSORS = 10_000, 100_000
+# ggml's own: GGML_MAX_DIMS, and GGML_MAX_NAME with its NUL.
+_MAX_DIMENSIONS, _MAX_NAME = 4, 63
+_MAX_KEY = 1000
+_ALIGNMENT, _MAX_ALIGNMENT = 32, 65_536
+# Keys that mean nothing in another type, with the Python types of their values.
+_KINDS = {
+    "general.architecture": str,
+    "general.alignment": int,
+    "general.name": str,
+    "tokenizer.ggml.model": str,
+    "tokenizer.ggml.pre": str,
+    "split.count": int,
+    "split.no": int,
+}
 # Names of the format -> names in configs.
 _CONFIG_NAMES = {
     "block_count": "num_hidden_layers",
@@ -37,127 +53,184 @@ _CONFIG_NAMES = {
 }
 
 
-def read_gguf_header(file: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Read the header of a file; no weight is read.
+@dataclass(frozen=True)
+class TensorPlace:
+    """One tensor of a file.
 
-    Returns:
-        The numbers that describe the model, named as in a config, and the shapes of its tensors by name; sizes are in
-        the file's order.
+    Attributes:
+        shape: as torch has it, rows first.
+        type_: of its blocks.
+        start: offset of its first byte from the start of the file.
+        nbytes: its bytes there.
+    """
+
+    shape: tuple[int, ...]
+    type_: StoredType
+    start: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """What the header of a file says.
+
+    Attributes:
+        values: numbers, bools, lists of up to 1,000 numbers and short texts, by key.
+        tensors: by llama.cpp's names of them.
+    """
+
+    values: Mapping[str, Any]
+    tensors: Mapping[str, TensorPlace]
+
+    @property
+    def architecture(self) -> str:
+        """Return llama.cpp's name of the kind of model."""
+        return str(self.values["general.architecture"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return the numbers that describe the model, named as in a config where it has a name for them."""
+        numbers = {}
+        for key, value in self.values.items():
+            name = key.partition(".")[2]
+            if isinstance(value, int | float | list) and not key.startswith(("general.", "tokenizer.", "split.")):
+                numbers[_CONFIG_NAMES.get(name, name)] = value
+        return numbers
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the tensors by name, as torch has them."""
+        return {name: place.shape for name, place in self.tensors.items()}
+
+
+def read_gguf(file: Path) -> GgufHeader:
+    """Read the header of a file, all of whose tensors must lie in the file; no weight is read.
 
     Raises:
-        CheckpointError: it cannot be read, or its counts and lengths are not those of its bytes.
+        CheckpointError: it cannot be read, or its counts, lengths, types and offsets are not those of its bytes.
+        UnsupportedModelError: a file of llama.cpp from before GGUF, of version 1 or big-endian, or a type of tensors
+            that no version of llama.cpp reads, or none that is known here.
     """
     try:
         with file.open("rb") as stream:
-            size = min(os.fstat(stream.fileno()).st_size, _MAX_BYTES)
+            whole = os.fstat(stream.fileno()).st_size
+            size = min(whole, MAX_HEADER_BYTES)
             # Of gigabytes, only the pages of the header are read. An empty file cannot be mapped.
             with mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) if size else nullcontext(b"") as data:
-                return _parse(_Parser(file, data))
+                return parse_gguf(HeaderParser(file, data), whole)
     except OSError as error:
         raise CheckpointError(f"cannot read {file} ({error.strerror}): check its permissions") from error
 
 
-def _parse(parser: "_Parser") -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Parse a header from its first byte; returns and raises as `read_gguf_header`."""
-    if parser.take("4s") != b"GGUF" or parser.take("I") not in _VERSIONS:
-        raise parser.lying(f"it does not begin as version {' or '.join(map(str, _VERSIONS))}")
-    num_tensors = parser.take("Q")
-    num_values = parser.take("Q")
-    values = {}
-    for _ in parser.times(num_values):
-        key = parser.text()
-        value = parser.value(parser.take("I"))
-        name = key.partition(".")[2]
-        if isinstance(value, int | float | list) and not key.startswith(("general.", "tokenizer.")):
-            values[_CONFIG_NAMES.get(name, name)] = value
-    shapes = {}
-    for _ in parser.times(num_tensors):
-        name = parser.text()
-        dimensions = parser.take("I")
-        if dimensions > _MAX_DIMENSIONS:
-            raise parser.lying(f"a tensor has {dimensions} dimensions")
-        shape = tuple(parser.take("Q") for _ in range(dimensions))
-        parser.take("I")  # its type
-        parser.take("Q")  # its offset
-        if math.prod(size or 1 for size in shape) >= 2**63:
-            raise parser.lying(f"a tensor has the shape {shape}")
-        shapes[name] = shape
-    return values, shapes
-
-
-class _Parser:
-    """Take one value of a header after the other, and raise where the header's bytes end.
+def parse_gguf(parser: HeaderParser, size: int) -> GgufHeader:
+    """Parse a header from its first byte.
 
     Args:
-        file: named in errors.
-        data: the first bytes of the file.
+        parser: at the first byte.
+        size: bytes of the whole file.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as `read_gguf`.
     """
+    _refuse_other_files(parser)
+    num_tensors, num_values = parser.take("Q"), parser.take("Q")
+    if num_tensors > _MAX_TENSORS or num_values > _MAX_VALUES:
+        raise parser.lying(f"its header is said to have {num_values} values and {num_tensors} tensors")
+    values: dict[str, Any] = {}
+    for _ in parser.times(num_values):
+        key = parser.text(_MAX_KEY, "a key")
+        if key in values:
+            raise parser.lying(f"it has the key {key!r:.80} twice")
+        values[key] = parser.value(parser.take("I"), key)
+    _check_kinds(parser, values)
+    places: dict[str, tuple[tuple[int, ...], StoredType, int]] = {}
+    for _ in parser.times(num_tensors):
+        name = parser.text(_MAX_NAME, "the name of a tensor")
+        if name in places:
+            raise parser.lying(f"it has the tensor {name!r} twice")
+        places[name] = _place(parser, name)
+    alignment = values.get("general.alignment", _ALIGNMENT)
+    start = -(-parser.position // alignment) * alignment
+    tensors = {
+        name: TensorPlace(shape, type_, start + offset, math.prod(shape) // type_.block_size * type_.block_bytes)
+        for name, (shape, type_, offset) in places.items()
+    }
+    _check_layout(parser, tensors, alignment, size)
+    return GgufHeader({key: value for key, value in values.items() if value is not None}, tensors)
 
-    def __init__(self, file: Path, data: "bytes | mmap.mmap") -> None:
-        self._file = file
-        self._data = data
-        self._position = 0
-        self._entries = 0
 
-    def lying(self, what: str) -> CheckpointError:
-        """Return the error of a header that cannot be true."""
-        return CheckpointError(f"cannot read {self._file} ({what}): name another file, or download it again")
+def _refuse_other_files(parser: HeaderParser) -> None:
+    """Take the magic number and the version; raises as `read_gguf`."""
+    magic = parser.take("4s")
+    old = OLD_MAGICS.get(magic) or OLD_MAGICS.get(magic[::-1])
+    if old is not None:
+        raise UnsupportedModelError(
+            f"{parser.file} is a file of llama.cpp from before August 2023 ({old}, not GGUF), which nothing reads any "
+            "more: name the full-precision model, or a .gguf file of it"
+        )
+    if magic != b"GGUF":
+        if problem := lfs_problem(parser.file):
+            raise CheckpointError(problem)
+        raise parser.lying(f"it begins with {magic!r}, not as a GGUF file")
+    version = parser.take("I")
+    if version not in _VERSIONS and int.from_bytes(version.to_bytes(4, "little"), "big") in (1, *_VERSIONS):
+        raise UnsupportedModelError(
+            f"{parser.file} is a big-endian GGUF file: make it anew for this machine with gguf-py's "
+            "gguf_convert_endian.py, or name another file"
+        )
+    if version == 1:
+        raise UnsupportedModelError(
+            f"{parser.file} is a GGUF file of version 1, of August 2023, which llama.cpp reads no longer: name a newer "
+            "one"
+        )
+    if version not in _VERSIONS:
+        raise parser.lying(f"it is of version {version}, not {' or '.join(map(str, _VERSIONS))}")
 
-    def take(self, kind: str) -> Any:
-        """Take the next value, of a `struct` type."""
-        self._skip(struct.calcsize(kind))
-        return struct.unpack_from(f"<{kind}", self._data, self._position - struct.calcsize(kind))[0]
 
-    def times(self, count: int) -> Iterator[int]:
-        """Return a range of a count in the file, once the sum of all counts so far is within its limit."""
-        self._entries += count
-        if self._entries > _MAX_ENTRIES:
-            raise self.lying(f"its header is said to have {self._entries} entries, more than {_MAX_ENTRIES}")
-        return iter(range(count))
+def _check_kinds(parser: HeaderParser, values: Mapping[str, Any]) -> None:
+    """Refuse values of types that their keys cannot have, and a file that does not say what it holds."""
+    for key, kind in _KINDS.items():
+        if key in values and type(values[key]) is not kind:
+            raise parser.lying(f"{key} is no {'text' if kind is str else 'integer'}")
+    if not values.get("general.architecture"):
+        raise parser.lying("it has no general.architecture")
+    for key, value in values.items():
+        name = _CONFIG_NAMES.get(key.partition(".")[2]) if not key.startswith(("general.", "tokenizer.")) else None
+        if name and not all(type(item) is int for item in (value if isinstance(value, list) else [value])):
+            raise parser.lying(f"{key:.80} is no integer")
+    alignment = values.get("general.alignment", _ALIGNMENT)
+    if not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise parser.lying(f"general.alignment is {alignment}, no power of two up to {_MAX_ALIGNMENT}")
 
-    def text(self) -> str:
-        """Take the next string."""
-        length = self.take("Q")
-        self._skip(length)
-        return self._data[self._position - length : self._position].decode(errors="replace")
 
-    def value(self, kind: int) -> Any:
-        """Take the next value of a type of the format: a number, or a list of at most 1,000; None for all others."""
-        if kind in _SCALARS:
-            return self.take(_SCALARS[kind])
-        if kind == _STRING:
-            self._skip(self.take("Q"))
-            return None
-        if kind != _ARRAY:
-            raise self.lying(f"a value has the type {kind}")
-        inner, count = self.take("I"), self.take("Q")
-        items = self.times(count)
-        if inner in _SCALARS and count <= _MAX_LIST:
-            return [self.take(_SCALARS[inner]) for _ in items]
-        if inner in _SCALARS:
-            self._skip(count * struct.calcsize(_SCALARS[inner]))
-        elif inner == _STRING:
-            self._skip_texts(count)
-        else:
-            raise self.lying(f"an array holds values of the type {inner}")
-        return None
+def _place(parser: HeaderParser, name: str) -> tuple[tuple[int, ...], StoredType, int]:
+    """Take the line on a tensor after its name: its shape as torch has it, its type, and its offset."""
+    dimensions = parser.take("I")
+    if not 1 <= dimensions <= _MAX_DIMENSIONS:
+        raise parser.lying(f"the tensor {name!r} has {dimensions} dimensions")
+    sizes = [parser.take("Q") for _ in range(dimensions)]
+    number, offset = parser.take("I"), parser.take("Q")
+    if not all(sizes) or math.prod(sizes) >= 2**60:
+        raise parser.lying(f"the tensor {name!r} has the sizes {sizes}")
+    type_ = STORED_TYPES.get(number)
+    if type_ is None:
+        removed = REMOVED_TYPES.get(number)
+        what = f"{removed}, which llama.cpp has no longer" if removed else f"{number}, which is not known here"
+        raise UnsupportedModelError(f"{parser.file} holds {name!r} as the type {what}: name another file of the model")
+    if sizes[0] % type_.block_size:
+        raise parser.lying(f"the tensor {name!r} has rows of {sizes[0]}, no whole blocks of {type_.name}")
+    return tuple(reversed(sizes)), type_, offset
 
-    def _skip_texts(self, count: int) -> None:
-        """Skip strings, some hundred thousand in a vocabulary."""
-        data, position, end = self._data, self._position, len(self._data)
-        for _ in range(count):
-            position += 8 + int.from_bytes(data[position : position + 8], "little")
-            if position > end:
-                break
-        self._position = position
-        self._skip(0)
 
-    def _skip(self, count: int) -> None:
-        """Move on by a number of bytes.
-
-        Raises:
-            CheckpointError: the data ends before.
-        """
-        self._position += count
-        if self._position > len(self._data):
-            raise self.lying(f"its header does not end within {len(self._data)} bytes")
+def _check_layout(parser: HeaderParser, tensors: Mapping[str, TensorPlace], alignment: int, size: int) -> None:
+    """Refuse tensors that are not aligned, overlap, or end after the file."""
+    ordered = sorted(tensors.items(), key=lambda item: item[1].start)
+    for name, place in ordered:
+        if place.start % alignment:
+            raise parser.lying(f"the tensor {name!r} begins at byte {place.start}, no multiple of {alignment}")
+        if place.start + place.nbytes > size:
+            end = place.start + place.nbytes
+            raise parser.lying(f"the tensor {name!r} ends at byte {end}, and the file has {size}")
+    for (name, place), (other, next_place) in pairwise(ordered):
+        if place.start + place.nbytes > next_place.start:
+            raise parser.lying(f"the tensors {name!r} and {other!r} overlap")

@@ -66,6 +66,16 @@ class StoredTensor:
     nbytes: int
     stamp: tuple[int, int]
 
+    @property
+    def stored_bytes(self) -> int:
+        """Return the bytes that it takes in the file: fewer than `nbytes` of a weight that is expanded."""
+        return self.nbytes
+
+    @property
+    def working_bytes(self) -> int:
+        """Return the bytes that reading it takes at most, beside the tensor itself."""
+        return 0
+
     def __getitem__(self, index: Any) -> torch.Tensor:
         """Read the whole tensor, then index it.
 
@@ -98,7 +108,7 @@ class StoredTensor:
                             raise CheckpointError(f"{self.file} ended within a tensor: {sound_copy(self.file)}")
                         view = view[count:]
                     # Compared after reading, so that a change while reading is found too.
-                    changed = _stamp(file) != self.stamp
+                    changed = stamp_of(file) != self.stamp
             except OSError as error:
                 raise _unreadable(self.file, error) from error
             if changed:
@@ -166,7 +176,7 @@ def read_tensors(file: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _stamp(stream: IO[bytes]) -> tuple[int, int]:
+def stamp_of(stream: IO[bytes]) -> tuple[int, int]:
     """Return the size and the modification time of an open file."""
     state = os.fstat(stream.fileno())
     return state.st_size, state.st_mtime_ns
@@ -175,7 +185,7 @@ def _stamp(stream: IO[bytes]) -> tuple[int, int]:
 def _read_header(file: Path) -> tuple[dict[str, Any], int, tuple[int, int]]:
     """Return the header's JSON values, the offset at which the data starts, and the file's stamp."""
     with file.open("rb") as stream:
-        stamp = _stamp(stream)
+        stamp = stamp_of(stream)
         size = stamp[0]
         prefix = stream.read(8)
         if len(prefix) < 8:

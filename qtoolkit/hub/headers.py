@@ -25,7 +25,7 @@ from qtoolkit.hub.cache import snapshot_folder
 from qtoolkit.hub.checked_bytes import named_hash, refuse_other_bytes, remember_header
 from qtoolkit.hub.file_download import download_file
 from qtoolkit.hub.hub_errors import HubModel, translated
-from qtoolkit.hub.repository import ask, chosen_weights, described, parse_name, refuse_hub_adapter
+from qtoolkit.hub.repository import ask, chosen_weights, described, parse_name, refuse_hub_adapter, sizes_of
 from qtoolkit.hub.repository_files import CONFIG_FILES, refuse_without_safetensors, small_files
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def fetch_headers(
     files = {file.rfilename: file for file in info.siblings or ()}
     commit_hash = str(info.sha)
     refuse_hub_adapter(model, commit_hash, files)
-    refuse_without_safetensors(model.repo_id, files)
+    refuse_without_safetensors(model.repo_id, sizes_of(files))
     snapshot = snapshot_folder(model.repo_id, commit_hash)
     with scratch_folder(HEADERS_PREFIX) as folder:
         for config in files.keys() & set(CONFIG_FILES):
@@ -88,7 +88,7 @@ def fetch_headers(
         with ThreadPoolExecutor(_MAX_THREADS) as pool:
             headers = pool.map(partial(_header, model, commit_hash), weights)
             for file, header in zip(weights, headers, strict=True):
-                _write_sparse(folder / file.rfilename, header, file.size or 0)
+                write_sparse(folder / file.rfilename, header, file.size or 0)
                 remember_header(named_hash(file), header)
         needed = [*(files[name] for name in small_files(files)), *weights]
         tokenizer = files.get("tokenizer.json")
@@ -111,7 +111,7 @@ def _small_file(model: HubModel, commit_hash: str, file: "RepoSibling") -> Path:
     return cached
 
 
-def _write_sparse(file: Path, header: bytes, size: int) -> None:
+def write_sparse(file: Path, header: bytes, size: int) -> None:
     """Write a sparse file that begins with a header.
 
     Raises:
@@ -130,7 +130,7 @@ def _header(model: HubModel, commit_hash: str, file: "RepoSibling") -> bytes:
     """Read the header of a weight file from the Hub, with the eight bytes of its length before it."""
     url = hf_hub_url(model.repo_id, file.rfilename, revision=commit_hash, endpoint=HfApi().endpoint)
     with translated(model):
-        first = _range(model, url, 0, _FIRST_BYTES)
+        first = read_range(model, url, 0, _FIRST_BYTES)
         length = 8 + struct.unpack("<Q", first[:8])[0] if len(first) >= 8 else 0
         if not 8 < length <= min(MAX_HEADER_BYTES, file.size or MAX_HEADER_BYTES):
             what = f"{file.rfilename} of {model.repo_id}"
@@ -139,10 +139,10 @@ def _header(model: HubModel, commit_hash: str, file: "RepoSibling") -> bytes:
             raise CheckpointError(
                 f"{what} is damaged: its header is said to take {length} bytes: name another revision"
             )
-        return first[:length] if length <= len(first) else first + _range(model, url, len(first), length)
+        return first[:length] if length <= len(first) else first + read_range(model, url, len(first), length)
 
 
-def _range(model: HubModel, url: str, start: int, stop: int) -> bytes:
+def read_range(model: HubModel, url: str, start: int, stop: int) -> bytes:
     """Read a range of bytes of a file; no more is received, even from a server that ignores the requested range."""
     headers = {**build_hf_headers(token=model.token), "Range": f"bytes={start}-{stop - 1}"}
     with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:

@@ -115,7 +115,7 @@ def fetch(
     commit_hash = str(info.sha)
     folder = snapshot_folder(model.repo_id, commit_hash)
     refuse_hub_adapter(model, commit_hash, files)
-    refuse_without_safetensors(model.repo_id, files)
+    refuse_without_safetensors(model.repo_id, sizes_of(files))
 
     small = described(folder, (files[name] for name in small_files(files, side_files)))
     download = Download(model, commit_hash, on_progress)
@@ -126,7 +126,7 @@ def fetch(
     check(folder)
     weights = described(folder, chosen_weights(folder, files))
     download.total = small_bytes + download.bytes_of(weights)
-    _refuse_full_disk(model.repo_id, sum(file.to_transfer for file in weights))
+    refuse_full_disk(model.repo_id, sum(file.to_transfer for file in weights))
     download.get(weights)
     remember_commit(model.repo_id, model.revision, commit_hash)
     note = "; ".join(filter(None, (compare_header(folder / file.name, file.expected) for file in weights)))
@@ -156,6 +156,11 @@ def ask(model: HubModel) -> "ModelInfo":
             raise ValueError("no commit")
     check_listing(model.repo_id, info)
     return info
+
+
+def sizes_of(files: Mapping[str, "RepoSibling"]) -> dict[str, int]:
+    """Return the bytes of files by name, 0 where the Hub does not tell."""
+    return {name: file.size or 0 for name, file in files.items()}
 
 
 def from_cache(
@@ -248,7 +253,8 @@ def chosen_weights(folder: Path, files: dict[str, "RepoSibling"]) -> list["RepoS
     return [files[name] for name in names]
 
 
-def _refuse_full_disk(repo_id: str, needed: int) -> None:
+def refuse_full_disk(repo_id: str, needed: int) -> None:
+    """Raise DiskFullError where the cache's disk has fewer free bytes than a download needs."""
     cache = cache_folder()
     free = free_disk(cache)
     if needed > free:

@@ -1,6 +1,6 @@
 """Choose the files of a repository to download: config, tokenizer, safetensors weights; nothing that runs code."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from qtoolkit.checkpoints.filenames import (
 from qtoolkit.checkpoints.folder import MAX_CONFIG_BYTES, named_file
 from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError
 from qtoolkit.files import read_json
+from qtoolkit.hub.gguf_choice import gguf_models, listed
 
 # What says how a model is built and which files hold its weights; a plan reads these alone.
 CONFIG_FILES = ("config.json", "generation_config.json", QUANTIZE_CONFIG, INDEX_FILE)
@@ -93,8 +94,12 @@ def indexed_files(index: Path) -> tuple[str, ...]:
     return tuple(sorted(set(names)))
 
 
-def refuse_without_safetensors(repo_id: str, names: Collection[str]) -> None:
+def refuse_without_safetensors(repo_id: str, names: Mapping[str, int]) -> None:
     """Refuse a repository by its file names alone.
+
+    Args:
+        repo_id: what it is called in the error.
+        names: of its files, with their bytes.
 
     Raises:
         UnsupportedModelError: it holds `.gguf` files or an adapter instead of a model.
@@ -105,10 +110,10 @@ def refuse_without_safetensors(repo_id: str, names: Collection[str]) -> None:
         if "config.json" not in names:
             raise CheckpointError(f"{repo_id} has no config.json at its top level, so nothing tells what model this is")
         return
-    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    ggufs = gguf_models(names)
     if ggufs:
         raise UnsupportedModelError(
-            f"{repo_id} holds .gguf files only: download one (`hf download {repo_id} {ggufs[0]}`) and name its path"
+            f"{repo_id} holds {len(ggufs)} .gguf model{'s' * (len(ggufs) > 1)}: name one of {listed(repo_id, ggufs)}"
         )
     if any(fnmatch(name, "adapter_*") for name in names):
         raise UnsupportedModelError(f"{repo_id} is an adapter: merge it into its base model and name the merged folder")

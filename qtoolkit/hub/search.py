@@ -19,8 +19,10 @@ from qtoolkit.checkpoints.filenames import PICKLE_SUFFIXES
 from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import ConfigError, QToolkitError, SourceError, oneline
 from qtoolkit.hub.cache import complete_snapshot, local_models
-from qtoolkit.hub.hub_errors import HubSearch, refuse_token, translated
+from qtoolkit.hub.gguf_choice import gguf_models, named
+from qtoolkit.hub.hub_errors import HubModel, HubSearch, refuse_token, translated
 from qtoolkit.hub.licenses import license_of_folder, named_license
+from qtoolkit.hub.repository import ask
 from qtoolkit.hub.repository_files import weight_files
 from qtoolkit.records import FoundModel, FoundModels
 
@@ -38,7 +40,8 @@ def find_models(text: str, *, limit: int, hub: bool, token: str | None, timeout:
     """Find models that generate text; if the Hub does not answer, only those on this machine, with a note why.
 
     Args:
-        text: a part of the name, in any case, or the path of a folder or `.gguf` file; empty for everything.
+        text: a part of the name, in any case, or the path of a folder or `.gguf` file; empty for everything. For the
+            whole name of a repository of `.gguf` files alone, these files are found.
         limit: how many models of the Hub.
         hub: whether the Hub is asked; it is never asked for a path, which should not leave this machine.
         token: Hub token; None for the one that huggingface_hub finds.
@@ -60,9 +63,26 @@ def find_models(text: str, *, limit: int, hub: bool, token: str | None, timeout:
             raise
         notes.append(f"only this machine was searched, since {error}")
         hits = []
+    if any(model.name == query and model.formats == ("gguf",) for model in hits):
+        hits = _gguf_files(next(model for model in hits if model.name == query), token, notes)
     for model in hits:
         models[model.name] = _completed(models[model.name], model) if model.name in models else model
     return FoundModels(query, tuple(models.values()), tuple(notes))
+
+
+def _gguf_files(model: FoundModel, token: str | None, notes: list[str]) -> list[FoundModel]:
+    """Return the `.gguf` models of a repository that holds no others, as `qt.plan` and the other verbs name them.
+
+    The Hub is asked once more, for their sizes; if it does not answer, the repository itself is returned, with a note.
+    """
+    try:
+        files = ask(HubModel(model.name, None, token)).siblings or ()
+    except SourceError as error:
+        notes.append(f"the files of {model.name} are not listed, since {error}")
+        return [model]
+    models = named(model.name, gguf_models({file.rfilename: file.size or 0 for file in files}))
+    found = [replace(model, name=name, size=size or None, num_parameters=None) for name, size in models.items()]
+    return found or [model]
 
 
 def _is_path(text: str) -> bool:

@@ -151,9 +151,11 @@ def _open_checkpoint(checkpoint: Checkpoint, device: str, *, runs_gguf: bool) ->
         return _with_receipt(opened, None, receipt.value)
     if checkpoint.format == "gguf" and runs_gguf:
         if is_installed("llama_cpp"):
-            note = f"{name} was run by llama.cpp, which rounds the inputs of products to 8 bits"
-            scorer = OpenedScorer(name, lambda: Noted(LlamaCppModel(name)))
-            return replace(opened, scorer=scorer, notes=(*checkpoint.notes, note))
+            assert checkpoint.path is not None
+            path = checkpoint.path
+            # The other notes tell how transformers reads it.
+            note = f"{path.name} was run by llama.cpp, which rounds the inputs of products to 8 bits"
+            return replace(opened, scorer=OpenedScorer(name, lambda: Noted(LlamaCppModel(path))), notes=(note,))
         note = f"{name} was expanded and run by transformers, since llama-cpp-python is not installed"
         checkpoint = checkpoint.with_notes(note)
     checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)

@@ -145,7 +145,7 @@ class Checkpoint:
         """
         from transformers.core_model_loading import revert_weight_conversion
 
-        if self.format == "safetensors":
+        if self.format in ("safetensors", "gguf") and self.expand is None:
             return self.tensors
         tied = model.all_tied_weights_keys
         tensors = self.expand() if self.expand else self.tensors

@@ -9,11 +9,13 @@ from typing import Any
 from qtoolkit.checkpoints.folder import Refuse, accept_all, check_config, check_loadable, named_gguf
 from qtoolkit.errors import ConfigError, ModelNotFoundError
 from qtoolkit.files import path_of
+from qtoolkit.hub.gguf_choice import parse_gguf_name
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.from_config import open_config
 from qtoolkit.models.from_folder import open_folder
-from qtoolkit.models.from_gguf import open_gguf, open_gguf_folder
-from qtoolkit.models.from_hub import open_downloaded, open_headers
+from qtoolkit.models.from_gguf import open_gguf
+from qtoolkit.models.from_gguf_folder import open_gguf_folder
+from qtoolkit.models.from_hub import open_downloaded, open_headers, open_hub_gguf
 from qtoolkit.models.from_memory import open_loaded
 from qtoolkit.partial import put_back
 from qtoolkit.records import OnProgress
@@ -34,7 +36,8 @@ def open_checkpoint(
     """Find a model, check it, and open it for reading; no weight is read, but a Hub model is downloaded.
 
     Args:
-        model: a Hub id (`name` or `name@revision`), a folder, a `.gguf` file, or a loaded `PreTrainedModel`.
+        model: a Hub id (`name` or `name@revision`, `name:Q4_K_M` or `name/file.gguf`), a folder, a `.gguf` file, or a
+            loaded `PreTrainedModel`.
         revision: branch, tag or commit of a Hub id.
         token: Hub token; None for the one that huggingface_hub finds.
         tokenizer: one to use instead of the model's own; None for that.
@@ -77,17 +80,15 @@ def open_checkpoint(
     if not name or exists or isinstance(model, os.PathLike) or path.is_absolute() or name.startswith((".", "~")):
         kind = "is no folder and no .gguf file" if exists else "does not exist"
         raise ModelNotFoundError(f"{name!r} {kind}: name a folder, a .gguf file, or a Hub id such as org/name")
-    if headers_only:
-        return open_headers(name, tokenizer, check, revision=revision, token=token)
-    return open_downloaded(
-        name,
-        tokenizer,
-        check,
-        revision=revision,
-        token=token,
-        on_progress=on_progress,
-        side_files=side_files,
+    choice = parse_gguf_name(name)
+    if choice is not None:
+        return open_hub_gguf(
+            choice, tokenizer, revision=revision, token=token, on_progress=on_progress, headers_only=headers_only
+        )
+    open_model = (
+        open_headers if headers_only else partial(open_downloaded, on_progress=on_progress, side_files=side_files)
     )
+    return open_model(name, tokenizer, check, revision=revision, token=token)
 
 
 def _refuse_revision(name: str, revision: str | None) -> None:

@@ -74,9 +74,9 @@ class QuantizeMagics(Magics):
 
         %qplan takes the same and only plans.
 
-        MODEL is a Hub id (org/name, org/name@revision), a folder, a .gguf file, or a variable that holds one of these
-        or a loaded model; quotes hold a path with blanks together, {name} and $name are replaced by the variable's
-        value.
+        MODEL is a Hub id (org/name, org/name@revision, org/name:Q4_K_M), a folder, a .gguf file, or a variable that
+        holds one of these or a loaded model; quotes hold a path with blanks together, {name} and $name are replaced by
+        the variable's value.
 
         The record of the job is returned, not the model, so that Out[] does not keep it in memory: give --into,
         --output or both to keep the model.

@@ -91,7 +91,7 @@ def make_job_shape(
         footprint=footprint,
         weight_bytes=checkpoint.weight_bytes,
         read_bytes=checkpoint.read_bytes,
-        expanded=checkpoint.weight_bytes if checkpoint.format == "gguf" else 0,
+        expanded=checkpoint.weight_bytes if checkpoint.expand else 0,
         device=device,
         dtype=checkpoint.dtype,
         hidden_size=config.hidden_size,

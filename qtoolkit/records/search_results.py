@@ -16,7 +16,8 @@ class FoundModel(Record):
     """Describe one model as far as it is known without reading weights; unknown values are None.
 
     Attributes:
-        name: as `qt.plan` and the other verbs accept it: a Hub id, a folder or a `.gguf` file.
+        name: as `qt.plan` and the other verbs accept it: a Hub id, a `.gguf` file of one, a folder or a `.gguf` file. A
+            repository of `.gguf` files alone is no model: searched by its whole name, these files are found.
         place: "cache" if it is complete in the local Hub cache, "folder" for a path on this machine, or "hub".
         architecture: the model class, "LlamaForCausalLM"; for a `.gguf` file the name stored there, "llama".
         num_parameters: number of parameters.
@@ -38,6 +39,11 @@ class FoundModel(Record):
     formats: tuple[str, ...] = ()
     downloads: int | None = None
     quantized: str | None = None
+
+    @property
+    def holds_files(self) -> bool:
+        """Return whether it is a repository of `.gguf` files, one of which has to be named."""
+        return self.place == "hub" and self.formats == ("gguf",) and ":" not in self.name and self.name.count("/") == 1
 
     def rows(self) -> tuple[Row, ...]:
         return tuple(Row(name, value) for name, value in zip(_HEADER, self.cells(), strict=True) if value)

@@ -11,7 +11,10 @@ from qtoolkit.units import parse_bytes
 
 # Tokens for which the use of a result is planned if nobody says otherwise.
 DEFAULT_CONTEXT = 4096
-MODEL = "a Hub id (`name` or `name@revision`), a folder, a `.gguf` file or a loaded `PreTrainedModel`"
+MODEL = (
+    "a Hub id (`name` or `name@revision`; `name:Q4_K_M` is one of several `.gguf` files), a folder, a `.gguf` file or "
+    "a loaded `PreTrainedModel`"
+)
 CONFIG = "a config of one of the methods, a method's name, or transformers' own quantization config"
 
 

@@ -16,5 +16,5 @@ if TYPE_CHECKING:
 class QuantizeRequest(OutputFolder, ForReader, Resumable, OnDevice, ModelSource, WithProgress):
     """Hold a model, a config, and how the job is done."""
 
-    model: Any = field(metadata=describe(f"{MODEL}, which stays as it is; a `.gguf` file is expanded first"))
+    model: Any = field(metadata=describe(f"{MODEL}, which stays as it is"))
     config: "MethodConfig | str | Any" = field(metadata=describe(CONFIG))

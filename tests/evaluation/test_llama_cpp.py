@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import AutoTokenizer
 
 import qtoolkit as qt
+from qtoolkit.checkpoints.gguf_writing import write_gguf
 from qtoolkit.errors import ConfigError, ModelNotFoundError, SourceError
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
-from tests.sample_models import dequantized, smollm2_gguf
+from qtoolkit.formats.gguf.file_plan import plan_file
+from tests.fake_hub.fixture import hub
+from tests.fake_hub.server import Hub
+from tests.sample_models import dequantized, random_model, smollm2_gguf
+
+__all__ = ["hub"]
 
 library = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: run `make test-llama-cpp`")
 
@@ -184,3 +191,34 @@ def test_a_file_is_measured_as_its_users_run_it(smollm2: Path) -> None:
     assert report.perplexity == pytest.approx(report.base_perplexity, rel=0.01)
     assert 0 < report.kl_divergence < 0.01
     assert any("was run by llama.cpp" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("F16", 1e-4), ("Q8_0", 1e-3), ("Q4_K_M", 5e-3)])
+def test_a_file_of_our_writer_is_measured_as_what_it_expands_to(
+    kind: str, most: float, smollm2: Path, hub: Hub, tmp_path: Path
+) -> None:
+    """By its path and from the Hub, on the ruler of the folder that it was made from."""
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
+    source = random_model("llama_tied", vocab_size=len(tokenizer), max_position_embeddings=256, **sizes)
+    source.save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    weights = {name: weight for name, weight in source.state_dict().items() if name != "lm_head.weight"}
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    plan = plan_file(source.config, shapes, tokenizer, kind, {"general.name": "random"})
+    planned = {tensor.entry.name: tensor for tensor in plan.tensors}
+    file = tmp_path / f"random-{kind}.gguf"
+    list(write_gguf(file, plan.values, plan.entries, lambda entry: planned[entry.name].made(weights.__getitem__)))
+    hub.add("org/random", {file.name: file.read_bytes()})
+
+    text = {"text": [TEXT], "seq_len": 64, "num_tokens": 256, "device": "cpu"}
+    base = tmp_path / "source"
+    expanded = qt.load(file, device="cpu")
+    expected = qt.evaluate(expanded, base=base, tokenizer=tokenizer, **text).kl_divergence
+    for name in (file, f"org/random:{kind}"):
+        report = qt.evaluate(name, base=base, **text)
+        assert report.notes[-1].startswith(f"{file.name} was run by llama.cpp")
+        assert report.kl_divergence == pytest.approx(expected, abs=most)
+    compared = qt.compare(file, [str(file), None], prompts=(), **text)
+    found = {row.method: row.quality.kl_divergence for row in compared.results if row.quality}
+    assert found == {"gguf": pytest.approx(0, abs=most), "full precision": 0}

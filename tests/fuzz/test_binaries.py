@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 import qtoolkit as qt
-from qtoolkit.checkpoints.gguf_header import read_gguf_header
+from qtoolkit.checkpoints.gguf_header import read_gguf
 from tests.fuzz.conftest import changing
 from tests.fuzz.mutations import as_json, damaged, ends_well, examples, mutated
 from tests.models.gguf_models import write_gguf
@@ -50,7 +50,7 @@ def test_a_gguf_header_is_walked_through(gguf_file: Path, data: st.DataObject) -
     content = gguf_file.read_bytes()
     with changed(gguf_file.parent) as files:
         files.write(gguf_file.name, data.draw(damaged(content, HEADER)))
-        ends_well(lambda: read_gguf_header(gguf_file))
+        ends_well(lambda: read_gguf(gguf_file))
 
 
 @examples(30)

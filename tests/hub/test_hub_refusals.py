@@ -28,7 +28,7 @@ CONFIG = {"config.json": b"{}", "tokenizer.json": b"{}"}
         pytest.param(
             {"b-Q8_0.gguf": b"w", "a-Q4_0.gguf": b"w"},
             UnsupportedModelError,
-            r"\.gguf files only: download one \(`hf download org/model a-Q4_0.gguf`\)",
+            r"holds 2 \.gguf models: name one of org/model:Q4_0 \(1 bytes\), org/model:Q8_0 \(1 bytes\)",
             id="gguf",
         ),
         pytest.param(

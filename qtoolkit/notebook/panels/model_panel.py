@@ -67,7 +67,10 @@ class ModelPanel:
 
     def _choose(self) -> None:
         model = self._models.get(self.found.value)
-        if model is not None:
+        if model is not None and model.holds_files:
+            # Its files are found by its whole name.
+            self.search.value = model.name
+        elif model is not None:
             self._choice.model = model.name
             self.details.value = f'<div class="qtk-text">{model._repr_html_()}</div>'
 

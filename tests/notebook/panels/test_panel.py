@@ -20,6 +20,7 @@ from qtoolkit.notebook.panels.panel import PANELS
 from qtoolkit.records import Comparison, ProgressEvent, QuantizationReport
 from tests.fake_hub.fixture import hub
 from tests.fake_hub.server import Fault, Hub
+from tests.models.gguf_models import write_gguf
 
 __all__ = ["hub"]
 Open = Callable[..., Panel]
@@ -189,6 +190,21 @@ def test_each_can_be_opened_alone(open_panel: Open, only: str | None) -> None:
 def test_what_cannot_be_opened_is_refused(arguments: tuple[Any, ...], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         qt.panel(*arguments, **options)
+
+
+def test_of_a_repository_of_gguf_files_one_is_chosen(open_panel: Open, hub: Hub, tmp_path: Path) -> None:
+    for seed, kind in enumerate(("Q4_0", "Q8_0")):
+        write_gguf(tmp_path / f"tiny-{kind}.gguf", seed)
+    hub.add("org/tiny", tmp_path)
+    panel = open_panel()
+    panel.model.search.value = "tiny"
+    panel.model.lookup.wait()
+    panel.model.found.value = "org/tiny"
+    panel.model.lookup.wait()
+    assert [value for _, value in panel.model.found.control.options] == ["", "org/tiny:Q4_0", "org/tiny:Q8_0"]
+    assert panel.choice.model == ""
+    panel.model.found.value = "org/tiny:Q8_0"
+    assert panel.choice.model == "org/tiny:Q8_0"
 
 
 def test_a_hub_that_hangs_holds_nothing_up(open_panel: Open, hub: Hub) -> None:
