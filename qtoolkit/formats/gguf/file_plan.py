@@ -1,6 +1,6 @@
 """Plan a `.gguf` file from a model's config, shapes and tokenizer alone, and make the bytes of its tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -59,10 +59,7 @@ class PlannedTensor:
             return torch.tensor(self.values, dtype=torch.float32).view(torch.uint8)
         if len(self.sources) == 1:
             return self.packed(read(self.sources[0]))
-        out = torch.empty(len(self.sources), self.entry.nbytes // len(self.sources), dtype=torch.uint8)
-        for expert, source in zip(out, self.sources, strict=True):
-            expert.copy_(self.packed(read(source)).reshape(-1))
-        return out
+        return self._stacked(map(read, self.sources), len(self.sources))
 
     def packed(self, weight: Tensor) -> Tensor:
         """Return the bytes that one source becomes, uint8: all of the tensor, or one expert of it.
@@ -71,7 +68,7 @@ class PlannedTensor:
             weight: the tensor of the checkpoint; of a stack of experts, one after another is packed.
         """
         if weight.dim() == 3:
-            return torch.stack([self.packed(expert) for expert in weight])
+            return self._stacked(weight, len(weight))
         if self.transposed:
             weight = weight.T.contiguous()
         if self.half is not None:
@@ -81,6 +78,13 @@ class PlannedTensor:
         if self.shift:
             weight = weight.float() + self.shift
         return quantize_rows(weight.reshape(-1, weight.shape[-1]), self.type_)
+
+    def _stacked(self, experts: Iterable[Tensor], count: int) -> Tensor:
+        """Return the bytes of all experts, uint8 [experts, bytes]; one at a time is held besides them."""
+        out = torch.empty(count, self.entry.nbytes // count, dtype=torch.uint8)
+        for row, expert in zip(out, experts, strict=True):
+            row.copy_(self.packed(expert).reshape(-1))
+        return out
 
 
 @dataclass(frozen=True)
