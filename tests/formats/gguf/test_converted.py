@@ -2,6 +2,7 @@
 
 import json
 import struct
+import weakref
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -42,6 +43,25 @@ def test_experts_that_lie_apart_become_the_same_stacks(title: str, tmp_path: Pat
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
     assert any(".experts.1." in name for name in state)
     assert described(planned(model, state), state) == CONVERTED[title]["tensors"]
+
+
+def test_experts_are_read_one_at_a_time(tmp_path: Path) -> None:
+    """Each is given back before the next is asked for, so that no layer is whole in memory in 16 bits."""
+    model = small_model("mixtral")
+    model.save_pretrained(tmp_path)
+    held: list[weakref.ref[torch.Tensor]] = []
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+
+    def read(name: str) -> torch.Tensor:
+        assert all(earlier() is None for earlier in held)
+        weight = state[name].clone()
+        held.append(weakref.ref(weight))
+        return weight
+
+    stack = next(tensor for tensor in planned(model, state).tensors if "_exps" in tensor.entry.name)
+    assert stack.made(read).numel() == stack.entry.nbytes
+    assert len(held) == 8
 
 
 def test_the_first_checkpoints_of_gpt2_have_no_prefix() -> None:
