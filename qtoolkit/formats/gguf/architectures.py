@@ -1,4 +1,4 @@
-"""List the models that llama.cpp knows of: its names of them and of their tensors, and in what layout it wants these."""
+"""List the models that llama.cpp knows of: its names of them and of their tensors, and the layout that it wants."""
 
 import re
 from collections.abc import Mapping
@@ -62,6 +62,8 @@ class Architecture:
         norm_shift: what is added to the weights of norms.
         transposed: whether the checkpoint holds the matrices of its blocks as [in, out].
         experts: whether each block has some.
+        biases: whether its output of attention and its MLP may have biases; queries, keys and values always may.
+        factors: whether it reads a tensor of rope factors, of Llama 3.
         names: of its tensors in blocks.
         outside: of those outside.
         block: the names of tensors in blocks; groups: number of the block, name in it.
@@ -73,19 +75,21 @@ class Architecture:
     norm_shift: int = 0
     transposed: bool = False
     experts: bool = False
+    biases: bool = False
+    factors: bool = False
     names: Mapping[str, str] = field(default_factory=lambda: _IN_BLOCK)
     outside: Mapping[str, str] = field(default_factory=lambda: _OUTSIDE)
     block: re.Pattern[str] = _BLOCK
 
 
-_LLAMA = Architecture("llama", interleaved=True)
+_LLAMA = Architecture("llama", interleaved=True, biases=True, factors=True)
 # By transformers' `model_type`.
 ARCHITECTURES = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "mixtral": Architecture("llama", interleaved=True, experts=True, names=_IN_BLOCK | _ROUTED),
+    "mixtral": Architecture("llama", interleaved=True, experts=True, factors=True, names=_IN_BLOCK | _ROUTED),
     "smollm3": Architecture("smollm3", interleaved=True),
-    "granite": Architecture("granite", interleaved=True),
+    "granite": Architecture("granite", interleaved=True, biases=True, factors=True),
     "qwen2": Architecture("qwen2"),
     "qwen2_moe": Architecture("qwen2moe", experts=True, names=_IN_BLOCK | _ROUTED),
     "qwen3": Architecture("qwen3"),
@@ -95,11 +99,12 @@ ARCHITECTURES = {
     "gemma3_text": Architecture("gemma3", _TANH, norm_shift=1, names=_IN_BLOCK | _NORMS_AFTER),
     "olmo2": Architecture("olmo2", names=_IN_BLOCK | _NORMS_AFTER),
     "phi3": Architecture("phi3", names=_IN_BLOCK | _PHI3),
-    "starcoder2": Architecture("starcoder2", _TANH, names=_IN_BLOCK | _STARCODER2),
+    "starcoder2": Architecture("starcoder2", _TANH, biases=True, names=_IN_BLOCK | _STARCODER2),
     "gpt2": Architecture(
         "gpt2",
         _TANH,
         transposed=True,
+        biases=True,
         names=_GPT2,
         # The first checkpoints on the Hub have no prefix.
         outside={f"{prefix}{module}": name for prefix in ("", "transformer.") for module, name in _GPT2_OUTSIDE.items()}

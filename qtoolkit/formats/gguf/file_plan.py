@@ -15,7 +15,7 @@ from qtoolkit.formats.gguf.mixes import MIXES, ModelShape, type_of
 from qtoolkit.formats.gguf.model_values import numbers_of
 from qtoolkit.formats.gguf.ropes import rope_tensors
 from qtoolkit.formats.gguf.tensor_places import Made, is_transposed, tensors_of
-from qtoolkit.formats.gguf.vocabulary import vocabulary_of
+from qtoolkit.formats.gguf.vocabulary import further_ends, vocabulary_of
 from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType, quantize_rows
 
 # The version of the block types, `GGML_QNT_VERSION`.
@@ -59,10 +59,7 @@ class PlannedTensor:
             return torch.tensor(self.values, dtype=torch.float32).view(torch.uint8)
         if len(self.sources) == 1:
             return self.packed(read(self.sources[0]))
-        out = torch.empty(len(self.sources), self.entry.nbytes // len(self.sources), dtype=torch.uint8)
-        for expert, source in zip(out, self.sources, strict=True):
-            expert.copy_(self.packed(read(source)).reshape(-1))
-        return out
+        return self._stacked(lambda index: read(self.sources[index]), len(self.sources))
 
     def packed(self, weight: Tensor) -> Tensor:
         """Return the bytes that one source becomes, uint8: all of the tensor, or one expert of it.
@@ -71,7 +68,7 @@ class PlannedTensor:
             weight: the tensor of the checkpoint; of a stack of experts, one after another is packed.
         """
         if weight.dim() == 3:
-            return torch.stack([self.packed(expert) for expert in weight])
+            return self._stacked(weight.__getitem__, len(weight))
         if self.transposed:
             weight = weight.T.contiguous()
         if self.half is not None:
@@ -81,6 +78,13 @@ class PlannedTensor:
         if self.shift:
             weight = weight.float() + self.shift
         return quantize_rows(weight.reshape(-1, weight.shape[-1]), self.type_)
+
+    def _stacked(self, expert: Callable[[int], Tensor], count: int) -> Tensor:
+        """Return the bytes of all experts, uint8 [experts, bytes]; one at a time is held besides them."""
+        out = torch.empty(count, self.entry.nbytes // count, dtype=torch.uint8)
+        for index in range(count):
+            out[index].copy_(self.packed(expert(index)).reshape(-1))
+        return out
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def plan_file(
         "general.file_type": Value("uint32", MIXES[quant_type].file_type),
         "general.quantization_version": Value("uint32", _QUANTIZATION_VERSION),
         **vocabulary_of(tokenizer, config.vocab_size),
+        **further_ends(tokenizer, config.eos_token_id),
     }
     planned = (_planned(tensor, quant_type, architecture, model) for tensor in made)
     return FilePlan(values, (*_rope_tensors(config), *planned))

@@ -135,16 +135,23 @@ _HASHES = {
 }
 BY_HASH = {digest: name for name, digests in _HASHES.items() for digest in digests}
 
+# Names of one way of splitting, with the same options of merging; the first where no hash tells which.
+_PLAIN = ("gpt-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "phi-2", "gigachat", "a.x-4.0", "modern-bert")
+_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_THREE_DIGITS = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST
+_ONE_DIGIT = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST
+# By pattern, and whether a word that is a token is taken whole though no merges make it.
 _PATTERNS = {
-    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST: "llama-bpe",
-    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST: "qwen2",
+    (_THREE_DIGITS, True): ("llama-bpe", "pixtral", "midm-2.0", "jina-v5-nano"),
+    (_THREE_DIGITS, False): ("dbrx", "smaug-bpe"),
+    (_ONE_DIGIT, False): ("qwen2", "stablelm2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "hunyuan"),
 }
 
 
-def name_by_pattern(described: Mapping[str, Any]) -> str | None:
-    """Return llama.cpp's name of the way in which a tokenizer splits a text; None for one that is not known.
+def names_by_pattern(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return llama.cpp's names of the way in which a tokenizer splits a text, which are one to it; none if unknown.
 
     Args:
         described: its `tokenizer.json`.
@@ -152,14 +159,15 @@ def name_by_pattern(described: Mapping[str, Any]) -> str | None:
     pre = described.get("pre_tokenizer") or {}
     steps = pre.get("pretokenizers", [pre])
     kinds = [step.get("type") for step in steps]
+    whole = bool(described["model"].get("ignore_merges"))
     if not steps or kinds[-1] != "ByteLevel" or steps[-1].get("add_prefix_space"):
-        return None
+        return ()
     if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
-        return "gpt-2"
+        return () if whole else _PLAIN
     if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and steps[1].get("use_regex", True):
-        return "smollm"
+        return () if whole else _DIGITS
     if kinds == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True):
         pattern = steps[0].get("pattern", {}).get("Regex", "")
         isolated = steps[0].get("behavior") == "Isolated" and not steps[0].get("invert")
-        return _PATTERNS.get(pattern) if isolated else None
-    return None
+        return _PATTERNS.get((pattern, whole), ()) if isolated else ()
+    return ()

@@ -48,9 +48,13 @@ def rope_values(name: str, config: Any) -> dict[str, Value]:
     if kind == "yarn":
         original = rope["original_max_position_embeddings"]
         values[f"{scaling}.original_context_length"] = Value("uint32", int(original))
-        for key, stored in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
+        for key in ("beta_fast", "beta_slow"):
             if rope.get(key) is not None:
-                values[f"{scaling}.{stored}"] = Value("float32", rope[key])
+                values[f"{scaling}.yarn_{key}"] = Value("float32", float(rope[key]))
+        if rope.get("attention_factor") is not None:
+            # llama.cpp multiplies with its own, which is that of transformers too where none is given.
+            factor = rope["attention_factor"] / (0.1 * log(rope["factor"]) + 1)
+            values[f"{scaling}.attn_factor"] = Value("float32", factor)
     if kind == "longrope":
         values[f"{scaling}.attn_factor"] = Value("float32", _longrope_attention(rope, config))
     return values

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.gguf.architectures import Architecture
 
-# The experts of a layer in one tensor each, as transformers 5 holds them: [experts, out, in], gate and up under each other.
+# The experts of a layer in one tensor, as transformers 5 holds them: [experts, out, in], with gate above up.
 _FUSED = re.compile(r"mlp\.experts\.(gate_up_proj|down_proj)(?:\.weight)?")
 _EXPERT = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
 _EXPERT_NAMES = {
@@ -18,6 +18,8 @@ _EXPERT_NAMES = {
     "w3": "ffn_up_exps",
     "w2": "ffn_down_exps",
 }
+# Those that may have a bias in every architecture.
+_BIASED = ("attn_q", "attn_k", "attn_v")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def places_of(source: str, architecture: Architecture) -> tuple[Place, ...]:
         return (Place(f"{block}.{name}.weight", int(one[1])),) if name else ()
     module, _, kind = rest.rpartition(".")
     name = architecture.names.get(module)
-    return (Place(f"{block}.{name}.{kind}"),) if name and kind in ("weight", "bias") else ()
+    known = kind == "weight" or (kind == "bias" and (architecture.biases or name in _BIASED))
+    return (Place(f"{block}.{name}.{kind}"),) if name and known else ()
 
 
 def tensors_of(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture, experts: int) -> tuple[Made, ...]:
@@ -117,18 +120,26 @@ def _made(
     experts: int,
 ) -> Made:
     """Return how one tensor is made of its parts, by the numbers of their experts."""
-    stacked = name.endswith("_exps.weight") and None not in parts
+    stacked = None not in parts
     if stacked and {*parts} != {*range(experts)}:
-        missing = sorted({*range(experts)} ^ {*(number for number in parts if number is not None)})
+        wrong = sorted({*range(experts)} ^ {number for number in parts if number is not None})
         raise UnsupportedModelError(
-            f"no .gguf file is written of this model: of {name}'s {experts} experts, {missing[:3]} are missing or too many"
+            f"no .gguf file is written of this model: {name} has {experts} experts by the config, and the checkpoint "
+            f"{len(parts)}; the first that one of both lacks is {wrong[0]}"
         )
     sources = [parts[number] for number in range(experts)] if stacked else list(parts.values())
-    shape = _shape(shapes[sources[0][0]], sources[0][1], transposed=is_transposed(name, architecture))
-    for source, _ in sources:
-        if shapes[source] != shapes[sources[0][0]]:
-            raise UnsupportedModelError(f"no .gguf file is written of this model: {source!r} has another shape")
-    return Made(name, tuple(source for source, _ in sources), (experts, *shape) if stacked else shape, sources[0][1])
+    first, half = sources[0]
+    if other := next((source for source, _ in sources if shapes[source] != shapes[first]), None):
+        raise UnsupportedModelError(
+            f"no .gguf file is written of this model: {other!r} has the shape {shapes[other]}, and {first!r} "
+            f"{shapes[first]}"
+        )
+    shape = _shape(shapes[first], half, transposed=is_transposed(name, architecture))
+    if len(shape) > 2 and shape[0] != experts:
+        raise UnsupportedModelError(
+            f"no .gguf file is written of this model: {first!r} has {shape[0]} experts, and the config {experts}"
+        )
+    return Made(name, tuple(source for source, _ in sources), (experts, *shape) if stacked else shape, half)
 
 
 def is_transposed(name: str, architecture: Architecture) -> bool:

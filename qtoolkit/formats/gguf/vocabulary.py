@@ -7,7 +7,7 @@ from typing import Any
 
 from qtoolkit.checkpoints.gguf_writing import Value
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gguf.pre_tokenizers import BY_HASH, CHECKED_TEXT, name_by_pattern
+from qtoolkit.formats.gguf.pre_tokenizers import BY_HASH, CHECKED_TEXT, names_by_pattern
 
 # Types of tokens, `enum llama_token_type`.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
@@ -17,6 +17,53 @@ _LEAST_SCORE = -1e6
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 # As llama.cpp's converter names them.
 _STORED_NAMES = {"unk": "unknown", "sep": "seperator", "pad": "padding"}
+# Tokens that end an answer by their texts alone, `special_eog_ids` in llama.cpp's `llama-vocab.cpp`.
+_KNOWN_ENDS = frozenset(
+    [
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<|flush|>",
+        "<|calls|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "</s>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+        "<eos>",
+        "<turn|>",
+        "<|tool_response>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "[e~[",
+    ]
+)
+
+
+def further_ends(tokenizer: Any, ends: Any) -> dict[str, Value]:
+    """Return the values that name tokens that end an answer, besides the tokenizer's own.
+
+    llama.cpp knows many by their texts, and has places for two more; its converter names none.
+
+    Args:
+        tokenizer: of the model; None for one without.
+        ends: a config's `eos_token_id`: a number, a list of them, or None.
+    """
+    if tokenizer is None or not isinstance(ends, list):
+        return {}
+    others = [
+        number
+        for number in ends
+        if number != tokenizer.eos_token_id and tokenizer.convert_ids_to_tokens(number) not in _KNOWN_ENDS
+    ]
+    places = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+    return {place: Value("uint32", number) for place, number in zip(places, others, strict=False)}
 
 
 def vocabulary_of(tokenizer: Any, vocab_size: int) -> dict[str, Value]:
@@ -105,10 +152,9 @@ def _byte_level(tokenizer: Any, described: Mapping[str, Any]) -> dict[str, Value
             f"no .gguf file is written with this tokenizer: it changes a text before ({kind}), which llama.cpp does not"
         )
     # The patterns tell more than the hash: SmolLM's is that of GPT-2's splitting too, which keeps digits together.
-    name = name_by_pattern(described)
-    if name is None:
-        ids = tokenizer.encode(CHECKED_TEXT)
-        name = BY_HASH.get(sha256(str(ids).encode()).hexdigest())
+    names = names_by_pattern(described)
+    hashed = BY_HASH.get(sha256(str(tokenizer.encode(CHECKED_TEXT)).encode()).hexdigest())
+    name = hashed if hashed in names or not names else names[0]
     if name is None:
         raise UnsupportedModelError(
             "no .gguf file is written with this tokenizer: llama.cpp has no name of the way in which it splits a text"

@@ -30,6 +30,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen2",
         {"num_hidden_layers": 8, "hidden_size": 192, "intermediate_size": 256},
     ),
+    "qwen2, 80 layers, 8 heads for 2": ("qwen2", _WIDE | {"num_hidden_layers": 80}),
+    "mixtral, 17 layers, 8 experts": ("mixtral", _WIDE | {"num_hidden_layers": 17, "num_local_experts": 8}),
+    "qwen2_moe, 9 layers, 4 experts": (
+        "qwen2_moe",
+        _WIDE | {"num_hidden_layers": 9, "moe_intermediate_size": 256, "shared_expert_intermediate_size": 256},
+    ),
+    "phi3, 9 layers, 8 heads for 2": ("phi3", _WIDE | {"num_hidden_layers": 9}),
+    "gpt2, tied, 9 layers": ("gpt2", {"n_embd": 256, "n_layer": 9, "n_head": 4, "tie_word_embeddings": True}),
 }
 
 

@@ -8,7 +8,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from qtoolkit.checkpoints.gguf_writing import write_gguf
-from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.file_plan import FilePlan, plan_file
 from qtoolkit.formats.gguf.ropes import rope_tensors
@@ -71,26 +70,6 @@ def test_rope_factors_are_those_of_transformers() -> None:
     assert planned(model, "Q8_0").tensors[0].entry.name == "rope_freqs.weight"
 
 
-@pytest.mark.parametrize(
-    ("architecture", "changes", "why"),
-    [
-        ("bloom", {}, "no .gguf file is written of the architecture 'bloom'"),
-        ("llama", {"hidden_act": "gelu"}, "llama with silu, not gelu"),
-        (
-            "llama",
-            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-            "the type 'dynamic'",
-        ),
-        ("gemma3_text", GEMMA | {"query_pre_attn_scalar": 256}, "queries over the root of 64, not of 256"),
-        ("gemma3_text", GEMMA | {"layer_types": ["full_attention"] * 6}, "full attention in each sixth layer"),
-    ],
-)
-def test_what_llama_cpp_computes_otherwise_is_refused(architecture: str, changes: dict[str, Any], why: str) -> None:
-    """Before any weight is read, in one line."""
-    with pytest.raises(UnsupportedModelError, match=why):
-        planned(random_model(architecture, **changes), "Q8_0")
-
-
 @pytest.mark.parametrize(("architecture", "window"), [("mistral", 8), ("gemma3_text", None), ("mistral", None)])
 def test_the_context_ends_where_llama_cpp_would_compute_otherwise(architecture: str, window: int | None) -> None:
     """It lets each token of a Mistral attend to all before it, and knows the window of Gemma 3 alone."""
@@ -99,14 +78,6 @@ def test_the_context_ends_where_llama_cpp_would_compute_otherwise(architecture: 
     assert planned(model, "Q8_0").values[f"{architecture_of(model.config).name}.context_length"].content == (
         window or 64
     )
-
-
-def test_a_tensor_that_llama_cpp_lacks_is_refused() -> None:
-    """It is not left out without a word."""
-    model = sample("llama")
-    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    with pytest.raises(UnsupportedModelError, match=r"no tensor 'model\.layers\.0\.mlp\.router\.weight'"):
-        plan_file(model.config, shapes | {"model.layers.0.mlp.router.weight": (4, 64)}, None, "Q8_0", {})
 
 
 def sample(architecture: str) -> Any:

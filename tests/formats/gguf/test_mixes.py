@@ -16,6 +16,11 @@ SHAPES = {
     "llama, 80 layers, 8 heads for 2": (ModelShape(80, 8, 2, tied=False, architecture="llama"), 256, 256),
     "tied, 17 layers, rows of 256 and 288": (ModelShape(17, 4, 4, tied=True, architecture="llama"), 256, 288),
     "qwen2, 8 layers, rows of 192 and 256": (ModelShape(8, 4, 2, tied=False, architecture="qwen2"), 192, 256),
+    "qwen2, 80 layers, 8 heads for 2": (ModelShape(80, 8, 2, tied=False, architecture="qwen2"), 256, 256),
+    "mixtral, 17 layers, 8 experts": (ModelShape(17, 8, 2, tied=False, architecture="llama", experts=8), 256, 256),
+    "qwen2_moe, 9 layers, 4 experts": (ModelShape(9, 8, 2, tied=False, architecture="qwen2moe", experts=4), 256, 256),
+    "phi3, 9 layers, 8 heads for 2": (ModelShape(9, 8, 2, tied=False, architecture="phi3"), 256, 256),
+    "gpt2, tied, 9 layers": (ModelShape(9, 4, 4, tied=True, architecture="gpt2"), 256, 1024),
 }
 
 
@@ -26,8 +31,8 @@ def test_the_types_are_those_that_llama_cpp_chooses(title: str) -> None:
     for quant_type, kinds in CHOSEN[title].items():
         for kind, types in kinds.items():
             expected = types.split()
-            columns = inner if kind == "ffn_down" else hidden
-            in_block = kind not in ("output", "token_embd")
+            columns = inner if kind.startswith("ffn_down") else hidden
+            in_block = kind not in ("output", "token_embd", "position_embd")
             layers = model.layers if in_block else 1
             names = [f"blk.{layer}.{kind}.weight" if in_block else f"{kind}.weight" for layer in range(layers)]
             found = [type_of(name, (64, columns), quant_type, model).name for name in names]

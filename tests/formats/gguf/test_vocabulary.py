@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qtoolkit.checkpoints.gguf_writing import write_gguf
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gguf.vocabulary import vocabulary_of
+from qtoolkit.formats.gguf.vocabulary import further_ends, vocabulary_of
 from tests.formats.gguf.test_file_plan import planned, sample
 
 TEXTS = [
@@ -28,7 +28,7 @@ SPLITS: dict[str, Any] = {
     "smollm": pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     ),
-    "llama-bpe": pre_tokenizers.Sequence(
+    "dbrx": pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
@@ -42,6 +42,17 @@ def test_the_way_of_splitting_is_named(name: str) -> None:
     """By its patterns, since tokens of our own have a hash of their own."""
     values = vocabulary_of(byte_level(SPLITS[name]), 400)
     assert values["tokenizer.ggml.pre"].content == name
+
+
+def test_words_that_are_taken_whole_have_another_name() -> None:
+    """llama.cpp's `llama-bpe` takes a word that is a token, though no merges make it; its `dbrx` does not."""
+    tokenizer = byte_level(SPLITS["dbrx"])
+    tokenizer.backend_tokenizer.model.ignore_merges = True
+    assert vocabulary_of(tokenizer, 400)["tokenizer.ggml.pre"].content == "llama-bpe"
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    tokenizer.backend_tokenizer.model.ignore_merges = True
+    with pytest.raises(UnsupportedModelError, match="no name of the way in which it splits a text"):
+        vocabulary_of(tokenizer, 400)
 
 
 def test_a_way_of_splitting_that_has_no_name_is_refused() -> None:
@@ -77,6 +88,20 @@ def test_special_tokens_and_template_are_told() -> None:
     assert values["tokenizer.ggml.bos_token_id"].content == tokenizer.bos_token_id
     assert values["tokenizer.ggml.add_bos_token"].content is True
     assert values["tokenizer.ggml.add_eos_token"].content is False
+
+
+def test_further_tokens_that_end_an_answer_are_told() -> None:
+    """Those of a config's list that llama.cpp does not know by their texts."""
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    tokenizer.add_special_tokens({"eos_token": "<s>"})
+    tokenizer.add_tokens(["<|im_end|>", "<stop>", "<halt>"], special_tokens=True)
+    own, known, stop, halt = tokenizer.convert_tokens_to_ids(["<s>", "<|im_end|>", "<stop>", "<halt>"])
+    values = further_ends(tokenizer, [own, known, stop, halt])
+    assert {key: value.content for key, value in values.items()} == {
+        "tokenizer.ggml.eot_token_id": stop,
+        "tokenizer.ggml.eom_token_id": halt,
+    }
+    assert further_ends(tokenizer, own) == further_ends(None, [own, stop]) == {}
 
 
 def test_transformers_reads_back_the_same_tokens(tmp_path: Path) -> None:
