@@ -1,12 +1,12 @@
 """Hold a result that is a file of another program."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.files import path_of
 from qtoolkit.measure.disk import disk_size
 from qtoolkit.measure.guard import explained
 from qtoolkit.models.output_checks import refuse_own_source
@@ -17,6 +17,8 @@ from qtoolkit.stream.staging import check_output, staged
 from qtoolkit.stream.writing import describe_model, write_beside
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedModel
 
     from qtoolkit.formats import FilePlanner
@@ -58,8 +60,6 @@ class QuantizedFile(QuantizedModel):
 
     def save(self, path: str | Path, *, overwrite: bool = False, on_progress: OnProgress | None = None) -> Path:
         """Copy its files to another folder, as `QuantizedModel.save` writes them."""
-        from qtoolkit.files import path_of
-
         folder = path_of(path, "path")
         on_progress = on_progress or ignore_progress
         source = self.path

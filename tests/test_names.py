@@ -34,7 +34,8 @@ ALLOWED = {
     # What inputs are rounded to.
     "readers/stored.py": {"int8"},
 }
-NAMES = {*qt.available_methods(), *qt.available_formats()} - {"native"}
+# A `.gguf` file is a source too, whether or not something was quantized into one.
+NAMES = {*qt.available_methods(), *qt.available_formats()} - {"native", "gguf"}
 # What the field calls so whatever the method: a type, a tensor, a way of rounding. They count as whole texts alone.
 WORDS_OF_THE_FIELD = {"fp8", "int8", "zero_point", "absmax"}
 # As words of an identifier or a text: `quiet_bitsandbytes`, "gptq".

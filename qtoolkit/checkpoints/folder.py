@@ -85,29 +85,6 @@ def named_file(folder: Path, names: Collection[str]) -> str | None:
     return next((name for name in named if name in names), None)
 
 
-def named_gguf(folder: Path) -> Path | None:
-    """Return the `.gguf` file that a folder's config names as its weights; None where it names none.
-
-    Raises:
-        CheckpointError: it names one that is not in the folder.
-    """
-    if not (folder / "config.json").is_file():
-        return None
-    try:
-        described = _read_json(folder / "config.json").get("quantization_config")
-    except CheckpointError:
-        return None  # refused with its reason where the config is checked
-    if not isinstance(described, dict) or described.get("quant_method") != "gguf":
-        return None
-    name = described.get("file")
-    files = [file.name for file in folder.iterdir() if file.is_file() and file.suffix == ".gguf"]
-    if name not in files:
-        raise CheckpointError(
-            f"{folder / 'config.json'} names the file {name!r:.80}, which is no .gguf file beside it: get the folder again"
-        )
-    return folder / str(name)
-
-
 def _all_files(folder: Path) -> tuple[Path, ...]:
     """Return every safetensors file; files named as a second copy or an adapter only where there are no others."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix == ".safetensors" and file.is_file()]

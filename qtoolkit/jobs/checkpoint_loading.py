@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.errors import CheckpointError, QToolkitError
+from qtoolkit.formats import FileFormat, format_of
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.measure.guard import check_room, explained
@@ -20,6 +21,7 @@ from qtoolkit.planning.device import adapt_dtype, resolve_device, resolve_dtype
 from qtoolkit.planning.planner import plan_job
 from qtoolkit.publishing import receipt_of
 from qtoolkit.quantized import QuantizedModel, memory_report, quantization_report
+from qtoolkit.quantized_file import QuantizedFile
 from qtoolkit.records import ignore_progress
 from qtoolkit.requests import LoadRequest
 from qtoolkit.stream.loading import load_streamed
@@ -87,7 +89,10 @@ def load_quantized(checkpoint: Checkpoint, device: str) -> QuantizedModel:
         # The files on the disk are the result: those of the original model are not known.
         memory = replace(memory, disk_before=None)
         notes = (*planned.checkpoint.notes, *loaded.notes, *receipt.notes)
-        report = quantization_report(planned.plan, notes, memory, checkpoint.path, time.monotonic() - started)
+        path = checkpoint.path if checkpoint.path is None or checkpoint.path.is_dir() else checkpoint.path.parent
+        report = quantization_report(planned.plan, notes, memory, path, time.monotonic() - started)
+    if isinstance(format_of(checkpoint.quantization), FileFormat):
+        return QuantizedFile(lambda: loaded.value, checkpoint.tokenizer, planned.config, report, receipt.value)
     return QuantizedModel(loaded.value, checkpoint.tokenizer, planned.config, report, receipt.value)
 
 

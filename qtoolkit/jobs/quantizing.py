@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import current_folder
@@ -17,7 +17,8 @@ from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.measure.guard import explained, guarded
 from qtoolkit.measure.host import hardware, this_machine, versions
 from qtoolkit.measure.peak import measure_peak, resident_memory
-from qtoolkit.methods import Method, get_method, packages_of_method, resolve_config
+from qtoolkit.methods import Method, Outcome, get_method, packages_of_method, resolve_config
+from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.models.provenance import identify
 from qtoolkit.noted import Noted
@@ -29,7 +30,7 @@ from qtoolkit.planning.result_readers import refuse_unread
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, base_folder, memory_report, quantization_report, save_measured
 from qtoolkit.quantized_file import QuantizedFile, write_file
-from qtoolkit.records import Probe, Speed
+from qtoolkit.records import OnProgress, Probe, Speed
 from qtoolkit.requests import ModelSource, QuantizeRequest
 from qtoolkit.stream.journal import JournalLocation
 from qtoolkit.stream.staging import check_output, journal_of, staged
@@ -53,11 +54,7 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
         optional(package, f"method {method.name!r}")
     folder = request.folder
     mirror = _mirror(request, method)
-    if folder is None and method.writes_file:
-        raise ConfigError(f"{type(config).__name__} writes a file for other programs: give output=, the folder for it")
-    if folder is not None:
-        refuse_own_source(request.model, folder)
-        check_output(folder, overwrite=request.overwrite, unfinished=method.resumes or not request.resume)
+    _check_output(request, method)
     with _staged(request, method) as new:
         with measure_peak() as meter:
             checkpoint = open_source(request.model, request, on_progress=request.report)
@@ -84,25 +81,13 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
             plan = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
             outcome = method.quantize(checkpoint, planned.config, plan, on_progress, journal)
-            beside = base_folder(checkpoint.path, checkpoint.name)
-            probe: Noted[Probe | None] = Noted(None)
-            if outcome.file is not None:
-                assert new is not None
-                written = write_file(outcome.file, checkpoint, new, device, on_progress, beside)
-                footprint = written.value
-                probe = Noted(None, written.notes)
-            else:
-                assert outcome.model is not None
-                method.prepare(outcome.model)
-                footprint = memory_footprint(outcome.model)
-                if new is not None:
-                    probe = save_measured(outcome.model, checkpoint.tokenizer, new, on_progress, beside)
-        memory = memory_report(plan, footprint, new, meter.report)
-        notes = (*checkpoint.notes, *base.notes, *outcome.notes, *probe.notes)
+            written = _write(outcome, checkpoint, method, new, device, on_progress)
+        memory = memory_report(plan, written.footprint, new, meter.report)
+        notes = (*checkpoint.notes, *base.notes, *outcome.notes, *written.probe.notes)
         seconds = time.monotonic() - started
         report = quantization_report(plan, notes, memory, folder, seconds, outcome.calibration)
         deciding = versions(packages_of_method(method.name))
-        receipt = begin_receipt(checkpoint, base.value, report, deciding, (hardware(device),), probe.value)
+        receipt = begin_receipt(checkpoint, base.value, report, deciding, (hardware(device),), written.probe.value)
         if new is not None:
             receipt = write_receipt(new, receipt)
     if outcome.model is None:
@@ -110,6 +95,50 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
         opens = partial(_open_result, folder, device)
         return QuantizedFile(opens, checkpoint.tokenizer, planned.config, report, receipt)
     return QuantizedModel(outcome.model, checkpoint.tokenizer, planned.config, report, receipt)
+
+
+def _check_output(request: QuantizeRequest, method: Method) -> None:
+    """Refuse an output that cannot be written, or that is missing where the result is a file.
+
+    Raises:
+        QToolkitError: as `check_output`.
+    """
+    folder = request.folder
+    if folder is not None:
+        refuse_own_source(request.model, folder)
+        check_output(folder, overwrite=request.overwrite, unfinished=method.resumes or not request.resume)
+    elif method.writes_file:
+        name = method.config_class.__name__
+        raise ConfigError(f"{name} writes a file for other programs: give output=, the folder for it")
+
+
+class _Written(NamedTuple):
+    """What a result takes, and what was seen of it.
+
+    Attributes:
+        footprint: bytes of its tensors in memory.
+        probe: its logits on a few tokens; None where they were not measured, with notes of what was left out.
+    """
+
+    footprint: int
+    probe: Noted[Probe | None]
+
+
+def _write(
+    outcome: Outcome, checkpoint: Checkpoint, method: Method, folder: Path | None, device: str, on_progress: OnProgress
+) -> _Written:
+    """Write a result into a new folder; without one, a model stays in memory."""
+    base = base_folder(checkpoint.path, checkpoint.name)
+    if outcome.file is not None:
+        assert folder is not None
+        written = write_file(outcome.file, checkpoint, folder, device, on_progress, base)
+        return _Written(written.value, Noted(None, written.notes))
+    assert outcome.model is not None
+    method.prepare(outcome.model)
+    footprint = memory_footprint(outcome.model)
+    if folder is None:
+        return _Written(footprint, Noted(None))
+    return _Written(footprint, save_measured(outcome.model, checkpoint.tokenizer, folder, on_progress, base))
 
 
 def _open_result(folder: Path, device: str) -> "PreTrainedModel":

@@ -32,7 +32,8 @@ class GGUF(MethodConfig):
     quant_type: str = option(
         _DEFAULT,
         choices=(
-            *("Q2_K", "Q3_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_M", "Q6_K", "Q8_0"),
+            *("Q2_K", "Q3_K_M", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K_S", "Q4_K_M", "Q4_1", "Q5_0", "Q5_K_M", "Q5_1"),
+            *("Q6_K", "Q8_0"),
             *("F16", "BF16"),
         ),
         help="how weights are stored, by llama.cpp's names, from the smallest to the largest file",

@@ -5,12 +5,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.checkpoints.folder import load_config, load_generation_config
+from qtoolkit.checkpoints.folder import load_config, load_generation_config, read_config
+from qtoolkit.errors import CheckpointError, SourceError
 from qtoolkit.files import file_bytes
 from qtoolkit.hub.licenses import ancestry, inherited, license_of_folder, read_card
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.from_gguf import open_gguf
 from qtoolkit.models.tokenizer import load_tokenizer
+
+
+def named_gguf(folder: Path) -> Path | None:
+    """Return the `.gguf` file that a folder's config names as its weights; None where it names none.
+
+    Raises:
+        CheckpointError: it names one that is not in the folder.
+    """
+    if not (folder / "config.json").is_file():
+        return None
+    try:
+        described = read_config(folder).get("quantization_config")
+    except SourceError:
+        return None  # refused with its reason where the config is checked
+    if not isinstance(described, dict) or described.get("quant_method") != "gguf":
+        return None
+    name = described.get("file")
+    files = [file.name for file in folder.iterdir() if file.is_file() and file.suffix == ".gguf"]
+    if name not in files:
+        raise CheckpointError(
+            f"{folder / 'config.json'} names the file {name!r:.80}, which is no .gguf file beside it: "
+            "get the folder again"
+        )
+    return folder / str(name)
 
 
 def open_gguf_folder(

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.checkpoints.folder import Refuse, accept_all, check_config, check_loadable, named_gguf
+from qtoolkit.checkpoints.folder import Refuse, accept_all, check_config, check_loadable
 from qtoolkit.errors import ConfigError, ModelNotFoundError
 from qtoolkit.files import path_of
 from qtoolkit.hub.gguf_choice import parse_gguf_name
@@ -14,7 +14,7 @@ from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.from_config import open_config
 from qtoolkit.models.from_folder import open_folder
 from qtoolkit.models.from_gguf import open_gguf
-from qtoolkit.models.from_gguf_folder import open_gguf_folder
+from qtoolkit.models.from_gguf_folder import named_gguf, open_gguf_folder
 from qtoolkit.models.from_hub import open_downloaded, open_headers, open_hub_gguf
 from qtoolkit.models.from_memory import open_loaded
 from qtoolkit.partial import put_back
@@ -73,9 +73,9 @@ def open_checkpoint(
         return open_gguf(path, tokenizer, headers_only=headers_only)
     if name and os.path.isdir(path):  # noqa: PTH112
         _refuse_revision(name, revision)
-        if (file := named_gguf(path)) is not None:
-            return open_gguf_folder(name, path, file, tokenizer, check, headers_only=headers_only)
-        return open_folder(name, path, tokenizer, check, headers_only=headers_only)
+        file = named_gguf(path)
+        opens = open_folder if file is None else partial(open_gguf_folder, file=file)
+        return opens(name, path, tokenizer=tokenizer, check=check, headers_only=headers_only)
     exists = bool(name) and os.path.exists(path)  # noqa: PTH110
     if not name or exists or isinstance(model, os.PathLike) or path.is_absolute() or name.startswith((".", "~")):
         kind = "is no folder and no .gguf file" if exists else "does not exist"

@@ -45,7 +45,7 @@ def option(
         metadata["absent"] = absent
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, repr=not secret, metadata=metadata, kw_only=not by_place)
+    return field(default=default, repr=not secret, metadata=metadata, kw_only=False if by_place else MISSING)
 
 
 def describe(help: str, metavar: str = "") -> Mapping[str, Any]:

@@ -1,6 +1,5 @@
-"""A model is quantized into a `.gguf` file: what was planned is written, and other readers find the same numbers in it."""
+"""A model is quantized into a `.gguf` file: what was planned is written, and other readers find the same numbers."""
 
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,12 +11,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
+from qtoolkit.checkpoints.folder import read_weights
 from qtoolkit.errors import CheckpointError, ConfigError
 from qtoolkit.formats.gguf.mixes import MIXES
 from qtoolkit.records import ProgressEvent
 from tests.sample_models import dequantized
 
-FILE = "tiny_llama-Q8_0.gguf"
+FILE = "tiny-llama-Q8_0.gguf"
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,10 @@ def test_each_weight_is_within_half_a_step(result: qt.QuantizedModel, tiny_llama
     """Q8_0 has 127 steps up to the largest weight of 32; compared in the rows that llama.cpp does not reorder."""
     assert result.path is not None
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(result.path / FILE).tensors}
-    source = load_file(tiny_llama / "model.safetensors")
+    source = read_weights(tiny_llama)
     for kind, module in (("attn_v", "self_attn.v_proj"), ("ffn_down", "mlp.down_proj")):
         stored = tensors[f"blk.1.{kind}.weight"]
-        weight = source[f"model.layers.1.{module}.weight"].double().numpy()
+        weight = source[f"model.layers.1.{module}.weight"][...].double().numpy()
         found = gguf.dequantize(stored.data, stored.tensor_type).astype(np.float64)
         blocks = np.abs(weight).reshape(len(weight), -1, 32)
         step = np.repeat(blocks.max(2) / 127, 32, axis=1)
@@ -108,16 +108,18 @@ def test_a_weight_that_is_no_number_ends_the_job(tiny_llama: Path, tmp_path: Pat
     broken.mkdir()
     for file in tiny_llama.iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
-    tensors = load_file(broken / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("inf")
-    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    name = "model.layers.1.mlp.up_proj.weight"
+    file = read_weights(broken)[name].file
+    tensors = load_file(file)
+    tensors[name][3, 5] = float("inf")
+    save_file(tensors, file, {"format": "pt"})
     with pytest.raises(CheckpointError, match=r"up_proj.*holds NaN or infinity"):
         qt.quantize(str(broken), qt.GGUF("Q8_0"), output=tmp_path / "out")
     assert not [file for file in tmp_path.iterdir() if file.name != "broken"]
 
 
 def test_a_stopped_job_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
-    events: Iterator[int] = iter(range(5))
+    events = iter(range(5))
 
     def stop(event: ProgressEvent) -> None:
         if event.phase == "quantize" and next(events, None) is None:

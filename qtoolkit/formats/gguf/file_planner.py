@@ -111,7 +111,8 @@ class GGUFPlanner(FilePlanner):
             done += weight.nbytes
             if not torch.isfinite(weight.sum(dtype=torch.float32)) and not torch.isfinite(weight).all():
                 raise CheckpointError(
-                    f"{name!r:.120} of {checkpoint.name} holds NaN or infinity, which no block can hold: get the model again"
+                    f"{name!r:.120} of {checkpoint.name} holds NaN or infinity, which no block can hold: "
+                    "get the model again"
                 )
             return weight.to(device)
 
@@ -204,7 +205,7 @@ def _notes(file: FilePlan, quant_type: str) -> tuple[str, ...]:
         width = odd[0].entry.shape[-1]
         names = ", ".join(sorted({tensor.type_.name for tensor in odd}))
         notes.append(
-            f"{len(odd)} tensors have rows that are no multiple of {base.block_size}, such as {width}: they become {names} "
-            "instead, as by llama.cpp"
+            f"{len(odd)} tensors have rows that are no multiple of {base.block_size}, such as {width}: "
+            f"they become {names} instead, as by llama.cpp"
         )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Plan and load a folder around a `.gguf` file: weights are expanded to 16 bits, since torch multiplies with no blocks."""
+"""Plan and load a folder around a `.gguf` file; its weights are expanded to 16 bits, since torch knows no blocks."""
 
 import copy
 from collections import Counter
