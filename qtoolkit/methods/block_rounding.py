@@ -76,7 +76,7 @@ class BlockRounding(Method):
     ) -> Outcome:
         """See `Method`: nothing is quantized before the file is written."""
         planner = self.planner_of(checkpoint, config)
-        return Outcome(None, file=planner)
+        return Outcome(None, notes=planner.file_notes, file=planner)
 
 
 METHOD = BlockRounding()
