@@ -36,15 +36,12 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
-    """The folder of a random 2-layer Llama with SmolLM2's tokenizer; saved in two shards."""
-    from transformers import AutoTokenizer
-
-    from tests.sample_models import random_model
+    """The folder of a random 2-layer Llama with SmolLM2's first tokens; saved in several shards."""
+    from tests.sample_models import few_tokens, random_model
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    random_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder, max_shard_size="4MB")
-    tokenizer.save_pretrained(folder)
+    count = few_tokens(smollm2, folder)
+    random_model("llama", vocab_size=count).save_pretrained(folder, max_shard_size="200KB")
     return folder
 
 
