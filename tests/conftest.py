@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -15,9 +16,28 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+BROWSER = "tests/browser/"
+# What takes minutes should not begin when the other core runs out of work.
+FIRST = ("notebooks/", "tests/test_notebooks.py", BROWSER)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notebooks first: one that takes minutes should not begin when the other core runs out of work."""
-    items.sort(key=lambda item: not item.nodeid.startswith(("notebooks/", "tests/test_notebooks.py")))
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: next((at for at, path in enumerate(FIRST) if item.nodeid.startswith(path)), len(FIRST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Keep the tests of a file in one process, and all with a browser: each process would start a server of its own."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return BROWSER if nodeid.startswith(BROWSER) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_finish() -> None:
