@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.formats import Grid, GroupedFormat, LayersFormat, RecodedLayers, base_grid, conversion_targets
 from qtoolkit.formats.recoding import RecodedTensors
 from qtoolkit.jobs.convertible import Convertible, block_prefix, build_layers, config_entries_of
@@ -81,13 +81,21 @@ def _values(source: Convertible, described: RecodedLayers, target: GroupedFormat
     """Return the `quantization_config` of a format; None where it cannot tell which method chose the codes."""
     values = target.describe_recoded(described, layout)
     if not source.is_named or (own := source.config.stored_in(target.name, lossy=_is_rounded(source, target))) is None:
-        is_its = target.method_of(values)[0] == source.config.method
+        is_its = _method_in(target, values) == source.config.method
         return values if is_its or not source.is_named else None
-    if target.method_of(values)[0] == own.method:
+    if _method_in(target, values) == own.method:
         return values
     origin = {"method": own.method, "options": own.to_file()}
     values = target.describe_recoded(replace(described, origin=origin), layout)
-    return values if target.method_of(values)[0] == own.method else None
+    return values if _method_in(target, values) == own.method else None
+
+
+def _method_in(target: GroupedFormat, values: Mapping[str, Any]) -> str:
+    """Return the method that a `quantization_config` tells; empty where none of ours makes such codes."""
+    try:
+        return target.method_of(values)[0]
+    except UnsupportedModelError:
+        return ""
 
 
 def _takes_all(source: Convertible, target: GroupedFormat, layout: str) -> bool:

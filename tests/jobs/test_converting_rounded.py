@@ -22,6 +22,7 @@ SOURCES: list[Any] = [
     pytest.param(qt.AbsMax(granularity="channel"), ("gptq",), marks=pytest.mark.slow),
     pytest.param(qt.AbsMax(format="native"), ("gptq", "mlx", "gptq_v2"), marks=pytest.mark.slow),
     (qt.AbsMax(**GROUPS, full_range=True, rules={"*.down_proj": {"bits": 8}}), ("gptq", "mlx")),
+    pytest.param(qt.AbsMax(**GROUPS | {"group_size": 16}, format="native"), ("gptq",), marks=pytest.mark.slow),
     pytest.param(qt.ZeroPoint(**GROUPS), ("gptq_v2",), marks=pytest.mark.slow),
     pytest.param(
         qt.ZeroPoint(granularity="channel", format="compressed-tensors"), ("gptq_v2",), marks=pytest.mark.slow

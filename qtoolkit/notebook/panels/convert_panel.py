@@ -31,7 +31,8 @@ class ConvertPanel:
 
     def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
         self.source = text_field("Quantized model", choice.folder, hint="a saved folder, or a Hub id")
-        self.format = choice_field("Format", [(name, name) for name in conversion_targets()], "compressed-tensors")
+        formats = tuple(conversion_targets())
+        self.format = choice_field("Format", [(name, name) for name in formats], formats[0])
         self.output = text_field("Save to", hint="a folder, which appears when it is complete")
         self.for_ = reader_field(choice, ConvertRequest)
         self.lossy = keyword_field(ConvertRequest, "lossy", "Round minima where codes are asymmetric")
