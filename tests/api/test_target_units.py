@@ -76,8 +76,8 @@ def test_units_of_unequal_shapes_get_the_best_bits_that_the_target_allows(tiny_l
 
 
 @pytest.mark.parametrize("architecture", ["phi3", "mixtral"])
-def test_what_is_fused_in_the_model_and_experts(architecture: str, smollm2: Path, tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+def test_what_is_fused_in_the_model_and_experts(architecture: str, tiny_llama: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     random_model(architecture, torch.bfloat16, vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     plan = qt.plan(tmp_path / "model", gptq(target_bits=5.5), device="cpu")

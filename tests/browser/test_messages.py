@@ -15,10 +15,10 @@ COMM = re.compile(rb'"msg_type":\s*"comm_msg"')
 DATE = re.compile(rb'"date":\s*"([^"]+)"')
 
 
-def test_at_most_ten_a_second(lab: Lab, smollm2: Path, tmp_path: Path) -> None:
-    model = random_model("llama", num_hidden_layers=60, vocab_size=len(AutoTokenizer.from_pretrained(smollm2)))
-    model.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(smollm2).save_pretrained(tmp_path)
+def test_at_most_ten_a_second(lab: Lab, tiny_llama: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    random_model("llama", num_hidden_layers=60, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     sent: list[float] = []
 
     def note(frame: bytes | str) -> None:

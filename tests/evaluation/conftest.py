@@ -8,5 +8,5 @@ from transformers import AutoTokenizer
 
 
 @pytest.fixture(scope="session")
-def tokenizer(smollm2: Path) -> Any:
-    return AutoTokenizer.from_pretrained(smollm2)
+def tokenizer(tiny_llama: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_llama)

@@ -43,7 +43,7 @@ class Scripted:
     ("changes", "told"),
     [
         ({"text": [""]}, "text: only empty texts"),
-        ({"text": ["too short"]}, "makes 2 tokens, and one window takes 32"),
+        ({"text": ["too short"]}, "makes 3 tokens, and one window takes 32"),
         ({"num_tokens": 10}, "num_tokens must be at least seq_len, 32, got 10"),
         ({"seq_len": 1}, "seq_len must be at least 2"),
         ({"seq_len": 10**6, "num_tokens": 10**6}, "seq_len must be at most 2048, the most that the model reads"),
@@ -89,13 +89,13 @@ def test_the_calibration_text_is_refused(tiny_llama: Path, tmp_path: Path, form:
     made = qt.quantize(tiny_llama, gptq(num_samples=64, seq_len=256), output=tmp_path / "out", device="cpu")
     model = {"in memory": made, "folder": made.path, "read back": qt.load(tmp_path / "out", device="cpu")}[form]
     with pytest.raises(ConfigError, match=r"^4 texts holds text that the model was calibrated on \(100 %"):
-        evaluate(model, text=TEXTS)
+        evaluate(model, text=TEXTS, num_tokens=1280)
     assert not any("calibrated" in note for note in evaluate(model).notes)
 
 
 @pytest.mark.parametrize(("shared", "refused"), [(0, False), (2, False), (3, True)])
 def test_a_quotation_is_told_and_more_is_refused(tokenizer: Any, shared: int, refused: bool) -> None:
-    options = {"seq_len": 512, "num_tokens": 5120, "stride": None, "max_seq_len": None, "vocab_size": 49152}
+    options = {"seq_len": 512, "num_tokens": 5120, "stride": None, "max_seq_len": None, "vocab_size": len(tokenizer)}
     windows = load_windows([HELD_OUT], tokenizer, **options, on_progress=ignore_progress)
     passages = (*sketch(windows.tokens)[:shared], *range(20 - shared))
     opened = Opened(LoadedScorer("model", None), tokenizer, passages=passages)

@@ -16,8 +16,7 @@ from tests.texts.calibration_texts import TEXT
 
 pytestmark = pytest.mark.slow
 
-BLOCKS = 4
-CALIBRATION: dict[str, Any] = {"calibration": [TEXT[100_000:400_000]], "num_samples": 8, "seq_len": 128}
+BLOCKS = 2
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +37,21 @@ def with_outliers(model: Any) -> Any:
     return changed
 
 
+@pytest.fixture(scope="module")
+def fitted(model: Any) -> dict[int, QualityReport]:
+    """GPTQ's loss by its bits."""
+    options: dict[str, Any] = {"group_size": 64, "sym": False, "num_samples": 8, "seq_len": 128}
+    options["calibration"] = [TEXT[100_000:400_000]]
+    return {bits: measure(model, qt.GPTQ(bits=bits, **options)) for bits in (4, 3, 2)}
+
+
 def measure(model: Any, config: Any) -> QualityReport:
     quantized = qt.quantize(model, config, device="cpu")
     return qt.evaluate(quantized, base=model, text=[HELD_OUT], seq_len=128, num_tokens=768, speed=False)
 
 
-def test_more_bits_lose_less(model: Any) -> None:
-    reports = [
-        measure(model, qt.Int8()),
-        *(measure(model, qt.GPTQ(bits=bits, group_size=64, sym=False, **CALIBRATION)) for bits in (4, 3, 2)),
-    ]
+def test_more_bits_lose_less(model: Any, fitted: dict[int, QualityReport]) -> None:
+    reports = [measure(model, qt.Int8()), *fitted.values()]
     divergences = [report.kl_divergence for report in reports]
     assert divergences == sorted(divergences)
     for better, worse in pairwise(reports):
@@ -57,11 +61,10 @@ def test_more_bits_lose_less(model: Any) -> None:
     assert agreement == sorted(agreement, reverse=True)
 
 
-def test_text_helps_at_the_same_size(model: Any) -> None:
+def test_text_helps_at_the_same_size(model: Any, fitted: dict[int, QualityReport]) -> None:
     """GPTQ in groups of 64 takes 4.28 bits a weight, NF4 without double quantization 4.5."""
-    fitted = measure(model, qt.GPTQ(bits=4, group_size=64, sym=False, **CALIBRATION))
     rounded = measure(model, qt.NF4(double_quant=False))
-    assert fitted.kl_divergence < rounded.kl_divergence
+    assert fitted[4].kl_divergence < rounded.kl_divergence
 
 
 def test_outliers_break_one_range_for_the_whole_tensor_and_not_int8(model: Any, with_outliers: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import qtoolkit as qt
 from tests.evaluation.plain import HELD_OUT, divergences, perplexity, windows_of
@@ -53,9 +53,9 @@ def test_a_model_read_block_by_block_differs_from_itself_by_nothing(models: Any,
     assert report.perplexity_ratio == pytest.approx(1, abs=1e-6)
 
 
-def test_a_real_model_is_measured_as_by_a_plain_loop(smollm2: Path, tokenizer: Any) -> None:
+def test_a_real_model_is_measured_as_by_a_plain_loop(smollm2: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16)
-    windows = windows_of(tokenizer, HELD_OUT, 128, 512)
+    windows = windows_of(AutoTokenizer.from_pretrained(smollm2), HELD_OUT, 128, 512)
     report = qt.evaluate(smollm2, text=[HELD_OUT], seq_len=128, num_tokens=512, device="cpu")
     assert report.perplexity == pytest.approx(perplexity(model, windows), rel=1e-4)
     assert report.kl_divergence is None and report.base is None

@@ -60,7 +60,7 @@ def test_text_that_the_model_writes_is_kept_on_the_disk(tiny_llama: Path) -> Non
 
 def test_a_file_that_ulimit_does_not_allow_is_refused(tiny_llama: Path) -> None:
     plan = qt.plan(tiny_llama, "nf4", device="cpu", machine=PLENTY)
-    small = Machine("this machine", 10**13, cache_disk=10**13, output_disk=10**13, largest_file=1_000_000)
-    with pytest.raises(DiskFullError, match=r"disk for one file, by ulimit -f: .* of 1\.0 MB\): raise that limit"):
+    small = Machine("this machine", 10**13, cache_disk=10**13, output_disk=10**13, largest_file=100_000)
+    with pytest.raises(DiskFullError, match=r"disk for one file, by ulimit -f: .* of 100\.0 kB\): raise that limit"):
         check_fits(judge(plan, small, saves=True))
     check_fits(judge(plan, small, saves=False))

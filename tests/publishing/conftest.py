@@ -66,7 +66,7 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     shutil.copytree(folder / "nf4", sharded)
     tensors, receipt = load_file(sharded / "model.safetensors"), read_receipt(sharded)
     (sharded / "model.safetensors").unlink()
-    write_weights(tensors, sharded, ignore_progress, max_shard_bytes=3_000_000)
+    write_weights(tensors, sharded, ignore_progress, max_shard_bytes=200_000)
     assert receipt is not None
     write_receipt(sharded, receipt)
     return {path.name: path for path in folder.iterdir()}

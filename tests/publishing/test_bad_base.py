@@ -1,9 +1,11 @@
 """A base that cannot be read, or takes all there is: that is told of the base, and says nothing of the model."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,21 +104,26 @@ def test_a_base_that_takes_too_long_is_ended(
     assert_told_of_the_base_alone(qt.verify(made["absmax"], base=base), "not done after 0 s")
 
 
+# What it does when it has answered everything.
 LINGERING = """
 import sys
 if any("behaviour.py" in one for one in sys.orig_argv):
-    import atexit, time
+    import atexit, pathlib, time
     atexit.register(time.sleep, 600)
+    atexit.register(pathlib.Path({answered!r}).touch)
 """
 
 
 @pytest.mark.slow
 def test_a_process_that_has_answered_everything_and_does_not_end_has_answered(
-    made: dict[str, Path], base: Path, every_process_runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Enough to read a small tokenizer, on a busy machine too.
-    monkeypatch.setattr(process, "_BASE_TIME", 20.0)
-    every_process_runs(LINGERING)
+    made: dict[str, Path], base: Path, every_process_runs: Callable[[str], None], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    answered, hours = tmp_path / "answered", itertools.count(step=3600.0)
+    every_process_runs(LINGERING.format(answered=str(answered)))
+    # A clock that stands still until then, and goes on by an hour at each look.
+    clock = SimpleNamespace(monotonic=lambda: next(hours) if answered.exists() else 0.0)
+    monkeypatch.setattr(process, "time", clock)
     verification = qt.verify(made["absmax"], base=base)
     assert verification.passed, str(verification)
     assert {check.name: check for check in verification.checks}["token ids"].value != "as in the receipt"

@@ -9,11 +9,18 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import VerificationError
+from qtoolkit.publishing import file_checks
 from tests.publishing.checks import checks_of
 
 pytestmark = pytest.mark.slow
 
 METHODS = ["nf4", "fp4", "int8", "absmax", "zero_point", "gptq", "gptq_v2", "sharded"]
+
+
+@pytest.fixture(autouse=True)
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let buffers take less than these small models do."""
+    monkeypatch.setattr(file_checks, "_BUFFER_BYTES", 100_000)
 
 
 def with_figures(folder: Path, copy: Path, changes: dict[str, Any], **memory: int) -> Path:

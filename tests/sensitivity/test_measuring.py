@@ -40,11 +40,11 @@ def measure(checkpoint: Checkpoint, **options: Any) -> Sensitivity:
 
 
 @pytest.fixture
-def checkpoint(smollm2: Path) -> Checkpoint:
+def checkpoint(tiny_llama: Path) -> Checkpoint:
     """A random Llama in float32 that is sure of something: weights three times as large."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     model = random_model("llama", torch.float32, vocab_size=len(tokenizer))
     with torch.no_grad():
         for parameter in model.parameters():

@@ -19,10 +19,10 @@ def refused(kind: type[Exception], match: str, model: Any, config: qt.GPTQ, **op
 
 
 @pytest.fixture(scope="module")
-def tokenizer(smollm2: Path) -> Any:
+def tokenizer(tiny_llama: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(smollm2)
+    return AutoTokenizer.from_pretrained(tiny_llama)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["NaN", "infinity"])

@@ -30,10 +30,10 @@ def stop_in_the_second_block(event: ProgressEvent) -> None:
 
 
 @pytest.fixture
-def tokenizer(smollm2: Path) -> Any:
+def tokenizer(tiny_llama: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(smollm2)
+    return AutoTokenizer.from_pretrained(tiny_llama)
 
 
 def test_a_mixture_with_chats_is_stopped_and_goes_on(tiny_llama: Path, tokenizer: Any, tmp_path: Path) -> None:
