@@ -49,7 +49,7 @@ def test_a_script_that_knows_transformers_alone_reads_our_format(tmp_path: Path)
     for before, is_read in (((), False), (("-m", "qtoolkit"), True)):
         done = start(*before, "programs/program.py", "model", "logits", folder=tmp_path)
         assert done.returncode == 7, done.stderr
-        # By itself transformers does not fail: it warns, and fills what it did not find with random numbers.
+        # By itself transformers 5 does not fail: it warns, and takes codes for weights.
         assert ("Unknown quantization type" in done.stderr) != is_read
         logits = torch.load(tmp_path / "logits")
         assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-4) == is_read
