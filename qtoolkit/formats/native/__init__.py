@@ -17,8 +17,8 @@ class NativeFormat(LayersFormat):
     def readers(self, options: Mapping[str, Any]) -> str:
         """See `Format`."""
         return (
-            "Without `import qtoolkit`, transformers 5 does not stop: it warns of an unknown quantization type, and "
-            "computes with wrong weights."
+            "Without `import qtoolkit`, transformers 5 warns of an unknown quantization type, and then stops at shapes "
+            "that do not fit (4 bits) or computes with wrong weights (8 bits)."
         )
 
 
