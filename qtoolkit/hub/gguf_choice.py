@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qtoolkit.checkpoints.gguf_parts import part_names, refuse_missing
 from qtoolkit.errors import ModelNotFoundError, UnsupportedModelError
+from qtoolkit.hub.hub_errors import refuse_token
 from qtoolkit.units import format_bytes
 
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+)|/(.+\.gguf))(@.*)?", re.IGNORECASE)
@@ -32,12 +33,16 @@ class GgufName:
 def parse_gguf_name(name: str) -> GgufName | None:
     """Return what a name says of a `.gguf` file on the Hub; None for a name of something else.
 
+    Raises:
+        ConfigError: a part of the name is a Hub token.
+
     Example:
         >>> parse_gguf_name("org/name:Q4_K_M@main")
         GgufName(repo='org/name@main', choice='Q4_K_M')
         >>> parse_gguf_name("org/name/a.gguf")
         GgufName(repo='org/name', choice='a.gguf')
     """
+    refuse_token(name)
     found = _NAME.fullmatch(name.strip())
     return GgufName(found[1] + (found[4] or ""), found[2] or found[3]) if found else None
 

@@ -65,7 +65,11 @@ def test_a_password_of_the_hubs_address(hub: Hub, address: str, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    "name", ["https://user:{}@huggingface.co/org/m", "https://huggingface.co/org/m?token={}", "org/m:{}", "'{}'", "{},"]
+    "name",
+    [
+        *("https://user:{}@huggingface.co/org/m", "https://huggingface.co/org/m?token={}", "org/m:{}", "'{}'", "{},"),
+        *("org/m/{}.gguf", "org/m:Q4_0@{}"),
+    ],
 )
 def test_a_token_within_a_name_is_not_sent(hub: Hub, name: str) -> None:
     pasted = name.format(TOKEN)

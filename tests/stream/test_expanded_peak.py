@@ -1,11 +1,14 @@
-"""A block of a source in FP8 takes little more memory while it is read than its weights in bfloat16 do."""
+"""A block of a source in FP8 or GGUF takes little more memory while it is read than its weights in bfloat16 do."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from qtoolkit.checkpoints.gguf_writing import write_gguf
+from qtoolkit.formats.gguf.file_plan import plan_file
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.measure.peak import measure_peak
@@ -44,3 +47,20 @@ def test_a_block_takes_a_fifth_more_than_its_weights_at_most(tmp_path: Path) -> 
     del tensors
     # Not beside a block in bfloat16: by what the allocator kept, that one costs anything between 0 and a block.
     assert peak_of_blocks(tmp_path) < 1.2 * block
+
+
+@pytest.mark.slow
+def test_a_block_of_a_gguf_file_takes_a_fifth_more_than_its_weights_at_most(tmp_path: Path) -> None:
+    model = random_model("llama", **SHAPE)
+    block = sum(parameter.nbytes for parameter in model.model.layers[0].parameters())
+    write_q8_0(model, tmp_path / "a.gguf")
+    del model
+    assert peak_of_blocks(tmp_path / "a.gguf") < 1.2 * block
+
+
+def write_q8_0(model: Any, file: Path) -> None:
+    weights = model.state_dict()
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    plan = plan_file(model.config, shapes, None, "Q8_0", {})
+    planned = {tensor.entry.name: tensor for tensor in plan.tensors}
+    list(write_gguf(file, plan.values, plan.entries, lambda entry: planned[entry.name].made(weights.__getitem__)))
