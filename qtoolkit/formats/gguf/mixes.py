@@ -33,16 +33,15 @@ MIXES = {
     "Q3_K_M": Mix("Q3_K", 12),
     "Q2_K": Mix("Q2_K", 10),
 }
-# What llama.cpp takes for a model of 70 billion weights where it has the layers of one.
-_MODELS_OF_70B = ("llama", "qwen2")
+# What takes the place of a K-quant whose 256 weights do not divide the rows.
+_FALLBACKS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+# What llama.cpp takes for its model of 70 billion weights by the number of its layers.
+_LAYERS_OF_70B = {"llama": 80, "qwen2": 80}
 # Tensors that llama.cpp keeps as they are, since they are small.
 _KEPT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight")
 # The attention of a model with so many experts, as Mixtral, is small beside these, and gets more bits.
 _EXPERTS_OF_MIXTRAL = 8
-_RAISED_IN_MIXTRAL = ("Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS")
-# What takes the place of a K-quant whose 256 weights do not divide the rows.
-_FALLBACKS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
-_LAYERS_OF_70B = 80
+_RAISED_IN_MIXTRAL = ("Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M")
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def _value_type(layer: int, quant_type: str, model: ModelShape, *, more: bool) -
         chosen = "Q6_K"
     elif quant_type == "Q4_K_S" and layer < 4:
         chosen = "Q5_K"
-    large = model.layers == _LAYERS_OF_70B and model.architecture in _MODELS_OF_70B
+    large = model.layers == _LAYERS_OF_70B.get(model.architecture)
     large = large and (model.heads != model.kv_heads or model.architecture != "llama")
     return "Q5_K" if large and (chosen or MIXES[quant_type].base) in ("Q3_K", "Q4_K") else chosen
 
