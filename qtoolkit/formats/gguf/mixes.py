@@ -41,7 +41,7 @@ _LAYERS_OF_70B = {"llama": 80, "qwen2": 80}
 _KEPT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight")
 # The attention of a model with so many experts, as Mixtral, is small beside these, and gets more bits.
 _EXPERTS_OF_MIXTRAL = 8
-_RAISED_IN_MIXTRAL = ("Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M")
+_RAISED_IN_MIXTRAL = ("Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS")
 
 
 @dataclass(frozen=True)
