@@ -124,6 +124,40 @@ def search_affine(
     return torch.where(flat, 0.0, best_codes), torch.where(flat, 0.0, scale), torch.where(flat, -low, -minimum)
 
 
+def search_in_codebook(values: Tensor, weights: Tensor, levels: Tensor) -> Tensor:
+    """Find for each block the scale with the smallest weighted error of levels; the search of `quantize_row_iq4_nl_impl`.
+
+    It tries 16 steps: the one that takes the largest value to the magnitude of the first level, and those around that
+    which takes it to the first level; and fits the scale to the levels of each.
+
+    Args:
+        values, weights: as for `search_symmetric`.
+        levels: the numbers that a code stands for, float32, ascending, the first the largest in magnitude.
+
+    Returns:
+        Scales float32 [blocks], of either sign; 0 for a block of zeros.
+    """
+    largest = largest_of(values)
+    zero = largest.abs() < _ZERO
+    weighted = weights * values
+    first = levels[0].item()
+    scale, best = torch.zeros_like(largest), torch.zeros_like(largest)
+    for target in (-first, *(first + step for step in range(-7, 8))):
+        nearest = levels[codes_in_codebook(values * torch.where(zero, 0.0, target / largest), levels)]
+        sum_lx = (weighted * nearest).sum(0)
+        sum_l2 = (weights * nearest).mul_(nearest).sum(0)
+        better = (sum_l2 > 0) & ((sum_lx * sum_lx > best * sum_l2) | (target == -first))
+        scale = torch.where(better, sum_lx / sum_l2, scale)
+        best = torch.where(better, scale * sum_lx, best)
+    return torch.where(zero, 0.0, scale)
+
+
+def codes_in_codebook(values: Tensor, levels: Tensor) -> Tensor:
+    """Return the codes of the levels next to values, int32 of their shape; of two as near, the upper."""
+    middles = (levels[1:] + levels[:-1]) / 2
+    return torch.bucketize(values, middles, right=True, out_int32=True)
+
+
 def largest_of(values: Tensor) -> Tensor:
     """Return the value of the largest magnitude of each block, with its sign; the first of several."""
     return values.gather(0, values.abs().argmax(0, keepdim=True))[0]

@@ -12,17 +12,21 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from qtoolkit.tensor.block_packing import pack_plain, pack_q2, pack_q3, pack_q4_q5, pack_q6
+from qtoolkit.tensor.block_packing import pack_iq4_xs, pack_plain, pack_q2, pack_q3, pack_q4_q5, pack_q6
 from qtoolkit.tensor.block_search import (
+    codes_in_codebook,
     largest_of,
     search_affine,
     search_by_sweeps,
+    search_in_codebook,
     search_positive,
     search_symmetric,
 )
 
 # Weights that are quantized at a time: temporaries stay in a processor's cache.
 _AT_A_TIME = 1 << 18
+# What the codes of IQ4_NL and IQ4_XS stand for, `kvalues_iq4nl`: closer to one another around zero.
+_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,32 @@ def _q6_k(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
     return pack_q6(scale, multiples.to(torch.int8), codes)
 
 
+def _iq4_nl(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
+    scale, levels = _codebook_scales(blocks, importance)
+    codes = codes_in_codebook(blocks * _inverse(scale[:, None]), levels)
+    return pack_plain((scale,), codes.to(torch.uint8), 4)
+
+
+def _iq4_xs(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
+    scales, levels = _codebook_scales(blocks, importance)
+    by_block = scales.reshape(-1, 8)
+    scale = largest_of(by_block.T) / -32
+    multiples = (by_block * _inverse(scale[:, None])).round_().clamp_(-32, 31)
+    groups = blocks.unflatten(1, (8, 32))  # [blocks, 256] -> [blocks, groups, weights]
+    codes = codes_in_codebook(groups * _inverse(scale[:, None] * multiples)[:, :, None], levels)
+    return pack_iq4_xs(scale, (multiples + 32).to(torch.uint8), codes.to(torch.uint8).flatten(1))
+
+
+def _codebook_scales(blocks: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the scale of each 32 weights, [groups of all blocks], and the levels, float32 [16]."""
+    if importance is None:
+        weights = blocks.square()
+    else:
+        weights = importance * (2 * blocks.square().mean(1, keepdim=True) + blocks.square()).sqrt_()
+    levels = torch.tensor(_LEVELS, dtype=torch.float32, device=blocks.device)
+    return search_in_codebook(_columns(blocks.reshape(-1, 32)), _columns(weights.reshape(-1, 32)), levels), levels
+
+
 @dataclass(frozen=True)
 class _Levels:
     """Scales and minima of groups, uint8 [blocks, groups], as multiples of one number each, float32 [blocks]."""
@@ -274,6 +304,8 @@ BLOCK_TYPES = {
         BlockType("Q4_K", 12, 256, 144, _q4_q5_k(4)),
         BlockType("Q5_K", 13, 256, 176, _q4_q5_k(5)),
         BlockType("Q6_K", 14, 256, 210, _q6_k),
+        BlockType("IQ4_NL", 20, 32, 18, _iq4_nl),
+        BlockType("IQ4_XS", 23, 256, 136, _iq4_xs),
         BlockType("BF16", 30, 1, 2, _float_bytes(torch.bfloat16)),
     )
 }

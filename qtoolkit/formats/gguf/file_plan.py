@@ -111,7 +111,13 @@ class FilePlan:
 
 
 def plan_file(
-    config: Any, shapes: Mapping[str, tuple[int, ...]], tokenizer: Any, quant_type: str, general: Mapping[str, str]
+    config: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    tokenizer: Any,
+    quant_type: str,
+    general: Mapping[str, str],
+    *,
+    importance: bool = False,
 ) -> FilePlan:
     """Plan a file.
 
@@ -121,6 +127,7 @@ def plan_file(
         tokenizer: of the model; None for one without.
         quant_type: a name of `MIXES`.
         general: further texts of the header, such as `general.name`.
+        importance: whether the importance of the inputs will be given to `packed`, which changes some types.
 
     Raises:
         UnsupportedModelError: the architecture, an option of it, a tensor or the tokenizer is not written.
@@ -135,6 +142,7 @@ def plan_file(
         tied=tied,
         architecture=architecture.name,
         experts=experts_of(config) if architecture.experts else 0,
+        importance=importance,
     )
     weights = {
         source: shape

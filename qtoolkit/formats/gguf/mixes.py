@@ -29,12 +29,14 @@ MIXES = {
     "Q4_K_M": Mix("Q4_K", 15),
     "Q4_K_S": Mix("Q4_K", 14),
     "Q4_1": Mix("Q4_1", 3),
+    "IQ4_NL": Mix("IQ4_NL", 25),
+    "IQ4_XS": Mix("IQ4_XS", 30),
     "Q4_0": Mix("Q4_0", 2),
     "Q3_K_M": Mix("Q3_K", 12),
     "Q2_K": Mix("Q2_K", 10),
 }
 # What takes the place of a K-quant whose 256 weights do not divide the rows.
-_FALLBACKS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+_FALLBACKS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 # What llama.cpp takes for its model of 70 billion weights by the number of its layers.
 _LAYERS_OF_70B = {"llama": 80, "qwen2": 80}
 # Tensors that llama.cpp keeps as they are, since they are small.
@@ -42,6 +44,11 @@ _KEPT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weig
 # The attention of a model with so many experts, as Mixtral, is small beside these, and gets more bits.
 _EXPERTS_OF_MIXTRAL = 8
 _RAISED_IN_MIXTRAL = ("Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS")
+# What the first weights that end a block become where importance is known, and where it is not.
+_FIRST_DOWN = {
+    True: {"Q4_0": "Q4_1", "Q5_0": "Q5_1"},
+    False: {"IQ4_NL": "Q5_K", "IQ4_XS": "Q5_K"},
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class ModelShape:
         tied: whether the output shares the weight of the token embedding.
         architecture: llama.cpp's name of it.
         experts: of a layer; 0 for a model without.
+        importance: whether the importance of its inputs is known (an imatrix).
     """
 
     layers: int
@@ -62,6 +70,7 @@ class ModelShape:
     tied: bool
     architecture: str
     experts: int = 0
+    importance: bool = False
 
 
 def type_of(name: str, shape: tuple[int, ...], quant_type: str, model: ModelShape) -> BlockType:
@@ -114,8 +123,10 @@ def _down_type(layer: int, quant_type: str, model: ModelShape, *, more: bool) ->
     """Return the type of the weight that ends a block, to which errors are most costly."""
     if quant_type == "Q3_K_M":
         return "Q5_K" if layer < model.layers // 16 else "Q4_K"
-    if quant_type == "Q4_K_S" and layer < model.layers // 8:
-        return "Q5_K"
+    if layer < model.layers // 8:
+        chosen = "Q5_K" if quant_type == "Q4_K_S" else _FIRST_DOWN[model.importance].get(quant_type)
+        if chosen is not None:
+            return chosen
     if quant_type in ("Q4_K_M", "Q5_K_M") and more:
         return "Q6_K"
     return "Q3_K" if quant_type == "Q2_K" else None
@@ -126,6 +137,8 @@ def _value_type(layer: int, quant_type: str, model: ModelShape, *, more: bool) -
     chosen = None
     if quant_type == "Q2_K":
         chosen = "Q4_K" if model.heads // model.kv_heads >= 4 else "Q3_K"
+    elif quant_type in ("IQ4_NL", "IQ4_XS"):
+        chosen = "Q5_K" if model.heads // model.kv_heads >= 4 else None
     elif quant_type == "Q3_K_M":
         chosen = "Q5_K" if layer < 2 else "Q4_K"
     elif quant_type in ("Q4_K_M", "Q5_K_M") and more:

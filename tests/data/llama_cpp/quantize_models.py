@@ -53,6 +53,14 @@ def types_in(file: Path) -> dict[str, str]:
     return {kind: " ".join(types if len({*types}) > 1 else types[:1]) for kind, types in texts.items()}
 
 
+def some_importance() -> ctypes.Array[Any]:
+    """Return the importance of a tensor that no model has: what counts is that there is some."""
+    data = llama_cpp.llama_cpp.llama_model_imatrix_data
+    ones = ctypes.cast((ctypes.c_float * 2)(1, 1), ctypes.POINTER(ctypes.c_float))
+    array: ctypes.Array[Any] = (data * 2)(data(b"none", ones, 2), data())
+    return array
+
+
 def main() -> None:
     """Write `types.json` beside this file."""
     chosen: dict[str, dict[str, dict[str, str]]] = {}
@@ -63,11 +71,13 @@ def main() -> None:
             write(planned(model, "F16"), model, source)
             chosen[title] = {}
             for quant_type in [name for name in MIXES if name not in ("F16", "BF16")]:
-                parameters = llama_cpp.llama_model_quantize_default_params()
-                parameters.ftype = MIXES[quant_type].file_type
-                names = (str(source).encode(), str(result).encode())
-                assert llama_cpp.llama_model_quantize(*names, ctypes.byref(parameters)) == 0
-                chosen[title][quant_type] = types_in(result)
+                for importance, suffix in ((None, ""), (some_importance(), ", weighted")):
+                    parameters = llama_cpp.llama_model_quantize_default_params()
+                    parameters.ftype = MIXES[quant_type].file_type
+                    parameters.imatrix = importance
+                    names = (str(source).encode(), str(result).encode())
+                    assert llama_cpp.llama_model_quantize(*names, ctypes.byref(parameters)) == 0
+                    chosen[title][quant_type + suffix] = types_in(result)
     Path(__file__).with_name("types.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
 
 

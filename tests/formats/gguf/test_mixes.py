@@ -1,6 +1,7 @@
 """The type of each tensor is llama.cpp's choice."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,25 @@ SHAPES = {
 
 @pytest.mark.parametrize("title", CHOSEN)
 def test_the_types_are_those_that_llama_cpp_chooses(title: str) -> None:
-    """For each mix, each tensor of each layer, rows that do not divide by 256 among them."""
+    """For each mix, with and without importance, each tensor of each layer, rows not divisible by 256 among them."""
     model, hidden, inner = SHAPES[title]
-    for quant_type, kinds in CHOSEN[title].items():
+    for chosen_for, kinds in CHOSEN[title].items():
+        quant_type, _, weighted = chosen_for.partition(", ")
         for kind, types in kinds.items():
             expected = types.split()
             columns = inner if kind.startswith("ffn_down") else hidden
             in_block = kind not in ("output", "token_embd", "position_embd")
             layers = model.layers if in_block else 1
             names = [f"blk.{layer}.{kind}.weight" if in_block else f"{kind}.weight" for layer in range(layers)]
-            found = [type_of(name, (64, columns), quant_type, model).name for name in names]
-            assert found == (expected if len(expected) > 1 else expected * layers), f"{quant_type}, {kind}"
+            shape = replace(model, importance=weighted != "")
+            found = [type_of(name, (64, columns), quant_type, shape).name for name in names]
+            assert found == (expected if len(expected) > 1 else expected * layers), f"{chosen_for}, {kind}"
 
 
 def test_all_mixes_that_quantize_are_compared() -> None:
     """None is left out of what llama.cpp was asked."""
-    assert {*CHOSEN["llama, 24 layers, 8 heads for 2"]} == {*MIXES} - {"F16", "BF16"}
+    quantizing = {*MIXES} - {"F16", "BF16"}
+    assert {*CHOSEN["llama, 24 layers, 8 heads for 2"]} == quantizing | {f"{mix}, weighted" for mix in quantizing}
 
 
 def test_vectors_and_norms_stay_float32() -> None:
