@@ -34,7 +34,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", _PLAIN | {"head_dim": 32, "sliding_window": None}),
     "mixtral": ("mixtral", _PLAIN | {"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None}),
     "smollm3": ("smollm3", _PLAIN | {"num_hidden_layers": 4, "tie_word_embeddings": True}),
-    "granite": ("granite", _PLAIN | _SCALES | {"logits_scaling": 2.0}),
+    "granite": ("granite", _PLAIN | _SCALES | {"logits_scaling": 2.0, "attention_bias": True}),
     "qwen2": ("qwen2", _PLAIN),
     "qwen2, yarn": ("qwen2", _PLAIN | {"rope_parameters": {"rope_type": "yarn", **_SCALED}}),
     "qwen2_moe": ("qwen2_moe", _ROUTED | {"shared_expert_intermediate_size": 64}),
