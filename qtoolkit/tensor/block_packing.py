@@ -72,7 +72,7 @@ def pack_q6(scale: Tensor, scales: Tensor, codes: Tensor) -> Tensor:
 def pack_iq4_xs(scale: Tensor, scales: Tensor, codes: Tensor) -> Tensor:
     """Pack the blocks of IQ4_XS: a 16-bit number, 8 scales of 6 bits (32 is zero), 256 codes of 4 bits.
 
-    Bytes 2 and 3 hold the two upper bits of scales 0 to 3 and 4 to 7, bytes 4 to 7 the low four bits of two scales each.
+    Bytes 2 and 3 hold the two upper bits of scales 0 to 3 and 4 to 7, bytes 4 to 7 the low four bits of two each.
     """
     high = _joined((scales >> 4).unflatten(1, (2, 4)), 2, 2)  # [blocks, 8] -> [blocks, byte, scale] -> [blocks, 2]
     low = _joined((scales & 15).unflatten(1, (4, 2)), 2, 4)  # [blocks, 8] -> [blocks, byte, half] -> [blocks, 4]
