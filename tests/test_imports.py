@@ -21,7 +21,16 @@ DEFAULT_FORMAT = "a method knows the format that it writes by default, which nob
 TYPES = "what type checkers know of `qt`: at run time its names come by the face"
 TORCH = "imports torch, which plans and the registry do without"
 PAST_A_FACE = {
-    **dict.fromkeys(("methods.affine_config", "methods.bitsandbytes", "methods.block_rounding", "methods.eight_bits", "methods.gptq"), TYPES),
+    **dict.fromkeys(
+        (
+            "methods.affine_config",
+            "methods.bitsandbytes",
+            "methods.block_rounding",
+            "methods.eight_bits",
+            "methods.gptq",
+        ),
+        TYPES,
+    ),
     **dict.fromkeys(("formats.bitsandbytes", "formats.native.tensors"), DEFAULT_FORMAT),
     **dict.fromkeys(("formats.gptq.config", "formats.gptq.stored_layers", "formats.gptq.tensors"), DEFAULT_FORMAT),
     **dict.fromkeys(

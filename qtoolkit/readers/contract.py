@@ -74,7 +74,7 @@ def check_reader(reader: str | None) -> str | None:
     """
     if reader is None:
         return None
-    found = _BY_LETTERS.get(_letters(reader)) if isinstance(reader, str) else None
+    found = _BY_LETTERS.get(_letters(str(reader)))
     if found is None:
         raise ConfigError(f"for_ must be one of {', '.join(READER_NAMES)}, got {reader!r:.40}")
     return found

@@ -125,7 +125,7 @@ def search_affine(
 
 
 def search_in_codebook(values: Tensor, weights: Tensor, levels: Tensor) -> Tensor:
-    """Find for each block the scale with the smallest weighted error of levels, as `quantize_row_iq4_nl_impl`.
+    """Find for each block the scale with the smallest weighted error of levels, as `quantize_row_iq4_nl_impl` does.
 
     It tries 16 steps: the one that takes the largest value to the magnitude of the first level, and those around that
     which takes it to the first level; and fits the scale to the levels of each.
