@@ -10,9 +10,11 @@ def convert(request: ConvertRequest) -> Conversion:
     """Write a quantized model in another format, with the same codes, scales and zero points, for other programs.
 
     Nothing is rounded anew: a format that cannot hold the codes is refused before any work, by one line that names one
-    that can. Layers are read and written one after the other, of our own models and of those of others: GPTQ,
-    compressed-tensors and MLX, and absmax and zero-point between compressed-tensors and native. "gptq_v2" is GPTQ's own
-    second layout, which has room for zero points of 0. Everything beside the weights is copied.
+    that can. With `lossy=True` alone, MLX takes asymmetric codes: the minimum of each group is rounded to the type of
+    the file, and the largest change is a note of the result. Layers are read and written one after the other, of our
+    own models and of those of others: GPTQ, compressed-tensors and MLX; absmax and zero-point as these or native; int8
+    W8A8 as weights alone, whose inputs are no longer rounded. "gptq_v2" is GPTQ's own second layout, which has room for
+    zero points of 0. Everything beside the weights is copied.
 
     Returns:
         What was converted, the bytes before and after, and which programs run the result.

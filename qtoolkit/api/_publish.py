@@ -15,6 +15,10 @@ def publish(request: PublishRequest) -> Publication:
     The folder's `README.md`, if it has one, is the card; otherwise one is made. A repository or branch that does not
     exist is made. A pull request with the same files as an open one stays the only one. A dry run asks no network.
 
+    `also` names folders with the same model in other formats, as `convert` writes them: each is verified, and goes to a
+    branch named after its format. The card of `main`, which is sent last, has a table of all with the lines that load
+    them. Branches, since most programs that serve models take the name of one, and of no subfolder.
+
     A public copy of a gated base is gated too: its owner admits who asks. `base_model` and `base_model_relation` are
     for a model of which `qtoolkit.json` does not prove what was quantized, such as one that was in memory.
 

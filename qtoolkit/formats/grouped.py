@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.formats.recoding import RecodedTensors
     from qtoolkit.formats.stored_layer import GroupedTensors, RowTensors
-    from qtoolkit.kernels import Codes
+    from qtoolkit.kernels import Codes, StoredTensors
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
 
@@ -85,6 +85,10 @@ class RecodedLayers:
         return replace(self, base=replace(self.base, group_size=-1), grids=grids)
 
 
+# A layer's name, how its weight is stored, and what returns a tensor of it by the name that the tensor has there.
+StoredValues = tuple[str, "StoredTensors", Callable[[str], "torch.Tensor"]]
+
+
 class GroupedFormat(Format):
     """Base of the formats whose codes are integers in groups: w = (code - zero_point) * scale.
 
@@ -96,12 +100,17 @@ class GroupedFormat(Format):
         embedding_widths: those that it holds for embeddings and output heads; empty where it holds none.
         group_sizes: the inputs that may share a scale; empty for any from 32 on, and for all of an output.
         layouts: its ways to pack codes by the names that a conversion asks for; empty where its own name is enough.
+        rounds_minima: whether it stores the minimum of a group, rounded, in place of a zero point, so that asymmetric
+            codes are written on request alone.
+        blocks_alone: whether its readers look for quantized layers in the blocks of a model alone.
     """
 
     widths: ClassVar[tuple[int, ...]]
     embedding_widths: ClassVar[tuple[int, ...]] = ()
     group_sizes: ClassVar[tuple[int, ...]] = ()
     layouts: ClassVar[tuple[str, ...]] = ()
+    rounds_minima: ClassVar[bool] = False
+    blocks_alone: ClassVar[bool] = False
 
     def check(self, config: Any) -> None:
         """Refuse a config whose codes it does not hold, apart from `widths`. Default: accept all.
@@ -223,11 +232,21 @@ class GroupedFormat(Format):
         """
         raise ConfigError(f"format {self.name!r} holds no layers that are rounded one by one: name another format")
 
+    def layout_of(self, values: Values) -> str:
+        """Return how a checkpoint with this `quantization_config` packs codes, as `layouts` call it.
+
+        Default: the format's name.
+
+        Raises:
+            CheckpointError, UnsupportedModelError: a value that no such checkpoint can have, or one not read here.
+        """
+        return self.name
+
     def reason_against(self, codes: "LayerCodes", layout: str) -> str:
         """Return what about a layer's codes it cannot store unchanged, "groups of 16 inputs"; empty where it can.
 
         Args:
-            codes: as another format stores them.
+            codes: as another format stores them; zero points that become rounded minima are no reason.
             layout: one of `layouts`, or its name.
         """
         return "codes of another format"
@@ -239,6 +258,10 @@ class GroupedFormat(Format):
             ConfigError: it takes over no codes.
         """
         raise ConfigError(f"format {self.name!r} takes over no codes: name another format")
+
+    def holds_scales(self, codes: "LayerCodes", dtype: "torch.dtype") -> bool:
+        """Check whether the scales of a layer's codes are stored exactly in a type. Default: whether they are exact."""
+        return dtype in codes.scale_dtypes
 
     def scale_dtype_of(self, dtype: "torch.dtype") -> "torch.dtype":
         """Return the usual type of the scales of a model of this type. Default: that type, of float64 float32."""
@@ -263,5 +286,13 @@ class GroupedFormat(Format):
         return ()
 
     def measured_notes(self, model: "PreTrainedModel") -> tuple[str, ...]:
-        """Return what storing the codes has changed in a quantized model, one line each. Default: nothing."""
+        """Return what storing the codes has changed in a quantized model, one line each."""
+        from qtoolkit.kernels import QuantizedLinear
+
+        modules = model.named_modules()
+        layers = ((name, module) for name, module in modules if isinstance(module, QuantizedLinear))
+        return self.changes((name, layer.stored, layer.get_buffer) for name, layer in layers)
+
+    def changes(self, layers: Iterable[StoredValues]) -> tuple[str, ...]:
+        """Return what storing the codes of these layers has changed, one line each. Default: nothing."""
         return ()

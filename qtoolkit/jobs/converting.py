@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, Unsuppo
 from qtoolkit.files import path_of
 from qtoolkit.formats import GroupedFormat, LayersFormat, conversion_targets, side_files_of
 from qtoolkit.jobs.checkpoint_opening import open_source
-from qtoolkit.jobs.convertible import LAYOUT, Convertible, Recoded, read_convertible, recode
+from qtoolkit.jobs.convertible import LAYOUT, Convertible, read_convertible
+from qtoolkit.jobs.recoded import Recoded, recode
 from qtoolkit.measure.disk import disk_size, free_disk
 from qtoolkit.measure.guard import explained
 from qtoolkit.measure.host import hardware, versions
@@ -36,6 +37,7 @@ from qtoolkit.stream.writing import write_parts
 from qtoolkit.units import format_bytes
 
 _ADVICE = "free some: each layer is read and written by itself"
+_SAME = "codes, scales and zero points are the same numbers"
 _GENERATION = "generation_config.json"
 
 
@@ -52,7 +54,7 @@ def run_conversion(request: ConvertRequest) -> Conversion:
     if checkpoint.path is None or not checkpoint.path.is_dir():
         raise UnsupportedModelError(f"{checkpoint.name} is no folder of safetensors, which alone are converted")
     source = read_convertible(checkpoint)
-    recoded = recode(source, target, layout)
+    recoded = recode(source, target, layout, lossy=request.lossy)
     stored = _refuse_unread(source, recoded, request.for_)
     described = _described(source, recoded)
     size = sum(tensor.nbytes for tensor in described.values())
@@ -61,11 +63,13 @@ def run_conversion(request: ConvertRequest) -> Conversion:
             f"{folder} will hold {format_bytes(size)}, and {format_bytes(free_disk(folder))} are free: "
             "free some room, or name an output on another disk"
         )
-    note = f"converted from {source.layout} to {layout}: codes, scales and zero points are the same numbers"
+    same = "codes and scales are the same numbers" if recoded.lossy else _SAME
+    note = f"converted from {source.layout} to {layout}: {same}"
     with staged(folder, overwrite=request.overwrite) as partial:
         beside = _write_beside(source, recoded, partial)
         write_parts(described, _parts(source, recoded), partial, request.report)
-        notes = (note, *recoded.notes, *beside)
+        changes = _changes(source, recoded, partial) if recoded.lossy else ()
+        notes = (note, *recoded.notes, *changes, *beside)
         plan = _write_receipt(source, partial, notes, started)
     return Conversion(
         model=source.checkpoint.name,
@@ -77,9 +81,10 @@ def run_conversion(request: ConvertRequest) -> Conversion:
         disk_before=disk_size(checkpoint.path),
         disk_after=disk_size(folder),
         readers=served_by(stored),
-        notes=(*source.checkpoint.notes, *recoded.notes, *beside),
+        notes=(*source.checkpoint.notes, *recoded.notes, *changes, *beside),
         path=str(folder),
         seconds=time.monotonic() - started,
+        lossy=recoded.lossy,
     )
 
 
@@ -148,6 +153,18 @@ def _parts(source: Convertible, recoded: Recoded) -> Iterator[dict[str, torch.Te
             yield {key: tensor[...]}
 
 
+def _changes(source: Convertible, recoded: Recoded, folder: Path) -> tuple[str, ...]:
+    """Return what rounding has changed in the layers of a result, read back one by one."""
+    assert isinstance(recoded.format, GroupedFormat)
+    tensors = folders.read_weights(folder)
+
+    def reader(name: str) -> Callable[[str], torch.Tensor]:
+        return lambda part: tensors[f"{name}.{part}"][...]
+
+    named = ((codes.name, recoded.tensors[name]) for name, codes in source.layers.items())
+    return recoded.format.changes((name, stored, reader(name)) for name, stored in named)
+
+
 def _write_beside(source: Convertible, recoded: Recoded, folder: Path) -> tuple[str, ...]:
     """Write config, tokenizer and companion files of the source into the folder of the result, and return notes."""
     checkpoint = source.checkpoint
@@ -179,9 +196,12 @@ def _write_receipt(source: Convertible, folder: Path, notes: tuple[str, ...], st
     own = receipt_of(checkpoint).value
     if own is not None:
         stated = read_as.config.to_dict()
+        # Codes without the rounded inputs of their method are those of another.
+        kept = own.settings if read_as.config.method == own.method else stated
         receipt = replace(
             own,
-            settings={**own.settings, **{key: stated[key] for key in LAYOUT & stated.keys()}},
+            method=read_as.config.method,
+            settings={**kept, **{key: stated[key] for key in LAYOUT & stated.keys()}},
             notes=(*own.notes, *notes),
             memory=replace(
                 own.memory,

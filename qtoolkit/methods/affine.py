@@ -208,8 +208,8 @@ def _reason_against(config: AffineConfig, layer: Layer) -> str:
         return "beside experts in one tensor, which stay as they are"
     if config.granularity == "group" and config.group_size < SMALLEST_GROUP:
         return f"groups of {config.group_size}"
-    # Rounding needs no calibration: a layer outside the blocks is like any other.
-    return config.stored_as.reason_to_skip(replace(layer, in_block=True))
+    # Rounding needs no calibration: a layer outside the blocks is like any other, where readers look for it.
+    return config.stored_as.reason_to_skip(replace(layer, in_block=layer.in_block or not config.stored_as.blocks_alone))
 
 
 class AbsMaxMethod(AffineMethod):
@@ -226,6 +226,15 @@ class ZeroPointMethod(AffineMethod):
     title = "zero-point"
     summary = "asymmetric rounding, 8 or 4 bits (textbook); no calibration"
     symmetric = False
+
+    def fit(self, layers: tuple[Layer, ...], config: AffineConfig) -> MethodConfig:
+        """See `Method`: which layout of a format holds the zero points is known once they are chosen."""
+        if config.stored_as is not None and config.stored_as.layouts:
+            raise ConfigError(
+                f"{type(config).__name__}: format {config.format!r} may have no room for a zero point: quantize into "
+                "another format, and give the result to qt.convert"
+            )
+        return super().fit(layers, config)
 
 
 ABSMAX = AbsMaxMethod()

@@ -17,7 +17,8 @@ _EMBEDDING_BITS = (8, 4)
 
 _FORMAT_HELP = (
     "how the codes are stored: compressed-tensors, where it holds all layers, which transformers, vLLM and SGLang read "
-    "(with zero points not transformers 4); native is read with qtoolkit alone; mlx is that of Macs"
+    "(with zero points not transformers 4); native is read with qtoolkit alone; mlx is that of Macs; gptq is for older "
+    "servers, and zero points get there by qt.convert alone"
 )
 
 
@@ -105,7 +106,7 @@ class AbsMax(AffineConfig):
 
     format: str = option(  # type: ignore[misc]
         "compressed-tensors",
-        choices=("compressed-tensors", "native", "mlx"),
+        choices=("compressed-tensors", "native", "mlx", "gptq"),
         help=_FORMAT_HELP,
         absent="native",
     )
@@ -126,7 +127,7 @@ class ZeroPoint(AffineConfig):
 
     format: str = option(  # type: ignore[misc]
         "native",
-        choices=("native", "compressed-tensors", "mlx"),
+        choices=("native", "compressed-tensors", "mlx", "gptq"),
         help=_FORMAT_HELP,
         absent="native",
     )

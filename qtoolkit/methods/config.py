@@ -4,7 +4,7 @@ import types
 import typing
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Self
 
@@ -73,6 +73,20 @@ class MethodConfig:
     def as_given(self) -> Self:
         """Return the config with defaults in place of what a plan has resolved them to."""
         return self
+
+    def stored_in(self, name: str, *, lossy: bool = False) -> "MethodConfig | None":
+        """Return the config that makes the same codes and stores them in another format; None where none does.
+
+        Args:
+            name: of the format.
+            lossy: whether the format rounds minima that it stores instead of zero points.
+        """
+        changes: dict[str, Any] = {"format": name}
+        if any(field.name == "lossy" for field in fields(self)):
+            changes["lossy"] = lossy
+        with suppress(ConfigError):
+            return replace(self, **changes)
+        return None
 
     def to_file(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values, without those that a file may lack and that have such a value."""

@@ -88,6 +88,15 @@ class W8A8(EightBitConfig):
     method: ClassVar[str] = "w8a8"
     input_type: ClassVar[str] = "int8"
 
+    def stored_in(self, name: str, *, lossy: bool = False) -> MethodConfig | None:
+        """See `MethodConfig`: in a format that rounds no inputs, the codes are those of absmax by channel."""
+        from qtoolkit.methods import config_class
+
+        weights_alone = config_class("absmax").from_dict(
+            {"bits": 8, "granularity": "channel", "exclude": self.exclude, "format": MethodConfig.format}
+        )
+        return weights_alone.stored_in(name, lossy=lossy)
+
     def grid(self, layer: Layer) -> Grid:
         """See `EightBitConfig`."""
         return Grid(8, -1, sym=True, in_bytes=True)

@@ -32,7 +32,11 @@ _LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 
 
 def make_card(
-    receipt: Receipt, verification: Verification, request: PublishRequest, stored: Stored | None = None
+    receipt: Receipt,
+    verification: Verification,
+    request: PublishRequest,
+    stored: Stored | None = None,
+    formats: str = "",
 ) -> ModelCard:
     """Return the card of a verified model.
 
@@ -41,6 +45,7 @@ def make_card(
         verification: all checks of it.
         request: where it will be, and what its publisher says of licence, base and quality.
         stored: how its folder stores it; None for what the receipt says.
+        formats: Markdown on the formats that its repository holds; empty where there is one alone.
 
     Raises:
         ConfigError: the licence is neither known nor given, or another than the base's is given; or as `lineage_of`.
@@ -56,6 +61,8 @@ def make_card(
         receipt=receipt,
         lineage=lineage,
         request=request,
+        revision="" if request.revision == "main" else f", revision={_python(request.revision)}",
+        formats=formats,
         name=request.repo_id.rpartition("/")[2],
         method=get_method(receipt.method),
         bits=_bits(receipt),

@@ -1,7 +1,7 @@
 """Publish a saved model: check what is asked, verify the folder, describe it in a card, and send it to the Hub."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,16 +14,16 @@ from qtoolkit.hub.hub_errors import HubModel, hub_address, refuse_token
 from qtoolkit.hub.licenses import license_of_folder, named_license
 from qtoolkit.hub.repository import ask, parse_name
 from qtoolkit.measure.guard import explained
-from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.card import choose_license, make_card
 from qtoolkit.publishing.card_frontier import frontier_files, refuse_foreign_frontier
 from qtoolkit.publishing.card_quality import refuse_foreign_figures
 from qtoolkit.publishing.contract_check import stored_in
+from qtoolkit.publishing.formats_together import Part, formats_section, parts_of
 from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
 from qtoolkit.publishing.push import CARD, Content, Repository
 from qtoolkit.publishing.token import Writer, find_writer
 from qtoolkit.publishing.verifier import LOADED_AGAIN, make_checks
-from qtoolkit.records import Publication, Receipt, Verification
+from qtoolkit.records import Publication, PublishedFormat, Verification
 from qtoolkit.requests import PublishRequest
 
 
@@ -31,30 +31,48 @@ from qtoolkit.requests import PublishRequest
 def publish(request: PublishRequest) -> Publication:
     """Verify a saved model and put it on the Hub, as `qtoolkit.publish` describes."""
     check_repo_id(request.repo_id)
-    artifact = open_artifact(request.path)
-    receipt = _receipt_of(artifact)
+    parts = parts_of(request)
     # Made once before the work, so that what it refuses is refused then.
-    _card(artifact, receipt, Verification(artifact.path.name, ()), request)
+    for part in parts:
+        _card(part, parts, Verification(part.artifact.path.name, ()))
     writer = None if request.dry_run else find_writer(request.repo_id, request.token)
-    verification = make_checks(artifact, request, run_anew=False)
-    refuse_unproven(verification)
-    card = _card(artifact, receipt, verification, request)
-    files: dict[str, Content] = {name: artifact.path / name for name in artifact.names}
-    files |= {CARD: card.encode(), **frontier_files(request.frontier)}
+    verifications = [make_checks(part.artifact, part.request, run_anew=False) for part in parts]
+    for verification in verifications:
+        refuse_unproven(verification)
+    planned = [_plan(part, parts, verification) for part, verification in zip(parts, verifications, strict=True)]
+    first, *others = planned if writer is None else _send(writer, request, parts, planned)
+    return replace(first, other_formats=tuple(map(_as_other, others)))
+
+
+def _as_other(one: Publication) -> PublishedFormat:
+    """Return the publication of a format that stands beside another one."""
+    return PublishedFormat(one.revision, one.files, one.unchanged, one.card, one.verification, one.commit_hash)
+
+
+def _plan(part: Part, parts: Sequence[Part], verification: Verification) -> Publication:
+    """Return what a dry run returns of one format."""
+    request = part.request
+    card = _card(part, parts, verification)
+    files = _files_of(part, card)
     private = None if request.create_pr else request.private
-    planned = Publication(
+    return Publication(
         repo_id=request.repo_id,
         url=f"{hub_address()}/{request.repo_id}",
         revision=request.revision,
         private=private,
-        gated=private is False and bool(receipt.gated),
+        gated=private is False and bool(part.receipt.gated),
         dry_run=True,
         files={name: _size(content) for name, content in sorted(files.items())},
         unchanged=(),
         card=card,
         verification=verification,
     )
-    return planned if writer is None else _send(writer, request, planned, receipt, files)
+
+
+def _files_of(part: Part, card: str) -> dict[str, Content]:
+    """Return the content of all files of a format by name."""
+    files: dict[str, Content] = {name: part.artifact.path / name for name in part.artifact.names}
+    return files | {CARD: card.encode(), **frontier_files(part.request.frontier)}
 
 
 def check_push(
@@ -101,73 +119,76 @@ def _is_here(model: str | os.PathLike[str]) -> bool:
 
 
 def _send(
-    writer: Writer, request: PublishRequest, planned: Publication, receipt: Receipt, files: Mapping[str, Content]
-) -> Publication:
-    """Put the files on the Hub that it does not have, and return the publication, with which those were.
+    writer: Writer, request: PublishRequest, parts: Sequence[Part], planned: Sequence[Publication]
+) -> list[Publication]:
+    """Put the files on the Hub that it does not have, and return the publications, with which those were.
+
+    The card of the first branch names all others, so that it is sent last: what it names is there.
 
     Args:
         writer: in whose name.
         request: what to publish, and where.
-        planned: what a dry run returns.
-        receipt: of the model.
-        files: by name.
+        parts, planned: all formats, and what a dry run returns of each.
     """
-    repository = Repository(request.repo_id, writer, request.revision, request.report)
-    repository.open(private=request.private, create_pr=request.create_pr)
-    gated = planned.gated and not repository.private
-    if gated:
-        # Before there is a file that could be downloaded.
-        repository.gate()
-    repository.refuse_leftovers(files)
+    repositories = [Repository(request.repo_id, writer, part.request.revision, request.report) for part in parts]
+    contents = [_files_of(part, one.card) for part, one in zip(parts, planned, strict=True)]
+    for repository, one, files in zip(repositories, planned, contents, strict=True):
+        repository.open(private=request.private, create_pr=request.create_pr)
+        if one.gated and not repository.private:
+            # Before there is a file that could be downloaded.
+            repository.gate()
+        repository.refuse_leftovers(files)
+    sent = [
+        _push(*one, create_pr=request.create_pr)
+        for one in reversed(list(zip(repositories, parts, planned, contents, strict=True)))
+    ]
+    return sent[::-1]
+
+
+def _push(
+    repository: Repository, part: Part, planned: Publication, files: Mapping[str, Content], *, create_pr: bool
+) -> Publication:
+    """Send one format to its branch, and return its publication."""
+    receipt = part.receipt
     unchanged = repository.unchanged(files, {name: entry.sha256 for name, entry in receipt.files.items()})
     missing = {name: content for name, content in files.items() if name not in unchanged}
     commit, pull_request = repository.parent, None
     if missing:
         source = "a model in memory" if is_in_memory(receipt) else receipt.source.name
         message = f"{receipt.method} of {source}, by qtoolkit"
-        commit, pull_request = repository.push(missing, message, create_pr=request.create_pr)
+        commit, pull_request = repository.push(missing, message, create_pr=create_pr)
     return replace(
         planned,
         dry_run=False,
         private=repository.private,
-        gated=gated,
+        gated=planned.gated and not repository.private,
         unchanged=unchanged,
         commit_hash=commit,
         pull_request=pull_request,
     )
 
 
-def _receipt_of(artifact: Artifact) -> Receipt:
-    """Return the receipt of a folder, without which it is not published.
-
-    Raises:
-        VerificationError: there is none that can be read.
-    """
-    if artifact.receipt is None:
-        reason = artifact.receipt_error or f"{artifact.path} was not made by qtoolkit: it has no qtoolkit.json"
-        raise VerificationError(f"{reason}; qt.verify tells what its files alone prove, and nothing is published")
-    return artifact.receipt
-
-
-def _card(artifact: Artifact, receipt: Receipt, verification: Verification, request: PublishRequest) -> str:
-    """Return the text of the card that the folder has, or else of one that is made.
+def _card(part: Part, parts: Sequence[Part], verification: Verification) -> str:
+    """Return the text of the card that a folder has, or else of one that is made; that of the first names all formats.
 
     Raises:
         ConfigError: the request contradicts the receipt, or the card that the folder has.
     """
+    artifact, receipt, request = part.artifact, part.receipt, part.request
     if request.quality is not None:
         refuse_foreign_figures(request.quality, receipt)
     if request.frontier is not None:
         refuse_foreign_frontier(request.frontier, receipt)
+    formats = formats_section(parts) if part is parts[0] else ""
     if CARD not in artifact.names:
-        return str(make_card(receipt, verification, request, stored_in(artifact)))
+        return str(make_card(receipt, verification, request, stored_in(artifact), formats))
     card = artifact.path / CARD
-    for key in ("base_model", "base_model_relation", "quality", "frontier"):
-        if getattr(request, key) is not None:
-            remedy = "write the figures into it" if key in ("quality", "frontier") else "write it in"
-            raise ConfigError(
-                f"{card} is published as it is, without {key}=: remove the file, so that a card is made, or {remedy}"
-            )
+    given = [key for key in ("base_model", "base_model_relation", "quality", "frontier") if getattr(request, key)]
+    for key in [*given, *(["also"] if formats else [])]:
+        remedy = "write the figures into it" if key in ("quality", "frontier") else "write it in"
+        raise ConfigError(
+            f"{card} is published as it is, without {key}=: remove the file, so that a card is made, or {remedy}"
+        )
     named = license_of_folder(artifact.path)
     if named is None or request.license not in (None, named):
         wanted = f"and license={request.license!r} is given" if request.license else "and none is made up"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, constants
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
 from qtoolkit.checkpoints.filenames import INDEX_FILE
@@ -110,7 +110,7 @@ class Repository:
         if not create_pr:
             self._ask(lambda: self._api.create_repo(self.repo_id, private=private, exist_ok=True))
         if not create_pr and self.revision != "main":
-            self._ask(lambda: self._api.create_branch(self.repo_id, branch=self.revision, exist_ok=True))
+            self._ask(self._make_branch)
         info = self._ask(lambda: self._info(self.revision))
         self.parent = info.sha
         self.private = None if create_pr else bool(info.private)
@@ -119,6 +119,14 @@ class Repository:
             raise ConfigError(
                 f"{self.repo_id} is public already: give private=False to publish there, or name another repository"
             )
+
+    def _make_branch(self) -> None:
+        """Make the branch if there is none: from the first commit, so that it holds no files of another branch."""
+        try:
+            self._info(self.revision)
+        except RevisionNotFoundError:
+            first = self._api.list_repo_commits(self.repo_id)[-1].commit_id
+            self._api.create_branch(self.repo_id, branch=self.revision, revision=first, exist_ok=True)
 
     def unchanged(self, files: Mapping[str, Content], hashes: Mapping[str, str]) -> tuple[str, ...]:
         """Return the names of files that the repository holds with the same content.

@@ -12,10 +12,12 @@ from qtoolkit.readers.contract import (
     titles,
 )
 from qtoolkit.readers.fused_layers import FUSED, fused_unit
-from qtoolkit.readers.sentences import card_lines, readme_table, summary
+from qtoolkit.readers.sentences import card_lines, load_lines, readme_table, summary
 from qtoolkit.readers.stored import Stored, describe_stored, group_size_of, units_of
+from qtoolkit.readers.table import BRANCHES
 
 __all__ = [
+    "BRANCHES",
     "FUSED",
     "READER_NAMES",
     "Stored",
@@ -24,6 +26,7 @@ __all__ = [
     "describe_stored",
     "fused_unit",
     "group_size_of",
+    "load_lines",
     "lost_readers",
     "readers_of",
     "reading_of",

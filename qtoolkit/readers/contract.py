@@ -28,6 +28,14 @@ _USUAL: dict[str, Any] = {
 }
 
 
+def _letters(name: str) -> str:
+    """Return the letters and digits of a name, in lower case."""
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+_BY_LETTERS = {_letters(name): name for name in READER_NAMES}
+
+
 def readers_of(stored: Stored) -> tuple[Reading, ...]:
     """Return what each program of the contract says of a model, in the order of the table.
 
@@ -48,21 +56,28 @@ def reading_of(reader: str, readings: Iterable[Reading]) -> Reading:
     Raises:
         ConfigError: the contract knows no such program, or not the format.
     """
-    check_reader(reader)
-    found = next((one for one in readings if one.reader == reader), None)
+    name = check_reader(reader)
+    found = next((one for one in readings if one.reader == name), None)
     if found is None:
         raise ConfigError(f"for_={reader!r}: which programs read this format is not known: leave for_ out")
     return found
 
 
-def check_reader(reader: str | None) -> None:
-    """Refuse the name of a program that the contract does not know.
+def check_reader(reader: str | None) -> str | None:
+    """Return the name of a program as the table has it, however it is spelled.
 
     Raises:
-        ConfigError: no such program; the message names all.
+        ConfigError: the contract knows no such program; the message names all.
+
+    >>> check_reader("vLLM"), check_reader("LM Studio"), check_reader("Llama CPP"), check_reader("transformers 4")
+    ('vllm', 'lm-studio', 'llama.cpp', 'transformers4')
     """
-    if reader is not None and reader not in READER_NAMES:
+    if reader is None:
+        return None
+    found = _BY_LETTERS.get(_letters(reader)) if isinstance(reader, str) else None
+    if found is None:
         raise ConfigError(f"for_ must be one of {', '.join(READER_NAMES)}, got {reader!r:.40}")
+    return found
 
 
 def titles(readings: Iterable[Reading]) -> str:

@@ -1,5 +1,6 @@
 """Make every sentence on who reads a model from the reader contract: for cards, checks and the README."""
 
+import re
 from collections.abc import Iterable
 
 from qtoolkit.readers.contract import readers_of, titles
@@ -17,6 +18,24 @@ def card_lines(stored: Stored) -> tuple[tuple[str, str, str], ...]:
     rare = {program.name for program in PROGRAMS if program.is_rare}
     shown = (one for one in readers_of(stored) if one.reader != OWN and (one.loads or one.reader not in rare))
     return tuple((one.name, "yes" if one.loads else "no", one.remarks) for one in shown)
+
+
+def load_lines(stored: Stored, repo: str, revision: str) -> tuple[str, ...]:
+    """Return the lines with which programs load a model from a branch of a repository on the Hub.
+
+    Args:
+        stored: how the model is stored.
+        repo: "org/name".
+        revision: the branch; "main" is not named.
+
+    Example:
+        >>> load_lines(Stored(format="mlx", bits=(4,), group_sizes=(64,)), "me/tiny", "mlx")
+        ('mlx_lm.load("me/tiny", revision="mlx")',)
+    """
+    loading = {reading.reader for reading in readers_of(stored) if reading.loads}
+    lines = [program.line for program in PROGRAMS if program.line and program.name in loading]
+    named = (re.sub(r"\[(.*?)\]", "" if revision == "main" else r"\1", line) for line in lines)
+    return tuple(line.format(repo=repo, revision=revision) for line in named)
 
 
 def summary(readings: Iterable[Reading]) -> str:

@@ -12,7 +12,7 @@ from qtoolkit.records.machine import THIS_MACHINE, Machine, Speed
 from qtoolkit.records.memory import MemoryReport, PeakMemory
 from qtoolkit.records.phase import PhasePlan, Term
 from qtoolkit.records.plan import Advice, Plan
-from qtoolkit.records.publication import Publication
+from qtoolkit.records.publication import Publication, PublishedFormat
 from qtoolkit.records.quality import QualityReport, SpeedReport
 from qtoolkit.records.reading import Reading
 from qtoolkit.records.receipt import Behaviour, FileEntry, Probe, Receipt
@@ -54,6 +54,7 @@ __all__ = [
     "Probe",
     "ProgressEvent",
     "Publication",
+    "PublishedFormat",
     "QualityReport",
     "QuantizationReport",
     "Reading",

@@ -1,10 +1,14 @@
 """Record that a quantized model was written in another format."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from qtoolkit.records.base import Record, Row, note_rows, row_if
 from qtoolkit.records.result import shortened
 from qtoolkit.units import format_bytes, format_seconds
+
+_SAME = "the same codes, scales and zero points"
+_ROUNDED = "the same codes and scales, minima rounded"
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,10 @@ class Conversion(Record):
         notes: what was decided or left out, one line each.
         path: the folder of the result.
         seconds: how long it took.
+        lossy: whether the minima of asymmetric codes were rounded, as the notes tell.
     """
+
+    added_fields: ClassVar[frozenset[str]] = frozenset({"lossy"})
 
     model: str
     commit_hash: str | None
@@ -36,6 +43,7 @@ class Conversion(Record):
     notes: tuple[str, ...]
     path: str
     seconds: float
+    lossy: bool = False
 
     def rows(self) -> tuple[Row, ...]:
         return (
@@ -43,7 +51,7 @@ class Conversion(Record):
             *row_if("commit", self.commit_hash),
             Row("method", self.method),
             Row("format before", self.source_format),
-            Row("format after", self.format, "the same codes, scales and zero points"),
+            Row("format after", self.format, _ROUNDED if self.lossy else _SAME),
             Row("quantized layers", str(self.num_layers)),
             Row("on disk before", format_bytes(self.disk_before)),
             Row("on disk after", format_bytes(self.disk_after)),

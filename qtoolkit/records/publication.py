@@ -10,6 +10,36 @@ from qtoolkit.units import format_bytes
 
 
 @dataclass(frozen=True)
+class PublishedFormat(Record):
+    """Describe one format of a model that a branch of its own holds, beside another format on the first branch.
+
+    Attributes:
+        format: what the format calls the way that it packs codes; also the branch.
+        files: name -> bytes of every file.
+        unchanged: names of the files that the branch had already.
+        card: the card on this branch.
+        verification: the checks made before it was sent.
+        commit_hash: the commit that holds it; None for a dry run.
+    """
+
+    format: str
+    files: Mapping[str, int]
+    unchanged: tuple[str, ...]
+    card: str
+    verification: Verification
+    commit_hash: str | None = None
+
+    def rows(self) -> tuple[Row, ...]:
+        sent = {name: size for name, size in self.files.items() if name not in self.unchanged}
+        new = f"{len(sent)} of {len(self.files)} files are new there, {format_bytes(sum(sent.values()))}"
+        return (
+            Row("branch", self.format, new),
+            *row_if("commit", self.commit_hash),
+            *self.verification.summary(),
+        )
+
+
+@dataclass(frozen=True)
 class Publication(Record):
     """Describe a model published on the Hub.
 
@@ -26,9 +56,11 @@ class Publication(Record):
         verification: the checks made before it was sent.
         commit_hash: the commit that holds it; None for a dry run.
         pull_request: address of the pull request; None if the files were committed to the branch.
+        other_formats: the same model in other formats, each on a branch of its own.
     """
 
     schema_version: ClassVar[int] = 2
+    added_fields: ClassVar[frozenset[str]] = frozenset({"other_formats"})
 
     repo_id: str
     url: str
@@ -42,6 +74,7 @@ class Publication(Record):
     verification: Verification
     commit_hash: str | None = None
     pull_request: str | None = None
+    other_formats: tuple[PublishedFormat, ...] = ()
 
     def rows(self) -> tuple[Row, ...]:
         sent = {name: size for name, size in self.files.items() if name not in self.unchanged}
@@ -57,5 +90,6 @@ class Publication(Record):
                 for name, size in self.files.items()
             ),
             *self.verification.summary(),
+            *(row for other in self.other_formats for row in other.rows()),
             *((Row("card", self.card),) if self.dry_run else ()),
         )

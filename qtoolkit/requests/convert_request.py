@@ -19,6 +19,11 @@ class ConvertRequest(ForReader, HubSource, WithProgress):
         metadata=describe("folder to save the result in, which appears when it is complete", "DIR")
     )
     _: KW_ONLY
+    lossy: bool = option(
+        False,
+        help="let a format that has minima instead of zero points round them, where codes are asymmetric; the largest "
+        "change is told",
+    )
     overwrite: bool = option(False, help="replace the output folder when it exists")
 
     def __post_init__(self) -> None:

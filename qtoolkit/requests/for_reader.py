@@ -19,4 +19,4 @@ class ForReader(Request):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_reader(self.for_)
+        object.__setattr__(self, "for_", check_reader(self.for_))

@@ -1,5 +1,6 @@
 """Define the options of `qtoolkit.publish`."""
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 
@@ -27,18 +28,29 @@ class CardOptions(HubToken):
 class PublishRequest(CardOptions, CheckOptions):
     """Hold a saved model, the repository that it goes to, and what its card says."""
 
-    path: str | PathLike[str] = field(metadata=describe("a folder that `quantize` wrote"))
+    path: str | PathLike[str] = field(metadata=describe("a folder that `quantize` or `convert` wrote"))
     repo_id: str = field(metadata=describe('"org/name"; made where it does not exist'))
     _: KW_ONLY
     private: bool = option(True, help="let only its owner see it", empty="let everybody see it")
     create_pr: bool = option(False, help="open a pull request, for a repository of somebody else")
     dry_run: bool = option(False, help="send nothing, and tell every file, its size and the card")
+    also: Sequence[str | PathLike[str]] = option(
+        (), help="folders with the same model in other formats, each for a branch named after its format", metavar="DIR"
+    )
     revision: str = option("main", help="branch to write to, made where it does not exist", metavar="BRANCH")
     quality: QualityReport | None = option(None, help="what `evaluate` measured of this folder, for the card")
     frontier: Frontier | None = option(None, help="what `frontier` measured of its base, for the card")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.also, list | tuple) or not all(isinstance(one, str | PathLike) for one in self.also):
+            raise ConfigError(f"also must be a list of folders, got {self.also!r:.60}")
+        if self.also and self.create_pr:
+            raise ConfigError("a pull request brings one format: leave also out, and open one for each branch")
+        if self.also and self.revision != "main":
+            raise ConfigError(
+                f"also makes a branch for each format, and main for the first: leave out {self.revision!r}"
+            )
         if not isinstance(self.quality, QualityReport | None):
             raise ConfigError(f"quality must be what qt.evaluate returns, got {type(self.quality).__name__}")
         if not isinstance(self.frontier, Frontier | None):

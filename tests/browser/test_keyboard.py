@@ -7,7 +7,7 @@ import pytest
 from tests.browser.lab import Lab
 from tests.browser.panel import open_panel
 
-TABS = ("Model", "Plan", "Quantize", "Compare", "Publish")
+TABS = ("Model", "Plan", "Quantize", "Compare", "Convert", "Publish")
 # What is where the keyboard is: its label or text, and whether its edge shows that it is there.
 FOCUS = """() => {
     const here = document.activeElement, edge = getComputedStyle(here);
@@ -21,7 +21,7 @@ ORDERS = {
         *("Device", "Machine", "Made for", "All of the plan"),
     ],
     "Publish": [
-        *("Folder", "Repository", "Licence", "Base model", "Relation to it", "Figures", "Branch"),
+        *("Folder", "Repository", "Other formats", "Licence", "Base model", "Relation to it", "Figures", "Branch"),
         *(*SWITCHES, *BUTTONS),
     ],
 }

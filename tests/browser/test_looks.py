@@ -11,7 +11,7 @@ from tests.browser.lab import Lab
 from tests.browser.panel import ShownPanel, open_panel
 from tests.browser.server import LabServer
 
-NAMES = ("Model", "Plan", "Quantize", "Compare", "Publish")
+NAMES = ("Model", "Plan", "Quantize", "Compare", "Convert", "Publish")
 # What reaches beyond the panel, or is wider inside than it shows. Fields scroll, and their values are in the call too.
 CUT = """panel => [...panel.querySelectorAll("*:not(input, select, option, textarea)")].filter(part => {
     const edge = panel.getBoundingClientRect().right, shown = part.checkVisibility() && getComputedStyle(part);

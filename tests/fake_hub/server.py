@@ -114,6 +114,7 @@ class Handler(BaseHTTPRequestHandler):
         ("GET", r"/api/models/(?P<repo_id>[^/]+/[^/]+)", "send_info"),
         ("GET", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)", "send_info"),
         ("GET", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)", "send_tree"),
+        ("GET", r"/api/models/(?P<repo_id>[^/]+/[^/]+)/commits/(?P<revision>[^/]+)", "send_commits"),
         ("GET", r"/(?P<repo_id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)", "send_file"),
     ]
     protocol_version = "HTTP/1.1"
@@ -233,6 +234,12 @@ class Handler(BaseHTTPRequestHandler):
         info |= listing.card_data(repository.commits[commit_hash])
         self.respond_json(info | {"gated": "auto" if repository.gated else False, "tags": [], "siblings": siblings})
         self.server.after_info(repository)
+
+    def send_commits(self, repo_id: str, revision: str) -> None:
+        """The newest commit first; without those of other branches the first one is the same."""
+        repository, _ = self.find(repo_id, revision)
+        about = {"title": "", "message": "", "authors": [], "date": "2026-11-28T00:00:00.000Z"}
+        self.respond_json([{"id": commit, **about} for commit in reversed(repository.commits)])
 
     def send_tree(self, repo_id: str, revision: str) -> None:
         repository, commit_hash = self.find(repo_id, revision)

@@ -92,7 +92,7 @@ class WritableHandler(Handler):
         repository, commit_hash = self.writable(repo_id)
         if revision in repository.refs:
             raise HubError(409, "Reference already exists")
-        repository.refs[revision] = commit_hash
+        repository.refs[revision] = json.loads(self.body or b"{}").get("startingPoint") or commit_hash
         self.respond_json({})
 
     def validate(self) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.sample_models import random_model
 pytestmark = pytest.mark.slow
 
 
-def refusal(source: Path, name: str, folder: Path, **options: str) -> str:
+def refusal(source: Path, name: str, folder: Path, **options: Any) -> str:
     """The line with which a conversion is refused; nothing is left of it."""
     with pytest.raises(QToolkitError) as caught:
         qt.convert(source, name, folder / "out", **options)
@@ -35,7 +36,8 @@ def gptq(folder: Path, **changes: object) -> Path:
 def test_asymmetric_codes_are_none_of_mlx(tmp_path: Path) -> None:
     message = refusal(gptq(tmp_path, sym=False), "mlx", tmp_path)
     assert re.search(r"has asymmetric codes \(model\.layers\.\S+\), which format 'mlx' does not hold: ", message)
-    assert message.endswith("give format='compressed-tensors' or format='gptq_v2'")
+    rounding = "lossy=True (minima of groups are rounded)"
+    assert message.endswith(f"give {rounding} or format='compressed-tensors' or format='gptq_v2'")
 
 
 def test_groups_in_order_of_activation_are_gptqs_alone(tmp_path: Path) -> None:
@@ -70,10 +72,11 @@ def test_bits_and_embeddings_that_a_format_lacks(tmp_path: Path) -> None:
 
 def test_codes_of_a_method_that_a_format_knows_nothing_of(tmp_path: Path) -> None:
     model = random_model("llama")
-    qt.quantize(model, qt.AbsMax(), output=tmp_path / "absmax", device="cpu")
-    assert "has codes of method 'absmax', which format 'gptq' does not" in refusal(
-        tmp_path / "absmax", "gptq", tmp_path
-    )
+    qt.quantize(model, qt.FP8(), output=tmp_path / "fp8", device="cpu")
+    for name in ("gptq", "compressed-tensors", "mlx", "native"):
+        assert "has float8 codes, which compressed-tensors alone holds, as they are stored" in refusal(
+            tmp_path / "fp8", name, tmp_path
+        )
     assert "has codes of method 'gptq', which format 'native' does not hold" in refusal(
         gptq(tmp_path), "native", tmp_path
     )
@@ -104,6 +107,12 @@ def test_a_format_that_it_has_and_a_folder_that_is_taken(tmp_path: Path) -> None
         qt.convert(source, "mlx", source, overwrite=True)
     with pytest.raises(OutputExistsError, match="give overwrite=True"):
         qt.convert(source, "mlx", tmp_path / "dense")
+
+
+def test_lossy_where_nothing_is_rounded(tmp_path: Path) -> None:
+    source = gptq(tmp_path, sym=False)
+    message = refusal(source, "compressed-tensors", tmp_path, lossy=True)
+    assert message == "format 'compressed-tensors' rounds nothing: leave lossy out"
 
 
 def test_a_program_that_would_not_load_the_result(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ PANELS: dict[str, Callable[..., Any]] = {
     "quantize": qt.quantize,
     "plan": qt.plan,
     "compare": qt.compare,
+    "convert": qt.convert,
     "publish": qt.publish,
 }
 # Keyword -> the field that says it in another way.

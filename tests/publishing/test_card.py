@@ -131,6 +131,8 @@ def test_it_names_only_readers_that_are_known_to_read_it(receipt: Receipt, rules
     )
     own = receipt.method == "absmax" or bool(rules)
     assert ("import qtoolkit  #" in card.text) == own == (card.data.library_name == "qtoolkit")
+    assert ("computes with wrong weights" in card.text) == (receipt.method == "absmax")
+    assert ("`python -m qtoolkit lm_eval --model hf --model_args pretrained=me/tiny`" in card.text) == own
     assert ("optimum gptqmodel\n" in card.text) == (not own)
     loads = {line.split(" | ")[0]: line.split(" | ")[1] for line in card.text.splitlines() if line.count(" | ") == 2}
     assert loads["| vLLM 0.33.0"] == ("no" if receipt.method == "absmax" else "yes")

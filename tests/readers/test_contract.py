@@ -18,6 +18,7 @@ from qtoolkit.readers import (
     served_by,
 )
 from qtoolkit.readers.table import ENTRIES, PROGRAMS
+from qtoolkit.requests.for_reader import ForReader
 
 GPTQ = Stored(format="gptq", layout="gptq", bits=(4,), group_sizes=(128,))
 PACKED = Stored(format="compressed-tensors", layout="pack-quantized", bits=(4,), group_sizes=(64,))
@@ -145,3 +146,12 @@ def test_a_card_names_who_loads_it_and_who_does_not() -> None:
 def test_the_readme_has_the_table() -> None:
     readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
     assert readme_table() in readme
+
+
+@pytest.mark.parametrize(
+    ("spelled", "name"),
+    [("vLLM", "vllm"), ("LM Studio", "lm-studio"), ("Llama CPP", "llama.cpp"), ("Transformers 4", "transformers4")],
+)
+def test_a_program_is_known_however_it_is_spelled(spelled: str, name: str) -> None:
+    assert reading_of(spelled, readers_of(PACKED)).reader == name
+    assert ForReader(for_=spelled).for_ == name

@@ -29,7 +29,7 @@ SIGNATURES = {
     "memory: int | str | None = None, noise_floor: bool = False, executor: Executor | None = None, retries: int = 2, "
     f"output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
     f"on_progress: {PROGRESS}) -> Comparison",
-    "convert": f"(model: {PATH}, format: str, output: {PATH}, *, overwrite: bool = False, {FOR}, "
+    "convert": f"(model: {PATH}, format: str, output: {PATH}, *, lossy: bool = False, overwrite: bool = False, {FOR}, "
     f"revision: str | None = None, token: str | None = None, on_progress: {PROGRESS}) -> Conversion",
     "frontier": f"(model: Any, configs: Sequence[Any] | None = None, *, {TEXT}, sizes: Sequence[int | str] = (), "
     "memory: int | str | None = None, noise_floor: bool = False, executor: Executor | None = None, retries: int = 2, "
@@ -45,7 +45,7 @@ SIGNATURES = {
     "publish": f"(path: {PATH}, repo_id: str, *, private: bool = True, create_pr: bool = False, dry_run: bool = False, "
     f"token: str | None = None, revision: str = 'main', base: {PATH} | None = None, license: str | None = None, "
     "base_model: str | None = None, base_model_relation: str | None = None, quality: QualityReport | None = None, "
-    "frontier: Frontier | None = None, "
+    f"frontier: Frontier | None = None, also: Sequence[{PATH}] = (), "
     f"on_progress: {PROGRESS}, on_check: {CHECK}) -> Publication",
     "find_models": "(text: str = '', *, limit: int = 20, hub: bool = True, token: str | None = None) -> FoundModels",
 }

@@ -129,6 +129,13 @@ class CompressedTensorsFormat(GroupedFormat):
         grids = {name: replace(base, bits=bits) for name, bits in quantized.items()}
         return describe(base, grids, [*left, *outside], embeddings)
 
+    def layout_of(self, values: Mapping[str, Any]) -> str:
+        """See `GroupedFormat`: codes of a byte each are another layout than packed ones."""
+        from qtoolkit.formats.compressed_tensors.config import read_schemes
+
+        first = read_schemes(values).schemes[0]
+        return BYTES[first.kind] if first.in_bytes else self.name
+
     def reason_against(self, codes: "LayerCodes", layout: str) -> str:
         """See `GroupedFormat`: groups are those of the inputs in order."""
         if codes.transposed:

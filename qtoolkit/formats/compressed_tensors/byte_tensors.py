@@ -86,11 +86,14 @@ class ByteTensors:
 
     def fault(self, weight: torch.Tensor, scale: torch.Tensor) -> str:
         """Return what is wrong with the values of tensors of the right shapes; empty for nothing."""
+        nan = "weight holds NaN" if self.kind == "float" and has_nan(weight) else ""
+        return self.fault_of_scale(scale) or nan
+
+    def fault_of_scale(self, scale: torch.Tensor) -> str:
+        """Return what is wrong with the values of scales; empty for nothing."""
         if not scale.isfinite().all():
             return "weight_scale holds NaN or infinity"
-        if (scale < 0).any():
-            return "weight_scale holds negative numbers"
-        return "weight holds NaN" if self.kind == "float" and has_nan(weight) else ""
+        return "weight_scale holds negative numbers" if (scale < 0).any() else ""
 
     def decode(self, tensors: Mapping[str, torch.Tensor]) -> "ByteRows":
         """See `StoredTensors`."""

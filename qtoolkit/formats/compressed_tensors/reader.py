@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.formats.compressed_tensors import FORMAT
 from qtoolkit.formats.compressed_tensors.byte_tensors import ByteTensors
-from qtoolkit.formats.compressed_tensors.config import read_schemes
+from qtoolkit.formats.compressed_tensors.config import origin_of, read_schemes
 from qtoolkit.formats.compressed_tensors.packed_layers import find_layers, quantized_names
 from qtoolkit.formats.stored_loader import load_stored
 from qtoolkit.formats.stored_reader import StoredReader
@@ -34,6 +34,9 @@ class PackedReader(StoredReader):
         assert checkpoint.quantization is not None
         schemes = read_schemes(checkpoint.quantization)
         self.name, _ = FORMAT.method_of(checkpoint.quantization)
+        if schemes.schemes[0].in_bytes and origin_of(checkpoint.quantization) is None:
+            # Other programs calibrate such codes, or do not: nothing tells.
+            self.name = FORMAT.name
         super().__init__(checkpoint, quantized_names(checkpoint.tensors), partial(find_layers, schemes=schemes))
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
@@ -42,12 +45,17 @@ class PackedReader(StoredReader):
         return load_packed(checkpoint, checkpoint.quantization, device=device)
 
     def check_codes(self, layer: "StoredLayer") -> None:
-        """See `StoredReader`: refuse codes whose inputs are rounded too, as no other format tells readers."""
-        if isinstance(layer.tensors, ByteTensors):
+        """See `StoredReader`: refuse float8, and scales that no layer of integers has."""
+        if not isinstance(layer.tensors, ByteTensors):
+            return
+        if layer.tensors.kind == "float":
             raise UnsupportedModelError(
-                f"{layer.name} is multiplied in 8 bits with rounded inputs, which no other format holds: quantize the "
-                "full-precision model into that format"
+                f"{layer.name} has float8 codes, which {FORMAT.name} alone holds, as they are stored: serve it so, or "
+                "quantize the full-precision model"
             )
+        scale = self._headers[f"{layer.name}.{layer.tensors.scale_name}"][...]
+        if fault := layer.tensors.fault_of_scale(scale):
+            raise CheckpointError(f"{layer.name}.{fault}: name another checkpoint of the model")
 
 
 def load_packed(checkpoint: "Checkpoint", values: Mapping[str, Any], *, device: str) -> "Noted[PreTrainedModel]":

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
-from qtoolkit.formats.base import LayersOf, is_uneven
-from qtoolkit.formats.grouped import GroupedFormat, RecodedLayers
+from qtoolkit.formats.base import Layers, LayersOf, is_uneven
+from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 
 if TYPE_CHECKING:
@@ -37,12 +37,13 @@ class GPTQFormat(GroupedFormat):
     layer_suffixes = (".qweight",)
     widths = (2, 3, 4, 8)
     layouts = ("gptq", "gptq_v2")
+    blocks_alone = True
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """See `Format`."""
-        from qtoolkit.formats.gptq.config import options_of
+        from qtoolkit.formats.gptq.config import options_of, origin_of
 
-        return "gptq", options_of(values)
+        return origin_of(values) or ("gptq", options_of(values))
 
     def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
         """See `Format`: correct a wrong `checkpoint_format`."""
@@ -106,7 +107,8 @@ class GPTQFormat(GroupedFormat):
             in_features,
             bits=bits,
             group_size=config.group_size,
-            checkpoint_format=config.checkpoint_format,
+            # Methods without the option choose symmetric codes, which both layouts hold.
+            checkpoint_format=getattr(config, "checkpoint_format", "gptq"),
             centered=config.sym,
         )
 
@@ -129,6 +131,39 @@ class GPTQFormat(GroupedFormat):
         from qtoolkit.formats.gptq.config import describe
 
         return describe(config, quantized, left)
+
+    def layout_of(self, values: Mapping[str, Any]) -> str:
+        """See `GroupedFormat`."""
+        from qtoolkit.formats.gptq.config import read_quantize_config
+
+        return read_quantize_config(values).checkpoint_format
+
+    def rounding_config(
+        self,
+        layers: Layers,
+        names: Iterable[str],
+        grids: Mapping[str, Grid],
+        ignored: Iterable[str],
+        origin: Mapping[str, Any],
+        embeddings: Mapping[str, Grid],
+    ) -> Any:
+        """See `GroupedFormat`; what is outside the blocks needs no mention."""
+        from qtoolkit.formats.gptq.loader import GPTQConfig, register
+        from qtoolkit.formats.rounding_loader import RoundingConfig, register_rounding
+
+        register()
+        register_rounding()
+        recoded = RecodedLayers(
+            base=base_grid(grids, embeddings),
+            grids=grids,
+            embeddings={},
+            left=tuple(name for name in ignored if any(part.isdecimal() for part in name.split("."))),
+            outside=(),
+            whole=False,
+            options=origin["options"],
+            origin=origin,
+        )
+        return RoundingConfig(GPTQConfig, self.describe_recoded(recoded, self.layouts[0]), layers, names)
 
     def reason_against(self, codes: "LayerCodes", layout: str) -> str:
         """See `GroupedFormat`: "gptq" stores zero points less one, and has no room for 0."""

@@ -10,6 +10,7 @@ from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, WIDTHS
 from qtoolkit.formats.grouped import RecodedLayers
 from qtoolkit.formats.name_patterns import shortest
+from qtoolkit.formats.origin import ORIGIN, read_origin
 from qtoolkit.version import __version__
 
 # Options of `qtoolkit.GPTQ` that no reader needs, with their types; those that are on are written.
@@ -52,7 +53,27 @@ def describe_recoded(layers: RecodedLayers, layout: str) -> dict[str, Any]:
         checkpoint_format=layout,
     )
     bits = {name: grid.bits for name, grid in layers.grids.items()}
-    return describe(config, bits, layers.left, {name: grid.group_size for name, grid in layers.grids.items()})
+    described = describe(config, bits, layers.left, {name: grid.group_size for name, grid in layers.grids.items()})
+    if layers.origin is not None:
+        # Readers take any entry of `meta`, and warn of others that they do not know.
+        described["meta"][ORIGIN] = dict(layers.origin)
+    return described
+
+
+def origin_of(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """Return the name and options of the method that a `quantization_config` names; None where it names none.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as `read_origin` and `read_quantize_config`.
+    """
+    meta = values.get("meta")
+
+    def stored_bits() -> set[int]:
+        dynamic = values.get("dynamic") or {}
+        named = {own["bits"] for own in dynamic.values() if isinstance(own, dict) and type(own.get("bits")) is int}
+        return {read_quantize_config(values).bits, *named}
+
+    return read_origin(meta, stored_bits) if isinstance(meta, dict) else None
 
 
 def describe(

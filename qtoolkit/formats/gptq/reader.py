@@ -3,6 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
+from qtoolkit.formats.gptq import FORMAT
 from qtoolkit.formats.gptq.config import read_quantize_config
 from qtoolkit.formats.gptq.stored_layers import find_layers, load_gptq, quantized_names
 from qtoolkit.formats.stored_reader import StoredReader
@@ -24,11 +25,10 @@ class GPTQReader(StoredReader):
         CheckpointError, UnsupportedModelError: as `read_quantize_config` and `find_layers`.
     """
 
-    name = "gptq"
-
     def __init__(self, checkpoint: "Checkpoint") -> None:
         assert checkpoint.quantization is not None
         config = read_quantize_config(checkpoint.quantization)
+        self.name, _ = FORMAT.method_of(checkpoint.quantization)
         names = quantized_names(checkpoint.tensors)
         super().__init__(checkpoint, names, partial(find_layers, config=config), reordered=config.desc_act)
 

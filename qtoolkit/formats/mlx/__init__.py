@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats.base import Layers, LayersOf
-from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
+from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, StoredValues, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.records import LayerPlan
 
@@ -38,6 +38,7 @@ class MLXFormat(GroupedFormat):
     widths = WIDTHS
     embedding_widths = WIDTHS
     group_sizes = GROUP_SIZES
+    rounds_minima = True
 
     def describes(self, values: Mapping[str, Any]) -> bool:
         """See `Format`: also what mlx-lm writes itself, which names no `quant_method`."""
@@ -163,11 +164,11 @@ class MLXFormat(GroupedFormat):
         )
         return (note,)
 
-    def measured_notes(self, model: "PreTrainedModel") -> tuple[str, ...]:
+    def changes(self, layers: Iterable[StoredValues]) -> tuple[str, ...]:
         """See `GroupedFormat`: the largest change that rounded minima have made."""
         from qtoolkit.formats.mlx.affine_layers import largest_change
 
-        changed = largest_change(model)
+        changed = largest_change(layers)
         if changed is None:
             return ()
         name, change, steps = changed
@@ -175,28 +176,38 @@ class MLXFormat(GroupedFormat):
         return (f"{moved}, {steps:.1%} of a step between codes, in {name}",)
 
     def reason_against(self, codes: "LayerCodes", layout: str) -> str:
-        """See `GroupedFormat`: symmetric codes, in groups of inputs in order that are multiples of 32, 64 or 128."""
+        """See `GroupedFormat`: groups of inputs in order that are multiples of 32, 64 or 128."""
         if codes.transposed:
             return "a Conv1D"
         if codes.bits not in self.widths:
             return f"codes of {codes.bits} bits"
         if not codes.in_order:
             return "groups in order of activation, or of different sizes"
-        if not codes.sym:
-            return "asymmetric codes"
         return "" if _own_group_size(codes) else f"groups of {codes.inputs_per_scale} inputs"
+
+    def holds_scales(self, codes: "LayerCodes", dtype: "torch.dtype") -> bool:
+        """See `GroupedFormat`: the minima have the same type, and must not become infinite."""
+        import torch
+
+        return super().holds_scales(codes, dtype) and codes.largest_minimum <= torch.finfo(dtype).max
 
     def recoded(self, codes: "LayerCodes", layout: str, scale_dtype: "torch.dtype") -> "AffineTensors":
         """See `GroupedFormat`: larger groups are several with the same scale."""
         from qtoolkit.formats.mlx.tensors import AffineTensors
 
-        return AffineTensors(*codes.shape, bits=codes.bits, group_size=_own_group_size(codes), scale_dtype=scale_dtype)
+        return AffineTensors(
+            *codes.shape,
+            bits=codes.bits,
+            group_size=_own_group_size(codes),
+            scale_dtype=scale_dtype,
+            symmetric=codes.sym,
+        )
 
     def describe_recoded(self, layers: RecodedLayers, layout: str) -> dict[str, Any]:
         """See `GroupedFormat`."""
         from qtoolkit.formats.mlx.config import describe
 
-        return describe(layers.base, layers.grids, layers.embeddings)
+        return describe(layers.base, layers.grids, layers.embeddings, layers.origin)
 
     def config_entries(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """See `GroupedFormat`: what MLX reads, too."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from qtoolkit.formats.grouped import StoredValues
+
 _SCALES = ".scales"
 _NOT_SYMMETRIC = (
     "are not those of symmetric codes, such as mlx-lm's own quantization makes: load it with mlx-lm, or quantize the "
@@ -173,22 +175,20 @@ def check_biases(name: str, scales: torch.Tensor, biases: torch.Tensor, stored: 
         raise UnsupportedModelError(f"{name}.biases {_NOT_SYMMETRIC}")
 
 
-def largest_change(model: "PreTrainedModel") -> tuple[str, float, float] | None:
+def largest_change(layers: "Iterable[StoredValues]") -> tuple[str, float, float] | None:
     """Return the layer whose weights the rounding of minima has moved most, by how much, and by what share of a step.
 
     None where all codes are symmetric. The minimum was -zero_point * scale before, of a whole number that the rounded
-    one still tells.
+    one still tells; a group whose scale is 0 has the minimum 0.
     """
-    from qtoolkit.kernels import QuantizedLinear
-
     found: tuple[str, float, float] | None = None
-    for name, layer in model.named_modules():
-        if not (isinstance(layer, QuantizedLinear) and getattr(layer.stored, "has_minima", False)):
+    for name, stored, tensor in layers:
+        if not getattr(stored, "has_minima", False):
             continue
-        scales, biases = (layer.get_buffer(part).double() for part in ("scales", "biases"))
-        moved = (biases - (biases / scales).round() * scales).abs()
+        scales, biases = (tensor(part).double() for part in ("scales", "biases"))
+        moved = (biases - (biases / scales).nan_to_num().round() * scales).abs()
         place = int(moved.argmax())
         change = moved.flatten()[place].item()
         if found is None or change > found[1]:
-            found = name, change, change / abs(scales.flatten()[place].item())
+            found = name, change, change / (abs(scales.flatten()[place].item()) or 1.0)
     return found

@@ -85,13 +85,16 @@ def describe(
     usual = (base.group_size, base.bits)
     others = {name: own for name, own in sorted(quantized.items()) if (own.group_size, own.bits) != usual}
     named = {**others, **dict(sorted(embeddings.items()))}
+    every = {**quantized, **embeddings}
+    is_symmetric = base.sym and all(own.sym for own in every.values())
+    symmetric = None if is_symmetric else sorted(name for name, own in every.items() if own.sym)
     return {
         "quant_method": QUANT_METHOD,
         "group_size": base.group_size,
         "bits": base.bits,
         "mode": _MODE,
         **{name: {"group_size": own.group_size, "bits": own.bits} for name, own in named.items()},
-        **({} if base.sym else {SYMMETRIC: sorted(name for name, own in named.items() if own.sym)}),
+        **({} if symmetric is None else {SYMMETRIC: symmetric}),
         **({} if origin is None else {ORIGIN: dict(origin)}),
     }
 

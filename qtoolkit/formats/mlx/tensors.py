@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from qtoolkit.formats.mlx import GROUP_SIZES, WIDTHS
-from qtoolkit.formats.recoding import grouped_scale
+from qtoolkit.formats.recoding import grouped_scale, grouped_zero_points
 from qtoolkit.kernels import Codes, expand, output_blocks
 from qtoolkit.tensor.int32_packing import pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
@@ -99,17 +99,25 @@ class AffineTensors:
             raise ValueError(f"zero points must be {2 ** (self.bits - 1)}: codes are symmetric")
         # [groups, out] -> [out, groups]
         scales = scale.T.to(self.scale_dtype).contiguous()
-        biases = minima(scales, self.bits)
-        if not self.symmetric:
-            biases = (zero_point.T.float() * scales.float()).neg_().to(self.scale_dtype)
-        tensors = {"weight": _rows(codes, self.bits), "scales": scales, "biases": biases}
+        tensors = {"weight": _rows(codes, self.bits), "scales": scales, "biases": self._biases(scales, zero_point.T)}
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     def recode(self, codes: Codes) -> dict[str, torch.Tensor]:
-        """See `RecodedTensors`; the groups must be those of the inputs in order, and the codes symmetric."""
-        scales = grouped_scale(codes, self.in_features // self.group_size).T.to(self.scale_dtype).contiguous()
+        """See `RecodedTensors`: the minima of asymmetric codes are rounded; the groups are those of inputs in order."""
+        groups = self.in_features // self.group_size
+        scales = grouped_scale(codes, groups).T.to(self.scale_dtype).contiguous()
         weight = torch.cat([_rows(codes.codes(part), self.bits) for part in output_blocks(codes)])
-        return {"weight": weight, "scales": scales, "biases": minima(scales, self.bits)}
+        return {
+            "weight": weight,
+            "scales": scales,
+            "biases": self._biases(scales, grouped_zero_points(codes, groups).T),
+        }
+
+    def _biases(self, scales: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
+        """Return what the code 0 stands for, [out, groups]: exact for symmetric codes, otherwise rounded."""
+        if self.symmetric:
+            return minima(scales, self.bits)
+        return (zero_point.float() * scales.float()).neg_().to(self.scale_dtype)
 
     def are_sound(self, tensors: Mapping[str, Any], *, reordered: bool) -> bool:
         """See `GroupedTensors`."""

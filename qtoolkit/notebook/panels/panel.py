@@ -1,4 +1,4 @@
-"""Open the five panels as tabs, or one of them alone."""
+"""Open the six panels as tabs, or one of them alone."""
 
 import sys
 from os import PathLike, fspath
@@ -11,6 +11,7 @@ from ipywidgets import HTML, Layout, Tab, VBox
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.panels.background import PAUSE, Worker
 from qtoolkit.notebook.panels.compare_panel import ComparePanel
+from qtoolkit.notebook.panels.convert_panel import ConvertPanel
 from qtoolkit.notebook.panels.model_panel import ModelPanel
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.plan_panel import PlanPanel
@@ -19,13 +20,13 @@ from qtoolkit.notebook.panels.quantize_panel import QuantizePanel
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.progress_bar import WIDGET_VIEW, close_widget
 
-PANELS = ("model", "plan", "quantize", "compare", "publish")
+PANELS = ("model", "plan", "quantize", "compare", "convert", "publish")
 STYLE = Path(__file__).with_name("panel.css")
 _TEXT = "The panel of qtoolkit is there while its kernel runs: run this cell to open it."
 
 
 class Panel:
-    """Load, plan, quantize, compare and publish by hand.
+    """Load, plan, quantize, compare, convert and publish by hand.
 
     Not a widget itself: ipywidgets 7 and 8 show widgets in different ways, and this is shown the same by both, with
     text for pages that have no kernel.
@@ -34,7 +35,7 @@ class Panel:
         choice: what is chosen: model, config, device, folder.
         results: the results of jobs, by verb.
         worker: runs the jobs, one at a time; shared by all `Panel`s, so that one that is opened again can cancel them.
-        model, plan, quantize, compare, publish: the panels that are shown, otherwise None.
+        model, plan, quantize, compare, convert, publish: the panels that are shown, otherwise None.
     """
 
     worker = Worker()
@@ -57,6 +58,7 @@ class Panel:
         self.plan = PlanPanel(self.choice, pause=pause) if "plan" in shown else None
         self.quantize = QuantizePanel(*shared, with_method=only is not None) if "quantize" in shown else None
         self.compare = ComparePanel(*shared) if "compare" in shown else None
+        self.convert = ConvertPanel(*shared) if "convert" in shown else None
         self.publish = PublishPanel(*shared) if "publish" in shown else None
         style = HTML(f"<style>{STYLE.read_text(encoding='utf-8')}</style>", layout=Layout(display="none"))
         boxes = [getattr(self, name).box for name in shown]
@@ -81,14 +83,14 @@ class Panel:
 
 
 def panel(model: str | PathLike[str] = "", *, only: str | None = None) -> Panel:
-    """Open the panels in a notebook: choose a model, see whether it fits, quantize, compare, publish.
+    """Open the panels in a notebook: choose a model, see whether it fits, quantize, compare, convert, publish.
 
     They show the Python call that each button makes. What a job gives is put below them as text and HTML, which stay in
     the notebook when the kernel is gone.
 
     Args:
         model: chosen from the start: a Hub id, a folder or a `.gguf` file; empty for none.
-        only: one of the panels alone: "model", "plan", "quantize", "compare" or "publish".
+        only: one of the panels alone: "model", "plan", "quantize", "compare", "convert" or "publish".
 
     Raises:
         ConfigError: no panel of that name, or no name of a model.

@@ -33,7 +33,8 @@ class PublishPanel:
 
     Attributes:
         box: the widget to put on the page.
-        folder, repo_id, license, base_model, base_model_relation, quality, revision, public, create_pr: the fields.
+        folder, repo_id, also, license, base_model, base_model_relation, quality, revision, public, create_pr: the
+            fields.
         checks, card: HTML with the checks one by one, and the card.
         runner: verify, dry run, publish and cancel, and the progress.
     """
@@ -42,6 +43,7 @@ class PublishPanel:
         self._choice = choice
         self.folder = text_field("Folder", choice.folder, hint="a saved model")
         self.repo_id = text_field("Repository", hint="org/name on the Hub; made where it does not exist")
+        self.also = keyword_field(PublishRequest, "also", "Other formats")
         self.license = keyword_field(PublishRequest, "license", "Licence")
         self.base_model = keyword_field(PublishRequest, "base_model", "Base model")
         relations = [("as the folder tells", ""), *((name, name) for name in BASE_MODEL_RELATIONS)]
@@ -56,7 +58,7 @@ class PublishPanel:
         self.checks = HTML()
         self.card = HTML()
         self.call = HTML()
-        self._fields = [self.folder, self.repo_id, self.license, self.base_model, self.base_model_relation]
+        self._fields = [self.folder, self.repo_id, self.also, self.license, self.base_model, self.base_model_relation]
         self._fields += [self.quality, self.revision, self.public, self.create_pr]
         actions: dict[str, Callable[[], Job]] = {
             "Verify": self._verify,

@@ -181,7 +181,7 @@ def test_each_can_be_opened_alone(open_panel: Open, only: str | None) -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((), {"only": "load"}, "only must be one of model, plan, quantize, compare, publish, got 'load'"),
+        ((), {"only": "load"}, "only must be one of model, plan, quantize, compare, convert, publish, got 'load'"),
         ((3,), {}, "a panel takes a Hub id, a folder or a .gguf file, got int: give its name"),
     ],
     ids=["no such panel", "no name"],

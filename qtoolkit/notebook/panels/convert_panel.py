@@ -1,0 +1,74 @@
+"""Write a quantized model in another format: source, format, output folder, start, progress, cancel."""
+
+from ipywidgets import HTML, VBox
+
+from qtoolkit.errors import ModelNotFoundError, OutputError, SourceError, UnsupportedModelError
+from qtoolkit.formats import conversion_targets
+from qtoolkit.notebook.panels.background import Worker
+from qtoolkit.notebook.panels.field import ErrorFields, choice_field, text_field
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
+from qtoolkit.notebook.panels.panel_choice import PanelChoice
+from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.shared_fields import reader_field
+from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
+from qtoolkit.requests import ConvertRequest
+
+
+class ConvertPanel:
+    """Write a quantized model in another format with the same codes.
+
+    Args:
+        choice: has the folder that was saved last, which is left as it is.
+        worker: runs the job.
+        results: shows the record of the conversion.
+
+    Attributes:
+        box: the widget to put on the page.
+        source, format, output, for_, lossy, overwrite: the fields.
+        runner: start and cancel, and the progress.
+    """
+
+    def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
+        self.source = text_field("Quantized model", choice.folder, hint="a saved folder, or a Hub id")
+        formats = tuple(conversion_targets())
+        self.format = choice_field("Format", [(name, name) for name in formats], formats[0])
+        self.output = text_field("Save to", hint="a folder, which appears when it is complete")
+        self.for_ = reader_field(choice, ConvertRequest)
+        self.lossy = keyword_field(ConvertRequest, "lossy", "Round minima where codes are asymmetric")
+        self.overwrite = keyword_field(ConvertRequest, "overwrite", "Replace the folder when it exists")
+        self.call = HTML()
+        self._proposed = ""
+        self._options = [self.for_, self.lossy, self.overwrite]
+        self._fields = [self.source, self.format, self.output, *self._options]
+        errors: ErrorFields = {
+            "format": self.format,
+            ModelNotFoundError: self.source,
+            UnsupportedModelError: self.source,
+            SourceError: self.source,
+            OutputError: self.output,
+        }
+        self.runner = JobRunner(worker, results, {"Convert": self._job}, self._fields, errors)
+        self.box = VBox([*(field.box for field in self._fields), self.call, self.runner.box])
+        for field in self._fields:
+            field.on_change(self._propose_output)
+        self._propose_output()
+        choice.observe(lambda change: setattr(self.source, "value", change["new"]), names="folder")
+
+    def _propose_output(self) -> None:
+        """Propose a folder, as long as nobody has typed another, and show the call."""
+        if self.output.value == self._proposed and self.source.value:
+            name = self.source.value.partition("@")[0].rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+            self._proposed = f"output/{name}-{self.format.value}"
+            self.output.value = self._proposed
+        ready = self.source.value and self.output.value
+        self.call.value = call_html(self._call() if ready else None, "It needs a quantized model and a folder.")
+
+    def _call(self) -> VerbCall:
+        arguments = (self.source.value, self.format.value, self.output.value)
+        return VerbCall("convert", arguments, given_options(self._options))
+
+    def _job(self) -> Job:
+        self.source.needed("a saved folder or a Hub id")
+        self.output.needed("a folder")
+        return Job(self._call(), f"{self.format.value} of {self.source.value}", lambda conversion: conversion)

@@ -1,0 +1,62 @@
+"""The panel Convert: a folder that was quantized becomes one in another format, by the call that it shows."""
+
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+import qtoolkit as qt
+from qtoolkit.notebook.panels import Panel
+from qtoolkit.notebook.panels.convert_panel import ConvertPanel
+from qtoolkit.records import Conversion
+from tests.sample_models import random_model
+
+Open = Callable[..., Panel]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    config = qt.ZeroPoint(bits=4, granularity="group", group_size=32)
+    qt.quantize(random_model("llama", num_hidden_layers=1), config, device="cpu", output=folder)
+    return folder
+
+
+def press(part: ConvertPanel) -> Any:
+    part.runner.actions["Convert"].press()
+    part.runner._worker.wait(60)
+    return part.runner._results.records.get("convert")
+
+
+def test_it_follows_what_was_saved_and_proposes_a_folder(open_panel: Open, saved: Path) -> None:
+    panel = open_panel()
+    assert panel.convert is not None and "It needs a quantized model and a folder." in panel.convert.call.value
+    panel.choice.folder = str(saved)
+    assert panel.convert.output.value == "output/tiny-compressed-tensors"
+    panel.convert.format.value = "mlx"
+    panel.convert.lossy.value = True
+    shown = unescape(panel.convert.call.value)
+    assert f"qt.convert({str(saved)!r}, 'mlx', 'output/tiny-mlx', lossy=True)" in shown
+    panel.convert.output.value = "mine"
+    panel.convert.format.value = "gptq_v2"
+    assert panel.convert.output.value == "mine"
+
+
+def test_a_refusal_and_the_way_out_of_it(
+    open_panel: Open, saved: Path, tmp_path: Path, shell: InteractiveShell
+) -> None:
+    convert: ConvertPanel = open_panel(only="convert").convert
+    convert.source.value, convert.format.value, convert.output.value = str(saved), "mlx", str(tmp_path / "out")
+    told = press(convert)
+    assert isinstance(told, str) and "which format 'mlx' does not hold: give lossy=True" in told
+    convert.lossy.value = True
+    record = press(convert)
+    assert isinstance(record, Conversion) and record.lossy and (tmp_path / "out" / "config.json").is_file()
+
+
+def test_an_empty_field_is_named(open_panel: Open) -> None:
+    convert: ConvertPanel = open_panel(only="convert").convert
+    assert press(convert) is None and "a saved folder or a Hub id" in convert.source.problem
