@@ -1,6 +1,8 @@
 """FP8 and int8 W8A8: what is written is what the presets of llm-compressor say, and it is the formula's."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from qtoolkit.methods import MethodConfig
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.receipt_file import read_receipt
 from qtoolkit.requests import PublishRequest
+from tests.coded_models import gpt_oss
 from tests.formats.compressed_tensors.byte_files import model
 from tests.sample_models import plain_logits, random_model
 
@@ -142,3 +145,14 @@ def test_a_mixed_unit_is_refused_for_servers() -> None:
 def test_another_granularity_is_refused() -> None:
     with pytest.raises(ConfigError, match="granularity must be one of 'channel', 'block', got 'tensor'"):
         qt.FP8(granularity="tensor")
+
+
+def test_experts_in_one_tensor_are_ignored_by_the_names_that_vllm_looks_up(tmp_path: Path) -> None:
+    gpt_oss().save_pretrained(tmp_path / "base")
+    result = qt.quantize(tmp_path / "base", qt.FP8(), device="cpu", output=tmp_path / "out")
+    patterns = [one.removeprefix("re:") for one in described(result)["ignore"] if one.startswith("re:")]
+    assert any(re.match(one, "model.layers.0.mlp.experts.0.gate_proj") for one in patterns)
+    assert not any(re.match(one, "model.layers.0.self_attn.q_proj") for one in patterns)
+    assert torch.equal(
+        plain_logits(qt.load(result.path, device="cpu").model, TOKENS), plain_logits(result.model, TOKENS)
+    )
