@@ -45,11 +45,7 @@ def test_a_block_takes_a_fifth_more_than_its_weights_at_most(tmp_path: Path) -> 
         tensors[f"{name}_scale_inv"] = torch.ones([size // 128 for size in tensors[name].shape])
     write(tmp_path, tensors, {"quant_method": "fp8", "weight_block_size": [128, 128]})
     del tensors
-<<<<<<< HEAD
     # Not beside a block in bfloat16: by what the allocator kept, that one costs anything between 0 and a block.
-=======
-    # Not beside a block in bfloat16: what the allocator kept makes that one cost anything between 0 and a block.
->>>>>>> int
     assert peak_of_blocks(tmp_path) < 1.2 * block
 
 
