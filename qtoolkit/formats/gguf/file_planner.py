@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.checkpoints.gguf_writing import write_gguf
-from qtoolkit.errors import CheckpointError
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
@@ -19,6 +18,7 @@ from qtoolkit.formats.layer import Layer
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
 from qtoolkit.models.tokenizer import load_tokenizer
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, ProgressEvent, Term
+from qtoolkit.stream.loading import check_finite
 from qtoolkit.tensor.block_types import BLOCK_TYPES
 
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
 
-# Float32 copies of the blocks that are searched at one time, measured on Q3_K, the type that takes most.
-_SEARCH_BYTES = 120_000_000
+# Of the blocks that are searched at one time: 27 MB were measured for Q5_K, which takes most.
+_SEARCH_BYTES = 30_000_000
+# The searches of a scale pass over each block so often.
+_TOUCHES = 40
 # What a file's name may be made of on every system.
 _ODD = re.compile(r"[^\w.-]+", re.ASCII)
 
@@ -109,11 +111,7 @@ class GGUFPlanner(FilePlanner):
             nonlocal done
             weight = tensors[name][...]
             done += weight.nbytes
-            if not torch.isfinite(weight.sum(dtype=torch.float32)) and not torch.isfinite(weight).all():
-                raise CheckpointError(
-                    f"{name!r:.120} of {checkpoint.name} holds NaN or infinity, which no block can hold: "
-                    "get the model again"
-                )
+            check_finite(checkpoint.name, name, weight)
             return weight.to(device)
 
         written = write_gguf(
@@ -145,10 +143,6 @@ class GGUFPlanner(FilePlanner):
         plan = layer.replaced(nbytes, disk_bytes=nbytes, working_bytes=nbytes)
         usual = MIXES[self._quant_type].base
         return plan if types == {usual} else replace(plan, adjusted=f"as {', '.join(sorted(types))}")
-
-
-# The searches of a scale pass over each block so often.
-_TOUCHES = 40
 
 
 def _tensors(checkpoint: "Checkpoint") -> Mapping[str, Any]:
