@@ -6,7 +6,7 @@ has no infinity; 0x7F and 0xFF are NaN (Micikevicius et al., FP8 Formats for Dee
 
 import torch
 
-from qtoolkit.tensor.integer_codes import extremes, rounded_up
+from qtoolkit.tensor.integer_codes import extremes, rounded_up, within
 
 CODES = torch.float8_e4m3fn
 LARGEST = 448.0
@@ -36,7 +36,8 @@ def float8_quantize(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize a weight: scale = max|w| / 448, code = w / scale rounded to the nearest float8, halves to even.
 
-    Computed in float32, with scales that are rounded upwards to their stored type first, so that no code exceeds 448.
+    Computed in float32, with scales that are rounded upwards to their stored type first, so that no code exceeds 448;
+    downwards where 448 would else stand for infinity in the type of the weight.
     The last blocks may be smaller. A row or block of zeros has scale 1.
 
     Args:
@@ -60,7 +61,7 @@ def float8_quantize(
         raise ValueError(f"weight must have a floating type of 16 bits or more, got {weight.dtype}")
     if weight.ndim != 2:
         raise ValueError(f"weight must be a matrix [out_features, in_features], got shape {list(weight.shape)}")
-    scale = rounded_up(_largest(weight, block) / LARGEST, scale_dtype)
+    scale = within(rounded_up(_largest(weight, block) / LARGEST, scale_dtype), LARGEST, weight.dtype)
     if block is None:
         return _encode(weight, scale), scale
     codes = torch.empty(weight.shape, dtype=CODES, device=weight.device)

@@ -37,7 +37,8 @@ def absmax_quantize(
 
     Computed in float32. The scale is rounded to its stored type before the codes are computed with it, so that the
     stored numbers alone reproduce the result. It is rounded upwards, so that no value exceeds the range of the codes:
-    the error of every value is at most scale / 2. A group of zeros has scale 1.
+    the error of every value is at most scale / 2. A group of zeros has scale 1. Where the largest code
+    would then stand for infinity in the type of x, the scale is that of the type's maximum, rounded downwards.
 
     With `full_range`, the value m of largest magnitude gets the code -q_max - 1, which the formula above leaves unused:
     scale = m / (-q_max - 1), of either sign, as in GGUF's Q4_0. The step is finer, by an eighth with 4 bits. A value
@@ -76,10 +77,10 @@ def absmax_quantize(
     size = torch.maximum(-low, high)
     if full_range:
         q_min -= 1
-        scale = rounded_up(size / -q_min, scale_dtype)
+        scale = within(rounded_up(size / -q_min, scale_dtype), -q_min, x.dtype)
         scale = torch.where(high > -low, -scale, scale)
     else:
-        scale = rounded_up(size / q_max, scale_dtype)
+        scale = within(rounded_up(size / q_max, scale_dtype), q_max, x.dtype)
     return _encode(x, scale, None, q_min, q_max), scale
 
 
@@ -120,7 +121,9 @@ def zero_point_quantize(
     low, high = extremes(x)
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = rounded_up((high - low) / (q_max - q_min), scale_dtype)
-    zero_point = (q_min - low / scale).round_().to(torch.int8)
+    zero_point = (q_min - low / scale).round_()
+    scale = within(scale, torch.maximum(q_max - zero_point, zero_point - q_min), x.dtype)
+    zero_point = zero_point.to(torch.int8)
     return _encode(x, scale, zero_point, q_min, q_max), scale, zero_point
 
 
@@ -155,6 +158,34 @@ def rounded_up(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         limit = torch.finfo(dtype).max
         raise ValueError(f"scales must fit {dtype}, at most {limit:.6g}, got {scale.max().item():.6g}")
     return stored
+
+
+def within(scale: torch.Tensor, level: torch.Tensor | float, dtype: torch.dtype) -> torch.Tensor:
+    """Lower the scales with which `level` would be infinite in `dtype`; the others stay as they are.
+
+    The product is taken in float32 and rounded once, as kernels do. A scale rounded upwards, or a zero point rounded to
+    an integer, may carry a value near the type's maximum beyond it: the scale becomes maximum / level, rounded down.
+
+    Args:
+        scale: float32, float16 or bfloat16, positive.
+        level: the largest magnitude that a scale is multiplied with, positive; a number or as many as scales.
+        dtype: type of the values.
+
+    Example: 65504 / 7 = 9357.7 lies between 9344 and 9408 of bfloat16, and 7 * 9408 = 65856 is beyond float16.
+
+        >>> within(torch.tensor([9408.0, 2.0], dtype=torch.bfloat16), 7, torch.float16).tolist()
+        [9344.0, 2.0]
+    """
+    beyond = (scale.float() * level).to(dtype).isinf()
+    if not beyond.any():
+        return scale
+    highest = min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
+    exact = torch.full_like(scale, highest, dtype=torch.float64) / level
+    lowered = exact.to(scale.dtype)
+    # The next smaller positive float is the next smaller integer with the same bits.
+    bits = _BITS_OF[scale.dtype]
+    lowered = (lowered.view(bits) - (lowered.double() > exact).to(bits)).view(scale.dtype)
+    return torch.where(beyond, lowered, scale)
 
 
 def _encode(

@@ -134,3 +134,18 @@ def test_both_codes_of_nan_are_found() -> None:
     assert not has_nan(codes_of(NUMBERS))
     assert has_nan(codes_of([0, 0x7F]))
     assert has_nan(codes_of([0, 0xFF]))
+
+
+@pytest.mark.parametrize("scale_dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("block", [None, (2, 2)])
+def test_the_largest_number_of_a_type_does_not_become_infinity(
+    dtype: torch.dtype, scale_dtype: torch.dtype, block: tuple[int, int] | None
+) -> None:
+    largest = torch.finfo(dtype).max
+    weight = torch.tensor([[largest, 1.0], [-largest, 0.0]]).to(dtype)
+    codes, scale = float8_quantize(weight, block=block, scale_dtype=scale_dtype)
+    restored = float8_dequantize(codes, scale, block=block, dtype=dtype)
+    assert codes[:, 0].float().tolist() == [448, -448]
+    assert restored.isfinite().all()
+    assert (restored[:, 0].abs().double() / largest).tolist() == pytest.approx([1, 1], rel=2**-7)

@@ -223,3 +223,34 @@ def test_full_range_loses_less_of_gaussian_groups() -> None:
         (dequantize(*absmax_quantize(x, 4, full_range=full_range)) - x).square().mean() for full_range in (False, True)
     ]
     assert errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale_dtype"),
+    [
+        (dtype, scale_dtype)
+        for dtype in SCALE_DTYPES
+        for scale_dtype in SCALE_DTYPES
+        # Other types exceed what float16 scales can hold.
+        if scale_dtype != torch.float16 or dtype == torch.float16
+    ],
+)
+def test_the_largest_number_of_a_type_does_not_become_infinity(dtype: torch.dtype, scale_dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    for other in (0.0, -0.0015, -0.02, -0.0815, -1.0):
+        for sign in (1, -1):
+            x = torch.tensor([largest, largest * other, 1.0]).mul(sign).to(dtype)
+            for bits, full_range in ((8, False), (4, False), (4, True)):
+                codes, scale = absmax_quantize(x, bits, full_range=full_range, scale_dtype=scale_dtype)
+                # The smallest code alone has no opposite: of two largest values one may be clamped, by a whole step.
+                check_largest(x, dequantize(codes, scale.float()), scale, steps=1.0 if full_range else 0.5)
+            for q_min, q_max in RANGES.values():
+                codes, scale, zero_point = zero_point_quantize(x, q_min, q_max, scale_dtype=scale_dtype)
+                check_largest(x, dequantize(codes, scale.float(), zero_point), scale, steps=0.5)
+
+
+def check_largest(x: torch.Tensor, restored: torch.Tensor, scale: torch.Tensor, *, steps: float) -> None:
+    """All values are finite in the type of x, and the first is restored to these steps and the rounding of scales."""
+    assert restored.to(x.dtype).isfinite().all()
+    rounding = torch.finfo(scale.dtype).eps * abs(x[0].double())
+    assert abs(restored[0].double() - x[0].double()) <= abs(scale.double()) * steps + rounding
