@@ -93,7 +93,9 @@ def zero_point_quantize(
 
     [r_min, r_max] is the range of the values and 0: then z lies within [q_min, q_max], and 0.0 is restored exactly.
     Because z is an integer, the ends of the range may exceed the codes by up to half a step, where they are clamped:
-    the error of every value is still at most s / 2. Type of arithmetic and scales as in `absmax_quantize`.
+    the error of every value is still at most s / 2. Where an end would stand for infinity in the type of x, s is
+    lowered (`within`): the error is then at most s, and the rounding of s. Type of arithmetic and scales as in
+    `absmax_quantize`.
 
     Args:
         x: [..., group_size], finite.
@@ -120,9 +122,15 @@ def zero_point_quantize(
         raise ValueError(f"codes must be a range within [-128, 127], got [{q_min}, {q_max}]")
     low, high = extremes(x)
     low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = rounded_up((high - low) / (q_max - q_min), scale_dtype)
+    exact = (high - low) / (q_max - q_min)
+    scale = rounded_up(exact, scale_dtype)
     zero_point = (q_min - low / scale).round_()
-    scale = within(scale, torch.maximum(q_max - zero_point, zero_point - q_min), x.dtype)
+    beyond = _beyond(scale, torch.maximum(q_max - zero_point, zero_point - q_min), x.dtype)
+    if beyond.any():
+        scale = torch.where(beyond, _rounded_down(exact, scale_dtype), scale)
+        # That of the exact scale: what the lowered one cannot reach is shared by both ends.
+        zero_point = torch.where(beyond, (q_min - low / exact).round_(), zero_point)
+        scale = within(scale, torch.maximum(q_max - zero_point, zero_point - q_min), x.dtype)
     zero_point = zero_point.to(torch.int8)
     return _encode(x, scale, zero_point, q_min, q_max), scale, zero_point
 
@@ -176,16 +184,25 @@ def within(scale: torch.Tensor, level: torch.Tensor | float, dtype: torch.dtype)
         >>> within(torch.tensor([9408.0, 2.0], dtype=torch.bfloat16), 7, torch.float16).tolist()
         [9344.0, 2.0]
     """
-    beyond = (scale.float() * level).to(dtype).isinf()
+    beyond = _beyond(scale, level, dtype)
     if not beyond.any():
         return scale
     highest = min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
-    exact = torch.full_like(scale, highest, dtype=torch.float64) / level
-    lowered = exact.to(scale.dtype)
-    # The next smaller positive float is the next smaller integer with the same bits.
-    bits = _BITS_OF[scale.dtype]
-    lowered = (lowered.view(bits) - (lowered.double() > exact).to(bits)).view(scale.dtype)
+    lowered = _rounded_down(torch.full_like(scale, highest, dtype=torch.float64) / level, scale.dtype)
     return torch.where(beyond, lowered, scale)
+
+
+def _beyond(scale: torch.Tensor, level: torch.Tensor | float, dtype: torch.dtype) -> torch.Tensor:
+    """Return where level * scale, in float32 and rounded once, is infinite in `dtype`."""
+    return (scale.float() * level).to(dtype).isinf()
+
+
+def _rounded_down(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Round scales float64, not negative, downwards to a type; what is below its smallest number becomes 0."""
+    stored = scale.to(dtype)
+    bits = _BITS_OF[dtype]
+    # The next smaller positive float is the next smaller integer with the same bits.
+    return (stored.view(bits) - (stored.double() > scale).to(bits)).view(dtype)
 
 
 def _encode(
