@@ -3,15 +3,21 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtoolkit.checkpoints.folder import load_config, load_generation_config, read_config
+from qtoolkit.checkpoints.gguf_header import read_gguf
 from qtoolkit.errors import CheckpointError, SourceError
 from qtoolkit.files import file_bytes
 from qtoolkit.hub.licenses import ancestry, inherited, license_of_folder, read_card
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.from_gguf import open_gguf
 from qtoolkit.models.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_COMPARED = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads")
 
 
 def named_gguf(folder: Path) -> Path | None:
@@ -52,16 +58,19 @@ def open_gguf_folder(
 
     Raises:
         SourceError, MissingDependencyError: as `open_gguf`.
+        CheckpointError: config and file are of models of different sizes.
     """
     check(folder)
     if tokenizer is None and not headers_only:
         tokenizer = load_tokenizer(folder)
     opened = open_gguf(file, tokenizer, headers_only=headers_only)
+    config = load_config(folder)
+    _check_numbers(file, config)
     card = read_card(folder)
     return replace(
         opened,
         name=name,
-        config=load_config(folder),
+        config=config,
         generation_config=load_generation_config(folder),
         tokenizer_bytes=file_bytes(folder / "tokenizer.json"),
         license=license_of_folder(folder),
@@ -69,3 +78,13 @@ def open_gguf_folder(
         notes=("the .gguf file is expanded to bfloat16 here; llama.cpp runs it as it is stored",),
         _built=[],
     )
+
+
+def _check_numbers(file: Path, config: "PreTrainedConfig") -> None:
+    """Refuse a config whose numbers are not those of the file: a model with fewer layers would load, and be another."""
+    for key, stored in read_gguf(file).config.items():
+        named = getattr(config, key, None)
+        if key in _COMPARED and isinstance(named, int) and isinstance(stored, int) and named != stored:
+            raise CheckpointError(
+                f"the config of {file.parent} says {key} {named}, and {file.name} {stored}: get both again"
+            )

@@ -60,7 +60,7 @@ class Artifact:
         """Names of the weight files beside the config: safetensors files, or the one file of a format that has one."""
         if isinstance(self.format, FileFormat):
             name = self.format.file_name(self.quantization or {})
-            return (name,) if name in self.names else ()
+            return (name,) if name in self.names and name.endswith(self.format.suffix) and "/" not in name else ()
         return tuple(name for name in self.names if name.endswith(".safetensors") and "/" not in name)
 
     @cached_property

@@ -237,7 +237,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Return all that a request asks of a folder; `base` is None, which `answer_base` describes.
 
     Args:
-        request: `folder`; `device`; `token_ids` and `top_ids` of the probe.
+        request: `folder`; `device`; `token_ids` and `top_ids` of the probe; `llama_cpp`, the file that llama.cpp shall
+            run instead, where there is such an entry.
 
     Raises:
         MemoryError: memory ran out.
@@ -245,8 +246,34 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     import transformers
 
     folder = Path(request["folder"])
+    if "llama_cpp" in request:
+        return run_in_llama_cpp(folder / request["llama_cpp"], request["token_ids"])
     described = {"transformers": transformers.__version__, **describe_folder(folder), "base": None}
     return described | describe_model(folder, request["device"], request["token_ids"], request["top_ids"])
+
+
+def run_in_llama_cpp(file: Path, token_ids: list[int]) -> dict[str, Any]:
+    """Run a `.gguf` file with llama.cpp, tokens in and logits out.
+
+    Args:
+        file: the file.
+        token_ids: as for `logits_at`; without any tokens, `probe_tokens` chooses them.
+
+    Returns:
+        `loss`, in `model_error` why there is none, and `base`, None.
+    """
+    import torch
+
+    def run() -> dict[str, Any]:
+        with importlib.import_module("qtoolkit.evaluation.llama_cpp").LlamaCppModel(file) as model:
+            tokens = torch.tensor([token_ids or probe_tokens(None, model.vocab_size)])  # [1, tokens]
+            logits = model.logits(tokens)[0]  # [tokens, vocabulary]
+        if not logits.isfinite().all():
+            raise ValueError("logits hold NaN or infinity")
+        return {"loss": torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:]).item()}
+
+    values, error = _attempt(run)
+    return {"loss": None, "base": None, **(values or {}), "model_error": error}
 
 
 def answer_base(folder: Path) -> dict[str, Any]:

@@ -129,8 +129,8 @@ def check_hashes(artifact: Artifact) -> Check:
 
 def check_file(artifact: Artifact) -> Check:
     """Check that a model that is one file is there, and that the header is sound and as long as the file."""
-    name = f"{artifact.quantization['file'] if artifact.quantization else ''}"
-    problems = [] if artifact.weight_files else [f"{name} is not in the folder"]
+    name = str((artifact.quantization or {}).get("file"))
+    problems = [] if artifact.weight_files else [f"config.json names {name} as its file, which is not in the folder"]
     held: Mapping[str, int] = {}
     try:
         held = artifact.bytes_by_type

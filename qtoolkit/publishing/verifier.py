@@ -14,6 +14,7 @@ from qtoolkit.publishing import behaviour_checks, contract_check, file_checks, o
 from qtoolkit.publishing.artifact import Artifact, open_artifact
 from qtoolkit.publishing.base_folder import base_name, find_base
 from qtoolkit.publishing.process import NoAnswerError, NoMemoryError, run_behaviour
+from qtoolkit.publishing.program_checks import check_program
 from qtoolkit.publishing.readers import check_other_readers, reader_of
 from qtoolkit.records import Check, ProgressEvent, Verification
 from qtoolkit.requests import PublishRequest, VerifyRequest
@@ -176,6 +177,7 @@ def check_running(artifact: Artifact, base_folder: Path | None, run: _Run) -> It
     """
     yield from _check_behaviour(artifact, base_folder, run)
     yield from check_other_readers(artifact)
+    yield from check_program(artifact, run)
 
 
 def _check_behaviour(artifact: Artifact, base_folder: Path | None, run: _Run) -> Iterator[Check]:

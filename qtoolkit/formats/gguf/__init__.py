@@ -1,6 +1,6 @@
 """The format GGUF: one file with weights in blocks and the tokenizer, as llama.cpp, Ollama and LM Studio run it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +25,14 @@ class GGUFFormat(FileFormat):
     packages = ("gguf",)
     suffix = ".gguf"
     load_argument = "gguf_file"
+    program, binding = "llama.cpp", "llama_cpp"
 
     def commands(self, repo_id: str, options: Values) -> tuple[str, ...]:
         """See `FileFormat`: as the documentation of each program has them (llama.cpp, Ollama, LM Studio's `lms`)."""
         from qtoolkit.formats.gguf.mixes import MIXES
 
         quant_type = options.get("quant_type")
-        chosen = f":{quant_type}" if quant_type in MIXES else ""
+        chosen = f":{quant_type}" if isinstance(quant_type, str) and quant_type in MIXES else ""
         return (
             f"llama-cli -hf {repo_id}{chosen}  # llama.cpp",
             f"ollama run hf.co/{repo_id}{chosen}  # Ollama",
@@ -43,7 +44,7 @@ class GGUFFormat(FileFormat):
         from qtoolkit.formats.gguf.mixes import MIXES
 
         quant_type = values.get("quant_type")
-        if quant_type not in MIXES:
+        if not isinstance(quant_type, str) or quant_type not in MIXES:
             raise CheckpointError(
                 f"its config.json says quant_type {quant_type!r:.40}, not one of {', '.join(MIXES)}: "
                 "get the folder again"
@@ -55,6 +56,13 @@ class GGUFFormat(FileFormat):
         from qtoolkit.formats.gguf.file_planner import GGUFPlanner
 
         return GGUFPlanner(checkpoint, options["quant_type"], left)
+
+    def problems(self, folder: Path, values: Values) -> Sequence[str]:
+        """See `Format`: what the config says of the types, which the file says too."""
+        from qtoolkit.formats.gguf.reader import type_problem
+
+        file = folder / self.file_name(values)
+        return tuple(filter(None, [type_problem(file, values.get("quant_type"))])) if file.is_file() else ()
 
     def bytes_by_type(self, file: Path) -> Mapping[str, int]:
         """See `FileFormat`."""

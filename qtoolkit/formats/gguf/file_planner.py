@@ -1,7 +1,7 @@
 """Plan the `.gguf` file of a model, module by module, and write it tensor by tensor."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +12,10 @@ import torch
 from qtoolkit.checkpoints.gguf_writing import write_gguf
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
+from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
 from qtoolkit.formats.gguf.mixes import MIXES
+from qtoolkit.formats.gguf.tensor_places import modules_in, one_share, places_of
 from qtoolkit.formats.layer import Layer
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
 from qtoolkit.models.tokenizer import load_tokenizer
@@ -50,6 +52,7 @@ class GGUFPlanner(FilePlanner):
 
     name = "gguf"
     bits: Mapping[str, int] = {}
+    splits_experts = True
 
     def __init__(self, checkpoint: "Checkpoint", quant_type: str, left: Callable[[str], bool]) -> None:
         self._checkpoint = checkpoint
@@ -60,7 +63,8 @@ class GGUFPlanner(FilePlanner):
         general = {"general.name": stem} | ({"general.license": checkpoint.license} if checkpoint.license else {})
         planned = plan_file(checkpoint.config, shapes, _tokenizer_of(checkpoint), quant_type, general)
         self.file = FilePlan(planned.values, tuple(_left(one, left) for one in planned.tensors))
-        self._by_module = _by_module(self.file)
+        self._architecture = architecture_of(checkpoint.config)
+        self._written = {tensor.entry.name: tensor for tensor in self.file.tensors}
         self.file_notes = _notes(self.file, quant_type)
 
     @property
@@ -82,7 +86,7 @@ class GGUFPlanner(FilePlanner):
 
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
         """See `Planner`: one phase, which reads, quantizes and writes one tensor after the other."""
-        read = max((layer.bytes_before for layer in (*job.layers, *job.skipped)), default=0)
+        read = max((tensor.nbytes for tensor in _tensors(self._checkpoint).values()), default=0)
         written = max((entry.nbytes for entry in self.file.entries), default=0)
         memory = [
             Term("largest tensor, as it is read", read, "its bytes in the type of the checkpoint"),
@@ -136,10 +140,12 @@ class GGUFPlanner(FilePlanner):
 
     def _plan(self, layer: Layer) -> LayerPlan:
         """Return the plan of a module by its tensor in the file."""
-        found = self._by_module.get(layer.name)
-        if found is None:
+        places = places_of(f"{layer.name}.weight", self._architecture)
+        found = [(self._written[place.name], place.expert) for place in places if place.name in self._written]
+        if not found:
             return layer.left_alone("has no tensor of its own in the file")
-        nbytes, types = found
+        nbytes = sum(one_share(tensor.entry, expert) for tensor, expert in found)
+        types = {tensor.type_.name for tensor, _ in found}
         plan = layer.replaced(nbytes, disk_bytes=nbytes, working_bytes=nbytes)
         usual = MIXES[self._quant_type].base
         return plan if types == {usual} else replace(plan, adjusted=f"as {', '.join(sorted(types))}")
@@ -162,26 +168,13 @@ def _tokenizer_of(checkpoint: "Checkpoint") -> Any:
 
 def _left(tensor: PlannedTensor, left: Callable[[str], bool]) -> PlannedTensor:
     """Return a tensor in 16 bits where one of its modules stays so."""
-    modules = (source.rpartition(".")[0] for source in tensor.sources)
+    modules = (module for source in tensor.sources for module in modules_in(source, tensor.entry))
     if tensor.type_.block_size == 1 or not any(left(module) for module in modules):
         return tensor
     plain = BLOCK_TYPES["F16"]
     count = tensor.entry.nbytes // tensor.type_.block_bytes * tensor.type_.block_size
     entry = replace(tensor.entry, number=plain.number, nbytes=count * plain.block_bytes)
     return replace(tensor, type_=plain, entry=entry)
-
-
-def _by_module(file: FilePlan) -> dict[str, tuple[int, set[str]]]:
-    """Return for each module with a matrix in the file the bytes of that, and the names of their types."""
-    sizes: dict[str, int] = defaultdict(int)
-    types: dict[str, set[str]] = defaultdict(set)
-    for tensor in file.tensors:
-        for source in tensor.sources:
-            module, _, kind = source.rpartition(".")
-            if kind == "weight" and len(tensor.entry.shape) > 1:
-                sizes[module] += tensor.entry.nbytes // len(tensor.sources)
-                types[module].add(tensor.type_.name)
-    return {module: (sizes[module], types[module]) for module in sizes}
 
 
 def _notes(file: FilePlan, quant_type: str) -> tuple[str, ...]:

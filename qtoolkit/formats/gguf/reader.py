@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.checkpoints.gguf_header import read_gguf
+from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.formats.base import Reader, Sizes
 from qtoolkit.formats.gguf.architectures import architecture_of
+from qtoolkit.formats.gguf.mixes import MIXES
 from qtoolkit.formats.gguf.tensor_places import places_of
 from qtoolkit.formats.layer import Layer
 from qtoolkit.records import LayerPlan, ignore_progress
@@ -34,6 +36,22 @@ def bytes_by_type(file: Path) -> dict[str, int]:
     return dict(sorted(sizes.items()))
 
 
+def type_problem(file: Path, quant_type: Any) -> str:
+    """Return how the type that a config states differs from the one that a file states; empty where it does not.
+
+    Files of llama.cpp without a type, and those whose header cannot be read, say nothing here.
+    """
+    try:
+        number = read_gguf(file).values.get("general.file_type")
+    except QToolkitError:
+        return ""
+    names = {mix.file_type: name for name, mix in MIXES.items()}
+    if number is None or (isinstance(number, int) and names.get(number) == quant_type):
+        return ""
+    stated = names.get(number, number) if isinstance(number, int) else number
+    return f"quant_type is {quant_type!r:.40}, and {file.name} is of {stated!r:.40} by its header"
+
+
 class GGUFReader(Reader):
     """Plan and load one folder.
 
@@ -46,6 +64,10 @@ class GGUFReader(Reader):
 
     def __init__(self, checkpoint: "Checkpoint") -> None:
         assert checkpoint.path is not None
+        if problem := type_problem(checkpoint.path, (checkpoint.quantization or {}).get("quant_type")):
+            raise CheckpointError(
+                f"the config of {checkpoint.name} is not that of its file ({problem}): get both again"
+            )
         entries = read_entries(checkpoint.path)
         self._file_size = checkpoint.path.stat().st_size
         architecture = architecture_of(checkpoint.config)

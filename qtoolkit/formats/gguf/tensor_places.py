@@ -1,9 +1,10 @@
 """Say where each tensor of a checkpoint goes in a `.gguf` file: llama.cpp's names, halves, and stacks of experts."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from qtoolkit.checkpoints.gguf_writing import TensorEntry
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.gguf.architectures import Architecture
 
@@ -82,6 +83,25 @@ def places_of(source: str, architecture: Architecture) -> tuple[Place, ...]:
     name = architecture.names.get(module)
     known = kind == "weight" or (kind == "bias" and (architecture.biases or name in _BIASED))
     return (Place(f"{block}.{name}.{kind}"),) if name and known else ()
+
+
+def one_share(entry: TensorEntry, expert: int | None) -> int:
+    """Return the bytes that a layer has of a tensor: all of them, or those of one expert."""
+    return entry.nbytes if expert is None else entry.nbytes // entry.shape[0]
+
+
+def modules_in(source: str, entry: TensorEntry) -> Iterator[str]:
+    """Yield the names of the linear layers that a tensor of the file takes of a tensor of a checkpoint.
+
+    Example:
+        >>> [*modules_in("mlp.experts.down_proj", TensorEntry("blk.0.ffn_down_exps.weight", (2, 64, 32), 1, 8192))]
+        ["mlp.experts", "mlp.experts.0.down_proj", "mlp.experts.0.w2", "mlp.experts.1.down_proj", "mlp.experts.1.w2"]
+    """
+    module = source.removesuffix(".weight").rpartition(".")[0] if _FUSED.search(source) else source.rpartition(".")[0]
+    yield module
+    if _FUSED.search(source):
+        parts = [part for part, name in _EXPERT_NAMES.items() if f".{name}." in entry.name]
+        yield from (f"{module}.{index}.{part}" for index in range(entry.shape[0]) for part in parts)
 
 
 def tensors_of(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture, experts: int) -> tuple[Made, ...]:
