@@ -12,9 +12,8 @@ from tests.formats.gptq import files
 from tests.jobs.converted import weights_of
 from tests.sample_models import random_model
 
-pytestmark = pytest.mark.once
 
-
+@pytest.mark.once
 def test_no_entry_of_the_source_is_left(tmp_path: Path) -> None:
     files.write_checkpoint(files.Recipe(), tmp_path)
     qt.convert(tmp_path / "gptq", "mlx", tmp_path / "mlx")
@@ -22,6 +21,7 @@ def test_no_entry_of_the_source_is_left(tmp_path: Path) -> None:
     assert "quantization" not in json.loads((tmp_path / "back" / "config.json").read_text())
 
 
+@pytest.mark.once
 def test_two_scales_an_output_are_repeated_in_order(tmp_path: Path) -> None:
     model = random_model("llama", num_hidden_layers=1, hidden_size=512, intermediate_size=512, num_attention_heads=8)
     config = qt.AbsMax(bits=4, granularity="group", group_size=256)

@@ -173,8 +173,8 @@ def test_a_loaded_model_that_was_changed_is_refused() -> None:
         load(model)
 
 
-# GPTQ reads block by block: tests/methods/gptq/test_bad_input.py.
-@pytest.mark.parametrize("method", sorted({*qt.available_methods()} - {"gptq"}))
+# GPTQ reads block by block: tests/methods/gptq/test_bad_input.py. A file is written: tests/jobs/test_file_results.py.
+@pytest.mark.parametrize("method", sorted({*qt.available_methods()} - {"gptq", "gguf"}))
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=["NaN", "inf", "-inf"])
 def test_a_weight_that_is_no_number_is_not_quantized(folder: Path, method: str, value: float) -> None:
     name = "model.layers.1.mlp.up_proj.weight"

@@ -38,6 +38,8 @@ class ConvertPanel:
         self.lossy = keyword_field(ConvertRequest, "lossy", "Round minima where codes are asymmetric")
         self.overwrite = keyword_field(ConvertRequest, "overwrite", "Replace the folder when it exists")
         self.call = HTML()
+        self._choice = choice
+        self._taken = choice.folder
         self._proposed = ""
         self._options = [self.for_, self.lossy, self.overwrite]
         self._fields = [self.source, self.format, self.output, *self._options]
@@ -53,7 +55,14 @@ class ConvertPanel:
         for field in self._fields:
             field.on_change(self._propose_output)
         self._propose_output()
-        choice.observe(lambda change: setattr(self.source, "value", change["new"]), names="folder")
+
+    def take_folder(self) -> None:
+        """Take the folder that was saved last, once: called when the panel is turned to.
+
+        A job's end sends the page enough as it is: what nobody sees yet need not be drawn anew with it.
+        """
+        if self._choice.folder != self._taken:
+            self._taken = self.source.value = self._choice.folder
 
     def _propose_output(self) -> None:
         """Propose a folder, as long as nobody has typed another, and show the call."""

@@ -66,8 +66,14 @@ class Panel:
         if only is None:
             for index, name in enumerate(shown):
                 tabs.set_title(index, name.capitalize())
+            tabs.observe(self._turn, names="selected_index")
         self.box = VBox([style, tabs])
         self.box.add_class("qtk")
+
+    def _turn(self, change: Any) -> None:
+        """Let the panel that is turned to take what was saved meanwhile."""
+        if self.convert is not None and PANELS[change["new"] or 0] == "convert":
+            self.convert.take_folder()
 
     def close(self) -> None:
         """Take the panel off the page and out of the kernel; results stay, and a running job goes on."""
