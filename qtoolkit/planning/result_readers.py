@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.methods import MethodConfig, offered, stored_of
+from qtoolkit.methods import MethodConfig, available_methods, get_method, offered, stored_of
 from qtoolkit.readers import lost_readers, readers_of, reading_of
 from qtoolkit.records import Plan
 
@@ -86,7 +86,7 @@ def refuse_unread(plan: Plan) -> None:
 
 
 def _changed(config: MethodConfig) -> Iterator[MethodConfig]:
-    """Yield a config with other values of one option, then of all, then the configs that methods offer."""
+    """Yield a config with other values of one option, then of all, what methods offer, and those that write files."""
     given = config.as_given()
     choices = {field.name: field.metadata.get("choices") for field in fields(config)}
     values = {name: plain for name, plain in _PLAIN.items() if name in choices}
@@ -100,6 +100,9 @@ def _changed(config: MethodConfig) -> Iterator[MethodConfig]:
                     everything.setdefault(name, value)
     yield from _made(given, everything)
     yield from (other for _, other in offered() if other.method != config.method)
+    # Programs that read files of their own load nothing else.
+    methods = map(get_method, available_methods())
+    yield from (method.config_class() for method in methods if method.writes_file and method.name != config.method)
 
 
 def _made(config: MethodConfig, changes: dict[str, Any]) -> Iterator[MethodConfig]:

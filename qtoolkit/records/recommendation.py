@@ -74,7 +74,8 @@ class Recommendation(Record):
 
     def rows(self) -> tuple[Row, ...]:
         best = self.best
-        none = "none of these fits" if self.candidates else "none: the program loads no result of qtoolkit"
+        unread = "none: the program loads none of the results that are compared here; a plan for it names what it loads"
+        none = "none of these fits" if self.candidates else unread
         return (
             Row("goal", self.goal, self.reason),
             Row("memory", format_bytes(self.memory), self.machine),

@@ -34,6 +34,8 @@ def check_calibration(value: Any, column: str | None = None) -> None:
         ConfigError: it is none of those, or clearly holds no text, or no such column.
         MissingDependencyError: the package that reads it is not installed.
     """
+    if column == "":
+        raise ConfigError("calibration_column is empty: name a column, or leave it out")
     if is_mixture(value):
         check_mixture(value, "calibration")
         for source, wanted in columns_of(value, column).items():

@@ -77,6 +77,13 @@ def test_a_job_for_a_program_that_loads_it_runs(tmp_path: Path) -> None:
     assert result.path is not None
 
 
+@pytest.mark.parametrize("program", ["llama.cpp", "ollama", "lm-studio"])
+def test_a_program_of_files_is_given_a_file(program: str, tmp_path: Path, tiny_llama: Path) -> None:
+    with pytest.raises(ConfigError, match=r"would not load the result .*: give GGUF\(\), or leave for_ out$"):
+        qt.quantize(str(tiny_llama), qt.NF4(), device="cpu", output=tmp_path / "out", for_=program)
+    assert qt.plan(str(tiny_llama), qt.GGUF(), for_=program).reading.loads  # type: ignore[union-attr]
+
+
 def test_recommendations_name_programs_from_the_table_and_leave_out_what_is_not_loaded() -> None:
     everything = qt.recommend(config_of("7b"), machine="a100-80")
     served = {candidate.config: candidate.served_by for candidate in everything.candidates}
@@ -107,5 +114,5 @@ def test_recommendations_name_a_format_that_the_program_loads() -> None:
 
 def test_where_nothing_is_loaded_no_size_is_blamed() -> None:
     nothing = qt.recommend(config_of("7b"), machine="a100-80", for_="llama.cpp")
-    assert nothing.candidates == () and "the program loads no result of qtoolkit" in str(nothing)
+    assert nothing.candidates == () and "the program loads none of the results" in str(nothing)
     assert not any("a format that it loads" in note for note in nothing.notes)

@@ -12,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from qtoolkit.errors import ConfigError, MissingDependencyError, QToolkitError
+from qtoolkit.texts.calibration_sources import check_calibration
 from qtoolkit.texts.texts import check_texts
 from tests.texts.calibration_texts import TEXT, load
 
@@ -200,3 +201,8 @@ def test_the_tokenizer_of_another_model(tokenizer: Any) -> None:
     told = f"makes token {largest} of the text, and the model knows 0 to {largest - 1}: give the model's"
     with pytest.raises(ConfigError, match=told):
         load([TEXT], tokenizer, vocab_size=largest)
+
+
+def test_an_empty_name_of_a_column_is_refused() -> None:
+    with pytest.raises(ConfigError, match="calibration_column is empty: name a column, or leave it out"):
+        check_calibration("a.jsonl", "")
