@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -12,6 +13,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 import qtoolkit as qt
 from tests.fuzz.conftest import TOKENIZER, changing
 from tests.fuzz.mutations import FACTOR, as_json, edges, ends_well, examples, mutated
+
+pytestmark = pytest.mark.slow
 
 # Each is imported when it is first drawn.
 TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) if FACTOR > 1 else ["gpt2", "qwen2", "mixtral", "gemma3_text", "opt"]

@@ -21,6 +21,8 @@ from tests.fuzz.mutations import FACTOR, ends_well
 from tests.models.gguf_models import write_gguf as write_small
 from tests.sample_models import random_model
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 2000 * FACTOR
 # So many of those that are read are planned too, which takes a thousand times as long.
 PLANNED = 10 * FACTOR

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from qtoolkit.publishing.receipt_file import read_receipt
 from qtoolkit.publishing.verifier import check_files
 from tests.fuzz.conftest import changing
 from tests.fuzz.mutations import as_json, ends_well, examples, mutated
+
+pytestmark = pytest.mark.slow
 
 changed = contextmanager(changing)
 

@@ -20,6 +20,8 @@ from qtoolkit.records.markdown import escaped
 from qtoolkit.requests import PublishRequest
 from tests.publishing.checks import checks_of
 
+pytestmark = pytest.mark.slow
+
 TINY = PublishRequest("out", "me/tiny")
 VERIFICATION = Verification("out", (Check("logits", True, "off by 0"),))
 ATTACKS = (

@@ -14,6 +14,8 @@ from qtoolkit.formats.compressed_tensors.tensors import pack_columns, unpack_col
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import plain_logits, random_model
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("compressed_tensors")
 # Text that the model writes itself.
 WRITTEN: dict[str, Any] = {"calibration": "self", "num_samples": 4, "seq_len": 32}

@@ -19,6 +19,8 @@ from qtoolkit.tensor.int32_packing import WORD_BITS
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model
 
+pytestmark = pytest.mark.slow
+
 # Text that the model writes itself.
 WRITTEN: dict[str, Any] = {"calibration": "self", "num_samples": 4, "seq_len": 32}
 FORMATS = ("gptq", "compressed-tensors", "mlx")
