@@ -37,6 +37,7 @@ def start(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_script_that_knows_transformers_alone_reads_our_format(tmp_path: Path) -> None:
     model = random_model("llama", torch.float32)
     qt.quantize(model, qt.ZeroPoint(format="native"), device="cpu", output=tmp_path / "model")
