@@ -29,12 +29,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-def open_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Checkpoint:
+def open_gguf(
+    file: Path, tokenizer: Any, *, config: "PreTrainedConfig | None" = None, headers_only: bool = False
+) -> Checkpoint:
     """Open a `.gguf` file; no weight is read.
 
     Args:
         file: the file.
         tokenizer: one to use instead of the file's own; None for that.
+        config: of the model in full precision, where a folder has it; None for the one that the file describes, which
+            transformers takes seconds to read.
         headers_only: leave the file's tokenizer unread.
 
     Raises:
@@ -49,7 +53,11 @@ def open_gguf(file: Path, tokenizer: Any, *, headers_only: bool = False) -> Chec
     places = {name: (part, place) for part, own in parts.items() for name, place in own.tensors.items()}
     if len(places) != sum(len(own.tensors) for own in parts.values()):
         raise SourceError(f"two of the {len(parts)} parts of {file} hold one tensor: get the parts of one model")
-    config = _load_config(file, header, {name: place.shape for name, (_, place) in places.items()})
+    shapes = {name: place.shape for name, (_, place) in places.items()}
+    check_numbers(str(file), header.config)
+    check_against_weights(str(file), header.config, shapes)
+    if config is None:
+        config = _load_config(file, header, shapes)
     # "none" is llama.cpp's name of no tokenizer.
     has_tokenizer = header.values.get("tokenizer.ggml.model", "none") != "none"
     if tokenizer is None and not headers_only and has_tokenizer:
@@ -123,7 +131,7 @@ def _streamed(checkpoint: Checkpoint, architecture: str, places: Mapping[str, tu
 
 
 def _load_config(file: Path, header: GgufHeader, shapes: Mapping[str, tuple[int, ...]]) -> "PreTrainedConfig":
-    """Load the config that a `.gguf` file describes, once its header was found sound.
+    """Load the config that a `.gguf` file describes, whose header was found sound.
 
     Args:
         file: the file, the first one of several parts.
@@ -133,8 +141,6 @@ def _load_config(file: Path, header: GgufHeader, shapes: Mapping[str, tuple[int,
     from transformers import AutoConfig
 
     values = header.config
-    check_numbers(str(file), values)
-    check_against_weights(str(file), values, shapes)
     with _reader_errors(file):
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     if "output.weight" in shapes.keys() - header.tensors.keys():

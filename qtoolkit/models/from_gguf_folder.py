@@ -1,5 +1,6 @@
 """Open a folder that qtoolkit put around a `.gguf` file."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,8 +64,10 @@ def open_gguf_folder(
     check(folder)
     if tokenizer is None and not headers_only:
         tokenizer = load_tokenizer(folder)
-    opened = open_gguf(file, tokenizer, headers_only=headers_only)
     config = load_config(folder)
+    expanded = copy.deepcopy(config)
+    del expanded.quantization_config
+    opened = open_gguf(file, tokenizer, config=expanded, headers_only=headers_only)
     _check_numbers(file, config)
     card = read_card(folder)
     return replace(

@@ -15,7 +15,7 @@ from qtoolkit.checkpoints.folder import read_weights
 from qtoolkit.errors import CheckpointError, ConfigError
 from qtoolkit.formats.gguf.mixes import MIXES
 from qtoolkit.records import ProgressEvent
-from tests.sample_models import dequantized
+from tests.sample_models import dequantized, random_model
 
 FILE = "tiny-llama-Q8_0.gguf"
 
@@ -128,3 +128,14 @@ def test_a_stopped_job_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(qt.JobCancelled):
         qt.quantize(str(tiny_llama), qt.GGUF("Q8_0"), output=tmp_path / "out", on_progress=stop)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+def test_a_folder_is_opened_with_its_own_config(tmp_path: Path) -> None:
+    """Of a mixture of experts, whose widths transformers does not find in the header."""
+    model = random_model("qwen3_moe", norm_topk_prob=True)
+    qt.quantize(model, qt.GGUF("F16"), output=tmp_path / "out", device="cpu")
+    loaded = qt.load(tmp_path / "out", device="cpu").model.state_dict()
+    assert loaded.keys() == model.state_dict().keys()
+    for name, weight in model.state_dict().items():
+        assert torch.allclose(loaded[name].float(), weight.float(), atol=1e-3), name
