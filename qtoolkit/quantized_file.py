@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.files import path_of
+from qtoolkit.formats import FileFormat, format_of
 from qtoolkit.measure.disk import disk_size
 from qtoolkit.measure.guard import explained
 from qtoolkit.models.output_checks import refuse_own_source
@@ -88,6 +89,7 @@ def write_file(
     planner: "FilePlanner",
     checkpoint: "Checkpoint",
     folder: Path,
+    *,
     device: str,
     on_progress: OnProgress,
     base: Path | None,
@@ -109,4 +111,7 @@ def write_file(
     names = [file.name for file in folder.iterdir()]
     described = describe_model(checkpoint.skeleton, folder, quantization=quantization)
     beside = write_beside(checkpoint.tokenizer, folder, [*names, *described.value], base=base)
-    return Noted(planner.written_bytes(folder), (*described.notes, *beside))
+    format_ = format_of(quantization)
+    assert isinstance(format_, FileFormat)
+    sizes = format_.bytes_by_type(folder / format_.file_name(quantization))
+    return Noted(sum(sizes.values()), (*described.notes, *beside))

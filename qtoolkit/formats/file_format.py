@@ -37,10 +37,6 @@ class FilePlanner(Reader):
             CheckpointError: a weight cannot be read, or holds NaN or infinity.
         """
 
-    @abstractmethod
-    def written_bytes(self, folder: Path) -> int:
-        """Return the bytes of all tensors by the header of the file in a folder: what a program maps of them."""
-
 
 class FileFormat(Format):
     """Base of the formats whose whole model is one file; a folder's `quantization_config` names it as `file`.

@@ -81,7 +81,7 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
             plan = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
             outcome = method.quantize(checkpoint, planned.config, plan, on_progress, journal)
-            written = _write(outcome, checkpoint, method, new, device, on_progress)
+            written = _write(outcome, checkpoint, method, folder=new, device=device, on_progress=on_progress)
         memory = memory_report(plan, written.footprint, new, meter.report)
         notes = (*checkpoint.notes, *base.notes, *outcome.notes, *written.probe.notes)
         seconds = time.monotonic() - started
@@ -125,13 +125,19 @@ class _Written(NamedTuple):
 
 
 def _write(
-    outcome: Outcome, checkpoint: Checkpoint, method: Method, folder: Path | None, device: str, on_progress: OnProgress
+    outcome: Outcome,
+    checkpoint: Checkpoint,
+    method: Method,
+    *,
+    folder: Path | None,
+    device: str,
+    on_progress: OnProgress,
 ) -> _Written:
     """Write a result into a new folder; without one, a model stays in memory."""
     base = base_folder(checkpoint.path, checkpoint.name)
     if outcome.file is not None:
         assert folder is not None
-        written = write_file(outcome.file, checkpoint, folder, device, on_progress, base)
+        written = write_file(outcome.file, checkpoint, folder, device=device, on_progress=on_progress, base=base)
         return _Written(written.value, Noted(None, written.notes))
     assert outcome.model is not None
     method.prepare(outcome.model)

@@ -21,9 +21,10 @@ _DEFAULT = "Q4_K_M"
 class GGUF(MethodConfig):
     """A `.gguf` file for llama.cpp, Ollama and LM Studio, with the types that llama.cpp's own quantizer chooses.
 
-    Q4_K_M takes 4.9 bits a weight in models of some billion weights, more in smaller ones, whose embeddings are a
-    larger share. The names are llama.cpp's: `_K` are super-blocks of 256 weights with scales of their own, `_0` and
-    `_1` blocks of 32; S and M say how many tensors get more bits. `GGUF("Q8_0")` is `GGUF(quant_type="Q8_0")`.
+    Q4_K_M takes 4.84 bits a weight in a Llama of 7 billion weights, by its plan, and more in small models, whose
+    embeddings are a larger share. The names are llama.cpp's: `_K` are super-blocks of 256 weights with scales of their
+    own, `_0` and `_1` blocks of 32; S and M say how many tensors get more bits. `GGUF("Q8_0")` is
+    `GGUF(quant_type="Q8_0")`.
     """
 
     method: ClassVar[str] = "gguf"

@@ -195,13 +195,16 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     return (tokenizer or describe_tokenizer(None)) | {"generation": generation} | errors
 
 
-def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list[list[int]]) -> dict[str, Any]:
+def describe_model(
+    folder: Path, device: str, token_ids: list[int], wanted: list[list[int]], load_options: dict[str, str]
+) -> dict[str, Any]:
     """Load the model of a folder with transformers, and return its class, the keys that do not fit, and its logits.
 
     Args:
         folder: holds the model.
         device: where to load it, "cpu" or "cuda:0".
         token_ids, wanted: as for `logits_at`; without any tokens, `probe_tokens` chooses them.
+        load_options: further options of `from_pretrained`, such as the name of the one file of a model.
 
     Returns:
         `model`, `keys`, `loss` and `logits`; or, where it does not load or run, why in `model_error`.
@@ -217,7 +220,7 @@ def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            **_file_of(folder),
+            **load_options,
         )
         keys = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
         ids = token_ids or probe_tokens(None, model.config.get_text_config().vocab_size)
@@ -227,18 +230,12 @@ def describe_model(folder: Path, device: str, token_ids: list[int], wanted: list
     return {"model": "", "keys": {}, "loss": None, "logits": [], **(values or {}), "model_error": error}
 
 
-def _file_of(folder: Path) -> dict[str, str]:
-    """Return the option of transformers that names the one file that holds the model, where the config names one."""
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
-    return {"gguf_file": values["file"]} if values.get("quant_method") == "gguf" else {}
-
-
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Return all that a request asks of a folder; `base` is None, which `answer_base` describes.
 
     Args:
-        request: `folder`; `device`; `token_ids` and `top_ids` of the probe; `llama_cpp`, the file that llama.cpp shall
-            run instead, where there is such an entry.
+        request: `folder`; `device`; `load_options`, those of `describe_model`; `token_ids` and `top_ids` of the probe;
+            `llama_cpp`, the file that llama.cpp shall run instead, where there is such an entry.
 
     Raises:
         MemoryError: memory ran out.
@@ -249,7 +246,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if "llama_cpp" in request:
         return run_in_llama_cpp(folder / request["llama_cpp"], request["token_ids"])
     described = {"transformers": transformers.__version__, **describe_folder(folder), "base": None}
-    return described | describe_model(folder, request["device"], request["token_ids"], request["top_ids"])
+    wanted = request["top_ids"]
+    return described | describe_model(
+        folder, request["device"], request["token_ids"], wanted, load_options=request["load_options"]
+    )
 
 
 def run_in_llama_cpp(file: Path, token_ids: list[int]) -> dict[str, Any]:

@@ -126,11 +126,17 @@ def _unread_base(why: str) -> Check:
 
 # A folder that fails one of these must not be given to anything that opens or runs it.
 _UNSAFE = ("regular files", "safetensors", file_checks.FILE, "config", "no pickles", "no code")
-_FILE_CHECKS: dict[str, Callable[[Artifact], Check]] = {
+_Checks = dict[str, Callable[[Artifact], Check]]
+_OF_RECEIPT: _Checks = {
     "receipt": file_checks.check_receipt,
     "file hashes": file_checks.check_hashes,
+}
+_OF_SAFETENSORS: _Checks = {
     "safetensors": file_checks.check_headers,
     "index": file_checks.check_index,
+}
+_OF_ONE_FILE: _Checks = {file_checks.FILE: file_checks.check_file}
+_OF_ALL_FILES: _Checks = {
     "dtypes and sizes": file_checks.check_dtypes,
     "config": file_checks.check_config,
     "quantization config": file_checks.check_quantization,
@@ -142,20 +148,13 @@ _FILE_CHECKS: dict[str, Callable[[Artifact], Check]] = {
 }
 
 
-# Of a model that is one file.
-_RENAMED = {"safetensors": file_checks.FILE}
-
-
 def check_files(artifact: Artifact) -> Iterator[Check]:
     """Yield the checks that need the files alone; nothing of the folder is run."""
     odd = file_checks.check_regular(artifact)
     if odd is not None:
         yield odd
-    checks = dict(_FILE_CHECKS)
-    if isinstance(artifact.format, FileFormat):
-        checks = {_RENAMED.get(name, name): make for name, make in checks.items() if name != "index"}
-        checks[file_checks.FILE] = file_checks.check_file
-    for name, make in checks.items():
+    is_file = isinstance(artifact.format, FileFormat)
+    for name, make in (_OF_RECEIPT | (_OF_ONE_FILE if is_file else _OF_SAFETENSORS) | _OF_ALL_FILES).items():
         yield _made(name, partial(make, artifact))
 
 
@@ -191,6 +190,7 @@ def _check_behaviour(artifact: Artifact, base_folder: Path | None, run: _Run) ->
         "folder": str(artifact.path),
         "base": str(base_folder) if base_folder else None,
         "with_qtoolkit": reader.with_qtoolkit,
+        "load_options": _load_options(artifact),
         "device": _device(probe.device if probe else "cpu"),
         "token_ids": list(probe.token_ids) if probe else [],
         "top_ids": [list(ids) for ids in probe.top_ids] if probe else [],
@@ -211,6 +211,12 @@ def _check_behaviour(artifact: Artifact, base_folder: Path | None, run: _Run) ->
     yield behaviour_checks.check_loading(answer, reader.description)
     yield from behaviour_checks.check_outputs(answer, probe)
     yield from behaviour_checks.check_behaviour(artifact, answer, base)
+
+
+def _load_options(artifact: Artifact) -> dict[str, str]:
+    """Return the argument of `from_pretrained` that names a model's one file; none for other models."""
+    format_ = artifact.format
+    return {format_.load_argument: artifact.weight_files[0]} if isinstance(format_, FileFormat) else {}
 
 
 def _device(measured_on: str) -> str:

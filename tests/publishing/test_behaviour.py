@@ -71,7 +71,13 @@ def test_off_and_absent_are_the_same_in_a_generation_config() -> None:
 
 
 def request(folder: Path, **changes: object) -> dict[str, object]:
-    asked: dict[str, object] = {"folder": str(folder), "base": None, "with_qtoolkit": False, "device": "cpu"}
+    asked: dict[str, object] = {
+        "folder": str(folder),
+        "base": None,
+        "with_qtoolkit": False,
+        "device": "cpu",
+        "load_options": {},
+    }
     return asked | {"token_ids": IDS, "top_ids": [[1, 2]]} | changes
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qtoolkit.checkpoints.gguf_writing import write_gguf
+from qtoolkit.checkpoints.gguf_writing import TensorEntry, write_gguf
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
 from qtoolkit.formats.gguf.architectures import architecture_of
@@ -107,7 +107,6 @@ class GGUFPlanner(FilePlanner):
         """See `FilePlanner`."""
         checkpoint = self._checkpoint
         tensors = checkpoint.expand() if checkpoint.expand else checkpoint.tensors
-        entries = {tensor.entry: tensor for tensor in self.file.tensors}
         total = checkpoint.weight_bytes
         done = given_back = 0
 
@@ -118,21 +117,15 @@ class GGUFPlanner(FilePlanner):
             check_finite(checkpoint.name, name, weight)
             return weight.to(device)
 
-        written = write_gguf(
-            folder / self.file_name, self.file.values, self.file.entries, lambda entry: entries[entry].made(read)
-        )
-        for entry in written:
+        def make(entry: TensorEntry) -> torch.Tensor:
+            return self._written[entry.name].made(read)
+
+        for entry in write_gguf(folder / self.file_name, self.file.values, self.file.entries, make):
             if done - given_back > GIVE_BACK_EVERY:
                 given_back = done
                 give_memory_back()
             on_progress(ProgressEvent("quantize", min(done, total), total, "bytes", entry.name))
         return {"quant_method": self.name, "quant_type": self._quant_type, "file": self.file_name}
-
-    def written_bytes(self, folder: Path) -> int:
-        """See `FilePlanner`."""
-        from qtoolkit.formats.gguf.reader import read_entries
-
-        return sum(read_entries(folder / self.file_name).values())
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Planner`: what is planned is written, not loaded."""

@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from qtoolkit.noted import Noted
 
 
-def read_entries(file: Path) -> dict[str, int]:
-    """Return the bytes of each tensor of a file, by its name there."""
-    return {name: place.nbytes for name, place in read_gguf(file).tensors.items()}
-
-
 def bytes_by_type(file: Path) -> dict[str, int]:
     """Return the bytes of all tensors of each type, as `FileFormat.bytes_by_type`."""
     sizes: Counter[str] = Counter()
@@ -68,11 +63,11 @@ class GGUFReader(Reader):
             raise CheckpointError(
                 f"the config of {checkpoint.name} is not that of its file ({problem}): get both again"
             )
-        entries = read_entries(checkpoint.path)
+        tensors = read_gguf(checkpoint.path).tensors
         self._file_size = checkpoint.path.stat().st_size
         architecture = architecture_of(checkpoint.config)
         self._by_module = {
-            source.rpartition(".")[0]: sum(entries.get(place.name, 0) for place in places)
+            source.rpartition(".")[0]: sum(tensors[place.name].nbytes for place in places if place.name in tensors)
             for source in checkpoint.skeleton.state_dict()
             if (places := places_of(source, architecture)) and source.endswith(".weight")
         }
