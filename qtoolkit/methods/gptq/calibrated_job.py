@@ -11,7 +11,7 @@ from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods.gptq import GPTQ, METHOD, optimum
 from qtoolkit.methods.gptq.embeddings import quantize_embedding
-from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
+from qtoolkit.methods.gptq.layer_groups import GPTQBlocks, storing
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.structure import is_linear
@@ -170,7 +170,8 @@ def _load(
         name = named[f"{layer.name}.weight"]
         weight = streamed.tensors[f"{name}.weight"][...]
         own = config.for_embeddings(weight.shape[1])
-        tensors = quantize_embedding(weight, own, dtype=checkpoint.dtype, device=plan.device)
+        with storing(layer.name):
+            tensors = quantize_embedding(weight, own, dtype=checkpoint.dtype, device=plan.device)
         done.update({f"{name}.{key}": tensor for key, tensor in tensors.items()})
         # A head that is tied to it has its codes.
         tied = checkpoint.skeleton.all_tied_weights_keys.items()

@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +113,9 @@ class _Group:
             # Groups are formed in the order of activation.
             groups[order] = groups.clone()
         stacks: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
-        for name, (layer, value) in zip(self._names, weights.items(), strict=True):
-            stacks[config.of(name).bits][layer] = value
+        full_names = dict(zip(weights, self._names, strict=True))
+        for layer, value in weights.items():
+            stacks[config.of(full_names[layer]).bits][layer] = value
         try:
             lower, diagonal, damp = factor(hessian, order, config.damp_percent)
         except SingularHessianError as error:
@@ -126,10 +128,16 @@ class _Group:
             # The target: the weights, corrected for what layers before them have changed.
             stacked = self._correction.applied(self._stacked(stack), config.qep_alpha, lower, diagonal, order)
             energy = _energy(stacked, hessian)
-            steps = SEARCH_STEPS[bits]
-            qparams = search_groups(
-                stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps
-            )
+            with storing(full_names[next(iter(stack))]):
+                qparams = search_groups(
+                    stacked[members],
+                    importance[members],
+                    config,
+                    bits=bits,
+                    group_size=size,
+                    steps=SEARCH_STEPS[bits],
+                    largest=torch.finfo(self._method.dtype).max,
+                )
             qparams = _as_stored(qparams, self._method.stored(bits, stacked.shape[1], len(hessian)))
             codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
             if config.rounds:
@@ -151,12 +159,24 @@ class _Group:
                 }
                 if self._method.wants_exact:
                     facts["corrected"] = self._correction.is_known
-                results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
+                with storing(full_names[name]):
+                    results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
         return results
 
     def _stacked(self, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the weights [out, in] side by side and transposed, float32 [in, sum of out]."""
         return torch.cat([value.to(self._method.device, torch.float32) for value in weights.values()]).T.contiguous()
+
+
+@contextmanager
+def storing(name: str) -> Iterator[None]:
+    """Turn what a format's numbers do not hold of the layer of this name into one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"{name} cannot be stored ({error}): exclude it, or name another format or method"
+        ) from error
 
 
 def _as_stored(qparams: QParams, stored: "GroupedTensors") -> QParams:
@@ -166,9 +186,20 @@ def _as_stored(qparams: QParams, stored: "GroupedTensors") -> QParams:
 
 
 def search_groups(
-    weight: torch.Tensor, importance: torch.Tensor, config: GPTQ, *, bits: int, group_size: int, steps: int
+    weight: torch.Tensor,
+    importance: torch.Tensor,
+    config: GPTQ,
+    *,
+    bits: int,
+    group_size: int,
+    steps: int,
+    largest: float = math.inf,
 ) -> QParams:
-    """Return the scales and zero points of a weight float32 [in, out] whose groups are in order."""
+    """Return the scales and zero points of a weight float32 [in, out] whose groups are in order.
+
+    Raises:
+        ValueError: as `search_qparams`.
+    """
     return search_qparams(
         weight,
         importance,
@@ -178,6 +209,7 @@ def search_groups(
         full_range=config.full_range,
         steps=steps,
         smallest=SMALLEST[bits],
+        largest=largest,
     )
 
 
