@@ -14,6 +14,7 @@ from qtoolkit.methods.gptq.embeddings import quantize_embedding
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks, storing
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.experts import experts_in_one_tensor
 from qtoolkit.models.structure import is_linear
 from qtoolkit.records import CalibrationReport, LayerError, OnProgress, Plan, ignore_progress
 from qtoolkit.stream.blocks import StreamedModel
@@ -189,7 +190,8 @@ def _load(
     heads = {named.get(f"{name}.weight", name): name for name in linear if not name.startswith(in_blocks)}
     left_heads = {stored: name for stored, name in heads.items() if stored not in embeddings}
     # Some readers look for a layer by its name in the file, others by that in the model.
-    outside = {*left_heads, *left_heads.values()}
+    planned = [layer.name for layer in plan.layers]
+    outside = {*left_heads, *left_heads.values(), *experts_in_one_tensor(checkpoint.skeleton, planned)}
     described = config.stored_as.describe(config, bits, left, outside, embeddings)
     result = replace(checkpoint, tensors={**rest, **done}, expand=None)
     return config.stored_as.load(result, described, device=plan.device)

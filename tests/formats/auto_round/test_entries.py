@@ -1,4 +1,4 @@
-"""Which layers an AutoRound entry is of: the same that auto-round's own loader finds by `re.search`, the first that does."""
+"""Which layers an AutoRound entry is of: those that auto-round finds by `re.search`, the first entry that does."""
 
 import re
 from typing import Any
