@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.checkpoints.gguf_architectures import architecture_of
+from qtoolkit.checkpoints.gguf_places import modules_in, places_of
 from qtoolkit.checkpoints.gguf_writing import TensorEntry, write_gguf
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
-from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
 from qtoolkit.formats.gguf.mixes import MIXES
-from qtoolkit.formats.gguf.tensor_places import modules_in, one_share, places_of
+from qtoolkit.formats.gguf.tensor_places import one_share
 from qtoolkit.formats.layer import Layer
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
 from qtoolkit.models.tokenizer import load_tokenizer

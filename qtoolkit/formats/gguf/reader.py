@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.checkpoints.gguf_architectures import architecture_of
 from qtoolkit.checkpoints.gguf_header import read_gguf
+from qtoolkit.checkpoints.gguf_places import places_of
 from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.formats.base import Reader, Sizes
-from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.mixes import MIXES
-from qtoolkit.formats.gguf.tensor_places import places_of
 from qtoolkit.formats.layer import Layer
 from qtoolkit.records import LayerPlan, ignore_progress
 
