@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qtoolkit.checkpoints.gguf_architectures import Architecture
+from qtoolkit.checkpoints.gguf_header import TensorPlace
 from qtoolkit.checkpoints.gguf_writing import TensorEntry
 
 # The experts of a layer in one tensor, as transformers 5 holds them: [experts, out, in], with gate above up.
@@ -119,3 +120,8 @@ def modules_in(source: str, entry: TensorEntry) -> Iterator[str]:
     if _FUSED.search(source):
         parts = [part for part, name in _EXPERT_NAMES.items() if f".{name}." in entry.name]
         yield from (f"{module}.{index}.{part}" for index in range(entry.shape[0]) for part in parts)
+
+
+def one_share(entry: TensorEntry | TensorPlace, expert: int | None) -> int:
+    """Return the bytes that a layer has of a tensor: all of them, or those of one expert."""
+    return entry.nbytes if expert is None else entry.nbytes // entry.shape[0]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from qtoolkit.checkpoints.gguf_architectures import Architecture
 from qtoolkit.checkpoints.gguf_places import is_transposed, places_of
-from qtoolkit.checkpoints.gguf_writing import TensorEntry
 from qtoolkit.errors import UnsupportedModelError
 
 
@@ -24,11 +23,6 @@ class Made:
     sources: tuple[str, ...]
     shape: tuple[int, ...]
     half: int | None
-
-
-def one_share(entry: TensorEntry, expert: int | None) -> int:
-    """Return the bytes that a layer has of a tensor: all of them, or those of one expert."""
-    return entry.nbytes if expert is None else entry.nbytes // entry.shape[0]
 
 
 def tensors_of(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture, experts: int) -> tuple[Made, ...]:
