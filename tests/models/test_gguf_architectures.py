@@ -29,6 +29,7 @@ ARRANGED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
 def write_model(file: Path, model: PreTrainedModel, quant_type: str, tokenizer: Any = None) -> None:
+    """Write a model as a file, by the plan of our own writer."""
     weights = {name: weight for name, weight in model.state_dict().items() if name not in model.all_tied_weights_keys}
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     plan = plan_file(model.config, shapes, tokenizer, quant_type, {"general.name": "small"})
