@@ -1,7 +1,7 @@
 """Define what a format can do whose whole model is one file of another program, tokenizer included."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +11,11 @@ from qtoolkit.records import OnProgress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
+
+    from qtoolkit.checkpoints.safetensors import StoredTensor
     from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.tensor.block_types import BlockType
 
 
 class FilePlanner(Reader):
@@ -23,6 +27,26 @@ class FilePlanner(Reader):
 
     writes_file = True
     file_notes: tuple[str, ...] = ()
+
+    def settings(self, config: Any) -> dict[str, Any]:
+        """See `Planner`: without the options of a text that there is not."""
+        return config.to_file()  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def grids(self, layers: Iterable[str]) -> "Mapping[str, BlockType]":
+        """Return the types of the layers, by their full names, whose codes may be chosen before the file is written.
+
+        Args:
+            layers: full names of layers.
+        """
+
+    @abstractmethod
+    def with_blocks(self, blocks: "Mapping[str, StoredTensor | torch.Tensor]") -> "FilePlanner":
+        """Return a planner of the same file that writes the blocks of some layers as they are.
+
+        Args:
+            blocks: by full names of layers, uint8 [out, bytes of a row], of the types of `grids`.
+        """
 
     @abstractmethod
     def write(self, folder: Path, device: str, on_progress: OnProgress) -> Mapping[str, Any]:
@@ -76,13 +100,16 @@ class FileFormat(Format):
         """
 
     @abstractmethod
-    def planner(self, checkpoint: "Checkpoint", options: Values, left: "Callable[[str], bool]") -> FilePlanner:
+    def planner(
+        self, checkpoint: "Checkpoint", options: Values, left: "Callable[[str], bool]", *, importance: bool = False
+    ) -> FilePlanner:
         """Return what plans and writes the file of a model.
 
         Args:
             checkpoint: the model in full precision.
             options: fields of the method's config.
             left: whether a module stays in 16 bits, by its name.
+            importance: whether it is known how much each input of the layers matters, which changes some types.
 
         Raises:
             UnsupportedModelError: the format's programs have no such model or tokenizer.

@@ -51,11 +51,13 @@ class GGUFFormat(FileFormat):
             )
         return QUANT_METHOD, {"quant_type": quant_type}
 
-    def planner(self, checkpoint: "Checkpoint", options: Values, left: Callable[[str], bool]) -> "FilePlanner":
+    def planner(
+        self, checkpoint: "Checkpoint", options: Values, left: Callable[[str], bool], *, importance: bool = False
+    ) -> "FilePlanner":
         """See `FileFormat`."""
         from qtoolkit.formats.gguf.file_planner import GGUFPlanner
 
-        return GGUFPlanner(checkpoint, options["quant_type"], left)
+        return GGUFPlanner(checkpoint, options["quant_type"], left, importance=importance)
 
     def problems(self, folder: Path, values: Values) -> Sequence[str]:
         """See `Format`: what the config says of the types, which the file says too."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from qtoolkit.formats.gguf.ropes import rope_tensors
 from qtoolkit.formats.gguf.tensor_places import Made, is_transposed, tensors_of
 from qtoolkit.formats.gguf.vocabulary import further_ends, vocabulary_of
 from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType, quantize_rows
+
+if TYPE_CHECKING:
+    from qtoolkit.checkpoints.safetensors import StoredTensor
 
 # The version of the block types, `GGML_QNT_VERSION`.
 _QUANTIZATION_VERSION = 2
@@ -78,6 +81,17 @@ class PlannedTensor:
         if self.shift:
             weight = weight.float() + self.shift
         return quantize_rows(weight.reshape(-1, weight.shape[-1]), self.type_)
+
+    def joined(self, blocks: "Mapping[int | None, StoredTensor | Tensor]") -> Tensor:
+        """Return the bytes of the tensor from blocks that are made already, uint8.
+
+        Args:
+            blocks: of W[out, in], uint8 [out, bytes of a row]: under None, or by the numbers of all experts.
+        """
+        if None in blocks:
+            rows = blocks[None][...]
+            return interleaved(rows, self.heads) if self.heads else rows
+        return torch.stack([blocks[number][...] for number in range(len(blocks))])
 
     def _stacked(self, expert: Callable[[int], Tensor], count: int) -> Tensor:
         """Return the bytes of all experts, uint8 [experts, bytes]; one at a time is held besides them."""

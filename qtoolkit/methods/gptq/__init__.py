@@ -217,8 +217,11 @@ class GPTQMethod(Method):
     )
     summary = "2 to 8 bits fitted to a calibration text, block by block; AutoGPTQ's format, compressed-tensors or MLX"
     splits_experts = True
-    resumes = True
     corrects = True
+
+    def resumes(self, config: GPTQ) -> bool:
+        """See `Method`."""
+        return True
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
         """See `Method`: refuse a calibration text that cannot be used, and say how many rounds of refining are meant.
