@@ -50,6 +50,9 @@ class MethodConfig:
                 raise ConfigError(f"{type(self).__name__}: {field.name} must be one of {allowed}, got {value!r}")
             if not _is_instance(hint, value):
                 raise ConfigError(f"{type(self).__name__}: {field.name} must be {_describe(hint)}, got {value!r}")
+            least = field.metadata.get("least")
+            if least is not None and value is not None and value < least:
+                raise ConfigError(f"{type(self).__name__}: {field.name} must be at least {least}, got {value}")
             object.__setattr__(self, field.name, value)
 
     def excludes(self, module_name: str) -> bool:
