@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qtoolkit.tensor.block_packing import pack_iq4_xs, pack_plain, pack_q2, pack_q3, pack_q4_q5, pack_q6
 from qtoolkit.tensor.block_search import (
-    codes_in_codebook,
+    Codebook,
     largest_of,
     search_affine,
     search_by_sweeps,
@@ -71,6 +71,10 @@ def quantize_rows(weight: Tensor, type_: BlockType, importance: Tensor | None = 
         raise ValueError(f"rows of {weight.shape[-1]} do not divide into blocks of {type_.block_size} of {type_.name}")
     columns = weight.shape[-1]
     per_row = columns // type_.block_size
+    if importance is not None:
+        # A power of two changes no result, and keeps products of the searches within float32.
+        importance = importance.float()
+        importance = importance * 2.0 ** -torch.frexp(importance.max()).exponent.clamp(min=-126).item()
     packed = torch.empty((weight.shape[0], per_row * type_.block_bytes), dtype=torch.uint8, device=weight.device)
     rows = max(1, _AT_A_TIME // columns)
     for part in range(ceil(weight.shape[0] / rows)):
@@ -78,7 +82,7 @@ def quantize_rows(weight: Tensor, type_: BlockType, importance: Tensor | None = 
         count = values.shape[0]
         square = values.square().mean(1, keepdim=True).repeat_interleave(per_row, 0)
         blocks = values.reshape(-1, type_.block_size)  # [rows, in] -> [blocks, block_size]
-        weights = None if importance is None else importance.float().expand(count, -1).reshape(blocks.shape)
+        weights = None if importance is None else importance.expand(count, -1).reshape(blocks.shape)
         packed[part * rows : part * rows + count] = type_.quantize(blocks, weights, square).reshape(count, -1)
     return packed
 
@@ -193,29 +197,28 @@ def _q6_k(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
 
 
 def _iq4_nl(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
-    scale, levels = _codebook_scales(blocks, importance)
-    codes = codes_in_codebook(blocks * _inverse(scale[:, None]), levels)
-    return pack_plain((scale,), codes.to(torch.uint8), 4)
+    scale, codebook = _codebook_scales(blocks, importance)
+    return pack_plain((scale,), codebook.codes(blocks * _inverse(scale[:, None])), 4)
 
 
 def _iq4_xs(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
-    scales, levels = _codebook_scales(blocks, importance)
+    scales, codebook = _codebook_scales(blocks, importance)
     by_block = scales.reshape(-1, 8)
     scale = largest_of(by_block.T) / -32
     multiples = (by_block * _inverse(scale[:, None])).round_().clamp_(-32, 31)
     groups = blocks.unflatten(1, (8, 32))  # [blocks, 256] -> [blocks, groups, weights]
-    codes = codes_in_codebook(groups * _inverse(scale[:, None] * multiples)[:, :, None], levels)
-    return pack_iq4_xs(scale, (multiples + 32).to(torch.uint8), codes.to(torch.uint8).flatten(1))
+    codes = codebook.codes(groups * _inverse(scale[:, None] * multiples)[:, :, None])
+    return pack_iq4_xs(scale, (multiples + 32).to(torch.uint8), codes.flatten(1))
 
 
-def _codebook_scales(blocks: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the scale of each 32 weights, [groups of all blocks], and the levels, float32 [16]."""
+def _codebook_scales(blocks: Tensor, importance: Tensor | None) -> tuple[Tensor, Codebook]:
+    """Return the scale of each 32 weights, [groups of all blocks], and what codes stand for."""
     if importance is None:
         weights = blocks.square()
     else:
         weights = importance * (2 * blocks.square().mean(1, keepdim=True) + blocks.square()).sqrt_()
-    levels = torch.tensor(_LEVELS, dtype=torch.float32, device=blocks.device)
-    return search_in_codebook(_columns(blocks.reshape(-1, 32)), _columns(weights.reshape(-1, 32)), levels), levels
+    codebook = Codebook(_LEVELS, blocks.device)
+    return search_in_codebook(_columns(blocks.reshape(-1, 32)), _columns(weights.reshape(-1, 32)), codebook), codebook
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ def _largest_levels(scales: Tensor, minima: Tensor, groups: int, most: int) -> _
     parts = []
     for numbers in (scales.reshape(-1, groups), minima.reshape(-1, groups)):  # [blocks, groups]
         largest = numbers.amax(1, keepdim=True).clamp_(min=0)
-        inverse = torch.where(largest > 0, most / largest, 0.0)
+        inverse = torch.where(largest > 0, torch.tensor(float(most)) / largest, 0.0)
         parts.append(((largest / most)[:, 0], (numbers * inverse).round_().clamp_(0, most).to(torch.uint8)))
     return _Levels(parts[0][0], parts[1][0], parts[0][1], parts[1][1])
 
@@ -250,7 +253,7 @@ def _signed_levels(scales: Tensor, half: int, most: int) -> tuple[Tensor, Tensor
     """Round scales of either sign to multiples -half..most of a number, float32 [blocks, 16] and [blocks]."""
     by_block = scales.reshape(-1, 16)
     largest = largest_of(by_block.T)
-    inverse = torch.where(largest == 0, 0.0, -half / largest)
+    inverse = torch.where(largest == 0, 0.0, torch.tensor(-float(half)) / largest)
     return (by_block * inverse[:, None]).round_().clamp_(-half, most), _inverse(inverse)
 
 
