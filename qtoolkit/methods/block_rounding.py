@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 _DEFAULT = "Q4_K_M"
-# The types whose levels are evenly spaced, and coarse enough for a better choice of codes to matter.
-_SOLVED = ("Q2_K", "Q3_K_M", "Q4_0", "Q4_K_S", "Q4_K_M", "Q4_1", "Q5_0", "Q5_K_M", "Q5_1", "Q6_K")
+# The types whose levels are coarse enough for a better choice of codes to matter.
+_EXACT = ("Q8_0", "F16", "BF16")
 _OF_THE_TEXT = ("calibration_column", "num_samples", "seq_len")
 
 
@@ -75,10 +75,10 @@ class GGUF(MethodConfig):
             given = next((name for name in _OF_THE_TEXT if getattr(self, name) != absent[name]), None)
             if given is not None:
                 raise ConfigError(f"GGUF: {given} is of a calibration text: give calibration too, or leave {given} out")
-        elif self.quant_type not in _SOLVED:
+        elif self.quant_type in _EXACT:
             raise ConfigError(
-                f"GGUF: codes of {self.quant_type} are not solved on a text: leave out calibration, or give a "
-                f"quant_type of {', '.join(_SOLVED)}"
+                f"GGUF: {self.quant_type} has no codes that a text would choose better: leave out calibration, or give "
+                "fewer bits"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -41,15 +41,19 @@ class BlockGrid:
         zero: the code of zero, where there is no minimum.
         search: takes what `BlockType.quantize` takes, and returns the levels.
         pack: takes `Levels.stored` and codes uint8 [blocks, block_size]; returns uint8 [blocks, block_bytes].
+        codebook: the whole numbers that stand in the place of code - zero where these are not evenly spaced.
     """
 
     bits: int
     zero: int
     search: Callable[[Tensor, Tensor | None, Tensor], Levels]
     pack: Callable[[tuple[Tensor, ...], Tensor], Tensor]
+    codebook: tuple[int, ...] = ()
 
     def round(self, blocks: Tensor, importance: Tensor | None, square: Tensor) -> Tensor:
         """Search levels, take the code next to each weight, and pack; takes and returns what `BlockType.quantize` does.
+
+        For evenly spaced levels.
 
         Example: step 2, minimum 1, so that the levels are -1, 1, 3, 5; 1.7 is nearest to 1, the code 1.
         """
@@ -65,3 +69,13 @@ class BlockGrid:
 def as_stored(numbers: Tensor) -> Tensor:
     """Return numbers [blocks] as float16 holds them, float32 [blocks, 1]."""
     return numbers.to(torch.float16).float().unsqueeze(1)
+
+
+def inverse_of(numbers: Tensor) -> Tensor:
+    """Return 1 / number, 0 for 0."""
+    return torch.where(numbers == 0, 0.0, 1 / numbers)
+
+
+def as_columns(blocks: Tensor) -> Tensor:
+    """Return [blocks, n] as [n, blocks], laid out so."""
+    return blocks.T.contiguous()

@@ -92,11 +92,16 @@ def pack_q6(stored: tuple[Tensor, ...], codes: Tensor) -> Tensor:
     return torch.cat([low, _quarters(codes >> 4), scales.view(torch.uint8), half_bytes(scale)], 1)
 
 
-def pack_iq4_xs(scale: Tensor, scales: Tensor, codes: Tensor) -> Tensor:
+def pack_iq4_xs(stored: tuple[Tensor, ...], codes: Tensor) -> Tensor:
     """Pack the blocks of IQ4_XS: a 16-bit number, 8 scales of 6 bits (32 is zero), 256 codes of 4 bits.
 
     Bytes 2 and 3 hold the two upper bits of scales 0 to 3 and 4 to 7, bytes 4 to 7 the low four bits of two each.
+
+    Args:
+        stored: the 16-bit number [blocks], then scales uint8 [blocks, 8].
+        codes: uint8 [blocks, 256].
     """
+    scale, scales = stored
     high = _joined((scales >> 4).unflatten(1, (2, 4)), 2, 2)  # [blocks, 8] -> [blocks, byte, scale] -> [blocks, 2]
     low = _joined((scales & 15).unflatten(1, (4, 2)), 2, 4)  # [blocks, 8] -> [blocks, byte, half] -> [blocks, 4]
     halves = codes.unflatten(1, (8, 2, 16))  # [blocks, 256] -> [blocks, group, half, 16]

@@ -107,9 +107,8 @@ def test_a_journal_of_another_type_is_refused(tiny_llama: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quant_type": "Q8_0", "calibration": TEXTS}, "Q8_0 are not solved on a text"),
-        ({"quant_type": "IQ4_XS", "calibration": TEXTS}, "IQ4_XS are not solved on a text"),
-        ({"quant_type": "F16", "calibration": TEXTS}, "F16 are not solved on a text"),
+        ({"quant_type": "Q8_0", "calibration": TEXTS}, "Q8_0 has no codes that a text would choose"),
+        ({"quant_type": "F16", "calibration": TEXTS}, "F16 has no codes that a text would choose"),
         ({"num_samples": 16}, "num_samples is of a calibration text"),
         ({"calibration_column": "text"}, "calibration_column is of a calibration text"),
         ({"calibration": TEXTS, "num_samples": 0}, "num_samples must be at least 1, got 0"),

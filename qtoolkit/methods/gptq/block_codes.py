@@ -14,11 +14,12 @@ from qtoolkit.methods.gptq.solver import solve
 from qtoolkit.optional import optional
 from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.stream.run import Result
+from qtoolkit.tensor.block_search import Codebook
 from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType, search_levels
 from qtoolkit.tensor.qparams import QParams
 
-# The step of a group whose codes count for nothing: the code of zero is next to every weight.
-_NO_STEP = 1e30
+# The step of a group whose codes count for nothing: so small that none of them stands for anything.
+_NO_STEP = 1e-30
 
 
 class BlockCodes:
@@ -135,7 +136,8 @@ def solve_blocks(weight: torch.Tensor, type_: BlockType, inputs: Factored) -> tu
     qparams = QParams(
         scale=torch.where(step == 0, _NO_STEP, step), zero_point=torch.full_like(step, grid.zero), bits=grid.bits
     )
-    codes, loss = solve(weight, inputs.lower, inputs.diagonal, inputs.order, qparams, groups)
+    codebook = Codebook(grid.codebook, weight.device) if grid.codebook else None
+    codes, loss = solve(weight, inputs.lower, inputs.diagonal, inputs.order, qparams, groups, codebook)
     blocks = codes.T.reshape(-1, type_.block_size)  # [in, out] -> [blocks, block_size], row after row
     return grid.pack(levels.stored, blocks).reshape(out_features, -1), loss
 
