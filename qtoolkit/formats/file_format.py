@@ -67,13 +67,11 @@ class FileFormat(Format):
 
     Attributes:
         suffix: how the file's name ends.
-        load_argument: of transformers' `from_pretrained`, which names the file.
         program: what runs the file, by the name that people know.
         binding: the package through which Python runs that program, by its import name.
     """
 
     suffix: ClassVar[str]
-    load_argument: ClassVar[str]
     program: ClassVar[str]
     binding: ClassVar[str]
 

@@ -277,8 +277,16 @@ _GGUF = (
         refused="vLLM moved .gguf out of its core",
         remedy="install vllm-gguf-plugin",
     ),
-    Entry("transformers", "gguf", source="transformers/quantizers/auto.py", needs="gguf", note="it expands the codes"),
-    Entry("transformers4", "gguf", source="transformers/quantizers/auto.py", needs="gguf", note="it expands the codes"),
+    *(
+        Entry(
+            name,
+            "gguf",
+            source="transformers/modeling_gguf_pytorch_utils.py",
+            needs="gguf",
+            note="it expands the codes, of the architectures that it knows; qtoolkit those of all that it writes",
+        )
+        for name in ("transformers", "transformers4")
+    ),
     Entry("qtoolkit", "gguf", source="qtoolkit/models/from_gguf.py", needs="gguf", note="it expands the codes"),
 )
 

@@ -24,7 +24,6 @@ class GGUFFormat(FileFormat):
     name = quant_method = tag = library = QUANT_METHOD
     packages = ("gguf",)
     suffix = ".gguf"
-    load_argument = "gguf_file"
     program, binding = "llama.cpp", "llama_cpp"
 
     def commands(self, repo_id: str, options: Values) -> tuple[str, ...]:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.checkpoints.gguf_architectures import architecture_of
+from qtoolkit.checkpoints.gguf_places import Place, modules_in, one_share, places_of
 from qtoolkit.checkpoints.gguf_writing import TensorEntry, write_gguf
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
-from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
 from qtoolkit.formats.gguf.mixes import MIXES
-from qtoolkit.formats.gguf.tensor_places import Place, modules_in, one_share, places_of
+from qtoolkit.formats.gguf.vocabulary import name_of
 from qtoolkit.formats.layer import Layer
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
 from qtoolkit.models.tokenizer import load_tokenizer
@@ -66,14 +67,17 @@ class GGUFPlanner(FilePlanner):
         stem = Path(checkpoint.name.partition("@")[0]).name.removesuffix(".gguf") or "model"
         self._stem = _ODD.sub("-", stem).strip("-.") or "model"
         shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(checkpoint).items()}
-        general = {"general.name": stem} | ({"general.license": checkpoint.license} if checkpoint.license else {})
-        planned = plan_file(
-            checkpoint.config, shapes, _tokenizer_of(checkpoint), quant_type, general, importance=importance
-        )
+        tokenizer = _tokenizer_of(checkpoint)
+        name = name_of(stem, tokenizer)
+        general = {"general.name": name} | ({"general.license": checkpoint.license} if checkpoint.license else {})
+        planned = plan_file(checkpoint.config, shapes, tokenizer, quant_type, general, importance=importance)
         self.file = FilePlan(planned.values, tuple(_left(one, left) for one in planned.tensors))
         self._architecture = architecture_of(checkpoint.config)
         self._written = {tensor.entry.name: tensor for tensor in self.file.tensors}
         self.file_notes = _notes(self.file, quant_type)
+        if name != stem:
+            why = f"llama.cpp refuses {stem!r:.80} with a tokenizer that is not Phi-3's"
+            self.file_notes += (f"the model is called {name!r:.80} in the file: {why}",)
         # By llama.cpp's names of tensors, and the numbers of experts.
         self._blocks: dict[str, dict[int | None, StoredTensor | torch.Tensor]] = {}
 
