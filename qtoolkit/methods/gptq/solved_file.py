@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.formats import FilePlanner, Layer, Sizes
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods.gptq import GPTQ
-from qtoolkit.methods.gptq.block_codes import BlockCodes
 from qtoolkit.methods.gptq.calibrating import begin, report_of
 from qtoolkit.methods.gptq.estimates import gptq_phases
 from qtoolkit.methods.gptq.notes import note_on_few_tokens, note_on_unseen, notes_on_experts
+from qtoolkit.methods.gptq.solved_blocks import SolvedBlocks
 from qtoolkit.methods.method import Outcome
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 from qtoolkit.stream.blocks import StreamedModel
@@ -107,7 +107,7 @@ class SolvedFile(FilePlanner):
         )
         streamed = StreamedModel(checkpoint, device=plan.device, dtype=begun.dtype)
         layers = streamed.names_by_block([*types])
-        method = BlockCodes(solving, types, plan.device)
+        method = SolvedBlocks(solving, types, plan.device)
         blocks = quantize_blocks(streamed, layers, begun.text.tokens, method, begun.journal, on_progress, {})
         give_memory_back()
         report = report_of(begun, blocks, damp_percent=solving.damp_percent, perplexity=None)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import qtoolkit as qt
-from qtoolkit.methods.gptq.block_codes import BlockCodes, solve_blocks
 from qtoolkit.methods.gptq.layer_inputs import Factored, LayerInputs
+from qtoolkit.methods.gptq.solved_blocks import SolvedBlocks, solve_blocks
 from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.tensor.block_types import BLOCK_TYPES, quantize_rows
 
@@ -80,7 +80,7 @@ def test_zeros_stay_zeros(weight: torch.Tensor, factored: Factored, name: str) -
 def test_layers_of_one_group_have_types_of_their_own(weight: torch.Tensor, inputs: torch.Tensor) -> None:
     """As alone: q in Q4_K, v in Q6_K, both of the same inputs."""
     types = {"b.q": BLOCK_TYPES["Q4_K"], "b.v": BLOCK_TYPES["Q6_K"]}
-    method = BlockCodes(qt.GPTQ(qep_alpha=0.0), types, "cpu")
+    method = SolvedBlocks(qt.GPTQ(qep_alpha=0.0), types, "cpu")
     layers = {"q": weight, "v": weight.flip(0)}
     together = method.start([*types], INPUTS)
     together.add(GroupInputs(inputs))
@@ -95,7 +95,7 @@ def test_layers_of_one_group_have_types_of_their_own(weight: torch.Tensor, input
 
 
 def test_a_journal_with_other_blocks_is_not_taken(weight: torch.Tensor, inputs: torch.Tensor) -> None:
-    method = BlockCodes(qt.GPTQ(qep_alpha=0.0), {"b.q": BLOCK_TYPES["Q4_K"]}, "cpu")
+    method = SolvedBlocks(qt.GPTQ(qep_alpha=0.0), {"b.q": BLOCK_TYPES["Q4_K"]}, "cpu")
     group = method.start(["b.q"], INPUTS)
     group.add(GroupInputs(inputs))
     result = group.finish({"q": weight})["q"]

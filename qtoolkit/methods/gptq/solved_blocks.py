@@ -22,7 +22,7 @@ from qtoolkit.tensor.qparams import QParams
 _NO_STEP = 1e-30
 
 
-class BlockCodes:
+class SolvedBlocks:
     """GPTQ for `qtoolkit.stream.run.quantize_blocks`, into blocks of bytes; implements `BlockMethod`.
 
     A layer has one tensor, by the name of its type: uint8 [out, bytes of a row].
@@ -77,7 +77,7 @@ class BlockCodes:
 class _Group:
     """Sum up the inputs of layers that share them, then solve these; implements `Accumulator`."""
 
-    def __init__(self, method: BlockCodes, names: Sequence[str], in_features: int) -> None:
+    def __init__(self, method: SolvedBlocks, names: Sequence[str], in_features: int) -> None:
         self._method = method
         self._names = names
         self._inputs = LayerInputs(names, in_features, method.device)
