@@ -67,7 +67,9 @@ def _refusals(layers: Sequence[LayerCodes], *, lossy: bool) -> Iterator[Unheld]:
         if layer.inputs_per_scale % BLOCK_SIZE:
             yield Unheld(f"groups of {layer.inputs_per_scale} inputs ({layer.name})")
         if layer.bits < _LEAST_BITS:
-            yield Unheld(f"codes of {layer.bits} bits ({layer.name})", ("the full-precision model to Q2_K",))
+            yield Unheld(
+                f"codes of {layer.bits} bits ({layer.name})", ("the full-precision model to qt.quantize, as Q2_K,",)
+            )
         if layer.largest_scale > _LARGEST:
             yield Unheld(f"scales beyond float16 ({layer.name})")
         if not (lossy or has_exact_scales(layer)):
