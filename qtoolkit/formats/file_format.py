@@ -1,9 +1,9 @@
 """Define what a format can do whose whole model is one file of another program, tokenizer included."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from qtoolkit.formats.base import Format, Reader, Values
 from qtoolkit.records import OnProgress
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
+    from transformers import PreTrainedModel
 
     from qtoolkit.checkpoints.safetensors import StoredTensor
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.tensor.block_types import BlockType
 
@@ -62,6 +64,50 @@ class FilePlanner(Reader):
         """
 
 
+class FileOfCodes(ABC):
+    """The file of a quantized model that takes over its codes, planned and not yet written.
+
+    Attributes:
+        values: the `quantization_config` that names it.
+        nbytes: of the file.
+        weight_bytes: of its tensors, as a program maps them.
+        lossy: whether scales or minima are rounded.
+        same: what stays as it is, "codes, scales and zero points are the same numbers".
+        notes: what was decided about the file, one line each.
+    """
+
+    values: Mapping[str, Any]
+    nbytes: int
+    weight_bytes: int
+    lossy: bool
+    same: str
+    notes: tuple[str, ...]
+
+    @abstractmethod
+    def write(self, folder: Path, on_progress: OnProgress) -> tuple[str, ...]:
+        """Write the file into a folder, tensor by tensor, and return what rounding has changed, one line each.
+
+        Args:
+            folder: where there is no such file.
+            on_progress: called for each tensor, in bytes of the file; it may raise `JobCancelled`.
+
+        Raises:
+            CheckpointError: a tensor cannot be read, or holds NaN or infinity.
+        """
+
+
+class Unheld(NamedTuple):
+    """Say why a format does not hold the codes of a checkpoint.
+
+    Attributes:
+        reason: what about the codes it does not hold, and of which layer.
+        ways: what holds them nevertheless, each a phrase that goes on from "give": "lossy=True (...)".
+    """
+
+    reason: str
+    ways: tuple[str, ...] = ()
+
+
 class FileFormat(Format):
     """Base of the formats whose whole model is one file; a folder's `quantization_config` names it as `file`.
 
@@ -69,11 +115,13 @@ class FileFormat(Format):
         suffix: how the file's name ends.
         program: what runs the file, by the name that people know.
         binding: the package through which Python runs that program, by its import name.
+        takes_codes: whether its file can take over codes that were chosen elsewhere (`file_of_codes`).
     """
 
     suffix: ClassVar[str]
     program: ClassVar[str]
     binding: ClassVar[str]
+    takes_codes: ClassVar[bool] = False
 
     def file_name(self, values: Values) -> str:
         """Return the name of the file that a `quantization_config`, which anybody may have written, names."""
@@ -112,3 +160,26 @@ class FileFormat(Format):
         Raises:
             UnsupportedModelError: the format's programs have no such model or tokenizer.
         """
+
+    def file_of_codes(
+        self,
+        checkpoint: "Checkpoint",
+        model: "PreTrainedModel",
+        layers: "Mapping[str, LayerCodes]",
+        *,
+        lossy: bool,
+        wider: bool,
+    ) -> "FileOfCodes | Unheld":
+        """Return the file that takes over the codes of a quantized checkpoint, or why none does.
+
+        Args:
+            checkpoint: quantized.
+            model: on the meta device.
+            layers: the codes of each quantized layer by the names of the model's modules.
+            lossy: whether scales and minima may be rounded.
+            wider: whether codes may be stored in larger ones, the same numbers in more bytes.
+
+        Raises:
+            UnsupportedModelError: the format's programs have no such model or tokenizer.
+        """
+        raise NotImplementedError(f"{self.name} takes over no codes")

@@ -106,10 +106,12 @@ class Receipt(Record):
         files: name -> size and hash of every file but this one.
         source_check: whether the bytes of the base have the hashes that the Hub names ("checked: ..."), or why that is
             not known ("not checked: ..."); empty if nothing is known.
+        converted_from: how the codes were chosen that a file of another program has taken over, or the format that had
+            them: "gptq (bits=4, ...)", "awq"; empty for a model whose `method` and `settings` tell it.
     """
 
     schema_version: ClassVar[int] = 2
-    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check"})
+    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check", "converted_from"})
 
     source: ModelSource
     license: str | None
@@ -130,6 +132,7 @@ class Receipt(Record):
     dtypes: Mapping[str, int]
     files: Mapping[str, FileEntry]
     source_check: str = ""
+    converted_from: str = ""
 
     @property
     def weights_fingerprint(self) -> str | None:
@@ -148,6 +151,7 @@ class Receipt(Record):
             *row_if("bytes of the base", self.source_check),
             Row("licence of the base", self.license or "not known"),
             Row("recipe", self.recipe),
+            *row_if("codes of", self.converted_from),
             Row("device", self.device, ", ".join(self.hardware)),
             *self.memory.rows(),
             Row("quantized layers", str(self.num_layers)),

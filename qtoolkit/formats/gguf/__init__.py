@@ -9,8 +9,11 @@ from qtoolkit.formats.base import Values
 from qtoolkit.formats.file_format import FileFormat
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from qtoolkit.formats.base import Reader
-    from qtoolkit.formats.file_format import FilePlanner
+    from qtoolkit.formats.file_format import FileOfCodes, FilePlanner, Unheld
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.models.checkpoint import Checkpoint
 
 __all__ = ["FORMAT"]
@@ -25,6 +28,7 @@ class GGUFFormat(FileFormat):
     packages = ("gguf",)
     suffix = ".gguf"
     program, binding = "llama.cpp", "llama_cpp"
+    takes_codes = True
 
     def commands(self, repo_id: str, options: Values) -> tuple[str, ...]:
         """See `FileFormat`: as the documentation of each program has them (llama.cpp, Ollama, LM Studio's `lms`)."""
@@ -57,6 +61,20 @@ class GGUFFormat(FileFormat):
         from qtoolkit.formats.gguf.file_planner import GGUFPlanner
 
         return GGUFPlanner(checkpoint, options["quant_type"], left, importance=importance)
+
+    def file_of_codes(
+        self,
+        checkpoint: "Checkpoint",
+        model: "PreTrainedModel",
+        layers: "Mapping[str, LayerCodes]",
+        *,
+        lossy: bool,
+        wider: bool,
+    ) -> "FileOfCodes | Unheld":
+        """See `FileFormat`: codes of 4, 5 and 8 bits, in groups of whole blocks of 32 inputs."""
+        from qtoolkit.formats.gguf.coded_file import plan_coded_file
+
+        return plan_coded_file(checkpoint, model, layers, lossy=lossy, wider=wider)
 
     def problems(self, folder: Path, values: Values) -> Sequence[str]:
         """See `Format`: what the config says of the types, which the file says too."""

@@ -1,6 +1,5 @@
 """Plan the `.gguf` file of a model, module by module, and write it tensor by tensor."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
@@ -17,11 +16,10 @@ from qtoolkit.checkpoints.gguf_writing import TensorEntry, write_gguf
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
+from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, note_on_name, tokenizer_of
 from qtoolkit.formats.gguf.mixes import MIXES
-from qtoolkit.formats.gguf.vocabulary import name_of
 from qtoolkit.formats.layer import Layer
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
-from qtoolkit.models.tokenizer import load_tokenizer
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, ProgressEvent, Term
 from qtoolkit.stream.loading import check_finite
 from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 _SEARCH_BYTES = 30_000_000
 # The searches of a scale pass over each block so often.
 _TOUCHES = 40
-# What a file's name may be made of on every system.
-_ODD = re.compile(r"[^\w.-]+", re.ASCII)
 
 
 class GGUFPlanner(FilePlanner):
@@ -64,27 +60,17 @@ class GGUFPlanner(FilePlanner):
     ) -> None:
         self._checkpoint = checkpoint
         self._quant_type = quant_type
-        stem = Path(checkpoint.name.partition("@")[0]).name.removesuffix(".gguf") or "model"
-        self._stem = _ODD.sub("-", stem).strip("-.") or "model"
         shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(checkpoint).items()}
-        tokenizer = _tokenizer_of(checkpoint)
-        name = name_of(stem, tokenizer)
-        general = {"general.name": name} | ({"general.license": checkpoint.license} if checkpoint.license else {})
-        planned = plan_file(checkpoint.config, shapes, tokenizer, quant_type, general, importance=importance)
+        tokenizer = tokenizer_of(checkpoint)
+        texts = general_texts(checkpoint, tokenizer)
+        planned = plan_file(checkpoint.config, shapes, tokenizer, quant_type, texts, importance=importance)
         self.file = FilePlan(planned.values, tuple(_left(one, left) for one in planned.tensors))
         self._architecture = architecture_of(checkpoint.config)
+        self.file_name = file_name_of(checkpoint, quant_type)
         self._written = {tensor.entry.name: tensor for tensor in self.file.tensors}
-        self.file_notes = _notes(self.file, quant_type)
-        if name != stem:
-            why = f"llama.cpp refuses {stem!r:.80} with a tokenizer that is not Phi-3's"
-            self.file_notes += (f"the model is called {name!r:.80} in the file: {why}",)
+        self.file_notes = (*_notes(self.file, quant_type), *note_on_name(checkpoint, texts))
         # By llama.cpp's names of tensors, and the numbers of experts.
         self._blocks: dict[str, dict[int | None, StoredTensor | torch.Tensor]] = {}
-
-    @property
-    def file_name(self) -> str:
-        """Return the name of the file, as llama.cpp and Ollama find a type in a repository: "NAME-Q4_K_M.gguf"."""
-        return f"{self._stem}-{self._quant_type}.gguf"
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """See `Planner`: a layer takes what its tensor takes in the file, and runs from there."""
@@ -188,13 +174,6 @@ def _tensors(checkpoint: "Checkpoint") -> Mapping[str, Any]:
         return checkpoint.tensors
     tied = checkpoint.skeleton.all_tied_weights_keys
     return {name: tensor for name, tensor in checkpoint.skeleton.state_dict().items() if name not in tied}
-
-
-def _tokenizer_of(checkpoint: "Checkpoint") -> Any:
-    """Return the tokenizer of a checkpoint, which a plan has left unread."""
-    if checkpoint.tokenizer is not None or checkpoint.path is None or not checkpoint.tokenizer_bytes:
-        return checkpoint.tokenizer
-    return load_tokenizer(checkpoint.path)
 
 
 def _left(tensor: PlannedTensor, left: Callable[[str], bool]) -> PlannedTensor:
