@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.readers import FUSED
-from qtoolkit.readers.table import ENTRIES, PROGRAMS
+from qtoolkit.readers.programs import PROGRAMS
+from qtoolkit.readers.table import ENTRIES
 
 PACKAGES = ("vllm", "sglang", "compressed-tensors", "mlx-lm", "gptqmodel", "transformers", "peft")
 _VLLM = "vllm/model_executor/layers/quantization"
