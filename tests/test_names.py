@@ -16,7 +16,7 @@ WINGS = ("methods", "formats", "kernels")
 EXCEPTIONS = (
     "__init__.py",
     "optional.py",
-    "checkpoints/expanded_tensors.py",
+    "checkpoints/coded_tensors.py",
     "checkpoints/other_programs.py",
     "checkpoints/source_codes.py",
     "models/foreign_codes.py",
@@ -30,7 +30,7 @@ EXCEPTIONS = (
 )
 ALLOWED = {
     # The `quant_method` of checkpoints of other programs.
-    "checkpoints/expanded_tensors.py": {"fp8"},
+    "checkpoints/coded_tensors.py": {"fp8"},
     "checkpoints/source_codes.py": {"fp8"},
     # The default method.
     "notebook/body.py": {"nf4"},
