@@ -100,7 +100,7 @@ def test_logits_are_those_of_rounded_inputs_and_expanded_weights(name: str, read
     assert (unrounded - ours).norm() > 0.3 * deviation
 
 
-@pytest.mark.parametrize("name", ("channel", "block"))
+@pytest.mark.parametrize("name", ["channel", "block"])
 def test_a_layer_of_ours_computes_the_same_of_the_same_inputs(name: str, made: Any) -> None:
     """Apart from the order of the products: with a scale an output, the sums are scaled, and not the weights."""
     plain = with_weights_of(made[name])
