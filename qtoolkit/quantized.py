@@ -31,6 +31,7 @@ from qtoolkit.records import (
 )
 from qtoolkit.stream.staging import check_output, staged
 from qtoolkit.stream.writing import save_model
+from qtoolkit.units import format_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -222,9 +223,19 @@ def quantization_report(
         device=plan.device,
         layers=plan.layers,
         skipped=plan.skipped,
+        warnings=(*plan.warnings, *_unlike_planned(memory)),
         notes=tuple(dict.fromkeys(notes)),
         memory=memory,
         path=str(folder) if folder else None,
         seconds=seconds,
         calibration=calibration,
     )
+
+
+def _unlike_planned(memory: MemoryReport) -> tuple[str, ...]:
+    """Return a warning of a result that takes other bytes than its plan says; nothing where both are the same."""
+    planned, measured = memory.predicted_footprint_after, memory.footprint_after
+    if planned is None or planned == measured:
+        return ()
+    sizes = f"takes {format_count(measured)} bytes in memory, and {format_count(planned)} were planned"
+    return (f"the result {sizes}: its plan is wrong, tell the makers of qtoolkit this model and method",)

@@ -211,6 +211,7 @@ def _write_receipt(source: Convertible, folder: Path, notes: tuple[str, ...], st
                 predicted_disk_after=plan.disk_after,
             ),
             num_layers=len(plan.layers),
+            num_quantized=plan.num_quantized,
         )
     else:
         memory = MemoryReport(

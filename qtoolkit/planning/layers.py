@@ -129,7 +129,7 @@ def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer
     for layer in layers:
         own = config.of(layer.name)
         shape = (layer.out_features, layer.in_features, layer.has_bias, layer.itemsize, layer.device, layer.in_block)
-        key = (id(own), *shape, layer.dtype, layer.transposed, layer.name if method.plans_by_name else "")
+        key = (id(own), *shape, layer.dtype, layer.kind, layer.transposed, layer.name if method.plans_by_name else "")
         if key not in plans:
             plan = method.plan_layer(layer, own)
             plans[key] = own, replace(plan, adjusted=changed) if changed and not plan.skipped else plan
