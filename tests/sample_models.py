@@ -36,6 +36,10 @@ MORE_ARCHITECTURES = {
     "bloom": _COMMON | {"hidden_size": 64, "n_layer": 2, "n_head": 4},
     "gpt_neox": _ROPE,
     "falcon": _COMMON | _FALCON | {"new_decoder_architecture": False},
+    # Its second layer has larger heads, and a rope that transformers 4 does not know.
+    "gemma4_text": _ROPE
+    | {"num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 32, "hidden_size_per_layer_input": 0}
+    | {"layer_types": ["sliding_attention", "full_attention"], "max_position_embeddings": 128},
     "qwen2_moe": _MIXTURE | {"shared_expert_intermediate_size": 64},
     "qwen3_moe": _MIXTURE | {"head_dim": 16},
 }
