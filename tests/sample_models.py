@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -27,7 +28,7 @@ ARCHITECTURES = {
 # Those that only methods with blocks are tried on, beside the above.
 _FALCON = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": False}
 _MIXTURE = _ROPE | {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-MORE_ARCHITECTURES = {
+MORE_ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistral": _ROPE | {"num_key_value_heads": 2},
     "qwen3": _ROPE | {"num_key_value_heads": 2, "head_dim": 16},
     "gemma2": _ROPE | {"num_key_value_heads": 1, "head_dim": 64, "sliding_window": 8},
@@ -40,6 +41,7 @@ MORE_ARCHITECTURES = {
     "gemma4_text": _ROPE
     | {"num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 32, "hidden_size_per_layer_input": 0}
     | {"layer_types": ["sliding_attention", "full_attention"], "max_position_embeddings": 128},
+    "llama4_text": _MIXTURE | {"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 128},
     "qwen2_moe": _MIXTURE | {"shared_expert_intermediate_size": 64},
     "qwen3_moe": _MIXTURE | {"head_dim": 16},
 }

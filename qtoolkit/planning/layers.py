@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats import Layer, Reader
+from qtoolkit.formats import Layer, Reader, get_format, patched_module
 from qtoolkit.methods import Method, MethodConfig, check_rules
 from qtoolkit.models import structure
 from qtoolkit.models.checkpoint import Checkpoint
@@ -82,6 +82,27 @@ def layers_to_quantize(
 ) -> tuple[Layer, ...]:
     """Return the linear layers that a method may quantize, in the model's order."""
     return Modules(checkpoint).candidates(method, config, device)[0]
+
+
+def planner_of(method: Method, checkpoint: Checkpoint, config: MethodConfig) -> Method | Reader:
+    """Return what plans a model for a method.
+
+    Args:
+        method: of the config.
+        checkpoint: the model in full precision.
+        config: resolved.
+
+    Raises:
+        UnsupportedModelError: the method takes no such model, or its result would not be read again.
+    """
+    format_ = get_format(config.format)
+    kind = patched_module(checkpoint.skeleton, format_.quant_method)
+    if kind is not None:
+        raise UnsupportedModelError(
+            f"{method.name} takes no {checkpoint.config.model_type}: its {kind} stays as it is, and transformers reads "
+            f"{format_.name} with a layer for each expert in its place; take another format or method"
+        )
+    return method.planner_of(checkpoint, config)
 
 
 def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:

@@ -10,7 +10,7 @@ from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.planning.advice import advise, advise_reader
 from qtoolkit.planning.device import adapt_dtype
 from qtoolkit.planning.fit import judge
-from qtoolkit.planning.layers import Modules
+from qtoolkit.planning.layers import Modules, planner_of
 from qtoolkit.planning.mixed_units import notes_on_mixed_units
 from qtoolkit.planning.phases import base_terms, inference, job_phases, make_job_shape
 from qtoolkit.planning.result_readers import loaded_configs, with_readers
@@ -75,7 +75,7 @@ def plan_job(
     config = method.resolve(config, str(checkpoint.dtype).removeprefix("torch."), device)
     checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)
     if isinstance(method, Method):
-        method = method.planner_of(checkpoint, config)
+        method = planner_of(method, checkpoint, config)
     config, layers, skipped = (modules or Modules(checkpoint)).planned(method, config, device)
     buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
     in_memory = sum(layer.bytes_after for layer in (*layers, *skipped)) + sum(buffers.values())

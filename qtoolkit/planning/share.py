@@ -7,7 +7,7 @@ from dataclasses import replace
 from qtoolkit.errors import QToolkitError
 from qtoolkit.methods import MethodConfig, as_call, available_methods, get_method
 from qtoolkit.models.checkpoint import Checkpoint
-from qtoolkit.planning.layers import Modules
+from qtoolkit.planning.layers import Modules, planner_of
 from qtoolkit.records import Plan
 from qtoolkit.units import format_share
 
@@ -45,7 +45,7 @@ def _others(plan: Plan, checkpoint: Checkpoint, config: MethodConfig, modules: M
             method = get_method(name)
             other = method.config_class.from_dict(left_out)
             resolved = method.resolve(other, plan.source.dtype, plan.device)
-            planner = method.planner_of(checkpoint, resolved)
+            planner = planner_of(method, checkpoint, resolved)
             _, layers, _ = modules.planned(planner, resolved, plan.device)
             count = sum(layer.num_weights for layer in layers)
             if count > plan.num_quantized:
