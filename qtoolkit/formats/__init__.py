@@ -4,6 +4,7 @@ from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planne
 from qtoolkit.formats.file_format import FileFormat, FileOfCodes, FilePlanner, Unheld
 from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
+from qtoolkit.formats.patched_modules import patched_module
 from qtoolkit.formats.registry import (
     available_formats,
     check_embeddings,
@@ -43,6 +44,7 @@ __all__ = [
     "get_grouped_format",
     "is_uneven",
     "packages_of_format",
+    "patched_module",
     "quiet_layers",
     "register_formats",
     "side_file_names",

@@ -293,6 +293,7 @@ def _write_receipt(source: Convertible, planned: _Planned, folder: Path, notes: 
                 predicted_disk_after=plan.disk_after,
             ),
             num_layers=len(plan.layers),
+            num_quantized=plan.num_quantized,
         )
     else:
         memory = MemoryReport(

@@ -21,6 +21,7 @@ from qtoolkit.methods import Method, Outcome, get_method, packages_of_method, re
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.models.provenance import identify
+from qtoolkit.models.structure import is_linear
 from qtoolkit.noted import Noted
 from qtoolkit.optional import optional
 from qtoolkit.planning.device import resolve_device
@@ -30,7 +31,7 @@ from qtoolkit.planning.result_readers import refuse_unread
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, base_folder, memory_report, quantization_report, save_measured
 from qtoolkit.quantized_file import QuantizedFile, write_file
-from qtoolkit.records import OnProgress, Probe, Speed
+from qtoolkit.records import OnProgress, Plan, Probe, Speed
 from qtoolkit.requests import ModelSource, QuantizeRequest
 from qtoolkit.stream.journal import JournalLocation
 from qtoolkit.stream.staging import check_output, journal_of, staged
@@ -82,6 +83,7 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
             plan = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
             outcome = method.quantize(checkpoint, planned.config, plan, on_progress, journal)
+            _refuse_unquantized(outcome, plan)
             written = _write(outcome, checkpoint, method, folder=new, device=device, on_progress=on_progress)
         memory = memory_report(plan, written.footprint, new, meter.report)
         notes = (*checkpoint.notes, *base.notes, *outcome.notes, *written.probe.notes)
@@ -111,6 +113,21 @@ def _check_output(request: QuantizeRequest, method: Method, *, resumes: bool) ->
     elif method.writes_file:
         name = method.config_class.__name__
         raise ConfigError(f"{name} writes a file for other programs: give output=, the folder for it")
+
+
+def _refuse_unquantized(outcome: Outcome, plan: Plan) -> None:
+    """Refuse a result in which layers that the plan quantizes are as they were: its figures would be false.
+
+    Raises:
+        UnsupportedModelError: there are such layers.
+    """
+    if outcome.model is None:
+        return
+    left = [layer.name for layer in plan.layers if is_linear(outcome.model.get_submodule(layer.name))]
+    if left:
+        layers = f"{len(left)} of {len(plan.layers)} layers"
+        what = f"{plan.method} left {left[0]} of {plan.source.name} as it was ({layers})"
+        raise UnsupportedModelError(f"{what}, and nothing was written: take another method, or exclude them")
 
 
 class _Written(NamedTuple):

@@ -83,7 +83,7 @@ def begin_receipt(
         hardware=hardware,
         num_layers=len(report.layers),
         skipped=Counter(layer.skipped for layer in report.skipped),
-        notes=tuple(map(without_paths, report.notes)),
+        notes=tuple(map(without_paths, (*report.warnings, *report.notes))),
         memory=report.memory,
         calibration=calibration,
         behaviour=base,
@@ -91,6 +91,7 @@ def begin_receipt(
         dtypes={},
         files={},
         source_check=checkpoint.checked,
+        num_quantized=report.num_quantized,
     )
 
 

@@ -13,6 +13,7 @@ from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
 from qtoolkit.methods.gptq.notes import note_on_unseen
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.eval_mode import eval_mode
 from qtoolkit.models.structure import is_linear
 from qtoolkit.records import OnProgress, Plan
 from qtoolkit.stream.blocks import StreamedModel
@@ -115,7 +116,7 @@ def _load(
 def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:
     """Return exp of the mean negative log-likelihood of all tokens but the first of each sample."""
     # One sample at a time: its logits are freed before the next ones are computed.
-    with torch.no_grad():
+    with torch.no_grad(), eval_mode(model):
         losses = [_losses(model, sample) for sample in tokens.to(model.device)]
     return torch.cat(losses).mean().exp().item()
 

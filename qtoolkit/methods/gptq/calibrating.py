@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from qtoolkit.checkpoints.layer_values import largest
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods.gptq import GPTQ
@@ -128,7 +129,7 @@ def _written_text(
     The journal stores it because another number of threads would give another text.
     """
     limits = checkpoint.config.get_text_config(decoder=True)
-    length, _ = bounded(config.seq_len, getattr(limits, "max_position_embeddings", None))
+    length, _ = bounded(config.seq_len, largest(limits, "max_position_embeddings"))
 
     def fits(tokens: StoredTensor | torch.Tensor) -> bool:
         if (tuple(tokens.shape), tokens.dtype) != ((config.num_samples, length), torch.int64):
