@@ -11,6 +11,8 @@ from qtoolkit.records import OnProgress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
+
     from qtoolkit.models.checkpoint import Checkpoint
 
 
@@ -25,15 +27,25 @@ class FilePlanner(Reader):
     file_notes: tuple[str, ...] = ()
 
     @abstractmethod
-    def write(self, folder: Path, device: str, on_progress: OnProgress) -> Mapping[str, Any]:
+    def write(
+        self,
+        folder: Path,
+        device: str,
+        on_progress: OnProgress,
+        *,
+        importance: "Mapping[str, Tensor] | None" = None,
+    ) -> Mapping[str, Any]:
         """Write the file into a folder, and return the `quantization_config` that names it.
 
         Args:
             folder: empty.
             device: where weights are quantized, "cpu" or "cuda:0".
             on_progress: called for each tensor, in bytes of full precision; it may raise `JobCancelled`.
+            importance: the mean squares of the inputs of weights, float32 [in] or [experts, in], by the program's names
+                of the tensors; None for those that the file was planned with.
 
         Raises:
+            ConfigError: the importance is that of another model.
             CheckpointError: a weight cannot be read, or holds NaN or infinity.
         """
 
@@ -76,14 +88,25 @@ class FileFormat(Format):
         """
 
     @abstractmethod
-    def planner(self, checkpoint: "Checkpoint", options: Values, left: "Callable[[str], bool]") -> FilePlanner:
+    def planner(
+        self,
+        checkpoint: "Checkpoint",
+        options: Values,
+        left: "Callable[[str], bool]",
+        *,
+        importance: "Mapping[str, Tensor] | None" = None,
+    ) -> FilePlanner:
         """Return what plans and writes the file of a model.
 
         Args:
             checkpoint: the model in full precision.
             options: fields of the method's config.
             left: whether a module stays in 16 bits, by its name.
+            importance: the mean squares of the inputs of weights, as `FilePlanner.write` takes it; an empty one where
+                only that will be given it; None for that of a file that the options name, if they name one.
 
         Raises:
+            ConfigError: the importance is that of another model.
+            CheckpointError: the file of it cannot be read.
             UnsupportedModelError: the format's programs have no such model or tokenizer.
         """

@@ -1,5 +1,6 @@
 """Round weights to the block types of `.gguf` files, each block with the scales that a search finds best."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -40,6 +41,14 @@ class GGUF(MethodConfig):
         help="how weights are stored, by llama.cpp's names, from the smallest to the largest file",
         by_place=True,
     )
+    imatrix: str | None = option(
+        None,
+        help="file of the importance of each input, as llama-imatrix writes it: errors are weighed by it",
+        empty="all inputs weigh alike",
+        metavar="FILE",
+        absent=None,
+        is_file=True,
+    )
     exclude: tuple[str, ...] = option(
         (), help="modules that stay in 16 bits, by name, by the end of the name, or by pattern (*.o_proj)"
     )
@@ -56,6 +65,12 @@ class BlockRounding(Method):
     title = "GGUF"
     summary = "a file for llama.cpp, Ollama and LM Studio (F16 to Q2_K); no calibration"
     writes_file = True
+
+    def calibrated_by(self, options: Mapping[str, Any]) -> str:
+        """See `Method`."""
+        if options.get("imatrix") is None:
+            return super().calibrated_by(options)
+        return "The importance of inputs was that of a file, which is needed to make the same model: see the notes."
 
     def planner_of(self, checkpoint: "Checkpoint", config: Any) -> FilePlanner:
         """See `Method`."""

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError
+from qtoolkit.files import path_of
 from qtoolkit.formats.base import Values
 from qtoolkit.formats.file_format import FileFormat
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from qtoolkit.formats.base import Reader
     from qtoolkit.formats.file_format import FilePlanner
     from qtoolkit.models.checkpoint import Checkpoint
@@ -51,11 +54,21 @@ class GGUFFormat(FileFormat):
             )
         return QUANT_METHOD, {"quant_type": quant_type}
 
-    def planner(self, checkpoint: "Checkpoint", options: Values, left: Callable[[str], bool]) -> "FilePlanner":
+    def planner(
+        self,
+        checkpoint: "Checkpoint",
+        options: Values,
+        left: Callable[[str], bool],
+        *,
+        importance: "Mapping[str, Tensor] | None" = None,
+    ) -> "FilePlanner":
         """See `FileFormat`."""
+        from qtoolkit.checkpoints.imatrix import read_imatrix
         from qtoolkit.formats.gguf.file_planner import GGUFPlanner
 
-        return GGUFPlanner(checkpoint, options["quant_type"], left)
+        if importance is None and options.get("imatrix") is not None:
+            importance = read_imatrix(path_of(options["imatrix"], "imatrix"))
+        return GGUFPlanner(checkpoint, options["quant_type"], left, importance=importance)
 
     def problems(self, folder: Path, values: Values) -> Sequence[str]:
         """See `Format`: what the config says of the types, which the file says too."""

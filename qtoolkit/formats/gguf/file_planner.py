@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.checkpoints.gguf_writing import TensorEntry, write_gguf
+from qtoolkit.checkpoints.imatrix import Imatrix
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
 from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
+from qtoolkit.formats.gguf.importance import check_importance, header_values, importance_of, notes_on_file
 from qtoolkit.formats.gguf.mixes import MIXES
 from qtoolkit.formats.gguf.tensor_places import modules_in, one_share, places_of
 from qtoolkit.formats.layer import Layer
@@ -45,27 +47,49 @@ class GGUFPlanner(FilePlanner):
         checkpoint: the model in full precision.
         quant_type: a name of `MIXES`.
         left: whether a module stays in 16 bits, by its name.
+        importance: the mean squares of inputs, float32 [in] or [experts, in], by llama.cpp's names of the tensors; an
+            `Imatrix` for those of a file; an empty one for those that `write` will be given; None for none.
 
     Raises:
         UnsupportedModelError: the architecture, an option of it, a tensor or the tokenizer is not written.
+        ConfigError: the importance is that of another model.
+        CheckpointError: it cannot be read.
     """
 
     name = "gguf"
     bits: Mapping[str, int] = {}
     splits_experts = True
 
-    def __init__(self, checkpoint: "Checkpoint", quant_type: str, left: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        checkpoint: "Checkpoint",
+        quant_type: str,
+        left: Callable[[str], bool],
+        *,
+        importance: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         self._checkpoint = checkpoint
         self._quant_type = quant_type
         stem = Path(checkpoint.name.partition("@")[0]).name.removesuffix(".gguf") or "model"
         self._stem = _ODD.sub("-", stem).strip("-.") or "model"
         shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(checkpoint).items()}
         general = {"general.name": stem} | ({"general.license": checkpoint.license} if checkpoint.license else {})
-        planned = plan_file(checkpoint.config, shapes, _tokenizer_of(checkpoint), quant_type, general)
-        self.file = FilePlan(planned.values, tuple(_left(one, left) for one in planned.tensors))
+        planned = plan_file(
+            checkpoint.config,
+            shapes,
+            _tokenizer_of(checkpoint),
+            quant_type,
+            general,
+            importance=importance is not None,
+        )
+        self._importance = importance or {}
+        stated = header_values(importance) if isinstance(importance, Imatrix) else {}
+        self.file = FilePlan({**planned.values, **stated}, tuple(_left(one, left) for one in planned.tensors))
         self._architecture = architecture_of(checkpoint.config)
         self._written = {tensor.entry.name: tensor for tensor in self.file.tensors}
-        self.file_notes = _notes(self.file, quant_type)
+        source = notes_on_file(importance) if isinstance(importance, Imatrix) else ()
+        checked = check_importance(self.file.tensors, self._importance) if self._importance else ()
+        self.file_notes = (*_notes(self.file, quant_type), *source, *checked)
 
     @property
     def file_name(self) -> str:
@@ -103,9 +127,17 @@ class GGUFPlanner(FilePlanner):
         """See `Planner`."""
         return self.file_notes
 
-    def write(self, folder: Path, device: str, on_progress: OnProgress) -> Mapping[str, Any]:
+    def write(
+        self,
+        folder: Path,
+        device: str,
+        on_progress: OnProgress,
+        *,
+        importance: Mapping[str, torch.Tensor] | None = None,
+    ) -> Mapping[str, Any]:
         """See `FilePlanner`."""
         checkpoint = self._checkpoint
+        known = self._importance if importance is None else importance
         tensors = checkpoint.expand() if checkpoint.expand else checkpoint.tensors
         total = checkpoint.weight_bytes
         done = given_back = 0
@@ -118,7 +150,9 @@ class GGUFPlanner(FilePlanner):
             return weight.to(device)
 
         def make(entry: TensorEntry) -> torch.Tensor:
-            return self._written[entry.name].made(read)
+            tensor = self._written[entry.name]
+            weights = importance_of(tensor, known)
+            return tensor.made(read, None if weights is None else weights.to(device))
 
         for entry in write_gguf(folder / self.file_name, self.file.values, self.file.entries, make):
             if done - given_back > GIVE_BACK_EVERY:
