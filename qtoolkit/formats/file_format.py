@@ -60,6 +60,7 @@ class FilePlanner(Reader):
             on_progress: called for each tensor, in bytes of full precision; it may raise `JobCancelled`.
 
         Raises:
+            ConfigError: the importance is that of another model.
             CheckpointError: a weight cannot be read, or holds NaN or infinity.
         """
 
@@ -147,7 +148,12 @@ class FileFormat(Format):
 
     @abstractmethod
     def planner(
-        self, checkpoint: "Checkpoint", options: Values, left: "Callable[[str], bool]", *, importance: bool = False
+        self,
+        checkpoint: "Checkpoint",
+        options: Values,
+        left: "Callable[[str], bool]",
+        *,
+        importance: "Mapping[str, torch.Tensor] | None" = None,
     ) -> FilePlanner:
         """Return what plans and writes the file of a model.
 
@@ -155,9 +161,13 @@ class FileFormat(Format):
             checkpoint: the model in full precision.
             options: fields of the method's config.
             left: whether a module stays in 16 bits, by its name.
-            importance: whether it is known how much each input of the layers matters, which changes some types.
+            importance: the mean squares of the inputs of weights, float32 [in] or [experts, in], by the program's names
+                of the tensors; an empty one where blocks will be given that are chosen by it; None for that of a file
+                that the options name, if they name one.
 
         Raises:
+            ConfigError: the importance is that of another model.
+            CheckpointError: the file of it cannot be read.
             UnsupportedModelError: the format's programs have no such model or tokenizer.
         """
 

@@ -1,5 +1,6 @@
 """Store weights in the block types of `.gguf` files: each block with the scales that a search finds best."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -48,6 +49,14 @@ class GGUF(MethodConfig):
         help="how weights are stored, by llama.cpp's names, from the smallest to the largest file",
         by_place=True,
     )
+    imatrix: str | None = option(
+        None,
+        help="file of the importance of each input, as llama-imatrix writes it: errors are weighed by it",
+        empty="all inputs weigh alike",
+        metavar="FILE",
+        absent=None,
+        is_file=True,
+    )
     exclude: tuple[str, ...] = option(
         (), help="modules that stay in 16 bits, by name, by the end of the name, or by pattern (*.o_proj)"
     )
@@ -75,6 +84,8 @@ class GGUF(MethodConfig):
             given = next((name for name in _OF_THE_TEXT if getattr(self, name) != absent[name]), None)
             if given is not None:
                 raise ConfigError(f"GGUF: {given} is of a calibration text: give calibration too, or leave {given} out")
+        elif self.imatrix is not None:
+            raise ConfigError("GGUF: calibration chooses codes by a text, and imatrix by a file: give one of them")
         elif self.quant_type in _EXACT:
             raise ConfigError(
                 f"GGUF: {self.quant_type} has no codes that a text would choose better: leave out calibration, or give "
@@ -113,6 +124,12 @@ class BlockRounding(Method):
             check_calibration(config.calibration, config.calibration_column)
         return config
 
+    def calibrated_by(self, options: Mapping[str, Any]) -> str:
+        """See `Method`."""
+        if options.get("imatrix") is None:
+            return super().calibrated_by(options)
+        return "The importance of inputs was that of a file, which is needed to make the same model: see the notes."
+
     def planner_of(self, checkpoint: "Checkpoint", config: Any) -> FilePlanner:
         """See `Method`."""
         format_ = get_format(config.format)
@@ -129,7 +146,7 @@ class BlockRounding(Method):
             seq_len=config.seq_len,
             refine=0,
         )
-        return SolvedFile(format_.planner(checkpoint, config.to_dict(), config.excludes, importance=True), solving)
+        return SolvedFile(format_.planner(checkpoint, config.to_dict(), config.excludes, importance={}), solving)
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """See `Planner`: the planner of a checkpoint does it."""

@@ -98,6 +98,14 @@ class Method(Planner):
         """
         return self
 
+    def calibrated_by(self, options: Mapping[str, Any]) -> str:
+        """Return a sentence for the card of a result without a report of a calibration.
+
+        Args:
+            options: fields of its config, which anybody may have edited.
+        """
+        return "No calibration text was used."
+
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Planner`: by default, transformers finds the format's loader by the config of the checkpoint."""
         from qtoolkit.stream.loading import load_streamed

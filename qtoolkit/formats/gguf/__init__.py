@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError
+from qtoolkit.files import path_of
 from qtoolkit.formats.base import Values
 from qtoolkit.formats.file_format import FileFormat
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from qtoolkit.formats.base import Reader
@@ -55,11 +57,19 @@ class GGUFFormat(FileFormat):
         return QUANT_METHOD, {"quant_type": quant_type}
 
     def planner(
-        self, checkpoint: "Checkpoint", options: Values, left: Callable[[str], bool], *, importance: bool = False
+        self,
+        checkpoint: "Checkpoint",
+        options: Values,
+        left: Callable[[str], bool],
+        *,
+        importance: "Mapping[str, torch.Tensor] | None" = None,
     ) -> "FilePlanner":
         """See `FileFormat`."""
+        from qtoolkit.checkpoints.imatrix import read_imatrix
         from qtoolkit.formats.gguf.file_planner import GGUFPlanner
 
+        if importance is None and options.get("imatrix") is not None:
+            importance = read_imatrix(path_of(options["imatrix"], "imatrix"))
         return GGUFPlanner(checkpoint, options["quant_type"], left, importance=importance)
 
     def file_of_codes(

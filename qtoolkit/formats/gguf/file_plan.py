@@ -49,26 +49,28 @@ class PlannedTensor:
     half: int | None = None
     values: tuple[float, ...] = ()
 
-    def made(self, read: Callable[[str], Tensor]) -> Tensor:
+    def made(self, read: Callable[[str], Tensor], importance: Tensor | None = None) -> Tensor:
         """Return the bytes of the tensor, uint8; its sources are read one after another, never two at a time.
 
         Args:
             read: returns a tensor of the checkpoint by its name.
+            importance: of the inputs, float32 [in] or [experts, in]; None for all alike.
         """
         if not self.sources:
             return torch.tensor(self.values, dtype=torch.float32).view(torch.uint8)
         if len(self.sources) == 1:
-            return self.packed(read(self.sources[0]))
-        return self._stacked(lambda index: read(self.sources[index]), len(self.sources))
+            return self.packed(read(self.sources[0]), importance)
+        return self._stacked(lambda index: read(self.sources[index]), len(self.sources), importance)
 
-    def packed(self, weight: Tensor) -> Tensor:
+    def packed(self, weight: Tensor, importance: Tensor | None = None) -> Tensor:
         """Return the bytes that one source becomes, uint8: all of the tensor, or one expert of it.
 
         Args:
             weight: the tensor of the checkpoint; of a stack of experts, one after another is packed.
+            importance: of the inputs, float32 [in], or [experts, in] for a stack of experts; None for all alike.
         """
         if weight.dim() == 3:
-            return self._stacked(weight.__getitem__, len(weight))
+            return self._stacked(weight.__getitem__, len(weight), importance)
         if self.order.transposed:
             weight = weight.T.contiguous()
         if self.half is not None:
@@ -77,7 +79,7 @@ class PlannedTensor:
             weight = interleaved(weight, self.order.heads)
         if self.order.shift:
             weight = weight.float() + self.order.shift
-        return quantize_rows(weight.reshape(-1, weight.shape[-1]), self.type_)
+        return quantize_rows(weight.reshape(-1, weight.shape[-1]), self.type_, importance)
 
     def joined(self, blocks: "Mapping[int | None, StoredTensor | Tensor]") -> Tensor:
         """Return the bytes of the tensor from blocks that are made already, uint8.
@@ -90,11 +92,12 @@ class PlannedTensor:
             return interleaved(rows, self.order.heads) if self.order.heads else rows
         return torch.stack([blocks[number][...] for number in range(len(blocks))])
 
-    def _stacked(self, expert: Callable[[int], Tensor], count: int) -> Tensor:
+    def _stacked(self, expert: Callable[[int], Tensor], count: int, importance: Tensor | None) -> Tensor:
         """Return the bytes of all experts, uint8 [experts, bytes]; one at a time is held besides them."""
         out = torch.empty(count, self.entry.nbytes // count, dtype=torch.uint8)
         for index in range(count):
-            out[index].copy_(self.packed(expert(index)).reshape(-1))
+            of_expert = None if importance is None else importance[index]
+            out[index].copy_(self.packed(expert(index), of_expert).reshape(-1))
         return out
 
 

@@ -13,10 +13,12 @@ import torch
 from qtoolkit.checkpoints.gguf_architectures import architecture_of
 from qtoolkit.checkpoints.gguf_places import Place, modules_in, one_share, places_of
 from qtoolkit.checkpoints.gguf_writing import TensorEntry, write_gguf
+from qtoolkit.checkpoints.imatrix import Imatrix
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
 from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, note_on_name, tokenizer_of
+from qtoolkit.formats.gguf.importance import check_importance, header_values, importance_of, notes_on_file
 from qtoolkit.formats.gguf.mixes import MIXES
 from qtoolkit.formats.layer import Layer
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
@@ -45,10 +47,13 @@ class GGUFPlanner(FilePlanner):
         checkpoint: the model in full precision.
         quant_type: a name of `MIXES`.
         left: whether a module stays in 16 bits, by its name.
-        importance: see `FileFormat.planner`.
+        importance: the mean squares of inputs, float32 [in] or [experts, in], by llama.cpp's names of the tensors; an
+            `Imatrix` for those of a file; an empty one where blocks will be given; None for none.
 
     Raises:
         UnsupportedModelError: the architecture, an option of it, a tensor or the tokenizer is not written.
+        ConfigError: the importance is that of another model.
+        CheckpointError: it cannot be read.
     """
 
     name = "gguf"
@@ -56,19 +61,29 @@ class GGUFPlanner(FilePlanner):
     splits_experts = True
 
     def __init__(
-        self, checkpoint: "Checkpoint", quant_type: str, left: Callable[[str], bool], *, importance: bool = False
+        self,
+        checkpoint: "Checkpoint",
+        quant_type: str,
+        left: Callable[[str], bool],
+        *,
+        importance: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._quant_type = quant_type
         shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(checkpoint).items()}
         tokenizer = tokenizer_of(checkpoint)
         texts = general_texts(checkpoint, tokenizer)
-        planned = plan_file(checkpoint.config, shapes, tokenizer, quant_type, texts, importance=importance)
-        self.file = FilePlan(planned.values, tuple(_left(one, left) for one in planned.tensors))
+        known = importance is not None
+        planned = plan_file(checkpoint.config, shapes, tokenizer, quant_type, texts, importance=known)
+        self._importance = importance or {}
+        stated = header_values(importance) if isinstance(importance, Imatrix) else {}
+        self.file = FilePlan({**planned.values, **stated}, tuple(_left(one, left) for one in planned.tensors))
         self._architecture = architecture_of(checkpoint.config)
         self.file_name = file_name_of(checkpoint, quant_type)
         self._written = {tensor.entry.name: tensor for tensor in self.file.tensors}
-        self.file_notes = (*_notes(self.file, quant_type), *note_on_name(checkpoint, texts))
+        source = notes_on_file(importance) if isinstance(importance, Imatrix) else ()
+        checked = check_importance(self.file.tensors, self._importance) if self._importance else ()
+        self.file_notes = (*_notes(self.file, quant_type), *note_on_name(checkpoint, texts), *source, *checked)
         # By llama.cpp's names of tensors, and the numbers of experts.
         self._blocks: dict[str, dict[int | None, StoredTensor | torch.Tensor]] = {}
 
@@ -136,7 +151,8 @@ class GGUFPlanner(FilePlanner):
             nonlocal done
             tensor = self._written[entry.name]
             if entry.name not in self._blocks:
-                return tensor.made(read)
+                weights = importance_of(tensor, self._importance)
+                return tensor.made(read, None if weights is None else weights.to(device))
             done += prod(entry.shape) * checkpoint.dtype.itemsize
             return tensor.joined(self._blocks[entry.name])
 
