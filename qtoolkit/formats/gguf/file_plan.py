@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from qtoolkit.formats.gguf.ropes import rope_tensors
 from qtoolkit.formats.gguf.tensor_places import Made, tensors_of
 from qtoolkit.formats.gguf.vocabulary import further_ends, vocabulary_of
 from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType, quantize_rows
+
+if TYPE_CHECKING:
+    from qtoolkit.checkpoints.safetensors import StoredTensor
 
 # The version of the block types, `GGML_QNT_VERSION`.
 _QUANTIZATION_VERSION = 2
@@ -46,26 +49,28 @@ class PlannedTensor:
     half: int | None = None
     values: tuple[float, ...] = ()
 
-    def made(self, read: Callable[[str], Tensor]) -> Tensor:
+    def made(self, read: Callable[[str], Tensor], importance: Tensor | None = None) -> Tensor:
         """Return the bytes of the tensor, uint8; its sources are read one after another, never two at a time.
 
         Args:
             read: returns a tensor of the checkpoint by its name.
+            importance: of the inputs, float32 [in] or [experts, in]; None for all alike.
         """
         if not self.sources:
             return torch.tensor(self.values, dtype=torch.float32).view(torch.uint8)
         if len(self.sources) == 1:
-            return self.packed(read(self.sources[0]))
-        return self._stacked(lambda index: read(self.sources[index]), len(self.sources))
+            return self.packed(read(self.sources[0]), importance)
+        return self._stacked(lambda index: read(self.sources[index]), len(self.sources), importance)
 
-    def packed(self, weight: Tensor) -> Tensor:
+    def packed(self, weight: Tensor, importance: Tensor | None = None) -> Tensor:
         """Return the bytes that one source becomes, uint8: all of the tensor, or one expert of it.
 
         Args:
             weight: the tensor of the checkpoint; of a stack of experts, one after another is packed.
+            importance: of the inputs, float32 [in], or [experts, in] for a stack of experts; None for all alike.
         """
         if weight.dim() == 3:
-            return self._stacked(weight.__getitem__, len(weight))
+            return self._stacked(weight.__getitem__, len(weight), importance)
         if self.order.transposed:
             weight = weight.T.contiguous()
         if self.half is not None:
@@ -74,13 +79,25 @@ class PlannedTensor:
             weight = interleaved(weight, self.order.heads)
         if self.order.shift:
             weight = weight.float() + self.order.shift
-        return quantize_rows(weight.reshape(-1, weight.shape[-1]), self.type_)
+        return quantize_rows(weight.reshape(-1, weight.shape[-1]), self.type_, importance)
 
-    def _stacked(self, expert: Callable[[int], Tensor], count: int) -> Tensor:
+    def joined(self, blocks: "Mapping[int | None, StoredTensor | Tensor]") -> Tensor:
+        """Return the bytes of the tensor from blocks that are made already, uint8.
+
+        Args:
+            blocks: of W[out, in], uint8 [out, bytes of a row]: under None, or by the numbers of all experts.
+        """
+        if None in blocks:
+            rows = blocks[None][...]
+            return interleaved(rows, self.order.heads) if self.order.heads else rows
+        return torch.stack([blocks[number][...] for number in range(len(blocks))])
+
+    def _stacked(self, expert: Callable[[int], Tensor], count: int, importance: Tensor | None) -> Tensor:
         """Return the bytes of all experts, uint8 [experts, bytes]; one at a time is held besides them."""
         out = torch.empty(count, self.entry.nbytes // count, dtype=torch.uint8)
         for index in range(count):
-            out[index].copy_(self.packed(expert(index)).reshape(-1))
+            of_expert = None if importance is None else importance[index]
+            out[index].copy_(self.packed(expert(index), of_expert).reshape(-1))
         return out
 
 
