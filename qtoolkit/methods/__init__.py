@@ -100,22 +100,29 @@ def offered(*, calibrated: bool = True) -> list[tuple[Offer, MethodConfig]]:
     Args:
         calibrated: also the offers of methods that calibrate, and so keep a journal.
     """
-    methods = [method for method in map(get_method, available_methods()) if calibrated or not method.resumes]
-    offers = [(offer, method.config_class.from_dict(offer.options)) for method in methods for offer in method.offers]
+    methods = [*map(get_method, available_methods())]
+    offers = [
+        (offer, config)
+        for method in methods
+        for offer in method.offers
+        for config in [method.config_class.from_dict(offer.options)]
+        if calibrated or not method.resumes(config)
+    ]
     return sorted(offers, key=lambda pair: pair[0].perplexity_ratio or 1.0)
 
 
 def recipes() -> tuple[MethodConfig, ...]:
     """Return the configs that a frontier tries: for each method its recipes, or else its offers, or its default.
 
-    Methods that calibrate come last: they take longest.
+    Those that calibrate come last: they take longest.
     """
-    methods = sorted(map(get_method, available_methods()), key=lambda method: method.resumes)
-    return tuple(
-        method.config_class.from_dict(options)
-        for method in methods
+    tried = [
+        (method.resumes(config), config)
+        for method in map(get_method, available_methods())
         for options in method.recipes or tuple(offer.options for offer in method.offers) or ({},)
-    )
+        for config in [method.config_class.from_dict(options)]
+    ]
+    return tuple(config for _, config in sorted(tried, key=lambda pair: pair[0]))
 
 
 def packages_of_method(name: str) -> tuple[str, ...]:
