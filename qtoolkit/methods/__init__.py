@@ -103,12 +103,13 @@ def offered(*, for_: str | None, calibrated: bool = True) -> list[tuple[Offer, M
         calibrated: also the offers of methods that calibrate, and so keep a journal.
     """
     program, _ = asked_version(for_ or "")
-    methods = [method for method in map(get_method, available_methods()) if calibrated or not method.resumes]
+    methods = [*map(get_method, available_methods())]
     offers = [
-        (offer, method.config_class.from_dict(offer.options))
+        (offer, config)
         for method in methods
         for offer in method.offers
-        if not offer.readers or program in offer.readers
+        for config in [method.config_class.from_dict(offer.options)]
+        if (calibrated or not method.resumes(config)) and (not offer.readers or program in offer.readers)
     ]
     return sorted(offers, key=lambda pair: pair[0].perplexity_ratio or 1.0)
 
@@ -116,14 +117,15 @@ def offered(*, for_: str | None, calibrated: bool = True) -> list[tuple[Offer, M
 def recipes() -> tuple[MethodConfig, ...]:
     """Return the configs that a frontier tries: for each method its recipes, or else its offers, or its default.
 
-    Methods that calibrate come last: they take longest.
+    Those that calibrate come last: they take longest.
     """
-    methods = sorted(map(get_method, available_methods()), key=lambda method: method.resumes)
-    return tuple(
-        method.config_class.from_dict(options)
-        for method in methods
+    tried = [
+        (method.resumes(config), config)
+        for method in map(get_method, available_methods())
         for options in method.recipes or tuple(offer.options for offer in method.offers) or ({},)
-    )
+        for config in [method.config_class.from_dict(options)]
+    ]
+    return tuple(config for _, config in sorted(tried, key=lambda pair: pair[0]))
 
 
 def packages_of_method(name: str) -> tuple[str, ...]:

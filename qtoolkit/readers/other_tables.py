@@ -119,18 +119,18 @@ GGUF = (
     Entry(
         "transformers",
         "gguf",
-        source="transformers/quantizers/auto.py",
+        source="transformers/modeling_gguf_pytorch_utils.py",
         since=(Since("5.0.0", found="modeling_gguf_pytorch_utils.py"),),
         needs="gguf",
-        note="it expands the codes",
+        note="it expands the codes, of the architectures that it knows; qtoolkit those of all that it writes",
     ),
     Entry(
         "transformers4",
         "gguf",
-        source="transformers/quantizers/auto.py",
+        source="transformers/modeling_gguf_pytorch_utils.py",
         since=(Since("4.41.0", without="4.40.2", found="modeling_gguf_pytorch_utils.py"),),
         needs="gguf",
-        note="it expands the codes",
+        note="it expands the codes, of the architectures that it knows; qtoolkit those of all that it writes",
     ),
     Entry("qtoolkit", "gguf", source="qtoolkit/models/from_gguf.py", needs="gguf", note="it expands the codes"),
 )

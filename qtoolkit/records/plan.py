@@ -44,7 +44,7 @@ class Plan(JobRecord):
     """Describe what a job will do, what it needs, and whether the machine has it. All sizes in bytes.
 
     Attributes:
-        source, method, settings, device, layers, skipped: as in `JobRecord`.
+        source, method, settings, device, layers, skipped, warnings: as in `JobRecord`.
         footprint_after: every tensor that stays in memory.
         disk_after: the weight files that will be written.
         phases: what each phase of the job needs, in their order.
@@ -59,7 +59,7 @@ class Plan(JobRecord):
     """
 
     schema_version: ClassVar[int] = 2
-    added_fields: ClassVar[frozenset[str]] = frozenset({"readings", "for_reader"})
+    added_fields: ClassVar[frozenset[str]] = JobRecord.added_fields | {"readings", "for_reader"}
 
     footprint_after: int
     disk_after: int
@@ -111,6 +111,7 @@ class Plan(JobRecord):
         share = f"{100 * self.footprint_after / before:.1f} % of before" if before else ""
         peak_vram = Row("peak GPU memory", format_bytes(self.peak_vram), self._fullest("peak_vram"))
         return (
+            *self.share_rows(),
             *self.config_rows(),
             *((Row("verdict", self.verdict, self.machine.name),) if self.machine else ()),
             *(self.reading.rows() if self.reading else ()),
