@@ -29,11 +29,13 @@ class Offer:
         perplexity_ratio: perplexity as a multiple of bfloat16's: SmolLM2-135M, held-out half of WikiText-2 valid
             (benchmarks/README.md); None where it was not measured.
         in_one_step: false where a layer multiplies in several steps, so that fewer bytes do not make it faster.
+        readers: programs by their short names, for which alone it is suggested; empty for any, and for none.
     """
 
     options: Mapping[str, Any]
     perplexity_ratio: float | None
     in_one_step: bool = True
+    readers: tuple[str, ...] = ()
 
 
 class Outcome(NamedTuple):

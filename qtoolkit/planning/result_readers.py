@@ -100,7 +100,7 @@ def _changed(config: MethodConfig) -> Iterator[MethodConfig]:
                 if name != "format":
                     everything.setdefault(name, value)
     yield from _made(given, everything)
-    yield from (other for _, other in offered() if other.method != config.method)
+    yield from (other for _, other in offered(for_=None) if other.method != config.method)
     # Programs that read files of their own load nothing else.
     methods = map(get_method, available_methods())
     yield from (method.config_class() for method in methods if method.writes_file and method.name != config.method)

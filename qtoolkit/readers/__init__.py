@@ -1,6 +1,6 @@
 """The reader contract: which program loads a model as it is stored, since which version, why not, and what to do."""
 
-from qtoolkit.readers.asked import READER_NAMES, check_reader
+from qtoolkit.readers.asked import READER_NAMES, asked_version, check_reader
 from qtoolkit.readers.contract import (
     lost_readers,
     readers_of,
@@ -20,6 +20,7 @@ __all__ = [
     "FUSED",
     "READER_NAMES",
     "Stored",
+    "asked_version",
     "card_lines",
     "check_reader",
     "describe_stored",

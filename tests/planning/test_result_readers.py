@@ -100,6 +100,8 @@ def test_recommendations_name_programs_from_the_table_and_leave_out_what_is_not_
         "GPTQ()",
         "GPTQ(bits=8)",
         three,
+        "FP8()",
+        "W8A8()",
         "full precision",
     }
     assert any("vllm does not load" in note for note in for_vllm.notes)

@@ -7,6 +7,7 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
+from qtoolkit.methods import stored_of
 from qtoolkit.readers import Stored, card_lines, check_reader, readers_of, reading_of
 from qtoolkit.readers.table import ENTRIES
 from qtoolkit.readers.versions import version_key
@@ -41,6 +42,13 @@ FIRST = [
 @pytest.mark.parametrize(("stored", "reader", "first"), FIRST)
 def test_the_first_version_is_that_of_all_that_a_model_needs(stored: Stored, reader: str, first: str) -> None:
     assert reading_of(reader, readers_of(stored)).since == first
+
+
+@pytest.mark.parametrize(("granularity", "first"), [("channel", "0.5.3"), ("block", "0.11.0")])
+def test_blocks_of_float8_came_later(granularity: str, first: str) -> None:
+    """By the config alone, as plans, cards and verify have it."""
+    stored = stored_of(qt.FP8(granularity=granularity))
+    assert reading_of("vllm", readers_of(stored)).since == first
 
 
 def test_every_first_version_says_what_was_looked_for_and_where_it_was_missing() -> None:
