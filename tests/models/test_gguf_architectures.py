@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 import qtoolkit as qt
+from qtoolkit.checkpoints.gguf_options import SCALES
 from qtoolkit.checkpoints.gguf_writing import write_gguf
 from qtoolkit.formats.gguf.file_plan import plan_file
 from qtoolkit.models.checkpoint import Checkpoint
@@ -61,6 +62,8 @@ def test_a_file_in_f16_is_the_model_that_it_was_written_of(title: str, tmp_path:
     assert found.keys() == source.keys()
     for name, weight in source.items():
         assert torch.equal(found[name], weight), name
+    for option in SCALES:
+        assert getattr(loaded.config, option, None) == getattr(model.config, option, None), option
     expected = logits_of(model.config, type(model), source)
     # 1e-6 is what float32 has of logits of a few units; float16 would move them by 1e-3.
     assert torch.allclose(logits_of(loaded.config, type(loaded), found), expected, atol=2e-6)
