@@ -12,6 +12,7 @@ from qtoolkit.formats.recoding import RecodedTensors
 from qtoolkit.jobs.convertible import Convertible, block_prefix, build_layers, config_entries_of
 from qtoolkit.methods import LinearMethod, get_method
 from qtoolkit.models import structure
+from qtoolkit.models.experts import experts_in_one_tensor
 from qtoolkit.models.renaming import matrices_in_file
 
 _ASYMMETRIC = "asymmetric codes"
@@ -225,6 +226,7 @@ def _describe(source: Convertible, tensors: Mapping[str, RecodedTensors]) -> Rec
     in_file = {module: name for name, module in others.items()}
     linear = [name for name, module in model.named_modules() if structure.is_linear(module)]
     outside = [name for name in linear if not name.startswith(in_blocks) and name not in {*layers, *embeddings}]
+    outside += sorted(experts_in_one_tensor(model, layers))
     return RecodedLayers(
         base=base_grid(grids, embeddings),
         grids=grids,

@@ -9,11 +9,12 @@ from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods.gptq import GPTQ, METHOD, optimum
 from qtoolkit.methods.gptq.calibrating import begin, report_of
 from qtoolkit.methods.gptq.embeddings import quantize_embedding
-from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
+from qtoolkit.methods.gptq.layer_groups import GPTQBlocks, storing
 from qtoolkit.methods.gptq.notes import note_on_unseen
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.eval_mode import eval_mode
+from qtoolkit.models.experts import experts_in_one_tensor
 from qtoolkit.models.structure import is_linear
 from qtoolkit.records import OnProgress, Plan
 from qtoolkit.stream.blocks import StreamedModel
@@ -89,7 +90,8 @@ def _load(
         name = named[f"{layer.name}.weight"]
         weight = streamed.tensors[f"{name}.weight"][...]
         own = config.for_embeddings(weight.shape[1])
-        tensors = quantize_embedding(weight, own, dtype=checkpoint.dtype, device=plan.device)
+        with storing(layer.name):
+            tensors = quantize_embedding(weight, own, dtype=checkpoint.dtype, device=plan.device)
         done.update({f"{name}.{key}": tensor for key, tensor in tensors.items()})
         # A head that is tied to it has its codes.
         tied = checkpoint.skeleton.all_tied_weights_keys.items()
@@ -107,7 +109,8 @@ def _load(
     heads = {named.get(f"{name}.weight", name): name for name in linear if not name.startswith(in_blocks)}
     left_heads = {stored: name for stored, name in heads.items() if stored not in embeddings}
     # Some readers look for a layer by its name in the file, others by that in the model.
-    outside = {*left_heads, *left_heads.values()}
+    planned = [layer.name for layer in plan.layers]
+    outside = {*left_heads, *left_heads.values(), *experts_in_one_tensor(checkpoint.skeleton, planned)}
     described = config.stored_as.describe(config, bits, left, outside, embeddings)
     result = replace(checkpoint, tensors={**rest, **done}, expand=None)
     return config.stored_as.load(result, described, device=plan.device)

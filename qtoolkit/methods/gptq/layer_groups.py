@@ -1,13 +1,16 @@
 """GPTQ of layers that share their inputs: from Hessian to codes, and to the tensors of a format."""
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from qtoolkit.checkpoints.safetensors import StoredTensor
+from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.layer_inputs import LayerInputs, are_facts, energy, share_of
 from qtoolkit.methods.gptq.refining import refine
@@ -98,18 +101,25 @@ class _Group:
             # Groups are formed in the order of activation.
             groups[order] = groups.clone()
         stacks: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
-        for name, (layer, value) in zip(self._names, weights.items(), strict=True):
-            stacks[config.of(name).bits][layer] = value
+        full_names = dict(zip(weights, self._names, strict=True))
+        for layer, value in weights.items():
+            stacks[config.of(full_names[layer]).bits][layer] = value
         members = groups.argsort(stable=True)
         results: dict[str, Result] = {}
         for bits, stack in stacks.items():
             # The target: the weights, corrected for what layers before them have changed.
             stacked = self._inputs.target(stack, factored, config.qep_alpha)
             energies = energy(stacked, hessian)
-            steps = SEARCH_STEPS[bits]
-            qparams = search_groups(
-                stacked[members], factored.importance[members], config, bits=bits, group_size=size, steps=steps
-            )
+            with storing(full_names[next(iter(stack))]):
+                qparams = search_groups(
+                    stacked[members],
+                    factored.importance[members],
+                    config,
+                    bits=bits,
+                    group_size=size,
+                    steps=SEARCH_STEPS[bits],
+                    largest=torch.finfo(self._method.dtype).max,
+                )
             qparams = _as_stored(qparams, self._method.stored(bits, stacked.shape[1], len(hessian)))
             codes, loss = solve(stacked, factored.lower, factored.diagonal, order, qparams, groups)
             if config.rounds:
@@ -125,8 +135,20 @@ class _Group:
                 zero_point = qparams.zero_point[:, columns]
                 error = share_of(loss[columns], energies[columns])
                 facts = self._inputs.facts(error, factored.damp, wants_exact=self._method.wants_exact)
-                results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
+                with storing(full_names[name]):
+                    results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
         return results
+
+
+@contextmanager
+def storing(name: str) -> Iterator[None]:
+    """Turn what a format's numbers do not hold of the layer of this name into one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"{name} cannot be stored ({error}): exclude it, or name another format or method"
+        ) from error
 
 
 def _as_stored(qparams: QParams, stored: "GroupedTensors") -> QParams:
@@ -136,9 +158,20 @@ def _as_stored(qparams: QParams, stored: "GroupedTensors") -> QParams:
 
 
 def search_groups(
-    weight: torch.Tensor, importance: torch.Tensor, config: GPTQ, *, bits: int, group_size: int, steps: int
+    weight: torch.Tensor,
+    importance: torch.Tensor,
+    config: GPTQ,
+    *,
+    bits: int,
+    group_size: int,
+    steps: int,
+    largest: float = math.inf,
 ) -> QParams:
-    """Return the scales and zero points of a weight float32 [in, out] whose groups are in order."""
+    """Return the scales and zero points of a weight float32 [in, out] whose groups are in order.
+
+    Raises:
+        ValueError: as `search_qparams`.
+    """
     return search_qparams(
         weight,
         importance,
@@ -148,4 +181,5 @@ def search_groups(
         full_range=config.full_range,
         steps=steps,
         smallest=SMALLEST[bits],
+        largest=largest,
     )
