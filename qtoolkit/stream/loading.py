@@ -117,7 +117,7 @@ def check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
         low, high = torch.aminmax(tensor)
         if not (low.isfinite() and high.isfinite()):
             raise CheckpointError(
-                f"{name} of {model} holds NaN or infinity, so it cannot be quantized: name another checkpoint or "
+                f"{name} of {model} holds NaN or infinity, which ruins a whole layer: name another checkpoint or "
                 "revision of the model"
             )
 

@@ -19,6 +19,7 @@ from qtoolkit.formats.gguf.file_plan import plan_file
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.opening import open_checkpoint
 from tests.formats.gguf.small_models import SMALL, small_model
+from tests.formats.gguf.test_vocabulary import SPLITS, byte_level
 from tests.models.gguf_models import split
 
 TOKENS = torch.arange(24)[None] * 5 % 96  # [1, 24]
@@ -27,11 +28,11 @@ TURNED = ("llama", "mistral", "mixtral", "smollm3", "granite")
 ARRANGED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
-def write_model(file: Path, model: PreTrainedModel, quant_type: str) -> None:
-    """Write a model without a tokenizer."""
+def write_model(file: Path, model: PreTrainedModel, quant_type: str, tokenizer: Any = None) -> None:
+    """Write a model as a file, by the plan of our own writer."""
     weights = {name: weight for name, weight in model.state_dict().items() if name not in model.all_tied_weights_keys}
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    plan = plan_file(model.config, shapes, None, quant_type, {"general.name": "small"})
+    plan = plan_file(model.config, shapes, tokenizer, quant_type, {"general.name": "small"})
     planned = {tensor.entry.name: tensor for tensor in plan.tensors}
     list(write_gguf(file, plan.values, plan.entries, lambda entry: planned[entry.name].made(weights.__getitem__)))
 
@@ -134,3 +135,12 @@ def test_experts_are_read_one_at_a_time_from_all_parts(tmp_path: Path) -> None:
     expert = checkpoint.tensors["model.layers.0.block_sparse_moe.experts.3.w3.weight"]
     assert expert.codes.nbytes == stack.n_bytes // 8
     assert np.array_equal(expert.codes[...].numpy(), stack.data[3])
+
+
+@pytest.mark.slow
+def test_the_tokenizer_of_a_model_that_transformers_does_not_know_is_read(tmp_path: Path) -> None:
+    """Of the file itself, by transformers' newest versions."""
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    write_model(tmp_path / "a.gguf", small_model("olmo2", vocab_size=400), "Q8_0", tokenizer)
+    text = "Größere Bücher, 12,50 x"
+    assert open_model(tmp_path / "a.gguf").tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]

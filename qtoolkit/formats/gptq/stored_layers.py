@@ -43,7 +43,8 @@ def correct_format(checkpoint: Checkpoint) -> Checkpoint:
 
     optimum 2.3 with gptqmodel 7.7 writes "gptq_v2" into config.json, "gptq" into quantize_config.json, and zero points
     of "gptq": read according to config.json, SmolLM2's perplexity is 3e9. With `sym` all zero points are
-    2**(bits - 1), which identifies the format of the stored ones.
+    2**(bits - 1), which identifies the format of the stored ones. Where they are not, `sym` is what is wrong: readers
+    that believe it take no notice of zero points.
     """
     values = checkpoint.quantization or {}
     config = read_quantize_config(values)
@@ -63,8 +64,15 @@ def correct_format(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     zeros = unpack_words(words, bits).unique().tolist()
     right = formats.get(zeros[0]) if len(zeros) == 1 else None
-    if right in (None, config.checkpoint_format):
+    if right == config.checkpoint_format:
         return checkpoint
+    if right is None:
+        corrected = copy.deepcopy(checkpoint.config)
+        corrected.quantization_config = {**values, "sym": False}
+        return replace(checkpoint, config=corrected).with_notes(
+            f"read as asymmetric: its config says sym true, and {first} holds {zeros[0]} to {zeros[-1]}, which are not "
+            "the middle of the codes throughout"
+        )
     named = {key: value for key, value in values.items() if key not in ("format", "is_marlin_format")}
     corrected = copy.deepcopy(checkpoint.config)
     corrected.quantization_config = {**named, "checkpoint_format": right}

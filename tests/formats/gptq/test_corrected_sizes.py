@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import qtoolkit as qt
 from tests.formats.gptq.files import Recipe, Tensors, write, write_checkpoint
@@ -71,3 +72,12 @@ def test_both_lies_at_once(tensors: tuple[Path, Tensors], tmp_path: Path) -> Non
     qt.convert(source, "compressed-tensors", tmp_path / "out")
     weights = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     assert weights["config_groups"]["group_0"]["weights"]["num_bits"] == 4
+
+
+def test_zero_points_that_sym_denies_are_told(tensors: tuple[Path, Tensors], tmp_path: Path) -> None:
+    name = min(name for name in tensors[1] if name.endswith(".qzeros"))
+    lying = (tensors[0], tensors[1] | {name: torch.full_like(tensors[1][name], 0x33333333)})
+    config, notes = noted(lying, tmp_path)
+    assert not config.sym
+    said = f"{name} holds 3 to 3, which are not the middle of the codes throughout"
+    assert notes == [f"read as asymmetric: its config says sym true, and {said}"]
