@@ -18,6 +18,7 @@ from qtoolkit.models.from_memory import open_loaded
 from qtoolkit.records import ignore_progress
 from qtoolkit.tensor.block_types import BLOCK_TYPES, quantize_rows
 from tests.formats.gguf.small_models import small_model
+from tests.sample_models import random_model
 
 EXPERTS, INPUTS, WIDE = 8, 64, 96
 EMBEDDING = "token_embd.weight"
@@ -103,6 +104,17 @@ def test_what_it_comes_from_and_what_it_lacks_is_told(tmp_path: Path) -> None:
         "the imatrix has 1 tensors that the file has not: blk.9.attn_q.weight",
     )
     assert planner(importance={}).file_notes == planner("Q4_0").file_notes
+
+
+def test_types_are_those_that_llama_cpp_chooses_where_importance_is_known() -> None:
+    """Of the first weight that ends a block, also where the importance is given later."""
+    checkpoint = open_loaded(random_model("llama", num_hidden_layers=8), None)
+    format_ = get_format("gguf")
+    assert isinstance(format_, FileFormat)
+    for known, expected in ((None, "Q4_0"), ({}, "Q4_1")):
+        plan = format_.planner(checkpoint, {"quant_type": "Q4_0"}, lambda _: False, importance=known)
+        types = plan.grids([f"model.layers.{layer}.mlp.down_proj" for layer in range(2)])
+        assert [type_.name for type_ in types.values()] == [expected, "Q4_0"]
 
 
 @pytest.mark.parametrize("quant_type", ["F16", "Q8_0"])
