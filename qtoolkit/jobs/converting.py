@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -324,4 +325,11 @@ def _of_file(source: Convertible, receipt: Receipt, own: Receipt | None, setting
     layers = source.layers
     left = [name for name, module in source.model.named_modules() if structure.is_linear(module) and name not in layers]
     skipped = Counter({_LEFT: len(left)} if left else {}) if own is None else own.skipped
-    return replace(receipt, settings=settings, converted_from=chosen, num_layers=len(layers), skipped=skipped)
+    return replace(
+        receipt,
+        settings=settings,
+        converted_from=chosen,
+        num_layers=len(layers),
+        num_quantized=sum(prod(codes.shape) for codes in layers.values()),
+        skipped=skipped,
+    )

@@ -154,6 +154,7 @@ def test_the_folder_tells_how_its_codes_were_chosen(of_our_own: Path) -> None:
     assert (receipt.method, receipt.settings["quant_type"]) == ("gguf", "Q4_0")
     assert (receipt.source, receipt.converted_from) == (made.source, made.recipe)
     assert receipt.num_layers == made.num_layers == 14
+    assert receipt.num_quantized == made.num_quantized == 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 128)
     tensors = tensors_in(of_our_own / "out").values()
     assert receipt.memory.footprint_after == sum(int(tensor.n_bytes) for tensor in tensors)
     assert {*receipt.dtypes} == {"Q4_0", "BF16", "F32"}

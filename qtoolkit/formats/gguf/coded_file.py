@@ -14,7 +14,7 @@ from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.formats.file_format import FileOfCodes, Unheld
 from qtoolkit.formats.gguf.code_types import bits_per_weight, has_exact_scales, type_of_codes
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, interleaved, plan_file
-from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, tokenizer_of
+from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, note_on_name, tokenizer_of
 from qtoolkit.formats.gguf.mixes import MIXES
 from qtoolkit.formats.layer_codes import LayerCodes
 from qtoolkit.kernels import output_blocks, stored_bytes
@@ -73,7 +73,8 @@ def plan_coded_file(
     plain = "BF16" if checkpoint.dtype == torch.bfloat16 else "F16"
     shapes = _shapes(checkpoint, model, layers)
     tokenizer = tokenizer_of(checkpoint)
-    plan = plan_file(checkpoint.config, shapes, tokenizer, plain, general_texts(checkpoint, tokenizer))
+    texts = general_texts(checkpoint, tokenizer)
+    plan = plan_file(checkpoint.config, shapes, tokenizer, plain, texts)
     by_source = {f"{layer.name}.weight": layer for layer in layers.values()}
     coded: dict[str, CodedTensor] = {}
     unheld: list[Unheld] = []
@@ -101,8 +102,15 @@ def plan_coded_file(
     ((quant_type, _),) = weights.most_common(1)
     tensors = tuple(_with_entry(tensor, coded) for tensor in plan.tensors)
     values = {**plan.values, "general.file_type": Value("uint32", MIXES[quant_type].file_type)}
-    asked = {"lossy": lossy, "wider": wider}
-    return CodedFile(checkpoint, FilePlan(values, tensors), coded, quant_type=quant_type, plain=plain, asked=asked)
+    return CodedFile(
+        checkpoint,
+        FilePlan(values, tensors),
+        coded,
+        quant_type=quant_type,
+        plain=plain,
+        asked={"lossy": lossy, "wider": wider},
+        named=note_on_name(checkpoint, texts),
+    )
 
 
 class CodedFile(FileOfCodes):
@@ -115,6 +123,7 @@ class CodedFile(FileOfCodes):
         quant_type: of most weights.
         plain: the type of the matrices that are not quantized.
         asked: what the conversion was allowed, `lossy` and `wider`.
+        named: notes on what the model is called in the file.
     """
 
     def __init__(
@@ -126,6 +135,7 @@ class CodedFile(FileOfCodes):
         quant_type: str,
         plain: str,
         asked: Mapping[str, bool],
+        named: tuple[str, ...],
     ) -> None:
         self._checkpoint = checkpoint
         self._plan = plan
@@ -137,7 +147,7 @@ class CodedFile(FileOfCodes):
         self.lossy = any(one.is_rounded for one in coded.values())
         self._rounded = " and ".join(_rounded_parts(coded))
         self.same = _same(self._rounded)
-        self.notes = (*_notes(coded), *_plain_notes(checkpoint, plan, coded, plain), *self._unneeded(asked))
+        self.notes = (*_notes(coded), *_plain_notes(checkpoint, plan, coded, plain), *named, *self._unneeded(asked))
 
     def write(self, folder: Path, on_progress: OnProgress) -> tuple[str, ...]:
         """See `FileOfCodes`."""
