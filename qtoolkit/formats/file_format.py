@@ -46,12 +46,14 @@ class FileFormat(Format):
         load_argument: of transformers' `from_pretrained`, which names the file.
         program: what runs the file, by the name that people know.
         binding: the package through which Python runs that program, by its import name.
+        own_file_names: files beside it that are about this one file.
     """
 
     suffix: ClassVar[str]
     load_argument: ClassVar[str]
     program: ClassVar[str]
     binding: ClassVar[str]
+    own_file_names: ClassVar[tuple[str, ...]] = ()
 
     def file_name(self, values: Values) -> str:
         """Return the name of the file that a `quantization_config`, which anybody may have written, names."""
@@ -64,6 +66,14 @@ class FileFormat(Format):
 
         Raises:
             CheckpointError, UnsupportedModelError: it is damaged, or of another kind.
+        """
+
+    @abstractmethod
+    def file_type(self, values: Values) -> str:
+        """Return the type by which programs choose this file among several, "Q8_0"; empty where it is not known.
+
+        Args:
+            values: a `quantization_config`, or fields of the config that it was made with; anybody may have edited it.
         """
 
     @abstractmethod

@@ -95,6 +95,15 @@ def test_experts_are_planned_one_by_one(smollm2: Path, tmp_path: Path, in_memory
     assert sum(experts.values()) == sum(int(tensor.n_bytes) for tensor in tensors if "_exps" in tensor.name)
 
 
+def test_the_options_of_generating_are_those_of_the_base(tiny_llama: Path, tmp_path: Path) -> None:
+    """Without them, transformers would make some of the config, which knows one end of a turn where chats have two."""
+    base = shutil.copytree(tiny_llama, tmp_path / "tiny")
+    (base / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6, "eos_token_id": [2, 0]}')
+    qt.quantize(str(base), qt.GGUF("Q8_0"), output=tmp_path / "out")
+    checks = {check.name: check for check in qt.verify(tmp_path / "out", base=base).checks}
+    assert checks["generation config"].passed, str(checks["generation config"])
+
+
 def answering(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda _: {"model_error": "", "base": None} | values
 

@@ -27,12 +27,16 @@ class GGUFFormat(FileFormat):
     load_argument = "gguf_file"
     program, binding = "llama.cpp", "llama_cpp"
 
-    def commands(self, repo_id: str, options: Values) -> tuple[str, ...]:
-        """See `FileFormat`: as the documentation of each program has them (llama.cpp, Ollama, LM Studio's `lms`)."""
+    def file_type(self, values: Values) -> str:
+        """See `FileFormat`."""
         from qtoolkit.formats.gguf.mixes import MIXES
 
-        quant_type = options.get("quant_type")
-        chosen = f":{quant_type}" if isinstance(quant_type, str) and quant_type in MIXES else ""
+        quant_type = values.get("quant_type")
+        return quant_type if isinstance(quant_type, str) and quant_type in MIXES else ""
+
+    def commands(self, repo_id: str, options: Values) -> tuple[str, ...]:
+        """See `FileFormat`: as the documentation of each program has them (llama.cpp, Ollama, LM Studio's `lms`)."""
+        chosen = f":{self.file_type(options)}".rstrip(":")
         return (
             f"llama-cli -hf {repo_id}{chosen}  # llama.cpp",
             f"ollama run hf.co/{repo_id}{chosen}  # Ollama",
