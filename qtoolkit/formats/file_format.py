@@ -1,7 +1,9 @@
 """Define what a format can do whose whole model is one file of another program, tokenizer included."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qtoolkit.models.checkpoint import Checkpoint
+
+
+def in_full_precision(checkpoint: "Checkpoint") -> "Checkpoint":
+    """Return the checkpoint of a folder around one file as if it were not quantized: its weights are expanded."""
+    config = copy.deepcopy(checkpoint.config)
+    del config.quantization_config
+    return replace(checkpoint, config=config, _built=[])
 
 
 class FilePlanner(Reader):

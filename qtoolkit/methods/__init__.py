@@ -94,13 +94,18 @@ def get_method(name: str) -> Method:
     return method
 
 
-def offered(*, calibrated: bool = True) -> list[tuple[Offer, MethodConfig]]:
+def offered(*, calibrated: bool = True, for_: str | None = None) -> list[tuple[Offer, MethodConfig]]:
     """Return the offers of all methods with the config of each, from the least loss of quality to the most.
 
     Args:
         calibrated: also the offers of methods that calibrate, and so keep a journal.
+        for_: the program that shall load the result; None for none in particular.
     """
-    methods = [method for method in map(get_method, available_methods()) if calibrated or not method.resumes]
+    methods = [
+        method
+        for method in map(get_method, available_methods())
+        if (calibrated or not method.resumes) and (not method.offered_for or for_ in method.offered_for)
+    ]
     offers = [(offer, method.config_class.from_dict(offer.options)) for method in methods for offer in method.offers]
     return sorted(offers, key=lambda pair: pair[0].perplexity_ratio or 1.0)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from qtoolkit.formats import FileFormat, FilePlanner, Layer, get_format
 from qtoolkit.methods.config import MethodConfig
-from qtoolkit.methods.method import Method, Outcome
+from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.records import LayerPlan, OnProgress, Plan
 from qtoolkit.requests import option
 
@@ -56,6 +56,15 @@ class BlockRounding(Method):
     title = "GGUF"
     summary = "a file for llama.cpp, Ollama and LM Studio (F16 to Q2_K); no calibration"
     writes_file = True
+    # Others expand the weights to 16 bits, so that for them the size of the file is not what using it takes.
+    offered_for = ("llama.cpp", "ollama", "lm-studio")
+    # SmolLM2 tells nothing of the others: 256 divides none of its rows, so that most of it becomes Q5_0 or Q5_1.
+    offers = (
+        Offer({"quant_type": "Q8_0"}, 1.002),
+        Offer({"quant_type": "Q5_K_M"}, None),
+        Offer({"quant_type": "Q4_K_M"}, None),
+    )
+    recipes = ({},)
 
     def planner_of(self, checkpoint: "Checkpoint", config: Any) -> FilePlanner:
         """See `Method`."""

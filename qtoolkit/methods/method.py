@@ -62,6 +62,7 @@ class Method(Planner):
         code_bits: size of a code, where its config has no `bits`.
         symmetric: whether its codes are symmetric, where its config has no `sym`.
         offers: the configs that it suggests.
+        offered_for: names of the programs of the reader contract for which alone it suggests them; empty for any.
         recipes: options of the configs that a frontier tries; empty for those of `offers`.
         also_changes: what it changes besides the quantized layers, for a card: "norms take over scales".
         resumes: whether it writes its progress into a journal, and resumes from it.
@@ -74,6 +75,7 @@ class Method(Planner):
     code_bits: ClassVar[int | None] = None
     symmetric: ClassVar[bool] = True
     offers: ClassVar[tuple[Offer, ...]] = ()
+    offered_for: ClassVar[tuple[str, ...]] = ()
     recipes: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     also_changes: ClassVar[str] = ""
     resumes: ClassVar[bool] = False

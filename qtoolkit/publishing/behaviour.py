@@ -90,18 +90,32 @@ def probe(model: "PreTrainedModel", token_ids: list[int]) -> dict[str, Any]:
     Raises:
         ValueError: logits are not finite.
     """
-    logits, loss = _forward(model, token_ids)
+    logits, _ = _forward(model, token_ids)
+    return probe_of(logits, token_ids, str(model.device))
+
+
+def probe_of(logits: "Tensor", token_ids: list[int], device: str) -> dict[str, Any]:
+    """Return what `probe` measures of logits that were computed already.
+
+    Args:
+        logits: float32 [tokens, vocabulary], after each of the tokens.
+        token_ids: the tokens.
+        device: where they were computed, "cpu" or "cuda:0".
+
+    Raises:
+        ValueError: logits are not finite.
+    """
     if not logits.isfinite().all():
         raise ValueError("logits hold NaN or infinity")
     last = logits[-PROBE_POSITIONS:]
     top = last.topk(min(TOP, last.shape[-1]))
     return {
         "token_ids": token_ids,
-        "loss": loss,
+        "loss": _loss(logits, token_ids),
         "top_ids": top.indices.tolist(),
         "top_logits": top.values.tolist(),
         "std": last.std(dim=-1).tolist(),
-        "device": str(model.device),
+        "device": device,
     }
 
 
@@ -125,7 +139,15 @@ def _forward(model: "PreTrainedModel", token_ids: list[int]) -> tuple["Tensor", 
     tokens = torch.tensor([token_ids], device=model.device)  # [1, tokens]
     with torch.no_grad(), _as_stored(model), _own_forward(model):
         logits = model(input_ids=tokens, use_cache=False).logits[0].float()  # [tokens, vocabulary]
-    return logits, torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:]).item()
+    return logits, _loss(logits, token_ids)
+
+
+def _loss(logits: "Tensor", token_ids: list[int]) -> float:
+    """Return the mean negative log-likelihood of tokens 2 to last, given logits [tokens, vocabulary]."""
+    import torch
+
+    following = torch.tensor(token_ids[1:], device=logits.device)  # [tokens - 1]
+    return torch.nn.functional.cross_entropy(logits[:-1], following).item()
 
 
 @contextmanager
@@ -270,7 +292,7 @@ def run_in_llama_cpp(file: Path, token_ids: list[int]) -> dict[str, Any]:
             logits = model.logits(tokens)[0]  # [tokens, vocabulary]
         if not logits.isfinite().all():
             raise ValueError("logits hold NaN or infinity")
-        return {"loss": torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:]).item()}
+        return {"loss": _loss(logits, tokens[0].tolist())}
 
     values, error = _attempt(run)
     return {"loss": None, "base": None, **(values or {}), "model_error": error}

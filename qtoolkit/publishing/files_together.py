@@ -10,7 +10,6 @@ from qtoolkit.formats import FileFormat
 from qtoolkit.publishing.parts import Branch, Part
 from qtoolkit.records import Compared, Frontier, QualityReport
 from qtoolkit.records.markdown import escaped, table
-from qtoolkit.records.quality import with_error
 from qtoolkit.units import format_bytes
 
 _CONFIG, _CARD = "config.json", "README.md"
@@ -76,9 +75,8 @@ def _file_name(part: Part) -> str:
 
 def _row(part: Part) -> tuple[str, ...]:
     """Return the line of a file in the table."""
-    quality = next(iter(part.request.reports), None)
-    loss = with_error(quality.kl_divergence, quality.kl_divergence_se, "nats") if quality else ""
-    perplexity = with_error(quality.perplexity, quality.perplexity_se) if quality else ""
+    figures = dict(row for quality in part.request.reports for row in quality.figures())
+    loss, perplexity = figures.get("KL divergence, mean"), figures.get("perplexity")
     bits = f"{part.receipt.memory.bits_per_weight:.2f}"
     size = format_bytes(part.artifact.weight_bytes)
     return (_file_name(part), part.layout, size, bits, loss or "not measured", perplexity or "not measured")

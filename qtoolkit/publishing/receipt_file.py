@@ -25,6 +25,7 @@ from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, Quantizat
 from qtoolkit.texts.mixtures import read_mixture, write_mixture
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from qtoolkit.models.checkpoint import Checkpoint
@@ -110,7 +111,25 @@ def measure_probe(model: "PreTrainedModel", tokenizer: Any) -> Probe:
         ValueError: logits are not finite.
     """
     vocab_size = model.config.get_text_config().vocab_size
-    values = behaviour.probe(model, behaviour.probe_tokens(tokenizer, vocab_size))
+    return _probe(behaviour.probe(model, behaviour.probe_tokens(tokenizer, vocab_size)))
+
+
+def probe_of(logits: "Tensor", token_ids: list[int], device: str) -> Probe:
+    """Return the probe of logits that were computed already.
+
+    Args:
+        logits: float32 [tokens, vocabulary].
+        token_ids: the tokens, those of `behaviour.probe_tokens`.
+        device: where they were computed.
+
+    Raises:
+        ValueError: logits are not finite.
+    """
+    return _probe(behaviour.probe_of(logits, token_ids, device))
+
+
+def _probe(values: dict[str, Any]) -> Probe:
+    """Return the record of what `behaviour.probe` measured."""
     return Probe.from_dict({"record": "Probe", "schema_version": Probe.schema_version, **values})
 
 

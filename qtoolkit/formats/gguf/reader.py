@@ -1,15 +1,14 @@
 """Plan and load a folder around a `.gguf` file; its weights are expanded to 16 bits, since torch knows no blocks."""
 
-import copy
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.checkpoints.gguf_header import read_gguf
 from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.formats.base import Reader, Sizes
+from qtoolkit.formats.file_format import in_full_precision
 from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.mixes import MIXES
 from qtoolkit.formats.gguf.tensor_places import places_of
@@ -92,7 +91,4 @@ class GGUFReader(Reader):
         """See `Planner`."""
         from qtoolkit.stream.loading import load_streamed
 
-        config = copy.deepcopy(checkpoint.config)
-        del config.quantization_config
-        plain = replace(checkpoint, config=config, _built=[])
-        return load_streamed(plain, None, device=device, on_progress=ignore_progress)
+        return load_streamed(in_full_precision(checkpoint), None, device=device, on_progress=ignore_progress)
