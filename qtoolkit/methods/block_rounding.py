@@ -44,6 +44,8 @@ class GGUF(MethodConfig):
         (), help="modules that stay in 16 bits, by name, by the end of the name, or by pattern (*.o_proj)"
     )
 
+    modelfile: bool = option(False, help="write a Modelfile beside the file, of which `ollama create` makes a model")
+
     def __new__(cls, quant_type: str = _DEFAULT, **values: Any) -> Self:
         """Take the type of a file by its place too, as everybody writes it."""
         return super().__new__(cls, quant_type=quant_type, **values)

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.usefixtures("run_here"), pytest.mark.slow]
 def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("files")
     for name in FILES:
-        qt.quantize(base, qt.GGUF(name), device="cpu", output=folder / name)
+        qt.quantize(base, qt.GGUF(name, modelfile=name != "Q5_0"), device="cpu", output=folder / name)
     return {name: folder / name for name in FILES}
 
 
@@ -69,8 +69,11 @@ def test_all_files_stand_in_main_by_one_commit(
     first = {file.name: file.read_bytes() for file in folders["Q8_0"].iterdir()}
     assert first.items() <= {file.name: file.read_bytes() for file in there.iterdir() if file.is_file()}.items()
     assert {*record.files} - {*first} == {
-        *("README.md", FILES["Q4_0"], FILES["Q5_0"], "tiny-llama-Q4_0.qtoolkit.json", "tiny-llama-Q5_0.qtoolkit.json")
+        *("README.md", FILES["Q4_0"], FILES["Q5_0"], "tiny-llama-Q4_0.qtoolkit.json", "tiny-llama-Q5_0.qtoolkit.json"),
+        "tiny-llama-Q4_0.Modelfile",
     }
+    assert f"FROM ./{FILES['Q8_0']}" in (there / "Modelfile").read_text()
+    assert f"FROM ./{FILES['Q4_0']}" in (there / "tiny-llama-Q4_0.Modelfile").read_text()
     assert [*record.beside] == [FILES["Q4_0"], FILES["Q5_0"]]
     assert qt.verify(there).failed == ()
 

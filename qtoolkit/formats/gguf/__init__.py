@@ -26,6 +26,7 @@ class GGUFFormat(FileFormat):
     suffix = ".gguf"
     load_argument = "gguf_file"
     program, binding = "llama.cpp", "llama_cpp"
+    own_file_names = ("Modelfile",)
 
     def file_type(self, values: Values) -> str:
         """See `FileFormat`."""
@@ -59,7 +60,7 @@ class GGUFFormat(FileFormat):
         """See `FileFormat`."""
         from qtoolkit.formats.gguf.file_planner import GGUFPlanner
 
-        return GGUFPlanner(checkpoint, options["quant_type"], left)
+        return GGUFPlanner(checkpoint, options["quant_type"], left, modelfile=options["modelfile"])
 
     def problems(self, folder: Path, values: Values) -> Sequence[str]:
         """See `Format`: what the config says of the types, which the file says too."""

@@ -15,6 +15,8 @@ from qtoolkit.formats.file_format import FilePlanner
 from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
 from qtoolkit.formats.gguf.mixes import MIXES
+from qtoolkit.formats.gguf.modelfile import NAME as MODELFILE
+from qtoolkit.formats.gguf.modelfile import modelfile
 from qtoolkit.formats.gguf.tensor_places import modules_in, one_share, places_of
 from qtoolkit.formats.layer import Layer
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
@@ -45,6 +47,7 @@ class GGUFPlanner(FilePlanner):
         checkpoint: the model in full precision.
         quant_type: a name of `MIXES`.
         left: whether a module stays in 16 bits, by its name.
+        modelfile: whether to write a `Modelfile` for Ollama beside the file.
 
     Raises:
         UnsupportedModelError: the architecture, an option of it, a tensor or the tokenizer is not written.
@@ -54,9 +57,12 @@ class GGUFPlanner(FilePlanner):
     bits: Mapping[str, int] = {}
     splits_experts = True
 
-    def __init__(self, checkpoint: "Checkpoint", quant_type: str, left: Callable[[str], bool]) -> None:
+    def __init__(
+        self, checkpoint: "Checkpoint", quant_type: str, left: Callable[[str], bool], *, modelfile: bool = False
+    ) -> None:
         self._checkpoint = checkpoint
         self._quant_type = quant_type
+        self._modelfile = modelfile
         stem = Path(checkpoint.name.partition("@")[0]).name.removesuffix(".gguf") or "model"
         self._stem = _ODD.sub("-", stem).strip("-.") or "model"
         shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(checkpoint).items()}
@@ -125,6 +131,9 @@ class GGUFPlanner(FilePlanner):
                 given_back = done
                 give_memory_back()
             on_progress(ProgressEvent("quantize", min(done, total), total, "bytes", entry.name))
+        if self._modelfile:
+            text = modelfile(self.file_name, _tokenizer_of(checkpoint), checkpoint.config, checkpoint.generation_config)
+            (folder / MODELFILE).write_text(text, encoding="utf-8")
         return {"quant_method": self.name, "quant_type": self._quant_type, "file": self.file_name}
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
