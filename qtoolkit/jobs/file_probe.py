@@ -16,8 +16,6 @@ from qtoolkit.publishing import probe_of, probe_tokens
 from qtoolkit.records import OnProgress, Probe, ProgressEvent
 from qtoolkit.requests import ModelSource
 
-_UNMEASURED = "its logits could not be measured, and no qt.verify can compare them: "
-
 
 def probe_file(folder: Path, base: Checkpoint, *, device: str, on_progress: OnProgress) -> Noted[Probe | None]:
     """Return the logits of a file's model on a few tokens, as it is stored; None with a note where it does not run.
@@ -30,14 +28,11 @@ def probe_file(folder: Path, base: Checkpoint, *, device: str, on_progress: OnPr
     """
     try:
         opened = open_source(folder, ModelSource(tokenizer=base.tokenizer), quantized=True)
-        expanded = in_full_precision(opened)
-        if expanded.expand is not None:
-            return Noted(None, (f"{_UNMEASURED}transformers expands the whole file at once",))
-        return Noted(_probe(expanded, device, on_progress))
+        return Noted(_probe(in_full_precision(opened), device, on_progress))
     except JobCancelled:
         raise
     except Exception as error:  # noqa: BLE001  # a model that does not run on this machine may raise anything
-        return Noted(None, (f"{_UNMEASURED}{oneline(error)}",))
+        return Noted(None, (f"its logits could not be measured, and no qt.verify can compare them: {oneline(error)}",))
     finally:
         give_memory_back()
 

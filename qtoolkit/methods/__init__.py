@@ -104,23 +104,30 @@ def offered(*, calibrated: bool = True, for_: str | None = None) -> list[tuple[O
     methods = [
         method
         for method in map(get_method, available_methods())
-        if (calibrated or not method.resumes) and (not method.offered_for or for_ in method.offered_for)
+        if not method.offered_for or for_ in method.offered_for
     ]
-    offers = [(offer, method.config_class.from_dict(offer.options)) for method in methods for offer in method.offers]
+    offers = [
+        (offer, config)
+        for method in methods
+        for offer in method.offers
+        for config in [method.config_class.from_dict(offer.options)]
+        if calibrated or not method.resumes(config)
+    ]
     return sorted(offers, key=lambda pair: pair[0].perplexity_ratio or 1.0)
 
 
 def recipes() -> tuple[MethodConfig, ...]:
     """Return the configs that a frontier tries: for each method its recipes, or else its offers, or its default.
 
-    Methods that calibrate come last: they take longest.
+    Those that calibrate come last: they take longest.
     """
-    methods = sorted(map(get_method, available_methods()), key=lambda method: method.resumes)
-    return tuple(
-        method.config_class.from_dict(options)
-        for method in methods
+    tried = [
+        (method.resumes(config), config)
+        for method in map(get_method, available_methods())
         for options in method.recipes or tuple(offer.options for offer in method.offers) or ({},)
-    )
+        for config in [method.config_class.from_dict(options)]
+    ]
+    return tuple(config for _, config in sorted(tried, key=lambda pair: pair[0]))
 
 
 def packages_of_method(name: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Build a model without values by transformers, and check that the weights fit its modules and shapes."""
 
+import re
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -53,13 +54,40 @@ def build_skeleton(checkpoint: "Checkpoint") -> "Noted[PreTrainedModel]":
 
 
 def build_empty(checkpoint: "Checkpoint", dtype: torch.dtype) -> "PreTrainedModel":
-    """Build the model on the meta device, unchecked; each call makes another."""
+    """Build the model on the meta device, unchecked; each call makes another.
+
+    Its tensors have the types in which transformers loads them: some, such as what corrects a router's scores, are
+    float32 in any model.
+    """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"), using_transformers(), building_empty(checkpoint.name):
         if checkpoint.model_class is not None:
-            return checkpoint.model_class._from_config(checkpoint.config, dtype=dtype)  # noqa: SLF001
-        return AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype, trust_remote_code=False)
+            model: PreTrainedModel = checkpoint.model_class._from_config(checkpoint.config, dtype=dtype)  # noqa: SLF001
+        else:
+            model = AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype, trust_remote_code=False)
+        _keep_types(model, model._get_dtype_plan(dtype))  # noqa: SLF001
+    return model
+
+
+def _keep_types(model: "PreTrainedModel", types: Mapping[str, torch.dtype]) -> None:
+    """Give tensors the types in which transformers loads them whatever the type of the model.
+
+    Args:
+        model: on the meta device.
+        types: patterns of tensors' names, as `build_glob_alternation` of transformers reads them, with their types.
+    """
+    patterns = {re.compile(pattern.replace("*", ".*")): dtype for pattern, dtype in types.items()}
+    if not patterns:
+        return
+    stored = model.state_dict()
+    for prefix, module in model.named_modules():
+        for tensors in (module._parameters, module._buffers):  # noqa: SLF001
+            for name, tensor in tensors.items():
+                full = f"{prefix}.{name}" if prefix else name
+                dtype = next((dtype for pattern, dtype in patterns.items() if pattern.search(full)), None)
+                if dtype is not None and tensor is not None and full in stored:
+                    tensor.data = tensor.data.to(dtype)
 
 
 def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> tuple[str, ...]:
@@ -118,13 +146,25 @@ def cause_of(error: Exception) -> str:
     transformers logs the errors of merging and quantizing tensors, and raises another one; so the first of them is
     looked up in the frame that raised.
     """
+    name, lines = _first_conversion_error(error)
+    # Its lines are a traceback, the message, and where that was raised.
+    return f"{name}: {lines[-2]}" if lines else oneline(error)
+
+
+def failed_in_quantizing(error: Exception) -> bool:
+    """Check whether what went wrong while transformers loaded a model is that a weight could not be quantized."""
+    _, lines = _first_conversion_error(error)
+    return bool(lines) and "Quantize" in lines[-1]
+
+
+def _first_conversion_error(error: Exception) -> tuple[str, list[str]]:
+    """Return the name of a tensor and the lines that transformers logged of it; both empty without such an error."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         errors = getattr(frame.f_locals.get("loading_info"), "conversion_errors", None)
         if errors:
             name, text = next(iter(errors.items()))
-            # Its lines are a traceback, the message, and where that was raised.
-            return f"{name}: {text.splitlines()[-2]}"
-    return oneline(error)
+            return name, text.splitlines()
+    return "", []
 
 
 def _first(names: list[str]) -> str:

@@ -9,7 +9,7 @@ from qtoolkit.records.base import Record, Row, note_rows, row_if
 from qtoolkit.records.calibration import CalibrationReport
 from qtoolkit.records.memory import MemoryReport
 from qtoolkit.records.source import ModelSource
-from qtoolkit.units import format_bytes, format_items
+from qtoolkit.units import format_bytes, format_items, format_share
 
 _WEIGHTS = (".safetensors", ".gguf")
 
@@ -108,10 +108,13 @@ class Receipt(Record):
         files: name -> size and hash of every file but this one.
         source_check: whether the bytes of the base have the hashes that the Hub names ("checked: ..."), or why that is
             not known ("not checked: ..."); empty if nothing is known.
+        converted_from: how the codes were chosen that a file of another program has taken over, or the format that had
+            them: "gptq (bits=4, ...)", "awq"; empty for a model whose `method` and `settings` tell it.
+        num_quantized: number of weights that are quantized; None in receipts of older versions.
     """
 
     schema_version: ClassVar[int] = 2
-    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check"})
+    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check", "converted_from", "num_quantized"})
 
     source: ModelSource
     license: str | None
@@ -132,6 +135,13 @@ class Receipt(Record):
     dtypes: Mapping[str, int]
     files: Mapping[str, FileEntry]
     source_check: str = ""
+    converted_from: str = ""
+    num_quantized: int | None = None
+
+    @property
+    def share(self) -> str:
+        """Return the share of the model's weights that is quantized, "2.9 %"; empty where that is not known."""
+        return "" if self.num_quantized is None else format_share(self.num_quantized, self.source.num_parameters)
 
     @property
     def weights_fingerprint(self) -> str | None:
@@ -146,10 +156,12 @@ class Receipt(Record):
 
     def rows(self) -> tuple[Row, ...]:
         return (
+            *row_if("quantized weights", self.share),
             *self.source.rows()[:1],
             *row_if("bytes of the base", self.source_check),
             Row("licence of the base", self.license or "not known"),
             Row("recipe", self.recipe),
+            *row_if("codes of", self.converted_from),
             Row("device", self.device, ", ".join(self.hardware)),
             *self.memory.rows(),
             Row("quantized layers", str(self.num_layers)),
