@@ -109,7 +109,9 @@ def write_file(
     """
     quantization = planner.write(folder, device, on_progress)
     names = [file.name for file in folder.iterdir()]
-    described = describe_model(checkpoint.skeleton, folder, quantization=quantization)
+    described = describe_model(
+        checkpoint.skeleton, folder, quantization=quantization, generation=checkpoint.generation_config
+    )
     beside = write_beside(checkpoint.tokenizer, folder, [*names, *described.value], base=base)
     format_ = format_of(quantization)
     assert isinstance(format_, FileFormat)

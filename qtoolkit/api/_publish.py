@@ -17,7 +17,9 @@ def publish(request: PublishRequest) -> Publication:
 
     `also` names folders with the same model in other formats, as `convert` writes them: each is verified, and goes to a
     branch named after its format. The card of `main`, which is sent last, has a table of all with the lines that load
-    them. Branches, since most programs that serve models take the name of one, and of no subfolder.
+    them. Branches, since most programs that serve models take the name of one, and of no subfolder. `.gguf` files of
+    one model stand beside each other in one branch instead, since their programs choose one by its type: the card has a
+    table of them, and each brings its receipt. `quality` takes a list then, of what `evaluate` measured of each folder.
 
     A public copy of a gated base is gated too: its owner admits who asks. `base_model` and `base_model_relation` are
     for a model of which `qtoolkit.json` does not prove what was quantized, such as one that was in memory.

@@ -51,8 +51,8 @@ class LlamaCppModel:
         with _log_of(self._library) as errors:
             self._library.llama_backend_init()
             parameters = self._library.llama_model_default_params()
-            # On an Intel processor with AMX, products with repacked weights end the process by a general protection
-            # fault (libggml-cpu of llama-cpp-python 0.3.36).
+            # For repacked weights it uses AMX where the processor has it, and where the machine does not permit that
+            # (a fault at `ldtilecfg`, llama-cpp-python 0.3.36), the process ends.
             parameters.use_extra_bufts = False
             self._handles.model = self._library.llama_model_load_from_file(os.fsencode(self.path), parameters)
         if not self._handles.model:

@@ -1,7 +1,7 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
 from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, Sizes, is_uneven
-from qtoolkit.formats.file_format import FileFormat, FileOfCodes, FilePlanner, Unheld
+from qtoolkit.formats.file_format import FileFormat, FileOfCodes, FilePlanner, Unheld, in_full_precision
 from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.patched_modules import patched_module
@@ -42,6 +42,7 @@ __all__ = [
     "format_of",
     "get_format",
     "get_grouped_format",
+    "in_full_precision",
     "is_uneven",
     "packages_of_format",
     "patched_module",

@@ -1,7 +1,9 @@
 """Define what a format can do whose whole model is one file of another program, tokenizer included."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
     from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.tensor.block_types import BlockType
+
+
+def in_full_precision(checkpoint: "Checkpoint") -> "Checkpoint":
+    """Return the checkpoint of a folder around one file as if it were not quantized: its weights are expanded."""
+    config = copy.deepcopy(checkpoint.config)
+    del config.quantization_config
+    return replace(checkpoint, config=config, _built=[])
 
 
 class FilePlanner(Reader):
@@ -116,12 +125,14 @@ class FileFormat(Format):
         suffix: how the file's name ends.
         program: what runs the file, by the name that people know.
         binding: the package through which Python runs that program, by its import name.
+        own_file_names: files beside it that are about this one file.
         takes_codes: whether its file can take over codes that were chosen elsewhere (`file_of_codes`).
     """
 
     suffix: ClassVar[str]
     program: ClassVar[str]
     binding: ClassVar[str]
+    own_file_names: ClassVar[tuple[str, ...]] = ()
     takes_codes: ClassVar[bool] = False
 
     def file_name(self, values: Values) -> str:
@@ -135,6 +146,14 @@ class FileFormat(Format):
 
         Raises:
             CheckpointError, UnsupportedModelError: it is damaged, or of another kind.
+        """
+
+    @abstractmethod
+    def file_type(self, values: Values) -> str:
+        """Return the type by which programs choose this file among several, "Q8_0"; empty where it is not known.
+
+        Args:
+            values: a `quantization_config`, or fields of the config that it was made with; anybody may have edited it.
         """
 
     @abstractmethod

@@ -13,6 +13,7 @@ from qtoolkit.hub.mirror import HubMirror
 from qtoolkit.jobs.bit_budget import meet_target, with_rules_of
 from qtoolkit.jobs.checkpoint_loading import load_opened
 from qtoolkit.jobs.checkpoint_opening import open_source
+from qtoolkit.jobs.file_probe import probe_file
 from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.measure.guard import explained, guarded
 from qtoolkit.measure.host import hardware, this_machine, versions
@@ -156,7 +157,8 @@ def _write(
     if outcome.file is not None:
         assert folder is not None
         written = write_file(outcome.file, checkpoint, folder, device=device, on_progress=on_progress, base=base)
-        return _Written(written.value, Noted(None, written.notes))
+        probe = probe_file(folder, checkpoint, device=device, on_progress=on_progress)
+        return _Written(written.value, replace(probe, notes=(*written.notes, *probe.notes)))
     assert outcome.model is not None
     method.prepare(outcome.model)
     footprint = memory_footprint(outcome.model)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import FileFormat, FilePlanner, Layer, get_format
 from qtoolkit.methods.config import MethodConfig
-from qtoolkit.methods.method import Method, Outcome
+from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.records import LayerPlan, OnProgress, Plan
 from qtoolkit.requests import option
 from qtoolkit.texts.mixtures import read_mixture
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 _DEFAULT = "Q4_K_M"
+# Others expand the weights to 16 bits, so that for them the size of the file is not what using it takes.
+_RUN_IT = ("llama.cpp", "ollama", "lm-studio")
 # The types whose levels are coarse enough for a better choice of codes to matter.
 _EXACT = ("Q8_0", "F16", "BF16")
 _OF_THE_TEXT = ("calibration_column", "num_samples", "seq_len")
@@ -61,6 +63,9 @@ class GGUF(MethodConfig):
         (), help="modules that stay in 16 bits, by name, by the end of the name, or by pattern (*.o_proj)"
     )
 
+    modelfile: bool = option(
+        False, help="write a Modelfile beside the file, of which `ollama create` makes a model", absent=False
+    )
     calibration: Any = option(
         None,
         help="text to choose codes by, as GPTQ does: wikitext2, c4, self, a file or folder of texts, chats or tables, "
@@ -111,6 +116,13 @@ class BlockRounding(Method):
     title = "GGUF"
     summary = "a file for llama.cpp, Ollama and LM Studio (F16 to Q2_K); its codes solved on a text if one is given"
     writes_file = True
+    # SmolLM2 tells nothing of the others: 256 divides none of its rows, so that most of it becomes Q5_0 or Q5_1.
+    offers = (
+        Offer({"quant_type": "Q8_0"}, 1.002, readers=_RUN_IT),
+        Offer({"quant_type": "Q5_K_M"}, None, readers=_RUN_IT),
+        Offer({"quant_type": "Q4_K_M"}, None, readers=_RUN_IT),
+    )
+    recipes = ({},)
 
     def resumes(self, config: GGUF) -> bool:
         """See `Method`: where there is a calibration."""

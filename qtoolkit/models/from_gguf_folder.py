@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.checkpoints.filenames import PICKLE_SUFFIXES
 from qtoolkit.checkpoints.folder import load_config, load_generation_config, read_config
 from qtoolkit.checkpoints.gguf_header import read_gguf
-from qtoolkit.errors import CheckpointError, SourceError
+from qtoolkit.checkpoints.remedy import refuse_pointers
+from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError
 from qtoolkit.files import file_bytes
+from qtoolkit.hub.gguf_choice import gguf_models
 from qtoolkit.hub.licenses import ancestry, inherited, license_of_folder, read_card
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.from_gguf import open_gguf
 from qtoolkit.models.tokenizer import load_tokenizer
+from qtoolkit.units import format_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -26,14 +30,17 @@ def named_gguf(folder: Path) -> Path | None:
 
     Raises:
         CheckpointError: it names one that is not in the folder.
+        UnsupportedModelError: it names none, and the folder holds nothing but such files.
     """
     if not (folder / "config.json").is_file():
+        _refuse_files_alone(folder)
         return None
     try:
         described = read_config(folder).get("quantization_config")
     except SourceError:
         return None  # refused with its reason where the config is checked
     if not isinstance(described, dict) or described.get("quant_method") != "gguf":
+        _refuse_files_alone(folder)
         return None
     name = described.get("file")
     files = [file.name for file in folder.iterdir() if file.is_file() and file.suffix == ".gguf"]
@@ -43,6 +50,21 @@ def named_gguf(folder: Path) -> Path | None:
             "get the folder again"
         )
     return folder / str(name)
+
+
+def _refuse_files_alone(folder: Path) -> None:
+    """Refuse a folder whose weights are `.gguf` files of which its config names none.
+
+    Raises:
+        UnsupportedModelError: the message names each, with its size.
+    """
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
+    models = gguf_models(sizes)
+    if models and not any(name.endswith((".safetensors", *PICKLE_SUFFIXES)) for name in sizes):
+        refuse_pointers(folder, ["*.gguf"])
+        shown = ", ".join(f"{folder / name} ({format_bytes(size)})" for name, size in models.items())
+        count = f"{len(models)} .gguf model{'s' * (len(models) > 1)}"
+        raise UnsupportedModelError(f"{folder} holds {count}: name one of {shown}")
 
 
 def open_gguf_folder(

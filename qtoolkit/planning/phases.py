@@ -15,7 +15,7 @@ from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
 from qtoolkit.requests import DEFAULT_CONTEXT
 from qtoolkit.sensitivity import sensitivity_phase
-from qtoolkit.stream.cost import JobShape, on_device
+from qtoolkit.stream.cost import JobShape, on_device, weights_by_block
 from qtoolkit.texts.texts import is_self
 
 # Bytes written beside the weights: config, card and receipt; and for each layer its entries in headers and journal.
@@ -126,7 +126,8 @@ def job_phases(
         phases.append(sensitivity_phase(job, measures, writes_text=writes_text, corrects=corrects))
     if method.writes_file:
         *before, last = method.phases(job, config)
-        return (*phases, *before, _writing_too(checkpoint, job, last, disk_after))
+        writing = _writing_too(checkpoint, job, last, disk_after)
+        return (*phases, *before, writing, _streamed_probe_phase(job, disk_after))
     return (*phases, *method.phases(job, config), _probe_phase(job), _save_phase(checkpoint, job, disk_after))
 
 
@@ -163,6 +164,24 @@ def _probe_phase(job: JobShape) -> PhasePlan:
         _FIRST_PRODUCTS,
     )
     return replace(on_device(job, "verify", terms, ()), seconds=job.time(touched=job.footprint + 4 * largest))
+
+
+def _streamed_probe_phase(job: JobShape, disk_after: int) -> PhasePlan:
+    """Return the phase of the short forward pass through a file that was written, whose blocks are read one by one."""
+    in_blocks, outside = weights_by_block(job)
+    head = sum(module.bytes_before for module in (*job.layers, *job.skipped) if module.name == job.head)
+    moments = (
+        (Term("largest block, expanded", max(in_blocks.values(), default=0), "in 16 bits, read from the file"),),
+        (
+            Term("what stands around the blocks", outside + head, "embeddings, norms, output head, in 16 bits"),
+            Term(
+                "logits of the probe", 12 * PROBE_TOKENS * job.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"
+            ),
+        ),
+    )
+    phases = [on_device(job, "verify", (*terms, _FIRST_PRODUCTS), ()) for terms in moments]
+    fullest = max(phases, key=lambda phase: (phase.peak_vram, phase.peak_rss))
+    return replace(fullest, bytes_moved=disk_after, seconds=job.time(moved=disk_after, touched=job.weight_bytes))
 
 
 def inference(checkpoint: Checkpoint, job: JobShape, context: int, batch_size: int) -> PhasePlan:

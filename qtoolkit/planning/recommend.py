@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qtoolkit.errors import QToolkitError
-from qtoolkit.methods import MethodConfig, as_call, offered
+from qtoolkit.methods import MethodConfig, as_call, available_methods, get_method, offered
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.layers import Modules
 from qtoolkit.planning.phases import base_terms, memory_to_use
@@ -74,10 +74,19 @@ def recommend(
             ranked.append(_Ranked(_unquantized(checkpoint, machine, device, limit, rss, context)))
         ranked.extend(_quantized(checkpoint, machine, device, limit, rss, context, for_))
     changed = f"what {for_} does not load is given in a format that it loads, or left out"
-    notes = (_MEASURED, changed) if for_ is not None and ranked else (_MEASURED,)
+    notes = (_MEASURED, *(_left_out() if for_ is None else (changed,) if ranked else ()))
     # What fits comes first, in the order of the goal; then the rest, the least memory first.
     ranked.sort(key=lambda one: (0, *_order(one, goal)) if one.candidate.fits else (1, one.candidate.memory))
     return Recommendation(goal, limit, machine.name, tuple(one.candidate for one in ranked), _REASONS[goal], notes)
+
+
+def _left_out() -> Iterator[str]:
+    """Yield notes on the methods whose results are compared only for programs that are asked for."""
+    for method in map(get_method, available_methods()):
+        readers = dict.fromkeys(program for offer in method.offers for program in offer.readers)
+        if readers and all(offer.readers for offer in method.offers):
+            asked = " or ".join(f"for_={program!r}" for program in readers)
+            yield f"{method.config_class.__name__} is compared with {asked} alone"
 
 
 def _order(one: _Ranked, goal: str) -> tuple[float, ...]:
@@ -88,8 +97,10 @@ def _order(one: _Ranked, goal: str) -> tuple[float, ...]:
         return (candidate.footprint, ratio)
     if goal == "speed":
         return (not one.in_one_step, candidate.footprint, ratio)
+    # Of what was not measured, more bytes lose less.
+    size = candidate.footprint if candidate.perplexity_ratio else -candidate.footprint
     # A smaller model with more bits is better than a larger one with fewer than 4.
-    return (one.bits < _FEWEST_BITS, -candidate.num_parameters, ratio, candidate.footprint)
+    return (one.bits < _FEWEST_BITS, -candidate.num_parameters, ratio, size)
 
 
 def _quantized(

@@ -1,10 +1,12 @@
 """Out: the receipt of a saved model, the proof that it works, its card, and its way to the Hub."""
 
+from qtoolkit.publishing.behaviour import probe_tokens
 from qtoolkit.publishing.publisher import check_push, check_repo_id, publish
 from qtoolkit.publishing.receipt_file import (
     begin_receipt,
     behaviour_of,
     measure_probe,
+    probe_of,
     read_receipt,
     receipt_of,
     write_receipt,
@@ -18,6 +20,8 @@ __all__ = [
     "check_push",
     "check_repo_id",
     "measure_probe",
+    "probe_of",
+    "probe_tokens",
     "publish",
     "read_receipt",
     "read_token",

@@ -14,7 +14,7 @@ from qtoolkit.formats import FileFormat, Format, format_of
 from qtoolkit.hub.licenses import read_card
 from qtoolkit.partial import put_back
 from qtoolkit.publishing.listing import list_folder
-from qtoolkit.publishing.receipt_file import bytes_by_dtype, read_receipt
+from qtoolkit.publishing.receipt_file import bytes_by_dtype, read_receipt, receipts_beside
 from qtoolkit.records import Receipt
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Artifact:
         receipt_error: why the receipt cannot be read; empty otherwise.
         outside: those of its files that are links out of the folder.
         odd: every other entry -> what it is, for example "is a named pipe"; such an entry is never opened.
+        beside: receipts of models that are one file each and stand beside this one, by the receipt's name.
     """
 
     path: Path
@@ -54,6 +55,12 @@ class Artifact:
     receipt_error: str = ""
     outside: tuple[str, ...] = ()
     odd: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, Receipt] = field(default_factory=dict)
+
+    @property
+    def weight_bytes(self) -> int:
+        """The bytes of its weight files."""
+        return sum((self.path / name).stat().st_size for name in self.weight_files)
 
     @property
     def weight_files(self) -> tuple[str, ...]:
@@ -125,7 +132,8 @@ def open_artifact(path: str | os.PathLike[str]) -> Artifact:
     except CheckpointError as error:
         problem = oneline(error)
     config = read_json(folder / "config.json")
-    return Artifact(folder, listing.names, config, receipt, problem, listing.outside, listing.odd)
+    beside = receipts_beside(folder, listing.names)
+    return Artifact(folder, listing.names, config, receipt, problem, listing.outside, listing.odd, beside)
 
 
 def _existing_folder(path: str | os.PathLike[str]) -> Path:

@@ -82,26 +82,27 @@ def probe_tokens(tokenizer: Any, vocab_size: int) -> list[int]:
 
 
 def probe(model: "PreTrainedModel", token_ids: list[int]) -> dict[str, Any]:
-    """Measure logits of a model on a few tokens.
+    """Measure logits of a model on a few tokens; returns and raises as `probe_of`."""
+    return probe_of(_forward(model, token_ids), token_ids, str(model.device))
 
-    Returns:
-        The fields of the record `Probe`: `token_ids`, `loss`, `top_ids`, `top_logits`, `std` and `device`.
+
+def probe_of(logits: "Tensor", token_ids: list[int], device: str) -> dict[str, Any]:
+    """Return the fields of the record `Probe` of logits float32 [tokens, vocabulary], which were computed already.
 
     Raises:
         ValueError: logits are not finite.
     """
-    logits, loss = _forward(model, token_ids)
     if not logits.isfinite().all():
         raise ValueError("logits hold NaN or infinity")
     last = logits[-PROBE_POSITIONS:]
     top = last.topk(min(TOP, last.shape[-1]))
     return {
         "token_ids": token_ids,
-        "loss": loss,
+        "loss": _loss(logits, token_ids),
         "top_ids": top.indices.tolist(),
         "top_logits": top.values.tolist(),
         "std": last.std(dim=-1).tolist(),
-        "device": str(model.device),
+        "device": device,
     }
 
 
@@ -113,19 +114,30 @@ def logits_at(model: "PreTrainedModel", token_ids: list[int], wanted: list[list[
         token_ids: the tokens.
         wanted: of each of the last positions, the ids whose logits are returned.
     """
-    logits, loss = _forward(model, token_ids)
+    logits = _forward(model, token_ids)
     rows = logits[-len(wanted) :]
-    return {"loss": loss, "logits": [row[ids].tolist() for row, ids in zip(rows, wanted, strict=False)]}
+    return {
+        "loss": _loss(logits, token_ids),
+        "logits": [row[ids].tolist() for row, ids in zip(rows, wanted, strict=False)],
+    }
 
 
-def _forward(model: "PreTrainedModel", token_ids: list[int]) -> tuple["Tensor", float]:
-    """Return logits float32 [tokens, vocabulary] and the loss: the mean negative log-likelihood of tokens 2 to last."""
+def _forward(model: "PreTrainedModel", token_ids: list[int]) -> "Tensor":
+    """Return logits float32 [tokens, vocabulary]."""
     import torch
 
     tokens = torch.tensor([token_ids], device=model.device)  # [1, tokens]
     with torch.no_grad(), _as_stored(model), _own_forward(model):
-        logits = model(input_ids=tokens, use_cache=False).logits[0].float()  # [tokens, vocabulary]
-    return logits, torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:]).item()
+        logits: Tensor = model(input_ids=tokens, use_cache=False).logits[0].float()  # [tokens, vocabulary]
+    return logits
+
+
+def _loss(logits: "Tensor", token_ids: list[int]) -> float:
+    """Return the mean negative log-likelihood of tokens 2 to last, given logits [tokens, vocabulary]."""
+    import torch
+
+    following = torch.tensor(token_ids[1:], device=logits.device)  # [tokens - 1]
+    return torch.nn.functional.cross_entropy(logits[:-1], following).item()
 
 
 @contextmanager
@@ -280,7 +292,7 @@ def run_in_llama_cpp(file: Path, token_ids: list[int]) -> dict[str, Any]:
             logits = model.logits(tokens)[0]  # [tokens, vocabulary]
         if not logits.isfinite().all():
             raise ValueError("logits hold NaN or infinity")
-        return {"loss": torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:]).item()}
+        return {"loss": _loss(logits, tokens[0].tolist())}
 
     values, error = _attempt(run)
     return {"loss": None, "base": None, **(values or {}), "model_error": error}

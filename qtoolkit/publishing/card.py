@@ -5,6 +5,7 @@ inside of code, through `python`: anybody may have written it.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def make_card(
     request: PublishRequest,
     stored: Stored | None = None,
     formats: str = "",
+    beside: Sequence[Receipt] = (),
 ) -> ModelCard:
     """Return the card of a verified model.
 
@@ -45,7 +47,8 @@ def make_card(
         verification: all checks of it.
         request: where it will be, and what its publisher says of licence, base and quality.
         stored: how its folder stores it; None for what the receipt says.
-        formats: Markdown on the formats that its repository holds; empty where there is one alone.
+        formats: Markdown on the formats or files that its repository holds; empty where there is one alone.
+        beside: receipts of the other models of its branch, where each is one file.
 
     Raises:
         ConfigError: the licence is neither known nor given, or another than the base's is given; or as `lineage_of`.
@@ -54,6 +57,7 @@ def make_card(
     config = config_class(receipt.method)
     stored = stored or stored_by(receipt)
     programs = card_lines(stored) if stored is not None else ()
+    quality = next(iter(request.reports), None)
     base_models = [lineage.base_model] if isinstance(lineage.base_model, str) else lineage.base_model or []
     card: ModelCard = ModelCard.from_template(
         card_metadata(receipt, request, lineage),
@@ -72,15 +76,13 @@ def make_card(
         packages=packages_of(receipt),
         other_packages=other_packages_of(receipt),
         needs_qtoolkit=needs_qtoolkit(receipt),
-        commands=_commands(receipt, request.repo_id),
+        commands=[line for one in (receipt, *beside) for line in _commands(one, request.repo_id)],
         file_name=_file_name(receipt),
         readers=readers_of(receipt),
         programs=table(("program", "loads it", "what to know"), programs) if programs else "",
-        quality=request.quality,
-        quality_text=text_name(request.quality) if request.quality else "",
-        figures=table(("figure", "value"), (row for row in request.quality.figures() if row[1]))
-        if request.quality
-        else "",
+        quality=quality,
+        quality_text=text_name(quality) if quality else "",
+        figures=table(("figure", "value"), (row for row in quality.figures() if row[1])) if quality else "",
         frontier=frontier_section(request.frontier),
         # The config of another package's method is imported from there.
         config_module="" if find_config(config.__name__) is config else config.__module__,
@@ -110,7 +112,7 @@ def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage) -
     """
     inherited = receipt.inherited
     license = choose_license(receipt.source.name, receipt.license, request.license)
-    figures = eval_results(request.quality)
+    figures = eval_results(next(iter(request.reports), None))
     is_other = license == "other"
     return ModelCardData(
         license=license,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
@@ -16,10 +17,11 @@ from qtoolkit.hub.repository import ask, parse_name
 from qtoolkit.measure.guard import explained
 from qtoolkit.publishing.card import choose_license, make_card
 from qtoolkit.publishing.card_frontier import frontier_files, refuse_foreign_frontier
-from qtoolkit.publishing.card_quality import refuse_foreign_figures
 from qtoolkit.publishing.contract_check import stored_in
-from qtoolkit.publishing.formats_together import Part, formats_section, parts_of
+from qtoolkit.publishing.files_together import files_of, files_section
+from qtoolkit.publishing.formats_together import formats_section
 from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
+from qtoolkit.publishing.parts import Branch, branches_of, parts_of
 from qtoolkit.publishing.push import CARD, Content, Repository
 from qtoolkit.publishing.token import Writer, find_writer
 from qtoolkit.publishing.verifier import LOADED_AGAIN, make_checks
@@ -31,16 +33,18 @@ from qtoolkit.requests import PublishRequest
 def publish(request: PublishRequest) -> Publication:
     """Verify a saved model and put it on the Hub, as `qtoolkit.publish` describes."""
     check_repo_id(request.repo_id)
-    parts = parts_of(request)
+    branches = branches_of(parts_of(request))
     # Made once before the work, so that what it refuses is refused then.
-    for part in parts:
-        _card(part, parts, Verification(part.artifact.path.name, ()))
+    for branch in branches:
+        _files_of(branch, _card(branch, branches, Verification(branch[0].artifact.path.name, ())))
     writer = None if request.dry_run else find_writer(request.repo_id, request.token)
-    verifications = [make_checks(part.artifact, part.request, run_anew=False) for part in parts]
-    for verification in verifications:
+    verifications = [
+        [make_checks(part.artifact, part.request, run_anew=False) for part in branch] for branch in branches
+    ]
+    for verification in chain(*verifications):
         refuse_unproven(verification)
-    planned = [_plan(part, parts, verification) for part, verification in zip(parts, verifications, strict=True)]
-    first, *others = planned if writer is None else _send(writer, request, parts, planned)
+    planned = [_plan(branch, branches, checked) for branch, checked in zip(branches, verifications, strict=True)]
+    first, *others = planned if writer is None else _send(writer, request, branches, planned)
     return replace(first, other_formats=tuple(map(_as_other, others)))
 
 
@@ -49,11 +53,13 @@ def _as_other(one: Publication) -> PublishedFormat:
     return PublishedFormat(one.revision, one.files, one.unchanged, one.card, one.verification, one.commit_hash)
 
 
-def _plan(part: Part, parts: Sequence[Part], verification: Verification) -> Publication:
-    """Return what a dry run returns of one format."""
+def _plan(branch: Branch, branches: Sequence[Branch], verifications: Sequence[Verification]) -> Publication:
+    """Return what a dry run returns of one branch, whose models were verified."""
+    part = branch[0]
     request = part.request
-    card = _card(part, parts, verification)
-    files = _files_of(part, card)
+    card = _card(branch, branches, verifications[0])
+    files = _files_of(branch, card)
+    others = zip(branch[1:], verifications[1:], strict=True)
     private = None if request.create_pr else request.private
     return Publication(
         repo_id=request.repo_id,
@@ -65,14 +71,18 @@ def _plan(part: Part, parts: Sequence[Part], verification: Verification) -> Publ
         files={name: _size(content) for name, content in sorted(files.items())},
         unchanged=(),
         card=card,
-        verification=verification,
+        verification=verifications[0],
+        beside={other.artifact.weight_files[0]: verification for other, verification in others},
     )
 
 
-def _files_of(part: Part, card: str) -> dict[str, Content]:
-    """Return the content of all files of a format by name."""
-    files: dict[str, Content] = {name: part.artifact.path / name for name in part.artifact.names}
-    return files | {CARD: card.encode(), **frontier_files(part.request.frontier)}
+def _files_of(branch: Branch, card: str) -> dict[str, Content]:
+    """Return the content of all files of a branch by name.
+
+    Raises:
+        ConfigError: models that are one file each do not stand beside each other.
+    """
+    return {**files_of(branch), CARD: card.encode(), **frontier_files(branch[0].request.frontier)}
 
 
 def check_push(
@@ -119,7 +129,7 @@ def _is_here(model: str | os.PathLike[str]) -> bool:
 
 
 def _send(
-    writer: Writer, request: PublishRequest, parts: Sequence[Part], planned: Sequence[Publication]
+    writer: Writer, request: PublishRequest, branches: Sequence[Branch], planned: Sequence[Publication]
 ) -> list[Publication]:
     """Put the files on the Hub that it does not have, and return the publications, with which those were.
 
@@ -128,10 +138,10 @@ def _send(
     Args:
         writer: in whose name.
         request: what to publish, and where.
-        parts, planned: all formats, and what a dry run returns of each.
+        branches, planned: all branches, and what a dry run returns of each.
     """
-    repositories = [Repository(request.repo_id, writer, part.request.revision, request.report) for part in parts]
-    contents = [_files_of(part, one.card) for part, one in zip(parts, planned, strict=True)]
+    repositories = [Repository(request.repo_id, writer, one.revision, request.report) for one in planned]
+    contents = [_files_of(branch, one.card) for branch, one in zip(branches, planned, strict=True)]
     for repository, one, files in zip(repositories, planned, contents, strict=True):
         repository.open(private=request.private, create_pr=request.create_pr)
         if one.gated and not repository.private:
@@ -140,17 +150,21 @@ def _send(
         repository.refuse_leftovers(files)
     sent = [
         _push(*one, create_pr=request.create_pr)
-        for one in reversed(list(zip(repositories, parts, planned, contents, strict=True)))
+        for one in reversed(list(zip(repositories, branches, planned, contents, strict=True)))
     ]
     return sent[::-1]
 
 
 def _push(
-    repository: Repository, part: Part, planned: Publication, files: Mapping[str, Content], *, create_pr: bool
+    repository: Repository, branch: Branch, planned: Publication, files: Mapping[str, Content], *, create_pr: bool
 ) -> Publication:
-    """Send one format to its branch, and return its publication."""
-    receipt = part.receipt
-    unchanged = repository.unchanged(files, {name: entry.sha256 for name, entry in receipt.files.items()})
+    """Send what a branch holds, and return its publication."""
+    receipt = branch[0].receipt
+    known: dict[Content, str] = {
+        part.artifact.path / name: entry.sha256 for part in branch for name, entry in part.receipt.files.items()
+    }
+    hashes = {name: known[content] for name, content in files.items() if content in known}
+    unchanged = repository.unchanged(files, hashes)
     missing = {name: content for name, content in files.items() if name not in unchanged}
     commit, pull_request = repository.parent, None
     if missing:
@@ -168,20 +182,26 @@ def _push(
     )
 
 
-def _card(part: Part, parts: Sequence[Part], verification: Verification) -> str:
-    """Return the text of the card that a folder has, or else of one that is made; that of the first names all formats.
+def _card(branch: Branch, branches: Sequence[Branch], verification: Verification) -> str:
+    """Return the text of the card that a folder has, or else of one that is made.
+
+    Args:
+        branch: what the card is of; its first model's folder may have one.
+        branches: all of a publication; the card of the first one names them.
+        verification: the checks of the first model.
 
     Raises:
         ConfigError: the request contradicts the receipt, or the card that the folder has.
     """
+    part = branch[0]
     artifact, receipt, request = part.artifact, part.receipt, part.request
-    if request.quality is not None:
-        refuse_foreign_figures(request.quality, receipt)
     if request.frontier is not None:
         refuse_foreign_frontier(request.frontier, receipt)
-    formats = formats_section(parts) if part is parts[0] else ""
+    formats = formats_section([one[0] for one in branches]) if branch is branches[0] else ""
+    formats = formats or files_section(branch)
     if CARD not in artifact.names:
-        return str(make_card(receipt, verification, request, stored_in(artifact), formats))
+        beside = [other.receipt for other in branch[1:]]
+        return str(make_card(receipt, verification, request, stored_in(artifact), formats, beside))
     card = artifact.path / CARD
     given = [key for key in ("base_model", "base_model_relation", "quality", "frontier") if getattr(request, key)]
     for key in [*given, *(["also"] if formats else [])]:

@@ -158,9 +158,10 @@ class Repository:
         left = [name for name in self.present if name.lower().endswith(_WEIGHTS) or name == INDEX_FILE]
         odd = sorted(name for name in left if name not in files and "/" not in name)
         if odd:
+            beside = ", give also= with its folder" if odd[0].lower().endswith(".gguf") else ""
             raise ConfigError(
-                f"{self.repo_id} holds {odd[0]}, which this model has not: name another repository or revision=, or "
-                "remove it there"
+                f"{self.repo_id} holds {odd[0]}, which this model has not: name another repository or "
+                f"revision={beside}, or remove it there"
             )
 
     def push(self, files: Mapping[str, Content], message: str, *, create_pr: bool) -> tuple[str, str | None]:

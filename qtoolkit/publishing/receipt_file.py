@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -25,6 +26,7 @@ from qtoolkit.records import Behaviour, FileEntry, ModelSource, Probe, Quantizat
 from qtoolkit.texts.mixtures import read_mixture, write_mixture
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from qtoolkit.models.checkpoint import Checkpoint
@@ -115,7 +117,25 @@ def measure_probe(model: "PreTrainedModel", tokenizer: Any) -> Probe:
         ValueError: logits are not finite.
     """
     vocab_size = model.config.get_text_config().vocab_size
-    values = behaviour.probe(model, behaviour.probe_tokens(tokenizer, vocab_size))
+    return _probe(behaviour.probe(model, behaviour.probe_tokens(tokenizer, vocab_size)))
+
+
+def probe_of(logits: "Tensor", token_ids: list[int], device: str) -> Probe:
+    """Return the probe of logits that were computed already.
+
+    Args:
+        logits: float32 [tokens, vocabulary].
+        token_ids: the tokens, those of `behaviour.probe_tokens`.
+        device: where they were computed.
+
+    Raises:
+        ValueError: logits are not finite.
+    """
+    return _probe(behaviour.probe_of(logits, token_ids, device))
+
+
+def _probe(values: dict[str, Any]) -> Probe:
+    """Return the record of what `behaviour.probe` measured."""
     return Probe.from_dict({"record": "Probe", "schema_version": Probe.schema_version, **values})
 
 
@@ -141,13 +161,33 @@ def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
     return finished
 
 
-def read_receipt(folder: Path) -> Receipt | None:
+def receipts_beside(folder: Path, names: Iterable[str]) -> dict[str, Receipt]:
+    """Return the sound receipts of models that stand beside a folder's own, by their names, "model-Q8_0.qtoolkit.json".
+
+    Args:
+        folder: holds them.
+        names: of its files.
+    """
+    found = {}
+    for name in names:
+        if name.endswith(f".{RECEIPT_FILE}") and "/" not in name:
+            # A damaged one vouches for no file.
+            with suppress(CheckpointError):
+                found[name] = read_receipt(folder, name)
+    return {name: receipt for name, receipt in found.items() if receipt is not None}
+
+
+def read_receipt(folder: Path, name: str = RECEIPT_FILE) -> Receipt | None:
     """Read the receipt of a folder; None where there is none.
+
+    Args:
+        folder: holds it.
+        name: of its file.
 
     Raises:
         CheckpointError: there is one, and it is damaged or of another version.
     """
-    file = folder / RECEIPT_FILE
+    file = folder / name
     if not file.is_file():
         return None
     try:
@@ -157,7 +197,7 @@ def read_receipt(folder: Path) -> Receipt | None:
         receipt = Receipt.from_dict(_plain(values))
         refuse_odd_figures(receipt)
     except (OSError, ValueError, OverflowError, RecursionError, ConfigError) as error:
-        what = f"{RECEIPT_FILE} is no receipt ({oneline(error)}): restore it, or remove it"
+        what = f"{name} is no receipt ({oneline(error)}): restore it, or remove it"
         raise CheckpointError(lfs_problem(file).replace(f"{folder}/", "") or what) from error
     # Cards and names of folders in the cache have the commit in them, so that it must look like one.
     known = is_commit_hash(receipt.source.commit_hash)

@@ -1,7 +1,7 @@
 """Record what was uploaded to the Hub, or would be."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from qtoolkit.records.base import Record, Row, row_if
@@ -57,10 +57,11 @@ class Publication(Record):
         commit_hash: the commit that holds it; None for a dry run.
         pull_request: address of the pull request; None if the files were committed to the branch.
         other_formats: the same model in other formats, each on a branch of its own.
+        beside: the checks of the other models of this branch, where each is one file, by the file's name.
     """
 
     schema_version: ClassVar[int] = 2
-    added_fields: ClassVar[frozenset[str]] = frozenset({"other_formats"})
+    added_fields: ClassVar[frozenset[str]] = frozenset({"other_formats", "beside"})
 
     repo_id: str
     url: str
@@ -75,6 +76,7 @@ class Publication(Record):
     commit_hash: str | None = None
     pull_request: str | None = None
     other_formats: tuple[PublishedFormat, ...] = ()
+    beside: Mapping[str, Verification] = field(default_factory=dict)
 
     def rows(self) -> tuple[Row, ...]:
         sent = {name: size for name, size in self.files.items() if name not in self.unchanged}
@@ -90,6 +92,7 @@ class Publication(Record):
                 for name, size in self.files.items()
             ),
             *self.verification.summary(),
+            *(row for verification in self.beside.values() for row in verification.summary()),
             *(row for other in self.other_formats for row in other.rows()),
             *((Row("card", self.card),) if self.dry_run else ()),
         )

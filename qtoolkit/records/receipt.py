@@ -11,6 +11,8 @@ from qtoolkit.records.memory import MemoryReport
 from qtoolkit.records.source import ModelSource
 from qtoolkit.units import format_bytes, format_items, format_share
 
+_WEIGHTS = (".safetensors", ".gguf")
+
 
 @dataclass(frozen=True)
 class FileEntry(Record):
@@ -144,7 +146,7 @@ class Receipt(Record):
     @property
     def weights_fingerprint(self) -> str | None:
         """Return the SHA-256 of the weight files' hashes, sorted by name; None before they are written."""
-        hashes = [self.files[name].sha256 for name in sorted(self.files) if name.endswith(".safetensors")]
+        hashes = [self.files[name].sha256 for name in sorted(self.files) if name.endswith(_WEIGHTS)]
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest() if hashes else None
 
     @property

@@ -35,23 +35,32 @@ class PublishRequest(CardOptions, CheckOptions):
     create_pr: bool = option(False, help="open a pull request, for a repository of somebody else")
     dry_run: bool = option(False, help="send nothing, and tell every file, its size and the card")
     also: Sequence[str | PathLike[str]] = option(
-        (), help="folders with the same model in other formats, each for a branch named after its format", metavar="DIR"
+        (),
+        help="folders with the same model in other formats, each for a branch named after its format; .gguf files of "
+        "other types stand beside the first one",
+        metavar="DIR",
     )
     revision: str = option("main", help="branch to write to, made where it does not exist", metavar="BRANCH")
-    quality: QualityReport | None = option(None, help="what `evaluate` measured of this folder, for the card")
+    quality: QualityReport | Sequence[QualityReport] | None = option(
+        None, help="what `evaluate` measured of this folder, for the card; a list where others are named too"
+    )
     frontier: Frontier | None = option(None, help="what `frontier` measured of its base, for the card")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.also, list | tuple) or not all(isinstance(one, str | PathLike) for one in self.also):
             raise ConfigError(f"also must be a list of folders, got {self.also!r:.60}")
-        if self.also and self.create_pr:
-            raise ConfigError("a pull request brings one format: leave also out, and open one for each branch")
-        if self.also and self.revision != "main":
-            raise ConfigError(
-                f"also makes a branch for each format, and main for the first: leave out {self.revision!r}"
-            )
-        if not isinstance(self.quality, QualityReport | None):
-            raise ConfigError(f"quality must be what qt.evaluate returns, got {type(self.quality).__name__}")
+        reports: tuple[object, ...] = self.reports
+        odd = [one for one in reports if not isinstance(one, QualityReport)]
+        if odd:
+            raise ConfigError(f"quality must be what qt.evaluate returns, got {type(odd[0]).__name__}")
         if not isinstance(self.frontier, Frontier | None):
             raise ConfigError(f"frontier must be what qt.frontier returns, got {type(self.frontier).__name__}")
+
+    @property
+    def reports(self) -> tuple[QualityReport, ...]:
+        """Return all reports of `quality`, of which there may be one, several or none."""
+        if self.quality is None:
+            return ()
+        # Anything that is no list is one report, or refused as none.
+        return tuple(self.quality) if isinstance(self.quality, Sequence) else (self.quality,)

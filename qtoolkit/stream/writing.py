@@ -25,7 +25,7 @@ from qtoolkit.tensor.lazy import LazyState, LazyTensor
 if TYPE_CHECKING:
     from io import BufferedWriter
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # As in transformers' `save_pretrained`: small enough for any file system, and for repeating an upload to the Hub.
 MAX_SHARD_BYTES = 5_000_000_000
@@ -73,6 +73,7 @@ def describe_model(
     *,
     side_files: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda quantization: {},
     quantization: Mapping[str, Any] | None = None,
+    generation: "GenerationConfig | None" = None,
 ) -> Noted[list[str]]:
     """Write the config of a model, what readers expect beside it, and the options of generating.
 
@@ -81,6 +82,7 @@ def describe_model(
         folder: where its files are written.
         side_files: as for `save_model`.
         quantization: a `quantization_config` to write; None for the model's own.
+        generation: the options of generating; None for the model's own, which one on the meta device lacks.
 
     Returns:
         The names of the files, and notes of what was left out.
@@ -92,9 +94,10 @@ def describe_model(
     for name, text in side_files(config.value.get("quantization_config") or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
         names.append(name)
-    if model.generation_config is not None:
+    generation = generation or model.generation_config
+    if generation is not None:
         # Not `save_pretrained`, which refuses values of many published models, such as a temperature without do_sample.
-        model.generation_config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
+        generation.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
         names.append("generation_config.json")
     return Noted(names, config.notes)
 

@@ -21,6 +21,7 @@ from qtoolkit.publishing.process import NoAnswerError
 from qtoolkit.publishing.program_checks import check_program
 from qtoolkit.publishing.verifier import check_files
 from qtoolkit.records import Probe
+from tests.publishing.checks import checks_of
 from tests.sample_models import few_tokens, random_model
 
 FILE = "tiny-llama-Q8_0.gguf"
@@ -83,8 +84,10 @@ def test_experts_are_planned_one_by_one(smollm2: Path, tmp_path: Path, in_memory
         options["tokenizer"] = AutoTokenizer.from_pretrained(source)
         source = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
     config = qt.GGUF("Q8_0", exclude=("*.w1",))
-    report = qt.quantize(source, config, output=tmp_path / "out", **options).report
+    result = qt.quantize(source, config, output=tmp_path / "out", **options)
+    report, receipt = result.report, result.receipt
     assert report.path is not None
+    assert receipt is not None and receipt.probe is not None, report.notes
     tensors = gguf.GGUFReader(next(Path(report.path).glob("*.gguf"))).tensors
     types = {tensor.name: tensor.tensor_type.name for tensor in tensors}
     assert types["blk.1.ffn_gate_exps.weight"] == "F16"
@@ -97,6 +100,16 @@ def test_experts_are_planned_one_by_one(smollm2: Path, tmp_path: Path, in_memory
     assert {layer.name: layer.disk_bytes for layer in loaded.layers if ".experts." in layer.name} == experts
 
 
+def test_the_options_of_generating_are_those_of_the_base(tiny_llama: Path, tmp_path: Path) -> None:
+    """Without them, transformers would make some of the config, which knows one end of a turn where chats have two."""
+    base = shutil.copytree(tiny_llama, tmp_path / "tiny")
+    (base / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6, "eos_token_id": [2, 0]}')
+    qt.quantize(str(base), qt.GGUF("Q8_0"), output=tmp_path / "out")
+    checks = checks_of(tmp_path / "out", base=base)
+    assert checks["generation config"].passed, str(checks["generation config"])
+    assert checks["logits"].passed and checks["perplexity"].passed, str(checks["logits"])
+
+
 def answering(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda _: {"model_error": "", "base": None} | values
 
@@ -104,6 +117,8 @@ def answering(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.once
 def test_verify_tells_whether_llama_cpp_ran_the_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = open_artifact(saved)
+    assert artifact.receipt is not None
+    artifact = replace(artifact, receipt=replace(artifact.receipt, probe=None))
     if not is_installed("llama_cpp"):
         (check,) = check_program(artifact, answering())
         assert str(check.passed) == "None"

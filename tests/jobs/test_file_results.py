@@ -66,6 +66,21 @@ def test_transformers_and_qtoolkit_load_the_same_weights(result: qt.QuantizedMod
     assert torch.equal(result.model.state_dict()["lm_head.weight"], theirs["lm_head.weight"])
 
 
+def test_the_receipt_has_the_logits_of_the_file(result: qt.QuantizedModel) -> None:
+    """As transformers computes them with the file's weights; those of the base differ by more."""
+    assert result.path is not None and result.receipt is not None and result.receipt.probe is not None
+    probe = result.receipt.probe
+    model = AutoModelForCausalLM.from_pretrained(result.path, gguf_file=FILE, dtype=torch.float32, **dequantized())
+    tokens = torch.tensor([probe.token_ids])  # [1, tokens]
+    with torch.no_grad():
+        logits = model(input_ids=tokens).logits[0]  # [tokens, vocabulary]
+    loss = torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:]).item()
+    assert probe.loss == pytest.approx(loss, abs=0.01)
+    for row, ids, stored, std in zip(logits[-2:], probe.top_ids, probe.top_logits, probe.std, strict=True):
+        assert (row[list(ids)] - torch.tensor(stored)).abs().max() < 0.05 * std
+        assert row.std().item() == pytest.approx(std, rel=0.02)
+
+
 def test_a_loaded_folder_tells_what_it_was_made_of(result: qt.QuantizedModel) -> None:
     assert result.path is not None
     loaded = qt.load(result.path)

@@ -105,6 +105,18 @@ def weights_as(name: str) -> Callable[[Path], None]:
     return lambda folder: replace_weights(folder, name)
 
 
+def gguf_files(*names: str) -> Callable[[Path], None]:
+    """Nothing but such files."""
+
+    def change(folder: Path) -> None:
+        for file in folder.iterdir():
+            file.unlink()
+        for name in names:
+            (folder / name).write_bytes(b"GGUF")
+
+    return change
+
+
 def remove(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
@@ -135,7 +147,16 @@ DAMAGED = "save it anew, or copy it from where it came from"
 
 REFUSALS: dict[str, tuple[Callable[[Path], None], type[SourceError], str]] = {
     "pickles only": (weights_as("pytorch_model.bin"), UnsafeCheckpointError, r"pytorch_model\.bin.*ask its author"),
-    "gguf only": (weights_as("a.Q4_0.gguf"), UnsupportedModelError, r"name one of them, for example .*a\.Q4_0\.gguf"),
+    "gguf only": (
+        weights_as("a.Q4_0.gguf"),
+        UnsupportedModelError,
+        r"holds 1 \.gguf model: name one of .*a\.Q4_0\.gguf \(.*B\)$",
+    ),
+    "gguf without a config": (
+        gguf_files("a-Q4_0.gguf", "a-Q8_0.gguf"),
+        UnsupportedModelError,
+        r"holds 2 \.gguf models: name one of .*a-Q4_0\.gguf \(4 bytes\), .*a-Q8_0\.gguf \(4 bytes\)$",
+    ),
     "no weights": (remove(SINGLE), CheckpointError, f"no .*safetensors weights: {DAMAGED}"),
     "weights cut": (write(SINGLE, b"\x10\0\0\0"), CheckpointError, f"has 4 bytes, too few for a header: {DAMAGED}"),
     "no config": (remove("config.json"), ModelNotFoundError, "no config.json: name a folder"),

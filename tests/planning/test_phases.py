@@ -41,6 +41,17 @@ def test_the_result_is_in_memory_on_a_cpu_and_on_the_gpu_elsewhere() -> None:
     assert phase_of(there, "quantize").peak_rss < here.footprint_after < phase_of(there, "quantize").peak_vram
 
 
+def test_a_file_is_probed_block_by_block() -> None:
+    """Llama-2 7B: no more than its embedding and its head in 16 bits, which is more than the largest block."""
+    plan = qt.plan(config_of("7b"), qt.GGUF("Q4_K_M"), machine="cpu-12gb")
+    assert [phase.name for phase in plan.phases] == ["quantize", "verify"]
+    phase = phase_of(plan, "verify")
+    assert size_of(phase, "what stands around the blocks") == 2 * (2 * 32000 * 4096 + 4096)
+    assert size_of(phase, "logits of the probe") == 3 * 32 * 32000 * 4
+    assert phase.bytes_moved == plan.disk_after
+    assert plan.peak_rss < 2e9 < plan.footprint_after
+
+
 def test_gptq_follows_the_block_and_not_the_model() -> None:
     """Llama-2 7B, 32 samples of 512 tokens by hand; float16 runs in float32 on a CPU, which has no products of it."""
     plan = qt.plan(config_of("7b"), qt.GPTQ(num_samples=32, seq_len=512, qep_alpha=0), machine="cpu-12gb")

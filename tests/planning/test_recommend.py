@@ -50,6 +50,30 @@ def test_what_does_not_fit_comes_last() -> None:
     assert fits == sorted(fits, reverse=True) and {True, False} == set(fits)
 
 
+@pytest.mark.parametrize("program", ["llama.cpp", "Ollama", "LM Studio"])
+def test_programs_of_gguf_files_are_recommended_some(program: str) -> None:
+    """With the sizes of their plans."""
+    found = qt.recommend(config_of("7b"), memory="40 GB", machine="a100-80", for_=program)
+    files = {one.config: one for one in found.candidates if one.config.startswith("GGUF")}
+    for name, config in {
+        "GGUF()": "Q4_K_M",
+        "GGUF(quant_type='Q5_K_M')": "Q5_K_M",
+        "GGUF(quant_type='Q8_0')": "Q8_0",
+    }.items():
+        plan = qt.plan(config_of("7b"), qt.GGUF(config), machine="a100-80")
+        assert (files[name].disk, files[name].footprint) == (plan.disk_after, plan.footprint_after)
+    assert [*files] == ["GGUF(quant_type='Q8_0')", "GGUF(quant_type='Q5_K_M')", "GGUF()"]
+    assert found.best is not None and found.best.config == "GGUF(quant_type='Q8_0')"
+
+
+@pytest.mark.parametrize("program", [None, "transformers", "qtoolkit"])
+def test_what_expands_a_file_is_recommended_none(program: str | None) -> None:
+    """Its size says nothing of what it takes there."""
+    found = qt.recommend(config_of("7b"), memory="40 GB", machine="a100-80", for_=program)
+    assert found.candidates and not any(one.config.startswith("GGUF") for one in found.candidates)
+    assert any("GGUF is compared with for_='llama.cpp'" in note for note in found.notes) is (program is None)
+
+
 def test_nothing_fits() -> None:
     found = of("1 GB")
     assert found.best is None

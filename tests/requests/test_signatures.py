@@ -45,7 +45,8 @@ SIGNATURES = {
     "-> Verification",
     "publish": f"(path: {PATH}, repo_id: str, *, private: bool = True, create_pr: bool = False, dry_run: bool = False, "
     f"token: str | None = None, revision: str = 'main', base: {PATH} | None = None, license: str | None = None, "
-    "base_model: str | None = None, base_model_relation: str | None = None, quality: QualityReport | None = None, "
+    "base_model: str | None = None, base_model_relation: str | None = None, "
+    "quality: QualityReport | Sequence[QualityReport] | None = None, "
     f"frontier: Frontier | None = None, also: Sequence[{PATH}] = (), "
     f"on_progress: {PROGRESS}, on_check: {CHECK}) -> Publication",
     "find_models": "(text: str = '', *, limit: int = 20, hub: bool = True, token: str | None = None) -> FoundModels",

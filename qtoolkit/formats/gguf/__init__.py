@@ -30,14 +30,19 @@ class GGUFFormat(FileFormat):
     packages = ("gguf",)
     suffix = ".gguf"
     program, binding = "llama.cpp", "llama_cpp"
+    own_file_names = ("Modelfile",)
     takes_codes = True
+
+    def file_type(self, values: Values) -> str:
+        """See `FileFormat`."""
+        from qtoolkit.formats.gguf.mixes import MIXES
+
+        quant_type = values.get("quant_type")
+        return quant_type if isinstance(quant_type, str) and quant_type in MIXES else ""
 
     def commands(self, repo_id: str, options: Values) -> tuple[str, ...]:
         """See `FileFormat`: as the documentation of each program has them (llama.cpp, Ollama, LM Studio's `lms`)."""
-        from qtoolkit.formats.gguf.mixes import MIXES
-
-        quant_type = options.get("quant_type")
-        chosen = f":{quant_type}" if isinstance(quant_type, str) and quant_type in MIXES else ""
+        chosen = f":{self.file_type(options)}".rstrip(":")
         return (
             f"llama-cli -hf {repo_id}{chosen}  # llama.cpp",
             f"ollama run hf.co/{repo_id}{chosen}  # Ollama",
@@ -70,7 +75,9 @@ class GGUFFormat(FileFormat):
 
         if importance is None and options.get("imatrix") is not None:
             importance = read_imatrix(path_of(options["imatrix"], "imatrix"))
-        return GGUFPlanner(checkpoint, options["quant_type"], left, importance=importance)
+        return GGUFPlanner(
+            checkpoint, options["quant_type"], left, importance=importance, modelfile=options["modelfile"]
+        )
 
     def file_of_codes(
         self,

@@ -20,6 +20,8 @@ from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
 from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, note_on_name, tokenizer_of
 from qtoolkit.formats.gguf.importance import check_importance, header_values, importance_of, notes_on_file
 from qtoolkit.formats.gguf.mixes import MIXES
+from qtoolkit.formats.gguf.modelfile import NAME as MODELFILE
+from qtoolkit.formats.gguf.modelfile import modelfile
 from qtoolkit.formats.layer import Layer
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, ProgressEvent, Term
@@ -49,6 +51,7 @@ class GGUFPlanner(FilePlanner):
         left: whether a module stays in 16 bits, by its name.
         importance: the mean squares of inputs, float32 [in] or [experts, in], by llama.cpp's names of the tensors; an
             `Imatrix` for those of a file; an empty one where blocks will be given; None for none.
+        modelfile: whether to write a `Modelfile` for Ollama beside the file.
 
     Raises:
         UnsupportedModelError: the architecture, an option of it, a tensor or the tokenizer is not written.
@@ -67,9 +70,11 @@ class GGUFPlanner(FilePlanner):
         left: Callable[[str], bool],
         *,
         importance: Mapping[str, torch.Tensor] | None = None,
+        modelfile: bool = False,
     ) -> None:
         self._checkpoint = checkpoint
         self._quant_type = quant_type
+        self._modelfile = modelfile
         shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(checkpoint).items()}
         tokenizer = tokenizer_of(checkpoint)
         texts = general_texts(checkpoint, tokenizer)
@@ -161,6 +166,9 @@ class GGUFPlanner(FilePlanner):
                 given_back = done
                 give_memory_back()
             on_progress(ProgressEvent("quantize", min(done, total), total, "bytes", entry.name))
+        if self._modelfile:
+            text = modelfile(self.file_name, tokenizer_of(checkpoint), checkpoint.config, checkpoint.generation_config)
+            (folder / MODELFILE).write_text(text, encoding="utf-8")
         return {"quant_method": self.name, "quant_type": self._quant_type, "file": self.file_name}
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":

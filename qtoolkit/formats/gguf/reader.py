@@ -1,9 +1,7 @@
 """Plan and load a folder around a `.gguf` file; its weights are expanded to 16 bits, since torch knows no blocks."""
 
-import copy
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ from qtoolkit.checkpoints.gguf_header import read_gguf
 from qtoolkit.checkpoints.gguf_places import one_share, places_of
 from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.formats.base import Reader, Sizes
+from qtoolkit.formats.file_format import in_full_precision
 from qtoolkit.formats.gguf.mixes import MIXES
 from qtoolkit.formats.layer import Layer
 from qtoolkit.records import LayerPlan, ignore_progress
@@ -90,7 +89,4 @@ class GGUFReader(Reader):
         """See `Planner`."""
         from qtoolkit.stream.loading import load_streamed
 
-        config = copy.deepcopy(checkpoint.config)
-        del config.quantization_config
-        plain = replace(checkpoint, config=config, _built=[])
-        return load_streamed(plain, None, device=device, on_progress=ignore_progress)
+        return load_streamed(in_full_precision(checkpoint), None, device=device, on_progress=ignore_progress)
