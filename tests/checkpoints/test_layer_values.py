@@ -5,8 +5,6 @@ from transformers import LlamaConfig
 
 from qtoolkit.checkpoints.layer_values import largest
 
-pytestmark = pytest.mark.once
-
 
 def config(**values: object) -> LlamaConfig:
     return LlamaConfig(num_hidden_layers=3, hidden_size=64, head_dim=16, **values)

@@ -7,8 +7,6 @@ import torch
 
 from qtoolkit.tensor.block_codes import CENTERED, WITH_MINIMUM, BlockCodes, largest_change, pack_codes
 
-pytestmark = pytest.mark.once
-
 
 def numbers(bits: int, groups: int = 2, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     """Every code of these bits several times in 6 rows, and scales of both signs."""
