@@ -70,7 +70,7 @@ def run_conversion(request: ConvertRequest) -> Conversion:
         write_parts(described, _parts(source, recoded), partial, request.report)
         changes = _changes(source, recoded, partial) if recoded.lossy else ()
         notes = (note, *recoded.notes, *changes, *beside)
-        plan = _write_receipt(source, partial, notes, started)
+        plan = _write_receipt(source, layout, partial, notes, started)
     return Conversion(
         model=source.checkpoint.name,
         commit_hash=source.checkpoint.commit_hash,
@@ -181,7 +181,7 @@ def _write_beside(source: Convertible, recoded: Recoded, folder: Path) -> tuple[
     return (*written.notes, *copy_companions(checkpoint.path, folder).notes)
 
 
-def _write_receipt(source: Convertible, folder: Path, notes: tuple[str, ...], started: float) -> Plan:
+def _write_receipt(source: Convertible, layout: str, folder: Path, notes: tuple[str, ...], started: float) -> Plan:
     """Write the receipt of a result whose other files are written, and return the plan of loading it.
 
     The result is read as any checkpoint, so that one that does not fit its config never reaches the output. What the
@@ -211,6 +211,7 @@ def _write_receipt(source: Convertible, folder: Path, notes: tuple[str, ...], st
                 predicted_disk_after=plan.disk_after,
             ),
             num_layers=len(plan.layers),
+            taken_over=layout if own.taken_over else "",
         )
     else:
         memory = MemoryReport(
@@ -229,5 +230,6 @@ def _write_receipt(source: Convertible, folder: Path, notes: tuple[str, ...], st
         report = quantization_report(about, every, memory, folder, time.monotonic() - started)
         deciding = versions(packages_of_method(plan.method))
         receipt = begin_receipt(checkpoint, base.value, report, deciding, (hardware("cpu"),), None)
+        receipt = replace(receipt, taken_over=layout)
     write_receipt(folder, receipt)
     return plan

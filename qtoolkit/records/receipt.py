@@ -106,10 +106,12 @@ class Receipt(Record):
         files: name -> size and hash of every file but this one.
         source_check: whether the bytes of the base have the hashes that the Hub names ("checked: ..."), or why that is
             not known ("not checked: ..."); empty if nothing is known.
+        taken_over: the format in which codes stand that were chosen elsewhere, and taken over by a conversion; empty
+            where they were chosen by the job that made the model.
     """
 
     schema_version: ClassVar[int] = 2
-    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check"})
+    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check", "taken_over"})
 
     source: ModelSource
     license: str | None
@@ -130,6 +132,7 @@ class Receipt(Record):
     dtypes: Mapping[str, int]
     files: Mapping[str, FileEntry]
     source_check: str = ""
+    taken_over: str = ""
 
     @property
     def weights_fingerprint(self) -> str | None:
