@@ -31,6 +31,8 @@ from qtoolkit.records import (
 )
 from qtoolkit.stream.staging import check_output, staged
 from qtoolkit.stream.writing import save_model
+from qtoolkit.structural_reading import check_opens
+from qtoolkit.units import format_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -121,6 +123,7 @@ class QuantizedModel:
                 notes = save_model(
                     self.model, self.tokenizer, partial, on_progress, base=base, side_files=side_files_of
                 )
+                check_opens(partial)
             else:
                 probe = save_measured(self.model, self.tokenizer, partial, on_progress, base)
                 self.receipt = self._write_receipt(self.receipt, partial, probe)
@@ -158,7 +161,7 @@ def base_folder(path: str | Path | None, name: str) -> Path | None:
 def save_measured(
     model: "PreTrainedModel", tokenizer: Any, folder: Path, on_progress: OnProgress, base: Path | None
 ) -> Noted[Probe | None]:
-    """Save a model, and return its logits on a few tokens, or None if they cannot be computed.
+    """Save a model, check that its own reader opens it, and return its logits on a few tokens; None without any.
 
     Args:
         model, tokenizer, folder, on_progress, base: as for `save_model`, whose notes are added.
@@ -172,6 +175,7 @@ def save_measured(
         probe = Noted(None, (note,))
     give_memory_back()
     notes = save_model(model, tokenizer, folder, on_progress, base=base, side_files=side_files_of)
+    check_opens(folder)
     return replace(probe, notes=(*probe.notes, *notes))
 
 
@@ -222,9 +226,19 @@ def quantization_report(
         device=plan.device,
         layers=plan.layers,
         skipped=plan.skipped,
+        warnings=(*plan.warnings, *_unlike_planned(memory)),
         notes=tuple(dict.fromkeys(notes)),
         memory=memory,
         path=str(folder) if folder else None,
         seconds=seconds,
         calibration=calibration,
     )
+
+
+def _unlike_planned(memory: MemoryReport) -> tuple[str, ...]:
+    """Return a warning of a result that takes other bytes than its plan says; nothing where both are the same."""
+    planned, measured = memory.predicted_footprint_after, memory.footprint_after
+    if planned is None or planned == measured:
+        return ()
+    sizes = f"takes {format_count(measured)} bytes in memory, and {format_count(planned)} were planned"
+    return (f"the result {sizes}: its plan is wrong, tell the makers of qtoolkit this model and method",)

@@ -56,6 +56,11 @@ def format_bits(bits: float) -> str:
     return f"{bits:.3f} bits per weight"
 
 
+def format_share(part: int, whole: int) -> str:
+    """Return a part as a percentage of the whole with one decimal: `29, 1000` -> `2.9 %`; of nothing, `0.0 %`."""
+    return f"{100 * part / whole if whole else 0.0:.1f} %"
+
+
 def format_count(count: int) -> str:
     """Return a count with thousands separators: `134515008` -> `134,515,008`."""
     return f"{count:,}"

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -38,6 +39,28 @@ MORE_ARCHITECTURES = {
     "falcon": _COMMON | _FALCON | {"new_decoder_architecture": False},
     "qwen2_moe": _MIXTURE | {"shared_expert_intermediate_size": 64},
     "qwen3_moe": _MIXTURE | {"head_dim": 16},
+}
+# Those that have something of their own, tried where that counts.
+_LATENT = {"q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 32}
+_MAMBA = {"mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 1}
+OTHER_ARCHITECTURES: dict[str, dict[str, Any]] = {
+    # Its second layer has larger heads, and a rope that transformers 4 does not know.
+    "gemma4_text": _ROPE
+    | {"num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 32, "hidden_size_per_layer_input": 0}
+    | {"layer_types": ["sliding_attention", "full_attention"], "max_position_embeddings": 128},
+    # All experts of a block are one tensor in its files too.
+    "llama4_text": _MIXTURE | {"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 128},
+    # What corrects the scores of their routers is float32 in any model.
+    "deepseek_v3": _MIXTURE
+    | _LATENT
+    | {"num_key_value_heads": 4, "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
+    "nemotron_h": _MIXTURE
+    | _MAMBA
+    | {"hybrid_override_pattern": "M*-E", "num_hidden_layers": 4, "head_dim": 16, "n_routed_experts": 4}
+    | {"moe_shared_expert_intermediate_size": 64},
+    # Its blocks keep the state after the last token.
+    "recurrent_gemma": _ROPE
+    | {"num_key_value_heads": 1, "num_hidden_layers": 3, "lru_width": 64, "attention_window_size": 16},
 }
 
 _LLAMA = {"vocab_size": 32000, "max_position_embeddings": 4096, "dtype": "float16"}
@@ -136,7 +159,7 @@ def random_model(
 ) -> PreTrainedModel:
     """A small model of an architecture of `ARCHITECTURES` with random weights."""
     model_type = architecture.removesuffix("_tied")
-    known = ARCHITECTURES | MORE_ARCHITECTURES
+    known = ARCHITECTURES | MORE_ARCHITECTURES | OTHER_ARCHITECTURES
     settings = {"tie_word_embeddings": False} | known[architecture] | changes
     config = CONFIG_MAPPING[model_type](**settings)
     torch.manual_seed(seed)

@@ -21,6 +21,8 @@ _LAYER_KEYS = {
 }
 # Model types whose older classes ask for "type" in `rope_scaling`, and refuse other fields than its own.
 _TYPE_KEY = ("olmo", "olmo2", "phi3", "phi4_multimodal", "phimoe")
+# The ropes that transformers 4 knows. With another in the older keys too, transformers 5 refuses the config.
+_OLDER_ROPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 # Model type -> other older keys, with the newer ones.
 _RENAMED = {
     "qwen3_moe": {"num_experts": "num_local_experts"},
@@ -89,7 +91,10 @@ def _old_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     rope = values.get("rope_parameters")
     if not isinstance(rope, Mapping) or not rope:
         return keys
-    if not any(isinstance(inner, Mapping) for inner in rope.values()):
+    nested = [inner for inner in rope.values() if isinstance(inner, Mapping)]
+    if any(one.get("rope_type", "default") not in _OLDER_ROPES for one in nested or [rope]):
+        return keys
+    if not nested:
         theta, share = _FLAT_KEYS.get(kind, _USUAL_KEYS)
         keys |= {theta: rope.get("rope_theta"), "rope_scaling": _scaling(rope, kind)}
         return keys | ({share: rope[_USUAL_KEYS[1]]} if _USUAL_KEYS[1] in rope else {})

@@ -1,9 +1,10 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
 from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, Sizes, is_uneven
-from qtoolkit.formats.file_format import FileFormat, FilePlanner
+from qtoolkit.formats.file_format import FileFormat, FileOfCodes, FilePlanner, Unheld
 from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
+from qtoolkit.formats.patched_modules import patched_module
 from qtoolkit.formats.registry import (
     available_formats,
     check_embeddings,
@@ -20,6 +21,7 @@ from qtoolkit.formats.registry import (
 
 __all__ = [
     "FileFormat",
+    "FileOfCodes",
     "FilePlanner",
     "Format",
     "Grid",
@@ -32,6 +34,7 @@ __all__ = [
     "Reader",
     "RecodedLayers",
     "Sizes",
+    "Unheld",
     "available_formats",
     "base_grid",
     "check_embeddings",
@@ -41,6 +44,7 @@ __all__ = [
     "get_grouped_format",
     "is_uneven",
     "packages_of_format",
+    "patched_module",
     "quiet_layers",
     "register_formats",
     "side_file_names",

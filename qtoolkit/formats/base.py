@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from qtoolkit.checkpoints.safetensors import StoredTensor
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
@@ -221,6 +222,15 @@ class Format(ABC):
             CheckpointError, UnsupportedModelError: the checkpoint is damaged, or not supported here.
         """
         return None
+
+    def structure(
+        self, tensors: "Mapping[str, StoredTensor | torch.Tensor]"
+    ) -> "Mapping[str, StoredTensor | torch.Tensor]":
+        """Return what stands for the tensors of a checkpoint whose names and shapes alone are read, on the meta device.
+
+        Default: the tensors, whose values its reader checks.
+        """
+        return tensors
 
     def quantization_config(self, method: str, options: Values, layers: Sequence[str]) -> Any:
         """Return transformers' quantization config for a model whose layers a method quantizes each from its weight.

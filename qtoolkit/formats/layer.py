@@ -22,6 +22,7 @@ class Layer:
         in_block: whether it belongs to one of the model's blocks.
         dtype: type of its weight before quantization, "bfloat16".
         transposed: whether it holds its weight as [in, out], as GPT-2's Conv1D does.
+        kind: the class of its module, "Linear".
         beside_experts: whether the model has experts that transformers merges as it loads them, and that are not split.
     """
 
@@ -34,6 +35,7 @@ class Layer:
     in_block: bool = True
     dtype: str = "bfloat16"
     transposed: bool = False
+    kind: str = "Linear"
     beside_experts: bool = False
 
     @classmethod
@@ -53,6 +55,7 @@ class Layer:
             in_block=in_block,
             dtype=str(weight.dtype).removeprefix("torch."),
             transposed=is_transposed(module),
+            kind=type(module).__name__,
         )
 
     @classmethod

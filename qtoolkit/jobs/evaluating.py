@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from qtoolkit.checkpoints.layer_values import largest
 from qtoolkit.errors import ConfigError
 from qtoolkit.evaluation.generation import measure_generation
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
@@ -122,7 +123,7 @@ def open_model(
         on_progress: called while files are downloaded.
         runs_gguf: let llama.cpp run a `.gguf` file if it is installed, as the file's users do; otherwise it is expanded
             to full precision.
-        is_base: others are compared with it: FP8 and MXFP4 are expanded, block by block, as when they are quantized.
+        is_base: others are compared with it: FP8 and floats of 4 bits are expanded, block by block, as in a job.
 
     Raises:
         QToolkitError: as `qtoolkit.load`.
@@ -185,8 +186,8 @@ def cut_windows(request: TextOptions, opened: Opened, *, device: str, on_progres
         seq_len=request.seq_len,
         num_tokens=request.num_tokens,
         stride=request.stride,
-        max_seq_len=getattr(config, "max_position_embeddings", None),
-        vocab_size=getattr(config, "vocab_size", None),
+        max_seq_len=largest(config, "max_position_embeddings"),
+        vocab_size=largest(config, "vocab_size"),
         token=request.token,
         on_progress=on_progress,
     )

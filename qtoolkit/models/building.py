@@ -1,5 +1,6 @@
 """Build a model without values by transformers, and check that the weights fit its modules and shapes."""
 
+import re
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -53,13 +54,40 @@ def build_skeleton(checkpoint: "Checkpoint") -> "Noted[PreTrainedModel]":
 
 
 def build_empty(checkpoint: "Checkpoint", dtype: torch.dtype) -> "PreTrainedModel":
-    """Build the model on the meta device, unchecked; each call makes another."""
+    """Build the model on the meta device, unchecked; each call makes another.
+
+    Its tensors have the types in which transformers loads them: some, such as what corrects a router's scores, are
+    float32 in any model.
+    """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"), using_transformers(), building_empty(checkpoint.name):
         if checkpoint.model_class is not None:
-            return checkpoint.model_class._from_config(checkpoint.config, dtype=dtype)  # noqa: SLF001
-        return AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype, trust_remote_code=False)
+            model: PreTrainedModel = checkpoint.model_class._from_config(checkpoint.config, dtype=dtype)  # noqa: SLF001
+        else:
+            model = AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype, trust_remote_code=False)
+        _keep_types(model, model._get_dtype_plan(dtype))  # noqa: SLF001
+    return model
+
+
+def _keep_types(model: "PreTrainedModel", types: Mapping[str, torch.dtype]) -> None:
+    """Give tensors the types in which transformers loads them whatever the type of the model.
+
+    Args:
+        model: on the meta device.
+        types: patterns of tensors' names, as `build_glob_alternation` of transformers reads them, with their types.
+    """
+    patterns = {re.compile(pattern.replace("*", ".*")): dtype for pattern, dtype in types.items()}
+    if not patterns:
+        return
+    stored = model.state_dict()
+    for prefix, module in model.named_modules():
+        for tensors in (module._parameters, module._buffers):  # noqa: SLF001
+            for name, tensor in tensors.items():
+                full = f"{prefix}.{name}" if prefix else name
+                dtype = next((dtype for pattern, dtype in patterns.items() if pattern.search(full)), None)
+                if dtype is not None and tensor is not None and full in stored:
+                    tensor.data = tensor.data.to(dtype)
 
 
 def _rehearse(checkpoint: "Checkpoint", model_class: Any) -> tuple[str, ...]:

@@ -90,6 +90,8 @@ def kind_of(module: nn.Module) -> str:
     name = type(module).__name__
     if "norm" in name.lower():
         return "norm"
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return "convolution"
     if any(parameter.dim() == 3 for parameter in module.parameters(recurse=False)):
         return f"experts in one tensor ({name})"
     return f"not a linear layer ({name})"

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats import Layer, Reader
+from qtoolkit.formats import Layer, Reader, get_format, patched_module
 from qtoolkit.methods import Method, MethodConfig, check_rules
 from qtoolkit.models import structure
 from qtoolkit.models.checkpoint import Checkpoint
@@ -84,6 +84,27 @@ def layers_to_quantize(
     return Modules(checkpoint).candidates(method, config, device)[0]
 
 
+def planner_of(method: Method, checkpoint: Checkpoint, config: MethodConfig) -> Method | Reader:
+    """Return what plans a model for a method.
+
+    Args:
+        method: of the config.
+        checkpoint: the model in full precision.
+        config: resolved.
+
+    Raises:
+        UnsupportedModelError: the method takes no such model, or its result would not be read again.
+    """
+    format_ = get_format(config.format)
+    kind = patched_module(checkpoint.skeleton, format_.quant_method)
+    if kind is not None:
+        raise UnsupportedModelError(
+            f"{method.name} takes no {checkpoint.config.model_type}: its {kind} stays as it is, and transformers reads "
+            f"{format_.name} with a layer for each expert in its place; take another format or method"
+        )
+    return method.planner_of(checkpoint, config)
+
+
 def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
     modules = modules_apart(model) if method.splits_experts else structure.modules_with_weights(model)
     tied = structure.tied_to(model)
@@ -129,7 +150,7 @@ def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer
     for layer in layers:
         own = config.of(layer.name)
         shape = (layer.out_features, layer.in_features, layer.has_bias, layer.itemsize, layer.device, layer.in_block)
-        key = (id(own), *shape, layer.dtype, layer.transposed, layer.name if method.plans_by_name else "")
+        key = (id(own), *shape, layer.dtype, layer.kind, layer.transposed, layer.name if method.plans_by_name else "")
         if key not in plans:
             plan = method.plan_layer(layer, own)
             plans[key] = own, replace(plan, adjusted=changed) if changed and not plan.skipped else plan

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from qtoolkit.checkpoints.expanded_tensors import expanding_bytes
+from qtoolkit.checkpoints.layer_values import largest
 from qtoolkit.formats import Reader
 from qtoolkit.methods import Method, MethodConfig
 from qtoolkit.models import structure
@@ -94,12 +95,12 @@ def make_job_shape(
         expanded=checkpoint.weight_bytes if checkpoint.expand else 0,
         device=device,
         dtype=checkpoint.dtype,
-        hidden_size=config.hidden_size,
-        vocab_size=config.vocab_size,
+        hidden_size=largest(config, "hidden_size"),
+        vocab_size=largest(config, "vocab_size"),
         cache_bytes=2 * math.prod(_cache_shape(config)) * checkpoint.dtype.itemsize,
         blocks=block_list[0] if block_list else "",
         head=structure.output_head(checkpoint.skeleton) or "",
-        max_seq_len=getattr(config, "max_position_embeddings", None),
+        max_seq_len=largest(config, "max_position_embeddings"),
         speed=speed,
     )
 
@@ -124,7 +125,8 @@ def job_phases(
         corrects = isinstance(method, Method) and method.corrects
         phases.append(sensitivity_phase(job, measures, writes_text=writes_text, corrects=corrects))
     if method.writes_file:
-        return (*phases, *(_writing_too(checkpoint, job, phase, disk_after) for phase in method.phases(job, config)))
+        *before, last = method.phases(job, config)
+        return (*phases, *before, _writing_too(checkpoint, job, last, disk_after))
     return (*phases, *method.phases(job, config), _probe_phase(job), _save_phase(checkpoint, job, disk_after))
 
 
@@ -173,7 +175,7 @@ def inference(checkpoint: Checkpoint, job: JobShape, context: int, batch_size: i
     config = checkpoint.config.get_text_config()
     context = min(context, job.max_seq_len or context)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    window = getattr(config, "sliding_window", None)
+    window = largest(config, "sliding_window")
     window = window if isinstance(window, int) and window > 0 else context
     cached_of = {"sliding_attention": min(context, window), "linear_attention": 0}
     positions = sum(cached_of.get(kind, context) for kind in kinds)
@@ -182,7 +184,7 @@ def inference(checkpoint: Checkpoint, job: JobShape, context: int, batch_size: i
     terms = (
         job.result,
         Term("keys and values", cached, f"{batch_size} x {context} tokens, {shape}"),
-        Term("logits", 4 * batch_size * config.vocab_size, "one row each, float32"),
+        Term("logits", 4 * batch_size * job.vocab_size, "one row each, float32"),
     )
     return on_device(job, f"inference with {context} tokens", terms, ())
 
@@ -205,15 +207,18 @@ def memory_to_use(
 
 
 def _cache_shape(config: Any) -> tuple[int, int, int]:
-    """Return layers, heads and head size of the cache of keys and values; no heads without attention (Mamba)."""
+    """Return layers, heads and head size of the cache of keys and values; no heads without attention (Mamba).
+
+    Where layers differ, each size is that of the largest.
+    """
     layers = config.num_hidden_layers
-    count = getattr(config, "num_attention_heads", None)
+    count = largest(config, "num_attention_heads")
     if not count:
         return layers, 0, 0
     one = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)
-    heads = 1 if one else getattr(config, "num_key_value_heads", None) or count
-    parts = [getattr(config, name, None) or 0 for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")]
+    heads = 1 if one else largest(config, "num_key_value_heads") or count
+    parts = [largest(config, name) or 0 for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")]
     if all(parts):
         # DeepSeek: keys and values differ in size. Half of their sum, since a cache entry counts this size twice.
         return layers, heads, sum(parts) // 2
-    return layers, heads, getattr(config, "head_dim", None) or config.hidden_size // count
+    return layers, heads, largest(config, "head_dim") or largest(config, "hidden_size") // count

@@ -10,10 +10,11 @@ from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.planning.advice import advise, advise_reader
 from qtoolkit.planning.device import adapt_dtype
 from qtoolkit.planning.fit import judge
-from qtoolkit.planning.layers import Modules
+from qtoolkit.planning.layers import Modules, planner_of
 from qtoolkit.planning.mixed_units import notes_on_mixed_units
 from qtoolkit.planning.phases import base_terms, inference, job_phases, make_job_shape
 from qtoolkit.planning.result_readers import loaded_configs, with_readers
+from qtoolkit.planning.share import with_share_warning
 from qtoolkit.records import Machine, Plan, Speed
 from qtoolkit.requests import DEFAULT_CONTEXT
 from qtoolkit.units import format_bytes
@@ -74,7 +75,7 @@ def plan_job(
     config = method.resolve(config, str(checkpoint.dtype).removeprefix("torch."), device)
     checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)
     if isinstance(method, Method):
-        method = method.planner_of(checkpoint, config)
+        method = planner_of(method, checkpoint, config)
     config, layers, skipped = (modules or Modules(checkpoint)).planned(method, config, device)
     buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
     in_memory = sum(layer.bytes_after for layer in (*layers, *skipped)) + sum(buffers.values())
@@ -129,7 +130,11 @@ def plan_with_advice(
     batch_size: int = 1,
     for_: str | None = None,
 ) -> PlannedJob:
-    """Plan as `plan_job`, and add advice to a plan that does not fit, or whose result `for_` would not load."""
+    """Plan as `plan_job`, and add a warning where few weights are quantized, and advice where the job cannot be done.
+
+    Advice is added to a plan that does not fit, or whose result `for_` would not load.
+    """
+    modules = Modules(checkpoint)
     draft = partial(
         plan_job,
         checkpoint,
@@ -139,11 +144,12 @@ def plan_with_advice(
         measures=measures,
         context=context,
         batch_size=batch_size,
-        modules=Modules(checkpoint),
+        modules=modules,
         for_=for_,
     )
     planned = draft(config=config, device=device)
-    plan = planned.plan
+    plan = with_share_warning(planned.plan, planned.checkpoint, planned.config, modules)
+    planned = replace(planned, plan=plan)
 
     def drafted(config: MethodConfig, device: str) -> Plan:
         return draft(config=config, device=device).plan

@@ -40,8 +40,9 @@ def refuse_odd_figures(receipt: Receipt) -> None:
     for name, entry in receipt.files.items():
         if entry.size < 0 or not re.fullmatch("[0-9a-f]{64}", entry.sha256):
             raise ConfigError(f"its file {name!r:.60} has {entry.size} bytes and the hash {entry.sha256!r:.70}")
-    counts = [*receipt.dtypes.items(), *receipt.skipped.items(), ("num_layers", receipt.num_layers)]
-    for name, count in [*counts, *receipt.memory.to_dict().items()]:
+    counts = [("num_layers", receipt.num_layers), ("num_quantized", receipt.num_quantized)]
+    sizes = [*receipt.dtypes.items(), *receipt.skipped.items(), *receipt.memory.to_dict().items()]
+    for name, count in [*counts, *sizes]:
         if isinstance(count, int) and count < 0:
             raise ConfigError(f"its {name!r:.60} is {count}")
     if receipt.probe is not None and not _is_measured(receipt.probe):

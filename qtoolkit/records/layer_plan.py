@@ -2,13 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, ClassVar
 
 from qtoolkit.records.base import Record, Row
 from qtoolkit.records.source import ModelSource
-from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_items
+from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_count, format_items, format_share
 
 # Rules for layers that are shown one by one; further ones are counted.
 _MAX_RULES = 6
@@ -65,7 +65,10 @@ class JobRecord(Record):
         device: where the result is kept in memory, "cpu" or "cuda:0".
         layers: the modules that are quantized.
         skipped: the modules that are not, each with its reason.
+        warnings: what is probably not wanted, one line each.
     """
+
+    added_fields: ClassVar[frozenset[str]] = frozenset({"warnings"})
 
     source: ModelSource
     method: str
@@ -73,6 +76,18 @@ class JobRecord(Record):
     device: str
     layers: tuple[LayerPlan, ...]
     skipped: tuple[LayerPlan, ...]
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def num_quantized(self) -> int:
+        """Return the number of weights that are quantized."""
+        return sum(layer.num_weights for layer in self.layers)
+
+    def share_rows(self) -> tuple[Row, ...]:
+        """Return rows with the share of the model's weights that is quantized, and the warnings."""
+        counts = f"{format_count(self.num_quantized)} of {format_count(self.source.num_parameters)}"
+        share = Row("quantized weights", format_share(self.num_quantized, self.source.num_parameters), counts)
+        return (share, *(Row("warning", warning) for warning in self.warnings))
 
     def config_rows(self) -> tuple[Row, ...]:
         """Return rows with the model, the method, its settings that are not None, each layer rule, and the device."""

@@ -44,7 +44,7 @@ class Plan(JobRecord):
     """Describe what a job will do, what it needs, and whether the machine has it. All sizes in bytes.
 
     Attributes:
-        source, method, settings, device, layers, skipped: as in `JobRecord`.
+        source, method, settings, device, layers, skipped, warnings: as in `JobRecord`.
         footprint_after: every tensor that stays in memory.
         disk_after: the weight files that will be written.
         phases: what each phase of the job needs, in their order.
@@ -55,11 +55,11 @@ class Plan(JobRecord):
         advice: changes with which it would fit, each with its figures; empty if it fits.
         notes: what was assumed.
         readings: what each program that is known to load models says of the result; empty for an unknown format.
-        for_reader: the program that the result is made for; empty for none in particular.
+        for_reader: the program that the result is made for, "vllm" or "vllm==0.10"; empty for none in particular.
     """
 
     schema_version: ClassVar[int] = 2
-    added_fields: ClassVar[frozenset[str]] = frozenset({"readings", "for_reader"})
+    added_fields: ClassVar[frozenset[str]] = JobRecord.added_fields | {"readings", "for_reader"}
 
     footprint_after: int
     disk_after: int
@@ -76,7 +76,8 @@ class Plan(JobRecord):
     @property
     def reading(self) -> Reading | None:
         """Return what the program says that the result is made for; None where it is made for none in particular."""
-        return next((reading for reading in self.readings if reading.reader == self.for_reader), None)
+        name = self.for_reader.partition("==")[0]
+        return next((reading for reading in self.readings if reading.reader == name), None)
 
     @property
     def fits(self) -> bool:
@@ -110,6 +111,7 @@ class Plan(JobRecord):
         share = f"{100 * self.footprint_after / before:.1f} % of before" if before else ""
         peak_vram = Row("peak GPU memory", format_bytes(self.peak_vram), self._fullest("peak_vram"))
         return (
+            *self.share_rows(),
             *self.config_rows(),
             *((Row("verdict", self.verdict, self.machine.name),) if self.machine else ()),
             *(self.reading.rows() if self.reading else ()),

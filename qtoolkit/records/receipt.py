@@ -9,7 +9,7 @@ from qtoolkit.records.base import Record, Row, note_rows, row_if
 from qtoolkit.records.calibration import CalibrationReport
 from qtoolkit.records.memory import MemoryReport
 from qtoolkit.records.source import ModelSource
-from qtoolkit.units import format_bytes, format_items
+from qtoolkit.units import format_bytes, format_items, format_share
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,15 @@ class Receipt(Record):
             not known ("not checked: ..."); empty if nothing is known.
         taken_over: the format in which codes stand that were chosen elsewhere, and taken over by a conversion; empty
             where they were chosen by the job that made the model.
+        converted_from: how the codes were chosen that a file of another program has taken over, or the format that had
+            them: "gptq (bits=4, ...)", "awq"; empty for a model whose `method` and `settings` tell it.
+        num_quantized: number of weights that are quantized; None in receipts of older versions.
     """
 
     schema_version: ClassVar[int] = 2
-    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check", "taken_over"})
+    added_fields: ClassVar[frozenset[str]] = frozenset(
+        {"source_check", "taken_over", "converted_from", "num_quantized"}
+    )
 
     source: ModelSource
     license: str | None
@@ -133,6 +138,13 @@ class Receipt(Record):
     files: Mapping[str, FileEntry]
     source_check: str = ""
     taken_over: str = ""
+    converted_from: str = ""
+    num_quantized: int | None = None
+
+    @property
+    def share(self) -> str:
+        """Return the share of the model's weights that is quantized, "2.9 %"; empty where that is not known."""
+        return "" if self.num_quantized is None else format_share(self.num_quantized, self.source.num_parameters)
 
     @property
     def weights_fingerprint(self) -> str | None:
@@ -147,10 +159,12 @@ class Receipt(Record):
 
     def rows(self) -> tuple[Row, ...]:
         return (
+            *row_if("quantized weights", self.share),
             *self.source.rows()[:1],
             *row_if("bytes of the base", self.source_check),
             Row("licence of the base", self.license or "not known"),
             Row("recipe", self.recipe),
+            *row_if("codes of", self.converted_from),
             Row("device", self.device, ", ".join(self.hardware)),
             *self.memory.rows(),
             Row("quantized layers", str(self.num_layers)),

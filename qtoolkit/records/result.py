@@ -17,7 +17,8 @@ class QuantizationReport(JobRecord):
     """Describe a quantized model without holding it: what a magic returns and a model card is made from.
 
     Attributes:
-        source, method, settings, device, layers, skipped: as in `JobRecord`, with "auto" resolved in the settings.
+        source, method, settings, device, layers, skipped, warnings: as in `JobRecord`, with "auto" resolved in the
+            settings.
         notes: decisions of the job that are not in the settings; one line each.
         memory: before and after.
         path: the folder it was saved to; None if it was not saved.
@@ -35,6 +36,7 @@ class QuantizationReport(JobRecord):
 
     def rows(self) -> tuple[Row, ...]:
         return (
+            *self.share_rows(),
             *self.config_rows(),
             *self.memory.rows(),
             *self.layer_rows(),

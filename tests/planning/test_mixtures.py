@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from torch import nn
-from transformers import DeepseekV3Config, PreTrainedConfig
+from transformers import DeepseekV3Config, MixtralConfig, PreTrainedConfig, Qwen3MoeConfig
 
 import qtoolkit as qt
 from qtoolkit.methods.affine import AbsMaxMethod
@@ -108,11 +108,22 @@ def test_a_plan_keeps_the_calibration_that_was_asked_for() -> None:
     assert found[0][1] is found[1][1]
 
 
+QWEN3_30B = {"hidden_size": 2048, "num_hidden_layers": 48, "num_experts": 128, "moe_intermediate_size": 768}
+LARGE: dict[str, tuple[PreTrainedConfig, str]] = {
+    "DeepSeek-V3, GPTQ": (DeepseekV3Config(), "gptq"),
+    "Qwen3-30B-A3B, GPTQ": (Qwen3MoeConfig(**QWEN3_30B), "gptq"),
+    # Few of its weights are taken, so that all methods are asked for theirs.
+    "Qwen3-30B-A3B, NF4": (Qwen3MoeConfig(**QWEN3_30B), "nf4"),
+    "Mixtral-8x7B, NF4": (MixtralConfig(), "nf4"),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_deepseek_v3_is_planned_in_5_s_of_processor_time() -> None:
-    qt.plan(mixture(), "gptq", machine="t4")  # what a plan imports is imported
-    said, grown = in_a_child(lambda: qt.plan(DeepseekV3Config(), "gptq", machine="t4") and None)
+@pytest.mark.parametrize(("config", "method"), LARGE.values(), ids=LARGE)
+def test_a_large_mixture_is_planned_in_5_s_of_processor_time(config: PreTrainedConfig, method: str) -> None:
+    qt.plan(mixture(), method, machine="t4")  # what a plan imports is imported
+    said, grown = in_a_child(lambda: qt.plan(config, method, machine="t4") and None)
     assert said == "no error"
     assert grown < MEGABYTES

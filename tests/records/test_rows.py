@@ -60,6 +60,18 @@ def test_the_layers_are_told_alike_before_and_after(record: Plan | QuantizationR
     assert found(one, "skipped") == []
 
 
+@pytest.mark.parametrize("record", [PLAN, REPORT], ids=["plan", "report"])
+def test_the_share_of_quantized_weights_comes_first(record: Plan | QuantizationReport) -> None:
+    counts = f"{4096 * len(record.layers):,} of 1,000,000"
+    first = Row("quantized weights", f"{0.4096 * len(record.layers):.1f} %", counts)
+    assert record.rows()[0] == first
+    warned = replace(record, warnings=("little", "and large"))
+    assert warned.rows()[:3] == (first, Row("warning", "little"), Row("warning", "and large"))
+    # What an earlier version wrote has no warnings.
+    values = {name: value for name, value in record.to_dict().items() if name != "warnings"}
+    assert type(record).from_dict(values) == record
+
+
 def test_a_source_is_told_with_its_commit() -> None:
     assert SOURCE.rows() == (
         Row("model", "org/name", f"commit {'c' * 40}"),

@@ -1,6 +1,7 @@
 """The format of bitsandbytes, which transformers writes and reads: NF4, FP4 and LLM.int8()."""
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,15 @@ from qtoolkit.formats.base import Format
 from qtoolkit.optional import optional
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
+    from qtoolkit.checkpoints.safetensors import StoredTensor
+
 __all__ = ["FORMAT", "keep_exact", "options_of"]
+
+# The tensors beside a 4-bit weight that hold its scales, levels and description.
+_UNPACKED = re.compile(r"\.weight\.((nested_)?(absmax|quant_map)|quant_state\..+)$")
 
 
 class BitsAndBytesFormat(Format):
@@ -31,6 +38,16 @@ class BitsAndBytesFormat(Format):
         except (AttributeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the config is none of bitsandbytes ({oneline(error)}): get it again") from error
         return options_of(config)
+
+    def structure(self, tensors: "Mapping[str, StoredTensor | Tensor]") -> "Mapping[str, Tensor]":
+        """See `Format`: without values, and without what bitsandbytes unpacks of a 4-bit weight as it is read."""
+        import torch
+
+        return {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            for name, tensor in tensors.items()
+            if not _UNPACKED.search(name)
+        }
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

@@ -28,6 +28,8 @@ _NESTED_BLOCK_SIZE = 256
 # 16 levels of the type, and with double quantization 256 levels of the scales and their mean; float32 each.
 _TABLE_BYTES = 16 * 4
 _NESTED_TABLE_BYTES = 256 * 4 + 4
+# The classes of linear layers that transformers replaces, not their subclasses: `replace_with_bnb_linear`.
+_REPLACED = ("Linear", "Conv1D")
 # bitsandbytes' description of a layer in the file: JSON of about this many bytes.
 _QUANT_STATE_BYTES = 170
 
@@ -102,6 +104,16 @@ class BitsAndBytesMethod(WeightOnlyMethod):
     def transformers_options(self, config: Any) -> dict[str, Any]:
         """Return the config as the options of transformers' `BitsAndBytesConfig`."""
 
+    @abstractmethod
+    def plan_replaced(self, layer: Layer, config: Any) -> LayerPlan:
+        """Return the plan of a linear layer that transformers replaces, as `plan_layer`."""
+
+    def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
+        """See `Method`: skip a layer of a class that transformers does not replace."""
+        if layer.kind in _REPLACED:
+            return self.plan_replaced(layer, config)
+        return layer.left_alone(f"transformers puts no layer of bitsandbytes in the place of a {layer.kind}")
+
     def transformers_config(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> "BitsAndBytesConfig":
         """See `WeightOnlyMethod`."""
         from transformers import BitsAndBytesConfig
@@ -137,8 +149,8 @@ class FourBitMethod(BitsAndBytesMethod):
             dtype = "bfloat16" if is_new else "float16"
         return replace(config, compute_dtype=dtype)
 
-    def plan_layer(self, layer: Layer, config: FourBitConfig) -> LayerPlan:
-        """See `Method`: on a CPU, skip a layer whose shape bitsandbytes cannot multiply."""
+    def plan_replaced(self, layer: Layer, config: FourBitConfig) -> LayerPlan:
+        """See `BitsAndBytesMethod`: on a CPU, skip a layer whose shape bitsandbytes cannot multiply."""
         if layer.device == "cpu" and (layer.out_features % 32 or layer.in_features % _BLOCK_SIZE):
             shape = f"[{layer.out_features}, {layer.in_features}]"
             return layer.left_alone(f"bitsandbytes on a CPU needs outputs % 32 = 0 and inputs % 64 = 0, not {shape}")
@@ -191,8 +203,8 @@ class Int8Method(BitsAndBytesMethod):
     offers = (Offer({}, 1.019, in_one_step=False),)
     summary = "8-bit codes, outlier inputs in 16 bits (LLM.int8()); no calibration"
 
-    def plan_layer(self, layer: Layer, config: Int8) -> LayerPlan:
-        """See `Method`."""
+    def plan_replaced(self, layer: Layer, config: Int8) -> LayerPlan:
+        """See `BitsAndBytesMethod`."""
         stored = layer.num_weights + 4 * layer.out_features
         # A float16 copy, its magnitudes and the scaled copy, and one byte in the file that names the row layout.
         return layer.replaced(stored, disk_bytes=stored + 1, working_bytes=10 * layer.num_weights + stored)

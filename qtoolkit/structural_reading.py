@@ -1,0 +1,48 @@
+"""Read the structure of a result that was just written, as its own reader does, before it is put in place."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from qtoolkit.checkpoints.panics import panics_as_errors
+from qtoolkit.errors import UnsupportedModelError, oneline
+from qtoolkit.formats import format_of
+from qtoolkit.methods import reader_of
+from qtoolkit.models.opening import open_checkpoint
+from qtoolkit.records import ignore_progress
+
+
+def check_opens(folder: Path) -> None:
+    """Refuse a folder that its own reader does not open; no value stays in memory.
+
+    The reader builds the model on the meta device, where names, shapes and what the reader looks at are checked.
+
+    Args:
+        folder: holds config and weights of a quantized model.
+
+    Raises:
+        UnsupportedModelError: it does not open.
+        MemoryError: memory ran out.
+    """
+    try:
+        with panics_as_errors():
+            checkpoint = open_checkpoint(
+                str(folder),
+                revision=None,
+                token=None,
+                tokenizer=None,
+                on_progress=ignore_progress,
+                quantized=True,
+                headers_only=True,
+            )
+            stored_as = format_of(checkpoint.quantization)
+            assert stored_as is not None
+            read_as = reader_of(checkpoint)
+            structure = replace(read_as.checkpoint, tensors=stored_as.structure(checkpoint.tensors))
+            read_as.reader.load(structure, device="meta")
+    except MemoryError:
+        raise
+    except Exception as error:  # readers raise anything where a model is not what they expect
+        raise UnsupportedModelError(
+            f"its own reader does not open the result, which is not put in place ({oneline(error)}): take another "
+            "method or format, and tell the makers of qtoolkit"
+        ) from error

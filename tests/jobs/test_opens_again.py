@@ -1,0 +1,39 @@
+"""Nothing is put in place that its own reader does not open."""
+
+from pathlib import Path
+
+import pytest
+
+import qtoolkit as qt
+from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.planning import layers
+from tests.sample_models import random_model
+
+# transformers reads these with a layer for each expert of Llama 4, which keeps all of a block in one tensor.
+SPLIT = ("nf4", "int8", "absmax", "fp8")
+
+
+@pytest.mark.parametrize("method", SPLIT)
+def test_the_plan_refuses_what_is_read_with_other_modules(method: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"takes no llama4_text: its Llama4TextExperts stays"):
+        qt.plan(random_model("llama4_text"), method)
+
+
+def test_what_its_reader_does_not_open_is_not_put_in_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(layers, "patched_module", lambda model, quant_method: None)
+    model = random_model("llama4_text")
+    for method in SPLIT:
+        with pytest.raises(UnsupportedModelError, match="its own reader does not open the result"):
+            qt.quantize(model, method, device="cpu", output=tmp_path / "result")
+    assert not list(tmp_path.iterdir())
+    in_memory = qt.quantize(model, "nf4", device="cpu")
+    with pytest.raises(UnsupportedModelError, match="its own reader does not open the result"):
+        in_memory.save(tmp_path / "result")
+    assert not list(tmp_path.iterdir())
+
+
+def test_formats_that_are_read_as_they_are_take_llama_4(tmp_path: Path) -> None:
+    config = qt.AbsMax(bits=4, granularity="group", group_size=32, format="mlx")
+    q = qt.quantize(random_model("llama4_text"), config, device="cpu", output=tmp_path / "result")
+    assert q.memory.footprint_after == q.memory.predicted_footprint_after
+    assert isinstance(qt.load(tmp_path / "result", device="cpu"), qt.QuantizedModel)
