@@ -1,19 +1,20 @@
 """Load a saved model together with its receipt."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.formats import FileFormat, format_of
 from qtoolkit.jobs.checkpoint_opening import open_source
+from qtoolkit.jobs.convertible import known_options
 from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.measure.guard import check_room, explained
 from qtoolkit.measure.peak import measure_peak, resident_memory
-from qtoolkit.methods import reader_of
+from qtoolkit.methods import ReadAs, reader_of
 from qtoolkit.models.building import cause_of
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import optional
@@ -90,10 +91,17 @@ def load_quantized(checkpoint: Checkpoint, device: str) -> QuantizedModel:
         memory = replace(memory, disk_before=None)
         notes = (*planned.checkpoint.notes, *loaded.notes, *receipt.notes)
         path = checkpoint.path if checkpoint.path is None or checkpoint.path.is_dir() else checkpoint.path.parent
-        report = quantization_report(planned.plan, notes, memory, path, time.monotonic() - started)
+        plan = replace(planned.plan, settings=_known(planned.plan.settings, read_as))
+        report = quantization_report(plan, notes, memory, path, time.monotonic() - started)
     if isinstance(format_of(checkpoint.quantization), FileFormat):
         return QuantizedFile(lambda: loaded.value, checkpoint.tokenizer, planned.config, report, receipt.value)
     return QuantizedModel(loaded.value, checkpoint.tokenizer, planned.config, report, receipt.value)
+
+
+def _known(settings: Mapping[str, Any], read_as: ReadAs) -> dict[str, Any]:
+    """Return the settings of a plan that the files of its checkpoint tell: a method's defaults may not be theirs."""
+    known = known_options(read_as.checkpoint, read_as.config)
+    return {key: known.get(key, value) for key, value in settings.items() if key in known}
 
 
 def check_room_to_load(checkpoint: Checkpoint, device: str) -> None:

@@ -38,7 +38,7 @@ class Convertible:
         format, layout: the name of its format, and the way in which that packs codes.
         config: the config that it describes.
         is_named: whether its codes are known to be of that config's method, and not just as that makes them.
-        options: fields of the config, with what its receipt adds to how the codes were chosen.
+        options: fields of the config that its files tell, with what its receipt adds to how the codes were chosen.
         model: the model on the meta device.
         layers: the codes of each quantized layer by the names of the model's modules.
     """
@@ -114,23 +114,31 @@ def read_convertible(checkpoint: Checkpoint) -> Convertible:
         layout=layout,
         config=read_as.config,
         is_named=reader.name == read_as.config.method,
-        options=_options_of(checkpoint, read_as.config),
+        options=known_options(checkpoint, read_as.config),
         model=model,
         layers=codes,
     )
 
 
-def _options_of(checkpoint: Checkpoint, config: MethodConfig) -> dict[str, Any]:
-    """Return the fields of a config, those that do not say how codes are stored from the receipt beside the weights."""
+def known_options(checkpoint: Checkpoint, config: MethodConfig) -> dict[str, Any]:
+    """Return the fields of a config that a quantized checkpoint tells, and none that are its method's defaults.
+
+    What does not say how codes are stored is taken from the receipt beside the weights, if it is of the same method.
+    """
+    stored_as = format_of(checkpoint.quantization)
+    assert stored_as is not None
+    every = config.to_dict()
+    described = stored_as.method_of(checkpoint.quantization or {})[1].keys() | LAYOUT
+    options = {key: value for key, value in every.items() if key in described}
     receipt = receipt_of(checkpoint).value
-    options = config.to_dict()
     if receipt is None or receipt.method != config.method:
         return options
-    noted = {**options, **{key: value for key, value in receipt.settings.items() if key not in LAYOUT}}
+    noted = {key: value for key, value in receipt.settings.items() if key in every and key not in LAYOUT}
     try:
-        return type(config).from_dict(noted).to_dict()
+        full = type(config).from_dict({**every, **noted}).to_dict()
     except ConfigError:
         return options
+    return {key: value for key, value in full.items() if key in options or key in noted}
 
 
 def block_prefix(model: Any) -> str:

@@ -71,7 +71,7 @@ def run_conversion(request: ConvertRequest) -> Conversion:
         beside = _write_beside(source, planned.values, planned.config_entries, partial)
         changes = planned.write(partial, request.report)
         notes = (note, *planned.notes, *changes, *beside)
-        method = _write_receipt(source, planned, partial, notes, started)
+        method = _write_receipt(source, planned, layout, partial, notes, started)
     return Conversion(
         model=source.checkpoint.name,
         commit_hash=source.checkpoint.commit_hash,
@@ -263,7 +263,9 @@ def _write_beside(
     return (*written.notes, *copy_companions(checkpoint.path, folder).notes)
 
 
-def _write_receipt(source: Convertible, planned: _Planned, folder: Path, notes: tuple[str, ...], started: float) -> str:
+def _write_receipt(
+    source: Convertible, planned: _Planned, layout: str, folder: Path, notes: tuple[str, ...], started: float
+) -> str:
     """Write the receipt of a result whose other files are written, and return the method that chose the codes.
 
     The result is read as any checkpoint, so that one that does not fit its config never reaches the output. What the
@@ -294,6 +296,7 @@ def _write_receipt(source: Convertible, planned: _Planned, folder: Path, notes: 
                 predicted_disk_after=plan.disk_after,
             ),
             num_layers=len(plan.layers),
+            taken_over=layout if own.taken_over else "",
             num_quantized=plan.num_quantized,
         )
     else:
@@ -313,6 +316,7 @@ def _write_receipt(source: Convertible, planned: _Planned, folder: Path, notes: 
         report = quantization_report(about, every, memory, folder, time.monotonic() - started)
         deciding = versions(packages_of_method(plan.method))
         receipt = begin_receipt(checkpoint, base.value, report, deciding, (hardware("cpu"),), None)
+        receipt = replace(receipt, taken_over="" if planned.file_bytes is not None else layout)
     if planned.file_bytes is not None:
         receipt = _of_file(source, receipt, own, plan.settings)
     write_receipt(folder, receipt)

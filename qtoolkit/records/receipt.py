@@ -108,13 +108,17 @@ class Receipt(Record):
         files: name -> size and hash of every file but this one.
         source_check: whether the bytes of the base have the hashes that the Hub names ("checked: ..."), or why that is
             not known ("not checked: ..."); empty if nothing is known.
+        taken_over: the format in which codes stand that were chosen elsewhere, and taken over by a conversion; empty
+            where they were chosen by the job that made the model.
         converted_from: how the codes were chosen that a file of another program has taken over, or the format that had
             them: "gptq (bits=4, ...)", "awq"; empty for a model whose `method` and `settings` tell it.
         num_quantized: number of weights that are quantized; None in receipts of older versions.
     """
 
     schema_version: ClassVar[int] = 2
-    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check", "converted_from", "num_quantized"})
+    added_fields: ClassVar[frozenset[str]] = frozenset(
+        {"source_check", "taken_over", "converted_from", "num_quantized"}
+    )
 
     source: ModelSource
     license: str | None
@@ -135,6 +139,7 @@ class Receipt(Record):
     dtypes: Mapping[str, int]
     files: Mapping[str, FileEntry]
     source_check: str = ""
+    taken_over: str = ""
     converted_from: str = ""
     num_quantized: int | None = None
 

@@ -136,8 +136,8 @@ def test_a_push_tells_the_base_of_a_model_in_memory(
 @pytest.mark.parametrize(
     ("model", "says", "told"),
     [
-        ("tiny_llama", "--base-model nowhere", "base_model must be a model on the Hub, org/name, got 'nowhere'"),
-        ("tiny_llama", "--base-model-relation copy", "base_model_relation must be one of finetune, adapter, merge"),
+        ("tiny_llama", "--base-model nowhere", "--base-model must be a model on the Hub, org/name, got 'nowhere'"),
+        ("tiny_llama", "--base-model-relation copy", "--base-model-relation must be one of finetune, adapter, merge"),
         ("org/model@main", "--base-model org/other", "but this is a quantized copy of org/model: leave it out"),
     ],
     ids=["no name", "no relation", "another base"],
