@@ -141,9 +141,11 @@ def next_asked() -> dict[str, Any]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         pid = os.fork()
         if not pid:
+            # It leads a group of its own before anybody who might end that group knows of it.
+            os.setsid()
+            sys.stdout.write(f"{os.getpid()}\n")
+            sys.stdout.flush()
             return asked
-        sys.stdout.write(f"{pid}\n")
-        sys.stdout.flush()
         _, status = os.waitpid(pid, 0)
         part = Path(f"{asked['status']}.part")
         part.write_text(str(os.waitstatus_to_exitcode(status)))
@@ -154,7 +156,6 @@ def next_asked() -> dict[str, Any]:
 
 def become(asked: Mapping[str, Any]) -> None:
     """Make of this process what `subprocess.Popen` would have made, and run the file."""
-    os.setsid()
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
