@@ -12,7 +12,7 @@ NOTEBOOKS_SMOLLM2 := notebooks/output/SmolLM2-135M-Instruct
 # Three processes with one thread each for two cores, since many tests wait for a process, a browser or a server; a file's
 # tests stay together, since they share what they make.
 # In the order of tests/conftest.py: xdist's own would leave the few, long cells of notebooks for the end.
-PYTEST := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := -m pytest -p tests.lean_start -n 3 --dist loadfile --no-loadscope-reorder
 test-new test-colab test-auto-gptq test-mlx ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -72,8 +72,9 @@ class Recipe:
 
 def recipes() -> Iterator[Recipe]:
     """Yield all recipes, those of peers first."""
-    for kind, bits in {"Q4_K_M": 4, "Q4_0": 4, "IQ4_NL": 4, "Q3_K_M": 3}.items():
+    for kind, bits in {"Q4_K_M": 4, "Q4_0": 4, "IQ4_XS": 4, "IQ4_NL": 4, "Q3_K_M": 3}.items():
         yield Recipe("llama.cpp", bits, {"ftype": kind})
+        yield Recipe("qtoolkit", bits, {"quant_type": kind})
     for bits in (4, 3):
         for group_size in (64, 128):
             common = {"bits": bits, "group_size": group_size}
@@ -128,10 +129,10 @@ class Field:
             written.write_text(json.dumps(self._quantize(recipe, result)))
         took = json.loads(written.read_text())
         figures = self.ruler.measure(self._weights(recipe, result))
-        files = [result] if result.is_file() else list(result.rglob("*.safetensors"))
+        files = [result] if result.is_file() else [*result.rglob("*.safetensors"), *result.glob("*.gguf")]
         figures |= took | {"bytes": sum(file.stat().st_size for file in files)}
-        if recipe.program == "llama.cpp":
-            figures["types"] = types_of(result)
+        if "ftype" in recipe.options or "quant_type" in recipe.options:
+            figures["types"] = types_of(files[0])
         stored.write_text(json.dumps(figures))
         return figures
 
@@ -161,8 +162,8 @@ class Field:
         return took
 
     def _weights(self, recipe: Recipe, result: Path) -> dict[str, torch.Tensor]:
-        if recipe.program == "llama.cpp":
-            return read_dense(self.ruler.model, result)
+        if "ftype" in recipe.options or "quant_type" in recipe.options:
+            return read_dense(self.ruler.model, result if result.is_file() else next(result.glob("*.gguf")))
         # AutoRound makes a folder within the one that it is given.
         folder = result if (result / "config.json").exists() else next(result.glob("*/config.json")).parent
         loaded: Any = qt.load(folder, device="cpu")

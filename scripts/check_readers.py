@@ -1,7 +1,7 @@
 """Compare the reader contract with the newest wheels of its programs: `python -m scripts.check_readers FOLDER`.
 
 Downloads the wheels into FOLDER, those alone that are not there yet, unpacks their Python files, and reads what the
-table of `qtoolkit/readers/table.py` says from their sources; config classes that import without a GPU are run. Prints a
+tables of `qtoolkit/readers/` say from their sources; config classes that import without a GPU are run. Prints a
 line for each condition, and what moved; ends with 1 where a condition did.
 """
 
@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.readers import FUSED
-from qtoolkit.readers.table import ENTRIES, PROGRAMS
+from qtoolkit.readers.programs import PROGRAMS
+from qtoolkit.readers.table import ENTRIES
+from scripts.eight_bit_schemes import capabilities
 
 PACKAGES = ("vllm", "sglang", "compressed-tensors", "mlx-lm", "gptqmodel", "transformers", "peft")
 _VLLM = "vllm/model_executor/layers/quantization"
@@ -86,6 +88,13 @@ def run(root: Path, code: str) -> Any:
     return ast.literal_eval(done.stdout.strip().splitlines()[-1])
 
 
+def schemes(root: Path, folder: str) -> Any:
+    """Which scheme a server's own config class takes for each way of 8 bits that qtoolkit writes."""
+    file = root / folder / "compressed_tensors/compressed_tensors.py"
+    ask = "from scripts.eight_bit_schemes import chosen_schemes, written_groups"
+    return run(root, f"{ask}; print(chosen_schemes(open({str(file)!r}).read(), written_groups()))")
+
+
 def mlx_formats(root: Path) -> set[str]:
     """The formats of compressed-tensors that mlx-lm's own function accepts, of those that hold integers."""
     tree = ast.parse((root / "mlx_lm/utils.py").read_text(encoding="utf-8"))
@@ -120,6 +129,20 @@ def accepts(bits):
     return torch.equal(unpack_from_int32(pack_to_int32(codes, bits), bits, codes.shape), codes)
 print([bits for bits in range(2, 9) if accepts(bits)])
 """
+_TRY_EIGHT_BITS = """
+from transformers import CompressedTensorsConfig, FineGrainedFP8Config
+from scripts.eight_bit_schemes import written_groups
+read = {name: CompressedTensorsConfig(format=group["format"], config_groups={"group_0": group})
+        for name, group in written_groups().items()}
+kinds = {name: one.quantization_config.config_groups["group_0"].weights.type for name, one in read.items()}
+print({**{name: str(getattr(kind, "value", kind)) for name, kind in kinds.items()},
+       "fp8": list(FineGrainedFP8Config(weight_block_size=[128, 128]).weight_block_size)})
+"""
+_SCHEMES = {
+    "float8": "CompressedTensorsW8A8Fp8",
+    "float8 in blocks": "CompressedTensorsW8A8Fp8",
+    "int8": "CompressedTensorsW8A8Int8",
+}
 _NO_DESC_ACT = 'GPTQ group activation ordering (desc_act=True) is no longer "\n"supported'
 CONDITIONS = (
     Condition("vllm", "formats", {"gptq", "compressed-tensors", "awq", "fp8"}, lambda root: _names(root, "vllm")),
@@ -159,7 +182,7 @@ CONDITIONS = (
     Condition(
         "sglang",
         "formats",
-        {"bitsandbytes", "gguf", "gptq", "compressed-tensors", "awq", "fp8"},
+        {"bitsandbytes", "gguf", "gptq", "compressed-tensors", "awq", "fp8", "auto-round"},
         lambda root: _names(root, "sglang"),
     ),
     Condition(
@@ -186,6 +209,29 @@ CONDITIONS = (
             )
         ),
     ),
+    # As the notes of the rows say; expanded to 16 bits where float8 is not multiplied.
+    Condition("vllm", "8 bits: schemes, by its own class", _SCHEMES, lambda root: schemes(root, _VLLM)),
+    Condition("sglang", "8 bits: schemes, by its own class", _SCHEMES, lambda root: schemes(root, _SGLANG)),
+    Condition(
+        "vllm",
+        "8 bits: compute capability",
+        {"w8a8_fp8": 89, "w8a16_fp8": 75, "w8a8_int8": 75},
+        lambda root: capabilities(root, _VLLM),
+    ),
+    Condition(
+        "sglang",
+        "8 bits: compute capability",
+        {"w8a8_fp8": 89, "w8a16_fp8": 80, "w8a8_int8": 80},
+        lambda root: capabilities(root, _SGLANG),
+    ),
+    Condition("vllm", "FP8 in blocks", True, lambda root: says(root, f"{_VLLM}/fp8.py", '"weight_block_size"')),
+    Condition("sglang", "FP8 in blocks", True, lambda root: says(root, f"{_SGLANG}/fp8.py", '"weight_block_size"')),
+    Condition(
+        "transformers",
+        "8 bits, by its own classes",
+        {"float8": "float", "float8 in blocks": "float", "int8": "int", "fp8": [128, 128]},
+        lambda root: run(root, _TRY_EIGHT_BITS),
+    ),
     Condition(
         "gptqmodel",
         "GPTQ: bits",
@@ -199,7 +245,7 @@ CONDITIONS = (
         lambda root: set(literal(root, "gptqmodel/nn_modules/qlinear/torch.py", "SUPPORTS_GROUP_SIZE")),
     ),
     Condition("mlx-lm", "GPTQ: refuses a g_idx", True, lambda root: says(root, "mlx_lm/utils.py", "(g_idx) are not")),
-    Condition("mlx-lm", "compressed-tensors: formats", {"pack-quantized"}, mlx_formats),
+    Condition("mlx-lm", "compressed-tensors: formats, none of 8 bits", {"pack-quantized"}, mlx_formats),
     Condition(
         "transformers",
         "GPTQ: bits, by its own class",

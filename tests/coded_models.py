@@ -1,4 +1,4 @@
-"""Small random models that are stored as FP8 and MXFP4, by literal loops, for tests of what reads and expands them."""
+"""Small random models that are stored as FP8, MXFP4 and NVFP4, by literal loops, for tests of what expands them."""
 
 import json
 import math
@@ -102,3 +102,65 @@ def expand_nibbles(blocks: torch.Tensor, exponents: torch.Tensor) -> torch.Tenso
                     weight[expert, column, row] = E2M1[byte % 16] * power
                     weight[expert, column + 1, row] = E2M1[byte // 16] * power
     return weight.to(torch.bfloat16)
+
+
+# compressed-tensors' layouts of 4 bits -> numbers that share a scale.
+FLOAT4 = {"mxfp4-pack-quantized": 32, "nvfp4-pack-quantized": 16}
+
+
+def float4_parts(out: int, inputs: int, layout: str, seed: int = 0) -> Tensors:
+    """Random codes and scales of a weight [out, inputs] of about 0.1, by the ends of their names."""
+    generator = torch.Generator().manual_seed(seed)
+    groups = inputs // FLOAT4[layout]
+    parts = {"weight_packed": torch.randint(256, (out, inputs // 2), generator=generator, dtype=torch.uint8)}
+    if layout.startswith("mx"):
+        return parts | {"weight_scale": torch.randint(120, 126, (out, groups), generator=generator, dtype=torch.uint8)}
+    scales = (100 + 300 * torch.rand(out, groups, generator=generator)).to(FP8)
+    return parts | {"weight_scale": scales, "weight_global_scale": torch.tensor([7000.0 + seed])}
+
+
+def expand_float4(parts: Tensors, layout: str) -> torch.Tensor:
+    """Every weight by itself, rounded once to bfloat16; NVFP4's factor of a group is a float32."""
+    packed, scales = parts["weight_packed"].tolist(), parts["weight_scale"]
+    if layout.startswith("mx"):
+        factors = 2.0 ** (scales.double() - 127)
+    else:
+        factors = (scales.float() / parts["weight_global_scale"]).double()
+    rows = [
+        [
+            E2M1[code] * float(factors[row, column // FLOAT4[layout]])
+            for column, code in enumerate(code for byte in line for code in (byte % 16, byte // 16))
+        ]
+        for row, line in enumerate(packed)
+    ]
+    return torch.tensor(rows, dtype=torch.float64).float().to(torch.bfloat16)
+
+
+def float4_config(layout: str) -> dict[str, Any]:
+    """The `quantization_config` of llm-compressor's presets MXFP4A16 and NVFP4A16."""
+    strategy = "group" if layout.startswith("mx") else "tensor_group"
+    weights = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": strategy, "group_size": FLOAT4[layout]}
+    weights |= {"dynamic": False, "scale_dtype": "torch.uint8" if layout.startswith("mx") else "torch.float8_e4m3fn"}
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": layout,
+        "quantization_status": "compressed",
+        "kv_cache_scheme": None,
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": {**group, "format": layout}},
+    }
+
+
+def store_as_float4(model: PreTrainedModel, folder: Path, layout: str) -> dict[str, torch.Tensor]:
+    """Save a model with random codes as the linear layers of its blocks; the weights that these stand for."""
+    model.save_pretrained(folder)
+    tensors = load_file(folder / WEIGHTS)
+    expected = {}
+    for seed, name in enumerate([name for name in tensors if name.endswith("proj.weight")]):
+        parts = float4_parts(*tensors.pop(name).shape, layout, seed)
+        stem = name.removesuffix(".weight")
+        tensors |= {f"{stem}.{end}": part for end, part in parts.items()}
+        expected[name] = expand_float4(parts, layout)
+    write(folder, tensors, float4_config(layout))
+    return expected

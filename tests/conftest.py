@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from qtoolkit.tensor import processor
+from tests.forked_process import verifications_are_forked
 
 # No test asserts a time: on a machine that does something else too, an example may take a second.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -44,6 +46,12 @@ def pytest_collection_finish() -> None:
     """Leave what is imported by now out of garbage collections: to look through it takes half a second each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _verifications_are_forked() -> Iterator[None]:
+    with verifications_are_forked():
+        yield
 
 
 @pytest.fixture(scope="session")

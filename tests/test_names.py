@@ -16,16 +16,21 @@ WINGS = ("methods", "formats", "kernels")
 EXCEPTIONS = (
     "__init__.py",
     "optional.py",
-    "checkpoints/expanded_tensors.py",
+    "checkpoints/coded_tensors.py",
     "checkpoints/other_programs.py",
     "checkpoints/source_codes.py",
     "models/foreign_codes.py",
-    "readers/table.py",
     "readers/eight_bits_table.py",
+    "readers/gptq_table.py",
+    "readers/other_tables.py",
+    "readers/packed_table.py",
+    "readers/programs.py",
+    "readers/shared_limits.py",
+    "readers/table.py",
 )
 ALLOWED = {
     # The `quant_method` of checkpoints of other programs.
-    "checkpoints/expanded_tensors.py": {"fp8"},
+    "checkpoints/coded_tensors.py": {"fp8"},
     "checkpoints/source_codes.py": {"fp8"},
     # The default method.
     "notebook/body.py": {"nf4"},

@@ -56,7 +56,7 @@ def main(libraries: str, model: str, output: str, imatrix: str, options: str) ->
     params = llama.llama_model_quantize_default_params()
     if not params.quantize_output_tensor or params.only_copy or params.dry_run or params.imatrix:
         sys.exit("llama_model_quantize_params of this llama.cpp has another layout than that of v0.4.0")
-    params.nthread, params.ftype = 1, FTYPES[fields["ftype"]]
+    params.nthread, params.ftype = fields.get("threads", 1), FTYPES[fields["ftype"]]
     with np.load(imatrix) as stored:
         values = {name: np.ascontiguousarray(stored[name], dtype=np.float32) for name in stored.files}
     # An entry without a name ends the list.

@@ -1,4 +1,7 @@
-"""Quantize a folder with qt.GPTQ: MODEL OUTPUT TOKENS.json OPTIONS.json; the calibration text is among the options."""
+"""Quantize a folder with qt.GPTQ, or qt.GGUF if a quant_type is given: MODEL OUTPUT TOKENS.json OPTIONS.json.
+
+The calibration text is among the options.
+"""
 
 import json
 import sys
@@ -16,8 +19,10 @@ def main(model: str, output: str, tokens: str, options: str) -> None:
     from qtoolkit.texts.calibration_text import fingerprint_of
 
     expected = fingerprint_of(torch.tensor(json.loads(Path(tokens).read_text(encoding="utf-8"))))
+    fields = json.loads(options)
+    config = qt.GGUF(**fields) if "quant_type" in fields else qt.GPTQ(**fields)
     begin = started()
-    result = qt.quantize(model, qt.GPTQ(**json.loads(options)), output=output, overwrite=True, device="cpu")
+    result = qt.quantize(model, config, output=output, overwrite=True, device="cpu")
     finished(begin)
     if result.report.calibration is None or result.report.calibration.fingerprint != expected:
         sys.exit("qtoolkit was calibrated on other tokens than the others")

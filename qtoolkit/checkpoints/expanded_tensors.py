@@ -1,4 +1,4 @@
-"""Read weights that are stored as FP8 or MXFP4 as floats: each is expanded when it is read, a few rows at a time."""
+"""Weights that are stored as FP8, MXFP4 or NVFP4: each is expanded when it is read, a few rows at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -9,10 +9,9 @@ import torch
 
 from qtoolkit.checkpoints.remedy import sound_copy
 from qtoolkit.checkpoints.safetensors import StoredTensor
-from qtoolkit.checkpoints.source_codes import FP8, MXFP4, SourceCodes
-from qtoolkit.errors import CheckpointError, UnsupportedModelError
-from qtoolkit.tensor.float8 import CODES, float8_dequantize, has_nan, scale_shape
-from qtoolkit.tensor.mxfp4 import GROUP_SIZE, NAN_EXPONENT, expand_mxfp4
+from qtoolkit.errors import CheckpointError
+from qtoolkit.tensor.float8 import float8_dequantize, has_nan
+from qtoolkit.tensor.mxfp4 import NAN_EXPONENT, expand_mxfp4, expand_nvfp4
 
 # Weights that are expanded at one time, if the block that shares a scale is no larger.
 AT_ONCE = 2**16
@@ -20,14 +19,6 @@ AT_ONCE = 2**16
 _BYTES_AT_ONCE = 16
 # Threads in which transformers reads weights: GLOBAL_WORKERS of its `core_model_loading`.
 _THREADS = 4
-# The ends of the names of scales, after the name of their weight.
-_SCALES = {FP8: ("_scale_inv", "_scale"), MXFP4: ("_scales",)}
-# uint8 is an exponent, as E8M0.
-_SCALE_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e8m0fnu, torch.uint8)
-# Types of weights that need scales.
-_CODES = (torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2)
-# What such files hold for the inputs of layers, and for keys and values: what is expanded needs none of it.
-_OF_ACTIVATIONS = ("input_scale", "activation_scale", "input_scale_ub", "output_scale", "q_scale", "k_scale", "v_scale")
 
 
 @dataclass(frozen=True)
@@ -40,17 +31,19 @@ class ExpandedTensor(StoredTensor, ABC):
         codes: the codes.
         scales: what they are multiplied with.
         block: outputs and inputs that share a scale of FP8; None for one scale, or one for each output.
+        global_scale: what all scales of NVFP4 are divided by; None of the others.
     """
 
     name: str
     codes: StoredTensor
     scales: StoredTensor
     block: tuple[int, int] | None
+    global_scale: StoredTensor | None = None
 
     @property
     def stored_bytes(self) -> int:
         """Return the bytes that it takes in the file, scales included."""
-        return self.codes.nbytes + self.scales.nbytes
+        return sum(one.nbytes for one in self._stored)
 
     @property
     def working_bytes(self) -> int:
@@ -67,7 +60,12 @@ class ExpandedTensor(StoredTensor, ABC):
 
     def first_bytes(self, count: int) -> bytes:
         """Read the first `count` bytes of the codes and of the scales, or all where they have fewer."""
-        return self.codes.first_bytes(count) + self.scales.first_bytes(count)
+        return b"".join(one.first_bytes(count) for one in self._stored)
+
+    @property
+    def _stored(self) -> list[StoredTensor]:
+        """Return what is stored of it."""
+        return [one for one in (self.codes, self.scales, self.global_scale) if one is not None]
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         """Expand the whole weight, then index it.
@@ -152,47 +150,41 @@ class ExpandedMXFP4(ExpandedTensor):
                 weight[:, part] = expand_mxfp4(blocks[part], exponents[expert, part], self.dtype).T
 
 
-def expand_tensors(
-    model: str, tensors: Mapping[str, StoredTensor], codes: SourceCodes, dtype: torch.dtype
-) -> dict[str, StoredTensor]:
-    """Return the tensors of a model with its codes as weights that are expanded when they are read; nothing is read.
+class ExpandedFloat4(ExpandedTensor):
+    """A weight [out, in], stored as bytes [out, in / 2] with a scale for each group of inputs: MXFP4 or NVFP4.
 
-    Scales have no place in the result, and neither have those of activations.
-
-    Args:
-        model: what the model is called in errors.
-        tensors: as they are stored, by name.
-        codes: how its config says that weights are stored.
-        dtype: the type of the expanded weights.
-
-    Raises:
-        CheckpointError: codes without scales, scales of other shapes, or codes of another kind than the config says.
-        UnsupportedModelError: codes that are not expanded.
+    compressed-tensors 0.20, compressors/mxfp4 and nvfp4.
     """
-    expanded: dict[str, StoredTensor] = {}
-    used: set[str] = set()
-    for name, stored in tensors.items():
-        weight = _weight_of(name, stored, codes.kind)
-        if weight is None:
-            continue
-        if weight != name and weight in tensors:
-            raise CheckpointError(f"{model} has {weight!r:.120} as a weight and as {codes}: {sound_copy(stored.file)}")
-        named = [weight + end for end in _SCALES[codes.kind]]
-        scales = next((one for one in named if one in tensors), None)
-        if scales is None:
-            what = f"{model} has {name!r:.120} as {codes.kind}, and no scales of it ({' or '.join(named):.240})"
-            raise CheckpointError(f"{what}: {sound_copy(stored.file)}")
-        make = _float8 if codes.kind == FP8 else _mxfp4
-        expanded[weight] = make(model, weight, stored, tensors[scales], codes, dtype)
-        used.update((name, scales))
-    if not expanded:
-        raise CheckpointError(
-            f"{model} is stored as {codes} by its config, and holds no such weight: get its own config"
-        )
-    others = {name: tensor for name, tensor in tensors.items() if name not in used}
-    _refuse_codes(model, others, codes)
-    kept = {name: tensor for name, tensor in others.items() if name.rpartition(".")[2] not in _OF_ACTIVATIONS}
-    return expanded | kept
+
+    @property
+    def _matrix(self) -> tuple[int, int]:
+        return self.shape[0], self.shape[1]
+
+    def fill(self, expanded: torch.Tensor) -> None:
+        scales = self.scales[...]
+        factor = None if self.global_scale is None else self.global_scale[...].float()
+        self._refuse_odd(scales, factor)
+        groups = scales.shape[1]
+        for first in range(0, len(expanded), self._rows):
+            part = slice(first, min(first + self._rows, len(expanded)))
+            # [rows, in / 2] -> [rows, groups, bytes of a group]
+            blocks = self.codes.part(part.start, part.stop).view(part.stop - part.start, groups, -1)
+            expanded[part] = (
+                expand_mxfp4(blocks, scales[part], self.dtype)
+                if factor is None
+                else expand_nvfp4(blocks, scales[part], factor, self.dtype)
+            )
+
+    def _refuse_odd(self, scales: torch.Tensor, factor: torch.Tensor | None) -> None:
+        """Refuse scales that stand for no number; raises CheckpointError."""
+        if factor is None:
+            is_nan = bool((scales == NAN_EXPONENT).any())
+        else:
+            is_nan = has_nan(scales)
+            if not (factor.isfinite() & (factor > 0)).all():
+                raise self._refuse("has a global scale that is not positive and finite")
+        if is_nan:
+            raise self._refuse("has a scale that is NaN")
 
 
 def stored_bytes(tensors: Mapping[str, StoredTensor | torch.Tensor]) -> int:
@@ -206,75 +198,3 @@ def expanding_bytes(tensors: Mapping[str, StoredTensor | torch.Tensor]) -> int:
     """Return the bytes that reading tensors takes at most beside the tensors themselves; 0 where none is expanded."""
     working = (tensor.working_bytes for tensor in tensors.values() if isinstance(tensor, StoredTensor))
     return _THREADS * max(working, default=0)
-
-
-def _weight_of(name: str, stored: StoredTensor, kind: str) -> str | None:
-    """Return the name of the weight whose codes a tensor holds; None for a tensor without codes."""
-    if kind == FP8:
-        return name if stored.dtype == CODES else None
-    return name.removesuffix("_blocks") if name.endswith("_blocks") and stored.dtype == torch.uint8 else None
-
-
-def _float8(
-    model: str, name: str, stored: StoredTensor, scales: StoredTensor, codes: SourceCodes, dtype: torch.dtype
-) -> ExpandedTensor:
-    """Return the expanded form of an FP8 weight; raises CheckpointError for scales that do not fit it."""
-    experts = stored.shape[:-2]
-    sizes = (*codes.blocks, None) if len(stored.shape) in (2, 3) and scales.dtype in _SCALE_TYPES else ()
-    for block in sizes:
-        if scales.shape[: len(experts)] == experts and _fits(stored.shape[-2:], scales.shape[len(experts) :], block):
-            return _made(ExpandedFloat8, name, stored, scales, stored.shape, dtype, block)
-    raise CheckpointError(
-        f"{model} has {name!r:.120} of shape {list(stored.shape)} with {_words(scales)}, which do not fit {codes}: get "
-        "its own config.json"
-    )
-
-
-def _fits(shape: tuple[int, ...], scales: tuple[int, ...], block: tuple[int, int] | None) -> bool:
-    """Check whether scales have the shape of those of a weight [out, in]: one for it, each output or each block."""
-    expected = scale_shape(shape[0], shape[1], block)
-    return scales == expected or (block is None and (scales == expected[:1] or scales in ((), (1,), (1, 1))))
-
-
-def _mxfp4(
-    model: str, name: str, stored: StoredTensor, scales: StoredTensor, codes: SourceCodes, dtype: torch.dtype
-) -> ExpandedTensor:
-    """Return the expanded form of the weights of all experts; raises CheckpointError for scales that do not fit."""
-    is_sound = len(stored.shape) == 4 and stored.shape[-1] == GROUP_SIZE // 2 and scales.dtype == torch.uint8
-    if not is_sound or scales.shape != stored.shape[:-1]:
-        raise CheckpointError(
-            f"{model} has blocks of {name!r:.120} of shape {list(stored.shape)} with {_words(scales)}, and {codes} has "
-            f"[experts, out, groups, {GROUP_SIZE // 2}] with a byte for each group: {sound_copy(stored.file)}"
-        )
-    experts, out_features, groups, _ = stored.shape
-    return _made(ExpandedMXFP4, name, stored, scales, (experts, GROUP_SIZE * groups, out_features), dtype, None)
-
-
-def _words(scales: StoredTensor) -> str:
-    """Describe scales for a message."""
-    return f"{str(scales.dtype).removeprefix('torch.')} scales of shape {list(scales.shape)}"
-
-
-def _refuse_codes(model: str, tensors: Mapping[str, StoredTensor], codes: SourceCodes) -> None:
-    """Refuse codes that were not expanded with the others; raises UnsupportedModelError."""
-    name = next((name for name, one in tensors.items() if one.dtype in _CODES), None)
-    if name is not None:
-        kind = str(tensors[name].dtype).removeprefix("torch.")
-        raise UnsupportedModelError(
-            f"{model} holds {name!r:.120} as {kind}, which is not expanded with weights that are stored as {codes}: "
-            "name the full-precision model"
-        )
-
-
-def _made(
-    kind: type[ExpandedTensor],
-    name: str,
-    codes: StoredTensor,
-    scales: StoredTensor,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    block: tuple[int, int] | None,
-) -> ExpandedTensor:
-    """Return a tensor of this shape and type that is expanded from codes."""
-    size = torch.Size(shape).numel() * dtype.itemsize
-    return kind(codes.file, shape, dtype, codes.start, size, codes.stamp, name, codes, scales, block)

@@ -75,7 +75,7 @@ class GgufHeader:
     """What the header of a file says.
 
     Attributes:
-        values: numbers, bools, lists of up to 1,000 numbers and short texts, by key.
+        values: numbers, bools, short texts, lists of up to 1,000 numbers and tuples of up to 100 texts, by key.
         tensors: by llama.cpp's names of them.
     """
 
@@ -103,13 +103,17 @@ class GgufHeader:
         return {name: place.shape for name, place in self.tensors.items()}
 
 
-def read_gguf(file: Path) -> GgufHeader:
+def read_gguf(file: Path, *, kind: str = "model") -> GgufHeader:
     """Read the header of a file, all of whose tensors must lie in the file; no weight is read.
+
+    Args:
+        file: the file.
+        kind: what it must hold, "model" or "imatrix".
 
     Raises:
         CheckpointError: it cannot be read, or its counts, lengths, types and offsets are not those of its bytes.
         UnsupportedModelError: a file of llama.cpp from before GGUF, of version 1 or big-endian, or a type of tensors
-            that no version of llama.cpp reads, or none that is known here.
+            that no version of llama.cpp reads, or none that is known here; or a file of the other kind.
     """
     try:
         with file.open("rb") as stream:
@@ -117,17 +121,18 @@ def read_gguf(file: Path) -> GgufHeader:
             size = min(whole, MAX_HEADER_BYTES)
             # Of gigabytes, only the pages of the header are read. An empty file cannot be mapped.
             with mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) if size else nullcontext(b"") as data:
-                return parse_gguf(HeaderParser(file, data), whole)
+                return parse_gguf(HeaderParser(file, data), whole, kind=kind)
     except OSError as error:
         raise CheckpointError(f"cannot read {file} ({error.strerror}): check its permissions") from error
 
 
-def parse_gguf(parser: HeaderParser, size: int) -> GgufHeader:
+def parse_gguf(parser: HeaderParser, size: int, *, kind: str = "model") -> GgufHeader:
     """Parse a header from its first byte.
 
     Args:
         parser: at the first byte.
         size: bytes of the whole file.
+        kind: as for `read_gguf`.
 
     Raises:
         CheckpointError, UnsupportedModelError: as `read_gguf`.
@@ -142,6 +147,7 @@ def parse_gguf(parser: HeaderParser, size: int) -> GgufHeader:
         if key in values:
             raise parser.lying(f"it has the key {key!r:.80} twice")
         values[key] = parser.value(parser.take("I"), key)
+    _refuse_other_kinds(parser, values, kind)
     _check_kinds(parser, values)
     places: dict[str, tuple[tuple[int, ...], StoredType, int]] = {}
     for _ in parser.times(num_tensors):
@@ -187,13 +193,28 @@ def _refuse_other_files(parser: HeaderParser) -> None:
         raise parser.lying(f"it is of version {version}, not {' or '.join(map(str, _VERSIONS))}")
 
 
+def _refuse_other_kinds(parser: HeaderParser, values: Mapping[str, Any], kind: str) -> None:
+    """Refuse a model where an imatrix is wanted, the other way round, and a model that does not say of what kind."""
+    is_imatrix = values.get("general.type") == "imatrix"
+    if kind == "imatrix" and not is_imatrix:
+        raise UnsupportedModelError(
+            f"{parser.file} is no imatrix, but of the type {values.get('general.type', 'model')!r:.40}: name a file "
+            "that llama-imatrix made"
+        )
+    if kind == "model" and is_imatrix:
+        raise UnsupportedModelError(
+            f"{parser.file} is an imatrix, the importance of a model's inputs, and no model: name a model; its "
+            "quantization into a .gguf file takes this file as imatrix"
+        )
+    if kind == "model" and not values.get("general.architecture"):
+        raise parser.lying("it has no general.architecture")
+
+
 def _check_kinds(parser: HeaderParser, values: Mapping[str, Any]) -> None:
-    """Refuse values of types that their keys cannot have, and a file that does not say what it holds."""
+    """Refuse values of types that their keys cannot have."""
     for key, kind in _KINDS.items():
         if key in values and type(values[key]) is not kind:
             raise parser.lying(f"{key} is no {'text' if kind is str else 'integer'}")
-    if not values.get("general.architecture"):
-        raise parser.lying("it has no general.architecture")
     for key, value in values.items():
         name = _CONFIG_NAMES.get(key.partition(".")[2]) if not key.startswith(("general.", "tokenizer.")) else None
         if name and not all(type(item) is int for item in (value if isinstance(value, list) else [value])):

@@ -16,8 +16,8 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: 
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 # The longest array of numbers that is returned: one number for each layer. Longer ones belong to the vocabulary.
 _MAX_LIST = 1000
-# The longest text that is returned; chat templates are longer.
-_MAX_TEXT = 1000
+# The longest text that is returned; chat templates are longer. And how many of an array; vocabularies have more.
+_MAX_TEXT, _MAX_TEXTS = 1000, 100
 
 
 class HeaderParser:
@@ -77,22 +77,19 @@ class HeaderParser:
         return text
 
     def value(self, kind: int, key: str) -> Any:
-        """Take the next value of a type of the format: a number, a short text, or a list of at most 1,000 numbers.
+        """Take the next value of a type of the format: a number, a short text, or an array of a few of them.
 
         Args:
             kind: the number of the type.
             key: of the value, for errors.
 
         Returns:
-            The value; None for a longer text or array, and for an array of texts.
+            The value, a list of up to 1,000 numbers, or a tuple of up to 100 texts; None for a longer text or array.
         """
         if kind in _SCALARS:
             return self._scalar(kind, key)
         if kind == _STRING:
-            length = self.take("Q")
-            self._skip(length)
-            raw = self._data[self.position - length : self.position] if length <= _MAX_TEXT else None
-            return None if raw is None else raw.decode(errors="replace")
+            return self._short_text()
         if kind != _ARRAY:
             raise self.lying(f"{key!r:.80} has the type {kind}, which is none")
         inner, count = self.take("I"), self.take("Q")
@@ -101,6 +98,8 @@ class HeaderParser:
             return [self._scalar(inner, key) for _ in items]
         if inner in _SCALARS:
             self._skip(count * struct.calcsize(f"<{_SCALARS[inner]}"))
+        elif inner == _STRING and count <= _MAX_TEXTS:
+            return tuple(self._short_text() or "" for _ in items)
         elif inner == _STRING:
             self._skip_texts(count)
         else:
@@ -116,6 +115,13 @@ class HeaderParser:
         if value > 1:
             raise self.lying(f"{key!r:.80} is a bool of the value {value}")
         return bool(value)
+
+    def _short_text(self) -> str | None:
+        """Take a text; None for a longer one."""
+        length = self.take("Q")
+        self._skip(length)
+        raw = self._data[self.position - length : self.position] if length <= _MAX_TEXT else None
+        return None if raw is None else raw.decode(errors="replace")
 
     def _skip_texts(self, count: int) -> None:
         """Skip strings, some hundred thousand in a vocabulary."""

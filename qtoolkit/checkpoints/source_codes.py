@@ -1,7 +1,8 @@
-"""Read from a `quantization_config` that weights are stored as FP8 or MXFP4, from which they can be expanded.
+"""Read from a `quantization_config` that weights are stored as FP8, MXFP4 or NVFP4, from which they can be expanded.
 
 Some models are published in these types, and in no other: DeepSeek, MiniMax, gpt-oss. The keys are those of
-transformers' `FineGrainedFP8Config` and `Mxfp4Config`, and of compressed-tensors' `float-quantized`.
+transformers' `FineGrainedFP8Config` and `Mxfp4Config`, and of compressed-tensors' `float-quantized`,
+`mxfp4-pack-quantized` and `nvfp4-pack-quantized`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,10 +11,12 @@ from typing import Any
 
 from qtoolkit.errors import CheckpointError
 
-FP8, MXFP4 = "FP8", "MXFP4"
+FP8, MXFP4, NVFP4 = "FP8", "MXFP4", "NVFP4"
 _METHODS = {"fp8": FP8, "fbgemm_fp8": FP8, "mxfp4": MXFP4}
 # compressed-tensors' names of layouts in which a weight of 8 bits keeps its name and shape.
 _UNPACKED = ("float-quantized", "naive-quantized")
+# Its layouts of numbers of 4 bits, and how many of them share a scale.
+_PACKED = {"mxfp4-pack-quantized": (MXFP4, 32), "nvfp4-pack-quantized": (NVFP4, 16)}
 # The largest side of a block: real ones have 128.
 _MAX_SIDE = 65_536
 
@@ -23,7 +26,7 @@ class SourceCodes:
     """How the weights of a source are stored.
 
     Attributes:
-        kind: `FP8` or `MXFP4`.
+        kind: `FP8`, `MXFP4` or `NVFP4`.
         blocks: the sizes (outputs, inputs) of blocks that share a scale, as far as the config names any.
     """
 
@@ -55,6 +58,10 @@ def source_codes(name: str, values: Any) -> SourceCodes | None:
     if not isinstance(values, Mapping):
         return None
     method = values.get("quant_method")
+    packed = _PACKED.get(str(values.get("format")))
+    if method == "compressed-tensors" and packed is not None:
+        kind, group_size = packed
+        return SourceCodes(kind) if _all_of_four_bits(values, group_size) else None
     if method == "compressed-tensors":
         schemes = list(_float8_schemes(values))
         if values.get("format") not in _UNPACKED or not schemes or None in schemes:
@@ -66,6 +73,21 @@ def source_codes(name: str, values: Any) -> SourceCodes | None:
         return None
     blocks = dict.fromkeys(_block(name, size) for size in sizes if size is not None)
     return SourceCodes(_METHODS.get(method, FP8), tuple(blocks))
+
+
+def _all_of_four_bits(values: Mapping[str, Any], group_size: int) -> bool:
+    """Check whether each group of layers stores its weights as floats of 4 bits, symmetric, in groups of this size."""
+    groups = values.get("config_groups")
+    schemes = [
+        group.get("weights") if isinstance(group, Mapping) else None
+        for group in (groups.values() if isinstance(groups, Mapping) else ())
+    ]
+    expected = {"type": "float", "num_bits": 4, "group_size": group_size, "symmetric": True}
+    return bool(schemes) and all(
+        isinstance(scheme, Mapping)
+        and all({"symmetric": True, **scheme}.get(key) == value for key, value in expected.items())
+        for scheme in schemes
+    )
 
 
 def _float8_schemes(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | None]:

@@ -51,6 +51,9 @@ class LlamaCppModel:
         with _log_of(self._library) as errors:
             self._library.llama_backend_init()
             parameters = self._library.llama_model_default_params()
+            # On an Intel processor with AMX, products with repacked weights end the process by a general protection
+            # fault (libggml-cpu of llama-cpp-python 0.3.36).
+            parameters.use_extra_bufts = False
             self._handles.model = self._library.llama_model_load_from_file(os.fsencode(self.path), parameters)
         if not self._handles.model:
             raise SourceError(f"llama.cpp cannot read {self.path} ({_reason(errors)}): name another .gguf file")

@@ -1,7 +1,7 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
 from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, Sizes, is_uneven
-from qtoolkit.formats.file_format import FileFormat, FilePlanner
+from qtoolkit.formats.file_format import FileFormat, FileOfCodes, FilePlanner, Unheld
 from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.patched_modules import patched_module
@@ -21,6 +21,7 @@ from qtoolkit.formats.registry import (
 
 __all__ = [
     "FileFormat",
+    "FileOfCodes",
     "FilePlanner",
     "Format",
     "Grid",
@@ -33,6 +34,7 @@ __all__ = [
     "Reader",
     "RecodedLayers",
     "Sizes",
+    "Unheld",
     "available_formats",
     "base_grid",
     "check_embeddings",

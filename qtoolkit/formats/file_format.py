@@ -1,9 +1,9 @@
 """Define what a format can do whose whole model is one file of another program, tokenizer included."""
 
-from abc import abstractmethod
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from qtoolkit.formats.base import Format, Reader, Values
 from qtoolkit.records import OnProgress
@@ -11,7 +11,13 @@ from qtoolkit.records import OnProgress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
+    from transformers import PreTrainedModel
+
+    from qtoolkit.checkpoints.safetensors import StoredTensor
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.tensor.block_types import BlockType
 
 
 class FilePlanner(Reader):
@@ -24,6 +30,26 @@ class FilePlanner(Reader):
     writes_file = True
     file_notes: tuple[str, ...] = ()
 
+    def settings(self, config: Any) -> dict[str, Any]:
+        """See `Planner`: without the options of a text that there is not."""
+        return config.to_file()  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def grids(self, layers: Iterable[str]) -> "Mapping[str, BlockType]":
+        """Return the types of the layers, by their full names, whose codes may be chosen before the file is written.
+
+        Args:
+            layers: full names of layers.
+        """
+
+    @abstractmethod
+    def with_blocks(self, blocks: "Mapping[str, StoredTensor | torch.Tensor]") -> "FilePlanner":
+        """Return a planner of the same file that writes the blocks of some layers as they are.
+
+        Args:
+            blocks: by full names of layers, uint8 [out, bytes of a row], of the types of `grids`.
+        """
+
     @abstractmethod
     def write(self, folder: Path, device: str, on_progress: OnProgress) -> Mapping[str, Any]:
         """Write the file into a folder, and return the `quantization_config` that names it.
@@ -34,8 +60,53 @@ class FilePlanner(Reader):
             on_progress: called for each tensor, in bytes of full precision; it may raise `JobCancelled`.
 
         Raises:
+            ConfigError: the importance is that of another model.
             CheckpointError: a weight cannot be read, or holds NaN or infinity.
         """
+
+
+class FileOfCodes(ABC):
+    """The file of a quantized model that takes over its codes, planned and not yet written.
+
+    Attributes:
+        values: the `quantization_config` that names it.
+        nbytes: of the file.
+        weight_bytes: of its tensors, as a program maps them.
+        lossy: whether scales or minima are rounded.
+        same: what stays as it is, "codes, scales and zero points are the same numbers".
+        notes: what was decided about the file, one line each.
+    """
+
+    values: Mapping[str, Any]
+    nbytes: int
+    weight_bytes: int
+    lossy: bool
+    same: str
+    notes: tuple[str, ...]
+
+    @abstractmethod
+    def write(self, folder: Path, on_progress: OnProgress) -> tuple[str, ...]:
+        """Write the file into a folder, tensor by tensor, and return what rounding has changed, one line each.
+
+        Args:
+            folder: where there is no such file.
+            on_progress: called for each tensor, in bytes of the file; it may raise `JobCancelled`.
+
+        Raises:
+            CheckpointError: a tensor cannot be read, or holds NaN or infinity.
+        """
+
+
+class Unheld(NamedTuple):
+    """Say why a format does not hold the codes of a checkpoint.
+
+    Attributes:
+        reason: what about the codes it does not hold, and of which layer.
+        ways: what holds them nevertheless, each a phrase that goes on from "give": "lossy=True (...)".
+    """
+
+    reason: str
+    ways: tuple[str, ...] = ()
 
 
 class FileFormat(Format):
@@ -43,15 +114,15 @@ class FileFormat(Format):
 
     Attributes:
         suffix: how the file's name ends.
-        load_argument: of transformers' `from_pretrained`, which names the file.
         program: what runs the file, by the name that people know.
         binding: the package through which Python runs that program, by its import name.
+        takes_codes: whether its file can take over codes that were chosen elsewhere (`file_of_codes`).
     """
 
     suffix: ClassVar[str]
-    load_argument: ClassVar[str]
     program: ClassVar[str]
     binding: ClassVar[str]
+    takes_codes: ClassVar[bool] = False
 
     def file_name(self, values: Values) -> str:
         """Return the name of the file that a `quantization_config`, which anybody may have written, names."""
@@ -76,14 +147,49 @@ class FileFormat(Format):
         """
 
     @abstractmethod
-    def planner(self, checkpoint: "Checkpoint", options: Values, left: "Callable[[str], bool]") -> FilePlanner:
+    def planner(
+        self,
+        checkpoint: "Checkpoint",
+        options: Values,
+        left: "Callable[[str], bool]",
+        *,
+        importance: "Mapping[str, torch.Tensor] | None" = None,
+    ) -> FilePlanner:
         """Return what plans and writes the file of a model.
 
         Args:
             checkpoint: the model in full precision.
             options: fields of the method's config.
             left: whether a module stays in 16 bits, by its name.
+            importance: the mean squares of the inputs of weights, float32 [in] or [experts, in], by the program's names
+                of the tensors; an empty one where blocks will be given that are chosen by it; None for that of a file
+                that the options name, if they name one.
+
+        Raises:
+            ConfigError: the importance is that of another model.
+            CheckpointError: the file of it cannot be read.
+            UnsupportedModelError: the format's programs have no such model or tokenizer.
+        """
+
+    def file_of_codes(
+        self,
+        checkpoint: "Checkpoint",
+        model: "PreTrainedModel",
+        layers: "Mapping[str, LayerCodes]",
+        *,
+        lossy: bool,
+        wider: bool,
+    ) -> "FileOfCodes | Unheld":
+        """Return the file that takes over the codes of a quantized checkpoint, or why none does.
+
+        Args:
+            checkpoint: quantized.
+            model: on the meta device.
+            layers: the codes of each quantized layer by the names of the model's modules.
+            lossy: whether scales and minima may be rounded.
+            wider: whether codes may be stored in larger ones, the same numbers in more bytes.
 
         Raises:
             UnsupportedModelError: the format's programs have no such model or tokenizer.
         """
+        raise NotImplementedError(f"{self.name} takes over no codes")

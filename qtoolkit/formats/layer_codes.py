@@ -23,6 +23,7 @@ class LayerCodes:
         least_zero, largest_zero: the range of the zero points.
         in_order: whether groups are equal and those of the inputs in order.
         scale_dtypes: the types in which all scales are exact.
+        largest_scale: the largest magnitude of a scale.
         largest_minimum: the largest magnitude of what the code 0 stands for.
         sym: whether all zero points of this layer, and of the others that are stored alike, are in the middle.
         place: "block" for a layer of a block, "embedding", or "head" for a linear layer outside the blocks.
@@ -35,6 +36,7 @@ class LayerCodes:
     largest_zero: int
     in_order: bool
     scale_dtypes: frozenset[torch.dtype]
+    largest_scale: float
     largest_minimum: float
     sym: bool
     place: str = "block"
@@ -92,6 +94,7 @@ def layer_codes(layer: StoredLayer, tensors: Headers, *, place: str, transposed:
         largest,
         in_order=codes.groups is None and stored.in_features % stored.inputs_per_scale == 0,
         scale_dtypes=frozenset(dtype for dtype in _SCALE_DTYPES if torch.equal(scale.to(dtype).to(scale.dtype), scale)),
+        largest_scale=scale.double().abs().max().item(),
         largest_minimum=(scale.double() * zeros.double()).abs().max().item(),
         sym=least == largest == 2 ** (stored.bits - 1),
         place=place,

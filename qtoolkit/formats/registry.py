@@ -10,6 +10,7 @@ from typing import Any
 
 from qtoolkit.errors import ConfigError, oneline
 from qtoolkit.formats.base import Format, LayersFormat, LayersOf
+from qtoolkit.formats.file_format import FileFormat
 from qtoolkit.formats.grouped import GroupedFormat
 from qtoolkit.optional import entry_points_in, package_of
 
@@ -95,13 +96,13 @@ def check_embeddings(config: Any) -> None:
     raise ConfigError(f"{what}: format {config.format!r} holds no embeddings of {embeddings} bits: {advice}")
 
 
-def conversion_targets() -> dict[str, tuple[GroupedFormat | LayersFormat, str]]:
+def conversion_targets() -> dict[str, tuple[GroupedFormat | LayersFormat | FileFormat, str]]:
     """Return what codes can be converted to, sorted by name: the format and its layout of each."""
-    found: dict[str, tuple[GroupedFormat | LayersFormat, str]] = {}
+    found: dict[str, tuple[GroupedFormat | LayersFormat | FileFormat, str]] = {}
     for format_ in _formats():
         if isinstance(format_, GroupedFormat):
             found |= {layout: (format_, layout) for layout in format_.layouts or (format_.name,)}
-        elif isinstance(format_, LayersFormat):
+        elif isinstance(format_, LayersFormat) or (isinstance(format_, FileFormat) and format_.takes_codes):
             found[format_.name] = (format_, format_.name)
     return dict(sorted(found.items()))
 

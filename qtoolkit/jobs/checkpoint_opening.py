@@ -27,8 +27,8 @@ def open_source(
 ) -> Checkpoint:
     """Open a model for reading, with the revision, token and tokenizer of a request.
 
-    Weights that are stored as FP8 or MXFP4 are expanded when they are read, unless they are to be used as they are
-    stored: a quantized checkpoint is accepted, and a format reads it.
+    Weights that are stored as FP8, MXFP4 or NVFP4 are expanded when they are read, unless they are to be used as they
+    are stored: a quantized checkpoint is accepted, and a format reads it.
 
     Args:
         model: a Hub id, a folder, a `.gguf` file or a loaded model.

@@ -123,7 +123,7 @@ def open_model(
         on_progress: called while files are downloaded.
         runs_gguf: let llama.cpp run a `.gguf` file if it is installed, as the file's users do; otherwise it is expanded
             to full precision.
-        is_base: others are compared with it: FP8 and MXFP4 are expanded, block by block, as when they are quantized.
+        is_base: others are compared with it: FP8 and floats of 4 bits are expanded, block by block, as in a job.
 
     Raises:
         QToolkitError: as `qtoolkit.load`.

@@ -54,14 +54,15 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
     for package in method.requires:
         optional(package, f"method {method.name!r}")
     folder = request.folder
-    mirror = _mirror(request, method)
-    _check_output(request, method)
-    with _staged(request, method) as new:
+    resumes = method.resumes(config)
+    mirror = _mirror(request, method, resumes=resumes)
+    _check_output(request, method, resumes=resumes)
+    with _staged(request, resumes=resumes) as new:
         with measure_peak() as meter:
             checkpoint = open_source(request.model, request, on_progress=request.report)
             machine = this_machine(folder or current_folder(), Speed())
             rss = resident_memory()
-            journal = JournalLocation(journal_of(folder), mirror) if folder is not None and method.resumes else None
+            journal = JournalLocation(journal_of(folder), mirror) if folder is not None and resumes else None
             advice = f"{_KEPT if journal else 'nothing was written'}; qt.plan tells what needs less"
             on_progress = guarded(request.report, f"{method.name} of {checkpoint.name}", advice)
             config = with_rules_of(config, journal)
@@ -99,7 +100,7 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
     return QuantizedModel(outcome.model, checkpoint.tokenizer, planned.config, report, receipt)
 
 
-def _check_output(request: QuantizeRequest, method: Method) -> None:
+def _check_output(request: QuantizeRequest, method: Method, *, resumes: bool) -> None:
     """Refuse an output that cannot be written, or that is missing where the result is a file.
 
     Raises:
@@ -108,7 +109,7 @@ def _check_output(request: QuantizeRequest, method: Method) -> None:
     folder = request.folder
     if folder is not None:
         refuse_own_source(request.model, folder)
-        check_output(folder, overwrite=request.overwrite, unfinished=method.resumes or not request.resume)
+        check_output(folder, overwrite=request.overwrite, unfinished=resumes or not request.resume)
     elif method.writes_file:
         name = method.config_class.__name__
         raise ConfigError(f"{name} writes a file for other programs: give output=, the folder for it")
@@ -170,7 +171,7 @@ def _open_result(folder: Path, device: str) -> "PreTrainedModel":
     return opened.model if isinstance(opened, QuantizedModel) else opened
 
 
-def _mirror(request: QuantizeRequest, method: Method) -> HubMirror | None:
+def _mirror(request: QuantizeRequest, method: Method, *, resumes: bool) -> HubMirror | None:
     """Return the repository that the journal is pushed to; None if none is named.
 
     Raises:
@@ -179,8 +180,8 @@ def _mirror(request: QuantizeRequest, method: Method) -> HubMirror | None:
     if not request.resume_repo:
         return None
     mirror = HubMirror(request.resume_repo, request.token)
-    if request.folder is None or not method.resumes:
-        why = "output=" if method.resumes else f"a method with calibration, and {method.name} has none"
+    if request.folder is None or not resumes:
+        why = "output=" if resumes else f"a job with calibration, and this one of {method.name} has none"
         raise ConfigError(f"resume_repo={request.resume_repo!r} needs {why}: leave it out, or give that")
     if not request.resume:
         raise ConfigError(
@@ -198,8 +199,8 @@ def refuse_quantized(model: Any) -> None:
         )
 
 
-def _staged(request: QuantizeRequest, method: Method) -> AbstractContextManager[Path | None]:
+def _staged(request: QuantizeRequest, *, resumes: bool) -> AbstractContextManager[Path | None]:
     """Return the folder that the result is written to until it is complete; None if it stays in memory only."""
     if request.folder is None:
         return nullcontext()
-    return staged(request.folder, overwrite=request.overwrite, resume=request.resume and method.resumes)
+    return staged(request.folder, overwrite=request.overwrite, resume=request.resume and resumes)

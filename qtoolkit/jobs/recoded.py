@@ -1,6 +1,6 @@
 """Find how another format stores the codes of a quantized checkpoint, or which formats do, before any work."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,11 @@ from qtoolkit.formats.recoding import RecodedTensors
 from qtoolkit.jobs.convertible import Convertible, block_prefix, build_layers, config_entries_of
 from qtoolkit.methods import LinearMethod, get_method
 from qtoolkit.models import structure
+from qtoolkit.models.experts import experts_in_one_tensor
 from qtoolkit.models.renaming import matrices_in_file
 
 _ASYMMETRIC = "asymmetric codes"
+_ROUNDING = "lossy=True (minima of groups are rounded)"
 
 
 @dataclass(frozen=True)
@@ -59,22 +61,29 @@ def recode(source: Convertible, target: GroupedFormat | LayersFormat, layout: st
         return _as_layers(source, target)
     rounded = _is_rounded(source, target)
     if reason := _reason_against(source, target, layout, lossy=lossy):
-        raise _refusal(source, layout, reason, would_round=rounded and not lossy)
+        rounds = rounded and not lossy and reason.startswith(_ASYMMETRIC)
+        raise refusal(source, layout, reason, [_ROUNDING] if rounds else [])
     usual = target.scale_dtype_of(source.checkpoint.dtype)
     dtype = _scale_dtype(source, target, usual)
     if dtype is None:
-        raise _refusal(source, layout, "scales that no type holds")
+        raise refusal(source, layout, "scales that no type holds")
     tensors = {name: target.recoded(codes, layout, dtype) for name, codes in source.layers.items()}
     described = _describe(source, tensors)
     values = _values(source, described, target, layout)
     if values is None:
-        raise _refusal(source, layout, f"codes of method {source.config.method!r}")
+        raise refusal(source, layout, f"codes of method {source.config.method!r}")
     notes = [*_notes(source, tensors, dtype, usual)]
     if lossy and not rounded:
         notes.append("lossy: nothing is rounded, since all codes are symmetric")
-    if source.config.input_type:
-        notes.append("inputs of its layers are no longer rounded: the codes are those of weights alone")
+    notes += inputs_notes(source)
     return Recoded(target, layout, tensors, values, described.left, tuple(notes), lossy=rounded)
+
+
+def inputs_notes(source: Convertible) -> list[str]:
+    """Return what a result does not take over of how inputs are rounded."""
+    if not source.config.input_type:
+        return []
+    return ["inputs of its layers are no longer rounded: the codes are those of weights alone"]
 
 
 def _values(source: Convertible, described: RecodedLayers, target: GroupedFormat, layout: str) -> dict[str, Any] | None:
@@ -111,15 +120,15 @@ def _as_layers(source: Convertible, target: LayersFormat) -> Recoded:
     own = source.config.stored_in(target.name)
     method = get_method(source.config.method if own is None else own.method)
     if own is None or not isinstance(method, LinearMethod):
-        raise _refusal(source, target.name, f"codes of method {source.config.method!r}")
+        raise refusal(source, target.name, f"codes of method {source.config.method!r}")
     tensors = dict(build_layers(method, own, source.model, source.layers))
     for name, codes in source.layers.items():
         stored = tensors[name]
         if stored is None or (stored.bits, stored.centered) != (codes.bits, codes.sym) or not codes.in_order:
-            raise _refusal(source, target.name, f"other codes than its config says ({codes.name})")
+            raise refusal(source, target.name, f"other codes than its config says ({codes.name})")
         dtype = stored.tensors()[stored.scale_name][1]
         if dtype not in codes.scale_dtypes:
-            raise _refusal(source, target.name, f"scales that are not exact in {_words(dtype)} ({codes.name})")
+            raise refusal(source, target.name, f"scales that are not exact in {_words(dtype)} ({codes.name})")
     values = target.quantization_config(method.name, own.to_file(), list(source.layers)).to_dict()
     return Recoded(target, target.name, tensors, values, _describe(source, tensors).left)
 
@@ -138,23 +147,25 @@ def _reason_against(source: Convertible, target: GroupedFormat, layout: str, *, 
     return next((f"{reason} ({name})" for reason, name in found if reason), "")
 
 
-def _refusal(source: Convertible, layout: str, reason: str, *, would_round: bool = False) -> ConfigError:
+def refusal(source: Convertible, layout: str, reason: str, ways: Sequence[str] = ()) -> ConfigError:
     """Return the error of a format that does not hold the codes, which names those that do.
 
     Args:
         source: the checkpoint.
         layout: what was asked for.
         reason: what about the codes is not held.
-        would_round: whether it would hold them with rounded minima.
+        ways: what would hold them in this format, each a phrase that goes on from "give".
     """
-    rounding = ["lossy=True (minima of groups are rounded)"] if would_round and reason.startswith(_ASYMMETRIC) else []
-    others = rounding + [
-        f"format={name!r}"
-        for name, (target, own) in conversion_targets().items()
-        if isinstance(target, GroupedFormat)
-        and (target.name, own) != (source.format, source.layout)
-        and name != layout
-        and _takes_all(source, target, own)
+    others = [
+        *ways,
+        *(
+            f"format={name!r}"
+            for name, (target, own) in conversion_targets().items()
+            if isinstance(target, GroupedFormat)
+            and (target.name, own) != (source.format, source.layout)
+            and name != layout
+            and _takes_all(source, target, own)
+        ),
     ]
     way = f"give {' or '.join(others)}" if others else f"only its own, {source.layout}, does"
     return ConfigError(f"{source.checkpoint.name} has {reason}, which format {layout!r} does not hold: {way}")
@@ -215,6 +226,7 @@ def _describe(source: Convertible, tensors: Mapping[str, RecodedTensors]) -> Rec
     in_file = {module: name for name, module in others.items()}
     linear = [name for name, module in model.named_modules() if structure.is_linear(module)]
     outside = [name for name in linear if not name.startswith(in_blocks) and name not in {*layers, *embeddings}]
+    outside += sorted(experts_in_one_tensor(model, layers))
     return RecodedLayers(
         base=base_grid(grids, embeddings),
         grids=grids,

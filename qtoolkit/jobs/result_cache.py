@@ -104,8 +104,11 @@ def key_of(candidate: Candidate, weights: str, task: Task) -> str:
 
 
 def _fingerprints(config: MethodConfig) -> dict[str, Any]:
-    """Return the fields of a config, with a fingerprint of the text that it calibrates on instead of its name."""
+    """Return the fields of a config, with fingerprints of its text and files instead of their names."""
     values = config.to_file()
+    for name in config.files():
+        if values.get(name) is not None:
+            values[name] = calibration_fingerprint(values[name])
     if "calibration" in values:
         values["calibration"] = calibration_fingerprint(vars(config)["calibration"])
     return values

@@ -16,7 +16,7 @@ from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import MixedConfig, check_rules, rules_of
 from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
 from qtoolkit.optional import entry_points_in, package_of
-from qtoolkit.readers import Stored, describe_stored, group_size_of
+from qtoolkit.readers import Stored, asked_version, describe_stored, group_size_of
 from qtoolkit.records import OnProgress
 from qtoolkit.requests import option
 
@@ -94,28 +94,38 @@ def get_method(name: str) -> Method:
     return method
 
 
-def offered(*, calibrated: bool = True) -> list[tuple[Offer, MethodConfig]]:
+def offered(*, for_: str | None, calibrated: bool = True) -> list[tuple[Offer, MethodConfig]]:
     """Return the offers of all methods with the config of each, from the least loss of quality to the most.
 
     Args:
+        for_: the program that shall load the result, as `check_reader` returns it; None or empty for none in
+            particular, for which no offer is made that is for some programs alone.
         calibrated: also the offers of methods that calibrate, and so keep a journal.
     """
-    methods = [method for method in map(get_method, available_methods()) if calibrated or not method.resumes]
-    offers = [(offer, method.config_class.from_dict(offer.options)) for method in methods for offer in method.offers]
+    program, _ = asked_version(for_ or "")
+    methods = [*map(get_method, available_methods())]
+    offers = [
+        (offer, config)
+        for method in methods
+        for offer in method.offers
+        for config in [method.config_class.from_dict(offer.options)]
+        if (calibrated or not method.resumes(config)) and (not offer.readers or program in offer.readers)
+    ]
     return sorted(offers, key=lambda pair: pair[0].perplexity_ratio or 1.0)
 
 
 def recipes() -> tuple[MethodConfig, ...]:
     """Return the configs that a frontier tries: for each method its recipes, or else its offers, or its default.
 
-    Methods that calibrate come last: they take longest.
+    Those that calibrate come last: they take longest.
     """
-    methods = sorted(map(get_method, available_methods()), key=lambda method: method.resumes)
-    return tuple(
-        method.config_class.from_dict(options)
-        for method in methods
+    tried = [
+        (method.resumes(config), config)
+        for method in map(get_method, available_methods())
         for options in method.recipes or tuple(offer.options for offer in method.offers) or ({},)
-    )
+        for config in [method.config_class.from_dict(options)]
+    ]
+    return tuple(config for _, config in sorted(tried, key=lambda pair: pair[0]))
 
 
 def packages_of_method(name: str) -> tuple[str, ...]:

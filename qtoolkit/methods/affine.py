@@ -157,12 +157,14 @@ class AffineMethod(LinearMethod):
         journal: "JournalLocation | None" = None,
     ) -> Outcome:
         """See `Method`: an output head that is tied to a quantized embedding has its codes, and no weight."""
+        from qtoolkit.formats.native.tensors import coarse_groups
         from qtoolkit.methods.rounded_result import without_tied
 
         source = checkpoint if config.embeddings is None else without_tied(checkpoint)
         outcome = super().quantize(source, config, plan, on_progress, journal)
+        assert outcome.model is not None
         stored_as = config.stored_as
-        changed = () if stored_as is None else stored_as.measured_notes(outcome.model)
+        changed = coarse_groups(outcome.model) if stored_as is None else stored_as.measured_notes(outcome.model)
         return outcome._replace(notes=(*outcome.notes, *changed))
 
     def build(self, layer: Layer, config: AffineConfig, dtype: "torch.dtype") -> "torch.nn.Module":

@@ -1,5 +1,6 @@
 """The base of all configs: a frozen dataclass whose fields carry their own help, choices and unit."""
 
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -44,12 +45,17 @@ class MethodConfig:
         for field in fields(self):
             hint = hints[field.name]
             value = _coerce(hint, getattr(self, field.name))
+            if field.name in self.files() and isinstance(value, os.PathLike):
+                value = os.fspath(value)
             choices = field.metadata.get("choices")
             if choices is not None and value not in choices:
                 allowed = ", ".join(map(repr, choices))
                 raise ConfigError(f"{type(self).__name__}: {field.name} must be one of {allowed}, got {value!r}")
             if not _is_instance(hint, value):
                 raise ConfigError(f"{type(self).__name__}: {field.name} must be {_describe(hint)}, got {value!r}")
+            least = field.metadata.get("least")
+            if least is not None and value is not None and value < least:
+                raise ConfigError(f"{type(self).__name__}: {field.name} must be at least {least}, got {value}")
             object.__setattr__(self, field.name, value)
 
     def excludes(self, module_name: str) -> bool:
@@ -69,6 +75,11 @@ class MethodConfig:
     def absent(cls) -> dict[str, Any]:
         """Return the options that were added later, each with what a file that lacks it means."""
         return {field.name: field.metadata["absent"] for field in fields(cls) if "absent" in field.metadata}
+
+    @classmethod
+    def files(cls) -> tuple[str, ...]:
+        """Return the options that name a file of this machine."""
+        return tuple(field.name for field in fields(cls) if field.metadata.get("is_file"))
 
     def as_given(self) -> Self:
         """Return the config with defaults in place of what a plan has resolved them to."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Grid, GroupedFormat, Layer, get_format
 from qtoolkit.methods.config import MethodConfig
+from qtoolkit.methods.method import Offer
 from qtoolkit.methods.weight_only import LinearMethod
 from qtoolkit.records import LayerPlan, Plan
 from qtoolkit.requests import option
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # What the kernels of servers take: rows and columns of weights in multiples.
 _MULTIPLE = 16
+# The programs that multiply in 8 bits; others expand the codes, and gain nothing.
+_SERVERS = ("vllm", "sglang")
 # Outputs and inputs of a block, and what kernels of blocks take.
 _BLOCK = (128, 128)
 
@@ -192,6 +195,7 @@ class FP8Method(EightBitMethod):
     title = "FP8"
     summary = "8-bit floating point for weights and inputs (e4m3); no calibration"
     recipes = ({}, {"granularity": "block"})
+    offers = (Offer({}, 1.037, readers=_SERVERS),)
 
     def round_weight(
         self, weight: "torch.Tensor", config: FP8, scale_dtype: "torch.dtype"
@@ -208,6 +212,7 @@ class W8A8Method(EightBitMethod):
     config_class = W8A8
     title = "int8 W8A8"
     summary = "8-bit integers for weights and inputs; no calibration"
+    offers = (Offer({}, 1.025, readers=_SERVERS),)
 
     def round_weight(
         self, weight: "torch.Tensor", config: W8A8, scale_dtype: "torch.dtype"

@@ -29,11 +29,13 @@ class Offer:
         perplexity_ratio: perplexity as a multiple of bfloat16's: SmolLM2-135M, held-out half of WikiText-2 valid
             (benchmarks/README.md); None where it was not measured.
         in_one_step: false where a layer multiplies in several steps, so that fewer bytes do not make it faster.
+        readers: programs by their short names, for which alone it is suggested; empty for any, and for none.
     """
 
     options: Mapping[str, Any]
     perplexity_ratio: float | None
     in_one_step: bool = True
+    readers: tuple[str, ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -64,7 +66,6 @@ class Method(Planner):
         offers: the configs that it suggests.
         recipes: options of the configs that a frontier tries; empty for those of `offers`.
         also_changes: what it changes besides the quantized layers, for a card: "norms take over scales".
-        resumes: whether it writes its progress into a journal, and resumes from it.
         corrects: whether the weights of a layer make good one another's errors, by its inputs (`corrected`).
     """
 
@@ -76,13 +77,16 @@ class Method(Planner):
     offers: ClassVar[tuple[Offer, ...]] = ()
     recipes: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     also_changes: ClassVar[str] = ""
-    resumes: ClassVar[bool] = False
     corrects: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
         """Return the method's name, "gptq"."""
         return self.config_class.method
+
+    def resumes(self, config: Any) -> bool:
+        """Check whether a job writes its progress into a journal, and resumes from it. Default: none does."""
+        return False
 
     def planner_of(self, checkpoint: "Checkpoint", config: Any) -> "Method | Reader":
         """Return what plans a model. Default: the method itself, since it looks at layers one by one.
@@ -95,6 +99,14 @@ class Method(Planner):
             UnsupportedModelError: the method takes no such model.
         """
         return self
+
+    def calibrated_by(self, options: Mapping[str, Any]) -> str:
+        """Return a sentence for the card of a result without a report of a calibration.
+
+        Args:
+            options: fields of its config, which anybody may have edited.
+        """
+        return "No calibration text was used."
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Planner`: by default, transformers finds the format's loader by the config of the checkpoint."""
@@ -164,6 +176,6 @@ class Method(Planner):
             config: resolved and fitted.
             plan: exactly the layers of `plan.layers` are quantized.
             on_progress: called with events; it may raise `JobCancelled`.
-            journal: where a method that `resumes` writes finished blocks, and reads those of an earlier run; None for
+            journal: where a job that `resumes` writes finished blocks, and reads those of an earlier run; None for
                 neither.
         """

@@ -1,6 +1,5 @@
 """Store layers that were rounded one by one in a format of other programs: tensors, and the config of the model."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ import torch
 
 from qtoolkit.formats import Grid, Layer
 from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
+from qtoolkit.models.experts import experts_in_one_tensor
 from qtoolkit.models.renaming import matrices_in_file
 from qtoolkit.records import Plan
 
@@ -42,20 +42,8 @@ def result_config(checkpoint: "Checkpoint", method: LinearMethod, config: Any, p
     }
     layers = LinearLayers(method, config, own)
     origin = {"method": method.name, "options": config.to_file()}
-    ignored = {*left, *left.values(), *_experts_in_one_tensor(modules)}
+    ignored = {*left, *left.values(), *experts_in_one_tensor(checkpoint.skeleton)}
     return config.stored_as.rounding_config(layers, sorted(planned), grids, ignored, origin, embeddings)
-
-
-def _experts_in_one_tensor(modules: Mapping[str, torch.nn.Module]) -> set[str]:
-    """Return patterns of experts that stay as they are in tensors [experts, rows, columns].
-
-    vLLM looks for the layers of the first one, "experts.0.gate_proj" (compressed_tensors_moe.py, `get_moe_method`).
-    """
-    return {
-        rf"re:^{re.escape(name)}\."
-        for name, module in modules.items()
-        if name.endswith(".experts") and any(one.ndim == 3 for one in module.parameters(recurse=False))
-    }
 
 
 def without_tied(checkpoint: "Checkpoint") -> "Checkpoint":

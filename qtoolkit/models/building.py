@@ -146,13 +146,25 @@ def cause_of(error: Exception) -> str:
     transformers logs the errors of merging and quantizing tensors, and raises another one; so the first of them is
     looked up in the frame that raised.
     """
+    name, lines = _first_conversion_error(error)
+    # Its lines are a traceback, the message, and where that was raised.
+    return f"{name}: {lines[-2]}" if lines else oneline(error)
+
+
+def failed_in_quantizing(error: Exception) -> bool:
+    """Check whether what went wrong while transformers loaded a model is that a weight could not be quantized."""
+    _, lines = _first_conversion_error(error)
+    return bool(lines) and "Quantize" in lines[-1]
+
+
+def _first_conversion_error(error: Exception) -> tuple[str, list[str]]:
+    """Return the name of a tensor and the lines that transformers logged of it; both empty without such an error."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         errors = getattr(frame.f_locals.get("loading_info"), "conversion_errors", None)
         if errors:
             name, text = next(iter(errors.items()))
-            # Its lines are a traceback, the message, and where that was raised.
-            return f"{name}: {text.splitlines()[-2]}"
-    return oneline(error)
+            return name, text.splitlines()
+    return "", []
 
 
 def _first(names: list[str]) -> str:

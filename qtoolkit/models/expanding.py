@@ -1,18 +1,21 @@
-"""Make a source of a checkpoint that stores its weights as FP8 or MXFP4: they are expanded when they are read."""
+"""Make a source of a checkpoint whose weights are stored as FP8, MXFP4 or NVFP4, and expanded when they are read."""
 
 import copy
 from dataclasses import replace
 
 import torch
 
-from qtoolkit.checkpoints.expanded_tensors import expand_tensors, stored_bytes
+from qtoolkit.checkpoints.coded_tensors import expand_tensors
+from qtoolkit.checkpoints.expanded_tensors import stored_bytes
 from qtoolkit.checkpoints.source_codes import source_codes
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.units import format_bytes
 
 
 def expanded(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a checkpoint as one in full precision, if its weights are stored as FP8 or MXFP4; otherwise as it is.
+    """Return a checkpoint as one in full precision, if its weights are stored as FP8, MXFP4 or NVFP4.
+
+    Others are returned as they are.
 
     No weight is read, and the config of the result describes no quantization.
 

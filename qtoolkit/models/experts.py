@@ -1,6 +1,7 @@
 """Take the experts of a mixture apart into linear layers; transformers 5 keeps them in two large tensors."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import torch
@@ -88,6 +89,25 @@ class ExpertList(nn.ModuleList):
             output = self[index](hidden_states[token]) * top_k_weights[token, rank, None]
             total.index_add_(0, token, output.to(total.dtype))
         return total
+
+
+def experts_in_one_tensor(model: nn.Module, quantized: Iterable[str] = ()) -> set[str]:
+    """Return patterns of the experts that stay as they are in tensors [experts, rows, columns], for lists of names.
+
+    vLLM looks for the layers of the first one, "experts.0.gate_proj" (compressed_tensors_moe.py, `get_moe_method`).
+
+    Args:
+        model: as it is stored.
+        quantized: full names of the layers that are quantized, possibly experts taken apart.
+    """
+    names = tuple(quantized)
+    return {
+        rf"re:^{re.escape(name)}\."
+        for name, module in model.named_modules()
+        if name.endswith(".experts")
+        and any(one.ndim == 3 for one in module.parameters(recurse=False))
+        and not any(one.startswith(f"{name}.") for one in names)
+    }
 
 
 def find_experts(model: PreTrainedModel) -> dict[str, Names]:

@@ -1,9 +1,8 @@
-"""Open a `.gguf` file as transformers reads it: its config now, its weights when they are wanted."""
+"""Open a `.gguf` file: its config now, its weights when they are wanted."""
 
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.checkpoints.config_limits import check_against_weights, check_numbers
-from qtoolkit.checkpoints.expanded_tensors import stored_bytes
+from qtoolkit.checkpoints.gguf_architectures import ARCHITECTURES
 from qtoolkit.checkpoints.gguf_header import GgufHeader, TensorPlace, read_gguf
 from qtoolkit.checkpoints.gguf_parts import parts_of
-from qtoolkit.checkpoints.gguf_tensors import LAYOUTS, gguf_tensor, types_of
+from qtoolkit.checkpoints.gguf_places import IN_ORDER
+from qtoolkit.checkpoints.gguf_tensors import gguf_source
 from qtoolkit.checkpoints.panics import panics_as_errors
 from qtoolkit.checkpoints.remedy import lfs_problem
-from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError
+from qtoolkit.errors import CheckpointError, QToolkitError, SourceError, UnsupportedModelError, oneline
 from qtoolkit.models.building import cause_of, using_transformers
 from qtoolkit.models.checkpoint import Checkpoint
-from qtoolkit.models.gguf_names import names_in_file
+from qtoolkit.models.gguf_config import config_of_gguf, model_type_of
+from qtoolkit.models.gguf_weights import with_weights_of
 from qtoolkit.models.tokenizer import load_tokenizer
 from qtoolkit.optional import optional
-from qtoolkit.units import format_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -37,12 +37,12 @@ def open_gguf(
     Args:
         file: the file.
         tokenizer: one to use instead of the file's own; None for that.
-        config: of the model in full precision, where a folder has it; None for the one that the file describes, which
-            transformers takes seconds to read.
+        config: of the model in full precision, where a folder has it; None for the one that the file describes.
         headers_only: leave the file's tokenizer unread.
 
     Raises:
-        SourceError: transformers cannot read it, it is damaged, or one of its parts is missing.
+        SourceError: it is damaged, one of its parts is missing, or it is of an architecture that neither qtoolkit nor
+            transformers reads.
         MissingDependencyError: without the package that reads it.
     """
     optional("gguf", f"reading {file}")
@@ -56,8 +56,15 @@ def open_gguf(
     shapes = {name: place.shape for name, (_, place) in places.items()}
     check_numbers(str(file), header.config)
     check_against_weights(str(file), header.config, shapes)
-    if config is None:
+    model_type = model_type_of(header) if config is None else str(config.model_type)
+    architecture = ARCHITECTURES.get(model_type or "")
+    if config is None and model_type is None:
         config = _load_config(file, header, shapes)
+    elif config is None:
+        config = _made_config(file, header, str(model_type), places)
+    elif architecture is not None and architecture.name != header.architecture:
+        held = f"{file.name} holds a {header.architecture!r:.40}"
+        raise CheckpointError(f"the config of {file.parent} is of a {model_type} model, and {held}: get both again")
     # "none" is llama.cpp's name of no tokenizer.
     has_tokenizer = header.values.get("tokenizer.ggml.model", "none") != "none"
     if tokenizer is None and not headers_only and has_tokenizer:
@@ -73,9 +80,9 @@ def open_gguf(
         tokenizer=tokenizer,
         checked="not checked: a file, of which no hash is known",
         expand=partial(_expand, file, config),
-    ).with_notes(*_rope_notes(header))
-    if header.architecture in LAYOUTS and all(len(place.shape) < 3 for _, place in places.values()):
-        return _streamed(checkpoint, header.architecture, places)
+    ).with_notes(*_rope_notes(header, config))
+    if architecture is not None:
+        return with_weights_of(checkpoint, architecture, places)
     if len(parts) > 1:
         raise UnsupportedModelError(
             f"{file} is one of {len(parts)} files, and {header.architecture} models are read from one alone: join them "
@@ -84,54 +91,51 @@ def open_gguf(
     return checkpoint.with_notes("the .gguf file was expanded to bfloat16 by transformers before it was quantized")
 
 
-def _rope_notes(header: GgufHeader) -> list[str]:
-    """Return a note where the file scales its rope, which transformers does not read of it."""
-    kind = header.values.get(f"{header.architecture}.rope.scaling.type", "none")
-    scaled = [name for name in header.tensors if name.startswith(("rope_freqs", "rope_factors"))]
-    if kind == "none" and not scaled:
-        return []
-    what = f"{kind!r:.40}" if kind != "none" else scaled[0]
-    note = (
-        f"the scaling of the rope ({what}) is not read by transformers: long texts are computed otherwise than by the"
-    )
-    return [f"{note} original model, and the config of a result has no scaling"]
-
-
-def _streamed(checkpoint: Checkpoint, architecture: str, places: Mapping[str, tuple[Path, TensorPlace]]) -> Checkpoint:
-    """Return a checkpoint whose weights are expanded one by one as they are read.
+def _made_config(
+    file: Path, header: GgufHeader, model_type: str, places: Mapping[str, tuple[Path, TensorPlace]]
+) -> "PreTrainedConfig":
+    """Make the config that a `.gguf` file describes, whose header was found sound.
 
     Args:
-        checkpoint: of the file.
-        architecture: llama.cpp's name of the kind of model.
+        file, header: the file, the first one of several parts.
+        model_type: transformers' name of the kind of model.
         places: of the tensors by llama.cpp's names, each with the file that holds it.
+
+    Raises:
+        CheckpointError: the header lacks a value, or has one that no model has.
     """
-    config = checkpoint.config
-    model = checkpoint.skeleton
-    layout = LAYOUTS[architecture]
-    names = names_in_file(architecture, config.num_hidden_layers, model.state_dict())
-    queries = config.num_attention_heads
-    heads = (queries, getattr(config, "num_key_value_heads", None) or queries)
-    tensors = {
-        names[name]: gguf_tensor(file, name, place, checkpoint.dtype, layout, heads)
-        for name, (file, place) in places.items()
-        if name in names
-    }
-    if not tensors:
-        raise CheckpointError(f"{checkpoint.name} holds no weight of a {config.model_type} model: name another file")
-    kinds = types_of(tensors.values())
-    whole = sum(tensor.nbytes for tensor in tensors.values())
-    note = (
-        f"its weights are stored as {kinds}, {format_bytes(stored_bytes(tensors))}, and are expanded to bfloat16, "
-        f"{format_bytes(whole)}, one by one as they are read: all figures compare with the expanded model"
-    )
-    others = ", ".join(sorted(places.keys() - names.keys()))
-    left_out = [f"left out of the .gguf file, since transformers has no place for it: {others:.200}"] * bool(others)
-    result = replace(checkpoint, tensors=tensors, expand=None, stored_as=kinds, _built=[])
-    return result.with_notes(note, *left_out)
+
+    def read(name: str) -> list[float]:
+        part, place = places[name]
+        vector: list[float] = gguf_source(part).tensor(name, place, torch.float32, IN_ORDER)[...].tolist()
+        return vector
+
+    shapes = {name: place.shape for name, (_, place) in places.items()}
+    try:
+        with using_transformers():
+            return config_of_gguf(header, model_type, shapes, read)
+    except QToolkitError:
+        raise
+    except Exception as error:  # a header that lies makes transformers raise anything
+        what = f"its header describes no {model_type} model: {oneline(error)}"
+        raise CheckpointError(f"cannot read {file} ({what}): name another file, or download it again") from error
+
+
+def _rope_notes(header: GgufHeader, config: "PreTrainedConfig") -> list[str]:
+    """Return a note where the file scales its rope, and the config does not."""
+    kind = header.values.get(f"{header.architecture}.rope.scaling.type", "none")
+    scaled = [name for name in header.tensors if name.startswith(("rope_freqs", "rope_factors"))]
+    ropes = getattr(config, "rope_parameters", None) or {}
+    types = {ropes.get("rope_type"), *(rope.get("rope_type") for rope in ropes.values() if isinstance(rope, dict))}
+    if (kind == "none" and not scaled) or types - {None, "default"}:
+        return []
+    what = f"{kind!r:.40}" if kind != "none" else scaled[0]
+    note = f"the scaling of the rope ({what}) is not known here: long texts are computed otherwise than by the original"
+    return [f"{note} model, and the config of a result has no scaling"]
 
 
 def _load_config(file: Path, header: GgufHeader, shapes: Mapping[str, tuple[int, ...]]) -> "PreTrainedConfig":
-    """Load the config that a `.gguf` file describes, whose header was found sound.
+    """Load the config that a `.gguf` file describes, by transformers; its header was found sound.
 
     Args:
         file: the file, the first one of several parts.
@@ -191,7 +195,9 @@ def _reader_errors(file: Path) -> Iterator[None]:
         with panics_as_errors():
             yield
     except Exception as error:
-        raise SourceError(f"transformers cannot read {file} ({cause_of(error)}): name another file") from error
+        raise SourceError(
+            f"neither qtoolkit nor transformers reads {file} ({cause_of(error)}): name the model's full-precision form"
+        ) from error
 
 
 @contextmanager

@@ -37,17 +37,14 @@ def load_tokenizer(folder: Path, *, gguf_file: str | None = None) -> Any:
     Raises:
         SourceError: there is one, and it cannot be read.
     """
-    from transformers import AutoTokenizer
-
     files = [file for name in _MAIN_FILES for file in sorted(folder.glob(name))]
     if gguf_file is None and not files:
         return None
     refuse_large_files(file for name in TOKENIZER_FILES for file in folder.glob(name))
     require_room(_BYTES_TO_READ * file_bytes(folder / "tokenizer.json"))
-    options = {} if gguf_file is None else {"gguf_file": gguf_file}
     try:
         with panics_as_errors():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+            tokenizer = _read(folder, gguf_file)
         refuse_panics(tokenizer)
         if gguf_file is None:
             remember_source(tokenizer, folder)
@@ -62,6 +59,19 @@ def load_tokenizer(folder: Path, *, gguf_file: str | None = None) -> Any:
     finally:
         # Reading a large vocabulary takes twice the memory that the vocabulary then holds.
         give_memory_back()
+
+
+def _read(folder: Path, gguf_file: str | None) -> Any:
+    """Read a tokenizer by transformers, whatever that raises."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if gguf_file is None:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, gguf_file=gguf_file)
+    except ValueError:
+        # It looks for the kind of model first, of which transformers knows fewer than of tokenizers.
+        return PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=gguf_file)
 
 
 def find_tokenizer(name: str) -> Any:

@@ -5,7 +5,7 @@ import gc
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from qtoolkit.errors import QToolkitError
+from qtoolkit.errors import ConfigError, QToolkitError
 from qtoolkit.tokens import forget
 
 P = ParamSpec("P")
@@ -36,7 +36,7 @@ def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Conca
 
     IPython keeps the last exception, and with it the local variables of every function in its traceback: a half-made
     model, a request with its token. They are cleared here. With `--debug` on the line, the original error is raised,
-    with its traceback.
+    with its traceback. Otherwise the message names options as the line does (`in_words_of_line`).
     """
 
     @functools.wraps(magic)
@@ -45,10 +45,16 @@ def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Conca
             return magic(self, line, *args, **kwargs)
         except BaseException as error:
             forget_variables(error)
+            has_body = bool(args) and isinstance(args[0], str)
             # IPython can show the variables of this frame too, and these hold the whole user namespace.
             del args, kwargs
             if "--debug" not in line.split() and isinstance(error, QToolkitError) and not isinstance(error, MagicError):
-                raise MagicError(type(error).__name__, str(error)) from error
+                from qtoolkit.notebook.line_words import in_words_of_line
+
+                message = in_words_of_line(
+                    str(error), magic.__name__, has_body=has_body, names_options=isinstance(error, ConfigError)
+                )
+                raise MagicError(type(error).__name__, message) from error
             raise
 
     return wrapper

@@ -20,17 +20,21 @@ Draft = Callable[[MethodConfig, str], Plan]
 def advise(plan: Plan, config: MethodConfig, draft: Draft) -> tuple[Advice, ...]:
     """Return changes with which a plan would fit; if none would, the one that needs the least memory.
 
+    None of them makes what the program of the plan would not load.
+
     Args:
         plan: a plan that does not fit.
         config: its config.
         draft: a function that plans another config or device.
     """
     candidates = []
-    for change, other, device in _candidates(config, plan.device):
+    for change, other, device in _candidates(config, plan):
         try:
             drafted = draft(other, device)
         except QToolkitError:
             # This method cannot take this model.
+            continue
+        if drafted.reading is not None and not drafted.reading.loads:
             continue
         candidates.append(_advice(change, drafted))
         if sum(advice.fits for advice in candidates) == MAX_ADVICE:
@@ -71,9 +75,9 @@ def _advice(change: str, drafted: Plan) -> Advice:
     )
 
 
-def _candidates(config: MethodConfig, device: str) -> Iterator[tuple[str, MethodConfig, str]]:
+def _candidates(config: MethodConfig, plan: Plan) -> Iterator[tuple[str, MethodConfig, str]]:
     """Yield what to change, the config with that change, and the device; the smallest changes first."""
-    options = config.to_dict()
+    options, device = config.to_dict(), plan.device
     if {"num_samples", "seq_len"} <= set(options):
         seq_len = min(512, options["seq_len"])
         for num_samples in (128, 64, 32):
@@ -81,7 +85,7 @@ def _candidates(config: MethodConfig, device: str) -> Iterator[tuple[str, Method
             other: MethodConfig = replace(config, **smaller)
             if other != config:
                 yield as_call(other), other, device
-    simple = [other for _, other in offered(calibrated=False) if other.method != config.method]
+    simple = [other for _, other in offered(for_=plan.for_reader, calibrated=False) if other.method != config.method]
     for other in simple:
         yield as_call(other), other, device
     if device != "cpu":

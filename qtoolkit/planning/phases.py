@@ -125,7 +125,8 @@ def job_phases(
         corrects = isinstance(method, Method) and method.corrects
         phases.append(sensitivity_phase(job, measures, writes_text=writes_text, corrects=corrects))
     if method.writes_file:
-        return (*phases, *(_writing_too(checkpoint, job, phase, disk_after) for phase in method.phases(job, config)))
+        *before, last = method.phases(job, config)
+        return (*phases, *before, _writing_too(checkpoint, job, last, disk_after))
     return (*phases, *method.phases(job, config), _probe_phase(job), _save_phase(checkpoint, job, disk_after))
 
 

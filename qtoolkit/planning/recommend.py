@@ -107,7 +107,7 @@ def _quantized(
         except QToolkitError:
             return None
 
-    for offer, as_offered in offered():
+    for offer, as_offered in offered(for_=for_):
         config, plan = as_offered, planned(as_offered)
         if plan is not None and plan.reading is not None and not plan.reading.loads:
             other = in_a_loaded_format(plan, as_offered)
@@ -126,10 +126,15 @@ def _quantized(
             fits=memory <= limit,
             can_be_made=plan.fits,
             perplexity_ratio=offer.perplexity_ratio,
-            quality=_MEASURED if offer.perplexity_ratio else "",
+            quality=_measured(config) if offer.perplexity_ratio else "",
             served_by=titles(running(plan.readings)),
         )
         yield _Ranked(candidate, offer.in_one_step, getattr(config, "bits", _FEWEST_BITS))
+
+
+def _measured(config: MethodConfig) -> str:
+    """Return where the figure of an offer is from; of one that rounds inputs, that these were rounded too."""
+    return f"{_MEASURED}; inputs rounded to {config.input_type}" if config.input_type else _MEASURED
 
 
 def _unquantized(

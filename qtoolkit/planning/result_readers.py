@@ -26,7 +26,7 @@ def with_readers(plan: Plan, config: MethodConfig, for_: str | None) -> Plan:
     Args:
         plan: a plan.
         config: its config, fitted.
-        for_: the program that shall load it; None for none in particular.
+        for_: the program that shall load it, with or without a version; None for none in particular.
 
     Raises:
         ConfigError: the contract does not know the program, or does not know the format.
@@ -37,7 +37,8 @@ def with_readers(plan: Plan, config: MethodConfig, for_: str | None) -> Plan:
     stored = stored_of(config, bits, left, dtype=source.dtype, architecture=source.architecture)
     readings = readers_of(stored)
     if for_ is not None:
-        reading_of(for_, readings)
+        asked = reading_of(for_, readings)
+        readings = tuple(asked if one.reader == asked.reader else one for one in readings)
     lost = lost_readers(stored)
     notes = (*plan.notes, f"not loaded by {lost}") if lost else plan.notes
     return replace(plan, notes=notes, readings=readings, for_reader=for_ or "")
@@ -49,7 +50,7 @@ def loaded_configs(plan: Plan, config: MethodConfig) -> Iterator[MethodConfig]:
     left = _matrices_left(plan)
     for other in _changed(config):
         readings = readers_of(stored_of(other, names, left, architecture=plan.source.architecture))
-        if any(one.reader == plan.for_reader and one.loads for one in readings):
+        if readings and reading_of(plan.for_reader, readings).loads:
             yield other
 
 
@@ -82,7 +83,7 @@ def refuse_unread(plan: Plan) -> None:
         if other
         else f"{reading.remedy or 'name another program'}, or leave for_ out"
     )
-    raise ConfigError(f"for_={reading.reader!r}: {reading.name} would not load the result ({reading.why}): {step}")
+    raise ConfigError(f"for_={plan.for_reader!r}: {reading.name} would not load the result ({reading.why}): {step}")
 
 
 def _changed(config: MethodConfig) -> Iterator[MethodConfig]:
@@ -99,7 +100,7 @@ def _changed(config: MethodConfig) -> Iterator[MethodConfig]:
                 if name != "format":
                     everything.setdefault(name, value)
     yield from _made(given, everything)
-    yield from (other for _, other in offered() if other.method != config.method)
+    yield from (other for _, other in offered(for_=None) if other.method != config.method)
     # Programs that read files of their own load nothing else.
     methods = map(get_method, available_methods())
     yield from (method.config_class() for method in methods if method.writes_file and method.name != config.method)

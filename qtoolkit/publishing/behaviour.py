@@ -196,33 +196,22 @@ def describe_folder(folder: Path) -> dict[str, Any]:
 
 
 def describe_model(
-    folder: Path, device: str, token_ids: list[int], wanted: list[list[int]], load_options: dict[str, str]
+    folder: Path, device: str, token_ids: list[int], wanted: list[list[int]], *, reads_file: bool
 ) -> dict[str, Any]:
-    """Load the model of a folder with transformers, and return its class, the keys that do not fit, and its logits.
+    """Load the model of a folder, and return its class, the keys that do not fit, and its logits.
 
     Args:
         folder: holds the model.
         device: where to load it, "cpu" or "cuda:0".
         token_ids, wanted: as for `logits_at`; without any tokens, `probe_tokens` chooses them.
-        load_options: further options of `from_pretrained`, such as the name of the one file of a model.
+        reads_file: whether qtoolkit loads it, as a file that transformers reads in part or not at all.
 
     Returns:
         `model`, `keys`, `loss` and `logits`; or, where it does not load or run, why in `model_error`.
     """
-    from transformers import AutoModelForCausalLM
 
     def run() -> dict[str, Any]:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            device_map={"": device},
-            dtype="auto",
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **load_options,
-        )
-        keys = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
+        model, keys = (_load_by_qtoolkit if reads_file else _load_by_transformers)(folder, device)
         ids = token_ids or probe_tokens(None, model.config.get_text_config().vocab_size)
         return {"model": type(model).__name__, "keys": keys, **logits_at(model, ids, wanted)}
 
@@ -230,11 +219,32 @@ def describe_model(
     return {"model": "", "keys": {}, "loss": None, "logits": [], **(values or {}), "model_error": error}
 
 
+def _load_by_transformers(folder: Path, device: str) -> tuple[Any, dict[str, list[str]]]:
+    """Return a model, and the keys that do not fit by how they do not."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder,
+        device_map={"": device},
+        dtype="auto",
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    return model, {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
+
+
+def _load_by_qtoolkit(folder: Path, device: str) -> tuple[Any, dict[str, list[str]]]:
+    """Return a model; one whose keys do not fit is refused."""
+    return importlib.import_module("qtoolkit").load(folder, device=device).model, {}
+
+
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Return all that a request asks of a folder; `base` is None, which `answer_base` describes.
 
     Args:
-        request: `folder`; `device`; `load_options`, those of `describe_model`; `token_ids` and `top_ids` of the probe;
+        request: `folder`; `device`; `reads_file`, as for `describe_model`; `token_ids` and `top_ids` of the probe;
             `llama_cpp`, the file that llama.cpp shall run instead, where there is such an entry.
 
     Raises:
@@ -248,7 +258,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     described = {"transformers": transformers.__version__, **describe_folder(folder), "base": None}
     wanted = request["top_ids"]
     return described | describe_model(
-        folder, request["device"], request["token_ids"], wanted, load_options=request["load_options"]
+        folder, request["device"], request["token_ids"], wanted, reads_file=request["reads_file"]
     )
 
 

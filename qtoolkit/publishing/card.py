@@ -73,7 +73,7 @@ def make_card(
         other_packages=other_packages_of(receipt),
         needs_qtoolkit=needs_qtoolkit(receipt),
         commands=_commands(receipt, request.repo_id),
-        file_argument=_file_argument(receipt),
+        file_name=_file_name(receipt),
         readers=readers_of(receipt),
         programs=table(("program", "loads it", "what to know"), programs) if programs else "",
         quality=request.quality,
@@ -157,13 +157,12 @@ def _commands(receipt: Receipt, repo_id: str) -> tuple[str, ...]:
     return format_.commands(repo_id, receipt.settings) if isinstance(format_, FileFormat) else ()
 
 
-def _file_argument(receipt: Receipt) -> str:
-    """Return the argument that names the one file of a model to transformers, with a comma; empty for another."""
+def _file_name(receipt: Receipt) -> str:
+    """Return the name of the one file of a model; empty for another."""
     format_ = format_of_receipt(receipt)
     if not isinstance(format_, FileFormat):
         return ""
-    file = next((name for name in receipt.files if name.endswith(format_.suffix)), "")
-    return f", {format_.load_argument}={_python(file)}"
+    return next((name for name in receipt.files if name.endswith(format_.suffix)), "")
 
 
 def _tags(receipt: Receipt) -> list[str]:

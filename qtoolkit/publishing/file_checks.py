@@ -65,9 +65,10 @@ def without_receipt(name: str) -> Check:
     return Check(name, None, "not known", f"without {RECEIPT_FILE} nothing tells what was written")
 
 
-def _without_tensors(name: str) -> Check:
+def _without_tensors(name: str, artifact: Artifact) -> Check:
     """Return a check that is not made since it needs all tensors, and a weight file is damaged."""
-    return Check(name, None, "a weight file is damaged", "see the check of the safetensors files")
+    files = FILE if isinstance(artifact.format, FileFormat) else "safetensors files"
+    return Check(name, None, "a weight file is damaged", f"see the check of the {files}")
 
 
 def check_regular(artifact: Artifact) -> Check | None:
@@ -159,7 +160,7 @@ def check_index(artifact: Artifact) -> Check:
         return Check(name, False, f"{SINGLE_FILE} stands beside {INDEX_FILE}", "remove the one that is left over")
     tensors, errors = artifact.headers
     if errors:
-        return _without_tensors(name)
+        return _without_tensors(name, artifact)
     held = {tensor: file for file, tensor, _ in tensors}
     index = read_json(artifact.path / INDEX_FILE, max_bytes=MAX_JSON_BYTES + _INDEX_BYTES * len(held))
     metadata = index.get("metadata")
@@ -182,7 +183,7 @@ def check_dtypes(artifact: Artifact) -> Check:
     try:
         held = artifact.bytes_by_type
     except QToolkitError:
-        return _without_tensors(name)
+        return _without_tensors(name, artifact)
     written = artifact.receipt.dtypes
     memory = artifact.receipt.memory
     problems = [

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from qtoolkit.formats import Format, get_format
+from qtoolkit.formats import FileFormat, Format, get_format
 from qtoolkit.methods import config_class, packages_of_method
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.records import Check, Receipt
@@ -12,7 +12,7 @@ class Reader(NamedTuple):
     """How transformers reads a folder here.
 
     Attributes:
-        description: "without qtoolkit", "once qtoolkit is imported" or "through" some packages.
+        description: "without qtoolkit", "once qtoolkit is imported" or "through" some packages or qtoolkit itself.
         with_qtoolkit: whether it reads the folder only once qtoolkit is imported.
         missing: packages without which it does not read the folder at all, and which are not installed; mostly empty.
     """
@@ -28,6 +28,8 @@ def reader_of(artifact: Artifact) -> Reader:
     if format_ is None:
         return Reader("without qtoolkit")
     missing = format_.missing_packages()
+    if isinstance(format_, FileFormat):
+        return Reader("through qtoolkit", with_qtoolkit=True, missing=", ".join(missing))
     alone = format_.reads_alone(artifact.quantization or {})
     if format_.packages is None or (format_.reads_itself and (missing or not alone)):
         return Reader("once qtoolkit is imported", with_qtoolkit=True)

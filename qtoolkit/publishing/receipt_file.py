@@ -16,6 +16,7 @@ from qtoolkit.checkpoints.safetensors import DTYPES, StoredTensor, read_tensors
 from qtoolkit.errors import CheckpointError, ConfigError, oneline, printable
 from qtoolkit.files import read_json, sha256_of, write_whole
 from qtoolkit.formats import FileFormat, format_of
+from qtoolkit.methods import config_class
 from qtoolkit.noted import Noted
 from qtoolkit.publishing import behaviour
 from qtoolkit.publishing.patterns import last_part, without_paths
@@ -70,7 +71,11 @@ def begin_receipt(
         if calibration.perplexity is not None and not isfinite(calibration.perplexity):
             # JSON has no such number.
             calibration = replace(calibration, perplexity=None)
-    settings = {name: _file_name(value) if name == "calibration" else value for name, value in report.settings.items()}
+    files = config_class(report.method).files()
+    settings = {
+        name: _file_name(value) if name == "calibration" else last_part(value) if name in files and value else value
+        for name, value in report.settings.items()
+    }
     return Receipt(
         source=replace(report.source, name=_public_name(report.source), path=None),
         license=checkpoint.license,

@@ -190,7 +190,7 @@ def _check_behaviour(artifact: Artifact, base_folder: Path | None, run: _Run) ->
         "folder": str(artifact.path),
         "base": str(base_folder) if base_folder else None,
         "with_qtoolkit": reader.with_qtoolkit,
-        "load_options": _load_options(artifact),
+        "reads_file": isinstance(artifact.format, FileFormat),
         "device": _device(probe.device if probe else "cpu"),
         "token_ids": list(probe.token_ids) if probe else [],
         "top_ids": [list(ids) for ids in probe.top_ids] if probe else [],
@@ -211,12 +211,6 @@ def _check_behaviour(artifact: Artifact, base_folder: Path | None, run: _Run) ->
     yield behaviour_checks.check_loading(answer, reader.description)
     yield from behaviour_checks.check_outputs(answer, probe)
     yield from behaviour_checks.check_behaviour(artifact, answer, base)
-
-
-def _load_options(artifact: Artifact) -> dict[str, str]:
-    """Return the argument of `from_pretrained` that names a model's one file; none for other models."""
-    format_ = artifact.format
-    return {format_.load_argument: artifact.weight_files[0]} if isinstance(format_, FileFormat) else {}
 
 
 def _device(measured_on: str) -> str:

@@ -1,8 +1,7 @@
 """The reader contract: which program loads a model as it is stored, since which version, why not, and what to do."""
 
+from qtoolkit.readers.asked import READER_NAMES, asked_version, check_reader
 from qtoolkit.readers.contract import (
-    READER_NAMES,
-    check_reader,
     lost_readers,
     readers_of,
     reading_of,
@@ -12,15 +11,16 @@ from qtoolkit.readers.contract import (
     titles,
 )
 from qtoolkit.readers.fused_layers import FUSED, fused_unit
+from qtoolkit.readers.programs import BRANCHES
 from qtoolkit.readers.sentences import card_lines, load_lines, readme_table, summary
 from qtoolkit.readers.stored import Stored, describe_stored, group_size_of, units_of
-from qtoolkit.readers.table import BRANCHES
 
 __all__ = [
     "BRANCHES",
     "FUSED",
     "READER_NAMES",
     "Stored",
+    "asked_version",
     "card_lines",
     "check_reader",
     "describe_stored",

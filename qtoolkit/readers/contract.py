@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.readers.asked import asked_version, check_reader
 from qtoolkit.readers.entry import Entry, Program
+from qtoolkit.readers.programs import OWN, PROGRAMS
 from qtoolkit.readers.stored import Stored
-from qtoolkit.readers.table import ENTRIES, OWN, PROGRAMS
+from qtoolkit.readers.table import ENTRIES
+from qtoolkit.readers.versions import version_key
 from qtoolkit.records import Reading
 
-READER_NAMES = tuple(program.name for program in PROGRAMS)
 # What a model is when nothing about it costs it a reader.
 _USUAL: dict[str, Any] = {
     "bits": (4,),
@@ -26,14 +28,6 @@ _USUAL: dict[str, Any] = {
     "experts": "",
     "plain_experts": False,
 }
-
-
-def _letters(name: str) -> str:
-    """Return the letters and digits of a name, in lower case."""
-    return "".join(filter(str.isalnum, name.lower()))
-
-
-_BY_LETTERS = {_letters(name): name for name in READER_NAMES}
 
 
 def readers_of(stored: Stored) -> tuple[Reading, ...]:
@@ -51,33 +45,37 @@ def readers_of(stored: Stored) -> tuple[Reading, ...]:
 
 
 def reading_of(reader: str, readings: Iterable[Reading]) -> Reading:
-    """Return what one program says.
+    """Return what one program says, in the version that is asked for.
+
+    Args:
+        reader: the program, as for `check_reader`: "vllm" for the version of the table, or "vllm==0.10".
+        readings: what all programs say, by the table.
 
     Raises:
         ConfigError: the contract knows no such program, or not the format.
     """
-    name = check_reader(reader)
+    name, version = asked_version(str(check_reader(reader)))
     found = next((one for one in readings if one.reader == name), None)
     if found is None:
         raise ConfigError(f"for_={reader!r}: which programs read this format is not known: leave for_ out")
-    return found
+    return _in_version(found, version) if version else found
 
 
-def check_reader(reader: str | None) -> str | None:
-    """Return the name of a program as the table has it, however it is spelled.
-
-    Raises:
-        ConfigError: the contract knows no such program; the message names all.
-
-    >>> check_reader("vLLM"), check_reader("LM Studio"), check_reader("Llama CPP"), check_reader("transformers 4")
-    ('vllm', 'lm-studio', 'llama.cpp', 'transformers4')
-    """
-    if reader is None:
-        return None
-    found = _BY_LETTERS.get(_letters(str(reader)))
-    if found is None:
-        raise ConfigError(f"for_ must be one of {', '.join(READER_NAMES)}, got {reader!r:.40}")
-    return found
+def _in_version(reading: Reading, version: str) -> Reading:
+    """Return what a program says in one version of it, as far as the table tells."""
+    asked = version_key(version)
+    own = replace(reading, version=version)
+    if reading.until and version_key(reading.since) <= asked < version_key(reading.until):
+        return replace(own, loads=True, why="", remedy="", note=f"from {reading.until} on it does not")
+    if not reading.loads:
+        return own
+    if reading.since and asked < version_key(reading.since):
+        why = f"{reading.since} is the first version that is known to load it"
+        return replace(own, loads=False, why=why, remedy="update it")
+    if not reading.since and asked < version_key(reading.version):
+        why = f"which older versions than {reading.version} load it is not known"
+        return replace(own, loads=False, why=why, remedy="leave the version out")
+    return own
 
 
 def titles(readings: Iterable[Reading]) -> str:
@@ -133,7 +131,8 @@ def _reading(program: Program, entry: Entry | None, stored: Stored) -> Reading:
         program.title,
         program.version,
         not whys,
-        since=entry.since,
+        since=entry.since_of(stored),
+        until=entry.until,
         needs=entry.needs,
         why=", ".join(whys),
         remedy="; ".join(remedies),

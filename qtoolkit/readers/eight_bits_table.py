@@ -1,6 +1,7 @@
 """The rows of the reader contract on models in 8 bits whose inputs are rounded too: float8, and int8 (W8A8)."""
 
-from qtoolkit.readers.entry import Entry, Limit
+from qtoolkit.readers.entry import Entry, Limit, Since
+from qtoolkit.readers.shared_limits import SGLANG, VLLM
 
 _FORMAT = "compressed-tensors"
 _MIXED = Limit(
@@ -9,18 +10,33 @@ _MIXED = Limit(
     "layers that it fuses, of which some are not quantized",
     "exclude all of q, k and v, or none of them, and so of gate and up",
 )
-_VLLM = "vllm/model_executor/layers/quantization/compressed_tensors/schemes/compressed_tensors"
-_SGLANG = "sglang/srt/layers/quantization/compressed_tensors/schemes/compressed_tensors"
+_VLLM_SCHEME = f"{VLLM}/compressed_tensors/schemes/compressed_tensors"
+_SGLANG_SCHEME = f"{SGLANG}/compressed_tensors/schemes/compressed_tensors"
 _ROUNDS = "it expands the codes, and rounds inputs as servers do: nothing is saved there"
 
 
 def _rows(input_type: str, *, vllm: Entry, sglang: Entry) -> tuple[Entry, ...]:
     """Return the rows of models whose inputs are rounded to this type."""
     tried = "transformers/quantizers/quantizer_compressed_tensors.py; tests/readers/test_eight_bit_readers.py"
-    needs = "compressed-tensors >= 0.15"
     return (
-        Entry("transformers", _FORMAT, source=tried, input_type=input_type, needs=needs, note=_ROUNDS),
-        Entry("transformers4", _FORMAT, source=tried, input_type=input_type, needs="compressed-tensors", note=_ROUNDS),
+        Entry(
+            "transformers",
+            _FORMAT,
+            source=tried,
+            input_type=input_type,
+            since=(Since("5.0.0", found="quantizer_compressed_tensors.py"),),
+            needs="compressed-tensors >= 0.15",
+            note=_ROUNDS,
+        ),
+        Entry(
+            "transformers4",
+            _FORMAT,
+            source=tried,
+            input_type=input_type,
+            since=(Since("4.45.0", without="4.44.2", found="quantizer_compressed_tensors.py"),),
+            needs="compressed-tensors",
+            note=_ROUNDS,
+        ),
         vllm,
         sglang,
         Entry(
@@ -49,16 +65,24 @@ EIGHT_BITS = (
         vllm=Entry(
             "vllm",
             _FORMAT,
-            source=f"{_VLLM}_w8a8_fp8.py:83, {_VLLM}_w8a16_fp8.py:53",
+            source=f"{_VLLM_SCHEME}_w8a8_fp8.py:83, {_VLLM_SCHEME}_w8a16_fp8.py:53",
             input_type="float8",
+            since=(
+                Since("0.5.3", without="0.5.2", found="CHANNEL in compressed_tensors_w8a8_fp8.py"),
+                Since("0.11.0", without="0.10.2", found="BLOCK there", field="group_sizes", values=(128,)),
+            ),
             limits=(_MIXED,),
             note="in float8 on a GPU from compute capability 8.9 on, expanded to 16 bits from 7.5 on",
         ),
         sglang=Entry(
             "sglang",
             _FORMAT,
-            source=f"{_SGLANG}_w8a8_fp8.py:65, {_SGLANG}_w8a16_fp8.py:35",
+            source=f"{_SGLANG_SCHEME}_w8a8_fp8.py:65, {_SGLANG_SCHEME}_w8a16_fp8.py:35",
             input_type="float8",
+            since=(
+                Since("0.4.4.post2", without="0.4.4.post1", found="compressed_tensors_w8a8_fp8.py"),
+                Since("0.5.6.post1", without="0.5.6", found="BLOCK there", field="group_sizes", values=(128,)),
+            ),
             limits=(_MIXED,),
             note="in float8 on a GPU from compute capability 8.9 on, expanded to 16 bits from 8.0 on",
         ),
@@ -68,18 +92,48 @@ EIGHT_BITS = (
         vllm=Entry(
             "vllm",
             _FORMAT,
-            source=f"{_VLLM}_w8a8_int8.py:36; vllm/model_executor/kernels/linear/scaled_mm/cpu.py",
+            source=f"{_VLLM_SCHEME}_w8a8_int8.py:36; vllm/model_executor/kernels/linear/scaled_mm/cpu.py",
             input_type="int8",
+            since=(Since("0.5.2", without="0.5.1", found="compressed_tensors_w8a8_int8.py"),),
             limits=(_MIXED,),
             note="on a GPU from compute capability 7.5 on, and on a processor",
         ),
         sglang=Entry(
             "sglang",
             _FORMAT,
-            source=f"{_SGLANG}_w8a8_int8.py:97",
+            source=f"{_SGLANG_SCHEME}_w8a8_int8.py:97",
             input_type="int8",
+            since=(Since("0.5.3", without="0.5.2", found="compressed_tensors_w8a8_int8.py"),),
             limits=(_MIXED,),
             note="on a GPU from compute capability 8.0 on",
         ),
+    ),
+)
+
+BLOCK_FLOAT8 = (
+    Entry(
+        "transformers",
+        "fp8",
+        source="transformers/quantizers/quantizer_finegrained_fp8.py",
+        since=(Since("5.0.0", found="quantizer_finegrained_fp8.py"),),
+        note="on a GPU",
+    ),
+    Entry(
+        "vllm",
+        "fp8",
+        source=f"{VLLM}/fp8.py",
+        since=(Since("0.6.6", without="0.6.5", found="weight_block_size in fp8.py"),),
+    ),
+    Entry(
+        "sglang",
+        "fp8",
+        source=f"{SGLANG}/fp8.py",
+        since=(Since("0.4.1", without="0.4.0.post2", found="weight_block_size in fp8.py"),),
+    ),
+    Entry(
+        "mlx-lm",
+        "fp8",
+        source="mlx_lm/utils.py:538-548",
+        note="it expands the weights of the classes whose `sanitize` does, such as DeepSeek's",
     ),
 )

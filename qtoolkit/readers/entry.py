@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtoolkit.readers.stored import Stored
+from qtoolkit.readers.versions import version_key
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,31 @@ class Limit:
 
 
 @dataclass(frozen=True)
+class Since:
+    """The first version of a program that loads models of a row, or some of them; read in its wheels.
+
+    Attributes:
+        version: that version; empty where it was not found out.
+        without: the last version that does not; empty where the first of all does.
+        found: what tells it: a file, or a text in one, that the first has and the other has not.
+        field: a field of `Stored`; empty for all models of the row.
+        values: those of the field that it is for; of a field that holds several, for a model with one of them.
+    """
+
+    version: str
+    without: str = ""
+    found: str = ""
+    field: str = ""
+    values: tuple[Any, ...] = ()
+
+    def concerns(self, stored: Stored) -> bool:
+        """Return whether it is for a model that is stored so."""
+        value = getattr(stored, self.field) if self.field else None
+        own = value if isinstance(value, tuple) else (value,)
+        return not self.field or any(one in self.values for one in own)
+
+
+@dataclass(frozen=True)
 class Entry:
     """A row: a program, a format, and what it says of it.
 
@@ -64,8 +90,9 @@ class Entry:
         format: name of the format; empty for a model in full precision.
         input_type: what inputs are rounded to in the models that the row is for; empty for those that round none.
         source: the file and line, the address or the test that says so.
-        since: the first version that is known to load it; empty for the version of the program.
-        needs: packages that it needs beside itself.
+        since: the first versions that load it; empty where none was found out: it was tried with that of the program.
+        until: the first version that loads it no more; empty where there is none.
+        needs: packages that it needs beside itself, in the version of the program.
         limits: all of them must be met.
         refused: why it loads no model of this format; empty where it does.
         remedy: what to do where it loads none.
@@ -76,9 +103,15 @@ class Entry:
     format: str
     source: str
     input_type: str = ""
-    since: str = ""
+    since: tuple[Since, ...] = ()
+    until: str = ""
     needs: str = ""
     limits: tuple[Limit, ...] = ()
     refused: str = ""
     remedy: str = ""
     note: str = ""
+
+    def since_of(self, stored: Stored) -> str:
+        """Return the first version that loads a model of the row; empty where it was not found out."""
+        versions = [since.version for since in self.since if since.concerns(stored)]
+        return "" if "" in versions else max(versions, key=version_key, default="")

@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterable
 
 from qtoolkit.readers.contract import readers_of, titles
-from qtoolkit.readers.entry import Entry
+from qtoolkit.readers.entry import Entry, Program
+from qtoolkit.readers.programs import OWN, PROGRAMS
 from qtoolkit.readers.stored import Stored
-from qtoolkit.readers.table import COLUMNS, ENTRIES, OWN, PROGRAMS
+from qtoolkit.readers.table import COLUMNS, ENTRIES
+from qtoolkit.readers.versions import version_key
 from qtoolkit.records import Reading
 
 
@@ -52,14 +54,13 @@ def readme_table() -> str:
     rows = {(entry.reader, entry.format, entry.input_type): entry for entry in ENTRIES}
     for program in PROGRAMS:
         name = f"{program.title} {program.version}".rstrip()
-        lines.append(
-            f"| {name} | {' | '.join(_cell(rows.get((program.name, one, kind))) for one, kind, _ in COLUMNS)} |"
-        )
+        cells = [_cell(rows.get((program.name, one, kind)), program) for one, kind, _ in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(entry: Entry | None) -> str:
-    """Return a cell of the README's table: no, yes, or under which conditions."""
+def _cell(entry: Entry | None, program: Program) -> str:
+    """Return a cell of the README's table: no, yes, or under which conditions, and from which version on."""
     if entry is None:
         return "no"
     if entry.refused:
@@ -73,4 +74,14 @@ def _cell(entry: Entry | None) -> str:
         for limit in entry.limits
         if limit.field in words and limit.allowed in ((True,), (False,), (1,), (None,))
     ]
-    return "; ".join(parts) or "yes"
+    return "; ".join([*(parts or ["yes"]), *_versions(entry, program)])
+
+
+def _versions(entry: Entry, program: Program) -> list[str]:
+    """Return from which version on a program loads some models of a row, and all of them; none if not known."""
+    first = next((since.version for since in entry.since if not since.field), "")
+    if not first:
+        return []
+    # Where it was not found out, the version that was tried is the first that is known.
+    later = [since.version or program.version for since in entry.since if since.field]
+    return [f"from {first}, all of it from {max(later, key=version_key)}" if later else f"from {first}"]

@@ -8,6 +8,8 @@ from typing import Any
 
 from qtoolkit.readers.fused_layers import fused_unit
 
+# Inputs of the blocks of weights that share a scale: all that any program here writes have 128 x 128.
+_BLOCK = 128
 # What chooses the experts of a token.
 _ROUTERS = ("gate", "router", "shared_expert_gate")
 
@@ -128,7 +130,10 @@ def describe_stored(
 
 def group_size_of(options: Mapping[str, Any]) -> int | None:
     """Return how many inputs share a scale by the options of a config: -1 for all; None where they do not say."""
-    size = -1 if options.get("granularity") in ("tensor", "channel") else options.get("group_size")
+    granularity = options.get("granularity")
+    size = (
+        -1 if granularity in ("tensor", "channel") else _BLOCK if granularity == "block" else options.get("group_size")
+    )
     return size if isinstance(size, int) else None
 
 

@@ -8,7 +8,7 @@ from qtoolkit.records.result import shortened
 from qtoolkit.units import format_bytes, format_seconds
 
 _SAME = "the same codes, scales and zero points"
-_ROUNDED = "the same codes and scales, minima rounded"
+_ROUNDED = "the same codes, scales or minima rounded"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Conversion(Record):
         notes: what was decided or left out, one line each.
         path: the folder of the result.
         seconds: how long it took.
-        lossy: whether the minima of asymmetric codes were rounded, as the notes tell.
+        lossy: whether scales, or the minima of asymmetric codes, were rounded, as the notes tell.
     """
 
     added_fields: ClassVar[frozenset[str]] = frozenset({"lossy"})

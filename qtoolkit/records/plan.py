@@ -55,7 +55,7 @@ class Plan(JobRecord):
         advice: changes with which it would fit, each with its figures; empty if it fits.
         notes: what was assumed.
         readings: what each program that is known to load models says of the result; empty for an unknown format.
-        for_reader: the program that the result is made for; empty for none in particular.
+        for_reader: the program that the result is made for, "vllm" or "vllm==0.10"; empty for none in particular.
     """
 
     schema_version: ClassVar[int] = 2
@@ -76,7 +76,8 @@ class Plan(JobRecord):
     @property
     def reading(self) -> Reading | None:
         """Return what the program says that the result is made for; None where it is made for none in particular."""
-        return next((reading for reading in self.readings if reading.reader == self.for_reader), None)
+        name = self.for_reader.partition("==")[0]
+        return next((reading for reading in self.readings if reading.reader == name), None)
 
     @property
     def fits(self) -> bool:

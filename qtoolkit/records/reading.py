@@ -1,6 +1,7 @@
 """Record whether a program loads a quantized model, since which version, and why not."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from qtoolkit.records.base import Record, Row
 
@@ -12,15 +13,19 @@ class Reading(Record):
     Attributes:
         reader: the program's short name, "vllm".
         title: its name, "vLLM".
-        version: the version whose sources were read, or that was run; empty where none has a number.
+        version: the version whose sources were read, or that was run, or the one that was asked for; empty where none
+            has a number.
         loads: whether it loads the model.
         since: the first version that is known to load it; empty where only `version` was looked at.
+        until: the first version that loads it no more; mostly empty.
         needs: packages that it needs beside itself; mostly empty.
         why: why it does not load the model; empty where it does.
         remedy: what to do where it does not; may be empty.
         note: what to know where it does; mostly empty.
         source: the file, the address or the test that says so.
     """
+
+    added_fields: ClassVar[frozenset[str]] = frozenset({"until"})
 
     reader: str
     title: str
@@ -32,6 +37,7 @@ class Reading(Record):
     remedy: str = ""
     note: str = ""
     source: str = ""
+    until: str = ""
 
     @property
     def name(self) -> str:

@@ -106,11 +106,13 @@ class Receipt(Record):
         files: name -> size and hash of every file but this one.
         source_check: whether the bytes of the base have the hashes that the Hub names ("checked: ..."), or why that is
             not known ("not checked: ..."); empty if nothing is known.
+        converted_from: how the codes were chosen that a file of another program has taken over, or the format that had
+            them: "gptq (bits=4, ...)", "awq"; empty for a model whose `method` and `settings` tell it.
         num_quantized: number of weights that are quantized; None in receipts of older versions.
     """
 
     schema_version: ClassVar[int] = 2
-    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check", "num_quantized"})
+    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check", "converted_from", "num_quantized"})
 
     source: ModelSource
     license: str | None
@@ -131,6 +133,7 @@ class Receipt(Record):
     dtypes: Mapping[str, int]
     files: Mapping[str, FileEntry]
     source_check: str = ""
+    converted_from: str = ""
     num_quantized: int | None = None
 
     @property
@@ -156,6 +159,7 @@ class Receipt(Record):
             *row_if("bytes of the base", self.source_check),
             Row("licence of the base", self.license or "not known"),
             Row("recipe", self.recipe),
+            *row_if("codes of", self.converted_from),
             Row("device", self.device, ", ".join(self.hardware)),
             *self.memory.rows(),
             Row("quantized layers", str(self.num_layers)),

@@ -24,6 +24,10 @@ class ConvertRequest(ForReader, HubSource, WithProgress):
         help="let a format that has minima instead of zero points round them, where codes are asymmetric; the largest "
         "change is told",
     )
+    wider: bool = option(
+        False,
+        help="let a format without codes of these bits store them in larger ones: the same numbers in more bytes",
+    )
     overwrite: bool = option(False, help="replace the output folder when it exists")
 
     def __post_init__(self) -> None:

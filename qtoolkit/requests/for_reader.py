@@ -12,7 +12,8 @@ class ForReader(Request):
 
     for_: str | None = option(
         None,
-        help=f"program that shall load the result, which is refused where it would not: {', '.join(READER_NAMES)}",
+        help=f"program that shall load the result, which is refused where it would not: {', '.join(READER_NAMES)}; "
+        "or one version of it: vllm==0.10",
         empty="no program in particular",
         metavar="PROGRAM",
     )

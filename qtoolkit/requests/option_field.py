@@ -22,6 +22,7 @@ def option(
     secret: bool = False,
     absent: Any = MISSING,
     by_place: bool = False,
+    is_file: bool = False,
 ) -> Any:
     """Make a field that describes itself: signatures, magics, panels, TOML and the docs are derived from it.
 
@@ -38,9 +39,13 @@ def option(
         absent: of an option that was added later, the value that does what was done before: what a file that lacks the
             option means.
         by_place: whether it may also be given without its name, as the first argument.
+        is_file: whether it names a file of this machine: receipts have its name without folders, and a result that is
+            kept is used again while the file is the same.
     """
     described = describe(help, metavar or unit.upper() or "NAME")
     metadata = {**described, "choices": choices, "unit": unit, "per_layer": per_layer, "empty": empty, "least": least}
+    if is_file:
+        metadata["is_file"] = True
     if absent is not MISSING:
         metadata["absent"] = absent
     if isinstance(default, dict):

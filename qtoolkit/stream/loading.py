@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.checkpoints.remedy import sound_copy
-from qtoolkit.errors import CheckpointError, memory_cause
+from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError, memory_cause
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
-from qtoolkit.models.building import cause_of, check_complete, using_transformers
+from qtoolkit.models.building import cause_of, check_complete, failed_in_quantizing, using_transformers
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.dtypes import FLOATS
 from qtoolkit.noted import Noted
@@ -41,7 +41,7 @@ def load_streamed(
     Raises:
         CheckpointError: weights of the model are missing in the checkpoint, have other shapes, cannot be read, or hold
             NaN or infinity and are to be quantized.
-        UnsupportedModelError: a loaded model that was changed after it was built.
+        UnsupportedModelError: a loaded model that was changed after it was built, or a weight that cannot be stored so.
         MemoryError: memory ran out, of whatever device.
     """
     # `on_read` must not refer to the checkpoint: a traceback that is stored somewhere would keep its weights in memory.
@@ -117,17 +117,21 @@ def check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
         low, high = torch.aminmax(tensor)
         if not (low.isfinite() and high.isfinite()):
             raise CheckpointError(
-                f"{name} of {model} holds NaN or infinity, so it cannot be quantized: name another checkpoint or "
+                f"{name} of {model} holds NaN or infinity, which ruins a whole layer: name another checkpoint or "
                 "revision of the model"
             )
 
 
-def _explained(name: str, path: Path | None, error: RuntimeError) -> CheckpointError | MemoryError:
+def _explained(name: str, path: Path | None, error: RuntimeError) -> SourceError | MemoryError:
     """Return transformers' error as one of ours."""
     cause = cause_of(error)
     if memory_cause(error) or memory_cause(RuntimeError(cause)):
         # The job, which catches this, knows what to advise.
         return MemoryError(cause)
+    if failed_in_quantizing(error):
+        return UnsupportedModelError(
+            f"{name} cannot be quantized so ({cause}): exclude this layer, or name another format or method"
+        )
     return CheckpointError(f"{name} does not load ({cause}): {sound_copy(path)}")
 
 

@@ -29,28 +29,45 @@ def pack_plain(parts: tuple[Tensor, ...], codes: Tensor, bits: int) -> Tensor:
     return torch.cat([*numbers, high, low], 1)
 
 
-def pack_q2(scale: Tensor, minimum: Tensor, scales: Tensor, minima: Tensor, codes: Tensor) -> Tensor:
-    """Pack the blocks of Q2_K: 16 scales and minima of 4 bits, 256 codes of 2 bits, two 16-bit numbers."""
+def pack_q2(stored: tuple[Tensor, ...], codes: Tensor) -> Tensor:
+    """Pack the blocks of Q2_K: 16 scales and minima of 4 bits, 256 codes of 2 bits, two 16-bit numbers.
+
+    Args:
+        stored: the two 16-bit numbers [blocks], then scales and minima uint8 [blocks, 16].
+        codes: uint8 [blocks, 256].
+    """
+    scale, minimum, scales, minima = stored
     return torch.cat([scales | minima << 4, _quarters(codes), half_bytes(scale), half_bytes(minimum)], 1)
 
 
-def pack_q3(scale: Tensor, scales: Tensor, codes: Tensor) -> Tensor:
+def pack_q3(stored: tuple[Tensor, ...], codes: Tensor) -> Tensor:
     """Pack the blocks of Q3_K: third bits, codes of 2 bits, 16 scales of 6 bits (32 is zero), a 16-bit number.
 
     Scales 0 to 7 have their low four bits in the low halves of bytes 0 to 7, scales 8 to 15 in the high halves; byte
     8 + j holds the two upper bits of scales j, j + 4, j + 8 and j + 12.
+
+    Args:
+        stored: the 16-bit number [blocks], then scales uint8 [blocks, 16].
+        codes: uint8 [blocks, 256].
     """
+    scale, scales = stored
     low = (scales[:, :8] & 15) | (scales[:, 8:] & 15) << 4
     high = _joined((scales >> 4).unflatten(1, (4, 4)), 1, 2)  # [blocks, 16] -> [blocks, shift, byte] -> [blocks, 4]
     return torch.cat([_eighths(codes >> 2), _quarters(codes & 3), low, high, half_bytes(scale)], 1)
 
 
-def pack_q4_q5(scale: Tensor, minimum: Tensor, scales: Tensor, minima: Tensor, codes: Tensor, bits: int) -> Tensor:
+def pack_q4_q5(stored: tuple[Tensor, ...], codes: Tensor, bits: int) -> Tensor:
     """Pack the blocks of Q4_K and Q5_K: two 16-bit numbers, 8 scales and minima of 6 bits, fifth bits, four bits each.
 
     Bytes 0 to 3 hold scales 0 to 3, and above them the upper bits of scales 4 to 7; bytes 4 to 7 the minima likewise;
     bytes 8 to 11 the low four bits of scales and minima 4 to 7. A byte of codes holds weights j and j + 32 of 64.
+
+    Args:
+        stored: the two 16-bit numbers [blocks], then scales and minima uint8 [blocks, 8].
+        codes: uint8 [blocks, 256].
+        bits: 4 or 5.
     """
+    scale, minimum, scales, minima = stored
     packed = [
         scales[:, :4] | (scales[:, 4:] >> 4) << 6,
         minima[:, :4] | (minima[:, 4:] >> 4) << 6,
@@ -62,18 +79,29 @@ def pack_q4_q5(scale: Tensor, minimum: Tensor, scales: Tensor, minima: Tensor, c
     return torch.cat([half_bytes(scale), half_bytes(minimum), *packed, *fifth, low], 1)
 
 
-def pack_q6(scale: Tensor, scales: Tensor, codes: Tensor) -> Tensor:
-    """Pack the blocks of Q6_K: low four bits, upper two bits, 16 scales as bytes (int8), a 16-bit number."""
+def pack_q6(stored: tuple[Tensor, ...], codes: Tensor) -> Tensor:
+    """Pack the blocks of Q6_K: low four bits, upper two bits, 16 scales as bytes (int8), a 16-bit number.
+
+    Args:
+        stored: the 16-bit number [blocks], then scales int8 [blocks, 16].
+        codes: uint8 [blocks, 256].
+    """
+    scale, scales = stored
     quarters = (codes & 15).unflatten(1, (2, 4, 32))  # [blocks, 256] -> [blocks, 128 weights, quarter, 32]
     low = (quarters[:, :, :2] | quarters[:, :, 2:] << 4).flatten(1)
     return torch.cat([low, _quarters(codes >> 4), scales.view(torch.uint8), half_bytes(scale)], 1)
 
 
-def pack_iq4_xs(scale: Tensor, scales: Tensor, codes: Tensor) -> Tensor:
+def pack_iq4_xs(stored: tuple[Tensor, ...], codes: Tensor) -> Tensor:
     """Pack the blocks of IQ4_XS: a 16-bit number, 8 scales of 6 bits (32 is zero), 256 codes of 4 bits.
 
     Bytes 2 and 3 hold the two upper bits of scales 0 to 3 and 4 to 7, bytes 4 to 7 the low four bits of two each.
+
+    Args:
+        stored: the 16-bit number [blocks], then scales uint8 [blocks, 8].
+        codes: uint8 [blocks, 256].
     """
+    scale, scales = stored
     high = _joined((scales >> 4).unflatten(1, (2, 4)), 2, 2)  # [blocks, 8] -> [blocks, byte, scale] -> [blocks, 2]
     low = _joined((scales & 15).unflatten(1, (4, 2)), 2, 4)  # [blocks, 8] -> [blocks, byte, half] -> [blocks, 4]
     halves = codes.unflatten(1, (8, 2, 16))  # [blocks, 256] -> [blocks, group, half, 16]

@@ -4,6 +4,8 @@ All take values [n, blocks], a block a column, so that sums over a block run alo
 shape and scales [blocks]. Rounding is to the nearest, halves to even, as llama.cpp's `nearest_int`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,24 +29,27 @@ def search_symmetric(values: Tensor, weights: Tensor, half: int) -> tuple[Tensor
     Returns:
         Codes as float32 [n, blocks], scales float32 [blocks], of either sign.
     """
-    largest = largest_of(values)
-    zero = largest.abs() < _ZERO
+    largest = _divisor(largest_of(values))
     weighted = weights * values
-    best_codes, scale, best = torch.empty(0), torch.empty(0), torch.empty(0)
-    for step in (0, *range(-9, 0), *range(1, 10)):
-        inverse = torch.where(zero, 0.0, -(half + 0.1 * step) / largest)
-        codes = (values * inverse).round_().clamp_(-half, half - 1)
-        sum_lx = (weighted * codes).sum(0)
-        sum_l2 = (weights * codes).mul_(codes).sum(0)
-        fitted = torch.where(sum_l2 > 0, sum_lx / sum_l2, 0.0)
-        if step == 0:
-            best_codes, scale, best = codes, fitted, fitted * sum_lx
-            continue
-        better = (sum_l2 > 0) & (sum_lx * sum_lx > best * sum_l2)
-        best_codes = torch.where(better, codes, best_codes)
-        scale = torch.where(better, fitted, scale)
-        best = torch.where(better, fitted * sum_lx, best)
-    return best_codes, scale
+    codes, product = torch.empty_like(values), torch.empty_like(values)
+
+    def tried(count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        inverse = -count / largest
+        torch.mul(values, inverse, out=codes).round_().clamp_(-half, half - 1)
+        sum_lx = torch.mul(weighted, codes, out=product).sum(0)
+        return inverse, sum_lx, torch.mul(weights, codes, out=product).mul_(codes).sum(0)
+
+    counts = _counts(half, 0.1, range(-9, 10))
+    best_inverse, sum_lx, sum_l2 = tried(counts[9])
+    scale = torch.where(sum_l2 > 0, sum_lx / sum_l2, 0.0)
+    best = scale * sum_lx
+    for count in (*counts[:9], *counts[10:]):
+        inverse, sum_lx, sum_l2 = tried(count)
+        better = _mask((sum_l2 > 0) & (sum_lx * sum_lx > best * sum_l2))
+        fitted = sum_lx / sum_l2
+        best = _picked(better, fitted * sum_lx, best)
+        best_inverse, scale = _picked(better, inverse, best_inverse), _picked(better, fitted, scale)
+    return torch.mul(values, best_inverse, out=codes).round_().clamp_(-half, half - 1), scale
 
 
 def search_by_sweeps(values: Tensor, half: int) -> tuple[Tensor, Tensor]:
@@ -54,7 +59,7 @@ def search_by_sweeps(values: Tensor, half: int) -> tuple[Tensor, Tensor]:
     """
     largest = largest_of(values)
     zero = largest.abs() < _ZERO
-    codes = (values * torch.where(zero, 0.0, -half / largest)).round_().clamp_(-half, half - 1)
+    codes = (values * torch.where(zero, 0.0, torch.tensor(-float(half)) / largest)).round_().clamp_(-half, half - 1)
     sum_lx, sum_l2 = _swept(values, values * values, codes, (-half, half - 1))
     return codes, torch.where(sum_l2 > 0, sum_lx / sum_l2, 0.0)
 
@@ -67,10 +72,11 @@ def search_positive(values: Tensor, weights: Tensor, most: int) -> tuple[Tensor,
     largest = values.amax(0)
     zero = largest < _ZERO
     safe = torch.where(zero, 1.0, largest)
-    best_inverse = most / safe
+    counts = _counts(most, 0.1, range(-4, 5))
+    best_inverse = counts[4] / safe
     best = _positive_error(values, weights, best_inverse, most)
-    for step in (*range(-4, 0), *range(1, 5)):
-        inverse = (0.1 * step + most) / safe
+    for count in (*counts[:4], *counts[5:]):
+        inverse = count / safe
         error = _positive_error(values, weights, inverse, most)
         better = error < best
         best_inverse, best = torch.where(better, inverse, best_inverse), torch.where(better, error, best)
@@ -100,31 +106,66 @@ def search_affine(
     flat = high <= low
     high = torch.where(flat, low + 1, high)
     weighted = weights * values
+    codes, product = torch.empty_like(values), torch.empty_like(values)
     sum_w, sum_x = weights.sum(0), weighted.sum(0)
-    scale, minimum = (high - low) / most, low
-    best_codes = ((values - low) * (most / (high - low))).round_().clamp_(0, most)
-    best = _error(values, weights, best_codes, scale, minimum, absolute=absolute)
-    for index in range(steps + 1):
+    best_inverse, best_low = torch.tensor(float(most)) / (high - low), low
+    scale, minimum = 1 / best_inverse, low
+    _affine_codes(values, best_low, best_inverse, most, out=codes)
+    best = _error(values, weights, codes, scale, minimum, absolute=absolute)
+    for count in _counts(most, step, range(steps + 1), first):
         # From the best minimum so far.
-        codes = ((values - minimum) * ((first + step * index + most) / (high - minimum))).round_().clamp_(0, most)
-        sum_l, sum_lx = (weights * codes).sum(0), (weighted * codes).sum(0)
-        sum_l2 = (weights * codes).mul_(codes).sum(0)
+        inverse = count / (high - minimum)
+        _affine_codes(values, minimum, inverse, most, out=codes)
+        sum_lx = torch.mul(weighted, codes, out=product).sum(0)
+        sum_l = torch.mul(weights, codes, out=product).sum(0)
+        sum_l2 = product.mul_(codes).sum(0)
         determinant = sum_w * sum_l2 - sum_l * sum_l
-        solved = determinant > 0
-        divisor = torch.where(solved, determinant, 1.0)
-        fitted = (sum_w * sum_lx - sum_x * sum_l) / divisor
-        offset = (sum_l2 * sum_x - sum_l * sum_lx) / divisor
-        fitted = torch.where(offset > 0, sum_lx / sum_l2, fitted)
-        offset = offset.clamp_(max=0)
+        offset = (sum_l2 * sum_x - sum_l * sum_lx) / determinant
+        fitted = (sum_w * sum_lx - sum_x * sum_l) / determinant
+        fitted = _picked(_mask(offset > 0), sum_lx / sum_l2, fitted)
+        offset.clamp_(max=0)
         error = _error(values, weights, codes, fitted, offset, absolute=absolute)
-        better = solved & (error < best)
-        best_codes = torch.where(better, codes, best_codes)
-        scale, minimum = torch.where(better, fitted, scale), torch.where(better, offset, minimum)
-        best = torch.where(better, error, best)
-    return torch.where(flat, 0.0, best_codes), torch.where(flat, 0.0, scale), torch.where(flat, -low, -minimum)
+        # Of a block that is not solved, all this is no number.
+        better = _mask((determinant > 0) & (error < best))
+        best_inverse, best_low = _picked(better, inverse, best_inverse), _picked(better, minimum, best_low)
+        scale, minimum = _picked(better, fitted, scale), _picked(better, offset, minimum)
+        best = _picked(better, error, best)
+    _affine_codes(values, best_low, torch.where(flat, 0.0, best_inverse), most, out=codes)
+    return codes, torch.where(flat, 0.0, scale), torch.where(flat, -low, -minimum)
 
 
-def search_in_codebook(values: Tensor, weights: Tensor, levels: Tensor) -> Tensor:
+class Codebook:
+    """Whole numbers that codes stand for, and the one next to a value: by a table, a tenth of the time of a search.
+
+    Args:
+        levels: the numbers, ascending.
+        device: on which values are looked up.
+    """
+
+    def __init__(self, levels: Sequence[int], device: torch.device) -> None:
+        numbers = torch.tensor(levels, dtype=torch.float32, device=device)
+        self.first = float(levels[0])
+        # Halfway between two of them is a multiple of 1/2: from one of those to the next, the code is the same.
+        places = torch.arange(2 * levels[0], 2 * levels[-1] + 1, device=device)
+        self._codes = torch.bucketize(places / 2, (numbers[1:] + numbers[:-1]) / 2, right=True).to(torch.uint8)
+        self._levels = numbers[self._codes.long()]
+
+    def codes(self, values: Tensor) -> Tensor:
+        """Return the codes of the levels next to values, uint8 of their shape; of two as near, the upper."""
+        return self._codes.index_select(0, self._place(values.clone())).view(values.shape)
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """Return the levels next to values, float32 of their shape; the values are overwritten."""
+        return self._levels.index_select(0, self._place(values)).view(values.shape)
+
+    def _place(self, values: Tensor) -> Tensor:
+        """Return where in the tables values stand, int32 [values]; they are overwritten."""
+        # Rounded down before the sum, which would be rounded to the nearest.
+        places = values.mul_(2).floor_().sub_(2 * self.first).clamp_(0, len(self._levels) - 1)
+        return places.to(torch.int32).flatten()
+
+
+def search_in_codebook(values: Tensor, weights: Tensor, codebook: Codebook) -> Tensor:
     """Find for each block the scale with the smallest weighted error of levels, as `quantize_row_iq4_nl_impl` does.
 
     It tries 16 steps: the one that takes the largest value to the magnitude of the first level, and those around that
@@ -132,30 +173,23 @@ def search_in_codebook(values: Tensor, weights: Tensor, levels: Tensor) -> Tenso
 
     Args:
         values, weights: as for `search_symmetric`.
-        levels: the numbers that a code stands for, float32, ascending, the first the largest in magnitude.
+        codebook: the numbers that a code stands for, the first the largest in magnitude.
 
     Returns:
         Scales float32 [blocks], of either sign; 0 for a block of zeros.
     """
-    largest = largest_of(values)
-    zero = largest.abs() < _ZERO
+    largest = _divisor(largest_of(values))
     weighted = weights * values
-    first = levels[0].item()
-    scale, best = torch.zeros_like(largest), torch.zeros_like(largest)
-    for target in (-first, *(first + step for step in range(-7, 8))):
-        nearest = levels[codes_in_codebook(values * torch.where(zero, 0.0, target / largest), levels)]
-        sum_lx = (weighted * nearest).sum(0)
-        sum_l2 = (weights * nearest).mul_(nearest).sum(0)
-        better = (sum_l2 > 0) & ((sum_lx * sum_lx > best * sum_l2) | (target == -first))
-        scale = torch.where(better, sum_lx / sum_l2, scale)
-        best = torch.where(better, scale * sum_lx, best)
-    return torch.where(zero, 0.0, scale)
-
-
-def codes_in_codebook(values: Tensor, levels: Tensor) -> Tensor:
-    """Return the codes of the levels next to values, int32 of their shape; of two as near, the upper."""
-    middles = (levels[1:] + levels[:-1]) / 2
-    return torch.bucketize(values, middles, right=True, out_int32=True)
+    places, product = torch.empty_like(values), torch.empty_like(values)
+    scale, best = torch.zeros_like(values[0]), torch.zeros_like(values[0])
+    for target in (torch.tensor(-codebook.first), *_counts(codebook.first, 1.0, range(-7, 8))):
+        nearest = codebook.nearest(torch.mul(values, target / largest, out=places))
+        sum_lx = torch.mul(weighted, nearest, out=product).sum(0)
+        sum_l2 = torch.mul(weights, nearest, out=product).mul_(nearest).sum(0)
+        better = _mask((sum_l2 > 0) & (sum_lx * sum_lx > best * sum_l2))
+        fitted = sum_lx / sum_l2
+        scale, best = _picked(better, fitted, scale), _picked(better, fitted * sum_lx, best)
+    return scale
 
 
 def largest_of(values: Tensor) -> Tensor:
@@ -163,9 +197,39 @@ def largest_of(values: Tensor) -> Tensor:
     return values.gather(0, values.abs().argmax(0, keepdim=True))[0]
 
 
+def _counts(most: float, step: float, indices: range, first: float = 0.0) -> Tensor:
+    """Return `most` + `first` + `step` * index, float32, as llama.cpp has them by its own roundings: 30.5 is a tie.
+
+    Each is a tensor without dimensions, since torch divides other numbers by tensors in two roundings.
+    """
+    steps = torch.tensor(indices, dtype=torch.float32).mul_(step)
+    return steps.add_(first).add_(most)
+
+
+def _divisor(largest: Tensor) -> Tensor:
+    """Return the largest values of blocks, infinite for a block that is taken as zero: all its codes become 0."""
+    return torch.where(largest.abs() < _ZERO, torch.inf, largest)
+
+
+def _mask(chosen: Tensor) -> Tensor:
+    """Return what `_picked` takes, all bits set where a number is chosen: `torch.where` takes ten times as long."""
+    return chosen.to(torch.int32).neg_()
+
+
+def _picked(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Return the new numbers where the mask is set and the old ones elsewhere, float32."""
+    bits = old.view(torch.int32)
+    return (new.view(torch.int32) ^ bits).bitwise_and_(mask).bitwise_xor_(bits).view(torch.float32)
+
+
+def _affine_codes(values: Tensor, low: Tensor, inverse: Tensor, most: int, *, out: Tensor) -> None:
+    """Round to codes 0..most, by what code 0 stands for and the inverse of the scale, into `out`."""
+    torch.sub(values, low, out=out).mul_(inverse).round_().clamp_(0, most)
+
+
 def _error(values: Tensor, weights: Tensor, codes: Tensor, scale: Tensor, minimum: Tensor, *, absolute: bool) -> Tensor:
-    """Return the weighted error of each block."""
-    difference = (codes * scale).add_(minimum).sub_(values)
+    """Return the weighted error of each block, whose codes are overwritten."""
+    difference = codes.mul_(scale).add_(minimum).sub_(values)
     return (difference.abs_() if absolute else difference.square_()).mul_(weights).sum(0)
 
 
@@ -183,18 +247,20 @@ def _swept(values: Tensor, weights: Tensor, codes: Tensor, limits: tuple[int, in
     Returns:
         The two sums, sum(w x q) and sum(w q q), of the changed codes.
     """
-    sum_lx, sum_l2 = (weights * values * codes).sum(0), (weights * codes * codes).sum(0)
+    weighted = weights * values
+    sum_lx, sum_l2 = (weighted * codes).sum(0), (weights * codes).mul_(codes).sum(0)
     for _ in range(_SWEEPS):
-        changed = False
-        for value, weight, code in zip(values, weights, codes, strict=True):
-            without_lx, without_l2 = sum_lx - weight * value * code, sum_l2 - weight * code * code
-            usable = (without_lx > 0) & (without_l2 > 0)
-            new = (value * without_l2 / torch.where(usable, without_lx, 1.0)).round_().clamp_(*limits)
-            with_lx, with_l2 = without_lx + weight * value * new, without_l2 + weight * new * new
-            better = usable & (new != code) & (with_lx * with_lx * sum_l2 > sum_lx * sum_lx * with_l2)
-            code.copy_(torch.where(better, new, code))
-            sum_lx, sum_l2 = torch.where(better, with_lx, sum_lx), torch.where(better, with_l2, sum_l2)
-            changed = changed or bool(better.any())
-        if not changed:
+        changed = torch.zeros_like(sum_l2, dtype=torch.int32)
+        for value, weight, product, code in zip(values, weights, weighted, codes, strict=True):
+            without_lx, without_l2 = sum_lx - product * code, sum_l2 - (weight * code).mul_(code)
+            # No number where the sums are not above zero: such codes stay as they are.
+            new = (value * without_l2).div_(without_lx).round_().clamp_(*limits)
+            with_lx, with_l2 = without_lx + product * new, without_l2 + (weight * new).mul_(new)
+            gains = (with_lx * with_lx).mul_(sum_l2) > (sum_lx * sum_lx).mul_(with_l2)
+            better = _mask((without_lx > 0) & (without_l2 > 0) & (new != code) & gains)
+            code.copy_(_picked(better, new, code))
+            sum_lx, sum_l2 = _picked(better, with_lx, sum_lx), _picked(better, with_l2, sum_l2)
+            changed |= better
+        if not changed.any():
             break
     return sum_lx, sum_l2

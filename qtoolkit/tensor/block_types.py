@@ -5,28 +5,22 @@ scales (and minima) of 4 to 8 bits, multiples of one 16-bit number. Without impo
 `quantize_row_*_ref`, with it that of `quantize_row_*_impl`, up to the order in which sums are added.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from qtoolkit.tensor.block_grids import BlockGrid, Levels
 from qtoolkit.tensor.block_packing import pack_iq4_xs, pack_plain, pack_q2, pack_q3, pack_q4_q5, pack_q6
-from qtoolkit.tensor.block_search import (
-    codes_in_codebook,
-    largest_of,
-    search_affine,
-    search_by_sweeps,
-    search_in_codebook,
-    search_positive,
-    search_symmetric,
-)
+from qtoolkit.tensor.codebook_blocks import LEVELS, iq4_nl, iq4_nl_levels, iq4_xs, iq4_xs_levels
+from qtoolkit.tensor.k_quants import q2_k, q3_k, q4_q5_k, q6_k
+from qtoolkit.tensor.plain_blocks import grid_with_minimum, q8_0, signed, signed_grid, with_minimum
 
 # Weights that are quantized at a time: temporaries stay in a processor's cache.
 _AT_A_TIME = 1 << 18
-# What the codes of IQ4_NL and IQ4_XS stand for, `kvalues_iq4nl`: closer to one another around zero.
-_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 @dataclass(frozen=True)
@@ -40,6 +34,7 @@ class BlockType:
         block_bytes: bytes of a block.
         quantize: takes weights [blocks, block_size] float32, importance of the same shape or None, and the mean square
             of each block's row, [blocks, 1]; returns uint8 [blocks, block_bytes].
+        grid: the levels of its codes; None where nothing is rounded, or too little to matter.
     """
 
     name: str
@@ -47,6 +42,7 @@ class BlockType:
     block_size: int
     block_bytes: int
     quantize: Callable[[Tensor, Tensor | None, Tensor], Tensor]
+    grid: BlockGrid | None = None
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Return the bytes of a tensor of this shape, whose rows are whole blocks."""
@@ -69,224 +65,60 @@ def quantize_rows(weight: Tensor, type_: BlockType, importance: Tensor | None = 
     """
     if weight.shape[-1] % type_.block_size:
         raise ValueError(f"rows of {weight.shape[-1]} do not divide into blocks of {type_.block_size} of {type_.name}")
-    columns = weight.shape[-1]
-    per_row = columns // type_.block_size
-    packed = torch.empty((weight.shape[0], per_row * type_.block_bytes), dtype=torch.uint8, device=weight.device)
-    rows = max(1, _AT_A_TIME // columns)
-    for part in range(ceil(weight.shape[0] / rows)):
-        values = weight[part * rows : (part + 1) * rows].float()
-        count = values.shape[0]
-        square = values.square().mean(1, keepdim=True).repeat_interleave(per_row, 0)
-        blocks = values.reshape(-1, type_.block_size)  # [rows, in] -> [blocks, block_size]
-        weights = None if importance is None else importance.float().expand(count, -1).reshape(blocks.shape)
-        packed[part * rows : part * rows + count] = type_.quantize(blocks, weights, square).reshape(count, -1)
+    row_bytes = type_.nbytes((weight.shape[-1],))
+    packed = torch.empty((weight.shape[0], row_bytes), dtype=torch.uint8, device=weight.device)
+    first = 0
+    for part in _parts(weight, type_, importance):
+        made = type_.quantize(part.blocks, part.importance, part.square).reshape(-1, row_bytes)
+        packed[first : first + len(made)] = made
+        first += len(made)
     return packed
+
+
+def search_levels(weight: Tensor, type_: BlockType, importance: Tensor) -> Levels:
+    """Choose the levels of a matrix, and no codes.
+
+    Args:
+        weight, type_, importance: as for `quantize_rows`; the type has a grid.
+
+    Returns:
+        Levels of its blocks, row after row.
+    """
+    assert type_.grid is not None
+    parts = _parts(weight, type_, importance)
+    return Levels.joined([type_.grid.search(part.blocks, part.importance, part.square) for part in parts])
+
+
+class _Part(NamedTuple):
+    """Some rows of a matrix as blocks, and what `BlockType.quantize` takes beside them."""
+
+    blocks: Tensor
+    importance: Tensor | None
+    square: Tensor
+
+
+def _parts(weight: Tensor, type_: BlockType, importance: Tensor | None) -> Iterator[_Part]:
+    """Yield so many rows at a time that temporaries stay in a processor's cache."""
+    columns = weight.shape[-1]
+    if importance is not None:
+        # A power of two changes no result, and keeps products of the searches within float32.
+        importance = importance.float()
+        importance = importance * 2.0 ** -torch.frexp(importance.max()).exponent.clamp(min=-126).item()
+    for rows in weight.split(max(1, _AT_A_TIME // columns)):
+        values = rows.float()
+        square = values.square().mean(1, keepdim=True).repeat_interleave(columns // type_.block_size, 0)
+        blocks = values.reshape(-1, type_.block_size)  # [rows, in] -> [blocks, block_size]
+        weights = None if importance is None else importance.expand(len(values), -1).reshape(blocks.shape)
+        yield _Part(blocks, weights, square)
 
 
 def _float_bytes(dtype: torch.dtype) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
     return lambda blocks, _importance, _square: blocks.to(dtype).view(torch.uint8)
 
 
-def _q8_0(blocks: Tensor, _importance: Tensor | None, _square: Tensor) -> Tensor:
-    """Round to -127..127, halves away from zero."""
-    scale = blocks.abs().amax(1, keepdim=True) / 127
-    scaled = blocks * _inverse(scale)
-    whole = scaled.abs().floor()
-    codes = (whole + ((scaled.abs() - whole) >= 0.5)) * scaled.sign()
-    return pack_plain((scale[:, 0],), codes.to(torch.int8).view(torch.uint8), 8)
-
-
-def _signed(bits: int) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
-    """Return what quantizes into Q4_0 or Q5_0: the largest weight becomes the smallest code."""
-    half = 1 << (bits - 1)
-
-    def quantize(blocks: Tensor, importance: Tensor | None, square: Tensor) -> Tensor:
-        if importance is None:
-            scale = largest_of(blocks.T) / -half
-            codes = (blocks * _inverse(scale[:, None]) + (half + 0.5)).clamp_(max=2 * half - 1)
-        else:
-            weights = importance * (square + blocks.square()).sqrt_()
-            found, scale = search_symmetric(_columns(blocks), _columns(weights), half)
-            codes = found.T + half
-        return pack_plain((scale,), codes.to(torch.uint8), bits)
-
-    return quantize
-
-
-def _with_minimum(bits: int) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
-    """Return what quantizes into Q4_1 or Q5_1."""
-    most = (1 << bits) - 1
-
-    def quantize(blocks: Tensor, importance: Tensor | None, square: Tensor) -> Tensor:
-        if importance is None:
-            low = blocks.amin(1, keepdim=True)
-            scale = (blocks.amax(1, keepdim=True) - low) / most
-            codes = ((blocks - low) * _inverse(scale) + 0.5).clamp_(max=most)
-            return pack_plain((scale[:, 0], low[:, 0]), codes.to(torch.uint8), bits)
-        weights = importance * (square + blocks.square()).sqrt_()
-        found, fitted, minimum = search_affine(
-            _columns(blocks), _columns(weights), most, first=-0.9, step=0.05, steps=36
-        )
-        return pack_plain((fitted, -minimum), found.T.to(torch.uint8), bits)
-
-    return quantize
-
-
-def _q2_k(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
-    groups = _columns(blocks.reshape(-1, 16))  # [blocks, 256] -> [16, groups]
-    if importance is None:
-        _, scales, minima = search_affine(groups, groups.abs(), 3, first=-0.5, step=0.1, steps=15, absolute=True)
-        levels = _largest_levels(scales, minima, 16, 15)
-    else:
-        weights = importance * (blocks.square().mean(1, keepdim=True) + blocks.square()).sqrt_()
-        weights = _columns(weights.reshape(-1, 16))
-        _, scales, minima = search_affine(groups, weights, 3, first=-0.9, step=0.05, steps=36)
-        levels = _searched_levels(scales, minima, weights.sum(0), 16, 15)
-    codes = _affine_codes(blocks, levels, 3)
-    return pack_q2(levels.scale, levels.minimum, levels.scales, levels.minima, codes)
-
-
-def _q4_q5_k(bits: int) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
-    """Return what quantizes into Q4_K or Q5_K."""
-    most = (1 << bits) - 1
-    first, steps = {4: (-1.0, 20), 5: (-0.5, 15)}[bits]
-
-    def quantize(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
-        groups = _columns(blocks.reshape(-1, 32))  # [blocks, 256] -> [32, groups]
-        if importance is None:
-            weights = groups.square().mean(0).sqrt_() + groups.abs()
-            _, scales, minima = search_affine(groups, weights, most, first=first, step=0.1, steps=steps)
-            levels = _largest_levels(scales, minima, 8, 63)
-        else:
-            weights = importance * (2 * blocks.square().mean(1, keepdim=True) + blocks.square()).sqrt_()
-            weights = _columns(weights.reshape(-1, 32))
-            _, scales, minima = search_affine(groups, weights, most, first=-0.9, step=0.05, steps=36)
-            levels = _searched_levels(scales, minima, weights.sum(0), 8, 63)
-        codes = _affine_codes(blocks, levels, most)
-        return pack_q4_q5(levels.scale, levels.minimum, levels.scales, levels.minima, codes, bits)
-
-    return quantize
-
-
-def _q3_k(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
-    groups = _columns(blocks.reshape(-1, 16))  # [blocks, 256] -> [16, groups]
-    if importance is None:
-        _, scales = search_by_sweeps(groups, 4)
-        multiples, scale = _signed_levels(scales, 32, 31)
-    else:
-        weights = importance * (2 * blocks.square().mean(1, keepdim=True) + blocks.square()).sqrt_()
-        weights = _columns(weights.reshape(-1, 16))
-        _, scales = search_symmetric(groups, weights, 4)
-        found, scale = search_symmetric(_columns(scales.reshape(-1, 16)), _columns(weights.sum(0).reshape(-1, 16)), 32)
-        multiples = found.T
-    codes = _signed_codes(blocks, scale, multiples, 4)
-    return pack_q3(scale, (multiples + 32).to(torch.uint8), codes)
-
-
-def _q6_k(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
-    groups = _columns(blocks.reshape(-1, 16))  # [blocks, 256] -> [16, groups]
-    weights = groups.square() if importance is None else _columns(importance.reshape(-1, 16))
-    _, scales = search_symmetric(groups, weights, 32)
-    multiples, scale = _signed_levels(scales, 128, 127)
-    codes = _signed_codes(blocks, scale, multiples, 32)
-    return pack_q6(scale, multiples.to(torch.int8), codes)
-
-
-def _iq4_nl(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
-    scale, levels = _codebook_scales(blocks, importance)
-    codes = codes_in_codebook(blocks * _inverse(scale[:, None]), levels)
-    return pack_plain((scale,), codes.to(torch.uint8), 4)
-
-
-def _iq4_xs(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Tensor:
-    scales, levels = _codebook_scales(blocks, importance)
-    by_block = scales.reshape(-1, 8)
-    scale = largest_of(by_block.T) / -32
-    multiples = (by_block * _inverse(scale[:, None])).round_().clamp_(-32, 31)
-    groups = blocks.unflatten(1, (8, 32))  # [blocks, 256] -> [blocks, groups, weights]
-    codes = codes_in_codebook(groups * _inverse(scale[:, None] * multiples)[:, :, None], levels)
-    return pack_iq4_xs(scale, (multiples + 32).to(torch.uint8), codes.to(torch.uint8).flatten(1))
-
-
-def _codebook_scales(blocks: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the scale of each 32 weights, [groups of all blocks], and the levels, float32 [16]."""
-    if importance is None:
-        weights = blocks.square()
-    else:
-        weights = importance * (2 * blocks.square().mean(1, keepdim=True) + blocks.square()).sqrt_()
-    levels = torch.tensor(_LEVELS, dtype=torch.float32, device=blocks.device)
-    return search_in_codebook(_columns(blocks.reshape(-1, 32)), _columns(weights.reshape(-1, 32)), levels), levels
-
-
-@dataclass(frozen=True)
-class _Levels:
-    """Scales and minima of groups, uint8 [blocks, groups], as multiples of one number each, float32 [blocks]."""
-
-    scale: Tensor
-    minimum: Tensor
-    scales: Tensor
-    minima: Tensor
-
-
-def _largest_levels(scales: Tensor, minima: Tensor, groups: int, most: int) -> _Levels:
-    """Round scales and minima, [groups of all blocks], to multiples of a part of the largest of each block."""
-    parts = []
-    for numbers in (scales.reshape(-1, groups), minima.reshape(-1, groups)):  # [blocks, groups]
-        largest = numbers.amax(1, keepdim=True).clamp_(min=0)
-        inverse = torch.where(largest > 0, most / largest, 0.0)
-        parts.append(((largest / most)[:, 0], (numbers * inverse).round_().clamp_(0, most).to(torch.uint8)))
-    return _Levels(parts[0][0], parts[1][0], parts[0][1], parts[1][1])
-
-
-def _searched_levels(scales: Tensor, minima: Tensor, weights: Tensor, groups: int, most: int) -> _Levels:
-    """Round scales and minima to multiples of searched numbers, by the weights of the groups."""
-    by_block = _columns(weights.reshape(-1, groups))
-    found = [search_positive(_columns(numbers.reshape(-1, groups)), by_block, most) for numbers in (scales, minima)]
-    (scale_codes, scale), (minimum_codes, minimum) = found
-    return _Levels(scale, minimum, scale_codes.T.to(torch.uint8), minimum_codes.T.to(torch.uint8))
-
-
-def _signed_levels(scales: Tensor, half: int, most: int) -> tuple[Tensor, Tensor]:
-    """Round scales of either sign to multiples -half..most of a number, float32 [blocks, 16] and [blocks]."""
-    by_block = scales.reshape(-1, 16)
-    largest = largest_of(by_block.T)
-    inverse = torch.where(largest == 0, 0.0, -half / largest)
-    return (by_block * inverse[:, None]).round_().clamp_(-half, most), _inverse(inverse)
-
-
-def _affine_codes(blocks: Tensor, levels: _Levels, most: int) -> Tensor:
-    """Round weights by the scales and minima that are stored, uint8 [blocks, 256]."""
-    count = levels.scales.shape[1]
-    scale = _as_stored(levels.scale) * levels.scales
-    minimum = _as_stored(levels.minimum) * levels.minima
-    groups = blocks.unflatten(1, (count, -1))  # [blocks, 256] -> [blocks, groups, weights]
-    codes = (groups + minimum[:, :, None]) / torch.where(scale == 0, 1.0, scale)[:, :, None]
-    rounded: Tensor = codes.round_().clamp_(0, most).to(torch.uint8)
-    return rounded.flatten(1)
-
-
-def _signed_codes(blocks: Tensor, scale: Tensor, multiples: Tensor, half: int) -> Tensor:
-    """Round weights by the scales that are stored, uint8 [blocks, 256], with zero at `half`."""
-    stored = _as_stored(scale) * multiples
-    groups = blocks.unflatten(1, (16, 16))  # [blocks, 256] -> [blocks, groups, weights]
-    codes = (groups / torch.where(stored == 0, 1.0, stored)[:, :, None]).round_().clamp_(-half, half - 1)
-    rounded: Tensor = (codes + half).to(torch.uint8)
-    return rounded.flatten(1)
-
-
-def _as_stored(numbers: Tensor) -> Tensor:
-    """Return numbers [blocks] as float16 holds them, float32 [blocks, 1]."""
-    return numbers.to(torch.float16).float().unsqueeze(1)
-
-
-def _inverse(numbers: Tensor) -> Tensor:
-    """Return 1 / number, 0 for 0."""
-    return torch.where(numbers == 0, 0.0, 1 / numbers)
-
-
-def _columns(blocks: Tensor) -> Tensor:
-    """Return [blocks, n] as [n, blocks], laid out so."""
-    return blocks.T.contiguous()
+def _with_grid(name: str, number: int, block_bytes: int, grid: BlockGrid) -> BlockType:
+    """Return a type with blocks of 256 whose weights become the codes next to them."""
+    return BlockType(name, number, 256, block_bytes, grid.round, grid)
 
 
 BLOCK_TYPES = {
@@ -294,18 +126,18 @@ BLOCK_TYPES = {
     for type_ in (
         BlockType("F32", 0, 1, 4, _float_bytes(torch.float32)),
         BlockType("F16", 1, 1, 2, _float_bytes(torch.float16)),
-        BlockType("Q4_0", 2, 32, 18, _signed(4)),
-        BlockType("Q4_1", 3, 32, 20, _with_minimum(4)),
-        BlockType("Q5_0", 6, 32, 22, _signed(5)),
-        BlockType("Q5_1", 7, 32, 24, _with_minimum(5)),
-        BlockType("Q8_0", 8, 32, 34, _q8_0),
-        BlockType("Q2_K", 10, 256, 84, _q2_k),
-        BlockType("Q3_K", 11, 256, 110, _q3_k),
-        BlockType("Q4_K", 12, 256, 144, _q4_q5_k(4)),
-        BlockType("Q5_K", 13, 256, 176, _q4_q5_k(5)),
-        BlockType("Q6_K", 14, 256, 210, _q6_k),
-        BlockType("IQ4_NL", 20, 32, 18, _iq4_nl),
-        BlockType("IQ4_XS", 23, 256, 136, _iq4_xs),
+        BlockType("Q4_0", 2, 32, 18, signed(4), signed_grid(4)),
+        BlockType("Q4_1", 3, 32, 20, with_minimum(4), grid_with_minimum(4)),
+        BlockType("Q5_0", 6, 32, 22, signed(5), signed_grid(5)),
+        BlockType("Q5_1", 7, 32, 24, with_minimum(5), grid_with_minimum(5)),
+        BlockType("Q8_0", 8, 32, 34, q8_0),
+        _with_grid("Q2_K", 10, 84, BlockGrid(2, 0, q2_k, pack_q2)),
+        _with_grid("Q3_K", 11, 110, BlockGrid(3, 4, q3_k, pack_q3)),
+        _with_grid("Q4_K", 12, 144, BlockGrid(4, 0, q4_q5_k(4), partial(pack_q4_q5, bits=4))),
+        _with_grid("Q5_K", 13, 176, BlockGrid(5, 0, q4_q5_k(5), partial(pack_q4_q5, bits=5))),
+        _with_grid("Q6_K", 14, 210, BlockGrid(6, 32, q6_k, pack_q6)),
+        BlockType("IQ4_NL", 20, 32, 18, iq4_nl, BlockGrid(4, 0, iq4_nl_levels, partial(pack_plain, bits=4), LEVELS)),
+        BlockType("IQ4_XS", 23, 256, 136, iq4_xs, BlockGrid(4, 0, iq4_xs_levels, pack_iq4_xs, LEVELS)),
         BlockType("BF16", 30, 1, 2, _float_bytes(torch.bfloat16)),
     )
 }

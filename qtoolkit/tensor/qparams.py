@@ -1,5 +1,6 @@
 """Search the scale and the zero point of each group of weights for the least error of the layer's outputs."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +18,13 @@ class QParams:
         scale: float32 [groups, out], of either sign, rounded to numbers that float16 holds.
         zero_point: float32 [groups, out], whole numbers; 2**(bits - 1) everywhere when symmetric.
         bits: size of a code.
+        largest: the largest magnitude that a code may stand for.
     """
 
     scale: torch.Tensor
     zero_point: torch.Tensor
     bits: int
+    largest: float = math.inf
 
 
 def search_qparams(
@@ -34,6 +37,7 @@ def search_qparams(
     full_range: bool,
     steps: int,
     smallest: float,
+    largest: float = math.inf,
 ) -> QParams:
     """Choose each group's scale among shrunken ranges by the weighted error sum_k h_k (w_k - q_k)^2.
 
@@ -55,6 +59,11 @@ def search_qparams(
             readers in float16 and in bfloat16 multiply with the same number. Without effect on asymmetric ones.
         steps: candidates for each scale.
         smallest: the smallest candidate as a share of the full range.
+        largest: the largest number of the type in which weights are restored. No code stands for more: the range of a
+            group whose weights come near it is a step smaller.
+
+    Raises:
+        ValueError: weights so large that their scales exceed float16.
 
     Example: two weights of one group, the second without importance: the scale fits the first alone.
 
@@ -63,6 +72,12 @@ def search_qparams(
         >>> abs(0.3 / qparams.scale.item() - round(0.3 / qparams.scale.item())) < 0.02
         True
     """
+    size = weight.abs().amax().item() if weight.numel() else 0.0
+    most = torch.finfo(torch.float16).max
+    if size > most * (2 ** (bits - 1) if sym else 2**bits - 1):
+        raise ValueError(f"weights up to {size:.3g} need scales beyond those of float16, at most {most:.6g}")
+    # A group's range is at most twice its largest weight, and a code exceeds it by half a step at most.
+    limit = largest if 4 * size > largest else math.inf
     in_features, out_features = weight.shape
     groups = in_features // group_size
     scale = weight.new_empty(groups, out_features)
@@ -77,17 +92,34 @@ def search_qparams(
             columns = slice(start, start + width)
             part = weight[rows, columns]
             if sym and full_range:
-                found = _search_both_signs(part, h, bits=bits, steps=steps, smallest=smallest)
+                found = _search_both_signs(part, h, bits=bits, steps=steps, smallest=smallest, largest=limit)
             else:
-                found = _search_group(part, h, bits=bits, sym=sym, steps=steps, smallest=smallest)
+                found = _search_group(part, h, bits=bits, sym=sym, steps=steps, smallest=smallest, largest=limit)
             scale[group, columns], zero_point[group, columns] = found
-    return QParams(scale, zero_point, bits)
+    return QParams(scale, zero_point, bits, largest)
 
 
 def stored_scale(scale: torch.Tensor) -> torch.Tensor:
     """Return scales rounded to float16, as the file holds them, in their own type; never 0 and never infinite."""
     limits = torch.finfo(torch.float16)
     return scale.clamp(limits.tiny, limits.max).to(torch.float16).to(scale.dtype)
+
+
+def _within(scale: torch.Tensor, level: torch.Tensor | float, largest: float, significant: int) -> torch.Tensor:
+    """Lower the scales with which `level` would stand for more than `largest`, to numbers of so many significant bits.
+
+    Args:
+        scale: positive, rounded.
+        level: the largest magnitude that a scale is multiplied with.
+        largest: what no product may exceed.
+        significant: bits that the type of the scales has: 11 for float16.
+    """
+    if largest == math.inf:
+        return scale
+    limit = torch.full_like(scale, largest, dtype=torch.float64) / level
+    fraction, exponent = torch.frexp(limit)
+    lowered = torch.ldexp((fraction * 2**significant).floor(), exponent - significant).to(scale.dtype)
+    return torch.minimum(scale, lowered)
 
 
 def shared_scale(scale: torch.Tensor) -> torch.Tensor:
@@ -104,17 +136,18 @@ def shared_scale(scale: torch.Tensor) -> torch.Tensor:
 
 
 def _search_both_signs(
-    w: torch.Tensor, h: torch.Tensor, *, bits: int, steps: int, smallest: float
+    w: torch.Tensor, h: torch.Tensor, *, bits: int, steps: int, smallest: float, largest: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scale, of either sign, and zero point [outputs] of a group as for `_search_group`."""
     middle = float(2 ** (bits - 1))
     full = w.abs().amax(0).clamp_(min=1e-10) / (middle - 0.5)
     best = torch.full_like(full, torch.inf)
-    best_scale = shared_scale(full)
+    best_scale = _within(shared_scale(full), middle, largest, 8)
     levels = torch.empty_like(w)
     q = torch.empty_like(w)
     for step in range(steps):
         s = shared_scale(full * (1 - (1 - smallest) * step / max(1, steps - 1)))
+        s = _within(s, middle, largest, 8)
         torch.mul(w, 1 / s, out=levels).round_()
         # Codes -middle to middle - 1 times -s are the same values as these levels times s.
         for low, high, signed in ((-middle, middle - 1, s), (1 - middle, middle, -s)):
@@ -127,19 +160,19 @@ def _search_both_signs(
 
 
 def _search_group(
-    w: torch.Tensor, h: torch.Tensor, *, bits: int, sym: bool, steps: int, smallest: float
+    w: torch.Tensor, h: torch.Tensor, *, bits: int, sym: bool, steps: int, smallest: float, largest: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scale and zero point [outputs] of a group w[group_size, outputs] of importance h[group_size, 1]."""
-    largest = float(2**bits - 1)
+    highest = float(2**bits - 1)
     middle = float(2 ** (bits - 1))
     low = w.amin(0).clamp_(max=0)
     # A group of zeros has any scale.
     if sym:
         full = w.abs().amax(0).clamp_(min=1e-10) / (middle - 0.5)
     else:
-        full = (w.amax(0).clamp_(min=0) - low).clamp_(min=1e-10) / largest
+        full = (w.amax(0).clamp_(min=0) - low).clamp_(min=1e-10) / highest
     best = torch.full_like(full, torch.inf)
-    best_scale = stored_scale(full)
+    best_scale = _within(stored_scale(full), middle if sym else highest, largest, 11)
     best_zero = torch.full_like(full, middle if sym else 1)
     q = torch.empty_like(w)
     error = torch.empty_like(w)
@@ -148,10 +181,12 @@ def _search_group(
         s = stored_scale(full * share)
         if sym:
             zero = best_zero
+            s = _within(s, middle, largest, 11)
             torch.mul(w, 1 / s, out=q).round_().clamp_(-middle, middle - 1)
         else:
-            zero = (-low * share / s).round_().clamp_(1, largest)
-            torch.addcmul(zero, w, 1 / s, out=q).round_().clamp_(0, largest).sub_(zero)
+            zero = (-low * share / s).round_().clamp_(1, highest)
+            s = _within(s, torch.maximum(zero, highest - zero), largest, 11)
+            torch.addcmul(zero, w, 1 / s, out=q).round_().clamp_(0, highest).sub_(zero)
         torch.addcmul(w, q, s, value=-1, out=error).square_().mul_(h)
         total = error.sum(0)
         better = total < best

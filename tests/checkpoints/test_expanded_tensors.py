@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from qtoolkit.checkpoints import expanded_tensors
-from qtoolkit.checkpoints.expanded_tensors import expand_tensors, expanding_bytes, stored_bytes
+from qtoolkit.checkpoints.coded_tensors import expand_tensors
+from qtoolkit.checkpoints.expanded_tensors import expanding_bytes, stored_bytes
 from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
 from qtoolkit.checkpoints.source_codes import source_codes
 from qtoolkit.errors import CheckpointError, SourceError

@@ -86,7 +86,9 @@ def test_what_is_no_quantized_model(tmp_path: Path) -> None:
     model = random_model("llama")
     model.save_pretrained(tmp_path / "plain")
     assert "is in full precision: give it to qt.quantize" in refusal(tmp_path / "plain", "gptq", tmp_path)
-    with pytest.raises(ConfigError, match="format must be one of compressed-tensors, gptq, gptq_v2, mlx, native, got"):
+    with pytest.raises(
+        ConfigError, match="format must be one of compressed-tensors, gguf, gptq, gptq_v2, mlx, native, got"
+    ):
         qt.convert(tmp_path / "plain", "gguff", tmp_path / "out")
     with pytest.raises(ConfigError, match="model must be a folder or a Hub id of a quantized model, got Llama"):
         qt.convert(model, "gptq", tmp_path / "out")  # type: ignore[arg-type]

@@ -93,6 +93,8 @@ def test_experts_are_planned_one_by_one(smollm2: Path, tmp_path: Path, in_memory
     experts = {name: size for name, size in planned.items() if ".experts." in name}
     assert len(experts) == 2 * 4 * 3
     assert sum(experts.values()) == sum(int(tensor.n_bytes) for tensor in tensors if "_exps" in tensor.name)
+    loaded = qt.load(tmp_path / "out", device="cpu").report
+    assert {layer.name: layer.disk_bytes for layer in loaded.layers if ".experts." in layer.name} == experts
 
 
 def answering(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:

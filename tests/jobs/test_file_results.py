@@ -1,5 +1,6 @@
 """A model is quantized into a `.gguf` file: what was planned is written, and other readers find the same numbers."""
 
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -96,6 +97,14 @@ def test_rows_that_no_block_divides_are_told(tiny_llama: Path) -> None:
     """The rows of 64 fit no super-block of 256."""
     notes = qt.plan(str(tiny_llama), qt.GGUF("Q4_K_M")).notes
     assert any("rows that are no multiple of 256, such as 64: they become" in note for note in notes), notes
+
+
+def test_a_name_that_llama_cpp_would_refuse_is_told(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "Phi-3-tiny"))
+    qt.quantize(str(folder), qt.GGUF("Q8_0"), output=tmp_path / "out", device="cpu")
+    assert gguf.GGUFReader(tmp_path / "out" / "Phi-3-tiny-Q8_0.gguf").fields["general.name"].contents() == "Phi 3-tiny"
+    notes = qt.plan(str(folder), qt.GGUF("Q8_0")).notes
+    assert any("the model is called 'Phi 3-tiny' in the file: llama.cpp refuses 'Phi-3-tiny'" in note for note in notes)
 
 
 def test_a_file_needs_a_folder(tiny_llama: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import numpy.typing as npt
+from transformers import PreTrainedModel
 
 HIDDEN, INNER, LAYERS, HEADS, VOCABULARY = 64, 128, 2, 4, 300
 
@@ -75,6 +76,30 @@ def write_types(path: Path, names: list[str]) -> set[str]:
     writer.write_tensors_to_file()
     writer.close()
     return used
+
+
+def write_nemotron(path: Path, model: PreTrainedModel) -> None:
+    """Write a Nemotron in float32, of which qtoolkit writes no files: by the names of the `gguf` package."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "nemotron")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_vocab_size(config.vocab_size)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.NEMOTRON, config.num_hidden_layers)
+    for name, weight in model.state_dict().items():
+        # llama.cpp adds the one that the model adds to the weights of its norms.
+        stored = weight.float() + 1 if name.endswith("norm.weight") else weight.float()
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), stored.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def finite_blocks(kind: gguf.GGMLQuantizationType, side: int, random: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -1,6 +1,5 @@
 """A `.gguf` file as a source: every weight, read by itself, is what transformers makes of it with the whole file."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +8,22 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import qtoolkit as qt
 from qtoolkit.checkpoints.expanded_tensors import expanding_bytes
-from qtoolkit.checkpoints.gguf_tensors import LAYOUTS
+from qtoolkit.checkpoints.gguf_header import read_gguf
 from qtoolkit.checkpoints.gguf_types import STORED_TYPES
 from qtoolkit.checkpoints.gguf_writing import Value, write_gguf
-from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError
 from qtoolkit.formats.gguf.file_plan import plan_file
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.opening import open_checkpoint
-from tests.models.gguf_models import split, write_types
+from tests.models.gguf_models import split, write_nemotron, write_types
 from tests.models.gguf_models import write_gguf as write_small
 from tests.sample_models import dequantized, random_model
 
-GEMMA = {"query_pre_attn_scalar": 64, "num_hidden_layers": 6, "sliding_window": 8}
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
-BIASES = {"attention_bias": True, "mlp_bias": True}
-MODELS: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "llama_tied": {},
-    "qwen2": {},
-    "qwen3": {"head_dim": 128},  # transformers takes no other from a file
-    "gemma3_text": GEMMA,
-}
 
 
 def open_model(file: Path) -> Checkpoint:
@@ -64,51 +55,39 @@ def test_the_sizes_of_blocks_are_those_of_the_gguf_package() -> None:
         assert (kind.name, *gguf.GGML_QUANT_SIZES[kind]) == (type_.name, type_.block_size, type_.block_bytes)
 
 
-@pytest.mark.parametrize("architecture", MODELS)
-def test_every_architecture_is_read_as_transformers_does(architecture: str, tmp_path: Path) -> None:
-    """Rows of queries and keys, and their biases, come back in order; norms lose what was added to them."""
-    file = tmp_path / "a.gguf"
-    model = write_model(file, architecture, **MODELS[architecture])
-    checkpoint = open_model(file)
-    assert_as_transformers_has_it(file, checkpoint)
-    for name, tensor in checkpoint.tensors.items():
-        assert torch.allclose(tensor[...].float(), model[name].float(), atol=1e-2), name
-
-
-@pytest.mark.parametrize(("architecture", "changes"), [("gpt2", {}), ("qwen3", {"head_dim": 32}), ("llama", BIASES)])
-def test_what_transformers_takes_from_its_defaults_is_read(
-    architecture: str, changes: dict[str, Any], tmp_path: Path
-) -> None:
-    """It loads neither of the first two, and the third without its biases; GPT-2's matrices are turned back, too."""
-    model = write_model(tmp_path / "a.gguf", architecture, **changes)
-    checkpoint = open_model(tmp_path / "a.gguf")
-    assert checkpoint.skeleton_notes == ()
-    tied = checkpoint.skeleton.all_tied_weights_keys
-    assert checkpoint.tensors.keys() == model.keys() - set(tied)
-    for name, tensor in checkpoint.tensors.items():
-        assert torch.equal(tensor[...], model[name].bfloat16()), name
-
-
 @pytest.mark.parametrize(
-    ("rope", "told"),
+    "rope",
     [
-        ({"rope_type": "linear", "factor": 2.0}, "'linear'"),
-        ({"rope_type": "llama3", **LLAMA3}, r"rope_freqs\.weight"),
-        ({"rope_type": "default"}, None),
+        {"rope_type": "linear", "factor": 2.0},
+        {"rope_type": "llama3", **LLAMA3},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "attention_factor": 1.5},
+        {"rope_type": "default"},
     ],
+    ids=lambda rope: rope["rope_type"],
 )
-def test_a_scaled_rope_which_transformers_does_not_read_is_told(
-    rope: dict[str, Any], told: str | None, tmp_path: Path
-) -> None:
-    write_model(tmp_path / "a.gguf", "llama", rope_parameters={"rope_theta": 10000.0, **rope})
-    notes = "\n".join(open_model(tmp_path / "a.gguf").notes)
-    found = re.search(r"the scaling of the rope \((.*)\) is not read by transformers", notes)
-    assert bool(found) == bool(told)
-    assert found is None or re.fullmatch(str(told), found[1])
+def test_the_scaling_of_a_rope_is_read(rope: dict[str, Any], tmp_path: Path) -> None:
+    """By values of the header, and by the factors of Llama 3, which are a tensor."""
+    stored = {"rope_theta": 500_000.0, **rope}
+    write_model(tmp_path / "a.gguf", "llama", rope_parameters=stored)
+    checkpoint = open_model(tmp_path / "a.gguf")
+    found = checkpoint.config.rope_parameters
+    assert found == {
+        name: pytest.approx(value) if isinstance(value, float) else value for name, value in stored.items()
+    }
+    assert not any("rope" in note for note in checkpoint.notes)
 
 
-def test_every_layout_is_of_an_architecture_of_the_gguf_package() -> None:
-    assert LAYOUTS.keys() <= set(gguf.MODEL_ARCH_NAMES.values())
+def test_factors_of_a_rope_that_nothing_gives_are_told(tmp_path: Path) -> None:
+    """They are another's than Llama 3's."""
+    file = tmp_path / "a.gguf"
+    write_model(file, "llama", rope_parameters={"rope_theta": 10000.0, "rope_type": "llama3", **LLAMA3})
+    place = read_gguf(file).tensors["rope_freqs.weight"]
+    with file.open("r+b") as stream:
+        stream.seek(place.start)
+        stream.write(np.linspace(1, 5, *place.shape, dtype=np.float32).tobytes())
+    checkpoint = open_model(file)
+    assert checkpoint.config.rope_parameters["rope_type"] == "default"
+    assert any("the scaling of the rope (rope_freqs.weight) is not known here" in note for note in checkpoint.notes)
 
 
 @pytest.mark.parametrize("first", [1, 2, 3])
@@ -178,21 +157,37 @@ def test_a_method_makes_of_it_what_it_makes_of_the_expanded_folder(method: str, 
     assert ours == theirs
 
 
-def test_a_file_without_a_weight_of_its_model_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_number_that_its_model_needs_is_refused(tmp_path: Path) -> None:
     list(write_gguf(tmp_path / "a.gguf", {"general.architecture": Value("string", "llama")}, (), torch.empty))
-    with pytest.raises(CheckpointError, match="holds no weight of a llama model: name another file"):
+    with pytest.raises(
+        CheckpointError, match=r"describes no llama model: .*it has no llama.block_count\): name another"
+    ):
         open_model(tmp_path / "a.gguf")
 
 
-def test_experts_are_still_expanded_as_a_whole(tmp_path: Path) -> None:
+def test_a_model_of_which_no_files_are_written_is_expanded_as_a_whole(tmp_path: Path) -> None:
+    """By transformers, which knows further ones."""
     file = tmp_path / "a.gguf"
-    write_model(file, "qwen3_moe", norm_topk_prob=True)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = CONFIG_MAPPING["nemotron"](vocab_size=256, num_key_value_heads=2, **sizes)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    write_nemotron(file, model)
     checkpoint = open_model(file)
     assert checkpoint.expand is not None
     assert any("expanded to bfloat16 by transformers" in note for note in checkpoint.notes)
+    for name, weight in checkpoint.expand().items():
+        assert torch.allclose(weight, model.state_dict()[name], atol=1e-2), name
     split(file, tmp_path / "parts", 2)
-    with pytest.raises(UnsupportedModelError, match="qwen3moe models are read from one alone: join them"):
+    with pytest.raises(UnsupportedModelError, match="nemotron models are read from one alone: join them"):
         open_model(tmp_path / "parts" / "a-00001-of-00002.gguf")
+
+
+def test_a_model_that_nothing_reads_is_refused_with_what_to_name_instead(tmp_path: Path) -> None:
+    list(write_gguf(tmp_path / "a.gguf", {"general.architecture": Value("string", "arctic")}, (), torch.empty))
+    with pytest.raises(
+        SourceError, match=r"neither qtoolkit nor transformers reads .*: name the model's full-precision"
+    ):
+        open_model(tmp_path / "a.gguf")
 
 
 def write_model(file: Path, architecture: str, **changes: Any) -> dict[str, torch.Tensor]:

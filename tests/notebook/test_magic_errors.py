@@ -64,7 +64,11 @@ def failing(shell: InteractiveShell) -> Callable[[BaseException, str], Failing]:
         ("%quantize m --bits 4", "ConfigError: method 'nf4' has no option --bits", ConfigError),
         ("%qplan", "ConfigError: %qplan: the following arguments are required: MODEL; `%qplan?` shows", ConfigError),
         ("%%quantize m\nbits: 4", "ConfigError: the cell's body cannot be read as TOML", ConfigError),
-        ("x = %quantize m --compute-dtype int3", "ConfigError: NF4: compute_dtype must be one of 'auto'", ConfigError),
+        (
+            "x = %quantize m --compute-dtype int3",
+            "ConfigError: NF4: --compute-dtype must be one of",
+            ConfigError,
+        ),
         ("%qmemory nothing_here", "ConfigError: %qmemory: 'nothing_here' is no variable or expression", ConfigError),
         ("%qmemory", "ConfigError: %qmemory needs a variable", ConfigError),
         ("%qmemory 1 +", "ConfigError: %qmemory: '1 +' is no variable", ConfigError),

@@ -63,6 +63,19 @@ def test_a_t4_computes_in_float16(smollm2: Path) -> None:
     assert qt.plan(smollm2, "nf4", machine="l4").source.dtype == "bfloat16"
 
 
+def test_what_does_not_fit_is_not_told_with_what_the_program_does_not_load() -> None:
+    """vLLM loads no NF4; what it multiplies in 8 bits is planned, and nobody else is told of that."""
+    small = Machine("small", 7 * 10**9, (7 * 10**9,))
+    plans = {
+        for_: qt.plan(config_of("7b"), qt.GPTQ(bits=8), machine=small, for_=for_)
+        for for_ in (None, "vllm", "gptqmodel")
+    }
+    changes = {for_: [advice.change for advice in plan.advice] for for_, plan in plans.items()}
+    assert changes[None] == ["NF4()", "NF4() with device='cpu'"]
+    assert set(changes["vllm"]) <= {"FP8()", "W8A8()", "GPTQ(bits=8) with device='cpu'"} and changes["vllm"]
+    assert not any("NF4" in change or "8()" in change for change in changes["gptqmodel"])
+
+
 def test_what_does_not_fit_is_told_with_what_would() -> None:
     plan = qt.plan(config_of("7b"), "int8", machine=Machine("small", 6 * 10**9, (6 * 10**9,)))
     assert plan.problems[0].startswith("memory on cuda:0: ")

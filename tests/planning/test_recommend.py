@@ -82,3 +82,29 @@ def test_no_size_is_refused(text: str) -> None:
 def test_an_unknown_goal_is_refused() -> None:
     with pytest.raises(ConfigError, match="goal must be one of quality, size, speed, got 'fun'"):
         of("8 GB", "fun")
+
+
+def for_program(for_: str | None) -> dict[str, Candidate]:
+    found = qt.recommend(config_of("7b"), memory="80 GB", machine="a100-80", for_=for_)
+    return {candidate.config: candidate for candidate in found.candidates}
+
+
+@pytest.mark.parametrize("server", ["vllm", "sglang", "vLLM 0.33"])
+def test_eight_bits_with_rounded_inputs_are_for_the_servers_that_multiply_so(server: str) -> None:
+    found = for_program(server)
+    for config, rounded in (("FP8()", "float8"), ("W8A8()", "int8")):
+        assert found[config].quality.endswith(f"inputs rounded to {rounded}")
+        assert 1 < (found[config].perplexity_ratio or 0) < 1.1
+        assert "vLLM, SGLang" in found[config].served_by
+    assert found["GPTQ()"].quality and "inputs" not in found["GPTQ()"].quality
+
+
+@pytest.mark.parametrize("other", [None, "transformers", "gptqmodel", "llama.cpp", "mlx-lm", "vllm==0.5.1"])
+def test_nobody_else_is_offered_them(other: str | None) -> None:
+    assert not {"FP8()", "W8A8()"} & set(for_program(other))
+
+
+def test_an_older_server_is_offered_what_it_loads() -> None:
+    """vLLM's int8 scheme is older than its float8 with a scale an output: 0.5.2 and 0.5.3."""
+    found = for_program("vllm==0.5.2")
+    assert "W8A8()" in found and "FP8()" not in found

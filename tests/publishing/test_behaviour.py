@@ -76,7 +76,7 @@ def request(folder: Path, **changes: object) -> dict[str, object]:
         "base": None,
         "with_qtoolkit": False,
         "device": "cpu",
-        "load_options": {},
+        "reads_file": False,
     }
     return asked | {"token_ids": IDS, "top_ids": [[1, 2]]} | changes
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 import qtoolkit as qt
-from qtoolkit.publishing import behaviour, run_cache
+from qtoolkit.publishing import behaviour, process, run_cache
 from qtoolkit.records import Check, ProgressEvent, Verification
 from tests.publishing.test_planted_defects import new
 
@@ -27,14 +28,18 @@ def checked(verb: str, folder: Path, **told: Any) -> Verification:
 def children() -> list[int]:
     """The processes of ours that run a model."""
     found = []
-    for process in psutil.Process(os.getpid()).children(recursive=True):
-        with process.oneshot():
-            if process.status() != psutil.STATUS_ZOMBIE and behaviour.__file__ in process.cmdline():
-                found.append(process.pid)
+    for one in psutil.Process(os.getpid()).children(recursive=True):
+        with one.oneshot():
+            if one.status() != psutil.STATUS_ZOMBIE and behaviour.__file__ in one.cmdline():
+                found.append(one.pid)
     return found
 
 
-def test_each_check_is_told_once_in_order_and_those_of_files_before_the_model_runs(made: dict[str, Path]) -> None:
+def test_each_check_is_told_once_in_order_and_those_of_files_before_the_model_runs(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One of its own, which is told by its command line.
+    monkeypatch.setattr(process, "subprocess", subprocess)
     told: list[Check] = []
     running: list[int] = []
     events: list[ProgressEvent] = []

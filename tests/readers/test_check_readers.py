@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from scripts.check_readers import CONDITIONS, Condition, literal, moved
+from scripts.eight_bit_schemes import capabilities, chosen_schemes, written_groups
 
 OURS = next(one for one in CONDITIONS if (one.reader, one.what) == ("vllm", "GPTQ: bits and sym"))
 SOURCE = """
@@ -53,3 +54,48 @@ def test_a_source_that_is_gone_is_told(tmp_path: Path) -> None:
 def test_literals_are_read_without_running_anything(tmp_path: Path, code: str, value: object) -> None:
     (tmp_path / "a.py").write_text(code)
     assert literal(tmp_path, "a.py", "A") == value
+
+
+SERVER = """
+class CompressedTensorsConfig(QuantizationConfig):
+    @staticmethod
+    def _is_float(weight_quant: QuantizationArgs) -> bool:
+        return weight_quant.type == QuantizationType.FLOAT and weight_quant.strategy in [{strategies}]
+
+    def _get_scheme_from_parts(self, weight_quant: QuantizationArgs, input_quant, format=None) -> "Scheme":
+        if _is_npu or current_platform.is_xpu():
+            return CompressedTensorsOdd()
+        if self._is_float(weight_quant) and input_quant.dynamic:
+            supported = self._check_scheme_supported(CompressedTensorsW8A8Fp8.get_min_capability(), error=False)
+            return CompressedTensorsW8A8Fp8(weight_quant=weight_quant) if supported else CompressedTensorsW8A16Fp8()
+        if self.quant_format == CompressionFormat.int_quantized.value:
+            return CompressedTensorsW8A8Int8()
+        raise NotImplementedError("No compressed-tensors compatible scheme was found.")
+"""
+CHANNEL, BLOCK = "QuantizationStrategy.CHANNEL", "QuantizationStrategy.BLOCK"
+
+
+def test_a_server_is_asked_for_its_schemes_of_what_qtoolkit_writes() -> None:
+    pytest.importorskip("compressed_tensors")
+    groups = written_groups()
+    chosen = chosen_schemes(SERVER.format(strategies=f"{CHANNEL}, {BLOCK}"), groups)
+    assert chosen == {
+        "float8": "CompressedTensorsW8A8Fp8",
+        "float8 in blocks": "CompressedTensorsW8A8Fp8",
+        "int8": "CompressedTensorsW8A8Int8",
+    }
+    with pytest.raises(NotImplementedError):
+        chosen_schemes(SERVER.format(strategies=CHANNEL), groups)
+
+
+def test_the_least_capability_is_read(tmp_path: Path) -> None:
+    source = "class A:\n    @classmethod\n    def get_min_capability(cls) -> int:\n        # some\n        return {}\n"
+    folder = tmp_path / "x" / "compressed_tensors" / "schemes"
+    folder.mkdir(parents=True)
+    numbers = {"w8a8_fp8": 89, "w8a16_fp8": 75, "w8a8_int8": 80}
+    for name, number in numbers.items():
+        (folder / f"compressed_tensors_{name}.py").write_text(source.format(number))
+    assert capabilities(tmp_path, "x") == numbers
+    (folder / "compressed_tensors_w8a8_fp8.py").write_text("")
+    with pytest.raises(LookupError, match="w8a8_fp8 names no capability"):
+        capabilities(tmp_path, "x")

@@ -17,7 +17,8 @@ from qtoolkit.readers import (
     readme_table,
     served_by,
 )
-from qtoolkit.readers.table import ENTRIES, PROGRAMS
+from qtoolkit.readers.programs import PROGRAMS
+from qtoolkit.readers.table import ENTRIES
 from qtoolkit.requests.for_reader import ForReader
 
 GPTQ = Stored(format="gptq", layout="gptq", bits=(4,), group_sizes=(128,))
@@ -139,7 +140,7 @@ def test_what_costs_readers_is_told() -> None:
 def test_a_card_names_who_loads_it_and_who_does_not() -> None:
     lines = {name: (loads, known) for name, loads, known in card_lines(NF4)}
     assert lines["vLLM 0.33.0"][0] == "no" and "removed bitsandbytes" in lines["vLLM 0.33.0"][1]
-    assert lines["transformers 5.24.0"] == ("yes", "needs bitsandbytes")
+    assert lines["transformers 5.24.0"] == ("yes", "from 5.0.0 on; needs bitsandbytes")
     assert "auto-gptq 0.7.1" not in lines and not any(name.startswith("qtoolkit") for name in lines)
 
 

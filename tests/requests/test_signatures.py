@@ -29,8 +29,9 @@ SIGNATURES = {
     "memory: int | str | None = None, noise_floor: bool = False, executor: Executor | None = None, retries: int = 2, "
     f"output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
     f"on_progress: {PROGRESS}) -> Comparison",
-    "convert": f"(model: {PATH}, format: str, output: {PATH}, *, lossy: bool = False, overwrite: bool = False, {FOR}, "
-    f"revision: str | None = None, token: str | None = None, on_progress: {PROGRESS}) -> Conversion",
+    "convert": f"(model: {PATH}, format: str, output: {PATH}, *, lossy: bool = False, wider: bool = False, "
+    f"overwrite: bool = False, {FOR}, revision: str | None = None, token: str | None = None, "
+    f"on_progress: {PROGRESS}) -> Conversion",
     "frontier": f"(model: Any, configs: Sequence[Any] | None = None, *, {TEXT}, sizes: Sequence[int | str] = (), "
     "memory: int | str | None = None, noise_floor: bool = False, executor: Executor | None = None, retries: int = 2, "
     f"output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "

@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[2]
 # 33.6 MB a block.
 SHAPE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_key_value_heads": 16}
 
+# 27.3 MB a block.
+MIXTURE = {"hidden_size": 512, "intermediate_size": 1024, "num_key_value_heads": 4, "num_local_experts": 8}
+
 
 def peak_of_blocks(path: Path) -> int:
     """The most that reading each block takes, in bytes, once everything has been used before."""
@@ -47,8 +50,12 @@ def test_a_block_takes_half_more_than_its_weights_at_most(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_block_of_a_gguf_file_takes_half_more_than_its_weights_at_most(tmp_path: Path) -> None:
-    model = random_model("llama", **SHAPE)
+@pytest.mark.parametrize(("architecture", "shape"), [("llama", SHAPE), ("mixtral", MIXTURE)])
+def test_a_block_of_a_gguf_file_takes_half_more_than_its_weights_at_most(
+    architecture: str, shape: dict[str, int], tmp_path: Path
+) -> None:
+    """Of a mixture too, whose experts are one tensor in the file, and are read one by one."""
+    model = random_model(architecture, **shape)
     block = sum(parameter.nbytes for parameter in model.model.layers[0].parameters())
     write_q8_0(model, tmp_path / "a.gguf")
     del model

@@ -1,5 +1,6 @@
 """Blocks of `.gguf` files: as exact as llama.cpp's own, and read back by the `gguf` package."""
 
+import itertools
 from pathlib import Path
 
 import gguf
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from qtoolkit.tensor.block_search import Codebook
 from qtoolkit.tensor.block_types import BLOCK_TYPES, quantize_rows
 from tests.data.llama_cpp import small_matrix
 
@@ -34,7 +36,7 @@ def test_the_error_is_that_of_llama_cpp(name: str, weighted: bool, by_llama_cpp:
     )
     assert error.sum() <= 1.005 * bound.sum()
     assert (error <= 1.05 * bound + 1e-12).all()
-    assert (ours == theirs).mean() > 0.9
+    assert (ours == theirs).mean() > 0.94
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -69,6 +71,28 @@ def test_zeros_stay_zeros(name: str, weighted: bool) -> None:
     importance = torch.zeros(512) if weighted else None
     blocks = quantize_rows(torch.zeros(2, 512), BLOCK_TYPES[name], importance)
     assert not dequantized(blocks.numpy(), name).any()
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_numbers_at_the_ends_of_float32_are_quantized(name: str) -> None:
+    """The size of all importance together changes nothing; weights too small for any scale become zero."""
+    expected = quantize_rows(WEIGHT, BLOCK_TYPES[name], IMPORTANCE)
+    for scale in (2.0**-100, 2.0**100):
+        assert torch.equal(quantize_rows(WEIGHT, BLOCK_TYPES[name], IMPORTANCE * scale), expected)
+    assert not dequantized(quantize_rows(WEIGHT * 1e-39, BLOCK_TYPES[name]).numpy(), name).any()
+
+
+def test_a_value_takes_the_level_next_to_it() -> None:
+    """Compared with all distances; of two as near, the upper; values beyond the levels take the last one."""
+    levels = (-127, -65, -10, 1, 13, 114)
+    book = Codebook(levels, torch.device("cpu"))
+    middles = [(low + high) / 2 for low, high in itertools.pairwise(levels)]
+    near = [middle + change for middle in middles for change in (-1e-5, 0.0, 1e-5)]
+    values = torch.tensor([*near, *levels, -1e9, 1e9, *torch.linspace(-140, 140, 1001).tolist()])
+    distances = (values[:, None] - torch.tensor(levels)).abs()
+    expected = len(levels) - 1 - distances.flip(1).argmin(1)
+    assert torch.equal(book.codes(values).long(), expected)
+    assert torch.equal(book.nearest(values.clone()), torch.tensor(levels)[expected].float())
 
 
 def test_rows_that_do_not_divide_are_refused() -> None:

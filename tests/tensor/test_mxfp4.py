@@ -1,10 +1,10 @@
-"""MXFP4 is expanded to the numbers that a loop over nibbles and powers of two gives, and refuses what is none."""
+"""MXFP4 and NVFP4 are expanded to the numbers that loops over nibbles and scales give, and what is none is refused."""
 
 import pytest
 import torch
 
-from qtoolkit.tensor.mxfp4 import expand_mxfp4
-from tests.coded_models import expand_nibbles
+from qtoolkit.tensor.mxfp4 import expand_mxfp4, expand_nvfp4
+from tests.coded_models import E2M1, expand_nibbles
 
 BFLOAT16 = torch.bfloat16
 
@@ -52,3 +52,23 @@ def test_the_default_type_of_torch_changes_nothing() -> None:
         assert torch.equal(expand_mxfp4(blocks, exponents, torch.float32), expected)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_every_byte_of_nvfp4_with_every_scale_is_what_a_loop_gives() -> None:
+    scales = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn)  # every positive number
+    blocks = torch.arange(256, dtype=torch.uint8)[None].expand(127, 256).contiguous()  # [groups, bytes]
+    expanded = expand_nvfp4(blocks, scales, torch.tensor([2688.0]), torch.float32).view(127, 256, 2)
+    for group, scale in enumerate(scales.float()):
+        factor = scale / 2688.0
+        numbers = [[E2M1[byte % 16] * factor, E2M1[byte // 16] * factor] for byte in range(256)]
+        assert torch.equal(expanded[group], torch.tensor(numbers))
+
+
+def test_what_is_no_nvfp4_is_refused() -> None:
+    blocks, scales = torch.zeros(2, 8, dtype=torch.uint8), torch.ones(2)
+    with pytest.raises(ValueError, match=r"scales torch\.float8_e4m3fn, got torch\.uint8, torch\.float32"):
+        expand_nvfp4(blocks, scales, torch.ones(1), BFLOAT16)
+    float8 = scales.to(torch.float8_e4m3fn)
+    for odd, factor in ((float8[:1], torch.ones(1)), (float8, torch.ones(2))):
+        with pytest.raises(ValueError, match="each group needs a scale, and the weight one"):
+            expand_nvfp4(blocks, odd, factor, BFLOAT16)

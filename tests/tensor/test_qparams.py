@@ -123,7 +123,7 @@ def test_the_largest_weight_decides_the_sign_and_a_tie_stays_positive() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_full_range_scales_fit_both_types(dtype: torch.dtype) -> None:
-    w = torch.randn(64, 40) * torch.logspace(-12, 6, 40)
+    w = (torch.randn(64, 40) * torch.logspace(-12, 6, 40)).clamp(-524000, 524000)
     w[:, 5] = 0
     scale = search_qparams(
         w, torch.rand(64), bits=4, group_size=64, sym=True, full_range=True, steps=10, smallest=0.5
@@ -138,3 +138,35 @@ def test_asymmetric_scales_are_the_same_with_full_range() -> None:
     on = search_qparams(w, h, full_range=True, **options)
     off = search_qparams(w, h, full_range=False, **options)
     assert torch.equal(on.scale, off.scale) and torch.equal(on.zero_point, off.zero_point)
+
+
+LARGEST = torch.finfo(torch.float16).max
+
+
+@pytest.mark.parametrize(("sym", "full_range"), [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_no_code_stands_for_more_than_the_type_of_the_weights_holds(bits: int, sym: bool, full_range: bool) -> None:
+    torch.manual_seed(bits)
+    w = torch.randn(32, 200).mul(40000).clamp(-LARGEST, LARGEST).half().float()
+    w[0, 0], w[1, 0], w[0, 1], w[0, 2] = LARGEST, -LARGEST, LARGEST, -LARGEST
+    # The whole range is the only candidate.
+    options = {"bits": bits, "group_size": 32, "sym": sym, "full_range": full_range, "steps": 1, "smallest": 1.0}
+    free = search_qparams(w, torch.rand(32), **options)
+    held = search_qparams(w, torch.rand(32), **options, largest=LARGEST)
+    reached = [torch.maximum(one.zero_point, 2**bits - 1 - one.zero_point) * one.scale.abs() for one in (free, held)]
+    assert reached[0].half().isinf().any() and not reached[1].half().isinf().any()
+    digits = torch.bfloat16 if full_range else torch.float16
+    assert torch.equal(held.scale, held.scale.to(digits).float())
+    # Each group is still reached to a step and a half.
+    codes = (w / held.scale + held.zero_point).round().clamp(0, 2**bits - 1)
+    assert ((codes - held.zero_point) * held.scale - w).abs().max() <= 1.5 * held.scale.abs().max()
+
+
+@pytest.mark.parametrize("sym", [True, False])
+def test_weights_beyond_every_scale_of_float16_are_refused(sym: bool) -> None:
+    options = {"bits": 4, "group_size": 4, "sym": sym, "full_range": False, "steps": 2, "smallest": 0.5}
+    most = 65504.0 * (8 if sym else 15)
+    found = search_qparams(torch.tensor([[-most], [0.0], [0.0], [0.0]]), torch.ones(4), **options)
+    assert found.scale.item() == 65504
+    with pytest.raises(ValueError, match=r"^weights up to .* need scales beyond those of float16, at most 65504$"):
+        search_qparams(torch.tensor([[-1.01 * most], [0.0], [0.0], [0.0]]), torch.ones(4), **options)

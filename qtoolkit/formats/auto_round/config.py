@@ -1,12 +1,14 @@
 """Translate the `quantization_config` of AutoRound into that of the format whose packing it names.
 
 Source: auto-round 0.16.1, export/export_to_autoround/export.py and inference/backend.py: `GPTQ_FORMAT` stores zero
-points less one, `GPTQ_FORMAT_NO_ZP` as they are, and `AWQ_FORMAT` is AutoAWQ's "gemm".
+points less one, `GPTQ_FORMAT_NO_ZP` as they are, and `AWQ_FORMAT` is AutoAWQ's "gemm". Which layers an entry is of:
+inference/convert_model.py, `get_layer_config`, and inference/utils.py, `_expand_regex_config`.
 """
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +35,18 @@ _PROGRAM = re.compile(":(exllamav2|exllama|triton|tritonv2|cuda|marlin|torch)$")
 _BEYOND = ("rotation_config", "hadamard_config", "transform_config", "super_bits")
 # From this number of bits on, a layer is not quantized.
 _UNQUANTIZED = 16
+# What an entry may change of the layers that it is of.
+_CHANGED = ("bits", "group_size", "sym")
 
 
-def translate(values: Mapping[str, Any]) -> dict[str, Any]:
+def translate(values: Mapping[str, Any], names: Collection[str] = ()) -> dict[str, Any]:
     """Return the `quantization_config` of the same tensors in the format whose packing they have.
 
     Args:
         values: what AutoRound wrote. Its `extra_config` maps names of layers, or regular expressions, to what they have
-            otherwise than `bits`, `group_size` and `sym`.
+            otherwise than `bits`, `group_size` and `sym`. A layer has the entry of its name, or else the first whose
+            expression occurs in its name (`re.search`), or that of `modules_to_not_convert`.
+        names: of the matrices in the file; without them, an entry that looks like a name counts as one.
 
     Raises:
         CheckpointError: a value that no such checkpoint can have.
@@ -59,18 +65,18 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"the AutoRound config has extra_config {extra!r:.40}: it must map layers to options")
     for own in (values, *extra.values()):
         _refuse_others(own)
-    left = [name for name, own in extra.items() if _bits_of(own, 0) >= _UNQUANTIZED]
+    entries = _entries(extra, values.get("modules_to_not_convert") or [], names)
     common = {"bits": values.get("bits", 4), "group_size": values.get("group_size", 128)}
     described = {**_PACKED[plain], **common}
     if described["quant_method"] == _AWQ["quant_method"]:
+        # Readers look for parts of names there, and not for expressions.
+        left = [name for name in names or extra if _is_left(_first_of(entries, name))]
         return described | {"modules_to_not_convert": left or None}
     syms = [own.get("sym", True) for own in (values, *(own for own in extra.values() if "sym" in own))]
-    # Each entry of its own: the first that matches a name holds.
-    dynamic: dict[str, dict[str, Any]] = {f"-:{_pattern(name)}": {} for name in left}
-    for name, own in extra.items():
-        changes = {key: own[key] for key in ("bits", "group_size", "sym") if own.get(key) is not None}
-        if name not in left and changes:
-            dynamic[f"+:{_pattern(name)}"] = changes
+    dynamic: dict[str, dict[str, Any]] = {}
+    for pattern, own in entries.items():
+        changes = {key: own[key] for key in _CHANGED if own.get(key) is not None}
+        dynamic.update({f"-:{pattern}": {}} if _is_left(own) else {f"+:{pattern}": changes})
     sym = all(syms) if all(isinstance(one, bool) for one in syms) else syms[0]
     return described | {"sym": sym, "desc_act": False} | ({"dynamic": dynamic} if dynamic else {})
 
@@ -82,7 +88,9 @@ def as_packed(checkpoint: "Checkpoint") -> "Checkpoint":
         CheckpointError, UnsupportedModelError: as `translate`.
     """
     values = checkpoint.quantization or {}
-    translated = translate(values)
+    ends = (".qweight", ".weight")
+    names = {name.rpartition(".")[0] for name in checkpoint.tensors if name.endswith(ends)}
+    translated = translate(values, sorted(names))
     config = copy.deepcopy(checkpoint.config)
     config.quantization_config = translated
     kind = translated.get("checkpoint_format") or translated["quant_method"]
@@ -112,6 +120,41 @@ def _bits_of(own: Mapping[str, Any], default: int) -> int:
     return default if bits is None else bits
 
 
-def _pattern(name: str) -> str:
-    """Return a regular expression for the name of a layer, or for what is one already, from its start."""
-    return f"^{re.escape(name)}$" if re.fullmatch(r"[\w.\-]+", name) else name
+def _entries(extra: Mapping[str, Mapping[str, Any]], left: Any, names: Collection[str]) -> dict[str, Mapping[str, Any]]:
+    """Return the options of layers by expressions for `re.match`; the first that matches a name holds.
+
+    Expressions that are none are left out, and those that give nothing, as auto-round does.
+
+    Args:
+        extra: `extra_config`.
+        left: `modules_to_not_convert`, whose layers are not quantized.
+        names: as for `translate`.
+
+    Raises:
+        CheckpointError: `left` is no list of texts.
+    """
+    if not isinstance(left, list) or not all(isinstance(part, str) for part in left):
+        raise CheckpointError(
+            f"the AutoRound config has modules_to_not_convert {left!r:.40}: it must be a list of names"
+        )
+    searched: list[tuple[str, Mapping[str, Any]]] = [(f".*(?:{part})", {"bits": _UNQUANTIZED}) for part in left]
+    known = set(names)
+    exact = {name for name in extra if (name in known if known else re.fullmatch(r"[\w.\-]+", name))}
+    searched += [(f"^{re.escape(name)}$", extra[name]) for name in extra if name in exact]
+    searched += [(f".*(?:{name})", own) for name, own in extra.items() if own and name not in exact]
+    entries: dict[str, Mapping[str, Any]] = {}
+    for pattern, own in searched:
+        with suppress(re.error):
+            re.compile(pattern)
+            entries.setdefault(pattern, own)
+    return entries
+
+
+def _first_of(entries: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Return the options of the layer of this name."""
+    return next((own for pattern, own in entries.items() if re.match(pattern, name)), {})
+
+
+def _is_left(own: Mapping[str, Any]) -> bool:
+    """Check whether layers with these options are not quantized."""
+    return _bits_of(own, 0) >= _UNQUANTIZED

@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError
+from qtoolkit.files import path_of
 from qtoolkit.formats.base import Values
 from qtoolkit.formats.file_format import FileFormat
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
     from qtoolkit.formats.base import Reader
-    from qtoolkit.formats.file_format import FilePlanner
+    from qtoolkit.formats.file_format import FileOfCodes, FilePlanner, Unheld
+    from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.models.checkpoint import Checkpoint
 
 __all__ = ["FORMAT"]
@@ -24,8 +29,8 @@ class GGUFFormat(FileFormat):
     name = quant_method = tag = library = QUANT_METHOD
     packages = ("gguf",)
     suffix = ".gguf"
-    load_argument = "gguf_file"
     program, binding = "llama.cpp", "llama_cpp"
+    takes_codes = True
 
     def commands(self, repo_id: str, options: Values) -> tuple[str, ...]:
         """See `FileFormat`: as the documentation of each program has them (llama.cpp, Ollama, LM Studio's `lms`)."""
@@ -51,11 +56,35 @@ class GGUFFormat(FileFormat):
             )
         return QUANT_METHOD, {"quant_type": quant_type}
 
-    def planner(self, checkpoint: "Checkpoint", options: Values, left: Callable[[str], bool]) -> "FilePlanner":
+    def planner(
+        self,
+        checkpoint: "Checkpoint",
+        options: Values,
+        left: Callable[[str], bool],
+        *,
+        importance: "Mapping[str, torch.Tensor] | None" = None,
+    ) -> "FilePlanner":
         """See `FileFormat`."""
+        from qtoolkit.checkpoints.imatrix import read_imatrix
         from qtoolkit.formats.gguf.file_planner import GGUFPlanner
 
-        return GGUFPlanner(checkpoint, options["quant_type"], left)
+        if importance is None and options.get("imatrix") is not None:
+            importance = read_imatrix(path_of(options["imatrix"], "imatrix"))
+        return GGUFPlanner(checkpoint, options["quant_type"], left, importance=importance)
+
+    def file_of_codes(
+        self,
+        checkpoint: "Checkpoint",
+        model: "PreTrainedModel",
+        layers: "Mapping[str, LayerCodes]",
+        *,
+        lossy: bool,
+        wider: bool,
+    ) -> "FileOfCodes | Unheld":
+        """See `FileFormat`: codes of 4, 5 and 8 bits, in groups of whole blocks of 32 inputs."""
+        from qtoolkit.formats.gguf.coded_file import plan_coded_file
+
+        return plan_coded_file(checkpoint, model, layers, lossy=lossy, wider=wider)
 
     def problems(self, folder: Path, values: Values) -> Sequence[str]:
         """See `Format`: what the config says of the types, which the file says too."""

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from qtoolkit.checkpoints.gguf_architectures import Architecture, head_dim_of
+from qtoolkit.checkpoints.gguf_options import LAYERS_OF_27B
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gguf.architectures import Architecture, head_dim_of
 from qtoolkit.formats.gguf.ropes import ROPE_TYPES, rope_dims_of, ropes_of
 
 # One layer of so many attends to everything in llama.cpp, the others to a window.
 _PATTERNS = {"gemma2": 2, "gemma3": 6}
-# The models with 27 billion weights, whose queries llama.cpp scales otherwise.
-_LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
 # llama.cpp has no size of a head for these.
 _PLAIN_HEADS = ("granite", "qwen2", "qwen2moe", "olmo2", "phi3", "starcoder2")
 # Options that it does not read from a file, though its converter writes some of them.
@@ -81,7 +80,7 @@ def _gemma(config: Any) -> Iterator[str]:
     kinds = ["sliding_attention" if (layer + 1) % pattern else "full_attention" for layer in range(layers)]
     if list(config.layer_types) != kinds:
         yield f"{name} with full attention in each {'second' if name == 'gemma2' else 'sixth'} layer"
-    largest = layers == _LAYERS_OF_27B[name]
+    largest = layers == LAYERS_OF_27B[name]
     scalar = config.hidden_size // config.num_attention_heads if largest else config.head_dim
     if config.query_pre_attn_scalar != scalar:
         yield f"queries over the root of {scalar}, not of {config.query_pre_attn_scalar}"

@@ -3,20 +3,24 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from qtoolkit.checkpoints.gguf_architectures import Architecture, architecture_of, experts_of, kv_heads_of
+from qtoolkit.checkpoints.gguf_places import IN_ORDER, Order, order_of
 from qtoolkit.checkpoints.gguf_writing import TensorEntry, Value, gguf_bytes
-from qtoolkit.formats.gguf.architectures import Architecture, architecture_of, experts_of, kv_heads_of
 from qtoolkit.formats.gguf.differences import refuse_differences
 from qtoolkit.formats.gguf.mixes import MIXES, ModelShape, type_of
 from qtoolkit.formats.gguf.model_values import numbers_of
 from qtoolkit.formats.gguf.ropes import rope_tensors
-from qtoolkit.formats.gguf.tensor_places import Made, is_transposed, tensors_of
+from qtoolkit.formats.gguf.tensor_places import Made, tensors_of
 from qtoolkit.formats.gguf.vocabulary import further_ends, vocabulary_of
 from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType, quantize_rows
+
+if TYPE_CHECKING:
+    from qtoolkit.checkpoints.safetensors import StoredTensor
 
 # The version of the block types, `GGML_QNT_VERSION`.
 _QUANTIZATION_VERSION = 2
@@ -33,9 +37,7 @@ class PlannedTensor:
             none for one that is made from the config.
         entry: its line in the file.
         type_: of its blocks.
-        heads: into how many heads the rows divide whose halves are interleaved; 0 for rows that stay in order.
-        shift: what is added to each value.
-        transposed: whether a source is [in, out].
+        order: how it differs from its sources.
         half: which half of a source's rows it takes; None for all.
         values: those of a tensor that is made from the config.
     """
@@ -43,47 +45,59 @@ class PlannedTensor:
     sources: tuple[str, ...]
     entry: TensorEntry
     type_: BlockType
-    heads: int = 0
-    shift: int = 0
-    transposed: bool = False
+    order: Order = IN_ORDER
     half: int | None = None
     values: tuple[float, ...] = ()
 
-    def made(self, read: Callable[[str], Tensor]) -> Tensor:
+    def made(self, read: Callable[[str], Tensor], importance: Tensor | None = None) -> Tensor:
         """Return the bytes of the tensor, uint8; its sources are read one after another, never two at a time.
 
         Args:
             read: returns a tensor of the checkpoint by its name.
+            importance: of the inputs, float32 [in] or [experts, in]; None for all alike.
         """
         if not self.sources:
             return torch.tensor(self.values, dtype=torch.float32).view(torch.uint8)
         if len(self.sources) == 1:
-            return self.packed(read(self.sources[0]))
-        return self._stacked(lambda index: read(self.sources[index]), len(self.sources))
+            return self.packed(read(self.sources[0]), importance)
+        return self._stacked(lambda index: read(self.sources[index]), len(self.sources), importance)
 
-    def packed(self, weight: Tensor) -> Tensor:
+    def packed(self, weight: Tensor, importance: Tensor | None = None) -> Tensor:
         """Return the bytes that one source becomes, uint8: all of the tensor, or one expert of it.
 
         Args:
             weight: the tensor of the checkpoint; of a stack of experts, one after another is packed.
+            importance: of the inputs, float32 [in], or [experts, in] for a stack of experts; None for all alike.
         """
         if weight.dim() == 3:
-            return self._stacked(weight.__getitem__, len(weight))
-        if self.transposed:
+            return self._stacked(weight.__getitem__, len(weight), importance)
+        if self.order.transposed:
             weight = weight.T.contiguous()
         if self.half is not None:
             weight = weight.chunk(2)[self.half]
-        if self.heads:
-            weight = interleaved(weight, self.heads)
-        if self.shift:
-            weight = weight.float() + self.shift
-        return quantize_rows(weight.reshape(-1, weight.shape[-1]), self.type_)
+        if self.order.heads:
+            weight = interleaved(weight, self.order.heads)
+        if self.order.shift:
+            weight = weight.float() + self.order.shift
+        return quantize_rows(weight.reshape(-1, weight.shape[-1]), self.type_, importance)
 
-    def _stacked(self, expert: Callable[[int], Tensor], count: int) -> Tensor:
+    def joined(self, blocks: "Mapping[int | None, StoredTensor | Tensor]") -> Tensor:
+        """Return the bytes of the tensor from blocks that are made already, uint8.
+
+        Args:
+            blocks: of W[out, in], uint8 [out, bytes of a row]: under None, or by the numbers of all experts.
+        """
+        if None in blocks:
+            rows = blocks[None][...]
+            return interleaved(rows, self.order.heads) if self.order.heads else rows
+        return torch.stack([blocks[number][...] for number in range(len(blocks))])
+
+    def _stacked(self, expert: Callable[[int], Tensor], count: int, importance: Tensor | None) -> Tensor:
         """Return the bytes of all experts, uint8 [experts, bytes]; one at a time is held besides them."""
         out = torch.empty(count, self.entry.nbytes // count, dtype=torch.uint8)
         for index in range(count):
-            out[index].copy_(self.packed(expert(index)).reshape(-1))
+            of_expert = None if importance is None else importance[index]
+            out[index].copy_(self.packed(expert(index), of_expert).reshape(-1))
         return out
 
 
@@ -173,18 +187,11 @@ def interleaved(weight: Tensor, heads: int) -> Tensor:
 def _planned(tensor: Made, quant_type: str, architecture: Architecture, model: ModelShape) -> PlannedTensor:
     name = tensor.name
     type_ = type_of(name, tensor.shape, quant_type, model)
-    heads = 0
-    if architecture.interleaved and ".attn_q." in name:
-        heads = model.heads
-    elif architecture.interleaved and ".attn_k." in name:
-        heads = model.kv_heads
     return PlannedTensor(
         tensor.sources,
         _entry(name, tensor.shape, type_),
         type_,
-        heads,
-        shift=architecture.norm_shift if name.endswith("norm.weight") else 0,
-        transposed=is_transposed(name, architecture),
+        order=order_of(name, architecture, heads=model.heads, kv_heads=model.kv_heads),
         half=tensor.half,
     )
 

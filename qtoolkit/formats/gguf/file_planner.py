@@ -1,31 +1,35 @@
 """Plan the `.gguf` file of a model, module by module, and write it tensor by tensor."""
 
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qtoolkit.checkpoints.gguf_architectures import architecture_of
+from qtoolkit.checkpoints.gguf_places import Place, modules_in, one_share, places_of
 from qtoolkit.checkpoints.gguf_writing import TensorEntry, write_gguf
+from qtoolkit.checkpoints.imatrix import Imatrix
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
-from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
+from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, note_on_name, tokenizer_of
+from qtoolkit.formats.gguf.importance import check_importance, header_values, importance_of, notes_on_file
 from qtoolkit.formats.gguf.mixes import MIXES
-from qtoolkit.formats.gguf.tensor_places import modules_in, one_share, places_of
 from qtoolkit.formats.layer import Layer
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
-from qtoolkit.models.tokenizer import load_tokenizer
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, ProgressEvent, Term
 from qtoolkit.stream.loading import check_finite
-from qtoolkit.tensor.block_types import BLOCK_TYPES
+from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qtoolkit.checkpoints.safetensors import StoredTensor
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
@@ -34,8 +38,6 @@ if TYPE_CHECKING:
 _SEARCH_BYTES = 30_000_000
 # The searches of a scale pass over each block so often.
 _TOUCHES = 40
-# What a file's name may be made of on every system.
-_ODD = re.compile(r"[^\w.-]+", re.ASCII)
 
 
 class GGUFPlanner(FilePlanner):
@@ -45,32 +47,45 @@ class GGUFPlanner(FilePlanner):
         checkpoint: the model in full precision.
         quant_type: a name of `MIXES`.
         left: whether a module stays in 16 bits, by its name.
+        importance: the mean squares of inputs, float32 [in] or [experts, in], by llama.cpp's names of the tensors; an
+            `Imatrix` for those of a file; an empty one where blocks will be given; None for none.
 
     Raises:
         UnsupportedModelError: the architecture, an option of it, a tensor or the tokenizer is not written.
+        ConfigError: the importance is that of another model.
+        CheckpointError: it cannot be read.
     """
 
     name = "gguf"
     bits: Mapping[str, int] = {}
     splits_experts = True
 
-    def __init__(self, checkpoint: "Checkpoint", quant_type: str, left: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        checkpoint: "Checkpoint",
+        quant_type: str,
+        left: Callable[[str], bool],
+        *,
+        importance: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         self._checkpoint = checkpoint
         self._quant_type = quant_type
-        stem = Path(checkpoint.name.partition("@")[0]).name.removesuffix(".gguf") or "model"
-        self._stem = _ODD.sub("-", stem).strip("-.") or "model"
         shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(checkpoint).items()}
-        general = {"general.name": stem} | ({"general.license": checkpoint.license} if checkpoint.license else {})
-        planned = plan_file(checkpoint.config, shapes, _tokenizer_of(checkpoint), quant_type, general)
-        self.file = FilePlan(planned.values, tuple(_left(one, left) for one in planned.tensors))
+        tokenizer = tokenizer_of(checkpoint)
+        texts = general_texts(checkpoint, tokenizer)
+        known = importance is not None
+        planned = plan_file(checkpoint.config, shapes, tokenizer, quant_type, texts, importance=known)
+        self._importance = importance or {}
+        stated = header_values(importance) if isinstance(importance, Imatrix) else {}
+        self.file = FilePlan({**planned.values, **stated}, tuple(_left(one, left) for one in planned.tensors))
         self._architecture = architecture_of(checkpoint.config)
+        self.file_name = file_name_of(checkpoint, quant_type)
         self._written = {tensor.entry.name: tensor for tensor in self.file.tensors}
-        self.file_notes = _notes(self.file, quant_type)
-
-    @property
-    def file_name(self) -> str:
-        """Return the name of the file, as llama.cpp and Ollama find a type in a repository: "NAME-Q4_K_M.gguf"."""
-        return f"{self._stem}-{self._quant_type}.gguf"
+        source = notes_on_file(importance) if isinstance(importance, Imatrix) else ()
+        checked = check_importance(self.file.tensors, self._importance) if self._importance else ()
+        self.file_notes = (*_notes(self.file, quant_type), *note_on_name(checkpoint, texts), *source, *checked)
+        # By llama.cpp's names of tensors, and the numbers of experts.
+        self._blocks: dict[str, dict[int | None, StoredTensor | torch.Tensor]] = {}
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """See `Planner`: a layer takes what its tensor takes in the file, and runs from there."""
@@ -103,6 +118,21 @@ class GGUFPlanner(FilePlanner):
         """See `Planner`."""
         return self.file_notes
 
+    def grids(self, layers: Iterable[str]) -> Mapping[str, BlockType]:
+        """See `FilePlanner`."""
+        types = {name: self._written[place.name].type_ for name in layers for place in self._places(name)}
+        return {name: type_ for name, type_ in types.items() if type_.grid is not None}
+
+    def with_blocks(self, blocks: "Mapping[str, StoredTensor | torch.Tensor]") -> "GGUFPlanner":
+        """See `FilePlanner`."""
+        by_tensor: dict[str, dict[int | None, StoredTensor | torch.Tensor]] = defaultdict(dict)
+        for name, tensor in blocks.items():
+            for place in self._places(name):
+                by_tensor[place.name][place.expert] = tensor
+        planner = copy(self)
+        vars(planner)["_blocks"] = by_tensor
+        return planner
+
     def write(self, folder: Path, device: str, on_progress: OnProgress) -> Mapping[str, Any]:
         """See `FilePlanner`."""
         checkpoint = self._checkpoint
@@ -118,7 +148,13 @@ class GGUFPlanner(FilePlanner):
             return weight.to(device)
 
         def make(entry: TensorEntry) -> torch.Tensor:
-            return self._written[entry.name].made(read)
+            nonlocal done
+            tensor = self._written[entry.name]
+            if entry.name not in self._blocks:
+                weights = importance_of(tensor, self._importance)
+                return tensor.made(read, None if weights is None else weights.to(device))
+            done += prod(entry.shape) * checkpoint.dtype.itemsize
+            return tensor.joined(self._blocks[entry.name])
 
         for entry in write_gguf(folder / self.file_name, self.file.values, self.file.entries, make):
             if done - given_back > GIVE_BACK_EVERY:
@@ -131,10 +167,14 @@ class GGUFPlanner(FilePlanner):
         """See `Planner`: what is planned is written, not loaded."""
         raise NotImplementedError(f"{self.file_name} is not written yet")
 
+    def _places(self, layer: str) -> list[Place]:
+        """Return where the weight of a module, by its full name, goes in this file."""
+        places = places_of(f"{layer}.weight", self._architecture)
+        return [place for place in places if place.name in self._written]
+
     def _plan(self, layer: Layer) -> LayerPlan:
         """Return the plan of a module by its tensor in the file."""
-        places = places_of(f"{layer.name}.weight", self._architecture)
-        found = [(self._written[place.name], place.expert) for place in places if place.name in self._written]
+        found = [(self._written[place.name], place.expert) for place in self._places(layer.name)]
         if not found:
             return layer.left_alone("has no tensor of its own in the file")
         nbytes = sum(one_share(tensor.entry, expert) for tensor, expert in found)
@@ -150,13 +190,6 @@ def _tensors(checkpoint: "Checkpoint") -> Mapping[str, Any]:
         return checkpoint.tensors
     tied = checkpoint.skeleton.all_tied_weights_keys
     return {name: tensor for name, tensor in checkpoint.skeleton.state_dict().items() if name not in tied}
-
-
-def _tokenizer_of(checkpoint: "Checkpoint") -> Any:
-    """Return the tokenizer of a checkpoint, which a plan has left unread."""
-    if checkpoint.tokenizer is not None or checkpoint.path is None or not checkpoint.tokenizer_bytes:
-        return checkpoint.tokenizer
-    return load_tokenizer(checkpoint.path)
 
 
 def _left(tensor: PlannedTensor, left: Callable[[str], bool]) -> PlannedTensor:

@@ -2,29 +2,16 @@
 
 from typing import Any
 
+from qtoolkit.checkpoints.gguf_architectures import Architecture, experts_of, head_dim_of, kv_heads_of
+from qtoolkit.checkpoints.gguf_options import COUNTS, SCALES
 from qtoolkit.checkpoints.gguf_writing import Value
-from qtoolkit.formats.gguf.architectures import Architecture, experts_of, head_dim_of, kv_heads_of
 from qtoolkit.formats.gguf.ropes import original_context_of, rope_dims_of, rope_values, ropes_of
 
 # Those that compute the window of Gemma; the others let each token attend to all before it.
 _WINDOWED = ("gemma2", "gemma3")
 _ROPE_DIMS = ("llama", "smollm3", "granite", "phi3")
-# Names in configs -> in headers, of numbers that not every model has.
-_COUNTS = {
-    "moe_intermediate_size": "expert_feed_forward_length",
-    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
-}
-_SCALES = {
-    "final_logit_softcapping": "final_logit_softcapping",
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "attention_multiplier": "attention.scale",
-    "embedding_multiplier": "embedding_scale",
-    "residual_multiplier": "residual_scale",
-    "logits_scaling": "logit_scale",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-    "layer_norm_epsilon": "attention.layer_norm_epsilon",
-    "norm_epsilon": "attention.layer_norm_epsilon",
-}
+# Those of experts, which not every model has.
+_OF_EXPERTS = ("moe_intermediate_size", "shared_expert_intermediate_size")
 
 
 def numbers_of(config: Any, architecture: Architecture) -> dict[str, Value]:
@@ -51,8 +38,8 @@ def numbers_of(config: Any, architecture: Architecture) -> dict[str, Value]:
     if architecture.experts:
         counts["expert_count"] = experts_of(config)
         counts["expert_used_count"] = config.num_experts_per_tok
-        counts |= {key: getattr(config, option) for option, key in _COUNTS.items() if hasattr(config, option)}
-    scales = {key: getattr(config, option) for option, key in _SCALES.items() if getattr(config, option, None)}
+        counts |= {COUNTS[option]: getattr(config, option) for option in _OF_EXPERTS if hasattr(config, option)}
+    scales = {key: getattr(config, option) for option, key in SCALES.items() if getattr(config, option, None)}
     return (
         {f"{name}.{key}": Value("uint32", int(count)) for key, count in counts.items()}
         | {f"{name}.{key}": Value("float32", float(scale)) for key, scale in scales.items()}

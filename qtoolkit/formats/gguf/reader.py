@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.checkpoints.gguf_architectures import architecture_of
 from qtoolkit.checkpoints.gguf_header import read_gguf
+from qtoolkit.checkpoints.gguf_places import one_share, places_of
 from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.formats.base import Reader, Sizes
-from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.mixes import MIXES
-from qtoolkit.formats.gguf.tensor_places import places_of
 from qtoolkit.formats.layer import Layer
 from qtoolkit.records import LayerPlan, ignore_progress
 
@@ -63,20 +63,18 @@ class GGUFReader(Reader):
             raise CheckpointError(
                 f"the config of {checkpoint.name} is not that of its file ({problem}): get both again"
             )
-        tensors = read_gguf(checkpoint.path).tensors
+        self._tensors = read_gguf(checkpoint.path).tensors
         self._file_size = checkpoint.path.stat().st_size
-        architecture = architecture_of(checkpoint.config)
-        self._by_module = {
-            source.rpartition(".")[0]: sum(tensors[place.name].nbytes for place in places if place.name in tensors)
-            for source in checkpoint.skeleton.state_dict()
-            if (places := places_of(source, architecture)) and source.endswith(".weight")
-        }
+        self._architecture = architecture_of(checkpoint.config)
+        self.splits_experts = self._architecture.experts
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
-        """See `Planner`: as large in memory as before, and as its tensor in the file."""
-        nbytes = self._by_module.get(layer.name)
-        if not nbytes:
+        """See `Planner`: as large in memory as before, and as its tensor, or its share of one, in the file."""
+        places = places_of(f"{layer.name}.weight", self._architecture)
+        found = [(self._tensors[place.name], place.expert) for place in places if place.name in self._tensors]
+        if not found:
             return layer.left_alone("has no tensor of its own in the file")
+        nbytes = sum(one_share(tensor, expert) for tensor, expert in found)
         before = layer.num_weights * layer.itemsize
         return layer.replaced(before, disk_bytes=nbytes, working_bytes=nbytes)
 

@@ -1,10 +1,11 @@
 """Describe rotary position embeddings to llama.cpp: their scaling as values of the header, and tensors of factors."""
 
-from math import log, sqrt, tau
+from math import log, sqrt
 from typing import Any
 
+from qtoolkit.checkpoints.gguf_architectures import head_dim_of
+from qtoolkit.checkpoints.gguf_options import llama3_factors
 from qtoolkit.checkpoints.gguf_writing import Value
-from qtoolkit.formats.gguf.architectures import head_dim_of
 
 # Kinds of scaling that llama.cpp computes.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope")
@@ -68,26 +69,10 @@ def rope_tensors(config: Any) -> dict[str, tuple[float, ...]]:
     """
     rope = ropes_of(config).get("full_attention", {})
     if rope.get("rope_type") == "llama3":
-        return {"rope_freqs.weight": _llama3_factors(rope, rope_dims_of(config))}
+        return {"rope_freqs.weight": llama3_factors(rope, rope_dims_of(config))}
     if rope.get("rope_type") == "longrope":
         return {f"rope_factors_{kind}.weight": tuple(map(float, rope[f"{kind}_factor"])) for kind in ("long", "short")}
     return {}
-
-
-def _llama3_factors(rope: dict[str, Any], dims: int) -> tuple[float, ...]:
-    """Return the factors of a rope of Llama 3.
-
-    Waves shorter than `original / high_freq_factor` positions stay, those longer than `original / low_freq_factor` are
-    divided by the factor, and between, one over the interpolated frequency; see transformers' `rope_type="llama3"`.
-    """
-    low, high, factor = (float(rope[key]) for key in ("low_freq_factor", "high_freq_factor", "factor"))
-    context = rope["original_max_position_embeddings"]
-    factors = []
-    for index in range(0, dims, 2):
-        turns = context * rope["rope_theta"] ** (-index / dims) / tau
-        smooth = min(1.0, max(0.0, (turns - low) / (high - low)))
-        factors.append(1 / ((1 - smooth) / factor + smooth))
-    return tuple(factors)
 
 
 def _longrope_attention(rope: dict[str, Any], config: Any) -> float:

@@ -1,6 +1,7 @@
 """Describe a tokenizer to llama.cpp: its tokens and merges, how it splits a text, special tokens, chat template."""
 
 import json
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
@@ -44,6 +45,24 @@ _KNOWN_ENDS = frozenset(
         "[e~[",
     ]
 )
+
+# A name for which llama.cpp looks up tokens of Phi-3, and refuses the file where one is missing (`llama-vocab.cpp`).
+_PHI3 = re.compile("phi-?3", re.IGNORECASE)
+_PHI3_TOKENS = ("</s>", "<unk>", "<s>", "<|endoftext|>")
+
+
+def name_of(model: str, tokenizer: Any) -> str:
+    """Return the name of a model in a header: its own, unless llama.cpp would refuse the file for that.
+
+    llama.cpp's converter writes all names with spaces, "Phi 3", which it does not take for Phi-3.
+
+    Args:
+        model: the name.
+        tokenizer: of the model; None for one without, of which nothing is looked up.
+    """
+    if tokenizer is None or all(token in tokenizer.get_vocab() for token in _PHI3_TOKENS):
+        return model
+    return _PHI3.sub(lambda found: f"{found[0][:3]} 3", model)
 
 
 def further_ends(tokenizer: Any, ends: Any) -> dict[str, Value]:

@@ -46,10 +46,10 @@ class GPTQFormat(GroupedFormat):
         return origin_of(values) or ("gptq", options_of(values))
 
     def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
-        """See `Format`: correct a wrong `checkpoint_format`."""
-        from qtoolkit.formats.gptq.stored_layers import correct_format
+        """See `Format`: correct a wrong `checkpoint_format`, and bits and groups that the tensors do not have."""
+        from qtoolkit.formats.gptq.stored_layers import correct_format, correct_sizes
 
-        return correct_format(checkpoint)
+        return correct_sizes(correct_format(checkpoint))
 
     def reader(self, checkpoint: "Checkpoint") -> "Reader":
         """See `Format`."""

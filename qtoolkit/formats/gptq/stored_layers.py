@@ -6,7 +6,7 @@ transformers (utils/quantization_config.py, GPTQConfig). Tensors are described i
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from qtoolkit.checkpoints.filenames import QUANTIZE_CONFIG
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError, oneline
 from qtoolkit.files import read_json
 from qtoolkit.formats.gptq.config import QuantizeConfig, read_quantize_config
-from qtoolkit.formats.gptq.misread import misread_layers
+from qtoolkit.formats.gptq.misread import misordered_layers, misread_layers, stored_config
 from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, WIDTHS, GPTQTensors, zero_offset
 from qtoolkit.formats.stored_layer import (
     FLOATS,
@@ -43,7 +43,8 @@ def correct_format(checkpoint: Checkpoint) -> Checkpoint:
 
     optimum 2.3 with gptqmodel 7.7 writes "gptq_v2" into config.json, "gptq" into quantize_config.json, and zero points
     of "gptq": read according to config.json, SmolLM2's perplexity is 3e9. With `sym` all zero points are
-    2**(bits - 1), which identifies the format of the stored ones.
+    2**(bits - 1), which identifies the format of the stored ones. Where they are not, `sym` is what is wrong: readers
+    that believe it take no notice of zero points.
     """
     values = checkpoint.quantization or {}
     config = read_quantize_config(values)
@@ -63,8 +64,15 @@ def correct_format(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     zeros = unpack_words(words, bits).unique().tolist()
     right = formats.get(zeros[0]) if len(zeros) == 1 else None
-    if right in (None, config.checkpoint_format):
+    if right == config.checkpoint_format:
         return checkpoint
+    if right is None:
+        corrected = copy.deepcopy(checkpoint.config)
+        corrected.quantization_config = {**values, "sym": False}
+        return replace(checkpoint, config=corrected).with_notes(
+            f"read as asymmetric: its config says sym true, and {first} holds {zeros[0]} to {zeros[-1]}, which are not "
+            "the middle of the codes throughout"
+        )
     named = {key: value for key, value in values.items() if key not in ("format", "is_marlin_format")}
     corrected = copy.deepcopy(checkpoint.config)
     corrected.quantization_config = {**named, "checkpoint_format": right}
@@ -72,6 +80,30 @@ def correct_format(checkpoint: Checkpoint) -> Checkpoint:
         f"read as {right}: its config says {config.checkpoint_format}, where zero points of {zeros[0]} throughout "
         "would not be the middle of the codes"
     )
+
+
+def correct_sizes(checkpoint: Checkpoint) -> Checkpoint:
+    """Correct bits and group size of a config that none of its layers has, and add notes: also of single layers.
+
+    Readers that take them from the config alone read wrong numbers; the shapes of the tensors leave no doubt.
+    """
+    values = checkpoint.quantization or {}
+    config, dynamic = read_quantize_config(values), values.get("dynamic") or {}
+    stored = stored_config(checkpoint.tensors, config, dynamic)
+    changes = {key: value for key, value in asdict(stored).items() if value != getattr(config, key)}
+    if changes:
+        corrected = copy.deepcopy(checkpoint.config)
+        corrected.quantization_config = {**values, **changes}
+        checkpoint = replace(checkpoint, config=corrected)
+    notes = [
+        f"read with {key} {value}, which its tensors have: its config says {getattr(config, key)}"
+        for key, value in changes.items()
+    ]
+    others = list(misread_layers(checkpoint.tensors, stored, dynamic))
+    if others:
+        more = f", and {len(others) - 1} more layers are not as it says" if len(others) > 1 else ""
+        notes.append(f"read by its tensors and not by its config: {others[0]}{more}")
+    return checkpoint.with_notes(*notes)
 
 
 def problems_of(folder: Path, values: Mapping[str, Any]) -> list[str]:
@@ -91,7 +123,9 @@ def problems_of(folder: Path, values: Mapping[str, Any]) -> list[str]:
     except QToolkitError as error:
         return [*problems, oneline(error).replace(f"{folder}/", "")]
     problems += [f"its zero points must be {note}" for note in checkpoint.notes]
-    return [*problems, *misread_layers(tensors, read_quantize_config(values), values.get("dynamic") or {})]
+    quantize_config = read_quantize_config(values)
+    problems += misread_layers(tensors, quantize_config, values.get("dynamic") or {})
+    return [*problems, *misordered_layers(tensors, quantize_config)]
 
 
 def find_layers(model: "PreTrainedModel", tensors: Headers, config: QuantizeConfig) -> dict[str, StoredLayer]:

@@ -186,10 +186,10 @@ class MLXFormat(GroupedFormat):
         return "" if _own_group_size(codes) else f"groups of {codes.inputs_per_scale} inputs"
 
     def holds_scales(self, codes: "LayerCodes", dtype: "torch.dtype") -> bool:
-        """See `GroupedFormat`: the minima have the same type, and must not become infinite."""
+        """See `GroupedFormat`: their products with all codes must be finite, too."""
         import torch
 
-        return super().holds_scales(codes, dtype) and codes.largest_minimum <= torch.finfo(dtype).max
+        return super().holds_scales(codes, dtype) and codes.largest_scale * 2**codes.bits <= torch.finfo(dtype).max
 
     def recoded(self, codes: "LayerCodes", layout: str, scale_dtype: "torch.dtype") -> "AffineTensors":
         """See `GroupedFormat`: larger groups are several with the same scale."""

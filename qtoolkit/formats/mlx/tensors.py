@@ -93,12 +93,14 @@ class AffineTensors:
         """See `GroupedTensors`; the groups must be those of the inputs in order.
 
         Raises:
-            ValueError: zero points of symmetric codes that are not 2**(bits - 1).
+            ValueError: zero points of symmetric codes that are not 2**(bits - 1), or scales that MLX cannot multiply
+                with all codes.
         """
         if self.symmetric and not (zero_point == 2 ** (self.bits - 1)).all():
             raise ValueError(f"zero points must be {2 ** (self.bits - 1)}: codes are symmetric")
         # [groups, out] -> [out, groups]
         scales = scale.T.to(self.scale_dtype).contiguous()
+        self._refuse_large(scales)
         tensors = {"weight": _rows(codes, self.bits), "scales": scales, "biases": self._biases(scales, zero_point.T)}
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
@@ -106,12 +108,28 @@ class AffineTensors:
         """See `RecodedTensors`: the minima of asymmetric codes are rounded; the groups are those of inputs in order."""
         groups = self.in_features // self.group_size
         scales = grouped_scale(codes, groups).T.to(self.scale_dtype).contiguous()
+        self._refuse_large(scales)
         weight = torch.cat([_rows(codes.codes(part), self.bits) for part in output_blocks(codes)])
         return {
             "weight": weight,
             "scales": scales,
             "biases": self._biases(scales, grouped_zero_points(codes, groups).T),
         }
+
+    def _refuse_large(self, scales: torch.Tensor) -> None:
+        """Refuse scales whose product with the largest code is infinite: MLX adds the minimum to that product.
+
+        It does so in the type of the scales (mlx 0.32, `mlx.core.dequantize`, and `quantized_matmul` alike).
+
+        Raises:
+            ValueError: there are such scales.
+        """
+        if (scales.float().abs().amax() * (2**self.bits - 1)).to(self.scale_dtype).isinf():
+            kind = str(self.scale_dtype).removeprefix("torch.")
+            raise ValueError(
+                f"MLX multiplies scales up to {scales.float().abs().amax():.4g} with codes up to {2**self.bits - 1} in "
+                f"{kind}, which holds no more than {torch.finfo(self.scale_dtype).max:.4g}"
+            )
 
     def _biases(self, scales: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
         """Return what the code 0 stands for, [out, groups]: exact for symmetric codes, otherwise rounded."""

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 
 from qtoolkit.formats.recoding import grouped_scale, grouped_zero_points
-from qtoolkit.kernels import Codes, output_blocks
+from qtoolkit.kernels import Codes, QuantizedLinear, output_blocks
 from qtoolkit.tensor.grouping import scale_shape
 from qtoolkit.tensor.int4_packing import pack_int4, unpack_int4
 from qtoolkit.tensor.integer_codes import code_range
-from qtoolkit.tensor.lazy import LazyTensor
+from qtoolkit.tensor.lazy import LazyState, LazyTensor
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,27 @@ class CodeRows(Codes):
             return levels
         # Exact: codes and zero points differ by 254 at most.
         return levels.to(dtype).sub_(_rows(self._zero_point, outputs)[..., None].to(dtype))
+
+
+def coarse_groups(model: torch.nn.Module) -> tuple[str, ...]:
+    """Return a note on groups of so small weights that float16 holds their scale with fewer bits; none without such."""
+    smallest = torch.finfo(torch.float16).tiny
+    found = {}
+    for name, layer in model.named_modules():
+        if not (isinstance(layer, QuantizedLinear) and isinstance(layer.stored, NativeTensors)):
+            continue
+        if layer.stored.tensors()["scale"][1] == torch.float16:
+            scale = layer.state_dict(destination=LazyState())["scale"][...]
+            found[name] = int((scale.abs() < smallest).sum())
+    names = [name for name, count in found.items() if count]
+    if not names:
+        return ()
+    layers = f"1 layer ({names[0]})" if len(names) == 1 else f"{len(names)} layers ({names[0]} and others)"
+    note = (
+        f"{sum(found.values())} groups of {layers} have weights so small that their scale is none of float16's normal "
+        "numbers: these weights are coarser; format='compressed-tensors' keeps scales in the model's type"
+    )
+    return (note,)
 
 
 def _zero_points(zero_point: torch.Tensor | None, middle: int, outputs: slice) -> torch.Tensor | int:

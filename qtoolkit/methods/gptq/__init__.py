@@ -61,6 +61,7 @@ class GPTQ(MixedConfig):
         help="how often scales and codes are chosen again after solving, each with all others fixed; None for "
         f"{_ROUNDS}, or for 0 where all layers have {_TOO_EXACT} bits",
         unit="rounds",
+        least=0,
         absent=0,
     )
     desc_act: bool = option(
@@ -77,8 +78,8 @@ class GPTQ(MixedConfig):
         help="column of the calibration text that holds texts or chats; None chooses one by its name",
         absent=None,
     )
-    num_samples: int = option(128, help="samples of the calibration text", unit="samples")
-    seq_len: int = option(2048, help="length of a sample", unit="tokens")
+    num_samples: int = option(128, help="samples of the calibration text", unit="samples", least=1)
+    seq_len: int = option(2048, help="length of a sample", unit="tokens", least=1)
     order: str = option(
         "activation",
         choices=("activation", "natural"),
@@ -131,10 +132,6 @@ class GPTQ(MixedConfig):
             raise ConfigError(f"{name}: desc_act=True forms groups in order of activation: leave order='activation'")
         if self.engine == "optimum":
             self._refuse_with_optimum(name)
-        for field, least in (("num_samples", 1), ("seq_len", 1), ("refine", 0)):
-            value = getattr(self, field)
-            if value is not None and value < least:
-                raise ConfigError(f"{name}: {field} must be at least {least}, got {value}")
         get_grouped_format(self)
         if self.lossy and (self.sym or not self.stored_as.group_sizes):
             raise ConfigError(f"{name}: nothing is lost here: leave lossy out, or give format='mlx' and sym=False")
@@ -217,8 +214,11 @@ class GPTQMethod(Method):
     )
     summary = "2 to 8 bits fitted to a calibration text, block by block; AutoGPTQ's format, compressed-tensors or MLX"
     splits_experts = True
-    resumes = True
     corrects = True
+
+    def resumes(self, config: GPTQ) -> bool:
+        """See `Method`."""
+        return True
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
         """See `Method`: refuse a calibration text that cannot be used, and say how many rounds of refining are meant.

@@ -24,18 +24,25 @@ def quantize_embedding(
         config: of `GPTQ.for_embeddings`.
         dtype: type of the model, as it is stored.
         device: where it is rounded.
+
+    Raises:
+        ValueError: as `search_qparams`, and what the format does not hold.
     """
     tokens, width = weight.shape
     stored = config.stored_as.tensors_of(config, tokens, width, bits=config.bits, dtype=dtype)
     _, scale_dtype = stored.tensors()[stored.scale_name]
-    parts = [_rounded(rows.to(device, torch.float32), config, scale_dtype) for rows in weight.split(_AT_ONCE // width)]
+    largest = torch.finfo(dtype).max
+    parts = [
+        _rounded(rows.to(device, torch.float32), config, scale_dtype, largest)
+        for rows in weight.split(_AT_ONCE // width)
+    ]
     # [width, rows] and [groups, rows] of each part -> all tokens
     codes, scale, zero_point = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
     return stored.store(codes, scale, zero_point, torch.arange(width) // config.group_size)
 
 
 def _rounded(
-    rows: torch.Tensor, config: GPTQ, scale_dtype: torch.dtype
+    rows: torch.Tensor, config: GPTQ, scale_dtype: torch.dtype, largest: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return codes uint8 [width, rows], scales and zero points [groups, rows] of rows [rows, width], on the CPU."""
     columns = rows.T.contiguous()  # [width, rows]
@@ -48,6 +55,7 @@ def _rounded(
         full_range=config.full_range,
         steps=SEARCH_STEPS[config.bits],
         smallest=SMALLEST[config.bits],
+        largest=largest,
     )
     qparams = replace(qparams, scale=qparams.scale.to(scale_dtype).float())
     # [width, rows] -> [groups, group_size, rows]

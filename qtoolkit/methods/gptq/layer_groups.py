@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,11 @@ import torch
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.methods.gptq import GPTQ
-from qtoolkit.methods.gptq.correction import Correction
+from qtoolkit.methods.gptq.layer_inputs import LayerInputs, are_facts, energy, share_of
 from qtoolkit.methods.gptq.refining import refine
-from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor, solve
+from qtoolkit.methods.gptq.solver import solve
 from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.stream.run import Result
-from qtoolkit.tensor.hessian import Hessian
-from qtoolkit.tensor.processor import bfloat16_is_native
 from qtoolkit.tensor.qparams import QParams, search_qparams
 
 if TYPE_CHECKING:
@@ -69,21 +68,14 @@ class GPTQBlocks:
         expected = {f"{name}.{key}": kind for name, one in stored.items() for key, kind in one.tensors().items()}
         if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != expected:
             return False
-        if facts.keys() != shapes.keys() or not all(self._are_facts(values) for values in facts.values()):
+        if facts.keys() != shapes.keys() or not all(
+            are_facts(values, wants_exact=self.wants_exact) for values in facts.values()
+        ):
             return False
         return all(
             one.are_sound({key: tensors[f"{name}.{key}"] for key in one.tensors()}, reordered=self.config.desc_act)
             for name, one in stored.items()
         )
-
-    def _are_facts(self, values: Any) -> bool:
-        """Check whether a journal's facts of one layer have the keys, types and finite values that `finish` writes."""
-        types = {"error": float, "damp_percent": float, "num_inputs": int}
-        if self.wants_exact:
-            types["corrected"] = bool
-        if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != types:
-            return False
-        return math.isfinite(values["error"]) and math.isfinite(values["damp_percent"]) and values["num_inputs"] >= 0
 
 
 class _Group:
@@ -92,49 +84,47 @@ class _Group:
     def __init__(self, method: GPTQBlocks, names: Sequence[str], in_features: int) -> None:
         self._method = method
         self._names = names
-        self._hessian = Hessian(in_features, method.device)
-        self._correction = Correction(in_features, method.device)
+        self._inputs = LayerInputs(names, in_features, method.device)
 
     def add(self, batch: GroupInputs) -> None:
         """See `Accumulator`."""
-        self._hessian.add(batch.inputs, batch.weights)
-        self._correction.add(batch)
+        self._inputs.add(batch)
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
         """See `Accumulator`."""
         config = self._method.config
-        hessian = self._hessian.full()
-        importance = hessian.diagonal().clone()
-        order = column_order(importance, config.order)
+        factored = self._inputs.factored(config.order, config.damp_percent)
+        hessian, order = factored.hessian, factored.order
         size = len(hessian) if config.group_size == -1 else config.group_size
         groups = torch.arange(len(hessian), device=hessian.device) // size
         if config.desc_act:
             # Groups are formed in the order of activation.
             groups[order] = groups.clone()
         stacks: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
-        for name, (layer, value) in zip(self._names, weights.items(), strict=True):
-            stacks[config.of(name).bits][layer] = value
-        try:
-            lower, diagonal, damp = factor(hessian, order, config.damp_percent)
-        except SingularHessianError as error:
-            raise UnsupportedModelError(
-                f"{self._names[0]} cannot be calibrated ({error}): give other calibration text, or exclude it"
-            ) from error
+        full_names = dict(zip(weights, self._names, strict=True))
+        for layer, value in weights.items():
+            stacks[config.of(full_names[layer]).bits][layer] = value
         members = groups.argsort(stable=True)
         results: dict[str, Result] = {}
         for bits, stack in stacks.items():
             # The target: the weights, corrected for what layers before them have changed.
-            stacked = self._correction.applied(self._stacked(stack), config.qep_alpha, lower, diagonal, order)
-            energy = _energy(stacked, hessian)
-            steps = SEARCH_STEPS[bits]
-            qparams = search_groups(
-                stacked[members], importance[members], config, bits=bits, group_size=size, steps=steps
-            )
+            stacked = self._inputs.target(stack, factored, config.qep_alpha)
+            energies = energy(stacked, hessian)
+            with storing(full_names[next(iter(stack))]):
+                qparams = search_groups(
+                    stacked[members],
+                    factored.importance[members],
+                    config,
+                    bits=bits,
+                    group_size=size,
+                    steps=SEARCH_STEPS[bits],
+                    largest=torch.finfo(self._method.dtype).max,
+                )
             qparams = _as_stored(qparams, self._method.stored(bits, stacked.shape[1], len(hessian)))
-            codes, loss = solve(stacked, lower, diagonal, order, qparams, groups)
+            codes, loss = solve(stacked, factored.lower, factored.diagonal, order, qparams, groups)
             if config.rounds:
                 qparams, codes, loss = refine(
-                    stacked, hessian, damp, order, qparams, groups, codes, loss, rounds=config.rounds
+                    stacked, hessian, factored.damp, order, qparams, groups, codes, loss, rounds=config.rounds
                 )
             start = 0
             for name, value in stack.items():
@@ -143,20 +133,22 @@ class _Group:
                 stored = self._method.stored(bits, len(value), len(hessian))
                 scale = qparams.scale[:, columns]
                 zero_point = qparams.zero_point[:, columns]
-                total = energy[columns].sum().item()
-                facts = {
-                    "error": loss[columns].sum().item() / total if total else 0.0,
-                    "damp_percent": damp,
-                    "num_inputs": self._hessian.num_inputs,
-                }
-                if self._method.wants_exact:
-                    facts["corrected"] = self._correction.is_known
-                results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
+                error = share_of(loss[columns], energies[columns])
+                facts = self._inputs.facts(error, factored.damp, wants_exact=self._method.wants_exact)
+                with storing(full_names[name]):
+                    results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
         return results
 
-    def _stacked(self, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the weights [out, in] side by side and transposed, float32 [in, sum of out]."""
-        return torch.cat([value.to(self._method.device, torch.float32) for value in weights.values()]).T.contiguous()
+
+@contextmanager
+def storing(name: str) -> Iterator[None]:
+    """Turn what a format's numbers do not hold of the layer of this name into one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"{name} cannot be stored ({error}): exclude it, or name another format or method"
+        ) from error
 
 
 def _as_stored(qparams: QParams, stored: "GroupedTensors") -> QParams:
@@ -166,9 +158,20 @@ def _as_stored(qparams: QParams, stored: "GroupedTensors") -> QParams:
 
 
 def search_groups(
-    weight: torch.Tensor, importance: torch.Tensor, config: GPTQ, *, bits: int, group_size: int, steps: int
+    weight: torch.Tensor,
+    importance: torch.Tensor,
+    config: GPTQ,
+    *,
+    bits: int,
+    group_size: int,
+    steps: int,
+    largest: float = math.inf,
 ) -> QParams:
-    """Return the scales and zero points of a weight float32 [in, out] whose groups are in order."""
+    """Return the scales and zero points of a weight float32 [in, out] whose groups are in order.
+
+    Raises:
+        ValueError: as `search_qparams`.
+    """
     return search_qparams(
         weight,
         importance,
@@ -178,15 +181,5 @@ def search_groups(
         full_range=config.full_range,
         steps=steps,
         smallest=SMALLEST[bits],
+        largest=largest,
     )
-
-
-def _energy(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
-    """Return the sum of squares of each output of a layer over all inputs, [out]: the diagonal of W H W^T.
-
-    On a CPU with bfloat16 instructions, products are computed in bfloat16: the sum is off by about 0.1 %.
-    """
-    dtype = torch.bfloat16 if weight.device.type == "cpu" and bfloat16_is_native() else torch.float32
-    hessian = hessian.to(dtype)
-    parts = [(hessian @ part.to(dtype)).float().mul_(part).sum(0) for part in weight.split(2048, dim=1)]
-    return torch.cat(parts)

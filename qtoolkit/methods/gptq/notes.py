@@ -1,7 +1,10 @@
 """Tell what some layers do without: notes of a GPTQ plan and of its report."""
 
 from qtoolkit.methods.gptq import ENOUGH_TOKENS, GPTQ
-from qtoolkit.records import LayerPlan
+from qtoolkit.records import LayerError, LayerPlan
+
+# Layers without tokens that a note names.
+_NAMED = 3
 
 
 def note_on_few_tokens(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
@@ -25,3 +28,13 @@ def notes_on_experts(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, 
     if config.qep_alpha:
         notes.append("qep_alpha: layers of experts make nothing good, since quantizing sends them other tokens")
     return tuple(notes)
+
+
+def note_on_unseen(layers: tuple[LayerError, ...]) -> tuple[str, ...]:
+    """Return a note on the layers that no token reached, such as those of an expert that was never chosen."""
+    names = [layer.name for layer in layers if not layer.num_inputs]
+    if not names:
+        return ()
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    count = f"{len(names)} of {len(layers)} layers ({', '.join(names[:_NAMED])}{more})"
+    return (f"no token reached {count}, which were rounded to the nearest code: give more samples, or other text",)

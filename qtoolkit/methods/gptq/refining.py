@@ -71,7 +71,8 @@ def refine(
     for _ in range(rounds):
         for group, columns in parts:
             low = -qparams.zero_point[group]
-            _refine_group(matrix, columns, levels, error, scale[group], low, low + 2**qparams.bits - 1)
+            high = low + 2**qparams.bits - 1
+            _refine_group(matrix, columns, levels, error, scale[group], low, high, largest=qparams.largest)
     refined = torch.zeros_like(loss)
     for group, columns in parts:
         refined += (matrix[columns] @ error).mul_(error[columns]).sum(0)
@@ -101,11 +102,14 @@ def _refine_group(
     scale: torch.Tensor,
     low: torch.Tensor,
     high: torch.Tensor,
+    *,
+    largest: float,
 ) -> None:
     """Change a group's scale [out], its levels and its errors in place to a smaller error of the outputs.
 
     The error as a function of the change x of a scale is reach x^2 - 2 gain x: least at gain / reach. The new scale is
-    one that float16 and bfloat16 both hold, and keeps its sign; it is taken if the error is less with it.
+    one that float16 and bfloat16 both hold, and keeps its sign; it is taken if the error is less with it, and no code
+    stands for more than `largest`.
 
     Args:
         matrix: the damped Hessian A [in, in].
@@ -114,6 +118,7 @@ def _refine_group(
         error: E^T [in, out].
         scale: [out].
         low, high: the smallest and largest level [out].
+        largest: the largest magnitude that a code may stand for.
     """
     own = levels[columns]
     blocks = [slice(start, min(start + BLOCK, columns.stop)) for start in range(columns.start, columns.stop, BLOCK)]
@@ -124,8 +129,10 @@ def _refine_group(
         gain += (product * levels[block]).sum(0)
         reach += (of_levels * levels[block]).sum(0)
     fitted = scale + torch.where(reach > 0, gain / reach, 0)
-    change = shared_scale(fitted) - scale
+    fitted_scale = shared_scale(fitted)
+    change = fitted_scale - scale
     is_better = (fitted * scale > 0) & (change * (reach * change - 2 * gain) < 0)
+    is_better &= fitted_scale.abs() * torch.maximum(-low, high) <= largest
     change = torch.where(is_better, change, 0)
     scale += change
     error[columns].addcmul_(own, change, value=-1)

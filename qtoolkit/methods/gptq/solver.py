@@ -8,6 +8,7 @@ plane (arXiv 2507.18553). That needs no inverse and a quarter of the operations.
 import torch
 
 from qtoolkit.errors import QToolkitError
+from qtoolkit.tensor.block_search import Codebook
 from qtoolkit.tensor.qparams import QParams
 
 # Columns that are done before one product adds their errors to all remaining columns.
@@ -83,6 +84,7 @@ def solve(
     order: torch.Tensor,
     qparams: QParams,
     groups: torch.Tensor,
+    codebook: Codebook | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose the codes of a weight, and measure the error that they cause in the outputs.
 
@@ -95,6 +97,7 @@ def solve(
         order: of `column_order`.
         qparams: scale and zero point of each group.
         groups: the group of each column, int64 [in].
+        codebook: the numbers that are multiplied by the scales, where these are not codes less zero points.
 
     Returns:
         codes uint8 [in, out], and the squared error of each output summed over all inputs, float32 [out].
@@ -120,10 +123,17 @@ def solve(
             row = targets[k]
             if k < stop - start - 1:
                 row.addmv_(error[start + k + 1 : stop].T, block[k + 1 :, k])
-            level = torch.mul(row, inverses[group], out=levels[k]).round_().clamp_(lows[group], highs[group])
+            level = torch.mul(row, inverses[group], out=levels[k])
+            if codebook is None:
+                level.round_().clamp_(lows[group], highs[group])
+            else:
+                level.copy_(codebook.nearest(level))
             error[start + k].addcmul_(level, scales[group], value=-1)
             row.addcmul_(level, scales[group], value=-1)
         loss.addmv_(targets.square_().T, diagonal[start:stop])
-        index = groups[reverse[start:stop]]
-        codes[reverse[start:stop]] = levels.add_(qparams.zero_point[index]).to(torch.uint8)
+        if codebook is None:
+            index = groups[reverse[start:stop]]
+            codes[reverse[start:stop]] = levels.add_(qparams.zero_point[index]).to(torch.uint8)
+        else:
+            codes[reverse[start:stop]] = codebook.codes(levels)
     return codes, loss

@@ -25,7 +25,7 @@ class ConvertPanel:
 
     Attributes:
         box: the widget to put on the page.
-        source, format, output, for_, lossy, overwrite: the fields.
+        source, format, output, for_, lossy, wider, overwrite: the fields.
         runner: start and cancel, and the progress.
     """
 
@@ -36,12 +36,13 @@ class ConvertPanel:
         self.output = text_field("Save to", hint="a folder, which appears when it is complete")
         self.for_ = reader_field(choice, ConvertRequest)
         self.lossy = keyword_field(ConvertRequest, "lossy", "Round minima where codes are asymmetric")
+        self.wider = keyword_field(ConvertRequest, "wider", "Store codes in larger ones where the format lacks theirs")
         self.overwrite = keyword_field(ConvertRequest, "overwrite", "Replace the folder when it exists")
         self.call = HTML()
         self._choice = choice
         self._taken = choice.folder
         self._proposed = ""
-        self._options = [self.for_, self.lossy, self.overwrite]
+        self._options = [self.for_, self.lossy, self.wider, self.overwrite]
         self._fields = [self.source, self.format, self.output, *self._options]
         errors: ErrorFields = {
             "format": self.format,

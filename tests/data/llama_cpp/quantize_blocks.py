@@ -1,7 +1,7 @@
 """Let llama.cpp quantize a small matrix into each block type, with and without importance, and store the bytes.
 
 Run by hand, `python -m tests.data.llama_cpp.quantize_blocks FOLDER`, with the folder of `libggml-base.so`, which pip
-compiles for llama-cpp-python; `blocks.npz` was written with that beside a libllama 0.4.0. The tests compare with that,
+compiles for llama-cpp-python; `blocks.npz` was written with that beside a libllama 0.5.0. The tests compare with that,
 and need no llama.cpp.
 """
 

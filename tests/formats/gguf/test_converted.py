@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from qtoolkit.formats.gguf.architectures import ARCHITECTURES
+from qtoolkit.checkpoints.gguf_architectures import ARCHITECTURES
 from qtoolkit.formats.gguf.file_plan import FilePlan, plan_file
 from tests.data import llama_cpp
 from tests.formats.gguf.small_models import SMALL, small_model

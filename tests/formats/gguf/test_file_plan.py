@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from qtoolkit.checkpoints.gguf_architectures import architecture_of
+from qtoolkit.checkpoints.gguf_places import places_of
 from qtoolkit.checkpoints.gguf_writing import write_gguf
-from qtoolkit.formats.gguf.architectures import architecture_of
 from qtoolkit.formats.gguf.file_plan import FilePlan, plan_file
 from qtoolkit.formats.gguf.ropes import rope_tensors
-from qtoolkit.formats.gguf.tensor_places import places_of
 from tests.sample_models import dequantized, random_model
 
 GEMMA = {"query_pre_attn_scalar": 64, "num_hidden_layers": 6, "sliding_window": 8}

@@ -5,7 +5,7 @@ from math import log
 import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from qtoolkit.formats.gguf.architectures import ARCHITECTURES
+from qtoolkit.checkpoints.gguf_architectures import ARCHITECTURES
 from qtoolkit.formats.gguf.model_values import numbers_of
 from tests.formats.gguf.small_models import SMALL
 

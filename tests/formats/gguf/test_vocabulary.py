@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qtoolkit.checkpoints.gguf_writing import write_gguf
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gguf.vocabulary import further_ends, vocabulary_of
+from qtoolkit.formats.gguf.vocabulary import further_ends, name_of, vocabulary_of
 from tests.formats.gguf.test_file_plan import planned, sample
 
 TEXTS = [
@@ -102,6 +102,15 @@ def test_further_tokens_that_end_an_answer_are_told() -> None:
         "tokenizer.ggml.eom_token_id": halt,
     }
     assert further_ends(tokenizer, own) == further_ends(None, [own, stop]) == {}
+
+
+def test_a_name_for_which_llama_cpp_asks_for_other_tokens_is_written_otherwise() -> None:
+    """It takes "phi-3" and "phi3" for Phi-3, looks up four of its tokens, and refuses the file without one of them."""
+    other, own = byte_level(SPLITS["gpt-2"]), byte_level(SPLITS["gpt-2"])
+    own.add_tokens(["</s>", "<unk>", "<s>", "<|endoftext|>"])
+    for name, written in (("Phi-3-mini", "Phi 3-mini"), ("my-phi3.5", "my-phi 3.5"), ("phi-2", "phi-2")):
+        assert name_of(name, other) == written
+        assert name_of(name, own) == name_of(name, None) == name
 
 
 def test_transformers_reads_back_the_same_tokens(tmp_path: Path) -> None:

@@ -112,3 +112,23 @@ def test_packed_for_a_kernel_minima_take_no_memory() -> None:
     with_minima = AffineTensors(64, 128, bits=4, group_size=32)
     without = PackedTensors(64, 128, bits=4, group_size=32)
     assert memory_bytes(with_minima, device="cpu") == memory_bytes(without, device="cpu") - 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scales_that_mlx_cannot_multiply_with_all_codes_are_refused(
+    bits: int, symmetric: bool, dtype: torch.dtype
+) -> None:
+    stored = AffineTensors(8, 32, bits=bits, group_size=32, scale_dtype=dtype, symmetric=symmetric)
+    codes = torch.full((32, 8), 2**bits - 1, dtype=torch.uint8)
+    zeros, groups = torch.full((1, 8), 2 ** (bits - 1)), torch.zeros(32, dtype=torch.int64)
+    held = torch.full((1, 8), torch.finfo(dtype).max / 2**bits)
+    tensors = stored.store(codes, held, zeros, groups)
+    assert tensors["biases"].isfinite().all()
+    for store in (
+        lambda: stored.store(codes, 2 * held, zeros, groups),
+        lambda: stored.recode(stored.decode({**tensors, "scales": 2 * tensors["scales"]})),
+    ):
+        with pytest.raises(ValueError, match=r"^MLX multiplies scales up to \S+ with codes up to (15|255) in \w+, "):
+            store()

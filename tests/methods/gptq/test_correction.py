@@ -65,11 +65,11 @@ class Spy(layer_groups._Group):
         targets = self._method.targets  # type: ignore[attr-defined]
 
         def kept(weight: torch.Tensor, *args: Any) -> torch.Tensor:
-            target = Correction.applied(self._correction, weight, *args)
+            target = Correction.applied(self._inputs._correction, weight, *args)
             targets.update(zip(self._names, target.T.split([len(value) for value in weights.values()]), strict=True))
             return target
 
-        self._correction.applied = kept  # type: ignore[method-assign]
+        self._inputs._correction.applied = kept  # type: ignore[method-assign]
         return super().finish(weights)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -238,3 +239,15 @@ def test_an_output_of_zeros_stays_zero() -> None:
     solved.weight[:, 0], solved.codes[:, 0], solved.loss[0] = 0, 8, 0
     qparams, codes, loss = solved.refined(rounds=2)
     assert (codes[:, 0] == 8).all() and loss[0] == 0 and qparams.scale.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_fitted_scale_lets_a_code_stand_for_more_than_the_largest_number(kind: str) -> None:
+    solved = Solved(bits=3, kind=kind)
+    levels = torch.maximum(solved.qparams.zero_point, 2**3 - 1 - solved.qparams.zero_point)
+    free = solved.refined(2)[0].scale.abs() * levels
+    most = (solved.qparams.scale.abs() * levels).mean().item()
+    assert free.max() > most
+    solved.qparams = replace(solved.qparams, scale=solved.qparams.scale.clamp(-most / 8, most / 8), largest=most)
+    held = solved.refined(2)[0].scale.abs() * levels
+    assert held.max() <= most

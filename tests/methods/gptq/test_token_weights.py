@@ -46,8 +46,8 @@ class Spy(layer_groups._Group):
         super().add(batch)
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Any:
-        self.full = self._hessian.full().clone()
-        self.products = self._correction._products
+        self.full = self._inputs._hessian.full().clone()
+        self.products = self._inputs._correction._products
         return super().finish(weights)
 
 

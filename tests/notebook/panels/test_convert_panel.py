@@ -43,6 +43,9 @@ def test_it_takes_what_was_saved_when_it_is_turned_to_and_proposes_a_folder(open
     panel.convert.lossy.value = True
     shown = unescape(panel.convert.call.value)
     assert f"qt.convert({str(saved)!r}, 'mlx', 'output/tiny-mlx', lossy=True)" in shown
+    panel.convert.format.value, panel.convert.lossy.value, panel.convert.wider.value = "gguf", False, True
+    shown = unescape(panel.convert.call.value)
+    assert f"qt.convert({str(saved)!r}, 'gguf', 'output/tiny-gguf', wider=True)" in shown
     panel.convert.output.value = "mine"
     panel.convert.format.value = "gptq_v2"
     assert panel.convert.output.value == "mine"

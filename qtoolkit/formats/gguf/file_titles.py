@@ -1,0 +1,52 @@
+"""Say what the `.gguf` file of a model is called, and what its header tells of the model as a whole."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtoolkit.formats.gguf.vocabulary import name_of
+from qtoolkit.models.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from qtoolkit.models.checkpoint import Checkpoint
+
+# What a file's name may be made of on every system.
+_ODD = re.compile(r"[^\w.-]+", re.ASCII)
+
+
+def file_name_of(checkpoint: "Checkpoint", quant_type: str) -> str:
+    """Return the name of a file, as llama.cpp and Ollama find a type in a repository: "NAME-Q4_K_M.gguf"."""
+    return f"{_ODD.sub('-', _title(checkpoint)).strip('-.') or 'model'}-{quant_type}.gguf"
+
+
+def general_texts(checkpoint: "Checkpoint", tokenizer: Any) -> dict[str, str]:
+    """Return the texts of a header that name a model and its licence, by their keys.
+
+    Args:
+        checkpoint: the model.
+        tokenizer: of it; None for a model without.
+    """
+    licence = {"general.license": checkpoint.license} if checkpoint.license else {}
+    return {"general.name": name_of(_title(checkpoint), tokenizer), **licence}
+
+
+def note_on_name(checkpoint: "Checkpoint", texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a note where `general_texts` call a model otherwise than its repository or folder is called."""
+    title, name = _title(checkpoint), texts["general.name"]
+    if name == title:
+        return ()
+    why = f"llama.cpp refuses {title!r:.80} with a tokenizer that is not Phi-3's"
+    return (f"the model is called {name!r:.80} in the file: {why}",)
+
+
+def tokenizer_of(checkpoint: "Checkpoint") -> Any:
+    """Return the tokenizer of a checkpoint, which a plan has left unread."""
+    if checkpoint.tokenizer is not None or checkpoint.path is None or not checkpoint.tokenizer_bytes:
+        return checkpoint.tokenizer
+    return load_tokenizer(checkpoint.path)
+
+
+def _title(checkpoint: "Checkpoint") -> str:
+    """Return what a model is called, without folders and revision."""
+    return Path(checkpoint.name.partition("@")[0]).name.removesuffix(".gguf") or "model"

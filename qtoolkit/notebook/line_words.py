@@ -1,0 +1,64 @@
+"""Write what a message calls options in Python, `seq_len=64`, as they stand on the line of a magic: `--seq-len 64`."""
+
+import re
+
+from qtoolkit.methods import available_methods, config_class
+from qtoolkit.notebook.lines import MAGICS
+from qtoolkit.notebook.options import LineOption, config_options
+
+# A call is Python, and stays: "GPTQ(format='compressed-tensors') quantizes them".
+_CALL = re.compile(r"(\b[\w.]+\((?:[^()]|\([^()]*\))*\))")
+_VALUE = r"""('[^']*'|"[^"]*"|[\w.\-]+)?"""
+
+
+def in_words_of_line(message: str, magic: str, *, has_body: bool, names_options: bool) -> str:
+    """Return a message in the words of a magic's line.
+
+    Args:
+        message: of an error that a verb or a method raised.
+        magic: the magic's name without `%`; one without options of a verb leaves the message as it is.
+        has_body: whether the method's options are in the body of a cell, where they are written as in Python.
+        names_options: whether the message speaks of options, and not of a file, whose keys may have the same names.
+
+    Example:
+        >>> message = "out exists: name another output, or give overwrite=True to replace it"
+        >>> in_words_of_line(message, "quantize", has_body=False, names_options=False)
+        'out exists: name another output, or give --overwrite to replace it'
+    """
+    options = _options_of(magic, has_body=has_body)
+    if not options:
+        return message
+    names = "|".join(sorted(map(re.escape, options), key=len, reverse=True))
+    given = re.compile(rf"(?<![\w./'\"-])({names})={_VALUE}")
+    # One word alone may be meant as a word: "leave lossy out".
+    bare = re.compile(rf"(?<![\w./'\"-])({names})(?![\w./'\"(=])")
+    parts = _CALL.split(message)
+    for place in range(0, len(parts), 2):
+        part = given.sub(lambda found: _written(options[found[1]], found[2] or ""), parts[place])
+        if names_options:
+            part = bare.sub(lambda found: options[found[1]].flags[0] if "_" in found[1] else found[1], part)
+        parts[place] = part
+    return "".join(parts)
+
+
+def _options_of(magic: str, *, has_body: bool) -> dict[str, LineOption]:
+    """Return the options that the line of a magic may have, by the names that they have in Python."""
+    syntax = MAGICS.get(magic)
+    if syntax is None:
+        return {}
+    of_methods = available_methods() if syntax.has_method and not has_body else ()
+    known = {option.name: option for name in of_methods for option in config_options(config_class(name))}
+    return known | {option.name: option for option in syntax.options}
+
+
+def _written(option: LineOption, value: str) -> str:
+    """Write an option and its value, which may be missing: "give one as base="."""
+    if not value:
+        return option.flags[0]
+    if option.metavar:
+        text = value.strip("'\"")
+        return f"{option.flags[0]} {text}" if text and " " not in text else f"{option.flags[0]} {value}"
+    wanted = value == "True"
+    if len(option.flags) == 2:
+        return option.flags[0 if wanted else 1]
+    return option.flags[0] if wanted == option.sets else f"no {option.flags[0]}"

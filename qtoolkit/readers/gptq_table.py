@@ -1,0 +1,191 @@
+"""The rows of the reader contract on integers in groups that are called GPTQ, AWQ and AutoRound."""
+
+from qtoolkit.readers.entry import Entry, Limit, Since
+from qtoolkit.readers.shared_limits import COMPRESSED, CONVERTS, MIXED, SERVER_GROUPS, SGLANG, VLLM
+
+_GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
+_ONE_WIDTH = Limit("widths", (1,), "layers with different bits: it gives all the same", "give all layers the same bits")
+_MISNAMED = Limit("misnamed_units", (), "dynamic names layers, where it looks for the fused name", "write it anew")
+
+GPTQ = (
+    Entry(
+        "transformers",
+        "gptq",
+        source="transformers/utils/quantization_config.py:742, quantizers/quantizer_gptq.py:53",
+        since=(Since("5.0.0", found="class GPTQConfig"),),
+        needs="optimum >= 1.24 and gptqmodel >= 1.4.3",
+        limits=(Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits", COMPRESSED), _ONE_WIDTH),
+        note="with qtoolkit imported it needs neither, and takes different bits too",
+    ),
+    Entry(
+        "transformers4",
+        "gptq",
+        source="run with optimum 1.27.0 and gptqmodel 5.6.12, which unpacks 3 bits wrongly: interop/read_gptqmodel.py",
+        since=(Since("4.32.0", without="4.31.0", found="class GPTQConfig"),),
+        needs="optimum >= 1.24, and gptqmodel >= 1.4.3 or auto-gptq",
+        limits=(Limit("bits", (2, 4, 8), "GPTQ of {got} bits: it reads 2, 4 and 8 right", COMPRESSED), _ONE_WIDTH),
+    ),
+    Entry(
+        "vllm",
+        "gptq",
+        source=f"{VLLM}/auto_gptq.py:103, utils/gptq_utils.py:23, utils/marlin_utils.py:37",
+        since=(
+            Since("0.2.6", without="0.2.5", found="gptq.py"),
+            Since("0.3.3", without="0.3.2", found="bits 2, 3, 4, 8 in gptq.py", field="bits", values=(8,)),
+            Since("0.7.3", without="0.7.2", found="dynamic in gptq.py", field="widths", values=(2,)),
+        ),
+        limits=(
+            Limit("bits", (4, 8), "GPTQ of {got} bits: it takes 4 and 8", COMPRESSED),
+            Limit("sym", (True,), "asymmetric GPTQ", f"give sym=True, or {COMPRESSED}"),
+            Limit("desc_act", (False,), "groups in order of activation (desc_act)", "leave desc_act out"),
+            Limit("group_sizes", SERVER_GROUPS, "GPTQ in groups of {got}", "give group_size -1, 32, 64 or 128"),
+            MIXED,
+            _MISNAMED,
+        ),
+        note="on a processor with 4 bits alone",
+    ),
+    Entry(
+        "sglang",
+        "gptq",
+        source=f"{SGLANG}/gptq/gptq.py:297,353, __init__.py:79, marlin_utils.py:44",
+        since=(
+            Since(
+                "0.4.3.post3",
+                without="0.4.3.post2",
+                found="a GPTQ config class of its own, with dynamic; before, those of the vLLM beside it",
+            ),
+        ),
+        limits=(
+            Limit("bits", (4, 8), "GPTQ of {got} bits: it takes 4 and 8", "give bits=4 or bits=8"),
+            Limit("sym", (True,), "asymmetric GPTQ", f"give sym=True, or {COMPRESSED}"),
+            Limit("group_sizes", SERVER_GROUPS, "GPTQ in groups of {got}", "give group_size -1, 32, 64 or 128"),
+            MIXED,
+            _MISNAMED,
+        ),
+    ),
+    Entry(
+        "gptqmodel",
+        "gptq",
+        source="gptqmodel/nn_modules/qlinear/torch.py:142-143",
+        limits=(
+            Limit("bits", (2, 3, 4, 5, 6, 7, 8), "GPTQ of {got} bits"),
+            Limit("group_sizes", _GPTQ_GROUPS, "GPTQ in groups of {got}", "give a power of two"),
+        ),
+    ),
+    Entry(
+        "auto-gptq",
+        "gptq",
+        source="auto_gptq/modeling/_base.py:82-100",
+        limits=(
+            Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits"),
+            _ONE_WIDTH,
+            Limit("layout", ("", "gptq"), "zero points stored as {got}", "leave checkpoint_format out"),
+            Limit("left", (), "layers of a block that are left as they are", "leave exclude out"),
+        ),
+        note="of a model whose head is tied to its embedding it leaves both unset, whoever quantized it",
+    ),
+    Entry(
+        "mlx-lm",
+        "gptq",
+        source="mlx_lm/utils.py:122-127",
+        refused="it refuses GPTQ files that have a g_idx",
+        remedy="format='mlx' holds the codes",
+    ),
+    Entry("llama.cpp", "gptq", source="llama.cpp conversion/base.py", refused="it reads .gguf alone", remedy=CONVERTS),
+    Entry(
+        "peft",
+        "gptq",
+        source="peft/import_utils.py:70, tuners/lora/gptq.py",
+        since=(Since("0.5.0", without="0.4.0", found="gptq in tuners/lora.py"),),
+        needs="optimum >= 1.24 and gptqmodel >= 7.0, which load the model",
+        limits=(_ONE_WIDTH,),
+        note="adapters are trained on it, and not merged into it",
+    ),
+    Entry("qtoolkit", "gptq", source="qtoolkit/formats/gptq"),
+)
+
+_FOUR_BITS = Limit("bits", (4,), "AWQ of {got} bits")
+AWQ = (
+    Entry(
+        "transformers",
+        "awq",
+        source="transformers/quantizers/quantizer_awq.py",
+        since=(Since("5.0.0", found="quantizer_awq.py"),),
+        needs="gptqmodel",
+        note="with qtoolkit imported it needs none",
+    ),
+    Entry(
+        "transformers4",
+        "awq",
+        source="transformers/quantizers/quantizer_awq.py",
+        since=(Since("4.35.0", without="4.34.1", found="class AwqConfig"),),
+        needs="autoawq",
+    ),
+    Entry(
+        "vllm",
+        "awq",
+        source=f"{VLLM}/auto_awq.py",
+        since=(
+            Since("0.2.0", without="0.1.7", found="awq.py"),
+            Since("", field="bits", values=(8,)),
+        ),
+        limits=(Limit("bits", (4, 8), "AWQ of {got} bits"), MIXED),
+    ),
+    Entry(
+        "sglang",
+        "awq",
+        source=f"{SGLANG}/awq/awq.py:84",
+        since=(
+            Since(
+                "0.4.4.post3",
+                without="0.4.4.post2",
+                found="an AWQConfig of its own; before, that of the vLLM beside it",
+            ),
+        ),
+        limits=(_FOUR_BITS, MIXED),
+    ),
+    Entry(
+        "mlx-lm",
+        "awq",
+        source="mlx_lm/utils.py:113-116, 569",
+        since=(Since("0.30.4", without="0.30.2", found="_transform_awq_weights in utils.py"),),
+        limits=(_FOUR_BITS,),
+    ),
+    Entry("gptqmodel", "awq", source="gptqmodel/nn_modules/qlinear/torch_awq.py:26"),
+    Entry(
+        "peft",
+        "awq",
+        source="peft/tuners/lora/awq.py",
+        since=(Since("0.9.0", without="0.8.2", found="tuners/lora/awq.py"),),
+        needs="gptqmodel, which loads the model",
+    ),
+    Entry(
+        "qtoolkit",
+        "awq",
+        source="qtoolkit/formats/awq",
+        limits=(_FOUR_BITS, Limit("layout", ("", "gemm"), "AWQ in version {got}", "load it with gptqmodel")),
+    ),
+)
+
+AUTO_ROUND = (
+    Entry(
+        "transformers",
+        "auto-round",
+        source="transformers/quantizers/quantizer_auto_round.py",
+        since=(Since("5.0.0", found="quantizer_auto_round.py"),),
+        needs="auto-round",
+    ),
+    Entry(
+        "vllm",
+        "auto-round",
+        source=f"{VLLM}/__init__.py:175, inc",
+        since=(Since("0.9.0", without="0.8.5.post1", found="auto-round in quantization/__init__.py"),),
+    ),
+    Entry(
+        "sglang",
+        "auto-round",
+        source=f"{SGLANG}/__init__.py:86,156, auto_round.py",
+        since=(Since("0.5.4.post2", without="0.5.4.post1", found="auto-round in server_args.py"),),
+    ),
+    Entry("qtoolkit", "auto-round", source="qtoolkit/formats/auto_round"),
+)

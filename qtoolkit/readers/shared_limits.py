@@ -1,0 +1,17 @@
+"""Conditions, paths and words that the tables of several formats share."""
+
+from qtoolkit.readers.entry import Limit
+
+COMPRESSED = "format='compressed-tensors' holds them"
+SERVER_GROUPS = (-1, 32, 64, 128)
+MIXED = Limit(
+    "mixed_units",
+    (),
+    "layers that it fuses are not quantized alike",
+    "quantize q, k and v alike, and gate and up alike",
+)
+EMBEDDINGS = "leave embeddings out"
+NO_EMBEDDINGS = Limit("embeddings", (None,), "quantized embeddings", EMBEDDINGS)
+VLLM = "vllm/model_executor/layers/quantization"
+SGLANG = "sglang/srt/layers/quantization"
+CONVERTS = "convert_hf_to_gguf.py makes a .gguf of it, expanded to 16 bits"

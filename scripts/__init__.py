@@ -1,0 +1,1 @@
+"""Programs for the developers: each is run by `python -m scripts.NAME`."""
