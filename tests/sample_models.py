@@ -58,6 +58,23 @@ OTHER_ARCHITECTURES: dict[str, dict[str, Any]] = {
     | _MAMBA
     | {"hybrid_override_pattern": "M*-E", "num_hidden_layers": 4, "head_dim": 16, "n_routed_experts": 4}
     | {"moe_shared_expert_intermediate_size": 64},
+    # Blocks that return more than one value; a buffer of each block that the whole model fills.
+    "bamba": _ROPE
+    | {"num_key_value_heads": 2, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1}
+    | {"attn_layer_indices": [1]},
+    "falcon_h1": _ROPE
+    | {"num_key_value_heads": 2, "head_dim": 16, "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16}
+    | {"mamba_d_state": 16, "mamba_n_groups": 1},
+    # A layer whose weight the block multiplies with itself.
+    "mamba": _COMMON | {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 16, "time_step_rank": 32},
+    # A tower for images that is as deep as the model of the text.
+    "gemma3": {
+        "text_config": _ROPE | {"num_key_value_heads": 1, "head_dim": 16},
+        "vision_config": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+        | {"num_attention_heads": 4, "image_size": 32, "patch_size": 8},
+        "mm_tokens_per_image": 4,
+        "image_token_index": 250,
+    },
     # Its blocks keep the state after the last token.
     "recurrent_gemma": _ROPE
     | {"num_key_value_heads": 1, "num_hidden_layers": 3, "lru_width": 64, "attention_window_size": 16},

@@ -127,7 +127,7 @@ class StreamedScorer:
             return _logits_of(model, tokens, index)
 
         ends = streamed.outside(with_head=True)
-        with ends as model, blocks_giving(streamed, hidden, as_tuple=samples.gives_tuple):
+        with ends as model, blocks_giving(streamed, hidden, num_outputs=samples.num_outputs):
             yield Predictor(self.checkpoint.name, logits)
 
 

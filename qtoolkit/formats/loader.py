@@ -19,7 +19,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from qtoolkit.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import nn
 
@@ -61,6 +61,16 @@ class LinearQuantizer(HfQuantizer):
             if isinstance(module, QuantizedLinear):
                 self.check_values(name, module)
                 module.prepare()
+
+    def keep_values(self, model: PreTrainedModel, layers: "Iterable[str]") -> None:
+        """Keep transformers from initializing the modules around replaced layers, whose `weight` these lack.
+
+        Mamba 2 and GPT-2 would initialize that. Modules with buffers that no file holds are initialized as ever.
+        """
+        for name in layers:
+            parent: Any = model.get_submodule(name.rpartition(".")[0])
+            if not parent._non_persistent_buffers_set:  # noqa: SLF001
+                parent._is_hf_initialized = True  # noqa: SLF001
 
     def check_values(self, name: str, layer: "QuantizedLinear") -> None:
         """Refuse values that a layer of this name cannot have, before it is packed. Default: accept all."""
@@ -126,6 +136,8 @@ class LayersQuantizer(LinearQuantizer):
                     self._temporary_weights.append(name)
                 replacement.register_buffer("weight", module.weight.data)
             model.set_submodule(name, replacement)
+        if self.pre_quantized:
+            self.keep_values(model, self._replaced)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         for name in self._temporary_weights:

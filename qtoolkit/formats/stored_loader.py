@@ -102,10 +102,7 @@ class StoredQuantizer(LinearQuantizer):
         for name, layer in layers.items():
             dtype = next(model.get_submodule(name).parameters()).dtype
             model.set_submodule(name, layer.build(dtype))
-            parent = model.get_submodule(name.rpartition(".")[0])
-            if not (list(parent.parameters(recurse=False)) or list(parent.buffers(recurse=False))):
-                # Some models (GPT-2) would initialize the `weight` of this module's layers, which they lack now.
-                parent._is_hf_initialized = True  # noqa: SLF001
+        self.keep_values(model, layers)
         share_codes(model, layers)
         # While weights are read: of a file that counts as quantized, transformers 5.15 does not cast renamed tensors.
         self.pre_quantized = hasattr(HfQuantizer, "get_new_dtype")

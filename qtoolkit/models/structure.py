@@ -74,13 +74,23 @@ def embedding_factor(module: nn.Module) -> float | None:
 
 
 def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
-    """Return the name and the list of a model's blocks: the first list of as many modules as the config has layers.
+    """Return the name and the list of a model's blocks: a list of as many modules as the config has layers.
 
-    Lists within blocks (experts) come later, and may be as long.
+    Of several, it is the one nearest to the token embedding, since towers of images may be as deep as the text's model;
+    and the first of these, since lists within blocks (experts) come later.
     """
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     lists = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
-    return next(((name, module) for name, module in lists if len(module) and len(module) == count), None)
+    found = [(name, module) for name, module in lists if len(module) and len(module) == count]
+    tokens = model.get_input_embeddings()
+    embedding = next((name for name, module in model.named_modules() if module is tokens), "")
+    return max(found, key=lambda one: _num_shared(one[0], embedding), default=None)
+
+
+def _num_shared(one: str, other: str) -> int:
+    """Return how many modules the full names of two begin with in common."""
+    pairs = list(zip(one.split("."), other.split("."), strict=False))
+    return next((index for index, (first, second) in enumerate(pairs) if first != second), len(pairs))
 
 
 def kind_of(module: nn.Module) -> str:

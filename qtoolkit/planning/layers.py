@@ -13,6 +13,7 @@ from qtoolkit.methods import Method, MethodConfig, check_rules
 from qtoolkit.models import structure
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.experts import find_experts, modules_apart
+from qtoolkit.models.read_weights import layers_with_read_weights
 from qtoolkit.records import LayerPlan
 
 # Options of calibration: no layer's plan depends on them, and many suggestions differ in nothing else.
@@ -111,11 +112,14 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
     head = structure.output_head(model)
     blocks = structure.block_list(model)
     merged = not method.splits_experts and bool(find_experts(model))
+    read = layers_with_read_weights(model)
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []
     counted: set[int] = set()
     for name, module in modules:
         reason = _reason_to_skip(name, module, config, tied, is_head=name == head)
+        if not reason and name in read:
+            reason = "the module around it reads its weight and does not call it"
         if reason:
             # One module may represent many experts (`modules_apart`): only a tied weight is one tensor.
             skipped.append(_skipped(name, module, reason, counted if name in tied else set()))

@@ -184,7 +184,7 @@ def _output_gradient(
         for start in range(0, tokens.shape[1], size):
             some = slice(start, start + size)
             output = hidden[sample : sample + 1, some].to(streamed.device).requires_grad_()
-            logits = _logits(streamed, model, tokens[sample : sample + 1, some], output, samples.gives_tuple)
+            logits = _logits(streamed, model, tokens[sample : sample + 1, some], output, samples.num_outputs)
             slope = logits.detach().softmax(-1, dtype=torch.float32)  # [tokens, vocabulary]
             labels = draw(slope.cumsum(-1), uniform[sample, some].to(streamed.device))  # [tokens]
             slope[torch.arange(len(labels), device=labels.device), labels] -= 1
@@ -195,10 +195,10 @@ def _output_gradient(
 
 
 def _logits(
-    streamed: StreamedModel, model: nn.Module, tokens: torch.Tensor, hidden: torch.Tensor, gives_tuple: bool
+    streamed: StreamedModel, model: nn.Module, tokens: torch.Tensor, hidden: torch.Tensor, num_outputs: int
 ) -> torch.Tensor:
     """Return the logits [tokens, vocabulary] for an output of the last block, running the model without its blocks."""
-    with blocks_giving(streamed, lambda: hidden, as_tuple=gives_tuple):
+    with blocks_giving(streamed, lambda: hidden, num_outputs=num_outputs):
         logits: torch.Tensor = model(input_ids=tokens.to(streamed.device), use_cache=False).logits[0]
     return logits
 

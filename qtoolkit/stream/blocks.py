@@ -16,7 +16,7 @@ from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.models.building import build_empty, using_transformers
 from qtoolkit.models.checkpoint import Checkpoint
-from qtoolkit.models.experts import merges_experts, replace_experts
+from qtoolkit.models.experts import find_experts, merges_experts, replace_experts
 from qtoolkit.models.renaming import names_in_model
 from qtoolkit.models.structure import block_list, output_head
 
@@ -55,8 +55,10 @@ class StreamedModel:
         self.model: PreTrainedModel = build_empty(checkpoint, dtype).eval()
         self.tensors = checkpoint.named_as_stored(self.model)
         conversions = get_model_conversion_mapping(self.model)
+        splits_experts = bool(find_experts(self.model))
         replace_experts(self.model)
-        self._conversions = [rule for rule in conversions if not merges_experts(rule)]
+        # Experts that stay in large tensors are merged as ever.
+        self._conversions = [rule for rule in conversions if not (splits_experts and merges_experts(rule))]
         self.name_of = names_in_model(self.model, self.tensors, self._conversions)
         found = block_list(self.model)
         if found is None:
@@ -142,15 +144,48 @@ class StreamedModel:
                 module._parameters[name] = shared  # noqa: SLF001
 
     def _fill_buffers(self, module: nn.Module) -> None:
-        """Compute buffers that no file holds, by transformers' own initialization of the module."""
+        """Compute buffers that no file holds, by transformers' own initialization of the module.
+
+        Raises:
+            UnsupportedModelError: nothing fills one of them.
+        """
         missing = {name: buffer for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
         for name, buffer in missing.items():
-            module._buffers[name] = torch.empty_like(buffer, device=self.device)  # noqa: SLF001
-        if missing:
-            from transformers.initialization import guard_torch_init_functions
+            empty = torch.empty_like(buffer, device=self.device)
+            module._buffers[name] = empty.fill_(torch.nan) if empty.is_floating_point() else empty  # noqa: SLF001
+        if not missing:
+            return
+        from transformers.initialization import guard_torch_init_functions
 
+        for owner, initialized in self._initializations(module):
             with torch.no_grad(), guard_torch_init_functions():
-                self.model._init_weights(module)  # noqa: SLF001
+                owner._init_weights(initialized)  # noqa: SLF001
+            unfilled = [name for name in missing if _is_unfilled(module._buffers[name])]  # noqa: SLF001
+            if not unfilled:
+                return
+        kind = type(module).__name__
+        raise UnsupportedModelError(
+            f"{self.name} has {unfilled[0]} in a {kind}, which no file holds and transformers does not compute for one "
+            "block alone: take a method without text"
+        )
+
+    def _initializations(self, module: nn.Module) -> "Iterator[tuple[PreTrainedModel, nn.Module]]":
+        """Yield what may fill the buffers of a module: the models that it is part of, with what each initializes.
+
+        The innermost model initializes the module, as transformers does. Some models fill buffers of their blocks when
+        they are initialized themselves; values that a file holds are not changed by that.
+        """
+        from transformers import PreTrainedModel
+
+        models = [part for part in self.model.modules() if isinstance(part, PreTrainedModel)]
+        around = [part for part in reversed(models) if any(own is module for own in part.modules())]
+        yield around[0], module
+        yield from ((part, part) for part in around)
+
+
+def _is_unfilled(buffer: torch.Tensor | None) -> bool:
+    """Check whether a buffer still has the values by which unset ones are known."""
+    return buffer is not None and buffer.is_floating_point() and bool(buffer.isnan().any())
 
 
 def _empty(module: nn.Module) -> None:

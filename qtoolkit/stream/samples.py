@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.stream.blocks import StreamedModel
 
 # Widest activations that a block holds at one time, as a gated MLP does: gate, up and their product.
@@ -19,6 +20,8 @@ _BATCH_BYTES = 2**27
 # The same for samples that run through a block with nothing to wait for: each tensor stays below the size (32 MiB) from
 # which the C library asks the system for its memory anew, which takes a third of a forward.
 _PART_BYTES = 2**26
+# Blocks return hidden states, and beside them at most a cache, attentions and the logits of a router.
+_MOST_OUTPUTS = 4
 
 
 @dataclass
@@ -31,14 +34,15 @@ class Samples:
         arguments: for each block: batch size -> arguments other than the hidden states.
         exact: `hidden` of the full-precision model, where the model that runs is being quantized; empty if nobody wants
             this second stream.
-        gives_tuple: whether the block that ran last returned a tuple, whose first item are the hidden states.
+        num_outputs: how many values the block that ran last returned as a tuple, whose first item are the hidden
+            states; 0 for these alone.
     """
 
     hidden: list[torch.Tensor]
     one: torch.Tensor
     arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]]
     exact: list[torch.Tensor] = field(default_factory=list)
-    gives_tuple: bool = False
+    num_outputs: int = 0
 
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
         """Return functions that each run a block on one batch."""
@@ -48,8 +52,8 @@ class Samples:
         """Return a block's output for a batch of hidden states [samples, tokens, hidden]."""
         args, kwargs = self.arguments[index][len(hidden)]
         output = block(hidden.to(device), *args, **kwargs)
-        self.gives_tuple = isinstance(output, tuple)
-        tensor: torch.Tensor = output[0] if self.gives_tuple else output
+        self.num_outputs = len(output) if isinstance(output, tuple) else 0
+        tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
         return tensor
 
 
@@ -113,14 +117,18 @@ def _record_arguments(
 ) -> torch.Tensor:
     """Run a model with stand-ins for its blocks that record their arguments; return the first block's hidden states.
 
-    The arguments are recorded once for each batch size. Blocks of some architectures return a tuple and others a
-    tensor: if the second block does not get the hidden states, the other kind is tried.
+    The arguments are recorded once for each batch size. Blocks of some architectures return a tensor and others a tuple
+    of some length: if the second block does not get the hidden states, or the model cannot unpack that many values, the
+    next length is tried.
+
+    Raises:
+        UnsupportedModelError: blocks return something else.
     """
     first: list[torch.Tensor] = []
     arguments = samples.arguments
     is_recorded = len(batch) in arguments[0]
 
-    def stand_in(as_tuple: bool, index: int, *args: Any, **kwargs: Any) -> Any:
+    def stand_in(num_outputs: int, index: int, *args: Any, **kwargs: Any) -> Any:
         hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
         if index == 0:
             first.append(hidden)
@@ -130,14 +138,24 @@ def _record_arguments(
         # The norm after the last block would take twice the hidden states in float32.
         if is_recorded or index == len(arguments) - 1:
             raise _StopForward
-        return (hidden,) if as_tuple else hidden
+        return _outputs(hidden, num_outputs)
 
-    for as_tuple in (False, True):
-        with _replaced_forwards(streamed, partial(stand_in, as_tuple)), suppress(_StopForward):
+    for num_outputs in range(_MOST_OUTPUTS + 1):
+        # ValueError: too many values to unpack, or not enough.
+        with _replaced_forwards(streamed, partial(stand_in, num_outputs)), suppress(_StopForward, ValueError):
             base_model(input_ids=batch.to(streamed.device), use_cache=False)
         if is_recorded or len(batch) in arguments[-1]:
-            break
-    return first[-1]
+            return first[-1]
+    kind = streamed.model.config.model_type
+    raise UnsupportedModelError(
+        f"{streamed.name} ({kind}) does not pass its hidden states from block to block as they are: take a method "
+        "without text"
+    )
+
+
+def _outputs(hidden: torch.Tensor, num_outputs: int) -> Any:
+    """Return what a block with so many outputs returns: hidden states first, nothing of a cache or of attentions."""
+    return (hidden, *[None] * (num_outputs - 1)) if num_outputs else hidden
 
 
 class _StopForward(Exception):
@@ -145,17 +163,17 @@ class _StopForward(Exception):
 
 
 @contextmanager
-def blocks_giving(streamed: StreamedModel, hidden: Callable[[], torch.Tensor], *, as_tuple: bool) -> Iterator[None]:
+def blocks_giving(streamed: StreamedModel, hidden: Callable[[], torch.Tensor], *, num_outputs: int) -> Iterator[None]:
     """Let each block of a model return the result of `hidden`, for the time of a `with` block.
 
     Args:
         streamed: the model.
         hidden: returns hidden states.
-        as_tuple: whether the architecture's blocks return a tuple.
+        num_outputs: how many values the architecture's blocks return, as `Samples` has it.
     """
 
     def stand_in(index: int, *args: Any, **kwargs: Any) -> Any:
-        return (hidden(),) if as_tuple else hidden()
+        return _outputs(hidden(), num_outputs)
 
     with _replaced_forwards(streamed, stand_in):
         yield

@@ -1,0 +1,82 @@
+"""Find the linear layers whose weight a model reads instead of calling the layer: nothing can stand in their place."""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+# Enough for a convolution over time.
+_TOKENS = 8
+_READ = re.compile(r"\.(\w+)\.weight\b")
+
+
+def layers_with_read_weights(model: PreTrainedModel) -> frozenset[str]:
+    """Return the full names of the linear layers whose weight is read in a forward pass by another module.
+
+    Mamba multiplies with `self.dt_proj.weight`. The sources of the modules' classes say what may be read; only where
+    there is any, the model is run on the meta device. What it reads until it needs a value, if it does, counts.
+
+    Args:
+        model: on the meta device.
+    """
+    suspects = dict(_suspects(model))
+    if not suspects:
+        return frozenset()
+    read: set[str] = set()
+    tokens = torch.zeros(1, _TOKENS, dtype=torch.int64, device="meta")  # [1, tokens]
+    # What depends on values raises anything without them.
+    with _watched(suspects, read), torch.no_grad(), suppress(Exception):
+        model(input_ids=tokens, use_cache=False)
+    return frozenset(read)
+
+
+def _suspects(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
+    """Yield the linear layers of whose name a class of the model reads a weight somewhere, by their full names."""
+    kinds: set[Any] = {type(module) for module in model.modules()}
+    read = frozenset().union(*(_weights_read_by(kind) for kind in kinds))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in read:
+            yield name, module
+
+
+@cache
+def _weights_read_by(kind: type[nn.Module]) -> frozenset[str]:
+    """Return the attributes of a class whose weight its source reads; none where there is no source."""
+    try:
+        return frozenset(_READ.findall(inspect.getsource(kind)))
+    except (OSError, TypeError):
+        return frozenset()
+
+
+@contextmanager
+def _watched(layers: Mapping[str, nn.Linear], read: set[str]) -> Iterator[None]:
+    """Add to `read` the names of the layers whose weight is read but by themselves, for the time of a `with` block."""
+    kinds = {name: type(layer) for name, layer in layers.items()}
+    for name, layer in layers.items():
+        layer.__class__ = _watching(kinds[name], name, read)
+    try:
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.__class__ = kinds[name]
+
+
+def _watching(kind: type[nn.Linear], name: str, read: set[str]) -> type[nn.Linear]:
+    """Return a subclass of a linear layer that adds its name to `read` when its weight is read by others."""
+
+    def weight(self: nn.Linear) -> torch.Tensor | None:
+        read.add(name)
+        return self._parameters["weight"]
+
+    def forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        own = self._parameters["weight"]
+        assert own is not None
+        return nn.functional.linear(x, own, self._parameters["bias"])
+
+    return type(kind.__name__, (kind,), {"weight": property(weight), "forward": forward})

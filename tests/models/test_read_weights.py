@@ -1,0 +1,47 @@
+"""Layers whose weight a model reads instead of calling them are left as they are, by every method."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import qtoolkit as qt
+from qtoolkit.models import read_weights
+from qtoolkit.models.from_memory import open_loaded
+from qtoolkit.models.read_weights import layers_with_read_weights
+from tests.sample_models import random_model
+
+READ = {f"backbone.layers.{index}.mixer.dt_proj" for index in range(2)}
+TOKENS = torch.arange(3, 20)[None]
+
+
+def test_what_mamba_multiplies_with_by_itself_is_found() -> None:
+    skeleton = open_loaded(random_model("mamba"), None).skeleton
+    linear = {name: type(module) for name, module in skeleton.named_modules()}
+    # The output head's type is asked for, too.
+    assert layers_with_read_weights(skeleton) == READ | {"lm_head"}
+    # Watching leaves nothing behind.
+    assert {name: type(module) for name, module in skeleton.named_modules()} == linear
+
+
+def test_a_model_that_reads_none_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    skeleton = open_loaded(random_model("llama"), None).skeleton
+    monkeypatch.setattr(read_weights, "_watched", None)
+    assert layers_with_read_weights(skeleton) == frozenset()
+
+
+def test_what_is_read_counts_where_the_model_does_not_run_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    skeleton = open_loaded(random_model("mamba"), None).skeleton
+    monkeypatch.setattr(skeleton.get_submodule("backbone.norm_f"), "forward", None)
+    assert layers_with_read_weights(skeleton) == READ
+
+
+@pytest.mark.parametrize("config", [qt.AbsMax(), qt.NF4()], ids=["absmax", "nf4"])
+def test_mamba_is_quantized_and_read_again(config: qt.AbsMax | qt.NF4, tmp_path: Path) -> None:
+    model = random_model("mamba")
+    q = qt.quantize(model, config, device="cpu", output=tmp_path / "result")
+    assert {layer.name for layer in q.skipped if "reads its weight" in layer.skipped} >= READ
+    loaded = qt.load(tmp_path / "result", device="cpu")
+    assert isinstance(loaded, qt.QuantizedModel)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(TOKENS).logits, q.model(TOKENS).logits)
