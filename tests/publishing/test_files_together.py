@@ -92,6 +92,11 @@ def test_a_file_that_no_receipt_vouches_for_is_found(folders: dict[str, Path], t
     assert hashes() == f"False {told}"
     shutil.copy(folders["Q4_0"] / "qtoolkit.json", receipt)
     assert hashes().startswith("True")
+    file = there / FILES["Q4_0"]
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    assert hashes() == f"False {told}"
+    file.write_bytes(sound)
     receipt.write_text(receipt.read_text().replace('"name": "tiny-llama"', '"name": "other"'))
     assert hashes() == f"False {told}"
     receipt.write_text("{")
