@@ -87,7 +87,7 @@ PACKED = (
         "compressed-tensors",
         source="llama.cpp conversion/base.py",
         refused="it reads .gguf alone",
-        remedy=f"{CONVERTS}, if it has groups and one number of bits",
+        remedy=CONVERTS,
     ),
     Entry(
         "qtoolkit",

@@ -14,4 +14,4 @@ EMBEDDINGS = "leave embeddings out"
 NO_EMBEDDINGS = Limit("embeddings", (None,), "quantized embeddings", EMBEDDINGS)
 VLLM = "vllm/model_executor/layers/quantization"
 SGLANG = "sglang/srt/layers/quantization"
-CONVERTS = "convert_hf_to_gguf.py makes a .gguf of it, expanded to 16 bits"
+CONVERTS = "qt.convert(..., 'gguf') makes a .gguf of it with the same codes, where block types hold them"

@@ -60,7 +60,9 @@ def name_of(model: str, tokenizer: Any) -> str:
         model: the name.
         tokenizer: of the model; None for one without, of which nothing is looked up.
     """
-    if tokenizer is None or all(token in tokenizer.get_vocab() for token in _PHI3_TOKENS):
+    if not _PHI3.search(model) or tokenizer is None:
+        return model
+    if all(token in tokenizer.get_vocab() for token in _PHI3_TOKENS):
         return model
     return _PHI3.sub(lambda found: f"{found[0][:3]} 3", model)
 
