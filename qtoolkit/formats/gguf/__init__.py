@@ -76,7 +76,7 @@ class GGUFFormat(FileFormat):
         if importance is None and options.get("imatrix") is not None:
             importance = read_imatrix(path_of(options["imatrix"], "imatrix"))
         return GGUFPlanner(
-            checkpoint, options["quant_type"], left, importance=importance, modelfile=options["modelfile"]
+            checkpoint, options["quant_type"], left, importance=importance, modelfile=options.get("modelfile", False)
         )
 
     def file_of_codes(
