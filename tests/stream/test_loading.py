@@ -192,7 +192,7 @@ def test_a_weight_that_is_no_number_is_loaded_as_it_is(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("raised", "expected", "message"),
     [
-        (ValueError("two\nlines"), CheckpointError, r"layers\.0\.mlp\.down_proj\.weight: lines"),
+        (ValueError("two\nlines"), UnsupportedModelError, r"layers\.0\.mlp\.down_proj\.weight: lines"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
             InsufficientMemoryError,
