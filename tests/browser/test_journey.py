@@ -44,7 +44,7 @@ def choose(panel: ShownPanel) -> None:
     panel.field("Search").fill("")
     panel.field("Search").fill(MODEL)
     expect(panel.field("Found")).to_have_value(re.compile(MODEL))
-    expect(panel.shown.get_by_text("134,515,008").last).to_be_visible()
+    expect(panel.shown.get_by_text("134,515,008").locator("visible=true").first).to_be_visible()
     panel.keep_picture("panel-model")
 
 
