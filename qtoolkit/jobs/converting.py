@@ -71,7 +71,7 @@ def run_conversion(request: ConvertRequest) -> Conversion:
         beside = _write_beside(source, planned.values, planned.config_entries, partial)
         changes = planned.write(partial, request.report)
         notes = (note, *planned.notes, *changes, *beside)
-        method = _write_receipt(source, planned, layout, partial, notes, started)
+        method = _write_receipt(source, planned, layout=layout, folder=partial, notes=notes, started=started)
     return Conversion(
         model=source.checkpoint.name,
         commit_hash=source.checkpoint.commit_hash,
@@ -264,7 +264,7 @@ def _write_beside(
 
 
 def _write_receipt(
-    source: Convertible, planned: _Planned, layout: str, folder: Path, notes: tuple[str, ...], started: float
+    source: Convertible, planned: _Planned, *, layout: str, folder: Path, notes: tuple[str, ...], started: float
 ) -> str:
     """Write the receipt of a result whose other files are written, and return the method that chose the codes.
 

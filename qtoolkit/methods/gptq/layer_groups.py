@@ -12,10 +12,9 @@ import torch
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.methods.gptq import GPTQ
-from qtoolkit.methods.gptq.layer_inputs import LayerInputs, are_facts, energy, share_of
+from qtoolkit.methods.gptq.layer_inputs import SolvedTogether, are_facts, energy, share_of
 from qtoolkit.methods.gptq.refining import refine
 from qtoolkit.methods.gptq.solver import solve
-from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.stream.run import Result
 from qtoolkit.tensor.qparams import QParams, search_qparams
 
@@ -68,9 +67,7 @@ class GPTQBlocks:
         expected = {f"{name}.{key}": kind for name, one in stored.items() for key, kind in one.tensors().items()}
         if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != expected:
             return False
-        if facts.keys() != shapes.keys() or not all(
-            are_facts(values, wants_exact=self.wants_exact) for values in facts.values()
-        ):
+        if not are_facts(facts, shapes, wants_exact=self.wants_exact):
             return False
         return all(
             one.are_sound({key: tensors[f"{name}.{key}"] for key in one.tensors()}, reordered=self.config.desc_act)
@@ -78,17 +75,12 @@ class GPTQBlocks:
         )
 
 
-class _Group:
+class _Group(SolvedTogether):
     """Accumulate the Hessian of layers that share their inputs, then solve them; implements `Accumulator`."""
 
     def __init__(self, method: GPTQBlocks, names: Sequence[str], in_features: int) -> None:
+        super().__init__(names, in_features, method.device)
         self._method = method
-        self._names = names
-        self._inputs = LayerInputs(names, in_features, method.device)
-
-    def add(self, batch: GroupInputs) -> None:
-        """See `Accumulator`."""
-        self._inputs.add(batch)
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
         """See `Accumulator`."""

@@ -93,12 +93,35 @@ class LayerInputs:
         return facts | {"corrected": self._correction.is_known} if wants_exact else facts
 
 
-def are_facts(values: Any, *, wants_exact: bool) -> bool:
-    """Check whether a journal's facts of one layer have the keys, types and finite values that `facts` returns."""
+class SolvedTogether:
+    """Base of the `Accumulator`s of layers that share their inputs; a subclass solves them.
+
+    Args:
+        names: full names of the layers.
+        in_features: size of an input.
+        device: where the sums are.
+    """
+
+    def __init__(self, names: Sequence[str], in_features: int, device: torch.device) -> None:
+        self._names = names
+        self._inputs = LayerInputs(names, in_features, device)
+
+    def add(self, batch: GroupInputs) -> None:
+        """See `Accumulator`."""
+        self._inputs.add(batch)
+
+
+def are_facts(facts: Mapping[str, Any], layers: Mapping[str, Any], *, wants_exact: bool) -> bool:
+    """Check whether a journal's facts, by full names, are of these layers and such as `LayerInputs.facts` returns."""
     types = {"error": float, "damp_percent": float, "num_inputs": int} | ({"corrected": bool} if wants_exact else {})
-    if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != types:
-        return False
-    return math.isfinite(values["error"]) and math.isfinite(values["damp_percent"]) and values["num_inputs"] >= 0
+    return facts.keys() == layers.keys() and all(
+        isinstance(values, dict)
+        and {key: type(value) for key, value in values.items()} == types
+        and math.isfinite(values["error"])
+        and math.isfinite(values["damp_percent"])
+        and values["num_inputs"] >= 0
+        for values in facts.values()
+    )
 
 
 def share_of(loss: torch.Tensor, energies: torch.Tensor) -> float:

@@ -9,10 +9,9 @@ import torch
 
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.methods.gptq import GPTQ
-from qtoolkit.methods.gptq.layer_inputs import Factored, LayerInputs, are_facts, energy, share_of
+from qtoolkit.methods.gptq.layer_inputs import Factored, SolvedTogether, are_facts, energy, share_of
 from qtoolkit.methods.gptq.solver import solve
 from qtoolkit.optional import optional
-from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.stream.run import Result
 from qtoolkit.tensor.block_search import Codebook
 from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType, search_levels
@@ -63,9 +62,7 @@ class SolvedBlocks:
         }
         if {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} != expected:
             return False
-        if facts.keys() != shapes.keys() or not all(
-            are_facts(values, wants_exact=self.wants_exact) for values in facts.values()
-        ):
+        if not are_facts(facts, shapes, wants_exact=self.wants_exact):
             return False
         with np.errstate(all="ignore"):
             return all(
@@ -74,17 +71,12 @@ class SolvedBlocks:
             )
 
 
-class _Group:
+class _Group(SolvedTogether):
     """Sum up the inputs of layers that share them, then solve these; implements `Accumulator`."""
 
     def __init__(self, method: SolvedBlocks, names: Sequence[str], in_features: int) -> None:
+        super().__init__(names, in_features, method.device)
         self._method = method
-        self._names = names
-        self._inputs = LayerInputs(names, in_features, method.device)
-
-    def add(self, batch: GroupInputs) -> None:
-        """See `Accumulator`."""
-        self._inputs.add(batch)
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
         """See `Accumulator`."""
