@@ -19,6 +19,7 @@ hypothesis.settings.load_profile("untimed")
 
 
 BROWSER = "tests/browser/"
+NOTEBOOK_RUNS = "tests/test_notebooks.py::test_runs_from_top_to_bottom["
 # What takes minutes should not begin when the other core runs out of work.
 FIRST = ("notebooks/", "tests/test_notebooks.py", BROWSER)
 
@@ -30,13 +31,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Keep the tests of a file in one process, and all with a browser: each process would start a server of its own."""
+    """Keep the tests of a file in one process, and all with a browser: each process would start a server of its own.
+
+    Notebooks run in processes of their own, and share nothing: one after the other they would outlast all else.
+    """
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(NOTEBOOK_RUNS):
+                return nodeid
             return BROWSER if nodeid.startswith(BROWSER) else super()._split_scope(nodeid)
 
     return Scheduling(config, log)
