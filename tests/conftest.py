@@ -52,6 +52,7 @@ def pytest_collection_finish() -> None:
     """Leave what is imported by now out of garbage collections: to look through it takes half a second each time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
