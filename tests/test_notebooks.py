@@ -4,6 +4,7 @@ nbval skips the comparison of a cell without an execution count, and does not se
 sees; so both run.
 """
 
+import ast
 import os
 import re
 import shutil
@@ -92,6 +93,13 @@ def test_is_stored_without_what_changes_at_each_run(notebook: nbformat.NotebookN
     # GitHub and nbconvert refuse a notebook whose widget state is not whole.
     assert "widgets" not in notebook.metadata
     assert all("execution" not in cell.metadata for cell in notebook.cells)
+
+
+def test_a_cell_that_shows_a_refusal_fails_where_nothing_is_refused(notebook: nbformat.NotebookNode) -> None:
+    sources = (re.sub("^[%!].*", "", cell.source, flags=re.MULTILINE) for cell in code_cells(notebook))
+    trees = (ast.parse(source) for source in sources if "try:" in source)
+    tries = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Try))
+    assert [ast.unparse(node) for node in tries if not any(isinstance(last, ast.Raise) for last in node.orelse)] == []
 
 
 def test_holds_no_token_or_key(path: Path) -> None:
