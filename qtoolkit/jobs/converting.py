@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,20 +180,46 @@ def _refuse_unread(source: Convertible, planned: _Planned, for_: str | None) -> 
     Raises:
         ConfigError: it would not; the message says why, and what to do.
     """
-    bits = {codes.name: codes.bits for codes in source.layers.values()}
-    dtype = str(source.checkpoint.dtype).removeprefix("torch.")
-    config = config_of_checkpoint(planned.values)
-    architecture = type(source.checkpoint.skeleton).__name__
-    stored = stored_of(config, bits, planned.left, dtype=dtype, values=planned.values, architecture=architecture)
+    stored = _stored(source, planned.values, planned.left)
     if for_ is None:
         return stored
     reading = reading_of(for_, readers_of(stored))
     if not reading.loads:
+        formats = [f"format={name!r}" for name in _loaded_formats(source, for_)]
+        # Options of a recipe are of no use to codes that are chosen already.
+        way = f"give {' or '.join(formats)}" if formats else "it loads these codes in no format that holds them"
+        if not formats and reading.remedy and not reading.is_recipe:
+            way = reading.remedy
         raise ConfigError(
-            f"for_={for_!r}: {reading.name} would not load the result ({reading.why}): "
-            f"{reading.remedy or 'name another format'}, or leave for_ out"
+            f"for_={for_!r}: {reading.name} would not load the result ({reading.why}): {way}, or leave for_ out"
         )
     return stored
+
+
+def _stored(source: Convertible, values: Mapping[str, Any], left: Sequence[str]) -> Stored:
+    """Return how a result will be stored: by its `quantization_config`, and the matrices that are not quantized."""
+    return stored_of(
+        config_of_checkpoint(values),
+        {codes.name: codes.bits for codes in source.layers.values()},
+        left,
+        dtype=str(source.checkpoint.dtype).removeprefix("torch."),
+        values=values,
+        architecture=type(source.checkpoint.skeleton).__name__,
+    )
+
+
+def _loaded_formats(source: Convertible, reader: str) -> Iterator[str]:
+    """Yield the formats that hold the same codes, and which a program loads."""
+    for name, (target, layout) in conversion_targets().items():
+        if isinstance(target, FileFormat):
+            continue
+        try:
+            recoded = recode(source, target, layout)
+        except ConfigError:
+            continue
+        readings = readers_of(_stored(source, recoded.values, recoded.left))
+        if readings and reading_of(reader, readings).loads:
+            yield name
 
 
 def _described(source: Convertible, recoded: Recoded) -> dict[str, torch.Tensor]:

@@ -116,7 +116,8 @@ def raised_groups(weight: torch.Tensor, *, bits: int, group_size: int, sym: bool
         levels, size = 2 ** (bits - 1), grouped.abs().amax(1)
     else:
         levels, size = 2**bits - 1, grouped.amax(1).clamp(min=0) - grouped.amin(1).clamp(max=0)
-    return ((size > 0) & (size < levels * torch.finfo(torch.float16).tiny)).sum(0)
+    raised: torch.Tensor = (size > 0) & (size < levels * torch.finfo(torch.float16).tiny)  # [groups, out]
+    return raised.sum(0)
 
 
 def stored_scale(scale: torch.Tensor) -> torch.Tensor:
