@@ -212,7 +212,7 @@ endef
 	@echo "Installing into .venv-gptqmodel-4 (minutes the first time)"
 	@$(PYTHON) -m venv .venv-gptqmodel-4
 	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-gptqmodel-4/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_shared.pth"
-	@.venv-gptqmodel-4/bin/python -m pip install -qq --no-compile 'setuptools<81' wheel
+	@.venv-gptqmodel-4/bin/python -m pip install -qq --no-compile 'setuptools>=77,<81' wheel
 	@.venv-gptqmodel-4/bin/python -m pip install -qq --no-compile --no-deps --no-build-isolation -r constraints/gptqmodel-4.txt
 	@touch $@
 

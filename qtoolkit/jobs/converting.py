@@ -2,10 +2,8 @@
 
 import json
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from math import prod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +16,16 @@ from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, Unsuppo
 from qtoolkit.files import path_of
 from qtoolkit.formats import FileFormat, GroupedFormat, LayersFormat, Unheld, conversion_targets, side_files_of
 from qtoolkit.jobs.checkpoint_opening import open_source
-from qtoolkit.jobs.convertible import LAYOUT, Convertible, read_convertible
+from qtoolkit.jobs.conversion_receipts import write_conversion_receipt
+from qtoolkit.jobs.convertible import Convertible, read_convertible
 from qtoolkit.jobs.recoded import Recoded, inputs_notes, recode, refusal
 from qtoolkit.measure.disk import disk_size, free_disk
 from qtoolkit.measure.guard import explained
-from qtoolkit.measure.host import hardware, versions
-from qtoolkit.measure.peak import resident_memory
-from qtoolkit.methods import config_of_checkpoint, packages_of_method, reader_of, stored_of
-from qtoolkit.models import structure
+from qtoolkit.methods import config_of_checkpoint, stored_of
 from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.noted import Noted
-from qtoolkit.planning.planner import plan_job
-from qtoolkit.publishing import begin_receipt, behaviour_of, receipt_of, write_receipt
-from qtoolkit.quantized import quantization_report
 from qtoolkit.readers import Stored, readers_of, reading_of, served_by
-from qtoolkit.records import Conversion, MemoryReport, OnProgress, Receipt
+from qtoolkit.records import Conversion, OnProgress
 from qtoolkit.requests import ConvertRequest, ModelSource
 from qtoolkit.stream.companion_files import copy_companions
 from qtoolkit.stream.staging import check_output, staged
@@ -43,7 +36,6 @@ from qtoolkit.units import format_bytes
 _ADVICE = "free some: each layer is read and written by itself"
 _SAME = "codes, scales and zero points are the same numbers"
 _GENERATION = "generation_config.json"
-_LEFT = "not quantized in the checkpoint"
 
 
 @explained("converting", _ADVICE)
@@ -71,7 +63,9 @@ def run_conversion(request: ConvertRequest) -> Conversion:
         beside = _write_beside(source, planned.values, planned.config_entries, partial)
         changes = planned.write(partial, request.report)
         notes = (note, *planned.notes, *changes, *beside)
-        method = _write_receipt(source, planned, layout=layout, folder=partial, notes=notes, started=started)
+        method = write_conversion_receipt(
+            source, partial, layout=layout, file_bytes=planned.file_bytes, notes=notes, started=started
+        )
     return Conversion(
         model=source.checkpoint.name,
         commit_hash=source.checkpoint.commit_hash,
@@ -186,20 +180,46 @@ def _refuse_unread(source: Convertible, planned: _Planned, for_: str | None) -> 
     Raises:
         ConfigError: it would not; the message says why, and what to do.
     """
-    bits = {codes.name: codes.bits for codes in source.layers.values()}
-    dtype = str(source.checkpoint.dtype).removeprefix("torch.")
-    config = config_of_checkpoint(planned.values)
-    architecture = type(source.checkpoint.skeleton).__name__
-    stored = stored_of(config, bits, planned.left, dtype=dtype, values=planned.values, architecture=architecture)
+    stored = _stored(source, planned.values, planned.left)
     if for_ is None:
         return stored
     reading = reading_of(for_, readers_of(stored))
     if not reading.loads:
+        formats = [f"format={name!r}" for name in _loaded_formats(source, for_)]
+        # Options of a recipe are of no use to codes that are chosen already.
+        way = f"give {' or '.join(formats)}" if formats else "it loads these codes in no format that holds them"
+        if not formats and reading.remedy and not reading.is_recipe:
+            way = reading.remedy
         raise ConfigError(
-            f"for_={for_!r}: {reading.name} would not load the result ({reading.why}): "
-            f"{reading.remedy or 'name another format'}, or leave for_ out"
+            f"for_={for_!r}: {reading.name} would not load the result ({reading.why}): {way}, or leave for_ out"
         )
     return stored
+
+
+def _stored(source: Convertible, values: Mapping[str, Any], left: Sequence[str]) -> Stored:
+    """Return how a result will be stored: by its `quantization_config`, and the matrices that are not quantized."""
+    return stored_of(
+        config_of_checkpoint(values),
+        {codes.name: codes.bits for codes in source.layers.values()},
+        left,
+        dtype=str(source.checkpoint.dtype).removeprefix("torch."),
+        values=values,
+        architecture=type(source.checkpoint.skeleton).__name__,
+    )
+
+
+def _loaded_formats(source: Convertible, reader: str) -> Iterator[str]:
+    """Yield the formats that hold the same codes, and which a program loads."""
+    for name, (target, layout) in conversion_targets().items():
+        if isinstance(target, FileFormat):
+            continue
+        try:
+            recoded = recode(source, target, layout)
+        except ConfigError:
+            continue
+        readings = readers_of(_stored(source, recoded.values, recoded.left))
+        if readings and reading_of(reader, readings).loads:
+            yield name
 
 
 def _described(source: Convertible, recoded: Recoded) -> dict[str, torch.Tensor]:
@@ -261,79 +281,3 @@ def _write_beside(
         (folder / _GENERATION).write_bytes((checkpoint.path / _GENERATION).read_bytes())
     written = Noted[list[str]]([]) if checkpoint.tokenizer is None else write_tokenizer(checkpoint.tokenizer, folder)
     return (*written.notes, *copy_companions(checkpoint.path, folder).notes)
-
-
-def _write_receipt(
-    source: Convertible, planned: _Planned, *, layout: str, folder: Path, notes: tuple[str, ...], started: float
-) -> str:
-    """Write the receipt of a result whose other files are written, and return the method that chose the codes.
-
-    The result is read as any checkpoint, so that one that does not fit its config never reaches the output. What the
-    receipt of a model of our own says of its making still holds.
-    """
-    checkpoint = source.checkpoint
-    result = open_source(folder, ModelSource(), quantized=True, headers_only=True)
-    read_as = reader_of(result)
-    reader = read_as.reader
-    plan = plan_job(read_as.checkpoint, read_as.config, "cpu", None, rss=resident_memory(), method=reader).plan
-    disk = disk_size(folder)
-    footprint = plan.footprint_after if planned.file_bytes is None else planned.file_bytes
-    own = receipt_of(checkpoint).value
-    if own is not None:
-        stated = read_as.config.to_dict()
-        # Codes without the rounded inputs of their method are those of another.
-        kept = own.settings if read_as.config.method == own.method else stated
-        receipt = replace(
-            own,
-            method=read_as.config.method,
-            settings={**kept, **{key: stated[key] for key in LAYOUT & stated.keys()}},
-            notes=(*own.notes, *notes),
-            memory=replace(
-                own.memory,
-                footprint_after=footprint,
-                predicted_footprint_after=None,
-                disk_after=disk,
-                predicted_disk_after=plan.disk_after,
-            ),
-            num_layers=len(plan.layers),
-            taken_over=layout if own.taken_over else "",
-            num_quantized=plan.num_quantized,
-        )
-    else:
-        memory = MemoryReport(
-            num_parameters=plan.source.num_parameters,
-            footprint_before=plan.source.footprint,
-            footprint_after=footprint,
-            disk_before=checkpoint.disk_size,
-            disk_after=disk,
-            predicted_disk_after=plan.disk_after,
-        )
-        base = behaviour_of(checkpoint)
-        # How codes of others were chosen, nothing tells.
-        settings = {key: value for key, value in plan.settings.items() if key in LAYOUT}
-        about = replace(plan, source=checkpoint.record(), settings=settings)
-        every = (*checkpoint.notes, *base.notes, *notes)
-        report = quantization_report(about, every, memory, folder, time.monotonic() - started)
-        deciding = versions(packages_of_method(plan.method))
-        receipt = begin_receipt(checkpoint, base.value, report, deciding, (hardware("cpu"),), None)
-        receipt = replace(receipt, taken_over="" if planned.file_bytes is not None else layout)
-    if planned.file_bytes is not None:
-        receipt = _of_file(source, receipt, own, plan.settings)
-    write_receipt(folder, receipt)
-    return source.config.method if planned.file_bytes is not None else plan.method
-
-
-def _of_file(source: Convertible, receipt: Receipt, own: Receipt | None, settings: Mapping[str, Any]) -> Receipt:
-    """Return a receipt of a file of another program, whose config tells nothing of how its codes were chosen."""
-    chosen = source.layout if own is None else own.converted_from or own.recipe
-    layers = source.layers
-    left = [name for name, module in source.model.named_modules() if structure.is_linear(module) and name not in layers]
-    skipped = Counter({_LEFT: len(left)} if left else {}) if own is None else own.skipped
-    return replace(
-        receipt,
-        settings=settings,
-        converted_from=chosen,
-        num_layers=len(layers),
-        num_quantized=sum(prod(codes.shape) for codes in layers.values()),
-        skipped=skipped,
-    )

@@ -1,14 +1,9 @@
 """Write what a message calls options in Python, `seq_len=64`, as they stand on the line of a magic: `--seq-len 64`."""
 
-import re
-
 from qtoolkit.methods import available_methods, config_class
 from qtoolkit.notebook.lines import MAGICS
+from qtoolkit.notebook.option_words import plain, with_other_words
 from qtoolkit.notebook.options import LineOption, config_options
-
-# A call is Python, and stays: "GPTQ(format='compressed-tensors') quantizes them".
-_CALL = re.compile(r"(\b[\w.]+\((?:[^()]|\([^()]*\))*\))")
-_VALUE = r"""('[^']*'|"[^"]*"|[\w.\-]+)?"""
 
 
 def in_words_of_line(message: str, magic: str, *, has_body: bool, names_options: bool) -> str:
@@ -28,17 +23,11 @@ def in_words_of_line(message: str, magic: str, *, has_body: bool, names_options:
     options = _options_of(magic, has_body=has_body)
     if not options:
         return message
-    names = "|".join(sorted(map(re.escape, options), key=len, reverse=True))
-    given = re.compile(rf"(?<![\w./'\"-])({names})={_VALUE}")
-    # One word alone may be meant as a word: "leave lossy out".
-    bare = re.compile(rf"(?<![\w./'\"-])({names})(?![\w./'\"(=])")
-    parts = _CALL.split(message)
-    for place in range(0, len(parts), 2):
-        part = given.sub(lambda found: _written(options[found[1]], found[2] or ""), parts[place])
-        if names_options:
-            part = bare.sub(lambda found: options[found[1]].flags[0] if "_" in found[1] else found[1], part)
-        parts[place] = part
-    return "".join(parts)
+
+    def bare(name: str) -> str:
+        return options[name].flags[0] if names_options and "_" in name else name
+
+    return with_other_words(message, options, given=lambda name, value: _written(options[name], value), bare=bare)
 
 
 def _options_of(magic: str, *, has_body: bool) -> dict[str, LineOption]:
@@ -56,8 +45,7 @@ def _written(option: LineOption, value: str) -> str:
     if not value:
         return option.flags[0]
     if option.metavar:
-        text = value.strip("'\"")
-        return f"{option.flags[0]} {text}" if text and " " not in text else f"{option.flags[0]} {value}"
+        return f"{option.flags[0]} {plain(value)}"
     wanted = value == "True"
     if len(option.flags) == 2:
         return option.flags[0 if wanted else 1]

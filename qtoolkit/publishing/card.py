@@ -63,6 +63,7 @@ def make_card(
         card_metadata(receipt, request, lineage),
         template_path=str(TEMPLATE),
         receipt=receipt,
+        is_converted=receipt.taken_over is not None and receipt.taken_over.is_of_base,
         lineage=lineage,
         request=request,
         revision="" if request.revision == "main" else f", revision={_python(request.revision)}",

@@ -62,7 +62,7 @@ def check_readers(artifact: Artifact, for_: str | None) -> Check:
     if for_ is not None:
         reading = reading_of(for_, readings)
         state = "loads" if reading.loads else "does not load"
-        return Check(NAME, reading.loads, f"{state} in {reading.name}", reading.remarks)
+        return Check(NAME, reading.loads, f"{state} in {reading.name}", reading.remarks_on_saved)
     if not readings:
         return Check(NAME, None, "not known", "the reader contract has no row for this format")
     return Check(NAME, True, summary(readings), "by their sources, not tried")

@@ -66,7 +66,7 @@ def _in_version(reading: Reading, version: str) -> Reading:
     asked = version_key(version)
     own = replace(reading, version=version)
     if reading.until and version_key(reading.since) <= asked < version_key(reading.until):
-        return replace(own, loads=True, why="", remedy="", note=f"from {reading.until} on it does not")
+        return replace(own, loads=True, why="", remedy="", is_recipe=False, note=f"from {reading.until} on it does not")
     if not reading.loads:
         return own
     if reading.since and asked < version_key(reading.since):
@@ -123,9 +123,9 @@ def _reading(program: Program, entry: Entry | None, stored: Stored) -> Reading:
     """Return what one program says of a model, by its row of the table."""
     if entry is None:
         return Reading(program.name, program.title, program.version, False, why=program.refuses, source=program.source)
-    broken = [(why, limit.remedy) for limit in entry.limits if (why := limit.broken_by(stored))]
-    whys = [entry.refused] if entry.refused else [why for why, _ in broken]
-    remedies = [entry.remedy] if entry.refused else list(dict.fromkeys(remedy for _, remedy in broken if remedy))
+    broken = [] if entry.refused else [limit for limit in entry.limits if limit.broken_by(stored)]
+    whys = [entry.refused] if entry.refused else [limit.broken_by(stored) for limit in broken]
+    remedies = [entry.remedy] if entry.refused else list(dict.fromkeys(one.remedy for one in broken if one.remedy))
     return Reading(
         program.name,
         program.title,
@@ -138,4 +138,5 @@ def _reading(program: Program, entry: Entry | None, stored: Stored) -> Reading:
         remedy="; ".join(remedies),
         note=entry.note,
         source=entry.source,
+        is_recipe=any(limit.remedy and not limit.is_kept for limit in broken),
     )

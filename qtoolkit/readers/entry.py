@@ -42,15 +42,21 @@ class Limit:
         allowed: the values that it may have; of a field that holds several, each of them.
         why: what is not loaded, a clause; "{got}" stands for the values that are not allowed.
         remedy: what to do instead; may be empty.
+        is_kept: whether the remedy helps a model that is quantized already; otherwise it names options of a recipe.
+        layouts: of the models that it is for; empty for all.
     """
 
     field: str
     allowed: tuple[Any, ...]
     why: str
     remedy: str = ""
+    is_kept: bool = False
+    layouts: tuple[str, ...] = ()
 
     def broken_by(self, stored: Stored) -> str:
         """Return why the model is not loaded; empty where the condition is met."""
+        if self.layouts and stored.layout not in self.layouts:
+            return ""
         value = getattr(stored, self.field)
         got = [one for one in (value if isinstance(value, tuple) else (value,)) if one not in self.allowed]
         return self.why.format(got=" and ".join(map(str, got))) if got else ""

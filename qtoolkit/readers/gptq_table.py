@@ -4,8 +4,11 @@ from qtoolkit.readers.entry import Entry, Limit, Since
 from qtoolkit.readers.shared_limits import COMPRESSED, CONVERTS, MIXED, SERVER_GROUPS, SGLANG, VLLM
 
 _GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
+_FIRST_LAYOUT = ("", "gptq")
 _ONE_WIDTH = Limit("widths", (1,), "layers with different bits: it gives all the same", "give all layers the same bits")
-_MISNAMED = Limit("misnamed_units", (), "dynamic names layers, where it looks for the fused name", "write it anew")
+_MISNAMED = Limit(
+    "misnamed_units", (), "dynamic names layers, where it looks for the fused name", "write it anew", is_kept=True
+)
 
 GPTQ = (
     Entry(
@@ -20,10 +23,17 @@ GPTQ = (
     Entry(
         "transformers4",
         "gptq",
-        source="run with optimum 1.27.0 and gptqmodel 5.6.12, which unpacks 3 bits wrongly: interop/read_gptqmodel.py",
+        source="run with optimum 1.27.0 and gptqmodel 5.6.12, which takes zero points of 3 bits from the first layout "
+        "to the second wrongly: interop/read_gptqmodel.py",
         since=(Since("4.32.0", without="4.31.0", found="class GPTQConfig"),),
         needs="optimum >= 1.24, and gptqmodel >= 1.4.3 or auto-gptq",
-        limits=(Limit("bits", (2, 4, 8), "GPTQ of {got} bits: it reads 2, 4 and 8 right", COMPRESSED), _ONE_WIDTH),
+        limits=(
+            Limit(
+                "bits", (2, 4, 8), "GPTQ of {got} bits: it reads 2, 4 and 8 right", COMPRESSED, layouts=_FIRST_LAYOUT
+            ),
+            Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits", COMPRESSED),
+            _ONE_WIDTH,
+        ),
     ),
     Entry(
         "vllm",
@@ -79,7 +89,7 @@ GPTQ = (
         limits=(
             Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits"),
             _ONE_WIDTH,
-            Limit("layout", ("", "gptq"), "zero points stored as {got}", "leave checkpoint_format out"),
+            Limit("layout", _FIRST_LAYOUT, "zero points stored as {got}", "leave checkpoint_format out"),
             Limit("left", (), "layers of a block that are left as they are", "leave exclude out"),
         ),
         note="of a model whose head is tied to its embedding it leaves both unset, whoever quantized it",

@@ -8,6 +8,7 @@ _EXPANDS = Limit(
     (False,),
     "packed zero points",
     'write "run_compressed": false into its quantization_config',
+    is_kept=True,
 )
 _PLAIN_EXPERTS = Limit(
     "plain_experts",
@@ -93,6 +94,10 @@ PACKED = (
         "qtoolkit",
         "compressed-tensors",
         source="qtoolkit/formats/compressed_tensors",
-        limits=(Limit("layout", ("", "pack-quantized"), "weights stored as {got}", "load it with transformers"),),
+        limits=(
+            Limit(
+                "layout", ("", "pack-quantized"), "weights stored as {got}", "load it with transformers", is_kept=True
+            ),
+        ),
     ),
 )

@@ -19,7 +19,7 @@ def card_lines(stored: Stored) -> tuple[tuple[str, str, str], ...]:
     """
     rare = {program.name for program in PROGRAMS if program.is_rare}
     shown = (one for one in readers_of(stored) if one.reader != OWN and (one.loads or one.reader not in rare))
-    return tuple((one.name, "yes" if one.loads else "no", one.remarks) for one in shown)
+    return tuple((one.name, "yes" if one.loads else "no", one.remarks_on_saved) for one in shown)
 
 
 def load_lines(stored: Stored, repo: str, revision: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from qtoolkit.records.plan import Advice, Plan
 from qtoolkit.records.publication import Publication, PublishedFormat
 from qtoolkit.records.quality import QualityReport, SpeedReport
 from qtoolkit.records.reading import Reading
-from qtoolkit.records.receipt import Behaviour, FileEntry, Probe, Receipt
+from qtoolkit.records.receipt import Behaviour, FileEntry, Probe, Receipt, TakenOver
 from qtoolkit.records.recommendation import Candidate, Recommendation
 from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.search_results import FoundModel, FoundModels
@@ -66,6 +66,7 @@ __all__ = [
     "Sensitivity",
     "Speed",
     "SpeedReport",
+    "TakenOver",
     "TaskMetric",
     "TaskReport",
     "Term",

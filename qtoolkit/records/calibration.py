@@ -22,15 +22,17 @@ class LayerError(Record):
         damp_percent: the damping used, as a share of the mean of the Hessian's diagonal.
         num_inputs: tokens that it received.
         corrected: whether it makes good what layers before it have changed; None if this was not asked for.
+        raised: groups whose weights are finer than the smallest scale that is stored, which they got.
     """
 
-    added_fields: ClassVar[frozenset[str]] = frozenset({"corrected"})
+    added_fields: ClassVar[frozenset[str]] = frozenset({"corrected", "raised"})
 
     name: str
     error: float
     damp_percent: float
     num_inputs: int
     corrected: bool | None = None
+    raised: int = 0
 
     def rows(self) -> tuple[Row, ...]:
         return (Row(self.name, f"{self.error:.3g}", f"{format_count(self.num_inputs)} tokens"),)
@@ -99,6 +101,11 @@ class CalibrationReport(Record):
         if apart:
             note = "other tokens reach them than in full precision, or too few: nothing before them is made good"
             rows.append(Row("not corrected", format_items(apart, "layer"), note))
+        raised = [layer for layer in self.layers if layer.raised]
+        if raised:
+            note = f"in {format_items(len(raised), 'layer')} ({raised[0].name}), whose weights are finer than that"
+            count = format_items(sum(layer.raised for layer in raised), "group")
+            rows.append(Row("smallest scale", f"{count} got 6.1e-05", note))
         if self.resumed:
             rows.append(Row("went on", format_items(self.resumed, "block"), "done by an earlier call"))
         return tuple(rows)

@@ -23,9 +23,10 @@ class Reading(Record):
         remedy: what to do where it does not; may be empty.
         note: what to know where it does; mostly empty.
         source: the file, the address or the test that says so.
+        is_recipe: whether the remedy names options of a recipe, which a model that is quantized already no longer has.
     """
 
-    added_fields: ClassVar[frozenset[str]] = frozenset({"until"})
+    added_fields: ClassVar[frozenset[str]] = frozenset({"until", "is_recipe"})
 
     reader: str
     title: str
@@ -38,6 +39,7 @@ class Reading(Record):
     note: str = ""
     source: str = ""
     until: str = ""
+    is_recipe: bool = False
 
     @property
     def name(self) -> str:
@@ -55,6 +57,13 @@ class Reading(Record):
         needs = f"needs {self.needs}" if self.needs else ""
         since = f"from {self.since} on" if self.since else ""
         return "; ".join(filter(None, (since, needs, self.note))) if self.loads else self.reason
+
+    @property
+    def remarks_on_saved(self) -> str:
+        """Return what to know of a model that is quantized already."""
+        if self.loads or not self.is_recipe:
+            return self.remarks
+        return f"{self.why}; quantized anew, {self.remedy}"
 
     def rows(self) -> tuple[Row, ...]:
         return (Row(self.name, "loads it" if self.loads else "does not load it", self.remarks),)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from qtoolkit.records.base import Record, Row, note_rows, row_if
 from qtoolkit.records.calibration import CalibrationReport
@@ -82,6 +82,28 @@ class Probe(Record):
 
 
 @dataclass(frozen=True)
+class TakenOver(Record):
+    """Describe codes that a conversion took over.
+
+    Attributes:
+        recipe: how they were chosen, "gptq (bits=4, ...)"; empty where the base is somebody else's quantized model, of
+            which nothing tells it.
+        format: how they are stored now, by the format's name of its way to pack codes.
+    """
+
+    recipe: str
+    format: str
+
+    @property
+    def is_of_base(self) -> bool:
+        """Whether the base was quantized already, so that nothing but the conversion is known."""
+        return not self.recipe
+
+    def rows(self) -> tuple[Row, ...]:
+        return (Row("codes of", self.recipe or "the base, which was quantized", f"stored as {self.format}"),)
+
+
+@dataclass(frozen=True)
 class Receipt(Record):
     """Describe how a saved model was made, from which base, what was measured, and every file written.
 
@@ -108,17 +130,13 @@ class Receipt(Record):
         files: name -> size and hash of every file but this one.
         source_check: whether the bytes of the base have the hashes that the Hub names ("checked: ..."), or why that is
             not known ("not checked: ..."); empty if nothing is known.
-        taken_over: the format in which codes stand that were chosen elsewhere, and taken over by a conversion; empty
-            where they were chosen by the job that made the model.
-        converted_from: how the codes were chosen that a file of another program has taken over, or the format that had
-            them: "gptq (bits=4, ...)", "awq"; empty for a model whose `method` and `settings` tell it.
+        taken_over: codes that a conversion took over, where `method` and `settings` do not tell how they were chosen;
+            None for others.
         num_quantized: number of weights that are quantized; None in receipts of older versions.
     """
 
     schema_version: ClassVar[int] = 2
-    added_fields: ClassVar[frozenset[str]] = frozenset(
-        {"source_check", "taken_over", "converted_from", "num_quantized"}
-    )
+    added_fields: ClassVar[frozenset[str]] = frozenset({"source_check", "taken_over", "num_quantized"})
 
     source: ModelSource
     license: str | None
@@ -139,9 +157,13 @@ class Receipt(Record):
     dtypes: Mapping[str, int]
     files: Mapping[str, FileEntry]
     source_check: str = ""
-    taken_over: str = ""
-    converted_from: str = ""
+    taken_over: TakenOver | None = None
     num_quantized: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """See `Record`; receipts of conversions that were written before `TakenOver` are read too."""
+        return super().from_dict(_with_taken_over(values))
 
     @property
     def share(self) -> str:
@@ -166,7 +188,7 @@ class Receipt(Record):
             *row_if("bytes of the base", self.source_check),
             Row("licence of the base", self.license or "not known"),
             Row("recipe", self.recipe),
-            *row_if("codes of", self.converted_from),
+            *(self.taken_over.rows() if self.taken_over else ()),
             Row("device", self.device, ", ".join(self.hardware)),
             *self.memory.rows(),
             Row("quantized layers", str(self.num_layers)),
@@ -176,3 +198,20 @@ class Receipt(Record):
             *note_rows(self.notes),
             Row("files", str(len(self.files)), format_bytes(sum(file.size for file in self.files.values()))),
         )
+
+
+def _with_taken_over(values: Any) -> Any:
+    """Return a receipt's values with one record of codes that were taken over, in place of the two texts of older ones.
+
+    These were `taken_over`, the format of layers with somebody else's codes, and `converted_from`, the recipe or the
+    format of codes that stand in a file; only one had a text.
+    """
+    if not isinstance(values, Mapping) or not isinstance(values.get("taken_over"), str):
+        return values
+    kept = {key: value for key, value in values.items() if key != "converted_from"}
+    recipe, stored_as = values.get("converted_from", ""), values["taken_over"]
+    if isinstance(recipe, str) and recipe:
+        # A file is of the format that its method is called after. A recipe has options, and a format has none.
+        recipe, stored_as = recipe if recipe.endswith(")") else "", values.get("method")
+    shared = {"record": TakenOver.__name__, "schema_version": TakenOver.schema_version}
+    return {**kept, "taken_over": {**shared, "recipe": recipe, "format": stored_as} if stored_as else None}

@@ -39,25 +39,24 @@ class BlockGrid:
     Attributes:
         bits: of a code.
         zero: the code of zero, where there is no minimum.
-        search: takes what `BlockType.quantize` takes, and returns the levels.
+        search: takes what `BlockType.quantize` takes, always with importance, and returns the levels.
         pack: takes `Levels.stored` and codes uint8 [blocks, block_size]; returns uint8 [blocks, block_bytes].
         codebook: the whole numbers that stand in the place of code - zero where these are not evenly spaced.
     """
 
     bits: int
     zero: int
-    search: Callable[[Tensor, Tensor | None, Tensor], Levels]
+    search: Callable[[Tensor, Tensor, Tensor], Levels]
     pack: Callable[[tuple[Tensor, ...], Tensor], Tensor]
     codebook: tuple[int, ...] = ()
 
-    def round(self, blocks: Tensor, importance: Tensor | None, square: Tensor) -> Tensor:
-        """Search levels, take the code next to each weight, and pack; takes and returns what `BlockType.quantize` does.
+    def nearest(self, blocks: Tensor, levels: Levels) -> Tensor:
+        """Take the code next to each weight of blocks [blocks, block_size], and pack; uint8 [blocks, block_bytes].
 
         For evenly spaced levels.
 
         Example: step 2, minimum 1, so that the levels are -1, 1, 3, 5; 1.7 is nearest to 1, the code 1.
         """
-        levels = self.search(blocks, importance, square)
         groups = blocks.unflatten(1, (levels.step.shape[1], -1))  # [blocks, block_size] -> [blocks, groups, weights]
         if levels.minimum is not None:
             groups = groups + levels.minimum[:, :, None]

@@ -85,8 +85,11 @@ def search_levels(weight: Tensor, type_: BlockType, importance: Tensor) -> Level
         Levels of its blocks, row after row.
     """
     assert type_.grid is not None
-    parts = _parts(weight, type_, importance)
-    return Levels.joined([type_.grid.search(part.blocks, part.importance, part.square) for part in parts])
+    levels = []
+    for part in _parts(weight, type_, importance):
+        assert part.importance is not None
+        levels.append(type_.grid.search(part.blocks, part.importance, part.square))
+    return Levels.joined(levels)
 
 
 class _Part(NamedTuple):
@@ -116,9 +119,23 @@ def _float_bytes(dtype: torch.dtype) -> Callable[[Tensor, Tensor | None, Tensor]
     return lambda blocks, _importance, _square: blocks.to(dtype).view(torch.uint8)
 
 
-def _with_grid(name: str, number: int, block_bytes: int, grid: BlockGrid) -> BlockType:
-    """Return a type with blocks of 256 whose weights become the codes next to them."""
-    return BlockType(name, number, 256, block_bytes, grid.round, grid)
+def _k_quant(
+    name: str,
+    number: int,
+    block_bytes: int,
+    *,
+    bits: int,
+    zero: int,
+    search: Callable[[Tensor, Tensor | None, Tensor], Levels],
+    pack: Callable[[tuple[Tensor, ...], Tensor], Tensor],
+) -> BlockType:
+    """Return a type with blocks of 256 whose weights become the codes next to them; see `BlockType` and `BlockGrid`."""
+    grid = BlockGrid(bits, zero, search, pack)
+
+    def quantize(blocks: Tensor, importance: Tensor | None, square: Tensor) -> Tensor:
+        return grid.nearest(blocks, search(blocks, importance, square))
+
+    return BlockType(name, number, 256, block_bytes, quantize, grid)
 
 
 BLOCK_TYPES = {
@@ -131,11 +148,11 @@ BLOCK_TYPES = {
         BlockType("Q5_0", 6, 32, 22, signed(5), signed_grid(5)),
         BlockType("Q5_1", 7, 32, 24, with_minimum(5), grid_with_minimum(5)),
         BlockType("Q8_0", 8, 32, 34, q8_0),
-        _with_grid("Q2_K", 10, 84, BlockGrid(2, 0, q2_k, pack_q2)),
-        _with_grid("Q3_K", 11, 110, BlockGrid(3, 4, q3_k, pack_q3)),
-        _with_grid("Q4_K", 12, 144, BlockGrid(4, 0, q4_q5_k(4), partial(pack_q4_q5, bits=4))),
-        _with_grid("Q5_K", 13, 176, BlockGrid(5, 0, q4_q5_k(5), partial(pack_q4_q5, bits=5))),
-        _with_grid("Q6_K", 14, 210, BlockGrid(6, 32, q6_k, pack_q6)),
+        _k_quant("Q2_K", 10, 84, bits=2, zero=0, search=q2_k, pack=pack_q2),
+        _k_quant("Q3_K", 11, 110, bits=3, zero=4, search=q3_k, pack=pack_q3),
+        _k_quant("Q4_K", 12, 144, bits=4, zero=0, search=q4_q5_k(4), pack=partial(pack_q4_q5, bits=4)),
+        _k_quant("Q5_K", 13, 176, bits=5, zero=0, search=q4_q5_k(5), pack=partial(pack_q4_q5, bits=5)),
+        _k_quant("Q6_K", 14, 210, bits=6, zero=32, search=q6_k, pack=pack_q6),
         BlockType("IQ4_NL", 20, 32, 18, iq4_nl, BlockGrid(4, 0, iq4_nl_levels, partial(pack_plain, bits=4), LEVELS)),
         BlockType("IQ4_XS", 23, 256, 136, iq4_xs, BlockGrid(4, 0, iq4_xs_levels, pack_iq4_xs, LEVELS)),
         BlockType("BF16", 30, 1, 2, _float_bytes(torch.bfloat16)),

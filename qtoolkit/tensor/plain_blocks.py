@@ -29,7 +29,7 @@ def signed(bits: int) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
             scale = largest_of(blocks.T) / -half
             codes = (blocks * inverse_of(scale[:, None]) + (half + 0.5)).clamp_(max=2 * half - 1)
         else:
-            found, scale = _searchedsigned(blocks, importance, square, half)
+            found, scale = _searched_signed(blocks, importance, square, half)
             codes = found.T + half
         return pack_plain((scale,), codes.to(torch.uint8), bits)
 
@@ -40,15 +40,14 @@ def signed_grid(bits: int) -> BlockGrid:
     """Return the levels of Q4_0 or Q5_0."""
     half = 1 << (bits - 1)
 
-    def search(blocks: Tensor, importance: Tensor | None, square: Tensor) -> Levels:
-        weights = torch.ones_like(blocks) if importance is None else importance
-        _, scale = _searchedsigned(blocks, weights, square, half)
+    def search(blocks: Tensor, importance: Tensor, square: Tensor) -> Levels:
+        _, scale = _searched_signed(blocks, importance, square, half)
         return Levels(as_stored(scale), None, (scale,))
 
     return BlockGrid(bits, half, search, partial(pack_plain, bits=bits))
 
 
-def _searchedsigned(blocks: Tensor, importance: Tensor, square: Tensor, half: int) -> tuple[Tensor, Tensor]:
+def _searched_signed(blocks: Tensor, importance: Tensor, square: Tensor, half: int) -> tuple[Tensor, Tensor]:
     """Return codes [32, blocks] and scales [blocks], see `search_symmetric`."""
     weights = importance * (square + blocks.square()).sqrt_()
     return search_symmetric(as_columns(blocks), as_columns(weights), half)
@@ -73,9 +72,8 @@ def with_minimum(bits: int) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]
 def grid_with_minimum(bits: int) -> BlockGrid:
     """Return the levels of Q4_1 or Q5_1."""
 
-    def search(blocks: Tensor, importance: Tensor | None, square: Tensor) -> Levels:
-        weights = torch.ones_like(blocks) if importance is None else importance
-        _, scale, minimum = _searched_affine(blocks, weights, square, (1 << bits) - 1)
+    def search(blocks: Tensor, importance: Tensor, square: Tensor) -> Levels:
+        _, scale, minimum = _searched_affine(blocks, importance, square, (1 << bits) - 1)
         return Levels(as_stored(scale), as_stored(minimum), (scale, -minimum))
 
     return BlockGrid(bits, 0, search, partial(pack_plain, bits=bits))

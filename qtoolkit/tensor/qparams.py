@@ -99,6 +99,27 @@ def search_qparams(
     return QParams(scale, zero_point, bits, largest)
 
 
+def raised_groups(weight: torch.Tensor, *, bits: int, group_size: int, sym: bool) -> torch.Tensor:
+    """Count the groups of each output whose weights are finer than float16's smallest normal number as a scale.
+
+    Their scale is raised to it, so that they get fewer levels than their bits allow. Groups of zeros lose nothing.
+
+    Args:
+        weight, bits, group_size, sym: as for `search_qparams`.
+
+    Returns:
+        int64 [out].
+    """
+    # [in, out] -> [groups, group_size, out]
+    grouped = weight.reshape(-1, group_size, weight.shape[1])
+    if sym:
+        levels, size = 2 ** (bits - 1), grouped.abs().amax(1)
+    else:
+        levels, size = 2**bits - 1, grouped.amax(1).clamp(min=0) - grouped.amin(1).clamp(max=0)
+    raised: torch.Tensor = (size > 0) & (size < levels * torch.finfo(torch.float16).tiny)  # [groups, out]
+    return raised.sum(0)
+
+
 def stored_scale(scale: torch.Tensor) -> torch.Tensor:
     """Return scales rounded to float16, as the file holds them, in their own type; never 0 and never infinite."""
     limits = torch.finfo(torch.float16)

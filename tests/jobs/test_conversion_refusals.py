@@ -120,8 +120,17 @@ def test_lossy_where_nothing_is_rounded(tmp_path: Path) -> None:
 def test_a_program_that_would_not_load_the_result(tmp_path: Path) -> None:
     message = refusal(gptq(tmp_path), "mlx", tmp_path, for_="vllm")
     assert re.match(r"for_='vllm': vLLM \S+ would not load the result \(", message)
+    assert message.endswith("): give format='compressed-tensors' or format='gptq_v2', or leave for_ out")
     record = qt.convert(tmp_path / "gptq", "compressed-tensors", tmp_path / "ct", for_="vllm")
     assert "vLLM" in record.readers
+
+
+def test_no_options_of_a_recipe_are_named_to_codes_that_are_chosen(tmp_path: Path) -> None:
+    source = gptq(tmp_path, sym=False)
+    message = refusal(source, "gptq_v2", tmp_path, for_="vllm")
+    assert message.endswith("(asymmetric GPTQ): give format='compressed-tensors', or leave for_ out")
+    message = refusal(source, "compressed-tensors", tmp_path, for_="mlx-lm")
+    assert message.endswith("): format='mlx' holds the codes, or leave for_ out")
 
 
 @pytest.mark.parametrize("name", ["scales", "qzeros"])

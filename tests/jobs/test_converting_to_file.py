@@ -20,7 +20,7 @@ from qtoolkit.publishing import read_receipt
 from qtoolkit.publishing.artifact import open_artifact
 from qtoolkit.publishing.card import make_card
 from qtoolkit.publishing.verifier import check_files
-from qtoolkit.records import ProgressEvent, Verification
+from qtoolkit.records import ProgressEvent, TakenOver, Verification
 from qtoolkit.requests import PublishRequest
 from tests.formats.auto_round.test_auto_round_reading import DATA, expanded
 from tests.formats.awq import awq_files
@@ -152,7 +152,7 @@ def test_the_folder_tells_how_its_codes_were_chosen(of_our_own: Path) -> None:
     made, receipt = (read_receipt(of_our_own / name) for name in ("made", "out"))
     assert made is not None and receipt is not None
     assert (receipt.method, receipt.settings["quant_type"]) == ("gguf", "Q4_0")
-    assert (receipt.source, receipt.converted_from) == (made.source, made.recipe)
+    assert (receipt.source, receipt.taken_over) == (made.source, TakenOver(recipe=made.recipe, format="gguf"))
     assert receipt.num_layers == made.num_layers == 14
     assert receipt.num_quantized == made.num_quantized == 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 128)
     tensors = tensors_in(of_our_own / "out").values()

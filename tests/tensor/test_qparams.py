@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qtoolkit.tensor.qparams import search_qparams
+from qtoolkit.tensor.qparams import raised_groups, search_qparams
 
 pytestmark = pytest.mark.once
 
@@ -170,3 +170,13 @@ def test_weights_beyond_every_scale_of_float16_are_refused(sym: bool) -> None:
     assert found.scale.item() == 65504
     with pytest.raises(ValueError, match=r"^weights up to .* need scales beyond those of float16, at most 65504$"):
         search_qparams(torch.tensor([[-1.01 * most], [0.0], [0.0], [0.0]]), torch.ones(4), **options)
+
+
+@pytest.mark.parametrize("sym", [True, False], ids=["symmetric", "asymmetric"])
+def test_groups_that_are_finer_than_the_smallest_scale_are_counted(sym: bool) -> None:
+    """2**-14 is float16's smallest normal number; with 4 bits the largest weight is 8 scales, or the range 15."""
+    finest = 2.0**-14 * (8 if sym else 15)
+    w = torch.zeros(12, 3)  # three groups of 4 inputs, each with one weight that is not 0
+    w[[1, 4, 11], 0] = torch.tensor([finest * 0.99, -finest * 0.5, finest * 1.01])
+    w[[0, 5, 8], 1] = torch.tensor([1e-30, 1.0, -finest])
+    assert raised_groups(w, bits=4, group_size=4, sym=sym).tolist() == [2, 1, 0]

@@ -16,7 +16,7 @@ from qtoolkit.methods.gptq.layer_inputs import SolvedTogether, are_facts, energy
 from qtoolkit.methods.gptq.refining import refine
 from qtoolkit.methods.gptq.solver import solve
 from qtoolkit.stream.run import Result
-from qtoolkit.tensor.qparams import QParams, search_qparams
+from qtoolkit.tensor.qparams import QParams, raised_groups, search_qparams
 
 if TYPE_CHECKING:
     from qtoolkit.formats.stored_layer import GroupedTensors
@@ -102,9 +102,11 @@ class _Group(SolvedTogether):
             # The target: the weights, corrected for what layers before them have changed.
             stacked = self._inputs.target(stack, factored, config.qep_alpha)
             energies = energy(stacked, hessian)
+            in_groups = stacked[members]
+            raised = raised_groups(in_groups, bits=bits, group_size=size, sym=config.sym)
             with storing(full_names[next(iter(stack))]):
                 qparams = search_groups(
-                    stacked[members],
+                    in_groups,
                     factored.importance[members],
                     config,
                     bits=bits,
@@ -112,6 +114,7 @@ class _Group(SolvedTogether):
                     steps=SEARCH_STEPS[bits],
                     largest=torch.finfo(self._method.dtype).max,
                 )
+            del in_groups
             qparams = _as_stored(qparams, self._method.stored(bits, stacked.shape[1], len(hessian)))
             codes, loss = solve(stacked, factored.lower, factored.diagonal, order, qparams, groups)
             if config.rounds:
@@ -126,7 +129,12 @@ class _Group(SolvedTogether):
                 scale = qparams.scale[:, columns]
                 zero_point = qparams.zero_point[:, columns]
                 error = share_of(loss[columns], energies[columns])
-                facts = self._inputs.facts(error, factored.damp, wants_exact=self._method.wants_exact)
+                facts = self._inputs.facts(
+                    error,
+                    factored.damp,
+                    wants_exact=self._method.wants_exact,
+                    raised=int(raised[columns].sum()),
+                )
                 with storing(full_names[name]):
                     results[name] = Result(stored.store(codes[:, columns], scale, zero_point, groups), facts)
         return results

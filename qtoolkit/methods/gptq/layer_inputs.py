@@ -87,10 +87,11 @@ class LayerInputs:
             stacked.T.contiguous(), qep_alpha, factored.lower, factored.diagonal, factored.order
         )
 
-    def facts(self, error: float, damp: float, *, wants_exact: bool) -> dict[str, Any]:
-        """Return what a journal and a report tell of one layer."""
+    def facts(self, error: float, damp: float, *, wants_exact: bool, raised: int = 0) -> dict[str, Any]:
+        """Return what a journal and a report tell of one layer: fields of `LayerError`."""
         facts = {"error": error, "damp_percent": damp, "num_inputs": self._hessian.num_inputs}
-        return facts | {"corrected": self._correction.is_known} if wants_exact else facts
+        facts |= {"corrected": self._correction.is_known} if wants_exact else {}
+        return facts | {"raised": raised} if raised else facts
 
 
 class SolvedTogether:
@@ -116,10 +117,11 @@ def are_facts(facts: Mapping[str, Any], layers: Mapping[str, Any], *, wants_exac
     types = {"error": float, "damp_percent": float, "num_inputs": int} | ({"corrected": bool} if wants_exact else {})
     return facts.keys() == layers.keys() and all(
         isinstance(values, dict)
-        and {key: type(value) for key, value in values.items()} == types
+        and {key: type(value) for key, value in values.items()} in (types, {**types, "raised": int})
         and math.isfinite(values["error"])
         and math.isfinite(values["damp_percent"])
         and values["num_inputs"] >= 0
+        and values.get("raised", 0) >= 0
         for values in facts.values()
     )
 

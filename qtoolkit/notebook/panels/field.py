@@ -30,10 +30,12 @@ class Field:
         problem: what is wrong with its value; empty if nothing is.
         keyword: the verb's keyword that it is for; empty for none.
         default: the verb's default of this keyword.
+        ticked: what the verb takes where a box is ticked.
     """
 
     keyword = ""
     default: Any = None
+    ticked = True
 
     def __init__(self, control: Any, hint: str = "") -> None:
         self.control = control

@@ -10,8 +10,9 @@ from ipywidgets import Box, Layout, VBox
 from qtoolkit.errors import JobCancelled
 from qtoolkit.notebook.magic_errors import forget_variables
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.field import ButtonField, ErrorFields, Field, error_line, field_of_error
+from qtoolkit.notebook.panels.field import ButtonField, ErrorFields, Field, field_of_error
 from qtoolkit.notebook.panels.memory_chart import JobMemory
+from qtoolkit.notebook.panels.panel_words import panel_line
 from qtoolkit.notebook.panels.progress_view import CANCELLING, PanelProgress, ProgressView
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.stop_button import StopButton
@@ -109,7 +110,7 @@ class JobRunner:
             self.view.show_status(f"{job.title}: done")
         except BaseException as error:  # noqa: BLE001  # nobody else would see it
             forget_variables(error)
-            line = _CANCELLED if isinstance(error, JobCancelled) else error_line(error)
+            line = _CANCELLED if isinstance(error, JobCancelled) else panel_line(error, self._error_fields)
             self._results.add(job.call.verb, str(job.call), line)
             self.view.show_status(f"{job.title}: {line}")
             shown = field_of_error(error, self._error_fields)

@@ -6,9 +6,10 @@ from ipywidgets import HTML, VBox
 
 from qtoolkit.errors import SourceError
 from qtoolkit.notebook.panels.background import PAUSE, Lookup
-from qtoolkit.notebook.panels.field import ErrorFields, error_line, field_of_error
+from qtoolkit.notebook.panels.field import ErrorFields, field_of_error
 from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
+from qtoolkit.notebook.panels.panel_words import panel_line
 from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field, reader_field
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.records import Plan
@@ -78,9 +79,10 @@ class PlanPanel:
 
     def _show_error(self, error: Exception) -> None:
         field = field_of_error(error, self._error_fields)
+        line = panel_line(error, self._error_fields)
         if field:
-            field.set_problem(error_line(error))
-        self.verdict.value = _status("no plan: something above is marked" if field else f"⚠ {error_line(error)}")
+            field.set_problem(line)
+        self.verdict.value = _status("no plan: something above is marked" if field else f"⚠ {line}")
 
 
 def plan_html(plan: Plan) -> str:

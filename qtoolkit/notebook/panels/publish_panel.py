@@ -54,6 +54,7 @@ class PublishPanel:
         self.quality = keyword_field(PublishRequest, "quality", "Figures", hint=hint)
         self.revision = keyword_field(PublishRequest, "revision", "Branch")
         self.public = switch_field("Everybody may see it", value=False)
+        self.public.ticked = False  # private=False
         self.create_pr = keyword_field(PublishRequest, "create_pr", "Open a pull request instead")
         self.checks = HTML()
         self.card = HTML()

@@ -43,6 +43,19 @@ def test_activations_that_are_no_numbers(tokenizer: Any) -> None:
     refused(UnsupportedModelError, match, model, gptq(), tokenizer=tokenizer)
 
 
+def test_weights_that_are_finer_than_any_scale_are_told(tokenizer: Any) -> None:
+    model = random_model("llama", vocab_size=len(tokenizer))
+    with torch.no_grad():
+        # 64 outputs of 64 inputs, and of these 16 outputs in two groups of 32.
+        model.model.layers[0].self_attn.o_proj.weight[:16] *= 1e-5
+    report = qt.quantize(model, gptq(qep_alpha=0), device="cpu", tokenizer=tokenizer).report
+    told = "smallest scale     32 groups got 6.1e-05  (in 1 layer (model.layers.0.self_attn.o_proj), whose weights"
+    assert told in str(report)
+    assert report.calibration is not None
+    raised = {layer.name: layer.raised for layer in report.calibration.layers if layer.raised}
+    assert raised == {"model.layers.0.self_attn.o_proj": 32}
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [

@@ -57,7 +57,7 @@ def test_a_refusal_and_the_way_out_of_it(
     convert: ConvertPanel = open_panel(only="convert").convert
     convert.source.value, convert.format.value, convert.output.value = str(saved), "mlx", str(tmp_path / "out")
     told = press(convert)
-    assert isinstance(told, str) and "which format 'mlx' does not hold: give lossy=True" in told
+    assert isinstance(told, str) and "does not hold: tick “Round minima where codes are asymmetric”" in told
     convert.lossy.value = True
     record = press(convert)
     assert isinstance(record, Conversion) and record.lossy and (tmp_path / "out" / "config.json").is_file()

@@ -145,9 +145,9 @@ def test_a_field_that_is_wrong_says_so_and_nothing_starts(
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "no such model": ("quantize", {"model": "./nowhere"}, "model", "nowhere"),
     "a folder that exists": ("quantize", {"output": "taken"}, "output", "exists"),
-    "no GPU": ("quantize", {"methods.device": "cuda"}, "methods.device", "device must be one of auto, cpu on"),
+    "no GPU": ("quantize", {"methods.device": "cuda"}, "methods.device", "Device must be one of auto, cpu on"),
     "no such text": ("compare", {"text": "nowhere.txt"}, "text", "a file that exists (.txt"),
-    "too few tokens": ("compare", {"text": "self", "num_tokens": "2"}, "num_tokens", "num_tokens must be at least"),
+    "too few tokens": ("compare", {"text": "self", "num_tokens": "2"}, "num_tokens", "Tokens must be at least"),
     "no such folder": ("publish", {"folder": "nowhere"}, "folder", "name a folder with a saved model"),
     "not saved by qtoolkit": ("publish", {}, "folder", "qt.verify tells what its files alone prove"),
 }

@@ -96,7 +96,7 @@ def test_figures_come_from_a_variable(publish: PublishPanel, saved: Path, shell:
     assert publish.quality.problem == "Figures must name a variable, got 'lost'"
     shell.user_ns["lost"] = "no report"
     assert "quality=lost" in str(publish._call(dry_run=False))
-    assert "quality must be what qt.evaluate returns, got str" in press(publish, "Dry run")
+    assert "Figures must be what qt.evaluate returns, got str" in press(publish, "Dry run")
 
 
 def test_without_a_token_it_is_said_how_to_give_one(publish: PublishPanel, writable_hub: WritableHub) -> None:
