@@ -51,7 +51,7 @@ OTHERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "deepseek_v4": ({}, {"w1", "w3", "w2"}),
     "longcat_flash": (
         {**LATENT, "expert_ffn_hidden_size": 16, "ffn_hidden_size": 48, "n_routed_experts": 5, "zero_expert_num": 2}
-        | {"num_layers": 2, "moe_topk": 3, "num_key_value_heads": 4, "head_dim": 8},
+        | {"num_hidden_layers": 4, "moe_topk": 3, "num_key_value_heads": 4, "head_dim": 8},
         {"gate_proj", "up_proj", "down_proj"},
     ),
     "nemotron_h": ({"n_routed_experts": 5}, {"up_proj", "down_proj"}),

@@ -75,7 +75,8 @@ def tensors_apart(model: "PreTrainedModel", tensors: Tensors, experts: Mapping[s
         for parameter in layout.parameters
     }
     if not owners:
-        return tensors
+        surplus = _surplus(model, experts)
+        return {key: tensor for key, tensor in tensors.items() if not key.startswith(surplus)} if surplus else tensors
     named = names_in_model(model, tensors, get_model_conversion_mapping(model))
     apart: dict[str, StoredTensor | torch.Tensor] = {}
     for key, tensor in tensors.items():
@@ -94,6 +95,19 @@ def tensors_apart(model: "PreTrainedModel", tensors: Tensors, experts: Mapping[s
                 child = f"{linear.child_of(own, index)}.{kind}"
                 apart[child] = _of_one(tensor, layout, linear, index, kind, flipped=flipped)
     return apart
+
+
+def _surplus(model: "PreTrainedModel", experts: Mapping[str, ExpertLayout]) -> tuple[str, ...]:
+    """Return the beginnings of the names of experts that nobody computes with.
+
+    A LongCat-Flash that transformers built has weights for its identity experts too.
+    """
+    return tuple(
+        f"{name}.{index}."
+        for name, layout in experts.items()
+        if layout.is_apart
+        for index in range(layout.num_experts, len(model.get_parameter(f"{name}.{layout.linears[0].weight}")))
+    )
 
 
 def part_of(rows: torch.Tensor, linear: ExpertLinear, ndim: int) -> torch.Tensor:
