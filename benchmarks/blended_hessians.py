@@ -1,4 +1,4 @@
-"""Measure with how many tokens the Hessian of all experts should count beside that of an expert that saw few of its own.
+"""Measure with how many tokens the Hessian of all experts should count beside that of an expert with few of its own.
 
 The mixture is made of a trained model: the tokens that enter an MLP of SmolLM2 are sent to eight experts by spherical
 k-means, and an expert has a slice of the MLP's weights. Printed is the geometric mean of the squared error of outputs
@@ -25,7 +25,7 @@ LAYERS, EXPERTS, WIDTH, HELD_OUT = (4, 16, 26), 8, 192, 300
 OWN, WEIGHTS = (0, 4, 16, 64, 256, 1000), (0, 8, 32, 128, 512, 2048)
 
 
-def inputs_of(folder: str, text: str) -> dict[int, tuple[torch.nn.Module, torch.Tensor]]:
+def inputs_of(folder: str, text: str) -> dict[int, tuple[Any, torch.Tensor]]:
     """Return the MLPs of some layers, each with what enters it, float32 [tokens, hidden]."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokens = AutoTokenizer.from_pretrained(folder)(Path(text).read_text(), return_tensors="pt").input_ids[0]
