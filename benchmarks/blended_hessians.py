@@ -62,9 +62,7 @@ def error_of(weight: torch.Tensor, hessian: torch.Tensor, test: torch.Tensor, bi
     return ((test @ change).square().sum() / (test @ columns).square().sum()).item()
 
 
-def measure(
-    mlp: torch.nn.Module, x: torch.Tensor, bits: int, add: Callable[[tuple[str, int, int], float], None]
-) -> None:
+def measure(mlp: Any, x: torch.Tensor, bits: int, add: Callable[[tuple[str, int, int], float], None]) -> None:
     """Measure three experts of one layer."""
     expert_of = routed(x)
     for expert in range(3):
