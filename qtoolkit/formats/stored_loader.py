@@ -94,8 +94,9 @@ class StoredQuantizer(LinearQuantizer):
         self.quantization_config.headers = None
         if headers is None:
             headers = _read_headers(checkpoint_files or [])
-        if holds_experts(model, self.quantized_names(headers)):
-            replace_experts(model)
+        stored = experts_of(model, self.quantized_names(headers))
+        if stored:
+            replace_experts(model, stored)
             self._experts_are_split = True
         layers = self.find_layers(model, headers)
         _check_other_weights(model, headers, layers)
@@ -144,8 +145,8 @@ def load_stored(
     return load_streamed(replace(checkpoint, config=config), stored_as, device=device, on_progress=ignore_progress)
 
 
-def holds_experts(model: PreTrainedModel, stored: Iterable[str]) -> bool:
-    """Check whether a file stores experts quantized one by one that the model holds in large tensors.
+def experts_of(model: PreTrainedModel, stored: Iterable[str]) -> list[str]:
+    """Return the names in the model of a file's quantized layers of experts that the model holds in large tensors.
 
     Args:
         model: the model.
@@ -154,11 +155,17 @@ def holds_experts(model: PreTrainedModel, stored: Iterable[str]) -> bool:
     from qtoolkit.formats.stored_layer import module_names
     from qtoolkit.models.experts import find_experts
 
+    experts = [f"{name}." for name in find_experts(model)]
     # A file may lack the prefix of the base model.
     prefix = f"{model.base_model_prefix}."
-    experts = tuple(f"{name.removeprefix(prefix)}." for name in find_experts(model))
-    names = module_names(model, list(stored))
-    return any(name.removeprefix(prefix).startswith(experts) for name in names.values())
+    ends = {name.removeprefix(prefix): name for name in experts}
+    found = []
+    for name in module_names(model, list(stored)).values():
+        end = name.removeprefix(prefix)
+        whole = next((whole for start, whole in ends.items() if end.startswith(start)), None)
+        if whole is not None:
+            found.append(whole + end.removeprefix(whole.removeprefix(prefix)))
+    return found
 
 
 def register_stored(

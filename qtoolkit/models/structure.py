@@ -77,11 +77,13 @@ def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
     """Return the name and the list of a model's blocks: a list of as many modules as the config has layers.
 
     Of several, it is the one nearest to the token embedding, since towers of images may be as deep as the text's model;
-    and the first of these, since lists within blocks (experts) come later.
+    and the first of these, since lists within blocks (experts) come later. LongCat-Flash counts two layers for each
+    block, and has the number of its blocks beside that.
     """
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    config = model.config.get_text_config()
+    counts = {getattr(config, name, None) for name in ("num_hidden_layers", "num_layers")}
     lists = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
-    found = [(name, module) for name, module in lists if len(module) and len(module) == count]
+    found = [(name, module) for name, module in lists if len(module) and len(module) in counts]
     tokens = model.get_input_embeddings()
     embedding = next((name for name, module in model.named_modules() if module is tokens), "")
     return max(found, key=lambda one: _num_shared(one[0], embedding), default=None)

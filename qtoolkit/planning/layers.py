@@ -98,7 +98,8 @@ def planner_of(method: Method, checkpoint: Checkpoint, config: MethodConfig) -> 
     """
     format_ = get_format(config.format)
     kind = patched_module(checkpoint.skeleton, format_.quant_method)
-    if kind is not None:
+    # A method that takes experts apart writes what transformers reads.
+    if kind is not None and not method.splits_experts:
         raise UnsupportedModelError(
             f"{method.name} takes no {checkpoint.config.model_type}: its {kind} stays as it is, and transformers reads "
             f"{format_.name} with a layer for each expert in its place; take another format or method"
@@ -111,7 +112,7 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
     tied = structure.tied_to(model)
     head = structure.output_head(model)
     blocks = structure.block_list(model)
-    merged = not method.splits_experts and bool(find_experts(model))
+    merged = not method.splits_experts and any(layout.is_apart for layout in find_experts(model).values())
     read = layers_with_read_weights(model)
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []

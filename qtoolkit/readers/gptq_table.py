@@ -1,7 +1,7 @@
 """The rows of the reader contract on integers in groups that are called GPTQ, AWQ and AutoRound."""
 
 from qtoolkit.readers.entry import Entry, Limit, Since
-from qtoolkit.readers.shared_limits import COMPRESSED, CONVERTS, MIXED, SERVER_GROUPS, SGLANG, VLLM
+from qtoolkit.readers.shared_limits import COMPRESSED, CONVERTS, MIXED, SERVER_GROUPS, SGLANG, VLLM, WHOLE_EXPERTS
 
 _GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _FIRST_LAYOUT = ("", "gptq")
@@ -45,6 +45,7 @@ GPTQ = (
             Since("0.7.3", without="0.7.2", found="dynamic in gptq.py", field="widths", values=(2,)),
         ),
         limits=(
+            WHOLE_EXPERTS,
             Limit("bits", (4, 8), "GPTQ of {got} bits: it takes 4 and 8", COMPRESSED),
             Limit("sym", (True,), "asymmetric GPTQ", f"give sym=True, or {COMPRESSED}"),
             Limit("desc_act", (False,), "groups in order of activation (desc_act)", "leave desc_act out"),
@@ -66,6 +67,7 @@ GPTQ = (
             ),
         ),
         limits=(
+            WHOLE_EXPERTS,
             Limit("bits", (4, 8), "GPTQ of {got} bits: it takes 4 and 8", "give bits=4 or bits=8"),
             Limit("sym", (True,), "asymmetric GPTQ", f"give sym=True, or {COMPRESSED}"),
             Limit("group_sizes", SERVER_GROUPS, "GPTQ in groups of {got}", "give group_size -1, 32, 64 or 128"),

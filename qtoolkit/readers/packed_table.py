@@ -1,7 +1,16 @@
 """The rows of the reader contract on compressed-tensors whose integers are packed: `pack-quantized`."""
 
 from qtoolkit.readers.entry import Entry, Limit, Since
-from qtoolkit.readers.shared_limits import CONVERTS, EMBEDDINGS, MIXED, NO_EMBEDDINGS, SERVER_GROUPS, SGLANG, VLLM
+from qtoolkit.readers.shared_limits import (
+    CONVERTS,
+    EMBEDDINGS,
+    MIXED,
+    NO_EMBEDDINGS,
+    SERVER_GROUPS,
+    SGLANG,
+    VLLM,
+    WHOLE_EXPERTS,
+)
 
 _EXPANDS = Limit(
     "packs_zero_points",
@@ -52,6 +61,7 @@ PACKED = (
             ),
         ),
         limits=(
+            WHOLE_EXPERTS,
             Limit("bits", (2, 3, 4, 5, 6, 7, 8), "codes of {got} bits", "give 2 to 8 bits"),
             # Of the class Qwen2 it would: vllm/model_executor/models/llama.py:382 gives the embedding no name to find.
             Limit("embeddings", (None,), "quantized embeddings, which most of its classes do not find", EMBEDDINGS),
@@ -69,6 +79,7 @@ PACKED = (
             ),
         ),
         limits=(
+            WHOLE_EXPERTS,
             Limit("bits", (4, 8), "codes of {got} bits: it takes 4 and 8", "give bits=4 or bits=8"),
             Limit("group_sizes", SERVER_GROUPS, "groups of {got}", "give group_size -1, 32, 64 or 128"),
             NO_EMBEDDINGS,

@@ -10,6 +10,12 @@ MIXED = Limit(
     "layers that it fuses are not quantized alike",
     "quantize q, k and v alike, and gate and up alike",
 )
+WHOLE_EXPERTS = Limit(
+    "split_experts",
+    ("",),
+    "experts of {got} one by one, which it looks for in one tensor",
+    "exclude '*.experts.*'",
+)
 EMBEDDINGS = "leave embeddings out"
 NO_EMBEDDINGS = Limit("embeddings", (None,), "quantized embeddings", EMBEDDINGS)
 VLLM = "vllm/model_executor/layers/quantization"

@@ -10,6 +10,8 @@ from qtoolkit.readers.fused_layers import fused_unit
 
 # Inputs of the blocks of weights that share a scale: all that any program here writes have 128 x 128.
 _BLOCK = 128
+# vllm/model_executor/models/gpt_oss.py and dbrx.py, `load_weights`; granitemoe.py finds single experts.
+_WHOLE = ("GptOssForCausalLM", "DbrxForCausalLM")
 # What chooses the experts of a token.
 _ROUTERS = ("gate", "router", "shared_expert_gate")
 
@@ -33,6 +35,8 @@ class Stored:
         mixed_units: fused matrices of servers whose layers are stored in different ways, by their names.
         experts: architecture of a model whose experts are quantized one by one, "MixtralForCausalLM"; empty for none,
             and where it is not known.
+        split_experts: the same of an architecture whose checkpoints keep all experts of a block in one tensor, and
+            whose class in servers looks for no others.
         plain_experts: whether its experts are stored one by one in full precision, beside quantized layers.
         misnamed_units: those whose layers the config names one by one, where servers look for the fused name.
         left: layers of blocks that are not quantized, by their full names; routers of experts aside, which never are.
@@ -53,6 +57,7 @@ class Stored:
     left: tuple[str, ...] = ()
     experts: str = ""
     plain_experts: bool = False
+    split_experts: str = ""
 
     @property
     def widths(self) -> int:
@@ -124,6 +129,7 @@ def describe_stored(
         misnamed_units=misnamed_units(in_blocks, described),
         left=tuple(sorted(name for name in left if name not in layers and _is_usual(name))) if in_blocks else (),
         experts=architecture if any(map(_is_expert, layers)) else "",
+        split_experts=architecture if architecture in _WHOLE and any(map(_is_expert, layers)) else "",
         plain_experts=bool(layers) and any(map(_is_expert, left)),
     )
 

@@ -95,7 +95,7 @@ class CalibrationReport(Record):
             rows.append(Row("damped more", count, f"up to {most:g} instead of {self.damp_percent:g}"))
         unseen = sum(not layer.num_inputs for layer in self.layers)
         if unseen:
-            note = "no token reached them: rounded to the nearest code"
+            note = "no token reached them: rounded to the nearest code, or calibrated with the tokens of all experts"
             rows.append(Row("not calibrated", format_items(unseen, "layer"), note))
         apart = sum(layer.corrected is False for layer in self.layers)
         if apart:

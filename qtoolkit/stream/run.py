@@ -11,8 +11,9 @@ from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.exact_stream import Batch, ExactStream
+from qtoolkit.stream.expert_inputs import ExpertInputs
 from qtoolkit.stream.forward import Call, collect, run_once
-from qtoolkit.stream.groups import Group, GroupInputs, trace, with_unseen
+from qtoolkit.stream.groups import Group, GroupInputs, is_indexed, trace, with_unseen
 from qtoolkit.stream.journal import DoneBlock, Journal
 from qtoolkit.stream.loading import check_finite
 from qtoolkit.stream.residuals import Corrections, find_corrections
@@ -20,7 +21,18 @@ from qtoolkit.stream.samples import first_inputs, samples_at_once, samples_of_a_
 
 
 class Accumulator(Protocol):
-    """Collect the inputs of layers that share them, then quantize these layers."""
+    """Collect the inputs of layers that share them, then quantize these layers.
+
+    Attributes:
+        wants_more: whether there are so few inputs that those of other experts help, where the layers are an expert's.
+    """
+
+    @property
+    def wants_more(self) -> bool:
+        """See the class."""
+
+    def lean_on(self, inputs: torch.Tensor) -> None:
+        """Take inputs [tokens, in] of other experts' tokens into account, beside the layers' own."""
 
     def add(self, batch: GroupInputs) -> None:
         """Add a batch of inputs."""
@@ -180,6 +192,7 @@ class _Block:
         self.facts: dict[str, Any] = {}
         self._exact = exact
         self._corrections: Corrections = {}
+        self._experts = ExpertInputs(module, [])
 
     def restore(self, names: Sequence[str], tensors: Mapping[str, StoredTensor | torch.Tensor]) -> None:
         """Set the weights of layers from their stored tensors."""
@@ -205,6 +218,7 @@ class _Block:
             report: called with the name of each quantized layer.
         """
         self._corrections = corrections
+        self._experts = ExpertInputs(self.module, [layer for group in groups for layer in group])
         if self.method.true_sequential and len(self.calls) == 1:
             return [self._quantize_once(groups, report)]
         parts = [[group] for group in groups] if self.method.true_sequential else [list(groups)]
@@ -212,7 +226,8 @@ class _Block:
             accumulators = {group[0]: self._start(group) for group in together}
             for index, call in enumerate(self.calls):
                 batch = self._batch(index, together, to_end=number == len(parts))
-                self._accumulate(call, together, batch, accumulators)
+                with self._experts.noted():
+                    self._accumulate(call, together, batch, accumulators)
             for group in together:
                 self._finish(group, accumulators.pop(group[0]), report, runs_again=number < len(parts))
         if not parts and self._exact is not None:
@@ -265,7 +280,8 @@ class _Block:
                 accumulator.add(batch.inputs(group, x))
                 self._finish(group, accumulator, report)
 
-        output = run_once(self.module, [*batch.residual_modules, *pending], self.calls[0], quantize_group)
+        with self._experts.noted():
+            output = run_once(self.module, [*batch.residual_modules, *pending], self.calls[0], quantize_group)
         for group in pending.values():
             self._finish(group, self._start(group), report)
         return output
@@ -278,6 +294,10 @@ class _Block:
         self, group: Group, accumulator: Accumulator, report: Callable[[str], None], *, runs_again: bool = False
     ) -> None:
         """Quantize a group; `runs_again` if the full-precision model runs through this block once more."""
+        if is_indexed(group[0]) and accumulator.wants_more:
+            inputs = self._experts.of(group[0])
+            if inputs is not None:
+                accumulator.lean_on(inputs)
         weights = {layer: weight_of(self.module.get_submodule(layer)) for layer in group}
         for layer, (tensors, facts) in accumulator.finish(weights).items():
             if runs_again and self._exact is not None:

@@ -72,6 +72,31 @@ class Hessian:
             self._sum[columns, start:] += x[:, columns].T @ x[:, start:]
         self._sum.diagonal().copy_(diagonal)
 
+    def lean_on(self, inputs: torch.Tensor, count: int) -> None:
+        """Blend with the Hessian of other inputs, as if `count` inputs with their mean of x x^T had been added.
+
+        Let S be the mean of x x^T over n inputs, and S' that over the other ones. With an inverse Wishart prior of mean
+        S' that weighs as much as k inputs, the expected mean over all inputs that could come is (n S + k S') / (n + k)
+        (Gelman et al., Bayesian Data Analysis, 3.6, for large n + k). The sum is that times n + k, and a factor changes
+        nothing. `num_inputs` stays.
+
+        Args:
+            inputs: x'[..., in], one or more.
+            count: k.
+
+        Example: one input (2, 0); other ones have the mean [[1, 0], [0, 1]], which counts as two inputs.
+
+            >>> hessian = Hessian(2, torch.device("cpu"))
+            >>> hessian.add(torch.tensor([[2.0, 0.0]]))
+            >>> hessian.lean_on(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), 2)
+            >>> hessian.full().tolist(), hessian.num_inputs
+            ([[6.0, 0.0], [0.0, 2.0]], 1)
+        """
+        seen = self.num_inputs
+        others = inputs.numel() // inputs.shape[-1]
+        self.add(inputs, torch.full((others,), count / others, device=inputs.device))
+        self.num_inputs = seen
+
     def full(self) -> torch.Tensor:
         """Return H float32 [in, in], both halves: the sum itself, completed in place."""
         for start in range(0, len(self._sum), _BLOCK):

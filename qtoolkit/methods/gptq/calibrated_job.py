@@ -10,7 +10,7 @@ from qtoolkit.methods.gptq import GPTQ, METHOD, optimum
 from qtoolkit.methods.gptq.calibrating import begin, report_of
 from qtoolkit.methods.gptq.embeddings import quantize_embedding
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks, storing
-from qtoolkit.methods.gptq.notes import note_on_unseen
+from qtoolkit.methods.gptq.notes import note_on_few, note_on_unseen
 from qtoolkit.methods.method import Outcome
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.eval_mode import eval_mode
@@ -57,7 +57,7 @@ def quantize(
     if config.engine == "optimum":
         outcome = optimum.quantize(checkpoint, config, plan, begun.text)
         return outcome._replace(notes=[*notes, *begun.journal.notes, *outcome.notes])
-    streamed = StreamedModel(checkpoint, device=plan.device, dtype=begun.dtype)
+    streamed = StreamedModel(checkpoint, device=plan.device, dtype=begun.dtype, quantized=names)
     layers = streamed.names_by_block([*names])
     is_weighed = config.token_weights and any(layers)
     weights = token_weights(streamed, layers, tokens, begun.journal, on_progress) if is_weighed else {}
@@ -70,7 +70,8 @@ def quantize(
     perplexity = _perplexity(model, tokens[:_PERPLEXITY_SAMPLES, :PERPLEXITY_TOKENS])
     report = report_of(begun, blocks, damp_percent=config.damp_percent, perplexity=perplexity)
     give_memory_back()
-    notes = [*notes, *config.stored_as.measured_notes(model), *note_on_unseen(report.layers)]
+    notes.extend(config.stored_as.measured_notes(model))
+    notes = [*notes, *note_on_unseen(report.layers), *note_on_few(report.layers)]
     return Outcome(model, report, [*notes, *loaded.notes])
 
 

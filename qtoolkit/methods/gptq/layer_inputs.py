@@ -14,6 +14,11 @@ from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.tensor.hessian import Hessian
 from qtoolkit.tensor.processor import bfloat16_is_native
 
+# With how many tokens those of the other experts count beside an expert's own, and from how many of its own on they are
+# left out, as a share of under 6 %. Measured by benchmarks/blended_hessians.py.
+SHARED_TOKENS = 128
+FEW_TOKENS = 16 * SHARED_TOKENS
+
 
 @dataclass(frozen=True)
 class Factored:
@@ -54,6 +59,15 @@ class LayerInputs:
         """See `Accumulator`."""
         self._hessian.add(batch.inputs, batch.weights)
         self._correction.add(batch)
+
+    @property
+    def are_few(self) -> bool:
+        """Return whether there are so few inputs that those of other experts help."""
+        return self._hessian.num_inputs < FEW_TOKENS
+
+    def lean_on(self, inputs: torch.Tensor) -> None:
+        """See `Accumulator`: H = (n H_own + k H_others) / (n + k), with k of `SHARED_TOKENS`."""
+        self._hessian.lean_on(inputs, SHARED_TOKENS)
 
     def factored(self, order: str, damp_percent: float) -> Factored:
         """Factor the sums.
@@ -110,6 +124,15 @@ class SolvedTogether:
     def add(self, batch: GroupInputs) -> None:
         """See `Accumulator`."""
         self._inputs.add(batch)
+
+    @property
+    def wants_more(self) -> bool:
+        """See `Accumulator`."""
+        return self._inputs.are_few
+
+    def lean_on(self, inputs: torch.Tensor) -> None:
+        """See `Accumulator`."""
+        self._inputs.lean_on(inputs)
 
 
 def are_facts(facts: Mapping[str, Any], layers: Mapping[str, Any], *, wants_exact: bool) -> bool:

@@ -1,6 +1,7 @@
 """Tell what some layers do without: notes of a GPTQ plan and of its report."""
 
 from qtoolkit.methods.gptq import ENOUGH_TOKENS, GPTQ
+from qtoolkit.methods.gptq.layer_inputs import FEW_TOKENS, SHARED_TOKENS
 from qtoolkit.records import LayerError, LayerPlan
 
 # Layers without tokens that a note names.
@@ -19,8 +20,7 @@ def note_on_few_tokens(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str
 
 def notes_on_experts(config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
     """Return notes on what layers of experts do without."""
-    # An expert has a number beside that of its block.
-    if not any(sum(part.isdigit() for part in layer.name.split(".")) > 1 for layer in layers):
+    if not any(_are_experts([layer.name]) for layer in layers):
         return ()
     notes = []
     if config.token_weights:
@@ -37,4 +37,24 @@ def note_on_unseen(layers: tuple[LayerError, ...]) -> tuple[str, ...]:
         return ()
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     count = f"{len(names)} of {len(layers)} layers ({', '.join(names[:_NAMED])}{more})"
-    return (f"no token reached {count}, which were rounded to the nearest code: give more samples, or other text",)
+    of_all = "calibrated with the tokens of all experts"
+    what = f"which were {of_all if _are_experts(names) else 'rounded to the nearest code'}"
+    return (f"no token reached {count}, {what}: give more samples, or other text",)
+
+
+def note_on_few(layers: tuple[LayerError, ...]) -> tuple[str, ...]:
+    """Return a note on the experts that saw so few tokens that those of all experts were taken into account too."""
+    few = [layer for layer in layers if 0 < layer.num_inputs < FEW_TOKENS and _are_experts([layer.name])]
+    if not few:
+        return ()
+    fewest = min(few, key=lambda layer: layer.num_inputs)
+    note = (
+        f"{len(few)} of {len(layers)} layers are of experts that got fewer than {FEW_TOKENS:,} tokens (fewest: "
+        f"{fewest.name}, {fewest.num_inputs:,}): those of all experts counted as {SHARED_TOKENS} beside their own"
+    )
+    return (note,)
+
+
+def _are_experts(names: list[str]) -> bool:
+    """Check whether layers are of experts, which have a number beside that of their block."""
+    return all(sum(part.isdigit() for part in name.split(".")) > 1 for name in names)

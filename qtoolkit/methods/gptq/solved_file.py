@@ -9,7 +9,7 @@ from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.calibrating import begin, report_of
 from qtoolkit.methods.gptq.estimates import gptq_phases
-from qtoolkit.methods.gptq.notes import note_on_few_tokens, note_on_unseen, notes_on_experts
+from qtoolkit.methods.gptq.notes import note_on_few, note_on_few_tokens, note_on_unseen, notes_on_experts
 from qtoolkit.methods.gptq.solved_blocks import SolvedBlocks
 from qtoolkit.methods.method import Outcome
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
@@ -112,5 +112,6 @@ class SolvedFile(FilePlanner):
         give_memory_back()
         report = report_of(begun, blocks, damp_percent=solving.damp_percent, perplexity=None)
         solved = {key.rpartition(".")[0]: tensor for block in blocks for key, tensor in block.tensors.items()}
-        notes = (*begun.notes, *begun.text.notes, *begun.journal.notes, *note_on_unseen(report.layers))
+        notes = (*begun.notes, *begun.text.notes, *begun.journal.notes)
+        notes = (*notes, *note_on_unseen(report.layers), *note_on_few(report.layers))
         return Outcome(None, report, (*self.file_notes, *notes), file=self.with_blocks(solved))

@@ -34,7 +34,9 @@ PLENTY = Machine("this machine", 10**13, cache_disk=10**13, output_disk=10**13)
 
 
 class Spy(layer_groups._Group):
-    """Keeps, for each group, all batches, the Hessian and the products with the second stream."""
+    """Keeps, for each group, all batches, the Hessian of its own tokens and the products with the second stream."""
+
+    wants_more = False
 
     def __init__(self, method: Any, names: Sequence[str], in_features: int) -> None:
         super().__init__(method, names, in_features)
