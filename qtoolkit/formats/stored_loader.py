@@ -18,6 +18,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError
 from qtoolkit.formats.loader import LinearQuantizer
+from qtoolkit.formats.split_experts import holds_experts
 
 if TYPE_CHECKING:
     from qtoolkit.formats.stored_layer import StoredLayer
@@ -87,16 +88,13 @@ class StoredQuantizer(LinearQuantizer):
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> None:
-        from qtoolkit.models.experts import replace_experts
-
         headers = self.quantization_config.headers
         # Removed once read: the config may be used for another model, and would keep tensors in memory alive.
         self.quantization_config.headers = None
         if headers is None:
             headers = _read_headers(checkpoint_files or [])
         if holds_experts(model, self.quantized_names(headers)):
-            replace_experts(model)
-            self._experts_are_split = True
+            self.split_experts(model)
         layers = self.find_layers(model, headers)
         _check_other_weights(model, headers, layers)
         for name, layer in layers.items():
@@ -110,14 +108,6 @@ class StoredQuantizer(LinearQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         self.pre_quantized = True
         super()._process_model_after_weight_loading(model, **kwargs)
-
-    def update_weight_conversions(self, weight_conversions: list[Any], *args: Any) -> list[Any]:
-        from qtoolkit.models.experts import merges_experts
-
-        conversions = [entry for entry in weight_conversions if not (self._experts_are_split and merges_experts(entry))]
-        return super().update_weight_conversions(conversions, *args)  # type: ignore[no-any-return]
-
-    _experts_are_split = False
 
 
 def load_stored(
@@ -142,23 +132,6 @@ def load_stored(
     stored_as = config_class(**{**values, "quant_method": config_class.own_method()})
     stored_as.headers = checkpoint.tensors
     return load_streamed(replace(checkpoint, config=config), stored_as, device=device, on_progress=ignore_progress)
-
-
-def holds_experts(model: PreTrainedModel, stored: Iterable[str]) -> bool:
-    """Check whether a file stores experts quantized one by one that the model holds in large tensors.
-
-    Args:
-        model: the model.
-        stored: names of the quantized layers in the file.
-    """
-    from qtoolkit.formats.stored_layer import module_names
-    from qtoolkit.models.experts import find_experts
-
-    # A file may lack the prefix of the base model.
-    prefix = f"{model.base_model_prefix}."
-    experts = tuple(f"{name.removeprefix(prefix)}." for name in find_experts(model))
-    names = module_names(model, list(stored))
-    return any(name.removeprefix(prefix).startswith(experts) for name in names.values())
 
 
 def register_stored(

@@ -109,6 +109,7 @@ class EightBitMethod(LinearMethod):
     """Base of both methods: a byte a weight, and a scale for each output or block."""
 
     code_bits = 8
+    splits_experts = True
     also_changes = "inputs of these layers are rounded to 8 bits too, token by token, whenever it runs"
 
     @abstractmethod

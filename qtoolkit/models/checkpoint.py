@@ -143,13 +143,17 @@ class Checkpoint:
         Args:
             model: the model without values, which tells transformers what it merged.
         """
-        from transformers.core_model_loading import revert_weight_conversion
+        from qtoolkit.models.experts_apart import tensors_apart
 
         if self.format in ("safetensors", "gguf") and self.expand is None:
             return self.tensors
-        tied = model.all_tied_weights_keys
-        tensors = self.expand() if self.expand else self.tensors
-        return dict(revert_weight_conversion(model, {name: tensors[name] for name in tensors if name not in tied}))
+        return tensors_apart(model, self.expand() if self.expand else self.tensors)
+
+    def with_experts_apart(self) -> "Checkpoint":
+        """Return a checkpoint whose tensors have the names of files: each expert has its own, also of a loaded model."""
+        if self.expand is not None:
+            return replace(self, expand=lambda: self.named_as_stored(self.skeleton))
+        return replace(self, tensors=self.named_as_stored(self.skeleton))
 
     def record(self) -> ModelSource:
         """Return the record of the checkpoint."""
