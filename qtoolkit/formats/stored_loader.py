@@ -92,7 +92,7 @@ class StoredQuantizer(LinearQuantizer):
         # Removed once read: the config may be used for another model, and would keep tensors in memory alive.
         self.quantization_config.headers = None
         if headers is None:
-            headers = _read_headers(checkpoint_files or [])
+            headers = read_headers(checkpoint_files or [])
         if holds_experts(model, self.quantized_names(headers)):
             self.split_experts(model)
         layers = self.find_layers(model, headers)
@@ -169,7 +169,7 @@ def share_codes(model: PreTrainedModel, layers: Container[str]) -> None:
             model._tied_weights_keys = {}  # noqa: SLF001
 
 
-def _read_headers(files: list[str]) -> dict[str, Any]:
+def read_headers(files: list[str]) -> dict[str, Any]:
     """Return the tensors of safetensors files by name; refuse pickled files."""
     from qtoolkit.checkpoints.safetensors import read_tensors
 

@@ -1,13 +1,15 @@
 """The format of bitsandbytes, which transformers writes and reads: NF4, FP4 and LLM.int8()."""
 
+import copy
 import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, oneline
-from qtoolkit.formats.base import Format
+from qtoolkit.formats.base import Format, LayersOf
 from qtoolkit.optional import optional
 
 if TYPE_CHECKING:
@@ -15,11 +17,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.checkpoints.safetensors import StoredTensor
+    from qtoolkit.models.checkpoint import Checkpoint
 
 __all__ = ["FORMAT", "keep_exact", "options_of"]
 
 # The tensors beside a 4-bit weight that hold its scales, levels and description.
 _UNPACKED = re.compile(r"\.weight\.((nested_)?(absmax|quant_map)|quant_state\..+)$")
+# As a pattern of `exclude` it means all layers of experts; transformers finds no module by it.
+EXPERTS = "experts.*"
 
 
 class BitsAndBytesFormat(Format):
@@ -48,6 +53,12 @@ class BitsAndBytesFormat(Format):
             for name, tensor in tensors.items()
             if not _UNPACKED.search(name)
         }
+
+    def register(self, layers_of: LayersOf) -> None:
+        """See `Format`: also where each expert is a layer."""
+        from qtoolkit.formats.bitsandbytes.loader import register
+
+        register()
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

@@ -1,0 +1,97 @@
+"""Load 4-bit layers of bitsandbytes that are experts by transformers' `from_pretrained`, which has no place for them.
+
+Each expert is three layers in the file, as transformers 4 stored mixtures: `experts.0.w1.weight` and what describes it.
+transformers 5 holds all experts of a block in two tensors, which bitsandbytes does not quantize.
+
+This module is imported as soon as transformers is, possibly while a module of qtoolkit is being imported; so most of
+qtoolkit is imported in functions.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from transformers import BitsAndBytesConfig
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+
+from qtoolkit.formats.split_experts import SplittingQuantizer, holds_experts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
+
+
+class ExpertsConfig(BitsAndBytesConfig):  # type: ignore[misc]
+    """The config of a model in full precision whose experts are split, and quantized as they are read."""
+
+
+class StoredExpertsConfig(ExpertsConfig):
+    """The config of a checkpoint that holds its experts quantized, whose tensors are given without a path."""
+
+
+class Quantizer4bit(SplittingQuantizer, Bnb4BitHfQuantizer):  # type: ignore[misc]
+    """transformers' quantizer, which splits experts too where a config or the file asks for it."""
+
+    def __init__(self, quantization_config: Any, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        if isinstance(quantization_config, StoredExpertsConfig):
+            self.pre_quantized = True
+
+    def _process_model_before_weight_loading(
+        self, model: "PreTrainedModel", device_map: Any, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> None:
+        if isinstance(self.quantization_config, ExpertsConfig) or (
+            self.pre_quantized and _are_split_in(model, checkpoint_files or [])
+        ):
+            self.split_experts(model)
+        super()._process_model_before_weight_loading(model, device_map, checkpoint_files=checkpoint_files, **kwargs)
+
+    def _process_model_after_weight_loading(self, model: "PreTrainedModel", **kwargs: Any) -> "PreTrainedModel":
+        if isinstance(self.quantization_config, ExpertsConfig):
+            # From now on it is the config of a checkpoint that anybody may read.
+            self.quantization_config = BitsAndBytesConfig.from_dict(self.quantization_config.to_dict())
+            model.config.quantization_config = self.quantization_config
+        return super()._process_model_after_weight_loading(model, **kwargs)  # type: ignore[no-any-return]
+
+
+def quantized_names(tensors: Mapping[str, Any]) -> list[str]:
+    """Return the names of a file's 4-bit layers: bitsandbytes stores the codes of a weight as one column."""
+    return [
+        name.removesuffix(".weight")
+        for name, tensor in tensors.items()
+        if name.endswith(".weight") and len(tensor.shape) == 2 and tensor.shape[1] == 1
+    ]
+
+
+def load_4bit(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+    """Build the model of a 4-bit checkpoint on `device`, "cpu" or "cuda:0", its experts as layers if it has them so."""
+    from qtoolkit.records import ignore_progress
+    from qtoolkit.stream.loading import load_streamed
+
+    if not holds_experts(checkpoint.skeleton, quantized_names(checkpoint.tensors)):
+        return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
+    assert checkpoint.quantization is not None
+    # The skeleton is built: transformers takes the given config only where the model's own names none.
+    config = copy.deepcopy(checkpoint.config)
+    del config.quantization_config
+    stored_as = StoredExpertsConfig.from_dict(checkpoint.quantization)
+    return load_streamed(replace(checkpoint, config=config), stored_as, device=device, on_progress=ignore_progress)
+
+
+def register() -> None:
+    """Let transformers read such checkpoints; idempotent."""
+    AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = Quantizer4bit
+
+
+def _are_split_in(model: "PreTrainedModel", files: list[str]) -> bool:
+    """Check whether files hold quantized experts that the model has in large tensors."""
+    from qtoolkit.formats.stored_loader import read_headers
+    from qtoolkit.models.experts import find_experts
+
+    if not find_experts(model) or not all(file.endswith(".safetensors") for file in files):
+        return False
+    return holds_experts(model, quantized_names(read_headers(files)))
