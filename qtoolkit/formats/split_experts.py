@@ -4,13 +4,20 @@ This module is imported as soon as transformers is, possibly while a module of q
 qtoolkit is imported in functions.
 """
 
+import copy
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from transformers.quantizers.base import HfQuantizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from qtoolkit.models.checkpoint import Checkpoint
+
+# As a pattern of `exclude` it means all layers of experts; as a name of modules that are left, transformers finds none.
+EXPERTS = "experts.*"
 
 
 class SplittingQuantizer(HfQuantizer):  # type: ignore[misc]
@@ -48,3 +55,30 @@ def holds_experts(model: "PreTrainedModel", stored: Iterable[str]) -> bool:
     experts = tuple(f"{name.removeprefix(prefix)}." for name in find_experts(model))
     names = module_names(model, list(stored))
     return any(name.removeprefix(prefix).startswith(experts) for name in names.values())
+
+
+def leaves_experts(checkpoint: "Checkpoint", stored: Iterable[str]) -> bool:
+    """Check whether a quantized checkpoint holds experts in full that could be layers.
+
+    Args:
+        checkpoint: quantized.
+        stored: names of its quantized layers in the file.
+    """
+    from qtoolkit.models.experts import find_experts
+
+    return bool(find_experts(checkpoint.skeleton)) and not holds_experts(checkpoint.skeleton, stored)
+
+
+def with_experts_excluded(checkpoint: "Checkpoint") -> "Checkpoint":
+    """Return a checkpoint whose config names method, options and layers, with its experts excluded if it leaves them.
+
+    Experts are planned as layers, and older files hold those that transformers merged in full.
+    """
+    values = checkpoint.quantization or {}
+    options, layers = values.get("options"), values.get("layers")
+    if not isinstance(options, dict) or not isinstance(layers, list) or not leaves_experts(checkpoint, layers):
+        return checkpoint
+    config = copy.deepcopy(checkpoint.config)
+    excluded = [*(options.get("exclude") or ()), EXPERTS]
+    config.quantization_config = {**values, "options": {**options, "exclude": excluded}}
+    return replace(checkpoint, config=config)

@@ -6,7 +6,7 @@ qtoolkit is imported in functions.
 
 import copy
 from abc import abstractmethod
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar

@@ -12,6 +12,7 @@ import torch
 from qtoolkit.checkpoints.expanded_tensors import stored_bytes
 from qtoolkit.checkpoints.safetensors import ReportedTensor, StoredTensor
 from qtoolkit.models.building import build_skeleton
+from qtoolkit.models.experts_apart import tensors_apart
 from qtoolkit.records import ModelSource
 
 if TYPE_CHECKING:
@@ -143,16 +144,15 @@ class Checkpoint:
         Args:
             model: the model without values, which tells transformers what it merged.
         """
-        from qtoolkit.models.experts_apart import tensors_apart
-
         if self.format in ("safetensors", "gguf") and self.expand is None:
             return self.tensors
         return tensors_apart(model, self.expand() if self.expand else self.tensors)
 
     def with_experts_apart(self) -> "Checkpoint":
-        """Return a checkpoint whose tensors have the names of files: each expert has its own, also of a loaded model."""
+        """Return a checkpoint whose tensors are named as in files, where each expert has its own."""
         if self.expand is not None:
-            return replace(self, expand=lambda: self.named_as_stored(self.skeleton))
+            expand = self.expand
+            return replace(self, expand=lambda: tensors_apart(self.skeleton, expand()))
         return replace(self, tensors=self.named_as_stored(self.skeleton))
 
     def record(self) -> ModelSource:

@@ -23,8 +23,6 @@ __all__ = ["FORMAT", "keep_exact", "options_of"]
 
 # The tensors beside a 4-bit weight that hold its scales, levels and description.
 _UNPACKED = re.compile(r"\.weight\.((nested_)?(absmax|quant_map)|quant_state\..+)$")
-# As a pattern of `exclude` it means all layers of experts; transformers finds no module by it.
-EXPERTS = "experts.*"
 
 
 class BitsAndBytesFormat(Format):
@@ -32,6 +30,7 @@ class BitsAndBytesFormat(Format):
 
     name = quant_method = tag = "bitsandbytes"
     packages = ("bitsandbytes",)
+    experts_alone = False
     layer_suffixes = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4", ".SCB")
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -44,6 +43,19 @@ class BitsAndBytesFormat(Format):
             raise CheckpointError(f"the config is none of bitsandbytes ({oneline(error)}): get it again") from error
         return options_of(config)
 
+    def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
+        """See `Format`: say of a mixture whose experts are in 16 bits, as transformers leaves them, that they are."""
+        from qtoolkit.formats.bitsandbytes.loader import quantized_names
+        from qtoolkit.formats.split_experts import EXPERTS, leaves_experts
+
+        values = checkpoint.quantization or {}
+        if not values.get("load_in_4bit") or not leaves_experts(checkpoint, quantized_names(checkpoint.tensors)):
+            return checkpoint
+        skipped = values.get("llm_int8_skip_modules") or []
+        config = copy.deepcopy(checkpoint.config)
+        config.quantization_config = {**values, "llm_int8_skip_modules": [*skipped, EXPERTS]}
+        return replace(checkpoint, config=config)
+
     def structure(self, tensors: "Mapping[str, StoredTensor | Tensor]") -> "Mapping[str, Tensor]":
         """See `Format`: without values, and without what bitsandbytes unpacks of a 4-bit weight as it is read."""
         import torch
@@ -53,6 +65,12 @@ class BitsAndBytesFormat(Format):
             for name, tensor in tensors.items()
             if not _UNPACKED.search(name)
         }
+
+    def layer_bits(self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+        """See `Format`."""
+        found = ((name, suffix) for name in shapes for suffix in self.layer_suffixes if name.endswith(suffix))
+        layers = ((name.removesuffix(suffix).removesuffix(".weight"), suffix) for name, suffix in found)
+        return {layer: 8 if suffix == ".SCB" else 4 for layer, suffix in layers}
 
     def register(self, layers_of: LayersOf) -> None:
         """See `Format`: also where each expert is a layer."""

@@ -36,6 +36,8 @@ class StoredExpertsConfig(ExpertsConfig):
 class Quantizer4bit(SplittingQuantizer, Bnb4BitHfQuantizer):  # type: ignore[misc]
     """transformers' quantizer, which splits experts too where a config or the file asks for it."""
 
+    quantization_config: Any
+
     def __init__(self, quantization_config: Any, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         if isinstance(quantization_config, StoredExpertsConfig):
@@ -55,7 +57,7 @@ class Quantizer4bit(SplittingQuantizer, Bnb4BitHfQuantizer):  # type: ignore[mis
             # From now on it is the config of a checkpoint that anybody may read.
             self.quantization_config = BitsAndBytesConfig.from_dict(self.quantization_config.to_dict())
             model.config.quantization_config = self.quantization_config
-        return super()._process_model_after_weight_loading(model, **kwargs)  # type: ignore[no-any-return]
+        return super()._process_model_after_weight_loading(model, **kwargs)
 
 
 def quantized_names(tensors: Mapping[str, Any]) -> list[str]:
