@@ -1,7 +1,6 @@
 """Methods that round each weight by itself round each expert's as a layer's, and store it under its own name."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +46,22 @@ Made = dict[str, qt.QuantizedModel]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Every second from a folder, the others from memory."""
+    """Every third from memory, the others from a folder."""
     folder = tmp_path_factory.mktemp("made")
+    numbered = enumerate(CASES.items())
     for kind in NAMES:
         random_model(kind).save_pretrained(folder / kind)
-    sources: dict[bool, Callable[[str], Any]] = {False: lambda kind: folder / kind, True: random_model}
+    sources = {case: random_model(kind) if index % 3 == 0 else folder / kind for index, (case, (kind, _)) in numbered}
     return {
-        case: qt.quantize(sources[index % 3 == 0](kind), config, device="cpu", output=folder / case)
-        for index, (case, (kind, config)) in enumerate(CASES.items())
+        case: qt.quantize(sources[case], config, device="cpu", output=folder / case)
+        for case, (_, config) in CASES.items()
     }
+
+
+@pytest.fixture(scope="module")
+def loaded(made: Made) -> dict[str, PreTrainedModel]:
+    """What `qt.load` reads of them; none has run."""
+    return {case: qt.load(result.path, device="cpu").model for case, result in made.items() if result.path}
 
 
 def expanded(layer: Any) -> torch.Tensor:
@@ -68,6 +74,13 @@ def expanded(layer: Any) -> torch.Tensor:
     return weight.float()
 
 
+def upwards(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The least number of a type that is no less than each."""
+    rounded = scale.to(dtype)
+    step = 2.0 ** -(8 if dtype == torch.bfloat16 else 11)
+    return torch.where(rounded.float() < scale, (scale * (1 + step)).to(dtype), rounded).float()
+
+
 def by_formula(weight: torch.Tensor, config: Any) -> torch.Tensor:
     """One expert's weight [out, in], rounded by a formula, or by bitsandbytes alone."""
     if config.method in ("nf4", "fp4"):
@@ -76,15 +89,15 @@ def by_formula(weight: torch.Tensor, config: Any) -> torch.Tensor:
         return functional.dequantize_4bit(*functional.quantize_4bit(weight, **how)).float()  # type: ignore[no-any-return]
     rows = weight.float()
     if config.method == "fp8":
-        scale = (rows.abs().amax(1, keepdim=True) / 448).bfloat16().float()
+        scale = upwards(rows.abs().amax(1, keepdim=True) / 448, torch.bfloat16)
         return (rows / scale).to(torch.float8_e4m3fn).float() * scale
     if config.method == "w8a8":
-        scale = (rows.abs().amax(1, keepdim=True) / 127).bfloat16().float()
+        scale = upwards(rows.abs().amax(1, keepdim=True) / 127, torch.bfloat16)
         return (rows / scale).round() * scale
     groups = rows.unflatten(1, (-1, 32))
     if config.method == "absmax":
         kind = torch.float16 if config.format == "native" else torch.bfloat16
-        scale = (groups.abs().amax(2, keepdim=True) / 7).to(kind).float()
+        scale = upwards(groups.abs().amax(2, keepdim=True) / 7, kind)
         return ((groups / scale).round().clamp(-7, 7) * scale).flatten(1)
     low, high = groups.amin(2, keepdim=True).clamp(max=0), groups.amax(2, keepdim=True).clamp(min=0)
     scale = ((high - low) / 15).half().float()
@@ -104,14 +117,12 @@ def whole(model: PreTrainedModel, layer: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 @every_case
-def test_each_expert_is_rounded_alone(case: str, made: Made) -> None:
+def test_each_expert_is_rounded_alone(case: str, loaded: dict[str, PreTrainedModel]) -> None:
     kind, config = CASES[case]
-    assert made[case].path is not None
-    loaded = qt.load(made[case].path, device="cpu").model
     source = random_model(kind)
     for layer in range(2):
         fused: Any = source.get_submodule(f"model.layers.{layer}.mlp.experts")
-        found = whole(loaded, layer)
+        found = whole(loaded[case], layer)
         for index in range(4):
             gate, up = fused.gate_up_proj[index].detach().chunk(2)
             down = fused.down_proj[index].detach()
@@ -123,20 +134,18 @@ def test_each_expert_is_rounded_alone(case: str, made: Made) -> None:
 
 
 @every_case
-def test_logits_are_those_of_the_dense_model_with_these_weights(case: str, made: Made) -> None:
+def test_logits_are_those_of_the_dense_model_with_these_weights(case: str, loaded: dict[str, PreTrainedModel]) -> None:
     kind, config = CASES[case]
-    assert made[case].path is not None
-    loaded = qt.load(made[case].path, device="cpu").model
     source = random_model(kind, dtype=torch.float32)
-    for name, module in loaded.named_modules():
+    for name, module in loaded[case].named_modules():
         if ".experts." not in name and hasattr(module, "in_features") and name != "lm_head":
             source.get_submodule(name).weight.data = expanded(module)
     for layer in range(2):
         experts: Any = source.get_submodule(f"model.layers.{layer}.mlp.experts")
-        experts.gate_up_proj.data, experts.down_proj.data = whole(loaded, layer)
-    expected, found = plain_logits(source, TOKENS), plain_logits(loaded, TOKENS).float()
+        experts.gate_up_proj.data, experts.down_proj.data = whole(loaded[case], layer)
+    expected, found = plain_logits(source, TOKENS), plain_logits(loaded[case], TOKENS).float()
     # bfloat16 rounds products, and FP8 and W8A8 round inputs to 8 bits.
-    allowed = 0.05 if config.input_type else 0.015
+    allowed = 0.05 if config.input_type else 0.025
     assert (found - expected).norm() < allowed * expected.norm()
 
 
@@ -163,13 +172,14 @@ def test_experts_are_stored_by_the_names_of_published_checkpoints(case: str, mad
 
 
 @pytest.mark.parametrize("case", [case for case, (_, config) in CASES.items() if config.method not in ("fp8", "w8a8")])
-def test_it_is_read_again_by_us_and_by_transformers(case: str, made: Made) -> None:
+def test_it_is_read_again_by_us_and_by_transformers(case: str, made: Made, loaded: dict[str, PreTrainedModel]) -> None:
     logits = plain_logits(made[case].model, TOKENS)
-    assert made[case].path is not None
-    assert torch.equal(plain_logits(qt.load(made[case].path, device="cpu").model, TOKENS), logits)
+    assert torch.equal(plain_logits(loaded[case], TOKENS), logits)
     by_transformers = AutoModelForCausalLM.from_pretrained(made[case].path, dtype="auto", device_map="cpu")
-    # transformers expands compressed-tensors through its package, and so adds in another order.
-    torch.testing.assert_close(plain_logits(by_transformers, TOKENS), logits, rtol=0, atol=0.01)
+    # It expands compressed-tensors at the first call.
+    with torch.no_grad():
+        found = by_transformers(TOKENS).logits
+    torch.testing.assert_close(found, logits, rtol=0, atol=0.01)
 
 
 def test_a_model_that_was_read_is_saved_as_it_was(made: Made, tmp_path: Path) -> None:
@@ -233,7 +243,9 @@ def test_files_whose_experts_are_whole_are_planned_so(config: Any, tmp_path: Pat
         file.write_text(json.dumps(values), encoding="utf-8")
     read = qt.load(tmp_path / "out", device="cpu")
     assert (
-        read.report.memory.footprint_after == read.report.memory.predicted_footprint_after == memory_footprint(result.model)
+        read.report.memory.footprint_after
+        == read.report.memory.predicted_footprint_after
+        == memory_footprint(result.model)
     )
     assert torch.equal(plain_logits(read.model, TOKENS), plain_logits(result.model, TOKENS))
 
