@@ -131,8 +131,8 @@ class EightBitMethod(LinearMethod):
         left = [reason for layer, reason in zip(layers, reasons, strict=True) if reason and ".experts." in layer.name]
         if left or any(layer.beside_experts for layer in layers):
             raise ConfigError(
-                f"{name}: experts that are left ({left[0] if left else 'excluded by name'}) stay in one tensor, where no "
-                "reader of the format looks for them: AbsMax and GPTQ leave experts out in their own formats"
+                f"{name}: experts that are left ({left[0] if left else 'excluded by name'}) stay in one tensor, where "
+                "no reader of the format looks for them: AbsMax and GPTQ leave experts out in their own formats"
             )
         if layers and all(reasons):
             advice = "granularity='channel' takes more" if config.block else "quantize it with AbsMax"

@@ -14,12 +14,13 @@ from qtoolkit.optional import optional
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from qtoolkit.checkpoints.safetensors import StoredTensor
     from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
 
-__all__ = ["FORMAT", "keep_exact", "options_of"]
+__all__ = ["FORMAT", "config_with_experts", "keep_exact", "load_4bit", "options_of"]
 
 # The tensors beside a 4-bit weight that hold its scales, levels and description.
 _UNPACKED = re.compile(r"\.weight\.((nested_)?(absmax|quant_map)|quant_state\..+)$")
@@ -100,6 +101,24 @@ def options_of(config: Any) -> tuple[str, dict[str, Any]]:
         "compute_dtype": str(config.bnb_4bit_compute_dtype).removeprefix("torch."),
         **exclude,
     }
+
+
+def config_with_experts(options: Mapping[str, Any]) -> "BitsAndBytesConfig":
+    """Return transformers' config with these options that quantizes experts too, each as layers; options are 4-bit."""
+    from qtoolkit.formats.bitsandbytes.loader import ExpertsConfig
+
+    return ExpertsConfig(**options)
+
+
+def load_4bit(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+    """Build the model of a 4-bit checkpoint on `device`, "cpu" or "cuda:0", its experts as layers if it has them so.
+
+    Raises:
+        CheckpointError: weights are missing, have other shapes, or cannot be read.
+    """
+    from qtoolkit.formats.bitsandbytes.loader import load_checkpoint
+
+    return load_checkpoint(checkpoint, device=device)
 
 
 def keep_exact(model: "PreTrainedModel") -> None:

@@ -69,8 +69,8 @@ def quantized_names(tensors: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def load_4bit(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
-    """Build the model of a 4-bit checkpoint on `device`, "cpu" or "cuda:0", its experts as layers if it has them so."""
+def load_checkpoint(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+    """Build the model of a 4-bit checkpoint, as `qtoolkit.formats.bitsandbytes.load_4bit` says."""
     from qtoolkit.records import ignore_progress
     from qtoolkit.stream.loading import load_streamed
 

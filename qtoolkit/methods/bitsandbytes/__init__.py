@@ -170,7 +170,7 @@ class FourBitMethod(BitsAndBytesMethod):
 
     def transformers_config(self, checkpoint: "Checkpoint", config: FourBitConfig, plan: Plan) -> "BitsAndBytesConfig":
         """See `WeightOnlyMethod`: experts become layers, where some of them are planned."""
-        from qtoolkit.formats.bitsandbytes.loader import ExpertsConfig
+        from qtoolkit.formats.bitsandbytes import config_with_experts
         from qtoolkit.models.experts_apart import are_of_experts
         from qtoolkit.models.renaming import matrices_in_file
         from qtoolkit.models.structure import is_embedding
@@ -184,11 +184,11 @@ class FourBitMethod(BitsAndBytesMethod):
         embeddings = {name for name, module in checkpoint.skeleton.named_modules() if is_embedding(module)}
         left = {stored for stored, name in named.items() if name not in planned | embeddings}
         skipped = sorted(left.union(stored_as.llm_int8_skip_modules or ()))
-        return ExpertsConfig(**self.transformers_options(config), llm_int8_skip_modules=skipped)
+        return config_with_experts({**self.transformers_options(config), "llm_int8_skip_modules": skipped})
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Planner`."""
-        from qtoolkit.formats.bitsandbytes.loader import load_4bit
+        from qtoolkit.formats.bitsandbytes import load_4bit
 
         return load_4bit(checkpoint, device=device)
 
