@@ -77,6 +77,19 @@ class ExpandedTensor(StoredTensor, ABC):
         self.fill(expanded)
         return expanded[index]
 
+    def part(self, first: int, last: int) -> torch.Tensor:
+        """Expand some experts, or some outputs of a layer; raises as by index."""
+        if len(self.shape) != 3:
+            return self[first:last]
+        expanded = torch.empty((last - first, *self.shape[1:]), dtype=self.dtype)
+        for expert, weight in enumerate(expanded, start=first):
+            self._fill_expert(weight, expert)
+        return expanded
+
+    def _fill_expert(self, weight: torch.Tensor, expert: int) -> None:
+        """Read and expand the weight of one expert of a tensor of all; raises as by index."""
+        raise NotImplementedError(f"{type(self).__name__} holds one layer")
+
     @property
     @abstractmethod
     def _matrix(self) -> tuple[int, int]:
@@ -98,16 +111,19 @@ class ExpandedFloat8(ExpandedTensor):
         return self.shape[-2], self.shape[-1]
 
     def fill(self, expanded: torch.Tensor) -> None:
-        scales = self._read_scales()
         if len(self.shape) == 2:
-            self._fill(expanded, self.codes, scales)
+            self._fill(expanded, self.codes, self._as_float32(self.scales[...]))
             return
         for expert, weight in enumerate(expanded):
-            self._fill(weight, self.codes.part(expert, expert + 1)[0], scales[expert])
+            self._fill_expert(weight, expert)
 
-    def _read_scales(self) -> torch.Tensor:
-        """Return the scales as float32; raises as by index."""
-        scales = self.scales[...]
+    def _fill_expert(self, weight: torch.Tensor, expert: int) -> None:
+        one = slice(expert, expert + 1)
+        scales = self._as_float32(self.scales.part(one.start, one.stop))[0]
+        self._fill(weight, self.codes.part(one.start, one.stop)[0], scales)
+
+    def _as_float32(self, scales: torch.Tensor) -> torch.Tensor:
+        """Return scales as float32; raises as by index."""
         if scales.dtype == torch.uint8:
             scales = scales.view(torch.float8_e8m0fnu)
         scales = scales.float()
@@ -139,15 +155,18 @@ class ExpandedMXFP4(ExpandedTensor):
         return self.shape[2], self.shape[1]
 
     def fill(self, expanded: torch.Tensor) -> None:
-        exponents = self.scales[...]
+        for expert, weight in enumerate(expanded):
+            self._fill_expert(weight, expert)
+
+    def _fill_expert(self, weight: torch.Tensor, expert: int) -> None:
+        exponents = self.scales.part(expert, expert + 1)[0]
         if exponents.numel() and exponents.amax() == NAN_EXPONENT:
             raise self._refuse(f"has the exponent {NAN_EXPONENT}, which stands for NaN")
+        blocks = self.codes.part(expert, expert + 1)[0]
         rows = self._rows
-        for expert, weight in enumerate(expanded):
-            blocks = self.codes.part(expert, expert + 1)[0]
-            for first in range(0, len(blocks), rows):
-                part = slice(first, first + rows)
-                weight[:, part] = expand_mxfp4(blocks[part], exponents[expert, part], self.dtype).T
+        for first in range(0, len(blocks), rows):
+            part = slice(first, first + rows)
+            weight[:, part] = expand_mxfp4(blocks[part], exponents[part], self.dtype).T
 
 
 class ExpandedFloat4(ExpandedTensor):

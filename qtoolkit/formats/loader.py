@@ -127,7 +127,7 @@ class LayersQuantizer(LinearQuantizer):
         from qtoolkit.models.experts_apart import are_of_experts
 
         if are_of_experts(model, self.quantization_config.layers):
-            self.split_experts(model)
+            self.split_experts(model, self.quantization_config.layers)
         for name in self.quantization_config.layers:
             module: Any = model.get_submodule(name)
             layer = self.as_layer(name, module, str(kwargs.get("device_map") or "cpu"))

@@ -25,11 +25,16 @@ class SplittingQuantizer(HfQuantizer):  # type: ignore[misc]
 
     _experts_are_split = False
 
-    def split_experts(self, model: "PreTrainedModel") -> None:
-        """Replace the experts of a model without values by linear layers, named as in checkpoints."""
+    def split_experts(self, model: "PreTrainedModel", quantized: Iterable[str] | None) -> None:
+        """Replace the experts of a model without values by linear layers, named as in checkpoints.
+
+        Args:
+            model: is changed.
+            quantized: full names of quantized layers in the model, its experts split; None for all.
+        """
         from qtoolkit.models.experts import replace_experts
 
-        replace_experts(model)
+        replace_experts(model, quantized)
         self._experts_are_split = True
 
     def update_weight_conversions(self, weight_conversions: list[Any], *args: Any) -> list[Any]:
@@ -40,8 +45,8 @@ class SplittingQuantizer(HfQuantizer):  # type: ignore[misc]
         return super().update_weight_conversions(conversions, *args)  # type: ignore[no-any-return]
 
 
-def holds_experts(model: "PreTrainedModel", stored: Iterable[str]) -> bool:
-    """Check whether a file stores experts quantized one by one that the model holds in large tensors.
+def experts_of(model: "PreTrainedModel", stored: Iterable[str]) -> list[str]:
+    """Return the names in the model of a file's quantized layers of experts that the model holds in large tensors.
 
     Args:
         model: the model.
@@ -50,11 +55,17 @@ def holds_experts(model: "PreTrainedModel", stored: Iterable[str]) -> bool:
     from qtoolkit.formats.stored_layer import module_names
     from qtoolkit.models.experts import find_experts
 
+    experts = [f"{name}." for name in find_experts(model)]
     # A file may lack the prefix of the base model.
     prefix = f"{model.base_model_prefix}."
-    experts = tuple(f"{name.removeprefix(prefix)}." for name in find_experts(model))
-    names = module_names(model, list(stored))
-    return any(name.removeprefix(prefix).startswith(experts) for name in names.values())
+    ends = {name.removeprefix(prefix): name for name in experts}
+    found = []
+    for name in module_names(model, list(stored)).values():
+        end = name.removeprefix(prefix)
+        whole = next((whole for start, whole in ends.items() if end.startswith(start)), None)
+        if whole is not None:
+            found.append(whole + end.removeprefix(whole.removeprefix(prefix)))
+    return found
 
 
 def leaves_experts(checkpoint: "Checkpoint", stored: Iterable[str]) -> bool:
@@ -66,7 +77,7 @@ def leaves_experts(checkpoint: "Checkpoint", stored: Iterable[str]) -> bool:
     """
     from qtoolkit.models.experts import find_experts
 
-    return bool(find_experts(checkpoint.skeleton)) and not holds_experts(checkpoint.skeleton, stored)
+    return bool(find_experts(checkpoint.skeleton)) and not experts_of(checkpoint.skeleton, stored)
 
 
 def with_experts_excluded(checkpoint: "Checkpoint") -> "Checkpoint":

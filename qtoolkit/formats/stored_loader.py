@@ -18,7 +18,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError
 from qtoolkit.formats.loader import LinearQuantizer
-from qtoolkit.formats.split_experts import holds_experts
+from qtoolkit.formats.split_experts import experts_of
 
 if TYPE_CHECKING:
     from qtoolkit.formats.stored_layer import StoredLayer
@@ -93,8 +93,9 @@ class StoredQuantizer(LinearQuantizer):
         self.quantization_config.headers = None
         if headers is None:
             headers = read_headers(checkpoint_files or [])
-        if holds_experts(model, self.quantized_names(headers)):
-            self.split_experts(model)
+        experts = experts_of(model, self.quantized_names(headers))
+        if experts:
+            self.split_experts(model, experts)
         layers = self.find_layers(model, headers)
         _check_other_weights(model, headers, layers)
         for name, layer in layers.items():

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.formats.base import Reader
 from qtoolkit.formats.layer import Layer
-from qtoolkit.formats.split_experts import holds_experts
+from qtoolkit.formats.split_experts import experts_of
 from qtoolkit.kernels import memory_bytes, stored_bytes
 from qtoolkit.models import structure
 from qtoolkit.models.building import build_empty
@@ -45,9 +45,10 @@ class StoredReader(Reader):
         self._reordered = reordered
         self._headers = checkpoint.tensors
         self.model = model = build_empty(checkpoint, checkpoint.dtype)
-        self.splits_experts = holds_experts(model, stored)
-        if self.splits_experts:
-            replace_experts(model)
+        experts = experts_of(model, stored)
+        self.splits_experts = bool(experts)
+        if experts:
+            replace_experts(model, experts)
         self.layers = find_layers(model, checkpoint.tensors)
         embeddings = {structure.token_embedding(model), structure.output_head(model)}
         self.bits = {name: one.tensors.bits for name, one in self.layers.items() if name not in embeddings}

@@ -9,7 +9,7 @@ import torch
 from qtoolkit.formats import Grid, Layer
 from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
 from qtoolkit.models.experts import experts_in_one_tensor, modules_apart
-from qtoolkit.models.experts_apart import are_of_experts, tensors_apart
+from qtoolkit.models.experts_apart import are_of_experts, named_as_saved
 from qtoolkit.models.renaming import matrices_in_file
 from qtoolkit.records import Plan
 
@@ -33,7 +33,7 @@ def result_config(checkpoint: "Checkpoint", method: LinearMethod, config: Any, p
     if checkpoint.expand:
         # A file whose tensors cannot be read one by one is saved by the names of the model, experts aside.
         tensors = checkpoint.skeleton.state_dict()
-        tensors = tensors_apart(checkpoint.skeleton, tensors) if apart else tensors
+        tensors = named_as_saved(checkpoint.skeleton, tensors) if apart else tensors
     named = matrices_in_file(checkpoint.skeleton, tensors, experts_apart=apart)
     modules = dict(checkpoint.skeleton.named_modules())
     modules |= dict(modules_apart(checkpoint.skeleton)) if apart else {}

@@ -1,12 +1,12 @@
 """Tell experts by the names of their layers, and name a model's tensors as in files, where each expert has its own."""
 
-import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from qtoolkit.models.experts import ExpertList, find_experts
+from qtoolkit.models.experts import find_experts, tensors_apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +23,7 @@ def are_of_experts(model: "PreTrainedModel", names: Iterable[str]) -> bool:
     return any(name.startswith(experts) for name in names)
 
 
-def tensors_apart(model: "PreTrainedModel", tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+def named_as_saved(model: "PreTrainedModel", tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return a model's tensors by the names that `save_pretrained` gives them; those of experts are views.
 
     transformers' own conversion copies them (`core_model_loading.Chunk`), which takes as much memory again.
@@ -35,11 +35,6 @@ def tensors_apart(model: "PreTrainedModel", tensors: Mapping[str, Any]) -> dict[
     from transformers.core_model_loading import revert_weight_conversion
 
     split = {name: tensor for name, tensor in tensors.items() if name not in model.all_tied_weights_keys}
-    for name, names in find_experts(model).items():
-        fused = copy.copy(model.get_submodule(name))
-        fused._parameters = {  # noqa: SLF001
-            own: nn.Parameter(split.pop(f"{name}.{own}"), requires_grad=False)
-            for own in fused._parameters  # noqa: SLF001
-        }
-        split |= ExpertList.of(fused, names).state_dict(prefix=f"{name}.")
-    return dict(revert_weight_conversion(model, split))
+    # As if a file had them in one tensor, which they are views of.
+    experts = {name: replace(layout, is_apart=False) for name, layout in find_experts(model).items() if layout.is_apart}
+    return dict(revert_weight_conversion(model, dict(tensors_apart(model, split, experts))))

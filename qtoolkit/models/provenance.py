@@ -15,7 +15,7 @@ from qtoolkit.errors import SourceError, oneline
 from qtoolkit.hub.cache import cached_commit, cached_weights, snapshot_folder
 from qtoolkit.models.building import build_empty
 from qtoolkit.models.checkpoint import Checkpoint
-from qtoolkit.models.experts import merges_experts, replace_experts
+from qtoolkit.models.experts import find_experts, merges_experts, replace_experts, tensors_apart
 from qtoolkit.models.renaming import names_in_model
 from qtoolkit.records import OnProgress, ProgressEvent
 
@@ -94,6 +94,7 @@ def _by_name(
 
     model = build_empty(checkpoint, checkpoint.dtype)
     named = checkpoint.named_as_stored(model) if tensors is None else tensors
+    named = tensors_apart(model, named, find_experts(model))
     conversions = [rule for rule in get_model_conversion_mapping(model) if not merges_experts(rule)]
     replace_experts(model)
     names = names_in_model(model, named, conversions)

@@ -4,7 +4,7 @@ transformers builds the modules and puts tensors into them (renamed, merged, cas
 gets the tensors of one part at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.models.building import build_empty, using_transformers
 from qtoolkit.models.checkpoint import Checkpoint
-from qtoolkit.models.experts import find_experts, merges_experts, replace_experts
+from qtoolkit.models.experts import find_experts, merges_experts, replace_experts, tensors_apart
 from qtoolkit.models.renaming import names_in_model
 from qtoolkit.models.structure import block_list, output_head
 
@@ -27,38 +27,43 @@ if TYPE_CHECKING:
 class StreamedModel:
     """Load the blocks of a causal language model one at a time.
 
-    Experts that transformers keeps in one tensor are split into linear layers, named as in the file.
+    Experts that transformers keeps in one tensor are split into linear layers, named as in the file, or, where the file
+    keeps them so too, as `find_experts` says.
 
     Args:
         checkpoint: the model in full precision.
         device: where parts are loaded to, "cpu" or "cuda:0".
         dtype: the type they compute in.
+        quantized: full names of the layers that will be quantized; experts that the file keeps in one tensor stay in it
+            where none of them will be. None for all experts.
 
     Attributes:
         name: the user's name for the model.
         model: on the meta device except for the part in use.
         blocks: the list of its blocks.
         block_names: their full names, "model.layers.0".
-        tensors: the checkpoint's tensors by their name in the file.
+        tensors: the checkpoint's tensors by their name in the file, those of experts one by one.
         name_of: name in the file -> name in the model.
 
     Raises:
         UnsupportedModelError: no list of blocks is found.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, device: str, dtype: torch.dtype, quantized: Iterable[str] | None = None
+    ) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
 
         self.device = device
         self.dtype = dtype
         self.name = checkpoint.name
         self.model: PreTrainedModel = build_empty(checkpoint, dtype).eval()
-        self.tensors = checkpoint.named_as_stored(self.model)
+        experts = find_experts(self.model, quantized)
+        self.tensors = tensors_apart(self.model, checkpoint.named_as_stored(self.model), experts)
         conversions = get_model_conversion_mapping(self.model)
-        splits_experts = bool(find_experts(self.model))
-        replace_experts(self.model)
+        replace_experts(self.model, quantized)
         # Experts that stay in large tensors are merged as ever.
-        self._conversions = [rule for rule in conversions if not (splits_experts and merges_experts(rule))]
+        self._conversions = [rule for rule in conversions if not (experts and merges_experts(rule))]
         self.name_of = names_in_model(self.model, self.tensors, self._conversions)
         found = block_list(self.model)
         if found is None:

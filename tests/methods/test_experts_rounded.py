@@ -15,7 +15,7 @@ import qtoolkit as qt
 from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.methods import MethodConfig
-from qtoolkit.models.experts_apart import tensors_apart
+from qtoolkit.models.experts_apart import named_as_saved
 from qtoolkit.optional import optional
 from qtoolkit.publishing.artifact import open_artifact
 from qtoolkit.publishing.readers import needs_qtoolkit, reader_of
@@ -197,7 +197,7 @@ def test_a_model_that_was_read_is_saved_as_it_was(made: Made, tmp_path: Path) ->
 def test_no_weight_of_a_model_in_memory_is_copied() -> None:
     model = random_model("mixtral")
     state = model.state_dict()
-    apart = tensors_apart(model, state)
+    apart = named_as_saved(model, state)
     owned = {tensor.untyped_storage().data_ptr() for tensor in state.values()}
     assert {tensor.untyped_storage().data_ptr() for tensor in apart.values()} == owned
     up = state["model.layers.1.mlp.experts.gate_up_proj"][2, 128:]

@@ -1,6 +1,7 @@
-"""Experts as linear layers of their own compute what transformers computes from its two tensors."""
+"""Experts as linear layers of their own compute what transformers computes from its large tensors."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from qtoolkit.models.experts import ExpertList, find_experts, modules_apart, replace_experts
+from qtoolkit.models.experts import ExpertLayout, ExpertList, find_experts, modules_apart, replace_experts
 from qtoolkit.models.structure import modules_with_weights
 
 COMMON = {
@@ -35,6 +36,57 @@ NAMES = {
 every_mixture = pytest.mark.parametrize("kind", NAMES)
 
 
+LATENT = {"q_lora_rank": 16, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+# What else the small models of these types need, and the names of their experts' layers.
+OTHERS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "gpt_oss": ({}, {"gate_proj", "up_proj", "down_proj"}),
+    "granitemoe": ({}, {"w1", "w3", "w2"}),
+    "granitemoeshared": ({}, {"w1", "w3", "w2"}),
+    "granitemoehybrid": (
+        {"mamba_n_heads": 8, "mamba_d_head": 8, "layer_types": ["mamba", "attention"]},
+        {"w1", "w3", "w2"},
+    ),
+    "llama4_text": ({}, {"gate_proj", "up_proj", "down_proj"}),
+    "jetmoe": ({}, {""}),
+    "deepseek_v4": ({}, {"w1", "w3", "w2"}),
+    "longcat_flash": (
+        {**LATENT, "expert_ffn_hidden_size": 16, "ffn_hidden_size": 48, "n_routed_experts": 5, "zero_expert_num": 2}
+        | {"num_layers": 2, "moe_topk": 3, "num_key_value_heads": 4, "head_dim": 8},
+        {"gate_proj", "up_proj", "down_proj"},
+    ),
+    "nemotron_h": ({"n_routed_experts": 5}, {"up_proj", "down_proj"}),
+    "dbrx": (
+        {
+            "d_model": 32,
+            "n_heads": 4,
+            "n_layers": 2,
+            "vocab_size": 128,
+            "max_seq_len": 64,
+            "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 5, "moe_top_k": 2},
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10_000.0},
+        },
+        {"w1", "v1", "w2"},
+    ),
+}
+every_other = pytest.mark.parametrize("kind", OTHERS)
+
+
+def layout_of(kind: str, layer: int = 0) -> ExpertLayout:
+    return find_experts(mixture(kind))[f"model.layers.{layer}.mlp.experts"]
+
+
+def other(kind: str) -> PreTrainedModel:
+    """A random model whose experts are as different as those of a trained one, biases included."""
+    own, _ = OTHERS[kind]
+    config = CONFIG_MAPPING[kind](**(own if kind == "dbrx" else {**COMMON, **own}))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, experts_implementation="eager")
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 or "bias" in name:
+            nn.init.normal_(parameter, std=0.2)
+    return model.eval()  # type: ignore[no-any-return]
+
+
 def mixture(kind: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     torch.manual_seed(0)
     config = CONFIG_MAPPING[kind](**COMMON)
@@ -50,7 +102,11 @@ def routing(tokens: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tens
 
 @every_mixture
 def test_found_with_the_names_of_checkpoints(kind: str) -> None:
-    assert find_experts(mixture(kind)) == {f"model.layers.{layer}.mlp.experts": NAMES[kind] for layer in range(2)}
+    found = find_experts(mixture(kind))
+    assert list(found) == [f"model.layers.{layer}.mlp.experts" for layer in range(2)]
+    for layout in found.values():
+        assert tuple(linear.name for linear in layout.linears) == NAMES[kind]
+        assert layout.is_apart
 
 
 @every_mixture
@@ -58,7 +114,7 @@ def test_found_with_the_names_of_checkpoints(kind: str) -> None:
 @pytest.mark.parametrize("tokens", [1, 17])
 def test_outputs_are_those_of_the_fused_module(kind: str, dtype: torch.dtype, tokens: int) -> None:
     fused = mixture(kind, dtype).get_submodule("model.layers.0.mlp.experts")
-    experts = ExpertList.of(fused, NAMES[kind])
+    experts = ExpertList.of(fused, layout_of(kind))
     x = torch.randn(tokens, 32, dtype=dtype)
     index, weights = routing(tokens, dtype)
     with torch.no_grad():
@@ -70,7 +126,7 @@ def test_outputs_are_those_of_the_fused_module(kind: str, dtype: torch.dtype, to
 @every_mixture
 def test_outputs_are_those_of_a_loop_over_tokens(kind: str) -> None:
     fused = mixture(kind, torch.float64).get_submodule("model.layers.1.mlp.experts")
-    experts = ExpertList.of(fused, NAMES[kind])
+    experts = ExpertList.of(fused, layout_of(kind))
     x = torch.randn(9, 32, dtype=torch.float64)
     index, weights = routing(9, torch.float64)
     expected = torch.zeros_like(x)
@@ -97,7 +153,7 @@ def test_a_whole_model_gives_the_same_logits(kind: str) -> None:
 @every_mixture
 def test_children_are_named_as_in_checkpoints(kind: str) -> None:
     fused = mixture(kind).get_submodule("model.layers.0.mlp.experts")
-    state = ExpertList.of(fused, NAMES[kind]).state_dict()
+    state = ExpertList.of(fused, layout_of(kind)).state_dict()
     assert set(state) == {f"{expert}.{layer}.weight" for expert in range(5) for layer in NAMES[kind]}
     gate, up, down = (state[f"3.{layer}.weight"] for layer in NAMES[kind])
     assert torch.equal(torch.cat([gate, up]), fused.gate_up_proj[3])
@@ -120,7 +176,7 @@ def test_modules_are_listed_as_they_would_be_replaced(kind: str) -> None:
 
 def test_no_weight_is_copied() -> None:
     fused = mixture("mixtral").get_submodule("model.layers.0.mlp.experts")
-    experts = ExpertList.of(fused, NAMES["mixtral"])
+    experts = ExpertList.of(fused, layout_of("mixtral"))
     owners = {fused.gate_up_proj.untyped_storage().data_ptr(), fused.down_proj.untyped_storage().data_ptr()}
     assert {weight.untyped_storage().data_ptr() for weight in experts.parameters()} == owners
 
@@ -134,7 +190,7 @@ def test_a_model_without_values() -> None:
 
 
 def test_a_layer_that_was_replaced_is_used() -> None:
-    experts = ExpertList.of(mixture("mixtral").get_submodule("model.layers.0.mlp.experts"), NAMES["mixtral"])
+    experts = ExpertList.of(mixture("mixtral").get_submodule("model.layers.0.mlp.experts"), layout_of("mixtral"))
     x, (index, weights) = torch.randn(4, 32), routing(4)
     for expert in experts:
         expert.w2 = nn.Linear(48, 32, bias=False)
@@ -143,7 +199,7 @@ def test_a_layer_that_was_replaced_is_used() -> None:
 
 
 def test_hooks_see_the_inputs_of_an_expert() -> None:
-    experts = ExpertList.of(mixture("mixtral").get_submodule("model.layers.0.mlp.experts"), NAMES["mixtral"])
+    experts = ExpertList.of(mixture("mixtral").get_submodule("model.layers.0.mlp.experts"), layout_of("mixtral"))
     seen: list[torch.Tensor] = []
     experts[2].get_submodule("w1").register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     x, (index, weights) = torch.randn(12, 32), routing(12)
@@ -153,9 +209,33 @@ def test_hooks_see_the_inputs_of_an_expert() -> None:
     assert sorted(seen[0].tolist()) == sorted(x[chosen].tolist())
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt_oss", "granitemoe"])
-def test_nothing_is_found_where_nothing_fits(kind: str) -> None:
-    """No mixture; experts with biases and another gate; experts that checkpoints keep in one tensor."""
+@every_other
+def test_other_layouts_give_the_logits_of_transformers_own_modules(kind: str) -> None:
+    """In one tensor or many, transposed, interleaved, with biases, without a gate, with one of the module's own."""
+    model = other(kind)
+    experts = find_experts(model)
+    assert experts
+    assert {linear.name for layout in experts.values() for linear in layout.linears} == OTHERS[kind][1]
+    tokens = torch.arange(3, 35).reshape(2, 16)
+    listed = [(name, tuple(module.weight.shape)) for name, module in modules_apart(model) if type(module) is nn.Linear]
+    with torch.no_grad():
+        expected = model(tokens, use_cache=False).logits
+        replace_experts(model)
+        found = model(tokens, use_cache=False).logits
+    assert not find_experts(model)
+    replaced = [(name, tuple(one.weight.shape)) for name, one in model.named_modules() if type(one) is nn.Linear]
+    assert sorted(listed) == sorted(replaced)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_experts_that_stay_whole_are_those_of_which_none_is_quantized() -> None:
+    name = "model.layers.1.mlp.experts"
+    assert set(find_experts(other("gpt_oss"), [f"{name}.3.up_proj"])) == {name}
+    # Files keep these one by one, so that all are taken apart.
+    assert len(find_experts(mixture("mixtral"), [])) == 2
+
+
+def test_nothing_is_found_where_there_are_no_experts() -> None:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**COMMON))
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING["llama"](**COMMON))
     assert find_experts(model) == {}

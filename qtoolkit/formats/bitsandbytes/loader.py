@@ -16,7 +16,7 @@ from transformers import BitsAndBytesConfig
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-from qtoolkit.formats.split_experts import SplittingQuantizer, holds_experts
+from qtoolkit.formats.split_experts import SplittingQuantizer, experts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +30,19 @@ class ExpertsConfig(BitsAndBytesConfig):  # type: ignore[misc]
 
 
 class StoredExpertsConfig(ExpertsConfig):
-    """The config of a checkpoint that holds its experts quantized, whose tensors are given without a path."""
+    """The config of a checkpoint that holds its experts quantized, whose tensors are given without a path.
+
+    Attributes:
+        headers: the tensors.
+    """
+
+    headers: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys of the file, without `headers`."""
+        plain = BitsAndBytesConfig()
+        plain.__dict__.update({key: value for key, value in vars(self).items() if key != "headers"})
+        return plain.to_dict()  # type: ignore[no-any-return]
 
 
 class Quantizer4bit(SplittingQuantizer, Bnb4BitHfQuantizer):  # type: ignore[misc]
@@ -46,10 +58,14 @@ class Quantizer4bit(SplittingQuantizer, Bnb4BitHfQuantizer):  # type: ignore[mis
     def _process_model_before_weight_loading(
         self, model: "PreTrainedModel", device_map: Any, checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> None:
-        if isinstance(self.quantization_config, ExpertsConfig) or (
-            self.pre_quantized and _are_split_in(model, checkpoint_files or [])
-        ):
-            self.split_experts(model)
+        config = self.quantization_config
+        if isinstance(config, ExpertsConfig) and not self.pre_quantized:
+            self.split_experts(model, None)
+        elif self.pre_quantized:
+            headers = config.headers if isinstance(config, StoredExpertsConfig) else _headers(checkpoint_files or [])
+            experts = experts_of(model, quantized_names(headers)) if headers else []
+            if experts:
+                self.split_experts(model, experts)
         super()._process_model_before_weight_loading(model, device_map, checkpoint_files=checkpoint_files, **kwargs)
 
     def _process_model_after_weight_loading(self, model: "PreTrainedModel", **kwargs: Any) -> "PreTrainedModel":
@@ -74,13 +90,14 @@ def load_checkpoint(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrain
     from qtoolkit.records import ignore_progress
     from qtoolkit.stream.loading import load_streamed
 
-    if not holds_experts(checkpoint.skeleton, quantized_names(checkpoint.tensors)):
+    if not experts_of(checkpoint.skeleton, quantized_names(checkpoint.tensors)):
         return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
     assert checkpoint.quantization is not None
     # The skeleton is built: transformers takes the given config only where the model's own names none.
     config = copy.deepcopy(checkpoint.config)
     del config.quantization_config
     stored_as = StoredExpertsConfig.from_dict(checkpoint.quantization)
+    stored_as.headers = checkpoint.tensors
     return load_streamed(replace(checkpoint, config=config), stored_as, device=device, on_progress=ignore_progress)
 
 
@@ -89,11 +106,8 @@ def register() -> None:
     AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = Quantizer4bit
 
 
-def _are_split_in(model: "PreTrainedModel", files: list[str]) -> bool:
-    """Check whether files hold quantized experts that the model has in large tensors."""
+def _headers(files: list[str]) -> Mapping[str, Any]:
+    """Return the tensors of files by name, unread; none of pickled ones."""
     from qtoolkit.formats.stored_loader import read_headers
-    from qtoolkit.models.experts import find_experts
 
-    if not find_experts(model) or not all(file.endswith(".safetensors") for file in files):
-        return False
-    return holds_experts(model, quantized_names(read_headers(files)))
+    return read_headers(files) if all(file.endswith(".safetensors") for file in files) else {}

@@ -57,7 +57,7 @@ def quantize(
     if config.engine == "optimum":
         outcome = optimum.quantize(checkpoint, config, plan, begun.text)
         return outcome._replace(notes=[*notes, *begun.journal.notes, *outcome.notes])
-    streamed = StreamedModel(checkpoint, device=plan.device, dtype=begun.dtype)
+    streamed = StreamedModel(checkpoint, device=plan.device, dtype=begun.dtype, quantized=names)
     layers = streamed.names_by_block([*names])
     is_weighed = config.token_weights and any(layers)
     weights = token_weights(streamed, layers, tokens, begun.journal, on_progress) if is_weighed else {}
