@@ -127,7 +127,8 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
             in_block = blocks is not None and name.startswith(f"{blocks[0]}.")
             layer = Layer.of(name, module, device, in_block=in_block)
             candidates.append(layer)
-    if find_experts(model) and not are_of_experts(model, (layer.name for layer in candidates)):
+    # Those alone that transformers merges as it reads them.
+    if find_experts(model, ()) and not are_of_experts(model, (layer.name for layer in candidates)):
         candidates = [replace(layer, beside_experts=True) for layer in candidates]
     return tuple(candidates), tuple(skipped)
 
