@@ -173,6 +173,7 @@ class Format(ABC):
         packages: what transformers itself needs to read it, keys of `qtoolkit.optional.REQUIREMENTS`; None where
             transformers reads it only once qtoolkit is imported.
         reads_itself: whether transformers reads it with qtoolkit imported even where `packages` are missing.
+        experts_alone: whether transformers reads experts of it, each a layer, without qtoolkit.
         side_file_names: the names of the files of `side_files`, which are downloaded with a model of the Hub.
         tag: the tag of its models on the Hub; empty for the method's name.
         library: the library by which the Hub's page says to load them; empty for transformers or qtoolkit.
@@ -184,6 +185,7 @@ class Format(ABC):
     layer_suffixes: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...] | None] = None
     reads_itself: ClassVar[bool] = False
+    experts_alone: ClassVar[bool] = True
     side_file_names: ClassVar[tuple[str, ...]] = ()
     tag: ClassVar[str] = ""
     library: ClassVar[str] = ""
@@ -322,6 +324,12 @@ class LayersFormat(Format):
         """See `Format`."""
         layers = values.get("layers")
         return len(layers) if isinstance(layers, list) else None
+
+    def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
+        """See `Format`: say of a mixture whose experts are in 16 bits, as in older files, that they are excluded."""
+        from qtoolkit.formats.split_experts import with_experts_excluded
+
+        return with_experts_excluded(checkpoint)
 
     def quantization_config(self, method: str, options: Values, layers: Sequence[str]) -> Any:
         """See `Format`."""

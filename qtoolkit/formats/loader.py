@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import ConversionOps
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
-from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qtoolkit.errors import CheckpointError
+from qtoolkit.formats.split_experts import SplittingQuantizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -49,7 +49,7 @@ class LayersConfig(QuantizationConfigMixin):
         self.layers = layers
 
 
-class LinearQuantizer(HfQuantizer):
+class LinearQuantizer(SplittingQuantizer):
     """Base of the quantizers that replace linear layers by a layer of qtoolkit."""
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
@@ -124,6 +124,10 @@ class LayersQuantizer(LinearQuantizer):
         return self._layers.build(layer, module.weight.dtype)
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        from qtoolkit.models.experts_apart import are_of_experts
+
+        if are_of_experts(model, self.quantization_config.layers):
+            self.split_experts(model, self.quantization_config.layers)
         for name in self.quantization_config.layers:
             module: Any = model.get_submodule(name)
             layer = self.as_layer(name, module, str(kwargs.get("device_map") or "cpu"))

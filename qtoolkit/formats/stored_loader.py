@@ -6,7 +6,7 @@ qtoolkit is imported in functions.
 
 import copy
 from abc import abstractmethod
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +18,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError
 from qtoolkit.formats.loader import LinearQuantizer
+from qtoolkit.formats.split_experts import experts_of
 
 if TYPE_CHECKING:
     from qtoolkit.formats.stored_layer import StoredLayer
@@ -87,17 +88,14 @@ class StoredQuantizer(LinearQuantizer):
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> None:
-        from qtoolkit.models.experts import replace_experts
-
         headers = self.quantization_config.headers
         # Removed once read: the config may be used for another model, and would keep tensors in memory alive.
         self.quantization_config.headers = None
         if headers is None:
-            headers = _read_headers(checkpoint_files or [])
-        stored = experts_of(model, self.quantized_names(headers))
-        if stored:
-            replace_experts(model, stored)
-            self._experts_are_split = True
+            headers = read_headers(checkpoint_files or [])
+        experts = experts_of(model, self.quantized_names(headers))
+        if experts:
+            self.split_experts(model, experts)
         layers = self.find_layers(model, headers)
         _check_other_weights(model, headers, layers)
         for name, layer in layers.items():
@@ -111,14 +109,6 @@ class StoredQuantizer(LinearQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         self.pre_quantized = True
         super()._process_model_after_weight_loading(model, **kwargs)
-
-    def update_weight_conversions(self, weight_conversions: list[Any], *args: Any) -> list[Any]:
-        from qtoolkit.models.experts import merges_experts
-
-        conversions = [entry for entry in weight_conversions if not (self._experts_are_split and merges_experts(entry))]
-        return super().update_weight_conversions(conversions, *args)  # type: ignore[no-any-return]
-
-    _experts_are_split = False
 
 
 def load_stored(
@@ -143,29 +133,6 @@ def load_stored(
     stored_as = config_class(**{**values, "quant_method": config_class.own_method()})
     stored_as.headers = checkpoint.tensors
     return load_streamed(replace(checkpoint, config=config), stored_as, device=device, on_progress=ignore_progress)
-
-
-def experts_of(model: PreTrainedModel, stored: Iterable[str]) -> list[str]:
-    """Return the names in the model of a file's quantized layers of experts that the model holds in large tensors.
-
-    Args:
-        model: the model.
-        stored: names of the quantized layers in the file.
-    """
-    from qtoolkit.formats.stored_layer import module_names
-    from qtoolkit.models.experts import find_experts
-
-    experts = [f"{name}." for name in find_experts(model)]
-    # A file may lack the prefix of the base model.
-    prefix = f"{model.base_model_prefix}."
-    ends = {name.removeprefix(prefix): name for name in experts}
-    found = []
-    for name in module_names(model, list(stored)).values():
-        end = name.removeprefix(prefix)
-        whole = next((whole for start, whole in ends.items() if end.startswith(start)), None)
-        if whole is not None:
-            found.append(whole + end.removeprefix(whole.removeprefix(prefix)))
-    return found
 
 
 def register_stored(
@@ -203,7 +170,7 @@ def share_codes(model: PreTrainedModel, layers: Container[str]) -> None:
             model._tied_weights_keys = {}  # noqa: SLF001
 
 
-def _read_headers(files: list[str]) -> dict[str, Any]:
+def read_headers(files: list[str]) -> dict[str, Any]:
     """Return the tensors of safetensors files by name; refuse pickled files."""
     from qtoolkit.checkpoints.safetensors import read_tensors
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.formats.base import Reader
 from qtoolkit.formats.layer import Layer
-from qtoolkit.formats.stored_loader import experts_of
+from qtoolkit.formats.split_experts import experts_of
 from qtoolkit.kernels import memory_bytes, stored_bytes
 from qtoolkit.models import structure
 from qtoolkit.models.building import build_empty

@@ -40,6 +40,7 @@ _REPLACED = ("compressed-tensors", MethodConfig.format)
 class AffineMethod(LinearMethod):
     """Base of absmax and zero-point."""
 
+    splits_experts = True
     recipes = (
         {"bits": 8, "granularity": "channel"},
         *({"bits": 4, "granularity": "group", "group_size": size} for size in (32, 64, 128)),

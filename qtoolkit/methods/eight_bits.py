@@ -109,6 +109,7 @@ class EightBitMethod(LinearMethod):
     """Base of both methods: a byte a weight, and a scale for each output or block."""
 
     code_bits = 8
+    splits_experts = True
     also_changes = "inputs of these layers are rounded to 8 bits too, token by token, whenever it runs"
 
     @abstractmethod
@@ -126,12 +127,13 @@ class EightBitMethod(LinearMethod):
     def fit(self, layers: tuple[Layer, ...], config: EightBitConfig) -> MethodConfig:
         """See `Method`: refuse a model whose layers are all left, and one whose experts no reader would find."""
         name = type(config).__name__
-        if any(layer.beside_experts for layer in layers):
-            raise ConfigError(
-                f"{name}: this model keeps its experts in one tensor, which are not rounded one by one here: "
-                "GPTQ(format='compressed-tensors') quantizes them"
-            )
         reasons = [self._reason(layer, config) for layer in layers]
+        left = [reason for layer, reason in zip(layers, reasons, strict=True) if reason and ".experts." in layer.name]
+        if left or any(layer.beside_experts for layer in layers):
+            raise ConfigError(
+                f"{name}: experts that are left ({left[0] if left else 'excluded by name'}) stay in one tensor, where "
+                "no reader of the format looks for them: AbsMax and GPTQ leave experts out in their own formats"
+            )
         if layers and all(reasons):
             advice = "granularity='channel' takes more" if config.block else "quantize it with AbsMax"
             raise ConfigError(f"{name}: no layer can be quantized ({reasons[0]}): {advice}")

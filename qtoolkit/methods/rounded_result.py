@@ -8,7 +8,8 @@ import torch
 
 from qtoolkit.formats import Grid, Layer
 from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
-from qtoolkit.models.experts import experts_in_one_tensor
+from qtoolkit.models.experts import experts_in_one_tensor, modules_apart
+from qtoolkit.models.experts_apart import are_of_experts, named_as_saved
 from qtoolkit.models.renaming import matrices_in_file
 from qtoolkit.records import Plan
 
@@ -26,11 +27,16 @@ def result_config(checkpoint: "Checkpoint", method: LinearMethod, config: Any, p
         config: the method's, with `stored_as`, the format, `grid` of a layer, and `embeddings`.
         plan: of the model.
     """
-    # A file whose tensors cannot be read one by one is saved by the names of the model.
-    tensors = checkpoint.skeleton.state_dict() if checkpoint.expand else checkpoint.tensors
-    named = matrices_in_file(checkpoint.skeleton, tensors)
-    modules = dict(checkpoint.skeleton.named_modules())
     planned = {layer.name for layer in plan.layers}
+    apart = are_of_experts(checkpoint.skeleton, planned)
+    tensors: Mapping[str, Any] = checkpoint.tensors
+    if checkpoint.expand:
+        # A file whose tensors cannot be read one by one is saved by the names of the model, experts aside.
+        tensors = checkpoint.skeleton.state_dict()
+        tensors = named_as_saved(checkpoint.skeleton, tensors) if apart else tensors
+    named = matrices_in_file(checkpoint.skeleton, tensors, experts_apart=apart)
+    modules = dict(checkpoint.skeleton.named_modules())
+    modules |= dict(modules_apart(checkpoint.skeleton)) if apart else {}
     own, embeddings = _embeddings(checkpoint, config, planned, named)
     # Some readers look for a layer by its name in the file, others by that in the model.
     looked_up = {name for name, module in modules.items() if isinstance(module, torch.nn.Embedding)}
@@ -42,7 +48,7 @@ def result_config(checkpoint: "Checkpoint", method: LinearMethod, config: Any, p
     }
     layers = LinearLayers(method, config, own)
     origin = {"method": method.name, "options": config.to_file()}
-    ignored = {*left, *left.values(), *experts_in_one_tensor(checkpoint.skeleton)}
+    ignored = {*left, *left.values(), *experts_in_one_tensor(checkpoint.skeleton, planned)}
     return config.stored_as.rounding_config(layers, sorted(planned), grids, ignored, origin, embeddings)
 
 

@@ -33,8 +33,12 @@ class WeightOnlyMethod(Method):
         journal: "JournalLocation | None" = None,
     ) -> Outcome:
         """See `Method`."""
+        from qtoolkit.models.experts_apart import are_of_experts
         from qtoolkit.stream.loading import load_streamed
 
+        quantized = [layer.name for layer in plan.layers]
+        if are_of_experts(checkpoint.skeleton, quantized):
+            checkpoint = checkpoint.with_experts_apart(quantized)
         stored_as = self.transformers_config(checkpoint, config, plan)
         loaded = load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress)
         return Outcome(loaded.value, notes=loaded.notes)

@@ -1,7 +1,7 @@
 """Hold a model that is located and checked, and whose weights are not read yet."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,8 @@ import torch
 from qtoolkit.checkpoints.expanded_tensors import stored_bytes
 from qtoolkit.checkpoints.safetensors import ReportedTensor, StoredTensor
 from qtoolkit.models.building import build_skeleton
+from qtoolkit.models.experts import find_experts, tensors_apart
+from qtoolkit.models.experts_apart import named_as_saved
 from qtoolkit.records import ModelSource
 
 if TYPE_CHECKING:
@@ -143,13 +145,21 @@ class Checkpoint:
         Args:
             model: the model without values, which tells transformers what it merged.
         """
-        from transformers.core_model_loading import revert_weight_conversion
-
         if self.format in ("safetensors", "gguf") and self.expand is None:
             return self.tensors
-        tied = model.all_tied_weights_keys
-        tensors = self.expand() if self.expand else self.tensors
-        return dict(revert_weight_conversion(model, {name: tensors[name] for name in tensors if name not in tied}))
+        return named_as_saved(model, self.expand() if self.expand else self.tensors)
+
+    def with_experts_apart(self, quantized: Iterable[str]) -> "Checkpoint":
+        """Return a checkpoint whose tensors are named as in files, those of experts that are quantized one by one.
+
+        Args:
+            quantized: full names of the layers, as the model has them once experts are split.
+        """
+        model, experts = self.skeleton, find_experts(self.skeleton, quantized)
+        if self.expand is not None:
+            expand = self.expand
+            return replace(self, expand=lambda: tensors_apart(model, named_as_saved(model, expand()), experts))  # type: ignore[arg-type,return-value]
+        return replace(self, tensors=tensors_apart(model, self.named_as_stored(model), experts))
 
     def record(self) -> ModelSource:
         """Return the record of the checkpoint."""

@@ -28,7 +28,9 @@ def names_in_model(model: "PreTrainedModel", keys: Iterable[str], conversions: S
     return names
 
 
-def matrices_in_file(model: "PreTrainedModel", tensors: Mapping[str, Any]) -> dict[str, str]:
+def matrices_in_file(
+    model: "PreTrainedModel", tensors: Mapping[str, Any], *, experts_apart: bool = False
+) -> dict[str, str]:
     """Return the names of the matrices of a file, less ".weight", each with its name in the model.
 
     An expert that the file stores by itself, and the model in a larger tensor, has no module of the name in the model.
@@ -36,10 +38,15 @@ def matrices_in_file(model: "PreTrainedModel", tensors: Mapping[str, Any]) -> di
     Args:
         model: without values.
         tensors: of the file; those that are tied to others may be missing, and are added.
+        experts_apart: whether names of experts are those that the model has once they are split.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
 
+    from qtoolkit.models.experts import merges_experts
+
     matrices = [name for name, tensor in tensors.items() if len(tensor.shape) == 2 and name.endswith(".weight")]
-    named = names_in_model(model, matrices, get_model_conversion_mapping(model))
+    conversions = get_model_conversion_mapping(model)
+    conversions = [rule for rule in conversions if not (experts_apart and merges_experts(rule))]
+    named = names_in_model(model, matrices, conversions)
     tied = {name: name for name in model.all_tied_weights_keys if name.endswith(".weight")}
     return {key.removesuffix(".weight"): name.removesuffix(".weight") for key, name in (tied | named).items()}

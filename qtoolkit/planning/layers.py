@@ -13,6 +13,7 @@ from qtoolkit.methods import Method, MethodConfig, check_rules
 from qtoolkit.models import structure
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.experts import find_experts, modules_apart
+from qtoolkit.models.experts_apart import are_of_experts
 from qtoolkit.models.read_weights import layers_with_read_weights
 from qtoolkit.records import LayerPlan
 
@@ -112,7 +113,6 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
     tied = structure.tied_to(model)
     head = structure.output_head(model)
     blocks = structure.block_list(model)
-    merged = not method.splits_experts and any(layout.is_apart for layout in find_experts(model).values())
     read = layers_with_read_weights(model)
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []
@@ -127,7 +127,10 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
         else:
             in_block = blocks is not None and name.startswith(f"{blocks[0]}.")
             layer = Layer.of(name, module, device, in_block=in_block)
-            candidates.append(replace(layer, beside_experts=merged))
+            candidates.append(layer)
+    # Those alone that transformers merges as it reads them.
+    if find_experts(model, ()) and not are_of_experts(model, (layer.name for layer in candidates)):
+        candidates = [replace(layer, beside_experts=True) for layer in candidates]
     return tuple(candidates), tuple(skipped)
 
 

@@ -13,8 +13,8 @@ from qtoolkit.units import format_share
 
 # Below it, a result is hardly smaller than its source.
 _FEW = 0.5
-# More names would hardly be read.
-_MAX_NAMED = 3
+# More of them would hardly be read.
+_MAX_SHARES = 2
 
 
 def with_share_warning(plan: Plan, checkpoint: Checkpoint, config: MethodConfig, modules: Modules) -> Plan:
@@ -29,8 +29,11 @@ def with_share_warning(plan: Plan, checkpoint: Checkpoint, config: MethodConfig,
     total = plan.source.num_parameters
     if plan.num_quantized >= _FEW * total:
         return plan
-    others = sorted(_others(plan, checkpoint, config, modules), key=lambda other: -other[1])
-    more = ", ".join(f"{call} would quantize {format_share(count, total)}" for call, count in others[:_MAX_NAMED])
+    calls: dict[int, list[str]] = {}
+    for call, count in _others(plan, checkpoint, config, modules):
+        calls.setdefault(count, []).append(call)
+    largest = sorted(calls, reverse=True)[:_MAX_SHARES]
+    more = "; ".join(f"{_either(calls[count])} would quantize {format_share(count, total)}" for count in largest)
     stay = f"{format_share(total - plan.num_quantized, total)} of the weights stay in {plan.source.dtype}"
     return replace(plan, warnings=(*plan.warnings, f"{stay}: {more or 'no other method takes more of them'}"))
 
@@ -50,3 +53,9 @@ def _others(plan: Plan, checkpoint: Checkpoint, config: MethodConfig, modules: M
             count = sum(layer.num_weights for layer in layers)
             if count > plan.num_quantized:
                 yield as_call(other), count
+
+
+def _either(calls: list[str]) -> str:
+    """Return calls as alternatives, "A(), B() or C()"."""
+    *rest, last = calls
+    return f"{', '.join(rest)} or {last}" if rest else last

@@ -60,7 +60,7 @@ def make_card(
     quality = next(iter(request.reports), None)
     base_models = [lineage.base_model] if isinstance(lineage.base_model, str) else lineage.base_model or []
     card: ModelCard = ModelCard.from_template(
-        card_metadata(receipt, request, lineage),
+        card_metadata(receipt, request, lineage, stored),
         template_path=str(TEMPLATE),
         receipt=receipt,
         is_converted=receipt.taken_over is not None and receipt.taken_over.is_of_base,
@@ -74,12 +74,12 @@ def make_card(
         copied=_copied(receipt),
         base_models="" if is_copy_of_hub(receipt) else " and ".join(map(_link, base_models)),
         gate=_gate(receipt),
-        packages=packages_of(receipt),
-        other_packages=other_packages_of(receipt),
-        needs_qtoolkit=needs_qtoolkit(receipt),
+        packages=packages_of(receipt, stored),
+        other_packages=other_packages_of(receipt, stored),
+        needs_qtoolkit=needs_qtoolkit(receipt, stored),
         commands=[line for one in (receipt, *beside) for line in _commands(one, request.repo_id)],
         file_name=_file_name(receipt),
-        readers=readers_of(receipt),
+        readers=readers_of(receipt, stored),
         programs=table(("program", "loads it", "what to know"), programs) if programs else "",
         quality=quality,
         quality_text=text_name(quality) if quality else "",
@@ -105,7 +105,7 @@ def make_card(
     return card
 
 
-def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage) -> ModelCardData:
+def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage, stored: Stored | None) -> ModelCardData:
     """Return what the Hub reads of a card: base model, licence, gate, library, tags and figures.
 
     Raises:
@@ -114,6 +114,7 @@ def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage) -
     inherited = receipt.inherited
     license = choose_license(receipt.source.name, receipt.license, request.license)
     figures = eval_results(next(iter(request.reports), None))
+    own = "qtoolkit" if needs_qtoolkit(receipt, stored) else "transformers"
     is_other = license == "other"
     return ModelCardData(
         license=license,
@@ -126,7 +127,7 @@ def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage) -
         extra_gated_prompt=_gate(receipt) or None,
         eval_results=figures or None,
         model_name=request.repo_id.rpartition("/")[2] if figures else None,
-        library_name=format_of_receipt(receipt).library or ("qtoolkit" if needs_qtoolkit(receipt) else "transformers"),
+        library_name=format_of_receipt(receipt).library or own,
         pipeline_tag="text-generation",
         tags=_tags(receipt),
     )

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from qtoolkit.formats import FileFormat, Format, get_format
 from qtoolkit.methods import config_class, packages_of_method
 from qtoolkit.publishing.artifact import Artifact
+from qtoolkit.publishing.contract_check import stored_in
+from qtoolkit.readers import Stored
 from qtoolkit.records import Check, Receipt
 
 
@@ -33,6 +35,8 @@ def reader_of(artifact: Artifact) -> Reader:
     alone = format_.reads_alone(artifact.quantization or {})
     if format_.packages is None or (format_.reads_itself and (missing or not alone)):
         return Reader("once qtoolkit is imported", with_qtoolkit=True)
+    if not format_.experts_alone and _has_experts(artifact):
+        return Reader("once qtoolkit is imported", with_qtoolkit=True, missing=", ".join(missing))
     if format_.reads_itself:
         return Reader(f"through {' and '.join(format_.packages)}")
     return Reader("without qtoolkit", missing=", ".join(missing))
@@ -57,25 +61,39 @@ def format_of_receipt(receipt: Receipt) -> Format:
     return get_format(named if isinstance(named, str) else config.absent().get("format", config.format))
 
 
-def needs_qtoolkit(receipt: Receipt) -> bool:
-    """Check whether transformers reads the model only once qtoolkit is imported."""
-    return format_of_receipt(receipt).needs_qtoolkit(receipt.settings)
+def needs_qtoolkit(receipt: Receipt, stored: Stored | None) -> bool:
+    """Check whether transformers reads the model only once qtoolkit is imported.
+
+    Args:
+        receipt: of the model.
+        stored: how its folder stores it; None where that is not known.
+    """
+    format_ = format_of_receipt(receipt)
+    experts = stored is not None and bool(stored.experts)
+    return format_.needs_qtoolkit(receipt.settings) or (experts and not format_.experts_alone)
 
 
-def packages_of(receipt: Receipt) -> str:
+def packages_of(receipt: Receipt, stored: Stored | None) -> str:
     """Return the packages, beside torch, that pip must install so that `from_pretrained` reads the model."""
-    own = () if needs_qtoolkit(receipt) else format_of_receipt(receipt).packages or ()
+    format_ = format_of_receipt(receipt)
+    own = () if format_.reads_itself and needs_qtoolkit(receipt, stored) else format_.packages or ()
     return " ".join(("transformers", "accelerate", *own))
 
 
-def other_packages_of(receipt: Receipt) -> tuple[str, ...]:
+def other_packages_of(receipt: Receipt, stored: Stored | None) -> tuple[str, ...]:
     """Return the packages that bring the method or the format, without which qtoolkit does not read the model."""
-    return packages_of_method(receipt.method) if needs_qtoolkit(receipt) else ()
+    return packages_of_method(receipt.method) if needs_qtoolkit(receipt, stored) else ()
 
 
-def readers_of(receipt: Receipt) -> str:
+def readers_of(receipt: Receipt, stored: Stored | None) -> str:
     """Return sentences on how the model is read, beside what the reader contract says."""
     readers = format_of_receipt(receipt).readers(receipt.settings)
-    packages = other_packages_of(receipt)
+    packages = other_packages_of(receipt, stored)
     own = f"qtoolkit reads it with {' and '.join(packages)} installed." if packages else ""
     return " ".join(filter(None, (readers, own)))
+
+
+def _has_experts(artifact: Artifact) -> bool:
+    """Check whether a folder stores experts quantized, each as layers of its own."""
+    stored = stored_in(artifact)
+    return stored is not None and bool(stored.experts)

@@ -12,6 +12,12 @@ _MIXED = Limit(
 )
 _VLLM_SCHEME = f"{VLLM}/compressed_tensors/schemes/compressed_tensors"
 _SGLANG_SCHEME = f"{SGLANG}/compressed_tensors/schemes/compressed_tensors"
+_INT8_EXPERTS = Limit(
+    "experts",
+    ("",),
+    "int8 experts of {got}, all of which it holds in one tensor",
+    "load it with qtoolkit, or give FP8()",
+)
 _ROUNDS = "it expands the codes, and rounds inputs as servers do: nothing is saved there"
 
 
@@ -26,6 +32,7 @@ def _rows(input_type: str, *, vllm: Entry, sglang: Entry) -> tuple[Entry, ...]:
             input_type=input_type,
             since=(Since("5.0.0", found="quantizer_compressed_tensors.py"),),
             needs="compressed-tensors >= 0.15",
+            limits=(_INT8_EXPERTS,) if input_type == "int8" else (),
             note=_ROUNDS,
         ),
         Entry(

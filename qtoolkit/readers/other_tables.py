@@ -3,6 +3,12 @@
 from qtoolkit.readers.entry import Entry, Limit, Since
 from qtoolkit.readers.shared_limits import SGLANG, VLLM
 
+_BNB_EXPERTS = Limit(
+    "experts",
+    ("",),
+    "quantized experts of {got}, all of which it holds in one tensor",
+    "import qtoolkit before it, or exclude 'experts.*'",
+)
 _BNB_GONE = "vLLM removed bitsandbytes in 0.28.0 (vllm-project/vllm#39583)"
 BNB = (
     Entry(
@@ -11,6 +17,7 @@ BNB = (
         source="transformers/quantizers/quantizer_bnb_4bit.py; tests/formats/gptq/test_other_readers.py",
         since=(Since("5.0.0", found="quantizer_bnb_4bit.py"),),
         needs="bitsandbytes",
+        limits=(_BNB_EXPERTS,),
     ),
     Entry(
         "transformers4",
@@ -31,7 +38,7 @@ BNB = (
     Entry(
         "sglang",
         "bitsandbytes",
-        source=f"{SGLANG}/__init__.py:76, bitsandbytes.py",
+        source=f"{SGLANG}/__init__.py:76, bitsandbytes.py:156-167",
         since=(
             Since(
                 "0.5.8", without="0.5.7", found="a BitsAndBytesConfig of its own; before, that of the vLLM beside it"
@@ -45,6 +52,7 @@ BNB = (
         source="peft/tuners/lora/bnb.py",
         since=(Since("0.4.0", without="0.3.0", found="Linear4bit"),),
         needs="bitsandbytes",
+        limits=(_BNB_EXPERTS,),
     ),
     Entry("qtoolkit", "bitsandbytes", source="qtoolkit/formats/bitsandbytes", needs="bitsandbytes"),
 )

@@ -113,7 +113,7 @@ def check_finite(model: str, name: str, tensor: torch.Tensor) -> None:
     Raises:
         CheckpointError: the tensor `name` of `model` holds one.
     """
-    if tensor.numel() and tensor.dtype in FLOATS:
+    if tensor.numel() and tensor.dtype in FLOATS and not tensor.is_meta:
         low, high = torch.aminmax(tensor)
         if not (low.isfinite() and high.isfinite()):
             raise CheckpointError(

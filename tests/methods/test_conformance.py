@@ -6,10 +6,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 import qtoolkit as qt
 from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.methods import config_class, get_method
+from qtoolkit.models.experts import replace_experts
 from tests.sample_models import ARCHITECTURES, random_model
 
 CONFIGS = {
@@ -98,7 +100,7 @@ def test_predicted_disk_size_is_within_the_headers(result: qt.QuantizedModel) ->
 
 
 def test_every_module_is_quantized_or_skipped_with_a_reason(result: qt.QuantizedModel, architecture: str) -> None:
-    plain = random_model(architecture)
+    plain = _source(architecture, result)
     holding = {name for name, module in plain.named_modules() if list(module.parameters(recurse=False))}
     quantized = {layer.name for layer in result.report.layers}
     assert quantized | {layer.name for layer in result.skipped} == holding
@@ -138,7 +140,7 @@ def test_saving_does_not_change_the_model(result: qt.QuantizedModel, tmp_path: P
 def test_no_weight_moves_by_more_than_half_a_gap(result: qt.QuantizedModel, architecture: str) -> None:
     if result.config.method not in HALF_GAPS:
         pytest.skip("its weights move so that outputs move less")
-    base = random_model(architecture)
+    base = _source(architecture, result)
     # Beside the gap: products in bfloat16, and scales that are quantized themselves.
     bound = HALF_GAPS[result.config.method] + 0.015
     with torch.no_grad():
@@ -154,6 +156,14 @@ def test_no_weight_moves_by_more_than_half_a_gap(result: qt.QuantizedModel, arch
 def test_config_goes_through_a_dict(method: str) -> None:
     config = config_class(method)()
     assert config_class(method).from_dict(config.to_dict()) == config
+
+
+def _source(architecture: str, result: qt.QuantizedModel) -> PreTrainedModel:
+    """The model in full precision, its experts apart where they were quantized."""
+    model = random_model(architecture)
+    if any(".experts." in layer.name for layer in result.report.layers):
+        replace_experts(model)
+    return model
 
 
 def _weight(module: torch.nn.Module, shape: tuple[int, ...]) -> torch.Tensor:

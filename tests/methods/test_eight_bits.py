@@ -125,8 +125,8 @@ def test_layers_that_servers_do_not_take_are_left_with_a_reason() -> None:
         qt.plan(random_model("llama"), config, device="cpu")
     with pytest.raises(ConfigError, match="a Conv1D"):
         qt.plan(random_model("gpt2"), qt.FP8(), device="cpu")
-    with pytest.raises(ConfigError, match="experts in one tensor"):
-        qt.plan(random_model("mixtral"), qt.W8A8(), device="cpu")
+    with pytest.raises(ConfigError, match=r"left \(excluded by name\) stay in one tensor"):
+        qt.plan(random_model("mixtral"), qt.W8A8(exclude=("lm_head", "experts.*")), device="cpu")
 
 
 @pytest.mark.parametrize("reader", ["vllm", "sglang", "transformers", "transformers4"])
@@ -149,7 +149,8 @@ def test_another_granularity_is_refused() -> None:
 
 def test_experts_in_one_tensor_are_ignored_by_the_names_that_vllm_looks_up(tmp_path: Path) -> None:
     gpt_oss().save_pretrained(tmp_path / "base")
-    result = qt.quantize(tmp_path / "base", qt.FP8(), device="cpu", output=tmp_path / "out")
+    config = qt.FP8(exclude=("lm_head", "experts.*"))
+    result = qt.quantize(tmp_path / "base", config, device="cpu", output=tmp_path / "out")
     patterns = [one.removeprefix("re:") for one in described(result)["ignore"] if one.startswith("re:")]
     assert any(re.match(one, "model.layers.0.mlp.experts.0.gate_proj") for one in patterns)
     assert not any(re.match(one, "model.layers.0.self_attn.q_proj") for one in patterns)

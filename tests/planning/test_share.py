@@ -23,23 +23,23 @@ def shown(plan: Plan) -> list[tuple[str, str, str]]:
 
 
 def test_a_plan_begins_with_the_share_of_quantized_weights() -> None:
-    row, _ = shown(qt.plan(MIXTURE, "nf4", machine="laptop-16gb"))
+    row, _ = shown(qt.plan(MIXTURE, "int8", machine="laptop-16gb"))
     quantized = 2 * ATTENTION
     assert row == ("quantized weights", f"{100 * quantized / TOTAL:.1f} %", f"{quantized:,} of {TOTAL:,}")
 
 
 def test_few_weights_are_warned_of_with_what_takes_more() -> None:
-    _, (label, warning, _) = shown(qt.plan(MIXTURE, "nf4", machine="laptop-16gb"))
+    _, (label, warning, _) = shown(qt.plan(MIXTURE, "int8", machine="laptop-16gb"))
     stay, gptq = (100 * part / TOTAL for part in (TOTAL - 2 * ATTENTION, 2 * (ATTENTION + EXPERTS)))
     assert label == "warning"
     assert warning.startswith(f"{stay:.1f} % of the weights stay in bfloat16: ")
-    assert f"GPTQ() would quantize {gptq:.1f} %" in warning
-    assert "Int8" not in warning
+    taking = "AbsMax(), FP4(), FP8(), GPTQ(), NF4(), W8A8() or ZeroPoint()"
+    assert warning.endswith(f"; {taking} would quantize {gptq:.1f} %")
 
 
 def test_methods_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(share, "available_methods", lambda: ("int8", "nf4"))
-    plan = qt.plan(MIXTURE, "nf4", machine="laptop-16gb")
+    monkeypatch.setattr(share, "available_methods", lambda: ("int8",))
+    plan = qt.plan(MIXTURE, "int8", machine="laptop-16gb")
     assert [warning.partition(": ")[2] for warning in plan.warnings] == ["no other method takes more of them"]
 
 

@@ -53,7 +53,7 @@ def test_a_receipt_and_its_folder_say_the_same(made: dict[str, Path]) -> None:
         assert artifact.receipt is not None and stored is not None
         by_receipt = readers_of(stored_by(artifact.receipt))
         assert readers_of(stored) == by_receipt, name
-        assert needs_qtoolkit(artifact.receipt) != reading_of("transformers", by_receipt).loads
+        assert needs_qtoolkit(artifact.receipt, stored) != reading_of("transformers", by_receipt).loads
 
 
 def test_dynamic_that_servers_read_otherwise_is_found(copy: Path) -> None:

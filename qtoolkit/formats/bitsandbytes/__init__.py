@@ -1,22 +1,26 @@
 """The format of bitsandbytes, which transformers writes and reads: NF4, FP4 and LLM.int8()."""
 
+import copy
 import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, oneline
-from qtoolkit.formats.base import Format
+from qtoolkit.formats.base import Format, LayersOf
 from qtoolkit.optional import optional
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from qtoolkit.checkpoints.safetensors import StoredTensor
+    from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
 
-__all__ = ["FORMAT", "keep_exact", "options_of"]
+__all__ = ["FORMAT", "config_with_experts", "keep_exact", "load_4bit", "options_of"]
 
 # The tensors beside a 4-bit weight that hold its scales, levels and description.
 _UNPACKED = re.compile(r"\.weight\.((nested_)?(absmax|quant_map)|quant_state\..+)$")
@@ -27,6 +31,7 @@ class BitsAndBytesFormat(Format):
 
     name = quant_method = tag = "bitsandbytes"
     packages = ("bitsandbytes",)
+    experts_alone = False
     layer_suffixes = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4", ".SCB")
 
     def method_of(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -39,6 +44,19 @@ class BitsAndBytesFormat(Format):
             raise CheckpointError(f"the config is none of bitsandbytes ({oneline(error)}): get it again") from error
         return options_of(config)
 
+    def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
+        """See `Format`: say of a mixture whose experts are in 16 bits, as transformers leaves them, that they are."""
+        from qtoolkit.formats.bitsandbytes.loader import quantized_names
+        from qtoolkit.formats.split_experts import EXPERTS, leaves_experts
+
+        values = checkpoint.quantization or {}
+        if not values.get("load_in_4bit") or not leaves_experts(checkpoint, quantized_names(checkpoint.tensors)):
+            return checkpoint
+        skipped = values.get("llm_int8_skip_modules") or []
+        config = copy.deepcopy(checkpoint.config)
+        config.quantization_config = {**values, "llm_int8_skip_modules": [*skipped, EXPERTS]}
+        return replace(checkpoint, config=config)
+
     def structure(self, tensors: "Mapping[str, StoredTensor | Tensor]") -> "Mapping[str, Tensor]":
         """See `Format`: without values, and without what bitsandbytes unpacks of a 4-bit weight as it is read."""
         import torch
@@ -48,6 +66,18 @@ class BitsAndBytesFormat(Format):
             for name, tensor in tensors.items()
             if not _UNPACKED.search(name)
         }
+
+    def layer_bits(self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+        """See `Format`."""
+        found = ((name, suffix) for name in shapes for suffix in self.layer_suffixes if name.endswith(suffix))
+        layers = ((name.removesuffix(suffix).removesuffix(".weight"), suffix) for name, suffix in found)
+        return {layer: 8 if suffix == ".SCB" else 4 for layer, suffix in layers}
+
+    def register(self, layers_of: LayersOf) -> None:
+        """See `Format`: also where each expert is a layer."""
+        from qtoolkit.formats.bitsandbytes.loader import register
+
+        register()
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -71,6 +101,24 @@ def options_of(config: Any) -> tuple[str, dict[str, Any]]:
         "compute_dtype": str(config.bnb_4bit_compute_dtype).removeprefix("torch."),
         **exclude,
     }
+
+
+def config_with_experts(options: Mapping[str, Any]) -> "BitsAndBytesConfig":
+    """Return transformers' config with these options that quantizes experts too, each as layers; options are 4-bit."""
+    from qtoolkit.formats.bitsandbytes.loader import ExpertsConfig
+
+    return ExpertsConfig(**options)
+
+
+def load_4bit(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+    """Build the model of a 4-bit checkpoint on `device`, "cpu" or "cuda:0", its experts as layers if it has them so.
+
+    Raises:
+        CheckpointError: weights are missing, have other shapes, or cannot be read.
+    """
+    from qtoolkit.formats.bitsandbytes.loader import load_checkpoint
+
+    return load_checkpoint(checkpoint, device=device)
 
 
 def keep_exact(model: "PreTrainedModel") -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
 
 # Weights that share a scale, and scales that share a scale of their own with double quantization.
 _BLOCK_SIZE = 64
@@ -136,6 +137,7 @@ class FourBitMethod(BitsAndBytesMethod):
     """Base of NF4 and FP4: blocks of 64 weights, each with a scale that may be quantized again in blocks of 256."""
 
     code_bits = 4
+    splits_experts = True
 
     def resolve(self, config: FourBitConfig, dtype: str, device: str) -> MethodConfig:
         """See `Method`: decide `compute_dtype`."""
@@ -165,6 +167,30 @@ class FourBitMethod(BitsAndBytesMethod):
         disk = stored + _QUANT_STATE_BYTES - offset
         # A float32 copy, the scaled copy and the codes before packing: bitsandbytes backends/default/ops.py.
         return layer.replaced(stored, disk_bytes=disk, working_bytes=13 * layer.num_weights + stored)
+
+    def transformers_config(self, checkpoint: "Checkpoint", config: FourBitConfig, plan: Plan) -> "BitsAndBytesConfig":
+        """See `WeightOnlyMethod`: experts become layers, where some of them are planned."""
+        from qtoolkit.formats.bitsandbytes import config_with_experts
+        from qtoolkit.models.experts_apart import are_of_experts
+        from qtoolkit.models.renaming import matrices_in_file
+        from qtoolkit.models.structure import is_embedding
+
+        planned = {layer.name for layer in plan.layers}
+        stored_as = super().transformers_config(checkpoint, config, plan)
+        if not are_of_experts(checkpoint.skeleton, planned):
+            return stored_as
+        # Routers too: transformers 4, which reads such files, has linear layers in their place.
+        named = matrices_in_file(checkpoint.skeleton, checkpoint.tensors, experts_apart=True)
+        embeddings = {name for name, module in checkpoint.skeleton.named_modules() if is_embedding(module)}
+        left = {stored for stored, name in named.items() if name not in planned | embeddings}
+        skipped = sorted(left.union(stored_as.llm_int8_skip_modules or ()))
+        return config_with_experts({**self.transformers_options(config), "llm_int8_skip_modules": skipped})
+
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+        """See `Planner`."""
+        from qtoolkit.formats.bitsandbytes import load_4bit
+
+        return load_4bit(checkpoint, device=device)
 
     def transformers_options(self, config: FourBitConfig) -> dict[str, Any]:
         """See `BitsAndBytesMethod`."""
