@@ -80,9 +80,9 @@ def embedding_factor(module: nn.Module) -> float | None:
 def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
     """Return the name and the list of a model's blocks: a list of as many modules as the config has layers.
 
-    Of several, since towers of images may be as deep as the text's model, it is the one that a text reaches first. Where
-    the model does not run without values, it is the one nearest to the token embedding, and the first of these, since
-    lists within blocks (experts) come later.
+    Of several, since towers of images may be as deep as the text's model, it is the one that a text reaches first.
+    Where the model does not run without values, it is the one nearest to the token embedding, and the first of these,
+    since lists within blocks (experts) come later.
     """
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     lists = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
