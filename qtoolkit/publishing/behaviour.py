@@ -216,8 +216,7 @@ def describe_model(
         folder: holds the model.
         device: where to load it, "cpu" or "cuda:0".
         token_ids, wanted: as for `logits_at`; without any tokens, `probe_tokens` chooses them.
-        auto_class: the class of transformers that opens it, "AutoModelForCausalLM"; empty where qtoolkit loads it, as a
-            file that transformers reads in part or not at all.
+        auto_class: of transformers, which opens it; empty for a file that it reads in part or not at all: qtoolkit does.
 
     Returns:
         `model`, `keys`, `loss` and `logits`; or, where it does not load or run, why in `model_error`.
