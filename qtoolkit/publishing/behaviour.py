@@ -216,7 +216,7 @@ def describe_model(
         folder: holds the model.
         device: where to load it, "cpu" or "cuda:0".
         token_ids, wanted: as for `logits_at`; without any tokens, `probe_tokens` chooses them.
-        auto_class: of transformers, which opens it; empty for a file that it reads in part or not at all: qtoolkit does.
+        auto_class: of transformers, which opens it; empty for a file that it does not read whole, and qtoolkit does.
 
     Returns:
         `model`, `keys`, `loss` and `logits`; or, where it does not load or run, why in `model_error`.
