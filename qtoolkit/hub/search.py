@@ -149,7 +149,9 @@ def search_hub(query: str, limit: int, token: str | None, timeout: float = TIMEO
         ConfigError: `token` cannot be a token.
         SourceError: the Hub refuses, does not answer in time, or answers something else than a list of models.
     """
-    params = {"sort": "downloads", "limit": limit, "expand": list(_FIELDS)} | ({"search": query} if query else {})
+    params: dict[str, Any] = {"sort": "downloads", "limit": limit, "expand": list(_FIELDS)}
+    if query:
+        params["search"] = query
     search = HubSearch(token=token)
     with ThreadPoolExecutor(len(_TASKS)) as pool:
         answers = pool.map(lambda task: _ask(params | {"pipeline_tag": task}, search, timeout), _TASKS)
