@@ -17,8 +17,16 @@ HEADERS_PREFIX = "qtoolkit-headers-"
 # Weights of something else beside a model's: a second copy in another naming, an adapter.
 OTHER_WEIGHTS = ("consolidated*", "adapter_*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# What lies beside a model and holds for its copies, in lower case: licences, terms of use, and how images are prepared.
-_COMPANIONS = ("license*", "licence*", "copying*", "notice*", "use_policy*", "preprocessor_config.json")
+# How images, videos and sounds are prepared, and the chat template that older processors keep in JSON; what
+# `ProcessorMixin.from_pretrained` of transformers 5.23 reads beside the tokenizer's files.
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+)
+# What lies beside a model and holds for its copies, in lower case: licences, terms of use, and its processor.
+_COMPANIONS = ("license*", "licence*", "copying*", "notice*", "use_policy*", *PROCESSOR_FILES)
 _NO_TEXTS = (*PICKLE_SUFFIXES, ".safetensors", ".gguf", ".py", ".ipynb", ".sh", ".so", ".zip")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.checkpoints.adapters import refuse_adapter
 from qtoolkit.checkpoints.config_limits import check_numbers, without_code
 from qtoolkit.checkpoints.filenames import INDEX_FILE, OTHER_WEIGHTS, PICKLE_SUFFIXES, QUANTIZE_CONFIG, SINGLE_FILE
+from qtoolkit.checkpoints.model_class import NAME_ANOTHER, architectures, auto_class_of
 from qtoolkit.checkpoints.remedy import lfs_problem, refuse_pointers, sound_copy
 from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
 from qtoolkit.checkpoints.source_codes import source_codes
@@ -173,7 +174,7 @@ def accept_all(name: str, values: Mapping[str, Any]) -> None:
 
 
 def check_loadable(folder: Path, refuse: Refuse = accept_all) -> None:
-    """Refuse a model that transformers cannot run as a causal language model with its own code.
+    """Refuse a model that transformers cannot run, from text to text, with its own code.
 
     Args:
         folder: holds `config.json`.
@@ -184,7 +185,6 @@ def check_loadable(folder: Path, refuse: Refuse = accept_all) -> None:
         CheckpointError: `config.json` is no JSON object, or has a number that is larger than in any model.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     refuse_adapter(folder)
     values = read_config(folder)
@@ -207,13 +207,9 @@ def check_loadable(folder: Path, refuse: Refuse = accept_all) -> None:
         raise UnsupportedModelError(
             f"{folder} has the model type {kind!r:.40}, which this transformers does not know: update it"
         )
-    named = architectures(values)
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (named and not causal.intersection(named)):
-        what = named[0] if named else kind
-        raise UnsupportedModelError(
-            f"{folder} is no causal language model ({what!r:.60}): name one that AutoModelForCausalLM runs"
-        )
+    if auto_class_of(values) is None:
+        what = next(iter(architectures(values)), kind)
+        raise UnsupportedModelError(f"{folder} is no causal language model ({what!r:.60}): {NAME_ANOTHER}")
 
 
 def load_config(folder: Path) -> "PreTrainedConfig":
@@ -236,10 +232,13 @@ def load_config(folder: Path) -> "PreTrainedConfig":
     except Exception as error:  # a value of the wrong type makes transformers raise anything
         raise CheckpointError(f"{file} is not a valid config ({oneline(error)}): {sound_copy(file)}") from error
     try:
-        config.get_text_config()
+        text = config.get_text_config()
     except ValueError as error:  # transformers takes neither of a text encoder and a decoder
         what = f"{folder} is no causal language model alone ({oneline(error)})"
-        raise UnsupportedModelError(f"{what}: name one that AutoModelForCausalLM runs") from error
+        raise UnsupportedModelError(f"{what}: {NAME_ANOTHER}") from error
+    if config.is_encoder_decoder or text.is_encoder_decoder:
+        what = f"{folder} is no causal language model (its {text.model_type} encodes text for a decoder)"
+        raise UnsupportedModelError(f"{what}: {NAME_ANOTHER}")
     described = quantization(folder, vars(config))
     # An empty one says nothing, and the model would count as quantized.
     vars(config).pop("quantization_config", None)
@@ -275,12 +274,6 @@ def load_generation_config(folder: Path) -> "GenerationConfig | None":
         return GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{file} is not valid ({oneline(error)}): correct or remove it") from error
-
-
-def architectures(values: Mapping[str, Any]) -> list[str]:
-    """Return the names of the model classes that a config lists, mostly one."""
-    named = values.get("architectures")
-    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
 def quant_method(quantization_config: Any) -> str | None:

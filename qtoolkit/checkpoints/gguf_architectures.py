@@ -125,9 +125,11 @@ def architecture_of(config: Any) -> Architecture:
     """
     found = ARCHITECTURES.get(config.model_type)
     if found is None:
+        # Images go into a file of their own (mmproj).
+        more = "knows more" if config.get_text_config() is config else "writes its text, and its tower with --mmproj"
         raise UnsupportedModelError(
             f"no .gguf file is written of the architecture {config.model_type!r}: {', '.join(ARCHITECTURES)} are; "
-            "llama.cpp's convert_hf_to_gguf.py knows more"
+            f"llama.cpp's convert_hf_to_gguf.py {more}"
         )
     return found
 

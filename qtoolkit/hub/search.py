@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +17,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.checkpoints.adapters import refuse_adapter
 from qtoolkit.checkpoints.filenames import PICKLE_SUFFIXES
+from qtoolkit.checkpoints.model_class import architectures
 from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import ConfigError, QToolkitError, SourceError, oneline
 from qtoolkit.hub.cache import complete_snapshot, local_models
@@ -30,6 +32,8 @@ from qtoolkit.records import FoundModel, FoundModels
 TIMEOUT = 8.0
 # What the one answer holds of each model.
 _FIELDS = ("cardData", "config", "downloads", "gated", "gguf", "safetensors", "siblings")
+# The tasks of the Hub whose models answer text with text, alone or with images.
+_TASKS = ("text-generation", "image-text-to-text")
 # No name on the Hub is longer.
 _MAX_TEXT = 200
 # Pickles that trainers write beside the weights.
@@ -132,7 +136,7 @@ def _in_folder(name: str, place: str, folder: Path, notes: list[str]) -> FoundMo
 
 
 def search_hub(query: str, limit: int, token: str | None, timeout: float = TIMEOUT) -> list[FoundModel]:
-    """Ask the Hub, in one request that is not repeated.
+    """Ask the Hub, in one request for each task, none of which is repeated.
 
     `HfApi.list_models` has no timeout, repeats its request five times when the Hub is overloaded (huggingface_hub 2.4),
     and raises at the first model whose description it does not know.
@@ -145,17 +149,23 @@ def search_hub(query: str, limit: int, token: str | None, timeout: float = TIMEO
         ConfigError: `token` cannot be a token.
         SourceError: the Hub refuses, does not answer in time, or answers something else than a list of models.
     """
-    params: dict[str, Any] = {"pipeline_tag": "text-generation", "sort": "downloads", "limit": limit}
-    params["expand"] = list(_FIELDS)
+    params: dict[str, Any] = {"sort": "downloads", "limit": limit, "expand": list(_FIELDS)}
     if query:
         params["search"] = query
     search = HubSearch(token=token)
+    with ThreadPoolExecutor(len(_TASKS)) as pool:
+        answers = pool.map(lambda task: _ask(params | {"pipeline_tag": task}, search, timeout), _TASKS)
+        models = [model for entries in answers for entry in entries[:limit] if (model := _described(entry))]
+    return sorted(models, key=lambda model: -(model.downloads or 0))[:limit]
+
+
+def _ask(params: Mapping[str, Any], search: HubSearch, timeout: float) -> list[Any]:
+    """Return the models that the Hub lists; raises as `search_hub`."""
     with translated(search):
         entries = json.loads(_receive(f"{HfApi().endpoint}/api/models", params, search, timeout))
         if not isinstance(entries, list):
             raise TypeError(f"{type(entries).__name__} instead of a list of models")
-    models = (_described(entry) for entry in entries[:limit])
-    return [model for model in models if model]
+    return entries
 
 
 def _receive(url: str, params: Mapping[str, Any], search: HubSearch, timeout: float) -> bytes:
@@ -217,7 +227,7 @@ def _stored_bytes(parameters: Mapping[str, Any]) -> int | None:
 
 
 def _architecture(config: Mapping[str, Any]) -> str | None:
-    return next(iter(folders.architectures(config)), None)
+    return next(iter(architectures(config)), None)
 
 
 def _formats(names: Collection[str]) -> tuple[str, ...]:

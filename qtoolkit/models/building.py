@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.checkpoints.folder import holder_of
+from qtoolkit.checkpoints.model_class import TEXT_CLASS, auto_class_of
 from qtoolkit.checkpoints.remedy import sound_copy
 from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError, oneline
 from qtoolkit.models.empty_models import building_empty, uninitialized
@@ -59,13 +60,16 @@ def build_empty(checkpoint: "Checkpoint", dtype: torch.dtype) -> "PreTrainedMode
     Its tensors have the types in which transformers loads them: some, such as what corrects a router's scores, are
     float32 in any model.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    config = checkpoint.config
     with torch.device("meta"), using_transformers(), building_empty(checkpoint.name):
         if checkpoint.model_class is not None:
-            model: PreTrainedModel = checkpoint.model_class._from_config(checkpoint.config, dtype=dtype)  # noqa: SLF001
+            model: PreTrainedModel = checkpoint.model_class._from_config(config, dtype=dtype)  # noqa: SLF001
         else:
-            model = AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype, trust_remote_code=False)
+            named = auto_class_of({"model_type": config.model_type, "architectures": config.architectures})
+            auto_class = getattr(transformers, named or TEXT_CLASS)
+            model = auto_class.from_config(config, dtype=dtype, trust_remote_code=False)
         _keep_types(model, model._get_dtype_plan(dtype))  # noqa: SLF001
     return model
 

@@ -1,7 +1,11 @@
 """Find the linear layers, tied weights, blocks and output head of a model by its modules alone."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -76,23 +80,76 @@ def embedding_factor(module: nn.Module) -> float | None:
 def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
     """Return the name and the list of a model's blocks: a list of as many modules as the config has layers.
 
-    Of several, it is the one nearest to the token embedding, since towers of images may be as deep as the text's model;
-    and the first of these, since lists within blocks (experts) come later. LongCat-Flash counts two layers for each
-    block, and has the number of its blocks beside that.
+    Of several, since towers of images may be as deep as the text's model, it is the one that a text reaches first.
+    Where the model does not run without values, it is the one nearest to the token embedding, and the first of these,
+    since lists within blocks (experts) come later. LongCat-Flash counts two layers for each block, and has the number
+    of its blocks beside that.
     """
     config = model.config.get_text_config()
     counts = {getattr(config, name, None) for name in ("num_hidden_layers", "num_layers")}
     lists = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
     found = [(name, module) for name, module in lists if len(module) and len(module) in counts]
+    reached = _first_called(model, [module for _, module in found]) if len(found) > 1 else None
+    if reached is not None:
+        return next(one for one in found if one[1] is reached)
     tokens = model.get_input_embeddings()
     embedding = next((name for name, module in model.named_modules() if module is tokens), "")
     return max(found, key=lambda one: _num_shared(one[0], embedding), default=None)
+
+
+class _Reached(Exception):  # how a forward is left, no error
+    """Leave a model's forward at the first block."""
+
+
+def _first_called(model: PreTrainedModel, lists: list[nn.ModuleList]) -> nn.ModuleList | None:
+    """Run a text on the meta device up to the first of some lists whose first module is called; None where none is."""
+    called: list[nn.ModuleList] = []
+
+    def note(module: nn.ModuleList, *_: Any) -> None:
+        called.append(module)
+        raise _Reached
+
+    hooks = [module[0].register_forward_pre_hook(partial(note, module)) for module in lists]
+    tokens = torch.zeros(1, 2, dtype=torch.int64, device="meta")  # [1, tokens]
+    try:
+        # What depends on values raises anything without them.
+        with torch.no_grad(), suppress(Exception):
+            model(input_ids=tokens, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called[0] if called else None
 
 
 def _num_shared(one: str, other: str) -> int:
     """Return how many modules the full names of two begin with in common."""
     pairs = list(zip(one.split("."), other.split("."), strict=False))
     return next((index for index, (first, second) in enumerate(pairs) if first != second), len(pairs))
+
+
+def parts_beside_text(model: PreTrainedModel) -> dict[str, str]:
+    """Return the modules that lie outside the language model, each with the part that it is in.
+
+    transformers makes a model of each tower: the language model is the innermost one that holds the token embedding,
+    with the output head. The rest are towers for images and sound, and what projects their outputs.
+
+    Returns:
+        Names, "model.vision_tower.encoder.layers.0.mlp.fc1", and parts, "model.vision_tower".
+    """
+    head, tokens = model.get_output_embeddings(), model.get_input_embeddings()
+    around: dict[str, str] = {}
+    for name, module in model.named_modules():
+        around[name] = name if isinstance(module, PreTrainedModel) else around[name.rpartition(".")[0]]
+    text = next((around[name] for name, module in model.named_modules() if module is tokens), "")
+    outside = [name for name, module in model.named_modules() if around[name] != text and module is not head]
+    return {name: part for name in outside if (part := _part(name, text))}
+
+
+def _part(name: str, text: str) -> str:
+    """Return the module below which a name parts from that of the language model; empty for one around that."""
+    path = name.split(".")
+    part = ".".join(path[: _num_shared(name, text) + 1])
+    return "" if f"{text}.".startswith(f"{part}.") else part
 
 
 def kind_of(module: nn.Module) -> str:

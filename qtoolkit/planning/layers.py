@@ -114,11 +114,14 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
     head = structure.output_head(model)
     blocks = structure.block_list(model)
     read = layers_with_read_weights(model)
+    beside_text = structure.parts_beside_text(model)
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []
     counted: set[int] = set()
     for name, module in modules:
         reason = _reason_to_skip(name, module, config, tied, is_head=name == head)
+        if name in beside_text:
+            reason = f"part of {beside_text[name]}, which is no part of the language model"
         if not reason and name in read:
             reason = "the module around it reads its weight and does not call it"
         if reason:

@@ -102,6 +102,7 @@ def make_job_shape(
         head=structure.output_head(checkpoint.skeleton) or "",
         max_seq_len=largest(config, "max_position_embeddings"),
         speed=speed,
+        beside_text=tuple(sorted(set(structure.parts_beside_text(checkpoint.skeleton).values()))),
     )
 
 

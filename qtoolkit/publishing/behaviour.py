@@ -208,7 +208,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
 
 
 def describe_model(
-    folder: Path, device: str, token_ids: list[int], wanted: list[list[int]], *, reads_file: bool
+    folder: Path, device: str, token_ids: list[int], wanted: list[list[int]], *, auto_class: str
 ) -> dict[str, Any]:
     """Load the model of a folder, and return its class, the keys that do not fit, and its logits.
 
@@ -216,14 +216,16 @@ def describe_model(
         folder: holds the model.
         device: where to load it, "cpu" or "cuda:0".
         token_ids, wanted: as for `logits_at`; without any tokens, `probe_tokens` chooses them.
-        reads_file: whether qtoolkit loads it, as a file that transformers reads in part or not at all.
+        auto_class: of transformers, which opens it; empty for a file that it does not read whole, and qtoolkit does.
 
     Returns:
         `model`, `keys`, `loss` and `logits`; or, where it does not load or run, why in `model_error`.
     """
 
     def run() -> dict[str, Any]:
-        model, keys = (_load_by_qtoolkit if reads_file else _load_by_transformers)(folder, device)
+        model, keys = (
+            _load_by_transformers(folder, device, auto_class) if auto_class else _load_by_qtoolkit(folder, device)
+        )
         ids = token_ids or probe_tokens(None, model.config.get_text_config().vocab_size)
         return {"model": type(model).__name__, "keys": keys, **logits_at(model, ids, wanted)}
 
@@ -231,11 +233,11 @@ def describe_model(
     return {"model": "", "keys": {}, "loss": None, "logits": [], **(values or {}), "model_error": error}
 
 
-def _load_by_transformers(folder: Path, device: str) -> tuple[Any, dict[str, list[str]]]:
+def _load_by_transformers(folder: Path, device: str, auto_class: str) -> tuple[Any, dict[str, list[str]]]:
     """Return a model, and the keys that do not fit by how they do not."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = getattr(transformers, auto_class).from_pretrained(
         folder,
         device_map={"": device},
         dtype="auto",
@@ -256,7 +258,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Return all that a request asks of a folder; `base` is None, which `answer_base` describes.
 
     Args:
-        request: `folder`; `device`; `reads_file`, as for `describe_model`; `token_ids` and `top_ids` of the probe;
+        request: `folder`; `device`; `auto_class`, as for `describe_model`; `token_ids` and `top_ids` of the probe;
             `llama_cpp`, the file that llama.cpp shall run instead, where there is such an entry.
 
     Raises:
@@ -270,7 +272,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     described = {"transformers": transformers.__version__, **describe_folder(folder), "base": None}
     wanted = request["top_ids"]
     return described | describe_model(
-        folder, request["device"], request["token_ids"], wanted, reads_file=request["reads_file"]
+        folder, request["device"], request["token_ids"], wanted, auto_class=request["auto_class"]
     )
 
 

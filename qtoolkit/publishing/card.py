@@ -11,7 +11,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from qtoolkit.checkpoints.filenames import PROCESSOR_FILES
 from qtoolkit.checkpoints.hub_names import HUB_TEXTS, is_hub_id
+from qtoolkit.checkpoints.model_class import IMAGE_CLASS, TEXT_CLASS, takes_images
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import FileFormat, is_uneven
 from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE
@@ -70,6 +72,8 @@ def make_card(
         formats=formats,
         name=request.repo_id.rpartition("/")[2],
         method=get_method(receipt.method),
+        auto_class=IMAGE_CLASS if _takes_images(receipt) else TEXT_CLASS,
+        has_processor=any(name in PROCESSOR_FILES for name in receipt.files),
         bits=_bits(receipt),
         copied=_copied(receipt),
         base_models="" if is_copy_of_hub(receipt) else " and ".join(map(_link, base_models)),
@@ -128,7 +132,7 @@ def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage, s
         eval_results=figures or None,
         model_name=request.repo_id.rpartition("/")[2] if figures else None,
         library_name=format_of_receipt(receipt).library or own,
-        pipeline_tag="text-generation",
+        pipeline_tag="image-text-to-text" if _takes_images(receipt) else "text-generation",
         tags=_tags(receipt),
     )
 
@@ -153,6 +157,12 @@ def choose_license(base: str, known: str | None, given: str | None) -> str:
             f"license='apache-2.0' for example, by the Hub's name for it ({_LICENSES})"
         )
     return chosen
+
+
+def _takes_images(receipt: Receipt) -> bool:
+    """Check whether a model takes images beside text; a file for other programs has its text part alone."""
+    is_file = isinstance(format_of_receipt(receipt), FileFormat)
+    return not is_file and takes_images(receipt.source.architecture)
 
 
 def _commands(receipt: Receipt, repo_id: str) -> tuple[str, ...]:

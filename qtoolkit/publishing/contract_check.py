@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qtoolkit.checkpoints import folder
+from qtoolkit.checkpoints.model_class import architectures
 from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.methods import config_class, config_of_checkpoint, stored_of
 from qtoolkit.publishing.artifact import Artifact
@@ -23,7 +23,7 @@ def stored_in(artifact: Artifact) -> Stored | None:
     left = [
         name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
     ]
-    named = folder.architectures(artifact.config)
+    named = architectures(artifact.config)
     known: dict[str, Any] = {"dtype": dtype, "values": values, "architecture": next(iter(named), "")}
     try:
         return stored_of(config_of_checkpoint(values), bits, left, **known)

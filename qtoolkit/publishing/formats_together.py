@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from qtoolkit.checkpoints.model_class import TEXT_CLASS, auto_class_of
 from qtoolkit.publishing.contract_check import stored_in
 from qtoolkit.publishing.parts import Part
-from qtoolkit.readers import BRANCHES, load_lines, served_by
+from qtoolkit.readers import BRANCHES, Stored, load_lines, served_by
 from qtoolkit.records.markdown import table
 from qtoolkit.units import format_bytes
 
@@ -22,11 +23,17 @@ def formats_section(parts: Sequence[Part]) -> str:
     lines = []
     for part in parts:
         stored = stored_in(part.artifact)
-        loading = load_lines(stored, part.request.repo_id, part.request.revision) if stored is not None else ()
+        loading = _load_lines(part, stored) if stored is not None else ()
         fetched = f"hf download {part.request.repo_id} --revision {part.request.revision} --local-dir {part.layout}"
         lines += ["", f"# {part.layout}", *loading, f"{fetched}  # for what takes a folder"]
     parts_of_text = [BRANCHES, "", table(header, rows), "", "```", *lines[1:], "```"]
     return "\n".join(["## Formats in this repository", "", *parts_of_text])
+
+
+def _load_lines(part: Part, stored: Stored) -> tuple[str, ...]:
+    """Return the lines with which programs load a format from its branch."""
+    auto_class = auto_class_of(part.artifact.config) or TEXT_CLASS
+    return load_lines(stored, part.request.repo_id, part.request.revision, auto_class=auto_class)
 
 
 def _about(part: Part) -> tuple[str, str, str]:

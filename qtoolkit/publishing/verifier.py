@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.checkpoints import folder as folders
+from qtoolkit.checkpoints.model_class import TEXT_CLASS, auto_class_of
 from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.formats import FileFormat
 from qtoolkit.measure.guard import explained
@@ -190,7 +191,7 @@ def _check_behaviour(artifact: Artifact, base_folder: Path | None, run: _Run) ->
         "folder": str(artifact.path),
         "base": str(base_folder) if base_folder else None,
         "with_qtoolkit": reader.with_qtoolkit,
-        "reads_file": isinstance(artifact.format, FileFormat),
+        "auto_class": "" if isinstance(artifact.format, FileFormat) else auto_class_of(artifact.config) or TEXT_CLASS,
         "device": _device(probe.device if probe else "cpu"),
         "token_ids": list(probe.token_ids) if probe else [],
         "top_ids": [list(ids) for ids in probe.top_ids] if probe else [],

@@ -19,8 +19,8 @@ class Program:
         refuses: why it does not load a format that the table has no row for.
         is_rare: whether a card names it only where it loads the model, since nobody would expect it.
         runs: whether it runs what it loads; false where it trains adapters on it.
-        line: what loads a repository of the Hub, "{repo}", with what names a branch, "{revision}", in brackets; empty
-            where no such line is known.
+        line: what loads a repository of the Hub, "{repo}", with what names a branch, "{revision}", in brackets, and the
+            class of transformers that opens it, "{auto_class}"; empty where no such line is known.
     """
 
     name: str

@@ -9,7 +9,7 @@ BRANCHES = (
     "Each format is a branch of this repository, named after it; the first one is `main`. They are no subfolders, "
     "because vLLM, SGLang and mlx-lm look for a model at the root of a revision, and take the name of a branch."
 )
-_TRANSFORMERS = 'AutoModelForCausalLM.from_pretrained("{repo}"[, revision="{revision}"])'
+_TRANSFORMERS = '{auto_class}.from_pretrained("{repo}"[, revision="{revision}"])'
 _VLLM_SERVE = "vllm serve {repo}[ --revision {revision}]"
 _SGLANG_SERVE = "python -m sglang.launch_server --model-path {repo}[ --revision {revision}]"
 _MLX_LOAD = 'mlx_lm.load("{repo}"[, revision="{revision}"])'

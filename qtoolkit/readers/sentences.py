@@ -22,13 +22,16 @@ def card_lines(stored: Stored) -> tuple[tuple[str, str, str], ...]:
     return tuple((one.name, "yes" if one.loads else "no", one.remarks_on_saved) for one in shown)
 
 
-def load_lines(stored: Stored, repo: str, revision: str) -> tuple[str, ...]:
+def load_lines(
+    stored: Stored, repo: str, revision: str, *, auto_class: str = "AutoModelForCausalLM"
+) -> tuple[str, ...]:
     """Return the lines with which programs load a model from a branch of a repository on the Hub.
 
     Args:
         stored: how the model is stored.
         repo: "org/name".
         revision: the branch; "main" is not named.
+        auto_class: the class of transformers that opens the model.
 
     Example:
         >>> load_lines(Stored(format="mlx", bits=(4,), group_sizes=(64,)), "me/tiny", "mlx")
@@ -37,7 +40,7 @@ def load_lines(stored: Stored, repo: str, revision: str) -> tuple[str, ...]:
     loading = {reading.reader for reading in readers_of(stored) if reading.loads}
     lines = [program.line for program in PROGRAMS if program.line and program.name in loading]
     named = (re.sub(r"\[(.*?)\]", "" if revision == "main" else r"\1", line) for line in lines)
-    return tuple(line.format(repo=repo, revision=revision) for line in named)
+    return tuple(line.format(repo=repo, revision=revision, auto_class=auto_class) for line in named)
 
 
 def summary(readings: Iterable[Reading]) -> str:

@@ -18,7 +18,7 @@ from qtoolkit.models.building import build_empty, using_transformers
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.experts import find_experts, merges_experts, replace_experts, tensors_apart
 from qtoolkit.models.renaming import names_in_model
-from qtoolkit.models.structure import block_list, output_head
+from qtoolkit.models.structure import block_list, output_head, parts_beside_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,7 +85,9 @@ class StreamedModel:
             with_head: whether the output head is loaded too.
         """
         head = None if with_head else output_head(self.model)
-        excluded = (*self.block_names, *([head] if head else []))
+        # What makes hidden states of images has no part in those of a text.
+        beside = sorted(set(parts_beside_text(self.model).values()))
+        excluded = (*self.block_names, *beside, *([head] if head else []))
         prefixes = tuple(f"{part}." for part in excluded)
         keys = [key for key, name in self.name_of.items() if not name.startswith(prefixes)]
         modules = [

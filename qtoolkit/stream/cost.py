@@ -34,6 +34,7 @@ class JobShape:
         cache_bytes: keys and values of one token in all layers.
         blocks: the name of the list of blocks, "model.layers"; empty if there is none.
         head: the name of the output head; empty if there is none.
+        beside_text: the names of the parts that lie outside the language model, "model.vision_tower".
         max_seq_len: the most tokens that the model supports; None if its config does not say.
         speed: of the machine.
     """
@@ -54,6 +55,7 @@ class JobShape:
     head: str
     max_seq_len: int | None
     speed: Speed
+    beside_text: tuple[str, ...] = ()
 
     @property
     def on_cpu(self) -> bool:
@@ -144,13 +146,14 @@ def writing_phase(job: JobShape, num_samples: int, seq_len: int, wider: float) -
 
 
 def weights_by_block(job: JobShape) -> tuple[dict[str, int], int]:
-    """Return the bytes of each block, and those of everything else except the output head."""
+    """Return the bytes of each block, and those of everything else that text needs except the output head."""
     in_blocks: dict[str, int] = defaultdict(int)
     outside = 0
     prefix = f"{job.blocks}."
+    beside = tuple(f"{part}." for part in job.beside_text)
     for layer in (*job.layers, *job.skipped):
         if layer.name.startswith(prefix):
             in_blocks[layer.name.removeprefix(prefix).split(".")[0]] += layer.bytes_before
-        elif layer.name != job.head:
+        elif layer.name != job.head and not f"{layer.name}.".startswith(beside):
             outside += layer.bytes_before
     return in_blocks, outside

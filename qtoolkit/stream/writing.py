@@ -12,7 +12,8 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from qtoolkit.checkpoints.config_ages import with_both_ages
 from qtoolkit.checkpoints.config_limits import without_code
-from qtoolkit.checkpoints.filenames import INDEX_FILE
+from qtoolkit.checkpoints.filenames import INDEX_FILE, PROCESSOR_FILES
+from qtoolkit.checkpoints.model_class import takes_images
 from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import OutputError, UnsupportedModelError
 from qtoolkit.files import open_new
@@ -64,7 +65,14 @@ def save_model(
     described = describe_model(model, folder, side_files=side_files)
     written = write_weights(_own_tensors(model), folder, on_progress)
     beside = write_beside(tokenizer, folder, [*described.value, *written], base=base)
-    return (*described.notes, *beside)
+    return (*described.notes, *beside, *_note_on_processor(model, folder))
+
+
+def _note_on_processor(model: "PreTrainedModel", folder: Path) -> tuple[str, ...]:
+    """Return a note on a model that takes images, and whose processor nothing here knows."""
+    if not takes_images(type(model).__name__) or any((folder / name).is_file() for name in PROCESSOR_FILES):
+        return ()
+    return ("its processor is not known here, and images need one: save it beside the weights (save_pretrained)",)
 
 
 def describe_model(

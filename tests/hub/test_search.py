@@ -53,7 +53,7 @@ def claimed(hub: Hub, **claims: Any) -> FoundModel:
     return model
 
 
-def test_a_model_of_the_hub_is_described_in_one_request(hub: Hub) -> None:
+def test_a_model_of_the_hub_is_described_in_one_request_for_each_task(hub: Hub) -> None:
     hub.add("org/model", files() | {"README.md": CARD}, downloads=1234, gated=True)
     assert qt.find_models("ORG/Mod") == FoundModels(
         "ORG/Mod",
@@ -64,7 +64,14 @@ def test_a_model_of_the_hub_is_described_in_one_request(hub: Hub) -> None:
         ),
     )
     # huggingface_hub 2 also asks, once a day, which agents there are.
-    assert [request.path for request in hub.requests if "model" in request.path] == ["/api/models"]
+    assert [request.path for request in hub.requests if "model" in request.path] == ["/api/models"] * 2
+
+
+def test_models_that_take_images_are_found_beside_others_by_their_downloads(hub: Hub) -> None:
+    for name, task, downloads in (("a", "text-generation", 1), ("b", "image-text-to-text", 3), ("c", "", 9)):
+        hub.add(f"org/{name}", files(), pipeline_tag=task, downloads=downloads)
+    assert [model.name for model in qt.find_models("org").models] == ["org/b", "org/a"]
+    assert [model.name for model in qt.find_models("org", limit=1).models] == ["org/b"]
 
 
 def test_the_most_downloaded_come_first_and_no_more_than_the_limit(hub: Hub) -> None:
@@ -308,7 +315,7 @@ def test_this_machine_is_searched_all_the_same(
     with pytest.raises(ValueError, match=f"^only this machine was searched, since .*{reason}"):
         raise ValueError(note)
     assert "\n" not in note
-    assert len([request for request in hub.requests if request.path == "/api/models"]) <= 1
+    assert len([request for request in hub.requests if request.path == "/api/models"]) <= 2
 
 
 def test_a_token_that_the_hub_does_not_know_is_told_and_not_shown(hub: Hub) -> None:

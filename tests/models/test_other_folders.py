@@ -182,4 +182,4 @@ def test_a_config_of_a_text_encoder_and_a_decoder_is_refused(single: Path) -> No
     (single / "config.json").write_text(json.dumps(values | {"model_type": "musicgen", "architectures": None}))
     message = refusal(single, UnsupportedModelError)
     assert message.startswith(f"{single} is no causal language model alone (Multiple valid text configs were found")
-    assert message.endswith("name one that AutoModelForCausalLM runs")
+    assert message.endswith("name one that AutoModelForCausalLM or AutoModelForImageTextToText runs")

@@ -76,7 +76,7 @@ def request(folder: Path, **changes: object) -> dict[str, object]:
         "base": None,
         "with_qtoolkit": False,
         "device": "cpu",
-        "reads_file": False,
+        "auto_class": "AutoModelForCausalLM",
     }
     return asked | {"token_ids": IDS, "top_ids": [[1, 2]]} | changes
 

@@ -1,5 +1,6 @@
 """Run a GPTQ job: read the calibration text, quantize block by block, load the resulting model."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -82,8 +83,8 @@ def _load(
     in_blocks = tuple(f"{name}." for name in streamed.block_names)
     quantized = {f"{layer.name}.weight" for layer in plan.layers if layer.name.startswith(in_blocks)}
     gone = {key for key, name in streamed.name_of.items() if name in quantized}
-    done = {key: tensor for block in blocks for key, tensor in block.tensors.items()}
     named = {name: key.removesuffix(".weight") for key, name in streamed.name_of.items()}
+    done = {_in_file(key, named): tensor for block in blocks for key, tensor in block.tensors.items()}
     embeddings, without = {}, set(gone)
     for layer in plan.layers:
         if layer.name.startswith(in_blocks):
@@ -115,6 +116,17 @@ def _load(
     described = config.stored_as.describe(config, bits, left, outside, embeddings)
     result = replace(checkpoint, tensors={**rest, **done}, expand=None)
     return config.stored_as.load(result, described, device=plan.device)
+
+
+def _in_file(tensor: str, named: Mapping[str, str]) -> str:
+    """Return the name of a layer's tensor beside the layer's bias, where the file has another name for the layer.
+
+    Args:
+        tensor: its full name in the model.
+        named: names of weights in the model, and of their layers in the file.
+    """
+    layer, _, name = tensor.rpartition(".")
+    return f"{named.get(f'{layer}.weight', layer)}.{name}"
 
 
 def _perplexity(model: "PreTrainedModel", tokens: torch.Tensor) -> float:

@@ -46,3 +46,12 @@ def test_blocks_are_found_whatever_they_are_called() -> None:
     inner.get_input_embeddings = lambda: inner.z.embed_tokens
     assert len(inner.a.encoder.layers if hasattr(inner.a, "encoder") else inner.a.vision_model.encoder.layers) == 2
     assert structure.block_list(model) == ("model.z.layers", inner.z.layers)
+
+
+def test_blocks_are_those_that_a_text_reaches() -> None:
+    """Calls alone tell them from a tower of equal depth that stands within the model of the text."""
+    model: Any = random_model("gemma3").to("meta")
+    inner = model.model
+    text = inner.language_model
+    text._modules = {"tower": inner._modules.pop("vision_tower"), **text._modules}
+    assert structure.block_list(model) == ("model.language_model.layers", text.layers)
