@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scripts.coverage_cells import METHODS, BUILT, Cell, cells_of
+from scripts.coverage_cells import BUILT, METHODS, Cell, cells_of
 from scripts.coverage_table import page, worse
 from scripts.small_models import causal_types, multimodal_types
 
@@ -91,13 +91,17 @@ def write(file: Path, table: dict[str, Cells]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     types = []
     for name, cells in sorted(table.items()):
-        lines = [f"  {json.dumps(method)}: {json.dumps(_told(cell), ensure_ascii=False)}" for method, cell in cells.items()]
+        lines = [
+            f"  {json.dumps(method)}: {json.dumps(_told(cell), ensure_ascii=False)}" for method, cell in cells.items()
+        ]
         types.append(f" {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n }")
     file.write_text("{\n" + ",\n".join(types) + "\n}\n", encoding="utf-8")
 
 
 def _told(cell: Cell) -> dict[str, Any]:
-    return {key: value for key, value in asdict(cell).items() if value != getattr(Cell("done"), key) or key == "verdict"}
+    return {
+        key: value for key, value in asdict(cell).items() if value != getattr(Cell("done"), key) or key == "verdict"
+    }
 
 
 def run(types: Sequence[str], methods: Sequence[str], stored: dict[str, Cells]) -> Iterator[tuple[str, Cells]]:
@@ -111,7 +115,13 @@ def run(types: Sequence[str], methods: Sequence[str], stored: dict[str, Cells]) 
 
 def _import_all() -> None:
     """Import what each type's process needs, once."""
-    for name in ("bitsandbytes", "accelerate", "transformers.generation", "qtoolkit.api.load", "qtoolkit.api.quantize"):
+    for name in (
+        "bitsandbytes",
+        "accelerate",
+        "transformers.generation",
+        "qtoolkit.jobs.quantizing",
+        "qtoolkit.jobs.checkpoint_loading",
+    ):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
@@ -123,6 +133,9 @@ def main() -> int:
     parser.add_argument("--store", action="store_true", help="write docs/coverage.json and docs/coverage.md")
     parser.add_argument("--types", default="", help="names of types with commas between; all if none is named")
     parser.add_argument("--methods", default="", help=f"of {', '.join(METHODS)}; all if none is named")
+    parser.add_argument(
+        "--found", type=Path, default=FOUND, help="where to write what is found, of a run beside another"
+    )
     given = parser.parse_args()
     types = given.types.split(",") if given.types else [*causal_types(), *multimodal_types()]
     methods = given.methods.split(",") if given.methods else list(METHODS)
@@ -134,7 +147,7 @@ def main() -> int:
         print(name, "; ".join(f"{method} {cell}" for method, cell in cells.items()), flush=True)
         problems += worse(name, stored.get(name, {}), cells)
         found[name] = cells
-        write(FOUND, found)
+        write(given.found, found)
         if given.store:
             write(STORED, found)
             PAGE.write_text(page(found), encoding="utf-8")

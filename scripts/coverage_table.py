@@ -9,6 +9,14 @@ _ORDER = ("done", "refused", "wrong", "crash", "not built")
 _MARKS = {"done": "", "refused": "refused", "wrong": "**wrong**", "crash": "**crash**"}
 # Percent; a share that only rounding changes is no worse.
 _SAME = 0.05
+_ABOUT = (
+    "Made by `make coverage`: a small random model of each type that transformers knows, from its own config "
+    "(`scripts/small_models.py`), is quantized, saved, loaded and compared by each method. A cell is the share of "
+    "the weights of linear layers and experts that are quantized, in percent. Where nothing else stands in it, the "
+    "predicted footprint was that measured, to the byte; the loaded model gave the same logits as the one that was "
+    "saved, whose error is within that of the method; and NF4 and int8 have the codes that transformers' own "
+    "quantization has."
+)
 Cells = Mapping[str, Cell]
 
 
@@ -30,17 +38,14 @@ def page(table: Mapping[str, Cells]) -> str:
     lines = [
         "# Coverage",
         "",
-        "Made by `make coverage`: a small random model of each type that transformers knows, from its own config "
-        "(`scripts/small_models.py`), is quantized, saved, loaded and compared by each method. A cell is the share of "
-        "the weights of linear layers and experts that are quantized, in percent. Where nothing else stands in it, the "
-        "predicted footprint was that measured, to the byte; the loaded model gave the same logits as the one that was "
-        "saved, whose error is within that of the method; and NF4 and int8 have the codes that transformers' own "
-        "quantization has.",
+        _ABOUT,
         "",
         f"| type | {' | '.join(METHODS)} |",
         f"|---|{'---|' * len(METHODS)}",
     ]
-    lines += [f"| {name} | {' | '.join(_shown(cells.get(method)) for method in METHODS)} |" for name, cells in built.items()]
+    lines += [
+        f"| {name} | {' | '.join(_shown(cells.get(method)) for method in METHODS)} |" for name, cells in built.items()
+    ]
     for title, verdicts in (("Refused by the plan", ("refused",)), ("Wrong, or an error", ("wrong", "crash"))):
         lines += ["", f"## {title}", "", *_listed(built, verdicts)]
     others = [f"- {name}: {_plain(cells[BUILT].reason)}" for name, cells in sorted(table.items()) if name not in built]

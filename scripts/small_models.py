@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-HIDDEN, INTERMEDIATE, VOCABULARY, HEADS, GROUPS, HEAD_DIM, LAYERS, EXPERTS, POSITIONS = 64, 128, 256, 4, 2, 16, 2, 4, 128
+HIDDEN, INTERMEDIATE, VOCABULARY, HEADS, GROUPS, HEAD_DIM, LAYERS, EXPERTS, POSITIONS = (
+    64,
+    128,
+    256,
+    4,
+    2,
+    16,
+    2,
+    4,
+    128,
+)
 # More kinds of layers than this are not told apart.
 MAX_LAYERS = 6
 # The first whose name matches decides.
@@ -20,15 +30,18 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"bos_token_id|decoder_start_token_id", 1),
     (r"eos_token_id|forced_eos_token_id|sep_token_id|eod_token_id", 2),
     (r"pad_token_id", 0),
-    (r"num_hidden_layers|n_layers?|num_layers|(encoder|decoder)_layers|layers|depth|num_(encoder|decoder)_layers", LAYERS),
+    (
+        r"num_hidden_layers|n_layers?|num_layers|(encoder|decoder)_layers|layers|depth|num_(encoder|decoder)_layers",
+        LAYERS,
+    ),
     (r"num_blocks|num_(encoder|decoder)_blocks", LAYERS),
     (r"(num_|n_)?(key_value|kv)_(heads|n_heads)|num_kv_heads|kv_n_heads|\w*num_key_value_heads", GROUPS),
     (r"\w*num_attention_heads|n_heads?|num_heads|\w*attention_heads", HEADS),
     (r"\w*mamba_n_heads|\w*mamba_num_heads|n_mamba_heads|linear_num_value_heads|linear_num_heads|index_n_heads", HEADS),
     (r"linear_num_key_heads", GROUPS),
+    (r"qk_head_dim", 2 * HEAD_DIM),
     (r"\w*head_dim|d_kv|dim_head|rotary_dim|mamba_d_head|kv_channels", HEAD_DIM),
     (r"(\w+_)?(num_|n_)?(local_|routed_)?experts|moe_num_experts|\w*num_local_experts", EXPERTS),
-    (r"num_experts_per_tok(en)?|moe_top_?k|moe_k|top_k_experts|num_selected_experts", 2),
     (r"n_group|num_expert_group|topk_group", 1),
     (r"\w*lora_rank|time_step_rank|mamba_dt_rank|laurel_rank", 32),
     (r"\w*(intermediate_size(_mlp)?|ffn_dim|d_ff|dff|dim_ff|ffn_hidden_size|mlp_dim|n_inner)", INTERMEDIATE),
@@ -37,13 +50,33 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"word_embed_proj_dim|projection_dim|out_hidden_size|projector_hidden_size|output_dim|input_size", HIDDEN),
     (r"state_size|ssm_state_size|mamba_d_state", HEAD_DIM),
     (r"n_groups|mamba_n_groups|mamba_ngroups", 1),
-    (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|\w*max_(source|target)_positions|model_max_length", POSITIONS),
+    (
+        r"max_position_embeddings|n_positions|n_ctx|max_seq_len|\w*max_(source|target)_positions|model_max_length",
+        POSITIONS,
+    ),
     (r"image_size", 32),
     (r"patch_size", 8),
 )
 _COMPILED = tuple((re.compile(pattern), number) for pattern, number in _RULES)
 _SPECIAL_TOKEN = re.compile(r"\w+_token_(id|index)")
-EXCEPTIONS: dict[str, dict[str, Any]] = {}
+# A type -> arguments of its config, where the rules give none that fit each other, or layers of odd widths.
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_n_heads": 32, "mamba_d_head": 4},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "deepseek_v2": {"num_experts_per_tok": EXPERTS},
+    "falcon_h1": {"mamba_n_heads": 32, "mamba_d_head": 2},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "granitemoehybrid": {"mamba_n_heads": 32, "mamba_d_head": 4},
+    "hunyuan_v1_dense": {"head_dim": HEAD_DIM},
+    "hunyuan_v1_moe": {"head_dim": HEAD_DIM},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
+    "mamba2": {"num_heads": 32, "head_dim": 4},
+    "ministral": {"head_dim": HEAD_DIM},
+    "nemotron": {"head_dim": HEAD_DIM, "num_key_value_heads": GROUPS},
+    "reformer": {"is_decoder": True},
+}
+# All experts are chosen, so that no router chooses others because of rounded inputs.
+_CHOSEN = re.compile(r"num_experts_per_tok(en)?|moe_top_?k|moe_k|top_k_experts|num_selected_experts")
 
 
 def small_model(model_type: str, *, dtype: Any, seed: int = 0) -> "PreTrainedModel":
@@ -91,15 +124,11 @@ def _shrunk(config: Any) -> dict[str, Any]:
     for name, value in values.items():
         if name in kept.lists:
             changed[name] = [value[index] for index in kept.layers]
-        elif isinstance(value, bool) or not isinstance(value, int):
-            continue
-        else:
-            new = next((number for pattern, number in _COMPILED if pattern.fullmatch(name)), None)
-            if new is None and _SPECIAL_TOKEN.fullmatch(name):
-                special += 1
-                new = VOCABULARY - special
-            if new is not None and value > new:
-                changed[name] = new
+        elif isinstance(value, int) and not isinstance(value, bool):
+            special += _SPECIAL_TOKEN.fullmatch(name) is not None
+            smaller = _smaller(name, value, VOCABULARY - special)
+            # Others would no longer follow from these.
+            changed |= {name: smaller} if smaller != value else {}
     depth = _depth_name(values)
     if depth and kept.lists:
         changed[depth] = len(kept.layers)
@@ -111,13 +140,25 @@ def _shrunk(config: Any) -> dict[str, Any]:
     return changed
 
 
+def _smaller(name: str, value: int, token: int) -> int:
+    """Return what a number of a config becomes by its name; a special token without a rule becomes `token`."""
+    if _CHOSEN.fullmatch(name):
+        return EXPERTS
+    new = next((number for pattern, number in _COMPILED if pattern.fullmatch(name)), None)
+    if new is None and _SPECIAL_TOKEN.fullmatch(name):
+        new = token
+    return value if new is None else min(value, new)
+
+
 class _Kept:
     def __init__(self, layers: tuple[int, ...], lists: frozenset[str]) -> None:
         self.layers, self.lists = layers, lists
 
 
 def _depth_name(values: Mapping[str, Any]) -> str | None:
-    return next((name for name in ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "depth") if name in values), None)
+    return next(
+        (name for name in ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "depth") if name in values), None
+    )
 
 
 def _kept_layers(values: Mapping[str, Any]) -> _Kept:

@@ -38,6 +38,7 @@ from qtoolkit.stream.companion_files import copy_companions
 from qtoolkit.stream.staging import check_output, staged
 from qtoolkit.stream.tokenizer_writing import write_tokenizer
 from qtoolkit.stream.writing import write_parts
+from qtoolkit.structural_reading import check_opens
 from qtoolkit.units import format_bytes
 
 _ADVICE = "free some: each layer is read and written by itself"
@@ -71,6 +72,8 @@ def run_conversion(request: ConvertRequest) -> Conversion:
         beside = _write_beside(source, planned.values, planned.config_entries, partial)
         changes = planned.write(partial, request.report)
         notes = (note, *planned.notes, *changes, *beside)
+        if planned.file_bytes is None:
+            check_opens(partial)
         method = _write_receipt(source, planned, layout=layout, folder=partial, notes=notes, started=started)
     return Conversion(
         model=source.checkpoint.name,

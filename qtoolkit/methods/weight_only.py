@@ -37,7 +37,7 @@ class WeightOnlyMethod(Method):
 
         stored_as = self.transformers_config(checkpoint, config, plan)
         loaded = load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress)
-        return Outcome(loaded.value, notes=loaded.notes)
+        return Outcome(loaded.value, notes=(*self.notes(config, plan.layers), *loaded.notes))
 
 
 class LinearMethod(WeightOnlyMethod):
