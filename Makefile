@@ -17,7 +17,7 @@ test-new test-colab test-auto-gptq test-mlx ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install browser strace demo test test-older ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp fuzz readers notebooks pictures lab clean
+.PHONY: help install browser strace demo test test-older ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp fuzz coverage readers notebooks pictures lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
 ifndef TOGETHER
 .NOTPARALLEL:
@@ -128,6 +128,9 @@ test-llama-cpp: .venv-llama-cpp/.ready  ## .gguf files through llama.cpp, which 
 
 fuzz: .venv/.ready  ## 100,000 damaged headers of .gguf files, of which `make test` tries 2,000
 	FUZZ=50 $(PY) -m pytest tests/fuzz/test_gguf_headers.py
+
+coverage: .venv/.ready  ## quantize a small model of every type of transformers by every method, and compare with docs/coverage.md (an hour)
+	$(PY) -m scripts.coverage
 
 readers: .venv/.ready  ## compare the table of who reads what with the newest wheels of its programs (500 MB, once a version)
 	$(PY) -m scripts.check_readers build/readers

@@ -31,6 +31,7 @@ from qtoolkit.stream.companion_files import copy_companions
 from qtoolkit.stream.staging import check_output, staged
 from qtoolkit.stream.tokenizer_writing import write_tokenizer
 from qtoolkit.stream.writing import write_parts
+from qtoolkit.structural_reading import check_opens
 from qtoolkit.units import format_bytes
 
 _ADVICE = "free some: each layer is read and written by itself"
@@ -63,6 +64,8 @@ def run_conversion(request: ConvertRequest) -> Conversion:
         beside = _write_beside(source, planned.values, planned.config_entries, partial)
         changes = planned.write(partial, request.report)
         notes = (note, *planned.notes, *changes, *beside)
+        if planned.file_bytes is None:
+            check_opens(partial)
         method = write_conversion_receipt(
             source, partial, layout=layout, file_bytes=planned.file_bytes, notes=notes, started=started
         )

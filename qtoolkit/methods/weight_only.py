@@ -41,7 +41,7 @@ class WeightOnlyMethod(Method):
             checkpoint = checkpoint.with_experts_apart(quantized)
         stored_as = self.transformers_config(checkpoint, config, plan)
         loaded = load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress)
-        return Outcome(loaded.value, notes=loaded.notes)
+        return Outcome(loaded.value, notes=(*self.notes(config, plan.layers), *loaded.notes))
 
 
 class LinearMethod(WeightOnlyMethod):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import qtoolkit as qt
+from qtoolkit import structural_reading
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.planning import layers
 from tests.sample_models import random_model
@@ -37,3 +38,19 @@ def test_formats_that_are_read_as_they_are_take_llama_4(tmp_path: Path) -> None:
     q = qt.quantize(random_model("llama4_text"), config, device="cpu", output=tmp_path / "result")
     assert q.memory.footprint_after == q.memory.predicted_footprint_after
     assert isinstance(qt.load(tmp_path / "result", device="cpu"), qt.QuantizedModel)
+
+
+def test_a_conversion_that_its_reader_does_not_open_is_not_put_in_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    qt.quantize(
+        random_model("llama"), qt.AbsMax(bits=4, granularity="group", group_size=64), output=tmp_path / "source"
+    )
+
+    def unreadable(checkpoint: object) -> None:
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr(structural_reading, "reader_of", unreadable)
+    with pytest.raises(UnsupportedModelError, match=r"does not open the result.*\(no such layer\)"):
+        qt.convert(tmp_path / "source", "mlx", tmp_path / "result")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

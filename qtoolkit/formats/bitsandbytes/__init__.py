@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
 
-__all__ = ["FORMAT", "config_with_experts", "keep_exact", "load_4bit", "options_of"]
+__all__ = ["FORMAT", "config_with_experts", "keep_exact", "load_4bit", "options_of", "packs_on_cpu"]
 
 # The tensors beside a 4-bit weight that hold its scales, levels and description.
 _UNPACKED = re.compile(r"\.weight\.((nested_)?(absmax|quant_map)|quant_state\..+)$")
@@ -122,13 +122,24 @@ def load_4bit(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedMode
 
 
 def keep_exact(model: "PreTrainedModel") -> None:
-    """Let 4-bit layers be saved exactly after they have run on a CPU, also while other threads run them."""
+    """Let 4-bit layers of any shape run on a CPU, and be saved exactly afterwards, also while others run them."""
     bnb = optional("bitsandbytes", "a 4-bit model")
     from qtoolkit.formats.bitsandbytes.linear4bit import Linear4bit
 
     for module in model.modules():
         if type(module) is bnb.nn.Linear4bit:
             module.__class__ = Linear4bit
+            # A layer that is not packed is expanded for each product, as on other processors.
+            module.support_avx512bf16_for_cpu &= packs_on_cpu(module.out_features, module.in_features)
+
+
+def packs_on_cpu(out_features: int, in_features: int) -> bool:
+    """Check whether bitsandbytes can pack a 4-bit layer, as it does on a CPU with AVX512-BF16.
+
+    Source: bitsandbytes 0.50 `functional._convert_weight_packed_for_cpu`, which takes 32 outputs and a block of 64
+    inputs, those that share a scale, at one time.
+    """
+    return out_features % 32 == 0 and in_features % 64 == 0
 
 
 def _is_no_cast(record: logging.LogRecord) -> bool:

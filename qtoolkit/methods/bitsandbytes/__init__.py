@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
+from qtoolkit.formats.bitsandbytes import packs_on_cpu
 from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Offer
 from qtoolkit.methods.weight_only import WeightOnlyMethod
@@ -151,11 +152,17 @@ class FourBitMethod(BitsAndBytesMethod):
             dtype = "bfloat16" if is_new else "float16"
         return replace(config, compute_dtype=dtype)
 
+    def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
+        """See `Planner`: tell which layers some processors run with qtoolkit alone."""
+        others = [layer for layer in layers if not packs_on_cpu(*layer.shape)]
+        if not others:
+            return ()
+        what = f"{len(others)} of {len(layers)} layers, such as {others[0].name} {list(others[0].shape)}"
+        where = "on a processor with AVX512-BF16 bitsandbytes alone takes outputs % 32 = 0 and inputs % 64 = 0"
+        return (f"{what}: {where}, others once qtoolkit is imported; a GPU and other processors take any",)
+
     def plan_replaced(self, layer: Layer, config: FourBitConfig) -> LayerPlan:
-        """See `BitsAndBytesMethod`: on a CPU, skip a layer whose shape bitsandbytes cannot multiply."""
-        if layer.device == "cpu" and (layer.out_features % 32 or layer.in_features % _BLOCK_SIZE):
-            shape = f"[{layer.out_features}, {layer.in_features}]"
-            return layer.left_alone(f"bitsandbytes on a CPU needs outputs % 32 = 0 and inputs % 64 = 0, not {shape}")
+        """See `BitsAndBytesMethod`."""
         blocks = ceil(layer.num_weights / _BLOCK_SIZE)
         # The offset of the nested scales is stored in the description, not as a tensor.
         offset = 4 if config.double_quant else 0

@@ -1,0 +1,231 @@
+"""Quantize one small model by each method, save, load and compare: what stands in a cell of the coverage's table."""
+
+import gc
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from scripts.small_models import HIDDEN, VOCABULARY, small_model
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    import qtoolkit as qt
+
+BUILT = "model"
+# The group's size divides every small model's.
+_GROUP = 32
+_TOKENS = 32
+# Method -> the share of the logits' deviation that its error may have: codes of 8 bits, and of 4.
+METHODS = {"gptq": 0.6, "absmax": 0.15, "zero_point": 0.15, "nf4": 0.6, "fp4": 0.8, "int8": 0.25, "fp8": 0.4}
+# Those that transformers makes by itself, bit for bit.
+_BY_TRANSFORMERS = {
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "int8": {"load_in_8bit": True},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What became of a model and a method.
+
+    Attributes:
+        verdict: "done"; "refused" by the plan; "wrong" result; "crash", an error after the plan or one that is no
+            refusal; for `BUILT`, "done" or "not built".
+        share: of the weights of linear layers and experts that are quantized, in percent; without the output head.
+        error: of the logits, as a share of their deviation.
+        reason: why, where it is not done.
+    """
+
+    verdict: str
+    share: float | None = None
+    error: float | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        share = "" if self.share is None else f" {self.share:.0f} %"
+        error = "" if self.error is None else f" ({self.error:.3f})"
+        return f"{self.verdict}{share}{error}{': ' if self.reason else ''}{self.reason}"
+
+
+def cells_of(model_type: str, methods: Sequence[str]) -> Iterator[tuple[str, Cell]]:
+    """Yield `BUILT` and each method with its cell, as they are found; a model that is not built has no others."""
+    import torch
+    import transformers
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    with TemporaryDirectory() as place:
+        source = Path(place) / "source"
+        try:
+            model = small_model(model_type, dtype=torch.bfloat16)
+            logits = _logits(model)
+            model.save_pretrained(source)
+        except Exception as error:  # noqa: BLE001  # the model's own code raises anything
+            yield BUILT, Cell("not built", reason=_oneline(error))
+            return
+        yield BUILT, Cell("done") if logits.isfinite().all() else Cell("not built", reason="its logits are not finite")
+        if not logits.isfinite().all():
+            return
+        weights = _linear_weights(model)
+        del model
+        for method in methods:
+            yield method, _cell(source, method, logits, weights)
+            gc.collect()
+
+
+def _cell(source: Path, method: str, logits: "torch.Tensor", weights: int) -> Cell:
+    """Return the cell of a saved model and a method."""
+    import qtoolkit as qt
+    from qtoolkit.errors import QToolkitError
+
+    config = _config(method)
+    output = source.parent / method
+    try:
+        qt.plan(source, config, device="cpu")
+    except QToolkitError as error:
+        return Cell("refused", reason=_oneline(error, source))
+    except Exception as error:  # noqa: BLE001  # what this is to find
+        return Cell("crash", reason=f"plan: {_oneline(error, source)}")
+    try:
+        result = qt.quantize(source, config, output=output, device="cpu")
+        return _compared(result, source, method, logits, weights)
+    except Exception as error:  # noqa: BLE001
+        return Cell("crash", reason=_oneline(error, source))
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.rmtree(output.with_name(f"{output.name}.partial"), ignore_errors=True)
+
+
+def _compared(result: "qt.QuantizedModel", source: Path, method: str, logits: "torch.Tensor", weights: int) -> Cell:
+    """Return the cell of a result: with its source, with itself loaded, and with transformers' own."""
+    import torch
+
+    import qtoolkit as qt
+
+    layers = {layer.name for layer in result.report.layers}
+    share = 100 * sum(layer.num_weights for layer in result.report.layers) / weights
+    assert result.path is not None
+    ours = _logits(result.model)
+    error = float((ours - logits).norm() / (logits - logits.mean(-1, keepdim=True)).norm())
+    cell = Cell("done", share=round(share, 1), error=round(error, 3))
+
+    def wrong(reason: str) -> Cell:
+        return Cell("wrong", share=cell.share, error=cell.error, reason=reason)
+
+    memory = result.memory
+    if memory.footprint_after != memory.predicted_footprint_after:
+        return wrong(f"{memory.footprint_after} bytes in memory, {memory.predicted_footprint_after} predicted")
+    if not error <= METHODS[method]:
+        return wrong(f"its logits' error is {error:.3f} of their deviation")
+    loaded = qt.load(result.path, device="cpu")
+    if not torch.equal(_logits(loaded.model), ours):
+        return wrong("loaded, its logits are others")
+    if method in _BY_TRANSFORMERS:
+        difference = _unlike_transformers(result.model, layers, source, _BY_TRANSFORMERS[method])
+        if difference:
+            return wrong(difference)
+    return cell
+
+
+def _unlike_transformers(model: "PreTrainedModel", layers: set[str], source: Path, options: Mapping[str, Any]) -> str:
+    """Return how a model differs from the one that transformers quantizes; empty where it takes the same and more."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    try:
+        config = BitsAndBytesConfig(**options, bnb_4bit_compute_dtype="bfloat16")
+        theirs = type(model).from_pretrained(source, quantization_config=config, dtype="auto", device_map="cpu")
+    except Exception:  # noqa: BLE001  # what transformers does not take cannot be compared
+        return ""
+    # Of layers that have run, these are the codes as they were before bitsandbytes packed them for the processor.
+    own = model.state_dict()
+    taken = {
+        name: module
+        for name, module in theirs.named_modules()
+        if type(module).__name__ in ("Linear4bit", "Linear8bitLt")
+    }
+    left = sorted(taken.keys() - layers)
+    if left:
+        return f"transformers quantizes {left[0]} too ({len(left)} layers)"
+    for name, module in taken.items():
+        if not torch.equal(own[f"{name}.weight"], module.weight):
+            return f"transformers has other codes in {name}"
+    if taken.keys() != layers:
+        return ""
+    try:
+        expected = _logits(theirs)
+    except AssertionError:  # bitsandbytes packs no such shape for this processor
+        return ""
+    return "" if torch.equal(_logits(model), expected) else "transformers' logits are others"
+
+
+def _config(method: str) -> Any:
+    import qtoolkit as qt
+
+    configs: dict[str, Callable[[], Any]] = {
+        "gptq": lambda: qt.GPTQ(group_size=_GROUP, calibration=_rows(), num_samples=2, seq_len=_TOKENS, refine=0),
+        "absmax": qt.AbsMax,
+        "zero_point": qt.ZeroPoint,
+        "nf4": qt.NF4,
+        "fp4": qt.FP4,
+        "int8": qt.Int8,
+        "fp8": qt.FP8,
+    }
+    return configs[method]()
+
+
+def _rows() -> list[list[int]]:
+    """Return tokens to calibrate with, none of them special."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(8, VOCABULARY // 2, (4, _TOKENS), generator=generator).tolist()
+
+
+def _logits(model: "PreTrainedModel") -> "torch.Tensor":
+    """Return the logits [tokens, vocabulary] of a text, in float32, as transformers computes them."""
+    import torch
+
+    tokens = torch.tensor(_rows()[-1:])  # [1, tokens]
+    with torch.no_grad():
+        return type(model).forward(model, input_ids=tokens, use_cache=False).logits[0].float()
+
+
+def _linear_weights(model: "PreTrainedModel") -> int:
+    """Return how many weights the linear layers and experts of a model have, without output head and tied ones.
+
+    A matrix for each expert is one tensor [experts, rows, columns] in some models, and no layer.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    weights: dict[int, int] = {}
+    for module in model.modules():
+        if module is head or isinstance(module, nn.modules.conv._ConvNd):  # noqa: SLF001
+            continue
+        linear = isinstance(module, nn.Linear | Conv1D)
+        for name, parameter in module.named_parameters(recurse=False):
+            is_matrix = (linear and name == "weight") or (
+                parameter.ndim == 3 and min(parameter.shape[1:]) >= HIDDEN // 4
+            )
+            if is_matrix and id(parameter) not in embedded:
+                weights[id(parameter)] = parameter.numel()
+    return max(1, sum(weights.values()))
+
+
+def _oneline(error: BaseException, source: Path | None = None) -> str:
+    """Return an error in one line, without the folder of this run."""
+    text = " ".join(str(error).split())
+    if source is not None:
+        text = text.replace(str(source), "MODEL").replace(str(source.parent), "")
+    return f"{type(error).__name__}: {text}"[:300]

@@ -1,0 +1,40 @@
+"""Layers of any shape are quantized in 4 bits and run, also on processors for which bitsandbytes packs others."""
+
+from pathlib import Path
+
+import bitsandbytes as bnb
+import pytest
+import torch
+
+import qtoolkit as qt
+from tests.sample_models import plain_logits, random_model
+
+# As outputs no multiple of 32, as inputs none of 64.
+WIDTH = 552
+TOKENS = torch.arange(2, 34)[None]  # [1, tokens]
+
+
+def rounded(weight: torch.Tensor, quant_type: str) -> torch.Tensor:
+    """Return a weight by its codes, levels and scales."""
+    codes, state = bnb.functional.quantize_4bit(weight, compress_statistics=True, quant_type=quant_type)
+    both = torch.stack([codes.flatten() >> 4, codes.flatten() & 15], dim=1).flatten()[: weight.numel()]
+    scales = bnb.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+    values = state.code[both.int()] * scales.repeat_interleave(64)[: weight.numel()]
+    return values.reshape(weight.shape)  # [outputs, inputs]
+
+
+@pytest.mark.parametrize("method", ["nf4", "fp4"])
+def test_layers_of_any_shape_run_as_their_codes_say(method: str, tmp_path: Path) -> None:
+    model = random_model("llama", dtype=torch.float32, intermediate_size=WIDTH)
+    q = qt.quantize(model, method, device="cpu", output=tmp_path / "result")
+    assert q.memory.footprint_after == q.memory.predicted_footprint_after
+    assert len(q.report.layers) == 14
+    (note,) = [note for note in q.report.notes if "AVX512-BF16" in note]
+    assert note.startswith(f"6 of 14 layers, such as model.layers.0.mlp.gate_proj [{WIDTH}, 64]: ")
+    for layer in q.report.layers:
+        linear = model.get_submodule(layer.name)
+        linear.weight.data = rounded(linear.weight.data, method)
+    expected, ours = plain_logits(model, TOKENS), plain_logits(q.model, TOKENS)
+    # Packed layers multiply in bfloat16.
+    assert (ours - expected).norm() < 0.02 * expected.norm()
+    assert torch.equal(plain_logits(qt.load(tmp_path / "result", device="cpu").model, TOKENS), ours)
