@@ -21,7 +21,7 @@ WINDOWS, WINDOW = 32, 1024
 
 
 def evaluation_windows(tokenizer: Any, text: Path, *, windows: int = WINDOWS) -> torch.Tensor:
-    """Cut the first windows of a text: int64 [windows, 1024], each beginning with the tokenizer's own prefix, if any."""
+    """Cut the first windows of a text: int64 [windows, 1024], each beginning with the tokenizer's prefix, if any."""
     from qtoolkit.texts.windows import load_windows
 
     found = load_windows(
