@@ -58,7 +58,7 @@ def test_gemma_3_270m(kind: str, tmp_path: Path) -> None:
     """Its rows of 640 hold no block of 256: most of its tensors have the types that llama.cpp falls back to."""
     folder = gemma3_folder()
     if folder is None:
-        pytest.skip("Gemma 3 270M is not here: run `make gemma3`")
+        pytest.skip("Gemma 3 270M is not here: run `make more-models`")
     check_folder(folder, kind, tmp_path)
 
 
