@@ -141,7 +141,7 @@ def smollm2_folder() -> Path:
 
 
 def gemma3_folder() -> Path | None:
-    """Gemma 3 270M in bfloat16 safetensors with its tokenizer, made once of `make more-models`'s file; None without it."""
+    """Gemma 3 270M in bfloat16 safetensors with its tokenizer, made once; None without `make more-models`."""
     file, folder = CACHE / GEMMA3_NAME, CACHE / "gemma-3-270m"
     if folder.exists() or not file.exists():
         return folder if folder.exists() else None

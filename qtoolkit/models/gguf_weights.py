@@ -62,7 +62,7 @@ def with_weights_of(
 
 
 def _place_in(place: Place, places: Mapping[str, tuple[Path, TensorPlace]]) -> Place:
-    """Return where a file has a tensor: older ones of Mixtral have no stacks, but "blk.0.ffn_up.3.weight" of expert 3."""
+    """Return where a file has a tensor: old ones of Mixtral have "blk.0.ffn_up.3.weight" of expert 3, and no stacks."""
     alone = place.name.replace("_exps.", f".{place.expert}.")
     return place if place.expert is None or place.name in places or alone not in places else Place(alone)
 

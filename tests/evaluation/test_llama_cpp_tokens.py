@@ -29,7 +29,7 @@ def tokenizer_of(name: str) -> Any:
     if name == "llama 3":
         if not LLAMA3.exists():
             pytest.skip("not here: run `make more-models`")
-        return PreTrainedTokenizerFast(tokenizer_file=str(LLAMA3), bos_token="<|begin_of_text|>")
+        return PreTrainedTokenizerFast(tokenizer_file=str(LLAMA3))
     return byte_level(SPLITS[name])
 
 
