@@ -1,4 +1,4 @@
-"""What the jobs of other libraries say of themselves: seconds without imports, processor seconds, the process's peak."""
+"""What the jobs of other libraries say of themselves: seconds without imports, processor seconds, peak."""
 
 import json
 import time
