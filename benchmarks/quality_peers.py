@@ -34,7 +34,7 @@ import numpy as np
 import torch
 import transformers
 from gguf_files import importance, read_dense, types_of, write_float32
-from ruler import Ruler, calibration_tokens, dense_weights, difference, evaluation_windows
+from ruler import WINDOW, WINDOWS, Ruler, calibration_tokens, dense_weights, difference, evaluation_windows
 from shuffled import write_shuffled
 from transformers import AutoTokenizer
 
@@ -114,7 +114,7 @@ class Field:
         if self.tokens_file.exists() and self.tokens_file.read_text() != samples:
             sys.exit(f"{self.work} holds results of another text or model: name another folder as --work")
         self.tokens_file.write_text(samples)
-        self.ruler = Ruler(arguments.model, evaluation_windows(tokenizer, second), self.work)
+        self.ruler = Ruler(arguments.model, evaluation_windows(tokenizer, second, windows=arguments.windows), self.work)
 
     def run(self, recipe: Recipe) -> dict[str, Any]:
         """Return the figures of a recipe: stored ones, or after quantizing and measuring."""
@@ -233,6 +233,7 @@ def main() -> None:
     parser.add_argument("--autoround", type=Path, help="its environment's python")
     parser.add_argument("--llama-cpp", type=Path, help="a folder with libllama.*.so")
     parser.add_argument("--shuffled", action="store_true", help="the same model with inputs of layers in random order")
+    parser.add_argument("--windows", type=int, default=WINDOWS, help=f"of {WINDOW} tokens that are measured")
     parser.add_argument("--slow", action="store_true", help="also what takes hours")
     parser.add_argument("--only", default="", help="a regular expression that names must match")
     arguments = parser.parse_args()

@@ -20,21 +20,21 @@ from qtoolkit.tensor.divergence import compare_predictions
 WINDOWS, WINDOW = 32, 1024
 
 
-def evaluation_windows(tokenizer: Any, text: Path) -> torch.Tensor:
-    """Cut the first windows of a text: int64 [32, 1024], each beginning with the tokenizer's own prefix, if any."""
+def evaluation_windows(tokenizer: Any, text: Path, *, windows: int = WINDOWS) -> torch.Tensor:
+    """Cut the first windows of a text: int64 [windows, 1024], each beginning with the tokenizer's prefix, if any."""
     from qtoolkit.texts.windows import load_windows
 
     found = load_windows(
         str(text),
         tokenizer,
         seq_len=WINDOW,
-        num_tokens=WINDOWS * WINDOW,
+        num_tokens=windows * WINDOW,
         stride=None,
         max_seq_len=None,
         vocab_size=None,
         on_progress=lambda event: None,
     )
-    return found.tokens[:WINDOWS]
+    return found.tokens[:windows]
 
 
 def calibration_tokens(tokenizer: Any, text: Path, *, num_samples: int = 64, seq_len: int = 512) -> torch.Tensor:

@@ -6,7 +6,7 @@ a relative squared error of 2e-6 and Q4_K of 3e-4, where on other weights both h
 from different blocks, and no program finds the old grids again.
 
 The hidden states, the inner states of each MLP and the values of each head are put in random order: columns of one
-weight and the rows or columns of all that meet them. For Llama's architecture.
+weight and the rows or columns of all that meet them. For the architectures of Llama and Gemma 3.
 """
 
 from pathlib import Path
@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def write_shuffled(folder: Path, output: Path) -> None:
-    """Write a Llama with its states in random order (seed 0), and its tokenizer."""
+    """Write a Llama or Gemma 3 with its states in random order (seed 0), and its tokenizer."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    if model.config.model_type != "llama" or not model.config.tie_word_embeddings:
-        raise ValueError(f"only a Llama with tied embeddings can be shuffled, not {model.config.model_type}")
+    if model.config.model_type not in ("llama", "gemma3_text") or not model.config.tie_word_embeddings:
+        raise ValueError(f"only Llama and Gemma 3 with tied embeddings are shuffled, not {model.config.model_type}")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         _shuffle(model, generator)
@@ -31,7 +31,7 @@ def write_shuffled(folder: Path, output: Path) -> None:
 def _shuffle(model: Any, generator: torch.Generator) -> None:
     config, body = model.config, model.model
     states = torch.randperm(config.hidden_size, generator=generator)
-    size = config.hidden_size // config.num_attention_heads
+    size = config.head_dim
     shared = config.num_attention_heads // config.num_key_value_heads  # heads of q that read the same values
     body.embed_tokens.weight.data = body.embed_tokens.weight[:, states]
     body.norm.weight.data = body.norm.weight[states]
@@ -49,5 +49,7 @@ def _shuffle(model: Any, generator: torch.Generator) -> None:
         for linear in (mlp.gate_proj, mlp.up_proj):
             linear.weight.data = linear.weight[inner]
         mlp.down_proj.weight.data = mlp.down_proj.weight[states][:, inner]
-        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-            norm.weight.data = norm.weight[states]
+        # Gemma 3 has two more; those of queries and keys are of heads, whose order stays.
+        for name, norm in layer.named_children():
+            if name.endswith("layernorm"):
+                norm.weight.data = norm.weight[states]

@@ -11,8 +11,11 @@ from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+import qtoolkit as qt
+
 CACHE = Path(__file__).parent.parent / "build" / "models"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GEMMA3_NAME = "gemma-3-270m.Q4_K_M.gguf"
 
 # Hidden sizes are multiples of 64, so that every method takes the layers.
 _COMMON = {"vocab_size": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
@@ -134,6 +137,18 @@ def smollm2_folder() -> Path:
             model.save_pretrained(partial)
             AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
             partial.rename(folder)
+    return folder
+
+
+def gemma3_folder() -> Path | None:
+    """Gemma 3 270M in bfloat16 safetensors with its tokenizer, made once; None without `make more-models`."""
+    file, folder = CACHE / GEMMA3_NAME, CACHE / "gemma-3-270m"
+    if folder.exists() or not file.exists():
+        return folder if folder.exists() else None
+    partial = folder.with_suffix(f".{os.getpid()}")
+    qt.load(file, device="cpu").save_pretrained(partial)
+    AutoTokenizer.from_pretrained(CACHE, gguf_file=GEMMA3_NAME).save_pretrained(partial)
+    partial.rename(folder)
     return folder
 
 

@@ -39,6 +39,7 @@ def with_weights_of(
     used = {*_OF_ROPE}
     for name, shape in _shapes_as_stored(checkpoint.skeleton).items():
         place = next(iter(places_of(name, architecture)), None)
+        place = place and _place_in(place, places)
         if place is None or place.name not in places:
             continue  # found missing when the model is built
         file, found = places[place.name]
@@ -58,6 +59,12 @@ def with_weights_of(
     left_out = [f"left out of the .gguf file, since transformers has no place for it: {others:.200}"] * bool(others)
     result = replace(checkpoint, tensors=tensors, expand=None, stored_as=kinds, _built=[])
     return result.with_notes(note, *left_out)
+
+
+def _place_in(place: Place, places: Mapping[str, tuple[Path, TensorPlace]]) -> Place:
+    """Return where a file has a tensor: old ones of Mixtral have "blk.0.ffn_up.3.weight" of expert 3, and no stacks."""
+    alone = place.name.replace("_exps.", f".{place.expert}.")
+    return place if place.expert is None or place.name in places or alone not in places else Place(alone)
 
 
 def _shapes_as_stored(skeleton: "PreTrainedModel") -> dict[str, tuple[int, ...]]:

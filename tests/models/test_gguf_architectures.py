@@ -140,6 +140,30 @@ def test_experts_are_read_one_at_a_time_from_all_parts(tmp_path: Path) -> None:
     assert np.array_equal(expert.codes[...].numpy(), stack.data[3])
 
 
+def test_experts_that_are_tensors_of_their_own_are_read(tmp_path: Path) -> None:
+    """As files of Mixtral from before llama.cpp's stacks have them; its loader names them `blk.%d.ffn_gate.%d`."""
+    model = small_model("mixtral")
+    write_model(tmp_path / "new.gguf", model, "Q8_0")
+    reader = gguf.GGUFReader(tmp_path / "new.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "old.gguf", "llama")
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            writer.add_key_value(key, field.contents(), field.types[0])
+    for tensor in reader.tensors:
+        name, kind = tensor.name, tensor.tensor_type
+        stacked = "_exps." in name
+        for expert, rows in enumerate(tensor.data if stacked else [tensor.data]):
+            writer.add_tensor(name.replace("_exps.", f".{expert}.") if stacked else name, rows, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    old, new = (qt.load(tmp_path / f"{name}.gguf", device="cpu").state_dict() for name in ("old", "new"))
+    assert old.keys() == new.keys()
+    assert all(torch.equal(weight, new[name]) for name, weight in old.items())
+    assert not any("left out" in note for note in open_model(tmp_path / "old.gguf").notes)
+
+
 @pytest.mark.slow
 def test_the_tokenizer_of_a_model_that_transformers_does_not_know_is_read(tmp_path: Path) -> None:
     """Of the file itself, by transformers' newest versions."""
