@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.checkpoints.safetensors import StoredTensor
+    from qtoolkit.formats.layer import Layer
     from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.tensor.block_types import BlockType
@@ -42,6 +43,10 @@ class FilePlanner(Reader):
     def settings(self, config: Any) -> dict[str, Any]:
         """See `Planner`: without the options of a text that there is not."""
         return config.to_file()  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def sizes_by_choice(self, layer: "Layer", config: Any) -> Mapping[str, int]:
+        """See `Planner`: by types; of a layer that cannot be stored in several, the bytes of its own."""
 
     @abstractmethod
     def grids(self, layers: Iterable[str]) -> "Mapping[str, BlockType]":
@@ -171,6 +176,7 @@ class FileFormat(Format):
         checkpoint: "Checkpoint",
         options: Values,
         left: "Callable[[str], bool]",
+        types: "Callable[[str], str | None]",
         *,
         importance: "Mapping[str, torch.Tensor] | None" = None,
     ) -> FilePlanner:
@@ -180,12 +186,13 @@ class FileFormat(Format):
             checkpoint: the model in full precision.
             options: fields of the method's config.
             left: whether a module stays in 16 bits, by its name.
+            types: the type of a module's weight, by its name; None where the format chooses.
             importance: the mean squares of the inputs of weights, float32 [in] or [experts, in], by the program's names
                 of the tensors; an empty one where blocks will be given that are chosen by it; None for that of a file
                 that the options name, if they name one.
 
         Raises:
-            ConfigError: the importance is that of another model.
+            ConfigError: the importance is that of another model; or experts of one tensor have several types.
             CheckpointError: the file of it cannot be read.
             UnsupportedModelError: the format's programs have no such model or tokenizer.
         """

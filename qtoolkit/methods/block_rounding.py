@@ -1,13 +1,13 @@
 """Store weights in the block types of `.gguf` files: each block with the scales that a search finds best."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import FileFormat, FilePlanner, Layer, get_format
-from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Method, Offer, Outcome
+from qtoolkit.methods.mixed_precision import Choice, MixedConfig
 from qtoolkit.records import LayerPlan, OnProgress, Plan
 from qtoolkit.requests import option
 from qtoolkit.texts.mixtures import read_mixture
@@ -23,10 +23,16 @@ _RUN_IT = ("llama.cpp", "ollama", "lm-studio")
 # The types whose levels are coarse enough for a better choice of codes to matter.
 _EXACT = ("Q8_0", "F16", "BF16")
 _OF_THE_TEXT = ("calibration_column", "num_samples", "seq_len")
+# The types of tensors from the fewest bits to the most, and those that a target gives: of equal bytes, one.
+_TENSOR_TYPES = (
+    *("Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0"),
+    *("F16", "BF16"),
+)
+_GIVEN_TYPES = tuple(name for name in _TENSOR_TYPES if name not in ("Q4_0", "F16", "BF16"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class GGUF(MethodConfig):
+class GGUF(MixedConfig):
     """A `.gguf` file for llama.cpp, Ollama and LM Studio, with the types that llama.cpp's own quantizer chooses.
 
     Q4_K_M takes 4.84 bits a weight in a Llama of 7 billion weights, by its plan, and more in small models, whose
@@ -36,10 +42,15 @@ class GGUF(MethodConfig):
 
     With a calibration text, codes are solved as GPTQ does (arXiv 2210.17323), on the same scales and in a file of the
     same size: each layer's outputs on the text change least. It takes a pass over the text, minutes to hours.
+
+    With `target_bits` or `target_size`, each tensor gets the type that its sensitivity asks for, and the file is named
+    for the type that most of them have. `rules` give single tensors their types by the names of their modules:
+    `GGUF("Q4_K_M", rules={"*.down_proj": {"tensor_type": "Q6_K"}})`.
     """
 
     method: ClassVar[str] = "gguf"
     format: ClassVar[str] = "gguf"
+    mixed: ClassVar[str] = "tensor_type"
 
     quant_type: str = option(
         _DEFAULT,
@@ -50,6 +61,14 @@ class GGUF(MethodConfig):
         ),
         help="how weights are stored, by llama.cpp's names, from the smallest to the largest file",
         by_place=True,
+    )
+    tensor_type: str | None = option(
+        None,
+        choices=(None, *_TENSOR_TYPES),
+        help="the type of all tensors alike, as llama-quantize --pure has it",
+        empty="each tensor has the type that llama.cpp chooses for quant_type",
+        absent=None,
+        per_layer=True,
     )
     imatrix: str | None = option(
         None,
@@ -84,6 +103,11 @@ class GGUF(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "calibration", read_mixture(self.calibration))
+        if self.target is not None and self.tensor_type is None and self.quant_type != _DEFAULT:
+            name = "target_bits" if self.target_size is None else "target_size"
+            raise ConfigError(
+                f"GGUF: {name} gives each tensor its type, and so does quant_type={self.quant_type!r}: give one of them"
+            )
         if self.calibration is None:
             absent = self.absent()
             given = next((name for name in _OF_THE_TEXT if getattr(self, name) != absent[name]), None)
@@ -91,11 +115,26 @@ class GGUF(MethodConfig):
                 raise ConfigError(f"GGUF: {given} is of a calibration text: give calibration too, or leave {given} out")
         elif self.imatrix is not None:
             raise ConfigError("GGUF: calibration chooses codes by a text, and imatrix by a file: give one of them")
-        elif self.quant_type in _EXACT:
+        elif (self.tensor_type or self.quant_type) in _EXACT and not self.rules and self.target is None:
             raise ConfigError(
                 f"GGUF: {self.quant_type} has no codes that a text would choose better: leave out calibration, or give "
                 "fewer bits"
             )
+
+    @classmethod
+    def absent(cls) -> dict[str, Any]:
+        """See `MethodConfig`: files from before there were rules and targets have none."""
+        return super().absent() | {"rules": {}, "target_bits": None, "target_size": None}
+
+    def choices_to_give(self) -> tuple[str, ...]:
+        """See `MixedConfig`."""
+        return _GIVEN_TYPES
+
+    def meeting(self, base: Choice, rules: Mapping[str, Mapping[str, Any]]) -> Self:
+        """See `MixedConfig`: the file is named for the type of most tensors."""
+        choices = next(field.metadata["choices"] for field in fields(self) if field.name == "quant_type")
+        quant_type = next(name for name in (f"{base}_M", str(base)) if name in choices)
+        return replace(self, quant_type=quant_type, tensor_type=str(base), rules=rules)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values; calibration text that is no file is replaced by its description."""
@@ -147,7 +186,7 @@ class BlockRounding(Method):
         format_ = get_format(config.format)
         assert isinstance(format_, FileFormat)
         if config.calibration is None:
-            return format_.planner(checkpoint, config.to_dict(), config.excludes)
+            return format_.planner(checkpoint, config.to_dict(), config.excludes, _types_of(config))
         from qtoolkit.methods.gptq import GPTQ
         from qtoolkit.methods.gptq.solved_file import SolvedFile
 
@@ -158,7 +197,8 @@ class BlockRounding(Method):
             seq_len=config.seq_len,
             refine=0,
         )
-        return SolvedFile(format_.planner(checkpoint, config.to_dict(), config.excludes, importance={}), solving)
+        file = format_.planner(checkpoint, config.to_dict(), config.excludes, _types_of(config), importance={})
+        return SolvedFile(file, solving)
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """See `Planner`: the planner of a checkpoint does it."""
@@ -180,6 +220,11 @@ class BlockRounding(Method):
             assert isinstance(planner, SolvedFile)
             return planner.solve(checkpoint, config, plan, on_progress, journal)
         return Outcome(None, notes=planner.file_notes, file=planner)
+
+
+def _types_of(config: GGUF) -> Callable[[str], str | None]:
+    """Return what gives modules their types by name; None where nothing was said of one."""
+    return lambda module: config.of(module).tensor_type
 
 
 METHOD = BlockRounding()

@@ -1,6 +1,6 @@
 """Solve the codes of a file that other programs run: GPTQ on the block types that its planner has chosen."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,12 @@ from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.calibrating import begin, report_of
 from qtoolkit.methods.gptq.estimates import gptq_phases
 from qtoolkit.methods.gptq.notes import note_on_few_tokens, note_on_unseen, notes_on_experts
-from qtoolkit.methods.gptq.solved_blocks import SolvedBlocks
+from qtoolkit.methods.gptq.solved_blocks import SolvedBlocks, blocks_alone
 from qtoolkit.methods.method import Outcome
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.run import quantize_blocks
-from qtoolkit.tensor.block_types import BlockType
+from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
     from qtoolkit.stream.journal import JournalLocation
+    from qtoolkit.tensor.hessian import Hessian
 
 
 class SolvedFile(FilePlanner):
@@ -36,6 +37,8 @@ class SolvedFile(FilePlanner):
         file: plans and writes the file.
         solving: how the layers in blocks are solved.
     """
+
+    corrects = True
 
     def __init__(self, file: FilePlanner, solving: GPTQ) -> None:
         self._file = file
@@ -52,6 +55,21 @@ class SolvedFile(FilePlanner):
     def plan_embedding(self, layer: Layer, config: Any, *, multiplies: bool) -> LayerPlan | None:
         """See `Planner`."""
         return self._file.plan_embedding(layer, config, multiplies=multiplies)
+
+    def sizes_by_choice(self, layer: Layer, config: Any) -> Mapping[str, int]:
+        """See `Planner`."""
+        return self._file.sizes_by_choice(layer, config)
+
+    def rounded(self, weight: "torch.Tensor", layer: Layer, config: Any) -> "torch.Tensor":
+        """See `Planner`: what is outside the blocks is not solved."""
+        return self._file.rounded(weight, layer, config)
+
+    def corrected(
+        self, weights: "Iterable[torch.Tensor]", inputs: "Hessian", configs: Sequence[Any]
+    ) -> "Iterator[list[torch.Tensor]]":
+        """See `Planner`."""
+        types = [BLOCK_TYPES[config.tensor_type] for config in configs]
+        return blocks_alone(weights, inputs, types, self._solving)
 
     def sizes(self, layers: Sizes) -> Sizes:
         """See `Planner`."""
