@@ -135,7 +135,7 @@ def _check_rules(checkpoint: Checkpoint, method: Method, config: MixedConfig, de
     names = {layer.name for layer in plan.layers}
     planner = planner_of(method, planned.checkpoint, config)
     candidates = layers_to_quantize(checkpoint, planner, config, device)
-    biases = 0 if planner.writes_file else sum(layer.bias_bytes for layer in candidates if layer.name in names)
+    biases = sum(layer.bias_bytes for layer in candidates if layer.name in names)
     budget = _Budget.of(config, plan, biases, writes_file=planner.writes_file)
     size = sum(layer.disk_bytes for layer in plan.layers)
     if size > budget.size:
@@ -204,8 +204,7 @@ class _Units:
             own = sizes.setdefault(unit, {})
             for choice, size in found.items():
                 own[choice] = own.get(choice, 0) + size
-        held = () if planner.writes_file else (layer for own in members.values() for layer in own)
-        return cls(members, sizes, sum(layer.bias_bytes for layer in held))
+        return cls(members, sizes, sum(layer.bias_bytes for own in members.values() for layer in own))
 
     def to_measure(self) -> dict[Layer, tuple[Choice, ...]]:
         """Return the layers for which there is a choice, with these."""

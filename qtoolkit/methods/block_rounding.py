@@ -115,7 +115,7 @@ class GGUF(MixedConfig):
                 raise ConfigError(f"GGUF: {given} is of a calibration text: give calibration too, or leave {given} out")
         elif self.imatrix is not None:
             raise ConfigError("GGUF: calibration chooses codes by a text, and imatrix by a file: give one of them")
-        elif (self.tensor_type or self.quant_type) in _EXACT and not self.rules and self.target is None:
+        elif self.quant_type in _EXACT and self.tensor_type is None and not self.rules:
             raise ConfigError(
                 f"GGUF: {self.quant_type} has no codes that a text would choose better: leave out calibration, or give "
                 "fewer bits"

@@ -183,7 +183,9 @@ def rules_of(
     for name in choices:
         kinds[_kind(name)].append(name)
     of_kind = {kind: _most_common(choices[name] for name in names) for kind, names in kinds.items()}
-    rules = {f"*.{kind}": {option: choice} for kind, choice in of_kind.items() if choice != base}
+    # An output head may have no module around it, so that its name has no dot.
+    patterns = {kind: kind if kind in names else f"*.{kind}" for kind, names in kinds.items()}
+    rules = {patterns[kind]: {option: choice} for kind, choice in of_kind.items() if choice != base}
     rules |= {name: {option: choice} for name, choice in choices.items() if choice != of_kind[_kind(name)]}
     return base, rules
 

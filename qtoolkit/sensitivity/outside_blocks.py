@@ -42,7 +42,7 @@ def head_losses(top: Top, name: str, tokens: Tensor, rounded: Rounded) -> Tensor
     each = min(length, max(1, tokens_with_logits(len(weight)) // count))
     places = torch.arange(1, each + 1) * length // each - 1
     outputs = torch.cat([batch[:, places] for batch in top.outputs])  # [samples, each, hidden]
-    inputs, chances, slope = _at_head(top, head, tokens[:, places].reshape(1, -1), outputs.flatten(0, 1)[None])
+    inputs, chances, slope = _at_head(top, head, tokens[:, places], outputs)
     first: list[Tensor] = []
     second: list[Tensor] = []
     for some in torch.arange(len(weight)).split(max(1, AT_ONCE // weight.shape[1])):
@@ -88,24 +88,29 @@ def table_losses(
 
 
 def _at_head(top: Top, head: nn.Module, tokens: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Run what stands above the blocks on some of their outputs.
+    """Run what stands above the blocks on some of their outputs [samples, tokens, hidden].
 
     Returns:
-        The inputs of the head [tokens, hidden]; the chances of each word, and the slope of its logit with respect to
-        what the head gives, which is 1 unless the model scales or caps logits: both [tokens, vocabulary]; float32.
+        Of all samples one after another: the inputs of the head [tokens, hidden]; the chances of each word, and the
+        slope of its logit with respect to what the head gives, which is 1 unless the model scales or caps logits: both
+        [tokens, vocabulary]; float32.
     """
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
+    given: list[Tensor] = []
 
     def hook(_module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        seen.extend((args[0].detach(), output.detach().requires_grad_()))
-        return seen[1]
+        inputs.append(args[0].detach().flatten(0, -2))
+        given.append(output.detach().requires_grad_())
+        return given[-1]
 
+    chances, slopes = [], []
     handle = head.register_forward_hook(hook)
     try:
-        logits = top.logits(tokens, outputs)  # [tokens, vocabulary]
+        for sample in range(len(tokens)):
+            logits = top.logits(tokens[sample : sample + 1], outputs[sample : sample + 1])  # [tokens, vocabulary]
+            (slope,) = torch.autograd.grad(logits.sum(), given[-1])
+            chances.append(logits.detach().softmax(-1, dtype=torch.float32))
+            slopes.append(slope.flatten(0, -2).float())
     finally:
         handle.remove()
-    inputs, given = seen
-    (slope,) = torch.autograd.grad(logits.sum(), given)
-    chances = logits.detach().softmax(-1, dtype=torch.float32)
-    return inputs.flatten(0, -2).float(), chances, slope.flatten(0, -2).float()
+    return torch.cat(inputs).float(), torch.cat(chances), torch.cat(slopes)

@@ -109,11 +109,12 @@ class GGUFPlanner(FilePlanner):
     def sizes_by_choice(self, layer: Layer, config: Any) -> Mapping[str, int]:
         """See `Planner`: those types whose blocks divide the rows; of blocks of 32 only where none of 256 do."""
         tensors = [self._written[place.name] for place in self._places(layer.name)]
-        own = {tensor.type_.name: self._plan(layer).disk_bytes for tensor in tensors[:1]}
+        own = {tensors[0].type_.name: self._plan(layer).disk_bytes}
         if any(is_kept(tensor.entry.name, tensor.entry.shape) for tensor in tensors):
             return own
         types = fitting_types(config.choices_to_give(), layer.in_features)
-        return {type_.name: type_.nbytes((layer.out_features, layer.in_features)) for type_ in types} or own
+        shape = (layer.out_features, layer.in_features)
+        return {type_.name: type_.nbytes(shape) + layer.bias_bytes for type_ in types} or own
 
     def rounded(self, weight: torch.Tensor, layer: Layer, config: Any) -> torch.Tensor:
         """See `Planner`: weighed by the importance of its inputs, where that is known."""
