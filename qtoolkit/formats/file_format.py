@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qtoolkit.formats.layer import Layer
     from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.stream.input_squares import InputSquares
     from qtoolkit.tensor.block_types import BlockType
 
 
@@ -62,6 +63,18 @@ class FilePlanner(Reader):
 
         Args:
             blocks: by full names of layers, uint8 [out, bytes of a row], of the types of `grids`.
+        """
+
+    @abstractmethod
+    def with_importance(
+        self, found: "Mapping[str, InputSquares]", *, text: str, samples: tuple[int, ...]
+    ) -> "FilePlanner":
+        """Return a planner of the same file that weighs errors by the mean squares of inputs, and stores these too.
+
+        Args:
+            found: the squares by full names of layers.
+            text: the name of the text that they are of.
+            samples: of that text, [samples, tokens].
         """
 
     @abstractmethod

@@ -97,7 +97,7 @@ def meet_target(
         _check_rules(checkpoint, method, config, device, rss)
         return MetTarget(config)
     choices = config.choices_to_give()
-    smallest = config.meeting(choices[0], config.rules)
+    smallest = config.begun_as({**vars(config), config.mixed: choices[0]})
     planned = plan_job(checkpoint, smallest, device, machine, rss=rss, measures=len(choices))
     plan = planned.plan
     assert isinstance(planned.config, MixedConfig)
@@ -107,11 +107,12 @@ def meet_target(
     planner = planner_of(method, planned.checkpoint, planned.config)
     units = _Units.of(planner, planned)
     budget = _Budget.of(config, plan, units.biases, writes_file=planner.writes_file)
-    if units.check(budget, checkpoint.name) <= budget.size:
+    most = units.check(budget, checkpoint.name)
+    if most <= budget.size:
         largest = {unit: max(own, key=lambda choice: own[choice]) for unit, own in units.sizes.items()}
         base, rules = rules_of(units.by_pattern(largest), option=config.mixed)
         note = f"{budget.target} leaves room for {_described(choices[-1])} in every layer: nothing was measured"
-        return MetTarget(config.meeting(base, {**config.rules, **rules}), notes=(note,))
+        return MetTarget(config.meeting(base, {**config.rules, **rules}, bits=budget.bits(most)), notes=(note,))
     sensitivity = measure_sensitivity(
         checkpoint,
         planner,
@@ -125,7 +126,8 @@ def meet_target(
     # A pattern that gave other options keeps them, and moves to the position that its new bits need.
     others = {pattern: changes for pattern, changes in config.rules.items() if pattern not in rules}
     merged = others | {pattern: {**config.rules.get(pattern, {}), **changes} for pattern, changes in rules.items()}
-    return MetTarget(config.meeting(base, merged), len(choices), (note,))
+    size = sum(units.sizes[unit][choice] for unit, choice in chosen.items())
+    return MetTarget(config.meeting(base, merged, bits=budget.bits(size)), len(choices), (note,))
 
 
 def _check_rules(checkpoint: Checkpoint, method: Method, config: MixedConfig, device: str, rss: int) -> None:
@@ -156,7 +158,7 @@ def with_rules_of(config: MethodConfig, journal: JournalLocation | None) -> Meth
     if any(begun.get(name) != getattr(config, name) for name in ("target_bits", "target_size")):
         return config
     try:
-        return config.meeting(begun[config.mixed], begun["rules"])
+        return config.begun_as(begun)
     except (ConfigError, KeyError, AttributeError, TypeError, ValueError, RecursionError):
         # The journal was edited and holds no rules: they are measured anew, and the job refuses the journal.
         return config
@@ -303,7 +305,11 @@ class _Budget:
         """Format bytes of the layers in the unit of the target."""
         if self.config.target_bits is None:
             return format_bytes(size + self.other)
-        return format_bits(bits_per_weight(size - self.biases, self.weights))
+        return format_bits(self.bits(size))
+
+    def bits(self, size: int) -> float:
+        """Return the bits per weight of layers that take so many bytes."""
+        return bits_per_weight(size - self.biases, self.weights)
 
 
 def _described(choice: Choice) -> str:

@@ -108,14 +108,19 @@ class MixedConfig(MethodConfig):
         """Return this config with a value of `mixed`, without rules and targets."""
         return self._with({self.mixed: choice})
 
-    def meeting(self, base: Choice, rules: Mapping[str, Mapping[str, Any]]) -> Self:
+    def meeting(self, base: Choice, rules: Mapping[str, Mapping[str, Any]], *, bits: float) -> Self:
         """Return this config as it meets its target.
 
         Args:
             base: the value of `mixed` of layers without a rule.
             rules: that give the others theirs.
+            bits: mean of the quantized layers, scales included.
         """
-        changes: dict[str, Any] = {self.mixed: base, "rules": rules}
+        return self.begun_as({self.mixed: base, "rules": rules})
+
+    def begun_as(self, values: Mapping[str, Any]) -> Self:
+        """Return this config with what an earlier job chose for the same target; other values of it are left out."""
+        changes: dict[str, Any] = {name: values[name] for name in (self.mixed, "rules")}
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:

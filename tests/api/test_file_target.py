@@ -21,6 +21,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         # Text that the model would write takes seconds.
         patch.setattr("qtoolkit.sensitivity.measuring.text_of", lambda config: TEXTS)
+        patch.setattr("qtoolkit.sensitivity.measuring.NUM_SAMPLES", 4)
         yield
 
 
@@ -53,8 +54,8 @@ def test_plan_and_file_agree_and_keep_to_the_target(options: Any, tiny_llama: Pa
     assert sorted(note.split(": ")[1].split("; ")[0].split(", ")) == sorted(told.split(", "))
     assert made.config.to_dict()["rules"] == plan.settings["rules"] != {}
     assert any("target_bits=6: " in note and "nats per token" in note for note in made.report.notes)
-    most = max(types.items(), key=lambda item: item[1] if item[0] != "F32" else 0)[0]
-    assert most in file.stem
+    # 5.7 bits are the usual ones of Q5_K_M, 6.56 those of Q6_K.
+    assert file.stem.endswith("-Q5_K_M")
 
 
 def test_the_file_is_never_larger_than_the_target(tiny_llama: Path, tmp_path: Path) -> None:

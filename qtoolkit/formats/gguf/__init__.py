@@ -30,7 +30,7 @@ class GGUFFormat(FileFormat):
     packages = ("gguf",)
     suffix = ".gguf"
     program, binding = "llama.cpp", "llama_cpp"
-    own_file_names = ("Modelfile",)
+    own_file_names = ("Modelfile", "imatrix.gguf_file")
     takes_codes = True
 
     def file_type(self, values: Values) -> str:

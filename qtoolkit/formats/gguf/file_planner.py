@@ -21,6 +21,7 @@ from qtoolkit.formats.gguf.file_plan import FilePlan, plan_file
 from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, note_on_name, tokenizer_of
 from qtoolkit.formats.gguf.given_types import fitting_types, left_alone, retyped, retyped_names
 from qtoolkit.formats.gguf.importance import check_importance, header_values, importance_of, notes_on_file
+from qtoolkit.formats.gguf.measured_importance import IMATRIX, MeasuredImportance
 from qtoolkit.formats.gguf.mixes import MIXES, is_kept
 from qtoolkit.formats.gguf.modelfile import NAME as MODELFILE
 from qtoolkit.formats.gguf.modelfile import modelfile
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
+    from qtoolkit.stream.input_squares import InputSquares
 
 # Of the blocks that are searched at one time: 27 MB were measured for Q5_K, which takes most.
 _SEARCH_BYTES = 30_000_000
@@ -95,6 +97,7 @@ class GGUFPlanner(FilePlanner):
         checked = check_importance(self.file.tensors, self._importance) if self._importance else ()
         given = retyped_names(planned.tensors, tensors)
         self.file_notes = (*_notes(self.file, quant_type, given), *note_on_name(checkpoint, texts), *source, *checked)
+        self._measured: MeasuredImportance | None = None
         # By llama.cpp's names of tensors, and the numbers of experts.
         self._blocks: dict[str, dict[int | None, StoredTensor | torch.Tensor]] = {}
 
@@ -163,6 +166,19 @@ class GGUFPlanner(FilePlanner):
         vars(planner)["_blocks"] = by_tensor
         return planner
 
+    def with_importance(
+        self, found: "Mapping[str, InputSquares]", *, text: str, samples: tuple[int, ...]
+    ) -> "GGUFPlanner":
+        """See `FilePlanner`: by tensors, those of the experts of one together."""
+        places = ((place, squares) for name, squares in found.items() for place in self._places(name))
+        measured = MeasuredImportance.of(places, text=text, samples=samples)
+        planner = copy(self)
+        own = vars(planner)
+        own["_measured"] = measured
+        own["_importance"] = means = measured.means
+        own["file_notes"] = (*self.file_notes, *measured.notes, *check_importance(self.file.tensors, means))
+        return planner
+
     def write(self, folder: Path, device: str, on_progress: OnProgress) -> Mapping[str, Any]:
         """See `FilePlanner`."""
         checkpoint = self._checkpoint
@@ -191,6 +207,8 @@ class GGUFPlanner(FilePlanner):
                 given_back = done
                 give_memory_back()
             on_progress(ProgressEvent("quantize", min(done, total), total, "bytes", entry.name))
+        if self._measured is not None:
+            self._measured.write(folder / IMATRIX)
         if self._modelfile:
             text = modelfile(self.file_name, tokenizer_of(checkpoint), checkpoint.config, checkpoint.generation_config)
             (folder / MODELFILE).write_text(text, encoding="utf-8")

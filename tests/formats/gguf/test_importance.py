@@ -51,7 +51,8 @@ def importance() -> dict[str, torch.Tensor]:
 
 def imatrix_file(folder: Path, means: Mapping[str, torch.Tensor]) -> Path:
     counts = {name: [8] * (EXPERTS if "_exps" in name else 1) for name in means}
-    write_imatrix(folder / "x.gguf", means, counts, datasets=["/home/ann/wiki.txt"], chunk_count=7, chunk_size=512)
+    sums = {name: 8 * mean for name, mean in means.items()}
+    write_imatrix(folder / "x.gguf", sums, counts, datasets=["/home/ann/wiki.txt"], chunk_count=7, chunk_size=512)
     return folder / "x.gguf"
 
 
