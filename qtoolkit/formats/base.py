@@ -1,13 +1,14 @@
 """Define what every format can do: read its config, plan and load a checkpoint, name the programs that read it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats.layer import Layer
+from qtoolkit.formats.measured_choices import MeasuredChoices
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.records import LayerPlan, PhasePlan
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
-    from qtoolkit.tensor.hessian import Hessian
 
 Values = Mapping[str, Any]
 
@@ -50,7 +50,7 @@ class Sizes(NamedTuple):
     disk: int
 
 
-class Planner(ABC):
+class Planner(MeasuredChoices, ABC):
     """Plan the layers of a model from shapes, and load it: a method, or the reader of a quantized checkpoint.
 
     Attributes:
@@ -58,14 +58,12 @@ class Planner(ABC):
         splits_experts: whether it splits experts that transformers keeps in one tensor.
         plans_by_name: whether layers of equal shape may have different plans, by their names.
         writes_file: whether a job writes the result as a file of another program, and holds no model in memory.
-        corrects: whether the weights of a layer make good one another's errors, by its inputs (`corrected`).
     """
 
     requires: tuple[str, ...] = ()
     splits_experts: bool = False
     plans_by_name: bool = False
     writes_file: bool = False
-    corrects: bool = False
 
     def resolve(self, config: Any, dtype: str, device: str) -> Any:
         """Return the config with every "auto" decided for a model of this type on this device.
@@ -112,59 +110,6 @@ class Planner(ABC):
             multiplies: whether the weight is multiplied with, as an output head or as one that it is tied to.
         """
         return None
-
-    def sizes_by_choice(self, layer: Layer, config: Any) -> Mapping[Any, int]:
-        """Return the bytes in the file of a layer with each number of bits, or each type, that a target may give it.
-
-        For methods whose config is a `MixedConfig`.
-
-        Args:
-            layer: name, shape and device.
-            config: the layer's own.
-
-        Raises:
-            NotImplementedError: all layers are stored alike.
-        """
-        raise NotImplementedError("all layers are stored alike")
-
-    def rounded(self, weight: "torch.Tensor", layer: Layer, config: Any) -> "torch.Tensor":
-        """Return the weight rounded to the nearest codes, without calibration; it measures the layer's sensitivity.
-
-        For methods whose config is a `MixedConfig`; of those that correct, for layers outside the blocks alone.
-
-        Args:
-            weight: W[out, in] float32, finite; or some of its rows.
-            layer: name, shape and device.
-            config: the layer's own.
-
-        Returns:
-            float32 [out, in].
-
-        Raises:
-            NotImplementedError: all layers have the same bits.
-        """
-        raise NotImplementedError("all layers have the same bits")
-
-    def corrected(
-        self, weights: "Iterable[torch.Tensor]", inputs: "Hessian", configs: Sequence[Any]
-    ) -> "Iterator[Sequence[torch.Tensor]]":
-        """Yield what layers with the same inputs become if each is quantized alone; it measures their sensitivity.
-
-        For methods whose config is a `MixedConfig` and that correct.
-
-        Args:
-            weights: W[out, in] float32 of each layer, finite.
-            inputs: of these layers; of few tokens, or none where an expert was never chosen.
-            configs: the layers' own, which differ in bits or types alone.
-
-        Yields:
-            for each layer, its weight float32 [out, in] with the options of each config.
-
-        Raises:
-            QToolkitError: the inputs do not allow it.
-            NotImplementedError: the method does not correct.
-        """
-        raise NotImplementedError("each weight is rounded by itself")
 
     def sizes(self, layers: Sizes) -> Sizes:
         """Return the bytes of the result. Default: those of its modules.
