@@ -72,7 +72,7 @@ class Recipe:
 
 def recipes() -> Iterator[Recipe]:
     """Yield all recipes, those of peers first."""
-    for kind, bits in {"Q4_K_M": 4, "Q4_0": 4, "IQ4_XS": 4, "IQ4_NL": 4, "Q3_K_M": 3}.items():
+    for kind, bits in {"Q5_K_M": 5, "Q4_K_M": 4, "Q4_0": 4, "IQ4_XS": 4, "IQ4_NL": 4, "Q3_K_M": 3}.items():
         yield Recipe("llama.cpp", bits, {"ftype": kind})
         yield Recipe("qtoolkit", bits, {"quant_type": kind})
     for bits in (4, 3):

@@ -43,7 +43,7 @@ def predicted(folder: Path, config: Any) -> tuple[Sensitivity, Any]:
     method = get_method("gptq")
     layers = layers_to_quantize(checkpoint, method, config, "cpu")
     started = cpu_seconds()
-    found = measure_sensitivity(checkpoint, method, config, layers, BITS, device="cpu")
+    found = measure_sensitivity(checkpoint, method, config, dict.fromkeys(layers, BITS), device="cpu")
     print(f"sensitivity of {len(layers)} layers: {found.seconds:.0f} s, {cpu_seconds() - started:.0f} CPU seconds here")
     return found, checkpoint
 

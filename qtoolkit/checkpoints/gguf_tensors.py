@@ -90,6 +90,18 @@ class GgufTensor(StoredTensor):
         return self[first:last]
 
 
+def expanded_rows(packed: torch.Tensor, number: int) -> torch.Tensor:
+    """Return what rows of blocks stand for, by the `gguf` package: float32 [rows, in].
+
+    Args:
+        packed: uint8 [rows, bytes of a row].
+        number: of the type of the blocks, `enum ggml_type`.
+    """
+    gguf = optional("gguf", "a .gguf file")
+    values = torch.from_numpy(gguf.dequantize(packed.cpu().numpy(), gguf.GGMLQuantizationType(number)))
+    return values.to(packed.device)
+
+
 def _places(rows: int, heads: int) -> torch.Tensor:
     """Return where each stored row of a weight goes: [0, n, 1, n + 1, ...] of each head, which has 2n."""
     halves = torch.arange(rows).reshape(heads, 2, -1)  # [rows] -> [heads, 2, n]

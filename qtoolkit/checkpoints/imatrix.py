@@ -110,7 +110,7 @@ def read_imatrix(file: Path) -> Imatrix:
 
 def write_imatrix(
     file: Path,
-    importance: Mapping[str, Tensor],
+    sums: Mapping[str, Tensor],
     counts: Mapping[str, Sequence[int]],
     *,
     datasets: Sequence[str],
@@ -121,8 +121,8 @@ def write_imatrix(
 
     Args:
         file: which must not exist.
-        importance: the mean squares of the inputs of each weight, float32 [in] or [experts, in], by llama.cpp's names.
-        counts: the tokens that they are means of, by the same names: one, or one for each expert.
+        sums: the squares of the inputs of each weight over a text, float32 [in] or [experts, in], by llama.cpp's names.
+        counts: the tokens that they are sums of, by the same names: one, or one for each expert.
         datasets: the names of the texts.
         chunk_count, chunk_size: the number of pieces of text, and the tokens of each.
     """
@@ -134,19 +134,14 @@ def write_imatrix(
     }
     make: dict[str, Callable[[], Tensor]] = {}
     entries = []
-    for name in sorted(importance):
-        columns, tokens = importance[name].shape[-1], tuple(counts[name])
+    for name in sorted(sums):
+        columns, tokens = sums[name].shape[-1], tuple(counts[name])
         for suffix, shape in ((_SUMS, (len(tokens), columns)), (_COUNTS, (len(tokens), 1))):
             entries.append(TensorEntry(name + suffix, shape, _FLOAT32.number, 4 * shape[0] * shape[1]))
-        make[name + _SUMS] = lambda name=name: _sums(importance[name], counts[name])  # type: ignore[misc]
+        make[name + _SUMS] = sums[name].float().contiguous
         make[name + _COUNTS] = lambda name=name: torch.tensor(counts[name], dtype=torch.float32)  # type: ignore[misc]
     for _ in write_gguf(file, values, entries, lambda entry: make[entry.name]().view(torch.uint8)):
         pass
-
-
-def _sums(means: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return sums of squares, float32 [matrices, in]."""
-    return means.float().reshape(len(counts), -1) * torch.tensor(counts, dtype=torch.float32)[:, None]
 
 
 def _from_gguf(file: Path, header: GgufHeader, stamp: tuple[int, int]) -> Imatrix:

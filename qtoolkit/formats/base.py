@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats.layer import Layer
+from qtoolkit.formats.measured_choices import MeasuredChoices
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.records import LayerPlan, PhasePlan
 
@@ -49,7 +50,7 @@ class Sizes(NamedTuple):
     disk: int
 
 
-class Planner(ABC):
+class Planner(MeasuredChoices, ABC):
     """Plan the layers of a model from shapes, and load it: a method, or the reader of a quantized checkpoint.
 
     Attributes:

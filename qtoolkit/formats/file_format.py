@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.checkpoints.safetensors import StoredTensor
+    from qtoolkit.formats.layer import Layer
     from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.stream.input_squares import InputSquares
     from qtoolkit.tensor.block_types import BlockType
 
 
@@ -44,6 +46,10 @@ class FilePlanner(Reader):
         return config.to_file()  # type: ignore[no-any-return]
 
     @abstractmethod
+    def sizes_by_choice(self, layer: "Layer", config: Any) -> Mapping[str, int]:
+        """See `Planner`: by types; of a layer that cannot be stored in several, the bytes of its own."""
+
+    @abstractmethod
     def grids(self, layers: Iterable[str]) -> "Mapping[str, BlockType]":
         """Return the types of the layers, by their full names, whose codes may be chosen before the file is written.
 
@@ -57,6 +63,18 @@ class FilePlanner(Reader):
 
         Args:
             blocks: by full names of layers, uint8 [out, bytes of a row], of the types of `grids`.
+        """
+
+    @abstractmethod
+    def with_importance(
+        self, found: "Mapping[str, InputSquares]", *, text: str, samples: tuple[int, ...]
+    ) -> "FilePlanner":
+        """Return a planner of the same file that weighs errors by the mean squares of inputs, and stores these too.
+
+        Args:
+            found: the squares by full names of layers.
+            text: the name of the text that they are of.
+            samples: of that text, [samples, tokens].
         """
 
     @abstractmethod
@@ -171,6 +189,7 @@ class FileFormat(Format):
         checkpoint: "Checkpoint",
         options: Values,
         left: "Callable[[str], bool]",
+        types: "Callable[[str], str | None]",
         *,
         importance: "Mapping[str, torch.Tensor] | None" = None,
     ) -> FilePlanner:
@@ -180,12 +199,13 @@ class FileFormat(Format):
             checkpoint: the model in full precision.
             options: fields of the method's config.
             left: whether a module stays in 16 bits, by its name.
+            types: the type of a module's weight, by its name; None where the format chooses.
             importance: the mean squares of the inputs of weights, float32 [in] or [experts, in], by the program's names
                 of the tensors; an empty one where blocks will be given that are chosen by it; None for that of a file
                 that the options name, if they name one.
 
         Raises:
-            ConfigError: the importance is that of another model.
+            ConfigError: the importance is that of another model; or experts of one tensor have several types.
             CheckpointError: the file of it cannot be read.
             UnsupportedModelError: the format's programs have no such model or tokenizer.
         """

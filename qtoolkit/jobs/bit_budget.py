@@ -1,16 +1,18 @@
-"""Choose the bits of each layer so that a target is met, from measured sensitivities and exact bytes."""
+"""Choose the bits, or the type, of each layer so that a target is met, from measured sensitivities and exact bytes."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import floor
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.methods import Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
+from qtoolkit.formats import Reader
+from qtoolkit.methods import Choice, Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
 from qtoolkit.models.checkpoint import Checkpoint
-from qtoolkit.planning.allocation import Choice, allocate, total_loss, total_size
+from qtoolkit.planning.allocation import Choice as SizeAndLoss
+from qtoolkit.planning.allocation import allocate, total_loss, total_size
 from qtoolkit.planning.fit import check_fits, judge
-from qtoolkit.planning.layers import layers_to_quantize
+from qtoolkit.planning.layers import embeddings_of, layers_to_quantize, planner_of
 from qtoolkit.planning.planner import PlannedJob, plan_job
 from qtoolkit.readers import fused_unit
 from qtoolkit.records import Machine, OnProgress, Plan, RoundingLoss, Sensitivity
@@ -22,11 +24,13 @@ from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_se
 _ENTRY_BYTES = 130
 _TENSORS = 5
 _OTHER_TENSORS = 2
+# Bytes by which tensors of a file of another program may be apart.
+_ALIGNMENT = 32
 
 
 def needs_measuring(config: MethodConfig) -> bool:
-    """Check whether a config has a target, and no bits of layers yet, so that sensitivities must be measured."""
-    return isinstance(config, MixedConfig) and config.target is not None and not config.gives_bits
+    """Check whether a config has a target, and no choices for layers yet, so that sensitivities must be measured."""
+    return isinstance(config, MixedConfig) and config.target is not None and not config.gives_choices
 
 
 def refuse_without_weights(checkpoint: Checkpoint) -> None:
@@ -51,7 +55,7 @@ class MetTarget:
 
     Attributes:
         config: with the rules that meet it; unchanged if it has no target, or has such rules already.
-        num_measured: numbers of bits for which the sensitivity of layers was measured; 0 for none.
+        num_measured: numbers of bits, or types, for which the sensitivity of layers was measured; 0 for none.
         notes: what was decided, one line each.
     """
 
@@ -89,40 +93,52 @@ def meet_target(
     if not isinstance(config, MixedConfig) or config.target is None:
         return MetTarget(config)
     method = get_method(config.method)
-    if config.gives_bits:
+    if config.gives_choices:
         _check_rules(checkpoint, method, config, device, rss)
         return MetTarget(config)
-    choices = config.bits_to_give()
-    fewest_bits = replace(config, bits=choices[0])
-    planned = plan_job(checkpoint, fewest_bits, device, machine, rss=rss, measures=len(choices))
+    choices = config.choices_to_give()
+    smallest = config.begun_as({**vars(config), config.mixed: choices[0]})
+    planned = plan_job(checkpoint, smallest, device, machine, rss=rss, measures=len(choices))
     plan = planned.plan
     assert isinstance(planned.config, MixedConfig)
     if machine is not None:
         measuring = replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure"))
         check_fits(judge(measuring, machine, saves=False))
-    units = _Units.of(method, planned, choices)
-    budget = _Budget.of(config, plan, units.biases)
-    if units.check(budget, checkpoint.name) <= budget.size:
-        note = f"{budget.target} leaves room for {choices[-1]} bits in every layer: nothing was measured"
-        return MetTarget(replace(config, bits=choices[-1]), notes=(note,))
-    layers = [layer for members in units.members.values() for layer in members if layer.in_block]
+    planner = planner_of(method, planned.checkpoint, planned.config)
+    units = _Units.of(planner, planned)
+    budget = _Budget.of(config, plan, units.biases, writes_file=planner.writes_file)
+    most = units.check(budget, checkpoint.name)
+    if most <= budget.size:
+        largest = {unit: max(own, key=lambda choice: own[choice]) for unit, own in units.sizes.items()}
+        base, rules = rules_of(units.by_pattern(largest), option=config.mixed)
+        note = f"{budget.target} leaves room for {_described(choices[-1])} in every layer: nothing was measured"
+        return MetTarget(config.meeting(base, {**config.rules, **rules}, bits=budget.bits(most)), notes=(note,))
     sensitivity = measure_sensitivity(
-        checkpoint, method, planned.config, layers, choices, device=measuring_device or device, on_progress=on_progress
+        checkpoint,
+        planner,
+        planned.config,
+        units.to_measure(),
+        device=measuring_device or device,
+        on_progress=on_progress,
     )
     chosen, note = units.choose(sensitivity, budget)
-    base, rules = rules_of(units.by_pattern(chosen))
+    base, rules = rules_of(units.by_pattern(chosen), option=config.mixed)
     # A pattern that gave other options keeps them, and moves to the position that its new bits need.
     others = {pattern: changes for pattern, changes in config.rules.items() if pattern not in rules}
     merged = others | {pattern: {**config.rules.get(pattern, {}), **changes} for pattern, changes in rules.items()}
-    return MetTarget(replace(config, bits=base, rules=merged), len(choices), (note,))
+    size = sum(units.sizes[unit][choice] for unit, choice in chosen.items())
+    return MetTarget(config.meeting(base, merged, bits=budget.bits(size)), len(choices), (note,))
 
 
 def _check_rules(checkpoint: Checkpoint, method: Method, config: MixedConfig, device: str, rss: int) -> None:
     """Refuse rules whose bits exceed the target."""
-    plan = plan_job(checkpoint, config, device, None, rss=rss).plan
+    planned = plan_job(checkpoint, config, device, None, rss=rss)
+    plan = planned.plan
     names = {layer.name for layer in plan.layers}
-    candidates = layers_to_quantize(checkpoint, method, config, device)
-    budget = _Budget.of(config, plan, sum(layer.bias_bytes for layer in candidates if layer.name in names))
+    planner = planner_of(method, planned.checkpoint, config)
+    candidates = layers_to_quantize(checkpoint, planner, config, device)
+    biases = sum(layer.bias_bytes for layer in candidates if layer.name in names)
+    budget = _Budget.of(config, plan, biases, writes_file=planner.writes_file)
     size = sum(layer.disk_bytes for layer in plan.layers)
     if size > budget.size:
         raise ConfigError(
@@ -142,7 +158,7 @@ def with_rules_of(config: MethodConfig, journal: JournalLocation | None) -> Meth
     if any(begun.get(name) != getattr(config, name) for name in ("target_bits", "target_size")):
         return config
     try:
-        return replace(config, bits=begun["bits"], rules=begun["rules"])
+        return config.begun_as(begun)
     except (ConfigError, KeyError, AttributeError, TypeError, ValueError, RecursionError):
         # The journal was edited and holds no rules: they are measured anew, and the job refuses the journal.
         return config
@@ -154,33 +170,48 @@ class _Units:
 
     Attributes:
         members: the layers of each unit.
-        sizes: the bytes in the file by unit and bits.
+        sizes: the bytes in the file by unit and choice.
         biases: bytes of biases in these.
     """
 
     members: Mapping[str, list[Layer]]
-    sizes: Mapping[str, Mapping[int, int]]
+    sizes: Mapping[str, Mapping[Choice, int]]
     biases: int
 
     @classmethod
-    def of(cls, method: Method, planned: PlannedJob, choices: Sequence[int]) -> "_Units":
-        """Return the units of the layers that a plan quantizes; layers outside the blocks get the most bits."""
+    def of(cls, planner: Method | Reader, planned: PlannedJob) -> "_Units":
+        """Return the units of the layers that a plan quantizes.
+
+        Layers outside the blocks get the most bits, unless the result is a file, whose embeddings are measured too. No
+        program fuses what it reads of a file: units of it are single tensors.
+        """
         plan = planned.plan
         config = planned.config
         assert isinstance(config, MixedConfig)
         quantized = {layer.name for layer in plan.layers}
         members: dict[str, list[Layer]] = {}
-        sizes: dict[str, dict[int, int]] = {}
-        for layer in layers_to_quantize(planned.checkpoint, method, config, plan.device):
+        sizes: dict[str, dict[Choice, int]] = {}
+        layers = layers_to_quantize(planned.checkpoint, planner, config, plan.device)
+        outer = embeddings_of(planned.checkpoint, plan.device) if planner.writes_file else ()
+        for layer in (*outer, *(layer for layer in layers if layer not in outer)):
             if layer.name not in quantized:
                 continue
-            unit = fused_unit(layer.name) if layer.in_block else layer.name
+            unit = layer.name
+            if layer.in_block:
+                unit = _pattern_of(layer.name) if planner.writes_file else fused_unit(layer.name)
             members.setdefault(unit, []).append(layer)
+            found = planner.sizes_by_choice(layer, config.of(layer.name))
+            if not (layer.in_block or planner.writes_file):
+                found = dict([*found.items()][-1:])
             own = sizes.setdefault(unit, {})
-            for bits in choices if layer.in_block else choices[-1:]:
-                layer_plan = method.plan_layer(layer, config.of(layer.name).with_bits(bits))
-                own[bits] = own.get(bits, 0) + layer_plan.disk_bytes
+            for choice, size in found.items():
+                own[choice] = own.get(choice, 0) + size
         return cls(members, sizes, sum(layer.bias_bytes for own in members.values() for layer in own))
+
+    def to_measure(self) -> dict[Layer, tuple[Choice, ...]]:
+        """Return the layers for which there is a choice, with these."""
+        choices = {unit: tuple(own) for unit, own in self.sizes.items() if len(own) > 1}
+        return {layer: own for unit, own in choices.items() for layer in self.members[unit]}
 
     def check(self, budget: "_Budget", name: str) -> int:
         """Refuse a budget that is too small; return the bytes with the most bits in every layer."""
@@ -194,27 +225,34 @@ class _Units:
             )
         return most
 
-    def by_pattern(self, chosen: Mapping[str, int]) -> dict[str, int]:
-        """Return the bits chosen for each unit by the patterns that match the names of its layers."""
+    def by_pattern(self, chosen: Mapping[str, Choice]) -> dict[str, Choice]:
+        """Return what was chosen for each unit by the patterns that match the names of its layers.
+
+        What a layer of a file that cannot be stored otherwise gets is no choice.
+        """
         return {
-            _pattern_of(layer.name) if layer.in_block else layer.name: bits
-            for unit, bits in chosen.items()
+            _pattern_of(layer.name) if layer.in_block else layer.name: choice
+            for unit, choice in chosen.items()
             for layer in self.members[unit]
+            if len(self.sizes[unit]) > 1 or isinstance(choice, int)
         }
 
-    def choose(self, sensitivity: Sensitivity, budget: "_Budget") -> tuple[dict[str, int], str]:
-        """Return the bits chosen for each unit, and a note that describes the choice."""
+    def choose(self, sensitivity: Sensitivity, budget: "_Budget") -> tuple[dict[str, Choice], str]:
+        """Return what is chosen for each unit, and a note that describes the choice."""
         by_layer = sensitivity.by_layer()
 
-        def measured(unit: str, bits: int) -> list[RoundingLoss]:
-            return [by_layer[layer.name][bits] for layer in self.members[unit] if layer.in_block]
+        def measured(unit: str, choice: Choice) -> list[RoundingLoss]:
+            return [by_layer[layer.name][choice] for layer in self.members[unit] if layer.name in by_layer]
 
         choices = {
-            unit: {bits: Choice(size, sum(one.loss for one in measured(unit, bits))) for bits, size in own.items()}
+            unit: {
+                choice: SizeAndLoss(size, sum(one.loss for one in measured(unit, choice)))
+                for choice, size in own.items()
+            }
             for unit, own in self.sizes.items()
         }
         chosen = allocate(choices, budget.size)
-        variance = sum(one.standard_error**2 for unit, bits in chosen.items() for one in measured(unit, bits))
+        variance = sum(one.standard_error**2 for unit, choice in chosen.items() for one in measured(unit, choice))
         size = budget.describe(total_size(choices, chosen))
         loss = total_loss(choices, chosen)
         text = "text that the model wrote" if sensitivity.text == "self" else sensitivity.text
@@ -245,15 +283,21 @@ class _Budget:
     biases: int
 
     @classmethod
-    def of(cls, config: MixedConfig, plan: Plan, biases: int) -> "_Budget":
+    def of(cls, config: MixedConfig, plan: Plan, biases: int, *, writes_file: bool) -> "_Budget":
         weights = sum(layer.num_weights for layer in plan.layers)
         if config.target_bits is not None:
             size = floor(config.target_bits * weights / 8) + biases
             return cls(config, size, f"target_bits={config.target_bits:g}", 0, weights, biases)
+        assert config.target_size is not None
+        if writes_file:
+            # A tensor may begin up to an alignment later where those before it are shorter.
+            padding = _ALIGNMENT * (len(plan.layers) + len(plan.skipped))
+            other = plan.disk_after - sum(layer.disk_bytes for layer in plan.layers) + padding
+            size = parse_bytes(config.target_size) - other
+            return cls(config, size, f"target_size={config.target_size!r}", other, weights, biases)
         entries = sum(_TENSORS * (len(layer.name) + _ENTRY_BYTES) for layer in plan.layers)
         entries += sum(_OTHER_TENSORS * (len(module.name) + _ENTRY_BYTES) for module in plan.skipped)
         other = sum(module.disk_bytes for module in plan.skipped) + entries
-        assert config.target_size is not None
         size = parse_bytes(config.target_size) - other
         return cls(config, size, f"target_size={config.target_size!r}", other, weights, biases)
 
@@ -261,7 +305,15 @@ class _Budget:
         """Format bytes of the layers in the unit of the target."""
         if self.config.target_bits is None:
             return format_bytes(size + self.other)
-        return format_bits(bits_per_weight(size - self.biases, self.weights))
+        return format_bits(self.bits(size))
+
+    def bits(self, size: int) -> float:
+        """Return the bits per weight of layers that take so many bytes."""
+        return bits_per_weight(size - self.biases, self.weights)
+
+
+def _described(choice: Choice) -> str:
+    return choice if isinstance(choice, str) else f"{choice} bits"
 
 
 def _pattern_of(name: str) -> str:

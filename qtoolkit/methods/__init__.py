@@ -13,7 +13,7 @@ from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelErr
 from qtoolkit.formats import GroupedFormat, Layer, Reader, format_of, get_format, packages_of_format, register_formats
 from qtoolkit.methods.config import MethodConfig, as_call
 from qtoolkit.methods.method import Method, Offer, Outcome
-from qtoolkit.methods.mixed_precision import MixedConfig, check_rules, rules_of
+from qtoolkit.methods.mixed_precision import Choice, MixedBits, MixedConfig, check_rules, rules_of
 from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
 from qtoolkit.optional import entry_points_in, package_of
 from qtoolkit.readers import Stored, asked_version, describe_stored, group_size_of
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
 
 __all__ = [
+    "Choice",
     "Layer",
     "LinearMethod",
     "Method",
@@ -239,7 +240,7 @@ def reader_of(checkpoint: "Checkpoint") -> ReadAs:
     config = config_of_checkpoint(checkpoint.quantization or {})
     if reader is None:
         return ReadAs(checkpoint, get_method(config.method), config)
-    if isinstance(config, MixedConfig) and not config.rules:
+    if isinstance(config, MixedBits) and not config.rules:
         # Its rules give each layer the bits that the layer has in the file.
         config = replace(config, rules=rules_of(reader.bits, config.bits)[1])
     return ReadAs(checkpoint, reader, config)

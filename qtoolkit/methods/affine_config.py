@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Grid, GroupedFormat, Layer, check_embeddings, get_format
 from qtoolkit.methods.config import MethodConfig
-from qtoolkit.methods.mixed_precision import MixedConfig
+from qtoolkit.methods.mixed_precision import MixedBits
 from qtoolkit.requests import option
 
 # What readers of other formats take: the smallest group, and the groups where the given one does not divide.
@@ -23,7 +23,7 @@ _FORMAT_HELP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AffineConfig(MixedConfig):
+class AffineConfig(MixedBits):
     """Base of the configs of absmax and zero-point.
 
     Attributes:

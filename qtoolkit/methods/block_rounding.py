@@ -1,16 +1,17 @@
 """Store weights in the block types of `.gguf` files: each block with the scales that a search finds best."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import FileFormat, FilePlanner, Layer, get_format
-from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Method, Offer, Outcome
+from qtoolkit.methods.mixed_precision import Choice, MixedConfig
 from qtoolkit.records import LayerPlan, OnProgress, Plan
 from qtoolkit.requests import option
 from qtoolkit.texts.mixtures import read_mixture
+from qtoolkit.texts.texts import is_named
 
 if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
@@ -22,11 +23,19 @@ _DEFAULT = "Q4_K_M"
 _RUN_IT = ("llama.cpp", "ollama", "lm-studio")
 # The types whose levels are coarse enough for a better choice of codes to matter.
 _EXACT = ("Q8_0", "F16", "BF16")
-_OF_THE_TEXT = ("calibration_column", "num_samples", "seq_len")
+_OF_THE_TEXT = ("calibration_column", "num_samples", "seq_len", "solve")
+# The types of tensors from the fewest bits to the most, and those that a target gives: of equal bytes, one.
+_TENSOR_TYPES = (
+    *("Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0"),
+    *("F16", "BF16"),
+)
+# Bits per weight of the mixes by which files are known (llama.cpp, tools/quantize/README.md, Llama 3.1 8B).
+_USUAL_BITS = dict(Q2_K=3.16, Q3_K_M=4.0, Q4_K_S=4.67, Q4_K_M=4.89, Q5_K_M=5.7, Q6_K=6.56, Q8_0=8.5)  # noqa: C408
+_GIVEN_TYPES = tuple(name for name in _TENSOR_TYPES if name not in ("Q4_0", "F16", "BF16"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class GGUF(MethodConfig):
+class GGUF(MixedConfig):
     """A `.gguf` file for llama.cpp, Ollama and LM Studio, with the types that llama.cpp's own quantizer chooses.
 
     Q4_K_M takes 4.84 bits a weight in a Llama of 7 billion weights, by its plan, and more in small models, whose
@@ -36,10 +45,15 @@ class GGUF(MethodConfig):
 
     With a calibration text, codes are solved as GPTQ does (arXiv 2210.17323), on the same scales and in a file of the
     same size: each layer's outputs on the text change least. It takes a pass over the text, minutes to hours.
+
+    With `target_bits` or `target_size`, each tensor gets the type that its sensitivity asks for, and the file has the
+    name of the mix that usually takes about as many bits. `rules` give single tensors their types by the names of
+    their modules: `GGUF("Q4_K_M", rules={"*.down_proj": {"tensor_type": "Q6_K"}})`.
     """
 
     method: ClassVar[str] = "gguf"
     format: ClassVar[str] = "gguf"
+    mixed: ClassVar[str] = "tensor_type"
 
     quant_type: str = option(
         _DEFAULT,
@@ -50,6 +64,14 @@ class GGUF(MethodConfig):
         ),
         help="how weights are stored, by llama.cpp's names, from the smallest to the largest file",
         by_place=True,
+    )
+    tensor_type: str | None = option(
+        None,
+        choices=(None, *_TENSOR_TYPES),
+        help="the type of all tensors alike, as llama-quantize --pure has it",
+        empty="each tensor has the type that llama.cpp chooses for quant_type",
+        absent=None,
+        per_layer=True,
     )
     imatrix: str | None = option(
         None,
@@ -81,9 +103,26 @@ class GGUF(MethodConfig):
     num_samples: int = option(128, help="samples of the calibration text", unit="samples", least=1, absent=128)
     seq_len: int = option(2048, help="length of a sample", unit="tokens", least=1, absent=2048)
 
+    solve: bool = option(
+        True,
+        help="choose codes by the calibration text; false measures the importance of inputs on it alone, rounds by "
+        "that, as llama.cpp does with an imatrix, and keeps it as imatrix.gguf_file",
+        absent=True,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "calibration", read_mixture(self.calibration))
+        if self.target is not None and self.tensor_type is None and self.quant_type != _DEFAULT:
+            name = "target_bits" if self.target_size is None else "target_size"
+            raise ConfigError(
+                f"GGUF: {name} gives each tensor its type, and so does quant_type={self.quant_type!r}: give one of them"
+            )
+        if is_named(self.imatrix):
+            raise ConfigError(
+                f"GGUF: imatrix names a file, and {self.imatrix!r} is none: to measure importance on that text, give "
+                f"calibration={self.imatrix!r} and solve=False"
+            )
         if self.calibration is None:
             absent = self.absent()
             given = next((name for name in _OF_THE_TEXT if getattr(self, name) != absent[name]), None)
@@ -91,11 +130,29 @@ class GGUF(MethodConfig):
                 raise ConfigError(f"GGUF: {given} is of a calibration text: give calibration too, or leave {given} out")
         elif self.imatrix is not None:
             raise ConfigError("GGUF: calibration chooses codes by a text, and imatrix by a file: give one of them")
-        elif self.quant_type in _EXACT:
+        elif self.quant_type in _EXACT and self.tensor_type is None and not self.rules:
             raise ConfigError(
                 f"GGUF: {self.quant_type} has no codes that a text would choose better: leave out calibration, or give "
                 "fewer bits"
             )
+
+    @classmethod
+    def absent(cls) -> dict[str, Any]:
+        """See `MethodConfig`: files from before there were rules and targets have none."""
+        return super().absent() | {"rules": {}, "target_bits": None, "target_size": None}
+
+    def choices_to_give(self) -> tuple[str, ...]:
+        """See `MixedConfig`."""
+        return _GIVEN_TYPES
+
+    def meeting(self, base: Choice, rules: Mapping[str, Mapping[str, Any]], *, bits: float) -> Self:
+        """See `MixedConfig`: the file has the name of the mix that usually takes about as many bits."""
+        nearest = min(_USUAL_BITS, key=lambda name: abs(_USUAL_BITS[name] - bits))
+        return replace(self, quant_type=nearest, tensor_type=str(base), rules=rules)
+
+    def begun_as(self, values: Mapping[str, Any]) -> Self:
+        """See `MixedConfig`: with the file's name."""
+        return replace(super().begun_as(values), quant_type=values["quant_type"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values; calibration text that is no file is replaced by its description."""
@@ -125,8 +182,8 @@ class BlockRounding(Method):
     recipes = ({},)
 
     def resumes(self, config: GGUF) -> bool:
-        """See `Method`: where there is a calibration."""
-        return config.calibration is not None
+        """See `Method`: where codes are solved."""
+        return config.calibration is not None and config.solve
 
     def resolve(self, config: GGUF, dtype: str, device: str) -> GGUF:
         """See `Method`: refuse a calibration text that cannot be used."""
@@ -138,6 +195,8 @@ class BlockRounding(Method):
 
     def calibrated_by(self, options: Mapping[str, Any]) -> str:
         """See `Method`."""
+        if options.get("calibration") is not None:
+            return "Errors were weighed by the importance of inputs on a text: see the notes."
         if options.get("imatrix") is None:
             return super().calibrated_by(options)
         return "The importance of inputs was that of a file, which is needed to make the same model: see the notes."
@@ -147,9 +206,10 @@ class BlockRounding(Method):
         format_ = get_format(config.format)
         assert isinstance(format_, FileFormat)
         if config.calibration is None:
-            return format_.planner(checkpoint, config.to_dict(), config.excludes)
+            return format_.planner(checkpoint, config.to_dict(), config.excludes, _types_of(config))
         from qtoolkit.methods.gptq import GPTQ
         from qtoolkit.methods.gptq.solved_file import SolvedFile
+        from qtoolkit.methods.weighed_file import WeighedFile
 
         solving = GPTQ(
             calibration=config.calibration,
@@ -157,8 +217,10 @@ class BlockRounding(Method):
             num_samples=config.num_samples,
             seq_len=config.seq_len,
             refine=0,
+            qep_alpha=GPTQ.qep_alpha if config.solve else 0.0,
         )
-        return SolvedFile(format_.planner(checkpoint, config.to_dict(), config.excludes, importance={}), solving)
+        file = format_.planner(checkpoint, config.to_dict(), config.excludes, _types_of(config), importance={})
+        return SolvedFile(file, solving) if config.solve else WeighedFile(file, solving)
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """See `Planner`: the planner of a checkpoint does it."""
@@ -174,12 +236,20 @@ class BlockRounding(Method):
     ) -> Outcome:
         """See `Method`: without a calibration, nothing is quantized before the file is written."""
         planner = self.planner_of(checkpoint, config)
-        if self.resumes(config):
+        if config.calibration is not None:
             from qtoolkit.methods.gptq.solved_file import SolvedFile
+            from qtoolkit.methods.weighed_file import WeighedFile
 
+            if isinstance(planner, WeighedFile):
+                return planner.measure(checkpoint, config, plan, on_progress)
             assert isinstance(planner, SolvedFile)
             return planner.solve(checkpoint, config, plan, on_progress, journal)
         return Outcome(None, notes=planner.file_notes, file=planner)
+
+
+def _types_of(config: GGUF) -> Callable[[str], str | None]:
+    """Return what gives modules their types by name; None where nothing was said of one."""
+    return lambda module: config.of(module).tensor_type
 
 
 METHOD = BlockRounding()

@@ -144,7 +144,9 @@ def _refuse_unknown(config_class: type[MethodConfig], values: Mapping[str, Any])
     allowed = ", ".join(names)
     message = f"{config_class.__name__} has no option {unknown[0]!r}: its options are {allowed}"
     if unknown[0] in PER_LAYER_OPTIONS:
-        message += "; it quantizes all layers alike: exclude leaves some as they are, GPTQ, AbsMax and ZeroPoint mix"
+        message += (
+            "; it quantizes all layers alike: exclude leaves some as they are, GPTQ, GGUF, AbsMax and ZeroPoint mix"
+        )
     raise ConfigError(message)
 
 

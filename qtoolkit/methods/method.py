@@ -1,7 +1,7 @@
 """Define what every method can do: resolve a config, plan layers from shapes, quantize, load."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -10,14 +10,12 @@ from qtoolkit.methods.config import MethodConfig
 from qtoolkit.records import CalibrationReport, OnProgress, PhasePlan, Plan, ignore_progress
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
     from qtoolkit.stream.journal import JournalLocation
-    from qtoolkit.tensor.hessian import Hessian
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,6 @@ class Method(Planner):
         offers: the configs that it suggests.
         recipes: options of the configs that a frontier tries; empty for those of `offers`.
         also_changes: what it changes besides the quantized layers, for a card: "norms take over scales".
-        corrects: whether the weights of a layer make good one another's errors, by its inputs (`corrected`).
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -77,7 +74,6 @@ class Method(Planner):
     offers: ClassVar[tuple[Offer, ...]] = ()
     recipes: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     also_changes: ClassVar[str] = ""
-    corrects: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -114,44 +110,10 @@ class Method(Planner):
 
         return load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
 
-    def rounded(self, weight: "Tensor", layer: Layer, config: Any) -> "Tensor":
-        """Return the weight rounded to the nearest codes, without calibration; it measures the layer's sensitivity.
-
-        For methods whose config is a `MixedConfig` and that do not correct.
-
-        Args:
-            weight: W[out, in] float32, finite.
-            layer: name, shape and device.
-            config: the layer's own.
-
-        Returns:
-            float32 [out, in].
-
-        Raises:
-            NotImplementedError: all layers have the same bits.
-        """
-        raise NotImplementedError(f"{self.name} has the same bits for all layers")
-
-    def corrected(
-        self, weights: "Iterable[Tensor]", inputs: "Hessian", configs: Sequence[Any]
-    ) -> "Iterator[Sequence[Tensor]]":
-        """Yield what layers with the same inputs become if each is quantized alone; it measures their sensitivity.
-
-        For methods whose config is a `MixedConfig` and that correct.
-
-        Args:
-            weights: W[out, in] float32 of each layer, finite.
-            inputs: of these layers; of few tokens, or none where an expert was never chosen.
-            configs: the layers' own, which differ in bits alone.
-
-        Yields:
-            for each layer, its weight float32 [out, in] with the options of each config.
-
-        Raises:
-            QToolkitError: the inputs do not allow it.
-            NotImplementedError: the method does not correct.
-        """
-        raise NotImplementedError(f"{self.name} rounds each weight by itself")
+    def sizes_by_choice(self, layer: Layer, config: Any) -> Mapping[Any, int]:
+        """See `Planner`: a layer's plan says it."""
+        choices = config.choices_to_give()
+        return {choice: self.plan_layer(layer, config.choosing(choice)).disk_bytes for choice in choices}
 
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
         """See `Planner`: by default, one phase that quantizes one weight after the other."""

@@ -4,17 +4,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods.config import MethodConfig, matches
 from qtoolkit.requests import option
 from qtoolkit.units import parse_bytes
 
+# A value of the option that a target gives to layers: a number of bits, or the name of a type.
+Choice = int | str
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixedConfig(MethodConfig):
-    """Base of the configs whose layers may differ in bits and other options.
+    """Base of the configs whose layers may differ in some options.
+
+    Attributes:
+        mixed: the option that a target gives to layers, which is one of `per_layer_options`.
 
     Example: all layers 4 bits, those of the pattern 8.
 
@@ -24,7 +30,7 @@ class MixedConfig(MethodConfig):
         (8, 4)
     """
 
-    bits: int
+    mixed: ClassVar[str] = "bits"
 
     rules: Mapping[str, Mapping[str, Any]] = option(
         {}, help="options of single layers by pattern, as exclude has them; where two match, the later one counts"
@@ -72,13 +78,13 @@ class MixedConfig(MethodConfig):
         return self.target_size if self.target_bits is None else self.target_bits
 
     @property
-    def gives_bits(self) -> bool:
-        """Check whether a rule sets the bits of layers."""
-        return any("bits" in values for values in self.rules.values())
+    def gives_choices(self) -> bool:
+        """Check whether a rule sets what a target gives to layers."""
+        return any(self.mixed in values for values in self.rules.values())
 
-    def bits_to_give(self) -> tuple[int, ...]:
-        """Return the numbers of bits that layers may get to reach a target, fewest first."""
-        return tuple(sorted(next(field.metadata["choices"] for field in fields(self) if field.name == "bits")))
+    def choices_to_give(self) -> tuple[Choice, ...]:
+        """Return the values of `mixed` that layers may get to reach a target, the smallest first."""
+        return tuple(sorted(next(field.metadata["choices"] for field in fields(self) if field.name == self.mixed)))
 
     def of(self, layer: str) -> Self:
         """See `MethodConfig`: with the options of all rules that match, the later ones last."""
@@ -98,15 +104,42 @@ class MixedConfig(MethodConfig):
             cache[key] = self._with(values)
         return cache[key]
 
-    def with_bits(self, bits: int) -> Self:
-        """Return this config with these bits, without rules and targets."""
-        return self._with({"bits": bits})
+    def choosing(self, choice: Choice) -> Self:
+        """Return this config with a value of `mixed`, without rules and targets."""
+        return self._with({self.mixed: choice})
+
+    def meeting(self, base: Choice, rules: Mapping[str, Mapping[str, Any]], *, bits: float) -> Self:
+        """Return this config as it meets its target.
+
+        Args:
+            base: the value of `mixed` of layers without a rule.
+            rules: that give the others theirs.
+            bits: mean of the quantized layers, scales included.
+        """
+        return self.begun_as({self.mixed: base, "rules": rules})
+
+    def begun_as(self, values: Mapping[str, Any]) -> Self:
+        """Return this config with what an earlier job chose for the same target; other values of it are left out."""
+        changes: dict[str, Any] = {name: values[name] for name in (self.mixed, "rules")}
+        return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"rules": {pattern: dict(values) for pattern, values in self.rules.items()}}
 
     def _with(self, values: Mapping[str, Any]) -> Self:
         return replace(self, rules={}, target_bits=None, target_size=None, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bits(MethodConfig):
+    """Put bits before rules and targets, in signatures and wherever options are listed."""
+
+    bits: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedBits(MixedConfig, _Bits):
+    """Base of the configs whose layers may differ in bits."""
 
 
 def check_rules(config: MethodConfig, layers: Sequence[str], skipped: Sequence[str]) -> None:
@@ -133,31 +166,36 @@ def check_rules(config: MethodConfig, layers: Sequence[str], skipped: Sequence[s
         raise ConfigError(f"{what}: there are {', '.join(f'*.{kind}' for kind in near[:8])} and full names")
 
 
-def rules_of(bits: Mapping[str, int], base: int | None = None) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Return the bits of most layers, and the fewest rules that give the other layers theirs.
+def rules_of(
+    choices: Mapping[str, Choice], base: Choice | None = None, *, option: str = "bits"
+) -> tuple[Any, dict[str, dict[str, Any]]]:
+    """Return the choice of most layers, and the fewest rules that give the other layers theirs.
 
     A kind of layer that differs in most blocks takes one rule; after those comes a rule for each remaining layer.
 
     Args:
-        bits: bits by the names of layers; a `*` in a name matches every expert.
-        base: the bits of layers without a rule; None for those that most layers have.
+        choices: bits, or other values of an option, by the names of layers; a `*` in a name matches every expert.
+        base: that of layers without a rule; None for the one that most layers have.
+        option: the option's name.
 
     Example: most layers have 4 bits, all named `v` have 8, and one has 3.
 
         >>> rules_of({"m.0.q": 4, "m.1.q": 4, "m.2.q": 3, "m.0.v": 8, "m.1.v": 8, "m.2.v": 8, "m.0.k": 4, "m.1.k": 4})
         (4, {'*.v': {'bits': 8}, 'm.2.q': {'bits': 3}})
     """
-    base = _most_common(bits.values()) if base is None else base
+    base = _most_common(choices.values()) if base is None else base
     kinds: dict[str, list[str]] = defaultdict(list)
-    for name in bits:
+    for name in choices:
         kinds[_kind(name)].append(name)
-    bits_of_kind = {kind: _most_common(bits[name] for name in names) for kind, names in kinds.items()}
-    rules = {f"*.{kind}": {"bits": count} for kind, count in bits_of_kind.items() if count != base}
-    rules |= {name: {"bits": count} for name, count in bits.items() if count != bits_of_kind[_kind(name)]}
+    of_kind = {kind: _most_common(choices[name] for name in names) for kind, names in kinds.items()}
+    # An output head may have no module around it, so that its name has no dot.
+    patterns = {kind: kind if kind in names else f"*.{kind}" for kind, names in kinds.items()}
+    rules = {patterns[kind]: {option: choice} for kind, choice in of_kind.items() if choice != base}
+    rules |= {name: {option: choice} for name, choice in choices.items() if choice != of_kind[_kind(name)]}
     return base, rules
 
 
-def _most_common(values: Iterable[int]) -> int:
+def _most_common(values: Iterable[Choice]) -> Choice:
     return Counter(values).most_common(1)[0][0]
 
 

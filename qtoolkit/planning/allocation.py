@@ -1,11 +1,11 @@
-"""Choose the bits of each layer so that the sum of predicted losses is least under a budget of bytes."""
+"""Choose the bits, or the type, of each layer so that the sum of predicted losses is least under a budget of bytes."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Choice(NamedTuple):
-    """Size and loss of some layers with some number of bits.
+    """Size and loss of some layers with some number of bits, or of some type.
 
     Attributes:
         size: bytes that the layers take.
@@ -16,11 +16,11 @@ class Choice(NamedTuple):
     loss: float
 
 
-# Unit (layers that get the same bits) -> bits -> size and loss.
-Choices = Mapping[str, Mapping[int, Choice]]
+# Unit (layers that get the same bits) -> bits, or the name of a type -> size and loss.
+Choices = Mapping[str, Mapping[Any, Choice]]
 
 
-def allocate(choices: Choices, budget: int) -> dict[str, int]:
+def allocate(choices: Choices, budget: int) -> dict[str, Any]:
     """Return bits for each unit of layers: the sum of losses small, the sum of sizes at most the budget.
 
     This is a multiple-choice knapsack (Sinha and Zoltners, Operations Research 27, 1979), solved greedily on convex
@@ -55,17 +55,17 @@ def allocate(choices: Choices, budget: int) -> dict[str, int]:
     return min(filled, key=lambda chosen: total_loss(choices, chosen))
 
 
-def total_size(choices: Choices, chosen: Mapping[str, int]) -> int:
+def total_size(choices: Choices, chosen: Mapping[str, Any]) -> int:
     """Return the bytes of all units with these bits."""
     return sum(choices[unit][bits].size for unit, bits in chosen.items())
 
 
-def total_loss(choices: Choices, chosen: Mapping[str, int]) -> float:
+def total_loss(choices: Choices, chosen: Mapping[str, Any]) -> float:
     """Return the sum of losses of all units with these bits."""
     return sum(choices[unit][bits].loss for unit, bits in chosen.items())
 
 
-def _by_hulls(choices: Choices, smallest: Mapping[str, int], left: int) -> dict[str, int]:
+def _by_hulls(choices: Choices, smallest: Mapping[str, Any], left: int) -> dict[str, Any]:
     """Take steps along the hulls, steepest first; a unit whose step does not fit takes no more."""
     chosen = dict(smallest)
     stopped = set()
@@ -83,9 +83,9 @@ def _by_hulls(choices: Choices, smallest: Mapping[str, int], left: int) -> dict[
     return chosen
 
 
-def _hull_steps(own: Mapping[int, Choice], start: int) -> list[tuple[int, int, float]]:
+def _hull_steps(own: Mapping[Any, Choice], start: Any) -> list[tuple[Any, int, float]]:
     """Return the corners of the lower hull after `start`: bits there, bytes added, and loss saved by the step."""
-    steps: list[tuple[int, int, float]] = []
+    steps: list[tuple[Any, int, float]] = []
     while True:
         corner = own[start]
         larger = [bits for bits in own if own[bits].size > corner.size and own[bits].loss < corner.loss]
@@ -97,7 +97,7 @@ def _hull_steps(own: Mapping[int, Choice], start: int) -> list[tuple[int, int, f
         start = to
 
 
-def _fill(choices: Choices, start: Mapping[str, int], left: int) -> dict[str, int]:
+def _fill(choices: Choices, start: Mapping[str, Any], left: int) -> dict[str, Any]:
     """Make single changes that fit, the one that saves most first, until there is none."""
     chosen = dict(start)
     while True:

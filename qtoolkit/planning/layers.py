@@ -63,7 +63,10 @@ class Modules:
 
     def _plan(self, method: Method | Reader, config: MethodConfig, device: str) -> Planned:
         candidates, excluded = self.candidates(method, config, device)
-        check_rules(config, [layer.name for layer in candidates], [layer.name for layer in excluded])
+        ruled = [layer.name for layer in candidates]
+        if method.writes_file:
+            ruled += [layer.name for layer in embeddings_of(self._checkpoint, device)]
+        check_rules(config, ruled, [layer.name for layer in excluded])
         fitted = method.fit(candidates, config)
         embeddings = _embeddings(self._checkpoint.skeleton, method, fitted, device)
         excluded = tuple(plan for plan in excluded if plan.name not in embeddings)
@@ -84,6 +87,11 @@ def layers_to_quantize(
 ) -> tuple[Layer, ...]:
     """Return the linear layers that a method may quantize, in the model's order."""
     return Modules(checkpoint).candidates(method, config, device)[0]
+
+
+def embeddings_of(checkpoint: Checkpoint, device: str) -> tuple[Layer, ...]:
+    """Return the token embedding, and an output head of its own."""
+    return tuple(_outer_layers(checkpoint.skeleton, device))
 
 
 def planner_of(method: Method, checkpoint: Checkpoint, config: MethodConfig) -> Method | Reader:
@@ -141,17 +149,23 @@ def _embeddings(
     model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str
 ) -> dict[str, LayerPlan]:
     """Return the plans of the token embedding and of an output head of its own, by name, where they are quantized."""
+    layers = _outer_layers(model, device).items()
+    plans = (method.plan_embedding(layer, config, multiplies=multiplies) for layer, multiplies in layers)
+    return {plan.name: plan for plan in plans if plan is not None}
+
+
+def _outer_layers(model: PreTrainedModel, device: str) -> dict[Layer, bool]:
+    """Return the token embedding, and an output head of its own, with whether a weight is multiplied with."""
     modules = dict(model.named_modules())
     tied = structure.tied_to(model)
     head = structure.output_head(model)
     token = structure.token_embedding(model)
-    layers = []
+    layers = {}
     if token is not None:
-        layers.append((Layer.of_embedding(token, modules[token], device), token in tied))
+        layers[Layer.of_embedding(token, modules[token], device)] = token in tied
     if head is not None and head not in tied and structure.is_linear(modules[head]):
-        layers.append((Layer.of(head, modules[head], device, in_block=False), True))
-    plans = (method.plan_embedding(layer, config, multiplies=multiplies) for layer, multiplies in layers)
-    return {plan.name: plan for plan in plans if plan is not None}
+        layers[Layer.of(head, modules[head], device, in_block=False)] = True
+    return layers
 
 
 def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer], changed: str) -> Iterator[LayerPlan]:

@@ -8,13 +8,13 @@ from typing import Any
 from qtoolkit.checkpoints.expanded_tensors import expanding_bytes
 from qtoolkit.checkpoints.layer_values import largest
 from qtoolkit.formats import Reader
-from qtoolkit.methods import Method, MethodConfig
+from qtoolkit.methods import Method, MethodConfig, MixedConfig
 from qtoolkit.models import structure
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.records import THIS_MACHINE, LayerPlan, Machine, PhasePlan, Speed, Term
 from qtoolkit.requests import DEFAULT_CONTEXT
-from qtoolkit.sensitivity import sensitivity_phase
+from qtoolkit.sensitivity import sensitivity_phase, text_of
 from qtoolkit.stream.cost import JobShape, on_device, weights_by_block
 from qtoolkit.texts.texts import is_self
 
@@ -122,9 +122,9 @@ def job_phases(
         others = tuple(term for term in job.base if term.name != "tokenizer")
         phases.append(PhasePlan("load", (*others, Term("tokenizer while it is read", reading, what))))
     if measures:
-        writes_text = is_self(getattr(config, "calibration", "self"))
-        corrects = isinstance(method, Method) and method.corrects
-        phases.append(sensitivity_phase(job, measures, writes_text=writes_text, corrects=corrects))
+        assert isinstance(config, MixedConfig)
+        writes_text = is_self(text_of(config))
+        phases.append(sensitivity_phase(job, measures, writes_text=writes_text, corrects=method.corrects))
     if method.writes_file:
         *before, last = method.phases(job, config)
         writing = _writing_too(checkpoint, job, last, disk_after)

@@ -15,18 +15,19 @@ class RoundingLoss(Record):
 
     Attributes:
         layer: its full name.
-        bits: size of a code.
+        bits: size of a code, or the name of the type that stores the layer.
         loss: predicted KL divergence from the full-precision model, mean over tokens; nats per token.
         standard_error: of `loss`, over the samples.
     """
 
     layer: str
-    bits: int
+    bits: int | str
     loss: float
     standard_error: float
 
     def rows(self) -> tuple[Row, ...]:
-        return (Row(self.layer, f"{self.bits} bits: {self.loss:.2g} nats per token", f"+- {self.standard_error:.1g}"),)
+        stored = self.bits if isinstance(self.bits, str) else f"{self.bits} bits"
+        return (Row(self.layer, f"{stored}: {self.loss:.2g} nats per token", f"+- {self.standard_error:.1g}"),)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Sensitivity(Record):
     """Hold how sensitive each layer of a model is to rounding, each alone.
 
     Attributes:
-        losses: for each layer that may be quantized, in the model's order, and each number of bits.
+        losses: for each layer that may be quantized, in the model's order, and each number of bits or type.
         text: the text that it was measured on: "self", "wikitext2", a file's name.
         num_samples: samples of the text.
         seq_len: tokens of a sample.
@@ -47,9 +48,9 @@ class Sensitivity(Record):
     seq_len: int
     seconds: float
 
-    def by_layer(self) -> dict[str, dict[int, RoundingLoss]]:
+    def by_layer(self) -> dict[str, dict[int | str, RoundingLoss]]:
         """Return the losses as layer -> bits -> loss."""
-        losses: dict[str, dict[int, RoundingLoss]] = {}
+        losses: dict[str, dict[int | str, RoundingLoss]] = {}
         for loss in self.losses:
             losses.setdefault(loss.layer, {})[loss.bits] = loss
         return losses

@@ -16,7 +16,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,12 +26,15 @@ from torch import nn
 
 from qtoolkit.errors import ConfigError, QToolkitError, UnsupportedModelError
 from qtoolkit.files import cache_json, read_json, user_cache
+from qtoolkit.formats import Planner
 from qtoolkit.measure.malloc import give_memory_back
-from qtoolkit.methods import Layer, Method, MixedConfig
+from qtoolkit.methods import Choice, Layer, MixedConfig
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.structure import output_head, tied_to, token_embedding
 from qtoolkit.records import OnProgress, RoundingLoss, Sensitivity, ignore_progress
 from qtoolkit.sensitivity.block_inputs import inputs_of_groups
-from qtoolkit.stream.backward import LoadedBlock, run_backward
+from qtoolkit.sensitivity.outside_blocks import head_losses, table_losses
+from qtoolkit.stream.backward import LoadedBlock, Top, run_backward
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.loading import calibration_dtype, load_streamed
 from qtoolkit.stream.run import weight_of
@@ -47,15 +52,14 @@ _NOT_IN_KEY = ("bits", "target_bits", "target_size", "num_samples", "seq_len")
 
 def measure_sensitivity(
     checkpoint: Checkpoint,
-    method: Method,
+    method: Planner,
     config: MixedConfig,
-    layers: Sequence[Layer],
-    bits: Sequence[int],
+    choices: Mapping[Layer, Sequence[Choice]],
     *,
     device: str,
     on_progress: OnProgress = ignore_progress,
 ) -> Sensitivity:
-    """Predict for each layer of the blocks what quantizing it alone would add to the loss.
+    """Predict for each layer what quantizing it alone would add to the loss.
 
     The change is that of rounding to the nearest code; of a method that corrects, what is left after correction, by
     the inputs that the layer has on the same text.
@@ -65,10 +69,10 @@ def measure_sensitivity(
 
     Args:
         checkpoint: the model in full precision, its weights on this machine.
-        method: rounds with its own grid, and corrects if it does so.
+        method: rounds with its own grid, and corrects layers of the blocks if it does so.
         config: its options.
-        layers: linear layers of the blocks.
-        bits: numbers of bits to round to.
+        choices: for each layer, the numbers of bits, or types, to round to. Layers outside the blocks are the token
+            embedding and the output head.
         device: "cpu" or "cuda:0".
         on_progress: called for each block.
 
@@ -79,7 +83,7 @@ def measure_sensitivity(
     """
     started = time.monotonic()
     dtype = calibration_dtype(device, checkpoint.dtype)
-    source = getattr(config, "calibration", "self")
+    source = text_of(config)
     text = None
     if not is_self(source):
         text = read_calibration(
@@ -90,16 +94,28 @@ def measure_sensitivity(
             column=getattr(config, "calibration_column", None),
             on_progress=on_progress,
         )
-    key = _key(checkpoint, method, config, layers, bits, dtype, text)
+    key = _key(checkpoint, method, config, choices, dtype, text)
     file = user_cache() / "sensitivity" / f"{key}.json"
     # A file that holds something else is replaced.
     with suppress(ConfigError):
         return Sensitivity.from_dict(read_json(file))
     text = text or _generated_text(checkpoint, device, dtype, on_progress)
     streamed = StreamedModel(checkpoint, device=device, dtype=dtype)
-    names = streamed.names_by_block([layer.name for layer in layers])
-    losses = _RoundingLosses(streamed.name, method, config, layers, names, bits, text.tokens)
-    run_backward(streamed, text.tokens, losses, on_progress, phase="measure", states=[])
+    inner = {layer: own for layer, own in choices.items() if layer.in_block}
+    names = streamed.names_by_block([layer.name for layer in inner])
+    losses = _RoundingLosses(streamed.name, method, config, choices, names, text.tokens)
+    around = [layer for layer in choices if not layer.in_block]
+    gradients = run_backward(
+        streamed,
+        text.tokens,
+        losses,
+        on_progress,
+        phase="measure",
+        states=[],
+        on_top=losses.add_head if around else None,
+    )
+    if around:
+        losses.add_table(streamed, gradients)
     del streamed
     give_memory_back()
     num_samples, seq_len = text.tokens.shape
@@ -116,32 +132,30 @@ class _RoundingLosses:
         model: the user's name for the model, for errors.
         method: changes the weights.
         config: its options.
-        layers: linear layers of the blocks.
+        choices: layers with the numbers of bits, or types, to round to.
         names: for each block, the names of its layers within it.
-        bits: numbers of bits to round to.
         tokens: int64 [samples, tokens].
-        changes: layer of the block in memory -> change of the weight for each number of bits, [bits, elements].
-        losses: layer -> loss of each sample, float64 [samples, bits].
+        changes: layer of the block in memory -> change of the weight for each choice, [choices, elements].
+        losses: layer -> loss of each sample, float64 [samples, choices].
     """
 
     model: str
-    method: Method
+    method: Planner
     config: MixedConfig
-    layers: Sequence[Layer]
+    choices: Mapping[Layer, Sequence[Choice]]
     names: Sequence[Sequence[str]]
-    bits: Sequence[int]
     tokens: torch.Tensor
     changes: dict[str, torch.Tensor] = field(init=False)
     losses: dict[str, torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        shape = len(self.tokens), len(self.bits)
-        self.losses = {layer.name: torch.zeros(shape, dtype=torch.float64) for layer in self.layers}
+        shapes = {layer.name: (len(self.tokens), len(own)) for layer, own in self.choices.items()}
+        self.losses = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
 
     @contextmanager
     def watching(self, block: LoadedBlock) -> Iterator[list[torch.Tensor]]:
         """See `Watcher`."""
-        layers = {layer.name: layer for layer in self.layers}
+        layers = {layer.name: layer for layer in self.choices}
         linear: dict[str, Any] = {
             f"{block.name}.{name}": block.module.get_submodule(name) for name in self.names[block.index]
         }
@@ -156,10 +170,14 @@ class _RoundingLosses:
         """Return how rounding to each number of bits changes a weight, [bits, elements] in the module's order."""
         weight = weight_of(module).float()
         try:
-            return _change(module, [self.method.rounded(weight, layer, config) for config in self._configs(layer.name)])
+            return _change(module, self._rounded(weight, layer))
         except ValueError as error:
             message = f"{layer.name} of {self.model} cannot be rounded ({error}): exclude it"
             raise UnsupportedModelError(message) from error
+
+    def _rounded(self, weight: torch.Tensor, layer: Layer) -> list[torch.Tensor]:
+        """Return some rows [rows, in] of a weight with each choice."""
+        return [self.method.rounded(weight, layer, config) for config in self._configs(layer.name)]
 
     def _corrections(self, block: LoadedBlock, linear: Mapping[str, nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield how each layer of a block changes where the method corrects: as `_rounding`, by full names."""
@@ -176,9 +194,32 @@ class _RoundingLosses:
                     raise UnsupportedModelError(message) from error
 
     def _configs(self, name: str) -> list[MixedConfig]:
-        """Return the config of a layer with each number of bits."""
+        """Return the config of a layer with each choice."""
         config = self.config.of(name)
-        return [config.with_bits(bits) for bits in self.bits]
+        return [config.choosing(choice) for choice in self._choices_of[name]]
+
+    def add_head(self, top: Top) -> None:
+        """Add the losses of the output head, by which rows of it are multiplied; see `head_losses`."""
+        name = output_head(top.model)
+        layer = self._around.get(tied_to(top.model).get(name or "", name or ""))
+        if layer is not None:
+            self.losses[layer.name] += head_losses(top, name or "", self.tokens, partial(self._rounded, layer=layer))
+
+    def add_table(self, streamed: StreamedModel, gradients: Sequence[torch.Tensor]) -> None:
+        """Add the losses of the token embedding, of which rows are looked up; see `table_losses`."""
+        layer = self._around.get(token_embedding(streamed.model) or "")
+        if layer is not None:
+            rounded = partial(self._rounded, layer=layer)
+            self.losses[layer.name] += table_losses(streamed, layer.name, self.tokens, gradients, rounded)
+
+    @property
+    def _choices_of(self) -> dict[str, Sequence[Choice]]:
+        return {layer.name: own for layer, own in self.choices.items()}
+
+    @property
+    def _around(self) -> dict[str, Layer]:
+        """Return the layers outside the blocks, by name."""
+        return {layer.name: layer for layer in self.choices if not layer.in_block}
 
     def add(self, samples: slice, gradients: Sequence[torch.Tensor | None]) -> None:
         """See `Watcher`; one sample at a time."""
@@ -198,8 +239,14 @@ class _RoundingLosses:
             )
         means = losses.mean(0).tolist()
         errors = (losses.std(0, correction=min(1, len(losses) - 1)) / len(losses) ** 0.5).tolist()
-        for bits, loss, error in zip(self.bits, means, errors, strict=True):
+        for bits, loss, error in zip(self._choices_of[name], means, errors, strict=True):
             yield RoundingLoss(name, bits, loss, error)
+
+
+def text_of(config: MixedConfig) -> Any:
+    """Return the text that sensitivities are measured on: the config's, or "self", which the model writes."""
+    source = getattr(config, "calibration", None)
+    return "self" if source is None else source
 
 
 def _change(module: nn.Module, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -219,17 +266,25 @@ def _generated_text(checkpoint: Checkpoint, device: str, dtype: torch.dtype, on_
     )
 
 
+def _stamps(config: MixedConfig) -> list[tuple[int, int]]:
+    """Return the sizes and times of the files that a config names."""
+    named = (getattr(config, name) for name in config.files())
+    return [(stat.st_size, stat.st_mtime_ns) for name in named if name is not None for stat in [Path(name).stat()]]
+
+
 def _key(
     checkpoint: Checkpoint,
-    method: Method,
+    method: Planner,
     config: MixedConfig,
-    layers: Sequence[Layer],
-    bits: Sequence[int],
+    choices: Mapping[Layer, Sequence[Choice]],
     dtype: torch.dtype,
     text: Calibration | None,
 ) -> str:
     """Return the SHA-256 of everything that a sensitivity depends on."""
-    settings = {name: value for name, value in config.to_file().items() if name not in _NOT_IN_KEY}
+    settings = {name: value for name, value in config.to_file().items() if name not in (*_NOT_IN_KEY, config.mixed)}
+    # Where all layers have the same, the key is that of earlier versions, whose measurements are taken.
+    own = {tuple(choices[layer]) for layer in choices}
+    bits = [*own.pop()] if len(own) == 1 else [[*each] for each in choices.values()]
     facts = {
         "version": __version__,
         "schema_version": Sensitivity.schema_version,
@@ -239,8 +294,10 @@ def _key(
         **({"corrects": True} if method.corrects else {}),
         "settings": list(settings.items()),
         "rules": list(config.rules.items()),
-        "layers": [layer.name for layer in layers],
-        "bits": list(bits),
+        "layers": [layer.name for layer in choices],
+        "bits": bits,
+        # What a file says may change under its name.
+        **({"files": files} if (files := _stamps(config)) else {}),
         "dtype": str(dtype),
         "text": text.fingerprint if text else "self",
     }

@@ -60,6 +60,21 @@ class Watcher(Protocol):
         """Receive the gradients of these samples; None for a weight that they did not go through."""
 
 
+@dataclass(frozen=True)
+class Top:
+    """Describe what stands above the blocks while it is in memory.
+
+    Attributes:
+        model: with everything outside its blocks loaded.
+        outputs: what the last block gave, [samples, tokens, hidden] of each batch.
+        logits: returns the logits [tokens, vocabulary] of tokens int64 [1, tokens] and outputs [1, tokens, hidden].
+    """
+
+    model: nn.Module
+    outputs: Sequence[torch.Tensor]
+    logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 class Stack(Protocol):
     """Keep tensors, of which the last one is needed first: a list, or `StagedTensors` on the disk."""
 
@@ -82,7 +97,8 @@ def run_backward(
     states: Stack,
     samples_at_once: int = 1,
     seed: int = 0,
-) -> None:
+    on_top: Callable[[Top], None] | None = None,
+) -> list[torch.Tensor]:
     """Pass the gradients of the samples' loss to a watcher, for the blocks from last to first.
 
     The loss of a sample is -sum_t log p(y_t | x_1..x_t) over its tokens, with labels y_t drawn from the model's own
@@ -98,6 +114,10 @@ def run_backward(
         states: empty; keeps the inputs of all blocks, [samples_at_once, tokens, hidden] each.
         samples_at_once: samples that run through a block together, whose gradients are added up.
         seed: of the labels.
+        on_top: called while what stands above the blocks is in memory, before the first gradient is computed.
+
+    Returns:
+        The gradients with respect to the first block's inputs, [samples, tokens, hidden] of each batch.
 
     Raises:
         CheckpointError: a weight holds NaN or infinity.
@@ -127,6 +147,9 @@ def run_backward(
     gradients = []
     uniform = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed))  # [samples, tokens]
     with streamed.outside(with_head=True) as model:
+        if on_top is not None:
+            outputs = [states[count * len(parts) + number] for number in range(len(parts))]
+            on_top(Top(model, outputs, partial(_logits, streamed, model, num_outputs=samples.num_outputs)))
         for part in reversed(parts):
             gradients.append(_output_gradient(streamed, model, tokens[part], states.pop(), samples, uniform[part]))
             report(count, f"output head, {len(gradients)} of {len(parts)}")
@@ -145,6 +168,7 @@ def run_backward(
                     _check_finite(streamed, f"the gradients of {name}", gradients[number])
                     watcher.add(part, computed[1:])
         report(2 * count - index, name)
+    return gradients[::-1]
 
 
 def _run_batch(run: Callable[[torch.Tensor], torch.Tensor], states: Stack, number: int) -> torch.Tensor:
@@ -184,7 +208,9 @@ def _output_gradient(
         for start in range(0, tokens.shape[1], size):
             some = slice(start, start + size)
             output = hidden[sample : sample + 1, some].to(streamed.device).requires_grad_()
-            logits = _logits(streamed, model, tokens[sample : sample + 1, some], output, samples.num_outputs)
+            logits = _logits(
+                streamed, model, tokens[sample : sample + 1, some], output, num_outputs=samples.num_outputs
+            )
             slope = logits.detach().softmax(-1, dtype=torch.float32)  # [tokens, vocabulary]
             labels = draw(slope.cumsum(-1), uniform[sample, some].to(streamed.device))  # [tokens]
             slope[torch.arange(len(labels), device=labels.device), labels] -= 1
@@ -195,7 +221,7 @@ def _output_gradient(
 
 
 def _logits(
-    streamed: StreamedModel, model: nn.Module, tokens: torch.Tensor, hidden: torch.Tensor, num_outputs: int
+    streamed: StreamedModel, model: nn.Module, tokens: torch.Tensor, hidden: torch.Tensor, *, num_outputs: int
 ) -> torch.Tensor:
     """Return the logits [tokens, vocabulary] for an output of the last block, running the model without its blocks."""
     with blocks_giving(streamed, lambda: hidden, num_outputs=num_outputs):

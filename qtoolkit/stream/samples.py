@@ -1,6 +1,6 @@
 """Pass calibration samples through a model block by block: hidden states, and the other arguments of each block."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -110,6 +110,42 @@ def first_inputs(
                 _record_arguments(model.base_model, streamed, part, samples)
         samples.one = _record_arguments(model.base_model, streamed, tokens[:1], samples)
     return samples
+
+
+def lookup_gradients(
+    streamed: StreamedModel,
+    model: nn.Module,
+    embedding: nn.Module,
+    tokens: torch.Tensor,
+    gradients: Sequence[torch.Tensor],
+) -> list[torch.Tensor]:
+    """Return the gradients with respect to what the token embedding gives, [samples, tokens, width] of each batch.
+
+    Args:
+        streamed: the model.
+        model: the same, with what stands before the blocks loaded.
+        embedding: its token embedding.
+        tokens: int64 [samples, tokens].
+        gradients: with respect to the first block's inputs, [samples, tokens, hidden] of each batch.
+    """
+    given: list[torch.Tensor] = []
+
+    def hook(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor:
+        given.append(output.detach().requires_grad_())
+        return given[-1]
+
+    base: Any = model
+    found = []
+    handle = embedding.register_forward_hook(hook)
+    try:
+        for batch, gradient in zip(tokens.split([len(one) for one in gradients]), gradients, strict=True):
+            samples = Samples([], torch.empty(0), [{} for _ in streamed.blocks])
+            hidden = _record_arguments(base.base_model, streamed, batch, samples)
+            (slope,) = torch.autograd.grad(hidden, given[-1], gradient.to(hidden.device))
+            found.append(slope.to("cpu"))
+    finally:
+        handle.remove()
+    return found
 
 
 def _record_arguments(

@@ -47,6 +47,11 @@ def is_self(value: Any) -> bool:
     return isinstance(value, str) and value == "self"
 
 
+def is_named(value: Any) -> bool:
+    """Check whether a text is called by a name of ours, and is no file: "wikitext2", "c4" or "self"."""
+    return is_self(value) or (isinstance(value, str) and value in HUB_TEXTS)
+
+
 def check_texts(value: Any, option: str, column: str | None = None) -> None:
     """Refuse text that is clearly unusable before any work is done, without a network.
 
@@ -60,7 +65,7 @@ def check_texts(value: Any, option: str, column: str | None = None) -> None:
         ConfigError: it is none of those, or clearly holds no text.
         MissingDependencyError: the package that reads it is not installed.
     """
-    if column is not None and isinstance(value, str) and (is_self(value) or value in HUB_TEXTS):
+    if column is not None and isinstance(value, str) and is_named(value):
         raise ConfigError(f"{option}: {value!r} has no columns to choose from: leave out {option}_column={column!r}")
     if is_self(value):
         return

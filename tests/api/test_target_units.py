@@ -57,12 +57,12 @@ def test_units_of_unequal_shapes_get_the_best_bits_that_the_target_allows(tiny_l
     layers = layers_to_quantize(checkpoint, method, config, "cpu")
     shapes = {layer.name.rpartition(".")[2]: layer.out_features for layer in layers}
     assert shapes["q_proj"] == 2 * shapes["k_proj"]
-    losses = measure_sensitivity(checkpoint, method, config, layers, (4, 8), device="cpu").by_layer()
+    losses = measure_sensitivity(checkpoint, method, config, dict.fromkeys(layers, (4, 8)), device="cpu").by_layer()
     size, loss = defaultdict(float), defaultdict(float)
     for layer in layers:
         for bits in (4, 8):
             key = unit_of(layer.name), bits
-            size[key] += method.plan_layer(layer, config.with_bits(bits)).disk_bytes
+            size[key] += method.plan_layer(layer, config.choosing(bits)).disk_bytes
             loss[key] += losses[layer.name][bits].loss
     budget = 6 * sum(layer.num_weights for layer in layers) / 8
     layouts = [tuple(zip(found, bits, strict=True)) for bits in product((4, 8), repeat=len(found))]

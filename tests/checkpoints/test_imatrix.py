@@ -78,14 +78,14 @@ def test_the_older_kind_is_read_as_llama_cpp_does(tmp_path: Path, *, end: bool) 
 
 def test_a_written_one_is_that_of_llama_imatrix(tmp_path: Path) -> None:
     """Compared with what the `gguf` package writes: names in order, shapes, types, values and keys; and read again."""
-    means = {
-        EXPERTS: torch.tensor([[0, 0.5, 1, 1.5], [9, 9, 9, 9], [2, 2.25, 2.5, 2.75]]),
-        Q: torch.tensor([1, 2, 0, 4]),
+    squares = {
+        EXPERTS: torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0], [8, 9, 10, 11]]),
+        Q: torch.tensor([3, 6, 0, 12]),
     }
     texts = ["/home/ann/wiki.txt", "code.txt"]
     ours = tmp_path / "ours.gguf"
     counts = {Q: [3], EXPERTS: [2, 0, 4]}
-    write_imatrix(ours, means, counts, datasets=texts, chunk_count=7, chunk_size=512)
+    write_imatrix(ours, squares, counts, datasets=texts, chunk_count=7, chunk_size=512)
     sums = SUMS[EXPERTS].copy()
     sums[1] = 0
     theirs = write_with_gguf(tmp_path / "theirs.gguf", **{f"{EXPERTS}.in_sum2": sums})

@@ -25,7 +25,14 @@ def imatrix_file(folder: Path, width: int, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     file = folder / f"x{seed}.gguf"
     means = {NAME: torch.rand(width)}
-    write_imatrix(file, means, {NAME: [8]}, datasets=["/home/ann/wiki.txt"], chunk_count=7, chunk_size=512)
+    write_imatrix(
+        file,
+        {name: 8 * mean for name, mean in means.items()},
+        {NAME: [8]},
+        datasets=["/home/ann/wiki.txt"],
+        chunk_count=7,
+        chunk_size=512,
+    )
     return file
 
 

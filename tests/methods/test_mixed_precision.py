@@ -60,7 +60,7 @@ REFUSED: dict[str, tuple[type, dict[str, Any], str]] = {
     "bitsandbytes": (
         qt.NF4,
         {"rules": {"*": {}}},
-        "NF4 has no option 'rules': .* all layers alike: exclude .* GPTQ, AbsMax and ZeroPoint mix",
+        "NF4 has no option 'rules': .* all layers alike: exclude .* GPTQ, GGUF, AbsMax and ZeroPoint mix",
     ),
     "optimum": (qt.GPTQ, {"engine": "optimum", "rules": {"*": {"bits": 8}}}, "optimum gives all layers the same bits"),
 }

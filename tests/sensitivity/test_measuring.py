@@ -36,7 +36,9 @@ def layers_of(checkpoint: Checkpoint) -> tuple[Layer, ...]:
 
 def measure(checkpoint: Checkpoint, **options: Any) -> Sensitivity:
     layers = layers_of(checkpoint)
-    return measure_sensitivity(checkpoint, get_method("gptq"), CONFIG, layers, (2, 3, 4, 8), device="cpu", **options)
+    return measure_sensitivity(
+        checkpoint, get_method("gptq"), CONFIG, dict.fromkeys(layers, (2, 3, 4, 8)), device="cpu", **options
+    )
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def direct(checkpoint: Checkpoint, tokens: torch.Tensor, layers: list[Layer], bi
             )
             model(tokens)
             hook.remove()
-            ((changed,),) = get_method("gptq").corrected([kept], inputs, [CONFIG.with_bits(bits)])
+            ((changed,),) = get_method("gptq").corrected([kept], inputs, [CONFIG.choosing(bits)])
             weight.copy_(changed)
             losses.append(
                 nn.functional.kl_div(model(tokens).logits.log_softmax(-1), before, log_target=True, reduction="sum")

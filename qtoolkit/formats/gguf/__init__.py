@@ -30,7 +30,7 @@ class GGUFFormat(FileFormat):
     packages = ("gguf",)
     suffix = ".gguf"
     program, binding = "llama.cpp", "llama_cpp"
-    own_file_names = ("Modelfile",)
+    own_file_names = ("Modelfile", "imatrix.gguf_file")
     takes_codes = True
 
     def file_type(self, values: Values) -> str:
@@ -66,6 +66,7 @@ class GGUFFormat(FileFormat):
         checkpoint: "Checkpoint",
         options: Values,
         left: Callable[[str], bool],
+        types: Callable[[str], str | None],
         *,
         importance: "Mapping[str, torch.Tensor] | None" = None,
     ) -> "FilePlanner":
@@ -76,7 +77,12 @@ class GGUFFormat(FileFormat):
         if importance is None and options.get("imatrix") is not None:
             importance = read_imatrix(path_of(options["imatrix"], "imatrix"))
         return GGUFPlanner(
-            checkpoint, options["quant_type"], left, importance=importance, modelfile=options.get("modelfile", False)
+            checkpoint,
+            options["quant_type"],
+            left,
+            types,
+            importance=importance,
+            modelfile=options.get("modelfile", False),
         )
 
     def file_of_codes(

@@ -1,7 +1,7 @@
 """Plan the `.gguf` file of a model, module by module, and write it tensor by tensor."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import replace
 from math import prod
@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qtoolkit.checkpoints.gguf_architectures import architecture_of
-from qtoolkit.checkpoints.gguf_places import Place, modules_in, one_share, places_of
+from qtoolkit.checkpoints.gguf_places import Place, one_share, places_of
+from qtoolkit.checkpoints.gguf_tensors import expanded_rows
 from qtoolkit.checkpoints.gguf_writing import TensorEntry, write_gguf
 from qtoolkit.checkpoints.imatrix import Imatrix
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
-from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
+from qtoolkit.formats.gguf.file_plan import FilePlan, plan_file
 from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, note_on_name, tokenizer_of
+from qtoolkit.formats.gguf.given_types import fitting_types, left_alone, retyped, retyped_names
 from qtoolkit.formats.gguf.importance import check_importance, header_values, importance_of, notes_on_file
-from qtoolkit.formats.gguf.mixes import MIXES
+from qtoolkit.formats.gguf.measured_importance import IMATRIX, MeasuredImportance
+from qtoolkit.formats.gguf.mixes import MIXES, is_kept
 from qtoolkit.formats.gguf.modelfile import NAME as MODELFILE
 from qtoolkit.formats.gguf.modelfile import modelfile
 from qtoolkit.formats.layer import Layer
 from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, ProgressEvent, Term
 from qtoolkit.stream.loading import check_finite
-from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType
+from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType, quantize_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
+    from qtoolkit.stream.input_squares import InputSquares
 
 # Of the blocks that are searched at one time: 27 MB were measured for Q5_K, which takes most.
 _SEARCH_BYTES = 30_000_000
@@ -49,13 +53,14 @@ class GGUFPlanner(FilePlanner):
         checkpoint: the model in full precision.
         quant_type: a name of `MIXES`.
         left: whether a module stays in 16 bits, by its name.
+        types: the type of a module's weight, by its name; None where llama.cpp chooses.
         importance: the mean squares of inputs, float32 [in] or [experts, in], by llama.cpp's names of the tensors; an
             `Imatrix` for those of a file; an empty one where blocks will be given; None for none.
         modelfile: whether to write a `Modelfile` for Ollama beside the file.
 
     Raises:
         UnsupportedModelError: the architecture, an option of it, a tensor or the tokenizer is not written.
-        ConfigError: the importance is that of another model.
+        ConfigError: the importance is that of another model; or experts of one tensor have several types.
         CheckpointError: it cannot be read.
     """
 
@@ -68,6 +73,7 @@ class GGUFPlanner(FilePlanner):
         checkpoint: "Checkpoint",
         quant_type: str,
         left: Callable[[str], bool],
+        types: Callable[[str], str | None],
         *,
         importance: Mapping[str, torch.Tensor] | None = None,
         modelfile: bool = False,
@@ -82,13 +88,16 @@ class GGUFPlanner(FilePlanner):
         planned = plan_file(checkpoint.config, shapes, tokenizer, quant_type, texts, importance=known)
         self._importance = importance or {}
         stated = header_values(importance) if isinstance(importance, Imatrix) else {}
-        self.file = FilePlan({**planned.values, **stated}, tuple(_left(one, left) for one in planned.tensors))
+        tensors = tuple(left_alone(retyped(one, types), left) for one in planned.tensors)
+        self.file = FilePlan({**planned.values, **stated}, tensors)
         self._architecture = architecture_of(checkpoint.config)
         self.file_name = file_name_of(checkpoint, quant_type)
         self._written = {tensor.entry.name: tensor for tensor in self.file.tensors}
         source = notes_on_file(importance) if isinstance(importance, Imatrix) else ()
         checked = check_importance(self.file.tensors, self._importance) if self._importance else ()
-        self.file_notes = (*_notes(self.file, quant_type), *note_on_name(checkpoint, texts), *source, *checked)
+        given = retyped_names(planned.tensors, tensors)
+        self.file_notes = (*_notes(self.file, quant_type, given), *note_on_name(checkpoint, texts), *source, *checked)
+        self._measured: MeasuredImportance | None = None
         # By llama.cpp's names of tensors, and the numbers of experts.
         self._blocks: dict[str, dict[int | None, StoredTensor | torch.Tensor]] = {}
 
@@ -99,6 +108,25 @@ class GGUFPlanner(FilePlanner):
     def plan_embedding(self, layer: Layer, config: Any, *, multiplies: bool) -> LayerPlan | None:
         """See `Planner`: embeddings are quantized too."""
         return self._plan(layer)
+
+    def sizes_by_choice(self, layer: Layer, config: Any) -> Mapping[str, int]:
+        """See `Planner`: those types whose blocks divide the rows; of blocks of 32 only where none of 256 do."""
+        tensors = [self._written[place.name] for place in self._places(layer.name)]
+        own = {tensors[0].type_.name: self._plan(layer).disk_bytes}
+        if any(is_kept(tensor.entry.name, tensor.entry.shape) for tensor in tensors):
+            return own
+        types = fitting_types(config.choices_to_give(), layer.in_features)
+        shape = (layer.out_features, layer.in_features)
+        return {type_.name: type_.nbytes(shape) + layer.bias_bytes for type_ in types} or own
+
+    def rounded(self, weight: torch.Tensor, layer: Layer, config: Any) -> torch.Tensor:
+        """See `Planner`: weighed by the importance of its inputs, where that is known."""
+        place, *_ = self._places(layer.name)
+        type_ = BLOCK_TYPES[config.tensor_type]
+        importance = importance_of(replace(self._written[place.name], type_=type_), self._importance)
+        if importance is not None:
+            importance = (importance if place.expert is None else importance[place.expert]).to(weight.device)
+        return expanded_rows(quantize_rows(weight, type_, importance), type_.number)
 
     def sizes(self, layers: Sizes) -> Sizes:
         """See `Planner`: norms are float32 in the file, and its header holds the tokenizer."""
@@ -138,6 +166,19 @@ class GGUFPlanner(FilePlanner):
         vars(planner)["_blocks"] = by_tensor
         return planner
 
+    def with_importance(
+        self, found: "Mapping[str, InputSquares]", *, text: str, samples: tuple[int, ...]
+    ) -> "GGUFPlanner":
+        """See `FilePlanner`: by tensors, those of the experts of one together."""
+        places = ((place, squares) for name, squares in found.items() for place in self._places(name))
+        measured = MeasuredImportance.of(places, text=text, samples=samples)
+        planner = copy(self)
+        own = vars(planner)
+        own["_measured"] = measured
+        own["_importance"] = means = measured.means
+        own["file_notes"] = (*self.file_notes, *measured.notes, *check_importance(self.file.tensors, means))
+        return planner
+
     def write(self, folder: Path, device: str, on_progress: OnProgress) -> Mapping[str, Any]:
         """See `FilePlanner`."""
         checkpoint = self._checkpoint
@@ -166,6 +207,8 @@ class GGUFPlanner(FilePlanner):
                 given_back = done
                 give_memory_back()
             on_progress(ProgressEvent("quantize", min(done, total), total, "bytes", entry.name))
+        if self._measured is not None:
+            self._measured.write(folder / IMATRIX)
         if self._modelfile:
             text = modelfile(self.file_name, tokenizer_of(checkpoint), checkpoint.config, checkpoint.generation_config)
             (folder / MODELFILE).write_text(text, encoding="utf-8")
@@ -200,27 +243,26 @@ def _tensors(checkpoint: "Checkpoint") -> Mapping[str, Any]:
     return {name: tensor for name, tensor in checkpoint.skeleton.state_dict().items() if name not in tied}
 
 
-def _left(tensor: PlannedTensor, left: Callable[[str], bool]) -> PlannedTensor:
-    """Return a tensor in 16 bits where one of its modules stays so."""
-    modules = (module for source in tensor.sources for module in modules_in(source, tensor.entry))
-    if tensor.type_.block_size == 1 or not any(left(module) for module in modules):
-        return tensor
-    plain = BLOCK_TYPES["F16"]
-    count = tensor.entry.nbytes // tensor.type_.block_bytes * tensor.type_.block_size
-    entry = replace(tensor.entry, number=plain.number, nbytes=count * plain.block_bytes)
-    return replace(tensor, type_=plain, entry=entry)
+def _notes(file: FilePlan, quant_type: str, given: Collection[str]) -> tuple[str, ...]:
+    """Tell the types of all tensors, of how many llama.cpp did not choose them, and what rows that do not divide get.
 
-
-def _notes(file: FilePlan, quant_type: str) -> tuple[str, ...]:
-    """Tell the types of all tensors, and the fallbacks for rows that do not divide."""
+    Args:
+        file: the whole.
+        quant_type: a name of `MIXES`.
+        given: the tensors that have another type than llama.cpp's choice.
+    """
     counts = Counter(tensor.type_.name for tensor in file.tensors)
     types = ", ".join(f"{count} x {name}" for name, count in counts.most_common())
-    notes = [f"tensors in the file: {types}; llama.cpp's choice for {quant_type}"]
+    but = f" but for {len(given)} tensors" if given else ""
+    notes = [f"tensors in the file: {types}; llama.cpp's choice for {quant_type}{but}"]
     base = BLOCK_TYPES[MIXES[quant_type].base]
     odd = [
         tensor
         for tensor in file.tensors
-        if len(tensor.entry.shape) > 1 and tensor.type_.name != "F32" and tensor.entry.shape[-1] % base.block_size
+        if len(tensor.entry.shape) > 1
+        and tensor.type_.name != "F32"
+        and tensor.entry.shape[-1] % base.block_size
+        and tensor.entry.name not in given
     ]
     if odd:
         width = odd[0].entry.shape[-1]

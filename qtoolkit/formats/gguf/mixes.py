@@ -82,7 +82,7 @@ def type_of(name: str, shape: tuple[int, ...], quant_type: str, model: ModelShap
         quant_type: a name of `MIXES`.
         model: of which it is a tensor.
     """
-    if len(shape) < 2 or name.endswith(("_norm.weight", *_KEPT)):
+    if is_kept(name, shape):
         return BLOCK_TYPES["F32"]
     base = MIXES[quant_type].base
     columns = shape[-1]
@@ -92,11 +92,21 @@ def type_of(name: str, shape: tuple[int, ...], quant_type: str, model: ModelShap
         chosen = "Q8_0" if base == "Q8_0" or columns % BLOCK_TYPES[base].block_size else "Q6_K"
     else:
         chosen = _in_block(name, quant_type, model) or base
-    if columns % BLOCK_TYPES[chosen].block_size:
-        chosen = _FALLBACKS.get(chosen, "F16")
-    if columns % BLOCK_TYPES[chosen].block_size:
-        chosen = "F16"
-    return BLOCK_TYPES[chosen]
+    return fitting(chosen, columns)
+
+
+def is_kept(name: str, shape: tuple[int, ...]) -> bool:
+    """Check whether a tensor stays in float32, whatever types others get; arguments as for `type_of`."""
+    return len(shape) < 2 or name.endswith(("_norm.weight", *_KEPT))
+
+
+def fitting(name: str, columns: int) -> BlockType:
+    """Return the type of this name, or what takes its place where its blocks do not divide rows of so many weights."""
+    if columns % BLOCK_TYPES[name].block_size:
+        name = _FALLBACKS.get(name, "F16")
+    if columns % BLOCK_TYPES[name].block_size:
+        name = "F16"
+    return BLOCK_TYPES[name]
 
 
 def _in_block(name: str, quant_type: str, model: ModelShape) -> str | None:

@@ -8,7 +8,7 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer, get_grouped_format
 from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Method, Offer, Outcome
-from qtoolkit.methods.mixed_precision import MixedConfig
+from qtoolkit.methods.mixed_precision import MixedBits
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 from qtoolkit.requests import option
 from qtoolkit.texts.mixtures import read_mixture
@@ -33,7 +33,7 @@ _TOO_EXACT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTQ(MixedConfig):
+class GPTQ(MixedBits):
     """GPTQ: codes of 2 to 8 bits, chosen so that each layer's outputs on a calibration text change least."""
 
     method: ClassVar[str] = "gptq"
@@ -181,7 +181,7 @@ class GPTQ(MixedConfig):
             return self.refine
         bits = [self.bits, *(values["bits"] for values in self.rules.values() if "bits" in values)]
         if self.target is not None:
-            bits.extend(self.bits_to_give())
+            bits.extend(self.choices_to_give())
         return _ROUNDS if min(bits) < _TOO_EXACT else 0
 
     def as_given(self) -> "GPTQ":
@@ -189,11 +189,11 @@ class GPTQ(MixedConfig):
         without = replace(self, refine=None)
         return without if self.refine == without.rounds else self
 
-    def bits_to_give(self) -> tuple[int, ...]:
+    def choices_to_give(self) -> tuple[int, ...]:
         """See `MixedConfig`: those that the format holds; not 2 with scales of one sign, which destroy a layer."""
         held = self.stored_as.widths
         useful = 2 if self.full_range or not self.sym else 3
-        return tuple(bits for bits in super().bits_to_give() if bits in held and bits >= useful)
+        return tuple(bits for bits in map(int, super().choices_to_give()) if bits in held and bits >= useful)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values; calibration text that is no file is replaced by its description."""

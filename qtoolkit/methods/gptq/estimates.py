@@ -26,7 +26,7 @@ _HIDDEN_AT_ONCE = 3
 _EXACT_AT_ONCE = 1
 
 
-def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
+def gptq_phases(job: JobShape, config: GPTQ, *, solves: bool = True) -> tuple[PhasePlan, ...]:
     """Return the phases: calibration, the blocks one by one, and reading the result back.
 
     Hidden states of T tokens take T * hidden_size elements, a block's activations `activation_bytes`. Layers with K
@@ -34,6 +34,11 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
     copy, and 4 K N bytes each for weight, errors, levels and products in float32. A second stream (`qep_alpha`) has
     hidden states of its own, 4 K^2 bytes of products more, and two copies of the weight while it is corrected; if
     several batches run through a block, the block's original weights stay in memory beside the new ones.
+
+    Args:
+        job: the job.
+        config: the text, and how layers are solved.
+        solves: whether they are; otherwise the text runs through the model once, and inputs are observed.
     """
     seq_len = min(config.seq_len, job.max_seq_len or config.seq_len)
     dtype = calibration_dtype(job.device, job.dtype)
@@ -50,7 +55,8 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
     described = f"the largest block{', as it was and as it becomes' if kept == 2 else ''}"
     block = Term("a block's weights", round(kept * max(in_blocks.values(), default=0) * wider), described)
     solver_bytes = _solver_bytes(inner, corrected=config.qep_alpha > 0)
-    solving = Term("Hessian and solver", solver_bytes, "the largest layers that share inputs, float32")
+    solver = Term("Hessian and solver", solver_bytes, "the largest layers that share inputs, float32")
+    solving = (solver,) if solves else ()
     calibrating = replace(
         on_device(job, "calibrate", (first, samples, embedded), (samples,)),
         bytes_moved=outside,
@@ -61,16 +67,18 @@ def gptq_phases(job: JobShape, config: GPTQ) -> tuple[PhasePlan, ...]:
     if config.token_weights and inner:
         weighing.append(weighing_phase(replace(job, layers=inner), config.num_samples, seq_len))
         job = replace(job, base=(*job.base, weights_term(job, config.num_samples * seq_len)))
-    forward, solver = _operations(inner, config, config.num_samples * seq_len)
+    forward, factors = _operations(inner, config, config.num_samples * seq_len)
+    if not solves:
+        forward, factors = 2.0 * config.num_samples * seq_len * sum(layer.num_weights for layer in inner), 0.0
     slow = forward if dtype == torch.float32 else 0.0
-    done = sum(layer.disk_bytes for layer in job.layers)
+    done = sum(layer.disk_bytes for layer in job.layers) if solves else 0
     moved = job.read_bytes + done
     quantizing = replace(
-        on_device(job, "quantize", (samples, block, running, solving), (samples,)),
+        on_device(job, "quantize" if solves else "calibrate", (samples, block, running, *solving), (samples,)),
         # The journal also stores text that the model wrote, as int64.
         disk=done + (8 * config.num_samples * seq_len if written else 0),
         bytes_moved=moved,
-        seconds=job.time(moved=moved, flops=forward - slow, flops32=solver + slow),
+        seconds=job.time(moved=moved, flops=forward - slow, flops32=factors + slow),
     )
     return (*written, calibrating, *weighing, quantizing, _reading(job, seq_len))
 

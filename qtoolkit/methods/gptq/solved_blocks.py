@@ -1,20 +1,22 @@
 """GPTQ on the block types of `.gguf` files: each block keeps the levels that a search gives it, codes are solved."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from qtoolkit.checkpoints.gguf_tensors import expanded_rows
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.methods.gptq import GPTQ
+from qtoolkit.methods.gptq.alone import factored_alone
 from qtoolkit.methods.gptq.layer_inputs import Factored, SolvedTogether, are_facts, energy, share_of
 from qtoolkit.methods.gptq.solver import solve
-from qtoolkit.optional import optional
 from qtoolkit.stream.run import Result
 from qtoolkit.tensor.block_search import Codebook
-from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType, search_levels
+from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType, quantize_rows, search_levels
+from qtoolkit.tensor.hessian import Hessian
 from qtoolkit.tensor.qparams import QParams
 
 # The step of a group whose codes count for nothing: so small that none of them stands for anything.
@@ -45,9 +47,8 @@ class SolvedBlocks:
 
     def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `BlockMethod`: by the `gguf` package."""
-        gguf = optional("gguf", "a .gguf file")
         ((name, packed),) = tensors.items()
-        return torch.from_numpy(gguf.dequantize(packed.numpy(), gguf.GGMLQuantizationType(BLOCK_TYPES[name].number)))
+        return expanded_rows(packed, BLOCK_TYPES[name].number)
 
     def fits(
         self,
@@ -132,6 +133,33 @@ def solve_blocks(weight: torch.Tensor, type_: BlockType, inputs: Factored) -> tu
     codes, loss = solve(weight, inputs.lower, inputs.diagonal, inputs.order, qparams, groups, codebook)
     blocks = codes.T.reshape(-1, type_.block_size)  # [in, out] -> [blocks, block_size], row after row
     return grid.pack(levels.stored, blocks).reshape(out_features, -1), loss
+
+
+def blocks_alone(
+    weights: Iterable[torch.Tensor], inputs: Hessian, types: Sequence[BlockType], config: GPTQ
+) -> Iterator[list[torch.Tensor]]:
+    """Yield what layers with the same inputs become in blocks of several types, each alone in an unchanged model.
+
+    Args:
+        weights: W[out, in] float32 of each layer.
+        inputs: of these layers.
+        types: of the blocks; codes of those without a grid are those next to the weights.
+        config: how layers are solved.
+
+    Raises:
+        SingularHessianError: the inputs hold NaN or infinity.
+    """
+    factored = factored_alone(inputs, config.order, config.damp_percent)
+    for weight in weights:
+        yield [
+            expanded_rows(
+                quantize_rows(weight, type_)
+                if type_.grid is None
+                else solve_blocks(weight.T.contiguous(), type_, factored)[0],
+                type_.number,
+            )
+            for type_ in types
+        ]
 
 
 def _by_group(numbers: torch.Tensor, out_features: int) -> torch.Tensor:

@@ -1,35 +1,33 @@
 """Solve the codes of a file that other programs run: GPTQ on the block types that its planner has chosen."""
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.formats import FilePlanner, Layer, Sizes
+from qtoolkit.formats import FilePlanner
 from qtoolkit.measure.malloc import give_memory_back
+from qtoolkit.methods.calibrated_file import CalibratedFile
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.calibrating import begin, report_of
 from qtoolkit.methods.gptq.estimates import gptq_phases
 from qtoolkit.methods.gptq.notes import note_on_few, note_on_few_tokens, note_on_unseen, notes_on_experts
-from qtoolkit.methods.gptq.solved_blocks import SolvedBlocks
+from qtoolkit.methods.gptq.solved_blocks import SolvedBlocks, blocks_alone
 from qtoolkit.methods.method import Outcome
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.run import quantize_blocks
-from qtoolkit.tensor.block_types import BlockType
+from qtoolkit.tensor.block_types import BLOCK_TYPES
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
-    from qtoolkit.checkpoints.safetensors import StoredTensor
     from qtoolkit.methods.config import MethodConfig
     from qtoolkit.models.checkpoint import Checkpoint
-    from qtoolkit.noted import Noted
     from qtoolkit.stream.cost import JobShape
     from qtoolkit.stream.journal import JournalLocation
+    from qtoolkit.tensor.hessian import Hessian
 
 
-class SolvedFile(FilePlanner):
+class SolvedFile(CalibratedFile):
     """Plan a file whose codes are solved before it is written.
 
     Args:
@@ -37,25 +35,11 @@ class SolvedFile(FilePlanner):
         solving: how the layers in blocks are solved.
     """
 
+    corrects = True
+
     def __init__(self, file: FilePlanner, solving: GPTQ) -> None:
-        self._file = file
+        super().__init__(file)
         self._solving = solving
-        self.name = file.name
-        self.bits = file.bits
-        self.splits_experts = file.splits_experts
-        self.file_notes = file.file_notes
-
-    def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
-        """See `Planner`."""
-        return self._file.plan_layer(layer, config)
-
-    def plan_embedding(self, layer: Layer, config: Any, *, multiplies: bool) -> LayerPlan | None:
-        """See `Planner`."""
-        return self._file.plan_embedding(layer, config, multiplies=multiplies)
-
-    def sizes(self, layers: Sizes) -> Sizes:
-        """See `Planner`."""
-        return self._file.sizes(layers)
 
     def phases(self, job: "JobShape", config: Any) -> tuple[PhasePlan, ...]:
         """See `Planner`: those of GPTQ, whose result is not read back, and that of the file."""
@@ -68,21 +52,12 @@ class SolvedFile(FilePlanner):
         few = note_on_few_tokens(self._solving, tuple(layer for layer in layers if layer.name in solved))
         return (*self._file.notes(config, layers), *notes_on_experts(self._solving, layers), *few)
 
-    def grids(self, layers: Iterable[str]) -> Mapping[str, BlockType]:
-        """See `FilePlanner`."""
-        return self._file.grids(layers)
-
-    def with_blocks(self, blocks: "Mapping[str, StoredTensor | torch.Tensor]") -> FilePlanner:
-        """See `FilePlanner`."""
-        return self._file.with_blocks(blocks)
-
-    def write(self, folder: Path, device: str, on_progress: OnProgress) -> Mapping[str, Any]:
-        """See `FilePlanner`: nothing is solved here."""
-        return self._file.write(folder, device, on_progress)
-
-    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+    def corrected(
+        self, weights: "Iterable[torch.Tensor]", inputs: "Hessian", configs: Sequence[Any]
+    ) -> "Iterator[list[torch.Tensor]]":
         """See `Planner`."""
-        return self._file.load(checkpoint, device=device)
+        types = [BLOCK_TYPES[config.tensor_type] for config in configs]
+        return blocks_alone(weights, inputs, types, self._solving)
 
     def solve(
         self,

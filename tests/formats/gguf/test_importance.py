@@ -35,7 +35,7 @@ def planner(quant_type: str = "Q4_0", **options: Any) -> FilePlanner:
     assert isinstance(format_, FileFormat)
     importance = options.pop("importance", None)
     values = {"quant_type": quant_type, **options}
-    return format_.planner(open_loaded(mixtral(), None), values, lambda _: False, importance=importance)
+    return format_.planner(open_loaded(mixtral(), None), values, lambda _: False, lambda _: None, importance=importance)
 
 
 def importance() -> dict[str, torch.Tensor]:
@@ -51,7 +51,8 @@ def importance() -> dict[str, torch.Tensor]:
 
 def imatrix_file(folder: Path, means: Mapping[str, torch.Tensor]) -> Path:
     counts = {name: [8] * (EXPERTS if "_exps" in name else 1) for name in means}
-    write_imatrix(folder / "x.gguf", means, counts, datasets=["/home/ann/wiki.txt"], chunk_count=7, chunk_size=512)
+    sums = {name: 8 * mean for name, mean in means.items()}
+    write_imatrix(folder / "x.gguf", sums, counts, datasets=["/home/ann/wiki.txt"], chunk_count=7, chunk_size=512)
     return folder / "x.gguf"
 
 
@@ -112,7 +113,7 @@ def test_types_are_those_that_llama_cpp_chooses_where_importance_is_known() -> N
     format_ = get_format("gguf")
     assert isinstance(format_, FileFormat)
     for known, expected in ((None, "Q4_0"), ({}, "Q4_1")):
-        plan = format_.planner(checkpoint, {"quant_type": "Q4_0"}, lambda _: False, importance=known)
+        plan = format_.planner(checkpoint, {"quant_type": "Q4_0"}, lambda _: False, lambda _: None, importance=known)
         types = plan.grids([f"model.layers.{layer}.mlp.down_proj" for layer in range(2)])
         assert [type_.name for type_ in types.values()] == [expected, "Q4_0"]
 

@@ -156,8 +156,8 @@ def test_widths_are_those_that_tensors_can_have() -> None:
 
 
 def test_a_target_is_met_with_the_widths_that_the_format_holds() -> None:
-    assert qt.GPTQ(format="compressed-tensors").bits_to_give() == (2, 3, 4, 5, 6, 8)
-    assert qt.GPTQ().bits_to_give() == (2, 3, 4, 8)
-    assert qt.GPTQ(sym=False, full_range=False).bits_to_give() == (2, 3, 4, 8)
+    assert qt.GPTQ(format="compressed-tensors").choices_to_give() == (2, 3, 4, 5, 6, 8)
+    assert qt.GPTQ().choices_to_give() == (2, 3, 4, 8)
+    assert qt.GPTQ(sym=False, full_range=False).choices_to_give() == (2, 3, 4, 8)
     # Perplexity 992 with 2 bits and scales of one sign, of SmolLM2-135M.
-    assert qt.GPTQ(full_range=False).bits_to_give() == (3, 4, 8)
+    assert qt.GPTQ(full_range=False).choices_to_give() == (3, 4, 8)
