@@ -142,7 +142,7 @@ def main() -> int:
     _import_all()
     stored = read(STORED)
     found = dict(stored)
-    problems = []
+    problems: list[str] = []
     for name, cells in run(types, methods, stored):
         print(name, "; ".join(f"{method} {cell}" for method, cell in cells.items()), flush=True)
         problems += worse(name, stored.get(name, {}), cells)

@@ -25,7 +25,7 @@ _TOKENS = 32
 # Method -> the share of the logits' deviation that its error may have: codes of 8 bits, and of 4.
 METHODS = {"gptq": 0.6, "absmax": 0.15, "zero_point": 0.15, "nf4": 0.6, "fp4": 0.8, "int8": 0.25, "fp8": 0.4}
 # Those that transformers makes by itself, bit for bit.
-_BY_TRANSFORMERS = {
+_BY_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
     "int8": {"load_in_8bit": True},
 }
@@ -196,7 +196,8 @@ def _logits(model: "PreTrainedModel") -> "torch.Tensor":
 
     tokens = torch.tensor(_rows()[-1:])  # [1, tokens]
     with torch.no_grad():
-        return type(model).forward(model, input_ids=tokens, use_cache=False).logits[0].float()
+        logits: torch.Tensor = type(model).forward(model, input_ids=tokens, use_cache=False).logits[0].float()
+    return logits
 
 
 def _linear_weights(model: "PreTrainedModel") -> int:

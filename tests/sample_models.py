@@ -146,7 +146,9 @@ def gemma3_folder() -> Path | None:
     if folder.exists() or not file.exists():
         return folder if folder.exists() else None
     partial = folder.with_suffix(f".{os.getpid()}")
-    qt.load(file, device="cpu").save_pretrained(partial)
+    model = qt.load(file, device="cpu")
+    assert isinstance(model, PreTrainedModel)
+    model.save_pretrained(partial)
     AutoTokenizer.from_pretrained(CACHE, gguf_file=GEMMA3_NAME).save_pretrained(partial)
     partial.rename(folder)
     return folder
