@@ -1,9 +1,10 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
-from qtoolkit.formats.base import Format, Layers, LayersFormat, LayersOf, Planner, Reader, Sizes, is_uneven
+from qtoolkit.formats.base import Format, Layers, LayersOf, Planner, Reader, Sizes, is_uneven
 from qtoolkit.formats.file_format import FileFormat, FileOfCodes, FilePlanner, Unheld, in_full_precision
 from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
+from qtoolkit.formats.layers_format import LayersFormat
 from qtoolkit.formats.patched_modules import patched_module
 from qtoolkit.formats.registry import (
     available_formats,

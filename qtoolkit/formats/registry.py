@@ -9,9 +9,10 @@ from functools import cache
 from typing import Any
 
 from qtoolkit.errors import ConfigError, oneline
-from qtoolkit.formats.base import Format, LayersFormat, LayersOf
+from qtoolkit.formats.base import Format, LayersOf
 from qtoolkit.formats.file_format import FileFormat
 from qtoolkit.formats.grouped import GroupedFormat
+from qtoolkit.formats.layers_format import LayersFormat
 from qtoolkit.optional import entry_points_in, package_of
 
 ENTRY_POINT_GROUP = "qtoolkit.formats"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qtoolkit.formats.base import LayersFormat
+from qtoolkit.formats.layers_format import LayersFormat
 
 __all__ = ["FORMAT"]
 
