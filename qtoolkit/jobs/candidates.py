@@ -72,6 +72,7 @@ class Task:
         prompts: texts that each candidate continues.
         device: as the user gave it, since each process has its own.
         noise_floor: whether to measure what rounding alone does.
+        speed: whether to measure how fast each candidate reads and writes.
     """
 
     model: Any
@@ -82,6 +83,7 @@ class Task:
     prompts: tuple[str, ...]
     device: str
     noise_floor: bool
+    speed: bool
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,8 @@ def measure_candidate(candidate: Candidate, base: Base) -> Compared:
         assert footprint is not None
         report = measure_quality(windows, predictor, base.predictor, base.on_progress)
         report = with_origin(report, opened, base.checkpoint, base.device)
-        report = with_speed(report, predictor, windows, base.on_progress)
+        if base.task.speed:
+            report = with_speed(report, predictor, windows, base.on_progress)
         prompts = () if model is None else base.task.prompts
         answers = tuple(continue_text(model, base.source.tokenizer, prompt) for prompt in prompts)
     notes = dict.fromkeys((*opened.notes, *predictor.notes))

@@ -130,6 +130,7 @@ def measure_candidates(
         prompts=prompts,
         device=subject.device if executor is None else request.device,
         noise_floor=request.noise_floor,
+        speed=request.speed,
     )
     keys = {one.label: key_of(one, own, task) for one, own in zip(candidates, weights, strict=True)}
     results = cache.read(keys) if request.resume else {}
@@ -147,8 +148,10 @@ def measure_candidates(
             results[candidate.label] = result
             cache.write(keys[candidate.label], result)
             report(candidate.label)
-    speeds = () if executor is None else ("speed was measured on the workers, which may differ from one another",)
-    return Measured(windows, in_order(tuple(results.values())), (*windows.notes, *cache.notes(), *speeds))
+    notes = [*windows.notes, *cache.notes()]
+    if executor is not None and request.speed:
+        notes.append("speed was measured on the workers, which may differ from one another")
+    return Measured(windows, in_order(tuple(results.values())), tuple(notes))
 
 
 def _portable_name(request: CandidatesRequest, checkpoint: Checkpoint) -> Any:

@@ -98,6 +98,7 @@ def key_of(candidate: Candidate, weights: str, task: Task) -> str:
         "prompts": task.prompts,
         "device": task.device,
         "noise_floor": task.noise_floor,
+        "speed": task.speed,
         "qtoolkit": __version__,
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -17,4 +17,3 @@ class EvaluateRequest(TextOptions, OnDevice, ModelSource, WithProgress):
     base: Any | None = option(
         None, help="what it was made from, to measure what was lost", empty="perplexity alone", metavar="MODEL"
     )
-    speed: bool = option(True, help="measure too how fast it reads and writes", empty="measure quality alone")

@@ -1,4 +1,4 @@
-"""Define options that say which text a model is measured on."""
+"""Define options that say on which text a model is measured, and what is measured beside its quality."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from qtoolkit.requests.option_field import option
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions(HubToken):
-    """Hold a text, how it is cut into windows, and the token with which it is downloaded."""
+    """Hold a text, how it is cut into windows, the token with which it is downloaded, and what else is measured."""
 
     text: Any = option(
         "wikitext2",
@@ -25,6 +25,7 @@ class TextOptions(HubToken):
     noise_floor: bool = option(
         False, help="measure too what rounding alone does: the base in its own type against the base in float32"
     )
+    speed: bool = option(True, help="measure too how fast it reads and writes", empty="measure quality alone")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -117,10 +117,12 @@ def test_a_loaded_model_is_compared_and_stays_as_it_is(tiny_llama: Path, tmp_pat
 
 def test_what_rounding_does_is_measured_once(tiny_llama: Path, tmp_path: Path) -> None:
     events: list[ProgressEvent] = []
-    found = compare(tiny_llama, ["nf4", "absmax"], tmp_path, noise_floor=True, on_progress=events.append)
+    found = compare(tiny_llama, ["nf4", "absmax"], tmp_path, noise_floor=True, speed=False, on_progress=events.append)
     options = {"seq_len": 32, "num_tokens": 96, "device": "cpu", "speed": False, "noise_floor": True}
     expected = qt.evaluate(qt.quantize(tiny_llama, "nf4", device="cpu"), base=tiny_llama, text=TEXT, **options)
     assert found.noise_floor == expected.noise_floor
+    assert found.results[0].quality is not None and found.results[0].quality.speed is None
+    assert "tokens/s" not in found.picture() + "".join(found.results[0].cells())
     # The base, and its two forms of the floor, two blocks each.
     assert len([event for event in events if event.unit == "blocks"]) == 6
 

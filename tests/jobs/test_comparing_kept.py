@@ -28,6 +28,7 @@ TASK = Task(
     prompts=("A",),
     device="cpu",
     noise_floor=False,
+    speed=True,
 )
 CANDIDATE = Candidate("NF4()", qt.NF4())
 
@@ -59,6 +60,7 @@ OTHER_TASKS: dict[str, dict[str, Any]] = {
     "prompts": {"prompts": ("B",)},
     "device": {"device": "cuda:0"},
     "noise floor": {"noise_floor": True},
+    "speed": {"speed": False},
 }
 
 

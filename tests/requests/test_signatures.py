@@ -26,15 +26,15 @@ SIGNATURES = {
     "evaluate": f"(model: Any, *, base: Any | None = None, {TEXT}, noise_floor: bool = False, speed: bool = True, "
     f"device: str = 'auto', {SOURCE}, on_progress: {PROGRESS}) -> QualityReport",
     "compare": f"(model: Any, configs: Sequence[Any], *, {TEXT}, prompts: Sequence[str] = (), "
-    "memory: int | str | None = None, noise_floor: bool = False, executor: Executor | None = None, retries: int = 2, "
-    f"output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
+    "memory: int | str | None = None, noise_floor: bool = False, speed: bool = True, executor: Executor | None = None, "
+    f"retries: int = 2, output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
     f"on_progress: {PROGRESS}) -> Comparison",
     "convert": f"(model: {PATH}, format: str, output: {PATH}, *, lossy: bool = False, wider: bool = False, "
     f"overwrite: bool = False, {FOR}, revision: str | None = None, token: str | None = None, "
     f"on_progress: {PROGRESS}) -> Conversion",
     "frontier": f"(model: Any, configs: Sequence[Any] | None = None, *, {TEXT}, sizes: Sequence[int | str] = (), "
-    "memory: int | str | None = None, noise_floor: bool = False, executor: Executor | None = None, retries: int = 2, "
-    f"output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
+    "memory: int | str | None = None, noise_floor: bool = False, speed: bool = True, executor: Executor | None = None, "
+    f"retries: int = 2, output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
     f"on_progress: {PROGRESS}) -> Frontier",
     "recommend": "(model: Any | list[Any], *, memory: int | str | None = None, goal: str = 'quality', "
     "device: str = 'auto', machine: str | Machine | None = None, context: int = 4096, revision: str | None = None, "
