@@ -29,7 +29,9 @@ NOT_IN_A_PANEL = {
     "executor": "an object, which a variable of a cell can hold",
     "output": "of a comparison it is a folder in the user's cache, and a plan writes nothing",
     "base": "the one that the saved folder names",
-    **dict.fromkeys(("resume_repo", "retries", "seq_len", "stride", "noise_floor", "speed", "context", "batch_size"), _RARE),
+    **dict.fromkeys(
+        ("resume_repo", "retries", "seq_len", "stride", "noise_floor", "speed", "context", "batch_size"), _RARE
+    ),
     "frontier": _RARE,
 }
 # Keyword of a verb -> how it is written on a line, if not as its name.
