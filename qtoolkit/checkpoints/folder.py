@@ -219,7 +219,7 @@ def load_config(folder: Path) -> "PreTrainedConfig":
         CheckpointError: transformers refuses it.
         UnsupportedModelError: it describes a model of several parts, none of which is the language model.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     file = folder / "config.json"
     values, dropped = without_code(read_config(folder))
@@ -236,6 +236,9 @@ def load_config(folder: Path) -> "PreTrainedConfig":
     except ValueError as error:  # transformers takes neither of a text encoder and a decoder
         what = f"{folder} is no causal language model alone ({oneline(error)})"
         raise UnsupportedModelError(f"{what}: {NAME_ANOTHER}") from error
+    if not isinstance(text, PreTrainedConfig):
+        what = f"{file} is not a valid config (the part of its language model is {type(text).__name__} {text!r:.60})"
+        raise CheckpointError(f"{what}: {sound_copy(file)}")
     if config.is_encoder_decoder or text.is_encoder_decoder:
         what = f"{folder} is no causal language model (its {text.model_type} encodes text for a decoder)"
         raise UnsupportedModelError(f"{what}: {NAME_ANOTHER}")

@@ -142,8 +142,8 @@ def _decode(what: str, hint: Any, value: Any) -> Any:
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        # Records use unions of the kind `X | None` only.
-        return None if value is None else _decode(what, arguments[0], value)
+        # Of None and plain types, the one that the value has.
+        return value if type(value) in arguments else _decode(what, arguments[0], value)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_decode(what, arguments[0], item) for item in value)
     if origin is Mapping and isinstance(value, Mapping):

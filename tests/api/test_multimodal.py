@@ -29,7 +29,8 @@ _QWEN = {
     "out_hidden_size": 64,
 }
 _LINEAR = {"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2}
-_LINEAR |= {"linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
+# A projection has a row for each head of values, of which plain bitsandbytes takes 32 on a CPU.
+_LINEAR |= {"linear_num_value_heads": 32, "linear_key_head_dim": 16, "linear_value_head_dim": 4}
 _TOKENS = {"vision_start_token_id": 248, "vision_end_token_id": 249, "image_token_id": 250, "video_token_id": 251}
 CONFIGS: dict[str, dict[str, Any]] = {
     "gemma3": {

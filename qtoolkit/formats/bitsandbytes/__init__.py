@@ -134,7 +134,7 @@ def keep_exact(model: "PreTrainedModel") -> None:
 
 
 def packs_on_cpu(out_features: int, in_features: int) -> bool:
-    """Check whether bitsandbytes can pack a 4-bit layer, as it does on a CPU with AVX512-BF16.
+    """Check whether bitsandbytes can pack a 4-bit layer, as it does on a CPU with AVX512-BF16, and expand it rightly.
 
     Source: bitsandbytes 0.50 `functional._convert_weight_packed_for_cpu`, which takes 32 outputs and a block of 64
     inputs, those that share a scale, at one time.

@@ -75,6 +75,18 @@ class Quantizer4bit(SplittingQuantizer, Bnb4BitHfQuantizer):  # type: ignore[mis
             model.config.quantization_config = self.quantization_config
         return super()._process_model_after_weight_loading(model, **kwargs)
 
+    def _dequantize(self, model: "PreTrainedModel", *args: Any, **kwargs: Any) -> "PreTrainedModel":
+        """See transformers; weights that bitsandbytes expands wrongly are expanded here."""
+        from qtoolkit.formats.bitsandbytes.linear4bit import expanded, is_misread
+
+        modules = ((name, getattr(module, "weight", None)) for name, module in model.named_modules())
+        misread = {name: weight for name, weight in modules if is_misread(weight)}
+        plain: PreTrainedModel = super()._dequantize(model, *args, **kwargs)
+        for name, weight in misread.items():
+            parameter = plain.get_submodule(name).weight
+            parameter.data = expanded(weight).to(parameter.dtype)
+        return plain
+
 
 def quantized_names(tensors: Mapping[str, Any]) -> list[str]:
     """Return the names of a file's 4-bit layers: bitsandbytes stores the codes of a weight as one column."""

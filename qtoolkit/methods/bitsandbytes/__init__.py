@@ -158,8 +158,8 @@ class FourBitMethod(BitsAndBytesMethod):
         if not others:
             return ()
         what = f"{len(others)} of {len(layers)} layers, such as {others[0].name} {list(others[0].shape)}"
-        where = "on a processor with AVX512-BF16 bitsandbytes alone takes outputs % 32 = 0 and inputs % 64 = 0"
-        return (f"{what}: {where}, others once qtoolkit is imported; a GPU and other processors take any",)
+        where = "on a CPU bitsandbytes alone is right where outputs % 32 = 0 and inputs % 64 = 0"
+        return (f"{what}: {where}, and elsewhere wrong or an error; qt.load is right in all, as a GPU is",)
 
     def plan_replaced(self, layer: Layer, config: FourBitConfig) -> LayerPlan:
         """See `BitsAndBytesMethod`."""

@@ -53,4 +53,4 @@ def test_it_is_asked_for_once_and_in_the_main_thread(
     panel.model.search.value = "llama"
     panel.model.lookup.wait()
     assert asked == ["MainThread"]
-    assert [request.token for request in hub.requests if request.path == "/api/models"] == ["hf_secret"]
+    assert [request.token for request in hub.requests if request.path == "/api/models"] == ["hf_secret"] * 2
