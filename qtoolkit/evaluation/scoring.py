@@ -119,7 +119,7 @@ class StreamedScorer:
         chosen = 0
 
         def hidden() -> torch.Tensor:
-            return samples.hidden[chosen].to(streamed.device)
+            return samples.as_given(samples.hidden[chosen].to(streamed.device))
 
         def logits(index: int) -> torch.Tensor:
             nonlocal chosen
@@ -139,7 +139,7 @@ def _run_blocks(streamed: StreamedModel, tokens: torch.Tensor, on_progress: OnPr
         with streamed.block(index) as module, torch.no_grad(), products:
             for window, call in enumerate(samples.calls(index, module, streamed.device)):
                 samples.hidden[window] = call().to("cpu")
-        samples.arguments[index] = {}
+        samples.arguments.forget(index)
         on_progress(ProgressEvent("evaluate", index + 1, len(streamed.blocks), "blocks", streamed.name))
     return samples
 

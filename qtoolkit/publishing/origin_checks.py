@@ -79,10 +79,21 @@ def _may_name(receipt: Receipt, base_model: Any, relation: Any) -> bool:
     return not is_copy_of_hub(receipt) and relation in BASE_MODEL_RELATIONS and relation != "quantized"
 
 
-def _config_problems(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """List the entries that two configs both have with different values, but for those that quantizing changes."""
-    return [
-        f"{key} is {ours[key]!r:.60} instead of the base's {theirs[key]!r:.60}"
-        for key in sorted((ours.keys() & theirs.keys()) - _CHANGED)
-        if not (same_scaling(ours[key], theirs[key]) if key == "rope_scaling" else ours[key] == theirs[key])
-    ]
+def _config_problems(ours: dict[str, Any], theirs: dict[str, Any], within: str = "") -> list[str]:
+    """List the entries that two configs both have with different values, but for those that quantizing changes.
+
+    Configs of parts, such as the `text_config` of a model that takes images, are compared entry by entry: saving adds
+    the dtype to each, and the names of other versions.
+
+    Args:
+        ours, theirs: the configs.
+        within: the names of the parts they are of, each with a dot.
+    """
+    problems = []
+    for key in sorted((ours.keys() & theirs.keys()) - _CHANGED):
+        own, other = ours[key], theirs[key]
+        if key.endswith("_config") and isinstance(own, dict) and isinstance(other, dict):
+            problems += _config_problems(own, other, f"{within}{key}.")
+        elif not (same_scaling(own, other) if key == "rope_scaling" else own == other):
+            problems.append(f"{within}{key} is {own!r:.60} instead of the base's {other!r:.60}")
+    return problems

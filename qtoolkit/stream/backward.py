@@ -125,6 +125,12 @@ def run_backward(
     """
     check_outside(streamed)
     samples = first_inputs(streamed, tokens, samples_at_once)
+    if samples.arguments.has_state or samples.sample_dim:
+        kind = streamed.model.config.model_type
+        raise UnsupportedModelError(
+            f"{streamed.name} ({kind}) passes more from block to block than one tensor of hidden states, whose "
+            "gradients are not computed: take a method or an option that needs no gradients"
+        )
     parts = [slice(start, start + samples_at_once) for start in range(0, len(tokens), samples_at_once)]
     count = len(streamed.blocks)
 
@@ -139,7 +145,7 @@ def run_backward(
             check_block(streamed, index, block)
             for number in range(len(parts)):
                 hidden = states[index * len(parts) + number]
-                output = samples.call(index, block, streamed.device, hidden).to("cpu")
+                output = samples.call(index, block, streamed.device, hidden, first=parts[number].start).to("cpu")
                 _check_finite(streamed, name, output)
                 states.append(output)
         report(index + 1, name)
@@ -158,12 +164,17 @@ def run_backward(
         with streamed.block(index) as block:
             block.requires_grad_(requires_grad=False)
             run = partial(samples.call, index, block, streamed.device)
-            calls = [partial(_run_batch, run, states, index * len(parts) + number) for number in range(len(parts))]
-            with watcher.watching(LoadedBlock(index, name, block, partial(run, samples.one), calls)) as weights:
+            calls = [
+                partial(_run_batch, partial(run, first=part.start), states, index * len(parts) + number)
+                for number, part in enumerate(parts)
+            ]
+            one = partial(run, samples.one, first=0)
+            with watcher.watching(LoadedBlock(index, name, block, one, calls)) as weights:
                 for number, part in enumerate(reversed(parts)):
                     inputs = states.pop().to(streamed.device).requires_grad_()
                     output_gradient = gradients[number].to(streamed.device)
-                    computed = torch.autograd.grad(run(inputs), [inputs, *weights], output_gradient, allow_unused=True)
+                    output = run(inputs, first=part.start)
+                    computed = torch.autograd.grad(output, [inputs, *weights], output_gradient, allow_unused=True)
                     gradients[number] = computed[0].to("cpu")
                     _check_finite(streamed, f"the gradients of {name}", gradients[number])
                     watcher.add(part, computed[1:])
@@ -171,7 +182,7 @@ def run_backward(
     return gradients[::-1]
 
 
-def _run_batch(run: Callable[[torch.Tensor], torch.Tensor], states: Stack, number: int) -> torch.Tensor:
+def _run_batch(run: Callable[..., torch.Tensor], states: Stack, number: int) -> torch.Tensor:
     """Run a block on the inputs that are kept under a number."""
     return run(states[number])
 

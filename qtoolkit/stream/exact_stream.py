@@ -69,12 +69,12 @@ class ExactStream:
         module: the block, with its original weights.
         hidden: its inputs in the full-precision model, one tensor for each batch; each is replaced by the block's
             output when the batch runs for the last time.
-        call: runs the block on hidden states [samples, tokens, hidden].
+        call: runs the block on hidden states [samples, tokens, hidden]; `first` is the number of their first sample.
         at_once: samples of a batch that run at one time.
     """
 
     def __init__(
-        self, module: nn.Module, hidden: list[torch.Tensor], call: Callable[[torch.Tensor], torch.Tensor], at_once: int
+        self, module: nn.Module, hidden: list[torch.Tensor], call: Callable[..., torch.Tensor], at_once: int
     ) -> None:
         self._module = module
         self._hidden = hidden
@@ -100,6 +100,7 @@ class ExactStream:
         names = {group: group[0] if add is None else add.after for group, add in corrections.items()}
         modules = [name for name in names.values() if name]
         hidden = self._hidden[batch]
+        first = sum(map(len, self._hidden[:batch]))
         whole: dict[str, torch.Tensor] = {}
         # By name: rows that are filled. Parts are copied at once, so that no freed memory is left between them.
         filled: Counter[str] = Counter()
@@ -112,12 +113,13 @@ class ExactStream:
 
         size = min(self._at_once, len(hidden))
         with self._original_weights():
-            for part in hidden.split(size):
+            for start in range(0, len(hidden), size):
+                call = partial(self._call, hidden[start : start + size], first=first + start)
                 # An empty name stands for the block's output.
                 if to_end or "" in names.values():
-                    note("", run_once(self._module, modules, partial(self._call, part), note))
+                    note("", run_once(self._module, modules, call, note))
                 elif modules:
-                    collect(self._module, modules, [partial(self._call, part)], note)
+                    collect(self._module, modules, [call], note)
         if to_end:
             self._hidden[batch] = whole[""].to("cpu")
         return {group: whole[name] for group, name in names.items()}

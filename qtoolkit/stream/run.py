@@ -135,13 +135,17 @@ def quantize_blocks(
         result = journal.read(index, partial(method.fits, shapes))
         with streamed.block(index) as module:
             run = partial(samples.call, index, module, streamed.device)
-            exact = None if part is None else ExactStream(module, samples.exact, run, part)
+            exact = None if part is None else ExactStream(module, samples.exact, partial(run, exact=True), part)
             calls = samples.calls(index, module, streamed.device)
             block = _Block(name, module, calls, method, exact, batch_weights)
+            if samples.arguments.has_state:
+                # Leave what later blocks need to be traced; before the batches, which may share it.
+                with torch.no_grad():
+                    run(samples.one, first=0)
             if result is None:
                 check_block(streamed, index, module)
                 if tuple(names) not in known:
-                    one = partial(run, samples.one)
+                    one = partial(run, samples.one, first=0)
                     groups = with_unseen(trace(module, names, one), names)
                     known[tuple(names)] = groups, find_corrections(module, groups, one) if method.wants_exact else {}
                 outputs = block.quantize(*known[tuple(names)], report)
@@ -153,7 +157,7 @@ def quantize_blocks(
                 report(f"{name} (done before)", len(names))
                 outputs = block.run()
             samples.hidden = [output.to("cpu") for output in outputs]
-        samples.arguments[index] = {}
+        samples.arguments.forget(index)
         results.append(result)
     return results
 

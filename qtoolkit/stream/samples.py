@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.stream.arguments import Arguments, BlockArguments, Span
 from qtoolkit.stream.blocks import StreamedModel
 
 # Widest activations that a block holds at one time, as a gated MLP does: gate, up and their product.
@@ -29,9 +30,10 @@ class Samples:
     """Hold the hidden states of all samples in batches, and the other arguments of each block.
 
     Attributes:
-        hidden: inputs of the next block, one tensor [samples, tokens, hidden] for each batch.
-        one: the first sample as an input of the first block, [1, tokens, hidden]; shows how any block runs.
-        arguments: for each block: batch size -> arguments other than the hidden states.
+        hidden: inputs of the next block, one tensor [samples, ..., tokens, hidden] for each batch.
+        one: the first sample as an input of the first block, [1, ..., tokens, hidden]; shows how any block runs.
+        arguments: what each block gets beside the hidden states.
+        sample_dim: the dimension of the samples in what blocks get: Gemma 3n's have [streams, samples, tokens, hidden].
         exact: `hidden` of the full-precision model, where the model that runs is being quantized; empty if nobody wants
             this second stream.
         num_outputs: how many values the block that ran last returned as a tuple, whose first item are the hidden
@@ -40,21 +42,39 @@ class Samples:
 
     hidden: list[torch.Tensor]
     one: torch.Tensor
-    arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]]
+    arguments: BlockArguments
+    sample_dim: int = 0
     exact: list[torch.Tensor] = field(default_factory=list)
     num_outputs: int = 0
 
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
         """Return functions that each run a block on one batch."""
-        return [partial(self.call, index, block, device, hidden) for hidden in self.hidden]
+        run = partial(self.call, index, block, device)
+        starts = [sum(map(len, self.hidden[:number])) for number in range(len(self.hidden))]
+        return [partial(run, hidden, first=first) for hidden, first in zip(self.hidden, starts, strict=True)]
 
-    def call(self, index: int, block: nn.Module, device: str, hidden: torch.Tensor) -> torch.Tensor:
-        """Return a block's output for a batch of hidden states [samples, tokens, hidden]."""
-        args, kwargs = self.arguments[index][len(hidden)]
-        output = block(hidden.to(device), *args, **kwargs)
+    def call(
+        self, index: int, block: nn.Module, device: str, hidden: torch.Tensor, *, first: int, exact: bool = False
+    ) -> torch.Tensor:
+        """Return a block's output for a batch of hidden states [samples, ..., tokens, hidden].
+
+        Args:
+            index: the block's number.
+            block: the block.
+            device: where it runs.
+            hidden: its inputs.
+            first: the number of the batch's first sample.
+            exact: whether they are those of `exact`.
+        """
+        other = self.arguments.of(index, Span(first, len(hidden), exact), device)
+        output = block(self.as_given(hidden.to(device)), *other.args, **other.kwargs)
         self.num_outputs = len(output) if isinstance(output, tuple) else 0
         tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        return tensor
+        return tensor.movedim(self.sample_dim, 0)
+
+    def as_given(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return hidden states [samples, ..., tokens, hidden] as the model's blocks get and return them."""
+        return hidden.movedim(0, self.sample_dim)
 
 
 def activation_bytes(itemsize: int, widest: int, tokens: int) -> int:
@@ -100,15 +120,23 @@ def first_inputs(
         samples_at_once: samples of a batch.
         samples_of_a_part: samples of the parts of a batch that blocks are called with, too; None for whole ones alone.
     """
-    samples = Samples([], torch.empty(0), [{} for _ in streamed.blocks])
+    samples = Samples([], torch.empty(0), BlockArguments(len(streamed.blocks)))
+
+    def record(batch: torch.Tensor, first: int, *, exact: bool = False) -> torch.Tensor:
+        hidden, recorded = _record_arguments(model.base_model, streamed, batch, samples)
+        samples.arguments.keep(Span(first, len(batch), exact), recorded)
+        return hidden
+
     with streamed.outside() as model, torch.no_grad():
-        for batch in tokens.split(samples_at_once):
-            samples.hidden.append(_record_arguments(model.base_model, streamed, batch, samples).to("cpu"))
-        if samples_of_a_part is not None:
-            parts = [part for batch in tokens.split(samples_at_once) for part in batch.split(samples_of_a_part)]
-            for part in {len(part): part for part in parts}.values():
-                _record_arguments(model.base_model, streamed, part, samples)
-        samples.one = _record_arguments(model.base_model, streamed, tokens[:1], samples)
+        one = record(tokens[:1], 0)
+        samples.sample_dim = one.shape.index(1)
+        samples.one = one.movedim(samples.sample_dim, 0)
+        for start in range(0, len(tokens), samples_at_once):
+            batch = tokens[start : start + samples_at_once]
+            samples.hidden.append(record(batch, start).movedim(samples.sample_dim, 0).to("cpu"))
+            if samples_of_a_part is not None:
+                for inner in range(0, len(batch), samples_of_a_part):
+                    record(batch[inner : inner + samples_of_a_part], start + inner, exact=True)
     return samples
 
 
@@ -139,8 +167,8 @@ def lookup_gradients(
     handle = embedding.register_forward_hook(hook)
     try:
         for batch, gradient in zip(tokens.split([len(one) for one in gradients]), gradients, strict=True):
-            samples = Samples([], torch.empty(0), [{} for _ in streamed.blocks])
-            hidden = _record_arguments(base.base_model, streamed, batch, samples)
+            samples = Samples([], torch.empty(0), BlockArguments(len(streamed.blocks)))
+            hidden, _ = _record_arguments(base.base_model, streamed, batch, samples)
             (slope,) = torch.autograd.grad(hidden, given[-1], gradient.to(hidden.device))
             found.append(slope.to("cpu"))
     finally:
@@ -150,19 +178,17 @@ def lookup_gradients(
 
 def _record_arguments(
     base_model: nn.Module, streamed: StreamedModel, batch: torch.Tensor, samples: Samples
-) -> torch.Tensor:
-    """Run a model with stand-ins for its blocks that record their arguments; return the first block's hidden states.
+) -> tuple[torch.Tensor, list[Arguments]]:
+    """Run a model with stand-ins for its blocks; return the first's hidden states, and the other arguments of all.
 
-    The arguments are recorded once for each batch size. Blocks of some architectures return a tensor and others a tuple
-    of some length: if the second block does not get the hidden states, or the model cannot unpack that many values, the
-    next length is tried.
+    Blocks of some architectures return a tensor and others a tuple of some length: if the second block does not get the
+    hidden states, or the model cannot unpack that many values, the next length is tried.
 
     Raises:
         UnsupportedModelError: blocks return something else.
     """
     first: list[torch.Tensor] = []
-    arguments = samples.arguments
-    is_recorded = len(batch) in arguments[0]
+    recorded: list[Arguments] = []
 
     def stand_in(num_outputs: int, index: int, *args: Any, **kwargs: Any) -> Any:
         hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
@@ -170,18 +196,20 @@ def _record_arguments(
             first.append(hidden)
         elif hidden is not first[-1]:
             raise _StopForward
-        arguments[index][len(batch)] = rest, kwargs
+        recorded.append(Arguments(rest, kwargs))
         # The norm after the last block would take twice the hidden states in float32.
-        if is_recorded or index == len(arguments) - 1:
+        if index == len(streamed.blocks) - 1:
             raise _StopForward
         return _outputs(hidden, num_outputs)
 
-    for num_outputs in range(_MOST_OUTPUTS + 1):
+    for num_outputs in dict.fromkeys([samples.num_outputs, *range(_MOST_OUTPUTS + 1)]):
+        recorded.clear()
         # ValueError: too many values to unpack, or not enough.
         with _replaced_forwards(streamed, partial(stand_in, num_outputs)), suppress(_StopForward, ValueError):
             base_model(input_ids=batch.to(streamed.device), use_cache=False)
-        if is_recorded or len(batch) in arguments[-1]:
-            return first[-1]
+        if len(recorded) == len(streamed.blocks):
+            samples.num_outputs = num_outputs
+            return first[-1], recorded
     kind = streamed.model.config.model_type
     raise UnsupportedModelError(
         f"{streamed.name} ({kind}) does not pass its hidden states from block to block as they are: take a method "

@@ -13,6 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import qtoolkit as qt
 from qtoolkit.stream.products import multiply_fast
+from tests.publishing.checks import checks_of
 
 _TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 _TEXT |= {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 256, "max_position_embeddings": 128}
@@ -58,7 +59,8 @@ CALIBRATION = [list(range(3, 240))] * 4
 RECIPES = {
     "gemma3": qt.AbsMax(bits=8),
     "qwen2_5_vl": qt.GPTQ(bits=8, group_size=32, num_samples=4, seq_len=32, calibration=CALIBRATION),
-    "qwen3_5": qt.NF4(),
+    # Without layers of 4 outputs, which bitsandbytes alone does not run on each processor.
+    "qwen3_5": qt.NF4(exclude=("lm_head", "*.in_proj_[ab]")),
 }
 
 
@@ -157,3 +159,17 @@ def test_the_footprint_is_as_planned_and_the_processor_goes_along(job: Any) -> N
     assert plan.footprint_after == result.memory.footprint_after
     for name in ("preprocessor_config.json", "processor_config.json", "chat_template.json"):
         assert (output / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_its_base_is_known_again(job: Any) -> None:
+    _, _, _, source, output = job
+    checks = checks_of(output, base=source, running=False)
+    assert checks["base model"].passed, checks["base model"]
+    config = json.loads((source / "config.json").read_text())
+    config["text_config"]["num_attention_heads"] = 8
+    changed = source.parent / "changed" / source.name
+    changed.mkdir(parents=True, exist_ok=True)
+    (changed / "config.json").write_text(json.dumps(config))
+    found = checks_of(output, base=changed, running=False)["base model"]
+    assert found.passed is False
+    assert found.value == "text_config.num_attention_heads is 4 instead of the base's 8"
