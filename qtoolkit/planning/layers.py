@@ -107,13 +107,19 @@ def planner_of(method: Method, checkpoint: Checkpoint, config: MethodConfig) -> 
     """
     format_ = get_format(config.format)
     kind = patched_module(checkpoint.skeleton, format_.quant_method)
-    # A method that takes experts apart writes what transformers reads.
-    if kind is not None and not method.splits_experts:
+    # A method that takes experts apart writes what transformers reads, but for experts that it leaves.
+    if kind is not None and not (method.splits_experts and _takes_experts(checkpoint, method, config)):
         raise UnsupportedModelError(
             f"{method.name} takes no {checkpoint.config.model_type}: its {kind} stays as it is, and transformers reads "
             f"{format_.name} with a layer for each expert in its place; take another format or method"
         )
     return method.planner_of(checkpoint, config)
+
+
+def _takes_experts(checkpoint: Checkpoint, method: Method, config: MethodConfig) -> bool:
+    """Tell whether a method is to take all experts of a model apart."""
+    left = Modules(checkpoint).candidates(method, config, "cpu")[1]
+    return not are_of_experts(checkpoint.skeleton, (layer.name for layer in left))
 
 
 def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
