@@ -59,8 +59,7 @@ CALIBRATION = [list(range(3, 240))] * 4
 RECIPES = {
     "gemma3": qt.AbsMax(bits=8),
     "qwen2_5_vl": qt.GPTQ(bits=8, group_size=32, num_samples=4, seq_len=32, calibration=CALIBRATION),
-    # Without layers of 4 outputs, which bitsandbytes alone does not run on each processor.
-    "qwen3_5": qt.NF4(exclude=("lm_head", "*.in_proj_[ab]")),
+    "qwen3_5": qt.NF4(),
 }
 
 
