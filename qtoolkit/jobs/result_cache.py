@@ -98,8 +98,9 @@ def key_of(candidate: Candidate, weights: str, task: Task) -> str:
         "prompts": task.prompts,
         "device": task.device,
         "noise_floor": task.noise_floor,
-        "speed": task.speed,
         "qtoolkit": __version__,
+        # Results with speed have the key of those that were kept before it could be left out.
+        **({} if task.speed else {"speed": False}),
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
