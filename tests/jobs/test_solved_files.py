@@ -13,6 +13,8 @@ from qtoolkit.records import ProgressEvent
 from tests.methods.gptq.jobs import TEXTS
 from tests.sample_models import few_tokens, random_model
 
+pytestmark = pytest.mark.slow
+
 
 def solved(quant_type: str = "Q4_0", **changes: Any) -> qt.GGUF:
     return qt.GGUF(quant_type, **{"calibration": TEXTS, "num_samples": 8, "seq_len": 64} | changes)
