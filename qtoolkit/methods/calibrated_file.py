@@ -38,7 +38,7 @@ class CalibratedFile(FilePlanner):
         if not self._file.grids(layer.name for layer in layers if layer.in_block):
             raise ConfigError(
                 f"{type(config).__name__}: calibration would change nothing, since all layers of the blocks have types "
-                "that round too little to matter: leave it out, or give types of fewer bits"
+                "that round too little to matter: leave it out, or ask for fewer bits"
             )
         return self._file.fit(layers, config)
 
