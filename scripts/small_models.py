@@ -74,6 +74,13 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": HEAD_DIM},
     "nemotron": {"head_dim": HEAD_DIM, "num_key_value_heads": GROUPS},
     "reformer": {"is_decoder": True},
+    # Transformers that are shared by the blocks that have one.
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 2 * HIDDEN,
+        "attention_head_dim": 2 * HEAD_DIM,
+    },
 }
 # All experts are chosen, so that no router chooses others because of rounded inputs.
 _CHOSEN = re.compile(r"num_experts_per_tok(en)?|moe_top_?k|moe_k|top_k_experts|num_selected_experts")
@@ -123,7 +130,7 @@ def _shrunk(config: Any) -> dict[str, Any]:
     special = 0
     for name, value in values.items():
         if name in kept.lists:
-            changed[name] = [value[index] for index in kept.layers]
+            changed[name] = [_smaller_item(name, value[index]) for index in kept.layers]
         elif isinstance(value, int) and not isinstance(value, bool):
             special += _SPECIAL_TOKEN.fullmatch(name) is not None
             smaller = _smaller(name, value, VOCABULARY - special)
@@ -148,6 +155,11 @@ def _smaller(name: str, value: int, token: int) -> int:
     if new is None and _SPECIAL_TOKEN.fullmatch(name):
         new = token
     return value if new is None else min(value, new)
+
+
+def _smaller_item(name: str, value: Any) -> Any:
+    """Return what an entry of a list becomes, a number for each layer or a kind: Gemma 3n lists the widths of MLPs."""
+    return _smaller(name, value, VOCABULARY) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class _Kept:

@@ -256,6 +256,8 @@ class GPTQMethod(Method):
 
         stored_as = config.stored_as
         reason = stored_as.reason_to_skip(layer)
+        if not layer.is_reached:
+            reason = "a text, which it would be calibrated with, does not run through its block"
         if reason:
             return layer.left_alone(reason)
         dtype = getattr(torch, layer.dtype)
