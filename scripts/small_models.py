@@ -71,6 +71,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": HEAD_DIM},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "mamba2": {"num_heads": 32, "head_dim": 4},
+    # Its second block looks at images, which a text passes over.
+    "mllama": {"text_config": {"num_hidden_layers": 3, "cross_attention_layers": [1]}},
     "ministral": {"head_dim": HEAD_DIM},
     "nemotron": {"head_dim": HEAD_DIM, "num_key_value_heads": GROUPS},
     "reformer": {"is_decoder": True},
