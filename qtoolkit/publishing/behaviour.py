@@ -217,7 +217,7 @@ def describe_model(
         auto_class: of transformers, which opens it; empty for a file that it does not read whole, and qtoolkit does.
 
     Returns:
-        `model`, `keys`, `shapes` of 4-bit layers, `loss` and `logits`; or, in `model_error`, why it does not load or run.
+        `model`, `keys`, `shapes` of 4-bit layers, `loss` and `logits`; or, in `model_error`, why there are none.
     """
 
     def run() -> dict[str, Any]:
