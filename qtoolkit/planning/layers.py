@@ -57,7 +57,7 @@ class Modules:
 
     def candidates(self, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
         """Return the modules with weights: those that a method may quantize, and the plans of those that stay."""
-        key = (method.splits_experts, config.exclude, device)
+        key = (method.splits_experts, config.exclude, config.include, device)
         if key not in self._candidates:
             self._candidates[key] = _candidates(self._checkpoint.skeleton, method, config, device)
         return self._candidates[key]
@@ -140,7 +140,7 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
     counted: set[int] = set()
     for name, module in modules:
         reason = _reason_to_skip(name, module, config, tied, is_head=name == head)
-        if name in beside_text:
+        if name in beside_text and not config.includes(name):
             reason = f"part of {beside_text[name]}, which is no part of the language model"
         if not reason and name in read:
             reason = "the module around it reads its weight and does not call it"
@@ -150,7 +150,8 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
         else:
             in_block = blocks is not None and name.startswith(f"{blocks[0]}.")
             layer = Layer.of(name, module, device, in_block=in_block)
-            candidates.append(replace(layer, is_reached=not name.startswith(unreached)))
+            is_reached = name not in beside_text and not name.startswith(unreached)
+            candidates.append(replace(layer, is_reached=is_reached))
     # Those alone that transformers merges as it reads them.
     if find_experts(model, ()) and not are_of_experts(model, (layer.name for layer in candidates)):
         candidates = [replace(layer, beside_experts=True) for layer in candidates]
