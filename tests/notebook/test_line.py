@@ -95,7 +95,7 @@ def test_paths_are_read_as_in_a_shell(line: str, model: str, output: str) -> Non
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        pytest.param("", "required: MODEL", id="no model"),
+        pytest.param("", "needs MODEL", id="no model"),
         pytest.param("m --output", "--output: expected one argument", id="no value"),
         pytest.param("a b", "got also 'b'", id="two models"),
         pytest.param("'a b", "no closing quotation", id="open quote"),
