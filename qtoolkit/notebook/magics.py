@@ -151,11 +151,11 @@ class QuantizeMagics(Magics):
     def qcompare(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Comparison:
         """Quantize a model in several ways and measure each on one text: size, loss, speed, answers.
 
-          %qcompare org/name --methods int8,nf4 --text book.txt --prompt "The capital of France is"
+          %qcompare org/name --methods int8,nf4 --text book.txt --prompt "Once upon a time"
           comparison = %qcompare org/name --methods int8,nf4
 
           %%qcompare org/name --text book.txt
-          prompts = ["The capital of France is"]   the body is TOML: prompts, and configs
+          prompts = ["Once upon a time"]           the body is TOML: prompts, and configs
           [[configs]]
           method = "nf4"
           double_quant = false

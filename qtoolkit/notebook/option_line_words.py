@@ -5,7 +5,6 @@ from typing import Any
 
 from qtoolkit.errors import QToolkitError
 from qtoolkit.formats import available_formats
-from qtoolkit.hub.cache import cached_names
 from qtoolkit.methods import available_methods, config_class
 from qtoolkit.notebook.lines import MAGICS, METHOD, MagicSyntax, method_in
 from qtoolkit.notebook.offered_words import Offered, path_words
@@ -34,7 +33,8 @@ def line_words(
     words = [word for word in words if word]
     options = _options(syntax, whole, in_cell=in_cell)
     by_flag = {flag: option for option in options for flag in option.flags}
-    flag, equals, value = typed.partition("=")
+    # `--text=b`, but not the share in `--calibration c4=0.5`.
+    flag, equals, value = typed.partition("=") if typed.startswith("-") else (typed, "", "")
     option = by_flag.get(flag) if equals else by_flag.get(words[-1] if words else "")
     if option is not None and option.metavar:
         return _values(option, value if equals else typed, variables)
@@ -68,7 +68,8 @@ def _values(option: LineOption, typed: str, variables: Mapping[str, Any]) -> Off
     several = option.several or option.name in ("methods", "calibration")
     earlier, _, fragment = typed.rpartition(",") if several else ("", "", typed)
     choices = available_methods() if option.name in ("method", "methods") else option.choices
-    words = [choice for choice in choices if choice not in earlier.split(",")]
+    taken = {one.partition("=")[0] for one in earlier.split(",")}
+    words = [choice for choice in choices if choice not in taken]
     if option.in_variable:
         words += _variables(variables, any_model=option.name == "base")
     if option.takes_path:
@@ -80,6 +81,9 @@ def _values(option: LineOption, typed: str, variables: Mapping[str, Any]) -> Off
 def _argument(what: str, typed: str, variables: Mapping[str, Any]) -> Offered:
     """Return what may stand on a line without an option: "MODEL", "FORMAT", "FOLDER"."""
     if what == "MODEL":
+        # huggingface_hub, which `%load_ext` does without.
+        from qtoolkit.hub.cache import cached_names
+
         known = [*_variables(variables, any_model=True), *cached_names()]
         return Offered(typed, [*known, *path_words(typed, _MODEL_FILES)], "model")
     return Offered(typed, available_formats() if what == "FORMAT" else path_words(typed) if what == "FOLDER" else ())

@@ -9,8 +9,8 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
+from qtoolkit.hub import cache
 from qtoolkit.methods import available_methods
-from qtoolkit.notebook import option_line_words
 from qtoolkit.planning.machines import PROFILES
 
 FORMS = [
@@ -26,7 +26,7 @@ FORMS = [
 @pytest.fixture
 def completed(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The words that a front-end offers at the end of a text, whole: what stood before them is left out."""
-    monkeypatch.setattr(option_line_words, "cached_names", lambda: ("org/one", "org/two", "other"))
+    monkeypatch.setattr(cache, "cached_names", lambda: ("org/one", "org/two", "other"))
 
     def complete(text: str) -> set[str]:
         return set(offered(shell, text))
@@ -132,7 +132,7 @@ needs_matchers = pytest.mark.skipif(IPython.version_info < (8, 6), reason="IPyth
         ("%qpanel --only p", ["plan", "publish"]),
         ("%qeval q --text ", ["wikitext2", "c4", "self"]),
         ("%quantize m --method gptq --calibration wikitext2=0.5,c", ["c4"]),
-        ("%qcompare m --methods nf4,n", ["n"]),
+        ("%qcompare m --methods nf4,k", ["k"]),
         ("%quantize m --context ", [""]),
         ("%qcompare m --methods nf4,g", ["gguf", "gptq"]),
         ("%quantize m \\\n  --de", ["--device", "--debug"]),
@@ -172,7 +172,7 @@ def test_variables_that_hold_models(shell: InteractiveShell) -> None:
         ("double_quant = true\nc", ["compute_dtype = "]),
         ('method = "n', ['nf4"']),
         ("double_quant = ", ["true", "false"]),
-        ('method = "gptq"\nbits = ', ["2", "3", "4", "8"]),
+        ('method = "gptq"\nbits = ', ["2", "3", "4", "5", "6", "8"]),
         ('method = "gptq"\n[rules."*.x"]\nb', ["bits = "]),
     ],
 )

@@ -52,11 +52,11 @@ def test_help_shows_one_method_and_names_the_others(shown: Any, asked: Any) -> N
 
 @pytest.mark.parametrize("magic", [*MAGICS, "qmemory", "qdoctor"])
 def test_help_begins_with_what_it_does_and_examples_and_is_no_wider_than_a_cell(asked: Any, magic: str) -> None:
-    first, blank, example, *rest = asked(f"%{magic} --help").splitlines()
-    assert first.endswith((".", ",")) or len(first) > 60
-    assert max(map(len, [first, example, *rest])) <= 88
-    if magic != "qdoctor":
-        assert f"%{magic}" in "".join([blank, example, *rest[:2]])
+    lines = asked(f"%{magic} --help").splitlines()
+    assert max(map(len, lines)) <= 88
+    examples = lines.index("") if "" in lines else 0
+    assert examples <= 2
+    assert magic == "qdoctor" or f"%{magic}" in lines[examples + 1]
 
 
 def test_help_of_a_plan_tells_what_a_plan_does(shown: Any) -> None:

@@ -60,7 +60,11 @@ def failing(shell: InteractiveShell) -> Callable[[BaseException, str], Failing]:
 @pytest.mark.parametrize(
     ("cell", "line", "cause"),
     [
-        ("%quantize m --method nf5", "UnknownMethodError: no method 'nf5': the methods are", UnknownMethodError),
+        (
+            "%quantize m --method nf5",
+            "UnknownMethodError: no method 'nf5': did you mean nf4? the methods are",
+            UnknownMethodError,
+        ),
         ("%quantize m --bits 4", "ConfigError: method 'nf4' has no option --bits", ConfigError),
         ("%qplan", "ConfigError: %qplan needs MODEL: `%qplan MODEL`; `%qplan?` tells", ConfigError),
         ("%%quantize m\nbits: 4", "ConfigError: the cell's body cannot be read as TOML", ConfigError),

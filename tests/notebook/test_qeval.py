@@ -20,7 +20,7 @@ def test_a_line_is_read() -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("", "required: MODEL"),
+        ("", "%qeval needs MODEL"),
         ("q --tokens 5", "%qeval has no option --tokens: its options are --base, .*--text"),
         ("q --num-tokens many", "--num-tokens must be a number of tokens, got 'many'"),
         ("q other", "expected one MODEL, got also 'other'"),
