@@ -15,7 +15,7 @@ _TABLE = "border:none;margin:0;table-layout:auto"
 _PICTURE = "border:none;margin:6px 0;width:100%;max-width:600px;table-layout:auto"
 _TRACK = "height:12px;border-radius:3px;background-color:rgba(128,128,128,0.2)"
 # At least 3 to 1 against white and against JupyterLab's dark grey, as WCAG asks of graphics.
-_BAR = "height:12px;border-radius:3px;background-color:#4a8bd0"
+_BAR = "height:12px;border-radius:3px;background-color:rgb(74,139,208)"
 _HEADLINE = "font-weight:bold;font-size:1.1em;margin:4px 0 8px 0;max-width:72em"
 # Cells of at most so many characters hold figures rather than sentences.
 _MAX_FIGURE_CHARS = 24

@@ -47,7 +47,7 @@ def test_another_line_is_refused(line: str, told: str) -> None:
 
 def test_help_tells_of_all_options(shell: InteractiveShell) -> None:
     text = " ".join(shell.object_inspect_text("%qpublish").split())
-    assert "%qpublish FOLDER REPO [options]" in text
+    assert "%qpublish small me/small --dry-run" in text
     for option in MAGICS["qpublish"].options:
         assert f"{', '.join(option.flags)} {option.metavar}".strip() in text and option.help in text
 

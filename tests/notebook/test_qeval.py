@@ -21,7 +21,7 @@ def test_a_line_is_read() -> None:
     ("line", "told"),
     [
         ("", "%qeval needs MODEL"),
-        ("q --tokens 5", "%qeval has no option --tokens: its options are --base, .*--text"),
+        ("q --tokens 5", "%qeval has no option --tokens: did you mean --num-tokens. its options are --base, .*--text"),
         ("q --num-tokens many", "--num-tokens must be a number of tokens, got 'many'"),
         ("q other", "expected one MODEL, got also 'other'"),
     ],
