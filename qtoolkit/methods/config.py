@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Self
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, did_you_mean
 from qtoolkit.requests import option
 
 
@@ -156,7 +156,8 @@ def _refuse_unknown(config_class: type[MethodConfig], values: Mapping[str, Any])
     if not unknown:
         return
     allowed = ", ".join(names)
-    message = f"{config_class.__name__} has no option {unknown[0]!r}: its options are {allowed}"
+    hint = did_you_mean(str(unknown[0]), names)
+    message = f"{config_class.__name__} has no option {unknown[0]!r}: {hint}its options are {allowed}"
     if unknown[0] in PER_LAYER_OPTIONS:
         message += (
             "; it quantizes all layers alike: exclude leaves some as they are, GPTQ, GGUF, AbsMax and ZeroPoint mix"
