@@ -166,6 +166,7 @@ def test_a_method_like_awq_folds_scales_into_norms(base: Path, journey: Travelle
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_format_of_its_own(base: Path, journey: Traveller, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = journey("outside_toy", "toy", reach=0.9)
     card = seen["card"]
@@ -183,6 +184,7 @@ def test_a_format_of_its_own(base: Path, journey: Traveller, monkeypatch: pytest
     assert "toy.json names other layers" in check_quantization(open_artifact(saved)).value
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_kernel_for_one_shape(base: Path, journey: Traveller) -> None:
     options = {"bits": 4, "granularity": "group", "group_size": 32}
