@@ -1,4 +1,4 @@
-"""What README.md tells to type works, from top to bottom: with this checkout, a small model, and a Hub of the test's own."""
+"""What README.md tells to type works, from top to bottom, with this checkout and a Hub of the test's own."""
 
 import re
 from pathlib import Path
