@@ -22,7 +22,7 @@ test-new test-colab test-auto-gptq test-mlx ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install address browser strace demo test test-older ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp more-models fuzz coverage readers notebooks pictures lab clean
+.PHONY: help install address browser strace demo test test-older test-long ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp more-models fuzz coverage readers notebooks pictures lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
 ifndef TOGETHER
 .NOTPARALLEL:
@@ -75,12 +75,15 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the packages
 
 # Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's.
 test-new: .venv/.ready browser strace $(NOTEBOOKS_SMOLLM2)  ## the tests and notebooks with the newest versions (constraints/ci.txt)
-	$(PY) $(PYTEST) tests notebooks --ignore notebooks/colab.ipynb --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 \
+	$(PY) $(PYTEST) tests notebooks --ignore notebooks/colab.ipynb -m "not long" --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
+
+test-long: .venv/.ready  ## more cases of what `make test` sees in one, with the newest versions (some minutes)
+	OMP_NUM_THREADS=1 $(PY) $(PYTEST) -m long tests
 
 # Not again what imports packages alone that are the same in both sets: tests/test_versions.py sees to it.
 test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (constraints/colab.txt)
-	$(PY_COLAB) $(PYTEST) tests --ignore tests/browser -m "not registry and not slow and not once"
+	$(PY_COLAB) $(PYTEST) tests --ignore tests/browser -m "not registry and not slow and not once and not long"
 
 # Checkpoints of every kind, and what qtoolkit computes from them.
 build/interop/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write.py | .venv/.ready

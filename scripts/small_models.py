@@ -71,9 +71,18 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": HEAD_DIM},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "mamba2": {"num_heads": 32, "head_dim": 4},
+    # Its second block looks at images, which a text passes over.
+    "mllama": {"text_config": {"num_hidden_layers": 3, "cross_attention_layers": [1]}},
     "ministral": {"head_dim": HEAD_DIM},
     "nemotron": {"head_dim": HEAD_DIM, "num_key_value_heads": GROUPS},
     "reformer": {"is_decoder": True},
+    # Transformers that are shared by the blocks that have one.
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 2 * HIDDEN,
+        "attention_head_dim": 2 * HEAD_DIM,
+    },
 }
 # All experts are chosen, so that no router chooses others because of rounded inputs.
 _CHOSEN = re.compile(r"num_experts_per_tok(en)?|moe_top_?k|moe_k|top_k_experts|num_selected_experts")
@@ -123,7 +132,7 @@ def _shrunk(config: Any) -> dict[str, Any]:
     special = 0
     for name, value in values.items():
         if name in kept.lists:
-            changed[name] = [value[index] for index in kept.layers]
+            changed[name] = [_smaller_item(name, value[index]) for index in kept.layers]
         elif isinstance(value, int) and not isinstance(value, bool):
             special += _SPECIAL_TOKEN.fullmatch(name) is not None
             smaller = _smaller(name, value, VOCABULARY - special)
@@ -148,6 +157,11 @@ def _smaller(name: str, value: int, token: int) -> int:
     if new is None and _SPECIAL_TOKEN.fullmatch(name):
         new = token
     return value if new is None else min(value, new)
+
+
+def _smaller_item(name: str, value: Any) -> Any:
+    """Return what an entry of a list becomes, a number for each layer or a kind: Gemma 3n lists the widths of MLPs."""
+    return _smaller(name, value, VOCABULARY) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class _Kept:

@@ -52,7 +52,10 @@ class MixedConfig(MethodConfig):
         if self.target_bits is not None and not 0 < self.target_bits <= 32:
             raise ConfigError(f"{name}: target_bits must lie between 0 and 32, got {self.target_bits}")
         if self.target_size is not None:
-            parse_bytes(self.target_size)
+            try:
+                parse_bytes(self.target_size)
+            except ConfigError as error:
+                raise ConfigError(f"{name}: target_size: {error}") from error
         # Copies, so that a dict that somebody changes later changes no config.
         object.__setattr__(self, "rules", {pattern: dict(values) for pattern, values in self.rules.items()})
         allowed = self.per_layer_options()

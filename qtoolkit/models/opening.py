@@ -1,7 +1,7 @@
 """Open a model, by any of the names that a user may give it, as a `Checkpoint`."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from qtoolkit.models.from_gguf_folder import named_gguf, open_gguf_folder
 from qtoolkit.models.from_hub import open_downloaded, open_headers, open_hub_gguf
 from qtoolkit.models.from_memory import open_loaded
 from qtoolkit.models.near_models import missing_folder
+from qtoolkit.models.rescaling import without_rescaling
 from qtoolkit.partial import put_back
 from qtoolkit.records import OnProgress
 
@@ -55,6 +56,31 @@ def open_checkpoint(
         ConfigError: a revision of something that is not on the Hub.
         MissingDependencyError: a `.gguf` file without the package that reads it.
     """
+    opened = _opened(
+        model,
+        revision=revision,
+        token=token,
+        tokenizer=tokenizer,
+        on_progress=on_progress,
+        check=partial(check_loadable, refuse=refuse) if quantized else check_config,
+        headers_only=headers_only,
+        side_files=side_files,
+    )
+    return without_rescaling(opened)
+
+
+def _opened(
+    model: Any,
+    *,
+    revision: str | None,
+    token: str | None,
+    tokenizer: Any,
+    on_progress: OnProgress,
+    check: Callable[[Path], None],
+    headers_only: bool,
+    side_files: Collection[str],
+) -> Checkpoint:
+    """Open a model as `open_checkpoint` does; `check` refuses one by its folder."""
     from transformers import PreTrainedConfig
 
     if headers_only and isinstance(model, PreTrainedConfig):
@@ -62,7 +88,6 @@ def open_checkpoint(
     if not isinstance(model, str | os.PathLike):
         _refuse_revision(type(model).__name__, revision)
         return open_loaded(model, tokenizer)
-    check = partial(check_loadable, refuse=refuse) if quantized else check_config
     name = os.fspath(model)
     name = without_address(name) if isinstance(name, str) else name
     if not isinstance(name, str) or name.startswith("~"):

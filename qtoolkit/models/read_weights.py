@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from qtoolkit.models.structure import parts_beside_text
+
 # Enough for a convolution over time.
 _TOKENS = 8
 _READ = re.compile(r"\.(\w+)\.weight\b")
@@ -20,7 +22,10 @@ def layers_with_read_weights(model: PreTrainedModel) -> frozenset[str]:
     """Return the full names of the linear layers whose weight is read in a forward pass by another module.
 
     Mamba multiplies with `self.dt_proj.weight`. The sources of the modules' classes say what may be read; only where
-    there is any, the model is run on the meta device. What it reads until it needs a value, if it does, counts.
+    there is any, the model is run on the meta device. What it reads until it needs a value, if it does, counts, and so
+    does the same part of all modules of that class, which the run may not have come to: experts need values, and
+    LongCat-Flash reads the weight of a router in each block. No text runs through towers of images: there the source of
+    the module around a layer decides.
 
     Args:
         model: on the meta device.
@@ -33,7 +38,18 @@ def layers_with_read_weights(model: PreTrainedModel) -> frozenset[str]:
     # What depends on values raises anything without them.
     with _watched(suspects, read), torch.no_grad(), suppress(Exception):
         model(input_ids=tokens, use_cache=False)
-    return frozenset(read)
+    parts = {_part_of(model, name) for name in read}
+    for name in suspects.keys() & parts_beside_text(model).keys():
+        kind, own = _part_of(model, name)
+        if own in _weights_read_by(kind):
+            parts.add((kind, own))
+    return frozenset(name for name in suspects if _part_of(model, name) in parts)
+
+
+def _part_of(model: PreTrainedModel, name: str) -> tuple[type[nn.Module], str]:
+    """Return the class of the module around a layer, and the layer's name in it."""
+    around, _, own = name.rpartition(".")
+    return type(model.get_submodule(around)), own
 
 
 def _suspects(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:

@@ -81,6 +81,7 @@ def test_methods_of_this_package() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_method_from_another_package_works_whole(package: Path, tiny_llama: Path, tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(package)!r})\n" + USE
     subprocess.run([sys.executable, "-c", code, str(tiny_llama), str(tmp_path / "quantized")], check=True)

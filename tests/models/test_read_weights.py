@@ -36,6 +36,13 @@ def test_what_is_read_counts_where_the_model_does_not_run_to_its_end(monkeypatch
     assert layers_with_read_weights(skeleton) == READ
 
 
+def test_what_is_read_in_one_block_is_read_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    skeleton = open_loaded(random_model("mamba"), None).skeleton
+    # The run ends between the blocks, as where experts need values.
+    monkeypatch.setattr(skeleton.get_submodule("backbone.layers.1"), "forward", None)
+    assert layers_with_read_weights(skeleton) == READ
+
+
 @pytest.mark.parametrize("config", [qt.AbsMax(), qt.NF4()], ids=["absmax", "nf4"])
 def test_mamba_is_quantized_and_read_again(config: qt.AbsMax | qt.NF4, tmp_path: Path) -> None:
     model = random_model("mamba")

@@ -121,6 +121,7 @@ def test_it_imports_public_names_alone(plugin: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_method_like_hqq(journey: Traveller) -> None:
     seen = journey("outside_hqq", "hqq", group_size=32, steps=5)
     card = seen["card"]
@@ -145,6 +146,7 @@ def test_half_quadratic_zero_points_make_smaller_errors() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_method_like_awq_folds_scales_into_norms(base: Path, journey: Traveller) -> None:
     seen = journey("outside_awq", "awq", group_size=32, alpha=1.0)
     card = seen["card"]

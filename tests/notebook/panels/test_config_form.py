@@ -66,6 +66,14 @@ def test_each_field_that_is_wrong_says_so_and_takes_it_back(form: ConfigForm) ->
     assert not any(field.problem for field in form.options.values())
 
 
+def test_a_size_that_is_none_is_told_beside_its_own_field(form: ConfigForm) -> None:
+    form.method.value = "gguf"
+    form.options["target_size"].value = "much"
+    assert {name: field.problem for name, field in form.options.items() if field.problem} == {
+        "target_size": "GGUF: target_size: 'much' is no size: write it as 8 GB, 500 MB or 1.5 GiB"
+    }
+
+
 def test_options_that_do_not_go_together_are_told_beside_one_of_them(form: ConfigForm) -> None:
     form.method.value = "gptq"
     form.options["order"].value, form.options["desc_act"].value = "natural", True
