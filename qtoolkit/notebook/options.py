@@ -71,6 +71,7 @@ class LineOption:
         in_variable: whether its value may be the name of a variable, because the verb takes an object.
         choices: values that completion offers.
         takes_path: whether its value may be the path of a file or a folder.
+        default: the value that it has when it is not given, as text; empty for none.
         read: makes a value of the text that was given, or of the list of texts if there may be several.
     """
 
@@ -83,6 +84,7 @@ class LineOption:
     in_variable: bool = False
     choices: Sequence[str] = ()
     takes_path: bool = False
+    default: str = ""
     read: Callable[[Any], Any] = lambda text: text
 
 
@@ -115,6 +117,7 @@ def _request_option(field: Field[Any]) -> LineOption:
         in_variable=in_variable,
         choices=_VALUES.get(field.name, ()),
         takes_path=field.type is Any or field.metadata["metavar"] == "DIR",
+        default=_default_text(field.default),
     )
     if int not in kinds or str in kinds:
         return option
@@ -142,8 +145,14 @@ def _config_option(field: Field[Any], hint: Any) -> LineOption:
         several=is_list(hint),
         choices=choices or _VALUES.get(field.name, ()),
         takes_path=field.name == "calibration" or "is_file" in field.metadata,
+        default=_default_text(field.default),
         read=partial(read_option, hint),
     )
+
+
+def _default_text(value: Any) -> str:
+    """Write a default as it is written on a line; empty for what is no number and no text."""
+    return str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
 
 
 def option_hints(config: type[MethodConfig]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ _CONTRAST = """bar => {
 def test_the_bars_of_a_report_are_there(lab: Lab, theme: str) -> None:
     shown = new_output("display_data", {"text/html": REPORT._repr_html_(), "text/plain": str(REPORT)})
     notebook = new_notebook(cells=[new_code_cell("report", execution_count=1, outputs=[shown])])
+    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nbformat.write(notebook, lab.server.work / f"untrusted-{theme}.ipynb")
     lab.set_theme(theme)
     lab.open(f"untrusted-{theme}.ipynb")

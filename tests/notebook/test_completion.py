@@ -133,7 +133,7 @@ needs_matchers = pytest.mark.skipif(IPython.version_info < (8, 6), reason="IPyth
         ("%qeval q --text ", ["wikitext2", "c4", "self"]),
         ("%quantize m --method gptq --calibration wikitext2=0.5,c", ["c4"]),
         ("%qcompare m --methods nf4,k", ["k"]),
-        ("%quantize m --context ", [""]),
+        ("%quantize m --context ", ["4096"]),
         ("%qcompare m --methods nf4,g", ["gguf", "gptq"]),
         ("%quantize m \\\n  --de", ["--device", "--debug"]),
     ],
