@@ -45,7 +45,7 @@ def layers_with_read_weights(model: PreTrainedModel) -> frozenset[str]:
     return frozenset(name for name in suspects if _part_of(model, name) in parts)
 
 
-def _part_of(model: PreTrainedModel, name: str) -> tuple[type[nn.Module], str]:
+def _part_of(model: PreTrainedModel, name: str) -> tuple[Any, str]:
     """Return the class of the module around a layer, and the layer's name in it."""
     around, _, own = name.rpartition(".")
     return type(model.get_submodule(around)), own
