@@ -59,6 +59,7 @@ _RULES: tuple[tuple[str, int], ...] = (
 )
 _COMPILED = tuple((re.compile(pattern), number) for pattern, number in _RULES)
 _SPECIAL_TOKEN = re.compile(r"\w+_token_(id|index)")
+_ROPE = {"rope_type": "default", "rope_theta": 1e4}
 # A type -> arguments of its config, where the rules give none that fit each other, or layers of odd widths.
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_n_heads": 32, "mamba_d_head": 4},
@@ -66,6 +67,10 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": EXPERTS},
     "falcon_h1": {"mamba_n_heads": 32, "mamba_d_head": 2},
     "gemma3n_text": {"num_kv_shared_layers": 0},
+    # Sections of a head that transformers fills in where the config has none.
+    "glm4v_moe": {
+        "text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}
+    },
     "granitemoehybrid": {"mamba_n_heads": 32, "mamba_d_head": 4},
     "hunyuan_v1_dense": {"head_dim": HEAD_DIM},
     "hunyuan_v1_moe": {"head_dim": HEAD_DIM},
@@ -76,6 +81,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": HEAD_DIM},
     "nemotron": {"head_dim": HEAD_DIM, "num_key_value_heads": GROUPS},
     "longcat_flash": {"zero_expert_num": 2},
+    "qwen2_5_vl": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
+    "qwen2_vl": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
     "reformer": {"is_decoder": True},
     # bitsandbytes' layers would be quantized once more as they run.
     "rwkv": {"rescale_every": 0},

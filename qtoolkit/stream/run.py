@@ -147,7 +147,8 @@ def quantize_blocks(
                 if tuple(names) not in known:
                     one = partial(run, samples.one, first=0)
                     groups = with_unseen(trace(module, names, one), names)
-                    known[tuple(names)] = groups, find_corrections(module, groups, one) if method.wants_exact else {}
+                    wanted = method.wants_exact and names
+                    known[tuple(names)] = groups, find_corrections(module, groups, one) if wanted else {}
                 outputs = block.quantize(*known[tuple(names)], report)
                 result = journal.write(index, block.tensors, block.facts)
             else:
