@@ -36,8 +36,9 @@ def main() -> None:
         assert last is not None
         PICTURE.parent.mkdir(exist_ok=True)
         height = last["y"] + last["height"] - first["y"]
-        clip = {"x": first["x"], "y": first["y"], "width": first["width"], "height": height}
-        page.screenshot(path=PICTURE, clip=clip)
+        page.screenshot(
+            path=PICTURE, clip={"x": first["x"], "y": first["y"], "width": first["width"], "height": height}
+        )
         browser.close()
 
 

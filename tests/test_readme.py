@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from qtoolkit.notebook.lines import MAGICS, read_line
 from scripts.store_address import address
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

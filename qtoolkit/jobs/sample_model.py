@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from qtoolkit.errors import ModelNotFoundError, SourceError
 from qtoolkit.files import make_folder, path_of
@@ -58,7 +59,8 @@ def _expand(gguf: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as made:
         half = Path(made) / folder.name
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(half)
-        run_loading(LoadRequest(gguf, device="cpu")).save_pretrained(half)
+        model: Any = run_loading(LoadRequest(gguf, device="cpu"))
+        model.save_pretrained(half)
         # Somebody else may have made it meanwhile.
         if not folder.exists():
             shutil.move(half, folder)

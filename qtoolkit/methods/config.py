@@ -65,6 +65,8 @@ class MethodConfig:
             if least is not None and value is not None and value < least:
                 raise ConfigError(f"{type(self).__name__}: {field.name} must be at least {least}, got {value}")
             object.__setattr__(self, field.name, value)
+        # An empty list says the same as none, and so do two configs.
+        object.__setattr__(self, "include", self.include or None)
 
     def excludes(self, module_name: str) -> bool:
         """Check whether a pattern of `exclude` matches the module's full name or the end of it."""

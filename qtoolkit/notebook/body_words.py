@@ -32,10 +32,10 @@ def body_words(magic: str, lines: Sequence[str], row: int, column: int) -> Offer
     header = lines[starts[-1]].strip() if starts else ""
     begin = starts[-1] + 1 if starts else 0
     end = next((number for number in range(row + 1, len(lines)) if _HEADER.match(lines[number])), len(lines))
-    given = dict(match.groups() for line in lines[begin:end] if (match := _GIVEN.match(line)))
+    given = _given(lines[begin:end])
     in_configs = header == "[[configs]]"
     if MAGICS[magic].has_method or in_configs:
-        top = given if in_configs else dict(match.groups() for line in lines if (match := _GIVEN.match(line)))
+        top = given if in_configs else _given(lines)
         config = _config(top.get("method", DEFAULT_METHOD))
     else:
         config = None
@@ -80,3 +80,8 @@ def _values(config: type[MethodConfig] | None, key: str, *, quoted: bool, typed:
     if quoted:
         words = [word[1:-1] if closed else word[1:] for word in words if word.startswith('"')]
     return Offered(typed, words)
+
+
+def _given(lines: Sequence[str]) -> dict[str, str]:
+    """Return the values that lines give their keys, as written."""
+    return {match[1]: match[2] for line in lines if (match := _GIVEN.match(line))}

@@ -54,6 +54,12 @@ LOADS = [
     (replace(GPTQ, layout="gptq_v2"), "vllm", True),
     (replace(GPTQ, left=("h.0.o_proj",)), "auto-gptq", False),
     (replace(GPTQ, left=("h.0.o_proj",)), "vllm", True),
+    # gptqmodel 7.7.0 takes zero points of the first layout from itself alone: run in `make interop`.
+    (replace(GPTQ, sym=False), "gptqmodel", False),
+    (replace(GPTQ, sym=False, layout="gptq_v2"), "gptqmodel", True),
+    # transformers leaves the experts of gpt-oss as they were allocated, with a warning alone: run in `make interop`.
+    *((replace(stored, split_experts="GptOssForCausalLM"), "transformers", False) for stored in (PACKED, FLOAT8, INT8)),
+    *((replace(stored, split_experts="GptOssForCausalLM"), "transformers4", False) for stored in (PACKED, GPTQ, NF4)),
     (GPTQ, "mlx-lm", False),
     (GPTQ, "llama.cpp", False),
     (PACKED, "vllm", True),
