@@ -167,7 +167,7 @@ def test_variables_that_hold_models(shell: InteractiveShell) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("", ["method = ", "exclude = ", "double_quant = ", "compute_dtype = "]),
+        ("", ["method = ", "exclude = ", "include = ", "double_quant = ", "compute_dtype = "]),
         ('method = "gptq"\ntarget', ["target_bits = ", "target_size = "]),
         ("double_quant = true\nc", ["compute_dtype = "]),
         ('method = "n', ['nf4"']),
