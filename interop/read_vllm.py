@@ -14,7 +14,8 @@ from types import SimpleNamespace
 os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 import torch
-from common import compare, written
+from common import EXPECTED, compare, written
+from safetensors.torch import load_file
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -27,8 +28,10 @@ def load(path: Path) -> Callable[..., SimpleNamespace]:
     # Of the checkpoint before.
     gc.collect()
     cleanup_dist_env_and_memory()
+    # Some of the models have room for hardly more.
+    length = load_file(path / EXPECTED)["tokens"].shape[1] + 1
     engine = LLM(
-        str(path), dtype="float16", enforce_eager=True, skip_tokenizer_init=True, max_model_len=128, max_logprobs=-1
+        str(path), dtype="float16", enforce_eager=True, skip_tokenizer_init=True, max_model_len=length, max_logprobs=-1
     )
     return lambda input_ids: SimpleNamespace(logits=log_probabilities(engine, input_ids[0].tolist()))
 

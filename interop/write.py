@@ -5,6 +5,7 @@ Run `python interop/write.py FOLDER`. `interop/read_*.py` load them with other r
 
 import json
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,21 @@ def numbers() -> PreTrainedTokenizerFast:
     return made
 
 
-def claim(folder: Path, tokenizer: Any) -> None:
-    """Keep what the reader contract says of a checkpoint, and its tokenizer, beside it."""
-    stored = stored_in(open_artifact(folder))
-    readers = {one.reader: one.loads for one in readers_of(stored)} if stored else {}
-    (folder / CLAIMS).write_text(json.dumps({"readers": readers, "tokenizer": tokenizer_facts(tokenizer)}))
+def claim(folder: Path, tokenizer: Any, of: Path | None = None, only: tuple[str, ...] = (), **changes: Any) -> None:
+    """Keep what the reader contract says of a checkpoint, and its tokenizer if it has one, beside it.
+
+    It is stored as its config and tensors say; or, of one whose config lies, as those of `of`, with changes, for the
+    readers that see no more than that: `only` these.
+    """
+    stored = stored_in(open_artifact(of or folder))
+    assert stored is not None
+    stored = replace(stored, **changes)
+    claims = {
+        "stored": asdict(stored),
+        "readers": {one.reader: one.loads for one in readers_of(stored) if one.reader in only or not only},
+        "tokenizer": tokenizer and tokenizer_facts(tokenizer),
+    }
+    (folder / CLAIMS).write_text(json.dumps(claims))
 
 
 def check_signs(folder: Path) -> None:

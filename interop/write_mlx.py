@@ -12,6 +12,7 @@ from common import EXPECTED, TOKENS, logits_of
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from write import claim
 
 import qtoolkit as qt
 from qtoolkit.kernels import QuantizedLinear
@@ -97,6 +98,7 @@ def main(folder: Path) -> None:
             if isinstance(layer, QuantizedLinear) and "experts" not in module  # mlx-lm puts these into one tensor
         }
         save_file({"tokens": TOKENS, "logits": logits_of(model), **weights}, folder / name / EXPECTED)
+        claim(folder / name, None)
         print(name, flush=True)
 
 

@@ -82,7 +82,7 @@ def would_install(python: Path, *requirements: str) -> set[str]:
 @pytest.mark.registry
 def test_nothing_of_colab_is_upgraded(colab: Path) -> None:
     installed = would_install(colab, f"{ROOT}[all,tasks]")
-    assert {"qtoolkit", "bitsandbytes", "gguf", "lm_eval"} <= installed
+    assert {"qtoolkit_notebook", "bitsandbytes", "gguf", "lm_eval"} <= installed
     assert installed.isdisjoint(COLAB)
 
 

@@ -1,5 +1,6 @@
 """Take codes and scales of a model together, as weights that are expanded when they are read."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -18,8 +19,9 @@ _SCALES = {FP8: ("_scale_inv", "_scale"), MXFP4: ("_scales", "_scale"), NVFP4: (
 _GLOBAL_SCALE = "_global_scale"
 # The end of the name of a weight whose numbers of 4 bits are packed, row by row, as compressed-tensors has it.
 _PACKED = ".weight_packed"
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 # uint8 is an exponent, as E8M0.
-_SCALE_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e8m0fnu, torch.uint8)
+_SCALE_TYPES = (*_FLOATS, torch.float8_e8m0fnu, torch.uint8)
 # Types of weights that need scales.
 _CODES = (torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2)
 # What such files hold for the inputs of layers, and for keys and values: what is expanded needs none of it.
@@ -141,9 +143,10 @@ def _float4(
             f"{model} has {name!r:.120} packed in shape {list(packed.shape)} with {_words(scales)}, and {codes} has "
             f"{str(scale_dtype).removeprefix('torch.')} ones, for each {group_size} inputs: {sound_copy(packed.file)}"
         )
-    if is_nv and (global_scale is None or torch.Size(global_scale.shape).numel() != 1):
+    is_one = global_scale is not None and global_scale.dtype in _FLOATS and math.prod(global_scale.shape) == 1
+    if is_nv and not is_one:
         raise CheckpointError(
-            f"{model} has {name!r:.120} as {codes}, and not its one {name + _GLOBAL_SCALE!r:.120}: "
+            f"{model} has {name!r:.120} as {codes}, and not its one {name + _GLOBAL_SCALE!r:.120}, a float: "
             f"{sound_copy(packed.file)}"
         )
     shape = (packed.shape[0], 2 * packed.shape[1])

@@ -90,6 +90,10 @@ class ExpandedTensor(StoredTensor, ABC):
         """Read and expand the weight of one expert of a tensor of all; raises as by index."""
         raise NotImplementedError(f"{type(self).__name__} holds one layer")
 
+    @abstractmethod
+    def check_scales(self) -> None:
+        """Read the scales, and no codes; raises CheckpointError where one stands for no number."""
+
     @property
     @abstractmethod
     def _matrix(self) -> tuple[int, int]:
@@ -109,6 +113,9 @@ class ExpandedFloat8(ExpandedTensor):
     @property
     def _matrix(self) -> tuple[int, int]:
         return self.shape[-2], self.shape[-1]
+
+    def check_scales(self) -> None:
+        self._as_float32(self.scales[...])
 
     def fill(self, expanded: torch.Tensor) -> None:
         if len(self.shape) == 2:
@@ -158,10 +165,19 @@ class ExpandedMXFP4(ExpandedTensor):
         for expert, weight in enumerate(expanded):
             self._fill_expert(weight, expert)
 
-    def _fill_expert(self, weight: torch.Tensor, expert: int) -> None:
+    def check_scales(self) -> None:
+        for expert in range(self.shape[0]):
+            self._exponents(expert)
+
+    def _exponents(self, expert: int) -> torch.Tensor:
+        """Return the exponents of an expert, uint8 [out, groups]; raises as by index."""
         exponents = self.scales.part(expert, expert + 1)[0]
         if exponents.numel() and exponents.amax() == NAN_EXPONENT:
             raise self._refuse(f"has the exponent {NAN_EXPONENT}, which stands for NaN")
+        return exponents
+
+    def _fill_expert(self, weight: torch.Tensor, expert: int) -> None:
+        exponents = self._exponents(expert)
         blocks = self.codes.part(expert, expert + 1)[0]
         rows = self._rows
         for first in range(0, len(blocks), rows):
@@ -179,10 +195,11 @@ class ExpandedFloat4(ExpandedTensor):
     def _matrix(self) -> tuple[int, int]:
         return self.shape[0], self.shape[1]
 
+    def check_scales(self) -> None:
+        self._sound_scales()
+
     def fill(self, expanded: torch.Tensor) -> None:
-        scales = self.scales[...]
-        factor = None if self.global_scale is None else self.global_scale[...].float()
-        self._refuse_odd(scales, factor)
+        scales, factor = self._sound_scales()
         groups = scales.shape[1]
         for first in range(0, len(expanded), self._rows):
             part = slice(first, min(first + self._rows, len(expanded)))
@@ -194,8 +211,10 @@ class ExpandedFloat4(ExpandedTensor):
                 else expand_nvfp4(blocks, scales[part], factor, self.dtype)
             )
 
-    def _refuse_odd(self, scales: torch.Tensor, factor: torch.Tensor | None) -> None:
-        """Refuse scales that stand for no number; raises CheckpointError."""
+    def _sound_scales(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the scales of groups, and the global one of NVFP4; raises CheckpointError where one is no number."""
+        scales = self.scales[...]
+        factor = None if self.global_scale is None else self.global_scale[...].float()
         if factor is None:
             is_nan = bool((scales == NAN_EXPONENT).any())
         else:
@@ -204,6 +223,14 @@ class ExpandedFloat4(ExpandedTensor):
                 raise self._refuse("has a global scale that is not positive and finite")
         if is_nan:
             raise self._refuse("has a scale that is NaN")
+        return scales, factor
+
+
+def check_scales(tensors: Mapping[str, Any]) -> None:
+    """Read the scales of all weights that are expanded, before any work; raises CheckpointError where one is NaN."""
+    for tensor in tensors.values():
+        if isinstance(tensor, ExpandedTensor):
+            tensor.check_scales()
 
 
 def stored_bytes(tensors: Mapping[str, StoredTensor | torch.Tensor]) -> int:

@@ -4,7 +4,8 @@ from typing import Protocol
 
 import torch
 
-from qtoolkit.kernels import Codes, StoredTensors
+from qtoolkit.kernels import Codes, StoredTensors, output_blocks
+from qtoolkit.tensor.int32_packing import pack_words
 
 
 class RecodedTensors(StoredTensors, Protocol):
@@ -16,6 +17,18 @@ class RecodedTensors(StoredTensors, Protocol):
         Args:
             codes: of the same weight; one scale of theirs may serve for several groups.
         """
+
+
+def packed_words(codes: Codes) -> torch.Tensor:
+    """Return all codes packed along the inputs, whose codes fill words: int32 [in * bits / 32, out].
+
+    A view of the words in which another format stores the same, or else the codes unpacked and packed, some outputs at
+    one time.
+    """
+    words = codes.words()
+    if words is not None:
+        return words
+    return torch.cat([pack_words(codes.codes(part), codes.bits) for part in output_blocks(codes)], dim=1)
 
 
 def grouped_scale(codes: Codes, groups: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from qtoolkit.checkpoints.expanded_tensors import check_scales
 from qtoolkit.checkpoints.other_programs import refuse_stored
 from qtoolkit.checkpoints.source_codes import source_codes
 from qtoolkit.errors import UnsupportedModelError
@@ -39,7 +40,7 @@ def open_source(
         expands: expand such weights also where a format reads them.
 
     Raises:
-        QToolkitError: as `qtoolkit.load`.
+        QToolkitError: as `qtoolkit.load`; or a scale is NaN, unless only headers are read.
     """
     checkpoint = open_checkpoint(
         model,
@@ -54,7 +55,10 @@ def open_source(
     )
     if checkpoint.quantization is None or (quantized and not expands and _is_read(checkpoint.quantization)):
         return checkpoint
-    return expanded(checkpoint)
+    result = expanded(checkpoint)
+    if not headers_only:
+        check_scales(result.tensors)
+    return result
 
 
 def _refuse_unread(name: str, values: Mapping[str, Any], *, expands: bool) -> None:

@@ -26,7 +26,7 @@ from qtoolkit.publishing import receipt_of
 
 # Options that say how codes are stored, and not how they were chosen.
 LAYOUT = frozenset({"format", "bits", "group_size", "sym", "desc_act", "checkpoint_format", "embeddings", "lossy"})
-_FULL = "is in full precision: give it to qt.quantize, whose config has a format"
+_QUANTIZE = "give it to qt.quantize, whose config has a format"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ def read_convertible(checkpoint: Checkpoint) -> Convertible:
         UnsupportedModelError: it is in full precision, or no other format holds its codes.
     """
     if checkpoint.quantization is None:
-        raise UnsupportedModelError(f"{checkpoint.name} {_FULL}")
+        expanded = f"expanded from {checkpoint.stored_as}, whose codes no format takes over"
+        what = expanded if checkpoint.stored_as else "in full precision"
+        raise UnsupportedModelError(f"{checkpoint.name} is {what}: {_QUANTIZE}")
     read_as = reader_of(checkpoint)
     checkpoint = read_as.checkpoint
     stored_as = format_of(checkpoint.quantization)

@@ -12,6 +12,7 @@ import torch
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.checkpoints.config_ages import with_both_ages
 from qtoolkit.checkpoints.config_limits import without_code
+from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, UnsupportedModelError
 from qtoolkit.files import path_of
 from qtoolkit.formats import FileFormat, GroupedFormat, LayersFormat, Unheld, conversion_targets, side_files_of
@@ -247,8 +248,8 @@ def _described(source: Convertible, recoded: Recoded) -> dict[str, torch.Tensor]
     return result
 
 
-def _parts(source: Convertible, recoded: Recoded) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the tensors of the result, those of one layer at one time."""
+def _parts(source: Convertible, recoded: Recoded) -> Iterator[Mapping[str, torch.Tensor | StoredTensor]]:
+    """Yield the tensors of the result, those of one layer at one time; what is not quantized as it lies in the file."""
     for name, codes in source.layers.items():
         try:
             tensors = recoded.tensors[name].recode(codes.codes())
@@ -259,7 +260,7 @@ def _parts(source: Convertible, recoded: Recoded) -> Iterator[dict[str, torch.Te
     taken = {f"{codes.name}.{key}" for codes in source.layers.values() for key in codes.layer.tensors.tensors()}
     for key, tensor in source.checkpoint.tensors.items():
         if key not in taken:
-            yield {key: tensor[...]}
+            yield {key: tensor}
 
 
 def _changes(source: Convertible, recoded: Recoded, folder: Path) -> tuple[str, ...]:

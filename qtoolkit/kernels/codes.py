@@ -72,6 +72,13 @@ class Codes(ABC):
     def scale(self, outputs: slice) -> torch.Tensor:
         """Return the scales of some outputs, [groups, outputs], or [1, 1] where all share one."""
 
+    def words(self) -> torch.Tensor | None:
+        """Return all codes as `pack_words` packs them, int32 [in * bits / 32, out], where they are stored so.
+
+        Formats that pack along the inputs have the same words in other orders. A view; None where others are stored.
+        """
+        return None
+
     def expanded(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
         """Dequantize some outputs: return W^T [in, outputs] in `dtype`, computed in float32 and rounded once."""
         return expand(self.codes(outputs), self.scale(outputs), self.zero_points(outputs), self.groups, dtype)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Self
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, did_you_mean
 from qtoolkit.requests import option
 
 
@@ -65,6 +65,8 @@ class MethodConfig:
             if least is not None and value is not None and value < least:
                 raise ConfigError(f"{type(self).__name__}: {field.name} must be at least {least}, got {value}")
             object.__setattr__(self, field.name, value)
+        # An empty list says the same as none, and so do two configs.
+        object.__setattr__(self, "include", self.include or None)
 
     def excludes(self, module_name: str) -> bool:
         """Check whether a pattern of `exclude` matches the module's full name or the end of it."""
@@ -156,7 +158,8 @@ def _refuse_unknown(config_class: type[MethodConfig], values: Mapping[str, Any])
     if not unknown:
         return
     allowed = ", ".join(names)
-    message = f"{config_class.__name__} has no option {unknown[0]!r}: its options are {allowed}"
+    hint = did_you_mean(str(unknown[0]), names)
+    message = f"{config_class.__name__} has no option {unknown[0]!r}: {hint}its options are {allowed}"
     if unknown[0] in PER_LAYER_OPTIONS:
         message += (
             "; it quantizes all layers alike: exclude leaves some as they are, GPTQ, GGUF, AbsMax and ZeroPoint mix"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar, Self
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, did_you_mean
 from qtoolkit.methods.config import MethodConfig, matches
 from qtoolkit.requests import option
 from qtoolkit.units import parse_bytes
@@ -63,7 +63,8 @@ class MixedConfig(MethodConfig):
             unknown = sorted(set(values) - set(allowed))
             if unknown:
                 raise ConfigError(
-                    f"{name}: rules[{pattern!r}] has no option {unknown[0]!r}: a layer may have {', '.join(allowed)}"
+                    f"{name}: rules[{pattern!r}] has no option {unknown[0]!r}: "
+                    f"{did_you_mean(str(unknown[0]), allowed)}a layer may have {', '.join(allowed)}"
                 )
             try:
                 self._with(values)

@@ -1,14 +1,15 @@
 """Find the blocks that a text does not run through: those of Mllama that look at images are passed over without one."""
 
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from qtoolkit.models.empty_runs import run_without_values
 from qtoolkit.models.structure import block_list, parts_beside_text
+
+_TOKENS = 2
 
 
 def unreached_blocks(model: PreTrainedModel) -> frozenset[str]:
@@ -30,11 +31,8 @@ def unreached_blocks(model: PreTrainedModel) -> frozenset[str]:
         called.append(index)
 
     hooks = [block.register_forward_pre_hook(partial(note, index)) for index, block in enumerate(blocks)]
-    ended = False
     try:
-        with torch.no_grad(), suppress(Exception):
-            model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device="meta"), use_cache=False)  # [1, tokens]
-            ended = True
+        ended = run_without_values(model, _TOKENS)
     finally:
         for hook in hooks:
             hook.remove()

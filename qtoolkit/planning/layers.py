@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats import Layer, Reader, get_format, patched_module
@@ -134,6 +135,7 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
     blocks = structure.block_list(model)
     read = layers_with_read_weights(model)
     beside_text = structure.parts_beside_text(model)
+    kept = [*(model._keep_in_fp32_modules or ())]  # noqa: SLF001
     unreached = tuple(f"{block}." for block in unreached_blocks(model))
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []
@@ -151,7 +153,8 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
             in_block = blocks is not None and name.startswith(f"{blocks[0]}.")
             layer = Layer.of(name, module, device, in_block=in_block)
             is_reached = name not in beside_text and not name.startswith(unreached)
-            candidates.append(replace(layer, is_reached=is_reached))
+            keeps_type = not should_convert_module(name, kept)
+            candidates.append(replace(layer, is_reached=is_reached, keeps_type=keeps_type))
     # Those alone that transformers merges as it reads them.
     if find_experts(model, ()) and not are_of_experts(model, (layer.name for layer in candidates)):
         candidates = [replace(layer, beside_experts=True) for layer in candidates]
@@ -193,6 +196,7 @@ def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer
             *shape,
             layer.in_block,
             layer.is_reached,
+            layer.keeps_type,
             layer.dtype,
             layer.kind,
             layer.transposed,

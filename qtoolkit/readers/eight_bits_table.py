@@ -1,7 +1,7 @@
 """The rows of the reader contract on models in 8 bits whose inputs are rounded too: float8, and int8 (W8A8)."""
 
 from qtoolkit.readers.entry import Entry, Limit, Since
-from qtoolkit.readers.shared_limits import SGLANG, VLLM
+from qtoolkit.readers.shared_limits import SGLANG, VLLM, WHOLE_EXPERTS
 
 _FORMAT = "compressed-tensors"
 _MIXED = Limit(
@@ -32,7 +32,7 @@ def _rows(input_type: str, *, vllm: Entry, sglang: Entry) -> tuple[Entry, ...]:
             input_type=input_type,
             since=(Since("5.0.0", found="quantizer_compressed_tensors.py"),),
             needs="compressed-tensors >= 0.15",
-            limits=(_INT8_EXPERTS,) if input_type == "int8" else (),
+            limits=(WHOLE_EXPERTS, _INT8_EXPERTS) if input_type == "int8" else (WHOLE_EXPERTS,),
             note=_ROUNDS,
         ),
         Entry(
@@ -42,6 +42,7 @@ def _rows(input_type: str, *, vllm: Entry, sglang: Entry) -> tuple[Entry, ...]:
             input_type=input_type,
             since=(Since("4.45.0", without="4.44.2", found="quantizer_compressed_tensors.py"),),
             needs="compressed-tensors",
+            limits=(WHOLE_EXPERTS,),
             note=_ROUNDS,
         ),
         vllm,
@@ -78,7 +79,7 @@ EIGHT_BITS = (
                 Since("0.5.3", without="0.5.2", found="CHANNEL in compressed_tensors_w8a8_fp8.py"),
                 Since("0.11.0", without="0.10.2", found="BLOCK there", field="group_sizes", values=(128,)),
             ),
-            limits=(_MIXED,),
+            limits=(WHOLE_EXPERTS, _MIXED),
             note="in float8 on a GPU from compute capability 8.9 on, expanded to 16 bits from 7.5 on",
         ),
         sglang=Entry(
@@ -90,7 +91,7 @@ EIGHT_BITS = (
                 Since("0.4.4.post2", without="0.4.4.post1", found="compressed_tensors_w8a8_fp8.py"),
                 Since("0.5.6.post1", without="0.5.6", found="BLOCK there", field="group_sizes", values=(128,)),
             ),
-            limits=(_MIXED,),
+            limits=(WHOLE_EXPERTS, _MIXED),
             note="in float8 on a GPU from compute capability 8.9 on, expanded to 16 bits from 8.0 on",
         ),
     ),
@@ -102,7 +103,7 @@ EIGHT_BITS = (
             source=f"{_VLLM_SCHEME}_w8a8_int8.py:36; vllm/model_executor/kernels/linear/scaled_mm/cpu.py",
             input_type="int8",
             since=(Since("0.5.2", without="0.5.1", found="compressed_tensors_w8a8_int8.py"),),
-            limits=(_MIXED,),
+            limits=(WHOLE_EXPERTS, _MIXED),
             note="on a GPU from compute capability 7.5 on, and on a processor",
         ),
         sglang=Entry(
@@ -111,7 +112,7 @@ EIGHT_BITS = (
             source=f"{_SGLANG_SCHEME}_w8a8_int8.py:97",
             input_type="int8",
             since=(Since("0.5.3", without="0.5.2", found="compressed_tensors_w8a8_int8.py"),),
-            limits=(_MIXED,),
+            limits=(WHOLE_EXPERTS, _MIXED),
             note="on a GPU from compute capability 8.0 on",
         ),
     ),

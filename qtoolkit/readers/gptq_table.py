@@ -17,7 +17,7 @@ GPTQ = (
         source="transformers/utils/quantization_config.py:742, quantizers/quantizer_gptq.py:53",
         since=(Since("5.0.0", found="class GPTQConfig"),),
         needs="optimum >= 1.24 and gptqmodel >= 1.4.3",
-        limits=(Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits", COMPRESSED), _ONE_WIDTH),
+        limits=(WHOLE_EXPERTS, Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits", COMPRESSED), _ONE_WIDTH),
         note="with qtoolkit imported it needs neither, and takes different bits too",
     ),
     Entry(
@@ -28,6 +28,7 @@ GPTQ = (
         since=(Since("4.32.0", without="4.31.0", found="class GPTQConfig"),),
         needs="optimum >= 1.24, and gptqmodel >= 1.4.3 or auto-gptq",
         limits=(
+            WHOLE_EXPERTS,
             Limit(
                 "bits", (2, 4, 8), "GPTQ of {got} bits: it reads 2, 4 and 8 right", COMPRESSED, layouts=_FIRST_LAYOUT
             ),
@@ -78,10 +79,17 @@ GPTQ = (
     Entry(
         "gptqmodel",
         "gptq",
-        source="gptqmodel/nn_modules/qlinear/torch.py:142-143",
+        source="gptqmodel/nn_modules/qlinear/torch.py:142-143; models/loader.py:2103",
         limits=(
             Limit("bits", (2, 3, 4, 5, 6, 7, 8), "GPTQ of {got} bits"),
             Limit("group_sizes", _GPTQ_GROUPS, "GPTQ in groups of {got}", "give a power of two"),
+            Limit(
+                "sym",
+                (True,),
+                "zero points in the first layout, which it takes from itself alone",
+                "give checkpoint_format='gptq_v2'",
+                layouts=_FIRST_LAYOUT,
+            ),
         ),
     ),
     Entry(
@@ -89,6 +97,7 @@ GPTQ = (
         "gptq",
         source="auto_gptq/modeling/_base.py:82-100",
         limits=(
+            WHOLE_EXPERTS,
             Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits"),
             _ONE_WIDTH,
             Limit("layout", _FIRST_LAYOUT, "zero points stored as {got}", "leave checkpoint_format out"),

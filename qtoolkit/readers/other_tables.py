@@ -1,7 +1,7 @@
 """The rows of the reader contract on bitsandbytes, MLX, `.gguf`, qtoolkit's own format and full precision."""
 
 from qtoolkit.readers.entry import Entry, Limit, Since
-from qtoolkit.readers.shared_limits import SGLANG, VLLM
+from qtoolkit.readers.shared_limits import SGLANG, VLLM, WHOLE_EXPERTS
 
 _BNB_EXPERTS = Limit(
     "experts",
@@ -25,6 +25,7 @@ BNB = (
         source="transformers/quantizers/quantizer_bnb_4bit.py",
         since=(Since("4.30.0", without="4.29.2", found="load_in_4bit"),),
         needs="bitsandbytes",
+        limits=(WHOLE_EXPERTS,),
     ),
     Entry(
         "vllm",

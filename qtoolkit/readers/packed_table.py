@@ -33,7 +33,7 @@ PACKED = (
         source="transformers/quantizers/quantizer_compressed_tensors.py; tests/readers/test_real_readers.py",
         since=(Since("5.0.0", found="quantizer_compressed_tensors.py"),),
         needs="compressed-tensors >= 0.15",
-        limits=(_EXPANDS, NO_EMBEDDINGS, _PLAIN_EXPERTS),
+        limits=(WHOLE_EXPERTS, _EXPANDS, NO_EMBEDDINGS, _PLAIN_EXPERTS),
         note=_TRANSFORMERS_CT,
     ),
     Entry(
@@ -42,7 +42,7 @@ PACKED = (
         source="run with compressed-tensors 0.20.1: zero points are no longer packed as it packs them",
         since=(Since("4.45.0", without="4.44.2", found="quantizer_compressed_tensors.py"),),
         needs="compressed-tensors",
-        limits=(Limit("sym", (True,), "zero points", "give sym=True"), NO_EMBEDDINGS),
+        limits=(WHOLE_EXPERTS, Limit("sym", (True,), "zero points", "give sym=True"), NO_EMBEDDINGS),
         note=_TRANSFORMERS_CT,
     ),
     Entry(

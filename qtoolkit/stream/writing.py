@@ -14,9 +14,10 @@ from qtoolkit.checkpoints.config_ages import with_both_ages
 from qtoolkit.checkpoints.config_limits import without_code
 from qtoolkit.checkpoints.filenames import INDEX_FILE, PROCESSOR_FILES
 from qtoolkit.checkpoints.model_class import takes_images
-from qtoolkit.checkpoints.safetensors import DTYPES
+from qtoolkit.checkpoints.safetensors import DTYPES, StoredTensor
 from qtoolkit.errors import OutputError, UnsupportedModelError
 from qtoolkit.files import open_new
+from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
 from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.companion_files import copy_companions
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 # As in transformers' `save_pretrained`: small enough for any file system, and for repeating an upload to the Hub.
 MAX_SHARD_BYTES = 5_000_000_000
+# Of a tensor that is copied from another file, so much is in memory at one time.
+_PIECE_BYTES = 2**24
 _FILE_KEYS = ("model_file_base_name", "model_name_or_path")
 _Tensors = Mapping[str, torch.Tensor | LazyTensor]
 
@@ -198,7 +201,7 @@ def write_weights(
 
 def write_parts(
     described: Mapping[str, torch.Tensor],
-    parts: Iterable[Mapping[str, torch.Tensor]],
+    parts: Iterable[Mapping[str, torch.Tensor | StoredTensor]],
     folder: Path,
     on_progress: OnProgress,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -207,7 +210,8 @@ def write_parts(
 
     Args:
         described: all tensors on the meta device: their shapes and types, in the order of the files.
-        parts: the tensors, each once; a part is dropped before the next one is asked for.
+        parts: the tensors, each once; a part is dropped before the next one is asked for. Those that are copied from
+            a file are read piece by piece.
         folder, on_progress, max_shard_bytes: as for `write_weights`, which raises the same.
 
     Returns:
@@ -216,7 +220,7 @@ def write_parts(
     _refuse_unknown(described)
     shards = _named_shards(described, max_shard_bytes)
     total = sum(tensor.nbytes for tensor in described.values())
-    done = 0
+    done = given_back = 0
     with ExitStack() as stack:
         places: dict[str, tuple[str, BufferedWriter, int]] = {}
         for name, shard in shards.items():
@@ -229,12 +233,26 @@ def write_parts(
                 name, file, start = places[key]
                 assert (tuple(tensor.shape), tensor.dtype) == (tuple(described[key].shape), described[key].dtype), key
                 file.seek(start)
-                file.write(_bytes_of(tensor))
+                for piece in _pieces(tensor):
+                    file.write(_bytes_of(piece))
                 done += tensor.nbytes
                 on_progress(ProgressEvent("save", done, total, "bytes", name))
             del part, tensor  # before the next one is made
+            if done - given_back > GIVE_BACK_EVERY:
+                given_back = done
+                give_memory_back()
     assert done == total, "each tensor is written once"
     return [*shards, *_write_index(folder, shards)]
+
+
+def _pieces(tensor: torch.Tensor | StoredTensor) -> Iterator[torch.Tensor]:
+    """Yield a tensor, or one that is large and read from a file as some of its rows after the others."""
+    if not isinstance(tensor, StoredTensor) or tensor.nbytes <= _PIECE_BYTES or not tensor.shape:
+        yield tensor[...]
+        return
+    rows = max(1, _PIECE_BYTES * tensor.shape[0] // tensor.nbytes)
+    for first in range(0, tensor.shape[0], rows):
+        yield tensor.part(first, first + rows)
 
 
 def _refuse_unknown(tensors: _Tensors) -> None:

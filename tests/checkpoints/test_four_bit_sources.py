@@ -61,6 +61,7 @@ BLOCKS: dict[str, object] = {"quant_method": "fp8", "weight_block_size": [128, 1
 WRONG: dict[str, tuple[Tensors, dict[str, object], str]] = {
     "no scales": ({f"{STEM}.weight_scale": torch.empty(0)}, float4_config(NV), "no scales of it"),
     "no global scale": ({f"{STEM}.weight_global_scale": torch.empty(0)}, float4_config(NV), "and not its one"),
+    "a flag as a scale": ({f"{STEM}.weight_global_scale": torch.tensor([True])}, float4_config(NV), "and not its one"),
     "global scales": ({f"{STEM}.weight_global_scale": torch.ones(2)}, float4_config(NV), "and not its one"),
     "scales of MXFP4": (named(float4_parts(7, 96, MX)), float4_config(NV), "float8_e4m3fn ones, for each 16 inputs"),
     "scales of NVFP4": (named(float4_parts(7, 96, NV)), float4_config(MX), "uint8 ones, for each 32 inputs"),

@@ -35,15 +35,16 @@ def events() -> list[ProgressEvent]:
 def compared(
     tiny_llama: Path, saved: Path, tmp_path_factory: pytest.TempPathFactory, events: list[ProgressEvent]
 ) -> Comparison:
-    """Full precision, three methods, one of them calibrated, and a folder."""
-    configs = [None, "nf4", qt.AbsMax(bits=4), gptq(bits=3), saved]
+    """Full precision, five methods, one of them calibrated, two that round inputs, and a folder."""
+    configs = [None, "nf4", qt.AbsMax(bits=4), gptq(bits=3), qt.FP8(), qt.W8A8(), saved]
     kept = tmp_path_factory.mktemp("kept")
     return compare(tiny_llama, configs, kept, prompts=[PROMPT], memory="1 GB", on_progress=events.append)
 
 
 def test_each_is_measured_as_evaluate_measures_it(tiny_llama: Path, saved: Path, compared: Comparison) -> None:
-    alone = {"NF4()": qt.quantize(tiny_llama, "nf4", device="cpu"), str(saved): saved}
-    for label, model in alone.items():
+    configs = (qt.NF4(), qt.FP8(), qt.W8A8())
+    alone = {f"{type(config).__name__}()": qt.quantize(tiny_llama, config, device="cpu") for config in configs}
+    for label, model in {**alone, str(saved): saved}.items():
         options = {"seq_len": 32, "num_tokens": 96, "device": "cpu", "speed": False}
         expected = qt.evaluate(model, base=tiny_llama, text=TEXT, **options)
         (found,) = [result.quality for result in compared.results if result.label == label]
@@ -78,7 +79,7 @@ def test_answers_are_what_generate_writes(tiny_llama: Path, compared: Comparison
 def test_the_base_reads_the_text_once(events: list[ProgressEvent], compared: Comparison) -> None:
     blocks = [event for event in events if (event.phase, event.unit) == ("evaluate", "blocks")]
     assert [(event.done, event.total) for event in blocks] == [(1, 2), (2, 2)]
-    assert [event.done for event in events if event.phase == "compare"] == [1, 2, 3, 4, 5]
+    assert [event.done for event in events if event.phase == "compare"] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_the_best_is_what_lost_least_among_those_that_fit(compared: Comparison) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import qtoolkit as qt
 from qtoolkit.errors import CheckpointError, ConfigError, OutputExistsError, QToolkitError, UnsupportedModelError
+from tests.coded_models import store_as_float4
 from tests.formats.compressed_tensors import packed_files
 from tests.formats.gptq import files
 from tests.sample_models import random_model
@@ -86,6 +87,8 @@ def test_what_is_no_quantized_model(tmp_path: Path) -> None:
     model = random_model("llama")
     model.save_pretrained(tmp_path / "plain")
     assert "is in full precision: give it to qt.quantize" in refusal(tmp_path / "plain", "gptq", tmp_path)
+    store_as_float4(random_model("llama"), tmp_path / "coded", "nvfp4-pack-quantized")
+    assert "is expanded from NVFP4, whose codes no format takes over" in refusal(tmp_path / "coded", "gptq", tmp_path)
     with pytest.raises(
         ConfigError, match="format must be one of compressed-tensors, gguf, gptq, gptq_v2, mlx, native, got"
     ):

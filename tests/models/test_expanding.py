@@ -1,6 +1,7 @@
 """Models that are stored as FP8 and MXFP4 are opened as what transformers expands them to."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,35 @@ def test_codes_without_scales_are_refused_before_work(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=r"up_proj\.weight' as FP8, and no scales of it") as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+NO_NUMBER: dict[str, tuple[Callable[[Path], Path], str, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "FP8": (lambda folder: float8_folder("llama", folder), "up_proj.weight_scale_inv", lambda scale: scale * torch.nan),
+    "MXFP4": (
+        lambda folder: store_as_mxfp4(gpt_oss(), folder),
+        "gate_up_proj_scales",
+        lambda exponents: exponents.clamp(min=255),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_NUMBER)
+def test_scales_that_are_no_number_are_refused_before_work(kind: str, tmp_path: Path) -> None:
+    """The last ones, which a job would read after all others."""
+    make, part, change = NO_NUMBER[kind]
+    folder = make(tmp_path / "model")
+    tensors = load_file(folder / WEIGHTS)
+    *_, last = (name for name in sorted(tensors) if name.endswith(part))
+    write(folder, tensors | {last: change(tensors[last])})
+    phases: list[str] = []
+    for call in (
+        lambda: qt.quantize(
+            folder, "nf4", output=tmp_path / "out", on_progress=lambda event: phases.append(event.phase)
+        ),
+        lambda: qt.load(folder),
+        lambda: qt.evaluate(folder, text=["some text"]),
+    ):
+        with pytest.raises(SourceError, match=r"stands for NaN|is NaN") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert not phases and [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -127,11 +127,14 @@ def load_4bit(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedMode
 
 
 def keep_exact(model: "PreTrainedModel") -> None:
-    """Let 4-bit layers of any shape run on a CPU, and be saved exactly afterwards, also while others run them."""
+    """Let layers of any shape run on a CPU, and 4-bit ones be saved exactly afterwards, also while others run them."""
     bnb = optional("bitsandbytes", "a 4-bit model")
     from qtoolkit.formats.bitsandbytes.linear4bit import Linear4bit
+    from qtoolkit.formats.bitsandbytes.linear8bit import Linear8bitLt
 
     for module in model.modules():
+        if type(module) is bnb.nn.Linear8bitLt:
+            module.__class__ = Linear8bitLt
         if type(module) is bnb.nn.Linear4bit:
             module.__class__ = Linear4bit
             # A layer that is not packed is expanded for each product, as on other processors.

@@ -38,7 +38,9 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         weight = self._packed() if self._packs(x) else self.weight
         if getattr(weight, "quant_state", None) is None or not self.compute_type_is_set:
             return super().forward(x)  # type: ignore[no-any-return]
-        inputs = x if self.compute_dtype is None else x.to(self.compute_dtype)
+        # bitsandbytes 0.50 multiplies packed weights with inputs as they lie in memory: those of Mamba's `x_proj` are a
+        # transposed view, with which plain transformers is wrong without a word.
+        inputs = (x if self.compute_dtype is None else x.to(self.compute_dtype)).contiguous()
         bias = None if self.bias is None else self.bias.to(inputs.dtype)
         return bnb.matmul_4bit(inputs, weight, bias=bias, quant_state=weight.quant_state).to(x.dtype)  # type: ignore[no-any-return]
 

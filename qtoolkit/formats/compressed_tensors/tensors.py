@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from qtoolkit.formats.recoding import grouped_scale, grouped_zero_points
+from qtoolkit.formats.recoding import grouped_scale, grouped_zero_points, packed_words
 from qtoolkit.kernels import Codes, expand, output_blocks
 from qtoolkit.tensor.int32_packing import WORD_BITS, pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
@@ -100,9 +100,12 @@ class PackedTensors:
     def recode(self, codes: Codes) -> dict[str, torch.Tensor]:
         """See `RecodedTensors`; the groups must be those of the inputs in order."""
         groups = self.in_features // self.inputs_per_scale
-        parts = [pack_columns(codes.codes(part), self.bits).T for part in output_blocks(codes)]
+        fills_words = self.in_features * self.bits % 32 == 0
+        words = (
+            packed_words(codes) if fills_words else pack_columns(codes.codes(slice(0, self.out_features)), self.bits)
+        )
         tensors = {
-            "weight_packed": torch.cat(parts),
+            "weight_packed": words.T.contiguous(),
             # [groups, out] -> [out, groups]
             "weight_scale": grouped_scale(codes, groups).T.to(self.scale_dtype).contiguous(),
         }
@@ -161,6 +164,10 @@ class PackedRows(Codes):
         """See `Codes`."""
         # [outputs, words] -> [words, outputs] -> [in, outputs]
         return unpack_columns(self._words[outputs].T.contiguous(), self.bits, self.in_features)
+
+    def words(self) -> torch.Tensor | None:
+        """See `Codes`."""
+        return None if self.in_features * self.bits % 32 else self._words.T
 
     def scale(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""

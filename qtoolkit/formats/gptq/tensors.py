@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from qtoolkit.formats.recoding import grouped_scale, grouped_zero_points
+from qtoolkit.formats.recoding import grouped_scale, grouped_zero_points, packed_words
 from qtoolkit.kernels import Codes, output_blocks
 from qtoolkit.tensor.int32_packing import pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
@@ -115,11 +115,10 @@ class GPTQTensors:
         """See `RecodedTensors`."""
         shapes = self.tensors()
         groups = len(range(0, self.in_features, self.inputs_per_scale))
-        parts = [pack_words(codes.codes(part), self.bits) for part in output_blocks(codes)]
         zeros = grouped_zero_points(codes, groups) - zero_offset(self.checkpoint_format)
         index = codes.groups if codes.groups is not None else torch.arange(self.in_features) // self.inputs_per_scale
         return {
-            "qweight": torch.cat(parts, dim=1),
+            "qweight": packed_words(codes).contiguous(),
             # As `store`; a zero point of 0 is refused by `pack_words`, less one.
             "qzeros": pack_words(zeros.T.contiguous(), self.bits).T.contiguous(),
             "scales": grouped_scale(codes, groups).to(shapes["scales"][1]),
@@ -183,6 +182,10 @@ class CodeWords(Codes):
     def codes(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""
         return unpack_words(self._words[:, outputs], self.bits)
+
+    def words(self) -> torch.Tensor:
+        """See `Codes`."""
+        return self._words
 
     def scale(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from qtoolkit.formats.mlx import GROUP_SIZES, WIDTHS
-from qtoolkit.formats.recoding import grouped_scale, grouped_zero_points
+from qtoolkit.formats.recoding import grouped_scale, grouped_zero_points, packed_words
 from qtoolkit.kernels import Codes, expand, output_blocks
 from qtoolkit.tensor.int32_packing import pack_words, unpack_words
 from qtoolkit.tensor.lazy import LazyTensor
@@ -109,9 +109,8 @@ class AffineTensors:
         groups = self.in_features // self.group_size
         scales = grouped_scale(codes, groups).T.to(self.scale_dtype).contiguous()
         self._refuse_large(scales)
-        weight = torch.cat([_rows(codes.codes(part), self.bits) for part in output_blocks(codes)])
         return {
-            "weight": weight,
+            "weight": packed_words(codes).T.contiguous().view(torch.uint32),
             "scales": scales,
             "biases": self._biases(scales, grouped_zero_points(codes, groups).T),
         }
@@ -201,6 +200,10 @@ class AffineRows(Codes):
         """See `Codes`."""
         # [outputs, words] -> [words, outputs] -> [in, outputs]
         return unpack_words(self._words[outputs].T.contiguous(), self.bits)
+
+    def words(self) -> torch.Tensor:
+        """See `Codes`."""
+        return self._words.T
 
     def scale(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""

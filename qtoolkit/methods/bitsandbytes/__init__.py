@@ -112,6 +112,8 @@ class BitsAndBytesMethod(WeightOnlyMethod):
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """See `Method`: skip a layer of a class that transformers does not replace."""
+        if layer.keeps_type:
+            return layer.left_alone("the model keeps it in float32, where transformers puts no layer of bitsandbytes")
         if layer.kind in _REPLACED:
             return self.plan_replaced(layer, config)
         return layer.left_alone(f"transformers puts no layer of bitsandbytes in the place of a {layer.kind}")

@@ -58,3 +58,13 @@ def test_gradients_and_dequantized_weights_are_those_of_the_codes() -> None:
     assert torch.allclose(x.grad, 2 * x.detach() @ expected.T @ expected, rtol=1e-4, atol=1e-5)
     plain = quantized.dequantize().get_submodule("model.layers.0.mlp.down_proj").weight
     assert torch.allclose(plain.float(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [64, 96])
+def test_inputs_that_are_a_transposed_view_are_multiplied_as_they_are_read(width: int) -> None:
+    layer = qt.quantize(random_model("llama", intermediate_size=width), "nf4", device="cpu").model.get_submodule(
+        "model.layers.0.mlp.down_proj"
+    )
+    x = torch.randn(1, width, 8, dtype=torch.bfloat16).transpose(1, 2)  # [1, tokens, in]
+    with torch.no_grad():
+        assert torch.equal(layer(x), layer(x.contiguous()))

@@ -93,6 +93,6 @@ def test_a_listener_hears_each_change(form: ConfigForm) -> None:
 def test_another_packages_method_has_fields_too(brought_method: str) -> None:
     form = ConfigForm(lambda: None)
     form.method.value = brought_method
-    assert set(form.options) == {"exclude", "rounds", "ratio", "sizes", "model"}
+    assert set(form.options) == {"exclude", "include", "rounds", "ratio", "sizes", "model"}
     form.options["sizes"].value, form.options["ratio"].value = "1, 2", "0.5"
     assert (form.config.sizes, form.config.ratio) == ((1, 2), 0.5)  # type: ignore[union-attr]

@@ -1,0 +1,72 @@
+"""Tell what of the reader contract no checkpoint has shown here: `rows.py FOLDER ...`, after all readers.
+
+A row is shown by a checkpoint that its program loads, and each of its limits by one that breaks that limit alone and is
+not loaded. A row that says that nothing is loaded is shown by one that is not.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from common import claims_of, written
+from seen import seen_in
+
+from qtoolkit.readers import Stored
+from qtoolkit.readers.entry import Entry
+from qtoolkit.readers.table import ENTRIES
+
+# The programs that are run here: SGLang wants a GPU, Ollama and LM Studio are no packages.
+RUN = ("transformers", "transformers4", "vllm", "gptqmodel", "auto-gptq", "mlx-lm")
+# What they would need, or where else it is shown: by format and reader.
+ELSEWHERE = {
+    ("fp8", "transformers"): "a GPU",
+    ("fp8", "vllm"): "a GPU",
+    ("fp8", "mlx-lm"): "a model of DeepSeek's classes",
+    ("auto-round", "transformers"): "the package auto-round",
+    ("awq", "transformers4"): "the package autoawq, which is given up",
+    ("gguf", "transformers"): "tests/formats/gguf",
+    ("gguf", "transformers4"): "tests/formats/gguf",
+    ("gguf", "vllm"): "a .gguf file in place of a folder",
+}
+Cell = tuple[str, str, str, str]  # reader, format, type of inputs, and a limit's field, "loads" or "refused"
+
+
+def cells_of(entry: Entry) -> Iterator[Cell]:
+    """All that a row says."""
+    said = ["refused"] if entry.refused else ["loads", *dict.fromkeys(limit.field for limit in entry.limits)]
+    for what in said:
+        yield entry.reader, entry.format, entry.input_type, what
+
+
+def stored_of(path: Path) -> Stored:
+    """How a checkpoint is stored."""
+    values = claims_of(path)["stored"]
+    return Stored(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def shown_by(path: Path) -> Iterator[Cell]:
+    """What a checkpoint shows by what readers did with it."""
+    stored, seen = stored_of(path), seen_in(path)
+    for entry in ENTRIES:
+        loads = seen.get(entry.reader)
+        if loads is None or (entry.format, entry.input_type) != (stored.format, stored.input_type):
+            continue
+        broken = {limit.field for limit in entry.limits if limit.broken_by(stored)}
+        whats = {"loads"} if loads else {"refused"} if entry.refused else broken
+        if len(whats) == 1:
+            yield entry.reader, entry.format, entry.input_type, *whats
+
+
+def main(folders: list[str]) -> str:
+    """Print how much is shown; returns what is not, empty if nothing is missing."""
+    paths = [path for folder in folders for path in written(Path(folder))]
+    shown = {cell for path in paths for cell in shown_by(path)}
+    rows = [entry for entry in ENTRIES if entry.reader in RUN and (entry.format, entry.reader) not in ELSEWHERE]
+    cells = [cell for entry in rows for cell in cells_of(entry)]
+    missing = [cell for cell in cells if cell not in shown]
+    print(f"{len(paths)} checkpoints show {len(cells) - len(missing)} of {len(cells)} statements of {len(rows)} rows")
+    return "\n".join(f"not shown: {' '.join(filter(None, cell))}" for cell in missing)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]) or 0)

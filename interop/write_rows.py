@@ -1,0 +1,151 @@
+"""Write small checkpoints for the rows of the reader contract that the other scripts show nothing of.
+
+Run `python interop/write_rows.py FOLDER`: each with logits and with what the contract says of it. Some that readers are
+to refuse are copies of another one whose config says something else.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import keep, random_llama
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from write import claim, numbers
+from write_servers import CHEAP, PACKED
+
+import qtoolkit as qt
+from qtoolkit.checkpoints.config_ages import with_both_ages
+
+DATA = Path(__file__).parent.parent / "tests" / "data" / "auto_round"
+# Of the 64 words that those models know.
+FEW = torch.arange(3, 35)[None]  # (1, 32)
+_GATE = ("lm_head", "layers.0.mlp.gate_proj")
+_SMALL = {"vocab_size": 256, "hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
+_MIXTRAL = {"intermediate_size": 256, "num_key_value_heads": 2, "num_local_experts": 4}
+_GPT_OSS = {"intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 32, "num_local_experts": 4}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("mixtral", _SMALL | _MIXTRAL),
+    "gpt-oss": ("gpt_oss", _SMALL | _GPT_OSS | {"num_experts_per_tok": 2}),
+}
+# By the model in front of the name, or the Llama of the other scripts.
+MADE: dict[str, Any] = {
+    "fp8-channels": qt.FP8(),
+    "fp8-blocks": qt.FP8(granularity="block"),
+    "fp8-left-unit": qt.FP8(exclude=_GATE),
+    "int8": qt.W8A8(),
+    "int8-left-unit": qt.W8A8(exclude=_GATE),
+    "mixtral-int8": qt.W8A8(),
+    "nf4": qt.NF4(),
+    "mixtral-nf4": qt.NF4(),
+    "native": qt.AbsMax(format="native"),
+    "mlx": qt.GPTQ(**CHEAP | {"format": "mlx"}),
+    "gptq": qt.GPTQ(**CHEAP),
+    "gptq-mixed": qt.GPTQ(**CHEAP, rules={"*.[qkv]_proj": {"bits": 8}}),
+    "packed": qt.GPTQ(**CHEAP, **PACKED),
+    "packed-asym": qt.GPTQ(**CHEAP, **PACKED, sym=False),
+    "gptq-96inputs": qt.GPTQ(**CHEAP | {"group_size": 96}),
+    "gpt-oss-gptq": qt.GPTQ(**CHEAP),
+    "gpt-oss-packed": qt.GPTQ(**CHEAP, **PACKED),
+    "gpt-oss-fp8": qt.FP8(),
+    "gpt-oss-int8": qt.W8A8(),
+    "gpt-oss-nf4": qt.NF4(),
+    "mixtral-packed-plain-experts": qt.GPTQ(**CHEAP, **PACKED, exclude=("lm_head", "*.experts.*")),
+}
+
+
+def _weights(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Its schemes with other keys."""
+    groups = {name: group | {"weights": group["weights"] | changes} for name, group in values["config_groups"].items()}
+    return values | {"config_groups": groups}
+
+
+# By their names in the model alone, where servers look for the matrix that they join.
+_NAMED = {r"+:.*\.(q|k|v)_proj$": {"bits": 8}}
+# What a copy is of, its `quantization_config` made from that one's, how it is stored then, and for which readers.
+CHANGED: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], dict[str, Any], tuple[str, ...]]] = {
+    "gptq-misnamed-unit": (
+        "gptq-mixed",
+        lambda values: values | {"dynamic": _NAMED},
+        {"misnamed_units": ("model.layers.0.self_attn.qkv_proj",)},
+        ("vllm",),
+    ),
+    "gptq-said-5bit": (
+        "gptq",
+        lambda values: values | {"bits": 5},
+        {"bits": (5,)},
+        ("transformers", "transformers4", "auto-gptq"),
+    ),
+    "gptq-said-9bit": ("gptq", lambda values: values | {"bits": 9}, {"bits": (9,)}, ("gptqmodel",)),
+    "packed-said-9bit": ("packed", lambda values: _weights(values, num_bits=9), {"bits": (9,)}, ("vllm",)),
+    "packed-asym-not-expanded": (
+        "packed-asym",
+        lambda values: {key: value for key, value in values.items() if key != "run_compressed"},
+        {"expands": False},
+        ("transformers",),
+    ),
+    "mlx-said-7bit": ("mlx", lambda values: values | {"bits": 7}, {"bits": (7,)}, ("mlx-lm",)),
+    "mlx-said-256inputs": ("mlx", lambda values: values | {"group_size": 256}, {"group_sizes": (256,)}, ("mlx-lm",)),
+    "awq-said-8bit": ("awq", lambda values: values | {"bits": 8}, {"bits": (8,)}, ("mlx-lm",)),
+    "awq-said-5bit": ("awq", lambda values: values | {"bits": 5}, {"bits": (5,)}, ("vllm",)),
+}
+# Written by AutoRound, whose packing "awq" is AutoAWQ's.
+THEIRS = {"auto-round": "symmetric", "auto-round-awq": "awq"}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
+
+
+def model_of(name: str) -> PreTrainedModel:
+    """The model that the name of a checkpoint begins with."""
+    model_type, changes = next((made for start, made in MODELS.items() if name.startswith(start)), ("", {}))
+    if not model_type:
+        return random_llama(dtype=torch.float16)
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**changes), dtype=torch.float16)
+
+
+def change(folder: Path, values: dict[str, Any]) -> None:
+    """Give a folder another `quantization_config`, in all places that readers look for it."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(
+        json.dumps(config | {key: values for key in ("quantization_config", "quantization") if key in config})
+    )
+    if (folder / "quantize_config.json").is_file():
+        (folder / "quantize_config.json").write_text(json.dumps(values))
+
+
+def values_of(folder: Path) -> dict[str, Any]:
+    """The `quantization_config` of a folder."""
+    values: dict[str, Any] = json.loads((folder / "config.json").read_text())["quantization_config"]
+    return values
+
+
+def main(folder: Path) -> None:
+    """Write all kinds."""
+    folder.mkdir(parents=True)
+    for name, config in MADE.items():
+        qt.quantize(model_of(name), config, output=folder / name, overwrite=True, device="cpu", tokenizer=numbers())
+        keep(qt.load(folder / name, device="cpu", dtype="float32").model, folder / name)
+    random_llama(dtype=torch.float16).save_pretrained(folder / "plain")
+    config = folder / "plain" / "config.json"
+    config.write_text(json.dumps(with_both_ages(json.loads(config.read_text()))))
+    keep(qt.load(folder / "plain", device="cpu", dtype="float32"), folder / "plain")
+    for name, theirs in THEIRS.items():
+        shutil.copytree(DATA / theirs, folder / name)
+        keep(qt.load(folder / name, device="cpu", dtype="float32").model, folder / name, FEW)
+    shutil.copytree(folder / "auto-round-awq", folder / "awq")
+    change(folder / "awq", AWQ)
+    for path in list(folder.iterdir()):
+        claim(path, None)
+    for name, (source, changed, how, readers) in CHANGED.items():
+        shutil.copytree(folder / source, folder / name)
+        change(folder / name, changed(values_of(folder / name)))
+        claim(folder / name, None, of=folder / source, only=readers, **how)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
