@@ -127,7 +127,10 @@ class GGUF(MixedConfig):
             absent = self.absent()
             given = next((name for name in _OF_THE_TEXT if getattr(self, name) != absent[name]), None)
             if given is not None:
-                raise ConfigError(f"GGUF: {given} is of a calibration text: give calibration too, or leave {given} out")
+                raise ConfigError(
+                    f"GGUF: {given}={getattr(self, given)!r:.40} is of a calibration text, and there is none: give "
+                    "one as calibration=, or leave it out"
+                )
         elif self.imatrix is not None:
             raise ConfigError("GGUF: calibration chooses codes by a text, and imatrix by a file: give one of them")
         elif self.quant_type in _EXACT and self.tensor_type is None and not self.rules:

@@ -112,8 +112,11 @@ def test_a_journal_of_another_type_is_refused(tiny_llama: Path, tmp_path: Path) 
         ({"quant_type": "Q8_0", "calibration": TEXTS}, "Q8_0 has no codes that a text would choose"),
         ({"quant_type": "F16", "calibration": TEXTS}, "F16 has no codes that a text would choose"),
         ({"calibration": TEXTS, "imatrix": "x.gguf"}, "give one of them"),
-        ({"num_samples": 16}, "num_samples is of a calibration text"),
-        ({"calibration_column": "text"}, "calibration_column is of a calibration text"),
+        (
+            {"num_samples": 16},
+            "num_samples=16 is of a calibration text, and there is none: give one as calibration=, or",
+        ),
+        ({"calibration_column": "text"}, "calibration_column='text' is of a calibration text"),
         ({"calibration": TEXTS, "num_samples": 0}, "num_samples must be at least 1, got 0"),
         ({"calibration": TEXTS, "seq_len": 0}, "seq_len must be at least 1, got 0"),
     ],

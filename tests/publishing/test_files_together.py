@@ -9,12 +9,14 @@ import pytest
 from huggingface_hub import snapshot_download
 
 import qtoolkit as qt
+from qtoolkit.checkpoints.imatrix import read_imatrix
 from qtoolkit.errors import ConfigError, HubUnreachableError, UnsupportedModelError
 from qtoolkit.publishing import push, read_receipt
 from qtoolkit.records import Publication, QualityReport
 from tests.fake_hub.fixture import WRITE_TOKEN
 from tests.fake_hub.server import Fault
 from tests.fake_hub.writable import WritableHub
+from tests.methods.gptq.jobs import TEXTS
 
 REPO = "me/tiny"
 FILES = {name: f"tiny-llama-{name}.gguf" for name in ("Q8_0", "Q4_0", "Q5_0")}
@@ -24,8 +26,10 @@ pytestmark = [pytest.mark.usefixtures("run_here"), pytest.mark.slow]
 @pytest.fixture(scope="module")
 def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("files")
+    weighed = qt.GGUF("Q5_0", calibration=TEXTS, num_samples=2, seq_len=32, solve=False)
     for name in FILES:
-        qt.quantize(base, qt.GGUF(name, modelfile=name != "Q5_0"), device="cpu", output=folder / name)
+        config = weighed if name == "Q5_0" else qt.GGUF(name, modelfile=True)
+        qt.quantize(base, config, device="cpu", output=folder / name)
     return {name: folder / name for name in FILES}
 
 
@@ -70,10 +74,11 @@ def test_all_files_stand_in_main_by_one_commit(
     assert first.items() <= {file.name: file.read_bytes() for file in there.iterdir() if file.is_file()}.items()
     assert {*record.files} - {*first} == {
         *("README.md", FILES["Q4_0"], FILES["Q5_0"], "tiny-llama-Q4_0.qtoolkit.json", "tiny-llama-Q5_0.qtoolkit.json"),
-        "tiny-llama-Q4_0.Modelfile",
+        *("tiny-llama-Q4_0.Modelfile", "tiny-llama-Q5_0.imatrix.gguf_file"),
     }
     assert f"FROM ./{FILES['Q8_0']}" in (there / "Modelfile").read_text()
     assert f"FROM ./{FILES['Q4_0']}" in (there / "tiny-llama-Q4_0.Modelfile").read_text()
+    assert read_imatrix(there / "tiny-llama-Q5_0.imatrix.gguf_file").datasets == ("4 texts",)
     assert [*record.beside] == [FILES["Q4_0"], FILES["Q5_0"]]
     assert qt.verify(there).failed == ()
 

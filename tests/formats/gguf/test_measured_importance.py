@@ -89,7 +89,7 @@ def test_experts_have_their_own_and_their_own_tokens(tiny_llama: Path, tmp_path:
 
 
 def test_not_solving_needs_a_text() -> None:
-    with pytest.raises(ConfigError, match="GGUF: solve is of a calibration text: give calibration too, or leave solve"):
+    with pytest.raises(ConfigError, match="GGUF: solve=False is of a calibration text, and there is none: give one"):
         qt.GGUF(solve=False)
     with pytest.raises(ConfigError, match=r"imatrix names a file, and 'wikitext2' is none: .* and solve=False"):
         qt.GGUF(imatrix="wikitext2")
