@@ -133,7 +133,7 @@ def main(folder: Path) -> None:
     random_llama(dtype=torch.float16).save_pretrained(folder / "plain")
     config = folder / "plain" / "config.json"
     config.write_text(json.dumps(with_both_ages(json.loads(config.read_text()))))
-    keep(qt.load(folder / "plain", device="cpu", dtype="float32"), folder / "plain")
+    keep(AutoModelForCausalLM.from_pretrained(folder / "plain", dtype=torch.float32), folder / "plain")
     for name, theirs in THEIRS.items():
         shutil.copytree(DATA / theirs, folder / name)
         keep(qt.load(folder / name, device="cpu", dtype="float32").model, folder / name, FEW)
