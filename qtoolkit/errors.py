@@ -27,6 +27,7 @@ import errno
 import re
 from collections import abc
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 # How libraries report that memory ran out: torch's allocators, CUDA's libraries, Python's threads, the dynamic linker,
 # C++, the kernel, and Python itself if it had no memory left for the error. A linker's message about a "static TLS
@@ -60,6 +61,20 @@ def masked(text: str, token: str | None = None) -> str:
     """
     text = _LOGIN.sub("…@", _TOKEN.sub(r"\1_…", text))
     return text.replace(str(token), "hf_…") if token and len(token) >= 8 else text
+
+
+def did_you_mean(name: str, known: abc.Iterable[str]) -> str:
+    """Return the known name that is nearest to a mistyped one, as a part of a message; empty where none is near.
+
+    Case, hyphens and underscores do not count.
+
+    Example:
+        >>> did_you_mean("--group_size", ["--bits", "--group-size"])
+        'did you mean --group-size? '
+    """
+    letters = {one.lower().replace("_", "-"): one for one in known}
+    near = get_close_matches(name.lower().replace("_", "-"), letters, n=1)
+    return f"did you mean {letters[near[0]]}? " if near else ""
 
 
 def printable(text: str) -> str:

@@ -3,9 +3,10 @@
 import gc
 import logging
 import shutil
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ BUILT = "model"
 # The group's size divides every small model's.
 _GROUP = 32
 _TOKENS = 32
+# Percent of the weights: where fewer are quantized, the plan must have told why.
+_MOST = 90
 # Method -> the share of the logits' deviation that its error may have: codes of 8 bits, and of 4.
-METHODS = {"gptq": 0.6, "absmax": 0.15, "zero_point": 0.15, "nf4": 0.6, "fp4": 0.8, "int8": 0.25, "fp8": 0.4}
+METHODS = {"gptq": 0.6, "absmax": 0.15, "zero_point": 0.15, "nf4": 0.7, "fp4": 0.8, "int8": 0.25, "fp8": 0.4}
 # Those that transformers makes by itself, bit for bit.
 _BY_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
@@ -40,7 +43,7 @@ class Cell:
             refusal; for `BUILT`, "done" or "not built".
         share: of the weights of linear layers and experts that are quantized, in percent; without the output head.
         error: of the logits, as a share of their deviation.
-        reason: why, where it is not done.
+        reason: why, where it is not done; or what was not compared.
     """
 
     verdict: str
@@ -93,11 +96,13 @@ def _cell(source: Path, method: str, logits: "torch.Tensor", weights: int) -> Ce
     except QToolkitError as error:
         return Cell("refused", reason=_oneline(error, source))
     except Exception as error:  # noqa: BLE001  # what this is to find
+        traceback.print_exc()
         return Cell("crash", reason=f"plan: {_oneline(error, source)}")
     try:
         result = qt.quantize(source, config, output=output, device="cpu")
         return _compared(result, source, method, logits, weights)
     except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
         return Cell("crash", reason=_oneline(error, source))
     finally:
         shutil.rmtree(output, ignore_errors=True)
@@ -110,15 +115,14 @@ def _compared(result: "qt.QuantizedModel", source: Path, method: str, logits: "t
 
     import qtoolkit as qt
 
-    layers = {layer.name for layer in result.report.layers}
     share = 100 * sum(layer.num_weights for layer in result.report.layers) / weights
     assert result.path is not None
     ours = _logits(result.model)
     error = float((ours - logits).norm() / (logits - logits.mean(-1, keepdim=True)).norm())
-    cell = Cell("done", share=round(share, 1), error=round(error, 3))
+    cell = Cell("done", share=round(share, 1), error=round(error, 3), reason=_told(result, share))
 
     def wrong(reason: str) -> Cell:
-        return Cell("wrong", share=cell.share, error=cell.error, reason=reason)
+        return replace(cell, verdict="wrong", reason=reason)
 
     memory = result.memory
     if memory.footprint_after != memory.predicted_footprint_after:
@@ -128,43 +132,92 @@ def _compared(result: "qt.QuantizedModel", source: Path, method: str, logits: "t
     loaded = qt.load(result.path, device="cpu")
     if not torch.equal(_logits(loaded.model), ours):
         return wrong("loaded, its logits are others")
-    if method in _BY_TRANSFORMERS:
-        difference = _unlike_transformers(result.model, layers, source, _BY_TRANSFORMERS[method])
-        if difference:
-            return wrong(difference)
-    return cell
+    return _beside_transformers(cell, result, method, source, ours) if method in _BY_TRANSFORMERS else cell
 
 
-def _unlike_transformers(model: "PreTrainedModel", layers: set[str], source: Path, options: Mapping[str, Any]) -> str:
-    """Return how a model differs from the one that transformers quantizes; empty where it takes the same and more."""
+def _told(result: "qt.QuantizedModel", share: float) -> str:
+    """Return the plan's reasons for most of the weights that stay, where these are not few; empty otherwise."""
+    if share >= _MOST:
+        return ""
+    stay: dict[str, int] = {}
+    for layer in result.report.skipped:
+        if len(layer.shape) > 1 and layer.skipped not in ("embedding", "norm", "excluded by name"):
+            stay[layer.skipped] = stay.get(layer.skipped, 0) + layer.num_weights
+    return f"told: {max(stay, key=lambda reason: stay[reason])}" if stay else "not told why"
+
+
+def _beside_transformers(
+    cell: Cell, result: "qt.QuantizedModel", method: str, source: Path, ours: "torch.Tensor"
+) -> Cell:
+    """Return the cell of a result that is right by itself, once it is compared with transformers' own."""
     import torch
+
+    def noted(reason: str) -> Cell:
+        return replace(cell, reason="; ".join(filter(None, (cell.reason, reason))))
+
+    layers = {layer.name for layer in result.report.layers}
+    try:
+        theirs = _by_transformers(type(result.model), source, _BY_TRANSFORMERS[method])
+    except Exception as failure:  # noqa: BLE001  # what transformers does not take cannot be compared
+        return noted(f"not compared, transformers raises {_oneline(failure, source)}")
+    # Parts beside the language model stay, other than in transformers, as long as nobody includes them.
+    beside = {layer.name for layer in result.report.skipped if "no part of the language model" in layer.skipped}
+    difference = _unlike(theirs, result.model, layers, beside)
+    if difference:
+        return _where_theirs_runs(theirs, replace(cell, verdict="wrong", reason=difference), noted)
+    if _taken(theirs).keys() != layers:
+        return noted("codes are transformers' own; logits not compared, since it quantizes other layers too, or fewer")
+    try:
+        expected = _logits(theirs)
+    except Exception as failure:  # noqa: BLE001  # bitsandbytes takes no such shapes on this processor
+        return noted(f"logits not compared, those of transformers' own raise {_oneline(failure)}")
+    same = torch.equal(ours, expected)
+    return cell if same else replace(cell, verdict="wrong", reason="transformers' logits are others")
+
+
+def _where_theirs_runs(theirs: "PreTrainedModel", wrong: Cell, noted: Callable[[str], Cell]) -> Cell:
+    """Return that a cell is wrong, unless transformers' own result, which it differs from, does not run."""
+    try:
+        _logits(theirs)
+    except Exception as failure:  # noqa: BLE001
+        return noted(f"{wrong.reason}, and its own result raises {_oneline(failure)}")
+    return wrong
+
+
+def _by_transformers(kind: type["PreTrainedModel"], source: Path, options: Mapping[str, Any]) -> "PreTrainedModel":
+    """Return a saved model as transformers quantizes it by itself; raises what that raises."""
     from transformers import BitsAndBytesConfig
 
-    try:
-        config = BitsAndBytesConfig(**options, bnb_4bit_compute_dtype="bfloat16")
-        theirs = type(model).from_pretrained(source, quantization_config=config, dtype="auto", device_map="cpu")
-    except Exception:  # noqa: BLE001  # what transformers does not take cannot be compared
-        return ""
+    config = BitsAndBytesConfig(**options, bnb_4bit_compute_dtype="bfloat16")
+    return kind.from_pretrained(source, quantization_config=config, dtype="auto", device_map="cpu")
+
+
+def _taken(theirs: "PreTrainedModel") -> dict[str, Any]:
+    """Return the layers that transformers has quantized, by name."""
+    kinds = ("Linear4bit", "Linear8bitLt")
+    return {name: module for name, module in theirs.named_modules() if type(module).__name__ in kinds}
+
+
+def _unlike(theirs: "PreTrainedModel", model: "PreTrainedModel", layers: set[str], beside: set[str]) -> str:
+    """Return how the codes of a model differ from those of transformers; empty where it takes the same and more.
+
+    Args:
+        theirs, model: transformers' and ours.
+        layers: that are quantized in ours.
+        beside: that stay in ours, since they are no part of the language model.
+    """
+    import torch
+
     # Of layers that have run, these are the codes as they were before bitsandbytes packed them for the processor.
     own = model.state_dict()
-    taken = {
-        name: module
-        for name, module in theirs.named_modules()
-        if type(module).__name__ in ("Linear4bit", "Linear8bitLt")
-    }
+    taken = {name: module for name, module in _taken(theirs).items() if name not in beside}
     left = sorted(taken.keys() - layers)
     if left:
         return f"transformers quantizes {left[0]} too ({len(left)} layers)"
     for name, module in taken.items():
         if not torch.equal(own[f"{name}.weight"], module.weight):
             return f"transformers has other codes in {name}"
-    if taken.keys() != layers:
-        return ""
-    try:
-        expected = _logits(theirs)
-    except AssertionError:  # bitsandbytes packs no such shape for this processor
-        return ""
-    return "" if torch.equal(_logits(model), expected) else "transformers' logits are others"
+    return ""
 
 
 def _config(method: str) -> Any:
@@ -203,7 +256,8 @@ def _logits(model: "PreTrainedModel") -> "torch.Tensor":
 def _linear_weights(model: "PreTrainedModel") -> int:
     """Return how many weights the linear layers and experts of a model have, without output head and tied ones.
 
-    A matrix for each expert is one tensor [experts, rows, columns] in some models, and no layer.
+    A matrix for each expert is one tensor [experts, rows, columns] in some models, or [experts * rows, columns], and no
+    layer. Other tensors of three dimensions are positions and convolutions.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -216,9 +270,8 @@ def _linear_weights(model: "PreTrainedModel") -> int:
             continue
         linear = isinstance(module, nn.Linear | Conv1D)
         for name, parameter in module.named_parameters(recurse=False):
-            is_matrix = (linear and name == "weight") or (
-                parameter.ndim == 3 and min(parameter.shape[1:]) >= HIDDEN // 4
-            )
+            of_experts = "expert" in type(module).__name__.lower() and parameter.ndim > 1 and "bias" not in name
+            is_matrix = (linear and name == "weight") or (of_experts and parameter.shape[-1] >= HIDDEN // 4)
             if is_matrix and id(parameter) not in embedded:
                 weights[id(parameter)] = parameter.numel()
     return max(1, sum(weights.values()))

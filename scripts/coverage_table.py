@@ -46,7 +46,12 @@ def page(table: Mapping[str, Cells]) -> str:
     lines += [
         f"| {name} | {' | '.join(_shown(cells.get(method)) for method in METHODS)} |" for name, cells in built.items()
     ]
-    for title, verdicts in (("Refused by the plan", ("refused",)), ("Wrong, or an error", ("wrong", "crash"))):
+    sections = {
+        "Refused by the plan": ("refused",),
+        "Wrong, or an error": ("wrong", "crash"),
+        "Done: why others stay, and what was not compared": ("done",),
+    }
+    for title, verdicts in sections.items():
         lines += ["", f"## {title}", "", *_listed(built, verdicts)]
     others = [f"- {name}: {_plain(cells[BUILT].reason)}" for name, cells in sorted(table.items()) if name not in built]
     lines += ["", "## Not built at random from its config", "", *(others or ["none"])]
@@ -65,7 +70,7 @@ def _listed(table: Mapping[str, Cells], verdicts: tuple[str, ...]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for name, cells in table.items():
         for method, cell in cells.items():
-            if cell.verdict in verdicts:
+            if cell.verdict in verdicts and cell.reason:
                 reasons.setdefault(f"{name}: {_plain(cell.reason)}", []).append(method)
     return [f"- {reason} ({', '.join(methods)})" for reason, methods in reasons.items()] or ["none"]
 

@@ -71,22 +71,35 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": HEAD_DIM},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "mamba2": {"num_heads": 32, "head_dim": 4},
+    # Its second block looks at images, which a text passes over.
+    "mllama": {"text_config": {"num_hidden_layers": 3, "cross_attention_layers": [1]}},
     "ministral": {"head_dim": HEAD_DIM},
     "nemotron": {"head_dim": HEAD_DIM, "num_key_value_heads": GROUPS},
+    "longcat_flash": {"zero_expert_num": 2},
     "reformer": {"is_decoder": True},
+    # bitsandbytes' layers would be quantized once more as they run.
+    "rwkv": {"rescale_every": 0},
+    # Transformers that are shared by the blocks that have one.
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 2 * HIDDEN,
+        "attention_head_dim": 2 * HEAD_DIM,
+    },
 }
 # All experts are chosen, so that no router chooses others because of rounded inputs.
 _CHOSEN = re.compile(r"num_experts_per_tok(en)?|moe_top_?k|moe_k|top_k_experts|num_selected_experts")
 
 
 def small_model(model_type: str, *, dtype: Any, seed: int = 0) -> "PreTrainedModel":
-    """Build a small random model of a type of transformers, by the class that AutoModelForCausalLM would take."""
+    """Build a small random model of a type of transformers, by the class that takes most for it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    causal = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    automatic = AutoModelForCausalLM if causal else AutoModelForImageTextToText
+    # Of a type that has both, published folders hold the one for images; its text alone is a type of its own.
+    takes_images = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    automatic = AutoModelForImageTextToText if takes_images else AutoModelForCausalLM
     torch.manual_seed(seed)
     return automatic.from_config(small_config(model_type), dtype=dtype).eval()
 
@@ -123,12 +136,14 @@ def _shrunk(config: Any) -> dict[str, Any]:
     special = 0
     for name, value in values.items():
         if name in kept.lists:
-            changed[name] = [value[index] for index in kept.layers]
+            changed[name] = [_smaller_item(name, value[index]) for index in kept.layers]
         elif isinstance(value, int) and not isinstance(value, bool):
             special += _SPECIAL_TOKEN.fullmatch(name) is not None
             smaller = _smaller(name, value, VOCABULARY - special)
             # Others would no longer follow from these.
             changed |= {name: smaller} if smaller != value else {}
+    ropes = {name: value for name, value in values.items() if isinstance(value, dict) and "mrope_section" in value}
+    changed |= {name: {**rope, "mrope_section": _sections(rope)} for name, rope in ropes.items()}
     depth = _depth_name(values)
     if depth and kept.lists:
         changed[depth] = len(kept.layers)
@@ -148,6 +163,18 @@ def _smaller(name: str, value: int, token: int) -> int:
     if new is None and _SPECIAL_TOKEN.fullmatch(name):
         new = token
     return value if new is None else min(value, new)
+
+
+def _sections(rope: Mapping[str, Any]) -> list[int]:
+    """Return how many of the rotated pairs of a head stand for time, rows and columns: time the rest, rows 3 of 8."""
+    pairs = int(HEAD_DIM * rope.get("partial_rotary_factor", 1.0)) // 2
+    rows = 3 * pairs // 8
+    return [pairs - 2 * rows, rows, rows]
+
+
+def _smaller_item(name: str, value: Any) -> Any:
+    """Return what an entry of a list becomes, a number for each layer or a kind: Gemma 3n lists the widths of MLPs."""
+    return _smaller(name, value, VOCABULARY) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class _Kept:

@@ -1,6 +1,7 @@
 """Run the notebooks and store them with their outputs, without what belongs to this machine: `make notebooks`."""
 
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -22,8 +23,10 @@ def run(path: Path) -> None:
 
 
 def main() -> None:
-    """Run all notebooks in their order."""
-    for path in sorted(FOLDER.glob("*.ipynb")):
+    """Run all notebooks in their order, or those whose names begin with one of the arguments; not Colab's."""
+    for path in sorted(FOLDER.glob("[0-9]*.ipynb")):
+        if sys.argv[1:] and not path.name.startswith(tuple(sys.argv[1:])):
+            continue
         print(path.name, flush=True)
         run(path)
 

@@ -26,8 +26,8 @@ OTHERS = (
     *("torch", "bitsandbytes", "accelerate", "transformers.generation", "transformers.models.llama.modeling_llama"),
     *("transformers.models.auto.tokenization_auto", "transformers.models.auto.modeling_auto"),
 )
-# torch sets it once that is imported which compiles, in the forked process too.
-SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"
+# torch sets them once that is imported which compiles, in the forked process too.
+SET_BY_TORCH = ("TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LIB_OK")
 
 
 class ForkedProcess:
@@ -76,7 +76,7 @@ class ForkServer:
         self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, stderr: IO[bytes], **rest: Any
     ) -> Any:
         """As `subprocess.Popen`: by it, where the variables are others than those that all was imported with."""
-        variables = {name: value for name, value in env.items() if name != SET_BY_TORCH}
+        variables = {name: value for name, value in env.items() if name not in SET_BY_TORCH}
         if variables not in (self._environment, self._with_qtoolkit):
             return subprocess.Popen(command, env=env, cwd=cwd, stderr=stderr, **rest)
         python, isolated, *arguments = command
@@ -118,7 +118,7 @@ def verifications_are_forked() -> Iterator[None]:
     if not hasattr(os, "fork"):
         yield
         return
-    here = {name: value for name, value in os.environ.items() if name != SET_BY_TORCH}
+    here = {name: value for name, value in os.environ.items() if name not in SET_BY_TORCH}
     alone, with_qtoolkit = (model_environment(here, with_qtoolkit=with_ours) for with_ours in (False, True))
     with TemporaryDirectory() as place:
         server = ForkServer(Path(process.__file__).parents[2], alone, with_qtoolkit, Path(place))

@@ -42,5 +42,17 @@ def test_load_ext_loads_no_heavy_package() -> None:
     assert loaded_by(LOAD_EXT).isdisjoint(HEAVY)
 
 
+FIRST_TAB = r"""
+from IPython.core.completer import provisionalcompleter
+with provisionalcompleter():
+    for text in ("%quantize ", "%quantize m --method gptq --", "%qplan m --machine ", "%%quantize m\nme"):
+        assert list(shell.Completer.completions(text, len(text)))
+"""
+
+
+def test_the_first_tab_loads_no_torch() -> None:
+    assert loaded_by(LOAD_EXT + FIRST_TAB).isdisjoint({"torch", "transformers", "safetensors", "numpy"})
+
+
 def test_what_is_measured_here_is_really_measured() -> None:
     assert {"qtoolkit", "numpy"} <= loaded_by("import qtoolkit, numpy")

@@ -18,6 +18,28 @@ def is_commit_hash(text: Any) -> TypeGuard[str]:
     return isinstance(text, str) and re.fullmatch("[0-9a-f]{40}", text) is not None
 
 
+def without_address(name: str) -> str:
+    """Return the Hub id that a pasted address of a model's page stands for; any other name as it is.
+
+    Example:
+        >>> without_address("https://huggingface.co/org/name/tree/v1.0")
+        'org/name@v1.0'
+        >>> without_address("huggingface.co/org/name/blob/main/model-Q4_K_M.gguf?download=true")
+        'org/name/model-Q4_K_M.gguf'
+    """
+    page = re.fullmatch(
+        r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.:-]+)(?:/(?:tree|blob|resolve)/([^/?#]+))?(/[^?#]*)?"
+        r"(?:[?#].*)?",
+        name.strip(),
+    )
+    is_other = page is not None and page[1].partition("/")[0] in ("datasets", "spaces", "models", "docs")
+    # A token that stands in an address is refused with the whole of it, and not left out in silence.
+    if page is None or is_other or re.search(r"(hf|api_org)_[A-Za-z0-9]{16,}", name):
+        return name
+    file = page[3] if page[3] and page[3].lower().endswith(".gguf") else ""
+    return page[1] + file + (f"@{page[2]}" if page[2] not in (None, "main") else "")
+
+
 @dataclass(frozen=True)
 class HubText:
     """A data set on the Hub to calibrate on and to measure quality with.

@@ -290,6 +290,14 @@ class Format(ABC):
         """
         return True
 
+    def note_on_shapes(self, shapes: Mapping[str, Sequence[int]]) -> str:
+        """Return a line on layers that transformers with `packages` alone does not run right everywhere. Default: none.
+
+        Args:
+            shapes: [outputs, inputs] of the quantized layers, by name.
+        """
+        return ""
+
     def readers(self, options: Values) -> str:
         """Return a sentence for the model card: what the reader contract does not say of its readers. Default: none."""
         return ""

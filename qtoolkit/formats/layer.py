@@ -23,6 +23,8 @@ class Layer:
         dtype: type of its weight before quantization, "bfloat16".
         transposed: whether it holds its weight as [in, out], as GPT-2's Conv1D does.
         kind: the class of its module, "Linear".
+        keeps_type: whether its class loads it in float32 in any model, so that transformers' own quantizers leave it.
+        is_reached: whether a text runs through it; none does through the towers of images.
         beside_experts: whether the model has experts that transformers merges as it loads them, and that are not split.
     """
 
@@ -37,6 +39,8 @@ class Layer:
     transposed: bool = False
     kind: str = "Linear"
     beside_experts: bool = False
+    keeps_type: bool = False
+    is_reached: bool = True
 
     @classmethod
     def of(cls, name: str, module: "nn.Module", device: str, *, in_block: bool = True) -> "Layer":

@@ -8,7 +8,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
-from qtoolkit.errors import ConfigError, oneline
+from qtoolkit.errors import ConfigError, did_you_mean, oneline
 from qtoolkit.formats.base import Format, LayersOf
 from qtoolkit.formats.file_format import FileFormat
 from qtoolkit.formats.grouped import GroupedFormat
@@ -40,7 +40,9 @@ def get_format(name: str) -> Format:
         return _load(f"qtoolkit.formats.{name.replace('-', '_')}", "FORMAT")
     entries = entry_points_in(ENTRY_POINT_GROUP).get(name)
     if not entries:
-        raise ConfigError(f"no format {name!r:.40}: the formats are {', '.join(available_formats())}")
+        known = available_formats()
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"no format {name!r:.40}: {hint}the formats are {', '.join(known)}")
     try:
         return _load(entries[0].module, entries[0].attr)
     except Exception as error:  # another package's module may raise anything

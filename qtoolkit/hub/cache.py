@@ -13,7 +13,6 @@ from huggingface_hub import constants
 from qtoolkit.checkpoints.hub_names import is_commit_hash
 from qtoolkit.errors import SourceError
 from qtoolkit.files import absolute, make_folder, write_whole
-from qtoolkit.hub.repository_files import choose_weights
 
 
 def cache_folder() -> Path:
@@ -62,6 +61,9 @@ def cached_weights(snapshot: Path) -> tuple[str, ...]:
 
     A model is complete when its config and all of its weights are cached; a link to a missing blob does not count.
     """
+    # It imports torch, which `cached_names` must not.
+    from qtoolkit.hub.repository_files import choose_weights
+
     names = [file.name for file in snapshot.iterdir() if file.is_file()] if snapshot.is_dir() else []
     if "config.json" not in names:
         return ()
@@ -74,9 +76,27 @@ def cached_weights(snapshot: Path) -> tuple[str, ...]:
 
 def local_models() -> tuple[str, ...]:
     """Return the sorted ids of the models that are complete in the local Hub cache, without network or weights."""
+    return tuple(name for name in _cached_repositories() if complete_snapshot(name))
+
+
+def cached_names() -> tuple[str, ...]:
+    """Return the sorted ids of the models that have a config and weights in the local Hub cache, for completion.
+
+    Whether all weights are there is not looked at, unlike in `local_models`: that imports torch, which takes seconds.
+    """
+    kinds = ("*.safetensors", "*.gguf")
+    return tuple(
+        name
+        for name in _cached_repositories()
+        for snapshots in [repo_folder(name) / "snapshots"]
+        if any(snapshots.glob("*/config.json")) and any(any(snapshots.glob(f"*/{kind}")) for kind in kinds)
+    )
+
+
+def _cached_repositories() -> list[str]:
+    """Return the sorted ids of the models of which the cache has any file."""
     folders = cache_folder().glob("models--*")
-    names = sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in folders)
-    return tuple(name for name in names if complete_snapshot(name))
+    return sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in folders)
 
 
 def complete_snapshot(repo_id: str) -> Path | None:

@@ -65,7 +65,7 @@ def _rows(
                 yield row["text"]
     except SourceError as error:
         message = f"text {name!r} cannot be read: {error}; or give a file, or 'self'"
-        raise type(error)(message) from error.__cause__
+        raise type(error)(message) from None
 
 
 def _locate(name: str, text: HubText, repository: _Repository, notes: list[str]) -> str:

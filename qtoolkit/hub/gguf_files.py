@@ -119,7 +119,7 @@ def _from_cache(
         chosen = choose_gguf(model.repo_id, cached, choice)
     except (UnsupportedModelError, ModelNotFoundError, CheckpointError):
         message = f"{model.repo_id}:{choice} is not whole in the local cache, and {unreachable}"
-        raise HubUnreachableError(message) from unreachable.__cause__
+        raise HubUnreachableError(message) from None
     files = [RepoFile(name, cached_hash(folder / name), is_cached=True) for name in chosen]
     download = Download(model, str(commit_hash), on_progress, is_offline=True)
     download.total = download.bytes_of(files)

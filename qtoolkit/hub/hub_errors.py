@@ -21,6 +21,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     RevisionNotFoundError,
 )
 
+from qtoolkit.checkpoints.hub_names import without_address
 from qtoolkit.errors import (
     ConfigError,
     DiskFullError,
@@ -132,7 +133,9 @@ def hub_address() -> str:
 
 @contextmanager
 def translated(model: HubModel) -> Iterator[None]:
-    """Turn what huggingface_hub raises in a `with` block into an error of ours, chained to it.
+    """Turn what huggingface_hub raises in a `with` block into an error of ours.
+
+    The original one is its `__context__`, and not shown with it: that is some hundred lines of the HTTP library.
 
     Raises:
         SourceError: the Hub does not hand the model out, or does not answer.
@@ -145,7 +148,7 @@ def translated(model: HubModel) -> Iterator[None]:
         # Some of ours are ValueErrors too.
         raise
     except (HTTPError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-        raise _translate(error, model) from error
+        raise _translate(error, model) from None
 
 
 def _translate(error: BaseException, model: HubModel) -> QToolkitError:
@@ -156,9 +159,9 @@ def _translate(error: BaseException, model: HubModel) -> QToolkitError:
     if isinstance(error, HfHubHTTPError):
         return _forbidden(error, model) or _not_found(error, model) or _failed(error, model)
     if isinstance(error, HFValidationError):
-        return ModelNotFoundError(
-            f"{model.repo_id!r} is no Hub id: write it as on its page, org/name or org/name@revision"
-        )
+        meant = without_address(model.repo_id)
+        example = "org/name or org/name@revision" if meant == model.repo_id else meant
+        return ModelNotFoundError(f"{model.repo_id!r} is no Hub id: write it as on its page, {example}")
     if isinstance(error, OfflineModeIsEnabled):
         return HubUnreachableError("HF_HUB_OFFLINE forbids to ask the Hub: unset it and restart Python")
     if isinstance(error, HTTPError):

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, constants
 
 from qtoolkit.checkpoints.adapters import refuse_adapter
 from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG, INDEX_FILE
+from qtoolkit.checkpoints.hub_names import without_address
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, HubUnreachableError
 from qtoolkit.hub.cache import cache_folder, cached_commit, cached_weights, remember_commit, snapshot_folder
 from qtoolkit.hub.checked_bytes import CHECKED, CHECKED_OFFLINE, cached_hash, compare_header, named_hash
@@ -54,7 +55,7 @@ class Snapshot:
 def parse_name(name: str, revision: str | None) -> tuple[str, str | None]:
     """Return the repository and the revision of a Hub name.
 
-    Example: `parse_name("org/name@v1", None)` is `("org/name", "v1")`.
+    Example: `parse_name("org/name@v1", None)` is `("org/name", "v1")`, and so it is of the address of that page.
 
     Args:
         name: "org/name", or "org/name@revision".
@@ -63,7 +64,7 @@ def parse_name(name: str, revision: str | None) -> tuple[str, str | None]:
     Raises:
         ConfigError: an empty revision, or two that differ.
     """
-    repo_id, at, named = name.strip().partition("@")
+    repo_id, at, named = without_address(name).strip().partition("@")
     if (at and not named) or revision == "":
         raise ConfigError(f"the revision of {name!r} is empty: name a branch, a tag or a commit, or leave it out")
     if named and revision is not None and named != revision:
@@ -189,7 +190,7 @@ def from_cache(
     weights = cached_weights(snapshot_folder(model.repo_id, commit_hash)) if commit_hash else ()
     if commit_hash is None or not weights:
         message = f"{name} is not whole in the local cache {constants.HF_HUB_CACHE}, and {unreachable}"
-        raise HubUnreachableError(message) from unreachable.__cause__
+        raise HubUnreachableError(message) from None
     folder = snapshot_folder(model.repo_id, commit_hash)
     names = small_files([file.name for file in folder.iterdir() if file.is_file()], side_files)
     small = [_cached_file(folder / file) for file in names]

@@ -15,7 +15,7 @@ from qtoolkit.planning.fit import check_fits, judge
 from qtoolkit.planning.layers import embeddings_of, layers_to_quantize, planner_of
 from qtoolkit.planning.planner import PlannedJob, plan_job
 from qtoolkit.readers import fused_unit
-from qtoolkit.records import Machine, OnProgress, Plan, RoundingLoss, Sensitivity
+from qtoolkit.records import THIS_MACHINE, Machine, OnProgress, Plan, RoundingLoss, Sensitivity
 from qtoolkit.sensitivity import measure_sensitivity
 from qtoolkit.stream.journal import JournalLocation, begun_recipe
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_seconds, parse_bytes
@@ -68,7 +68,7 @@ def meet_target(
     checkpoint: Checkpoint,
     config: MethodConfig,
     device: str,
-    machine: Machine | None,
+    machine: Machine,
     *,
     rss: int,
     on_progress: OnProgress,
@@ -80,7 +80,7 @@ def meet_target(
         checkpoint: the model, whose weights can be read.
         config: any; it is returned unchanged if it has no target.
         device: where the result will live.
-        machine: what the measurement must fit into; None to check nothing.
+        machine: where the result will be made; if it is this one, the measurement must fit into it.
         rss: bytes that this process has resident now.
         on_progress: called while sensitivities are measured.
         measuring_device: where to measure; None for `device`.
@@ -94,14 +94,14 @@ def meet_target(
         return MetTarget(config)
     method = get_method(config.method)
     if config.gives_choices:
-        _check_rules(checkpoint, method, config, device, rss)
+        _check_rules(checkpoint, method, config, device, machine, rss)
         return MetTarget(config)
     choices = config.choices_to_give()
     smallest = config.begun_as({**vars(config), config.mixed: choices[0]})
     planned = plan_job(checkpoint, smallest, device, machine, rss=rss, measures=len(choices))
     plan = planned.plan
     assert isinstance(planned.config, MixedConfig)
-    if machine is not None:
+    if machine.name == THIS_MACHINE:
         measuring = replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure"))
         check_fits(judge(measuring, machine, saves=False))
     planner = planner_of(method, planned.checkpoint, planned.config)
@@ -130,9 +130,11 @@ def meet_target(
     return MetTarget(config.meeting(base, merged, bits=budget.bits(size)), len(choices), (note,))
 
 
-def _check_rules(checkpoint: Checkpoint, method: Method, config: MixedConfig, device: str, rss: int) -> None:
+def _check_rules(
+    checkpoint: Checkpoint, method: Method, config: MixedConfig, device: str, machine: Machine, rss: int
+) -> None:
     """Refuse rules whose bits exceed the target."""
-    planned = plan_job(checkpoint, config, device, None, rss=rss)
+    planned = plan_job(checkpoint, config, device, machine, rss=rss)
     plan = planned.plan
     names = {layer.name for layer in plan.layers}
     planner = planner_of(method, planned.checkpoint, config)

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.convertible import LAYOUT, Convertible
+from qtoolkit.jobs.file_probe import probe_file
 from qtoolkit.measure.disk import disk_size
 from qtoolkit.measure.host import hardware, versions
 from qtoolkit.measure.peak import resident_memory
 from qtoolkit.methods import MethodConfig, packages_of_method, reader_of
 from qtoolkit.models import structure
+from qtoolkit.noted import Noted
 from qtoolkit.planning.planner import plan_job
 from qtoolkit.publishing import begin_receipt, behaviour_of, receipt_of, write_receipt
 from qtoolkit.quantized import quantization_report
-from qtoolkit.records import MemoryReport, Plan, Receipt, TakenOver
+from qtoolkit.records import MemoryReport, OnProgress, Plan, Probe, Receipt, TakenOver
 from qtoolkit.requests import ModelSource
 
 _LEFT = "not quantized in the checkpoint"
@@ -44,8 +46,15 @@ class _Result:
 
 
 def write_conversion_receipt(
-    source: Convertible, folder: Path, *, layout: str, file_bytes: int | None, notes: tuple[str, ...], started: float
-) -> str:
+    source: Convertible,
+    folder: Path,
+    *,
+    layout: str,
+    file_bytes: int | None,
+    notes: tuple[str, ...],
+    started: float,
+    on_progress: OnProgress,
+) -> Noted[str]:
     """Write the receipt of a result whose other files are written.
 
     The result is read as any checkpoint, so that one that does not fit its config never reaches the output.
@@ -57,9 +66,10 @@ def write_conversion_receipt(
         file_bytes: what a program maps of a result that is one file of another program; None for others.
         notes: what was decided, one line each.
         started: when the job began, by `time.monotonic`.
+        on_progress: called for each block of a file whose logits are measured, since no receipt has them.
 
     Returns:
-        The method that chose the codes.
+        The method that chose the codes, with notes of what could not be measured.
 
     Raises:
         CheckpointError: the result cannot be read.
@@ -69,14 +79,17 @@ def write_conversion_receipt(
     footprint = plan.footprint_after if file_bytes is None else file_bytes
     result = _Result(layout, read_as.config, plan, footprint, disk_size(folder), notes)
     own = receipt_of(source.checkpoint).value
+    probe = Noted[Probe | None](own.probe if own else None)
+    if file_bytes is not None and probe.value is None:
+        probe = probe_file(folder, source.checkpoint, device="cpu", on_progress=on_progress)
     if own is None:
         begun = _begun(source, result, started)
         receipt = begun if file_bytes is None else _of_others_file(begun, source, result)
     else:
         kept = _kept(own, result)
         receipt = _of_our_layers(kept, own, result) if file_bytes is None else _of_our_file(kept, own, source, result)
-    write_receipt(folder, receipt)
-    return plan.method if file_bytes is None else source.config.method
+    write_receipt(folder, replace(receipt, probe=probe.value, notes=(*receipt.notes, *probe.notes)))
+    return Noted(plan.method if file_bytes is None else source.config.method, probe.notes)
 
 
 def _kept(own: Receipt, result: _Result) -> Receipt:

@@ -68,19 +68,25 @@ def run_conversion(request: ConvertRequest) -> Conversion:
         if planned.file_bytes is None:
             check_opens(partial)
         method = write_conversion_receipt(
-            source, partial, layout=layout, file_bytes=planned.file_bytes, notes=notes, started=started
+            source,
+            partial,
+            layout=layout,
+            file_bytes=planned.file_bytes,
+            notes=notes,
+            started=started,
+            on_progress=request.report,
         )
     return Conversion(
         model=source.checkpoint.name,
         commit_hash=source.checkpoint.commit_hash,
         source_format=source.layout,
         format=layout,
-        method=method,
+        method=method.value,
         num_layers=len(source.layers),
         disk_before=disk_size(checkpoint.path),
         disk_after=disk_size(folder),
         readers=served_by(stored),
-        notes=(*source.checkpoint.notes, *planned.notes, *changes, *beside),
+        notes=(*source.checkpoint.notes, *planned.notes, *changes, *beside, *method.notes),
         path=str(folder),
         seconds=time.monotonic() - started,
         lossy=planned.lossy,

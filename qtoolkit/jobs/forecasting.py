@@ -43,7 +43,7 @@ def run_plan(request: PlanRequest) -> Plan:
         checkpoint,
         config,
         device,
-        None if profile else machine,
+        machine,
         rss=rss,
         on_progress=ignore_progress,
         measuring_device=resolve_device("auto") if profile else device,

@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError
+from qtoolkit.errors import ConfigError, UnknownMethodError, UnsupportedModelError, did_you_mean
 from qtoolkit.formats import GroupedFormat, Layer, Reader, format_of, get_format, packages_of_format, register_formats
 from qtoolkit.methods.config import MethodConfig, as_call
 from qtoolkit.methods.method import Method, Offer, Outcome
@@ -86,7 +86,8 @@ def get_method(name: str) -> Method:
     others = entry_points_in(ENTRY_POINT_GROUP).get(key, [])
     entries = [*others, *([_OWN[key]] if key in _OWN else [])]
     if not entries:
-        raise UnknownMethodError(f"no method {name!r}: the methods are {', '.join(available_methods())}")
+        known = available_methods()
+        raise UnknownMethodError(f"no method {name!r}: {did_you_mean(name, known)}the methods are {', '.join(known)}")
     if len(entries) > 1:
         packages = ", ".join(map(package_of, others))
         raise UnknownMethodError(f"method {key!r} is brought more than once: uninstall one of {packages}")

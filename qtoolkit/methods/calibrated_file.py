@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtoolkit.errors import ConfigError
 from qtoolkit.formats import FilePlanner, Layer, Sizes
 from qtoolkit.records import LayerPlan, OnProgress
 from qtoolkit.tensor.block_types import BlockType
@@ -31,6 +32,15 @@ class CalibratedFile(FilePlanner):
         self.bits = file.bits
         self.splits_experts = file.splits_experts
         self.file_notes = file.file_notes
+
+    def fit(self, layers: tuple[Layer, ...], config: Any) -> Any:
+        """See `Planner`: refuse a text by which nothing would be chosen."""
+        if not self._file.grids(layer.name for layer in layers if layer.in_block):
+            raise ConfigError(
+                f"{type(config).__name__}: calibration would change nothing, since all layers of the blocks have types "
+                "that round too little to matter: leave it out, or ask for fewer bits"
+            )
+        return self._file.fit(layers, config)
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """See `Planner`."""

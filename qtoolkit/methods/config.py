@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Self
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, did_you_mean
 from qtoolkit.requests import option
 
 
@@ -22,6 +22,7 @@ class MethodConfig:
         format: the format of `qtoolkit.formats` that stores its codes.
         input_type: what the inputs of its layers are rounded to, "float8" or "int8"; empty where they are not.
         exclude: modules that are not quantized; a pattern matches a module's full name or the end of it.
+        include: parts beside the language model that are quantized too, by patterns of their modules' names.
 
     Raises:
         ConfigError: an unknown option, a value of the wrong type, or one that is not among the field's choices.
@@ -33,6 +34,13 @@ class MethodConfig:
 
     exclude: tuple[str, ...] = option(
         ("lm_head",), help="modules that stay as they are, by name, by the end of the name, or by pattern (*.o_proj)"
+    )
+
+    include: tuple[str, ...] | None = option(
+        None,
+        help="parts beside the language model that are quantized too, such as a tower of images, by pattern (*visual*)",
+        empty="none",
+        absent=None,
     )
 
     def __new__(cls, **values: Any) -> Self:
@@ -57,18 +65,26 @@ class MethodConfig:
             if least is not None and value is not None and value < least:
                 raise ConfigError(f"{type(self).__name__}: {field.name} must be at least {least}, got {value}")
             object.__setattr__(self, field.name, value)
+        # An empty list says the same as none, and so do two configs.
+        object.__setattr__(self, "include", self.include or None)
 
     def excludes(self, module_name: str) -> bool:
         """Check whether a pattern of `exclude` matches the module's full name or the end of it."""
         return any(matches(pattern, module_name) for pattern in self.exclude)
+
+    def includes(self, module_name: str) -> bool:
+        """Check whether a pattern of `include` matches the module's full name or the end of it."""
+        return any(matches(pattern, module_name) for pattern in self.include or ())
 
     def of(self, layer: str) -> Self:
         """Return the config of the layer of this name. Default: this one, for all layers."""
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
+        """Return the fields as JSON-ready values; without `include` where it names nothing, as for most models."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not self.include:
+            del values["include"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -127,7 +143,7 @@ def as_call(config: MethodConfig) -> str:
     """Return a config as the Python call that makes it, `NF4(double_quant=False)`; defaults are left out."""
     defaults = type(config)().to_dict()
     given = config.as_given().to_dict()
-    changed = ", ".join(f"{name}={value!r}" for name, value in given.items() if value != defaults[name])
+    changed = ", ".join(f"{name}={value!r}" for name, value in given.items() if value != defaults.get(name))
     return f"{type(config).__name__}({changed})"
 
 
@@ -142,7 +158,8 @@ def _refuse_unknown(config_class: type[MethodConfig], values: Mapping[str, Any])
     if not unknown:
         return
     allowed = ", ".join(names)
-    message = f"{config_class.__name__} has no option {unknown[0]!r}: its options are {allowed}"
+    hint = did_you_mean(str(unknown[0]), names)
+    message = f"{config_class.__name__} has no option {unknown[0]!r}: {hint}its options are {allowed}"
     if unknown[0] in PER_LAYER_OPTIONS:
         message += (
             "; it quantizes all layers alike: exclude leaves some as they are, GPTQ, GGUF, AbsMax and ZeroPoint mix"
@@ -156,7 +173,7 @@ PER_LAYER_OPTIONS = ("rules", "target_bits", "target_size")
 
 def _coerce(hint: Any, value: Any) -> Any:
     """Convert a list to a tuple, or an int to a float, where the field has that type; leave any other value."""
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
+    if isinstance(value, list) and any(typing.get_origin(kind) is tuple for kind in (hint, *typing.get_args(hint))):
         return tuple(value)
     if float in (hint, *typing.get_args(hint)) and isinstance(value, int) and not isinstance(value, bool):
         with suppress(OverflowError):  # left an int, it is refused as no number that a float can be

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar, Self
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, did_you_mean
 from qtoolkit.methods.config import MethodConfig, matches
 from qtoolkit.requests import option
 from qtoolkit.units import parse_bytes
@@ -52,7 +52,10 @@ class MixedConfig(MethodConfig):
         if self.target_bits is not None and not 0 < self.target_bits <= 32:
             raise ConfigError(f"{name}: target_bits must lie between 0 and 32, got {self.target_bits}")
         if self.target_size is not None:
-            parse_bytes(self.target_size)
+            try:
+                parse_bytes(self.target_size)
+            except ConfigError as error:
+                raise ConfigError(f"{name}: target_size: {error}") from error
         # Copies, so that a dict that somebody changes later changes no config.
         object.__setattr__(self, "rules", {pattern: dict(values) for pattern, values in self.rules.items()})
         allowed = self.per_layer_options()
@@ -60,7 +63,8 @@ class MixedConfig(MethodConfig):
             unknown = sorted(set(values) - set(allowed))
             if unknown:
                 raise ConfigError(
-                    f"{name}: rules[{pattern!r}] has no option {unknown[0]!r}: a layer may have {', '.join(allowed)}"
+                    f"{name}: rules[{pattern!r}] has no option {unknown[0]!r}: "
+                    f"{did_you_mean(str(unknown[0]), allowed)}a layer may have {', '.join(allowed)}"
                 )
             try:
                 self._with(values)

@@ -11,6 +11,7 @@ from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
 from qtoolkit.models.experts import experts_in_one_tensor, modules_apart
 from qtoolkit.models.experts_apart import are_of_experts, named_as_saved
 from qtoolkit.models.renaming import matrices_in_file
+from qtoolkit.models.structure import is_linear
 from qtoolkit.records import Plan
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def result_config(checkpoint: "Checkpoint", method: LinearMethod, config: Any, p
     }
     layers = LinearLayers(method, config, own)
     origin = {"method": method.name, "options": config.to_file()}
-    ignored = {*left, *left.values(), *experts_in_one_tensor(checkpoint.skeleton, planned)}
+    # A file may hold several layers of the model as one: the tower of Kimi K2.5.
+    fused = {name for name, module in modules.items() if is_linear(module)} - planned - {*named.values()}
+    ignored = {*left, *left.values(), *fused, *experts_in_one_tensor(checkpoint.skeleton, planned)}
     return config.stored_as.rounding_config(layers, sorted(planned), grids, ignored, origin, embeddings)
 
 

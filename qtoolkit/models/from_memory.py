@@ -10,6 +10,7 @@ from qtoolkit.errors import ModelNotFoundError, UnsupportedModelError
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.foreign_codes import refuse_packed
 from qtoolkit.models.opening_notes import opening_notes
+from qtoolkit.models.rescaling import refuse_rescaled
 from qtoolkit.models.tokenizer import find_tokenizer
 
 
@@ -36,6 +37,7 @@ def open_loaded(model: Any, tokenizer: Any) -> Checkpoint:
         raise UnsupportedModelError(f"this {name} is quantized already: give the full-precision model")
     if not model.can_generate() or model.config.is_encoder_decoder:
         raise UnsupportedModelError(f"{name} is no causal language model: give one that AutoModelForCausalLM loads")
+    refuse_rescaled(name, model)
     tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
     refuse_packed(name, tensors)
     if any(tensor.is_meta for tensor in tensors.values()):

@@ -1,13 +1,14 @@
 """Open a model, by any of the names that a user may give it, as a `Checkpoint`."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qtoolkit.checkpoints.folder import Refuse, accept_all, check_config, check_loadable
-from qtoolkit.errors import ConfigError, ModelNotFoundError
+from qtoolkit.checkpoints.hub_names import without_address
+from qtoolkit.errors import ConfigError, HubUnreachableError, ModelNotFoundError
 from qtoolkit.files import path_of
 from qtoolkit.hub.gguf_choice import parse_gguf_name
 from qtoolkit.models.checkpoint import Checkpoint
@@ -17,6 +18,8 @@ from qtoolkit.models.from_gguf import open_gguf
 from qtoolkit.models.from_gguf_folder import named_gguf, open_gguf_folder
 from qtoolkit.models.from_hub import open_downloaded, open_headers, open_hub_gguf
 from qtoolkit.models.from_memory import open_loaded
+from qtoolkit.models.near_models import missing_folder
+from qtoolkit.models.rescaling import without_rescaling
 from qtoolkit.partial import put_back
 from qtoolkit.records import OnProgress
 
@@ -36,8 +39,8 @@ def open_checkpoint(
     """Find a model, check it, and open it for reading; no weight is read, but a Hub model is downloaded.
 
     Args:
-        model: a Hub id (`name` or `name@revision`, `name:Q4_K_M` or `name/file.gguf`), a folder, a `.gguf` file, or a
-            loaded `PreTrainedModel`.
+        model: a Hub id (`name` or `name@revision`, `name:Q4_K_M` or `name/file.gguf`) or the address of its page, a
+            folder, a `.gguf` file, or a loaded `PreTrainedModel`.
         revision: branch, tag or commit of a Hub id.
         token: Hub token; None for the one that huggingface_hub finds.
         tokenizer: one to use instead of the model's own; None for that.
@@ -53,6 +56,31 @@ def open_checkpoint(
         ConfigError: a revision of something that is not on the Hub.
         MissingDependencyError: a `.gguf` file without the package that reads it.
     """
+    opened = _opened(
+        model,
+        revision=revision,
+        token=token,
+        tokenizer=tokenizer,
+        on_progress=on_progress,
+        check=partial(check_loadable, refuse=refuse) if quantized else check_config,
+        headers_only=headers_only,
+        side_files=side_files,
+    )
+    return without_rescaling(opened)
+
+
+def _opened(
+    model: Any,
+    *,
+    revision: str | None,
+    token: str | None,
+    tokenizer: Any,
+    on_progress: OnProgress,
+    check: Callable[[Path], None],
+    headers_only: bool,
+    side_files: Collection[str],
+) -> Checkpoint:
+    """Open a model as `open_checkpoint` does; `check` refuses one by its folder."""
     from transformers import PreTrainedConfig
 
     if headers_only and isinstance(model, PreTrainedConfig):
@@ -60,8 +88,8 @@ def open_checkpoint(
     if not isinstance(model, str | os.PathLike):
         _refuse_revision(type(model).__name__, revision)
         return open_loaded(model, tokenizer)
-    check = partial(check_loadable, refuse=refuse) if quantized else check_config
     name = os.fspath(model)
+    name = without_address(name) if isinstance(name, str) else name
     if not isinstance(name, str) or name.startswith("~"):
         # Other names with a NUL are refused where Hub ids are read.
         path_of(name, "model")
@@ -88,7 +116,13 @@ def open_checkpoint(
     open_model = (
         open_headers if headers_only else partial(open_downloaded, on_progress=on_progress, side_files=side_files)
     )
-    return open_model(name, tokenizer, check, revision=revision, token=token)
+    try:
+        return open_model(name, tokenizer, check, revision=revision, token=token)
+    except (ModelNotFoundError, HubUnreachableError) as error:
+        missing = missing_folder(name)
+        if not missing:
+            raise
+        raise type(error)(f"{missing}; and {error}") from None
 
 
 def _refuse_revision(name: str, revision: str | None) -> None:

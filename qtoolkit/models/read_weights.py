@@ -3,13 +3,15 @@
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from qtoolkit.models.empty_runs import run_without_values
 
 # Enough for a convolution over time.
 _TOKENS = 8
@@ -20,7 +22,9 @@ def layers_with_read_weights(model: PreTrainedModel) -> frozenset[str]:
     """Return the full names of the linear layers whose weight is read in a forward pass by another module.
 
     Mamba multiplies with `self.dt_proj.weight`. The sources of the modules' classes say what may be read; only where
-    there is any, the model is run on the meta device. What it reads until it needs a value, if it does, counts.
+    there is any, the model is run on the meta device. What it reads until it needs a value, if it does, counts, and so
+    does the same part of all modules of that class. Of layers that the run did not come to (experts and some masks need
+    values, and no text runs through towers of images) the source of the class around them decides.
 
     Args:
         model: on the meta device.
@@ -29,11 +33,22 @@ def layers_with_read_weights(model: PreTrainedModel) -> frozenset[str]:
     if not suspects:
         return frozenset()
     read: set[str] = set()
-    tokens = torch.zeros(1, _TOKENS, dtype=torch.int64, device="meta")  # [1, tokens]
-    # What depends on values raises anything without them.
-    with _watched(suspects, read), torch.no_grad(), suppress(Exception):
-        model(input_ids=tokens, use_cache=False)
-    return frozenset(read)
+    called: set[str] = set()
+    with _watched(suspects, read, called):
+        run_without_values(model, _TOKENS)
+    parts = {_part_of(model, name) for name in read}
+    known = parts | {_part_of(model, name) for name in called}
+    for part in {_part_of(model, name) for name in suspects} - known:
+        kind, own = part
+        if own in _weights_read_by(kind):
+            parts.add(part)
+    return frozenset(name for name in suspects if _part_of(model, name) in parts)
+
+
+def _part_of(model: PreTrainedModel, name: str) -> tuple[Any, str]:
+    """Return the class of the module around a layer, and the layer's name in it."""
+    around, _, own = name.rpartition(".")
+    return type(model.get_submodule(around)), own
 
 
 def _suspects(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
@@ -46,7 +61,7 @@ def _suspects(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
 
 
 @cache
-def _weights_read_by(kind: type[nn.Module]) -> frozenset[str]:
+def _weights_read_by(kind: Any) -> frozenset[str]:
     """Return the attributes of a class whose weight its source reads; none where there is no source."""
     try:
         return frozenset(_READ.findall(inspect.getsource(kind)))
@@ -55,11 +70,14 @@ def _weights_read_by(kind: type[nn.Module]) -> frozenset[str]:
 
 
 @contextmanager
-def _watched(layers: Mapping[str, nn.Linear], read: set[str]) -> Iterator[None]:
-    """Add to `read` the names of the layers whose weight is read but by themselves, for the time of a `with` block."""
+def _watched(layers: Mapping[str, nn.Linear], read: set[str], called: set[str]) -> Iterator[None]:
+    """Add the names of layers that run to `called`, for the time of a `with` block.
+
+    Those whose weight is read but by themselves are added to `read`.
+    """
     kinds = {name: type(layer) for name, layer in layers.items()}
     for name, layer in layers.items():
-        layer.__class__ = _watching(kinds[name], name, read)
+        layer.__class__ = _watching(kinds[name], name, read, called)
     try:
         yield
     finally:
@@ -67,14 +85,18 @@ def _watched(layers: Mapping[str, nn.Linear], read: set[str]) -> Iterator[None]:
             layer.__class__ = kinds[name]
 
 
-def _watching(kind: type[nn.Linear], name: str, read: set[str]) -> type[nn.Linear]:
-    """Return a subclass of a linear layer that adds its name to `read` when its weight is read by others."""
+def _watching(kind: type[nn.Linear], name: str, read: set[str], called: set[str]) -> type[nn.Linear]:
+    """Return a subclass of a linear layer that adds its name to `called` when it runs.
+
+    It adds it to `read` when its weight is read by others.
+    """
 
     def weight(self: nn.Linear) -> torch.Tensor | None:
         read.add(name)
         return self._parameters["weight"]
 
     def forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        called.add(name)
         own = self._parameters["weight"]
         assert own is not None
         return nn.functional.linear(x, own, self._parameters["bias"])

@@ -1,14 +1,16 @@
 """Find the linear layers, tied weights, blocks and output head of a model by its modules alone."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from qtoolkit.models.empty_runs import run_without_values
+
+_TOKENS = 2
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -110,11 +112,8 @@ def _first_called(model: PreTrainedModel, lists: list[nn.ModuleList]) -> nn.Modu
         raise _Reached
 
     hooks = [module[0].register_forward_pre_hook(partial(note, module)) for module in lists]
-    tokens = torch.zeros(1, 2, dtype=torch.int64, device="meta")  # [1, tokens]
     try:
-        # What depends on values raises anything without them.
-        with torch.no_grad(), suppress(Exception):
-            model(input_ids=tokens, use_cache=False)
+        run_without_values(model, _TOKENS)
     finally:
         for hook in hooks:
             hook.remove()
@@ -161,6 +160,6 @@ def kind_of(module: nn.Module) -> str:
         return "norm"
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return "convolution"
-    if any(parameter.dim() == 3 for parameter in module.parameters(recurse=False)):
+    if "expert" in name.lower() and any(parameter.dim() == 3 for parameter in module.parameters(recurse=False)):
         return f"experts in one tensor ({name})"
     return f"not a linear layer ({name})"

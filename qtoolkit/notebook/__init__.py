@@ -1,9 +1,8 @@
 """Offer qtoolkit in a notebook: magics, completion, progress and panels, which call the API and hold no logic."""
 
-import re
 from typing import Any
 
-from qtoolkit.notebook.completion import COMPLETED, complete
+from qtoolkit.notebook import completion
 from qtoolkit.notebook.magics import QuantizeMagics
 
 __all__ = ["QuantizeMagics", "register", "unregister"]
@@ -13,7 +12,7 @@ def register(ip: Any) -> None:
     """Register the magics and their completion with an IPython shell; a second call changes nothing."""
     if not _registered(ip):
         ip.register_magics(QuantizeMagics)
-        ip.set_hook("complete_command", complete, re_key=COMPLETED)
+        completion.install(ip)
 
 
 def unregister(ip: Any) -> None:
@@ -24,7 +23,7 @@ def unregister(ip: Any) -> None:
                 del named[name]
         ip.magics_manager.registry.pop(type(magics).__name__, None)
         ip.configurables.remove(magics)
-    ip.strdispatchers["complete_command"].regexs.pop(re.compile(COMPLETED), None)
+    completion.remove(ip)
 
 
 def _registered(ip: Any) -> list[QuantizeMagics]:

@@ -1,65 +1,112 @@
-"""Complete the lines of magics with options: models of the local cache, options, methods, values."""
+"""Offer the words that may stand at the cursor of a magic's line or body, to IPython 8.6 and newer, and to 7."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
+from IPython.core import completer
 from IPython.core.error import TryNext
 
-from qtoolkit.errors import QToolkitError
-from qtoolkit.methods import available_methods, config_class
-from qtoolkit.notebook.lines import MAGICS, METHOD, method_in
-from qtoolkit.notebook.options import LineOption, config_options
+from qtoolkit.notebook.body_words import body_words
+from qtoolkit.notebook.lines import MAGICS
+from qtoolkit.notebook.offered_words import Offered
+from qtoolkit.notebook.option_line_words import line_words
 
-# The line up to the cursor: also after `x = `, and without `%` at its start, where IPython's automagic adds it.
-COMPLETED = rf"(?:\s*|.*?(%%?))({'|'.join(MAGICS)})\s(.*)$"
+_NAMES = "|".join(MAGICS)
+# The line up to the cursor: also after `x = `, and without `%` at its start, where IPython's automagic adds it unless
+# the name is a variable's: "quantize = 1", "quantize.x".
+COMPLETED = rf"(?:\s*(?={_NAMES})(?!\w+\s*(?:[^\w\s'\"./~-]|-(?!-)|\.))|.*?(%%?))({_NAMES})\s(.*)$"
+_CELL = re.compile(rf"%%({_NAMES})\b")
+
+
+def offered_at(text: str, row: int, column: int, variables: Mapping[str, Any]) -> Offered | None:
+    """Return the words that may stand at the cursor; None where the text is not qtoolkit's.
+
+    Args:
+        text: the whole cell.
+        row, column: where in it the cursor is, from 0.
+        variables: the person's own.
+    """
+    lines = text.split("\n")
+    cell = _CELL.match(lines[0])
+    if cell is not None and row > 0:
+        return body_words(cell[1], lines[1:], row - 1, column)
+    before, whole = lines[row][:column], lines[row]
+    while row > 0 and lines[row - 1].endswith("\\"):
+        row -= 1
+        before, whole = f"{lines[row][:-1]} {before}", f"{lines[row][:-1]} {whole}"
+    match = re.match(COMPLETED, before)
+    return None if match is None else line_words(match[2], match[3], whole, variables, in_cell=match[1] == "%%")
+
+
+class Matcher:
+    """Offer qtoolkit's words alone: IPython's own of the same place, such as Python's names, are left out.
+
+    Args:
+        shell: the IPython shell, of 8.6 or newer.
+    """
+
+    matcher_api_version = 2
+    matcher_identifier = "qtoolkit"
+    matcher_priority = 1000
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        # IPython takes matchers for functions.
+        self.__qualname__ = self.matcher_identifier
+
+    def __call__(self, context: Any) -> dict[str, Any]:
+        """Return the words for IPython's `CompletionContext`, in the order in which they are to be shown."""
+        place = (context.cursor_line, context.cursor_position)
+        offered = offered_at(context.full_text, *place, self._shell.user_ns)
+        if offered is None:
+            return {"completions": [], "suppress": False}
+        # IPython leaves its own words out only where there is one of ours: what is typed already changes nothing.
+        words = offered.fitting() or [offered.fragment]
+        return {
+            "completions": [completer.SimpleCompletion(word, type=offered.kind) for word in words],
+            "matched_fragment": offered.fragment,
+            "suppress": True,
+            "ordered": True,
+        }
 
 
 def complete(shell: Any, event: Any) -> list[str]:
-    """Return the words that may stand at the cursor; IPython keeps those that begin like what is typed.
+    """Return the words that may stand at the cursor, for IPython 7, which sees one line and keeps what begins like it.
 
     Args:
         shell: the IPython shell, which calls this as a method of it.
-        event: IPython's, with `text_until_cursor` and `line`.
+        event: IPython's, with `text_until_cursor`, `line`, and `symbol`, the part of the word that it looks at.
 
     Raises:
         TryNext: no word of qtoolkit fits here; IPython then tries its own completions, such as files.
     """
-    match = re.match(COMPLETED, event.text_until_cursor)
-    if match is None:
+    offered = offered_at(event.line, 0, len(event.text_until_cursor), shell.user_ns)
+    if offered is None or not offered.words:
         raise TryNext
-    syntax = MAGICS[match[2]]
-    words = match[3].split(" ")
-    options = {flag: option for option in syntax.options for flag in option.flags}
-    if syntax.has_method and match[1] != "%%":
-        options |= {flag: option for option in _method_options(event.line) for flag in option.flags}
-    before, _, value = words.pop().rpartition("=")
-    option = options.get(before or (words[-1] if words else ""))
-    if option is not None and option.metavar:
-        found = list(available_methods() if option.name in ("method", "methods") else option.choices)
-    elif value.startswith("-") or _has_word(words, options):
-        found = list(options)
-    elif syntax.words[0] == "FOLDER":
-        # IPython completes folders.
-        found = []
+    # Where a word has a character at which IPython cuts, such as ":", it looks at what follows alone.
+    before = len(offered.fragment) - len(event.symbol)
+    return [word[max(before, 0) :] for word in offered.words if word.startswith(offered.fragment)]
+
+
+def install(shell: Any) -> None:
+    """Let a shell complete qtoolkit's lines."""
+    if _has_matchers(shell):
+        shell.Completer.custom_matchers.append(Matcher(shell))
     else:
-        from qtoolkit import local_models
-
-        found = list(local_models())
-    if not found:
-        raise TryNext
-    return found
+        shell.set_hook("complete_command", complete, re_key=COMPLETED)
 
 
-def _method_options(line: str) -> list[LineOption]:
-    """Return `--method`, and the options of the method that the line chooses."""
-    try:
-        return [METHOD, *config_options(config_class(method_in(line.split())))]
-    except QToolkitError:
-        return [METHOD]
+def remove(shell: Any) -> None:
+    """Take away what `install` added."""
+    if _has_matchers(shell):
+        shell.Completer.custom_matchers[:] = [
+            one for one in shell.Completer.custom_matchers if not isinstance(one, Matcher)
+        ]
+    else:
+        shell.strdispatchers["complete_command"].regexs.pop(re.compile(COMPLETED), None)
 
 
-def _has_word(words: list[str], options: dict[str, LineOption]) -> bool:
-    """Check whether one of the words is neither an option nor an option's value."""
-    taken = {flag for flag, option in options.items() if option.metavar}
-    pairs = zip(["", *words], words, strict=False)
-    return any(word and not word.startswith("-") and previous not in taken for previous, word in pairs)
+def _has_matchers(shell: Any) -> bool:
+    """Check whether the shell is of IPython 8.6 or newer."""
+    return hasattr(completer, "SimpleCompletion")

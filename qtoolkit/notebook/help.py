@@ -1,69 +1,103 @@
-"""Write what `%quantize?` shows: usage, options, and those of every method, made when somebody asks for it."""
+"""Write what `%quantize?` and `%quantize --help` show: examples, and the options of one method, made when asked for."""
 
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, TypeVar
 
 from qtoolkit.methods import available_methods, get_method
-from qtoolkit.notebook.body import DEFAULT_METHOD
-from qtoolkit.notebook.lines import MAGICS
+from qtoolkit.notebook.lines import MAGICS, method_in
 from qtoolkit.notebook.options import LineOption, config_options, tables
 
 T = TypeVar("T", bound=Callable[..., Any])
 
+# Columns of a cell's output beside the file browser of JupyterLab on a laptop.
+WIDTH = 88
+_COLUMN = 28
 
-def helped_by(magic: str, usage: Callable[..., Any] | None = None) -> Callable[[T], T]:
+
+def helped_by(magic: str) -> Callable[[T], T]:
     """Give a magic a help of its docstring and its options, made when somebody asks: IPython looks for `getdoc`.
 
     Args:
-        magic: the magic whose options it has.
-        usage: the function whose docstring it has; None for the magic's own.
+        magic: the magic's name without `%`.
     """
 
     def mark(function: T) -> T:
-        function.getdoc = partial(help_of, magic, inspect.getdoc(usage or function) or "")  # type: ignore[attr-defined]
+        function.getdoc = partial(help_of, magic, inspect.getdoc(function) or "")  # type: ignore[attr-defined]
         return function
 
     return mark
 
 
-def help_of(magic: str, usage: str) -> str:
-    """Write the help of a magic: usage and options, and for `%quantize` all methods with theirs."""
-    methods = ", ".join(available_methods())
-    options = _entries(MAGICS[magic].options)
-    if magic == "quantize":
-        method = f"one of {methods} (default: {DEFAULT_METHOD})"
-        options = ["Options of the job:", *_entry("--method NAME", method), *options]
-        options += [line for name in available_methods() for line in ("", *_method(name))]
-    if magic in ("qcompare", "qfrontier"):
-        options += ["", *textwrap.wrap(f"Methods: {methods}; `%quantize?` lists the options of each.", 110)]
-    return "\n".join([usage, "", *options])
+def asks_for_help(line: str) -> bool:
+    """Check whether a line has `--help` or `-h`."""
+    return not {"--help", "-h"}.isdisjoint(line.split())
 
 
-def _method(name: str) -> list[str]:
+def help_of(magic: str, usage: str, line: str = "") -> str:
+    """Write the help of a magic, at most `WIDTH` columns wide: its usage with examples, then its options.
+
+    Args:
+        magic: the magic's name without `%`.
+        usage: its docstring; lines that are indented are examples, and stay as they are.
+        line: what stands on the magic's line, which may choose a method, whose options are shown.
+    """
+    parts = [_wrapped(usage)]
+    syntax = MAGICS.get(magic)
+    if syntax is None:
+        return parts[0]
+    if syntax.has_method:
+        parts.append(_method(_chosen(line)))
+        others = ", ".join(available_methods())
+        parts.append(_wrapped(f"The methods are {others}: `%{magic} --method NAME --help` shows the options of one."))
+    parts.append("\n".join(["Options of the job:" if syntax.has_method else "Options:", *_entries(syntax.options)]))
+    if "--methods" in {flag for option in syntax.options for flag in option.flags}:
+        parts.append(
+            _wrapped(f"Methods: {', '.join(available_methods())}; `%quantize --method NAME --help` tells of one.")
+        )
+    return "\n\n".join(parts)
+
+
+def _chosen(line: str) -> str:
+    """Return the method that a line chooses, or the default one where it chooses none that exists."""
+    name = method_in(line.split())
+    key = name.replace("-", "_").lower()
+    return key if key in available_methods() else method_in([])
+
+
+def _wrapped(text: str) -> str:
+    """Break paragraphs at the width; indented lines stay as they are."""
+    paragraphs = []
+    for paragraph in text.split("\n\n"):
+        is_example = any(line.startswith(" ") for line in paragraph.splitlines())
+        paragraphs.append(paragraph if is_example else textwrap.fill(paragraph, WIDTH, break_on_hyphens=False))
+    return "\n\n".join(paragraphs)
+
+
+def _method(name: str) -> str:
     try:
         method = get_method(name)
     # Help must not fail because of another package; choosing the method shows the error.
     except Exception as error:  # noqa: BLE001
-        return [f"Method {name} cannot be used: {type(error).__name__}: {error}"]
+        return _wrapped(f"Method {name} cannot be used: {type(error).__name__}: {error}")
     config = method.config_class
     help_texts = {field.name: field.metadata["help"] for field in fields(config)}
-    lines = [f"Method {name}: {method.summary}", *_entries(config_options(config))]
+    lines = [_wrapped(f"Method {name}: {method.summary}"), *_entries(config_options(config))]
     for table in tables(config):
         lines += _entry(f'[{table}."PATTERN"]', f"{help_texts[table]}; only in the body of a %%quantize cell")
-    return lines
+    return "\n".join(lines)
 
 
 def _entries(options: Sequence[LineOption]) -> list[str]:
     return [line for option in options for line in _entry(f"{', '.join(option.flags)} {option.metavar}", option.help)]
 
 
-def _entry(name: str, text: str) -> Iterable[str]:
+def _entry(name: str, text: str) -> list[str]:
     """Write an option and its help as lines, the help in a column of its own."""
-    head, *rest = textwrap.wrap(text, 78) or [""]
-    name = name.strip()
-    lines = [f"  {name:<30}  {head}"] if len(name) <= 30 else [f"  {name}", f"{'':34}{head}"]
-    return [*lines, *(f"{'':34}{line}" for line in rest)]
+    head, *rest = textwrap.wrap(text, WIDTH - _COLUMN, break_on_hyphens=False) or [""]
+    name = f"  {name.strip()}"
+    lines = [f"{name:<{_COLUMN}}{head}"] if len(name) < _COLUMN else [name, f"{'':{_COLUMN}}{head}"]
+    return [*lines, *(f"{'':{_COLUMN}}{line}" for line in rest)]

@@ -5,13 +5,15 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from keyword import iskeyword
 from typing import Any, NoReturn
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, did_you_mean
 from qtoolkit.methods import MethodConfig, available_methods, config_class
 from qtoolkit.notebook.body import DEFAULT_METHOD, read_body, read_configs
 from qtoolkit.notebook.options import LineOption, config_options, flag_of, request_options, tables
+from qtoolkit.notebook.panel_names import PANELS
 from qtoolkit.requests import (
     CardOptions,
     CompareRequest,
@@ -27,16 +29,16 @@ from qtoolkit.requests import (
 _ONLY_FOR_PLANS = ("machine", "context", "batch_size")
 
 
-def _own(name: str, help: str, metavar: str = "") -> LineOption:
+def _own(name: str, help: str, metavar: str = "", choices: Sequence[str] = ()) -> LineOption:
     """Make an option that a magic has beside those of its verb."""
-    return LineOption(name, (flag_of(name),), help, metavar)
+    return LineOption(name, (flag_of(name),), help, metavar, choices=choices)
 
 
 METHOD = _own("method", "the method that quantizes", "NAME")
 _DEBUG = _own("debug", "show the whole traceback of an error")
 _JOB_OPTIONS = (
     *request_options(QuantizeRequest),
-    _own("into", "keep the quantized model in this variable", "NAME"),
+    _own("into", "keep the quantized model in this variable", "NAME", ("q",)),
     _own("push", "verify what was saved, and put it on the Hub as a private repository; needs --output", "REPO"),
     *(replace(option, help=f"with --push, {option.help}") for option in request_options(CardOptions)),
     _own("plan", "only tell what would be done and whether it fits: no weight is read or downloaded"),
@@ -64,11 +66,14 @@ class MagicSyntax:
     body_hint: str = ""
 
 
-_METHODS = _own("methods", "methods with their default options, and folders of quantized models", "A,B,C")
+_METHODS = replace(
+    _own("methods", "methods with their default options, and folders of quantized models", "A,B,C"), takes_path=True
+)
 _QUANTIZE = MagicSyntax(_JOB_OPTIONS, has_method=True, body_hint="; the method and its options go into the cell's body")
 MAGICS: Mapping[str, MagicSyntax] = {
     "quantize": _QUANTIZE,
-    "qplan": _QUANTIZE,
+    # What a plan alone has is told first.
+    "qplan": replace(_QUANTIZE, options=tuple(sorted(_JOB_OPTIONS, key=lambda one: one.name not in _ONLY_FOR_PLANS))),
     "qeval": MagicSyntax((*request_options(EvaluateRequest), _DEBUG)),
     "qcompare": MagicSyntax(
         (
@@ -85,7 +90,7 @@ MAGICS: Mapping[str, MagicSyntax] = {
     ),
     "qconvert": MagicSyntax((*request_options(ConvertRequest), _DEBUG), words=("MODEL", "FORMAT", "FOLDER")),
     "qpublish": MagicSyntax((*request_options(PublishRequest), _DEBUG), words=("FOLDER", "REPO")),
-    "qpanel": MagicSyntax((_own("only", "one panel alone", "NAME"), _DEBUG), may_be_empty=True),
+    "qpanel": MagicSyntax((_own("only", "one panel alone", "NAME", PANELS), _DEBUG), may_be_empty=True),
 }
 
 
@@ -128,7 +133,9 @@ def read_line(magic: str, line: str, body: str | None = None) -> MagicLine:
     """
     syntax = MAGICS[magic]
     name = f"%{magic}" if body is None else f"%%{magic}"
-    options, rest = _parse(name, syntax.options, split_line(line))
+    words = split_line(line)
+    _refuse_switch_values(words, syntax, in_cell=body is not None)
+    options, rest = _parse(name, syntax.options, words)
     configs: tuple[MethodConfig, ...] = ()
     if syntax.has_method and body is None:
         config, rest = _read_method(name, rest)
@@ -136,13 +143,35 @@ def read_line(magic: str, line: str, body: str | None = None) -> MagicLine:
     else:
         flags = [flag for option in syntax.options for flag in option.flags]
         _refuse_unknown(rest, name, flags, syntax.body_hint)
-    words = _read_words(name, syntax, rest)
+    arguments = _read_words(name, syntax, rest)
     if "methods" in {option.name for option in syntax.options}:
-        return _with_configs(MagicLine(words, options), magic, name, body)
+        return _with_configs(MagicLine(arguments, options), magic, name, body)
     if syntax.has_method:
         _check_job(magic, options)
         configs = configs if body is None else (read_body(body),)
-    return MagicLine(words, options, configs)
+    return MagicLine(arguments, options, configs)
+
+
+def _refuse_switch_values(words: Sequence[str], syntax: MagicSyntax, *, in_cell: bool) -> None:
+    """Refuse `--double-quant true`, of which "true" would be taken for a word of its own."""
+    known = list(syntax.options)
+    if syntax.has_method and not in_cell:
+        known += config_options(config_class(method_in(words)))
+    switches = {flag: option for option in known if not option.metavar for flag in option.flags}
+    for before, word in pairwise((*words, "")):
+        flag, equals, value = before.partition("=")
+        given = value if equals else word
+        if flag in switches and given.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"):
+            raise ConfigError(f"{flag} takes no value, got {given!r}: {_switch_hint(flag, switches[flag], given)}")
+
+
+def _switch_hint(flag: str, option: LineOption, given: str) -> str:
+    """Say how a switch is written that was given a value."""
+    wanted = given.lower() in ("true", "yes", "on", "1")
+    if wanted:
+        return f"write {flag} alone"
+    other = next((one for one in option.flags if one != flag), None)
+    return f"write {other}" if other else f"leave {flag} out"
 
 
 def _read_method(name: str, words: list[str]) -> tuple[MethodConfig, list[str]]:
@@ -163,7 +192,9 @@ def _read_method(name: str, words: list[str]) -> tuple[MethodConfig, list[str]]:
                 f'[{table}."*.down_proj"] and below it the options of these layers, such as bits = 8'
             )
     flags = [flag for option in known for flag in option.flags]
-    _refuse_unknown(rest, f"method {chosen.method!r}", flags, f"; `{name}?` lists those of every method")
+    _refuse_unknown(
+        rest, f"method {chosen.method!r}", flags, f"; `{name} --method {chosen.method} --help` explains them"
+    )
     return chosen.from_dict(values), rest
 
 
@@ -243,17 +274,22 @@ def _refuse_unknown(rest: Sequence[str], who: str, flags: Sequence[str], hint: s
     """Refuse an option that nothing takes."""
     unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
     if unknown is not None:
-        raise ConfigError(f"{who} has no option {unknown}: its options are {', '.join(flags)}{hint}")
+        near = did_you_mean(unknown, flags)
+        raise ConfigError(f"{who} has no option {unknown}: {near}its options are {', '.join(flags)}{hint}")
 
 
 def _read_words(name: str, syntax: MagicSyntax, rest: Sequence[str]) -> tuple[str, ...]:
     """Return what stands on a line without an option, as many words as the magic takes."""
     missing = syntax.words[len(rest) :]
     if missing and not syntax.may_be_empty:
-        message = f"the following arguments are required: {', '.join(missing)}"
-        raise ConfigError(f"{name}: {message}; `{name}?` shows how it is used")
+        raise ConfigError(
+            f"{name} needs {' and '.join(missing)}: `{name} {' '.join(syntax.words)}`; `{name}?` tells more"
+        )
     if len(rest) > len(syntax.words):
         wanted = " and ".join(f"one {word}" for word in syntax.words)
         extra = rest[len(syntax.words)]
-        raise ConfigError(f"expected {wanted}, got also {extra!r}: put quotes around a path that has blanks in it")
+        hint = "put quotes around a path that has blanks in it"
+        if syntax.words[0] == "MODEL":
+            hint += f", or give the name of a variable that holds it, without braces: `{name} model`"
+        raise ConfigError(f"expected {wanted}, got also {extra!r}: {hint}")
     return tuple(rest)

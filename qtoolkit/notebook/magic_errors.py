@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from qtoolkit.errors import ConfigError, QToolkitError
+from qtoolkit.notebook.help import asks_for_help
 from qtoolkit.tokens import forget
 
 P = ParamSpec("P")
@@ -37,12 +38,21 @@ def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Conca
     IPython keeps the last exception, and with it the local variables of every function in its traceback: a half-made
     model, a request with its token. They are cleared here. With `--debug` on the line, the original error is raised,
     with its traceback. Otherwise the message names options as the line does (`in_words_of_line`).
+
+    `--help` shows the help instead, and a `;` at the end of a line keeps the result off the page, as it does in Python.
     """
 
     @functools.wraps(magic)
     def wrapper(self: Any, line: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if asks_for_help(line):
+            # `_memory_of` does the work of `%qmemory`.
+            print(getattr(self, {"_memory_of": "qmemory"}.get(magic.__name__, magic.__name__)).getdoc(line))
+            return None  # type: ignore[return-value]
+        silent = line.rstrip().endswith(";")
+        if silent:
+            line = line.rstrip().removesuffix(";")
         try:
-            return magic(self, line, *args, **kwargs)
+            result = magic(self, line, *args, **kwargs)
         except BaseException as error:
             forget_variables(error)
             has_body = bool(args) and isinstance(args[0], str)
@@ -56,11 +66,16 @@ def short_errors(magic: Callable[Concatenate[Any, str, P], T]) -> Callable[Conca
                 )
                 raise MagicError(type(error).__name__, message) from error
             raise
+        return None if silent else result  # type: ignore[return-value]
 
     return wrapper
 
 
 def forget_variables(error: BaseException) -> None:
-    """Clear the local variables of all finished frames of an error, its causes and contexts, and free their memory."""
+    """Clear the local variables of all finished frames of an error, its causes and contexts, and free their memory.
+
+    An option is refused before there is anything to free: then nothing is searched for, which takes a second.
+    """
     forget(error)
-    gc.collect()
+    if not isinstance(error, ConfigError):
+        gc.collect()

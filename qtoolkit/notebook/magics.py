@@ -1,6 +1,7 @@
 """Offer the magics: each reads its line, calls the API and returns the record.
 
-The API is imported when a magic runs, so that `%load_ext` loads no torch.
+The API is imported when a magic runs, so that `%load_ext` loads no torch; and below the line that says that it runs,
+since that takes seconds.
 """
 
 from collections import ChainMap
@@ -15,7 +16,7 @@ from traitlets import Enum
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.cell import run_body
-from qtoolkit.notebook.help import helped_by
+from qtoolkit.notebook.help import asks_for_help, helped_by
 from qtoolkit.notebook.lines import MagicLine, read_line
 from qtoolkit.notebook.magic_errors import short_errors
 from qtoolkit.notebook.progress import Progress, open_progress
@@ -63,39 +64,40 @@ class QuantizeMagics(Magics):
     @line_cell_magic
     @short_errors
     def quantize(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> QuantizationReport | Plan:
-        """Quantize a model and return what was done: memory before and after, what was skipped, where it was saved.
+        """Quantize a model and show what was done: memory before and after, what was skipped, where it was saved.
 
-          %quantize MODEL [--method NAME] [options of the method] [options of the job]
-          report = %quantize MODEL ...
+          %quantize org/name --method nf4 --output small --into q
+          %quantize my-folder --method gptq --bits 4 --calibration book.txt --output small
+          %quantize model --method int8 --into q          model is a variable
+          report = %quantize org/name --output small      keep the record
 
-          %%quantize MODEL [options of the job]
-          method = "nf4"                         the body is TOML: the method and its options
+          %%quantize org/name --output small
+          method = "gptq"                                 the body is TOML
+          bits = 4
           exclude = ["lm_head"]
 
-        %qplan takes the same and only plans.
-
-        MODEL is a Hub id (org/name, org/name@revision, org/name:Q4_K_M), a folder, a .gguf file, or a variable that
-        holds one of these or a loaded model; quotes hold a path with blanks together, {name} and $name are replaced by
-        the variable's value.
+        The model is a Hub id (org/name, org/name@revision, org/name:Q4_K_M) or the address of its page, a folder, a
+        .gguf file, or a variable that holds one of these or a loaded model: write `%quantize model`, without braces.
+        Quotes hold a path with blanks together.
 
         The record of the job is returned, not the model, so that Out[] does not keep it in memory: give --into,
-        --output or both to keep the model.
+        --output or both to keep the model. `%qplan` takes the same line and only tells whether it fits.
         """
         given = read_line("quantize", line, cell)
         name = given.words[0]
         config = given.configs[0]
         model = self._named(name, local_ns)
         if "plan" in given.options:
-            return _plan(given, model)
-        from qtoolkit.api import publish, quantize
-        from qtoolkit.publishing import check_push
-
+            return self._plan(given, model)
         options = given.options_of(QuantizeRequest)
         repo_id = given.options.get("push")
         card = given.options_of(CardOptions)
-        if repo_id:
-            check_push(repo_id, model, options.get("revision"), **card)
         with self._progress(f"{config.method} of {name}") as on_progress:
+            from qtoolkit.api import publish, quantize
+            from qtoolkit.publishing import check_push
+
+            if repo_id:
+                check_push(repo_id, model, options.get("revision"), **card)
             result = quantize(model, config, **options, on_progress=on_progress)
             if repo_id:
                 publish(options["output"], repo_id, **card, on_progress=on_progress)
@@ -103,14 +105,24 @@ class QuantizeMagics(Magics):
             self.shell.push({given.options["into"]: result})
         return result.report
 
-    @helped_by("quantize", quantize)
+    @helped_by("qplan")
     @needs_local_scope
     @line_cell_magic
     @short_errors
     def qplan(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Plan:
-        """Tell what `%quantize` with the same line would do, and whether it fits, without reading a weight."""
+        """Tell what `%quantize` with the same line would do, and whether it fits, without reading a weight.
+
+          %qplan org/name --method nf4
+          %qplan org/name --method gptq --machine t4      as if this were Colab's T4
+          %qplan model                                    model is a variable
+          plan = %qplan org/name
+
+        It takes a second, and less than 5 MB of a model on the Hub: its config and the headers of its weight files. It
+        shows the bytes before and after, the memory, disk and time of each phase, every layer that stays as it is and
+        why; and where the job does not fit, what would. Options of the job are taken too, so that one line serves both.
+        """
         given = read_line("qplan", line, cell)
-        return _plan(given, self._named(given.words[0], local_ns))
+        return self._plan(given, self._named(given.words[0], local_ns))
 
     @helped_by("qeval")
     @needs_local_scope
@@ -119,17 +131,17 @@ class QuantizeMagics(Magics):
     def qeval(self, line: str, local_ns: Names | None = None) -> QualityReport:
         """Measure a model on a text: perplexity, and against its base what was lost; how fast it is.
 
-          %qeval MODEL --base MODEL [options]
-          report = %qeval MODEL ...
+          %qeval q --base org/name --text book.txt
+          report = %qeval small --base org/name
 
-        MODEL is a variable, a folder, a Hub id or a .gguf file.
+        The model is a variable, a folder, a Hub id or a .gguf file.
         """
         given = read_line("qeval", line)
         options = given.options_of(EvaluateRequest, partial(self._named, local_ns=local_ns))
-        from qtoolkit.api import evaluate
-
         name = given.words[0]
         with self._progress(f"evaluation of {name}") as on_progress:
+            from qtoolkit.api import evaluate
+
             return evaluate(self._named(name, local_ns), **options, on_progress=on_progress)
 
     @helped_by("qcompare")
@@ -139,22 +151,23 @@ class QuantizeMagics(Magics):
     def qcompare(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Comparison:
         """Quantize a model in several ways and measure each on one text: size, loss, speed, answers.
 
-          %qcompare MODEL --methods NAME,NAME [options]
-          comparison = %qcompare MODEL ...
+          %qcompare org/name --methods int8,nf4 --text book.txt --prompt "Once upon a time"
+          comparison = %qcompare org/name --methods int8,nf4
 
-          %%qcompare MODEL [options]
-          prompts = ["The capital of France is"]   the body is TOML: prompts, and a table for each config
+          %%qcompare org/name --text book.txt
+          prompts = ["Once upon a time"]           the body is TOML: prompts, and configs
           [[configs]]
           method = "nf4"
+          double_quant = false
 
-        MODEL is a variable, a folder, a Hub id or a .gguf file.
+        The model is a variable, a folder, a Hub id or a .gguf file.
         """
         given = read_line("qcompare", line, cell)
         options = given.options_of(CompareRequest, partial(self._named, local_ns=local_ns))
-        from qtoolkit.api import compare
-
         name = given.words[0]
         with self._progress(f"comparison of {name}") as on_progress:
+            from qtoolkit.api import compare
+
             return compare(self._named(name, local_ns), given.configs, **options, on_progress=on_progress)
 
     @helped_by("qfrontier")
@@ -164,36 +177,37 @@ class QuantizeMagics(Magics):
     def qfrontier(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Frontier:
         """Try recipes for a model, measure each, and show which lose least of all that are as small.
 
-          %qfrontier MODEL --memory "4 GB" [options]
-          frontier = %qfrontier MODEL --size "90 MB" --size "120 MB" ...
+          %qfrontier org/name --memory "4 GB"
+          frontier = %qfrontier org/name --size "90 MB" --size "120 MB"
 
-          %%qfrontier MODEL [options]
+          %%qfrontier org/name --text book.txt
           [[configs]]                              the body is TOML: a table for each recipe
           method = "gptq"
           bits = 3
 
-        Without --methods and a body, the recipes are those that the methods name. MODEL is a variable, a folder, a Hub
-        id or a .gguf file.
+        Without --methods and a body, the recipes are those that the methods name. The model is a variable, a folder, a
+        Hub id or a .gguf file.
         """
         given = read_line("qfrontier", line, cell)
         options = given.options_of(FrontierRequest, partial(self._named, local_ns=local_ns))
-        from qtoolkit.api import frontier
-
         name = given.words[0]
         with self._progress(f"frontier of {name}") as on_progress:
+            from qtoolkit.api import frontier
+
             return frontier(self._named(name, local_ns), given.configs or None, **options, on_progress=on_progress)
 
+    @helped_by("qmemory")
     @needs_local_scope
     @line_cell_magic
     def qmemory(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> MemoryReport | PeakMemory:
         """Memory of a model, or of whatever a cell does.
 
-          %qmemory q            bytes that a loaded or quantized model takes; q is a variable or an expression
-          %%qmemory             run the cell and tell how much memory the process and the GPU needed at most
+          %qmemory q            bytes that a model takes; q is a variable or an expression
+          %%qmemory             run the cell, and tell the most memory that it needed
 
         Both return the record; sizes in it are whole numbers in bytes.
         """
-        if cell is None:
+        if cell is None or asks_for_help(line):
             return self._memory_of(line, local_ns)
         from qtoolkit.api import measure_peak
 
@@ -209,18 +223,18 @@ class QuantizeMagics(Magics):
     def qconvert(self, line: str, local_ns: Names | None = None) -> Conversion:
         """Write a quantized model in another format with the same codes; `qt.convert` in a line.
 
-          %qconvert MODEL FORMAT FOLDER [options]
-          conversion = %qconvert MODEL FORMAT FOLDER ...
+          %qconvert small mlx small-mlx
+          conversion = %qconvert someone/model-AWQ compressed-tensors for-vllm --for vllm
 
-        MODEL is a folder, a Hub id, or a variable that holds one of these; FORMAT is one of `qt.available_formats()`;
-        FOLDER is made.
+        First the model: a folder, a Hub id, or a variable that holds one of these; then the format, one of
+        `qt.available_formats()`; then the folder that is made.
         """
         given = read_line("qconvert", line)
         name, stored_as, folder = given.words
         options = given.options_of(ConvertRequest)
-        from qtoolkit.api import convert
-
         with self._progress(f"{name} to {stored_as}") as on_progress:
+            from qtoolkit.api import convert
+
             return convert(self._named(name, local_ns), stored_as, folder, **options, on_progress=on_progress)
 
     @helped_by("qpublish")
@@ -230,10 +244,10 @@ class QuantizeMagics(Magics):
     def qpublish(self, line: str, local_ns: Names | None = None) -> Publication:
         """Verify a saved model, and put it on the Hub with a card, in one commit; `qt.publish` in a line.
 
-          %qpublish FOLDER REPO [options]
-          publication = %qpublish FOLDER REPO ...
+          %qpublish small me/small --dry-run              only show files, sizes and the card
+          %qpublish small me/small --quality report       private; report = %qeval ...
 
-        FOLDER is what `%quantize --output` wrote, REPO is org/name. The token is the one of `hf auth login`,
+        First the folder that `%quantize --output` wrote, then the repository. The token is the one of `hf auth login`,
         the variable HF_TOKEN, or Colab's secret of that name.
         """
         given = read_line("qpublish", line)
@@ -244,20 +258,22 @@ class QuantizeMagics(Magics):
             if isinstance(given_name, str):
                 problem = f"--{name} takes a variable, and none is called {given_name!r}"
                 raise ConfigError(f"{problem}: `{given_name} = %{magic} ...`")
-        from qtoolkit.api import publish
-
         with self._progress(f"{folder} to {repo_id}") as on_progress:
+            from qtoolkit.api import publish
+
             return publish(folder, repo_id, **options, on_progress=on_progress)
 
+    @helped_by("qpanel")
     @needs_local_scope
     @line_magic
     @short_errors
     def qpanel(self, line: str, local_ns: Names | None = None) -> Any:
         """Open the panels: choose a model, see whether it fits, quantize, compare and publish by hand.
 
-          %qpanel [MODEL] [--only model|plan|quantize|compare|publish]
+          %qpanel
+          %qpanel org/name --only quantize
 
-        MODEL is a Hub id, a folder, a .gguf file, or a variable that holds one of these; --only opens one panel alone.
+        The model is a Hub id, a folder, a .gguf file, or a variable that holds one of these.
         """
         from qtoolkit.notebook.panels import panel
 
@@ -265,6 +281,7 @@ class QuantizeMagics(Magics):
         model = self._named("".join(given.words), local_ns)
         return panel(model, only=given.options.get("only"))
 
+    @helped_by("qdoctor")
     @line_magic
     @short_errors
     def qdoctor(self, line: str) -> Doctor:
@@ -294,6 +311,12 @@ class QuantizeMagics(Magics):
             raise ConfigError(message) from error
         return measure_memory(model)
 
+    def _plan(self, line: MagicLine, model: Any) -> Plan:
+        with self._progress(f"plan of {line.words[0]}"):
+            from qtoolkit.api import plan
+
+            return plan(model, line.configs[0], **line.options_of(PlanRequest))
+
     def _progress(self, title: str) -> Progress:
         return open_progress(self.progress, self.shell, title)
 
@@ -301,9 +324,3 @@ class QuantizeMagics(Magics):
         """Return the value of the variable of this name, if there is one and no such folder; otherwise the text."""
         names = ChainMap(dict(local_ns or {}), self.shell.user_ns)
         return names[text] if text.isidentifier() and text in names and not Path(text).is_dir() else text
-
-
-def _plan(line: MagicLine, model: Any) -> Plan:
-    from qtoolkit.api import plan
-
-    return plan(model, line.configs[0], **line.options_of(PlanRequest))

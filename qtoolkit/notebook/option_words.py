@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 
 # A call is Python, and stays: "GPTQ(format='compressed-tensors') quantizes them".
 _CALL = re.compile(r"(\b[\w.]+\((?:[^()]|\([^()]*\))*\))")
+# Neither a line nor a panel has a token.
+_TOKEN = re.compile(r",? or (?:give )?token=(?=$|[\s,.;:])")
 _VALUE = r"""('[^']*'|"[^"]*"|[\w.\-]+)?"""
 
 
@@ -20,6 +22,7 @@ def with_other_words(
             stands in place of both.
         bare: the same for a name alone, which may be meant as a word: "leave lossy out".
     """
+    message = _TOKEN.sub("", message)
     either = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
     if not either:
         return message

@@ -7,9 +7,10 @@ from dataclasses import Field, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS
+from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS, HUB_TEXTS
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig
+from qtoolkit.planning.machines import PROFILES
 from qtoolkit.readers import READER_NAMES
 from qtoolkit.requests import Request, arguments_of
 
@@ -44,11 +45,15 @@ _OTHER_FLAGS = {
     "prompts": ("--prompt",),
     "sizes": ("--size",),
 }
-# Keyword of a verb -> values that completion offers.
+_TEXTS = (*HUB_TEXTS, "self")
+# Keyword of a verb or field of a config -> values that completion offers.
 _VALUES = {
     "device": ("auto", "cpu", "cuda"),
     "for_": READER_NAMES,
     "base_model_relation": BASE_MODEL_RELATIONS,
+    "machine": tuple(PROFILES),
+    "text": _TEXTS,
+    "calibration": _TEXTS,
 }
 
 
@@ -65,6 +70,8 @@ class LineOption:
         several: whether it may be given several times.
         in_variable: whether its value may be the name of a variable, because the verb takes an object.
         choices: values that completion offers.
+        takes_path: whether its value may be the path of a file or a folder.
+        default: the value that it has when it is not given, as text; empty for none.
         read: makes a value of the text that was given, or of the list of texts if there may be several.
     """
 
@@ -76,6 +83,8 @@ class LineOption:
     several: bool = False
     in_variable: bool = False
     choices: Sequence[str] = ()
+    takes_path: bool = False
+    default: str = ""
     read: Callable[[Any], Any] = lambda text: text
 
 
@@ -107,6 +116,8 @@ def _request_option(field: Field[Any]) -> LineOption:
         several=several,
         in_variable=in_variable,
         choices=_VALUES.get(field.name, ()),
+        takes_path=field.type is Any or field.metadata["metavar"] == "DIR",
+        default=_default_text(field.default),
     )
     if int not in kinds or str in kinds:
         return option
@@ -132,9 +143,16 @@ def _config_option(field: Field[Any], hint: Any) -> LineOption:
         text,
         metavar="A,B" if is_list(hint) else "VALUE",
         several=is_list(hint),
-        choices=choices,
+        choices=choices or _VALUES.get(field.name, ()),
+        takes_path=field.name == "calibration" or "is_file" in field.metadata,
+        default=_default_text(field.default),
         read=partial(read_option, hint),
     )
+
+
+def _default_text(value: Any) -> str:
+    """Write a default as it is written on a line; empty for what is no number and no text."""
+    return str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
 
 
 def option_hints(config: type[MethodConfig]) -> dict[str, Any]:

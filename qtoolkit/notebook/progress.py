@@ -55,10 +55,14 @@ class Progress(ABC):
         self._phase_started: dict[str, float] = {}
 
     def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """Take down what is shown; an error is raised as it is."""
+
+    def start(self) -> None:
+        """Say that the job has begun: its first event comes after seconds of imports."""
 
     @abstractmethod
     def __call__(self, event: ProgressEvent) -> None:
@@ -91,6 +95,10 @@ class TextProgress(Progress):
     def __init__(self, title: str, clock: Clock = time.monotonic) -> None:
         super().__init__(title, clock)
         self._printed: dict[str, int] = {}
+
+    def start(self) -> None:
+        """Print the job's name."""
+        print(f"{self.title}: starting", flush=True)
 
     def __call__(self, event: ProgressEvent) -> None:
         line = self._line(event)

@@ -3,7 +3,7 @@
 import time
 from html import escape
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from IPython.display import display
 from ipywidgets import HTML, FloatProgress, Layout, VBox, Widget
@@ -29,12 +29,12 @@ class BarProgress(Progress):
         self._drawn: float | None = None
         self._handle: Any = None
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Put the bar on the page."""
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         # As raw data: a widget of ipywidgets 7 displays itself, without a handle to replace it by.
         bundle = {WIDGET_VIEW: view, "text/plain": f"{self.title}: running"}
         self._handle = display(bundle, raw=True, display_id=True)
-        return self
 
     def __call__(self, event: ProgressEvent) -> None:
         line = self._line(event)

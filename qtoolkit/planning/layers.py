@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats import Layer, Reader, get_format, patched_module
@@ -15,6 +16,7 @@ from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.experts import find_experts, modules_apart
 from qtoolkit.models.experts_apart import are_of_experts
 from qtoolkit.models.read_weights import layers_with_read_weights
+from qtoolkit.models.unreached_blocks import unreached_blocks
 from qtoolkit.records import LayerPlan
 
 # Options of calibration: no layer's plan depends on them, and many suggestions differ in nothing else.
@@ -56,10 +58,15 @@ class Modules:
 
     def candidates(self, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
         """Return the modules with weights: those that a method may quantize, and the plans of those that stay."""
-        key = (method.splits_experts, config.exclude, device)
+        key = (method.splits_experts, config.exclude, config.include, device)
         if key not in self._candidates:
             self._candidates[key] = _candidates(self._checkpoint.skeleton, method, config, device)
         return self._candidates[key]
+
+    def has_experts_apart(self, method: Method, config: MethodConfig, device: str) -> bool:
+        """Tell whether a method is to take all experts of the model apart."""
+        left = self.candidates(method, config, device)[1]
+        return not are_of_experts(self._checkpoint.skeleton, (layer.name for layer in left))
 
     def _plan(self, method: Method | Reader, config: MethodConfig, device: str) -> Planned:
         candidates, excluded = self.candidates(method, config, device)
@@ -94,13 +101,17 @@ def embeddings_of(checkpoint: Checkpoint, device: str) -> tuple[Layer, ...]:
     return tuple(_outer_layers(checkpoint.skeleton, device))
 
 
-def planner_of(method: Method, checkpoint: Checkpoint, config: MethodConfig) -> Method | Reader:
+def planner_of(
+    method: Method, checkpoint: Checkpoint, config: MethodConfig, *, device: str = "cpu", modules: Modules | None = None
+) -> Method | Reader:
     """Return what plans a model for a method.
 
     Args:
         method: of the config.
         checkpoint: the model in full precision.
         config: resolved.
+        device: that of the plan which shares `modules`; it decides nothing here.
+        modules: plans of the checkpoint's modules, to share with that plan; None for none.
 
     Raises:
         UnsupportedModelError: the method takes no such model, or its result would not be read again.
@@ -108,18 +119,13 @@ def planner_of(method: Method, checkpoint: Checkpoint, config: MethodConfig) -> 
     format_ = get_format(config.format)
     kind = patched_module(checkpoint.skeleton, format_.quant_method)
     # A method that takes experts apart writes what transformers reads, but for experts that it leaves.
-    if kind is not None and not (method.splits_experts and _takes_experts(checkpoint, method, config)):
+    modules = modules or Modules(checkpoint)
+    if kind is not None and not (method.splits_experts and modules.has_experts_apart(method, config, device)):
         raise UnsupportedModelError(
             f"{method.name} takes no {checkpoint.config.model_type}: its {kind} stays as it is, and transformers reads "
             f"{format_.name} with a layer for each expert in its place; take another format or method"
         )
     return method.planner_of(checkpoint, config)
-
-
-def _takes_experts(checkpoint: Checkpoint, method: Method, config: MethodConfig) -> bool:
-    """Tell whether a method is to take all experts of a model apart."""
-    left = Modules(checkpoint).candidates(method, config, "cpu")[1]
-    return not are_of_experts(checkpoint.skeleton, (layer.name for layer in left))
 
 
 def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
@@ -129,12 +135,14 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
     blocks = structure.block_list(model)
     read = layers_with_read_weights(model)
     beside_text = structure.parts_beside_text(model)
+    kept = [*(model._keep_in_fp32_modules or ())]  # noqa: SLF001
+    unreached = tuple(f"{block}." for block in unreached_blocks(model))
     candidates: list[Layer] = []
     skipped: list[LayerPlan] = []
     counted: set[int] = set()
     for name, module in modules:
         reason = _reason_to_skip(name, module, config, tied, is_head=name == head)
-        if name in beside_text:
+        if name in beside_text and not config.includes(name):
             reason = f"part of {beside_text[name]}, which is no part of the language model"
         if not reason and name in read:
             reason = "the module around it reads its weight and does not call it"
@@ -144,7 +152,9 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
         else:
             in_block = blocks is not None and name.startswith(f"{blocks[0]}.")
             layer = Layer.of(name, module, device, in_block=in_block)
-            candidates.append(layer)
+            is_reached = name not in beside_text and not name.startswith(unreached)
+            keeps_type = not should_convert_module(name, kept)
+            candidates.append(replace(layer, is_reached=is_reached, keeps_type=keeps_type))
     # Those alone that transformers merges as it reads them.
     if find_experts(model, ()) and not are_of_experts(model, (layer.name for layer in candidates)):
         candidates = [replace(layer, beside_experts=True) for layer in candidates]
@@ -180,8 +190,18 @@ def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer
     plans: dict[tuple[Any, ...], tuple[MethodConfig, LayerPlan]] = {}
     for layer in layers:
         own = config.of(layer.name)
-        shape = (layer.out_features, layer.in_features, layer.has_bias, layer.itemsize, layer.device, layer.in_block)
-        key = (id(own), *shape, layer.dtype, layer.kind, layer.transposed, layer.name if method.plans_by_name else "")
+        shape = (layer.out_features, layer.in_features, layer.has_bias, layer.itemsize, layer.device)
+        key = (
+            id(own),
+            *shape,
+            layer.in_block,
+            layer.is_reached,
+            layer.keeps_type,
+            layer.dtype,
+            layer.kind,
+            layer.transposed,
+            layer.name if method.plans_by_name else "",
+        )
         if key not in plans:
             plan = method.plan_layer(layer, own)
             plans[key] = own, replace(plan, adjusted=changed) if changed and not plan.skipped else plan

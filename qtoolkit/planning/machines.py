@@ -1,6 +1,6 @@
 """Describe machines that a job can be planned for without having them."""
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, did_you_mean
 from qtoolkit.records import Machine, Speed
 
 _GB = 10**9
@@ -43,11 +43,16 @@ PROFILES: dict[str, Machine] = {
 
 
 def find_profile(name: str) -> Machine:
-    """Return the machine of this name.
+    """Return the machine of this name; "T4" and "t4", "rtx_4090" and "rtx-4090" are the same.
 
     Raises:
         ConfigError: no profile has this name.
     """
-    if name not in PROFILES:
-        raise ConfigError(f"machine must be one of {', '.join(PROFILES)}, or left out for this one, got {name!r:.40}")
-    return PROFILES[name]
+    profile = PROFILES.get(name.lower().replace("_", "-"))
+    if profile is None:
+        hint = did_you_mean(name, PROFILES)
+        raise ConfigError(
+            f"machine must be one of {', '.join(PROFILES)}, or left out for this one, got {name!r:.40}"
+            + (f": {hint.rstrip()}" if hint else "")
+        )
+    return profile

@@ -74,9 +74,10 @@ def plan_job(
     checkpoint = adapt_dtype(checkpoint, device, machine)
     config = method.resolve(config, str(checkpoint.dtype).removeprefix("torch."), device)
     checkpoint = checkpoint.with_notes(*checkpoint.skeleton_notes)
+    modules = modules or Modules(checkpoint)
     if isinstance(method, Method):
-        method = planner_of(method, checkpoint, config)
-    config, layers, skipped = (modules or Modules(checkpoint)).planned(method, config, device)
+        method = planner_of(method, checkpoint, config, device=device, modules=modules)
+    config, layers, skipped = modules.planned(method, config, device)
     buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
     in_memory = sum(layer.bytes_after for layer in (*layers, *skipped)) + sum(buffers.values())
     on_disk = sum(layer.disk_bytes for layer in (*layers, *skipped))

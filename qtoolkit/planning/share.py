@@ -48,7 +48,7 @@ def _others(plan: Plan, checkpoint: Checkpoint, config: MethodConfig, modules: M
             method = get_method(name)
             other = method.config_class.from_dict(left_out)
             resolved = method.resolve(other, plan.source.dtype, plan.device)
-            planner = planner_of(method, checkpoint, resolved)
+            planner = planner_of(method, checkpoint, resolved, device=plan.device, modules=modules)
             _, layers, _ = modules.planned(planner, resolved, plan.device)
             count = sum(layer.num_weights for layer in layers)
             if count > plan.num_quantized:

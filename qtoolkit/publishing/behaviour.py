@@ -31,9 +31,7 @@ TEXTS = (
     "1234567890 3.14159 10,000 2026-01-01 e=mc^2   three   blanks",
     "👩‍👩‍👧 🎉 \u00a0\u200b end",
 )
-PROBE_TOKENS = 32
-PROBE_POSITIONS = 2
-TOP = 32
+PROBE_TOKENS, PROBE_POSITIONS, TOP = 32, 2, 32
 # How torch says in a plain RuntimeError that main memory ran out, and how the system does when it maps a file.
 _NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory")
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -203,8 +201,8 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     generation, generation_error = _attempt(
         lambda: describe_generation(GenerationConfig.from_pretrained(folder) if has_config else None)
     )
-    errors = {"tokenizer_error": tokenizer_error, "generation_error": generation_error}
-    return (tokenizer or describe_tokenizer(None)) | {"generation": generation} | errors
+    others = {"generation": generation, "tokenizer_error": tokenizer_error, "generation_error": generation_error}
+    return (tokenizer or describe_tokenizer(None)) | others
 
 
 def describe_model(
@@ -219,7 +217,7 @@ def describe_model(
         auto_class: of transformers, which opens it; empty for a file that it does not read whole, and qtoolkit does.
 
     Returns:
-        `model`, `keys`, `loss` and `logits`; or, where it does not load or run, why in `model_error`.
+        `model`, `keys`, `shapes` of 4-bit layers, `loss` and `logits`; or, in `model_error`, why there are none.
     """
 
     def run() -> dict[str, Any]:
@@ -227,10 +225,12 @@ def describe_model(
             _load_by_transformers(folder, device, auto_class) if auto_class else _load_by_qtoolkit(folder, device)
         )
         ids = token_ids or probe_tokens(None, model.config.get_text_config().vocab_size)
-        return {"model": type(model).__name__, "keys": keys, **logits_at(model, ids, wanted)}
+        layers = ((name, one) for name, one in model.named_modules() if type(one).__name__ == "Linear4bit")
+        shapes = {name: [layer.out_features, layer.in_features] for name, layer in layers}
+        return {"model": type(model).__name__, "keys": keys, "shapes": shapes, **logits_at(model, ids, wanted)}
 
     values, error = _attempt(run)
-    return {"model": "", "keys": {}, "loss": None, "logits": [], **(values or {}), "model_error": error}
+    return {"model": "", "keys": {}, "shapes": {}, "loss": None, "logits": [], **(values or {}), "model_error": error}
 
 
 def _load_by_transformers(folder: Path, device: str, auto_class: str) -> tuple[Any, dict[str, list[str]]]:

@@ -1,5 +1,6 @@
 """Check what a fresh process saw of a model against what the job measured, and against the base."""
 
+from dataclasses import replace
 from math import exp, inf, isnan, sqrt
 from typing import Any
 
@@ -20,18 +21,20 @@ _PARTS = {
 }
 
 
-def check_loading(answer: dict[str, Any], reader: str) -> Check:
+def check_loading(answer: dict[str, Any], reader: str, note: str = "") -> Check:
     """Check that transformers loads the model, with a value for every weight and no weight left over.
 
     Args:
         answer: what a fresh process saw, from `qtoolkit.publishing.behaviour`.
         reader: with what help it loaded the model, for the row.
+        note: on layers that it does not run right everywhere; empty for none.
     """
     name = "loads in transformers"
     if answer["model_error"]:
         return Check(name, False, answer["model_error"], AGAIN)
     problems = [f"{kind.replace('_', ' ')}: {', '.join(keys[:3])}" for kind, keys in answer["keys"].items()]
-    return check_of(name, problems, f"{answer['model']}, transformers {answer['transformers']}, {reader}")
+    check = check_of(name, problems, f"{answer['model']}, transformers {answer['transformers']}, {reader}")
+    return replace(check, note=note) if check.passed else check
 
 
 def check_outputs(answer: dict[str, Any], probe: Probe | None) -> list[Check]:

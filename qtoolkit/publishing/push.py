@@ -293,7 +293,7 @@ class Repository:
 
 def _asked_pause(error: HubUnreachableError) -> float:
     """Return the seconds after which the Hub wants to be asked again; 0 where it does not say."""
-    cause = error.__cause__
+    cause = error.__context__
     seconds = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
     return min(float(seconds), _LONGEST_PAUSE) if seconds.isdecimal() else 0.0
 

@@ -209,7 +209,9 @@ def _check_behaviour(artifact: Artifact, base_folder: Path | None, run: _Run) ->
     if base and "error" in base:
         yield _unread_base(base["error"])
         base = None
-    yield behaviour_checks.check_loading(answer, reader.description)
+    format_ = artifact.format
+    note = format_.note_on_shapes(answer["shapes"]) if format_ and not reader.with_qtoolkit else ""
+    yield behaviour_checks.check_loading(answer, reader.description, note)
     yield from behaviour_checks.check_outputs(answer, probe)
     yield from behaviour_checks.check_behaviour(artifact, answer, base)
 

@@ -12,7 +12,7 @@ from qtoolkit.readers.contract import (
 )
 from qtoolkit.readers.fused_layers import FUSED, fused_unit
 from qtoolkit.readers.programs import BRANCHES
-from qtoolkit.readers.sentences import card_lines, load_lines, readme_table, summary
+from qtoolkit.readers.sentences import card_lines, load_lines, page_table, summary
 from qtoolkit.readers.stored import Stored, describe_stored, group_size_of, units_of
 
 __all__ = [
@@ -28,9 +28,9 @@ __all__ = [
     "group_size_of",
     "load_lines",
     "lost_readers",
+    "page_table",
     "readers_of",
     "reading_of",
-    "readme_table",
     "refusing_mixed_units",
     "running",
     "served_by",

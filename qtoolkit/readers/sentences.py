@@ -1,4 +1,4 @@
-"""Make every sentence on who reads a model from the reader contract: for cards, checks and the README."""
+"""Make every sentence on who reads a model from the reader contract: for cards, checks and docs/readers.md."""
 
 import re
 from collections.abc import Iterable
@@ -50,8 +50,8 @@ def summary(readings: Iterable[Reading]) -> str:
     return f"loads in {titles(loading)}; not in {titles(refusing)}" if refusing else f"loads in {titles(loading)}"
 
 
-def readme_table() -> str:
-    """Return the table of the README: a line for each program, a column for each format, in Markdown."""
+def page_table() -> str:
+    """Return the table of docs/readers.md: a line for each program, a column for each format, in Markdown."""
     header = f"| | {' | '.join(title for _, _, title in COLUMNS)} |"
     lines = [header, "|---" * (len(COLUMNS) + 1) + "|"]
     rows = {(entry.reader, entry.format, entry.input_type): entry for entry in ENTRIES}
@@ -63,7 +63,7 @@ def readme_table() -> str:
 
 
 def _cell(entry: Entry | None, program: Program) -> str:
-    """Return a cell of the README's table: no, yes, or under which conditions, and from which version on."""
+    """Return a cell of that table: no, yes, or under which conditions, and from which version on."""
     if entry is None:
         return "no"
     if entry.refused:

@@ -11,7 +11,7 @@ from qtoolkit.readers.packed_table import PACKED
 
 ENTRIES = (*GPTQ, *PACKED, *EIGHT_BITS, *BNB, *MLX, *GGUF, *AWQ, *AUTO_ROUND, *BLOCK_FLOAT8, *NATIVE, *PLAIN)
 
-# The columns of the README's table: formats, what inputs are rounded to, and titles.
+# The columns of the table in docs/readers.md: formats, what inputs are rounded to, and titles.
 COLUMNS = (
     ("gptq", "", "GPTQ"),
     ("compressed-tensors", "", "compressed-tensors (pack-quantized)"),

@@ -4,6 +4,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 from qtoolkit.errors import ConfigError
@@ -66,10 +67,12 @@ class Record:
     Attributes:
         schema_version: is raised when a change makes older files unreadable.
         added_fields: fields with a default that files of this version may lack, since they are newer than it.
+        words: words of the rows that need one, with what they mean.
     """
 
     schema_version: ClassVar[int] = 1
     added_fields: ClassVar[frozenset[str]] = frozenset()
+    words: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def __init_subclass__(cls) -> None:
         # Set here so that `dataclass` does not generate its own: the fields of all layers would fill a screen.
@@ -78,6 +81,10 @@ class Record:
     def rows(self) -> tuple[Row, ...]:
         """Return the record as lines of text; its text and HTML are made from these and from `grids`."""
         raise NotImplementedError
+
+    def headline(self) -> str:
+        """Return the record in one sentence, which is shown first; "" where its rows are few."""
+        return ""
 
     def grids(self) -> tuple[Grid, ...]:
         """Return tables of several columns, shown below the rows; most records have none."""
@@ -119,12 +126,21 @@ class Record:
         rows = self.rows()
         width = max((len(row.label) for row in rows), default=0)
         lines = [f"{row.label:<{width}}  {row.value}" + (f"  ({row.note})" if row.note else "") for row in rows]
-        shown = "\n".join([type(self).__name__, *(f"  {line}" for line in lines), *map(str, self.grids())])
+        headline = self.headline()
+        head = [type(self).__name__, *([f"  {headline}"] if headline else [])]
+        words = [f"  {word}: {meaning}" for word, meaning in self.words.items()]
+        shown = "\n".join([*head, *(f"  {line}" for line in lines), *words, *map(str, self.grids())])
         return html.visible(shown)
+
+    def table(self) -> str:
+        """Return the rows alone as HTML."""
+        return html.table(type(self).__name__, self.rows())
 
     def _repr_html_(self) -> str:
         below = "".join(html.grid(*grid) for grid in self.grids())
-        return html.table(type(self).__name__, self.rows(), self.picture(), below)
+        return html.report(
+            type(self).__name__, self.headline(), self.rows(), picture=self.picture(), below=below, words=self.words
+        )
 
 
 def _encode(value: Any) -> Any:

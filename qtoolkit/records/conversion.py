@@ -45,6 +45,10 @@ class Conversion(Record):
     seconds: float
     lossy: bool = False
 
+    def headline(self) -> str:
+        kept = "rounded where the format asks for it" if self.lossy else "the same codes"
+        return f"{self.source_format} to {self.format}, {kept}; saved to {shortened(self.path)}."
+
     def rows(self) -> tuple[Row, ...]:
         return (
             Row("model", shortened(self.model)),

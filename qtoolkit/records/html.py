@@ -1,19 +1,22 @@
 """Write records as self-contained HTML, without scripts or style sheets, so that exported notebooks show the same.
 
-Colours are those of the page (`currentColor`), so that light and dark themes both work.
+JupyterLab shows a notebook of somebody else, which every fresh clone is, without SVG and without most of CSS: pictures
+are tables whose cells have a width. Text has the page's colour, and bars one that both light and dark themes show.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape as escape_markup
+from types import MappingProxyType
 
 _CELL = "text-align:left;padding:1px 16px 1px 0;font-weight:normal;vertical-align:top"
 # Jupyter's own style sheet centres tables and gives all columns one width.
 _TABLE = "border:none;margin:0;table-layout:auto"
-_GRID = (
-    "display:grid;grid-template-columns:fit-content(40%) minmax(40px,1fr) fit-content(40%);"
-    "gap:4px 10px;align-items:center;max-width:560px;margin:6px 0"
-)
+_PICTURE = "border:none;margin:6px 0;width:100%;max-width:600px;table-layout:auto"
+_TRACK = "height:12px;border-radius:3px;background-color:rgba(128,128,128,0.2)"
+# At least 3 to 1 against white and against JupyterLab's dark grey, as WCAG asks of graphics.
+_BAR = "height:12px;border-radius:3px;background-color:rgb(74,139,208)"
+_HEADLINE = "font-weight:bold;font-size:1.1em;margin:4px 0 8px 0;max-width:72em"
 # Cells of at most so many characters hold figures rather than sentences.
 _MAX_FIGURE_CHARS = 24
 # Characters that move a terminal's cursor or reorder letters; the names in a record may come from anybody.
@@ -33,6 +36,36 @@ def visible(text: str) -> str:
 def escape(text: str) -> str:
     """Return HTML that shows a text literally."""
     return escape_markup(visible(text))
+
+
+def report(
+    title: str,
+    headline: str,
+    rows: Iterable[Sequence[str]],
+    picture: str = "",
+    below: str = "",
+    words: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return a record as HTML; all text is escaped.
+
+    Args:
+        title: what it is.
+        headline: the record in one sentence, below which the rows are folded; empty to show them.
+        rows: the lines, as `table` takes them.
+        picture, below: HTML put before and after the rows, not escaped.
+        words: words of the rows, each with what it means.
+    """
+    meanings = "".join(
+        f'<div style="opacity:.8"><i>{escape(word)}</i>: {escape(meaning)}</div>' for word, meaning in words.items()
+    )
+    if not headline:
+        return table(title, rows, picture, meanings + below)
+    lines = table(title, rows)
+    return (
+        f'<div><div style="{_HEADLINE}">{escape(headline)}</div>{picture}{below}'
+        f'<details style="margin-top:6px"><summary style="cursor:pointer">All figures</summary>'
+        f"{lines}{meanings}</details></div>"
+    )
 
 
 def table(title: str, rows: Iterable[Sequence[str]], picture: str = "", below: str = "") -> str:
@@ -77,23 +110,21 @@ def _space(cell: str) -> str:
 
 
 def bars(title: str, items: Sequence[tuple[str, float, str]]) -> str:
-    """Return horizontal bars as inline SVG, each with its label and value as text at its sides.
-
-    The text is HTML, not SVG: it wraps, screen readers read it, and it stays if a notebook viewer removes pictures.
+    """Return horizontal bars, each with its label and value as text at its sides.
 
     Args:
         title: what the picture shows, for screen readers.
         items: (label, length, value as text), drawn to one scale in this order.
     """
     longest = max((length for _, length, _ in items), default=0) or 1
-    parts = []
+    lines = []
     for label, length, text in items:
         # A bar longer than 0 is visible, however short it is.
-        percent = max(0.4, 100 * length / longest) if length else 0.0
-        parts.append(
-            # In a cell of its own: the columns stay if a viewer removes the picture.
-            f'<div>{escape(label)}</div><div><svg width="100%" height="14" fill="currentColor" aria-hidden="true">'
-            f'<rect width="100%" height="14" fill-opacity="0.1"/>'
-            f'<rect width="{percent:.2f}%" height="14" fill-opacity="0.65"/></svg></div><div>{escape(text)}</div>'
+        percent = max(0.6, 100 * length / longest) if length else 0.0
+        lines.append(
+            f'<tr style="background:none"><th scope="row" style="{_CELL}">{escape(label)}</th>'
+            f'<td style="width:60%;padding:3px 12px 3px 0"><div style="{_TRACK}">'
+            f'<div style="{_BAR};width:{percent:.2f}%"></div></div></td>'
+            f'<td style="{_CELL};white-space:nowrap">{escape(text)}</td></tr>'
         )
-    return f'<div role="figure" aria-label="{escape(title)}" style="{_GRID}">{"".join(parts)}</div>'
+    return f'<table aria-label="{escape(title)}" style="{_PICTURE}">{"".join(lines)}</table>'

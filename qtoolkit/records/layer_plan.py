@@ -4,9 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import mean
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from qtoolkit.records.base import Record, Row
+from qtoolkit.records.memory import MEMORY_WORDS
 from qtoolkit.records.source import ModelSource
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_count, format_items, format_share
 
@@ -69,6 +71,9 @@ class JobRecord(Record):
     """
 
     added_fields: ClassVar[frozenset[str]] = frozenset({"warnings"})
+    words: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {**MEMORY_WORDS, "skipped": "stays in its own type; a weight that two modules share is stored once"}
+    )
 
     source: ModelSource
     method: str
@@ -82,6 +87,10 @@ class JobRecord(Record):
     def num_quantized(self) -> int:
         """Return the number of weights that are quantized."""
         return sum(layer.num_weights for layer in self.layers)
+
+    def count(self) -> str:
+        """Return how many modules are quantized in one clause: "210 of 273 modules"."""
+        return f"{len(self.layers)} of {format_items(len(self.layers) + len(self.skipped), 'module')}"
 
     def share_rows(self) -> tuple[Row, ...]:
         """Return rows with the share of the model's weights that is quantized, and the warnings."""

@@ -1,10 +1,20 @@
 """Record the memory and disk that a job or a cell used."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
 
 from qtoolkit.records import html
 from qtoolkit.records.base import Record, Row, size_row
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes, format_seconds
+
+MEMORY_WORDS = MappingProxyType(
+    {
+        "footprint": "bytes of all tensors of the model, scales included",
+        "resident": "memory of the whole process, with Python and torch",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,8 @@ class MemoryReport(Record):
         peak: memory that the process used while the job ran; None if it was not measured.
     """
 
+    words: ClassVar[Mapping[str, str]] = MEMORY_WORDS
+
     num_parameters: int
     footprint_before: int
     footprint_after: int
@@ -102,7 +114,7 @@ class MemoryReport(Record):
             Row("footprint after", format_bytes(self.footprint_after), _predicted(self.predicted_footprint_after)),
         ]
         if self.footprint_before and self.footprint_after:
-            rows.append(Row("ratio", _comparison(self.ratio), format_bits(self.bits_per_weight)))
+            rows.append(Row("ratio", comparison(self.ratio), format_bits(self.bits_per_weight)))
         return (
             *rows,
             *size_row("on disk before", self.disk_before),
@@ -110,12 +122,25 @@ class MemoryReport(Record):
             *(self.peak.rows_beside(self.predicted_peak_rss) if self.peak else ()),
         )
 
+    def headline(self) -> str:
+        return self.sizes()
+
+    def sizes(self) -> str:
+        """Return the footprints and their ratio in one clause: "269.0 MB to 111.7 MB in memory, 2.41 times smaller"."""
+        if not self.footprint_before or not self.footprint_after:
+            return ""
+        before, after = format_bytes(self.footprint_before), format_bytes(self.footprint_after)
+        if before == after:
+            return f"{after} in memory"
+        return f"{before} to {after} in memory, {comparison(self.ratio)}"
+
     def picture(self) -> str:
         items = [("footprint before", self.footprint_before), ("footprint after", self.footprint_after)]
         return html.bars("Memory footprint before and after", [(name, n, format_bytes(n)) for name, n in items])
 
 
-def _comparison(ratio: float) -> str:
+def comparison(ratio: float) -> str:
+    """Return a ratio of sizes in words: "2.41 times smaller"."""
     return f"{ratio:.2f} times smaller" if ratio >= 1 else f"{1 / ratio:.2f} times larger"
 
 

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qtoolkit.records import html
 from qtoolkit.records.base import Record, Row, note_rows
 from qtoolkit.records.layer_plan import JobRecord
 from qtoolkit.records.machine import Machine
+from qtoolkit.records.memory import comparison
 from qtoolkit.records.phase import PhasePlan
 from qtoolkit.records.reading import Reading
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes
@@ -105,6 +107,31 @@ class Plan(JobRecord):
         if self.machine is None:
             return ""
         return "does not fit" if self.problems else "tight" if self.tight else "fits"
+
+    def headline(self) -> str:
+        before, after = self.source.footprint, self.footprint_after
+        sizes = f"{format_bytes(before)} to {format_bytes(after)} in memory"
+        if before and after:
+            sizes += f", {comparison(before / after)}"
+        where = "" if self.machine is None else f" {self.machine.name}"
+        verdict = f"{self.verdict[:1].upper()}{self.verdict[1:]}{where}: " if self.verdict else ""
+        problem = f"; {self.problems[0]}" if self.problems else ""
+        return f"{verdict}{sizes}, {self.count()}{problem}."
+
+    def picture(self) -> str:
+        sizes = [("footprint before", self.source.footprint), ("footprint after", self.footprint_after)]
+        drawn = html.bars("Memory footprint before and after", [(name, n, format_bytes(n)) for name, n in sizes])
+        drawn += self._bars("Main memory of each phase", "peak_rss", self.machine.memory if self.machine else 0)
+        if self.peak_vram:
+            drawn += self._bars("GPU memory of each phase", "peak_vram", sum(self.machine.vram) if self.machine else 0)
+        return drawn
+
+    def _bars(self, title: str, peak: str, limit: int) -> str:
+        """Draw this peak of each phase, and what the machine has of it."""
+        sizes = [(phase.name, getattr(phase, peak)) for phase in self.phases]
+        if self.machine is not None and limit:
+            sizes.append((f"{self.machine.name} has", limit))
+        return html.bars(title, [(name, size, format_bytes(size)) for name, size in sizes])
 
     def rows(self) -> tuple[Row, ...]:
         before = self.source.footprint

@@ -78,6 +78,12 @@ class Publication(Record):
     other_formats: tuple[PublishedFormat, ...] = ()
     beside: Mapping[str, Verification] = field(default_factory=dict)
 
+    def headline(self) -> str:
+        count = len(self.files) - len(self.unchanged)
+        if self.dry_run:
+            return f"Nothing was sent: {count} files would go to {self.url}."
+        return f"Published at {self.pull_request or self.url}: {count} files sent."
+
     def rows(self) -> tuple[Row, ...]:
         sent = {name: size for name, size in self.files.items() if name not in self.unchanged}
         access = {True: "private", False: "public", None: "as the repository is"}[self.private]

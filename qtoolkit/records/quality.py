@@ -1,7 +1,9 @@
 """Record how much quality a model lost, and how fast it runs."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 from qtoolkit.records.base import Record, Row, note_rows, row_if
@@ -88,6 +90,12 @@ class QualityReport(Record):
 
     schema_version: ClassVar[int] = 2
     added_fields: ClassVar[frozenset[str]] = frozenset({"kl_divergence_p999", "kl_divergence_p999_se"})
+    words: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "perplexity": "how many tokens the model hesitates between, on average; lower is better",
+            "KL divergence": "how far its predictions are from those of its base; 0 is the same",
+        }
+    )
 
     model: str
     base: str | None
@@ -143,6 +151,13 @@ class QualityReport(Record):
             Row("time", format_seconds(self.seconds)),
             *note_rows(self.notes),
         )
+
+    def headline(self) -> str:
+        perplexity = f"perplexity {with_error(self.perplexity, self.perplexity_se)}"
+        if self.base_perplexity is not None:
+            perplexity += f", of its base {with_error(self.base_perplexity, self.base_perplexity_se)}"
+        same = as_percent(self.same_top_p, self.same_top_p_se)
+        return f"On {self.text}: {perplexity}" + (f"; the same likeliest token for {same} of tokens." if same else ".")
 
     def figures(self) -> tuple[tuple[str, str], ...]:
         """Return the name of each figure, and the figure as text with its standard error; "" if not measured."""

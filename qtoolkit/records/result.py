@@ -46,6 +46,11 @@ class QuantizationReport(JobRecord):
             Row("whole job", format_seconds(self.seconds)),
         )
 
+    def headline(self) -> str:
+        saved = f"saved to {shortened(self.path)}" if self.path else "not saved"
+        parts = [self.memory.sizes(), f"{self.count()} quantized", saved]
+        return f"{'; '.join(filter(None, parts))}. What was lost: measure it with %qeval or qt.evaluate."
+
     def picture(self) -> str:
         return self.memory.picture()
 

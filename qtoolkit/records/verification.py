@@ -77,5 +77,13 @@ class Verification(Record):
         local = (Row("local sockets", "not blocked", self.sockets_open),) if self.sockets_open else ()
         return (verdict, *ran, *network, *local)
 
+    def headline(self) -> str:
+        made = len(self.checks) - len(self.unchecked)
+        if self.passed:
+            left = f", {len(self.unchecked)} could not be made" if self.unchecked else ""
+            return f"{self.name}: all {made} checks passed{left}."
+        names = ", ".join(check.name for check in self.failed)
+        return f"{self.name}: {len(self.failed)} of {made} checks FAILED: {names}."
+
     def rows(self) -> tuple[Row, ...]:
         return (*self.summary(), *(row for check in self.checks for row in check.rows()))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from qtoolkit.readers import fused_unit
 from qtoolkit.records import PhasePlan, Term
 from qtoolkit.sensitivity.measuring import NUM_SAMPLES, SEQ_LEN
+from qtoolkit.sensitivity.outside_blocks import AT_ONCE
 from qtoolkit.stream.backward import LOGITS_AT_ONCE, tokens_with_logits
 from qtoolkit.stream.cost import JobShape, on_device, weights_by_block, writing_phase
 from qtoolkit.stream.loading import calibration_dtype
@@ -13,6 +14,8 @@ from qtoolkit.stream.loading import calibration_dtype
 # Activations of one sample that a block stores for its gradients, as multiples of its widest: a gated MLP, norms in
 # float32, queries, keys, values and their products.
 _STORED_ACTIVATIONS = 12
+# Of rows of an embedding with each choice: rounded, their differences from the weight, and these in one tensor.
+_COPIES_OF_ROWS = 3
 
 
 def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool, corrects: bool) -> PhasePlan:
@@ -28,8 +31,9 @@ def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool, cor
     wider = dtype.itemsize / job.dtype.itemsize
     in_blocks, outside = weights_by_block(job)
     largest = round(max(in_blocks.values(), default=0) * wider)
-    widest = max((max(layer.shape) for layer in job.layers), default=0)
-    layer = max((layer.num_weights for layer in job.layers), default=0)
+    inner = [layer for layer in job.layers if layer.name.startswith(f"{job.blocks}.")]
+    widest = max((max(layer.shape) for layer in inner), default=0)
+    layer = max((layer.num_weights for layer in inner), default=0)
     tokens = NUM_SAMPLES * SEQ_LEN
     # The inputs of each block, and the gradients of one block's outputs.
     state_bytes = (len(in_blocks) + 2) * tokens * job.hidden_size * dtype.itemsize
@@ -50,10 +54,15 @@ def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool, cor
             Term("Hessians of a block's inputs", hessians, "float32"),
             Term("the widest of them while it is factored", 4 * 3 * widest_inputs, "copies, float32"),
         )
-    top = (
+    top: tuple[Term, ...] = (
         Term("what stands around the blocks", round((outside + head) * wider), "embeddings, norms, output head"),
         Term("logits", logits, f"{rows} tokens, {LOGITS_AT_ONCE} copies in float32"),
     )
+    if len(inner) < len(job.layers):
+        # Changes of the logits of some tokens, and their squares.
+        changed = 2 * num_choices * tokens_with_logits(job.vocab_size) * AT_ONCE // max(job.hidden_size, 1)
+        size = 4 * (_COPIES_OF_ROWS * num_choices * AT_ONCE + changed)
+        top += (Term("rows of embeddings with each choice", size, "as many as have 1,048,576 weights, float32"),)
     phases = [on_device(job, "measure", (states, *terms), (states,)) for terms in (gradients, top)]
     if writes_text:
         phases.append(replace(writing_phase(job, NUM_SAMPLES, SEQ_LEN, wider), name="measure"))
@@ -61,7 +70,7 @@ def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool, cor
     weights = sum(layer.num_weights for layer in job.layers)
     # One forward more; Hessians and their factors; for each number of bits, every column changes those after it.
     solving = 2.0 * tokens * weights + sum(sum(own) * tokens for own in squares) if corrects else 0.0
-    solves = sum(2.0 * num_choices * layer.num_weights * layer.shape[1] for layer in job.layers) if corrects else 0.0
+    solves = sum(2.0 * num_choices * layer.num_weights * layer.shape[1] for layer in inner) if corrects else 0.0
     solves += sum(count**1.5 / 3 for own in squares for count in own)
     times = job.time(
         moved=2 * job.read_bytes,

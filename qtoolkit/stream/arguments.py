@@ -1,6 +1,6 @@
 """Keep what blocks get beside the hidden states, for each batch of samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +50,10 @@ class BlockArguments:
         self._shared: list[dict[int, Arguments]] = [{} for _ in range(num_blocks)]
         self._own: list[dict[Span, Arguments]] = [{} for _ in range(num_blocks)]
 
-    def keep(self, span: Span, recorded: Sequence[Arguments]) -> None:
-        """Keep the arguments that each block got for a batch."""
+    def keep(self, span: Span, recorded: Mapping[int, Arguments]) -> None:
+        """Keep the arguments that blocks got for a batch, by the number of each block."""
         same = _Sameness()
-        for index, new in enumerate(recorded):
+        for index, new in recorded.items():
             values = [*new.args, *new.kwargs.values()]
             self.has_state = self.has_state or any(isinstance(value, Mapping) for value in values)
             old = self._shared[index].setdefault(span.count, new)

@@ -142,13 +142,30 @@ class StreamedModel:
                     raise CheckpointError(f"{self.name} has no {name} for a {kind}: {way}")
 
     def _tie(self, modules: list[nn.Module]) -> None:
-        """Tie parameters that share one tensor, of which the checkpoint holds only one."""
+        """Tie parameters that share one tensor, of which the checkpoint holds only one.
+
+        A block whose parameters are those of another, as in Zamba, reads them while the other is empty.
+        """
         for target, source in self.model.all_tied_weights_keys.items():
             owner, _, name = target.rpartition(".")
-            shared = self.model.get_parameter(source)
             module = self.model.get_submodule(owner)
-            if not shared.is_meta and any(module is own for own in modules):
-                module._parameters[name] = shared  # noqa: SLF001
+            if not any(module is own for own in modules):
+                continue
+            shared: torch.Tensor | None = self.model.get_parameter(source)
+            if shared is not None and shared.is_meta:
+                shared = self._read(source) if module.get_parameter(name).is_meta else None
+            if shared is not None:
+                tied = shared if isinstance(shared, nn.Parameter) else nn.Parameter(shared, requires_grad=False)
+                module._parameters[name] = tied  # noqa: SLF001
+
+    def _read(self, parameter: str) -> torch.Tensor | None:
+        """Read a parameter that the file holds as the model does; None where it holds none of this name and shape."""
+        like = self.model.get_parameter(parameter)
+        key = next((key for key, name in self.name_of.items() if name == parameter), None)
+        if key is None or tuple(self.tensors[key].shape) != tuple(like.shape):
+            return None
+        value: torch.Tensor = self.tensors[key][...]
+        return value.to(self.device, like.dtype)
 
     def _fill_buffers(self, module: nn.Module) -> None:
         """Compute buffers that no file holds, by transformers' own initialization of the module.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from qtoolkit.checkpoints.remedy import sound_copy
 from qtoolkit.errors import CheckpointError, SourceError, UnsupportedModelError, memory_cause
@@ -79,6 +80,7 @@ def load_streamed(
     except RuntimeError as error:
         raise _explained(model_name, checkpoint.path, error) from error
     notes = check_complete(checkpoint, info)
+    let_go_of_rests(model)
     give_memory_back()
     on_progress(ProgressEvent("quantize", total, total, "bytes"))
     if checkpoint.generation_config is not None:
@@ -87,6 +89,26 @@ def load_streamed(
     _let_be_saved(model)
     multiply_fast(model)
     return Noted(model, notes)
+
+
+def let_go_of_rests(model: nn.Module) -> None:
+    """Copy parameters that are parts of a larger tensor, where the model has no use for all the rest of it.
+
+    Of a weight that a file holds for queries, keys and values, transformers reorders two and leaves the third a view:
+    the tower of Kimi K2.5 would keep the other two twice.
+
+    Args:
+        model: whose parameters are changed in place.
+    """
+    parts: dict[int, dict[int, nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if type(parameter) is nn.Parameter and not parameter.is_meta:
+            parts.setdefault(parameter.untyped_storage().data_ptr(), {})[parameter.data_ptr()] = parameter
+    for views in parts.values():
+        used = sum(parameter.nbytes for parameter in views.values())
+        if used < next(iter(views.values())).untyped_storage().nbytes():
+            for parameter in views.values():
+                parameter.data = parameter.data.clone()
 
 
 def _let_be_saved(model: "PreTrainedModel") -> None:

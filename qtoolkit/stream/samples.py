@@ -36,6 +36,7 @@ class Samples:
         sample_dim: the dimension of the samples in what blocks get: Gemma 3n's have [streams, samples, tokens, hidden].
         exact: `hidden` of the full-precision model, where the model that runs is being quantized; empty if nobody wants
             this second stream.
+        reached: the numbers of the blocks that the samples run through; a text passes over those that look at images.
         num_outputs: how many values the block that ran last returned as a tuple, whose first item are the hidden
             states; 0 for these alone.
     """
@@ -46,6 +47,7 @@ class Samples:
     sample_dim: int = 0
     exact: list[torch.Tensor] = field(default_factory=list)
     num_outputs: int = 0
+    reached: frozenset[int] = frozenset()
 
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
         """Return functions that each run a block on one batch."""
@@ -58,6 +60,8 @@ class Samples:
     ) -> torch.Tensor:
         """Return a block's output for a batch of hidden states [samples, ..., tokens, hidden].
 
+        A block that the model passes over leaves them as they are.
+
         Args:
             index: the block's number.
             block: the block.
@@ -66,6 +70,8 @@ class Samples:
             first: the number of the batch's first sample.
             exact: whether they are those of `exact`.
         """
+        if index not in self.reached:
+            return hidden.to(device)
         other = self.arguments.of(index, Span(first, len(hidden), exact), device)
         output = block(self.as_given(hidden.to(device)), *other.args, **other.kwargs)
         self.num_outputs = len(output) if isinstance(output, tuple) else 0
@@ -125,6 +131,7 @@ def first_inputs(
     def record(batch: torch.Tensor, first: int, *, exact: bool = False) -> torch.Tensor:
         hidden, recorded = _record_arguments(model.base_model, streamed, batch, samples)
         samples.arguments.keep(Span(first, len(batch), exact), recorded)
+        samples.reached = frozenset(recorded)
         return hidden
 
     with streamed.outside() as model, torch.no_grad():
@@ -178,8 +185,10 @@ def lookup_gradients(
 
 def _record_arguments(
     base_model: nn.Module, streamed: StreamedModel, batch: torch.Tensor, samples: Samples
-) -> tuple[torch.Tensor, list[Arguments]]:
-    """Run a model with stand-ins for its blocks; return the first's hidden states, and the other arguments of all.
+) -> tuple[torch.Tensor, dict[int, Arguments]]:
+    """Run a model with stand-ins for its blocks; return the first's hidden states, and the other arguments by number.
+
+    Blocks that the model passes over have none.
 
     Blocks of some architectures return a tensor and others a tuple of some length: if the second block does not get the
     hidden states, or the model cannot unpack that many values, the next length is tried.
@@ -188,15 +197,15 @@ def _record_arguments(
         UnsupportedModelError: blocks return something else.
     """
     first: list[torch.Tensor] = []
-    recorded: list[Arguments] = []
+    recorded: dict[int, Arguments] = {}
 
     def stand_in(num_outputs: int, index: int, *args: Any, **kwargs: Any) -> Any:
         hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
-        if index == 0:
+        if not recorded:
             first.append(hidden)
         elif hidden is not first[-1]:
-            raise _StopForward
-        recorded.append(Arguments(rest, kwargs))
+            raise _WrongOutputError
+        recorded[index] = Arguments(rest, kwargs)
         # The norm after the last block would take twice the hidden states in float32.
         if index == len(streamed.blocks) - 1:
             raise _StopForward
@@ -205,11 +214,12 @@ def _record_arguments(
     for num_outputs in dict.fromkeys([samples.num_outputs, *range(_MOST_OUTPUTS + 1)]):
         recorded.clear()
         # ValueError: too many values to unpack, or not enough.
-        with _replaced_forwards(streamed, partial(stand_in, num_outputs)), suppress(_StopForward, ValueError):
-            base_model(input_ids=batch.to(streamed.device), use_cache=False)
-        if len(recorded) == len(streamed.blocks):
-            samples.num_outputs = num_outputs
-            return first[-1], recorded
+        with _replaced_forwards(streamed, partial(stand_in, num_outputs)), suppress(_WrongOutputError, ValueError):
+            with suppress(_StopForward):
+                base_model(input_ids=batch.to(streamed.device), use_cache=False)
+            if recorded:
+                samples.num_outputs = num_outputs
+                return first[-1], recorded
     kind = streamed.model.config.model_type
     raise UnsupportedModelError(
         f"{streamed.name} ({kind}) does not pass its hidden states from block to block as they are: take a method "
@@ -223,7 +233,11 @@ def _outputs(hidden: torch.Tensor, num_outputs: int) -> Any:
 
 
 class _StopForward(Exception):
-    """Leave a model's forward once enough was recorded, or if its blocks return the wrong kind of value."""
+    """Leave a model's forward once enough was recorded."""
+
+
+class _WrongOutputError(Exception):
+    """Leave a model's forward where its blocks return another kind of value."""
 
 
 @contextmanager
@@ -233,6 +247,7 @@ def blocks_giving(streamed: StreamedModel, hidden: Callable[[], torch.Tensor], *
     Args:
         streamed: the model.
         hidden: returns hidden states.
+        reached: the numbers of the blocks that the samples run through; a text passes over those that look at images.
         num_outputs: how many values the architecture's blocks return, as `Samples` has it.
     """
 

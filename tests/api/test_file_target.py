@@ -72,6 +72,14 @@ def test_room_for_all_takes_the_largest_type(tiny_llama: Path) -> None:
     assert "measure" not in [phase.name for phase in plan.phases]
 
 
+def test_a_target_is_met_for_a_machine_with_a_gpu_by_what_is_measured_here(tiny_llama: Path) -> None:
+    here, there = (
+        qt.plan(tiny_llama, qt.GGUF(target_bits=6.0), **where) for where in ({"device": "cpu"}, {"machine": "t4"})
+    )
+    assert there.device == "cuda:0"
+    assert there.settings["rules"] == here.settings["rules"] != {}
+
+
 def test_too_small_a_target_is_refused(tiny_llama: Path) -> None:
     with pytest.raises(qt.QToolkitError, match=r"GGUF: target_bits=4 is out of reach for .*: it takes 4\.500 bits"):
         qt.plan(tiny_llama, qt.GGUF(target_bits=4.0), device="cpu")

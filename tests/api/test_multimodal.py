@@ -172,3 +172,29 @@ def test_its_base_is_known_again(job: Any) -> None:
     found = checks_of(output, base=changed, running=False)["base model"]
     assert found.passed is False
     assert found.value == "text_config.num_attention_heads is 4 instead of the base's 8"
+
+
+@pytest.mark.parametrize("method", ["absmax", "nf4"])
+def test_a_tower_that_is_included_is_quantized_too(method: str, tmp_path: Path) -> None:
+    model = save("gemma3", tmp_path / "source")
+    config = {"absmax": qt.AbsMax, "nf4": qt.NF4}[method](include=("*vision_tower*",))
+    result = qt.quantize(tmp_path / "source", config, device="cpu", output=tmp_path / "result")
+    assert result.memory.footprint_after == result.memory.predicted_footprint_after
+    names = {layer.name for layer in result.report.layers}
+    tower = {
+        name
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear and name.startswith("model.vision_tower.")
+    }
+    assert tower
+    assert tower < names
+    assert not any("projector" in name for name in names)
+    loaded: Any = qt.load(tmp_path / "result", device="cpu")
+    pixels = picture("gemma3")["pixel_values"]
+    with torch.no_grad():
+        # A projector that was never trained makes zeros of them.
+        full, seen, again = (
+            one.model.vision_tower(pixels).last_hidden_state.float() for one in (model, result.model, loaded.model)
+        )
+    assert torch.equal(again, seen)
+    assert 0 < (seen - full).norm() < 0.5 * full.norm()

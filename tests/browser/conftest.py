@@ -1,25 +1,23 @@
 """JupyterLab and a browser, both started once for the files of this folder that run one after the other."""
 
-import shutil
 from collections.abc import Generator, Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
-from tests.browser.lab import PICTURES, Lab
+from tests.browser.lab import PICTURES, Lab, find_browser
 from tests.browser.server import PATIENCE, LabServer
 from tests.fake_hub.fixture import WRITE_TOKEN, environment
 from tests.fake_hub.writable import WritableHub
 
 WINDOW: ViewportSize = {"width": 1280, "height": 1400}
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 # Playwright runs an event loop in this thread, which other tests would stumble over: it ends with this folder.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """The machine's own Chromium."""
-    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    found = find_browser()
     if found is None:
         pytest.fail("no Chromium here: run `make browser`, or `apt-get install chromium` as root", pytrace=False)
     with sync_playwright() as playwright:

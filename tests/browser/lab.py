@@ -1,6 +1,7 @@
 """One page of JupyterLab, used as a person would; only cells are run by command, since they are not what is tested."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ _CLOSE = """async () => {
 }"""
 _COMMAND = "([name, options]) => window.jupyterapp.commands.execute(name, options).then(() => null)"
 _THEME = "name => document.body.dataset.jpThemeName === name && !document.querySelector('.jp-theme-splash')"
+
+
+def find_browser() -> str | None:
+    """The machine's own Chromium; None where it has none."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Lab:
@@ -84,8 +90,15 @@ class Lab:
 
     def output(self, index: int = 0) -> Locator:
         """The output of a code cell."""
+        return self._code_cell(index).locator(".jp-Cell-outputArea")
+
+    def cell(self, index: int = 0) -> Locator:
+        """What one types of a code cell."""
+        return self._code_cell(index).locator(".cm-content")
+
+    def _code_cell(self, index: int) -> Locator:
         notebook = self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook")
-        return notebook.locator(".jp-CodeCell").nth(index).locator(".jp-Cell-outputArea")
+        return notebook.locator(".jp-CodeCell").nth(index)
 
     def save(self) -> nbformat.NotebookNode:
         """Save, and give the notebook as it then lies in the folder."""

@@ -86,6 +86,6 @@ class LabServer:
 
     def read(self, name: str) -> nbformat.NotebookNode:
         """A notebook as it lies in the folder."""
-        notebook = nbformat.read(self.work / name, as_version=4)
+        notebook: nbformat.NotebookNode = nbformat.read(self.work / name, as_version=4)
         nbformat.validate(notebook)
         return notebook

@@ -16,7 +16,8 @@ from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.models import building
 from tests.sample_models import random_model
 
-SECONDS, MEGABYTES = 5, 300
+# Of a busy machine: each is done in one or two, or in minutes.
+SECONDS, MEGABYTES = 30, 300
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
 """Files of our writer for llama.cpp, and the same models in transformers with the weights that the files hold."""
 
 import ctypes
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -50,6 +52,27 @@ def expand(file: Path, model: PreTrainedModel, plan: FilePlan) -> PreTrainedMode
 
 def expand_by_llama_cpp(library: Any, file: Path, output: Path) -> None:
     """Let llama.cpp write a file anew, each tensor in float32 as it dequantizes it itself."""
+    quantize_by_llama_cpp(library, file, output, ftype=_ALL_F32)
+
+
+def quantize_by_llama_cpp(
+    library: Any, file: Path, output: Path, *, ftype: int, means: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Let llama.cpp quantize a file.
+
+    Args:
+        library: the package `llama_cpp`.
+        file, output: what is quantized, and what is written.
+        ftype: a number of `enum llama_ftype`.
+        means: the mean squares of inputs by the names of tensors, float32 [in] or [experts * in]; None for no imatrix.
+    """
     options = library.llama_model_quantize_default_params()
-    options.ftype, options.allow_requantize, options.nthread = _ALL_F32, True, 1
+    options.ftype, options.allow_requantize, options.nthread = ftype, True, 1
+    if means is not None:
+        # An entry without a name ends the list.
+        table: Any = (library.llama_model_imatrix_data * (len(means) + 1))()
+        for entry, (name, values) in zip(table, means.items(), strict=False):
+            entry.name, entry.size = name.encode(), len(values)
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        options.imatrix = table
     assert library.llama_model_quantize(str(file).encode(), str(output).encode(), ctypes.byref(options)) == 0

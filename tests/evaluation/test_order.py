@@ -40,7 +40,7 @@ def with_outliers(model: Any) -> Any:
 @pytest.fixture(scope="module")
 def fitted(model: Any) -> dict[int, QualityReport]:
     """GPTQ's loss by its bits."""
-    options: dict[str, Any] = {"group_size": 64, "sym": False, "num_samples": 8, "seq_len": 128}
+    options: dict[str, Any] = {"group_size": 64, "sym": False, "num_samples": 8, "seq_len": 128, "refine": 0}
     options["calibration"] = [TEXT[100_000:400_000]]
     return {bits: measure(model, qt.GPTQ(bits=bits, **options)) for bits in (4, 3, 2)}
 

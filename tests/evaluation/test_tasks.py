@@ -55,7 +55,11 @@ def named(report: TaskReport, task: str = "small_questions") -> dict[str, TaskMe
     return {metric.metric: metric for metric in report.metrics if metric.task == task}
 
 
-@pytest.mark.parametrize(("num_fewshot", "limit"), [(None, None), (2, None), (0, 4)], ids=["all", "2-shot", "first 4"])
+@pytest.mark.parametrize(
+    ("num_fewshot", "limit"),
+    [(None, None), pytest.param(2, None, marks=pytest.mark.long), (0, 4)],
+    ids=["all", "2-shot", "first 4"],
+)
 def test_accuracy_is_that_of_a_plain_loop(
     model: PreTrainedModel, tokenizer: Any, tmp_path: Path, num_fewshot: int | None, limit: int | None
 ) -> None:

@@ -18,6 +18,9 @@ from tests.hub.hub_models import accept, ignore_progress
         ("org/name", "main", ("org/name", "main")),
         ("org/name@main", "main", ("org/name", "main")),
         (" org/name ", None, ("org/name", None)),
+        ("https://huggingface.co/org/name", None, ("org/name", None)),
+        ("https://huggingface.co/org/name/tree/v1.0", None, ("org/name", "v1.0")),
+        ("huggingface.co/org/name?library=transformers", "main", ("org/name", "main")),
     ],
 )
 def test_a_name_is_split(name: str, revision: str | None, expected: tuple[str, str | None]) -> None:
@@ -37,7 +40,9 @@ def test_a_contradiction_is_refused(name: str, revision: str | None, told: str) 
         parse_name(name, revision)
 
 
-@pytest.mark.parametrize("name", ["", "a/b/c", "org/na me", "../x", "org/name.git", "https://huggingface.co/org/name"])
+@pytest.mark.parametrize(
+    "name", ["", "a/b/c", "org/na me", "../x", "org/name.git", "https://huggingface.co/datasets/a/b"]
+)
 def test_a_malformed_id_is_refused_without_asking(hub: Hub, name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="is no Hub id: write it as on its page"):
         fetch(name, on_progress=ignore_progress, check=accept)

@@ -44,7 +44,7 @@ def test_an_error_holds_no_request(hub: Hub, verb: Callable[..., object], fault:
     hub.faults = [fault]
     with pytest.raises(qt.QToolkitError) as caught:
         verb("org/model", "absmax", device="cpu", token=TOKEN)
-    assert caught.value.__cause__ is not None
+    assert caught.value.__context__ is not None
     for secret in (TOKEN, PASSWORD):
         assert_silent(caught.value, secret)
 

@@ -26,6 +26,7 @@ def here(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return figures(compare(tiny_llama, CONFIGS, tmp_path_factory.mktemp("here"), prompts=["A"]))
 
 
+@pytest.mark.long
 def test_processes_of_the_standard_library(tiny_llama: Path, tmp_path: Path, here: dict[str, object]) -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         found = compare(tiny_llama, CONFIGS, tmp_path, prompts=["A"], executor=executor)

@@ -17,6 +17,8 @@ from tests.formats.mlx import affine_files
 from tests.jobs.converted import weights_of
 from tests.sample_models import plain_logits, random_model
 
+pytestmark = pytest.mark.slow
+
 TOKENS = torch.arange(2, 34).reshape(2, 16)
 GPTQ = [
     files.Recipe(bits=3, sym=False),

@@ -28,6 +28,8 @@ from tests.jobs.converted import weights_of
 from tests.jobs.file_weights import GROUPS, coded_names, gptq, made, mlx, packed, same, tensors_in, types_in, weights_in
 from tests.sample_models import plain_logits
 
+pytestmark = pytest.mark.slow
+
 EXACT: dict[str, tuple[Callable[[Path], Path], str, dict[str, Any]]] = {
     "GPTQ, 4 bits": (gptq, "Q4_0", {}),
     "GPTQ, 8 bits, one scale an output": (lambda folder: gptq(folder, bits=8, group_size=-1), "Q8_0", {}),

@@ -13,6 +13,8 @@ from qtoolkit.records import ProgressEvent
 from tests.methods.gptq.jobs import TEXTS
 from tests.sample_models import few_tokens, random_model
 
+pytestmark = pytest.mark.slow
+
 
 def solved(quant_type: str = "Q4_0", **changes: Any) -> qt.GGUF:
     return qt.GGUF(quant_type, **{"calibration": TEXTS, "num_samples": 8, "seq_len": 64} | changes)
@@ -126,3 +128,21 @@ def test_a_text_that_cannot_be_read_is_refused_before_any_work(tiny_llama: Path,
     with pytest.raises(QToolkitError, match=r"nowhere\.txt"):
         qt.quantize(str(tiny_llama), solved(calibration="nowhere.txt"), output=tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("solve", [True, False])
+@pytest.mark.parametrize(
+    "types",
+    [{"tensor_type": "Q8_0"}, {"rules": {"model.layers.*": {"tensor_type": "F16"}}}],
+    ids=["of all", "of all in the blocks"],
+)
+def test_a_text_that_would_change_nothing_is_refused_before_any_work(
+    types: dict[str, Any], tiny_llama: Path, *, solve: bool
+) -> None:
+    """The embedding, which has few bits in the second, is rounded by itself."""
+    with pytest.raises(ConfigError, match="GGUF: calibration would change nothing, since all layers of the blocks"):
+        qt.plan(tiny_llama, solved(**types, solve=solve), device="cpu")
+
+
+def test_a_text_that_changes_some_layers_is_taken(tiny_llama: Path) -> None:
+    assert qt.plan(tiny_llama, solved(rules={"*.down_proj": {"tensor_type": "Q8_0"}}), device="cpu").layers

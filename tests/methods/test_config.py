@@ -42,7 +42,7 @@ def test_a_bad_value_is_refused(config_class: type[MethodConfig], values: dict[s
 
 def test_an_unknown_option_names_those_there_are() -> None:
     with pytest.raises(
-        ConfigError, match="NF4 has no option 'bits': its options are exclude, double_quant, compute_dtype"
+        ConfigError, match="NF4 has no option 'bits': its options are exclude, include, double_quant, compute_dtype"
     ):
         qt.NF4.from_dict({"bits": 4})
 

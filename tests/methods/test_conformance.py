@@ -14,6 +14,8 @@ from qtoolkit.methods import config_class, get_method
 from qtoolkit.models.experts import replace_experts
 from tests.sample_models import ARCHITECTURES, random_model
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = {
     "nf4": qt.NF4(),
     "nf4-single": qt.NF4(double_quant=False),

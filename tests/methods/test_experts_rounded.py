@@ -21,7 +21,7 @@ from qtoolkit.publishing.artifact import open_artifact
 from qtoolkit.publishing.readers import needs_qtoolkit, reader_of
 from tests.sample_models import plain_logits, random_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")]
 
 GROUPS: dict[str, Any] = {"bits": 4, "granularity": "group", "group_size": 32}
 # The names of an expert's gate, up and down layer in files, and where these are.

@@ -14,6 +14,8 @@ from qtoolkit.methods import rules_of
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model
 
+pytestmark = pytest.mark.slow
+
 DOWN, UP, Q = (f"model.layers.0.{name}" for name in ("mlp.down_proj", "mlp.up_proj", "self_attn.q_proj"))
 TOKENS = torch.arange(2, 34).reshape(2, 16)
 

@@ -16,6 +16,8 @@ from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.methods import affine
 from tests.sample_models import plain_logits, random_model
 
+pytestmark = pytest.mark.slow
+
 TOKENS = torch.arange(2, 34).reshape(2, 16)
 PACKED: dict[str, Any] = {"format": "compressed-tensors"}
 CONFIGS = {

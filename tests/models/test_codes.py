@@ -16,6 +16,8 @@ from qtoolkit.publishing.artifact import open_artifact
 from qtoolkit.publishing.file_checks import check_quantization
 from tests.sample_models import random_model
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "model.safetensors"
 LAYER = "model.layers.0.self_attn.q_proj"
 WEIGHT = f"{LAYER}.weight"

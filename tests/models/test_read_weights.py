@@ -33,7 +33,15 @@ def test_a_model_that_reads_none_is_not_run(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_read_counts_where_the_model_does_not_run_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     skeleton = open_loaded(random_model("mamba"), None).skeleton
     monkeypatch.setattr(skeleton.get_submodule("backbone.norm_f"), "forward", None)
-    assert layers_with_read_weights(skeleton) == READ
+    # What the source says of those that the run did not come to.
+    assert layers_with_read_weights(skeleton) == READ | {"lm_head"}
+
+
+def test_the_source_tells_of_layers_that_the_run_does_not_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    skeleton = open_loaded(random_model("mamba"), None).skeleton
+    # As where a mask needs values. The source reads more of them, in ways that the run does not take.
+    monkeypatch.setattr(skeleton.get_submodule("backbone.layers.0"), "forward", None)
+    assert layers_with_read_weights(skeleton) > READ
 
 
 @pytest.mark.parametrize("config", [qt.AbsMax(), qt.NF4()], ids=["absmax", "nf4"])

@@ -42,7 +42,9 @@ def test_a_bad_option_is_an_error_for_everyone(kernel: BlockingKernelClient) -> 
     assert reply["status"] == "error"
     assert [error["ename"] for error in errors] == ["MagicError"]
     assert len(errors[0]["traceback"]) == 1
-    assert errors[0]["traceback"][0].startswith("UnknownMethodError: no method 'nf5': the methods are")
+    assert errors[0]["traceback"][0].startswith(
+        "UnknownMethodError: no method 'nf5': did you mean nf4? the methods are"
+    )
 
 
 def test_a_cell_that_is_sent_after_one_that_failed_runs(kernel: BlockingKernelClient) -> None:

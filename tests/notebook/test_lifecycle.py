@@ -7,7 +7,7 @@ import sys
 from IPython.core.interactiveshell import InteractiveShell
 
 from qtoolkit.notebook import QuantizeMagics, register
-from qtoolkit.notebook.completion import COMPLETED
+from qtoolkit.notebook.completion import COMPLETED, Matcher
 
 NAMES = {
     "line": {"quantize", "qplan", "qeval", "qcompare", "qfrontier", "qmemory", "qpanel", "qpublish", "qdoctor"}
@@ -29,8 +29,9 @@ def num_configurables(shell: InteractiveShell) -> int:
 
 
 def num_completers(shell: InteractiveShell) -> int:
+    matchers = [one for one in getattr(shell.Completer, "custom_matchers", ()) if isinstance(one, Matcher)]
     chain = shell.strdispatchers["complete_command"].regexs.get(re.compile(COMPLETED))
-    return len(chain.chain) if chain else 0
+    return len(matchers) + (len(chain.chain) if chain else 0)
 
 
 def test_loading_gives_the_magics(shell: InteractiveShell) -> None:

@@ -95,11 +95,13 @@ def test_paths_are_read_as_in_a_shell(line: str, model: str, output: str) -> Non
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        pytest.param("", "required: MODEL", id="no model"),
+        pytest.param("", "needs MODEL", id="no model"),
         pytest.param("m --output", "--output: expected one argument", id="no value"),
         pytest.param("a b", "got also 'b'", id="two models"),
         pytest.param("'a b", "no closing quotation", id="open quote"),
-        pytest.param("m --method nf5", "no method 'nf5': the methods are .*absmax.*nf4", id="unknown method"),
+        pytest.param(
+            "m --method nf5", "no method 'nf5': did you mean nf4\\? the methods are .*absmax.*nf4", id="unknown method"
+        ),
         pytest.param("m --bitz 4", "'nf4' has no option --bitz: its options are .*--double-quant", id="unknown option"),
         pytest.param("m --doub", "'nf4' has no option --doub", id="abbreviated option"),
         pytest.param("m --method nf4 --threshold 6", "'nf4' has no option --threshold", id="another method's option"),

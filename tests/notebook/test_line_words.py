@@ -24,6 +24,8 @@ from qtoolkit.notebook.magic_errors import MagicError
         ("quantize", "leave lossy out", "leave lossy out"),
         ("qeval", "give num_tokens=64 or group_size=32", "give --num-tokens 64 or group_size=32"),
         ("qconvert", "give lossy=True (minima are rounded)", "give --lossy (minima are rounded)"),
+        ("quantize", "needs a token: `hf auth login`, or token=", "needs a token: `hf auth login`"),
+        ("quantize", "log in with `hf auth login` or give token=", "log in with `hf auth login`"),
         ("qdoctor", "give overwrite=True", "give overwrite=True"),
     ],
 )

@@ -60,9 +60,13 @@ def failing(shell: InteractiveShell) -> Callable[[BaseException, str], Failing]:
 @pytest.mark.parametrize(
     ("cell", "line", "cause"),
     [
-        ("%quantize m --method nf5", "UnknownMethodError: no method 'nf5': the methods are", UnknownMethodError),
+        (
+            "%quantize m --method nf5",
+            "UnknownMethodError: no method 'nf5': did you mean nf4? the methods are",
+            UnknownMethodError,
+        ),
         ("%quantize m --bits 4", "ConfigError: method 'nf4' has no option --bits", ConfigError),
-        ("%qplan", "ConfigError: %qplan: the following arguments are required: MODEL; `%qplan?` shows", ConfigError),
+        ("%qplan", "ConfigError: %qplan needs MODEL: `%qplan MODEL`; `%qplan?` tells", ConfigError),
         ("%%quantize m\nbits: 4", "ConfigError: the cell's body cannot be read as TOML", ConfigError),
         (
             "x = %quantize m --compute-dtype int3",
@@ -73,6 +77,38 @@ def failing(shell: InteractiveShell) -> Callable[[BaseException, str], Failing]:
         ("%qmemory", "ConfigError: %qmemory needs a variable", ConfigError),
         ("%qmemory 1 +", "ConfigError: %qmemory: '1 +' is no variable", ConfigError),
         ("%%qmemory q\n1", "ConfigError: %%qmemory takes nothing on its line, got 'q'", ConfigError),
+        (
+            "%quantize m --group_size 32 --method gptq",
+            "ConfigError: method 'gptq' has no option --group_size: did you mean --group-size?",
+            ConfigError,
+        ),
+        ("%qeval m --seqlen 3", "ConfigError: %qeval has no option --seqlen: did you mean --seq-len?", ConfigError),
+        (
+            "%%quantize m\ndouble-quant = true",
+            "ConfigError: NF4 has no option 'double-quant': did you mean double_quant?",
+            ConfigError,
+        ),
+        ("%quantize m --method ntf4", "UnknownMethodError: no method 'ntf4': did you mean nf4?", UnknownMethodError),
+        (
+            "%quantize m --double-quant true",
+            "ConfigError: --double-quant takes no value, got 'true': write --double-quant alone",
+            ConfigError,
+        ),
+        (
+            "%quantize m --double-quant=false",
+            "ConfigError: --double-quant takes no value, got 'false': write --no-double-quant",
+            ConfigError,
+        ),
+        (
+            "%quantize m --overwrite no",
+            "ConfigError: --overwrite takes no value, got 'no': leave --overwrite out",
+            ConfigError,
+        ),
+        (
+            "%quantize my models/a",
+            "ConfigError: expected one MODEL, got also 'models/a': put quotes around a path that has blanks in it, or ",
+            ConfigError,
+        ),
         ("%qdoctor now", "ConfigError: %qdoctor takes nothing on its line", ConfigError),
     ],
 )
@@ -116,6 +152,29 @@ def test_nothing_of_a_failed_job_stays_in_memory(
     assert sys.last_value is not None
     gc.collect()
     assert magics.seen() is None
+
+
+def test_a_bad_line_costs_no_garbage_collection(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    collected: list[int] = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+    with pytest.raises(MagicError):
+        shell.run_line_magic("quantize", "m --method nf5")
+    assert not collected
+
+
+@pytest.mark.parametrize("line", ["%fail;", "%fail ;"])
+def test_a_semicolon_at_the_end_keeps_the_result_off_the_page(shell: InteractiveShell, line: str) -> None:
+    @magics_class
+    class Telling(Magics):
+        @line_magic
+        @short_errors
+        def fail(self, line: str) -> str:
+            """Return its line."""
+            return f"[{line.strip()}]"
+
+    shell.register_magics(Telling(shell))
+    assert shell.run_line_magic("fail", "a;b") == "[a;b]"
+    assert shell.run_cell(line).result is None
 
 
 def test_the_cause_of_our_error_is_kept(failing: Any) -> None:

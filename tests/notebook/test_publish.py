@@ -34,8 +34,8 @@ def test_a_line_becomes_arguments(line: str, expected: tuple[str, dict[str, Any]
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("", "%qpublish: .*required: FOLDER, REPO; `%qpublish[?]` shows how it is used"),
-        ("out", "required: REPO"),
+        ("", r"%qpublish needs FOLDER and REPO: `%qpublish FOLDER REPO`; `%qpublish\?` tells more"),
+        ("out", "%qpublish needs REPO: "),
         ("out me/x more", "expected one FOLDER and one REPO, got also 'more'"),
         ("out me/x --token hf_x", "%qpublish has no option --token: its options are --public, --pr, --dry-run"),
     ],
@@ -47,7 +47,7 @@ def test_another_line_is_refused(line: str, told: str) -> None:
 
 def test_help_tells_of_all_options(shell: InteractiveShell) -> None:
     text = " ".join(shell.object_inspect_text("%qpublish").split())
-    assert "%qpublish FOLDER REPO [options]" in text
+    assert "%qpublish small me/small --dry-run" in text
     for option in MAGICS["qpublish"].options:
         assert f"{', '.join(option.flags)} {option.metavar}".strip() in text and option.help in text
 

@@ -1,7 +1,6 @@
 """`%qcompare` and `%%qcompare`: line and body, on a real small model."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.completion import complete
+from qtoolkit.notebook.completion import offered_at
 from qtoolkit.notebook.lines import MAGICS, read_line
 from qtoolkit.notebook.magic_errors import MagicError
 from qtoolkit.records import Comparison
@@ -112,6 +111,6 @@ def test_help_tells_all_options(shell: InteractiveShell, name: str) -> None:
     ],
 )
 def test_tab_offers_options_and_values(shell: InteractiveShell, line: str, offered: str) -> None:
-    found = complete(shell, SimpleNamespace(text_until_cursor=line, line=line))
-    assert offered in found
-    assert not {"--double-quant", "--plan"} & set(found)
+    found = offered_at(line, 0, len(line), shell.user_ns)
+    assert found is not None and offered in found.words
+    assert not {"--double-quant", "--plan"} & set(found.words)

@@ -20,8 +20,8 @@ def test_a_line_is_read() -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("", "required: MODEL"),
-        ("q --tokens 5", "%qeval has no option --tokens: its options are --base, .*--text"),
+        ("", "%qeval needs MODEL"),
+        ("q --tokens 5", "%qeval has no option --tokens: did you mean --num-tokens. its options are --base, .*--text"),
         ("q --num-tokens many", "--num-tokens must be a number of tokens, got 'many'"),
         ("q other", "expected one MODEL, got also 'other'"),
     ],

@@ -1,7 +1,6 @@
 """`%qfrontier` and `%%qfrontier`: line and body, on a real small model."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.completion import complete
+from qtoolkit.notebook.completion import offered_at
 from qtoolkit.notebook.lines import MAGICS, read_line
 from qtoolkit.notebook.magic_errors import MagicError
 from qtoolkit.records import Frontier
@@ -66,4 +65,5 @@ def test_help_and_tab_offer_all_options(shell: InteractiveShell) -> None:
     for option in MAGICS["qfrontier"].options:
         assert f"{', '.join(option.flags)} {option.metavar}".strip() in text and option.help in text
     for line, offered in {"%qfrontier m --": "--size", "f = %qfrontier m --methods ": "nf4"}.items():
-        assert offered in complete(shell, SimpleNamespace(text_until_cursor=line, line=line))
+        found = offered_at(line, 0, len(line), shell.user_ns)
+        assert found is not None and offered in found.words

@@ -120,7 +120,7 @@ def test_it_imports_public_names_alone(plugin: str) -> None:
             assert not re.search(r"(^|\.)_", ".".join((str(node.module), *(name.name for name in node.names))))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_method_like_hqq(journey: Traveller) -> None:
     seen = journey("outside_hqq", "hqq", group_size=32, steps=5)
     card = seen["card"]
@@ -144,7 +144,7 @@ def test_half_quadratic_zero_points_make_smaller_errors() -> None:
     assert (worth(found) <= worth(first)).all() and worth(found).sum() < 0.95 * worth(first).sum()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_method_like_awq_folds_scales_into_norms(base: Path, journey: Traveller) -> None:
     seen = journey("outside_awq", "awq", group_size=32, alpha=1.0)
     card = seen["card"]

@@ -8,6 +8,8 @@ from qtoolkit.records import Candidate, Recommendation
 from qtoolkit.units import parse_bytes
 from tests.sample_models import config_of
 
+pytestmark = pytest.mark.slow
+
 LARGE = "LlamaConfig of 13.02 billion parameters"
 SMALL = "LlamaConfig of 6.74 billion parameters"
 

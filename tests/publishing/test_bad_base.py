@@ -115,6 +115,7 @@ if any("behaviour.py" in one for one in sys.orig_argv):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_has_answered_everything_and_does_not_end_has_answered(
     made: dict[str, Path], base: Path, every_process_runs: Callable[[str], None], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

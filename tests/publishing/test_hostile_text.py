@@ -52,6 +52,7 @@ def shape(text: str) -> list[tuple[str, str]]:
     return [(part.type, str(part.attrGet("href") or part.attrGet("src") or "")) for part in (*blocks, *inner)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 def test_a_text_of_a_receipt_stays_a_text(made: dict[str, Path], tmp_path: Path, attack: str) -> None:
     folder = shutil.copytree(made["gptq"], tmp_path / "copy")

@@ -206,6 +206,7 @@ def test_the_process_has_no_qtoolkit_no_secret_and_no_network(
     assert inside == {"qtoolkit": False, "token": None, "offline": True, "user": os.getuid(), "secrets": []}
 
 
+@pytest.mark.long
 def test_where_unshare_is_refused_a_row_says_so(
     made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listening: Listening
 ) -> None:

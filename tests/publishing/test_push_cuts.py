@@ -14,6 +14,8 @@ from tests.fake_hub.writable import PART, WritableHub
 from tests.fake_hub.writable_xet import WritableXetHub
 from tests.publishing.pushing import REPO, _no_pauses, contents, files, pushed
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["_no_pauses", "files"]
 NUM_POINTS = 20
 

@@ -12,9 +12,9 @@ from qtoolkit.readers import (
     Stored,
     card_lines,
     lost_readers,
+    page_table,
     readers_of,
     reading_of,
-    readme_table,
     served_by,
 )
 from qtoolkit.readers.programs import PROGRAMS
@@ -154,9 +154,9 @@ def test_a_card_names_who_loads_it_and_who_does_not() -> None:
     assert "auto-gptq 0.7.1" not in lines and not any(name.startswith("qtoolkit") for name in lines)
 
 
-def test_the_readme_has_the_table() -> None:
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
-    assert readme_table() in readme
+def test_the_page_has_the_table() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs/readers.md").read_text(encoding="utf-8")
+    assert page_table() in page
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ def test_an_error() -> None:
 def test_a_record() -> None:
     record = Verification(ODD, (Check("config", False, ODD, ODD),))
     for text in (str(record), repr(record), record._repr_html_()):
-        assert text.count(SHOWN) == 3
+        # In the sentence and in the rows.
+        assert text.count(SHOWN) == 4
         assert ODD not in text
 
 

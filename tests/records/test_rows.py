@@ -156,3 +156,24 @@ def test_an_event_is_one_line() -> None:
     event = ProgressEvent("save", 3, 9, "bytes", "model.safetensors")
     assert str(event) == "ProgressEvent\n  save  3 of 9 bytes  (model.safetensors)"
     assert repr(event) == str(event)
+
+
+def test_a_report_says_first_what_was_won_and_what_to_do_next() -> None:
+    sentence = (
+        "2.0 MB to 600.0 kB in memory, 3.33 times smaller; 1 of 2 modules quantized; saved to small. "
+        "What was lost: measure it with %qeval or qt.evaluate."
+    )
+    saved = replace(REPORT, path="small")
+    assert saved.headline() == sentence
+    assert str(saved).splitlines()[1].strip() == sentence
+    assert "; not saved. " in REPORT.headline()
+
+
+def test_a_plan_says_first_whether_it_fits() -> None:
+    sizes = "2.0 MB to 600.0 kB in memory, 3.33 times smaller, 14 of 15 modules"
+    machine = Machine("My t4", 3_000_000, (), has_bfloat16=True, cache_disk=1, output_disk=1)
+    assert PLAN.headline() == f"{sizes}."
+    assert replace(PLAN, machine=machine).headline() == f"Fits My t4: {sizes}."
+    short = replace(PLAN, machine=machine, problems=("quantize needs 5.0 MB", "another"))
+    assert short.headline() == f"Does not fit My t4: {sizes}; quantize needs 5.0 MB."
+    assert "My t4 has" in short.picture() and "My t4 has" not in PLAN.picture()

@@ -27,9 +27,18 @@ def test_the_hessians_of_a_block_are_counted(architecture: str, squares: list[in
     assert "Hessians of a block's inputs" not in terms_of(architecture, qt.AbsMax(granularity="group"))
 
 
-def terms_of(architecture: str, config: Any) -> dict[str, int]:
+def test_embeddings_are_rounded_some_rows_at_a_time() -> None:
+    """2**20 weights of them: three copies for each choice, and twice the changes of the logits of 83 tokens."""
+    config = qt.GPTQ(calibration=["a text"], group_size=32, format="compressed-tensors", embeddings=8)
+    terms = terms_of("llama", config, vocab_size=100_000)
+    assert terms["rows of embeddings with each choice"] == 4 * 2 * (3 * 2**20 + 2 * 83 * 2**20 // 64)
+    # Counted as layers of the blocks, the embeddings would take more at their gradients than the logits do.
+    assert "a layer's roundings in float32" not in terms
+
+
+def terms_of(architecture: str, config: Any, **changes: Any) -> dict[str, int]:
     """The memory of the phase "measure" for two choices of bits."""
-    model = random_model(architecture)
+    model = random_model(architecture, **changes)
     checkpoint = open_checkpoint(model, revision=None, token=None, tokenizer=None, on_progress=ignore_progress)
     plan = plan_job(checkpoint, config, "cpu", None, rss=0, measures=2).plan
     phase = next(phase for phase in plan.phases if phase.name == "measure")

@@ -35,6 +35,7 @@ def peak_of_blocks(path: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_block_takes_half_more_than_its_weights_at_most(tmp_path: Path) -> None:
     model = random_model("llama", **SHAPE)
     block = sum(parameter.nbytes for parameter in model.model.layers[0].parameters())
@@ -50,7 +51,9 @@ def test_a_block_takes_half_more_than_its_weights_at_most(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("architecture", "shape"), [("llama", SHAPE), ("mixtral", MIXTURE)])
+@pytest.mark.parametrize(
+    ("architecture", "shape"), [pytest.param("llama", SHAPE, marks=pytest.mark.long), ("mixtral", MIXTURE)]
+)
 def test_a_block_of_a_gguf_file_takes_half_more_than_its_weights_at_most(
     architecture: str, shape: dict[str, int], tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from qtoolkit.formats.native.tensors import NativeTensors
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.records import ProgressEvent
-from qtoolkit.stream.loading import compute_dtype_for, load_streamed
+from qtoolkit.stream.loading import compute_dtype_for, let_go_of_rests, load_streamed
 from tests.models.gguf_models import write_gguf
 from tests.sample_models import ARCHITECTURES, plain_logits, random_model
 
@@ -36,6 +36,17 @@ def open_model(model: Any) -> Checkpoint:
 
 def load(model: Any, on_progress: Callable[[ProgressEvent], None] = ignore) -> PreTrainedModel:
     return load_streamed(open_model(model), None, device="cpu", on_progress=on_progress).value
+
+
+def test_a_part_of_a_tensor_whose_rest_nobody_needs_keeps_its_own_bytes_alone() -> None:
+    fused, halves = torch.randn(3, 8), torch.randn(2, 8)
+    model = torch.nn.ParameterDict({"v": fused[2], "gate": halves[0], "up": halves[1]})
+    before = {name: parameter.detach().clone() for name, parameter in model.items()}
+    let_go_of_rests(model)
+    assert all(torch.equal(model[name], value) for name, value in before.items())
+    assert model["v"].untyped_storage().nbytes() == 8 * 4
+    # Both halves of the other are needed: they stay in it.
+    assert model["gate"].untyped_storage().data_ptr() == halves.data_ptr()
 
 
 @pytest.fixture

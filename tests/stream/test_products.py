@@ -22,6 +22,8 @@ from qtoolkit.stream.products import fast_products
 from qtoolkit.tensor.float32_products import FEW_TOKENS
 from tests.sample_models import ARCHITECTURES, MORE_ARCHITECTURES, random_model
 
+pytestmark = pytest.mark.slow
+
 TOKENS = torch.arange(3, 35).reshape(2, 16)
 WEIGHTS = "model.safetensors"
 METHODS = {

@@ -3,13 +3,14 @@
 import copy
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, oneline
 from qtoolkit.formats.base import Format, LayersOf
+from qtoolkit.formats.bitsandbytes.cpu_shapes import BLOCK_SIZE, note_on_cpu, packs_on_cpu
 from qtoolkit.optional import optional
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
 
-__all__ = ["FORMAT", "config_with_experts", "keep_exact", "load_4bit", "options_of", "packs_on_cpu"]
+__all__ = ["FORMAT", "config_with_experts", "keep_exact", "load_4bit", "note_on_cpu", "options_of"]
 
 # The tensors beside a 4-bit weight that hold its scales, levels and description.
 _UNPACKED = re.compile(r"\.weight\.((nested_)?(absmax|quant_map)|quant_state\..+)$")
@@ -73,6 +74,10 @@ class BitsAndBytesFormat(Format):
         layers = ((name.removesuffix(suffix).removesuffix(".weight"), suffix) for name, suffix in found)
         return {layer: 8 if suffix == ".SCB" else 4 for layer, suffix in layers}
 
+    def note_on_shapes(self, shapes: Mapping[str, Sequence[int]]) -> str:
+        """See `Format`."""
+        return note_on_cpu(shapes)
+
     def register(self, layers_of: LayersOf) -> None:
         """See `Format`: also where each expert is a layer."""
         from qtoolkit.formats.bitsandbytes.loader import register
@@ -122,24 +127,19 @@ def load_4bit(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedMode
 
 
 def keep_exact(model: "PreTrainedModel") -> None:
-    """Let 4-bit layers of any shape run on a CPU, and be saved exactly afterwards, also while others run them."""
+    """Let layers of any shape run on a CPU, and 4-bit ones be saved exactly afterwards, also while others run them."""
     bnb = optional("bitsandbytes", "a 4-bit model")
     from qtoolkit.formats.bitsandbytes.linear4bit import Linear4bit
+    from qtoolkit.formats.bitsandbytes.linear8bit import Linear8bitLt
 
     for module in model.modules():
+        if type(module) is bnb.nn.Linear8bitLt:
+            module.__class__ = Linear8bitLt
         if type(module) is bnb.nn.Linear4bit:
             module.__class__ = Linear4bit
             # A layer that is not packed is expanded for each product, as on other processors.
-            module.support_avx512bf16_for_cpu &= packs_on_cpu(module.out_features, module.in_features)
-
-
-def packs_on_cpu(out_features: int, in_features: int) -> bool:
-    """Check whether bitsandbytes can pack a 4-bit layer, as it does on a CPU with AVX512-BF16, and expand it rightly.
-
-    Source: bitsandbytes 0.50 `functional._convert_weight_packed_for_cpu`, which takes 32 outputs and a block of 64
-    inputs, those that share a scale, at one time.
-    """
-    return out_features % 32 == 0 and in_features % 64 == 0
+            block_size = getattr(getattr(module.weight, "quant_state", None), "blocksize", BLOCK_SIZE)
+            module.support_avx512bf16_for_cpu &= packs_on_cpu(module.out_features, module.in_features, block_size)
 
 
 def _is_no_cast(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qtoolkit.formats.bitsandbytes.cpu_shapes import rows_hold_blocks
 from qtoolkit.optional import optional
 from qtoolkit.tensor.lazy import LazyState, LazyTensor
 
@@ -37,7 +38,9 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         weight = self._packed() if self._packs(x) else self.weight
         if getattr(weight, "quant_state", None) is None or not self.compute_type_is_set:
             return super().forward(x)  # type: ignore[no-any-return]
-        inputs = x if self.compute_dtype is None else x.to(self.compute_dtype)
+        # bitsandbytes 0.50 multiplies packed weights with inputs as they lie in memory: those of Mamba's `x_proj` are a
+        # transposed view, with which plain transformers is wrong without a word.
+        inputs = (x if self.compute_dtype is None else x.to(self.compute_dtype)).contiguous()
         bias = None if self.bias is None else self.bias.to(inputs.dtype)
         return bnb.matmul_4bit(inputs, weight, bias=bias, quant_state=weight.quant_state).to(x.dtype)  # type: ignore[no-any-return]
 
@@ -94,13 +97,9 @@ class _ExpandedProduct(torch.autograd.Function):
 
 
 def is_misread(weight: Any) -> bool:
-    """Check whether bitsandbytes expands a 4-bit weight wrongly: on a CPU, where a block of a scale crosses rows.
-
-    bitsandbytes 0.50.2 gives rows of 32, 80, 96 or 160 inputs, say, another row's scales (`cdequantize_blockwise_cpu`
-    with AVX512), without a word: in blocks of 64, the error is two to four times that of the codes.
-    """
+    """Check whether bitsandbytes expands a 4-bit weight wrongly: on a CPU, where a block of a scale crosses rows."""
     state = getattr(weight, "quant_state", None)
-    return state is not None and weight.device.type == "cpu" and state.shape[-1] % state.blocksize != 0
+    return state is not None and weight.device.type == "cpu" and not rows_hold_blocks(state.shape[-1], state.blocksize)
 
 
 def expanded(weight: Any) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer
-from qtoolkit.formats.bitsandbytes import packs_on_cpu
+from qtoolkit.formats.bitsandbytes import note_on_cpu
 from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Offer
 from qtoolkit.methods.weight_only import WeightOnlyMethod
@@ -112,6 +112,8 @@ class BitsAndBytesMethod(WeightOnlyMethod):
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """See `Method`: skip a layer of a class that transformers does not replace."""
+        if layer.keeps_type:
+            return layer.left_alone("the model keeps it in float32, where transformers puts no layer of bitsandbytes")
         if layer.kind in _REPLACED:
             return self.plan_replaced(layer, config)
         return layer.left_alone(f"transformers puts no layer of bitsandbytes in the place of a {layer.kind}")
@@ -154,12 +156,8 @@ class FourBitMethod(BitsAndBytesMethod):
 
     def notes(self, config: Any, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Planner`: tell which layers some processors run with qtoolkit alone."""
-        others = [layer for layer in layers if not packs_on_cpu(*layer.shape)]
-        if not others:
-            return ()
-        what = f"{len(others)} of {len(layers)} layers, such as {others[0].name} {list(others[0].shape)}"
-        where = "on a CPU bitsandbytes alone is right where outputs % 32 = 0 and inputs % 64 = 0"
-        return (f"{what}: {where}, and elsewhere wrong or an error; qt.load is right in all, as a GPU is",)
+        note = note_on_cpu({layer.name: layer.shape for layer in layers})
+        return (note,) if note else ()
 
     def plan_replaced(self, layer: Layer, config: FourBitConfig) -> LayerPlan:
         """See `BitsAndBytesMethod`."""

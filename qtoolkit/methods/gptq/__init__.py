@@ -256,6 +256,8 @@ class GPTQMethod(Method):
 
         stored_as = config.stored_as
         reason = stored_as.reason_to_skip(layer)
+        if not layer.is_reached:
+            reason = "a text, which it would be calibrated with, does not run through it"
         if reason:
             return layer.left_alone(reason)
         dtype = getattr(torch, layer.dtype)
@@ -295,7 +297,8 @@ class GPTQMethod(Method):
             *note_on_few_tokens(config, layers),
         )
         if config.engine == "optimum":
-            off = ", ".join(name for name in config.absent() if name not in ("format", "embeddings", "lossy"))
+            others = ("format", "include", "embeddings", "lossy")
+            off = ", ".join(name for name in config.absent() if name not in others)
             notes = (f"optimum does not know {off}: these are off", *notes)
         if not config.stored_as.embedding_widths:
             notes = (*notes, "embeddings stay as they are, since the format holds no others")

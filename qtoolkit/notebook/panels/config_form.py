@@ -92,7 +92,7 @@ def _field_of(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -
         return switch_field(name, default, hint=help_text)
     if metadata["choices"]:
         return choice_field(name, [(str(choice), choice) for choice in metadata["choices"]], default, hint=help_text)
-    text = ", ".join(default) if is_list(hint) else "" if default is None else str(default)
+    text = ", ".join(default or ()) if is_list(hint) else "" if default is None else str(default)
     return text_field(name, text, hint=help_text, placeholder="None" if default is None else "")
 
 

@@ -9,6 +9,7 @@ from IPython.display import display
 from ipywidgets import HTML, Layout, Tab, VBox
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.notebook.panel_names import PANELS
 from qtoolkit.notebook.panels.background import PAUSE, Worker
 from qtoolkit.notebook.panels.compare_panel import ComparePanel
 from qtoolkit.notebook.panels.convert_panel import ConvertPanel
@@ -20,7 +21,6 @@ from qtoolkit.notebook.panels.quantize_panel import QuantizePanel
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.progress_bar import WIDGET_VIEW, close_widget
 
-PANELS = ("model", "plan", "quantize", "compare", "convert", "publish")
 STYLE = Path(__file__).with_name("panel.css")
 _TEXT = "The panel of qtoolkit is there while its kernel runs: run this cell to open it."
 

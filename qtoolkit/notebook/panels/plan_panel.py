@@ -13,7 +13,6 @@ from qtoolkit.notebook.panels.panel_words import panel_line
 from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field, reader_field
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.records import Plan
-from qtoolkit.records.html import bars
 from qtoolkit.requests import PlanRequest
 from qtoolkit.units import format_bytes
 
@@ -95,22 +94,11 @@ def plan_html(plan: Plan) -> str:
     if reading is not None and not reading.loads:
         loads = [f"✖ {loads[0]}: {reading.reason}", *(f"It would load {one.change}" for one in plan.advice)]
     problems = "".join(f"<div>{escape(line)}</div>" for line in (*loads, *plan.problems, *plan.tight))
-    picture = bars("Main memory of each phase", _bars(plan, "peak_rss", plan.machine.memory if plan.machine else 0))
-    if plan.peak_vram:
-        vram = sum(plan.machine.vram) if plan.machine else 0
-        picture += bars("GPU memory of each phase", _bars(plan, "peak_vram", vram))
     return (
-        f'<div class="qtk-text"><div role="status" style="font-weight:bold">{escape(head)}</div>{problems}{picture}'
-        f"<details><summary>All of the plan</summary>{plan._repr_html_()}</details></div>"
+        f'<div class="qtk-text"><div role="status" style="font-weight:bold">{escape(head)}</div>{problems}'
+        f"{plan.picture()}"
+        f"<details><summary>All of the plan</summary>{plan.table()}</details></div>"
     )
-
-
-def _bars(plan: Plan, peak: str, limit: int) -> list[tuple[str, int, str]]:
-    """Return a bar for this peak of each phase, and one for the machine's limit, as name, bytes and text."""
-    sizes = [(phase.name, getattr(phase, peak)) for phase in plan.phases]
-    if plan.machine is not None and limit:
-        sizes.append((f"{plan.machine.name} has", limit))
-    return [(name, size, format_bytes(size)) for name, size in sizes]
 
 
 def _status(text: str) -> str:

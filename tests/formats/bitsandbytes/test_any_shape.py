@@ -7,6 +7,9 @@ import pytest
 import torch
 
 import qtoolkit as qt
+from qtoolkit.publishing.artifact import open_artifact
+from qtoolkit.publishing.verifier import check_running
+from tests.publishing.checks import in_this_process
 from tests.sample_models import plain_logits, random_model
 
 # As outputs no multiple of 32, as inputs none of 64; and as inputs what bitsandbytes alone expands with wrong scales.
@@ -40,6 +43,9 @@ def test_layers_of_any_shape_run_as_their_codes_say(method: str, width: int, tmp
     # Packed layers multiply in bfloat16.
     assert (ours - expected).norm() < 0.02 * expected.norm()
     assert torch.equal(plain_logits(qt.load(tmp_path / "result", device="cpu").model, TOKENS), ours)
+    # Plain transformers loads it, and whether it runs is a matter of the processor: the check says so.
+    loads = next(check_running(open_artifact(tmp_path / "result"), None, in_this_process))
+    assert (loads.passed, loads.note) == (True, note)
 
 
 def test_gradients_and_dequantized_weights_are_those_of_the_codes() -> None:
@@ -52,3 +58,13 @@ def test_gradients_and_dequantized_weights_are_those_of_the_codes() -> None:
     assert torch.allclose(x.grad, 2 * x.detach() @ expected.T @ expected, rtol=1e-4, atol=1e-5)
     plain = quantized.dequantize().get_submodule("model.layers.0.mlp.down_proj").weight
     assert torch.allclose(plain.float(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [64, 96])
+def test_inputs_that_are_a_transposed_view_are_multiplied_as_they_are_read(width: int) -> None:
+    layer = qt.quantize(random_model("llama", intermediate_size=width), "nf4", device="cpu").model.get_submodule(
+        "model.layers.0.mlp.down_proj"
+    )
+    x = torch.randn(1, width, 8, dtype=torch.bfloat16).transpose(1, 2)  # [1, tokens, in]
+    with torch.no_grad():
+        assert torch.equal(layer(x), layer(x.contiguous()))

@@ -15,6 +15,8 @@ from qtoolkit.formats.bitsandbytes import keep_exact
 from tests.kernels import running
 from tests.kernels.running import while_another
 
+pytestmark = pytest.mark.slow
+
 bnb = pytest.importorskip("bitsandbytes")
 FORWARDS = 200
 

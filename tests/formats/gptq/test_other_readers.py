@@ -42,6 +42,7 @@ def test_bitsandbytes_models_need_no_qtoolkit(tiny_llama: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("first", IMPORTS.values(), ids=IMPORTS)
+@pytest.mark.slow
 def test_ours_and_gptq_are_read_once_qtoolkit_is_imported(tiny_llama: Path, tmp_path: Path, first: str) -> None:
     config = qt.ZeroPoint(bits=4, granularity="group", group_size=32)
     write_checkpoint(Recipe(), tmp_path / "others")

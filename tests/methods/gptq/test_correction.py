@@ -23,6 +23,8 @@ from qtoolkit.stream.journal import Journal
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model
 
+pytestmark = pytest.mark.slow
+
 # Enough for whole corrections: eight for each of the 128 inputs of the widest layer.
 TOKENS = (3 + torch.arange(1200) * 7 % 250).reshape(3, 400)
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

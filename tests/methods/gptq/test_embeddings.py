@@ -15,6 +15,8 @@ from qtoolkit.measure.footprint import memory_footprint
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import plain_logits, random_model
 
+pytestmark = pytest.mark.slow
+
 TOKENS = torch.arange(2, 34).reshape(2, 16)
 ARCHITECTURES = ("llama_tied", "llama", "gemma3_text")
 

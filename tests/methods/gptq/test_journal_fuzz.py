@@ -205,7 +205,7 @@ DAMAGES = [*2 * (damage_bytes, damage_record, damage_tensors), swap_blocks, mix_
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**64), damages=st.lists(st.sampled_from(DAMAGES), min_size=1, max_size=2))
 def test_a_damaged_journal_goes_on_or_is_told(seed: int, damages: list[Any], blocks: list[Block], whole: Path) -> None:
     draw = Random(seed)  # noqa: S311  # damage, no secret

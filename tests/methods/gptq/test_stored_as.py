@@ -52,7 +52,7 @@ def test_codes_are_the_same_whatever_the_format(sym: bool, tmp_path: Path) -> No
         assert all(torch.equal(other[name], weight) for name, weight in read[0].items())
 
 
-@pytest.mark.parametrize("bits", [5, 6])
+@pytest.mark.parametrize("bits", [5, pytest.param(6, marks=pytest.mark.long)])
 def test_the_widths_of_one_format_alone(bits: int, tmp_path: Path) -> None:
     """5 and 6 bits lie between their neighbours, as planned to the byte, and verified."""
     errors = []
@@ -71,7 +71,7 @@ def test_the_widths_of_one_format_alone(bits: int, tmp_path: Path) -> None:
     assert described["ignore"] == ["lm_head"]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("gpt_neox", marks=pytest.mark.long)])
 def test_plain_transformers_reads_it_with_the_package_alone(architecture: str, tmp_path: Path) -> None:
     """The package expands the codes in a hook of the model's call, which a verification must not pass by.
 

@@ -23,6 +23,8 @@ from qtoolkit.stream.token_weights import token_weights
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model
 
+pytestmark = pytest.mark.slow
+
 TOKENS = torch.arange(3, 123).reshape(3, 40)
 ATTENTION = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 LAYERS = {

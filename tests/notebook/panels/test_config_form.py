@@ -66,6 +66,14 @@ def test_each_field_that_is_wrong_says_so_and_takes_it_back(form: ConfigForm) ->
     assert not any(field.problem for field in form.options.values())
 
 
+def test_a_size_that_is_none_is_told_beside_its_own_field(form: ConfigForm) -> None:
+    form.method.value = "gguf"
+    form.options["target_size"].value = "much"
+    assert {name: field.problem for name, field in form.options.items() if field.problem} == {
+        "target_size": "GGUF: target_size: 'much' is no size: write it as 8 GB, 500 MB or 1.5 GiB"
+    }
+
+
 def test_options_that_do_not_go_together_are_told_beside_one_of_them(form: ConfigForm) -> None:
     form.method.value = "gptq"
     form.options["order"].value, form.options["desc_act"].value = "natural", True
@@ -85,6 +93,6 @@ def test_a_listener_hears_each_change(form: ConfigForm) -> None:
 def test_another_packages_method_has_fields_too(brought_method: str) -> None:
     form = ConfigForm(lambda: None)
     form.method.value = brought_method
-    assert set(form.options) == {"exclude", "rounds", "ratio", "sizes", "model"}
+    assert set(form.options) == {"exclude", "include", "rounds", "ratio", "sizes", "model"}
     form.options["sizes"].value, form.options["ratio"].value = "1, 2", "0.5"
     assert (form.config.sizes, form.config.ratio) == ((1, 2), 0.5)  # type: ignore[union-attr]

@@ -23,7 +23,7 @@ def test_it_is_read(line: str, request_: tuple[str, str | None]) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("--olny plan", "%qpanel has no option --olny: its options are --only, --debug"),
+        ("--olny plan", "%qpanel has no option --olny: did you mean --only. its options are --only, --debug"),
         ("org/model --olny plan", "%qpanel has no option --olny"),
         ("my folder", "expected one MODEL, got also 'folder': put quotes around a path that has blanks in it"),
     ],

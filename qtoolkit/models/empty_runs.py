@@ -1,0 +1,26 @@
+"""Run a text through a model on the meta device, to see what it does of that which needs no values."""
+
+import torch
+from transformers import PreTrainedModel
+
+
+def run_without_values(model: PreTrainedModel, num_tokens: int) -> bool:
+    """Run a text through a model on the meta device until it needs a value; return whether it came to its end.
+
+    Where that is no end, it is run once more with a mask, since some models look at values to make one. What depends on
+    values raises anything; hooks may, to end a run.
+
+    Args:
+        model: on the meta device.
+        num_tokens: of the text.
+    """
+    tokens = torch.zeros(1, num_tokens, dtype=torch.int64, device="meta")  # [1, tokens]
+    mask = torch.zeros(1, 1, num_tokens, num_tokens, dtype=model.dtype, device="meta")  # [1, heads, tokens, tokens]
+    for options in ({}, {"attention_mask": mask}):
+        try:
+            with torch.no_grad():
+                model(input_ids=tokens, use_cache=False, **options)
+        except Exception:  # noqa: BLE001, S112  # see above
+            continue
+        return True
+    return False
