@@ -127,7 +127,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name, config in MADE.items():
         qt.quantize(model_of(name), config, output=folder / name, overwrite=True, device="cpu", tokenizer=numbers())
-        # The biases of its experts have no other type beside NF4.
+        # Its NF4 runs in its own type alone.
         dtype = "auto" if name == "gpt-oss-nf4" else "float32"
         keep(qt.load(folder / name, device="cpu", dtype=dtype).model, folder / name)
     random_llama(dtype=torch.float16).save_pretrained(folder / "plain")
