@@ -122,7 +122,7 @@ def convert(source: Path, name: str, warm: Path) -> dict[str, float]:
     command = [sys.executable, "-W", "ignore", "-c", JOB, str(source), name, str(output), str(warm)]
     try:
         done = subprocess.run(
-            command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
     finally:
         for folder in (output, output.with_name("converted-warm")):
