@@ -110,7 +110,7 @@ def test_a_calibrated_job_is_told_to_take_fewer_samples() -> None:
     assert plan.advice[0].change == "GPTQ(num_samples=64, seq_len=512)" and plan.advice[0].fits
 
 
-@pytest.mark.parametrize("asked", ["gpu", "", "T4"])
+@pytest.mark.parametrize("asked", ["gpu", "", "T44"])
 def test_an_unknown_machine_is_refused(asked: str, tiny_llama: Path) -> None:
     with pytest.raises(ConfigError, match="machine must be one of cpu-12gb, laptop-16gb"):
         qt.plan(tiny_llama, "nf4", machine=asked)
