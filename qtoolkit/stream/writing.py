@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # As in transformers' `save_pretrained`: small enough for any file system, and for repeating an upload to the Hub.
 MAX_SHARD_BYTES = 5_000_000_000
 # Of a tensor that is copied from another file, so much is in memory at one time.
-_PIECE_BYTES = 2**24
+_PIECE_BYTES = 4 * 2**20
 _FILE_KEYS = ("model_file_base_name", "model_name_or_path")
 _Tensors = Mapping[str, torch.Tensor | LazyTensor]
 

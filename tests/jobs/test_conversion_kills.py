@@ -56,7 +56,7 @@ def test_stopped_it_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_one_layer_is_in_memory_at_one_time(tmp_path: Path) -> None:
-    changes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3, "num_attention_heads": 8}
+    changes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 2, "num_attention_heads": 8}
     recipe = files.Recipe(changes={**changes, "num_key_value_heads": 8, "vocab_size": 32_768}, group_size=128)
     files.write_checkpoint(recipe, tmp_path)
     qt.convert(tmp_path / "gptq", "compressed-tensors", tmp_path / "first")
