@@ -26,7 +26,7 @@ _TOKENS = 32
 # Percent of the weights: where fewer are quantized, the plan must have told why.
 _MOST = 90
 # Method -> the share of the logits' deviation that its error may have: codes of 8 bits, and of 4.
-METHODS = {"gptq": 0.6, "absmax": 0.15, "zero_point": 0.15, "nf4": 0.7, "fp4": 0.8, "int8": 0.25, "fp8": 0.4}
+METHODS = {"gptq": 0.6, "absmax": 0.15, "zero_point": 0.15, "nf4": 0.6, "fp4": 0.8, "int8": 0.25, "fp8": 0.4}
 # Those that transformers makes by itself, bit for bit.
 _BY_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
