@@ -17,7 +17,7 @@ FOCUS = """() => {
 SWITCHES, BUTTONS = ("Everybody may see it", "Open a pull request instead"), ("Verify", "Dry run", "Publish", "Cancel")
 ORDERS = {
     "Plan": [
-        *("Model", "Method", "exclude", "double_quant", "compute_dtype"),
+        *("Model", "Method", "exclude", "include", "double_quant", "compute_dtype"),
         *("Device", "Machine", "Made for", "All of the plan"),
     ],
     "Publish": [
