@@ -75,7 +75,7 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the packages
 
 # Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's.
 test-new: .venv/.ready browser strace $(NOTEBOOKS_SMOLLM2)  ## the tests and notebooks with the newest versions (constraints/ci.txt)
-	$(PY) $(PYTEST) tests notebooks/[0-9]*.ipynb -m "not long" --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 \
+	$(PY) $(PYTEST) tests notebooks/[0-9]*.ipynb -m "not long" --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-kernel-startup-timeout 300 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-long: .venv/.ready  ## more cases of what `make test` sees in one, with the newest versions (some minutes)
