@@ -16,6 +16,7 @@ MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHORT = "--text book.txt --seq-len 32 --num-tokens 64 --no-speed"
 
 
+@pytest.mark.slow
 def test_blocks_run_from_top_to_bottom(
     tiny_llama: Path,
     writable_hub: WritableHub,
