@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from qtoolkit.errors import masked
+
 # How the Hub says that a model was made from another; it knows no others.
 BASE_MODEL_RELATIONS = ("finetune", "adapter", "merge", "quantized")
 
@@ -34,7 +36,7 @@ def without_address(name: str) -> str:
     )
     is_other = page is not None and page[1].partition("/")[0] in ("datasets", "spaces", "models", "docs")
     # A token that stands in an address is refused with the whole of it, and not left out in silence.
-    if page is None or is_other or re.search(r"(hf|api_org)_[A-Za-z0-9]{16,}", name):
+    if page is None or is_other or masked(name) != name:
         return name
     file = page[3] if page[3] and page[3].lower().endswith(".gguf") else ""
     return page[1] + file + (f"@{page[2]}" if page[2] not in (None, "main") else "")

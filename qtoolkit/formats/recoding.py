@@ -1,5 +1,6 @@
 """Store codes that another format holds already: what each format's tensors can do for that, and repeated scales."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -19,16 +20,20 @@ class RecodedTensors(StoredTensors, Protocol):
         """
 
 
-def packed_words(codes: Codes) -> torch.Tensor:
-    """Return all codes packed along the inputs, whose codes fill words: int32 [in * bits / 32, out].
+def packed_words(codes: Codes, pack: Callable[[torch.Tensor, int], torch.Tensor] = pack_words) -> torch.Tensor:
+    """Return all codes packed along the inputs: int32 [in * bits / 32, out].
 
     A view of the words in which another format stores the same, or else the codes unpacked and packed, some outputs at
     one time.
+
+    Args:
+        codes: of a layer.
+        pack: packs uint8 [in, some outputs] of so many bits; `pack_words` takes inputs whose codes fill words alone.
     """
     words = codes.words()
     if words is not None:
         return words
-    return torch.cat([pack_words(codes.codes(part), codes.bits) for part in output_blocks(codes)], dim=1)
+    return torch.cat([pack(codes.codes(part), codes.bits) for part in output_blocks(codes)], dim=1)
 
 
 def grouped_scale(codes: Codes, groups: int) -> torch.Tensor:

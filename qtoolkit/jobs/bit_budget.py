@@ -94,7 +94,7 @@ def meet_target(
         return MetTarget(config)
     method = get_method(config.method)
     if config.gives_choices:
-        _check_rules(checkpoint, method, config, device, machine, rss)
+        _check_rules(checkpoint, method, config, device=device, machine=machine, rss=rss)
         return MetTarget(config)
     choices = config.choices_to_give()
     smallest = config.begun_as({**vars(config), config.mixed: choices[0]})
@@ -131,7 +131,7 @@ def meet_target(
 
 
 def _check_rules(
-    checkpoint: Checkpoint, method: Method, config: MixedConfig, device: str, machine: Machine, rss: int
+    checkpoint: Checkpoint, method: Method, config: MixedConfig, *, device: str, machine: Machine, rss: int
 ) -> None:
     """Refuse rules whose bits exceed the target."""
     planned = plan_job(checkpoint, config, device, machine, rss=rss)

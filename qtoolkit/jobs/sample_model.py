@@ -1,14 +1,14 @@
 """Find a small real model to try things with."""
 
 import importlib.util
-import shutil
 import tempfile
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from qtoolkit.errors import ModelNotFoundError, SourceError
-from qtoolkit.files import make_folder, path_of
+from qtoolkit.files import make_folder, path_of, rename_new, sync_tree
 from qtoolkit.hub.cache import complete_snapshot
 from qtoolkit.hub.hub_errors import HubModel
 from qtoolkit.hub.repository import ask
@@ -61,6 +61,7 @@ def _expand(gguf: Path, folder: Path) -> None:
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(half)
         model: Any = run_loading(LoadRequest(gguf, device="cpu"))
         model.save_pretrained(half)
+        sync_tree(half)
         # Somebody else may have made it meanwhile.
-        if not folder.exists():
-            shutil.move(half, folder)
+        with suppress(FileExistsError):
+            rename_new(half, folder)

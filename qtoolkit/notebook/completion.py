@@ -91,7 +91,7 @@ def complete(shell: Any, event: Any) -> list[str]:
 
 def install(shell: Any) -> None:
     """Let a shell complete qtoolkit's lines."""
-    if _has_matchers(shell):
+    if _has_matchers():
         shell.Completer.custom_matchers.append(Matcher(shell))
     else:
         shell.set_hook("complete_command", complete, re_key=COMPLETED)
@@ -99,7 +99,7 @@ def install(shell: Any) -> None:
 
 def remove(shell: Any) -> None:
     """Take away what `install` added."""
-    if _has_matchers(shell):
+    if _has_matchers():
         shell.Completer.custom_matchers[:] = [
             one for one in shell.Completer.custom_matchers if not isinstance(one, Matcher)
         ]
@@ -107,6 +107,6 @@ def remove(shell: Any) -> None:
         shell.strdispatchers["complete_command"].regexs.pop(re.compile(COMPLETED), None)
 
 
-def _has_matchers(shell: Any) -> bool:
-    """Check whether the shell is of IPython 8.6 or newer."""
+def _has_matchers() -> bool:
+    """Check whether IPython is 8.6 or newer."""
     return hasattr(completer, "SimpleCompletion")

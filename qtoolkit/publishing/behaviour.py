@@ -19,19 +19,20 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
 # Written for this purpose: prose, other scripts, code, digits, blanks and a combined emoji are cut differently.
-_PROSE = (
-    "The lighthouse keeper wrote a letter to her sister, who lived in a small town far from the sea, and told her "
-    "that the winter had been long, that the boats had come home late, and that she would visit in spring."
-)
 TEXTS = (
-    _PROSE,
+    (
+        "The lighthouse keeper wrote a letter to her sister, who lived in a small town far from the sea, and told her "
+        "that the winter had been long, that the boats had come home late, and that she would visit in spring."
+    ),
     "Größere Bücher kosten 12,50 €; naïve café, žluťoučký kůň, İstanbul.",
     "Привет, мир! 你好世界。こんにちは 안녕하세요 שלום مرحبا नमस्ते",
     "def f(x):\n    return {'a': [x ** 2, 0x1F]}  # done\n\n\tif x != 1_000: pass\r\n",
     "1234567890 3.14159 10,000 2026-01-01 e=mc^2   three   blanks",
     "👩‍👩‍👧 🎉 \u00a0\u200b end",
 )
-PROBE_TOKENS, PROBE_POSITIONS, TOP = 32, 2, 32
+PROBE_TOKENS = 32
+PROBE_POSITIONS = 2
+TOP = 32
 # How torch says in a plain RuntimeError that main memory ran out, and how the system does when it maps a file.
 _NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory")
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -45,11 +46,10 @@ def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
     """
     if tokenizer is None:
         return {"token_ids": None, "chat_template": None, "special_tokens": {}}
-    ids = [tokenizer(text).input_ids for text in TEXTS]
     template = getattr(tokenizer, "chat_template", None)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if name in _SPECIAL}
     return {
-        "token_ids": _digest(ids),
+        "token_ids": _digest([tokenizer(text).input_ids for text in TEXTS]),
         "chat_template": None if template is None else _digest(template),
         "special_tokens": {name: f"{text} ({tokenizer.convert_tokens_to_ids(text)})" for name, text in special.items()},
     }
@@ -74,7 +74,7 @@ def probe_tokens(tokenizer: Any, vocab_size: int) -> list[int]:
         tokenizer: of the model; None for none.
         vocab_size: ids from this on are left out.
     """
-    ids: list[int] = tokenizer(_PROSE).input_ids if tokenizer is not None else []
+    ids: list[int] = tokenizer(TEXTS[0]).input_ids if tokenizer is not None else []
     known = [token for token in ids if token < vocab_size][:PROBE_TOKENS]
     return known or [2 + 7919 * index % (vocab_size - 2) for index in range(PROBE_TOKENS)]
 

@@ -7,7 +7,7 @@ from qtoolkit.records import html
 from qtoolkit.records.base import Record, Row, note_rows
 from qtoolkit.records.layer_plan import JobRecord
 from qtoolkit.records.machine import Machine
-from qtoolkit.records.memory import comparison
+from qtoolkit.records.memory import footprints
 from qtoolkit.records.phase import PhasePlan
 from qtoolkit.records.reading import Reading
 from qtoolkit.units import bits_per_weight, format_bits, format_bytes
@@ -109,10 +109,7 @@ class Plan(JobRecord):
         return "does not fit" if self.problems else "tight" if self.tight else "fits"
 
     def headline(self) -> str:
-        before, after = self.source.footprint, self.footprint_after
-        sizes = f"{format_bytes(before)} to {format_bytes(after)} in memory"
-        if before and after:
-            sizes += f", {comparison(before / after)}"
+        sizes = footprints(self.source.footprint, self.footprint_after)
         where = "" if self.machine is None else f" {self.machine.name}"
         verdict = f"{self.verdict[:1].upper()}{self.verdict[1:]}{where}: " if self.verdict else ""
         problem = f"; {self.problems[0]}" if self.problems else ""

@@ -100,12 +100,8 @@ class PackedTensors:
     def recode(self, codes: Codes) -> dict[str, torch.Tensor]:
         """See `RecodedTensors`; the groups must be those of the inputs in order."""
         groups = self.in_features // self.inputs_per_scale
-        fills_words = self.in_features * self.bits % 32 == 0
-        words = (
-            packed_words(codes) if fills_words else pack_columns(codes.codes(slice(0, self.out_features)), self.bits)
-        )
         tensors = {
-            "weight_packed": words.T.contiguous(),
+            "weight_packed": packed_words(codes, pack_columns).T.contiguous(),
             # [groups, out] -> [out, groups]
             "weight_scale": grouped_scale(codes, groups).T.to(self.scale_dtype).contiguous(),
         }
