@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
 # Written for this purpose: prose, other scripts, code, digits, blanks and a combined emoji are cut differently.
 TEXTS = (
-    (
-        "The lighthouse keeper wrote a letter to her sister, who lived in a small town far from the sea, and told her "
-        "that the winter had been long, that the boats had come home late, and that she would visit in spring."
-    ),
+    "The lighthouse keeper wrote a letter to her sister, who lived in a small town far from the sea, and told her "
+    "that the winter had been long, that the boats had come home late, and that she would visit in spring.",
     "Größere Bücher kosten 12,50 €; naïve café, žluťoučký kůň, İstanbul.",
     "Привет, мир! 你好世界。こんにちは 안녕하세요 שלום مرحبا नमस्ते",
     "def f(x):\n    return {'a': [x ** 2, 0x1F]}  # done\n\n\tif x != 1_000: pass\r\n",
@@ -46,10 +44,11 @@ def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
     """
     if tokenizer is None:
         return {"token_ids": None, "chat_template": None, "special_tokens": {}}
+    token_ids = _digest([tokenizer(text).input_ids for text in TEXTS])
     template = getattr(tokenizer, "chat_template", None)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if name in _SPECIAL}
     return {
-        "token_ids": _digest([tokenizer(text).input_ids for text in TEXTS]),
+        "token_ids": token_ids,
         "chat_template": None if template is None else _digest(template),
         "special_tokens": {name: f"{text} ({tokenizer.convert_tokens_to_ids(text)})" for name, text in special.items()},
     }
