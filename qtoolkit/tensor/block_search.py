@@ -11,6 +11,8 @@ from torch import Tensor
 
 # Below this, llama.cpp takes a block as zero.
 _ZERO = 1e-15
+# Blocks of which all scales are tried at once: their codes stay in a core's own cache.
+_BLOCKS_AT_A_TIME = 256
 # Sweeps over the codes of a block, each code changed where that makes the error smaller.
 _SWEEPS = 5
 
@@ -29,27 +31,31 @@ def search_symmetric(values: Tensor, weights: Tensor, half: int) -> tuple[Tensor
     Returns:
         Codes as float32 [n, blocks], scales float32 [blocks], of either sign.
     """
-    largest = _divisor(largest_of(values))
-    weighted = weights * values
-    codes, product = torch.empty_like(values), torch.empty_like(values)
-
-    def tried(count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        inverse = -count / largest
-        torch.mul(values, inverse, out=codes).round_().clamp_(-half, half - 1)
-        sum_lx = torch.mul(weighted, codes, out=product).sum(0)
-        return inverse, sum_lx, torch.mul(weights, codes, out=product).mul_(codes).sum(0)
-
-    counts = _counts(half, 0.1, range(-9, 10))
-    best_inverse, sum_lx, sum_l2 = tried(counts[9])
-    scale = torch.where(sum_l2 > 0, sum_lx / sum_l2, 0.0)
-    best = scale * sum_lx
-    for count in (*counts[:9], *counts[10:]):
-        inverse, sum_lx, sum_l2 = tried(count)
-        better = _mask((sum_l2 > 0) & (sum_lx * sum_lx > best * sum_l2))
+    inverses = _counts(half, 0.1, (0, *range(-9, 0), *range(1, 10))).neg_()[:, None] / _divisor(largest_of(values))
+    sums_lx, sums_l2 = _sums_of_codes(values, weights, inverses, half)
+    best_inverse, scale, best = inverses[0], *torch.zeros_like(values[:2])
+    for inverse, sum_lx, sum_l2 in zip(inverses, sums_lx, sums_l2, strict=True):
+        better = _mask(sum_lx * sum_lx > best * sum_l2)
         fitted = sum_lx / sum_l2
         best = _picked(better, fitted * sum_lx, best)
         best_inverse, scale = _picked(better, inverse, best_inverse), _picked(better, fitted, scale)
-    return torch.mul(values, best_inverse, out=codes).round_().clamp_(-half, half - 1), scale
+    return (values * best_inverse).round_().clamp_(-half, half - 1), scale
+
+
+def _sums_of_codes(values: Tensor, weights: Tensor, inverses: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """Return sum(w x q) and sum(w q q) of the codes of each inverse of the scale, [tried, blocks], a few blocks at once."""
+    sums_lx, sums_l2 = torch.empty_like(inverses), torch.empty_like(inverses)
+    weighted = weights * values
+    buffers = values.new_empty(2, len(values), len(inverses), _BLOCKS_AT_A_TIME)
+    for first in range(0, values.shape[1], _BLOCKS_AT_A_TIME):
+        part = slice(first, first + _BLOCKS_AT_A_TIME)
+        inverse = inverses[:, part]
+        codes, product = buffers[..., : inverse.shape[1]]
+        # [n, blocks] -> [n, tried, blocks]
+        torch.mul(values[:, None, part], inverse, out=codes).round_().clamp_(-half, half - 1)
+        torch.sum(torch.mul(codes, weighted[:, None, part], out=product), 0, out=sums_lx[:, part])
+        torch.sum(torch.mul(codes, weights[:, None, part], out=product).mul_(codes), 0, out=sums_l2[:, part])
+    return sums_lx, sums_l2
 
 
 def search_by_sweeps(values: Tensor, half: int) -> tuple[Tensor, Tensor]:
@@ -105,32 +111,45 @@ def search_affine(
     low, high = values.amin(0).clamp_(max=0), values.amax(0)
     flat = high <= low
     high = torch.where(flat, low + 1, high)
-    weighted = weights * values
+    sum_w = weights.sum(0)
+    mean = (weights * values).sum(0) / sum_w
+    # Around the mean, so that little is lost where a block's values are large and alike.
+    centred = values - mean
+    weighted = weights * centred
     codes, product = torch.empty_like(values), torch.empty_like(values)
-    sum_w, sum_x = weights.sum(0), weighted.sum(0)
-    best_inverse, best_low = torch.tensor(float(most)) / (high - low), low
-    scale, minimum = 1 / best_inverse, low
-    _affine_codes(values, best_low, best_inverse, most, out=codes)
-    best = _error(values, weights, codes, scale, minimum, absolute=absolute)
+    sum_xq, sum_q, sum_qq = torch.empty_like(low).repeat(3, 1)
+    # Of the best count so far and of the one tried; what is saved is told against the error of the mean alone.
+    best, tried = torch.empty_like(low).repeat(5, 1), torch.empty_like(low).repeat(5, 1)
+    inverse, start, scale, minimum, saved = tried
+    torch.div(torch.tensor(float(most)), high - low, out=best[0])
+    torch.reciprocal(best[0], out=best[2])
+    best[1], best[3] = low, low
+    _affine_codes(values, low, best[0], most, out=codes)
+    best[4] = -_error(values, weights, codes, best[2], low, absolute=absolute)
+    if not absolute:
+        best[4] += torch.mul(weighted, centred, out=product).sum(0)
     for count in _counts(most, step, range(steps + 1), first):
         # From the best minimum so far.
-        inverse = count / (high - minimum)
-        _affine_codes(values, minimum, inverse, most, out=codes)
-        sum_lx = torch.mul(weighted, codes, out=product).sum(0)
-        sum_l = torch.mul(weights, codes, out=product).sum(0)
-        sum_l2 = product.mul_(codes).sum(0)
-        determinant = sum_w * sum_l2 - sum_l * sum_l
-        offset = (sum_l2 * sum_x - sum_l * sum_lx) / determinant
-        fitted = (sum_w * sum_lx - sum_x * sum_l) / determinant
-        fitted = _picked(_mask(offset > 0), sum_lx / sum_l2, fitted)
-        offset.clamp_(max=0)
-        error = _error(values, weights, codes, fitted, offset, absolute=absolute)
-        # Of a block that is not solved, all this is no number.
-        better = _mask((determinant > 0) & (error < best))
-        best_inverse, best_low = _picked(better, inverse, best_inverse), _picked(better, minimum, best_low)
-        scale, minimum = _picked(better, fitted, scale), _picked(better, offset, minimum)
-        best = _picked(better, error, best)
-    _affine_codes(values, best_low, torch.where(flat, 0.0, best_inverse), most, out=codes)
+        start.copy_(best[3])
+        torch.div(count, high - start, out=inverse)
+        _affine_codes(values, start, inverse, most, out=codes)
+        torch.sum(torch.mul(weighted, codes, out=product), 0, out=sum_xq)
+        torch.sum(torch.mul(weights, codes, out=product), 0, out=sum_q)
+        torch.sum(product.mul_(codes), 0, out=sum_qq)
+        mean_code = sum_q / sum_w
+        # Of codes that are all alike it is a rounding error, which nothing can be divided by.
+        spread = torch.addcmul(sum_qq, sum_q, mean_code, value=-1).maximum(sum_qq * 1e-6)
+        torch.div(sum_xq, spread, out=scale)
+        torch.addcmul(mean, scale, mean_code, value=-1, out=minimum)
+        torch.mul(scale, sum_xq, out=saved)
+        if (minimum > 0).any():
+            _fit_without_minimum(tried[2:], sum_w, mean, sum_xq, sum_q, sum_qq)
+        if absolute:
+            torch.neg(_error(values, weights, codes, scale, minimum, absolute=True), out=saved)
+        # Of a block without weights, all this is no number.
+        _take(best, tried, saved > best[4])
+    best_inverse, start, scale, minimum, _ = best
+    _affine_codes(values, start, torch.where(flat, 0.0, best_inverse), most, out=codes)
     return codes, torch.where(flat, 0.0, scale), torch.where(flat, -low, -minimum)
 
 
@@ -194,10 +213,17 @@ def search_in_codebook(values: Tensor, weights: Tensor, codebook: Codebook) -> T
 
 def largest_of(values: Tensor) -> Tensor:
     """Return the value of the largest magnitude of each block, with its sign; the first of several."""
-    return values.gather(0, values.abs().argmax(0, keepdim=True))[0]
+    high, low = values.amax(0), values.amin(0)
+    largest = torch.where(high > -low, high, low)
+    # Only here does it matter which is the first, which takes torch thirty times as long to find.
+    alike = (high == -low).nonzero()[:, 0]
+    if len(alike):
+        some = values.index_select(1, alike)
+        largest[alike] = some.gather(0, some.abs().argmax(0, keepdim=True))[0]
+    return largest
 
 
-def _counts(most: float, step: float, indices: range, first: float = 0.0) -> Tensor:
+def _counts(most: float, step: float, indices: Sequence[int], first: float = 0.0) -> Tensor:
     """Return `most` + `first` + `step` * index, float32, as llama.cpp has them by its own roundings: 30.5 is a tie.
 
     Each is a tensor without dimensions, since torch divides other numbers by tensors in two roundings.
@@ -220,6 +246,28 @@ def _picked(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Return the new numbers where the mask is set and the old ones elsewhere, float32."""
     bits = old.view(torch.int32)
     return (new.view(torch.int32) ^ bits).bitwise_and_(mask).bitwise_xor_(bits).view(torch.float32)
+
+
+def _take(best: Tensor, tried: Tensor, chosen: Tensor) -> None:
+    """Replace the chosen columns of `best` by those of `tried`, both float32 [numbers, blocks]."""
+    bits = best.view(torch.int32)
+    bits.bitwise_xor_((tried.view(torch.int32) ^ bits).bitwise_and_(_mask(chosen)))
+
+
+def _fit_without_minimum(
+    fitted: Tensor, sum_w: Tensor, mean: Tensor, sum_xq: Tensor, sum_q: Tensor, sum_qq: Tensor
+) -> None:
+    """Fit the scale alone where the minimum came out above zero, which it may not be.
+
+    Args:
+        fitted: scale, minimum and what they save of the error, float32 [3, blocks]; changed in place.
+        sum_w, mean, sum_xq, sum_q, sum_qq: of the weights, of the values, of values around the mean times codes, of
+            codes and of their squares, weighted; float32 [blocks].
+    """
+    sum_lx = torch.addcmul(sum_xq, mean, sum_q)
+    scale = sum_lx / sum_qq
+    saved = scale * sum_lx - sum_w * mean * mean
+    _take(fitted, torch.stack([scale, torch.zeros_like(scale), saved]), fitted[1] > 0)
 
 
 def _affine_codes(values: Tensor, low: Tensor, inverse: Tensor, most: int, *, out: Tensor) -> None:
