@@ -7,12 +7,12 @@ from math import floor
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Reader
-from qtoolkit.methods import Choice, Layer, Method, MethodConfig, MixedConfig, get_method, rules_of
+from qtoolkit.methods import Choice, Layer, Method, MethodConfig, MixedConfig, rules_of
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.planning.allocation import Choice as SizeAndLoss
 from qtoolkit.planning.allocation import allocate, total_loss, total_size
 from qtoolkit.planning.fit import check_fits, judge
-from qtoolkit.planning.layers import embeddings_of, layers_to_quantize, planner_of
+from qtoolkit.planning.layers import embeddings_of, layers_to_quantize
 from qtoolkit.planning.planner import PlannedJob, plan_job
 from qtoolkit.readers import fused_unit
 from qtoolkit.records import THIS_MACHINE, Machine, OnProgress, Plan, RoundingLoss, Sensitivity
@@ -92,9 +92,8 @@ def meet_target(
     """
     if not isinstance(config, MixedConfig) or config.target is None:
         return MetTarget(config)
-    method = get_method(config.method)
     if config.gives_choices:
-        _check_rules(checkpoint, method, config, device=device, machine=machine, rss=rss)
+        _check_rules(checkpoint, config, device=device, machine=machine, rss=rss)
         return MetTarget(config)
     choices = config.choices_to_give()
     smallest = config.begun_as({**vars(config), config.mixed: choices[0]})
@@ -104,7 +103,7 @@ def meet_target(
     if machine.name == THIS_MACHINE:
         measuring = replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == "measure"))
         check_fits(judge(measuring, machine, saves=False))
-    planner = planner_of(method, planned.checkpoint, planned.config)
+    planner = planned.planner
     units = _Units.of(planner, planned)
     budget = _Budget.of(config, plan, units.biases, writes_file=planner.writes_file)
     most = units.check(budget, checkpoint.name)
@@ -130,22 +129,25 @@ def meet_target(
     return MetTarget(config.meeting(base, merged, bits=budget.bits(size)), len(choices), (note,))
 
 
-def _check_rules(
-    checkpoint: Checkpoint, method: Method, config: MixedConfig, *, device: str, machine: Machine, rss: int
-) -> None:
-    """Refuse rules whose bits exceed the target."""
+def _check_rules(checkpoint: Checkpoint, config: MixedConfig, *, device: str, machine: Machine, rss: int) -> None:
+    """Refuse bits or types that were given and exceed the target."""
     planned = plan_job(checkpoint, config, device, machine, rss=rss)
     plan = planned.plan
     names = {layer.name for layer in plan.layers}
-    planner = planner_of(method, planned.checkpoint, config)
+    planner = planned.planner
     candidates = layers_to_quantize(checkpoint, planner, config, device)
     biases = sum(layer.bias_bytes for layer in candidates if layer.name in names)
     budget = _Budget.of(config, plan, biases, writes_file=planner.writes_file)
     size = sum(layer.disk_bytes for layer in plan.layers)
     if size > budget.size:
+        name = config.mixed
+        kind = "bits" if name == "bits" else "types"
+        in_rules = any(name in values for values in config.rules.values())
+        given = "the rules take" if in_rules else f"{name}={getattr(config, name)!r} takes"
+        remedy = f"leave out their {kind}" if in_rules else "leave it out"
         raise ConfigError(
-            f"{type(config).__name__}: the rules take {budget.describe(size)}, more than {budget.target}: "
-            "leave out their bits, which are then given by sensitivity, or the target"
+            f"{type(config).__name__}: {given} {budget.describe(size)}, more than {budget.target}: {remedy}, and "
+            f"{kind} are given by sensitivity; or leave out the target"
         )
 
 

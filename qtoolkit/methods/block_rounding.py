@@ -144,6 +144,11 @@ class GGUF(MixedConfig):
         """See `MethodConfig`: files from before there were rules and targets have none."""
         return super().absent() | {"rules": {}, "target_bits": None, "target_size": None}
 
+    @property
+    def gives_choices(self) -> bool:
+        """See `MixedConfig`: a type of all tensors alike is one too."""
+        return self.tensor_type is not None or super().gives_choices
+
     def choices_to_give(self) -> tuple[str, ...]:
         """See `MixedConfig`."""
         return _GIVEN_TYPES

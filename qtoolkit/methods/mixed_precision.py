@@ -83,7 +83,7 @@ class MixedConfig(MethodConfig):
 
     @property
     def gives_choices(self) -> bool:
-        """Check whether a rule sets what a target gives to layers."""
+        """Check whether the config says already what a target would give to layers."""
         return any(self.mixed in values for values in self.rules.values())
 
     def choices_to_give(self) -> tuple[Choice, ...]:

@@ -1,6 +1,7 @@
 """Read the lines of magics: the words, the options of a verb, and those of a method."""
 
 import argparse
+import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from keyword import iskeyword
 from typing import Any, NoReturn
 
 from qtoolkit.errors import ConfigError, did_you_mean
-from qtoolkit.methods import MethodConfig, available_methods, config_class
+from qtoolkit.methods import MethodConfig, MixedConfig, available_methods, config_class
 from qtoolkit.notebook.body import DEFAULT_METHOD, read_body, read_configs
 from qtoolkit.notebook.options import LineOption, config_options, flag_of, request_options, tables
 from qtoolkit.notebook.panel_names import PANELS
@@ -189,13 +190,21 @@ def _read_method(name: str, words: list[str]) -> tuple[MethodConfig, list[str]]:
         if flag_of(table) in given:
             raise ConfigError(
                 f"{flag_of(table)} does not fit on a line: in the body of a %%quantize cell, write "
-                f'[{table}."*.down_proj"] and below it the options of these layers, such as bits = 8'
+                f'[{table}."*.down_proj"] and below it the options of these layers{_example_of_layers(chosen)}'
             )
     flags = [flag for option in known for flag in option.flags]
     _refuse_unknown(
         rest, f"method {chosen.method!r}", flags, f"; `{name} --method {chosen.method} --help` explains them"
     )
     return chosen.from_dict(values), rest
+
+
+def _example_of_layers(chosen: type[MethodConfig]) -> str:
+    """Return an option that rules give to layers, as the body of a cell has it: ", such as bits = 8"."""
+    config = chosen()
+    if not isinstance(config, MixedConfig):
+        return ""
+    return f", such as {config.mixed} = {json.dumps(config.choices_to_give()[-1])}"
 
 
 def method_in(words: Sequence[str], name: str = "") -> str:

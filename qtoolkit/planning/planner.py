@@ -28,11 +28,13 @@ class PlannedJob:
         checkpoint: the model in the type that its device has, with notes of what was decided.
         config: the config with "auto" resolved, as it fits the model's layers.
         plan: what the job does and needs.
+        planner: what planned the layers.
     """
 
     checkpoint: Checkpoint
     config: MethodConfig
     plan: Plan
+    planner: Method | Reader
 
 
 def plan_job(
@@ -107,7 +109,7 @@ def plan_job(
         notes=(*checkpoint.notes, *method.notes(config, layers), *mixed, *missing),
     )
     plan = with_readers(plan, config, for_)
-    return PlannedJob(checkpoint, config, judge(plan, machine, saves=saves) if machine else plan)
+    return PlannedJob(checkpoint, config, judge(plan, machine, saves=saves) if machine else plan, method)
 
 
 def _larger(checkpoint: Checkpoint, disk: int) -> tuple[str, ...]:

@@ -193,7 +193,7 @@ def _tell_absolute_errors(
     """Put sums of absolute errors, negative, in the place of what scales and minima save, [3, tried, blocks]."""
     for part, codes, _ in _tried_codes(values - start, inverses, (0, most)):
         scale, minimum, saved = tried[..., part]
-        codes = codes.mul_(scale).add_(minimum).sub_(values[:, None, part]).abs_()
+        codes.mul_(scale).add_(minimum).sub_(values[:, None, part]).abs_()
         torch.neg(codes.mul_(weights[:, None, part]).sum(0), out=saved)
 
 

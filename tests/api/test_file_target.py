@@ -72,6 +72,15 @@ def test_room_for_all_takes_the_largest_type(tiny_llama: Path) -> None:
     assert "measure" not in [phase.name for phase in plan.phases]
 
 
+def test_a_type_of_all_tensors_keeps_to_the_target(tiny_llama: Path) -> None:
+    plan = qt.plan(tiny_llama, qt.GGUF(tensor_type="Q4_0", target_bits=5.0), device="cpu")
+    assert {8 * layer.disk_bytes / layer.num_weights for layer in plan.layers} == {4.5}
+    assert "measure" not in [phase.name for phase in plan.phases]
+    refusal = r"GGUF: tensor_type='Q8_0' takes 8\.500 bits per weight, more than target_bits=5: leave it out"
+    with pytest.raises(qt.QToolkitError, match=refusal):
+        qt.plan(tiny_llama, qt.GGUF(tensor_type="Q8_0", target_bits=5.0), device="cpu")
+
+
 def test_a_target_is_met_for_a_machine_with_a_gpu_by_what_is_measured_here(tiny_llama: Path) -> None:
     here, there = (
         qt.plan(tiny_llama, qt.GGUF(target_bits=6.0), **where) for where in ({"device": "cpu"}, {"machine": "t4"})

@@ -155,6 +155,8 @@ def test_every_field_of_every_method_has_an_option(method: str) -> None:
 def test_rules_are_sent_to_the_body() -> None:
     with pytest.raises(ConfigError, match=r'in the body of a %%quantize cell, write \[rules\."\*\.down_proj"\]'):
         read("org/m --method absmax --rules down_proj=8")
+    with pytest.raises(ConfigError, match=r'options of these layers, such as tensor_type = "Q8_0"'):
+        read("org/m --method gguf --rules down_proj=Q8_0")
 
 
 def test_targets_are_options() -> None:
