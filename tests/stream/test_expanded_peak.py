@@ -3,6 +3,7 @@
 1.12 to 1.28 times as much was measured: transformers reads in four threads, each of which expands some rows at a time.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import qtoolkit as qt
 from qtoolkit.checkpoints.gguf_writing import write_gguf
 from qtoolkit.formats.gguf.file_plan import plan_file
+from qtoolkit.measure.malloc import give_memory_back
 from tests.coded_models import FP8, WEIGHTS, write
 from tests.sample_models import random_model
 
@@ -63,6 +66,28 @@ def test_a_block_of_a_gguf_file_takes_half_more_than_its_weights_at_most(
     write_q8_0(model, tmp_path / "a.gguf")
     del model
     assert peak_of_blocks(tmp_path / "a.gguf") < 1.5 * block
+
+
+@pytest.mark.slow
+def test_quantizing_a_gguf_file_takes_no_more_memory_than_a_folder(tmp_path: Path) -> None:
+    """Nor does the whole model, expanded, ever stand beside the result."""
+    model = random_model("llama", hidden_size=512, intermediate_size=2048, num_hidden_layers=4)
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    model.save_pretrained(tmp_path / "folder")
+    write_q8_0(model, tmp_path / "a.gguf")
+    del model
+    # What is imported for the first time counts for none.
+    peaks = [peak_of_quantizing(tmp_path / name, tmp_path / "out") for name in ("a.gguf", "folder", "a.gguf")]
+    assert peaks[2] < peaks[1] + size / 4
+
+
+def peak_of_quantizing(source: Path, output: Path) -> int:
+    """The most that a job takes, in bytes."""
+    gc.collect()
+    give_memory_back()
+    peak = qt.quantize(source, qt.AbsMax(), device="cpu", output=output, overwrite=True).memory.peak
+    assert peak is not None
+    return peak.peak_rss - peak.rss_before
 
 
 def write_q8_0(model: Any, file: Path) -> None:
