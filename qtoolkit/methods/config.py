@@ -58,7 +58,10 @@ class MethodConfig:
             choices = field.metadata.get("choices")
             if choices is not None and value not in choices:
                 allowed = ", ".join(map(repr, choices))
-                raise ConfigError(f"{type(self).__name__}: {field.name} must be one of {allowed}, got {value!r}")
+                names = [one for one in choices if isinstance(one, str)]
+                near = did_you_mean(value, names).rstrip() if isinstance(value, str) else ""
+                what = f"{type(self).__name__}: {field.name} must be one of {allowed}, got {value!r}"
+                raise ConfigError(f"{what}: {near}" if near else what)
             if not _is_instance(hint, value):
                 raise ConfigError(f"{type(self).__name__}: {field.name} must be {_describe(hint)}, got {value!r}")
             least = field.metadata.get("least")

@@ -74,6 +74,15 @@ def test_zeros_stay_zeros(name: str, weighted: bool) -> None:
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
+def test_weights_that_are_nearly_alike_keep_their_size(name: str) -> None:
+    """Their codes are alike, and nothing tells their scale from their minimum."""
+    weight = 5 + 0.01 * WEIGHT[:2] / WEIGHT[:2].abs().max()
+    for importance in (None, IMPORTANCE):
+        blocks = quantize_rows(weight, BLOCK_TYPES[name], importance)
+        assert np.allclose(dequantized(blocks.numpy(), name), 5, atol=0.05)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
 def test_numbers_at_the_ends_of_float32_are_quantized(name: str) -> None:
     """The size of all importance together changes nothing; weights too small for any scale become zero."""
     expected = quantize_rows(WEIGHT, BLOCK_TYPES[name], IMPORTANCE)
