@@ -2,8 +2,8 @@
 
 A block of 32 weights has a scale of its own, and a minimum in some types. A K-quant has 256: its 8 or 16 groups have
 scales (and minima) of 4 to 8 bits, multiples of one 16-bit number. Without importance the result is that of llama.cpp's
-`quantize_row_*_ref`, with it that of `quantize_row_*_impl`, up to the order in which sums are added; Q4_K and Q5_K without
-importance find their scales in fewer turns, with errors as small.
+`quantize_row_*_ref`, with it that of `quantize_row_*_impl`, up to the order in which sums are added. Of Q4_K and
+Q5_K without importance, scales are found in fewer turns, with errors as small.
 """
 
 from collections.abc import Callable, Iterator
