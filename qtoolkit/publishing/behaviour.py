@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 # Written for this purpose: prose, other scripts, code, digits, blanks and a combined emoji are cut differently.
 TEXTS = (
-    "The lighthouse keeper wrote a letter to her sister, who lived in a small town far from the sea, and told her "
-    "that the winter had been long, that the boats had come home late, and that she would visit in spring.",
+    (
+        "The lighthouse keeper wrote a letter to her sister, who lived in a small town far from the sea, and told her "
+        "that the winter had been long, that the boats had come home late, and that she would visit in spring."
+    ),
     "Größere Bücher kosten 12,50 €; naïve café, žluťoučký kůň, İstanbul.",
     "Привет, мир! 你好世界。こんにちは 안녕하세요 שלום مرحبا नमस्ते",
     "def f(x):\n    return {'a': [x ** 2, 0x1F]}  # done\n\n\tif x != 1_000: pass\r\n",
