@@ -72,8 +72,11 @@ class Panel:
 
     def _turn(self, change: Any) -> None:
         """Let the panel that is turned to take what was saved meanwhile."""
-        if self.convert is not None and PANELS[change["new"] or 0] == "convert":
+        name = PANELS[change["new"] or 0]
+        if self.convert is not None and name == "convert":
             self.convert.take_folder()
+        if self.model is not None and name == "model":
+            self.model.refresh()
 
     def close(self) -> None:
         """Take the panel off the page and out of the kernel; results stay, and a running job goes on."""
