@@ -43,6 +43,8 @@ class ModelPanel:
         self._models: dict[str, FoundModel | ModelAtHand] = {}
         self.search = text_field("Search", choice.model, hint="part of a name on the Hub, a folder, or a .gguf file")
         self.found = wide_field(Select, "Found", _LEGEND, options=_LOOKING, rows=10)
+        # Its lines are long.
+        self.found.control.layout.width = "56em"
         self.call = HTML()
         self.details = HTML()
         self.box = VBox([self.search.box, self.call, self.found.box, self.details])
