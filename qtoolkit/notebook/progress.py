@@ -75,7 +75,7 @@ class Progress(ABC):
         """Write an event as one line: `quantize: 3 of 30 layers (10 %), 2.0 s elapsed, about 18.0 s left, layers.0`."""
         now = self._clock()
         in_phase = now - self._phase_started.setdefault(event.phase, now)
-        parts = [f"{event.phase}: {_count(event)}", f"{format_seconds(now - self._started)} elapsed"]
+        parts = [f"{event.phase}: {count_of(event)}", f"{format_seconds(now - self._started)} elapsed"]
         if 0 < event.done < event.total and in_phase > 0:
             left = in_phase * (event.total - event.done) / event.done
             parts.append(f"about {format_seconds(left)} left")
@@ -113,7 +113,8 @@ def fraction(event: ProgressEvent) -> float:
     return min(event.done / event.total, 1.0) if event.total else 0.0
 
 
-def _count(event: ProgressEvent) -> str:
+def count_of(event: ProgressEvent) -> str:
+    """Write how much of its phase is done: "3 of 30 layers (10 %)"."""
     in_bytes = event.unit == "bytes"
     done = format_bytes(event.done) if in_bytes else str(event.done)
     if not event.total:

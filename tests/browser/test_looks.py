@@ -36,7 +36,7 @@ def used(page: Page, server: LabServer, tiny_llama: Path) -> Iterator[ShownPanel
     panel.field("Repository").fill("me/tiny")
     panel.expect_call("'me/tiny'")
     panel.press("Dry run")
-    panel.wait_for("dry run of .*: the licence of .* is not known")
+    panel.wait_for("dry run of .*: stopped")
     panel.field("Repository").fill("")
     panel.shown.get_by_text("It needs a folder and a repository.").wait_for()
     panel.press("Publish")

@@ -81,13 +81,15 @@ class Worker:
     def __init__(self) -> None:
         self.cancelled = threading.Event()
         self._thread: threading.Thread | None = None
+        self._busy = False
+        self._waiting: list[Callable[[], None]] = []
         # Two callbacks in two threads start one job.
         self._lock = threading.Lock()
 
     @property
     def running(self) -> bool:
         """Return whether a job runs."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._busy
 
     def start(self, job: Callable[[], None]) -> None:
         """Start a job.
@@ -96,11 +98,30 @@ class Worker:
             ConfigError: another one runs.
         """
         with self._lock:
-            if self.running:
+            if self._busy:
                 raise ConfigError("a job is running: wait until it ends, or cancel it")
             self.cancelled.clear()
-            self._thread = threading.Thread(target=job, name="qtoolkit-job", daemon=True)
+            self._busy = True
+            self._thread = threading.Thread(target=self._work, args=(job,), name="qtoolkit-job", daemon=True)
             self._thread.start()
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once no job runs, at once if none does: what was said of the job is then no longer true."""
+        with self._lock:
+            if self._busy:
+                self._waiting.append(callback)
+                return
+        callback()
+
+    def _work(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        finally:
+            with self._lock:
+                self._busy = False
+                waiting, self._waiting = self._waiting, []
+            for callback in waiting:
+                callback()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the job has ended, or so many seconds have passed."""

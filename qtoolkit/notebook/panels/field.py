@@ -17,6 +17,13 @@ _ROW = {"flex_flow": "row wrap", "align_items": "center", "max_width": "100%"}
 # Beside its control if there is space for some words, otherwise below it.
 _BESIDE = {"flex": "1 1 14em", "min_width": "0", "margin": "2px 8px"}
 
+# Said where an error would be told a second time.
+MARKED = "not started: what is marked above is wrong"
+
+
+class ShownError(ConfigError):
+    """An error that is shown beside its field already, and need not be told again."""
+
 
 class Field:
     """A control with a label, a hint, and an error message that takes the hint's place.
@@ -84,7 +91,7 @@ class Field:
         try:
             check(self.value)
         except ConfigError as error:
-            self.refuse(str(error))
+            raise self._shown(str(error)) from error
         self.set_problem("")
         return str(self.value)
 
@@ -103,10 +110,13 @@ class Field:
         """Show what is wrong, and raise it, so that no job starts.
 
         Raises:
-            ConfigError: always.
+            ShownError: always.
         """
+        raise self._shown(message)
+
+    def _shown(self, message: str) -> ShownError:
         self.set_problem(message)
-        raise ConfigError(message)
+        return ShownError(message)
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` whenever the value has changed; an error that it raises is shown beside the control."""
@@ -117,6 +127,10 @@ class Field:
         try:
             callback()
         except Exception as error:  # noqa: BLE001
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        if not isinstance(error, ShownError):
             self.set_problem(error_line(error))
 
 
@@ -135,9 +149,12 @@ class ButtonField(Field):
         self.control.on_click(lambda _: self.press())
 
     def press(self) -> None:
-        """Run the button's callback, and show its error."""
+        """Run the button's callback, and show its error, unless a field shows it."""
         self.set_problem("")
         self._guarded(self._callback)
+
+    def _tell(self, error: Exception) -> None:
+        self.set_problem(MARKED if isinstance(error, ShownError) else error_line(error))
 
 
 # The name of an argument, or the class of an error -> the field that such an error is shown beside.

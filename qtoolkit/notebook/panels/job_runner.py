@@ -10,7 +10,7 @@ from ipywidgets import Box, Layout, VBox
 from qtoolkit.errors import JobCancelled
 from qtoolkit.notebook.magic_errors import forget_variables
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.field import ButtonField, ErrorFields, Field, field_of_error
+from qtoolkit.notebook.panels.field import MARKED, ButtonField, ErrorFields, Field, field_of_error
 from qtoolkit.notebook.panels.memory_chart import JobMemory
 from qtoolkit.notebook.panels.panel_words import panel_line
 from qtoolkit.notebook.panels.progress_view import CANCELLING, PanelProgress, ProgressView
@@ -19,7 +19,7 @@ from qtoolkit.notebook.panels.stop_button import StopButton
 from qtoolkit.notebook.panels.verb_call import VerbCall
 from qtoolkit.records import Record
 
-_CANCELLED = "cancelled; nothing is half-written, and the same call goes on with what was kept"
+_WHOLE = "nothing is half-written"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Job:
         on_result: called with what the call returns; returns the record to show on the page.
         predicted: the peaks of main and GPU memory in its plan, in bytes; 0 if unknown.
         draw: called whenever the progress is drawn, for what only this job shows.
+        kept: called when the job was cancelled; returns what the same call goes on with, empty for nothing.
         hidden: further arguments of the call beside `on_progress`, which do not change its result.
     """
 
@@ -40,6 +41,7 @@ class Job:
     on_result: Callable[[Any], Record]
     predicted: tuple[int, int] = (0, 0)
     draw: Callable[[], None] = lambda: None
+    kept: Callable[[], str] = lambda: ""
     hidden: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -74,18 +76,21 @@ class JobRunner:
         self._stop_button = StopButton(worker.cancelled.set)
         self.view = ProgressView()
         self.actions = {
-            label: ButtonField(label, self._starter(make_job), main=label == next(reversed(actions)))
+            label: ButtonField(label, self._starter(label, make_job), main=label == next(reversed(actions)))
             for label, make_job in actions.items()
         }
         self.actions["Cancel"] = ButtonField("Cancel", self._cancel)
         row = Box([action.box for action in self.actions.values()], layout=Layout(flex_flow="row wrap"))
         self.box = VBox([row, self.view.box])
 
-    def _starter(self, make_job: Callable[[], Job]) -> Callable[[], None]:
+    def _starter(self, label: str, make_job: Callable[[], Job]) -> Callable[[], None]:
         def start() -> None:
-            for shown in self._error_fields.values():
+            for shown in (*self._error_fields.values(), *self.actions.values()):
                 shown.set_problem("")
             job = make_job()
+            if self._worker.running:
+                # What the button then says is true until that job ends.
+                self._worker.when_idle(lambda: self.actions[label].set_problem(""))
             self._worker.start(lambda: self._run(job))
 
         return start
@@ -100,6 +105,7 @@ class JobRunner:
     def _run(self, job: Job) -> None:
         """Run a job in the worker's thread, and show its result or its error."""
         self.view.show_status(f"{job.title}: starting")
+        self._results.forget_error(job.call.verb)
         progress = PanelProgress(job.title, self._worker.cancelled)
         memory = JobMemory(*job.predicted)
         self._stop_button.listen()
@@ -107,14 +113,25 @@ class JobRunner:
         try:
             result = self.view.follow(progress, memory, run, job.draw)
             self._results.add(job.call.verb, str(job.call), job.on_result(result))
-            self.view.show_status(f"{job.title}: done")
+            self.view.show_status(f"{job.title}: done in {progress.seconds()}")
+        except JobCancelled:
+            ended = "; ".join(filter(None, (f"cancelled {progress.end()}", _WHOLE, job.kept())))
+            self.view.show_status(f"{job.title}: {ended}")
         except BaseException as error:  # noqa: BLE001  # nobody else would see it
             forget_variables(error)
-            line = _CANCELLED if isinstance(error, JobCancelled) else panel_line(error, self._error_fields)
-            self._results.add(job.call.verb, str(job.call), line)
-            self.view.show_status(f"{job.title}: {line}")
-            shown = field_of_error(error, self._error_fields)
-            if shown:
-                shown.set_problem(line)
+            self._show_error(job, error, progress)
         finally:
             self._stop_button.leave()
+
+    def _show_error(self, job: Job, error: BaseException, progress: PanelProgress) -> None:
+        """Tell an error once: beside its field, in the status, or, where it ended work, where results stay."""
+        line = panel_line(error, self._error_fields)
+        shown = field_of_error(error, self._error_fields)
+        if progress.lines():
+            # Somebody may have left it alone for the night, and find the page without its kernel.
+            self._results.add(job.call.verb, str(job.call), line)
+            line = f"stopped {progress.end()}: why stands below the panel"
+        elif shown:
+            shown.set_problem(line)
+            line = MARKED
+        self.view.show_status(f"{job.title}: {line}")

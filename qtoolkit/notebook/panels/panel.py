@@ -23,6 +23,7 @@ from qtoolkit.notebook.progress_bar import WIDGET_VIEW, close_widget
 
 STYLE = Path(__file__).with_name("panel.css")
 _TEXT = "The panel of qtoolkit is there while its kernel runs: run this cell to open it."
+_GONE = "The kernel of this panel has ended: this is a picture of its last state. Run the cell again to open it anew."
 
 
 class Panel:
@@ -67,13 +68,19 @@ class Panel:
             for index, name in enumerate(shown):
                 tabs.set_title(index, name.capitalize())
             tabs.observe(self._turn, names="selected_index")
-        self.box = VBox([style, tabs])
+        # Shown by the style once the page has lost the kernel.
+        gone = HTML(f'<div role="status">{_GONE}</div>')
+        gone.add_class("qtk-gone")
+        self.box = VBox([style, gone, tabs])
         self.box.add_class("qtk")
 
     def _turn(self, change: Any) -> None:
         """Let the panel that is turned to take what was saved meanwhile."""
-        if self.convert is not None and PANELS[change["new"] or 0] == "convert":
+        name = PANELS[change["new"] or 0]
+        if self.convert is not None and name == "convert":
             self.convert.take_folder()
+        if self.model is not None and name == "model":
+            self.model.refresh()
 
     def close(self) -> None:
         """Take the panel off the page and out of the kernel; results stay, and a running job goes on."""

@@ -10,8 +10,9 @@ from ipywidgets import HTML, Layout, VBox
 
 from qtoolkit.errors import JobCancelled
 from qtoolkit.notebook.panels.memory_chart import JobMemory
-from qtoolkit.notebook.progress import Clock, Progress, fraction
+from qtoolkit.notebook.progress import Clock, Progress, count_of, fraction
 from qtoolkit.records import ProgressEvent
+from qtoolkit.units import format_bytes, format_seconds
 
 T = TypeVar("T")
 # Seconds between two drawings, each of three texts at most: fewer than ten messages a second reach the page.
@@ -51,6 +52,16 @@ class PanelProgress(Progress):
         lines = self.lines()
         return _rough_state(lines[-1][0]) if lines else "starting"
 
+    def end(self) -> str:
+        """Describe when the job ended, and where: "after 1.5 s, in quantize at 5 of 210 layers (2 %)"."""
+        lines = self.lines()
+        place = f", in {lines[-1][0].phase} at {count_of(lines[-1][0])}" if lines else ""
+        return f"after {format_seconds(self._elapsed())}{place}"
+
+    def seconds(self) -> str:
+        """Return the time since the job began as text."""
+        return format_seconds(self._elapsed())
+
     def lines(self) -> tuple[tuple[ProgressEvent, str], ...]:
         """Return the last event of each phase, and that as a line, in the order in which the phases began."""
         return tuple(self._latest.values())
@@ -80,6 +91,14 @@ class ProgressView:
         self.bars.value = "".join([*(_bar(event, line) for event, line in progress.lines()), memory.picture()])
         self.show_status(f"{progress.title}: {progress.state()}")
 
+    def draw_end(self, memory: JobMemory, draw_more: Callable[[], None]) -> None:
+        """Take the bars away, whose "about 5 s left" is no longer true, and fold the memory."""
+        draw_more()
+        picture = memory.picture()
+        summary = f"Memory while it ran: at most {format_bytes(memory.main.peak)}"
+        folded = f'<details class="qtk-text"><summary>{summary}</summary>{picture}</details>'
+        self.bars.value = folded if picture else ""
+
     def follow(
         self, progress: PanelProgress, memory: JobMemory, job: Callable[[], T], draw_more: Callable[[], None]
     ) -> T:
@@ -98,7 +117,7 @@ class ProgressView:
         finally:
             ended.set()
             watcher.join()
-            self.draw(progress, memory, draw_more)
+            self.draw_end(memory, draw_more)
 
 
 def _rough_state(event: ProgressEvent) -> str:

@@ -9,7 +9,7 @@ from IPython import get_ipython
 from ipywidgets import HTML, VBox
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
-from qtoolkit.files import current_folder
+from qtoolkit.files import absolute, current_folder
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import ErrorFields, text_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
@@ -18,6 +18,7 @@ from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field, reader_field
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
+from qtoolkit.partial import partial_of
 from qtoolkit.records import QuantizationReport
 from qtoolkit.requests import QuantizeRequest
 
@@ -90,7 +91,7 @@ class QuantizePanel:
         title = f"{self._choice.config.method} of {self._choice.model}"
         predicted = (plan.peak_rss, plan.peak_vram) if plan else (0, 0)
         # With the variable's name of now: the field may change while the job runs.
-        return Job(self._call(), title, partial(self._keep, into), predicted)
+        return Job(self._call(), title, partial(self._keep, into), predicted, kept=partial(_kept, self.output.value))
 
     def _keep(self, into: str, result: Any) -> QuantizationReport:
         """Assign the model to the variable, if one is named, and return the report, which holds no weight."""
@@ -100,6 +101,13 @@ class QuantizePanel:
             self._choice.folder = _short(result.path)
         report: QuantizationReport = result.report
         return report
+
+
+def _kept(output: str) -> str:
+    """Return what a cancelled job has left to go on with; empty for nothing."""
+    journal = partial_of(absolute(output)) / "journal" if output else None
+    blocks = journal is not None and any(journal.glob("block-*.json"))
+    return "blocks that are done are kept, and the same call goes on with them" if blocks else ""
 
 
 def _short(path: Path) -> str:

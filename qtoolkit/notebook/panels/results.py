@@ -11,7 +11,7 @@ from qtoolkit.records import Record
 
 
 class Results:
-    """The last result of each verb, and the error of a later call of it, if there was one.
+    """The last result of each verb, and the error that ended a later job of it, if there was one.
 
     A widget is gone with its kernel. So results are put into an output of the cell that has no widget in it, and which
     is replaced when another job has ended, from whatever thread. A page of Voila cannot replace an output, and ends
@@ -37,6 +37,11 @@ class Results:
             self._in_app.value = self._bundle()["text/html"]
             display(self._in_app)
 
+    def forget_error(self, verb: str) -> None:
+        """Take the error of a verb's last job away: another one has begun."""
+        if self._shown.pop((verb, False), None) is not None:
+            self._show()
+
     def add(self, verb: str, call: str, record: Record | str) -> None:
         """Add the record, or the line of the error, that a call gave, and show all again."""
         # A record replaces the verb's last record and its last error; an error replaces only the last error.
@@ -44,6 +49,9 @@ class Results:
         replaced = ((verb, succeeded), (verb, False))
         others = {key: shown for key, shown in self._shown.items() if key not in replaced}
         self._shown = {**others, (verb, succeeded): (call, record)}
+        self._show()
+
+    def _show(self) -> None:
         if self._in_app is not None:
             self._in_app.value = self._bundle()["text/html"]
         for handle in filter(None, self._handles):
@@ -51,7 +59,7 @@ class Results:
 
     def _bundle(self) -> dict[str, str]:
         if not self._shown:
-            text = "What a job gives will stand here, and stay in the notebook."
+            text = "What a job gives will stand here, and stays in the notebook when the panel is gone with its kernel."
             return {"text/plain": text, "text/html": f'<div style="opacity:.8">{text}</div>'}
         plain = "\n\n".join(f"{call}\n{record}" for call, record in self._shown.values())
         return {"text/plain": plain, "text/html": "".join(_html(call, record) for call, record in self._shown.values())}

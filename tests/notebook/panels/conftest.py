@@ -1,15 +1,23 @@
 """Panels without a browser: their fields are set, their buttons pressed, as a page would."""
 
 from collections.abc import Callable, Iterator
+from html import unescape
 from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from qtoolkit.notebook.panels import Panel
+from qtoolkit.notebook.panels.field import Field
 from tests.notebook.conftest import shell
 
 __all__ = ["shell"]
+
+
+def told(part: Any) -> str:
+    """What one of the panels says of its last job, and beside its fields."""
+    fields = (field.problem for field in vars(part).values() if isinstance(field, Field))
+    return " | ".join([unescape(part.runner.view.status.value), *filter(None, fields)])
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A job of a panel: one at a time, drawn seldom, cancelled and failed in one line, and its result stays."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
-from qtoolkit.notebook.panels.progress_view import INTERVAL
+from qtoolkit.notebook.panels.memory_chart import JobMemory
+from qtoolkit.notebook.panels.progress_view import INTERVAL, PanelProgress, ProgressView
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.verb_call import VerbCall
 from qtoolkit.records import ProgressEvent, Row
@@ -56,7 +58,7 @@ def test_the_button_returns_at_once_and_the_result_stays(
     gate.set()
     worker.wait(10)
     assert isinstance(results.records["plan"], Done)
-    assert "plan of m: done" in runner.view.status.value
+    assert re.search(r"plan of m: done in \d", runner.view.status.value)
 
 
 def test_a_second_job_is_refused_beside_the_button_and_the_first_goes_on(
@@ -71,7 +73,7 @@ def test_a_second_job_is_refused_beside_the_button_and_the_first_goes_on(
     gate.set()
     worker.wait(10)
     assert isinstance(results.records["plan"], Done)
-    runner.actions["Go"].press()
+    # Said no longer, once it is no longer true.
     assert runner.actions["Go"].problem == ""
 
 
@@ -93,8 +95,10 @@ def test_cancel_stops_it_at_its_next_event(worker: Worker, results: Results, mon
     assert "plan of m: cancelling after the step that is running" in runner.view.status.value
     step.set()
     worker.wait(10)
-    assert not worker.running
-    assert str(results.records["plan"]).startswith("cancelled; nothing is half-written")
+    assert not worker.running and results.records == {}
+    said = r"plan of m: cancelled after [\d.]+ s, in quantize at 2 of 2 layers \(100 %\); nothing is half-written<"
+    assert re.search(said, runner.view.status.value)
+    assert "left" not in runner.view.bars.value and "progressbar" not in runner.view.bars.value
 
 
 def test_cancel_without_a_job_says_so(worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +126,7 @@ def test_what_goes_wrong_is_one_line_and_the_button_works_again(
     for _ in range(2):
         runner.actions["Go"].press()
         worker.wait(10)
-        assert results.records["plan"] == line
+        assert results.records == {}
         assert line.replace("<", "&lt;").replace(">", "&gt;") in runner.view.status.value
 
 
@@ -134,6 +138,36 @@ def test_a_failure_takes_no_result_away_and_a_result_takes_the_failure_away(resu
     assert str(Done()) in kept and kept.endswith("it exists")
     results.add("quantize", "call", Done())
     assert results._bundle()["text/plain"] == f"call\n{Done()}"
+
+
+def test_what_ends_work_stays_below_the_panel_until_the_next_job(
+    worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+
+    def work(model: str, on_progress: Callable[[ProgressEvent], None]) -> Done:
+        on_progress(ProgressEvent("quantize", 1, 2, "layers"))
+        if not gate.is_set():
+            raise ConfigError("the disk is full")
+        return Done()
+
+    runner = runner_of(worker, results, monkeypatch, work)
+    runner.actions["Go"].press()
+    worker.wait(10)
+    assert results.records == {"plan": "the disk is full"}
+    # Told once: the panel says where.
+    assert "the disk is full" not in runner.view.status.value and "below the panel" in runner.view.status.value
+    gate.set()
+    runner.actions["Go"].press()
+    worker.wait(10)
+    assert isinstance(results.records["plan"], Done) and "the disk is full" not in str(results._bundle())
+
+
+def test_when_a_job_begins_the_last_error_of_its_verb_is_gone(results: Results) -> None:
+    for verb in ("quantize", "compare"):
+        results.add(verb, "call", f"why {verb} ended")
+    results.forget_error("quantize")
+    assert results.records == {"compare": "why compare ended"}
 
 
 def test_a_field_that_is_wrong_starts_nothing(worker: Worker, results: Results) -> None:
@@ -167,22 +201,16 @@ def test_of_a_thousand_layers_few_messages_reach_the_page(
     assert len(changes) <= 2 * (time.monotonic() - started) / INTERVAL + 6
     # The checks of a publication are a third.
     assert 3 / INTERVAL < 10
-    assert "1000 of 1000 layers (100 %)" in runner.view.bars.value
+    assert any("of 1000 layers" in change for change in changes)
     assert max(map(len, changes)) < 5000
 
 
-def test_each_phase_has_a_bar_and_the_same_as_text(
-    worker: Worker, results: Results, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def work(model: str, on_progress: Callable[[ProgressEvent], None]) -> Done:
-        on_progress(ProgressEvent("load", 5, 10, "layers", "<i>"))
-        on_progress(ProgressEvent("quantize", 7, 0, "layers"))
-        return Done()
-
-    runner = runner_of(worker, results, monkeypatch, work)
-    runner.actions["Go"].press()
-    worker.wait(10)
-    shown = runner.view.bars.value
+def test_each_phase_has_a_bar_and_the_same_as_text() -> None:
+    view, progress = ProgressView(), PanelProgress("plan of m", threading.Event())
+    progress(ProgressEvent("load", 5, 10, "layers", "<i>"))
+    progress(ProgressEvent("quantize", 7, 0, "layers"))
+    view.draw(progress, JobMemory(), lambda: None)
+    shown = view.bars.value
     assert 'role="progressbar" aria-label="load" aria-valuemin="0" aria-valuemax="100" aria-valuenow="50"' in shown
     assert "load: 5 of 10 layers (50 %)" in shown and "&lt;i&gt;" in shown and "<i>" not in shown
     # Of a phase whose end is not known, no share is claimed.
