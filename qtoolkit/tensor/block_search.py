@@ -120,8 +120,7 @@ def search_affine(
         saved += sums.spread
     best = torch.stack([scale, low, saved])
     counts = _counts(most, step, range(steps + 1), first)[:, None]
-    turns = turns or len(counts)
-    for turn in range(turns):
+    for turn in range(turns := turns or len(counts)):
         inverses = counts[turn::turns] / (high - best[1])
         tried = sums.fitted(values - best[1], inverses, most)
         if absolute:
@@ -164,8 +163,7 @@ class _AffineSums:
     def fitted(self, values: Tensor, inverses: Tensor, most: int) -> Tensor:
         """Fit scale and minimum to the codes 0..most of values [n, blocks] for each inverse, [tried, blocks].
 
-        Returns:
-            Scale, minimum and what they save of the mean's error, float32 [3, tried, blocks].
+        Returns them and what they save of the mean's error, float32 [3, tried, blocks].
         """
         sum_xq, sum_q, sum_qq = torch.empty_like(inverses), torch.empty_like(inverses), torch.empty_like(inverses)
         for part, codes, product in _tried_codes(values, inverses, (0, most)):
@@ -198,12 +196,9 @@ def _tell_absolute_errors(
 
 
 def _tried_codes(values: Tensor, inverses: Tensor, limits: tuple[int, int]) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield which blocks, their codes for each inverse of the scale, [n, tried, blocks], and a buffer of that shape.
+    """Yield which blocks, their codes within limits for each inverse of the scale, and a buffer of the codes' shape.
 
-    Args:
-        values: float32 [n, blocks].
-        inverses: float32 [tried, blocks].
-        limits: the least and the largest code.
+    Values are [n, blocks], inverses [tried, blocks], and codes [n, tried, blocks] of some blocks at a time.
     """
     at_once = max(64, _CODES_AT_A_TIME // (len(values) * len(inverses)) // 64 * 64)
     buffers = values.new_empty(2, len(values), len(inverses), at_once)
