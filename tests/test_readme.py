@@ -18,14 +18,15 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "coverage.md"]
-BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+# A block whose line above is `<!-- not run: REASON -->` or `<!-- code: FILE -->` is not for the reader to type.
+BLOCK = re.compile(r"^(<!-- (?:not run|code): \S[^\n]* -->\n)?( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(((?!https?:)[^)#]+)(#[^)]*)?\)")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
-    """The fenced blocks of a page: language and text."""
-    return [(match[2], match[3]) for match in BLOCK.finditer(text)]
+    """The fenced blocks of a page that can be run here: language and text."""
+    return [(match[3], match[4]) for match in BLOCK.finditer(text) if not match[1]]
 
 
 def test_the_first_page_is_short_and_shows_a_picture_first() -> None:
