@@ -10,7 +10,7 @@ from qtoolkit.readers.programs import PROGRAMS
 from scripts import docs_reference, external_links
 from scripts.store_docs import CODE, ROOT, source_of, with_made_parts
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.slow
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
