@@ -22,7 +22,7 @@ test-new test-colab test-auto-gptq test-mlx ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install address browser strace demo test test-older test-long ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp more-models fuzz coverage readers notebooks pictures lab clean
+.PHONY: help install address browser strace demo test test-older test-long ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp more-models fuzz coverage readers notebooks pictures docs test-wheel lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
 ifndef TOGETHER
 .NOTPARALLEL:
@@ -169,12 +169,24 @@ pictures: .venv/.ready browser $(SMOLLM2)  ## use the panels in a browser, and s
 	mkdir -p notebooks/pictures && cp build/screenshots/panel-*.png notebooks/pictures/
 	$(PY) -m scripts.readme_picture
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/.ready .venv-docs/.ready  ## build the site of docs/, lessons and docstrings into build/site, without warnings
+	$(PY) -m scripts.store_docs
+	$(PY) -m scripts.external_links
+	$(PY) -m scripts.docs_reference build/reference.md
+	@# With --quiet it would not see its own warnings, and --strict would end nothing.
+	.venv-docs/bin/mkdocs build --strict
+	@echo "The site is build/site/index.html"
+
+test-wheel: .venv/.ready  ## install the wheel of a clean clone on each Python here, and run quick lessons with it (2 GB each)
+	$(PY) -m scripts.try_wheel
+
 lab: .venv/.ready  ## open JupyterLab on the notebooks
 	@# Jupyter refuses to run as root unless it is told to, as in a container.
 	.venv/bin/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 clean:  ## remove environments, caches and the demo's results
-	rm -rf .venv .venv-colab .venv-transformers-4 .venv-auto-gptq .venv-gptqmodel .venv-gptqmodel-4 .venv-vllm-cpu .venv-mlx .venv-llama-cpp build dist output/demo notebooks/output
+	rm -rf .venv .venv-colab .venv-transformers-4 .venv-auto-gptq .venv-gptqmodel .venv-gptqmodel-4 .venv-vllm-cpu .venv-mlx .venv-llama-cpp .venv-docs build dist output/demo notebooks/output
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # It chooses versions in a third of the seconds that Python 3.11's own pip takes (8 and not 22 for each environment).
@@ -230,6 +242,13 @@ endef
 	@$(PYTHON) -m venv .venv-mlx
 	@.venv-mlx/bin/python -m pip install -qq --no-compile $(PIP)
 	@.venv-mlx/bin/python -m pip install -qq --no-compile -r constraints/mlx.txt
+	@touch $@
+
+.venv-docs/.ready: constraints/docs.txt
+	@echo "Installing into .venv-docs (a minute the first time)"
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install -qq --no-compile $(PIP)
+	@.venv-docs/bin/python -m pip install -qq --no-compile -r constraints/docs.txt
 	@touch $@
 
 .venv-gptqmodel/.ready: constraints/gptqmodel.txt

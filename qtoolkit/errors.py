@@ -66,14 +66,14 @@ def masked(text: str, token: str | None = None) -> str:
 def did_you_mean(name: str, known: abc.Iterable[str]) -> str:
     """Return the known name that is nearest to a mistyped one, as a part of a message; empty where none is near.
 
-    Case, hyphens and underscores do not count.
+    Case, hyphens and underscores do not count, nor what all options begin with.
 
     Example:
         >>> did_you_mean("--group_size", ["--bits", "--group-size"])
         'did you mean --group-size? '
     """
-    letters = {one.lower().replace("_", "-"): one for one in known}
-    near = get_close_matches(name.lower().replace("_", "-"), letters, n=1)
+    letters = {one.lower().replace("_", "-").lstrip("-"): one for one in known}
+    near = get_close_matches(name.lower().replace("_", "-").lstrip("-"), letters, n=1)
     return f"did you mean {letters[near[0]]}? " if near else ""
 
 

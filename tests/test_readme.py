@@ -18,14 +18,15 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "coverage.md"]
-BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+# A block below `<!-- not run: REASON -->` is not run by tests, and one below `<!-- code: FILE -->` is made from code.
+BLOCK = re.compile(r"^(<!-- (?:not run|code): \S[^\n]* -->\n)?( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(((?!https?:)[^)#]+)(#[^)]*)?\)")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
-    """The fenced blocks of a page: language and text."""
-    return [(match[2], match[3]) for match in BLOCK.finditer(text)]
+    """The fenced blocks of a page that carry no mark: language and text."""
+    return [(match[3], match[4]) for match in BLOCK.finditer(text) if not match[1]]
 
 
 def test_the_first_page_is_short_and_shows_a_picture_first() -> None:
@@ -68,8 +69,10 @@ def test_the_install_line_installs_this_package_by_its_address() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_lines_and_code_of_the_pages_can_be_read(page: Path) -> None:
-    for kind, text in blocks(page.read_text(encoding="utf-8")):
-        if kind == "python":
-            ast.parse(text)
+    whole = page.read_text(encoding="utf-8")
+    for match in BLOCK.finditer(whole):
+        if match[3] == "python":
+            ast.parse(match[4])
+    for _, text in blocks(whole):
         for magic, line in re.findall(rf"^%({'|'.join(MAGICS)}) (.*)$", text, re.MULTILINE):
             read_line(magic, line.partition("  #")[0])

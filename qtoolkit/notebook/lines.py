@@ -194,7 +194,11 @@ def _read_method(name: str, words: list[str]) -> tuple[MethodConfig, list[str]]:
             )
     flags = [flag for option in known for flag in option.flags]
     _refuse_unknown(
-        rest, f"method {chosen.method!r}", flags, f"; `{name} --method {chosen.method} --help` explains them"
+        rest,
+        f"method {chosen.method!r}",
+        flags,
+        f"; `{name} --method {chosen.method} --help` explains them",
+        also=[flag for option in MAGICS[name.lstrip("%")].options for flag in option.flags],
     )
     return chosen.from_dict(values), rest
 
@@ -279,11 +283,11 @@ def split_line(line: str) -> list[str]:
         raise ConfigError(message) from error
 
 
-def _refuse_unknown(rest: Sequence[str], who: str, flags: Sequence[str], hint: str) -> None:
-    """Refuse an option that nothing takes."""
+def _refuse_unknown(rest: Sequence[str], who: str, flags: Sequence[str], hint: str, also: Sequence[str] = ()) -> None:
+    """Refuse an option that nothing takes; `also` are those of the magic itself, which may have been meant."""
     unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
     if unknown is not None:
-        near = did_you_mean(unknown, flags)
+        near = did_you_mean(unknown, [*flags, *also])
         raise ConfigError(f"{who} has no option {unknown}: {near}its options are {', '.join(flags)}{hint}")
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, did_you_mean
 from qtoolkit.readers.programs import PROGRAMS
 from qtoolkit.readers.versions import version_key
 
@@ -38,7 +38,9 @@ def check_reader(reader: str | None) -> str | None:
     parts = _WITH_VERSION.fullmatch(text)
     found = _BY_LETTERS.get(_letters(parts[1])) if parts else None
     if parts is None or found is None:
-        raise ConfigError(f"for_ must be one of {', '.join(READER_NAMES)}, got {reader!r:.40}")
+        hint = did_you_mean(text, READER_NAMES)
+        near = f": {hint.rstrip()}" if hint else ""
+        raise ConfigError(f"for_ must be one of {', '.join(READER_NAMES)}, got {reader!r:.40}{near}")
     if not found.version:
         raise ConfigError(f"for_={reader!r:.40}: versions of {found.title} are not told apart: give {found.name!r}")
     return f"{_of_that_age(found.title, parts[2])}=={parts[2]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.checkpoints.hub_names import HUB_TEXTS
-from qtoolkit.errors import ConfigError
+from qtoolkit.errors import ConfigError, did_you_mean
 from qtoolkit.files import path_of
 from qtoolkit.optional import is_installed, optional
 from qtoolkit.texts.text_datasets import check_dataset, is_dataset, is_stream, read_dataset
@@ -75,7 +75,8 @@ def check_texts(value: Any, option: str, column: str | None = None) -> None:
     elif isinstance(value, str | os.PathLike):
         path = _path(value)
         if not os.fspath(value) or not os.path.exists(path):  # noqa: PTH110  # Path raises on a name that is too long
-            raise ConfigError(f"{option} must be {_allowed()}, got {_shown(os.fspath(value))}")
+            given = os.fspath(value)
+            raise ConfigError(f"{option} must be {_allowed()}, got {_shown(given)}{_near(given)}")
         check_file(path, column)
     elif is_dataset(value):
         check_dataset(value, column)
@@ -137,6 +138,17 @@ def _files(path: Path, column: str | None, tokenizer: Any, notes: list[str]) -> 
 def _allowed() -> str:
     names = ", ".join(map(repr, (*HUB_TEXTS, "self")))
     return f"{names}, a file that exists ({KINDS}), a folder of them, a list of texts or of chats, or a Dataset"
+
+
+def _near(name: str) -> str:
+    """Return the file that a mistyped name is nearest to, as the end of a message; "" where none is near."""
+    place = Path(name)
+    try:
+        files = [file.name for file in place.parent.iterdir()]
+    except (OSError, ValueError):
+        return ""  # no such folder, or no name of one
+    hint = did_you_mean(place.name, files)
+    return f": {hint.rstrip()}" if hint else ""
 
 
 def _shown(name: str) -> str:

@@ -103,6 +103,9 @@ def test_paths_are_read_as_in_a_shell(line: str, model: str, output: str) -> Non
             "m --method nf5", "no method 'nf5': did you mean nf4\\? the methods are .*absmax.*nf4", id="unknown method"
         ),
         pytest.param("m --bitz 4", "'nf4' has no option --bitz: its options are .*--double-quant", id="unknown option"),
+        pytest.param(
+            "m --ouput a", "no option --ouput: did you mean --output\\? its", id="an option of the job, mistyped"
+        ),
         pytest.param("m --doub", "'nf4' has no option --doub", id="abbreviated option"),
         pytest.param("m --method nf4 --threshold 6", "'nf4' has no option --threshold", id="another method's option"),
         pytest.param("--threshold=6 m", "'nf4' has no option --threshold", id="another method's option first"),

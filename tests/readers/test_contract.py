@@ -116,7 +116,9 @@ def test_an_unknown_format_has_no_readings_and_an_unknown_program_is_refused() -
     assert readers_of(Stored(format="toy")) == () == card_lines(Stored(format="toy"))
     with pytest.raises(ConfigError, match="not known: leave for_ out"):
         reading_of("vllm", readers_of(Stored(format="toy")))
-    with pytest.raises(ConfigError, match=r"for_ must be one of transformers, .*, qtoolkit, got 'vlm'"):
+    with pytest.raises(
+        ConfigError, match=r"for_ must be one of transformers, .*, qtoolkit, got 'vlm': did you mean vllm\?"
+    ):
         reading_of("vlm", readers_of(GPTQ))
 
 

@@ -1,5 +1,6 @@
 """Windows begin where they should, each token is predicted once, and what cannot be cut is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +91,14 @@ def test_the_fingerprint_is_that_of_the_tokens(tokenizer: Any) -> None:
 def test_what_cannot_be_cut_is_refused_before_any_work(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         check_texts(TextOptions(**({"text": TEXTS, "seq_len": 32, "num_tokens": 320} | changes)).text, "text")
+
+
+def test_a_mistyped_file_is_told_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("a text")
+    with pytest.raises(ConfigError, match=r"got '.*boook.txt': did you mean book.txt\?$"):
+        check_texts(str(tmp_path / "boook.txt"), "text")
+    with pytest.raises(ConfigError, match=r"nowhere/book.txt'$"):
+        check_texts(str(tmp_path / "nowhere/book.txt"), "text")
 
 
 @pytest.mark.parametrize(
