@@ -136,6 +136,8 @@ class ExpandedFloat8(ExpandedTensor):
         scales = scales.float()
         if not scales.isfinite().all():
             raise self._refuse("has a scale that is NaN or infinite")
+        if (scales < 0).any():
+            raise self._refuse("has a negative scale")
         return scales
 
     def _fill(self, weight: torch.Tensor, codes: StoredTensor | torch.Tensor, scales: torch.Tensor) -> None:

@@ -22,7 +22,7 @@ class LayerCodes:
         tensors: all tensors of the file.
         least_zero, largest_zero: the range of the zero points.
         in_order: whether groups are equal and those of the inputs in order.
-        scale_dtypes: the types in which all scales are exact.
+        scale_errors: by type, the largest error of a scale in it, relative to the scale; infinite where one overflows.
         largest_scale: the largest magnitude of a scale.
         largest_minimum: the largest magnitude of what the code 0 stands for.
         sym: whether all zero points of this layer, and of the others that are stored alike, are in the middle.
@@ -35,7 +35,7 @@ class LayerCodes:
     least_zero: int
     largest_zero: int
     in_order: bool
-    scale_dtypes: frozenset[torch.dtype]
+    scale_errors: Mapping[torch.dtype, float]
     largest_scale: float
     largest_minimum: float
     sym: bool
@@ -63,6 +63,16 @@ class LayerCodes:
         return self.layer.tensors.inputs_per_scale
 
     @property
+    def scale_dtypes(self) -> frozenset[torch.dtype]:
+        """Return the types in which all scales are exact."""
+        return frozenset(dtype for dtype, error in self.scale_errors.items() if error == 0)
+
+    @property
+    def is_centered(self) -> bool:
+        """Check whether all zero points of this layer are in the middle."""
+        return self.least_zero == self.largest_zero == 1 << (self.bits - 1)
+
+    @property
     def scale_dtype(self) -> torch.dtype:
         """Return the type of its scales in the file."""
         return self.layer.tensors.tensors()[self.layer.tensors.scale_name][1]
@@ -86,6 +96,9 @@ def layer_codes(layer: StoredLayer, tensors: Headers, *, place: str, transposed:
     scale = codes.scale(every)
     if not scale.isfinite().all():
         raise CheckpointError(f"{layer.name} has scales of NaN or infinity: {again(tensors)}")
+    if codes.groups is not None and not ((codes.groups >= 0) & (codes.groups < len(scale))).all():
+        low, high = codes.groups.min().item(), codes.groups.max().item()
+        raise CheckpointError(f"{layer.name} names groups {low} to {high} of {len(scale)}: {again(tensors)}")
     least, largest = int(zeros.amin()), int(zeros.amax())
     return LayerCodes(
         layer,
@@ -93,13 +106,20 @@ def layer_codes(layer: StoredLayer, tensors: Headers, *, place: str, transposed:
         least,
         largest,
         in_order=codes.groups is None and stored.in_features % stored.inputs_per_scale == 0,
-        scale_dtypes=frozenset(dtype for dtype in _SCALE_DTYPES if torch.equal(scale.to(dtype).to(scale.dtype), scale)),
+        scale_errors={dtype: _largest_error(scale.double(), dtype) for dtype in _SCALE_DTYPES},
         largest_scale=scale.double().abs().max().item(),
         largest_minimum=(scale.double() * zeros.double()).abs().max().item(),
         sym=least == largest == 2 ** (stored.bits - 1),
         place=place,
         transposed=transposed,
     )
+
+
+def _largest_error(scale: torch.Tensor, dtype: torch.dtype) -> float:
+    """Return by how much of itself a scale changes at most in another type; infinity where it overflows."""
+    changes = (scale.to(dtype).double() - scale).abs() / scale.abs()
+    # A scale of 0 stays one.
+    return changes.nan_to_num(nan=0.0, posinf=torch.inf).amax().item()
 
 
 def _read(layer: StoredLayer, tensors: Headers, without: str = "") -> Mapping[str, torch.Tensor]:

@@ -140,10 +140,12 @@ def _is_rounded(source: Convertible, target: GroupedFormat) -> bool:
 
 def _reason_against(source: Convertible, target: GroupedFormat, layout: str, *, lossy: bool) -> str:
     """Return what a format cannot store, and of which layer; empty where it holds all codes."""
-    found = [(target.reason_against(codes, layout), codes.name) for codes in source.layers.values()]
+    # First those that make the others stored as asymmetric, so that the reason names one of these.
+    layers = sorted(source.layers.values(), key=lambda codes: codes.is_centered)
+    found = [(target.reason_against(codes, layout), codes.name) for codes in layers]
     if target.rounds_minima and not lossy:
         # Last, so that what no rounding helps is said first.
-        found += [("" if codes.sym else _ASYMMETRIC, codes.name) for codes in source.layers.values()]
+        found += [("" if codes.sym else _ASYMMETRIC, codes.name) for codes in layers]
     return next((f"{reason} ({name})" for reason, name in found if reason), "")
 
 
@@ -186,10 +188,11 @@ def _notes(
 ) -> Iterator[str]:
     """Return notes on scales of another type than the usual one, and on those that are repeated."""
     if dtype != usual:
-        most = 2.0 ** (-9 if usual == torch.bfloat16 else -12)
+        most = max(codes.scale_errors[usual] for codes in source.layers.values())
+        change = f"round them, by up to {100 * most:.2g} %" if most < torch.inf else "make some of them infinite"
         yield (
             f"scales are stored in {_words(dtype)}, since not all are exact in {_words(usual)}: programs that read "
-            f"them in {_words(usual)} round them, by up to {100 * most:.2g} %"
+            f"them in {_words(usual)} {change}"
         )
     sizes = {(codes.inputs_per_scale, tensors[name].inputs_per_scale) for name, codes in source.layers.items()}
     for before, after in sorted(sizes):

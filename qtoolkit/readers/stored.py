@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from qtoolkit.matching import matches
 from qtoolkit.readers.fused_layers import fused_unit
 
 # Inputs of the blocks of weights that share a scale: all that any program here writes have 128 x 128.
@@ -217,7 +218,7 @@ def _bits_by(dynamic: Mapping[str, Any], name: str, default: Any) -> Any:
     """Return the bits that a server gives to the matrix of this name; 0 for one that is not quantized."""
     for pattern, changes in dynamic.items():
         with suppress(re.error):  # whoever reads the config says so
-            if re.match(pattern.removeprefix("-:").removeprefix("+:"), name):
+            if matches(pattern.removeprefix("-:").removeprefix("+:"), name):
                 own = changes if isinstance(changes, dict) else {}
                 return 0 if pattern.startswith("-:") else own.get("bits", default)
     return default

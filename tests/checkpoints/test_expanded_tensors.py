@@ -173,11 +173,18 @@ def test_what_does_not_fit_is_refused_by_the_headers_alone(case: str, tmp_path: 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_scale_that_is_no_number_is_refused_when_it_is_read(value: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (float("nan"), "scale that is NaN or infinite"),
+        (float("inf"), "scale that is NaN or infinite"),
+        (-1.0, "negative scale"),
+    ],
+)
+def test_a_scale_that_can_be_none_is_refused_when_it_is_read(value: float, said: str, tmp_path: Path) -> None:
     tensors = in_blocks()
     tensors[f"{NAME}_scale_inv"][1, 1] = value
-    with pytest.raises(CheckpointError, match=f"{NAME} of .* has a scale that is NaN or infinite"):
+    with pytest.raises(CheckpointError, match=f"{NAME} of .* has a {said}"):
         opened(tmp_path, tensors, BLOCKS)[NAME][...]
 
 

@@ -41,6 +41,24 @@ def test_asymmetric_codes_are_none_of_mlx(tmp_path: Path) -> None:
     assert message.endswith(f"give {rounding} or format='compressed-tensors' or format='gptq_v2'")
 
 
+def test_the_layer_with_zero_points_is_named(tmp_path: Path) -> None:
+    """Not those that share a matrix with it, which are stored as asymmetric for its sake."""
+    tensors = files.write_checkpoint(files.Recipe(), tmp_path)
+    tensors["model.layers.1.self_attn.v_proj.qzeros"].fill_(0x33333333)
+    save_file(tensors, tmp_path / "gptq" / "model.safetensors", {"format": "pt"})
+    assert "has asymmetric codes (model.layers.1.self_attn.v_proj)" in refusal(tmp_path / "gptq", "mlx", tmp_path)
+
+
+@pytest.mark.parametrize("group", [-1, 2**31 - 1], ids=["below", "above"])
+@pytest.mark.parametrize("name", ["gptq_v2", "compressed-tensors"])
+def test_groups_that_are_none_are_refused(name: str, group: int, tmp_path: Path) -> None:
+    tensors = files.write_checkpoint(files.Recipe(), tmp_path)
+    tensors["model.layers.0.mlp.up_proj.g_idx"][3] = group
+    save_file(tensors, tmp_path / "gptq" / "model.safetensors", {"format": "pt"})
+    message = refusal(tmp_path / "gptq", name, tmp_path)
+    assert f"model.layers.0.mlp.up_proj names groups {min(group, 0)} to {max(group, 1)} of 2" in message
+
+
 def test_groups_in_order_of_activation_are_gptqs_alone(tmp_path: Path) -> None:
     source = gptq(tmp_path, desc_act=True)
     for name in ("compressed-tensors", "mlx"):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
+from qtoolkit.matching import matches
 
 if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
@@ -152,7 +153,7 @@ def _entries(extra: Mapping[str, Mapping[str, Any]], left: Any, names: Collectio
 
 def _first_of(entries: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
     """Return the options of the layer of this name."""
-    return next((own for pattern, own in entries.items() if re.match(pattern, name)), {})
+    return next((own for pattern, own in entries.items() if matches(pattern, name)), {})
 
 
 def _is_left(own: Mapping[str, Any]) -> bool:

@@ -31,6 +31,8 @@ PACKED = "pack-quantized"
 # Those whose codes take a byte each, by the `type` of their schemes, and an older name of both.
 BYTES = {"int": "int-quantized", "float": "float-quantized"}
 NAIVE = "naive-quantized"
+# Of a config whose schemes each name their own.
+MIXED = "mixed-precision"
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 
 

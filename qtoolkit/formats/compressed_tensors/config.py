@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError
-from qtoolkit.formats.compressed_tensors import BYTES, NAIVE, PACKED, QUANT_METHOD, WIDTHS
+from qtoolkit.formats.compressed_tensors import BYTES, MIXED, NAIVE, PACKED, QUANT_METHOD, WIDTHS
 from qtoolkit.formats.compressed_tensors.schemes import LINEAR, Scheme, Schemes
 from qtoolkit.formats.grouped import Grid
 from qtoolkit.formats.name_patterns import shortest
@@ -110,7 +110,7 @@ def read_schemes(values: Mapping[str, Any]) -> Schemes:
     groups = values.get("config_groups")
     if not isinstance(groups, dict) or not groups:
         raise CheckpointError(f"the config has config_groups {groups!r:.40}: it must be an object of schemes")
-    _only(values, "format", (PACKED, *BYTES.values(), NAIVE, None))
+    _only(values, "format", (PACKED, *BYTES.values(), NAIVE, MIXED, None))
     _only(values, "kv_cache_scheme", (None,))
     _only(values, "quantization_status", ("compressed", "frozen", None))
     for key in ("sparsity_config", "transform_config"):
@@ -195,6 +195,10 @@ def _scheme(name: str, group: Any, stored_as: str | None) -> Scheme:
     weights = group["weights"]
     targets = _names(group.get("targets"), "targets")
     _only(weights, "dynamic", (False, None))
+    if stored_as == MIXED and not group.get("format"):
+        raise CheckpointError(
+            f"the config has format {MIXED!r}, and config_groups {name!r:.40} names no format of its own"
+        )
     if (group.get("format") or stored_as or PACKED) != PACKED:
         return _byte_scheme(group, weights, targets)
     _only(group, "input_activations", (None,))

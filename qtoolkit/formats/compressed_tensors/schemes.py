@@ -1,7 +1,8 @@
 """How a compressed-tensors checkpoint stores its layers, and which layer has which scheme."""
 
-import re
 from dataclasses import dataclass
+
+from qtoolkit.matching import matches
 
 # Class names that stand for every linear layer.
 LINEAR = "Linear"
@@ -75,5 +76,5 @@ class Schemes:
 def _matches(target: str, names: tuple[str, ...]) -> bool:
     """Check whether a target names a layer, or matches one of its names from the start."""
     if target.startswith("re:"):
-        return any(re.match(target.removeprefix("re:"), name) for name in names)
+        return any(matches(target.removeprefix("re:"), name) for name in names)
     return target in names

@@ -11,6 +11,7 @@ import torch
 from qtoolkit.formats.gptq.config import QuantizeConfig
 from qtoolkit.formats.gptq.tensors import WIDTHS
 from qtoolkit.formats.stored_layer import Headers
+from qtoolkit.matching import matches
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,6 @@ def dynamic_options(dynamic: Mapping[str, Any], name: str) -> Mapping[str, Any] 
     """
     for pattern, changes in dynamic.items():
         with suppress(re.error):
-            if re.match(pattern.removeprefix("-:").removeprefix("+:"), name):
+            if matches(pattern.removeprefix("-:").removeprefix("+:"), name):
                 return None if pattern.startswith("-:") else dict(changes)
     return {}

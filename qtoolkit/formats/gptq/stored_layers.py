@@ -48,29 +48,25 @@ def correct_format(checkpoint: Checkpoint) -> Checkpoint:
     """
     values = checkpoint.quantization or {}
     config = read_quantize_config(values)
-    first = next((name for name in sorted(checkpoint.tensors) if name.endswith(".qzeros")), None)
-    if not config.sym or first is None:
+    right, odd, zeros = "", "", [0]
+    for name in sorted(checkpoint.tensors) if config.sym else ():
+        read = _stored_zeros(checkpoint.tensors, name, config.bits) if name.endswith(".qzeros") else None
+        if read is None:
+            continue
+        bits, zeros = read
+        formats = {2 ** (bits - 1) - zero_offset(one): one for one in CHECKPOINT_FORMATS}
+        found = formats.get(zeros[0], "") if len(zeros) == 1 else ""
+        if not found or right not in ("", found):
+            odd = name
+            break
+        right = found
+    if not odd and right in ("", config.checkpoint_format):
         return checkpoint
-    stored = checkpoint.tensors[first]
-    scales = checkpoint.tensors.get(f"{first.removesuffix('qzeros')}scales")
-    if stored.dtype != torch.int32 or len(stored.shape) != 2:
-        return checkpoint
-    outputs = scales.shape[-1] if scales is not None and scales.shape else 0
-    # `dynamic` may give the layer other bits than the config names.
-    bits = 32 * stored.shape[1] // outputs if outputs else config.bits
-    formats = {2 ** (bits - 1) - zero_offset(name): name for name in CHECKPOINT_FORMATS}
-    words = stored[...].T.contiguous()
-    if bits not in WIDTHS or len(words) % (3 if bits == 3 else 1):
-        return checkpoint
-    zeros = unpack_words(words, bits).unique().tolist()
-    right = formats.get(zeros[0]) if len(zeros) == 1 else None
-    if right == config.checkpoint_format:
-        return checkpoint
-    if right is None:
+    if odd:
         corrected = copy.deepcopy(checkpoint.config)
         corrected.quantization_config = {**values, "sym": False}
         return replace(checkpoint, config=corrected).with_notes(
-            f"read as asymmetric: its config says sym true, and {first} holds {zeros[0]} to {zeros[-1]}, which are not "
+            f"read as asymmetric: its config says sym true, and {odd} holds {zeros[0]} to {zeros[-1]}, which are not "
             "the middle of the codes throughout"
         )
     named = {key: value for key, value in values.items() if key not in ("format", "is_marlin_format")}
@@ -80,6 +76,26 @@ def correct_format(checkpoint: Checkpoint) -> Checkpoint:
         f"read as {right}: its config says {config.checkpoint_format}, where zero points of {zeros[0]} throughout "
         "would not be the middle of the codes"
     )
+
+
+def _stored_zeros(tensors: Headers, name: str, usual: int) -> tuple[int, list[int]] | None:
+    """Return bits and the zero points that stand in a tensor, each once; None for one that holds none.
+
+    Args:
+        tensors: all tensors of the file.
+        name: of the tensor.
+        usual: the bits of the config, where no scales tell those of the layer: `dynamic` may give it others.
+    """
+    stored = tensors[name]
+    scales = tensors.get(f"{name.removesuffix('qzeros')}scales")
+    if stored.dtype != torch.int32 or len(stored.shape) != 2:
+        return None
+    outputs = scales.shape[-1] if scales is not None and scales.shape else 0
+    bits = 32 * stored.shape[1] // outputs if outputs else usual
+    words = stored[...].T.contiguous()
+    if bits not in WIDTHS or len(words) % (3 if bits == 3 else 1) or not words.numel():
+        return None
+    return bits, unpack_words(words, bits).unique().tolist()
 
 
 def correct_sizes(checkpoint: Checkpoint) -> Checkpoint:

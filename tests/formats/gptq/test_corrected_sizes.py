@@ -74,8 +74,9 @@ def test_both_lies_at_once(tensors: tuple[Path, Tensors], tmp_path: Path) -> Non
     assert weights["config_groups"]["group_0"]["weights"]["num_bits"] == 4
 
 
-def test_zero_points_that_sym_denies_are_told(tensors: tuple[Path, Tensors], tmp_path: Path) -> None:
-    name = min(name for name in tensors[1] if name.endswith(".qzeros"))
+@pytest.mark.parametrize("which", [min, max], ids=["first layer", "last layer"])
+def test_zero_points_that_sym_denies_are_told(tensors: tuple[Path, Tensors], tmp_path: Path, which: Any) -> None:
+    name = which(name for name in tensors[1] if name.endswith(".qzeros"))
     lying = (tensors[0], tensors[1] | {name: torch.full_like(tensors[1][name], 0x33333333)})
     config, notes = noted(lying, tmp_path)
     assert not config.sym
