@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from common import keep, random_llama
+from layers import keep_weights
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from write import claim, numbers
@@ -20,6 +21,7 @@ from write_servers import CHEAP, PACKED
 
 import qtoolkit as qt
 from qtoolkit.checkpoints.config_ages import with_both_ages
+from qtoolkit.kernels import QuantizedLinear
 
 DATA = Path(__file__).parent.parent / "tests" / "data" / "auto_round"
 # Of the 64 words that those models know.
@@ -129,7 +131,11 @@ def main(folder: Path) -> None:
         qt.quantize(model_of(name), config, output=folder / name, overwrite=True, device="cpu", tokenizer=numbers())
         # Its NF4 runs in its own type alone.
         dtype = "auto" if name == "gpt-oss-nf4" else "float32"
-        keep(qt.load(folder / name, device="cpu", dtype=dtype).model, folder / name)
+        model = qt.load(folder / name, device="cpu", dtype=dtype).model
+        keep(model, folder / name)
+        if isinstance(config, qt.FP8 | qt.W8A8):
+            layers = {key: one for key, one in model.named_modules() if isinstance(one, QuantizedLinear)}
+            keep_weights({key: layer.dequantize() for key, layer in layers.items()}, folder / name)
     random_llama(dtype=torch.float16).save_pretrained(folder / "plain")
     config = folder / "plain" / "config.json"
     config.write_text(json.dumps(with_both_ages(json.loads(config.read_text()))))
