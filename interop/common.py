@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from layers import watch
+from safetensors.torch import load_file, save_file
 from seen import keep_seen
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
