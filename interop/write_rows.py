@@ -34,6 +34,8 @@ _MIXTRAL = {"intermediate_size": 256, "num_key_value_heads": 2, "num_local_exper
 _GPT_OSS = {"intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 32, "num_local_experts": 4}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("mixtral", _SMALL | _MIXTRAL),
+    # Of whose inputs 96 is a divisor: otherwise the largest one below is taken.
+    "gptq-96inputs": ("llama", _SMALL | {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 6}),
     "gpt-oss": ("gpt_oss", _SMALL | _GPT_OSS | {"num_experts_per_tok": 2}),
 }
 # By the model in front of the name, or the Llama of the other scripts.

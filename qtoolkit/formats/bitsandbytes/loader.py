@@ -65,7 +65,7 @@ class _ExpertsQuantizer(HfQuantizer):  # type: ignore[misc]
             model.config.quantization_config = self.quantization_config
         if self.pre_quantized:
             _convert_weights(model, self._dtypes)
-        return super()._process_model_after_weight_loading(model, **kwargs)  # type: ignore[no-any-return]
+        return super()._process_model_after_weight_loading(model, **kwargs)
 
 
 def _convert_weights(model: "PreTrainedModel", dtypes: Mapping[str, "torch.dtype"]) -> None:
