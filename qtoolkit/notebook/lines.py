@@ -88,7 +88,11 @@ MAGICS: Mapping[str, MagicSyntax] = {
         (_METHODS, *request_options(FrontierRequest), _DEBUG),
         body_hint="; options of a method go into the body of a %%qfrontier cell",
     ),
-    "qconvert": MagicSyntax((*request_options(ConvertRequest), _DEBUG), words=("MODEL", "FORMAT", "FOLDER")),
+    "qconvert": MagicSyntax(
+        (*request_options(ConvertRequest), _DEBUG),
+        words=("MODEL", "FORMAT", "FOLDER"),
+        body_hint="; format and folder stand alone: `%qconvert MODEL FORMAT FOLDER`",
+    ),
     "qpublish": MagicSyntax((*request_options(PublishRequest), _DEBUG), words=("FOLDER", "REPO")),
     "qpanel": MagicSyntax((_own("only", "one panel alone", "NAME", PANELS), _DEBUG), may_be_empty=True),
 }
@@ -142,7 +146,7 @@ def read_line(magic: str, line: str, body: str | None = None) -> MagicLine:
         configs = (config,)
     else:
         flags = [flag for option in syntax.options for flag in option.flags]
-        _refuse_unknown(rest, name, flags, syntax.body_hint)
+        _refuse_unknown(rest, name, flags, syntax.body_hint, syntax.words)
     arguments = _read_words(name, syntax, rest)
     if "methods" in {option.name for option in syntax.options}:
         return _with_configs(MagicLine(arguments, options), magic, name, body)
@@ -270,11 +274,11 @@ def split_line(line: str) -> list[str]:
         raise ConfigError(message) from error
 
 
-def _refuse_unknown(rest: Sequence[str], who: str, flags: Sequence[str], hint: str) -> None:
-    """Refuse an option that nothing takes."""
+def _refuse_unknown(rest: Sequence[str], who: str, flags: Sequence[str], hint: str, words: Sequence[str] = ()) -> None:
+    """Refuse an option that nothing takes; one that is called as a word of the line is not near another option."""
     unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
     if unknown is not None:
-        near = did_you_mean(unknown, flags)
+        near = "" if unknown.removeprefix("--").upper() in words else did_you_mean(unknown, flags)
         raise ConfigError(f"{who} has no option {unknown}: {near}its options are {', '.join(flags)}{hint}")
 
 
