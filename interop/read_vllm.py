@@ -6,7 +6,6 @@ Its kernel for codes wants AVX512, and takes 4 bits alone: elsewhere it is told 
 import gc
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,26 +13,41 @@ from types import SimpleNamespace
 os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 import torch
-from common import EXPECTED, compare, written
+from common import EXPECTED, claims_of, compare, written
 from safetensors.torch import load_file
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 
 # What it says where its config class took the checkpoint, and no kernel for a processor, or for this one, is there.
 LACKS = "Failed to find a kernel that can implement|Marlin does not support weight_bits = uint8b128|cpu_gemm_wna16"
+LACKS += "|No [A-Za-z0-9]+ MoE backend supports|Unsupported CPU attention configuration"
 
 
-def load(path: Path) -> Callable[..., SimpleNamespace]:
-    """A function from token ids to log probabilities of each token but the first; float16, as the model files are."""
-    # Of the checkpoint before.
-    gc.collect()
-    cleanup_dist_env_and_memory()
-    # Some of the models have room for hardly more.
-    length = load_file(path / EXPECTED)["tokens"].shape[1] + 1
-    engine = LLM(
-        str(path), dtype="float16", enforce_eager=True, skip_tokenizer_init=True, max_model_len=length, max_logprobs=-1
-    )
-    return lambda input_ids: SimpleNamespace(logits=log_probabilities(engine, input_ids[0].tolist()))
+class Engine:
+    """What `compare` asks of a model: called with token ids it gives log probabilities of each token but the first."""
+
+    def __init__(self, path: Path) -> None:
+        # Of the checkpoint before.
+        gc.collect()
+        cleanup_dist_env_and_memory()
+        self.engine = LLM(
+            str(path),
+            # As the model files are; its kernels for blocks in float8 and for int8 take bfloat16.
+            dtype="bfloat16" if claims_of(path)["stored"]["input_type"] else "float16",
+            enforce_eager=True,
+            skip_tokenizer_init=True,
+            # Some of the models have room for hardly more.
+            max_model_len=load_file(path / EXPECTED)["tokens"].shape[1] + 1,
+            max_logprobs=-1,
+        )
+
+    def __call__(self, input_ids: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=log_probabilities(self.engine, input_ids[0].tolist()))
+
+    def named_modules(self) -> list[tuple[str, torch.nn.Module]]:
+        """Its layers by their names, some of them fused."""
+        (modules,) = self.engine.apply_model(lambda model: list(model.named_modules()))
+        return modules
 
 
 def log_probabilities(engine: LLM, tokens: list[int]) -> torch.Tensor:
@@ -46,4 +60,4 @@ def log_probabilities(engine: LLM, tokens: list[int]) -> torch.Tensor:
 
 if __name__ == "__main__":
     paths = [path for folder in sys.argv[1:] for path in written(Path(folder))]
-    sys.exit("\n".join(compare("vLLM on a processor", paths, load, contract="vllm", lacks=LACKS)) or 0)
+    sys.exit("\n".join(compare("vLLM on a processor", paths, Engine, contract="vllm", lacks=LACKS)) or 0)

@@ -29,8 +29,15 @@ ELSEWHERE = {
     ("gguf", "vllm"): "a .gguf file in place of a folder",
 }
 Cell = tuple[str, str, str, str]  # reader, format, type of inputs, and a limit's field, "loads" or "refused"
-# Limits that no file can show: mlx-lm finds bits and groups by the shapes, whatever a config says.
-UNSHOWN: tuple[Cell, ...] = (("mlx-lm", "mlx", "", "bits"), ("mlx-lm", "mlx", "", "group_sizes"))
+# Limits that no file can show: mlx-lm finds bits and groups by the shapes, whatever a config says. vLLM ends at experts
+# of integers where it looks for a kernel, before their names, and has none for a processor; of FP8 it is shown.
+UNSHOWN: tuple[Cell, ...] = (
+    ("mlx-lm", "mlx", "", "bits"),
+    ("mlx-lm", "mlx", "", "group_sizes"),
+    ("vllm", "gptq", "", "split_experts"),
+    ("vllm", "compressed-tensors", "", "split_experts"),
+    ("vllm", "compressed-tensors", "int8", "split_experts"),
+)
 
 
 def cells_of(entry: Entry) -> Iterator[Cell]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from common import keep, random_llama
+from layers import keep_weights
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from write import claim, numbers
@@ -20,6 +22,8 @@ from write_servers import CHEAP, PACKED
 
 import qtoolkit as qt
 from qtoolkit.checkpoints.config_ages import with_both_ages
+from qtoolkit.kernels import QuantizedLinear
+from tests.formats.awq.awq_files import quantize
 
 DATA = Path(__file__).parent.parent / "tests" / "data" / "auto_round"
 # Of the 64 words that those models know.
@@ -30,6 +34,8 @@ _MIXTRAL = {"intermediate_size": 256, "num_key_value_heads": 2, "num_local_exper
 _GPT_OSS = {"intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 32, "num_local_experts": 4}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("mixtral", _SMALL | _MIXTRAL),
+    # Of whose inputs 96 is a divisor: otherwise the largest one below is taken.
+    "gptq-96inputs": ("llama", _SMALL | {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 6}),
     "gpt-oss": ("gpt_oss", _SMALL | _GPT_OSS | {"num_experts_per_tok": 2}),
 }
 # By the model in front of the name, or the Llama of the other scripts.
@@ -91,9 +97,12 @@ CHANGED: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], dict[s
     "awq-said-8bit": ("awq", lambda values: values | {"bits": 8}, {"bits": (8,)}, ("mlx-lm",)),
     "awq-said-5bit": ("awq", lambda values: values | {"bits": 5}, {"bits": (5,)}, ("vllm",)),
 }
-# Written by AutoRound, whose packing "awq" is AutoAWQ's.
+# Written by AutoRound; its packing "awq" is AutoAWQ's. vLLM has no attention for heads of 16, which these have.
 THEIRS = {"auto-round": "symmetric", "auto-round-awq": "awq"}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
+# The tensors are those of GPTQ's first layout.
+AUTO_ROUND = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "data_type": "int", "sym": True}
+AUTO_ROUND |= {"bits": 4, "group_size": 32, "autoround_version": "0.16.1", "block_name_to_quantize": "model.layers"}
 
 
 def model_of(name: str) -> PreTrainedModel:
@@ -122,14 +131,40 @@ def values_of(folder: Path) -> dict[str, Any]:
     return values
 
 
+def write_awq(folder: Path) -> None:
+    """The Llama of the other scripts in AWQ, packed by AutoAWQ's formula written out."""
+    model = random_llama(dtype=torch.float16)
+    model.save_pretrained(folder)
+    numbers().save_pretrained(folder)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        stored, _ = quantize(tensors.pop(name), AWQ["group_size"])
+        tensors |= {f"{name.removesuffix('.weight')}.{key}": value.contiguous() for key, value in stored.items()}
+    save_file(tensors, file, {"format": "pt"})
+    values = json.loads((folder / "config.json").read_text()) | {"quantization_config": AWQ}
+    (folder / "config.json").write_text(json.dumps(with_both_ages(values)))
+    keep(qt.load(folder, device="cpu", dtype="float32").model, folder)
+
+
+def write_auto_round(folder: Path, source: Path) -> None:
+    """A GPTQ checkpoint in the words of AutoRound's config."""
+    shutil.copytree(source, folder)
+    (folder / "quantize_config.json").unlink(missing_ok=True)
+    change(folder, AUTO_ROUND)
+    keep(qt.load(folder, device="cpu", dtype="float32").model, folder)
+
+
 def main(folder: Path) -> None:
     """Write all kinds."""
     folder.mkdir(parents=True)
     for name, config in MADE.items():
         qt.quantize(model_of(name), config, output=folder / name, overwrite=True, device="cpu", tokenizer=numbers())
-        # Its NF4 runs in its own type alone.
-        dtype = "auto" if name == "gpt-oss-nf4" else "float32"
-        keep(qt.load(folder / name, device="cpu", dtype=dtype).model, folder / name)
+        model = qt.load(folder / name, device="cpu", dtype="float32").model
+        keep(model, folder / name)
+        if isinstance(config, qt.FP8 | qt.W8A8):
+            layers = {key: one for key, one in model.named_modules() if isinstance(one, QuantizedLinear)}
+            keep_weights({key: layer.dequantize() for key, layer in layers.items()}, folder / name)
     random_llama(dtype=torch.float16).save_pretrained(folder / "plain")
     config = folder / "plain" / "config.json"
     config.write_text(json.dumps(with_both_ages(json.loads(config.read_text()))))
@@ -137,8 +172,8 @@ def main(folder: Path) -> None:
     for name, theirs in THEIRS.items():
         shutil.copytree(DATA / theirs, folder / name)
         keep(qt.load(folder / name, device="cpu", dtype="float32").model, folder / name, FEW)
-    shutil.copytree(folder / "auto-round-awq", folder / "awq")
-    change(folder / "awq", AWQ)
+    write_awq(folder / "awq")
+    write_auto_round(folder / "auto-round-llama", folder / "gptq")
     for path in list(folder.iterdir()):
         claim(path, None)
     for name, (source, changed, how, readers) in CHANGED.items():

@@ -49,6 +49,17 @@ class LayersConfig(QuantizationConfigMixin):
         self.layers = layers
 
 
+def _check_range(name: str, layer: "QuantizedLinear", dtype: torch.dtype) -> None:
+    """Refuse scales that make infinite weights of the largest codes in the type that they are multiplied in."""
+    limit = torch.finfo(dtype).max
+    largest = layer.largest_scale()
+    if largest * (2 ** (layer.stored.bits - 1) - 1) > limit:
+        raise CheckpointError(
+            f"{name} has a scale of {largest:.3g}, with which weights pass the largest number of {dtype} "
+            f"({limit:.3g}): name another dtype, or another checkpoint of the model"
+        )
+
+
 class LinearQuantizer(SplittingQuantizer):
     """Base of the quantizers that replace linear layers by a layer of qtoolkit."""
 
@@ -60,6 +71,7 @@ class LinearQuantizer(SplittingQuantizer):
         for name, module in model.named_modules():
             if isinstance(module, QuantizedLinear):
                 self.check_values(name, module)
+                _check_range(name, module, model.dtype)
                 module.prepare()
 
     def keep_values(self, model: PreTrainedModel, layers: "Iterable[str]") -> None:

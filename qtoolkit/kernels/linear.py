@@ -84,6 +84,11 @@ class QuantizedLinear(nn.Module):
         columns = torch.cat([codes.expanded(part, torch.float32) for part in output_blocks(codes)], dim=1)
         return (columns if codes.order is None else columns[codes.order.argsort()]).T.contiguous()
 
+    def largest_scale(self) -> float:
+        """Return the largest absolute scale, before the layer is packed; 0 where there are no values."""
+        scale = self._decoded().scale(slice(0, self.out_features))
+        return 0.0 if scale.is_meta or not scale.numel() else scale.abs().max().item()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute x[..., in_features] -> [..., out_features] in x.dtype, or in autocast's type where that is on."""
         device = x.device.type

@@ -89,7 +89,11 @@ MAGICS: Mapping[str, MagicSyntax] = {
         (_METHODS, *request_options(FrontierRequest), _DEBUG),
         body_hint="; options of a method go into the body of a %%qfrontier cell",
     ),
-    "qconvert": MagicSyntax((*request_options(ConvertRequest), _DEBUG), words=("MODEL", "FORMAT", "FOLDER")),
+    "qconvert": MagicSyntax(
+        (*request_options(ConvertRequest), _DEBUG),
+        words=("MODEL", "FORMAT", "FOLDER"),
+        body_hint="; format and folder stand alone: `%qconvert MODEL FORMAT FOLDER`",
+    ),
     "qpublish": MagicSyntax((*request_options(PublishRequest), _DEBUG), words=("FOLDER", "REPO")),
     "qpanel": MagicSyntax((_own("only", "one panel alone", "NAME", PANELS), _DEBUG), may_be_empty=True),
 }
@@ -143,7 +147,7 @@ def read_line(magic: str, line: str, body: str | None = None) -> MagicLine:
         configs = (config,)
     else:
         flags = [flag for option in syntax.options for flag in option.flags]
-        _refuse_unknown(rest, name, flags, syntax.body_hint)
+        _refuse_unknown(rest, name, flags, syntax.body_hint, words=syntax.words)
     arguments = _read_words(name, syntax, rest)
     if "methods" in {option.name for option in syntax.options}:
         return _with_configs(MagicLine(arguments, options), magic, name, body)
@@ -283,11 +287,28 @@ def split_line(line: str) -> list[str]:
         raise ConfigError(message) from error
 
 
-def _refuse_unknown(rest: Sequence[str], who: str, flags: Sequence[str], hint: str, also: Sequence[str] = ()) -> None:
-    """Refuse an option that nothing takes; `also` are those of the magic itself, which may have been meant."""
+def _refuse_unknown(
+    rest: Sequence[str],
+    who: str,
+    flags: Sequence[str],
+    hint: str,
+    *,
+    also: Sequence[str] = (),
+    words: Sequence[str] = (),
+) -> None:
+    """Refuse an option that nothing takes.
+
+    Args:
+        rest: the words of the line that are left.
+        who: what was asked, for the message.
+        flags: its options.
+        hint: the end of the message.
+        also: the options of the magic itself, which may have been meant.
+        words: what stands on the line without a flag: an option of that name is not near another one.
+    """
     unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
     if unknown is not None:
-        near = did_you_mean(unknown, [*flags, *also])
+        near = "" if unknown.removeprefix("--").upper() in words else did_you_mean(unknown, [*flags, *also])
         raise ConfigError(f"{who} has no option {unknown}: {near}its options are {', '.join(flags)}{hint}")
 
 

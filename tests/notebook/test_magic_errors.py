@@ -82,6 +82,11 @@ def failing(shell: InteractiveShell) -> Callable[[BaseException, str], Failing]:
             "ConfigError: method 'gptq' has no option --group_size: did you mean --group-size?",
             ConfigError,
         ),
+        (
+            "%qconvert m --format mlx --output small",
+            "ConfigError: %qconvert has no option --format: its options are --lossy, --wider, --overwrite, --for,",
+            ConfigError,
+        ),
         ("%qeval m --seqlen 3", "ConfigError: %qeval has no option --seqlen: did you mean --seq-len?", ConfigError),
         (
             "%%quantize m\ndouble-quant = true",

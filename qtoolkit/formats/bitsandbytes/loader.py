@@ -22,6 +22,7 @@ from transformers.quantizers.quantizer_bnb_8bit import Bnb8BitHfQuantizer
 from qtoolkit.formats.split_experts import SplittingQuantizer, experts_of
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from qtoolkit.models.checkpoint import Checkpoint
@@ -52,12 +53,33 @@ class _ExpertsQuantizer(HfQuantizer):  # type: ignore[misc]
     """Base of both quantizers: once a model is read, its config is that of a checkpoint that anybody may read."""
 
     quantization_config: Any
+    _dtypes: Mapping[str, "torch.dtype"]
+
+    def _process_model_before_weight_loading(self, model: "PreTrainedModel", *args: Any, **kwargs: Any) -> None:
+        super()._process_model_before_weight_loading(model, *args, **kwargs)
+        self._dtypes = {name: tensor.dtype for name, tensor in model.named_parameters() if tensor.is_floating_point()}
 
     def _process_model_after_weight_loading(self, model: "PreTrainedModel", **kwargs: Any) -> "PreTrainedModel":
         if isinstance(self.quantization_config, ExpertsConfig):
             self.quantization_config = BitsAndBytesConfig.from_dict(self.quantization_config.to_dict())
             model.config.quantization_config = self.quantization_config
-        return super()._process_model_after_weight_loading(model, **kwargs)  # type: ignore[no-any-return]
+        if self.pre_quantized:
+            _convert_weights(model, self._dtypes)
+        return super()._process_model_after_weight_loading(model, **kwargs)
+
+
+def _convert_weights(model: "PreTrainedModel", dtypes: Mapping[str, "torch.dtype"]) -> None:
+    """Give weights that are not quantized the types of the model that they were read into.
+
+    transformers 5.23 hands each tensor that ends in "weight" to what assembles quantized ones, and gives none of these
+    another type: a norm would have its weight in the type of the file and its bias in the one asked for.
+    """
+    exact = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]  # noqa: SLF001
+    for name, parameter in model.named_parameters():
+        wanted = dtypes.get(name)
+        if wanted is None or not parameter.is_floating_point() or any(part in name for part in exact):
+            continue
+        parameter.data = parameter.data.to(wanted)
 
 
 class Quantizer8bit(_ExpertsQuantizer, Bnb8BitHfQuantizer):  # type: ignore[misc]

@@ -76,6 +76,7 @@ DAMAGES: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor | None], str
     "g_idx negative": ("g_idx", lambda t: t - 1, "names groups -1 to 0 of 2"),
     "scales not a number": ("scales", lambda t: t.index_fill(0, torch.tensor([1]), torch.nan), "holds NaN or infinity"),
     "scales infinite": ("scales", lambda t: t / 0, "holds NaN or infinity"),
+    "scales too large": ("scales", lambda t: t * 0 + 30_000, "3e+04, with which weights pass the largest"),
     "bias of fewer outputs": ("bias", lambda _: torch.zeros(64).half(), "has the shape [64]: it must be [128]"),
     "whole bias": ("bias", lambda _: torch.zeros(128).int(), "has the type int32: it must be float16"),
 }
