@@ -73,17 +73,29 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the packages
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
 
-# Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's.
+# Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's, with whose
+# versions alone the notebook for Colab runs.
 test-new: .venv/.ready browser strace $(NOTEBOOKS_SMOLLM2)  ## the tests and notebooks with the newest versions (constraints/ci.txt)
-	$(PY) $(PYTEST) tests notebooks/[0-9]*.ipynb -m "not long" --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-kernel-startup-timeout 300 \
+	$(PY) $(PYTEST) tests notebooks/[0-9]*.ipynb -m "not long" --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom \
+		--deselect tests/test_colab_notebook.py::test_it_runs_from_the_form_to_drive_and_goes_on_after_a_disconnect --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-kernel-startup-timeout 300 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-long: .venv/.ready  ## more cases of what `make test` sees in one, with the newest versions (some minutes)
 	OMP_NUM_THREADS=1 $(PY) $(PYTEST) -m long tests
 
+# What asks transformers, bitsandbytes, huggingface_hub, datasets, pandas, IPython or ipywidgets itself, whose versions
+# differ (torch's does not); and whole ways through the package, in notebooks and through its public functions.
+COLAB ?= tests/test_notebooks.py tests/test_colab_notebook.py tests/test_main.py tests/test_lean_import.py \
+	tests/test_public_api.py tests/test_versions.py tests/api tests/notebook tests/hub tests/texts tests/models \
+	tests/conformance tests/evaluation/test_perplexity.py tests/evaluation/test_foreign_tokens.py \
+	tests/formats/bitsandbytes tests/formats/native/test_transformers_twin.py tests/methods/gptq/test_architectures.py \
+	tests/methods/test_eight_bits.py tests/planning/test_result_readers.py tests/publishing/test_card.py \
+	tests/publishing/test_publish.py tests/publishing/test_push.py tests/publishing/test_push_expired.py \
+	tests/publishing/test_receipt.py tests/stream/test_both_ages.py tests/stream/test_loading.py
+
 # Not again what imports packages alone that are the same in both sets: tests/test_versions.py sees to it.
-test-colab: .venv-colab/.ready  ## the tests with Google Colab's versions (constraints/colab.txt)
-	$(PY_COLAB) $(PYTEST) tests --ignore tests/browser -m "not registry and not slow and not once and not long"
+test-colab: .venv-colab/.ready  ## the tests that Google Colab's versions may change (constraints/colab.txt); all: COLAB=tests
+	$(PY_COLAB) $(PYTEST) $(COLAB) --ignore tests/browser -m "not registry and not slow and not once and not long"
 
 # Checkpoints of every kind, and what qtoolkit computes from them.
 build/interop/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write.py | .venv/.ready

@@ -5,7 +5,7 @@ from qtoolkit.formats.file_format import FileFormat, FileOfCodes, FilePlanner, U
 from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.layers_format import LayersFormat
-from qtoolkit.formats.patched_modules import patched_module
+from qtoolkit.formats.patched_modules import patched_modules
 from qtoolkit.formats.registry import (
     available_formats,
     check_embeddings,
@@ -46,7 +46,7 @@ __all__ = [
     "in_full_precision",
     "is_uneven",
     "packages_of_format",
-    "patched_module",
+    "patched_modules",
     "quiet_layers",
     "register_formats",
     "side_file_names",

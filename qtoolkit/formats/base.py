@@ -56,12 +56,15 @@ class Planner(MeasuredChoices, ABC):
     Attributes:
         requires: optional packages that it needs, keys of `qtoolkit.optional.REQUIREMENTS`.
         splits_experts: whether it splits experts that transformers keeps in one tensor.
+        leaves_experts_apart: whether experts that it leaves are stored as layers, where its format's readers look for
+            layers alone.
         plans_by_name: whether layers of equal shape may have different plans, by their names.
         writes_file: whether a job writes the result as a file of another program, and holds no model in memory.
     """
 
     requires: tuple[str, ...] = ()
     splits_experts: bool = False
+    leaves_experts_apart: bool = False
     plans_by_name: bool = False
     writes_file: bool = False
 

@@ -6,8 +6,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def patched_module(model: "PreTrainedModel", quant_method: str) -> str | None:
-    """Return the class of a module that transformers replaces when it reads a model in a format; None for none.
+def patched_modules(model: "PreTrainedModel", quant_method: str) -> dict[str, str]:
+    """Return the full names of modules that transformers replaces when it reads a model in a format, with their class.
 
     Llama 4 keeps its experts in one tensor, and is read in some formats as if each expert had its own: what was saved
     as it stands has no such weights. Source: `MODULES_TO_PATCH_FOR_QUANTIZATION` of transformers.
@@ -19,4 +19,4 @@ def patched_module(model: "PreTrainedModel", quant_method: str) -> str | None:
     from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION as PATCHED
 
     patched = {kind for kind, how in PATCHED.items() if quant_method in how["quantization_methods"]}
-    return next((kind for module in model.modules() if (kind := type(module).__name__) in patched), None)
+    return {name: kind for name, module in model.named_modules() if (kind := type(module).__name__) in patched}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.formats import Layer, get_format
+from qtoolkit.formats import Layer, get_format, patched_modules
 from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Method, Outcome
 from qtoolkit.records import OnProgress, Plan
@@ -37,7 +37,9 @@ class WeightOnlyMethod(Method):
         from qtoolkit.stream.loading import load_streamed
 
         quantized = [layer.name for layer in plan.layers]
-        if are_of_experts(checkpoint.skeleton, quantized):
+        if patched_modules(checkpoint.skeleton, get_format(config.format).quant_method):
+            checkpoint = checkpoint.with_experts_apart(None)
+        elif are_of_experts(checkpoint.skeleton, quantized):
             checkpoint = checkpoint.with_experts_apart(quantized)
         stored_as = self.transformers_config(checkpoint, config, plan)
         loaded = load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress)

@@ -149,11 +149,12 @@ class Checkpoint:
             return self.tensors
         return named_as_saved(model, self.expand() if self.expand else self.tensors)
 
-    def with_experts_apart(self, quantized: Iterable[str]) -> "Checkpoint":
+    def with_experts_apart(self, quantized: Iterable[str] | None) -> "Checkpoint":
         """Return a checkpoint whose tensors are named as in files, those of experts that are quantized one by one.
 
         Args:
-            quantized: full names of the layers, as the model has them once experts are split.
+            quantized: full names of the layers, as the model has them once experts are split; None for those of all
+                experts, quantized or not.
         """
         model, experts = self.skeleton, find_experts(self.skeleton, quantized)
         if self.expand is not None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats import Layer, Reader, get_format, patched_module
+from qtoolkit.formats import Layer, Reader, get_format, patched_modules
 from qtoolkit.methods import Method, MethodConfig, check_rules
 from qtoolkit.models import structure
 from qtoolkit.models.checkpoint import Checkpoint
@@ -117,10 +117,13 @@ def planner_of(
         UnsupportedModelError: the method takes no such model, or its result would not be read again.
     """
     format_ = get_format(config.format)
-    kind = patched_module(checkpoint.skeleton, format_.quant_method)
+    kind = next(iter(patched_modules(checkpoint.skeleton, format_.quant_method).values()), None)
     # A method that takes experts apart writes what transformers reads, but for experts that it leaves.
     modules = modules or Modules(checkpoint)
-    if kind is not None and not (method.splits_experts and modules.has_experts_apart(method, config, device)):
+    are_apart = method.leaves_experts_apart or (
+        method.splits_experts and modules.has_experts_apart(method, config, device)
+    )
+    if kind is not None and not are_apart:
         raise UnsupportedModelError(
             f"{method.name} takes no {checkpoint.config.model_type}: its {kind} stays as it is, and transformers reads "
             f"{format_.name} with a layer for each expert in its place; take another format or method"

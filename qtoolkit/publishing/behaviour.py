@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 
 # Written for this purpose: prose, other scripts, code, digits, blanks and a combined emoji are cut differently.
 TEXTS = (
-    "The lighthouse keeper wrote a letter to her sister, who lived in a small town far from the sea, and told her "
-    "that the winter had been long, that the boats had come home late, and that she would visit in spring.",
+    (
+        "The lighthouse keeper wrote a letter to her sister, who lived in a small town far from the sea, and told her "
+        "that the winter had been long, that the boats had come home late, and that she would visit in spring."
+    ),
     "Größere Bücher kosten 12,50 €; naïve café, žluťoučký kůň, İstanbul.",
     "Привет, мир! 你好世界。こんにちは 안녕하세요 שלום مرحبا नमस्ते",
     "def f(x):\n    return {'a': [x ** 2, 0x1F]}  # done\n\n\tif x != 1_000: pass\r\n",
     "1234567890 3.14159 10,000 2026-01-01 e=mc^2   three   blanks",
     "👩‍👩‍👧 🎉 \u00a0\u200b end",
 )
-PROBE_TOKENS = 32
-PROBE_POSITIONS = 2
+PROBE_TOKENS, PROBE_POSITIONS = 32, 2
 TOP = 32
 # How torch says in a plain RuntimeError that main memory ran out, and how the system does when it maps a file.
 _NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory")
@@ -37,14 +38,14 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cl
 
 
 def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """Return fingerprints of a tokenizer, the fields of the record `Behaviour` but for `generation`.
+    """Return the fields of the record `Behaviour` that are a tokenizer's: of fixed texts and its template, the SHA-256.
 
-    `token_ids` of fixed texts and `chat_template` are SHA-256, `special_tokens` the tokens with their ids. Of the chat
-    template the text counts and not what it renders, which may hold today's date.
+    `special_tokens` are the tokens with their ids.
     """
     if tokenizer is None:
         return {"token_ids": None, "chat_template": None, "special_tokens": {}}
     token_ids = _digest([tokenizer(text).input_ids for text in TEXTS])
+    # The text, since what it renders may hold today's date.
     template = getattr(tokenizer, "chat_template", None)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if name in _SPECIAL}
     return {

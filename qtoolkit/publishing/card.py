@@ -6,8 +6,9 @@ inside of code, through `python`: anybody may have written it.
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -29,6 +30,9 @@ from qtoolkit.records import Receipt, Verification
 from qtoolkit.records.markdown import escaped, table
 from qtoolkit.requests import PublishRequest
 from qtoolkit.units import format_bytes, format_count, format_seconds
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 _LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
@@ -61,9 +65,9 @@ def make_card(
     programs = card_lines(stored) if stored is not None else ()
     quality = next(iter(request.reports), None)
     base_models = [lineage.base_model] if isinstance(lineage.base_model, str) else lineage.base_model or []
-    card: ModelCard = ModelCard.from_template(
-        card_metadata(receipt, request, lineage, stored),
-        template_path=str(TEMPLATE),
+    metadata = card_metadata(receipt, request, lineage, stored)
+    text = _template().render(
+        card_data=metadata.to_yaml(),
         receipt=receipt,
         is_converted=receipt.taken_over is not None and receipt.taken_over.is_of_base,
         lineage=lineage,
@@ -106,7 +110,16 @@ def make_card(
         format_count=format_count,
         format_seconds=format_seconds,
     )
-    return card
+    return ModelCard(text)
+
+
+@cache
+def _template() -> "Template":
+    """Return the card's template. `ModelCard.from_template` would compile it for each card, for as long as all else."""
+    from jinja2 import Template
+
+    template: Template = Template(TEMPLATE.read_text(encoding="utf-8"))
+    return template
 
 
 def card_metadata(receipt: Receipt, request: PublishRequest, lineage: Lineage, stored: Stored | None) -> ModelCardData:

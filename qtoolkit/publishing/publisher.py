@@ -223,7 +223,7 @@ def refuse_unproven(verification: Verification) -> None:
         VerificationError: it names the checks.
     """
     unloaded = [check for check in verification.unchecked if check.name == "loads in transformers"]
-    bad = [*verification.failed, *unloaded]
+    bad = verification.failed or unloaded
     if bad:
         shown = "; ".join(f"{check.name}: {check.value[:120]}" for check in bad[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""

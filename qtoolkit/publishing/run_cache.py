@@ -9,6 +9,8 @@ from qtoolkit.publishing.listing import list_folder
 
 # An answer takes some kB, and a person works on a few models at a time.
 MAX_ANSWERS = 16
+# What Python names the folders of installed packages; Debian and Colab the second.
+_PACKAGES = ("site-packages", "dist-packages")
 _answers: dict[str, dict[str, Any]] = {}
 
 
@@ -18,8 +20,10 @@ def state_of(request: dict[str, Any]) -> str:
     That is the request, the state of every file of the folder and of its base, and the installed packages.
     """
     folders = [request["folder"], *filter(None, [request["base"]])]
-    # Installing or removing a package changes the time of the folder that holds it.
-    packages = [(path, Path(path).stat().st_mtime_ns) for path in sys.path if Path(path).is_dir()]
+    # Installing or removing a package changes the time of the folder that holds it. Not a folder of notebooks, which
+    # is on the path too: each save changes its time.
+    installed = (path for path in map(Path, sys.path) if path.name in _PACKAGES and path.is_dir())
+    packages = [(str(path), path.stat().st_mtime_ns) for path in installed]
     return json.dumps([request, [_stamps(Path(folder)) for folder in folders], packages])
 
 

@@ -58,7 +58,8 @@ def make_checks(artifact: Artifact, options: VerifyRequest | PublishRequest, *, 
         return answer
 
     for_ = options.for_ if isinstance(options, VerifyRequest) else None
-    for check in all_checks(artifact, base, find_base(artifact.receipt, base), run, for_):
+    found = find_base(artifact.receipt, base)
+    for check in all_checks(artifact, base, found, run, for_, run_failed=run_anew):
         checks.append(check)
         if options.on_check:
             options.on_check(check)
@@ -73,7 +74,13 @@ def make_checks(artifact: Artifact, options: VerifyRequest | PublishRequest, *, 
 
 
 def all_checks(
-    artifact: Artifact, base: str | None, base_folder: Path | None, run: _Run, for_: str | None = None
+    artifact: Artifact,
+    base: str | None,
+    base_folder: Path | None,
+    run: _Run,
+    for_: str | None = None,
+    *,
+    run_failed: bool = True,
 ) -> Iterator[Check]:
     """Yield every check, made when it is asked for, in characters that any screen shows.
 
@@ -82,9 +89,10 @@ def all_checks(
         base, base_folder: as for `check_base`.
         run: answers a request as `run_behaviour` does.
         for_: as for `check_readers`.
+        run_failed: whether a model is run though a check of its files failed, which only says more of it.
     """
     is_intact = False
-    for check in _unescaped_checks(artifact, base, base_folder, run, for_):
+    for check in _unescaped_checks(artifact, base, base_folder, run, for_, run_failed=run_failed):
         if check.name == "file hashes":
             is_intact = check.passed is True
         note = check.note.replace(file_checks.AGAIN, file_checks.ANEW) if is_intact else check.note
@@ -92,14 +100,20 @@ def all_checks(
 
 
 def _unescaped_checks(
-    artifact: Artifact, base: str | None, base_folder: Path | None, run: _Run, for_: str | None
+    artifact: Artifact,
+    base: str | None,
+    base_folder: Path | None,
+    run: _Run,
+    for_: str | None,
+    *,
+    run_failed: bool,
 ) -> Iterator[Check]:
     """Yield every check; what stands in files, as it is."""
-    unsafe = []
+    failed = []
     for check in check_files(artifact):
         yield check
-        if check.passed is False and check.name in _UNSAFE:
-            unsafe.append(check.name)
+        if check.passed is False and (check.name in _UNSAFE or not run_failed):
+            failed.append(check.name)
     yield _made("licence", lambda: origin_checks.check_license(artifact))
     if base_folder is not None:
         try:
@@ -109,8 +123,8 @@ def _unescaped_checks(
             base_folder = None
     yield _made("base model", lambda: origin_checks.check_base(artifact, base, base_folder))
     yield _made(contract_check.NAME, lambda: contract_check.check_readers(artifact, for_))
-    if unsafe:
-        yield _not_loaded("not tried", f"not loaded: {' and '.join(unsafe)} failed")
+    if failed:
+        yield _not_loaded("not tried", f"not loaded: {' and '.join(failed)} failed")
     else:
         yield from check_running(artifact, base_folder, run)
 

@@ -4,13 +4,16 @@ All take values [n, blocks], a block a column, so that sums over a block run alo
 shape and scales [blocks]. Rounding is to the nearest, halves to even, as llama.cpp's `nearest_int`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 # Below this, llama.cpp takes a block as zero.
 _ZERO = 1e-15
+# Codes that are tried at once, for all scales of some blocks: they stay in a core's own cache.
+_CODES_AT_A_TIME = 80_000
 # Sweeps over the codes of a block, each code changed where that makes the error smaller.
 _SWEEPS = 5
 
@@ -29,27 +32,19 @@ def search_symmetric(values: Tensor, weights: Tensor, half: int) -> tuple[Tensor
     Returns:
         Codes as float32 [n, blocks], scales float32 [blocks], of either sign.
     """
-    largest = _divisor(largest_of(values))
+    inverses = _counts(half, 0.1, (0, *range(-9, 0), *range(1, 10))).neg_()[:, None] / _divisor(largest_of(values))
     weighted = weights * values
-    codes, product = torch.empty_like(values), torch.empty_like(values)
-
-    def tried(count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        inverse = -count / largest
-        torch.mul(values, inverse, out=codes).round_().clamp_(-half, half - 1)
-        sum_lx = torch.mul(weighted, codes, out=product).sum(0)
-        return inverse, sum_lx, torch.mul(weights, codes, out=product).mul_(codes).sum(0)
-
-    counts = _counts(half, 0.1, range(-9, 10))
-    best_inverse, sum_lx, sum_l2 = tried(counts[9])
-    scale = torch.where(sum_l2 > 0, sum_lx / sum_l2, 0.0)
-    best = scale * sum_lx
-    for count in (*counts[:9], *counts[10:]):
-        inverse, sum_lx, sum_l2 = tried(count)
-        better = _mask((sum_l2 > 0) & (sum_lx * sum_lx > best * sum_l2))
+    sums_lx, sums_l2 = torch.empty_like(inverses), torch.empty_like(inverses)
+    for part, codes, product in _tried_codes(values, inverses, (-half, half - 1)):
+        torch.sum(torch.mul(codes, weighted[:, None, part], out=product), 0, out=sums_lx[:, part])
+        torch.sum(torch.mul(codes, weights[:, None, part], out=product).mul_(codes), 0, out=sums_l2[:, part])
+    best_inverse, scale, best = inverses[0], *torch.zeros_like(values[:2])
+    for inverse, sum_lx, sum_l2 in zip(inverses, sums_lx, sums_l2, strict=True):
+        better = _mask(sum_lx * sum_lx > best * sum_l2)
         fitted = sum_lx / sum_l2
         best = _picked(better, fitted * sum_lx, best)
         best_inverse, scale = _picked(better, inverse, best_inverse), _picked(better, fitted, scale)
-    return torch.mul(values, best_inverse, out=codes).round_().clamp_(-half, half - 1), scale
+    return (values * best_inverse).round_().clamp_(-half, half - 1), scale
 
 
 def search_by_sweeps(values: Tensor, half: int) -> tuple[Tensor, Tensor]:
@@ -86,52 +81,138 @@ def search_positive(values: Tensor, weights: Tensor, most: int) -> tuple[Tensor,
 
 
 def search_affine(
-    values: Tensor, weights: Tensor, most: int, *, first: float, step: float, steps: int, absolute: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Find codes 0..most, scale and minimum of each block: x = scale q - minimum; llama.cpp's `make_qkx3_quants`.
+    values: Tensor,
+    weights: Tensor,
+    most: int,
+    *,
+    first: float,
+    step: float,
+    steps: int,
+    turns: int | None = None,
+    absolute: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Find scale and minimum of each block for codes 0..most, x = scale q - minimum, as `make_qkx3_quants` does.
 
     It rounds with `steps` + 1 finer and coarser steps, the first (most + first) / (max - min), and solves the weighted
-    least squares of scale and minimum for the codes of each; the minimum is never above zero.
+    least squares of scale and minimum for the codes of each; the minimum is never above zero. Each starts from the best
+    minimum of those before.
 
     Args:
         values, weights: as for `search_symmetric`.
         most: the largest code, 15 for 4 bits.
         first, step, steps: which steps are tried.
+        turns: in which they are tried, each turn all over the range and at once, so that few start from a better
+            minimum: sooner done, and of 4 bits and more as good. One after the other unless given, as by llama.cpp.
         absolute: compare sums of absolute errors, not of squared ones.
 
     Returns:
-        Codes [n, blocks], scales [blocks], and what is subtracted, zero or more, [blocks].
+        Scales [blocks], and what is subtracted, zero or more, [blocks].
     """
     low, high = values.amin(0).clamp_(max=0), values.amax(0)
     flat = high <= low
     high = torch.where(flat, low + 1, high)
-    weighted = weights * values
-    codes, product = torch.empty_like(values), torch.empty_like(values)
-    sum_w, sum_x = weights.sum(0), weighted.sum(0)
-    best_inverse, best_low = torch.tensor(float(most)) / (high - low), low
-    scale, minimum = 1 / best_inverse, low
-    _affine_codes(values, best_low, best_inverse, most, out=codes)
-    best = _error(values, weights, codes, scale, minimum, absolute=absolute)
-    for count in _counts(most, step, range(steps + 1), first):
-        # From the best minimum so far.
-        inverse = count / (high - minimum)
-        _affine_codes(values, minimum, inverse, most, out=codes)
-        sum_lx = torch.mul(weighted, codes, out=product).sum(0)
-        sum_l = torch.mul(weights, codes, out=product).sum(0)
-        sum_l2 = product.mul_(codes).sum(0)
-        determinant = sum_w * sum_l2 - sum_l * sum_l
-        offset = (sum_l2 * sum_x - sum_l * sum_lx) / determinant
-        fitted = (sum_w * sum_lx - sum_x * sum_l) / determinant
-        fitted = _picked(_mask(offset > 0), sum_lx / sum_l2, fitted)
-        offset.clamp_(max=0)
-        error = _error(values, weights, codes, fitted, offset, absolute=absolute)
-        # Of a block that is not solved, all this is no number.
-        better = _mask((determinant > 0) & (error < best))
-        best_inverse, best_low = _picked(better, inverse, best_inverse), _picked(better, minimum, best_low)
-        scale, minimum = _picked(better, fitted, scale), _picked(better, offset, minimum)
-        best = _picked(better, error, best)
-    _affine_codes(values, best_low, torch.where(flat, 0.0, best_inverse), most, out=codes)
-    return codes, torch.where(flat, 0.0, scale), torch.where(flat, -low, -minimum)
+    inverse = torch.tensor(float(most)) / (high - low)
+    scale = 1 / inverse
+    codes = ((values - low) * inverse).round_().clamp_(0, most)
+    saved = -_error(values, weights, codes, scale, low, absolute=absolute)
+    sums = _AffineSums.of(values, weights)
+    if not absolute:
+        saved += sums.spread
+    best = torch.stack([scale, low, saved])
+    counts = _counts(most, step, range(steps + 1), first)[:, None]
+    turns = turns or len(counts)
+    for turn in range(turns):
+        inverses = counts[turn::turns] / (high - best[1])
+        tried = sums.fitted(values - best[1], inverses, most)
+        if absolute:
+            _tell_absolute_errors(values, weights, best[1], inverses, most, tried)
+        for of_one in tried.unbind(1):
+            # Of a block without weights, all this is no number.
+            _take(best, of_one, of_one[2] > best[2])
+    return torch.where(flat, 0.0, best[0]), torch.where(flat, -low, -best[1])
+
+
+@dataclass(frozen=True)
+class _AffineSums:
+    """What the least squares of scale and minimum take of blocks, whatever their codes are.
+
+    They are told around the mean, so that little is lost where a block's values are large and alike.
+
+    Attributes:
+        weights: float32 [n, blocks].
+        weighted: weights times the values' distances from the mean, float32 [n, blocks].
+        sum_w: of the weights, [blocks].
+        mean: the weighted mean, [blocks].
+        spread: the weighted squared error of the mean alone, [blocks].
+    """
+
+    weights: Tensor
+    weighted: Tensor
+    sum_w: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, weights: Tensor) -> "_AffineSums":
+        """Sum over values [n, blocks]."""
+        sum_w = weights.sum(0)
+        mean = (weights * values).sum(0) / sum_w
+        distances = values - mean
+        weighted = weights * distances
+        return cls(weights, weighted, sum_w, mean, distances.mul_(weighted).sum(0))
+
+    def fitted(self, values: Tensor, inverses: Tensor, most: int) -> Tensor:
+        """Fit scale and minimum to the codes 0..most of values [n, blocks] for each inverse, [tried, blocks].
+
+        Returns:
+            Scale, minimum and what they save of the mean's error, float32 [3, tried, blocks].
+        """
+        sum_xq, sum_q, sum_qq = torch.empty_like(inverses), torch.empty_like(inverses), torch.empty_like(inverses)
+        for part, codes, product in _tried_codes(values, inverses, (0, most)):
+            torch.sum(torch.mul(codes, self.weighted[:, None, part], out=product), 0, out=sum_xq[:, part])
+            torch.sum(torch.mul(codes, self.weights[:, None, part], out=product), 0, out=sum_q[:, part])
+            torch.sum(product.mul_(codes), 0, out=sum_qq[:, part])
+        mean_code = sum_q / self.sum_w
+        # Of codes that are all alike it is a rounding error, which nothing can be divided by.
+        spread = torch.addcmul(sum_qq, sum_q, mean_code, value=-1).maximum(sum_qq * 1e-6)
+        scale = sum_xq / spread
+        fitted = torch.stack([scale, torch.addcmul(self.mean, scale, mean_code, value=-1), scale * sum_xq])
+        above = fitted[1] > 0
+        if above.any():
+            # A minimum may not be: the scale is fitted alone.
+            sum_lx = torch.addcmul(sum_xq, self.mean, sum_q)
+            scale = sum_lx / sum_qq
+            saved = scale * sum_lx - self.sum_w * self.mean.square()
+            _take(fitted, torch.stack([scale, torch.zeros_like(scale), saved]), above)
+        return fitted
+
+
+def _tell_absolute_errors(
+    values: Tensor, weights: Tensor, start: Tensor, inverses: Tensor, most: int, tried: Tensor
+) -> None:
+    """Put sums of absolute errors, negative, in the place of what scales and minima save, [3, tried, blocks]."""
+    for part, codes, _ in _tried_codes(values - start, inverses, (0, most)):
+        scale, minimum, saved = tried[..., part]
+        codes = codes.mul_(scale).add_(minimum).sub_(values[:, None, part]).abs_()
+        torch.neg(codes.mul_(weights[:, None, part]).sum(0), out=saved)
+
+
+def _tried_codes(values: Tensor, inverses: Tensor, limits: tuple[int, int]) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield which blocks, their codes for each inverse of the scale, [n, tried, blocks], and a buffer of that shape.
+
+    Args:
+        values: float32 [n, blocks].
+        inverses: float32 [tried, blocks].
+        limits: the least and the largest code.
+    """
+    at_once = max(64, _CODES_AT_A_TIME // (len(values) * len(inverses)) // 64 * 64)
+    buffers = values.new_empty(2, len(values), len(inverses), at_once)
+    for first in range(0, values.shape[1], at_once):
+        part = slice(first, first + at_once)
+        inverse = inverses[:, part]
+        codes, product = buffers[..., : inverse.shape[1]]
+        torch.mul(values[:, None, part], inverse, out=codes).round_().clamp_(*limits)
+        yield part, codes, product
 
 
 class Codebook:
@@ -194,10 +275,17 @@ def search_in_codebook(values: Tensor, weights: Tensor, codebook: Codebook) -> T
 
 def largest_of(values: Tensor) -> Tensor:
     """Return the value of the largest magnitude of each block, with its sign; the first of several."""
-    return values.gather(0, values.abs().argmax(0, keepdim=True))[0]
+    high, low = values.amax(0), values.amin(0)
+    largest = torch.where(high > -low, high, low)
+    # Only here does it matter which is the first, which takes torch thirty times as long to find.
+    alike = (high == -low).nonzero()[:, 0]
+    if len(alike):
+        some = values.index_select(1, alike)
+        largest[alike] = some.gather(0, some.abs().argmax(0, keepdim=True))[0]
+    return largest
 
 
-def _counts(most: float, step: float, indices: range, first: float = 0.0) -> Tensor:
+def _counts(most: float, step: float, indices: Sequence[int], first: float = 0.0) -> Tensor:
     """Return `most` + `first` + `step` * index, float32, as llama.cpp has them by its own roundings: 30.5 is a tie.
 
     Each is a tensor without dimensions, since torch divides other numbers by tensors in two roundings.
@@ -222,9 +310,10 @@ def _picked(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return (new.view(torch.int32) ^ bits).bitwise_and_(mask).bitwise_xor_(bits).view(torch.float32)
 
 
-def _affine_codes(values: Tensor, low: Tensor, inverse: Tensor, most: int, *, out: Tensor) -> None:
-    """Round to codes 0..most, by what code 0 stands for and the inverse of the scale, into `out`."""
-    torch.sub(values, low, out=out).mul_(inverse).round_().clamp_(0, most)
+def _take(best: Tensor, tried: Tensor, chosen: Tensor) -> None:
+    """Replace the chosen columns of `best` by those of `tried`, both float32 [numbers, blocks]."""
+    bits = best.view(torch.int32)
+    bits.bitwise_xor_((tried.view(torch.int32) ^ bits).bitwise_and_(_mask(chosen)))
 
 
 def _error(values: Tensor, weights: Tensor, codes: Tensor, scale: Tensor, minimum: Tensor, *, absolute: bool) -> Tensor:

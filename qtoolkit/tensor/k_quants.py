@@ -19,11 +19,11 @@ def q2_k(blocks: Tensor, importance: Tensor | None, _square: Tensor) -> Levels:
     """Choose the levels of Q2_K; see `BlockGrid.search`."""
     groups = as_columns(blocks.reshape(-1, 16))  # [blocks, 256] -> [16, groups]
     if importance is None:
-        _, scales, minima = search_affine(groups, groups.abs(), 3, first=-0.5, step=0.1, steps=15, absolute=True)
+        scales, minima = search_affine(groups, groups.abs(), 3, first=-0.5, step=0.1, steps=15, absolute=True)
         return _largest_levels(scales, minima, 16, 15)
     weights = importance * (blocks.square().mean(1, keepdim=True) + blocks.square()).sqrt_()
     weights = as_columns(weights.reshape(-1, 16))
-    _, scales, minima = search_affine(groups, weights, 3, first=-0.9, step=0.05, steps=36)
+    scales, minima = search_affine(groups, weights, 3, first=-0.9, step=0.05, steps=36)
     return _searched_levels(scales, minima, weights.sum(0), 16, 15)
 
 
@@ -36,11 +36,11 @@ def q4_q5_k(bits: int) -> Callable[[Tensor, Tensor | None, Tensor], Levels]:
         groups = as_columns(blocks.reshape(-1, 32))  # [blocks, 256] -> [32, groups]
         if importance is None:
             weights = groups.square().mean(0).sqrt_() + groups.abs()
-            _, scales, minima = search_affine(groups, weights, most, first=first, step=0.1, steps=steps)
+            scales, minima = search_affine(groups, weights, most, first=first, step=0.1, steps=steps, turns=3)
             return _largest_levels(scales, minima, 8, 63)
         weights = importance * (2 * blocks.square().mean(1, keepdim=True) + blocks.square()).sqrt_()
         weights = as_columns(weights.reshape(-1, 32))
-        _, scales, minima = search_affine(groups, weights, most, first=-0.9, step=0.05, steps=36)
+        scales, minima = search_affine(groups, weights, most, first=-0.9, step=0.05, steps=36)
         return _searched_levels(scales, minima, weights.sum(0), 8, 63)
 
     return search

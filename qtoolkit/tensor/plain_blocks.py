@@ -55,7 +55,7 @@ def _searched_signed(blocks: Tensor, importance: Tensor, square: Tensor, half: i
 
 def with_minimum(bits: int) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
     """Return what quantizes into Q4_1 or Q5_1."""
-    most = (1 << bits) - 1
+    most, grid = (1 << bits) - 1, grid_with_minimum(bits)
 
     def quantize(blocks: Tensor, importance: Tensor | None, square: Tensor) -> Tensor:
         if importance is None:
@@ -63,8 +63,7 @@ def with_minimum(bits: int) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]
             scale = (blocks.amax(1, keepdim=True) - low) / most
             codes = ((blocks - low) * inverse_of(scale) + 0.5).clamp_(max=most)
             return pack_plain((scale[:, 0], low[:, 0]), codes.to(torch.uint8), bits)
-        found, scale, minimum = _searched_affine(blocks, importance, square, most)
-        return pack_plain((scale, -minimum), found.T.to(torch.uint8), bits)
+        return grid.nearest(blocks, grid.search(blocks, importance, square))
 
     return quantize
 
@@ -73,13 +72,9 @@ def grid_with_minimum(bits: int) -> BlockGrid:
     """Return the levels of Q4_1 or Q5_1."""
 
     def search(blocks: Tensor, importance: Tensor, square: Tensor) -> Levels:
-        _, scale, minimum = _searched_affine(blocks, importance, square, (1 << bits) - 1)
+        weights = importance * (square + blocks.square()).sqrt_()
+        columns, weights = as_columns(blocks), as_columns(weights)
+        scale, minimum = search_affine(columns, weights, (1 << bits) - 1, first=-0.9, step=0.05, steps=36)
         return Levels(as_stored(scale), as_stored(minimum), (scale, -minimum))
 
     return BlockGrid(bits, 0, search, partial(pack_plain, bits=bits))
-
-
-def _searched_affine(blocks: Tensor, importance: Tensor, square: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return codes [32, blocks], scales and what is subtracted, [blocks], see `search_affine`."""
-    weights = importance * (square + blocks.square()).sqrt_()
-    return search_affine(as_columns(blocks), as_columns(weights), most, first=-0.9, step=0.05, steps=36)

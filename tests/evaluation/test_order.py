@@ -16,7 +16,7 @@ from tests.texts.calibration_texts import TEXT
 
 pytestmark = pytest.mark.slow
 
-BLOCKS = 2
+BLOCKS = 1
 
 
 @pytest.fixture(scope="module")

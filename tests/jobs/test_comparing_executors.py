@@ -40,12 +40,13 @@ def test_the_figures_are_those_of_one_process(tiny_llama: Path, tmp_path: Path) 
     # Held, so that their ids stay theirs: another test of this process may have left some.
     before = [thing for thing in gc.get_objects() if type(thing) is Base]
     with ThreadPoolExecutor(2) as executor:
-        there = compare(tiny_llama, [None, "absmax"], tmp_path / "there", executor=executor, prompts=["A"])
+        with_speed = {"prompts": ["A"], "speed": True}
+        there = compare(tiny_llama, [None, "absmax"], tmp_path / "there", executor=executor, **with_speed)
     gc.collect()
     # Threads are of this process, which keeps no base for the next job when all is done.
     known = set(map(id, before))
     assert not [thing for thing in gc.get_objects() if type(thing) is Base and id(thing) not in known]
-    here = compare(tiny_llama, [None, "absmax"], tmp_path / "here", prompts=["A"])
+    here = compare(tiny_llama, [None, "absmax"], tmp_path / "here", **with_speed)
     assert figures(there) == figures(here)
     assert "speed was measured on the workers, which may differ from one another" in there.notes
     # What was measured elsewhere counts here.

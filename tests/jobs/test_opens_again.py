@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 import qtoolkit as qt
 from qtoolkit import structural_reading
 from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.methods import bitsandbytes, weight_only
 from qtoolkit.planning import layers
 from tests.sample_models import plain_logits, random_model
 
@@ -19,15 +21,33 @@ def llama4() -> PreTrainedModel:
 
 
 def test_the_plan_refuses_what_is_read_with_other_modules(llama4: PreTrainedModel) -> None:
-    """transformers reads int8 with a layer for each expert of Llama 4, which keeps all of a block in one tensor."""
+    """transformers reads a layer for each expert of Llama 4, which keeps all of a block in one tensor."""
+    config = qt.GPTQ(exclude=("lm_head", "*experts*"), format="compressed-tensors", group_size=32)
     with pytest.raises(UnsupportedModelError, match=r"takes no llama4_text: its Llama4TextExperts stays"):
-        qt.plan(llama4, "int8")
+        qt.plan(llama4, config)
+
+
+@pytest.mark.parametrize("config", [qt.Int8(), qt.NF4(exclude=("lm_head", "*experts*"))], ids=["int8", "nf4"])
+def test_experts_of_llama_4_that_stay_are_told_and_read(
+    config: qt.Int8 | qt.NF4, llama4: PreTrainedModel, tmp_path: Path
+) -> None:
+    """They are stored in 16 bits as transformers reads them, a layer for each, and no codes of bitsandbytes."""
+    q = qt.quantize(llama4, config, device="cpu", output=tmp_path / "result")
+    assert q.memory.footprint_after == q.memory.predicted_footprint_after
+    assert any("experts" in layer.name and layer.skipped for layer in q.report.skipped)
+    with safe_open(tmp_path / "result/model.safetensors", "pt") as file:
+        expert = file.get_tensor("model.layers.0.feed_forward.experts.1.down_proj.weight")
+    assert torch.equal(expert, llama4.get_parameter("model.layers.0.feed_forward.experts.down_proj")[1].T)
+    tokens = torch.arange(2, 18)[None]  # [1, tokens]
+    loaded = qt.load(tmp_path / "result", device="cpu")
+    assert torch.equal(plain_logits(loaded.model, tokens), plain_logits(q.model, tokens))
 
 
 def test_what_its_reader_does_not_open_is_not_put_in_place(
     llama4: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(layers, "patched_module", lambda model, quant_method: None)
+    for module in (layers, weight_only, bitsandbytes):
+        monkeypatch.setattr(module, "patched_modules", lambda model, quant_method: {})
     with pytest.raises(UnsupportedModelError, match="its own reader does not open the result"):
         qt.quantize(llama4, "int8", device="cpu", output=tmp_path / "result")
     assert not list(tmp_path.iterdir())

@@ -34,6 +34,28 @@ def test_it_runs_once_until_a_file_changes(folder: Path, run_here: list[str]) ->
     assert published(folder).verification.recalled
 
 
+def test_a_notebook_that_is_saved_changes_nothing(
+    folder: Path, run_here: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    monkeypatch.syspath_prepend(notebooks)
+    published(folder)
+    (notebooks / "saved.ipynb").touch()
+    assert published(folder).verification.recalled
+    assert len(run_here) == 1
+
+
+def test_what_is_refused_by_its_files_does_not_run(folder: Path, run_here: list[str]) -> None:
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1] + b"?")
+    with pytest.raises(qt.QToolkitError, match="file hashes") as refused:
+        published(folder)
+    assert "transformers" not in str(refused.value)
+    assert run_here == []
+    assert qt.verify(folder).checks[-1].name != "loads in transformers"
+    assert len(run_here) == 1
+
+
 def test_verify_runs_anew_each_time(folder: Path, run_here: list[str]) -> None:
     assert not any(qt.verify(folder).recalled for _ in range(2))
     assert len(run_here) == 2
@@ -57,7 +79,7 @@ def test_bytes_are_compared_each_time(folder: Path, run_here: list[str]) -> None
 def test_it_runs_anew_after(
     what: str, folder: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packages, of = tmp_path / "packages", Path(shutil.copytree(base, tmp_path / "base"))
+    packages, of = tmp_path / "site-packages", Path(shutil.copytree(base, tmp_path / "base"))
     packages.mkdir()
     monkeypatch.syspath_prepend(packages)
     request = {"folder": str(folder), "base": str(of)}

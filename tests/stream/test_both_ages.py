@@ -121,10 +121,14 @@ def edit(file: Path, **values: object) -> None:
     write(file, **json.loads(file.read_text()) | values)
 
 
-# What is written with Colab's versions is read by the one that differs most.
+# What is written with Colab's versions is read by the one that differs most; those between the two ends by `make
+# test-long`.
+MARKS = (pytest.mark.long, pytest.mark.long, pytest.mark.slow, ())
+
+
 @pytest.mark.parametrize(
     "reader",
-    [*(pytest.param(reader, marks=pytest.mark.slow) for reader in READERS[:-1]), READERS[-1]],
+    [pytest.param(reader, marks=marks) for reader, marks in zip(READERS, MARKS, strict=True)],
     ids=lambda reader: reader.parent.parent.name,
 )
 def test_each_transformers_reads_the_same(base: Path, results: dict[str, Path], reader: Path) -> None:

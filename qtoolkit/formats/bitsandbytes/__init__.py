@@ -109,7 +109,7 @@ def options_of(config: Any) -> tuple[str, dict[str, Any]]:
 
 
 def config_with_experts(options: Mapping[str, Any]) -> "BitsAndBytesConfig":
-    """Return transformers' config with these options that quantizes experts too, each as layers; options are 4-bit."""
+    """Return transformers' config with these options whose experts become layers, quantized but for those it skips."""
     from qtoolkit.formats.bitsandbytes.loader import ExpertsConfig
 
     return ExpertsConfig(**options)

@@ -1,7 +1,8 @@
-"""Load 4-bit layers of bitsandbytes that are experts by transformers' `from_pretrained`, which has no place for them.
+"""Load experts that are layers in files of bitsandbytes by transformers, which has no place for them.
 
-Each expert is three layers in the file, as transformers 4 stored mixtures: `experts.0.w1.weight` and what describes it.
-transformers 5 holds all experts of a block in two tensors, which bitsandbytes does not quantize.
+Each expert is three layers in a 4-bit file, as transformers 4 stored mixtures: `experts.0.w1.weight` and what describes
+it. transformers 5 holds all experts of a block in two tensors, which bitsandbytes does not quantize. Those of Llama 4
+it reads as layers, in 8 bits too, but does not write.
 
 This module is imported as soon as transformers is, possibly while a module of qtoolkit is being imported; so most of
 qtoolkit is imported in functions.
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import BitsAndBytesConfig
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+from transformers.quantizers.quantizer_bnb_8bit import Bnb8BitHfQuantizer
 
 from qtoolkit.formats.split_experts import SplittingQuantizer, experts_of
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class ExpertsConfig(BitsAndBytesConfig):  # type: ignore[misc]
-    """The config of a model in full precision whose experts are split, and quantized as they are read."""
+    """The config of a model in full precision whose experts are split as it is read, and quantized but for some."""
 
 
 class StoredExpertsConfig(ExpertsConfig):
@@ -45,10 +48,29 @@ class StoredExpertsConfig(ExpertsConfig):
         return plain.to_dict()  # type: ignore[no-any-return]
 
 
-class Quantizer4bit(SplittingQuantizer, Bnb4BitHfQuantizer):  # type: ignore[misc]
-    """transformers' quantizer, which splits experts too where a config or the file asks for it."""
+class _ExpertsQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Base of both quantizers: once a model is read, its config is that of a checkpoint that anybody may read."""
 
     quantization_config: Any
+
+    def _process_model_after_weight_loading(self, model: "PreTrainedModel", **kwargs: Any) -> "PreTrainedModel":
+        if isinstance(self.quantization_config, ExpertsConfig):
+            self.quantization_config = BitsAndBytesConfig.from_dict(self.quantization_config.to_dict())
+            model.config.quantization_config = self.quantization_config
+        return super()._process_model_after_weight_loading(model, **kwargs)  # type: ignore[no-any-return]
+
+
+class Quantizer8bit(_ExpertsQuantizer, Bnb8BitHfQuantizer):  # type: ignore[misc]
+    """transformers' quantizer, which splits those experts of a model in full precision that it reads split later."""
+
+    def _process_model_before_weight_loading(self, model: "PreTrainedModel", device_map: Any, **kwargs: Any) -> None:
+        if isinstance(self.quantization_config, ExpertsConfig):
+            self._convert_model_for_quantization(model)
+        super()._process_model_before_weight_loading(model, device_map, **kwargs)
+
+
+class Quantizer4bit(SplittingQuantizer, _ExpertsQuantizer, Bnb4BitHfQuantizer):  # type: ignore[misc]
+    """transformers' quantizer, which splits experts too where a config or the file asks for it."""
 
     def __init__(self, quantization_config: Any, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
@@ -67,13 +89,6 @@ class Quantizer4bit(SplittingQuantizer, Bnb4BitHfQuantizer):  # type: ignore[mis
             if experts:
                 self.split_experts(model, experts)
         super()._process_model_before_weight_loading(model, device_map, checkpoint_files=checkpoint_files, **kwargs)
-
-    def _process_model_after_weight_loading(self, model: "PreTrainedModel", **kwargs: Any) -> "PreTrainedModel":
-        if isinstance(self.quantization_config, ExpertsConfig):
-            # From now on it is the config of a checkpoint that anybody may read.
-            self.quantization_config = BitsAndBytesConfig.from_dict(self.quantization_config.to_dict())
-            model.config.quantization_config = self.quantization_config
-        return super()._process_model_after_weight_loading(model, **kwargs)
 
     def _dequantize(self, model: "PreTrainedModel", *args: Any, **kwargs: Any) -> "PreTrainedModel":
         """See transformers; weights that bitsandbytes expands wrongly are expanded here."""
@@ -115,7 +130,7 @@ def load_checkpoint(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrain
 
 def register() -> None:
     """Let transformers read such checkpoints; idempotent."""
-    AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = Quantizer4bit
+    AUTO_QUANTIZER_MAPPING.update({"bitsandbytes_4bit": Quantizer4bit, "bitsandbytes_8bit": Quantizer8bit})
 
 
 def _headers(files: list[str]) -> Mapping[str, Any]:

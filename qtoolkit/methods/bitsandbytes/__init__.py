@@ -9,8 +9,8 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.formats import Layer
-from qtoolkit.formats.bitsandbytes import note_on_cpu
+from qtoolkit.formats import Layer, get_format, patched_modules
+from qtoolkit.formats.bitsandbytes import config_with_experts, note_on_cpu
 from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Offer
 from qtoolkit.methods.weight_only import WeightOnlyMethod
@@ -101,6 +101,7 @@ class BitsAndBytesMethod(WeightOnlyMethod):
     """Base of the methods that bitsandbytes runs."""
 
     requires = ("bitsandbytes",)
+    leaves_experts_apart = True
 
     @abstractmethod
     def transformers_options(self, config: Any) -> dict[str, Any]:
@@ -126,8 +127,13 @@ class BitsAndBytesMethod(WeightOnlyMethod):
 
         optional("bitsandbytes", f"method {self.name!r}")
         linear = {name for name, module in checkpoint.skeleton.named_modules() if is_linear(module)}
-        skipped = [layer.name for layer in plan.skipped if layer.name in linear]
-        return BitsAndBytesConfig(**self.transformers_options(config), llm_int8_skip_modules=skipped)
+        # Experts in whose place transformers reads linear layers, quantized or not.
+        patched = tuple(
+            f"{name}." for name in patched_modules(checkpoint.skeleton, get_format(config.format).quant_method)
+        )
+        skipped = [layer.name for layer in plan.skipped if layer.name in linear or f"{layer.name}.".startswith(patched)]
+        options = {**self.transformers_options(config), "llm_int8_skip_modules": skipped}
+        return config_with_experts(options) if patched else BitsAndBytesConfig(**options)
 
     def prepare(self, model: "PreTrainedModel") -> None:
         """See `Method`: let 4-bit layers be saved exactly."""
@@ -175,7 +181,6 @@ class FourBitMethod(BitsAndBytesMethod):
 
     def transformers_config(self, checkpoint: "Checkpoint", config: FourBitConfig, plan: Plan) -> "BitsAndBytesConfig":
         """See `WeightOnlyMethod`: experts become layers, where some of them are planned."""
-        from qtoolkit.formats.bitsandbytes import config_with_experts
         from qtoolkit.models.experts_apart import are_of_experts
         from qtoolkit.models.renaming import matrices_in_file
         from qtoolkit.models.structure import is_embedding
