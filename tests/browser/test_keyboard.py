@@ -17,7 +17,7 @@ FOCUS = """() => {
 SWITCHES, BUTTONS = ("Everybody may see it", "Open a pull request instead"), ("Verify", "Dry run", "Publish", "Cancel")
 ORDERS = {
     "Plan": [
-        *("Model", "Method", "exclude", "include", "double_quant", "compute_dtype"),
+        *("Model", "Method", "double_quant", "compute_dtype", "▸ Advanced: 2 more options"),
         *("Device", "Machine", "Made for", "All of the plan"),
     ],
     "Publish": [

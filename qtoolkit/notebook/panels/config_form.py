@@ -1,4 +1,4 @@
-"""Make fields for a method and its options from the method's config class."""
+"""Make fields for a method and its options from the method's config class; those that few change are folded."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +12,14 @@ from qtoolkit.methods import MethodConfig, available_methods, get_method
 from qtoolkit.notebook.body import DEFAULT_METHOD
 from qtoolkit.notebook.options import is_list, is_switch, option_hints, read_option
 from qtoolkit.notebook.panels.field import Field, choice_field, switch_field, text_field
+from qtoolkit.notebook.panels.fold import Fold
 from qtoolkit.notebook.progress_bar import close_widget
+from qtoolkit.units import format_items
+
+# Options that most people need not know are folded: these always, and of a method of many options all but `_FIRST`.
+_RARE = ("exclude", "include")
+_FIRST = ("format", "bits", "group_size", "quant_type", "calibration", "num_samples", "seq_len")
+_FEW = 8
 
 
 class ConfigForm:
@@ -25,6 +32,7 @@ class ConfigForm:
         box: the widget to put on the page.
         method: the field that chooses the method.
         options: option -> its field.
+        advanced: folds the options that few change.
         config: the config of the fields; None as long as one of them is wrong, which then shows the error.
     """
 
@@ -35,6 +43,7 @@ class ConfigForm:
         self.method.on_change(self._change_method)
         self.box = VBox()
         self.options: dict[str, Field] = {}
+        self.advanced = Fold("", [])
         self.config: MethodConfig | None = None
         self._make_options()
 
@@ -54,10 +63,26 @@ class ConfigForm:
         }
         for field in self.options.values():
             field.on_change(self._change_option)
-        self.box.children = [self.method.box, *(field.box for field in self.options.values())]
+        rare = [field.box for name, field in self.options.items() if self._is_rare(name)]
+        first = [field.box for name, field in self.options.items() if not self._is_rare(name)]
+        fold, self.advanced = self.advanced, Fold(f"Advanced: {format_items(len(rare), 'more option')}", rare)
+        self.box.children = [self.method.box, *first, self.advanced.box]
         # Off the page, they would stay in the kernel.
         for field in previous.values():
             close_widget(field.box)
+        close_widget(fold.box)
+
+    def _is_rare(self, name: str) -> bool:
+        return name in _RARE or (len(self.options) > _FEW and name not in _FIRST)
+
+    def apply(self, config: MethodConfig) -> None:
+        """Set the fields to a config; those whose values are the same stay as they are."""
+        self.method.value = config.method
+        hints = option_hints(type(config))
+        for name, field in self.options.items():
+            value = getattr(config, name)
+            if self.config is None or getattr(self.config, name) != value:
+                field.value = value if is_switch(hints[name]) or _choices(config, name) else _as_text(value)
 
     def _change_option(self) -> None:
         self.config = self._read()
@@ -82,6 +107,8 @@ class ConfigForm:
                 del values[name]
         for name, field in self.options.items():
             field.set_problem(errors.get(name, ""))
+        if any(self._is_rare(name) for name in errors):
+            self.advanced.turn(open_=True)
         return None if errors else config
 
 
@@ -92,8 +119,16 @@ def _field_of(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -
         return switch_field(name, default, hint=help_text)
     if metadata["choices"]:
         return choice_field(name, [(str(choice), choice) for choice in metadata["choices"]], default, hint=help_text)
-    text = ", ".join(default or ()) if is_list(hint) else "" if default is None else str(default)
-    return text_field(name, text, hint=help_text, placeholder="None" if default is None else "")
+    return text_field(name, _as_text(default), hint=help_text, placeholder="None" if default is None else "")
+
+
+def _as_text(value: Any) -> str:
+    """Write the value of an option as it stands in its field."""
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+
+
+def _choices(config: MethodConfig, name: str) -> Any:
+    return next(field.metadata["choices"] for field in fields(config) if field.name == name)
 
 
 def _value(hint: Any, given: Any) -> Any:

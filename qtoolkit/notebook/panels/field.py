@@ -63,6 +63,11 @@ class Field:
     def value(self, value: Any) -> None:
         self.control.value = value
 
+    def set_hint(self, hint: str) -> None:
+        """Show another hint."""
+        self._hint = hint
+        self.set_problem(self.problem)
+
     def set_problem(self, message: str) -> None:
         """Show beside the control what is wrong; an empty message shows the hint again."""
         self.problem = message

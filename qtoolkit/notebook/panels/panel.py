@@ -19,6 +19,7 @@ from qtoolkit.notebook.panels.plan_panel import PlanPanel
 from qtoolkit.notebook.panels.publish_panel import PublishPanel
 from qtoolkit.notebook.panels.quantize_panel import QuantizePanel
 from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.shared_fields import MethodFields
 from qtoolkit.notebook.progress_bar import WIDGET_VIEW, close_widget
 
 STYLE = Path(__file__).with_name("panel.css")
@@ -56,8 +57,9 @@ class Panel:
         shared = (self.choice, self.worker, self.results)
         shown = PANELS if only is None else (only,)
         self.model = ModelPanel(self.choice, pause=pause) if "model" in shown else None
-        self.plan = PlanPanel(self.choice, pause=pause) if "plan" in shown else None
-        self.quantize = QuantizePanel(*shared, with_method=only is not None) if "quantize" in shown else None
+        methods = MethodFields(self.choice) if {"plan", "quantize"} & set(shown) else None
+        self.plan = PlanPanel(self.choice, methods, pause=pause) if methods and "plan" in shown else None
+        self.quantize = QuantizePanel(*shared, methods) if methods and "quantize" in shown else None
         self.compare = ComparePanel(*shared) if "compare" in shown else None
         self.convert = ConvertPanel(*shared) if "convert" in shown else None
         self.publish = PublishPanel(*shared) if "publish" in shown else None

@@ -30,7 +30,7 @@ class QuantizePanel:
         choice: has model, config and device; is given the folder.
         worker: runs the job.
         results: shows the report.
-        with_method: whether it has fields for the method itself, if no other panel has them.
+        methods: the fields of the method, which the panel Plan shows too.
 
     Attributes:
         box: the widget to put on the page.
@@ -38,19 +38,22 @@ class QuantizePanel:
         runner: start and cancel, and the progress.
     """
 
-    def __init__(self, choice: PanelChoice, worker: Worker, results: Results, *, with_method: bool = False) -> None:
+    def __init__(self, choice: PanelChoice, worker: Worker, results: Results, methods: MethodFields) -> None:
         self._choice = choice
         self.model = model_field(choice)
-        self.methods = MethodFields(choice) if with_method else None
+        self.methods = methods
         self.output = keyword_field(QuantizeRequest, "output", "Save to")
         self.for_ = reader_field(choice, QuantizeRequest)
         self.into = text_field("Keep as", hint="a variable for the model; empty to keep only what is saved")
         self.overwrite = keyword_field(QuantizeRequest, "overwrite", "Replace the folder when it exists")
-        errors: ErrorFields = {SourceError: self.model, OutputError: self.output, "for_": self.for_}
-        boxes = [self.model.box]
-        if self.methods:
-            errors = {**errors, "device": self.methods.device}
-            boxes.append(self.methods.box)
+        errors: ErrorFields = {
+            SourceError: self.model,
+            OutputError: self.output,
+            "for_": self.for_,
+            "device": methods.device,
+        }
+        # One widget in two panels: the page draws it twice, and it is the same everywhere.
+        boxes = [self.model.box, methods.box]
         self._fields = [self.output, self.for_, self.into, self.overwrite]
         self._proposed = ""
         self.call = HTML()

@@ -96,3 +96,39 @@ def test_another_packages_method_has_fields_too(brought_method: str) -> None:
     assert set(form.options) == {"exclude", "include", "rounds", "ratio", "sizes", "model"}
     form.options["sizes"].value, form.options["ratio"].value = "1, 2", "0.5"
     assert (form.config.sizes, form.config.ratio) == ((1, 2), 0.5)  # type: ignore[union-attr]
+
+
+def shown(form: ConfigForm) -> set[str]:
+    """The options that are seen without opening what is folded."""
+    return {name for name, field in form.options.items() if field.box in form.box.children}
+
+
+def test_of_a_method_of_many_options_few_are_seen_at_once(form: ConfigForm) -> None:
+    form.method.value = "gptq"
+    assert shown(form) == {"format", "bits", "group_size", "calibration", "num_samples", "seq_len"}
+    assert form.advanced.button.control.description == f"▸ Advanced: {len(form.options) - 6} more options"
+    assert not form.advanced.is_open
+    form.advanced.button.press()
+    assert form.advanced.is_open and form.advanced.button.control.description.startswith("▾ ")
+    form.advanced.button.press()
+    assert not form.advanced.is_open
+    form.method.value = "nf4"
+    assert shown(form) == {"double_quant", "compute_dtype"}
+
+
+def test_what_is_folded_and_wrong_is_opened(form: ConfigForm) -> None:
+    form.method.value = "gptq"
+    form.options["group_size"].value = "many"
+    assert not form.advanced.is_open
+    form.options["damp_percent"].value = "much"
+    assert form.advanced.is_open
+
+
+def test_a_config_is_set_and_read_again_whatever_was_there(form: ConfigForm) -> None:
+    for config in (
+        qt.GPTQ(bits=3, desc_act=True, exclude=("a", "b"), num_samples=5, target_bits=None),
+        qt.NF4(double_quant=False),
+        qt.GPTQ(),
+    ):
+        form.apply(config)
+        assert form.config == config

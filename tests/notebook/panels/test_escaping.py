@@ -57,7 +57,7 @@ def test_a_found_model(open_panel: Callable[..., Panel]) -> None:
 def test_what_is_typed(open_panel: Callable[..., Panel], tmp_path: Path, name: str) -> None:
     panel = open_panel(only=name)
     part: Any = getattr(panel, name)
-    names = ("search", "model", "machine", "output", "into", "text", "num_tokens", "prompts", "memory", "folder")
+    names = ("search", "model", "output", "into", "text", "num_tokens", "prompts", "memory", "folder")
     names += ("repo_id", "license", "quality", "revision", "source", "also")
     for field in filter(None, (getattr(part, field, None) for field in names)):
         field.value = ATTACK

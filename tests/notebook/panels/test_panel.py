@@ -71,10 +71,6 @@ def test_a_plan_follows_what_is_typed(open_panel: Open, tiny_llama: Path) -> Non
         planned(panel)
         sizes[bits] = panel.choice.plan.footprint_after
     assert sizes[4] < sizes[8]
-    panel.plan.machine.value = "no such machine"
-    panel.plan.lookup.wait()
-    assert panel.plan.machine.problem.endswith("got 'no such machine'")
-    assert "no plan" in panel.plan.verdict.value
     # Of another machine, nothing is predicted for a job here.
     panel.plan.machine.value = "t4"
     panel.plan.lookup.wait()
