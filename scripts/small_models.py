@@ -108,7 +108,20 @@ def small_model(model_type: str, *, dtype: Any, seed: int = 0) -> "PreTrainedMod
     takes_images = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     automatic = AutoModelForImageTextToText if takes_images else AutoModelForCausalLM
     torch.manual_seed(seed)
-    return automatic.from_config(small_config(model_type), dtype=dtype).eval()
+    model = automatic.from_config(small_config(model_type), dtype=dtype).eval()
+    _scale_attention(model)
+    return model
+
+
+def _scale_attention(model: "PreTrainedModel") -> None:
+    """Let norms scale the queries where attention does not (Gemma 4 and 3n), as those of trained models do.
+
+    With norms of ones, scores deviate by the root of the head's size and attention looks at one token: rounding that
+    changes weights by 9 % moves it to another one, and logits by 60 %, with dense weights of the same values too.
+    """
+    for module in model.modules():
+        if getattr(module, "scaling", None) == 1.0 and hasattr(module, "q_norm"):
+            module.q_norm.weight.data.fill_(module.q_norm.weight.numel() ** -0.5)
 
 
 def small_config(model_type: str) -> "PreTrainedConfig":

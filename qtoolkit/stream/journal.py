@@ -11,19 +11,18 @@ import torch
 
 from qtoolkit.checkpoints.remedy import refuse_pointers
 from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
-from qtoolkit.errors import CheckpointError, OutputError, SourceError, oneline
+from qtoolkit.errors import CheckpointError, SourceError, oneline
 from qtoolkit.files import make_folder, sha256_of, sync_file, sync_folder, write_whole
 from qtoolkit.hub.mirror import HubMirror
+from qtoolkit.stream.journal_recipe import VERSION, VERSION_KEY, check_recipe, recipe_in
 from qtoolkit.stream.old_journal import put_aside
-from qtoolkit.stream.sealed import SEAL, digest_of, is_sealed, read_object, sealed, without_seal
+from qtoolkit.stream.sealed import SEAL, digest_of, is_sealed, read_object, sealed
 from qtoolkit.stream.writing import write_file
+from qtoolkit.tensor.lazy import LazyTensor
 
 RECIPE_FILE = "recipe.json"
 _TOKENS = "tokens"
 _WEIGHTS = "weights"
-# Version of the journal's files; a journal of another version is not resumed.
-_VERSION = 2
-_VERSION_KEY = "journal"
 
 _StoredTensors = Mapping[str, StoredTensor | torch.Tensor]
 # Returns whether tensors and facts are valid results of this job, by their names, shapes and values.
@@ -66,7 +65,7 @@ def begun_recipe(location: JournalLocation) -> dict[str, Any]:
     if location.mirror is not None:
         make_folder(location.folder)
         location.mirror.pull(location.folder, first=RECIPE_FILE)
-    return _recipe_in(read_object(location.folder / RECIPE_FILE))
+    return recipe_in(read_object(location.folder / RECIPE_FILE))
 
 
 class Journal:
@@ -75,7 +74,8 @@ class Journal:
     A block is two files: `block-00007.safetensors`, and `block-00007.json` with the facts, the SHA-256 of the first, of
     the recipe and of the stored samples (or of the weights of their tokens), and a seal over all of these; a block
     without a right seal is not used. Both are written under a temporary name, synced, and renamed, so that the process
-    may be killed at any moment. A damaged record costs only its own block. Files with another recipe or none, from
+    may be killed at any moment. A damaged record costs only its own block. The groups of layers of a block with experts
+    are stored so too, as `block-00007-group-00012`, until the block is. Files with another recipe or none, from
     other versions or mixed copies, are moved to `OUTPUT.old-journal`, and are never deleted.
 
     Args:
@@ -107,7 +107,7 @@ class Journal:
         self._not_pushed: list[Path] = []
         self._absent = absent
         stored = {key: value for key, value in recipe.items() if key not in absent or value != absent[key]}
-        self._recipe = digest_of({_VERSION_KEY: _VERSION, **stored})
+        self._recipe = digest_of({VERSION_KEY: VERSION, **stored})
         # SHA-256 of what was stored last of the samples and the weights of their tokens.
         self._tokens = ""
         if self.folder is not None:
@@ -121,14 +121,14 @@ class Journal:
         # A git-lfs pointer in place of a block is refused, not computed again: git can fetch the block itself.
         refuse_pointers(folder, ["*.json", "*.safetensors"])
         file = folder / RECIPE_FILE
-        begun = _recipe_in(read_object(file))
+        begun = recipe_in(read_object(file))
         if begun:
             restart = f"name another resume_repo than {self._mirror.repo_id}" if self._mirror else "give resume=False"
             # What a recipe says comes first, in its order, so that the difference that is told is the first of these.
-            _check_recipe(folder, {**self._absent, **begun}, {**recipe, **self._absent, **recipe}, restart)
+            check_recipe(folder, {**self._absent, **begun}, {**recipe, **self._absent, **recipe}, restart)
         self._put_aside(folder, begun=bool(begun))
         if not begun:
-            write_whole(file, sealed({_VERSION_KEY: _VERSION, **recipe}))
+            write_whole(file, sealed({VERSION_KEY: VERSION, **recipe}))
             self._push(file)
 
     @property
@@ -180,10 +180,13 @@ class Journal:
         if self.folder is None:
             return self._memory.get(index)
         stored = self._read(_name(index), fits)
-        self.resumed += stored is not None
-        return None if stored is None else stored[0]
+        if stored is None:
+            return None
+        self.resumed += 1
+        self._remove_groups(index)
+        return stored[0]
 
-    def write(self, index: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> DoneBlock:
+    def write(self, index: int, tensors: _StoredTensors, facts: Mapping[str, Any]) -> DoneBlock:
         """Store a block's result.
 
         Raises:
@@ -193,7 +196,36 @@ class Journal:
             self._memory[index] = DoneBlock(dict(tensors), facts)
             return self._memory[index]
         self._write(_name(index), tensors, facts)
+        self._remove_groups(index)
         return DoneBlock(read_tensors(self.files(index)[0]), facts)
+
+    def read_group(self, index: int, number: int, fits: Fits) -> DoneBlock | None:
+        """Return the result of a group of layers of a block; None if it is not done, or its files are damaged.
+
+        Args:
+            index: of the block.
+            number: how many groups of the block were stored before.
+            fits: returns whether tensors and facts are valid results of this job.
+        """
+        stored = self._read(_group_name(index, number), fits)
+        return None if stored is None else stored[0]
+
+    def write_group(
+        self, index: int, number: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> DoneBlock:
+        """Store the result of a group of layers on this machine, until its block is stored; raises as `write`."""
+        if self.folder is None:
+            return DoneBlock(tensors, facts)
+        name = _group_name(index, number)
+        self._write(name, tensors, facts, is_pushed=False)
+        return DoneBlock(read_tensors(self._files(name)[0]), facts)
+
+    def _remove_groups(self, index: int) -> None:
+        """Remove the groups of a block that is stored; records first, without which the rest is nothing."""
+        assert self.folder is not None
+        for end in ("json", "safetensors"):
+            for file in self.folder.glob(f"{_name(index)}-group-*.{end}"):
+                file.unlink(missing_ok=True)
 
     def _read(self, name: str, fits: Fits) -> tuple[DoneBlock, str] | None:
         """Return the tensors and facts of a name, and the SHA-256 of the tensors; None if they are not valid."""
@@ -215,13 +247,14 @@ class Journal:
         except (OSError, CheckpointError):
             return None
 
-    def _write(self, name: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> str:
-        """Store tensors and facts under a name; returns the SHA-256 of the tensors."""
+    def _write(self, name: str, tensors: _StoredTensors, facts: Mapping[str, Any], *, is_pushed: bool = True) -> str:
+        """Store tensors and facts under a name, and in the copy on the Hub; returns the SHA-256 of the tensors."""
         weights, description = self._files(name)
         digest = _write_tensors(weights, tensors)
         record = {"sha256": digest, "recipe": self._recipe, "tokens": self._tokens, "facts": facts}
         write_whole(description, sealed(record))
-        self._push(weights, description)
+        if is_pushed:
+            self._push(weights, description)
         return digest
 
     def _push(self, *files: Path) -> None:
@@ -279,37 +312,22 @@ def _name(index: int) -> str:
     return f"block-{index:05}"
 
 
-def _recipe_in(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe in the contents of its file; empty if they are damaged or of another version."""
-    if not is_sealed(record) or record.get(_VERSION_KEY) != _VERSION:
-        return {}
-    return {key: value for key, value in without_seal(record).items() if key != _VERSION_KEY}
+def _group_name(index: int, number: int) -> str:
+    return f"{_name(index)}-group-{number:05}"
 
 
-def _check_recipe(folder: Path, begun: Mapping[str, Any], recipe: Mapping[str, Any], restart: str) -> None:
-    """Refuse to resume a job with another recipe than it was started with.
-
-    Raises:
-        OutputError: the recipes differ; the message names one difference and what to do.
-    """
-    for key in dict.fromkeys([*recipe, *begun]):
-        if begun.get(key) != recipe.get(key):
-            raise OutputError(
-                f"{folder.parent} was begun with {_shown(key)} {_shown(begun.get(key))}, and this call has "
-                f"{_shown(recipe.get(key))}: call as before to go on, or {restart} to start anew"
-            )
+def _unread(tensor: StoredTensor | torch.Tensor) -> LazyTensor | torch.Tensor:
+    """Return a tensor that is read when it is written, where it stands in a file."""
+    if isinstance(tensor, torch.Tensor):
+        return tensor
+    return LazyTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor[...])
 
 
-def _shown(value: Any) -> str:
-    """Return a value of a recipe for a message, shortened: a value from a file may be long."""
-    return " ".join(str(value).split())[:60]
-
-
-def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+def _write_tensors(file: Path, tensors: _StoredTensors) -> str:
     """Write a safetensors file, durably and in one step; returns its SHA-256."""
     beside = file.with_suffix(".tmp")
     try:
-        for _ in write_file(beside, tensors):
+        for _ in write_file(beside, {name: _unread(tensor) for name, tensor in tensors.items()}):
             pass
         sync_file(beside)
         digest = sha256_of(beside)

@@ -2,81 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.records import OnProgress, ProgressEvent
+from qtoolkit.stream.block_method import Accumulator, BlockMethod
 from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.done_groups import DoneGroups
 from qtoolkit.stream.exact_stream import Batch, ExactStream
 from qtoolkit.stream.expert_inputs import ExpertInputs
 from qtoolkit.stream.forward import Call, collect, run_once
-from qtoolkit.stream.groups import Group, GroupInputs, is_indexed, trace, with_unseen
+from qtoolkit.stream.groups import Group, is_indexed, trace, with_unseen
 from qtoolkit.stream.journal import DoneBlock, Journal
 from qtoolkit.stream.loading import check_finite
 from qtoolkit.stream.residuals import Corrections, find_corrections
 from qtoolkit.stream.samples import first_inputs, samples_at_once, samples_of_a_part
-
-
-class Accumulator(Protocol):
-    """Collect the inputs of layers that share them, then quantize these layers.
-
-    Attributes:
-        wants_more: whether there are so few inputs that those of other experts help, where the layers are an expert's.
-    """
-
-    @property
-    def wants_more(self) -> bool:
-        """See the class."""
-
-    def lean_on(self, inputs: torch.Tensor) -> None:
-        """Take inputs [tokens, in] of other experts' tokens into account, beside the layers' own."""
-
-    def add(self, batch: GroupInputs) -> None:
-        """Add a batch of inputs."""
-
-    def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, "Result"]:
-        """Quantize the layers, given the weight W[out, in] of each by its name."""
-
-
-class Result(NamedTuple):
-    """Hold one quantized layer.
-
-    Attributes:
-        tensors: by their names in a layer, on the CPU.
-        facts: JSON-ready values about it.
-    """
-
-    tensors: dict[str, torch.Tensor]
-    facts: dict[str, Any]
-
-
-class BlockMethod(Protocol):
-    """Quantize groups of layers that share their inputs.
-
-    Attributes:
-        true_sequential: whether a layer gets the outputs of already quantized layers of its block.
-        wants_exact: whether accumulators get what the full-precision model has at the same tokens, by a second stream.
-    """
-
-    true_sequential: bool
-    wants_exact: bool
-
-    def start(self, names: Sequence[str], in_features: int) -> Accumulator:
-        """Return a new accumulator for a group of layers, given by their full names."""
-
-    def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the weight W[out, in] that a layer's tensors encode, as a loaded model multiplies with it."""
-
-    def fits(
-        self,
-        shapes: Mapping[str, tuple[int, ...]],
-        tensors: Mapping[str, StoredTensor | torch.Tensor],
-        facts: Mapping[str, Any],
-    ) -> bool:
-        """Return whether tensors and facts, by full names, are valid results of `finish` for layers of these shapes."""
 
 
 def quantize_blocks(
@@ -127,7 +70,7 @@ def quantize_blocks(
         samples.exact = [*samples.hidden]
     results = []
     # Names of layers -> their groups, and what corrects these.
-    known: dict[tuple[str, ...], tuple[tuple[Group, ...], Corrections]] = {}
+    known: dict[tuple[str, ...], _Groups] = {}
     for index, names in enumerate(layers):
         name = streamed.block_names[index]
         empty = streamed.blocks[index]
@@ -146,10 +89,10 @@ def quantize_blocks(
                 check_block(streamed, index, module)
                 if tuple(names) not in known:
                     one = partial(run, samples.one, first=0)
-                    groups = with_unseen(trace(module, names, one), names)
-                    wanted = method.wants_exact and names
-                    known[tuple(names)] = groups, find_corrections(module, groups, one) if wanted else {}
-                outputs = block.quantize(*known[tuple(names)], report)
+                    known[tuple(names)] = _groups_of(module, names, one, corrected=method.wants_exact)
+                groups, corrections = known[tuple(names)]
+                done_before = DoneGroups(journal, index, name, groups, partial(_fit, method, shapes))
+                outputs = block.quantize(groups, corrections, done_before, report)
                 result = journal.write(index, block.tensors, block.facts)
             else:
                 if exact is not None:
@@ -161,6 +104,19 @@ def quantize_blocks(
         samples.arguments.forget(index)
         results.append(result)
     return results
+
+
+class _Groups(NamedTuple):
+    """Hold the groups of layers of a block, and what corrects each."""
+
+    groups: tuple[Group, ...]
+    corrections: Corrections
+
+
+def _groups_of(module: nn.Module, names: Sequence[str], call: Call, *, corrected: bool) -> _Groups:
+    """Return which layers of a block share their inputs, and what corrects them where that is wanted."""
+    groups = with_unseen(trace(module, names, call), names)
+    return _Groups(groups, find_corrections(module, groups, call) if corrected and names else {})
 
 
 class _Block:
@@ -175,7 +131,7 @@ class _Block:
         batch_weights: by full names of layers, the weights of the tokens of each batch, [samples, tokens].
 
     Attributes:
-        tensors: of the quantized layers, by full names.
+        tensors: of the quantized layers, by full names; in files where the block has experts.
         facts: of the same layers.
     """
 
@@ -193,7 +149,7 @@ class _Block:
         self.calls = calls
         self.method = method
         self._batch_weights = batch_weights
-        self.tensors: dict[str, torch.Tensor] = {}
+        self.tensors: dict[str, StoredTensor | torch.Tensor] = {}
         self.facts: dict[str, Any] = {}
         self._exact = exact
         self._corrections: Corrections = {}
@@ -213,28 +169,31 @@ class _Block:
             return [call().to("cpu") for call in self.calls]
 
     def quantize(
-        self, groups: Sequence[Group], corrections: Corrections, report: Callable[[str], None]
+        self, groups: Sequence[Group], corrections: Corrections, done: DoneGroups, report: Callable[[str], None]
     ) -> list[torch.Tensor]:
         """Quantize the layers group by group; return the outputs of the quantized block.
 
         Args:
             groups: of layers with the same inputs, in the order in which they run.
             corrections: what corrects each group; empty without a second stream.
+            done: groups that an earlier call has quantized, which are only put in place.
             report: called with the name of each quantized layer.
         """
         self._corrections = corrections
+        self._done = done
         self._experts = ExpertInputs(self.module, [layer for group in groups for layer in group])
         if self.method.true_sequential and len(self.calls) == 1:
             return [self._quantize_once(groups, report)]
         parts = [[group] for group in groups] if self.method.true_sequential else [list(groups)]
         for number, together in enumerate(parts, start=1):
-            accumulators = {group[0]: self._start(group) for group in together}
-            for index, call in enumerate(self.calls):
-                batch = self._batch(index, together, to_end=number == len(parts))
+            left = [group for group in together if done.of(group) is None]
+            accumulators = {group[0]: self._start(group) for group in left}
+            for index, call in enumerate(self.calls if left else []):
+                batch = self._batch(index, left, to_end=number == len(parts))
                 with self._experts.noted():
-                    self._accumulate(call, together, batch, accumulators)
+                    self._accumulate(call, left, batch, accumulators)
             for group in together:
-                self._finish(group, accumulators.pop(group[0]), report, runs_again=number < len(parts))
+                self._finish(group, accumulators.pop(group[0], None), report, runs_again=number < len(parts))
         if not parts and self._exact is not None:
             self._exact.pass_through()
         return self.run()
@@ -273,7 +232,7 @@ class _Block:
 
     def _quantize_once(self, groups: Sequence[Group], report: Callable[[str], None]) -> torch.Tensor:
         """Quantize each group when it is reached in the one forward of a single batch; return the block's output."""
-        batch = self._batch(0, groups, to_end=True)
+        batch = self._batch(0, [group for group in groups if self._done.of(group) is None], to_end=True)
         pending = {group[0]: group for group in groups}
 
         def quantize_group(name: str, x: torch.Tensor) -> None:
@@ -281,14 +240,16 @@ class _Block:
             # A layer may be called again; it is quantized at the first call.
             group = pending.pop(name, None)
             if group is not None:
-                accumulator = self._start(group)
-                accumulator.add(batch.inputs(group, x))
+                accumulator = None
+                if self._done.of(group) is None:
+                    accumulator = self._start(group)
+                    accumulator.add(batch.inputs(group, x))
                 self._finish(group, accumulator, report)
 
         with self._experts.noted():
             output = run_once(self.module, [*batch.residual_modules, *pending], self.calls[0], quantize_group)
         for group in pending.values():
-            self._finish(group, self._start(group), report)
+            self._finish(group, self._start(group) if self._done.of(group) is None else None, report)
         return output
 
     def _start(self, group: Group) -> Accumulator:
@@ -296,21 +257,50 @@ class _Block:
         return self.method.start(full, weight_of(self.module.get_submodule(group[0])).shape[1])
 
     def _finish(
-        self, group: Group, accumulator: Accumulator, report: Callable[[str], None], *, runs_again: bool = False
+        self,
+        group: Group,
+        accumulator: Accumulator | None,
+        report: Callable[[str], None],
+        *,
+        runs_again: bool = False,
     ) -> None:
-        """Quantize a group; `runs_again` if the full-precision model runs through this block once more."""
+        """Quantize a group, or put it in place.
+
+        Args:
+            group: of layers with the same inputs.
+            accumulator: of its inputs; None for a group that was done before.
+            report: called with the name of each layer.
+            runs_again: whether the full-precision model runs through this block once more.
+        """
+        if runs_again and self._exact is not None:
+            for layer in group:
+                self._exact.keep(layer)
+        done = self._done.of(group)
+        if done is not None:
+            self.restore(group, done.tensors)
+            self.tensors |= done.tensors
+            self.facts |= done.facts
+        else:
+            assert accumulator is not None
+            self._solve(group, accumulator)
+        for layer in group:
+            report(f"{self.name}.{layer}")
+
+    def _solve(self, group: Group, accumulator: Accumulator) -> None:
+        """Quantize a group, and store it where the block has experts."""
         if is_indexed(group[0]) and accumulator.wants_more:
             inputs = self._experts.of(group[0])
             if inputs is not None:
                 accumulator.lean_on(inputs)
         weights = {layer: weight_of(self.module.get_submodule(layer)) for layer in group}
-        for layer, (tensors, facts) in accumulator.finish(weights).items():
-            if runs_again and self._exact is not None:
-                self._exact.keep(layer)
-            self._set_weight(layer, tensors)
-            self.tensors.update({f"{self.name}.{layer}.{key}": value for key, value in tensors.items()})
-            self.facts[f"{self.name}.{layer}"] = facts
-            report(f"{self.name}.{layer}")
+        tensors: dict[str, torch.Tensor] = {}
+        facts: dict[str, Any] = {}
+        for layer, result in accumulator.finish(weights).items():
+            self._set_weight(layer, result.tensors)
+            tensors.update({f"{self.name}.{layer}.{key}": value for key, value in result.tensors.items()})
+            facts[f"{self.name}.{layer}"] = result.facts
+        self.tensors |= self._done.keep(tensors, facts)
+        self.facts |= facts
 
     def _set_weight(self, layer: str, tensors: Mapping[str, torch.Tensor]) -> None:
         linear: Any = self.module.get_submodule(layer)
@@ -319,6 +309,17 @@ class _Block:
         # A new tensor: the old one may belong to a model that the user has loaded.
         full = weight if isinstance(linear, nn.Linear) else weight.T
         linear.weight = nn.Parameter(full.contiguous(), requires_grad=False)
+
+
+def _fit(
+    method: BlockMethod,
+    shapes: Mapping[str, tuple[int, ...]],
+    names: Sequence[str],
+    tensors: Mapping[str, StoredTensor | torch.Tensor],
+    facts: Mapping[str, Any],
+) -> bool:
+    """Return what `BlockMethod.fits` does for some of the layers of a block, whose `shapes` are given."""
+    return method.fits({name: shapes[name] for name in names}, tensors, facts)
 
 
 def check_outside(streamed: StreamedModel) -> None:

@@ -45,6 +45,16 @@ def test_a_block_comes_back_as_it_was(kept: str, tmp_path: Path) -> None:
     assert all(torch.equal(value[...], TENSORS[name]) for name, value in found.tensors.items())
 
 
+def test_groups_of_a_block_stand_until_the_block_does(tmp_path: Path) -> None:
+    Journal(JournalLocation(tmp_path), RECIPE).write_group(3, 0, TENSORS, FACTS)
+    journal = Journal(JournalLocation(tmp_path), RECIPE)
+    found = journal.read_group(3, 0, fits)
+    assert found is not None and found.facts == FACTS
+    assert journal.read_group(3, 1, fits) is None and journal.read(3, fits) is None
+    journal.write(3, TENSORS, FACTS)
+    assert sorted(contents(tmp_path)) == ["block-00003.json", "block-00003.safetensors", "recipe.json"]
+
+
 @pytest.mark.parametrize("damage", ["no facts", "shorter", "changed", "temporary", "facts changed", "facts empty"])
 def test_a_block_that_is_not_whole_does_not_count(damage: str, tmp_path: Path) -> None:
     journal = Journal(JournalLocation(tmp_path), RECIPE)

@@ -11,6 +11,7 @@ from qtoolkit.methods.gptq.calibrated_job import LOSS_ROWS, PERPLEXITY_TOKENS
 from qtoolkit.methods.gptq.refining import BLOCK
 from qtoolkit.records import LayerPlan, PhasePlan, Term
 from qtoolkit.stream.cost import JobShape, loading_phase, on_device, weights_by_block, writing_phase
+from qtoolkit.stream.groups import is_indexed
 from qtoolkit.stream.loading import calibration_dtype
 from qtoolkit.stream.samples import activation_bytes, samples_at_once
 from qtoolkit.stream.weighing_phase import weighing_phase, weights_term
@@ -72,11 +73,12 @@ def gptq_phases(job: JobShape, config: GPTQ, *, solves: bool = True) -> tuple[Ph
         forward, factors = 2.0 * config.num_samples * seq_len * sum(layer.num_weights for layer in inner), 0.0
     slow = forward if dtype == torch.float32 else 0.0
     done = sum(layer.disk_bytes for layer in job.layers) if solves else 0
+    groups = _group_bytes(job, inner) if solves else 0
     moved = job.read_bytes + done
     quantizing = replace(
         on_device(job, "quantize" if solves else "calibrate", (samples, block, running, *solving), (samples,)),
         # The journal also stores text that the model wrote, as int64.
-        disk=done + (8 * config.num_samples * seq_len if written else 0),
+        disk=done + groups + (8 * config.num_samples * seq_len if written else 0),
         bytes_moved=moved,
         seconds=job.time(moved=moved, flops=forward - slow, flops32=factors + slow),
     )
@@ -139,6 +141,18 @@ def _solver_bytes(layers: tuple[LayerPlan, ...], *, corrected: bool) -> int:
     squares, weights = (4, 5) if corrected else (3, 4)
     shapes = [(inputs, count) for (_, inputs), count in outputs.items()]
     return max((4 * squares * inputs**2 + 4 * weights * count * inputs for inputs, count in shapes), default=0)
+
+
+def _group_bytes(job: JobShape, layers: tuple[LayerPlan, ...]) -> int:
+    """Return the most bytes of a block with experts, whose groups stay in the journal until the block is stored."""
+    blocks: dict[str, int] = defaultdict(int)
+    with_experts: set[str] = set()
+    for layer in layers:
+        block, _, name = layer.name.removeprefix(f"{job.blocks}.").partition(".")
+        blocks[block] += layer.disk_bytes
+        if is_indexed(name):
+            with_experts.add(block)
+    return max((blocks[block] for block in with_experts), default=0)
 
 
 def _operations(layers: tuple[LayerPlan, ...], config: GPTQ, tokens: int) -> tuple[float, float]:

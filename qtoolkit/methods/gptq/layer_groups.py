@@ -15,7 +15,7 @@ from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.layer_inputs import SolvedTogether, are_facts, energy, share_of
 from qtoolkit.methods.gptq.refining import refine
 from qtoolkit.methods.gptq.solver import solve
-from qtoolkit.stream.run import Result
+from qtoolkit.stream.block_method import Result
 from qtoolkit.tensor.qparams import QParams, raised_groups, search_qparams
 
 if TYPE_CHECKING:

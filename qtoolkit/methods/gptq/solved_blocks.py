@@ -13,7 +13,7 @@ from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.alone import factored_alone
 from qtoolkit.methods.gptq.layer_inputs import Factored, SolvedTogether, are_facts, energy, share_of
 from qtoolkit.methods.gptq.solver import solve
-from qtoolkit.stream.run import Result
+from qtoolkit.stream.block_method import Result
 from qtoolkit.tensor.block_search import Codebook
 from qtoolkit.tensor.block_types import BLOCK_TYPES, BlockType, quantize_rows, search_levels
 from qtoolkit.tensor.hessian import Hessian

@@ -9,8 +9,8 @@ import torch
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
+from qtoolkit.stream.block_method import Result
 from qtoolkit.stream.groups import GroupInputs
-from qtoolkit.stream.run import Result
 from tests.methods.gptq.jobs import gptq
 
 IN = 96

@@ -4,18 +4,23 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import OutputError, OutputExistsError
+from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
 from qtoolkit.records import ProgressEvent
+from qtoolkit.stream import run
+from qtoolkit.stream.block_method import Accumulator
 from tests.methods.gptq.jobs import gptq
+from tests.sample_models import few_tokens, random_model
 
 pytestmark = pytest.mark.slow
 
-# For each "PHASE NUMBER OUTPUT", a fork runs the job and dies by SIGKILL at the event with this number of its phase;
+# For each "PHASE NUMBER MODEL OUTPUT", a fork runs the job and dies by SIGKILL at the event of this number and phase;
 # the codes by which they ended are printed. What is asked of `qt` before the fork is imported once.
 KILLED = """
 import os, signal, sys
@@ -30,11 +35,11 @@ def die(event):
         os.kill(os.getpid(), signal.SIGKILL)
 
 quantize, config = qt.quantize, gptq()
-for moment in sys.argv[2:]:
-    phase, number, output = moment.split(maxsplit=2)
+for moment in sys.argv[1:]:
+    phase, number, model, output = moment.split(maxsplit=3)
     process = os.fork()
     if not process:
-        quantize(sys.argv[1], config, output=output, device="cpu", on_progress=die)
+        quantize(model, config, output=output, device="cpu", on_progress=die)
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
@@ -46,6 +51,8 @@ MOMENTS = {
     "at its last layer": ("quantize", 14, 1),
     "while it saves": ("save", 2, 2),
 }
+
+AT_AN_EXPERT = "at an expert"
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +80,23 @@ def stop_at(phase: str, number: int) -> object:
 
 
 @pytest.fixture(scope="module")
-def killed(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_mixtral(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random Mixtral of one block, four experts."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-mixtral"
+    count = few_tokens(smollm2, folder)
+    random_model("mixtral", vocab_size=count, num_hidden_layers=1).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tiny_llama: Path, tiny_mixtral: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Jobs that were killed, each with a folder named by the moment for its output."""
     folder = tmp_path_factory.mktemp("killed")
-    moments = [f"{phase} {number} {folder / name / 'out'}" for name, (phase, number, _) in MOMENTS.items()]
-    run = [sys.executable, "-c", KILLED, str(tiny_llama), *moments]
+    moments = [f"{phase} {number} {tiny_llama} {folder / name / 'out'}" for name, (phase, number, _) in MOMENTS.items()]
+    moments.append(f"quantize 9 {tiny_mixtral} {folder / AT_AN_EXPERT / 'out'}")
+    run = [sys.executable, "-c", KILLED, *moments]
     ended = subprocess.run(run, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    assert ended.stdout.split() == [str(-signal.SIGKILL)] * len(MOMENTS), ended.stderr[-2000:]
+    assert ended.stdout.split() == [str(-signal.SIGKILL)] * len(moments), ended.stderr[-2000:]
     return folder
 
 
@@ -91,6 +108,56 @@ def test_killed_it_goes_on(moment: str, killed: Path, tiny_llama: Path, whole: b
     assert result.report.calibration is not None and result.report.calibration.resumed == MOMENTS[moment][2]
     assert (output / "model.safetensors").read_bytes() == whole
     assert not output.with_name("out.partial").exists()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The first layer of each group whose inputs are collected."""
+    names: list[str] = []
+    start = GPTQBlocks.start
+
+    def noted(blocks: GPTQBlocks, layers: Sequence[str], in_features: int) -> Accumulator:
+        names.append(layers[0])
+        return start(blocks, layers, in_features)
+
+    monkeypatch.setattr(GPTQBlocks, "start", noted)
+    return names
+
+
+def test_killed_at_an_expert_it_goes_on_with_the_next(
+    killed: Path, tiny_mixtral: Path, started: list[str], tmp_path: Path
+) -> None:
+    """Two groups of attention, both of the first expert and one of the second were done."""
+    qt.quantize(tiny_mixtral, gptq(), output=tmp_path / "whole", device="cpu")
+    groups = [*started]
+    started.clear()
+    output = killed / AT_AN_EXPERT / "out"
+    qt.quantize(tiny_mixtral, gptq(), output=output, device="cpu")
+    assert len(groups) == 10 and started == groups[5:]
+    assert (output / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+    assert not output.with_name("out.partial").exists()
+
+
+@pytest.mark.parametrize("true_sequential", [True, False])
+def test_stopped_at_an_expert_of_several_batches_it_goes_on(
+    true_sequential: bool,
+    tiny_mixtral: Path,
+    started: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each group sees the weights that it would have seen, also in the stream of the full-precision model."""
+    monkeypatch.setattr(run, "samples_at_once", lambda *sizes: 2)
+    config = gptq(num_samples=4, true_sequential=true_sequential, refine=0)
+    qt.quantize(tiny_mixtral, config, output=tmp_path / "whole", device="cpu")
+    with pytest.raises(Stop):
+        qt.quantize(tiny_mixtral, config, output=tmp_path / "out", device="cpu", on_progress=stop_at("quantize", 12))
+    damaged = tmp_path / "out.partial/journal/block-00000-group-00004.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    started.clear()
+    qt.quantize(tiny_mixtral, config, output=tmp_path / "out", device="cpu")
+    assert len(started) == 6
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
 
 
 def test_stopped_twice_it_goes_on_twice(tiny_llama: Path, whole: bytes, tmp_path: Path) -> None:
