@@ -33,6 +33,8 @@ COLAB = {
     "psutil": "5.9.5",
     "pyarrow": "18.1.0",
     "pyyaml": "6.0.3",
+    # The least that its transformers takes: what Colab has is not known here.
+    "regex": "2025.10.22",
     "safetensors": "0.8.0",
     "tokenizers": "0.22.2",
     "torch": "2.11.0+cu128",

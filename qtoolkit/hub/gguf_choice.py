@@ -12,8 +12,12 @@ from qtoolkit.units import format_bytes
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+)|/(.+\.gguf))(@.*)?", re.IGNORECASE)
 # The type at the end of a file's name, "model-Q4_K_M.gguf", "model.UD-IQ2_XXS.gguf".
 _TYPE = re.compile(r"[-._/]((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|MXFP4\w*|BF16|FP?16|FP?32))$", re.IGNORECASE)
-# Files beside models: projectors of images, importance matrices, adapters.
-_NO_MODELS = re.compile(r"(^|/)[^/]*(mmproj|imatrix|lora)[^/]*$", re.IGNORECASE)
+# Files beside models: projectors of images, importance matrices, adapters. These words in a name that ends in a type of
+# blocks tell how a model was made: "qwen2-imatrix-Q4_K_M.gguf".
+_NO_MODELS = re.compile(
+    r"(?:^|[-._/])(?:mmproj|(?:imatrix|lora)(?![^/]*[-._](?:UD-)?(?:I?Q\d|TQ\d|MXFP4)\w*(?:\.gguf)?$))(?=[-._]|$)[^/]*$",
+    re.IGNORECASE,
+)
 _MAX_LISTED = 20
 
 

@@ -109,8 +109,24 @@ def pack_iq4_xs(stored: tuple[Tensor, ...], codes: Tensor) -> Tensor:
 
 
 def half_bytes(numbers: Tensor) -> Tensor:
-    """Return numbers [blocks] as float16 in bytes, [blocks, 2]."""
-    return numbers.to(torch.float16).unsqueeze(1).view(torch.uint8)
+    """Return numbers [blocks] as float16 in bytes, [blocks, 2].
+
+    Raises:
+        OverflowError: as `to_half`.
+    """
+    return to_half(numbers).unsqueeze(1).view(torch.uint8)
+
+
+def to_half(numbers: Tensor) -> Tensor:
+    """Return finite numbers as float16.
+
+    Raises:
+        OverflowError: one is beyond 65504, the largest of float16.
+    """
+    halves = numbers.to(torch.float16)
+    if halves.isinf().any():
+        raise OverflowError(f"float16 holds no more than 65504, not {numbers.abs().max().item():.4g}")
+    return halves
 
 
 def _quarters(codes: Tensor) -> Tensor:

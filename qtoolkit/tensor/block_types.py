@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qtoolkit.tensor.block_grids import BlockGrid, Levels
-from qtoolkit.tensor.block_packing import pack_iq4_xs, pack_plain, pack_q2, pack_q3, pack_q4_q5, pack_q6
+from qtoolkit.tensor.block_packing import pack_iq4_xs, pack_plain, pack_q2, pack_q3, pack_q4_q5, pack_q6, to_half
 from qtoolkit.tensor.codebook_blocks import LEVELS, iq4_nl, iq4_nl_levels, iq4_xs, iq4_xs_levels
 from qtoolkit.tensor.k_quants import q2_k, q3_k, q4_q5_k, q6_k
 from qtoolkit.tensor.plain_blocks import grid_with_minimum, q8_0, signed, signed_grid, with_minimum
@@ -117,7 +117,10 @@ def _parts(weight: Tensor, type_: BlockType, importance: Tensor | None) -> Itera
 
 
 def _float_bytes(dtype: torch.dtype) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
-    return lambda blocks, _importance, _square: blocks.to(dtype).view(torch.uint8)
+    def convert(blocks: Tensor, _importance: Tensor | None, _square: Tensor) -> Tensor:
+        return (to_half(blocks) if dtype == torch.float16 else blocks.to(dtype)).view(torch.uint8)
+
+    return convert
 
 
 def _k_quant(

@@ -177,6 +177,26 @@ def test_types_in_names(file: str, type_: str) -> None:
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(
+    ("name", "is_model"),
+    [
+        ("Flora-7B.Q4_K_M.gguf", True),
+        ("Exploration-7B-Q8_0.gguf", True),
+        ("qwen2-imatrix-Q4_K_M.gguf", True),
+        ("x-lora.IQ4_XS.gguf", True),
+        ("mmproj-Q8_0.gguf", False),
+        ("model.mmproj-F16.gguf", False),
+        ("imatrix.gguf", False),
+        ("model.imatrix.gguf", False),
+        ("my-lora-F16.gguf", False),
+        ("LoRA.gguf", False),
+    ],
+)
+def test_files_beside_models_are_known_by_whole_words(name: str, is_model: bool) -> None:
+    assert bool(gguf_models({name: 10})) is is_model
+
+
+@pytest.mark.once
 def test_files_of_one_type_are_named_whole() -> None:
     sizes = {"a-Q4_0.gguf": 1000, "b-Q4_0.gguf": 2000, "../c-Q8_0.gguf": 1, "d.gguf": 3, "x.bin": 5}
     assert (

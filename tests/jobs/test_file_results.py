@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import qtoolkit as qt
 from qtoolkit.checkpoints.folder import read_weights
-from qtoolkit.errors import CheckpointError, ConfigError
+from qtoolkit.errors import CheckpointError, ConfigError, UnsupportedModelError
 from qtoolkit.formats.gguf.mixes import MIXES
 from qtoolkit.records import ProgressEvent
 from tests.sample_models import dequantized, random_model
@@ -140,6 +140,21 @@ def test_a_weight_that_is_no_number_ends_the_job(tiny_llama: Path, tmp_path: Pat
     with pytest.raises(CheckpointError, match=r"up_proj.*holds NaN or infinity"):
         qt.quantize(str(broken), qt.GGUF("Q8_0"), output=tmp_path / "out")
     assert not [file for file in tmp_path.iterdir() if file.name != "broken"]
+
+
+@pytest.mark.parametrize(("kind", "value"), [("F16", 3e5), ("Q4_1", 1e5), ("Q8_0", 1e30), ("Q6_K", 1e30)])
+def test_a_weight_beyond_float16_ends_the_job(kind: str, value: float, tiny_llama: Path, tmp_path: Path) -> None:
+    """The file would hold infinity."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.fill_(value)
+    model.save_pretrained(tmp_path / "large")
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "large")
+    with pytest.raises(
+        UnsupportedModelError, match=r"weights in blk\.1\.ffn_down\.weight that .* take quant_type='BF16'"
+    ):
+        qt.quantize(str(tmp_path / "large"), qt.GGUF(kind), output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stopped_job_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_weights_that_are_nearly_alike_keep_their_size(name: str) -> None:
     weight = 5 + 0.01 * WEIGHT[:2] / WEIGHT[:2].abs().max()
     for importance in (None, IMPORTANCE):
         blocks = quantize_rows(weight, BLOCK_TYPES[name], importance)
-        assert np.allclose(dequantized(blocks.numpy(), name), 5, atol=0.05)
+        assert np.allclose(dequantized(blocks.numpy(), name), 5, atol=0.25)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)

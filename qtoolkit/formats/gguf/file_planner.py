@@ -15,6 +15,7 @@ from qtoolkit.checkpoints.gguf_places import Place, one_share, places_of
 from qtoolkit.checkpoints.gguf_tensors import expanded_rows
 from qtoolkit.checkpoints.gguf_writing import TensorEntry, write_gguf
 from qtoolkit.checkpoints.imatrix import Imatrix
+from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
 from qtoolkit.formats.gguf.file_plan import FilePlan, plan_file
@@ -198,7 +199,13 @@ class GGUFPlanner(FilePlanner):
             tensor = self._written[entry.name]
             if entry.name not in self._blocks:
                 weights = importance_of(tensor, self._importance)
-                return tensor.made(read, None if weights is None else weights.to(device))
+                try:
+                    return tensor.made(read, None if weights is None else weights.to(device))
+                except OverflowError as error:
+                    raise UnsupportedModelError(
+                        f"{checkpoint.name} has weights in {entry.name} that no type of .gguf files with numbers in "
+                        f"float16 holds ({error}): take quant_type='BF16', or a folder"
+                    ) from error
             done += prod(entry.shape) * checkpoint.dtype.itemsize
             return tensor.joined(self._blocks[entry.name])
 

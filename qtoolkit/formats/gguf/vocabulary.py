@@ -230,6 +230,24 @@ def _adds_space(described: Mapping[str, Any]) -> bool:
     return metaspace or any(part.get("type") == "Prepend" for part in parts)
 
 
+def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the tokens that are put before and after each text.
+
+    Raises:
+        UnsupportedModelError: others than one of its begin and one of its end.
+    """
+    plain, whole = (tokenizer.encode("a", add_special_tokens=special) for special in (False, True))
+    starts = range(len(whole) - len(plain) + 1)
+    at = next((start for start in starts if whole[start : start + len(plain)] == plain), None)
+    before, after = ([], []) if at is None else (whole[:at], whole[at + len(plain) :])
+    if at is None or before not in ([], [tokenizer.bos_token_id]) or after not in ([], [tokenizer.eos_token_id]):
+        raise UnsupportedModelError(
+            f"its tokenizer makes {whole} of a text whose tokens are {plain}: a .gguf file tells of its begin token "
+            f"{tokenizer.bos_token_id} and its end token {tokenizer.eos_token_id} around a text alone"
+        )
+    return before, after
+
+
 def _special(tokenizer: Any, described: Mapping[str, Any], vocab_size: int) -> dict[str, Value]:
     """Return the numbers of special tokens, which are added to each text, and the chat template."""
     values = {}
@@ -237,10 +255,9 @@ def _special(tokenizer: Any, described: Mapping[str, Any], vocab_size: int) -> d
         number = getattr(tokenizer, f"{kind}_token_id", None)
         if isinstance(number, int) and 0 <= number < vocab_size:
             values[f"tokenizer.ggml.{_STORED_NAMES.get(kind, kind)}_token_id"] = Value("uint32", number)
-    # What the tokenizer does with a text of no token says it best.
-    around = tokenizer.encode("")
-    values["tokenizer.ggml.add_bos_token"] = Value("bool", around[:1] == [tokenizer.bos_token_id])
-    values["tokenizer.ggml.add_eos_token"] = Value("bool", around[-1:] == [tokenizer.eos_token_id])
+    before, after = _around(tokenizer)
+    values["tokenizer.ggml.add_bos_token"] = Value("bool", bool(before))
+    values["tokenizer.ggml.add_eos_token"] = Value("bool", bool(after))
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
         template = template.get("default")

@@ -90,6 +90,30 @@ def test_special_tokens_and_template_are_told() -> None:
     assert values["tokenizer.ggml.add_eos_token"].content is False
 
 
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [("<s> $A", (True, False)), ("$A <s>", (False, True)), ("<s> $A <s>", (True, True)), ("$A", (False, False))],
+)
+def test_one_token_may_begin_and_end_a_text(template: str, told: tuple[bool, bool]) -> None:
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    tokenizer.add_special_tokens({"eos_token": "<s>"})
+    around = processors.TemplateProcessing(template, special_tokens=[("<s>", tokenizer.bos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = around
+    values = vocabulary_of(tokenizer, 400)
+    assert tuple(values[f"tokenizer.ggml.add_{kind}_token"].content for kind in ("bos", "eos")) == told
+
+
+@pytest.mark.parametrize("template", ["<s> e $A", "$A e", "<s> <s> $A"])
+def test_other_tokens_around_a_text_are_refused(template: str) -> None:
+    """A file has no place for them, and llama.cpp would leave them out."""
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "e")]
+    around = processors.TemplateProcessing(template, special_tokens=special)
+    tokenizer.backend_tokenizer.post_processor = around
+    with pytest.raises(UnsupportedModelError, match=r"its tokenizer makes \[.* around a text alone"):
+        vocabulary_of(tokenizer, 400)
+
+
 def test_further_tokens_that_end_an_answer_are_told() -> None:
     """Those of a config's list that llama.cpp does not know by their texts."""
     tokenizer = byte_level(SPLITS["gpt-2"])
