@@ -127,6 +127,12 @@ BLOCK_FLOAT8 = (
         note="on a GPU",
     ),
     Entry(
+        "transformers4",
+        "fp8",
+        source="transformers/quantizers/auto.py:84, quantizer_finegrained_fp8.py:47",
+        note="on a GPU",
+    ),
+    Entry(
         "vllm",
         "fp8",
         source=f"{VLLM}/fp8.py",

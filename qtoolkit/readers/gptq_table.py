@@ -1,7 +1,15 @@
 """The rows of the reader contract on integers in groups that are called GPTQ, AWQ and AutoRound."""
 
 from qtoolkit.readers.entry import Entry, Limit, Since
-from qtoolkit.readers.shared_limits import COMPRESSED, CONVERTS, MIXED, SERVER_GROUPS, SGLANG, VLLM, WHOLE_EXPERTS
+from qtoolkit.readers.shared_limits import (
+    COMPRESSED,
+    CONVERTS,
+    MIXED,
+    SERVER_GROUPS,
+    SGLANG,
+    VLLM,
+    WHOLE_EXPERTS,
+)
 
 _GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _FIRST_LAYOUT = ("", "gptq")
@@ -146,11 +154,8 @@ AWQ = (
         "vllm",
         "awq",
         source=f"{VLLM}/auto_awq.py",
-        since=(
-            Since("0.2.0", without="0.1.7", found="awq.py"),
-            Since("", field="bits", values=(8,)),
-        ),
-        limits=(Limit("bits", (4, 8), "AWQ of {got} bits"), MIXED),
+        since=(Since("0.2.0", without="0.1.7", found="awq.py"),),
+        limits=(_FOUR_BITS, MIXED),
     ),
     Entry(
         "sglang",
@@ -170,7 +175,7 @@ AWQ = (
         "awq",
         source="mlx_lm/utils.py:113-116, 569",
         since=(Since("0.30.4", without="0.30.2", found="_transform_awq_weights in utils.py"),),
-        limits=(_FOUR_BITS,),
+        limits=(_FOUR_BITS, Limit("group_sizes", (32, 64, 128), "AWQ in groups of {got}")),
     ),
     Entry("gptqmodel", "awq", source="gptqmodel/nn_modules/qlinear/torch_awq.py:26"),
     Entry(
@@ -197,16 +202,30 @@ AUTO_ROUND = (
         needs="auto-round",
     ),
     Entry(
+        "transformers4",
+        "auto-round",
+        source="transformers/quantizers/auto.py:85, quantizer_auto_round.py:46",
+        needs="auto-round",
+    ),
+    Entry(
         "vllm",
         "auto-round",
-        source=f"{VLLM}/__init__.py:175, inc",
+        source=f"{VLLM}/__init__.py:175, inc/schemes/inc_wna16_linear.py:49-84",
         since=(Since("0.9.0", without="0.8.5.post1", found="auto-round in quantization/__init__.py"),),
+        limits=(
+            Limit("bits_with_zero_points", (2, 3, 5, 6, 7), "zero points beside codes of {got} bits"),
+            Limit("group_sizes", SERVER_GROUPS, "groups of {got}"),
+        ),
     ),
     Entry(
         "sglang",
         "auto-round",
         source=f"{SGLANG}/__init__.py:86,156, auto_round.py",
         since=(Since("0.5.4.post2", without="0.5.4.post1", found="auto-round in server_args.py"),),
+        limits=(
+            Limit("bits", (2, 3, 4, 8), "AutoRound of {got} bits"),
+            Limit("desc_act", (False,), "groups in order of activation"),
+        ),
     ),
     Entry("qtoolkit", "auto-round", source="qtoolkit/formats/auto_round"),
 )

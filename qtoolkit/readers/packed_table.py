@@ -81,6 +81,8 @@ PACKED = (
         limits=(
             WHOLE_EXPERTS,
             Limit("bits", (4, 8), "codes of {got} bits: it takes 4 and 8", "give bits=4 or bits=8"),
+            # Its kernel has no others: sglang/kernels/jit/csrc/gemm/marlin/gptq_marlin.cuh:412-424.
+            Limit("bits_with_zero_points", (4,), "zero points beside codes of {got} bits", "give sym=True, or 4 bits"),
             Limit("group_sizes", SERVER_GROUPS, "groups of {got}", "give group_size -1, 32, 64 or 128"),
             NO_EMBEDDINGS,
             MIXED,

@@ -66,6 +66,11 @@ class Stored:
         return len(self.bits)
 
     @property
+    def bits_with_zero_points(self) -> tuple[int, ...]:
+        """Return the sizes of codes that have zero points beside them; none where all are in the middle."""
+        return () if self.sym else self.bits
+
+    @property
     def packs_zero_points(self) -> bool:
         """Return whether transformers is left to unpack zero points while it computes.
 

@@ -27,6 +27,8 @@ NF4 = Stored(format="bitsandbytes", bits=(4,))
 FLOAT8 = Stored(format="compressed-tensors", layout="float-quantized", bits=(8,), input_type="float8")
 INT8 = Stored(format="compressed-tensors", layout="int-quantized", bits=(8,), input_type="int8")
 MLX = Stored(format="mlx", bits=(4,), group_sizes=(64,))
+AWQ = Stored(format="awq", layout="gemm", bits=(4,), group_sizes=(128,), sym=False)
+AUTO_ROUND = Stored(format="auto-round", bits=(4,), group_sizes=(128,))
 
 # vLLM 0.33.0 auto_gptq.py and SGLang 0.5.23 gptq.py: TYPE_MAP has (4, True) and (8, True); groups: marlin_utils.py;
 # auto-gptq 0.7.1 _base.py: 2, 3, 4, 8; compressed_tensors_wNa16.py: 2 to 8 in vLLM, 4 and 8 in SGLang.
@@ -89,6 +91,21 @@ LOADS = [
     (replace(PACKED, plain_experts=True), "transformers", False),
     (replace(PACKED, plain_experts=True), "transformers4", True),
     (replace(PACKED, sym=False, embeddings=8), "transformers", False),
+    # Read in the sources of SGLang 0.5.23, vLLM 0.33.0 and transformers 4.57.6.
+    (replace(PACKED, bits=(8,), sym=False, expands=True), "sglang", False),
+    (replace(PACKED, bits=(8,)), "sglang", True),
+    (replace(PACKED, sym=False, expands=True), "sglang", True),
+    (AWQ, "vllm", True),
+    (replace(AWQ, bits=(8,)), "vllm", False),
+    (AWQ, "mlx-lm", True),
+    (replace(AWQ, group_sizes=(256,)), "mlx-lm", False),
+    (AUTO_ROUND, "transformers4", True),
+    (Stored(format="fp8", bits=(8,)), "transformers4", True),
+    *((AUTO_ROUND, reader, True) for reader in ("vllm", "sglang")),
+    *((replace(AUTO_ROUND, sym=False, bits=(bits,)), "vllm", bits == 3) for bits in (3, 4, 8)),
+    (replace(AUTO_ROUND, group_sizes=(256,)), "vllm", False),
+    (replace(AUTO_ROUND, bits=(5,)), "sglang", False),
+    (replace(AUTO_ROUND, desc_act=True), "sglang", False),
     (Stored(format="native"), "qtoolkit", True),
     (Stored(format="native"), "transformers", False),
     (Stored(format="gguf"), "ollama", True),
