@@ -77,10 +77,11 @@ class GgufTensor(StoredTensor):
             codes = self.codes.part(first, first + self._rows_at_once)
             with np.errstate(all="ignore"):
                 values = torch.from_numpy(gguf.dequantize(codes.numpy(), kind))
+            values = (values - shift if shift else values).to(self.dtype)
             if not values.isfinite().all():
                 what = f"{self.file} holds NaN or infinite weights ({self.type_.name} at byte {self.start})"
                 raise CheckpointError(f"{what}: {sound_copy(self.file)}")
-            rows[places[first : first + len(codes)]] = (values - shift if shift else values).to(self.dtype)
+            rows[places[first : first + len(codes)]] = values
         if heads and len(self.shape) == 1:
             weight[_places(len(weight), heads)] = weight.clone()
         return weight[index]

@@ -5,7 +5,7 @@ biases, and how a rope is scaled; and it has none for Gemma 1, Granite, OLMo 2, 
 """
 
 from collections.abc import Callable, Mapping
-from math import isclose, log
+from math import isclose, isfinite, log
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.checkpoints.gguf_architectures import ARCHITECTURES
@@ -31,6 +31,15 @@ _GPT2_NAMES = {
     "max_position_embeddings": "n_positions",
 }
 _TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+_ABOVE_0 = ("context_length", "rope.freq_base", "rope.freq_base_swa")
+# 0 is a number there, or none.
+_FROM_0 = (
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "rope.dimension_count",
+    "rope.scale_linear",
+    "rope.scaling.factor",
+)
 # llama.cpp's own, for a file that does not say it.
 _ROPE_THETA = 10_000.0
 # What models of Llama 3 have; the positions they were trained on are found by trying.
@@ -67,6 +76,7 @@ def config_of_gguf(header: GgufHeader, model_type: str, shapes: Shapes, read: Re
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     stored = {key.removeprefix(f"{header.architecture}."): value for key, value in header.values.items()}
+    _refuse_impossible(stored)
     values = {option: stored[key] for option, key in COUNTS.items() if key in stored}
     values |= {option: _decimal(stored[key]) for option, key in SCALES.items() if key in stored}
     lacking = next((COUNTS[option] for option in _NEEDED if option not in values), None)
@@ -91,6 +101,18 @@ def config_of_gguf(header: GgufHeader, model_type: str, shapes: Shapes, read: Re
         if hasattr(kind, name) or name in kind.attribute_map or (name == "head_dim" and value != usual)
     }
     return kind(**known)
+
+
+def _refuse_impossible(stored: Mapping[str, Any]) -> None:
+    """Refuse numbers with which nothing can be computed; an error names the first.
+
+    Args:
+        stored: the values of a header, by their names without the architecture's.
+    """
+    for key, number in stored.items():
+        is_none = isinstance(number, float) and not isfinite(number)
+        if is_none or (key in _ABOVE_0 and number <= 0) or (key in _FROM_0 and number < 0):
+            raise ValueError(f"{key} is {number}")
 
 
 def _decimal(number: float) -> float:
@@ -139,6 +161,8 @@ def _ropes(
         return {}
     rope = {"rope_theta": _decimal(stored.get("rope.freq_base", _ROPE_THETA))}
     dims = stored.get("rope.dimension_count") or values["head_dim"]
+    if dims > values["head_dim"]:
+        raise ValueError(f"rope.dimension_count is {dims}, and a head has {values['head_dim']} dimensions")
     if dims != values["head_dim"]:
         rope["partial_rotary_factor"] = dims / values["head_dim"]
     rope |= _scaling(stored, rope["rope_theta"], dims, shapes, read)
@@ -165,12 +189,15 @@ def _scaling(stored: Mapping[str, Any], theta: float, dims: int, shapes: Shapes,
             "attention_factor": scaling.get("attn_factor"),
             "original_max_position_embeddings": original,
         }
-    kind = scaling.get("type", "none")
-    if kind not in ("linear", "yarn") or "factor" not in scaling:
+    # As llama.cpp reads older headers, src/llama-model.cpp, `load_hparams`: the type is linear, the factor may be named
+    # otherwise, and 0 is none.
+    kind = scaling.get("type", "linear")
+    factor = scaling.get("factor", stored.get("rope.scale_linear", 0))
+    if kind not in ("linear", "yarn") or not factor:
         return {"rope_type": "default"}
-    rope = {"rope_type": kind, "factor": scaling["factor"]}
+    rope = {"rope_type": kind, "factor": factor}
     if kind == "yarn":
-        rope["original_max_position_embeddings"] = original
+        rope["original_max_position_embeddings"] = original or stored.get("context_length")
         rope |= {key: scaling[f"yarn_{key}"] for key in ("beta_fast", "beta_slow") if f"yarn_{key}" in scaling}
         if "attn_factor" in scaling:
             # llama.cpp multiplies with its own, see `qtoolkit.formats.gguf.ropes`.
