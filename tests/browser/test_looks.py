@@ -22,7 +22,7 @@ CUT = """panel => [...panel.querySelectorAll("*:not(input, select, option, texta
 
 @pytest.fixture(scope="module")
 def used(page: Page, server: LabServer, tiny_llama: Path) -> Iterator[ShownPanel]:
-    """A panel in which a job was done, another one failed, and some fields are wrong."""
+    """A panel in which a job was done, another one was refused, and some fields are wrong."""
     lab = Lab(page, server)
     folder = server.work / "a-folder-with-a-rather-long-name-as-models-tend-to-have-them-Instruct-v0.3"
     folder.symlink_to(tiny_llama)
@@ -36,7 +36,7 @@ def used(page: Page, server: LabServer, tiny_llama: Path) -> Iterator[ShownPanel
     panel.field("Repository").fill("me/tiny")
     panel.expect_call("'me/tiny'")
     panel.press("Dry run")
-    panel.wait_for("dry run of .*: stopped")
+    panel.wait_for("dry run of .*: not started")
     panel.field("Repository").fill("")
     panel.shown.get_by_text("It needs a folder and a repository.").wait_for()
     panel.press("Publish")
