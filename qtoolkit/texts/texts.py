@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qtoolkit.checkpoints.hub_names import HUB_TEXTS
-from qtoolkit.errors import ConfigError, did_you_mean
+from qtoolkit.errors import ConfigError
 from qtoolkit.files import path_of
 from qtoolkit.optional import is_installed, optional
 from qtoolkit.texts.text_datasets import check_dataset, is_dataset, is_stream, read_dataset
@@ -144,11 +145,12 @@ def _near(name: str) -> str:
     """Return the file that a mistyped name is nearest to, as the end of a message; "" where none is near."""
     place = Path(name)
     try:
-        files = [file.name for file in place.parent.iterdir()]
+        # Without what many files end in, which makes any two of them alike.
+        files = {file.stem: file.name for file in place.parent.iterdir()}
     except (OSError, ValueError):
         return ""  # no such folder, or no name of one
-    hint = did_you_mean(place.name, files)
-    return f": {hint.rstrip()}" if hint else ""
+    found = get_close_matches(place.stem, files, n=1)
+    return f": did you mean {files[found[0]]}?" if found else ""
 
 
 def _shown(name: str) -> str:
