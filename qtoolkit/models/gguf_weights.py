@@ -58,7 +58,7 @@ def with_weights_of(
     )
     others = ", ".join(sorted(places.keys() - used))
     count = checkpoint.config.get_text_config().num_hidden_layers
-    beyond = [name for name in sorted(places) if (found := re.match(r"blk\.(\d+)\.", name)) and int(found[1]) >= count]
+    beyond = [name for name in sorted(places) if (block := re.match(r"blk\.(\d+)\.", name)) and int(block[1]) >= count]
     if beyond:
         raise CheckpointError(
             f"{checkpoint.name} holds {beyond[0]}, and its header tells of {count} blocks: name another file, or "
