@@ -1,6 +1,7 @@
 """Open a `.gguf` file: its config now, its weights when they are wanted."""
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -27,6 +28,9 @@ from qtoolkit.optional import optional
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+# The tensors of block 3 begin with "blk.3.".
+_BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
 def open_gguf(
@@ -102,7 +106,7 @@ def _made_config(
         places: of the tensors by llama.cpp's names, each with the file that holds it.
 
     Raises:
-        CheckpointError: the header lacks a value, or has one that no model has.
+        CheckpointError: the header lacks a value, has one that no model has, or tells of fewer blocks than there are.
     """
 
     def read(name: str) -> list[float]:
@@ -113,12 +117,19 @@ def _made_config(
     shapes = {name: place.shape for name, (_, place) in places.items()}
     try:
         with using_transformers():
-            return config_of_gguf(header, model_type, shapes, read)
+            config = config_of_gguf(header, model_type, shapes, read)
     except QToolkitError:
         raise
     except Exception as error:  # a header that lies makes transformers raise anything
         what = f"its header describes no {model_type} model: {oneline(error)}"
         raise CheckpointError(f"cannot read {file} ({what}): name another file, or download it again") from error
+    count = config.get_text_config().num_hidden_layers
+    beyond = [name for name in sorted(places) if (block := _BLOCK.match(name)) and int(block[1]) >= count]
+    if beyond:
+        raise CheckpointError(
+            f"{file} holds {beyond[0]}, and its header tells of {count} blocks: name another file, or download it again"
+        )
+    return config
 
 
 def _rope_notes(header: GgufHeader, config: "PreTrainedConfig") -> list[str]:

@@ -1,6 +1,5 @@
 """Find the weights of a model in a `.gguf` file, each of which is expanded when it is read; experts one by one."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -57,13 +56,6 @@ def with_weights_of(
         f"{format_bytes(whole)}, one by one as they are read: all figures compare with the expanded model"
     )
     others = ", ".join(sorted(places.keys() - used))
-    count = checkpoint.config.get_text_config().num_hidden_layers
-    beyond = [name for name in sorted(places) if (block := re.match(r"blk\.(\d+)\.", name)) and int(block[1]) >= count]
-    if beyond:
-        raise CheckpointError(
-            f"{checkpoint.name} holds {beyond[0]}, and its header tells of {count} blocks: name another file, or "
-            "download it again"
-        )
     left_out = [f"left out of the .gguf file, since transformers has no place for it: {others:.200}"] * bool(others)
     result = replace(checkpoint, tensors=tensors, expand=None, stored_as=kinds, _built=[])
     return result.with_notes(note, *left_out)
