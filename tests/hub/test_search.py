@@ -358,7 +358,9 @@ def test_a_token_that_cannot_be_one_is_refused(hub: Hub, token: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["/home/me/model", "~/models", "./output", "a/b/c", "C:\\models"])
-def test_a_path_is_told_to_nobody(hub: Hub, text: str) -> None:
+def test_a_path_is_told_to_nobody(hub: Hub, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where no such folder is.
+    monkeypatch.chdir(tmp_path)
     hub.add("org/model", files())
     assert qt.find_models(text).models == ()
     assert [request.path for request in hub.requests if "model" in request.path] == []
