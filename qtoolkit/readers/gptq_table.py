@@ -213,7 +213,7 @@ AUTO_ROUND = (
         source=f"{VLLM}/__init__.py:175, inc/schemes/inc_wna16_linear.py:49-84",
         since=(Since("0.9.0", without="0.8.5.post1", found="auto-round in quantization/__init__.py"),),
         limits=(
-            Limit("bits_with_zero_points", (2, 3, 5, 6, 7), "zero points beside codes of {got} bits"),
+            Limit("sym", (True,), "zero points"),
             Limit("group_sizes", SERVER_GROUPS, "groups of {got}"),
         ),
     ),
@@ -223,7 +223,8 @@ AUTO_ROUND = (
         source=f"{SGLANG}/__init__.py:86,156, auto_round.py",
         since=(Since("0.5.4.post2", without="0.5.4.post1", found="auto-round in server_args.py"),),
         limits=(
-            Limit("bits", (2, 3, 4, 8), "AutoRound of {got} bits"),
+            Limit("bits", (4, 8), "AutoRound of {got} bits: it takes 4 and 8"),
+            Limit("sym", (True,), "zero points"),
             Limit("desc_act", (False,), "groups in order of activation"),
         ),
     ),
