@@ -243,19 +243,12 @@ endef
 	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-transformers-4/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_shared.pth"
 	@touch $@
 
-# A quarter of a gigabyte, without torch.
-.venv-mlx/.ready: constraints/mlx.txt
-	@echo "Installing into .venv-mlx (a minute the first time)"
-	@$(PYTHON) -m venv .venv-mlx
-	@.venv-mlx/bin/python -m pip install -qq --no-compile $(PIP)
-	@.venv-mlx/bin/python -m pip install -qq --no-compile -r constraints/mlx.txt
-	@touch $@
-
-.venv-docs/.ready: constraints/docs.txt
-	@echo "Installing into .venv-docs (a minute the first time)"
-	@$(PYTHON) -m venv .venv-docs
-	@.venv-docs/bin/python -m pip install -qq --no-compile $(PIP)
-	@.venv-docs/bin/python -m pip install -qq --no-compile -r constraints/docs.txt
+# Without torch; MLX takes a quarter of a gigabyte.
+.venv-mlx/.ready .venv-docs/.ready: .venv-%/.ready: constraints/%.txt
+	@echo "Installing into .venv-$* (a minute the first time)"
+	@$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install -qq --no-compile $(PIP)
+	@.venv-$*/bin/python -m pip install -qq --no-compile -r constraints/$*.txt
 	@touch $@
 
 .venv-gptqmodel/.ready: constraints/gptqmodel.txt
