@@ -1,5 +1,6 @@
 """Hold the results of jobs as frozen, versioned dataclasses, shown as text and HTML from one list of rows."""
 
+from qtoolkit.records.answers import Answers
 from qtoolkit.records.base import Grid, Record, Row
 from qtoolkit.records.calibration import CalibrationReport, LayerError
 from qtoolkit.records.comparison import FULL_PRECISION, Compared, Comparison, in_order
@@ -28,6 +29,7 @@ __all__ = [
     "FULL_PRECISION",
     "THIS_MACHINE",
     "Advice",
+    "Answers",
     "Behaviour",
     "CalibrationReport",
     "Candidate",

@@ -37,6 +37,7 @@ class ComparePanel:
     def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
         self._choice = choice
         self.model = model_field(choice)
+        self._taken = ""
         names = (_FULL_PRECISION, *(() if choice.config is None else (_AS_PLANNED,)), *available_methods())
         default = (_FULL_PRECISION, DEFAULT_METHOD)
         hint = "Ctrl or Shift chooses several"
@@ -53,6 +54,14 @@ class ComparePanel:
         for field in self._fields:
             field.on_change(self._show_call)
         self._show_call()
+
+    def take_folder(self) -> None:
+        """Offer the folder that was saved last, chosen beside full precision; called when the panel is turned to."""
+        folder = self._choice.folder
+        if folder and folder != self._taken:
+            self._taken = folder
+            self.forms.control.options = (*(name for name in self.forms.control.options if name != folder), folder)
+            self.forms.value = (_FULL_PRECISION, folder)
 
     def _show_call(self) -> None:
         try:

@@ -16,7 +16,7 @@ from qtoolkit.notebook.panels.panel_words import panel_line
 from qtoolkit.notebook.panels.progress_view import CANCELLING, PanelProgress, ProgressView
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.stop_button import StopButton
-from qtoolkit.notebook.panels.verb_call import VerbCall
+from qtoolkit.notebook.panels.verb_call import PanelCall
 from qtoolkit.records import Record
 
 _WHOLE = "nothing is half-written"
@@ -36,7 +36,7 @@ class Job:
         hidden: further arguments of the call beside `on_progress`, which do not change its result.
     """
 
-    call: VerbCall
+    call: PanelCall
     title: str
     on_result: Callable[[Any], Record]
     predicted: tuple[int, int] = (0, 0)

@@ -59,7 +59,7 @@ class Panel:
         self.model = ModelPanel(self.choice, pause=pause) if "model" in shown else None
         methods = MethodFields(self.choice) if {"plan", "quantize"} & set(shown) else None
         self.plan = PlanPanel(self.choice, methods, pause=pause) if methods and "plan" in shown else None
-        self.quantize = QuantizePanel(*shared, methods) if methods and "quantize" in shown else None
+        self.quantize = QuantizePanel(*shared, methods, shown) if methods and "quantize" in shown else None
         self.compare = ComparePanel(*shared) if "compare" in shown else None
         self.convert = ConvertPanel(*shared) if "convert" in shown else None
         self.publish = PublishPanel(*shared) if "publish" in shown else None
@@ -70,17 +70,25 @@ class Panel:
             for index, name in enumerate(shown):
                 tabs.set_title(index, name.capitalize())
             tabs.observe(self._turn, names="selected_index")
+            self.choice.observe(lambda change: self._open(tabs, change["new"]), names="turned_to")
         # Shown by the style once the page has lost the kernel.
         gone = HTML(f'<div role="status">{_GONE}</div>')
         gone.add_class("qtk-gone")
         self.box = VBox([style, gone, tabs])
         self.box.add_class("qtk")
 
+    def _open(self, tabs: Tab, name: str) -> None:
+        """Turn to the panel of this name; to none for an empty one."""
+        if name:
+            tabs.selected_index = PANELS.index(name)
+
     def _turn(self, change: Any) -> None:
         """Let the panel that is turned to take what was saved meanwhile."""
         name = PANELS[change["new"] or 0]
         if self.convert is not None and name == "convert":
             self.convert.take_folder()
+        if self.compare is not None and name == "compare":
+            self.compare.take_folder()
         if self.model is not None and name == "model":
             self.model.refresh()
 

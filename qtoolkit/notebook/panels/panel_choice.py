@@ -16,6 +16,7 @@ class PanelChoice(HasTraits):
         for_: the program that shall load the result; empty for none in particular.
         plan: the plan of model, config and device; None until there is one.
         folder: the folder that was saved last; empty if none was.
+        turned_to: the panel that shall be seen, by its name; empty for the one that is.
     """
 
     model = Unicode()
@@ -24,6 +25,7 @@ class PanelChoice(HasTraits):
     for_ = Unicode()
     plan = AnyTrait()
     folder = Unicode()
+    turned_to = Unicode()
 
     def device_option(self) -> dict[str, Any]:
         """Return the device as a keyword argument; nothing for "auto", which is every verb's default."""

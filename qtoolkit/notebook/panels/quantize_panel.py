@@ -1,5 +1,6 @@
 """Quantize the chosen model: output folder, start, progress, cancel."""
 
+from collections.abc import Sequence
 from functools import partial
 from keyword import iskeyword
 from pathlib import Path
@@ -14,9 +15,11 @@ from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import ErrorFields, text_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
 from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
+from qtoolkit.notebook.panels.next_steps import NextSteps
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field, reader_field
+from qtoolkit.notebook.panels.try_it import Made, TryIt
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.partial import partial_of
 from qtoolkit.records import QuantizationReport
@@ -31,14 +34,18 @@ class QuantizePanel:
         worker: runs the job.
         results: shows the report.
         methods: the fields of the method, which the panel Plan shows too.
+        shown: the names of all panels on the page.
 
     Attributes:
         box: the widget to put on the page.
         model, methods, output, for_, into, overwrite: the fields.
         runner: start and cancel, and the progress.
+        try_it, next_steps: what to do with what was made; hidden until something was.
     """
 
-    def __init__(self, choice: PanelChoice, worker: Worker, results: Results, methods: MethodFields) -> None:
+    def __init__(
+        self, choice: PanelChoice, worker: Worker, results: Results, methods: MethodFields, shown: Sequence[str] = ()
+    ) -> None:
         self._choice = choice
         self.model = model_field(choice)
         self.methods = methods
@@ -58,7 +65,10 @@ class QuantizePanel:
         self._proposed = ""
         self.call = HTML()
         self.runner = JobRunner(worker, results, {"Quantize": self._job}, self._fields, errors)
-        self.box = VBox([*boxes, *(field.box for field in self._fields), self.call, self.runner.box])
+        self.try_it = TryIt(worker, results)
+        self.next_steps = NextSteps(choice, shown)
+        below = [self.call, self.runner.box, self.try_it.box, self.next_steps.box]
+        self.box = VBox([*boxes, *(field.box for field in self._fields), *below])
         for field in self._fields:
             field.on_change(self._show_call)
         choice.observe(lambda change: self._propose_output(), names=["model", "config", "device"])
@@ -94,14 +104,18 @@ class QuantizePanel:
         title = f"{self._choice.config.method} of {self._choice.model}"
         predicted = (plan.peak_rss, plan.peak_vram) if plan else (0, 0)
         # With the variable's name of now: the field may change while the job runs.
-        return Job(self._call(), title, partial(self._keep, into), predicted, kept=partial(_kept, self.output.value))
+        keep = partial(self._keep, self._choice.model, self._choice.device, into)
+        return Job(self._call(), title, keep, predicted, kept=partial(_kept, self.output.value))
 
-    def _keep(self, into: str, result: Any) -> QuantizationReport:
+    def _keep(self, model: str, device: str, into: str, result: Any) -> QuantizationReport:
         """Assign the model to the variable, if one is named, and return the report, which holds no weight."""
         if into:
             get_ipython().push({into: result})
-        if result.path:
-            self._choice.folder = _short(result.path)
+        folder = _short(result.path) if result.path else ""
+        if folder:
+            self._choice.folder = folder
+            self.next_steps.show()
+        self.try_it.take(Made(model, device, folder, into))
         report: QuantizationReport = result.report
         return report
 

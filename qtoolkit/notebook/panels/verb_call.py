@@ -4,10 +4,21 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 
 from qtoolkit.errors import masked
 from qtoolkit.methods import MethodConfig, as_call, find_config
+
+
+class PanelCall(Protocol):
+    """What a button of a panel does, written as Python by `str`."""
+
+    @property
+    def verb(self) -> str:
+        """Return the name that its result is kept under."""
+
+    def run(self, **hidden: Any) -> Any:
+        """Do it; `hidden` are keyword arguments that do not change the result: `on_progress`."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +66,9 @@ class VerbCall:
         return verb(*self.arguments, **options, **hidden)
 
 
-def call_html(call: VerbCall | None, instead: str = "") -> str:
+def call_html(call: PanelCall | None, instead: str = "") -> str:
     """Write a call as Python that can be copied, or a sentence that says why there is none yet."""
-    shown = f"<code>{escape(str(call))}</code>" if call else escape(instead)
+    shown = f'<code title="One click selects all of it">{escape(str(call))}</code>' if call else escape(instead)
     return f'<div class="qtk-text">{shown}</div>'
 
 

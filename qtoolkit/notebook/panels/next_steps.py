@@ -1,0 +1,46 @@
+"""Buttons that turn to the panels which go on with what was saved."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from ipywidgets import Box, Layout
+
+from qtoolkit.notebook.panels.field import ButtonField
+from qtoolkit.notebook.panels.panel_choice import PanelChoice
+
+# Panel -> what it does with the folder.
+_STEPS = {
+    "compare": "Compare it with the original",
+    "convert": "Write it in another format",
+    "publish": "Verify and publish it",
+}
+
+
+class NextSteps:
+    """One button for each panel that goes on with the folder that was saved.
+
+    Args:
+        choice: is told which panel to turn to.
+        shown: the names of the panels on the page; a step whose panel is not there has no button.
+
+    Attributes:
+        box: the widget to put on the page; hidden until `show`.
+        buttons: by the panel's name.
+    """
+
+    def __init__(self, choice: PanelChoice, shown: Sequence[str]) -> None:
+        self._choice = choice
+        self.buttons = {
+            name: ButtonField(label, partial(self._turn, name)) for name, label in _STEPS.items() if name in shown
+        }
+        layout = Layout(flex_flow="row wrap", display="none")
+        self.box = Box([button.box for button in self.buttons.values()], layout=layout)
+
+    def show(self) -> None:
+        """Show them: something was saved."""
+        self.box.layout.display = None
+
+    def _turn(self, name: str) -> None:
+        # Also when the same panel is asked for again.
+        self._choice.turned_to = ""
+        self._choice.turned_to = name

@@ -1,0 +1,107 @@
+"""Ask the model that was quantized last, and what it was made from, the same: answers side by side."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from IPython import get_ipython
+from ipywidgets import HTML, VBox
+
+from qtoolkit.errors import ConfigError, masked
+from qtoolkit.notebook.panels.background import Worker
+from qtoolkit.notebook.panels.field import text_field
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.verb_call import call_html
+from qtoolkit.records import Answers
+
+_PROMPT = "The capital of France is"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a job of the panel Quantize made.
+
+    Attributes:
+        model: what it was made from.
+        device: where it was quantized.
+        folder: where it was saved; empty if it was not.
+        variable: the variable that it is kept as; empty if it is not.
+    """
+
+    model: str
+    device: str
+    folder: str
+    variable: str
+
+
+@dataclass(frozen=True)
+class TryCall:
+    """Ask both models; written as the call that asks the quantized one, which is all that a notebook needs later.
+
+    Attributes:
+        made: the model and its quantized form.
+        prompt: the text to continue.
+        verb: the name that its result is kept under.
+    """
+
+    made: Made
+    prompt: str
+    verb: str = "try"
+
+    def __str__(self) -> str:
+        loaded = f"qt.load({self.made.folder!r})" if self.made.folder else self.made.variable
+        return f"{loaded}.generate({masked(self.prompt)!r})"
+
+    def run(self, **hidden: Any) -> Answers:
+        """Ask the quantized model, then the other one.
+
+        Args:
+            hidden: `on_progress`.
+
+        Raises:
+            ConfigError: it was kept as a variable alone, which is another's or nobody's by now.
+        """
+        from qtoolkit.jobs.answering import answer_both
+
+        quantized = self.made.folder or get_ipython().user_ns.get(self.made.variable)
+        if not hasattr(quantized, "generate") and not self.made.folder:
+            raise ConfigError(f"the variable {self.made.variable} is no longer the quantized model: quantize it again")
+        return answer_both(self.made.model, quantized, self.prompt, device=self.made.device, **hidden)
+
+
+class TryIt:
+    """A prompt and a button, there once something was quantized.
+
+    Args:
+        worker: runs the job.
+        results: shows the answers.
+
+    Attributes:
+        box: the widget to put on the page.
+        prompt: the field.
+        runner: start and cancel, and the progress.
+    """
+
+    def __init__(self, worker: Worker, results: Results) -> None:
+        self._made: Made | None = None
+        self.prompt = text_field("Try it", _PROMPT, hint="a text to continue, before and after")
+        self.call = HTML()
+        self.runner = JobRunner(worker, results, {"Try it": self._job}, [self.prompt])
+        self.box = VBox([self.prompt.box, self.call, self.runner.box])
+        self.prompt.on_change(self._show)
+        self._show()
+
+    def take(self, made: Made) -> None:
+        """Let it try what was made."""
+        self._made = made
+        self._show()
+
+    def _show(self) -> None:
+        self.box.layout.display = "none" if self._made is None else None
+        self.call.value = "" if self._made is None else call_html(TryCall(self._made, self.prompt.value))
+
+    def _job(self) -> Job:
+        prompt = self.prompt.needed("a text")
+        if self._made is None:
+            self.prompt.refuse("nothing is quantized yet: press Quantize first")
+        return Job(TryCall(self._made, prompt), f"answers to {prompt:.40}", lambda answers: answers)

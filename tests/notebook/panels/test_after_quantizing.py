@@ -1,0 +1,106 @@
+"""What the panel Quantize offers once something was quantized: answers before and after, and the panels that go on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from qtoolkit.errors import InsufficientMemoryError
+from qtoolkit.jobs import answering
+from qtoolkit.notebook.panels import Panel
+from qtoolkit.records import Answers
+from qtoolkit.requests import LoadRequest
+from tests.notebook.panels.conftest import told
+
+Open = Callable[..., Panel]
+PROMPT = "the cat sat"
+
+
+def quantized(panel: Panel, *, output: str = "output/small", into: str = "") -> Panel:
+    """Press Quantize, and wait."""
+    panel.quantize.methods.form.method.value = "absmax"
+    panel.quantize.output.value, panel.quantize.into.value = output, into
+    panel.quantize.runner.actions["Quantize"].press()
+    panel.worker.wait(120)
+    assert "done in" in told(panel.quantize)
+    return panel
+
+
+def asked(panel: Panel) -> Answers | str:
+    """Press Try it, and wait."""
+    panel.quantize.try_it.prompt.value = PROMPT
+    panel.quantize.try_it.runner.actions["Try it"].press()
+    panel.worker.wait(120)
+    return panel.results.records["try"]
+
+
+def answer(folder: Path) -> str:
+    """What transformers' own generate writes with the model in this folder."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=40)
+    return tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def test_nothing_is_offered_before(open_panel: Open, tiny_llama: Path) -> None:
+    panel = open_panel(tiny_llama)
+    assert panel.quantize.try_it.box.layout.display == panel.quantize.next_steps.box.layout.display == "none"
+
+
+def test_both_models_answer_as_transformers_lets_them(open_panel: Open, tiny_llama: Path) -> None:
+    panel = quantized(open_panel(tiny_llama))
+    answers = asked(panel)
+    assert isinstance(answers, Answers), answers
+    assert (answers.before, answers.after) == (answer(tiny_llama), answer(Path("output/small")))
+    call = f"qt.load('output/small').generate('{PROMPT}')"
+    assert call in panel.results._bundle()["text/plain"]
+
+
+def test_a_model_kept_as_a_variable_is_asked(open_panel: Open, shell: InteractiveShell, tiny_llama: Path) -> None:
+    panel = quantized(open_panel(tiny_llama), output="", into="q")
+    answers = asked(panel)
+    assert isinstance(answers, Answers) and answers.after == shell.user_ns["q"].generate(PROMPT)
+    assert panel.quantize.next_steps.box.layout.display == "none"
+    shell.user_ns["q"] = 7
+    asked(panel)
+    assert "the variable q is no longer the quantized model: quantize it again" in told(panel.quantize.try_it)
+
+
+def test_where_the_original_does_not_fit_the_quantized_model_answers(
+    open_panel: Open, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = quantized(open_panel(tiny_llama))
+    load = answering.run_loading
+
+    def too_large(request: LoadRequest) -> object:
+        if str(request.model) == str(tiny_llama):
+            raise InsufficientMemoryError("it takes 14 GB")
+        return load(request)
+
+    monkeypatch.setattr(answering, "run_loading", too_large)
+    answers = asked(panel)
+    assert isinstance(answers, Answers) and answers.before == "not asked: it takes 14 GB" and answers.after
+
+
+def test_a_step_turns_to_its_panel_with_the_folder(open_panel: Open, tiny_llama: Path) -> None:
+    panel = quantized(open_panel(tiny_llama))
+    tabs = panel.box.children[-1]
+    steps = panel.quantize.next_steps
+    assert steps.box.layout.display is None and list(steps.buttons) == ["compare", "convert", "publish"]
+    for name, button in steps.buttons.items():
+        button.press()
+        assert tabs.children[tabs.selected_index] is getattr(panel, name).box
+    assert panel.compare.forms.value == ("full precision", "output/small")
+    assert panel.convert.source.value == panel.publish.folder.value == "output/small"
+    # Whoever chose other forms keeps them.
+    panel.compare.forms.value = ("nf4",)
+    steps.buttons["compare"].press()
+    assert panel.compare.forms.value == ("nf4",)
+
+
+def test_a_panel_alone_names_no_panel_that_is_not_there(open_panel: Open, tiny_llama: Path) -> None:
+    assert open_panel(tiny_llama, only="quantize").quantize.next_steps.buttons == {}
