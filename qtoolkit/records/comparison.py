@@ -150,6 +150,22 @@ class Comparison(Record):
         floors = (result.quality.noise_floor for result in self.results if result.quality)
         return next((floor for floor in floors if floor is not None), None)
 
+    def headline(self) -> str:
+        """Return which quantized form loses least, and its size.
+
+        Example:
+            "NF4() loses least of all quantized forms: KL divergence 0.0871 ± 0.0042 nats, 112 MB of weight files."
+        """
+        best, failed = self.best, sum(bool(result.error) for result in self.results)
+        limit = f" that take at most {format_bytes(self.memory_limit)}" if self.memory_limit else ""
+        if best is None:
+            found = f"There are no quantized forms{limit}."
+        else:
+            loss = with_error(best.quality.kl_divergence, best.quality.kl_divergence_se, "nats") if best.quality else ""
+            size = "" if best.disk is None else f", {format_bytes(best.disk)} of weight files"
+            found = f"{best.label} loses least of all quantized forms{limit}: KL divergence {loss}{size}."
+        return f"{found} {failed} failed: the remark says why." if failed else found
+
     def rows(self) -> tuple[Row, ...]:
         measured = next((result.quality for result in self.results if result.quality), None)
         perplexity = with_error(measured.base_perplexity, measured.base_perplexity_se) if measured else ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qtoolkit.records.base import Record, Row
-from qtoolkit.units import format_bytes
+from qtoolkit.units import format_bytes, format_items
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,13 @@ class Doctor(Record):
     disk_free: Mapping[str, int]
     methods: Mapping[str, str]
     limited_by: str = ""
+
+    def headline(self) -> str:
+        ready = [name for name, state in self.methods.items() if state == "ready"]
+        missing = [name for name in self.methods if name not in ready]
+        rest = f"; {', '.join(missing)} not yet: below stands what to install" if missing else ""
+        methods = f"{len(ready)} of {format_items(len(self.methods), 'method')} run here"
+        return f"{methods}{rest}. {format_bytes(self.memory_available)} of memory can be used."
 
     def rows(self) -> tuple[Row, ...]:
         limit = f"of {format_bytes(self.memory_limit)}{', by ' if self.limited_by else ''}{self.limited_by}"

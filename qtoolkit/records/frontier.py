@@ -86,6 +86,22 @@ class Frontier(Record):
         others = [one for one in self.results if _is_measured(one) and _dominates(one, result)]
         return min(others, key=lambda one: (_loss(one), _disk(one)), default=None)
 
+    def headline(self) -> str:
+        """Return how many recipes are worth their size, with the smallest and the one that loses least.
+
+        Example:
+            "3 of 5 recipes are worth their size: from NF4() (81.4 MB, 0.112 ± 0.004 nats) to full precision (134 MB,
+            0 nats)."
+        """
+        worth = self.frontier
+        if not worth:
+            return "No recipe was measured: below stands why."
+        count = f"{len(worth)} of {format_items(len(self.results), 'recipe')}"
+        first, last = (f"{one.label} ({_figures(one)})" for one in (worth[0], worth[-1]))
+        if len(worth) == 1:
+            return f"{count} is worth its size: {first}."
+        return f"{count} are worth their size: from {first} to {last}."
+
     def rows(self) -> tuple[Row, ...]:
         measured = next((one.quality for one in self.results if one.quality), None)
         perplexity = with_error(measured.base_perplexity, measured.base_perplexity_se) if measured else ""

@@ -146,3 +146,16 @@ def test_a_file_that_stands_there_is_replaced_whole(tmp_path: Path, write: Any) 
     write(COMPARISON, tmp_path / "c")
     assert "middle" in (tmp_path / "c").read_text(encoding="utf-8")
     assert [file.name for file in tmp_path.iterdir()] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (None, "middle loses least of all quantized forms: KL divergence 0.1000 ± 0.0010 nats, 800 bytes of weight "),
+        (899, "small loses least of all quantized forms that take at most 899 bytes: KL divergence 0.5000 ± 0.0010 "),
+        (499, "There are no quantized forms that take at most 499 bytes. 1 failed: the remark says why."),
+    ],
+)
+def test_it_is_told_in_one_sentence_first(limit: int | None, said: str) -> None:
+    found = replace(COMPARISON, memory_limit=limit).headline()
+    assert found.startswith(said) and found.endswith(" 1 failed: the remark says why.")

@@ -186,3 +186,12 @@ def test_what_was_wanted_and_what_was_left_out_are_rows() -> None:
     assert "memory to use at most 150.0 MB" in text
     assert "GPTQ(bits=8)  200.0 MB" in text and left.reason in text
     assert "weight files near 90.0 MB, 120.0 MB" in str(frontier(sizes=(90_000_000, 120_000_000)))
+
+
+def test_it_is_told_in_one_sentence_first() -> None:
+    found = frontier(result("c", 300, 0.1), result("a", 100, 0.5), result("x", 320, 0.3))
+    ends = "from a (100 bytes, 0.5000 ± 0.0010 nats) to c (300 bytes, 0.1000 ± 0.0010 nats)."
+    assert found.headline() == f"2 of 3 recipes are worth their size: {ends}"
+    one = frontier(result("a", 100, 0.5))
+    assert one.headline() == "1 of 1 recipe is worth its size: a (100 bytes, 0.5000 ± 0.0010 nats)."
+    assert frontier().headline() == "No recipe was measured: below stands why."
