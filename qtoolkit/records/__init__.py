@@ -1,6 +1,7 @@
 """Hold the results of jobs as frozen, versioned dataclasses, shown as text and HTML from one list of rows."""
 
 from qtoolkit.records.answers import Answers
+from qtoolkit.records.archive import Archive
 from qtoolkit.records.base import Grid, Record, Row
 from qtoolkit.records.calibration import CalibrationReport, LayerError
 from qtoolkit.records.comparison import FULL_PRECISION, Compared, Comparison, in_order
@@ -30,6 +31,7 @@ __all__ = [
     "THIS_MACHINE",
     "Advice",
     "Answers",
+    "Archive",
     "Behaviour",
     "CalibrationReport",
     "Candidate",

@@ -21,6 +21,7 @@ from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field, reader_field
 from qtoolkit.notebook.panels.try_it import Made, TryIt
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
+from qtoolkit.notebook.panels.zip_it import ZipIt
 from qtoolkit.partial import partial_of
 from qtoolkit.records import QuantizationReport
 from qtoolkit.requests import QuantizeRequest
@@ -40,7 +41,7 @@ class QuantizePanel:
         box: the widget to put on the page.
         model, methods, output, for_, into, overwrite: the fields.
         runner: start and cancel, and the progress.
-        try_it, next_steps: what to do with what was made; hidden until something was.
+        try_it, next_steps, zip_it: what to do with what was made; hidden until something was.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class QuantizePanel:
         self.runner = JobRunner(worker, results, {"Quantize": self._job}, self._fields, errors)
         self.try_it = TryIt(worker, results)
         self.next_steps = NextSteps(choice, shown)
-        below = [self.call, self.runner.box, self.try_it.box, self.next_steps.box]
+        self.zip_it = ZipIt(choice, worker, results)
+        below = [self.call, self.runner.box, self.try_it.box, self.next_steps.box, self.zip_it.box]
         self.box = VBox([*boxes, *(field.box for field in self._fields), *below])
         for field in self._fields:
             field.on_change(self._show_call)
@@ -115,6 +117,7 @@ class QuantizePanel:
         if folder:
             self._choice.folder = folder
             self.next_steps.show()
+            self.zip_it.show()
         self.try_it.take(Made(model, device, folder, into))
         report: QuantizationReport = result.report
         return report

@@ -1,6 +1,8 @@
 """What the panel Quantize offers once something was quantized: answers before and after, and the panels that go on."""
 
+import zipfile
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qtoolkit.errors import InsufficientMemoryError
 from qtoolkit.jobs import answering
 from qtoolkit.notebook.panels import Panel
-from qtoolkit.records import Answers
+from qtoolkit.notebook.panels.job_runner import JobRunner
+from qtoolkit.records import Answers, Archive
 from qtoolkit.requests import LoadRequest
 from tests.notebook.panels.conftest import told
 
@@ -104,3 +107,26 @@ def test_a_step_turns_to_its_panel_with_the_folder(open_panel: Open, tiny_llama:
 
 def test_a_panel_alone_names_no_panel_that_is_not_there(open_panel: Open, tiny_llama: Path) -> None:
     assert open_panel(tiny_llama, only="quantize").quantize.next_steps.buttons == {}
+
+
+def test_what_was_saved_is_put_into_one_file(open_panel: Open, tiny_llama: Path, tmp_path: Path) -> None:
+    panel = quantized(open_panel(tiny_llama), output="output/zipped")
+    zip_it = panel.quantize.zip_it.runner
+    zip_it.actions["Zip it for download"].press()
+    panel.worker.wait(60)
+    with zipfile.ZipFile("output/zipped.zip") as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path)
+    folder = Path("output/zipped")
+    names = sorted(file.name for file in folder.iterdir())
+    assert sorted(file.name for file in (tmp_path / "zipped").iterdir()) == names
+    assert all((tmp_path / "zipped" / name).read_bytes() == (folder / name).read_bytes() for name in names)
+    assert isinstance(panel.results.records["zip"], Archive)
+    # Again: what lies there is somebody's.
+    zip_it.actions["Zip it for download"].press()
+    panel.worker.wait(60)
+    assert "output/zipped.zip exists: download it, or remove or rename it first" in told_of(zip_it)
+
+
+def told_of(runner: JobRunner) -> str:
+    return unescape(runner.view.status.value)

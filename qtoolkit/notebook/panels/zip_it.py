@@ -1,0 +1,62 @@
+"""Put what was saved last into one file that a browser can download."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qtoolkit.notebook.panels.background import Worker
+from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.panel_choice import PanelChoice
+from qtoolkit.notebook.panels.results import Results
+from qtoolkit.records import Archive
+
+
+@dataclass(frozen=True)
+class ZipCall:
+    """Zip a folder; written as the call that does so without a panel.
+
+    Attributes:
+        folder: a saved model.
+        verb: the name that its result is kept under.
+    """
+
+    folder: str
+    verb: str = "zip"
+
+    def __str__(self) -> str:
+        path = Path(self.folder)
+        return f"shutil.make_archive({self.folder!r}, 'zip', {str(path.parent)!r}, {path.name!r})"
+
+    def run(self, **hidden: Any) -> Archive:
+        """Zip it; `hidden` is `on_progress`."""
+        from qtoolkit.jobs.zipping import zip_folder
+
+        return zip_folder(Path(self.folder), **hidden)
+
+
+class ZipIt:
+    """A button, there once something was saved.
+
+    Args:
+        choice: has the folder that was saved last.
+        worker: runs the job.
+        results: shows where the file is.
+
+    Attributes:
+        box: the widget to put on the page; hidden until `show`.
+        runner: start and cancel, and the progress.
+    """
+
+    def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
+        self._choice = choice
+        self.runner = JobRunner(worker, results, {"Zip it for download": self._job})
+        self.box = self.runner.box
+        self.box.layout.display = "none"
+
+    def show(self) -> None:
+        """Show it: something was saved."""
+        self.box.layout.display = None
+
+    def _job(self) -> Job:
+        folder = self._choice.folder
+        return Job(ZipCall(folder), f"zip file of {folder}", lambda archive: archive)
