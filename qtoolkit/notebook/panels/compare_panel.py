@@ -30,7 +30,7 @@ class ComparePanel:
 
     Attributes:
         box: the widget to put on the page.
-        model, forms, text, num_tokens, prompts, memory: the fields; forms are the configs to compare.
+        model, forms, text, num_tokens, prompts, memory, speed: the fields; forms are the configs to compare.
         runner: start and cancel, and the progress.
     """
 
@@ -46,7 +46,8 @@ class ComparePanel:
         self.num_tokens = keyword_field(CompareRequest, "num_tokens", "Tokens", "4096")
         self.prompts = keyword_field(CompareRequest, "prompts", "Prompts")
         self.memory = keyword_field(CompareRequest, "memory", "At most")
-        self._fields = [self.forms, self.text, self.num_tokens, self.prompts, self.memory]
+        self.speed = keyword_field(CompareRequest, "speed", "Measure speed")
+        self._fields = [self.forms, self.text, self.num_tokens, self.prompts, self.memory, self.speed]
         self.call = HTML()
         self.runner = JobRunner(worker, results, {"Compare": self._job}, self._fields, {SourceError: self.model})
         self.box = VBox([self.model.box, *(field.box for field in self._fields), self.call, self.runner.box])
