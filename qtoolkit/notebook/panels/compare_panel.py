@@ -56,7 +56,7 @@ class ComparePanel:
             field.on_change(self._show_call)
         self._show_call()
 
-    def take_folder(self) -> None:
+    def refresh(self) -> None:
         """Offer the folder that was saved last, chosen beside full precision; called when the panel is turned to."""
         folder = self._choice.folder
         if folder and folder != self._taken:

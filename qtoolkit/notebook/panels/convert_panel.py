@@ -57,7 +57,7 @@ class ConvertPanel:
             field.on_change(self._propose_output)
         self._propose_output()
 
-    def take_folder(self) -> None:
+    def refresh(self) -> None:
         """Take the folder that was saved last, once: called when the panel is turned to.
 
         A job's end sends the page enough as it is: what nobody sees yet need not be drawn anew with it.

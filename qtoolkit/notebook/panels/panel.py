@@ -84,13 +84,10 @@ class Panel:
 
     def _turn(self, change: Any) -> None:
         """Let the panel that is turned to take what was saved meanwhile."""
-        name = PANELS[change["new"] or 0]
-        if self.convert is not None and name == "convert":
-            self.convert.take_folder()
-        if self.compare is not None and name == "compare":
-            self.compare.take_folder()
-        if self.model is not None and name == "model":
-            self.model.refresh()
+        takers = {"model": self.model, "compare": self.compare, "convert": self.convert, "publish": self.publish}
+        panel = takers.get(PANELS[change["new"] or 0])
+        if panel is not None:
+            panel.refresh()
 
     def close(self) -> None:
         """Take the panel off the page and out of the kernel; results stay, and a running job goes on."""

@@ -10,6 +10,7 @@ from ipywidgets import HTML, VBox
 
 from qtoolkit.checkpoints.hub_names import BASE_MODEL_RELATIONS
 from qtoolkit.errors import ModelNotFoundError, SourceError, VerificationError
+from qtoolkit.hub.login import has_token
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import ErrorFields, switch_field, text_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
@@ -20,6 +21,11 @@ from qtoolkit.notebook.panels.verb_call import Variable, VerbCall, call_html
 from qtoolkit.records import Check, Publication, Record
 from qtoolkit.requests import PublishRequest
 
+_LOGGED_IN = "A token for the Hub is here; whose it is, and whether it may write, the Hub says as a dry run begins."
+_NOT_LOGGED_IN = (
+    "No token for the Hub is here, and publishing needs one that may write: in a cell, run "
+    "huggingface_hub.notebook_login(), or on Colab add the secret HF_TOKEN. Verify needs none."
+)
 _MARKS = {True: "✔", False: "✖", None: "?"}
 
 
@@ -35,6 +41,7 @@ class PublishPanel:
         box: the widget to put on the page.
         folder, repo_id, also, license, base_model, base_model_relation, quality, revision, public, create_pr: the
             fields.
+        login: HTML that tells whether a token is here.
         checks, card: HTML with the checks one by one, and the card.
         runner: verify, dry run, publish and cancel, and the progress.
     """
@@ -56,6 +63,7 @@ class PublishPanel:
         self.public = switch_field("Everybody may see it", value=False)
         self.public.ticked = False  # private=False
         self.create_pr = keyword_field(PublishRequest, "create_pr", "Open a pull request instead")
+        self.login = HTML()
         self.checks = HTML()
         self.card = HTML()
         self.call = HTML()
@@ -74,11 +82,17 @@ class PublishPanel:
         }
         self.runner = JobRunner(worker, results, actions, self._fields, errors)
         below = [self.call, self.runner.box, self.checks, self.card]
-        self.box = VBox([*(field.box for field in self._fields), *below])
+        self.box = VBox([self.login, *(field.box for field in self._fields), *below])
         for field in self._fields:
             field.on_change(self._show_call)
         self._show_call()
+        self.refresh()
         choice.observe(lambda change: setattr(self.folder, "value", change["new"]), names="folder")
+
+    def refresh(self) -> None:
+        """Tell whether a token is here by now: called too when the panel is turned to."""
+        said = _LOGGED_IN if has_token() else _NOT_LOGGED_IN
+        self.login.value = f'<div class="qtk-text">{escape(said)}</div>'
 
     def _show_call(self) -> None:
         if self.folder.value and self.repo_id.value:

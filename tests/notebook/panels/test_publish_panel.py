@@ -116,3 +116,14 @@ def test_what_is_ticked_is_in_the_call(publish: PublishPanel, saved: Path) -> No
 def test_the_call_of_each_button_is_shown(publish: PublishPanel) -> None:
     for call in (publish._verify().call, publish._call(dry_run=True), publish._call(dry_run=False)):
         assert call_html(call) in publish.call.value
+
+
+def test_it_says_whether_a_token_is_here(open_panel: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    panel = open_panel()
+    assert "No token for the Hub is here" in panel.publish.login.value
+    monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
+    # Turning to it looks again.
+    panel.choice.turned_to = "publish"
+    assert "A token for the Hub is here" in panel.publish.login.value and WRITE_TOKEN not in panel.publish.login.value
