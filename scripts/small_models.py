@@ -48,6 +48,7 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"hidden_size_per_layer_input", HEAD_DIM),
     (r"(\w+_)?(hidden_size|d_model|n_embd|embed_dim|embedding_size|emb_dim|dim_model)|lru_width|mamba_d_ssm", HIDDEN),
     (r"word_embed_proj_dim|projection_dim|out_hidden_size|projector_hidden_size|output_dim|input_size", HIDDEN),
+    (r"projector_(in|out)put_dim|vision_output_dim", HIDDEN),
     (r"state_size|ssm_state_size|mamba_d_state", HEAD_DIM),
     (r"n_groups|mamba_n_groups|mamba_ngroups", 1),
     (

@@ -5,6 +5,7 @@ The older names are those of the config classes of transformers 4.57.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 # Model type -> the older keys of the base period and of the share of a head that is rotated, where not the usual ones.
@@ -89,7 +90,7 @@ def _old_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     keys: dict[str, Any] = {"torch_dtype": dtype} if isinstance(dtype, str) else {}
     keys |= {older: values[newer] for older, newer in _RENAMED.get(kind, {}).items() if newer in values}
     rope = values.get("rope_parameters")
-    if not isinstance(rope, Mapping) or not rope:
+    if not isinstance(rope, Mapping) or not rope or not _converts_ropes(kind):
         return keys
     nested = [inner for inner in rope.values() if isinstance(inner, Mapping)]
     if any(one.get("rope_type", "default") not in _OLDER_ROPES for one in nested or [rope]):
@@ -105,6 +106,20 @@ def _old_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(window, Mapping) and local:
         keys[local] = window.get("rope_theta")
     return keys
+
+
+@cache
+def _converts_ropes(kind: str) -> bool:
+    """Check whether transformers 5 makes `rope_parameters` of a type's older keys beside it.
+
+    Types that transformers 4 never had (MiMo-V2-Flash, Mellum) take `rope_scaling` for `rope_parameters` as it stands.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if kind not in CONFIG_MAPPING:
+        return True
+    left: Mapping[str, Any] = CONFIG_MAPPING[kind]().convert_rope_params_to_dict(rope_scaling=None)
+    return "rope_scaling" not in left
 
 
 def _scaling(rope: Mapping[str, Any], kind: str) -> dict[str, Any] | None:

@@ -58,6 +58,8 @@ class Planner(MeasuredChoices, ABC):
         splits_experts: whether it splits experts that transformers keeps in one tensor.
         leaves_experts_apart: whether experts that it leaves are stored as layers, where its format's readers look for
             layers alone.
+        takes_called_when_marked: whether it takes layers that modules call only where transformers has marked the
+            config as that of a quantized model; other programs read their weights.
         plans_by_name: whether layers of equal shape may have different plans, by their names.
         writes_file: whether a job writes the result as a file of another program, and holds no model in memory.
     """
@@ -65,6 +67,7 @@ class Planner(MeasuredChoices, ABC):
     requires: tuple[str, ...] = ()
     splits_experts: bool = False
     leaves_experts_apart: bool = False
+    takes_called_when_marked: bool = False
     plans_by_name: bool = False
     writes_file: bool = False
 

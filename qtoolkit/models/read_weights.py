@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -18,7 +18,7 @@ _TOKENS = 8
 _READ = re.compile(r"\.(\w+)\.weight\b")
 
 
-def layers_with_read_weights(model: PreTrainedModel) -> frozenset[str]:
+def layers_with_read_weights(model: PreTrainedModel, *, marked: bool = False) -> frozenset[str]:
     """Return the full names of the linear layers whose weight is read in a forward pass by another module.
 
     Mamba multiplies with `self.dt_proj.weight`. The sources of the modules' classes say what may be read; only where
@@ -28,13 +28,15 @@ def layers_with_read_weights(model: PreTrainedModel) -> frozenset[str]:
 
     Args:
         model: on the meta device.
+        marked: whether its configs say that it is quantized, as transformers sees to where it reads such a model.
+            FalconMamba and Jamba then call the layer whose weight they read otherwise.
     """
     suspects = dict(_suspects(model))
     if not suspects:
         return frozenset()
     read: set[str] = set()
     called: set[str] = set()
-    with _watched(suspects, read, called):
+    with _watched(suspects, read, called), _marked(model) if marked else nullcontext():
         run_without_values(model, _TOKENS)
     parts = {_part_of(model, name) for name in read}
     known = parts | {_part_of(model, name) for name in called}
@@ -43,6 +45,23 @@ def layers_with_read_weights(model: PreTrainedModel) -> frozenset[str]:
         if own in _weights_read_by(kind):
             parts.add(part)
     return frozenset(name for name in suspects if _part_of(model, name) in parts)
+
+
+@contextmanager
+def _marked(model: PreTrainedModel) -> Iterator[None]:
+    """Let the configs of a model say that it is quantized, for the time of a `with` block.
+
+    Source: `_assign_is_quantized` of transformers (`quantizers/base.py`).
+    """
+    configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
+    unmarked = [config for config in configs.values() if not hasattr(config, "_is_quantized")]
+    for config in unmarked:
+        config._is_quantized = True  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for config in unmarked:
+            del config._is_quantized  # noqa: SLF001
 
 
 def _part_of(model: PreTrainedModel, name: str) -> tuple[Any, str]:

@@ -58,7 +58,7 @@ class Modules:
 
     def candidates(self, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
         """Return the modules with weights: those that a method may quantize, and the plans of those that stay."""
-        key = (method.splits_experts, config.exclude, config.include, device)
+        key = (method.splits_experts, method.takes_called_when_marked, config.exclude, config.include, device)
         if key not in self._candidates:
             self._candidates[key] = _candidates(self._checkpoint.skeleton, method, config, device)
         return self._candidates[key]
@@ -136,7 +136,7 @@ def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodC
     tied = structure.tied_to(model)
     head = structure.output_head(model)
     blocks = structure.block_list(model)
-    read = layers_with_read_weights(model)
+    read = layers_with_read_weights(model, marked=method.takes_called_when_marked)
     beside_text = structure.parts_beside_text(model)
     kept = [*(model._keep_in_fp32_modules or ())]  # noqa: SLF001
     unreached = tuple(f"{block}." for block in unreached_blocks(model))

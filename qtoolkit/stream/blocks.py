@@ -71,6 +71,20 @@ class StreamedModel:
             raise UnsupportedModelError(f"{checkpoint.name} ({kind}) has no list of blocks: take a method without text")
         path, self.blocks = found
         self.block_names = tuple(f"{path}.{index}" for index in range(len(self.blocks)))
+        self._tell_device()
+
+    def _tell_device(self) -> None:
+        """Let the model and those that it is made of name the device of what is in use.
+
+        transformers names that of their first parameter, to which some models of images move what a text's tokens are
+        looked up as; without values, a tower is on none.
+        """
+        from transformers import PreTrainedModel
+
+        for part in [part for part in self.model.modules() if isinstance(part, PreTrainedModel)]:
+            kind = type(part)
+            told = {"device": torch.device(self.device), "__module__": kind.__module__}
+            part.__class__ = type(kind.__name__, (kind,), told)
 
     def names_by_block(self, names: Sequence[str]) -> list[list[str]]:
         """Sort the full names of layers by the block that they are in, and shorten them to names within it."""

@@ -74,8 +74,10 @@ class Samples:
             return hidden.to(device)
         other = self.arguments.of(index, Span(first, len(hidden), exact), device)
         output = block(self.as_given(hidden.to(device)), *other.args, **other.kwargs)
-        self.num_outputs = len(output) if isinstance(output, tuple) else 0
-        tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        # A list in the first GPT.
+        several = isinstance(output, tuple | list)
+        self.num_outputs = len(output) if several else 0
+        tensor: torch.Tensor = output[0] if several else output
         return tensor.movedim(self.sample_dim, 0)
 
     def as_given(self, hidden: torch.Tensor) -> torch.Tensor:

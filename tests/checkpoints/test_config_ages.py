@@ -29,6 +29,7 @@ OLD: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "other names": ("gpt_neox", {"rotary_emb_base": 20000, "rotary_pct": 0.5}, {}),
     "a share of each head": ("stablelm", {"rope_theta": 5e5, "partial_rotary_factor": 0.5}, {}),
     "a rope of its own": ("gemma4_text", {}, {"rope_theta": "absent", "rope_scaling": "absent"}),
+    "no older form": ("mimo_v2_flash", {}, {"rope_theta": "absent", "rope_scaling": "absent"}),
     "its type as type": ("olmo2", {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}}, {}),
 }
 

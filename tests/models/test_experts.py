@@ -11,6 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from qtoolkit.models.experts import ExpertLayout, ExpertList, find_experts, modules_apart, replace_experts
 from qtoolkit.models.structure import modules_with_weights
+from scripts.small_models import small_model
 
 COMMON = {
     "vocab_size": 128,
@@ -121,6 +122,17 @@ def test_outputs_are_those_of_the_fused_module(kind: str, dtype: torch.dtype, to
         expected, found = fused(x, index, weights), experts(x, index, weights)
     assert found.dtype == dtype
     torch.testing.assert_close(found, expected, rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=1e-6)
+
+
+def test_what_stands_around_experts_is_not_filled_with_first_values_again() -> None:
+    # Transformers draws the experts' values here from the module around them.
+    model = small_model("qwen3_omni_moe_thinker", dtype=torch.float32)
+    # As where only some weights come from a file.
+    for module in model.modules():
+        module._is_hf_initialized = False
+    replace_experts(model)
+    model.initialize_weights()
+    assert any(isinstance(module, ExpertList) for module in model.modules())
 
 
 @every_mixture

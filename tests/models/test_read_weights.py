@@ -9,6 +9,7 @@ import qtoolkit as qt
 from qtoolkit.models import read_weights
 from qtoolkit.models.from_memory import open_loaded
 from qtoolkit.models.read_weights import layers_with_read_weights
+from scripts.small_models import small_model
 from tests.sample_models import random_model
 
 READ = {f"backbone.layers.{index}.mixer.dt_proj" for index in range(2)}
@@ -22,6 +23,13 @@ def test_what_mamba_multiplies_with_by_itself_is_found() -> None:
     assert layers_with_read_weights(skeleton) == READ | {"lm_head"}
     # Watching leaves nothing behind.
     assert {name: type(module) for name, module in skeleton.named_modules()} == linear
+
+
+def test_what_is_called_once_transformers_has_marked_the_config_is_told_apart() -> None:
+    skeleton = open_loaded(small_model("falcon_mamba", dtype=torch.bfloat16), None).skeleton
+    assert layers_with_read_weights(skeleton) >= READ
+    assert not layers_with_read_weights(skeleton, marked=True) & READ
+    assert not hasattr(skeleton.config, "_is_quantized")
 
 
 def test_a_model_that_reads_none_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +50,14 @@ def test_the_source_tells_of_layers_that_the_run_does_not_come_to(monkeypatch: p
     # As where a mask needs values. The source reads more of them, in ways that the run does not take.
     monkeypatch.setattr(skeleton.get_submodule("backbone.layers.0"), "forward", None)
     assert layers_with_read_weights(skeleton) > READ
+
+
+@pytest.mark.parametrize(("config", "taken"), [(qt.AbsMax(), set()), (qt.Int8(), READ)], ids=["absmax", "int8"])
+def test_what_transformers_alone_calls_is_taken_where_it_alone_reads(
+    config: qt.AbsMax | qt.Int8, taken: set[str]
+) -> None:
+    plan = qt.plan(small_model("falcon_mamba", dtype=torch.bfloat16), config, device="cpu")
+    assert {layer.name for layer in plan.layers} & READ == taken
 
 
 @pytest.mark.parametrize("config", [qt.AbsMax(), qt.NF4()], ids=["absmax", "nf4"])

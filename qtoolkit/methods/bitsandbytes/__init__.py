@@ -102,6 +102,7 @@ class BitsAndBytesMethod(WeightOnlyMethod):
 
     requires = ("bitsandbytes",)
     leaves_experts_apart = True
+    takes_called_when_marked = True
 
     @abstractmethod
     def transformers_options(self, config: Any) -> dict[str, Any]:

@@ -84,6 +84,9 @@ def replace_experts(model: PreTrainedModel, quantized: Iterable[str] | None = No
     with NoValues():
         for name, layout in _checked_experts(model, quantized).items():
             model.set_submodule(name, taken_apart(model.get_submodule(name), layout))
+            around: Any = model.get_submodule(name.rpartition(".")[0])
+            # Qwen3-Omni's draws the values of the large tensors itself, once more after files have given them.
+            around._is_hf_initialized = not [*around.buffers(recurse=False)]  # noqa: SLF001
 
 
 def modules_apart(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
