@@ -110,3 +110,5 @@ def unload_ipython_extension(shell: Any) -> None:
 
 # Lets transformers read our checkpoints, whichever of the two is imported first; transformers is not imported by this.
 when_imported("transformers.modeling_utils", lambda: importlib.import_module("qtoolkit.methods").register())
+# Lets peft train adapters on our layers, whichever of the two is imported first; peft is not imported by this.
+when_imported("peft", lambda: importlib.import_module("qtoolkit.adapters.lora_layers").register())

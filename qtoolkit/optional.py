@@ -25,6 +25,7 @@ REQUIREMENTS = {
     "lm_eval": "lm-eval>=0.4.13",
     "optimum": "optimum>=2.3",
     "pandas": "pandas>=2.2",
+    "peft": "peft>=0.20",
     "pyarrow": "pyarrow>=18.1",
 }
 

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-HEAVY = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "bitsandbytes", "gguf")
+HEAVY = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "bitsandbytes", "gguf", "peft")
 JUPYTER = ("IPython", "ipykernel", "ipywidgets", "traitlets")
 
 LOAD_EXT = """

@@ -100,7 +100,8 @@ class LinearQuantizer(SplittingQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        return False
+        # Adapters beside the layers are: gradients flow through the codes to what stands before.
+        return True
 
 
 class LayersQuantizer(LinearQuantizer):
