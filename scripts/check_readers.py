@@ -7,20 +7,18 @@ line for each condition, and what moved; ends with 1 where a condition did.
 
 import argparse
 import ast
-import re
-import subprocess
 import sys
-import tarfile
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qtoolkit.readers import FUSED
+from qtoolkit.readers.matrices import TILES
 from qtoolkit.readers.programs import PROGRAMS
 from qtoolkit.readers.table import ENTRIES
 from scripts.eight_bit_schemes import capabilities
+from scripts.wheel_sources import literal, run, says, tiles, unpacked
 
 PACKAGES = ("vllm", "sglang", "compressed-tensors", "mlx-lm", "gptqmodel", "transformers", "peft")
 _VLLM = "vllm/model_executor/layers/quantization"
@@ -52,40 +50,6 @@ def allowed(reader: str, format_: str, field: str) -> set[Any]:
 def listed(reader: str) -> set[str]:
     """The formats of transformers' kind that the table says a program loads."""
     return {entry.format for entry in ENTRIES if entry.reader == reader and entry.format and not entry.refused}
-
-
-def literal(root: Path, file: str, name: str) -> Any:
-    """The value that a module or a class of it assigns to a name: a list, or the keys of a dict."""
-    tree = ast.parse((root / file).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            value = getattr(node, "value", None)
-            if isinstance(value, ast.Dict):
-                # A value may be an object, and a key that is unpacked has none.
-                return [ast.literal_eval(key) for key in value.keys if key is not None]
-            if isinstance(value, ast.Subscript):
-                return ast.literal_eval(value.slice)
-            if value is not None:
-                return ast.literal_eval(value)
-    raise LookupError(f"{name} is not assigned in {file}")
-
-
-def says(root: Path, file: str, text: str) -> bool:
-    """Whether a text stands in a file; blanks, quotes and the ends of lines aside."""
-    source = re.sub(r'["\s]+', " ", (root / file).read_text(encoding="utf-8"))
-    return re.sub(r'["\s]+', " ", text) in source
-
-
-def run(root: Path, code: str) -> Any:
-    """What a line of Python prints, with the packages under a folder before those that are installed."""
-    paths = ":".join(map(str, sorted(root.parent.iterdir())))
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": paths}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise LookupError(done.stderr.strip().splitlines()[-1])
-    return ast.literal_eval(done.stdout.strip().splitlines()[-1])
 
 
 def schemes(root: Path, folder: str) -> Any:
@@ -144,6 +108,7 @@ _SCHEMES = {
     "int8": "CompressedTensorsW8A8Int8",
 }
 _NO_DESC_ACT = 'GPTQ group activation ordering (desc_act=True) is no longer "\n"supported'
+_JOINS = "sizes_to_check = output_partition_sizes[:-1]"
 CONDITIONS = (
     Condition("vllm", "formats", {"gptq", "compressed-tensors", "awq", "fp8"}, lambda root: _names(root, "vllm")),
     Condition(
@@ -209,6 +174,15 @@ CONDITIONS = (
             )
         ),
     ),
+    Condition("sglang", "Marlin: sizes of matrices", set(TILES), tiles),
+    Condition(
+        "vllm",
+        "Marlin: fills sizes up",
+        True,
+        lambda root: says(root, "vllm/model_executor/kernels/linear/mixed_precision/marlin.py", "marlin_padded_nk("),
+    ),
+    Condition("vllm", "FP8: joins whole blocks", True, lambda root: says(root, f"{_VLLM}/utils/fp8_utils.py", _JOINS)),
+    Condition("sglang", "FP8: joins whole blocks", True, lambda root: says(root, f"{_SGLANG}/fp8_utils.py", _JOINS)),
     # As the notes of the rows say; expanded to 16 bits where float8 is not multiplied.
     Condition("vllm", "8 bits: schemes, by its own class", _SCHEMES, lambda root: schemes(root, _VLLM)),
     Condition("sglang", "8 bits: schemes, by its own class", _SCHEMES, lambda root: schemes(root, _SGLANG)),
@@ -295,32 +269,6 @@ def moved(roots: dict[str, Path], conditions: Iterable[Condition] = CONDITIONS) 
         if found != one.table:
             lines.append(f"{one.reader}, {one.what}: the table says {one.table}, and its sources {found}")
     return lines
-
-
-def unpacked(folder: Path, package: str) -> tuple[str, Path]:
-    """The newest version of a package, and the folder with its Python files, which are downloaded first."""
-    wheels = folder / "wheels" / package
-    wheels.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(wheels), package]
-    subprocess.run(command, check=True)
-    newest = max(wheels.iterdir(), key=lambda file: file.stat().st_mtime)
-    version = newest.name.split("-")[1].removesuffix(".tar.gz")
-    root = folder / "sources" / f"{package}-{version}"
-    if not root.exists():
-        unpack(newest, root)
-    inner = root / newest.name.removesuffix(".tar.gz")
-    return version, inner if inner.is_dir() else root
-
-
-def unpack(archive: Path, root: Path) -> None:
-    """Unpack the Python files and the metadata of a wheel or a source archive."""
-    wanted = re.compile(r"\.py$|dist-info/")
-    if archive.name.endswith(".whl"):
-        with zipfile.ZipFile(archive) as opened:
-            opened.extractall(root, [name for name in opened.namelist() if wanted.search(name)])  # noqa: S202
-        return
-    with tarfile.open(archive) as opened_tar:
-        opened_tar.extractall(root, [member for member in opened_tar if wanted.search(member.name)], filter="data")
 
 
 def main() -> None:

@@ -280,6 +280,15 @@ class Format(ABC):
         """
         return {}
 
+    def layer_shapes(self, values: Values, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, int]]:
+        """Return [outputs, inputs] of the quantized layers by their names in the file; empty where they are not known.
+
+        Args:
+            values: the `quantization_config`, which anybody may have written.
+            shapes: of the tensors in the file, by name.
+        """
+        return {}
+
     def needs_qtoolkit(self, options: Values) -> bool:
         """Check whether transformers reads such a model only once qtoolkit is imported.
 

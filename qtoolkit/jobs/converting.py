@@ -212,6 +212,7 @@ def _stored(source: Convertible, values: Mapping[str, Any], left: Sequence[str])
         config_of_checkpoint(values),
         {codes.name: codes.bits for codes in source.layers.values()},
         left,
+        shapes={codes.name: codes.shape for codes in source.layers.values()},
         dtype=str(source.checkpoint.dtype).removeprefix("torch."),
         values=values,
         architecture=type(source.checkpoint.skeleton).__name__,

@@ -170,6 +170,7 @@ def stored_of(
     layers: Mapping[str, int] = MappingProxyType({}),
     left: Iterable[str] = (),
     *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
     dtype: str = "",
     values: Mapping[str, Any] | None = None,
     architecture: str = "",
@@ -181,6 +182,7 @@ def stored_of(
         layers: bits of the quantized layers by their full names, 0 for what the config says; empty where the layers are
             not known.
         left: full names of the modules that are not quantized.
+        shapes: [outputs, inputs] of the quantized layers by their full names; None where they are not known.
         dtype: type of what is not quantized, "bfloat16"; empty where it is not known.
         values: the `quantization_config` of the result; None before there is one.
         architecture: class of the model; empty where it is not known.
@@ -190,7 +192,10 @@ def stored_of(
     options = {"bits": method.code_bits, **config.to_dict()}
     written = format_of(values)
     stored_as = get_format(config.format) if written is None else written
-    held = stored_as.group_sizes if isinstance(stored_as, GroupedFormat) else ()
+    held, layouts = (stored_as.group_sizes, stored_as.layouts) if isinstance(stored_as, GroupedFormat) else ((), ())
+    if options.get("checkpoint_format") not in layouts:
+        # The option is there for another format.
+        options.pop("checkpoint_format", None)
     if held and options.get("granularity", "group") != "group":
         # One scale of an output is repeated for its groups.
         options |= {"granularity": "group", "group_size": max(held)}
@@ -204,6 +209,7 @@ def stored_of(
         options,
         {name: bits or own or getattr(config.of(name), "bits", 0) for name, bits in layers.items()},
         left,
+        shapes=shapes,
         groups=sizes,
         sym=method.symmetric,
         input_type=config.input_type,

@@ -1,12 +1,12 @@
 """Tell which programs will load the result of a plan, refuse it for one that will not, and find a config for it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig, available_methods, get_method, offered, stored_of
-from qtoolkit.readers import lost_readers, readers_of, reading_of
+from qtoolkit.readers import Stored, lost_readers, readers_of, reading_of
 from qtoolkit.records import Plan
 
 # Values with which more programs load a result, tried one by one and then together.
@@ -31,10 +31,7 @@ def with_readers(plan: Plan, config: MethodConfig, for_: str | None) -> Plan:
     Raises:
         ConfigError: the contract does not know the program, or does not know the format.
     """
-    left = _matrices_left(plan)
-    bits = {layer.name: layer.bits for layer in plan.layers}
-    source = plan.source
-    stored = stored_of(config, bits, left, dtype=source.dtype, architecture=source.architecture)
+    stored = _stored_of(plan, config, {layer.name: layer.bits for layer in plan.layers})
     readings = readers_of(stored)
     if for_ is not None:
         asked = reading_of(for_, readings)
@@ -47,9 +44,8 @@ def with_readers(plan: Plan, config: MethodConfig, for_: str | None) -> Plan:
 def loaded_configs(plan: Plan, config: MethodConfig) -> Iterator[MethodConfig]:
     """Yield configs whose results the program of a plan would load: this one with one change, all changes, others."""
     names = {layer.name: 0 for layer in plan.layers}
-    left = _matrices_left(plan)
     for other in _changed(config):
-        readings = readers_of(stored_of(other, names, left, architecture=plan.source.architecture))
+        readings = readers_of(_stored_of(plan, other, names))
         if readings and reading_of(plan.for_reader, readings).loads:
             yield other
 
@@ -63,9 +59,13 @@ def in_a_loaded_format(plan: Plan, config: MethodConfig) -> MethodConfig | None:
     return None
 
 
-def _matrices_left(plan: Plan) -> list[str]:
-    """Return the names of the modules that stay and have a matrix, which programs may take for a quantized layer."""
-    return [module.name for module in plan.skipped if len(module.shape) == 2]
+def _stored_of(plan: Plan, config: MethodConfig, bits: Mapping[str, int]) -> Stored:
+    """Return how the layers of a plan will be stored by a config, whose bits they have where `bits` has 0."""
+    # Programs may take any module with a matrix for a quantized layer.
+    left = [module.name for module in plan.skipped if len(module.shape) == 2]
+    shapes = {layer.name: layer.shape for layer in plan.layers}
+    source = plan.source
+    return stored_of(config, bits, left, shapes=shapes, dtype=source.dtype, architecture=source.architecture)
 
 
 def refuse_unread(plan: Plan) -> None:

@@ -25,6 +25,7 @@ def stored_in(artifact: Artifact) -> Stored | None:
     ]
     named = architectures(artifact.config)
     known: dict[str, Any] = {"dtype": dtype, "values": values, "architecture": next(iter(named), "")}
+    known["shapes"] = artifact.format.layer_shapes(values, shapes) if artifact.format else {}
     try:
         return stored_of(config_of_checkpoint(values), bits, left, **known)
     except CheckpointError:

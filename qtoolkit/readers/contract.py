@@ -28,6 +28,7 @@ _USUAL: dict[str, Any] = {
     "experts": "",
     "plain_experts": False,
     "split_experts": "",
+    "matrices": (),
 }
 
 

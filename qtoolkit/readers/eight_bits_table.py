@@ -1,7 +1,7 @@
 """The rows of the reader contract on models in 8 bits whose inputs are rounded too: float8, and int8 (W8A8)."""
 
 from qtoolkit.readers.entry import Entry, Limit, Since
-from qtoolkit.readers.shared_limits import SGLANG, VLLM, WHOLE_EXPERTS
+from qtoolkit.readers.shared_limits import SGLANG, VLLM, WHOLE_BLOCKS, WHOLE_EXPERTS
 
 _FORMAT = "compressed-tensors"
 _MIXED = Limit(
@@ -73,25 +73,25 @@ EIGHT_BITS = (
         vllm=Entry(
             "vllm",
             _FORMAT,
-            source=f"{_VLLM_SCHEME}_w8a8_fp8.py:83, {_VLLM_SCHEME}_w8a16_fp8.py:53",
+            source=f"{_VLLM_SCHEME}_w8a8_fp8.py:83, {_VLLM_SCHEME}_w8a16_fp8.py:53, {VLLM}/utils/fp8_utils.py:1296",
             input_type="float8",
             since=(
                 Since("0.5.3", without="0.5.2", found="CHANNEL in compressed_tensors_w8a8_fp8.py"),
                 Since("0.11.0", without="0.10.2", found="BLOCK there", field="group_sizes", values=(128,)),
             ),
-            limits=(WHOLE_EXPERTS, _MIXED),
+            limits=(WHOLE_EXPERTS, WHOLE_BLOCKS, _MIXED),
             note="in float8 on a GPU from compute capability 8.9 on, expanded to 16 bits from 7.5 on",
         ),
         sglang=Entry(
             "sglang",
             _FORMAT,
-            source=f"{_SGLANG_SCHEME}_w8a8_fp8.py:65, {_SGLANG_SCHEME}_w8a16_fp8.py:35",
+            source=f"{_SGLANG_SCHEME}_w8a8_fp8.py:65, {_SGLANG_SCHEME}_w8a16_fp8.py:35, {SGLANG}/fp8_utils.py:2852",
             input_type="float8",
             since=(
                 Since("0.4.4.post2", without="0.4.4.post1", found="compressed_tensors_w8a8_fp8.py"),
                 Since("0.5.6.post1", without="0.5.6", found="BLOCK there", field="group_sizes", values=(128,)),
             ),
-            limits=(WHOLE_EXPERTS, _MIXED),
+            limits=(WHOLE_EXPERTS, WHOLE_BLOCKS, _MIXED),
             note="in float8 on a GPU from compute capability 8.9 on, expanded to 16 bits from 8.0 on",
         ),
     ),

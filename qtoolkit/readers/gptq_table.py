@@ -4,9 +4,12 @@ from qtoolkit.readers.entry import Entry, Limit, Since
 from qtoolkit.readers.shared_limits import (
     COMPRESSED,
     CONVERTS,
+    FILLS_UP,
+    MARLIN,
     MIXED,
     SERVER_GROUPS,
     SGLANG,
+    TILED,
     VLLM,
     WHOLE_EXPERTS,
 )
@@ -47,11 +50,12 @@ GPTQ = (
     Entry(
         "vllm",
         "gptq",
-        source=f"{VLLM}/auto_gptq.py:103, utils/gptq_utils.py:23, utils/marlin_utils.py:37",
+        source=f"{VLLM}/auto_gptq.py:103, utils/gptq_utils.py:23, utils/marlin_utils.py:37,221",
         since=(
             Since("0.2.6", without="0.2.5", found="gptq.py"),
             Since("0.3.3", without="0.3.2", found="bits 2, 3, 4, 8 in gptq.py", field="bits", values=(8,)),
             Since("0.7.3", without="0.7.2", found="dynamic in gptq.py", field="widths", values=(2,)),
+            FILLS_UP,
         ),
         limits=(
             WHOLE_EXPERTS,
@@ -67,7 +71,7 @@ GPTQ = (
     Entry(
         "sglang",
         "gptq",
-        source=f"{SGLANG}/gptq/gptq.py:297,353, __init__.py:79, marlin_utils.py:44",
+        source=f"{SGLANG}/gptq/gptq.py:297,353, __init__.py:79, marlin_utils.py:44; {MARLIN}",
         since=(
             Since(
                 "0.4.3.post3",
@@ -80,6 +84,7 @@ GPTQ = (
             Limit("bits", (4, 8), "GPTQ of {got} bits: it takes 4 and 8", "give bits=4 or bits=8"),
             Limit("sym", (True,), "asymmetric GPTQ", f"give sym=True, or {COMPRESSED}"),
             Limit("group_sizes", SERVER_GROUPS, "GPTQ in groups of {got}", "give group_size -1, 32, 64 or 128"),
+            TILED,
             MIXED,
             _MISNAMED,
         ),

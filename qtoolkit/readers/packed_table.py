@@ -4,10 +4,13 @@ from qtoolkit.readers.entry import Entry, Limit, Since
 from qtoolkit.readers.shared_limits import (
     CONVERTS,
     EMBEDDINGS,
+    FILLS_UP,
+    MARLIN,
     MIXED,
     NO_EMBEDDINGS,
     SERVER_GROUPS,
     SGLANG,
+    TILED,
     VLLM,
     WHOLE_EXPERTS,
 )
@@ -59,6 +62,7 @@ PACKED = (
                 field="bits",
                 values=(2, 3, 5, 6, 7),
             ),
+            FILLS_UP,
         ),
         limits=(
             WHOLE_EXPERTS,
@@ -72,7 +76,7 @@ PACKED = (
     Entry(
         "sglang",
         "compressed-tensors",
-        source=f"{SGLANG}/compressed_tensors/schemes/compressed_tensors_wNa16.py:53-58, marlin_utils.py:86",
+        source=f"{SGLANG}/compressed_tensors/schemes/compressed_tensors_wNa16.py:53-58, marlin_utils.py:86; {MARLIN}",
         since=(
             Since(
                 "0.5.4", without="0.5.3.post3", found="compressed_tensors_wNa16.py; before, those of the vLLM beside it"
@@ -84,6 +88,7 @@ PACKED = (
             # Its kernel has no others: sglang/kernels/jit/csrc/gemm/marlin/gptq_marlin.cuh:412-424.
             Limit("bits_with_zero_points", (4,), "zero points beside codes of {got} bits", "give sym=True, or 4 bits"),
             Limit("group_sizes", SERVER_GROUPS, "groups of {got}", "give group_size -1, 32, 64 or 128"),
+            TILED,
             NO_EMBEDDINGS,
             MIXED,
         ),

@@ -69,13 +69,19 @@ def _cell(entry: Entry | None, program: Program) -> str:
     if entry.refused:
         return f"no: {entry.remedy}" if entry.remedy else "no"
     bits = next((limit.allowed for limit in entry.limits if limit.field == "bits"), ())
-    words = {"sym": "symmetric", "desc_act": "no desc_act", "widths": "one width", "embeddings": "no embeddings"}
+    words = {
+        "sym": "symmetric",
+        "desc_act": "no desc_act",
+        "widths": "one width",
+        "embeddings": "no embeddings",
+        "outside_tiles": "sizes in multiples of 128 x 64 or 64 x 128",
+    }
     spanned = f"{bits[0]} to {bits[-1]}" if bits == tuple(range(2, 9)) else ", ".join(map(str, bits))
     parts = [f"{spanned} bits"] if bits else []
     parts += [
         words[limit.field]
         for limit in entry.limits
-        if limit.field in words and limit.allowed in ((True,), (False,), (1,), (None,))
+        if limit.field in words and limit.allowed in ((True,), (False,), (1,), (None,), ())
     ]
     return "; ".join([*(parts or ["yes"]), *_versions(entry, program)])
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from qtoolkit.matching import matches
 from qtoolkit.readers.fused_layers import fused_unit
+from qtoolkit.readers.matrices import BLOCK, Matrix, cut_blocks, matrices_of, outside_tiles
 
-# Inputs of the blocks of weights that share a scale: all that any program here writes have 128 x 128.
-_BLOCK = 128
 # vllm/model_executor/models/gpt_oss.py and dbrx.py, `load_weights`; granitemoe.py finds single experts.
 _WHOLE = ("GptOssForCausalLM", "DbrxForCausalLM")
 # What chooses the experts of a token.
@@ -41,6 +40,7 @@ class Stored:
         plain_experts: whether its experts are stored one by one in full precision, beside quantized layers.
         misnamed_units: those whose layers the config names one by one, where servers look for the fused name.
         left: layers of blocks that are not quantized, by their full names; routers of experts aside, which never are.
+        matrices: what servers multiply with, each a quantized layer or some that they join; empty for unknown sizes.
     """
 
     format: str
@@ -59,6 +59,22 @@ class Stored:
     experts: str = ""
     plain_experts: bool = False
     split_experts: str = ""
+    matrices: tuple[Matrix, ...] = ()
+
+    @property
+    def outside_tiles(self) -> tuple[str, ...]:
+        """Return the matrices of sizes that the kernel Marlin does not take, in words."""
+        return outside_tiles(self.matrices)
+
+    @property
+    def is_filled_up(self) -> bool:
+        """Return whether Marlin takes some matrices filled up alone, and no other kernel does: those take float16."""
+        return bool(self.outside_tiles) and self.dtype != "float16"
+
+    @property
+    def cut_blocks(self) -> tuple[str, ...]:
+        """Return the matrices in which one block of weights belongs to two layers, in words; none without blocks."""
+        return cut_blocks(self.matrices) if BLOCK in self.group_sizes else ()
 
     @property
     def widths(self) -> int:
@@ -85,6 +101,7 @@ def describe_stored(
     layers: Mapping[str, int],
     left: Iterable[str] = (),
     *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
     groups: Mapping[str, int | None] | None = None,
     sym: bool = True,
     input_type: str = "",
@@ -100,6 +117,7 @@ def describe_stored(
             `checkpoint_format`, as far as it has them.
         layers: bits of the quantized layers by their full names; empty where they are not known.
         left: full names of modules that are not quantized.
+        shapes: [outputs, inputs] of layers by their full names, those of `layers` among them; None where not known.
         groups: inputs that share a scale in each of `layers`, as `group_size_of`; None where all have those of the
             options.
         sym: whether codes are symmetric, for a method whose options do not say.
@@ -122,7 +140,7 @@ def describe_stored(
     expands = not is_sym and embeddings is None if values is None else values.get("run_compressed") is False
     return Stored(
         format=stored_as,
-        layout=_layout(described, options),
+        layout=_layout(described) if values is not None else str(options.get("checkpoint_format") or ""),
         bits=tuple(sorted(one for one in bits if isinstance(one, int) and one)),
         group_sizes=tuple(sorted(one for one in own_sizes if one is not None)),
         input_type=_input_type(described) or input_type,
@@ -137,6 +155,7 @@ def describe_stored(
         experts=architecture if any(map(_is_expert, layers)) else "",
         split_experts=architecture if architecture in _WHOLE and any(map(_is_expert, layers)) else "",
         plain_experts=bool(layers) and any(map(_is_expert, left)),
+        matrices=matrices_of({name: shape for name, shape in (shapes or {}).items() if name in in_blocks}),
     )
 
 
@@ -144,7 +163,7 @@ def group_size_of(options: Mapping[str, Any]) -> int | None:
     """Return how many inputs share a scale by the options of a config: -1 for all; None where they do not say."""
     granularity = options.get("granularity")
     size = (
-        -1 if granularity in ("tensor", "channel") else _BLOCK if granularity == "block" else options.get("group_size")
+        -1 if granularity in ("tensor", "channel") else BLOCK if granularity == "block" else options.get("group_size")
     )
     return size if isinstance(size, int) else None
 
@@ -161,9 +180,9 @@ def _is_expert(name: str) -> bool:
     return "experts" in parts and sum(part.isdigit() for part in parts) > 1
 
 
-def _layout(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """Return what a format calls the way that it packs codes, by the config of a checkpoint or of a method."""
-    named = values.get("checkpoint_format") or values.get("format") or options.get("checkpoint_format") or ""
+def _layout(values: Mapping[str, Any]) -> str:
+    """Return what a format calls the way that it packs codes, by a `quantization_config`."""
+    named = values.get("packing_format") or values.get("checkpoint_format") or values.get("format") or ""
     # Some programs call it so; others write the number of their own version.
     version = str(values.get("version") or "").lower()
     return str(named) or (version if version.isidentifier() else "")

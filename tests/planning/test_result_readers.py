@@ -15,15 +15,19 @@ from tests.sample_models import config_of, random_model
 MACHINE: dict[str, Any] = {"machine": "a100-80"}
 
 
+# Of sizes that all kernels take.
+SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
 def planned(config: Any, for_: str | None, **options: Any) -> Plan:
-    return qt.plan(random_model("llama"), config, machine="cpu-12gb", device="cpu", for_=for_, **options)
+    return qt.plan(random_model("llama", **SIZES), config, machine="cpu-12gb", device="cpu", for_=for_, **options)
 
 
 REFUSED = [
     (qt.GPTQ(bits=3), "vllm", "GPTQ(format='compressed-tensors', bits=3"),
     (qt.GPTQ(sym=False), "sglang", "GPTQ(format='compressed-tensors'"),
-    (qt.GPTQ(bits=3), "sglang", "GPTQ(group_size=64"),
-    (qt.GPTQ(format="compressed-tensors", embeddings=8), "transformers", "GPTQ(format='compressed-tensors', group"),
+    (qt.GPTQ(bits=3), "sglang", "GPTQ()"),
+    (qt.GPTQ(format="compressed-tensors", embeddings=8), "transformers", "GPTQ(format='compressed-tensors')"),
     (qt.GPTQ(rules={"*.q_proj": {"bits": 8}}), "auto-gptq", "GPTQ(bits=8"),
     (qt.NF4(), "vllm", "GPTQ("),
 ]
@@ -47,6 +51,17 @@ def test_a_plan_for_nobody_in_particular_has_the_readings_and_tells_what_costs_r
     assert plan.reading is None
     assert Plan.from_dict(plan.to_dict()) == plan
     assert not any("not loaded" in note for note in planned(qt.GPTQ(), None).notes)
+
+
+def test_sizes_that_a_program_does_not_take_are_told_once_for_all_layers() -> None:
+    small = random_model("llama")
+    plan = qt.plan(small, qt.GPTQ(), machine="cpu-12gb", device="cpu", for_="sglang")
+    assert plan.reading is not None and not plan.reading.loads
+    assert plan.reading.why.startswith("self_attn.o_proj of 64 x 64, where its kernel takes")
+    assert sum("of 64 x 64" in note for note in plan.notes) == 1
+    # Queries, keys and values are one matrix of 128 x 64, gate and up one of 256 x 64, and down is 64 x 128.
+    rest = qt.plan(small, qt.GPTQ(exclude=("*.o_proj",)), machine="cpu-12gb", device="cpu", for_="sglang")
+    assert rest.reading is not None and rest.reading.loads
 
 
 def test_a_mixed_unit_is_a_failed_contract_check() -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.check_readers import CONDITIONS, Condition, literal, moved
+from scripts.check_readers import CONDITIONS, Condition, moved
 from scripts.eight_bit_schemes import capabilities, chosen_schemes, written_groups
+from scripts.wheel_sources import literal, tiles
 
 OURS = next(one for one in CONDITIONS if (one.reader, one.what) == ("vllm", "GPTQ: bits and sym"))
 SOURCE = """
@@ -54,6 +55,25 @@ def test_a_source_that_is_gone_is_told(tmp_path: Path) -> None:
 def test_literals_are_read_without_running_anything(tmp_path: Path, code: str, value: object) -> None:
     (tmp_path / "a.py").write_text(code)
     assert literal(tmp_path, "a.py", "A") == value
+
+
+CONFIGS = """
+thread_config_t small_batch_thread_configs[] = {{
+    // thread_k, thread_n, num_threads
+    {{128, 128, 256}}, {{64, 128, 128}}, {{128, {least}, 128}}}};
+thread_config_t large_batch_thread_configs[] = {{
+    {{64, 256, 256}}, {{64, 128, 128}}, {{128, {least}, 128}}}};
+"""
+
+
+@pytest.mark.parametrize(("least", "moves"), [(64, False), (32, True)])
+def test_sizes_of_a_kernel_are_read_in_its_source(tmp_path: Path, least: int, moves: bool) -> None:
+    file = tmp_path / "sglang/kernels/jit/csrc/gemm/marlin/gptq_marlin.cuh"
+    file.parent.mkdir(parents=True)
+    file.write_text(CONFIGS.format(least=least))
+    assert tiles(tmp_path) == {(128, 64), (least, 128)}
+    ours = next(one for one in CONDITIONS if one.what == "Marlin: sizes of matrices")
+    assert bool(moved({"sglang": tmp_path}, [ours])) is moves
 
 
 SERVER = """

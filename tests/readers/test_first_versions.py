@@ -122,7 +122,9 @@ def test_a_card_tells_it() -> None:
 
 def test_a_plan_for_an_older_version_is_refused_with_what_that_one_loads() -> None:
     config: Any = qt.GPTQ(format="compressed-tensors")
-    plan = qt.plan(random_model("llama"), config, machine="cpu-12gb", device="cpu", for_="vLLM 0.5.0")
+    # Of sizes that old kernels take.
+    model = random_model("llama", hidden_size=128, intermediate_size=256, num_attention_heads=4, num_key_value_heads=2)
+    plan = qt.plan(model, config, machine="cpu-12gb", device="cpu", for_="vLLM 0.5.0")
     assert plan.for_reader == "vllm==0.5.0" and plan.reading is not None
     assert (plan.reading.name, plan.reading.loads) == ("vLLM 0.5.0", False)
     assert "0.5.1 is the first version that is known to load it: update it" in str(plan)
@@ -132,4 +134,4 @@ def test_a_plan_for_an_older_version_is_refused_with_what_that_one_loads() -> No
     with pytest.raises(
         ConfigError, match=r"^for_='vllm==0\.5\.0': vLLM 0\.5\.0 would not load the result \(0\.5\.1 is"
     ):
-        qt.quantize(random_model("llama"), config, device="cpu", output="never", for_="vllm==0.5.0")
+        qt.quantize(model, config, device="cpu", output="never", for_="vllm==0.5.0")

@@ -14,6 +14,13 @@ BLOCK += [f"model.layers.0.mlp.{end}_proj" for end in ("gate", "up", "down")]
 QKV, GATE_UP = "model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.gate_up_proj"
 
 
+def test_a_layout_is_that_of_the_format_that_is_written() -> None:
+    layouts = {config.format: stored_of(config).layout for config in (qt.GPTQ(checkpoint_format="gptq_v2"),)}
+    layouts |= {name: stored_of(qt.GPTQ(format=name)).layout for name in ("compressed-tensors", "mlx")}
+    assert layouts == {"gptq": "gptq_v2", "compressed-tensors": "", "mlx": ""}
+    assert reading_of("qtoolkit", readers_of(stored_of(qt.GPTQ(format="compressed-tensors")))).loads
+
+
 def bits(**changes: int) -> dict[str, int]:
     return {name: changes.get(name.rpartition(".")[2].removesuffix("_proj"), 4) for name in BLOCK}
 

@@ -55,6 +55,18 @@ class AutoRoundFormat(Format):
         packed, translated = _packed_as(values)
         return packed.num_layers(translated, names)
 
+    def layer_bits(self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+        """See `Format`: as the format whose packing they have."""
+        found = _packed_or_none(values)
+        return {} if found is None else found[0].layer_bits(found[1], shapes)
+
+    def layer_shapes(
+        self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    ) -> Mapping[str, tuple[int, int]]:
+        """See `Format`: as the format whose packing they have."""
+        found = _packed_or_none(values)
+        return {} if found is None else found[0].layer_shapes(found[1], shapes)
+
     def register(self, layers_of: LayersOf) -> None:
         """See `Format`."""
         from qtoolkit.formats.auto_round.loader import register
@@ -69,6 +81,16 @@ def _packed_as(values: Mapping[str, Any]) -> tuple[Format, Mapping[str, Any]]:
 
     translated = translate(values)
     return get_format(translated["quant_method"]), translated
+
+
+def _packed_or_none(values: Mapping[str, Any]) -> tuple[Format, Mapping[str, Any]] | None:
+    """Return the same; None for a config that is not read here."""
+    from qtoolkit.errors import QToolkitError
+
+    try:
+        return _packed_as(values)
+    except QToolkitError:
+        return None
 
 
 def _of(checkpoint: "Checkpoint") -> Format:

@@ -45,6 +45,13 @@ class AWQFormat(Format):
 
         return bits_of(values, (name.removesuffix(".qweight") for name in shapes if name.endswith(self.layer_suffixes)))
 
+    def layer_shapes(
+        self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    ) -> Mapping[str, tuple[int, int]]:
+        """See `Format`: codes are stored as [inputs, outputs * bits / 32]."""
+        stored = {name: (shapes[f"{name}.qweight"], bits) for name, bits in self.layer_bits(values, shapes).items()}
+        return {name: (32 * words[1] // bits, words[0]) for name, (words, bits) in stored.items() if len(words) == 2}
+
     def register(self, layers_of: LayersOf) -> None:
         """See `Format`."""
         from qtoolkit.formats.awq.loader import register

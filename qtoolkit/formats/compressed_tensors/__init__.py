@@ -202,6 +202,18 @@ class CompressedTensorsFormat(GroupedFormat):
 
         return bits_by_scheme(values, (name for name in shapes if name.endswith(self.layer_suffixes)))
 
+    def layer_shapes(
+        self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    ) -> Mapping[str, tuple[int, int]]:
+        """See `Format`: codes are stored as [outputs, inputs * bits / 32], or as [outputs, inputs] in bytes."""
+        found = {}
+        for name, bits in self.layer_bits(values, shapes).items():
+            words = shapes.get(f"{name}.weight_packed", ())
+            stored = (words[0], 32 * words[1] // bits) if len(words) == 2 else shapes.get(f"{name}.weight", ())
+            if len(stored) == 2:
+                found[name] = (stored[0], stored[1])
+        return found
+
     def reads_alone(self, values: Mapping[str, Any]) -> bool:
         """See `Format`."""
         from qtoolkit.formats.compressed_tensors.config import has_embeddings

@@ -77,6 +77,13 @@ class GPTQFormat(GroupedFormat):
                 found[layer] = 32 * shape[0] // inputs[0]
         return found
 
+    def layer_shapes(
+        self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    ) -> Mapping[str, tuple[int, int]]:
+        """See `Format`: codes are stored as [inputs * bits / 32, outputs]."""
+        layers = self.layer_bits(values, shapes)
+        return {name: (shapes[f"{name}.qweight"][1], shapes[f"{name}.g_idx"][0]) for name in layers}
+
     def needs_qtoolkit(self, options: Mapping[str, Any]) -> bool:
         """See `Format`: optimum gives all layers the same bits."""
         return is_uneven(options)
