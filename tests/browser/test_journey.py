@@ -70,6 +70,10 @@ def quantize(panel: ShownPanel) -> None:
     panel.wait_for("nf4 of .*: done")
     assert 0 < int(seen[0]) < int(seen[1]) < 100
     expect(panel.results).to_contain_text(re.compile("ratio\\s*2.41 times smaller"))
+    panel.press("Try it")
+    panel.wait_for("answers to .*: done")
+    expect(panel.results).to_contain_text(re.compile("before\\s*Paris"))
+    panel.keep_picture("panel-try")
 
 
 def cancel_another(panel: ShownPanel) -> None:

@@ -83,6 +83,11 @@ class JobRunner:
         row = Box([action.box for action in self.actions.values()], layout=Layout(flex_flow="row wrap"))
         self.box = VBox([row, self.view.box])
 
+    def further_button(self, label: str, make_job: Callable[[], Job]) -> ButtonField:
+        """Return one more button that starts a job, to be put elsewhere; Cancel and the progress are this one's."""
+        self.actions[label] = ButtonField(label, self._starter(label, make_job))
+        return self.actions[label]
+
     def _starter(self, label: str, make_job: Callable[[], Job]) -> Callable[[], None]:
         def start() -> None:
             for shown in (*self._error_fields.values(), *self.actions.values()):

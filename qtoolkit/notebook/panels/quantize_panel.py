@@ -66,10 +66,10 @@ class QuantizePanel:
         self._proposed = ""
         self.call = HTML()
         self.runner = JobRunner(worker, results, {"Quantize": self._job}, self._fields, errors)
-        self.try_it = TryIt(worker, results)
+        self.try_it = TryIt(self.runner)
         self.next_steps = NextSteps(choice, shown)
-        self.zip_it = ZipIt(choice, worker, results)
-        below = [self.call, self.runner.box, self.try_it.box, self.next_steps.box, self.zip_it.box]
+        self.zip_it = ZipIt(choice, self.runner)
+        below = [self.call, self.runner.box, self.try_it.box, self.next_steps.box, self.zip_it.button.box]
         self.box = VBox([*boxes, *(field.box for field in self._fields), *below])
         for field in self._fields:
             field.on_change(self._show_call)

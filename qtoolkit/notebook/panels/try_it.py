@@ -7,10 +7,8 @@ from IPython import get_ipython
 from ipywidgets import HTML, VBox
 
 from qtoolkit.errors import ConfigError, masked
-from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import text_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
-from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.verb_call import call_html
 from qtoolkit.records import Answers
 
@@ -73,21 +71,19 @@ class TryIt:
     """A prompt and a button, there once something was quantized.
 
     Args:
-        worker: runs the job.
-        results: shows the answers.
+        runner: runs the job.
 
     Attributes:
         box: the widget to put on the page.
-        prompt: the field.
-        runner: start and cancel, and the progress.
+        prompt, button: what is asked, and asks.
     """
 
-    def __init__(self, worker: Worker, results: Results) -> None:
+    def __init__(self, runner: JobRunner) -> None:
         self._made: Made | None = None
         self.prompt = text_field("Try it", _PROMPT, hint="a text to continue, before and after")
         self.call = HTML()
-        self.runner = JobRunner(worker, results, {"Try it": self._job}, [self.prompt])
-        self.box = VBox([self.prompt.box, self.call, self.runner.box])
+        self.button = runner.further_button("Try it", self._job)
+        self.box = VBox([self.prompt.box, self.call, self.button.box])
         self.prompt.on_change(self._show)
         self._show()
 

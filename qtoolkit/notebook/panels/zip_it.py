@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
-from qtoolkit.notebook.panels.results import Results
 from qtoolkit.records import Archive
 
 
@@ -39,23 +37,20 @@ class ZipIt:
 
     Args:
         choice: has the folder that was saved last.
-        worker: runs the job.
-        results: shows where the file is.
+        runner: runs the job.
 
     Attributes:
-        box: the widget to put on the page; hidden until `show`.
-        runner: start and cancel, and the progress.
+        button: starts it; hidden until `show`.
     """
 
-    def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
+    def __init__(self, choice: PanelChoice, runner: JobRunner) -> None:
         self._choice = choice
-        self.runner = JobRunner(worker, results, {"Zip it for download": self._job})
-        self.box = self.runner.box
-        self.box.layout.display = "none"
+        self.button = runner.further_button("Zip it for download", self._job)
+        self.button.box.layout.display = "none"
 
     def show(self) -> None:
         """Show it: something was saved."""
-        self.box.layout.display = None
+        self.button.box.layout.display = None
 
     def _job(self) -> Job:
         folder = self._choice.folder

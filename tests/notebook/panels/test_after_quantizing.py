@@ -2,7 +2,6 @@
 
 import zipfile
 from collections.abc import Callable
-from html import unescape
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qtoolkit.errors import InsufficientMemoryError
 from qtoolkit.jobs import answering
 from qtoolkit.notebook.panels import Panel
-from qtoolkit.notebook.panels.job_runner import JobRunner
 from qtoolkit.records import Answers, Archive
 from qtoolkit.requests import LoadRequest
 from tests.notebook.panels.conftest import told
@@ -35,7 +33,7 @@ def quantized(panel: Panel, *, output: str = "output/small", into: str = "") -> 
 def asked(panel: Panel) -> Answers | str:
     """Press Try it, and wait."""
     panel.quantize.try_it.prompt.value = PROMPT
-    panel.quantize.try_it.runner.actions["Try it"].press()
+    panel.quantize.try_it.button.press()
     panel.worker.wait(120)
     return panel.results.records["try"]
 
@@ -70,7 +68,7 @@ def test_a_model_kept_as_a_variable_is_asked(open_panel: Open, shell: Interactiv
     assert panel.quantize.next_steps.box.layout.display == "none"
     shell.user_ns["q"] = 7
     asked(panel)
-    assert "the variable q is no longer the quantized model: quantize it again" in told(panel.quantize.try_it)
+    assert "the variable q is no longer the quantized model: quantize it again" in told(panel.quantize)
 
 
 def test_where_the_original_does_not_fit_the_quantized_model_answers(
@@ -111,8 +109,7 @@ def test_a_panel_alone_names_no_panel_that_is_not_there(open_panel: Open, tiny_l
 
 def test_what_was_saved_is_put_into_one_file(open_panel: Open, tiny_llama: Path, tmp_path: Path) -> None:
     panel = quantized(open_panel(tiny_llama), output="output/zipped")
-    zip_it = panel.quantize.zip_it.runner
-    zip_it.actions["Zip it for download"].press()
+    panel.quantize.zip_it.button.press()
     panel.worker.wait(60)
     with zipfile.ZipFile("output/zipped.zip") as archive:
         assert archive.testzip() is None
@@ -123,10 +120,6 @@ def test_what_was_saved_is_put_into_one_file(open_panel: Open, tiny_llama: Path,
     assert all((tmp_path / "zipped" / name).read_bytes() == (folder / name).read_bytes() for name in names)
     assert isinstance(panel.results.records["zip"], Archive)
     # Again: what lies there is somebody's.
-    zip_it.actions["Zip it for download"].press()
+    panel.quantize.zip_it.button.press()
     panel.worker.wait(60)
-    assert "output/zipped.zip exists: download it, or remove or rename it first" in told_of(zip_it)
-
-
-def told_of(runner: JobRunner) -> str:
-    return unescape(runner.view.status.value)
+    assert "output/zipped.zip exists: download it, or remove or rename it first" in told(panel.quantize)
