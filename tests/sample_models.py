@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import qtoolkit as qt
+from qtoolkit.models.tokenizer import load_gguf_tokenizer
 
 CACHE = Path(__file__).parent.parent / "build" / "models"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -135,7 +136,7 @@ def smollm2_folder() -> Path:
                 gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **dequantized()
             )
             model.save_pretrained(partial)
-            AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+            load_gguf_tokenizer(gguf).value.save_pretrained(partial)
             partial.rename(folder)
     return folder
 
@@ -149,7 +150,7 @@ def gemma3_folder() -> Path | None:
     model = qt.load(file, device="cpu")
     assert isinstance(model, PreTrainedModel)
     model.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(CACHE, gguf_file=GEMMA3_NAME).save_pretrained(partial)
+    load_gguf_tokenizer(file).value.save_pretrained(partial)
     partial.rename(folder)
     return folder
 

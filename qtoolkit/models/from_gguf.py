@@ -23,7 +23,7 @@ from qtoolkit.models.building import cause_of, using_transformers
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.gguf_config import config_of_gguf, model_type_of
 from qtoolkit.models.gguf_weights import with_weights_of
-from qtoolkit.models.tokenizer import load_tokenizer
+from qtoolkit.models.tokenizer import load_gguf_tokenizer
 from qtoolkit.optional import optional
 
 if TYPE_CHECKING:
@@ -71,8 +71,10 @@ def open_gguf(
         raise CheckpointError(f"the config of {file.parent} is of a {model_type} model, and {held}: get both again")
     # "none" is llama.cpp's name of no tokenizer.
     has_tokenizer = header.values.get("tokenizer.ggml.model", "none") != "none"
+    notes = _rope_notes(header, config)
     if tokenizer is None and not headers_only and has_tokenizer:
-        tokenizer = load_tokenizer(file.parent, gguf_file=file.name)
+        read = load_gguf_tokenizer(file)
+        tokenizer, notes = read.value, [*notes, *read.notes]
     checkpoint = Checkpoint(
         name=str(file),
         config=config,
@@ -84,7 +86,7 @@ def open_gguf(
         tokenizer=tokenizer,
         checked="not checked: a file, of which no hash is known",
         expand=partial(_expand, file, config),
-    ).with_notes(*_rope_notes(header, config))
+    ).with_notes(*notes)
     if architecture is not None:
         return with_weights_of(checkpoint, architecture, places)
     if len(parts) > 1:

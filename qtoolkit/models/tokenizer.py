@@ -1,6 +1,8 @@
 """Load the tokenizer that lies beside a model's weights, or that a loaded model was opened with."""
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ from qtoolkit.errors import SourceError, UnsafeCheckpointError, oneline
 from qtoolkit.files import file_bytes
 from qtoolkit.hub.cache import cached_commit, snapshot_folder
 from qtoolkit.measure.malloc import give_memory_back, require_room
+from qtoolkit.models.gguf_tokenizer import tokenizer_of_gguf
 from qtoolkit.models.tokenizer_state import remember_source
+from qtoolkit.noted import Noted
 
 # Memory that reading a tokenizer takes at its peak, in bytes for each byte of its file: 14.5, as plans say.
 _BYTES_TO_READ = 15
@@ -24,12 +28,11 @@ TOKENIZER_FILES = (
 )
 
 
-def load_tokenizer(folder: Path, *, gguf_file: str | None = None) -> Any:
+def load_tokenizer(folder: Path) -> Any:
     """Load the tokenizer in a folder.
 
     Args:
         folder: holds its files.
-        gguf_file: the name of a `.gguf` file in the folder, which holds it instead.
 
     Returns:
         The tokenizer; None where there is none.
@@ -37,41 +40,59 @@ def load_tokenizer(folder: Path, *, gguf_file: str | None = None) -> Any:
     Raises:
         SourceError: there is one, and it cannot be read.
     """
+    from transformers import AutoTokenizer
+
     files = [file for name in _MAIN_FILES for file in sorted(folder.glob(name))]
-    if gguf_file is None and not files:
+    if not files:
         return None
     refuse_large_files(file for name in TOKENIZER_FILES for file in folder.glob(name))
     require_room(_BYTES_TO_READ * file_bytes(folder / "tokenizer.json"))
+    with _told_errors(folder, files):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        refuse_panics(tokenizer)
+        remember_source(tokenizer, folder)
+    return tokenizer
+
+
+def load_gguf_tokenizer(file: Path) -> Noted[Any]:
+    """Load the tokenizer of a `.gguf` file.
+
+    Args:
+        file: the file, the first one of several parts.
+
+    Returns:
+        The tokenizer, with a note where it may make other tokens than the model's own.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    with _told_errors(file, []):
+        tokenizer = tokenizer_of_gguf(file)
+        refuse_panics(tokenizer.value)
+    return tokenizer
+
+
+@contextmanager
+def _told_errors(place: Path, files: Iterable[Path]) -> Iterator[None]:
+    """Raise a SourceError for whatever reading a tokenizer raises.
+
+    Args:
+        place: where it is.
+        files: that may be pointers to others.
+    """
     try:
         with panics_as_errors():
-            tokenizer = _read(folder, gguf_file)
-        refuse_panics(tokenizer)
-        if gguf_file is None:
-            remember_source(tokenizer, folder)
-        return tokenizer  # noqa: TRY300  # all of this is foreign code
+            yield
     except Exception as error:  # the tokenizers library raises bare Exceptions
         way = "give one as tokenizer="
         if "trust_remote_code" in str(error):
-            what = f"the tokenizer in {folder} needs code from its repository, which qtoolkit never runs"
+            what = f"the tokenizer in {place} needs code from its repository, which qtoolkit never runs"
             raise UnsafeCheckpointError(f"{what}: {way}") from error
         pointer = next(filter(None, map(lfs_problem, files)), "")
-        raise SourceError(pointer or f"the tokenizer in {folder} cannot be read ({oneline(error)}): {way}") from error
+        raise SourceError(pointer or f"the tokenizer in {place} cannot be read ({oneline(error)}): {way}") from error
     finally:
         # Reading a large vocabulary takes twice the memory that the vocabulary then holds.
         give_memory_back()
-
-
-def _read(folder: Path, gguf_file: str | None) -> Any:
-    """Read a tokenizer by transformers, whatever that raises."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    if gguf_file is None:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, gguf_file=gguf_file)
-    except ValueError:
-        # It looks for the kind of model first, of which transformers knows fewer than of tokenizers.
-        return PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=gguf_file)
 
 
 def find_tokenizer(name: str) -> Any:

@@ -1,12 +1,9 @@
-"""The ways of splitting a text before it is tokenized that llama.cpp has a name of, and how one is recognized.
+"""The hashes by which llama.cpp's converter recognizes the way in which a tokenizer splits a text.
 
-llama.cpp's converter tokenizes one odd text and looks up the hash of the numbers (`get_vocab_base_pre` in
-`conversion/base.py`, llama-cpp-python 0.3.36). A tokenizer with tokens of its own has another hash, and two that differ
-may have the same one: so patterns are compared first, where they are known.
+It tokenizes one odd text and looks up the hash of the numbers (`get_vocab_base_pre` in `conversion/base.py`,
+llama-cpp-python 0.3.36). A tokenizer with tokens of its own has another hash, and two that differ may have the same:
+so patterns are compared first, where they are known (`checkpoints/gguf_pre_tokenizers.py`).
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 CHECKED_TEXT = (
     "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n\U0001f680 (normal) \U0001f636\u200d\U0001f32b"
@@ -134,40 +131,3 @@ _HASHES = {
     "ufakzeka": ("653660222fb704f61cbf2b618a8ae6502b7f8b20c980f9a5de07ed78e13319cd",),
 }
 BY_HASH = {digest: name for name, digests in _HASHES.items() for digest in digests}
-
-# Names of one way of splitting, with the same options of merging; the first where no hash tells which.
-_PLAIN = ("gpt-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "phi-2", "gigachat", "a.x-4.0", "modern-bert")
-_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_THREE_DIGITS = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST
-_ONE_DIGIT = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST
-# By pattern, and whether a word that is a token is taken whole though no merges make it.
-_PATTERNS = {
-    (_THREE_DIGITS, True): ("llama-bpe", "pixtral", "midm-2.0", "jina-v5-nano"),
-    (_THREE_DIGITS, False): ("dbrx", "smaug-bpe"),
-    (_ONE_DIGIT, False): ("qwen2", "stablelm2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "hunyuan"),
-}
-
-
-def names_by_pattern(described: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return llama.cpp's names of the way in which a tokenizer splits a text, which are one to it; none if unknown.
-
-    Args:
-        described: its `tokenizer.json`.
-    """
-    pre = described.get("pre_tokenizer") or {}
-    steps = pre.get("pretokenizers", [pre])
-    kinds = [step.get("type") for step in steps]
-    whole = bool(described["model"].get("ignore_merges"))
-    if not steps or kinds[-1] != "ByteLevel" or steps[-1].get("add_prefix_space"):
-        return ()
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
-        return () if whole else _PLAIN
-    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and steps[1].get("use_regex", True):
-        return () if whole else _DIGITS
-    if kinds == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True):
-        pattern = steps[0].get("pattern", {}).get("Regex", "")
-        isolated = steps[0].get("behavior") == "Isolated" and not steps[0].get("invert")
-        return _PATTERNS.get((pattern, whole), ()) if isolated else ()
-    return ()

@@ -6,18 +6,23 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
+from qtoolkit.checkpoints.gguf_pre_tokenizers import names_of_splitting
+from qtoolkit.checkpoints.gguf_vocabulary import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    SPACE,
+    SPECIAL_KEYS,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+)
 from qtoolkit.checkpoints.gguf_writing import Value
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gguf.pre_tokenizers import BY_HASH, CHECKED_TEXT, names_by_pattern
+from qtoolkit.formats.gguf.pre_tokenizers import BY_HASH, CHECKED_TEXT
 
-# Types of tokens, `enum llama_token_type`.
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
-_SPACE = "\u2581"
 # Of tokens that no merge makes.
 _LEAST_SCORE = -1e6
-_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-# As llama.cpp's converter names them.
-_STORED_NAMES = {"unk": "unknown", "sep": "seperator", "pad": "padding"}
 # Tokens that end an answer by their texts alone, `special_eog_ids` in llama.cpp's `llama-vocab.cpp`.
 _KNOWN_ENDS = frozenset(
     [
@@ -136,16 +141,16 @@ def _tokens(tokenizer: Any, described: Mapping[str, Any], vocab_size: int) -> li
     for number in range(vocab_size):
         text = texts.get(number)
         if text is None:
-            tokens.append((f"[PAD{number}]", _UNUSED))
+            tokens.append((f"[PAD{number}]", UNUSED))
         elif sentencepiece and text == unknown:
-            tokens.append((text, _UNKNOWN))
+            tokens.append((text, UNKNOWN))
         elif number in added:
             control = added[number]["special"] or _looks_special(text)
-            tokens.append((text, _CONTROL) if control else (text.replace(_SPACE, " "), _USER_DEFINED))
+            tokens.append((text, CONTROL) if control else (text.replace(SPACE, " "), USER_DEFINED))
         elif sentencepiece and _is_byte(text):
-            tokens.append((text, _BYTE))
+            tokens.append((text, BYTE))
         else:
-            tokens.append((text, _NORMAL))
+            tokens.append((text, NORMAL))
     return tokens
 
 
@@ -173,7 +178,7 @@ def _byte_level(tokenizer: Any, described: Mapping[str, Any]) -> dict[str, Value
             f"no .gguf file is written with this tokenizer: it changes a text before ({kind}), which llama.cpp does not"
         )
     # The patterns tell more than the hash: SmolLM's is that of GPT-2's splitting too, which keeps digits together.
-    names = names_by_pattern(described)
+    names = names_of_splitting(described)
     hashed = BY_HASH.get(sha256(str(tokenizer.encode(CHECKED_TEXT)).encode()).hexdigest())
     name = hashed if hashed in names or not names else names[0]
     if name is None:
@@ -251,10 +256,10 @@ def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
 def _special(tokenizer: Any, described: Mapping[str, Any], vocab_size: int) -> dict[str, Value]:
     """Return the numbers of special tokens, which are added to each text, and the chat template."""
     values = {}
-    for kind in _SPECIAL:
+    for kind, key in SPECIAL_KEYS.items():
         number = getattr(tokenizer, f"{kind}_token_id", None)
         if isinstance(number, int) and 0 <= number < vocab_size:
-            values[f"tokenizer.ggml.{_STORED_NAMES.get(kind, kind)}_token_id"] = Value("uint32", number)
+            values[key] = Value("uint32", number)
     before, after = _around(tokenizer)
     values["tokenizer.ggml.add_bos_token"] = Value("bool", bool(before))
     values["tokenizer.ggml.add_eos_token"] = Value("bool", bool(after))
