@@ -108,8 +108,8 @@ def _sentencepiece(values: Mapping[str, Any]) -> "Tokenizer":
     """
     from tokenizers import models
 
-    blanks = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    joined = [
+    blanks: dict[str, Any] = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    joined: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},

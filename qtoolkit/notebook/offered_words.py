@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+MODEL_FILES = (".gguf",)
+TEXT_FILES = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz", ".gguf", ".gguf_file")
 _MOST_FILES = 200
 
 
@@ -31,7 +33,12 @@ class Offered:
 
 
 def path_words(fragment: str, suffixes: Iterable[str] = ()) -> list[str]:
-    """Return the folders that a path may go on with, and the files with one of these suffixes, each as it is written.
+    """Return what `paths` does, each as it is written on a line: with a blank in it, between quotes."""
+    return [shlex.quote(path) if " " in path else path for path in paths(fragment, suffixes)]
+
+
+def paths(fragment: str, suffixes: Iterable[str] = ()) -> list[str]:
+    """Return the folders that a path may go on with, and the files with one of these suffixes.
 
     Args:
         fragment: the path so far; relative ones begin at the working folder.
@@ -51,4 +58,4 @@ def path_words(fragment: str, suffixes: Iterable[str] = ()) -> list[str]:
         for entry, is_folder in found
         if (is_folder or (wanted and entry.endswith(wanted))) and entry.startswith(".") == name.startswith(".")
     ]
-    return [shlex.quote(path) if " " in path else path for path in shown[:_MOST_FILES]]
+    return shown[:_MOST_FILES]

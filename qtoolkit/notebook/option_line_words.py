@@ -7,13 +7,11 @@ from qtoolkit.errors import QToolkitError
 from qtoolkit.formats import available_formats
 from qtoolkit.methods import available_methods, config_class
 from qtoolkit.notebook.lines import MAGICS, METHOD, MagicSyntax, method_in
-from qtoolkit.notebook.offered_words import Offered, path_words
+from qtoolkit.notebook.offered_words import MODEL_FILES, TEXT_FILES, Offered, path_words
 from qtoolkit.notebook.options import LineOption, config_options
 
 # Offered where no model is at hand.
 _EXAMPLE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_MODEL_FILES = (".gguf",)
-_TEXT_FILES = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz", ".gguf", ".gguf_file")
 
 
 def line_words(
@@ -75,7 +73,7 @@ def _values(option: LineOption, typed: str, variables: Mapping[str, Any]) -> Off
     if option.in_variable:
         words += _variables(variables, any_model=option.name == "base")
     if option.takes_path:
-        suffixes = () if option.metavar == "DIR" or option.name == "methods" else _TEXT_FILES
+        suffixes = () if option.metavar == "DIR" or option.name == "methods" else TEXT_FILES
         words += path_words(fragment, suffixes)
     return Offered(fragment, words or [option.default] * bool(option.default))
 
@@ -87,7 +85,7 @@ def _argument(what: str, typed: str, variables: Mapping[str, Any]) -> Offered:
         from qtoolkit.hub.cache import cached_names
 
         known = [*_variables(variables, any_model=True), *cached_names()]
-        return Offered(typed, [*known, *path_words(typed, _MODEL_FILES)] or [_EXAMPLE], "model")
+        return Offered(typed, [*known, *path_words(typed, MODEL_FILES)] or [_EXAMPLE], "model")
     return Offered(typed, available_formats() if what == "FORMAT" else path_words(typed) if what == "FOLDER" else ())
 
 

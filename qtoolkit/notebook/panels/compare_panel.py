@@ -5,6 +5,7 @@ from ipywidgets import HTML, SelectMultiple, VBox
 from qtoolkit.errors import ConfigError, SourceError
 from qtoolkit.methods import MethodConfig, available_methods
 from qtoolkit.notebook.body import DEFAULT_METHOD
+from qtoolkit.notebook.offered_words import TEXT_FILES
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import wide_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
@@ -42,7 +43,7 @@ class ComparePanel:
         default = (_FULL_PRECISION, DEFAULT_METHOD)
         hint = "Ctrl or Shift chooses several"
         self.forms = wide_field(SelectMultiple, "Forms", hint, options=names, value=default, rows=len(names))
-        self.text = keyword_field(CompareRequest, "text", "Text")
+        self.text = keyword_field(CompareRequest, "text", "Text", suffixes=TEXT_FILES)
         self.num_tokens = keyword_field(CompareRequest, "num_tokens", "Tokens", "4096")
         self.prompts = keyword_field(CompareRequest, "prompts", "Prompts")
         self.memory = keyword_field(CompareRequest, "memory", "At most")

@@ -10,9 +10,11 @@ from ipywidgets import VBox
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig, available_methods, get_method
 from qtoolkit.notebook.body import DEFAULT_METHOD
+from qtoolkit.notebook.offered_words import TEXT_FILES
 from qtoolkit.notebook.options import is_list, is_switch, option_hints, read_option
 from qtoolkit.notebook.panels.field import Field, choice_field, switch_field, text_field
 from qtoolkit.notebook.panels.fold import Fold
+from qtoolkit.notebook.panels.path_field import path_field
 from qtoolkit.notebook.progress_bar import close_widget
 from qtoolkit.units import format_items
 
@@ -119,6 +121,8 @@ def _field_of(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -
         return switch_field(name, default, hint=help_text)
     if metadata["choices"]:
         return choice_field(name, [(str(choice), choice) for choice in metadata["choices"]], default, hint=help_text)
+    if name == "calibration":
+        return path_field(name, _as_text(default), hint=help_text, suffixes=TEXT_FILES)
     return text_field(name, _as_text(default), hint=help_text, placeholder="None" if default is None else "")
 
 

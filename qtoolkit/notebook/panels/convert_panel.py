@@ -9,6 +9,7 @@ from qtoolkit.notebook.panels.field import ErrorFields, choice_field, text_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
 from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
+from qtoolkit.notebook.panels.path_field import path_field
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.shared_fields import reader_field
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
@@ -30,7 +31,7 @@ class ConvertPanel:
     """
 
     def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
-        self.source = text_field("Quantized model", choice.folder, hint="a saved folder, or a Hub id")
+        self.source = path_field("Quantized model", choice.folder, hint="a saved folder, or a Hub id")
         formats = tuple(conversion_targets())
         self.format = choice_field("Format", [(name, name) for name in formats], formats[0])
         self.output = text_field("Save to", hint="a folder, which appears when it is complete")

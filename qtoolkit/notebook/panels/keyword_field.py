@@ -6,6 +6,7 @@ from typing import Any
 from ipywidgets import Textarea
 
 from qtoolkit.notebook.panels.field import Field, choice_field, switch_field, text_field, wide_field
+from qtoolkit.notebook.panels.path_field import path_field
 from qtoolkit.requests import Request, arguments_of
 
 
@@ -17,8 +18,9 @@ def keyword_field(
     *,
     hint: str = "",
     menu: Sequence[tuple[str, Any]] = (),
+    suffixes: Sequence[str] = (),
 ) -> Field:
-    """Make the field of a keyword: a box to tick, several lines for a list, a menu, or a line of text.
+    """Make the field of a keyword: a box to tick, several lines for a list, a menu, a path, or a line of text.
 
     Args:
         request: the class of the verb's request.
@@ -27,6 +29,7 @@ def keyword_field(
         value: the text that it has at first; empty for the verb's default.
         hint: stands behind the field; empty for the keyword's help.
         menu: label and value of each entry, the first of which is chosen; empty for no menu.
+        suffixes: endings of the files that it may name; empty for no path.
     """
     option = next(option for option in arguments_of(request) if option.name == keyword)
     empty = option.metadata["empty"]
@@ -37,6 +40,8 @@ def keyword_field(
         field = switch_field(label, value=option.default)
     elif isinstance(option.default, tuple):
         field = wide_field(Textarea, label, f"{hint}; one a line", rows=3)
+    elif suffixes:
+        field = path_field(label, value or str(option.default or ""), hint=hint, suffixes=suffixes)
     else:
         field = text_field(label, value or str(option.default or ""), hint=hint)
     field.keyword = keyword

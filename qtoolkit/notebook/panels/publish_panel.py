@@ -16,6 +16,7 @@ from qtoolkit.notebook.panels.field import ErrorFields, switch_field, text_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
 from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
+from qtoolkit.notebook.panels.path_field import path_field
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.verb_call import Variable, VerbCall, call_html
 from qtoolkit.records import Check, Publication, Record
@@ -48,7 +49,7 @@ class PublishPanel:
 
     def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
         self._choice = choice
-        self.folder = text_field("Folder", choice.folder, hint="a saved model")
+        self.folder = path_field("Folder", choice.folder, hint="a saved model")
         self.repo_id = text_field("Repository", hint="org/name on the Hub; made where it does not exist")
         self.also = keyword_field(PublishRequest, "also", "Other formats")
         self.license = keyword_field(PublishRequest, "license", "Licence")
