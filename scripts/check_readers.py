@@ -110,7 +110,12 @@ _SCHEMES = {
 _NO_DESC_ACT = 'GPTQ group activation ordering (desc_act=True) is no longer "\n"supported'
 _JOINS = "sizes_to_check = output_partition_sizes[:-1]"
 CONDITIONS = (
-    Condition("vllm", "formats", {"gptq", "compressed-tensors", "awq", "fp8"}, lambda root: _names(root, "vllm")),
+    Condition(
+        "vllm",
+        "formats",
+        {"gptq", "compressed-tensors", "awq", "fp8", "mxfp4", "modelopt"},
+        lambda root: _names(root, "vllm"),
+    ),
     Condition(
         "vllm",
         "GPTQ: bits and sym",
@@ -140,6 +145,13 @@ CONDITIONS = (
     ),
     Condition(
         "vllm",
+        "Model Optimizer: algorithms",
+        allowed("vllm", "modelopt", "layout") - {"", "MIXED_PRECISION"},
+        lambda root: set(literal(root, f"{_VLLM}/modelopt.py", "LINEAR_ALGOS")),
+    ),
+    Condition("sglang", "MXFP4", True, lambda root: says(root, f"{_SGLANG}/__init__.py", '"mxfp4": Mxfp4Config,')),
+    Condition(
+        "vllm",
         "fused layers",
         {unit for parts, unit in FUSED.items() if {"q_proj", "up_proj"}.intersection(parts)},
         lambda root: set(literal(root, "vllm/model_executor/models/llama.py", "packed_modules_mapping")),
@@ -147,7 +159,7 @@ CONDITIONS = (
     Condition(
         "sglang",
         "formats",
-        {"bitsandbytes", "gguf", "gptq", "compressed-tensors", "awq", "fp8", "auto-round"},
+        {"bitsandbytes", "gguf", "gptq", "compressed-tensors", "awq", "fp8", "auto-round", "modelopt"},
         lambda root: _names(root, "sglang"),
     ),
     Condition(

@@ -1,5 +1,6 @@
 """Tell which programs load a saved model, by what its config and the headers of its tensors say."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from qtoolkit.checkpoints.model_class import architectures
@@ -10,6 +11,8 @@ from qtoolkit.readers import Stored, describe_stored, readers_of, reading_of, su
 from qtoolkit.records import Check, Receipt
 
 NAME = "other readers"
+# NVIDIA's Model Optimizer, by several names with one suffix or another.
+_MODELOPT = "modelopt"
 
 
 def stored_in(artifact: Artifact) -> Stored | None:
@@ -32,8 +35,30 @@ def stored_in(artifact: Artifact) -> Stored | None:
         return None
     except (QToolkitError, KeyError, TypeError):
         # Of other programs, or not read here: by the keys that most of them have.
-        options = {"bits": values.get("bits"), "group_size": values.get("group_size", values.get("q_group_size"))}
-        return describe_stored(str(values.get("quant_method")), options, bits, left, **known)
+        return describe_stored(_called(values), _told_by(values), bits, left, **known)
+
+
+def _called(values: Mapping[str, Any]) -> str:
+    """Return how the reader contract calls the format of another program, by a `quantization_config`."""
+    kind = str(values.get("quant_method"))
+    return _MODELOPT if kind.startswith(f"{_MODELOPT}_") else kind
+
+
+def _told_by(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a `quantization_config` that is not read here says of codes, as options of a method."""
+    groups = values.get("config_groups")
+    first = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+    weights = first.get("weights") if isinstance(first, dict) else None
+    own = {**values, **weights} if isinstance(weights, dict) else values
+    # option -> the keys that it has in one file or another
+    keys = {
+        "bits": ("bits", "w_bit", "num_bits"),
+        "group_size": ("group_size", "q_group_size"),
+        "sym": ("sym", "symmetric"),
+        "desc_act": ("desc_act",),
+    }
+    told = {option: [own[key] for key in names if own.get(key) is not None] for option, names in keys.items()}
+    return {option: found[0] for option, found in told.items() if found}
 
 
 def stored_by(receipt: Receipt) -> Stored | None:

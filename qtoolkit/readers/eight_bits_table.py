@@ -117,37 +117,3 @@ EIGHT_BITS = (
         ),
     ),
 )
-
-BLOCK_FLOAT8 = (
-    Entry(
-        "transformers",
-        "fp8",
-        source="transformers/quantizers/quantizer_finegrained_fp8.py",
-        since=(Since("5.0.0", found="quantizer_finegrained_fp8.py"),),
-        note="on a GPU",
-    ),
-    Entry(
-        "transformers4",
-        "fp8",
-        source="transformers/quantizers/auto.py:84, quantizer_finegrained_fp8.py:47",
-        note="on a GPU",
-    ),
-    Entry(
-        "vllm",
-        "fp8",
-        source=f"{VLLM}/fp8.py",
-        since=(Since("0.6.6", without="0.6.5", found="weight_block_size in fp8.py"),),
-    ),
-    Entry(
-        "sglang",
-        "fp8",
-        source=f"{SGLANG}/fp8.py",
-        since=(Since("0.4.1", without="0.4.0.post2", found="weight_block_size in fp8.py"),),
-    ),
-    Entry(
-        "mlx-lm",
-        "fp8",
-        source="mlx_lm/utils.py:538-548",
-        note="it expands the weights of the classes whose `sanitize` does, such as DeepSeek's",
-    ),
-)

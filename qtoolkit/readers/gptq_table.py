@@ -5,6 +5,7 @@ from qtoolkit.readers.shared_limits import (
     COMPRESSED,
     CONVERTS,
     FILLS_UP,
+    LARGE_GROUPS,
     MARLIN,
     MIXED,
     SERVER_GROUPS,
@@ -135,7 +136,16 @@ GPTQ = (
         limits=(_ONE_WIDTH,),
         note="adapters are trained on it, and not merged into it",
     ),
-    Entry("qtoolkit", "gptq", source="qtoolkit/formats/gptq"),
+    Entry(
+        "qtoolkit",
+        "gptq",
+        source="qtoolkit/formats/gptq/config.py, `read_quantize_config`, `options_of`",
+        limits=(
+            Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits", "load it with gptqmodel", is_kept=True),
+            Limit("layout", ("", "gptq", "gptq_v2"), "codes stored as {got}", "load it with gptqmodel", is_kept=True),
+            LARGE_GROUPS,
+        ),
+    ),
 )
 
 _FOUR_BITS = Limit("bits", (4,), "AWQ of {got} bits")
@@ -193,11 +203,19 @@ AWQ = (
     Entry(
         "qtoolkit",
         "awq",
-        source="qtoolkit/formats/awq",
-        limits=(_FOUR_BITS, Limit("layout", ("", "gemm"), "AWQ in version {got}", "load it with gptqmodel")),
+        source="qtoolkit/formats/awq/config.py",
+        limits=(
+            _FOUR_BITS,
+            Limit("layout", ("", "gemm"), "AWQ in version {got}", "load it with gptqmodel", is_kept=True),
+            LARGE_GROUPS,
+        ),
     ),
 )
 
+# AutoRound's packings: those of GPTQ, and of AWQ. Servers take one name of each.
+_AS_GPTQ, _AS_AWQ = ("", "auto_round:auto_gptq"), ("auto_round:auto_awq",)
+_SERVER_PACKINGS = Limit("layout", (*_AS_GPTQ, *_AS_AWQ), "codes packed as {got}", "load it with transformers")
+_PACKINGS = (*_AS_GPTQ, *_AS_AWQ, "auto_round", "auto_round:gptq", "auto_round:gptqmodel", "auto_round:awq")
 AUTO_ROUND = (
     Entry(
         "transformers",
@@ -218,7 +236,10 @@ AUTO_ROUND = (
         source=f"{VLLM}/__init__.py:175, inc/schemes/inc_wna16_linear.py:49-84",
         since=(Since("0.9.0", without="0.8.5.post1", found="auto-round in quantization/__init__.py"),),
         limits=(
-            Limit("sym", (True,), "zero points"),
+            _SERVER_PACKINGS,
+            Limit("bits", (4, 8), "AutoRound of {got} bits: it takes 4 and 8", layouts=_AS_GPTQ),
+            Limit("sym", (True,), "zero points", layouts=_AS_GPTQ),
+            Limit("bits", (4,), "AutoRound of {got} bits packed as AWQ", layouts=_AS_AWQ),
             Limit("group_sizes", SERVER_GROUPS, "groups of {got}"),
         ),
     ),
@@ -228,10 +249,23 @@ AUTO_ROUND = (
         source=f"{SGLANG}/__init__.py:86,156, auto_round.py",
         since=(Since("0.5.4.post2", without="0.5.4.post1", found="auto-round in server_args.py"),),
         limits=(
-            Limit("bits", (4, 8), "AutoRound of {got} bits: it takes 4 and 8"),
-            Limit("sym", (True,), "zero points"),
-            Limit("desc_act", (False,), "groups in order of activation"),
+            _SERVER_PACKINGS,
+            Limit("bits", (4, 8), "AutoRound of {got} bits: it takes 4 and 8", layouts=_AS_GPTQ),
+            Limit("sym", (True,), "zero points", layouts=_AS_GPTQ),
+            Limit("desc_act", (False,), "groups in order of activation", layouts=_AS_GPTQ),
+            Limit("bits", (4,), "AutoRound of {got} bits packed as AWQ", layouts=_AS_AWQ),
+            Limit("group_sizes", SERVER_GROUPS, "groups of {got}", layouts=_AS_GPTQ),
+            TILED,
         ),
     ),
-    Entry("qtoolkit", "auto-round", source="qtoolkit/formats/auto_round"),
+    Entry(
+        "qtoolkit",
+        "auto-round",
+        source="qtoolkit/formats/auto_round/config.py",
+        limits=(
+            Limit("layout", _PACKINGS, "codes packed as {got}", "load it with auto-round", is_kept=True),
+            Limit("bits", (2, 3, 4, 8), "AutoRound of {got} bits", "load it with auto-round", is_kept=True),
+            LARGE_GROUPS,
+        ),
+    ),
 )

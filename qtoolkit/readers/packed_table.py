@@ -5,6 +5,7 @@ from qtoolkit.readers.shared_limits import (
     CONVERTS,
     EMBEDDINGS,
     FILLS_UP,
+    LARGE_GROUPS,
     MARLIN,
     MIXED,
     NO_EMBEDDINGS,
@@ -114,8 +115,14 @@ PACKED = (
         source="qtoolkit/formats/compressed_tensors",
         limits=(
             Limit(
-                "layout", ("", "pack-quantized"), "weights stored as {got}", "load it with transformers", is_kept=True
+                "layout",
+                ("", "pack-quantized", "mixed-precision"),
+                "weights stored as {got}",
+                "load it with transformers",
+                is_kept=True,
             ),
+            Limit("bits", (2, 3, 4, 5, 6, 8), "codes of {got} bits", "load it with transformers", is_kept=True),
+            LARGE_GROUPS,
         ),
     ),
 )

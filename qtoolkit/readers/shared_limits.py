@@ -32,6 +32,8 @@ WHOLE_EXPERTS = Limit(
 )
 EMBEDDINGS = "leave embeddings out"
 NO_EMBEDDINGS = Limit("embeddings", (None,), "quantized embeddings", EMBEDDINGS)
+# qtoolkit's own: what it reads, it can also write in another format.
+LARGE_GROUPS = Limit("small_groups", (), "groups of {got}", "load it with transformers", is_kept=True)
 VLLM = "vllm/model_executor/layers/quantization"
 SGLANG = "sglang/srt/layers/quantization"
 MARLIN = "sglang/kernels/jit/csrc/gemm/marlin/gptq_marlin.cuh:117-131"

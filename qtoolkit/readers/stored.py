@@ -26,7 +26,8 @@ class Stored:
             one alone.
         bits: sizes of the codes of its layers, sorted, each once.
         group_sizes: inputs that share a scale, sorted, each once; -1 for all inputs of an output.
-        input_type: what inputs are rounded to, "float8" or "int8"; empty where they are not.
+        input_type: what inputs are rounded to, "float8" or "int8", or "float4" of weights that are such floats; empty
+            where inputs are not rounded.
         sym: whether zero points are in the middle of the codes.
         desc_act: whether groups were formed in order of activation.
         embeddings: bits of the token embedding; None where it is not quantized.
@@ -75,6 +76,11 @@ class Stored:
     def cut_blocks(self) -> tuple[str, ...]:
         """Return the matrices in which one block of weights belongs to two layers, in words; none without blocks."""
         return cut_blocks(self.matrices) if BLOCK in self.group_sizes else ()
+
+    @property
+    def small_groups(self) -> tuple[int, ...]:
+        """Return the sizes of groups below 32."""
+        return tuple(size for size in self.group_sizes if 0 < size < 32)
 
     @property
     def widths(self) -> int:
@@ -182,7 +188,8 @@ def _is_expert(name: str) -> bool:
 
 def _layout(values: Mapping[str, Any]) -> str:
     """Return what a format calls the way that it packs codes, by a `quantization_config`."""
-    named = values.get("packing_format") or values.get("checkpoint_format") or values.get("format") or ""
+    keys = ("packing_format", "quant_algo", "checkpoint_format", "format")
+    named = next((values[key] for key in keys if values.get(key)), "")
     # Some programs call it so; others write the number of their own version.
     version = str(values.get("version") or "").lower()
     return str(named) or (version if version.isidentifier() else "")
@@ -192,8 +199,12 @@ def _input_type(values: Mapping[str, Any]) -> str:
     """Return what inputs are rounded to, by the first scheme of a `quantization_config`; empty where they are not."""
     groups = values.get("config_groups")
     first = next(iter(groups.values()), None) if isinstance(groups, dict) else None
-    inputs = first.get("input_activations") if isinstance(first, dict) else None
-    return {"float": "float8", "int": "int8"}.get(str(inputs.get("type")), "") if isinstance(inputs, dict) else ""
+    scheme = first if isinstance(first, dict) else {}
+    parts = (scheme.get(key) for key in ("weights", "input_activations"))
+    weights, inputs = (part if isinstance(part, dict) else {} for part in parts)
+    if (weights.get("type"), weights.get("num_bits")) == ("float", 4):
+        return "float4"
+    return {"float": "float8", "int": "int8"}.get(str(inputs.get("type")), "")
 
 
 def units_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:

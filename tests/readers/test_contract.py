@@ -29,6 +29,8 @@ INT8 = Stored(format="compressed-tensors", layout="int-quantized", bits=(8,), in
 MLX = Stored(format="mlx", bits=(4,), group_sizes=(64,))
 AWQ = Stored(format="awq", layout="gemm", bits=(4,), group_sizes=(128,), sym=False)
 AUTO_ROUND = Stored(format="auto-round", bits=(4,), group_sizes=(128,))
+AS_AWQ = replace(AUTO_ROUND, layout="auto_round:auto_awq")
+FLOAT4 = Stored(format="compressed-tensors", input_type="float4", bits=(4,), group_sizes=(16,))
 
 # vLLM 0.33.0 auto_gptq.py and SGLang 0.5.23 gptq.py: TYPE_MAP has (4, True) and (8, True); groups: marlin_utils.py;
 # auto-gptq 0.7.1 _base.py: 2, 3, 4, 8; compressed_tensors_wNa16.py: 2 to 8 in vLLM, 4 and 8 in SGLang.
@@ -108,6 +110,21 @@ LOADS = [
     (replace(AUTO_ROUND, group_sizes=(256,)), "vllm", False),
     (replace(AUTO_ROUND, bits=(5,)), "sglang", False),
     (replace(AUTO_ROUND, desc_act=True), "sglang", False),
+    # The same bits, by how they are packed.
+    *((replace(AS_AWQ, sym=False), reader, True) for reader in ("vllm", "sglang", "qtoolkit")),
+    *((replace(AS_AWQ, bits=(8,)), reader, False) for reader in ("vllm", "sglang")),
+    *((replace(AUTO_ROUND, layout="auto_round"), reader, False) for reader in ("vllm", "sglang")),
+    *((Stored(format="mxfp4"), reader, True) for reader in ("vllm", "sglang", "transformers", "mlx-lm")),
+    *((Stored(format="mxfp4"), reader, False) for reader in ("gptqmodel", "llama.cpp")),
+    (Stored(format="modelopt", layout="FP8"), "vllm 0.6.1", True),
+    (Stored(format="modelopt", layout="NVFP4"), "vllm 0.7.3", False),
+    (Stored(format="modelopt", layout="NVFP4"), "mlx-lm", True),
+    (Stored(format="modelopt", layout="FP8"), "mlx-lm", False),
+    (Stored(format="modelopt", layout="FP8_PB_WO"), "sglang", False),
+    *((Stored(format="modelopt", layout="FP8"), reader, False) for reader in ("transformers", "qtoolkit")),
+    *((replace(FLOAT4, layout=f"{kind}-pack-quantized"), "vllm", True) for kind in ("nvfp4", "mxfp4")),
+    *((replace(FLOAT4, layout=f"{kind}-pack-quantized"), "sglang", kind == "nvfp4") for kind in ("nvfp4", "mxfp4")),
+    (FLOAT4, "mlx-lm", False),
     (Stored(format="native"), "qtoolkit", True),
     (Stored(format="native"), "transformers", False),
     (Stored(format="gguf"), "ollama", True),

@@ -1,0 +1,173 @@
+"""The rows of the reader contract on weights that are published as floats of 8 and 4 bits: FP8, MXFP4, NVFP4."""
+
+from qtoolkit.readers.entry import Entry, Limit, Since
+from qtoolkit.readers.shared_limits import MIXED, SGLANG, VLLM
+
+BLOCK_FLOAT8 = (
+    Entry(
+        "transformers",
+        "fp8",
+        source="transformers/quantizers/quantizer_finegrained_fp8.py",
+        since=(Since("5.0.0", found="quantizer_finegrained_fp8.py"),),
+        note="on a GPU",
+    ),
+    Entry(
+        "transformers4",
+        "fp8",
+        source="transformers/quantizers/auto.py:84, quantizer_finegrained_fp8.py:47",
+        note="on a GPU",
+    ),
+    Entry(
+        "vllm",
+        "fp8",
+        source=f"{VLLM}/fp8.py",
+        since=(Since("0.6.6", without="0.6.5", found="weight_block_size in fp8.py"),),
+    ),
+    Entry(
+        "sglang",
+        "fp8",
+        source=f"{SGLANG}/fp8.py",
+        since=(Since("0.4.1", without="0.4.0.post2", found="weight_block_size in fp8.py"),),
+    ),
+    Entry(
+        "mlx-lm",
+        "fp8",
+        source="mlx_lm/utils.py:538-548",
+        note="it expands the weights of the classes whose `sanitize` does, such as DeepSeek's",
+    ),
+    Entry("qtoolkit", "fp8", source="qtoolkit/checkpoints/source_codes.py", note="it expands the weights"),
+)
+
+_EXPANDED = "on a GPU from compute capability 7.5 on; elsewhere it expands the codes"
+MXFP4 = (
+    Entry(
+        "transformers",
+        "mxfp4",
+        source="transformers/quantizers/quantizer_mxfp4.py:78-121",
+        since=(Since("5.0.0", found="quantizer_mxfp4.py"),),
+        needs="kernels and triton >= 3.4",
+        note=_EXPANDED,
+    ),
+    Entry(
+        "transformers4",
+        "mxfp4",
+        source="transformers/quantizers/quantizer_mxfp4.py",
+        since=(Since("4.55.0", without="4.54.1", found="quantizer_mxfp4.py"),),
+        needs="kernels and triton >= 3.4",
+        note=_EXPANDED,
+    ),
+    Entry(
+        "vllm",
+        "mxfp4",
+        source=f"{VLLM}/mxfp4.py:59,146",
+        since=(Since("0.10.1", without="0.10.0", found="mxfp4.py"),),
+        note="on a GPU from compute capability 8.0 on",
+    ),
+    Entry(
+        "sglang",
+        "mxfp4",
+        source=f"{SGLANG}/__init__.py:99, mxfp4.py",
+        since=(Since("0.5.1", without="0.4.10.post2", found="mxfp4.py"),),
+        note="on a GPU from compute capability 8.0 on",
+    ),
+    Entry("mlx-lm", "mxfp4", source="mlx_lm/utils.py:528-532, models/gpt_oss.py", note="of gpt-oss"),
+    Entry("qtoolkit", "mxfp4", source="qtoolkit/checkpoints/source_codes.py", note="it expands the codes"),
+)
+
+# compressed-tensors' `nvfp4-pack-quantized` and `mxfp4-pack-quantized`.
+FLOAT4 = (
+    *(
+        Entry(
+            name,
+            "compressed-tensors",
+            source="transformers/quantizers/quantizer_compressed_tensors.py, compressed_tensors/compressors/nvfp4",
+            input_type="float4",
+            needs="compressed-tensors",
+            note="it expands the codes",
+        )
+        for name in ("transformers", "transformers4")
+    ),
+    Entry(
+        "vllm",
+        "compressed-tensors",
+        source=f"{VLLM}/compressed_tensors/compressed_tensors.py:795-812",
+        input_type="float4",
+        limits=(MIXED,),
+        note="on a GPU from compute capability 7.5 on, MXFP4 from 8.0 on",
+    ),
+    Entry(
+        "sglang",
+        "compressed-tensors",
+        source=f"{SGLANG}/compressed_tensors/compressed_tensors.py, `_get_scheme_from_parts`",
+        input_type="float4",
+        limits=(Limit("layout", ("nvfp4-pack-quantized",), "weights stored as {got}"), MIXED),
+        note="on a GPU from compute capability 8.0 on, with rounded inputs from 10.0 on",
+    ),
+    Entry(
+        "mlx-lm",
+        "compressed-tensors",
+        source="mlx_lm/utils.py:309-328, 549",
+        input_type="float4",
+        refused="it looks for weights in MLX's own names",
+    ),
+    Entry(
+        "qtoolkit",
+        "compressed-tensors",
+        source="qtoolkit/checkpoints/source_codes.py",
+        input_type="float4",
+        note="it expands the codes",
+    ),
+)
+
+# NVIDIA's Model Optimizer; a layout is its `quant_algo`.
+_OTHER_ALGORITHM = "weights stored as {got}"
+MODELOPT = (
+    Entry(
+        "vllm",
+        "modelopt",
+        source=f"{VLLM}/modelopt.py:146-160,396",
+        since=(
+            Since("0.6.1", without="0.6.0", found="modelopt.py"),
+            Since("0.8.0", without="0.7.3", found="ModelOptNvFp4Config there", field="layout", values=("NVFP4",)),
+        ),
+        limits=(
+            Limit(
+                "layout",
+                (
+                    *("", "FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "NVFP4", "W4A16_NVFP4", "MXFP8"),
+                    "MIXED_PRECISION",
+                ),
+                _OTHER_ALGORITHM,
+            ),
+            MIXED,
+        ),
+    ),
+    Entry(
+        "sglang",
+        "modelopt",
+        source=f"{SGLANG}/modelopt_quant.py:510, `ModelOptFp4Config.from_config`",
+        since=(
+            Since("0.4.1.post5", without="0.4.1.post4", found="modelopt_quant.py"),
+            Since("0.4.5.post1", without="0.4.5", found="ModelOptFp4Config there", field="layout", values=("NVFP4",)),
+        ),
+        limits=(
+            Limit("layout", ("", "FP8", "NVFP4", "NVFP4_AWQ", "W4A16_NVFP4", "MIXED_PRECISION"), _OTHER_ALGORITHM),
+            MIXED,
+        ),
+        note="on a GPU, FP8 from compute capability 8.9 on",
+    ),
+    Entry(
+        "mlx-lm",
+        "modelopt",
+        source="mlx_lm/utils.py:554-567",
+        limits=(Limit("layout", ("NVFP4",), _OTHER_ALGORITHM),),
+        note="of the classes whose `sanitize` takes its names",
+    ),
+    Entry(
+        "qtoolkit",
+        "modelopt",
+        source="qtoolkit/checkpoints/other_programs.py",
+        refused="it does not read the format",
+        remedy="name the full-precision model",
+    ),
+)
