@@ -1,7 +1,9 @@
 """Fixtures of the whole suite."""
 
+import functools
 import gc
 import importlib.util
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,14 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _verifications_are_forked() -> Iterator[None]:
     with verifications_are_forked():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_are_read_once() -> Iterator[None]:
+    """Let clients share a context: to read all certificates takes 30 ms, and the test Hub speaks plain HTTP."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
         yield
 
 
