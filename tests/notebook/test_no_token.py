@@ -69,6 +69,8 @@ def session(
     capfd: pytest.CaptureFixture[str],
 ) -> Iterator[Session]:
     """A session with the token at hand to the Hub, everything logged, and a bar whose every state is kept."""
+    # Thousands that other tests have left, each of which every state of this session's bar would hold.
+    Widget.close_all()
     writable_hub.tokens.add(TOKEN)
     writable_hub.writers[TOKEN] = "me"
     monkeypatch.setattr(push, "PAUSES", (0.0,))
