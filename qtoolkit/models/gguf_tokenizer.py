@@ -19,6 +19,7 @@ from qtoolkit.checkpoints.gguf_vocabulary import (
     UNUSED,
     USER_DEFINED,
     WHOLE_KEYS,
+    strips_blanks_after,
 )
 from qtoolkit.noted import Noted
 
@@ -108,20 +109,20 @@ def _sentencepiece(values: Mapping[str, Any]) -> "Tokenizer":
     """
     from tokenizers import models
 
-    blanks: dict[str, Any] = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    changed: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
     joined: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
     if values.get("tokenizer.ggml.add_space_prefix", True):
-        prefix = {"type": "Prepend", "prepend": SPACE}
-        normalizer = {"type": "Sequence", "normalizers": [prefix, blanks]}
+        changed.insert(0, {"type": "Prepend", "prepend": SPACE})
         joined.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    else:
-        normalizer = blanks
-    decoder = {"type": "Sequence", "decoders": joined}
-    backend = _without_tokens(normalizer=normalizer, decoder=decoder, post_processor=_around(values))
+    backend = _without_tokens(
+        normalizer={"type": "Sequence", "normalizers": changed},
+        decoder={"type": "Sequence", "decoders": joined},
+        post_processor=_around(values),
+    )
     kinds = zip(values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"], strict=False)
     backend.model = models.BPE(
         _numbered(values),
@@ -219,8 +220,9 @@ def _wrapped(backend: "Tokenizer", values: Mapping[str, Any]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     # llama.cpp looks for these kinds in a text before it is split.
+    name = values.get("general.name", "")
     added = [
-        AddedToken(text, normalized=False, special=kind != USER_DEFINED)
+        AddedToken(text, normalized=False, special=kind != USER_DEFINED, rstrip=strips_blanks_after(name, text))
         for text, kind in zip(values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"], strict=False)
         if kind in {CONTROL, USER_DEFINED, UNKNOWN}
     ]

@@ -1,5 +1,6 @@
 """A model is quantized into a `.gguf` file: what was planned is written, and other readers find the same numbers."""
 
+import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -120,6 +121,15 @@ def test_a_name_that_llama_cpp_would_refuse_is_told(tiny_llama: Path, tmp_path: 
     assert gguf.GGUFReader(tmp_path / "out" / "Phi-3-tiny-Q8_0.gguf").fields["general.name"].contents() == "Phi 3-tiny"
     notes = qt.plan(str(folder), qt.GGUF("Q8_0")).notes
     assert any("the model is called 'Phi 3-tiny' in the file: llama.cpp refuses 'Phi-3-tiny'" in note for note in notes)
+
+
+def test_tokens_that_llama_cpp_finds_otherwise_are_told(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "tiny"))
+    described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    described["added_tokens"][0]["single_word"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    notes = qt.plan(str(folder), qt.GGUF("Q8_0")).notes
+    assert any("llama.cpp finds within words, too, the tokens '<|endoftext|>'" in note for note in notes), notes
 
 
 def test_a_file_needs_a_folder(tiny_llama: Path) -> None:

@@ -138,6 +138,20 @@ def test_tokens_around_a_text_are_those_of_the_header(
     assert tokenizer("a b", "a b")["input_ids"] == 2 * [*before, *inner, *after]
 
 
+@pytest.mark.parametrize(("name", "dropped"), [("Phi-3-mini", True), ("my-phi3", True), ("phi-2", False)])
+def test_blanks_after_tokens_of_phi3_are_dropped(
+    name: str, dropped: bool, plain: dict[str, Value], tmp_path: Path
+) -> None:
+    """As llama.cpp does by the model's name alone, but for its begin token and two others."""
+    types = list(plain[f"{KEY}token_type"].content)
+    types[300] = 3
+    values = {**plain, "general.name": Value("string", name)}
+    tokenizer = read(tmp_path, values, token_type=Value("int32", tuple(types))).value
+    token, word, blank = tokenizer.convert_ids_to_tokens(300), *(tokenizer.encode(text) for text in ("x", " x"))
+    assert tokenizer.encode(f"{token} x") == [300, *(word if dropped else blank)]
+    assert tokenizer.encode("<s> x") == [0, *blank]
+
+
 def test_a_long_template_is_read(plain: dict[str, Value], tmp_path: Path) -> None:
     template = "{{ messages }}" * 200
     assert (

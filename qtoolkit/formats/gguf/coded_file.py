@@ -14,7 +14,7 @@ from qtoolkit.errors import CheckpointError, UnsupportedModelError
 from qtoolkit.formats.file_format import FileOfCodes, Unheld
 from qtoolkit.formats.gguf.code_types import bits_per_weight, has_exact_scales, type_of_codes
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, interleaved, plan_file
-from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, note_on_name, tokenizer_of
+from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, notes_on_header, tokenizer_of
 from qtoolkit.formats.gguf.mixes import MIXES
 from qtoolkit.formats.layer_codes import LayerCodes
 from qtoolkit.kernels import output_blocks, stored_bytes
@@ -109,7 +109,7 @@ def plan_coded_file(
         quant_type=quant_type,
         plain=plain,
         asked={"lossy": lossy, "wider": wider},
-        named=note_on_name(checkpoint, texts),
+        named=notes_on_header(checkpoint, texts, tokenizer),
     )
 
 

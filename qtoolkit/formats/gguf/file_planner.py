@@ -19,7 +19,7 @@ from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
 from qtoolkit.formats.gguf.file_plan import FilePlan, plan_file
-from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, note_on_name, tokenizer_of
+from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, notes_on_header, tokenizer_of
 from qtoolkit.formats.gguf.given_types import fitting_types, left_alone, retyped, retyped_names
 from qtoolkit.formats.gguf.importance import check_importance, header_values, importance_of, notes_on_file
 from qtoolkit.formats.gguf.measured_importance import IMATRIX, MeasuredImportance
@@ -97,7 +97,8 @@ class GGUFPlanner(FilePlanner):
         source = notes_on_file(importance) if isinstance(importance, Imatrix) else ()
         checked = check_importance(self.file.tensors, self._importance) if self._importance else ()
         given = retyped_names(planned.tensors, tensors)
-        self.file_notes = (*_notes(self.file, quant_type, given), *note_on_name(checkpoint, texts), *source, *checked)
+        header = notes_on_header(checkpoint, texts, tokenizer)
+        self.file_notes = (*_notes(self.file, quant_type, given), *header, *source, *checked)
         self._measured: MeasuredImportance | None = None
         # By llama.cpp's names of tensors, and the numbers of experts.
         self._blocks: dict[str, dict[int | None, StoredTensor | torch.Tensor]] = {}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.formats.gguf.vocabulary import name_of
+from qtoolkit.formats.gguf.vocabulary import name_of, notes_on_vocabulary
 from qtoolkit.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -31,13 +31,20 @@ def general_texts(checkpoint: "Checkpoint", tokenizer: Any) -> dict[str, str]:
     return {"general.name": name_of(_title(checkpoint), tokenizer), **licence}
 
 
-def note_on_name(checkpoint: "Checkpoint", texts: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a note where `general_texts` call a model otherwise than its repository or folder is called."""
+def notes_on_header(checkpoint: "Checkpoint", texts: Mapping[str, str], tokenizer: Any) -> tuple[str, ...]:
+    """Return notes on a name that is not that of the repository or folder, and on what llama.cpp tokenizes otherwise.
+
+    Args:
+        checkpoint: the model.
+        texts: its `general_texts`.
+        tokenizer: of it; None for a model without.
+    """
     title, name = _title(checkpoint), texts["general.name"]
+    notes = notes_on_vocabulary(tokenizer, name)
     if name == title:
-        return ()
+        return notes
     why = f"llama.cpp refuses {title!r:.80} with a tokenizer that is not Phi-3's"
-    return (f"the model is called {name!r:.80} in the file: {why}",)
+    return (f"the model is called {name!r:.80} in the file: {why}", *notes)
 
 
 def tokenizer_of(checkpoint: "Checkpoint") -> Any:

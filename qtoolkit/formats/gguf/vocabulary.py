@@ -1,7 +1,6 @@
 """Describe a tokenizer to llama.cpp: its tokens and merges, how it splits a text, special tokens, chat template."""
 
 import json
-import re
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
@@ -11,11 +10,14 @@ from qtoolkit.checkpoints.gguf_vocabulary import (
     BYTE,
     CONTROL,
     NORMAL,
+    PHI3,
+    PHI3_TOKENS,
     SPACE,
     SPECIAL_KEYS,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
+    strips_blanks_after,
 )
 from qtoolkit.checkpoints.gguf_writing import Value
 from qtoolkit.errors import UnsupportedModelError
@@ -51,10 +53,6 @@ _KNOWN_ENDS = frozenset(
     ]
 )
 
-# A name for which llama.cpp looks up tokens of Phi-3, and refuses the file where one is missing (`llama-vocab.cpp`).
-_PHI3 = re.compile("phi-?3", re.IGNORECASE)
-_PHI3_TOKENS = ("</s>", "<unk>", "<s>", "<|endoftext|>")
-
 
 def name_of(model: str, tokenizer: Any) -> str:
     """Return the name of a model in a header: its own, unless llama.cpp would refuse the file for that.
@@ -65,11 +63,11 @@ def name_of(model: str, tokenizer: Any) -> str:
         model: the name.
         tokenizer: of the model; None for one without, of which nothing is looked up.
     """
-    if not _PHI3.search(model) or tokenizer is None:
+    if not PHI3.search(model) or tokenizer is None:
         return model
-    if all(token in tokenizer.get_vocab() for token in _PHI3_TOKENS):
+    if all(token in tokenizer.get_vocab() for token in PHI3_TOKENS):
         return model
-    return _PHI3.sub(lambda found: f"{found[0][:3]} 3", model)
+    return PHI3.sub(lambda found: f"{found[0][:3]} 3", model)
 
 
 def further_ends(tokenizer: Any, ends: Any) -> dict[str, Value]:
@@ -116,11 +114,58 @@ def vocabulary_of(tokenizer: Any, vocab_size: int) -> dict[str, Value]:
         raise UnsupportedModelError(
             f"no .gguf file is written with a tokenizer of the type {model['type']}: those of merges (BPE) are"
         )
+    others = [kind for kind in _changes(described) if kind != "NFC"]
+    if others:
+        raise UnsupportedModelError(
+            f"no .gguf file is written with this tokenizer: it changes a text before ({', '.join(others)}), which "
+            "llama.cpp does not"
+        )
     tokens = _tokens(tokenizer, described, vocab_size)
     values = _sentencepiece(described, tokens) if model.get("byte_fallback") else _byte_level(tokenizer, described)
     values["tokenizer.ggml.tokens"] = Value("string", tuple(text for text, _ in tokens))
     values["tokenizer.ggml.token_type"] = Value("int32", tuple(kind for _, kind in tokens))
     return values | _special(tokenizer, described, vocab_size)
+
+
+def notes_on_vocabulary(tokenizer: Any, name: str) -> tuple[str, ...]:
+    """Return notes on what a tokenizer does that no header can tell, so that llama.cpp does otherwise.
+
+    Args:
+        tokenizer: that `vocabulary_of` has described; None for a model without one.
+        name: of the model, in the header.
+    """
+    if tokenizer is None:
+        return ()
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    notes = []
+    if _changes(described):
+        what = "the tokenizer joins letters and marks that stand apart (NFC), and llama.cpp does not"
+        notes.append(f"{what}: such texts have other tokens there")
+    added = described["added_tokens"]
+    blanks = [
+        token["content"]
+        for token in added
+        if token["lstrip"] or token["rstrip"] != strips_blanks_after(name, token["content"])
+    ]
+    whole = [token["content"] for token in added if token["single_word"]]
+    for tokens, what in ((blanks, "keeps or drops blanks beside"), (whole, "finds within words, too,")):
+        if tokens:
+            more = f" and {len(tokens) - 3} more" if len(tokens) > 3 else ""
+            shown = ", ".join(f"{text!r:.40}" for text in tokens[:3])
+            notes.append(f"llama.cpp {what} the tokens {shown}{more}, otherwise than the tokenizer")
+    return tuple(notes)
+
+
+def _changes(described: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of changes of a text before it is tokenized, those of SentencePiece's blanks left out."""
+    normalizer = described.get("normalizer")
+    parts = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
+    sentencepiece = described["model"].get("byte_fallback")
+    blanks = [
+        {"type": "Prepend", "prepend": SPACE},
+        {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+    ]
+    return [part["type"] for part in parts if not (sentencepiece and part in blanks)]
 
 
 def _tokens(tokenizer: Any, described: Mapping[str, Any], vocab_size: int) -> list[tuple[str, int]]:
@@ -172,11 +217,6 @@ def _byte_level(tokenizer: Any, described: Mapping[str, Any]) -> dict[str, Value
     Raises:
         UnsupportedModelError: it splits a text in a way that llama.cpp has no name of.
     """
-    kind = (described.get("normalizer") or {}).get("type", "NFC")
-    if kind != "NFC":
-        raise UnsupportedModelError(
-            f"no .gguf file is written with this tokenizer: it changes a text before ({kind}), which llama.cpp does not"
-        )
     # The patterns tell more than the hash: SmolLM's is that of GPT-2's splitting too, which keeps digits together.
     names = names_of_splitting(described)
     hashed = BY_HASH.get(sha256(str(tokenizer.encode(CHECKED_TEXT)).encode()).hexdigest())

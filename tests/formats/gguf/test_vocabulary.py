@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qtoolkit.checkpoints.gguf_writing import write_gguf
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gguf.vocabulary import further_ends, name_of, vocabulary_of
+from qtoolkit.formats.gguf.vocabulary import further_ends, name_of, notes_on_vocabulary, vocabulary_of
 from tests.formats.gguf.test_file_plan import planned, sample
 
 TEXTS = [
@@ -67,6 +67,49 @@ def test_a_text_that_is_changed_before_is_refused() -> None:
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     with pytest.raises(UnsupportedModelError, match=r"it changes a text before \(Lowercase\)"):
         vocabulary_of(tokenizer, 400)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
+@pytest.mark.parametrize("normalizer", [normalizers.NFC(), normalizers.NFKC()], ids=["NFC", "NFKC"])
+def test_letters_and_marks_that_are_joined_before_are_told_or_refused(kind: str, normalizer: Any) -> None:
+    """llama.cpp joins none: NFC changes few texts, NFKC many. Blanks that become SentencePiece's are no change."""
+    tokenizer = byte_level(SPLITS["gpt-2"]) if kind == "byte_level" else sentencepiece()
+    assert notes_on_vocabulary(tokenizer, "name") == ()
+    own = tokenizer.backend_tokenizer.normalizer
+    parts = [normalizer, *([own] if own is not None else [])]
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(parts)
+    if isinstance(normalizer, normalizers.NFC):
+        (note,) = notes_on_vocabulary(tokenizer, "name")
+        assert "joins letters and marks that stand apart (NFC), and llama.cpp does not: such texts have" in note
+        assert "tokenizer.ggml.tokens" in vocabulary_of(tokenizer, 400)
+    else:
+        with pytest.raises(
+            UnsupportedModelError, match=r"it changes a text before \(NFKC\), which llama\.cpp does not"
+        ):
+            vocabulary_of(tokenizer, 400)
+
+
+def test_no_change_in_a_list_is_none() -> None:
+    """DeepSeek's tokenizers have such a list."""
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
+    assert vocabulary_of(tokenizer, 400)["tokenizer.ggml.pre"].content == "gpt-2"
+    assert notes_on_vocabulary(tokenizer, "name") == ()
+
+
+def test_blanks_beside_tokens_and_words_around_them_are_told() -> None:
+    """A header has no place for either; llama.cpp drops blanks after those of a model that is called Phi-3 alone."""
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    ends = [AddedToken(text, rstrip=True, special=True) for text in ("<|end|>", "<|user|>", "</s>", "<|a|>")]
+    tokenizer.add_tokens([*ends, AddedToken("word", single_word=True)])
+    blanks, words = notes_on_vocabulary(tokenizer, "Llama")
+    assert blanks == (
+        "llama.cpp keeps or drops blanks beside the tokens '<|end|>', '<|user|>', '</s>' and 1 more, otherwise than "
+        "the tokenizer"
+    )
+    assert words == "llama.cpp finds within words, too, the tokens 'word', otherwise than the tokenizer"
+    (told,) = notes_on_vocabulary(tokenizer, "Phi-3-mini")[:-1]
+    assert "the tokens 'word', otherwise" in told
 
 
 def test_tokens_have_their_types() -> None:
