@@ -53,7 +53,10 @@ def _check_range(name: str, layer: "QuantizedLinear", dtype: torch.dtype) -> Non
     """Refuse scales that make infinite weights of the largest codes in the type that they are multiplied in."""
     limit = torch.finfo(dtype).max
     largest = layer.largest_scale()
-    if largest * (2 ** (layer.stored.bits - 1) - 1) > limit:
+    types = (one for _, one in layer.stored.tensors().values())
+    # Codes of one byte may be floats, of which the largest is 448.
+    floats = [torch.finfo(one).max for one in types if one.is_floating_point and one.itemsize == 1]
+    if largest * max(floats, default=2 ** (layer.stored.bits - 1) - 1) > limit:
         raise CheckpointError(
             f"{name} has a scale of {largest:.3g}, with which weights pass the largest number of {dtype} "
             f"({limit:.3g}): name another dtype, or another checkpoint of the model"

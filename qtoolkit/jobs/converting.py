@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from qtoolkit.measure.guard import explained
 from qtoolkit.methods import config_of_checkpoint, stored_of
 from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.noted import Noted
-from qtoolkit.readers import Stored, readers_of, reading_of, served_by
-from qtoolkit.records import Conversion, OnProgress
+from qtoolkit.readers import Stored, readers_of, reading_of, running, served_by, titles, within_block
+from qtoolkit.records import Conversion, OnProgress, Reading
 from qtoolkit.requests import ConvertRequest, ModelSource
 from qtoolkit.stream.companion_files import copy_companions
 from qtoolkit.stream.staging import check_output, staged
@@ -38,6 +39,8 @@ from qtoolkit.units import format_bytes
 _ADVICE = "free some: each layer is read and written by itself"
 _SAME = "codes, scales and zero points are the same numbers"
 _GENERATION = "generation_config.json"
+# Kinds of layers that a note names.
+_MOST_NAMED = 4
 
 
 @explained("converting", _ADVICE)
@@ -61,10 +64,11 @@ def run_conversion(request: ConvertRequest) -> Conversion:
             "free some room, or name an output on another disk"
         )
     note = f"converted from {source.layout} to {layout}: {planned.same}"
+    told = (*planned.notes, *_notes_on_left(stored), *_notes_on_readers(source, stored))
     with staged(folder, overwrite=request.overwrite) as partial:
         beside = _write_beside(source, planned.values, planned.config_entries, partial)
         changes = planned.write(partial, request.report)
-        notes = (note, *planned.notes, *changes, *beside)
+        notes = (note, *told, *changes, *beside)
         if planned.file_bytes is None:
             check_opens(partial)
         method = write_conversion_receipt(
@@ -86,7 +90,7 @@ def run_conversion(request: ConvertRequest) -> Conversion:
         disk_before=disk_size(checkpoint.path),
         disk_after=disk_size(folder),
         readers=served_by(stored),
-        notes=(*source.checkpoint.notes, *planned.notes, *changes, *beside, *method.notes),
+        notes=(*source.checkpoint.notes, *told, *changes, *beside, *method.notes),
         path=str(folder),
         seconds=time.monotonic() - started,
         lossy=planned.lossy,
@@ -219,18 +223,40 @@ def _stored(source: Convertible, values: Mapping[str, Any], left: Sequence[str])
     )
 
 
+def _notes_on_left(stored: Stored) -> Iterator[str]:
+    """Yield a note on layers of blocks that are not quantized; none without such."""
+    if stored.left:
+        kinds = [*dict.fromkeys(map(within_block, stored.left))]
+        more = f" and {len(kinds) - _MOST_NAMED} other kinds" if len(kinds) > _MOST_NAMED else ""
+        layers = "1 layer stays as it is" if len(stored.left) == 1 else f"{len(stored.left)} layers stay as they are"
+        yield f"{layers}, not quantized: {', '.join(kinds[:_MOST_NAMED])}{more}"
+
+
+def _notes_on_readers(source: Convertible, stored: Stored) -> Iterator[str]:
+    """Yield a note on a result that no other program runs, and the format of the same codes that most programs run."""
+    if running(readers_of(stored)) or not readers_of(stored):
+        return
+    served = {name: running(readings) for name, readings in _readings_by_format(source)}
+    most = max(served, key=lambda name: len(served[name]), default="")
+    way = f": format={most!r} holds the same codes for {titles(served[most])}" if served.get(most) else ""
+    yield f"no other program runs the result{way}"
+
+
 def _loaded_formats(source: Convertible, reader: str) -> Iterator[str]:
     """Yield the formats that hold the same codes, and which a program loads."""
+    for name, readings in _readings_by_format(source):
+        if readings and reading_of(reader, readings).loads:
+            yield name
+
+
+def _readings_by_format(source: Convertible) -> Iterator[tuple[str, tuple[Reading, ...]]]:
+    """Yield the formats that hold the same codes, and what programs say of each; files of other programs aside."""
     for name, (target, layout) in conversion_targets().items():
         if isinstance(target, FileFormat):
             continue
-        try:
+        with suppress(ConfigError):  # it does not hold them
             recoded = recode(source, target, layout)
-        except ConfigError:
-            continue
-        readings = readers_of(_stored(source, recoded.values, recoded.left))
-        if readings and reading_of(reader, readings).loads:
-            yield name
+            yield name, readers_of(_stored(source, recoded.values, recoded.left))
 
 
 def _described(source: Convertible, recoded: Recoded) -> dict[str, torch.Tensor]:

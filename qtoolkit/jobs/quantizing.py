@@ -28,7 +28,7 @@ from qtoolkit.optional import optional
 from qtoolkit.planning.device import resolve_device
 from qtoolkit.planning.fit import check_fits
 from qtoolkit.planning.planner import plan_with_advice
-from qtoolkit.planning.result_readers import refuse_unread
+from qtoolkit.planning.result_readers import note_on_nobody, refuse_unread
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, base_folder, memory_report, quantization_report, save_measured
 from qtoolkit.quantized_file import QuantizedFile, write_file
@@ -87,7 +87,8 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
             _refuse_unquantized(outcome, plan)
             written = _write(outcome, checkpoint, method, folder=new, device=device, on_progress=on_progress)
         memory = memory_report(plan, written.footprint, new, meter.report)
-        notes = (*checkpoint.notes, *base.notes, *outcome.notes, *written.probe.notes)
+        nobody = filter(None, [note_on_nobody(plan, planned.config)])
+        notes = (*checkpoint.notes, *base.notes, *outcome.notes, *written.probe.notes, *nobody)
         seconds = time.monotonic() - started
         report = quantization_report(plan, notes, memory, folder, seconds, outcome.calibration)
         deciding = versions(packages_of_method(method.name))

@@ -13,7 +13,7 @@ from qtoolkit.planning.fit import judge
 from qtoolkit.planning.layers import Modules, planner_of
 from qtoolkit.planning.mixed_units import notes_on_mixed_units
 from qtoolkit.planning.phases import base_terms, inference, job_phases, make_job_shape
-from qtoolkit.planning.result_readers import loaded_configs, with_readers
+from qtoolkit.planning.result_readers import loaded_configs, note_on_nobody, with_readers
 from qtoolkit.planning.share import with_share_warning
 from qtoolkit.records import Machine, Plan, Speed
 from qtoolkit.requests import DEFAULT_CONTEXT
@@ -152,6 +152,8 @@ def plan_with_advice(
     )
     planned = draft(config=config, device=device)
     plan = with_share_warning(planned.plan, planned.checkpoint, planned.config, modules)
+    nobody = note_on_nobody(plan, planned.config)
+    plan = replace(plan, notes=(*plan.notes, nobody)) if nobody else plan
     planned = replace(planned, plan=plan)
 
     def drafted(config: MethodConfig, device: str) -> Plan:

@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.methods import MethodConfig, available_methods, get_method, offered, stored_of
-from qtoolkit.readers import Stored, lost_readers, readers_of, reading_of
+from qtoolkit.methods import MethodConfig, as_call, available_methods, get_method, offered, stored_of
+from qtoolkit.readers import Stored, lost_readers, readers_of, reading_of, running, titles
 from qtoolkit.records import Plan
 
 # Values with which more programs load a result, tried one by one and then together.
@@ -39,6 +39,25 @@ def with_readers(plan: Plan, config: MethodConfig, for_: str | None) -> Plan:
     lost = lost_readers(stored)
     notes = (*plan.notes, f"not loaded by {lost}") if lost else plan.notes
     return replace(plan, notes=notes, readings=readings, for_reader=for_ or "")
+
+
+def note_on_nobody(plan: Plan, config: MethodConfig) -> str:
+    """Return a line on a result that no other program runs, with the nearest config whose result one does.
+
+    Args:
+        plan: with the readings of its result.
+        config: its config.
+
+    Returns:
+        Empty where a program runs the result, and where none is known to read the format.
+    """
+    if not plan.readings or running(plan.readings):
+        return ""
+    names = {layer.name: 0 for layer in plan.layers}
+    readings = ((other, running(readers_of(_stored_of(plan, other, names)))) for other in _changed(config))
+    found = next(((other, programs) for other, programs in readings if programs), None)
+    near = f": {as_call(found[0])} makes one for {titles(found[1])}" if found else ""
+    return f"no other program runs the result{near}"
 
 
 def loaded_configs(plan: Plan, config: MethodConfig) -> Iterator[MethodConfig]:

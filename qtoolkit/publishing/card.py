@@ -25,7 +25,7 @@ from qtoolkit.publishing.contract_check import stored_by
 from qtoolkit.publishing.lineage import Lineage, commit_of, is_copy_of_hub, is_in_memory, lineage_of
 from qtoolkit.publishing.patterns import without_paths
 from qtoolkit.publishing.readers import format_of_receipt, needs_qtoolkit, other_packages_of, packages_of, readers_of
-from qtoolkit.readers import Stored, card_lines
+from qtoolkit.readers import Stored, card_lines, served_by
 from qtoolkit.records import Receipt, Verification
 from qtoolkit.records.markdown import escaped, table
 from qtoolkit.requests import PublishRequest
@@ -89,6 +89,7 @@ def make_card(
         file_name=_file_name(receipt),
         readers=readers_of(receipt, stored),
         programs=table(("program", "loads it", "what to know"), programs) if programs else "",
+        is_run=stored is not None and bool(served_by(stored)),
         quality=quality,
         quality_text=text_name(quality) if quality else "",
         figures=table(("figure", "value"), (row for row in quality.figures() if row[1])) if quality else "",

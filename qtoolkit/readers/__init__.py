@@ -11,6 +11,7 @@ from qtoolkit.readers.contract import (
     titles,
 )
 from qtoolkit.readers.fused_layers import FUSED, fused_unit
+from qtoolkit.readers.matrices import within_block
 from qtoolkit.readers.programs import BRANCHES
 from qtoolkit.readers.sentences import card_lines, load_lines, page_table, summary
 from qtoolkit.readers.stored import Stored, describe_stored, group_size_of, units_of
@@ -37,4 +38,5 @@ __all__ = [
     "summary",
     "titles",
     "units_of",
+    "within_block",
 ]

@@ -53,7 +53,7 @@ def matrices_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Matrix, ...]:
         members.sort(key=lambda name: _PLACES.get(name.rpartition(".")[2], 0))
         named = unit if members[1:] else members[0]
         outputs = tuple(shapes[name][0] for name in members)
-        found.add(Matrix(_within_block(named), outputs, shapes[members[0]][1]))
+        found.add(Matrix(within_block(named), outputs, shapes[members[0]][1]))
     return tuple(sorted(found))
 
 
@@ -83,7 +83,7 @@ def cut_blocks(matrices: Iterable[Matrix]) -> tuple[str, ...]:
     )
 
 
-def _within_block(name: str) -> str:
+def within_block(name: str) -> str:
     """Return the name of a layer without that of its block: what follows its number."""
     parts = name.split(".")
     number = next(place for place, part in enumerate(parts) if part.isdigit())

@@ -27,6 +27,13 @@ class AWQFormat(Format):
 
         return "gptq", options_of(values)
 
+    def corrected(self, checkpoint: "Checkpoint") -> "Checkpoint":
+        """See `Format`: layers that the file has quantized stay so, whatever the config says, and that is noted."""
+        from qtoolkit.formats.awq.interleaved_layers import note_on_left
+
+        note = note_on_left(checkpoint.tensors, checkpoint.quantization or {})
+        return checkpoint.with_notes(note) if note else checkpoint
+
     def reader(self, checkpoint: "Checkpoint") -> "Reader":
         """See `Format`."""
         from qtoolkit.formats.awq.reader import AWQReader

@@ -82,6 +82,20 @@ def problems_of(folder: Path, values: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def note_on_left(tensors: Iterable[str], values: Mapping[str, Any]) -> str:
+    """Return a line on layers that a file has quantized and whose config leaves them; empty without such.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as `read_awq_config`.
+    """
+    config = read_awq_config(values)
+    names = [name for name in quantized_names(tensors) if config.leaves(name)]
+    if not names:
+        return ""
+    which = f"{names[0]} and {len(names) - 1} more" if names[1:] else names[0]
+    return f"{which}: quantized in the file, though named in modules_to_not_convert; read as the file has it"
+
+
 def _refuse_scaled_activations(tensors: Iterable[str], quantized: Iterable[str]) -> None:
     """Refuse scales of a module without codes: AutoAWQ's `ScaledActivation` divides the outputs of it by them."""
     known = set(quantized)

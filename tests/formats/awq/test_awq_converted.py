@@ -48,3 +48,22 @@ def test_a_zero_point_of_0_has_no_place_in_the_first_gptq(tmp_path: Path) -> Non
         else:
             with pytest.raises(ConfigError, match="compressed-tensors"):
                 qt.convert(tmp_path / "packed", format="gptq", output=tmp_path / "other")
+
+
+def test_layers_that_are_left_stay_as_they_are_and_are_told(tmp_path: Path) -> None:
+    tensors = write_checkpoint(Recipe(left=("o_proj", "1.mlp.up_proj")), tmp_path)
+    told = qt.convert(tmp_path / "packed", format="compressed-tensors", output=tmp_path / "other").notes
+    assert "3 layers stay as they are, not quantized: self_attn.o_proj, mlp.up_proj" in told
+    again = load_file(tmp_path / "other" / "model.safetensors")
+    assert torch.equal(again["model.layers.1.mlp.up_proj.weight"], tensors["model.layers.1.mlp.up_proj.weight"])
+
+
+def test_a_layer_that_the_config_leaves_and_the_file_has_quantized_is_told(tmp_path: Path) -> None:
+    tensors = write_checkpoint(Recipe(), tmp_path)
+    config = Recipe().config | {"modules_to_not_convert": ["mlp.up"]}
+    write(tmp_path / "packed", tensors, config)
+    told = qt.convert(tmp_path / "packed", format="gptq_v2", output=tmp_path / "other").notes
+    said = "quantized in the file, though named in modules_to_not_convert; read as the file has it"
+    assert f"model.layers.0.mlp.up_proj and 1 more: {said}" in told
+    assert not any("stay as they are" in note for note in told)
+    assert "model.layers.0.mlp.up_proj.qweight" in load_file(tmp_path / "other" / "model.safetensors")

@@ -67,6 +67,8 @@ DAMAGES: dict[str, tuple[str, Change, str]] = {
     "cut off": ("weight", lambda t: t[:, :127].clone(), "has the shape [384, 127]: it must be [384, 128]"),
     "not a number": ("weight_scale", lambda t: t * torch.nan, "holds NaN or infinity"),
     "too large": ("weight_scale", lambda t: t * 0 + 1e38, "with which weights pass the largest number of"),
+    # The largest code of float8 is 448, of int8 127: 2e36 times 448 is no bfloat16, and times 127 one.
+    "too large for 448": ("weight_scale", lambda t: t * 0 + 2e36, "with which weights pass the largest number of"),
     "negative": ("weight_scale", lambda t: -t, "weight_scale holds negative numbers"),
     "NaN codes": ("weight", lambda t: (t.float() * torch.nan).to(t.dtype), "weight holds NaN"),
     "zero points": ("weight_zero_point", lambda _: torch.zeros(384, 1).char(), "has weight_zero_point"),
