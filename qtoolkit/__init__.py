@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         publish,
         quantize,
         recommend,
+        repair,
         run_tasks,
         verify,
     )
@@ -67,6 +68,7 @@ __all__ = [
     "publish",
     "quantize",
     "recommend",
+    "repair",
     "run_tasks",
     "sample_model",
     "verify",

@@ -13,6 +13,11 @@ class PublicBase(NamedTuple):
     revision: str | None
 
 
+def own_name(name: str) -> str:
+    """Return a model's name without folders of this machine: a Hub id as it is, or the folder's own name."""
+    return Path(name).resolve().name if Path(name).exists() else name
+
+
 def public_base(name: str | None) -> PublicBase:
     """Return what others find the base of an adapter by.
 

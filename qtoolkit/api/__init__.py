@@ -12,6 +12,7 @@ from qtoolkit.api._plan import plan
 from qtoolkit.api._publish import publish
 from qtoolkit.api._quantize import quantize
 from qtoolkit.api._recommend import recommend
+from qtoolkit.api._repair import repair
 from qtoolkit.api._run_tasks import run_tasks
 from qtoolkit.api._verify import verify
 from qtoolkit.measure.peak import measure_peak
@@ -30,6 +31,7 @@ __all__ = [
     "publish",
     "quantize",
     "recommend",
+    "repair",
     "run_tasks",
     "verify",
 ]

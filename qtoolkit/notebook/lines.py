@@ -24,6 +24,7 @@ from qtoolkit.requests import (
     PlanRequest,
     PublishRequest,
     QuantizeRequest,
+    RepairRequest,
     Request,
 )
 
@@ -93,6 +94,11 @@ MAGICS: Mapping[str, MagicSyntax] = {
         (*request_options(ConvertRequest), _DEBUG),
         words=("MODEL", "FORMAT", "FOLDER"),
         body_hint="; format and folder stand alone: `%qconvert MODEL FORMAT FOLDER`",
+    ),
+    "qrepair": MagicSyntax(
+        (*request_options(RepairRequest), _DEBUG),
+        words=("MODEL", "BASE", "FOLDER"),
+        body_hint="; base and folder stand alone: `%qrepair MODEL BASE FOLDER`",
     ),
     "qpublish": MagicSyntax((*request_options(PublishRequest), _DEBUG), words=("FOLDER", "REPO")),
     "qpanel": MagicSyntax((_own("only", "one panel alone", "NAME", PANELS), _DEBUG), may_be_empty=True),

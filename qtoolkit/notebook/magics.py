@@ -31,6 +31,7 @@ from qtoolkit.records import (
     Publication,
     QualityReport,
     QuantizationReport,
+    Repair,
 )
 from qtoolkit.requests import (
     CardOptions,
@@ -41,6 +42,7 @@ from qtoolkit.requests import (
     PlanRequest,
     PublishRequest,
     QuantizeRequest,
+    RepairRequest,
 )
 
 Names = Mapping[str, Any]
@@ -236,6 +238,28 @@ class QuantizeMagics(Magics):
             from qtoolkit.api import convert
 
             return convert(self._named(name, local_ns), stored_as, folder, **options, on_progress=on_progress)
+
+    @helped_by("qrepair")
+    @needs_local_scope
+    @line_magic
+    @short_errors
+    def qrepair(self, line: str, local_ns: Names | None = None) -> Repair:
+        """Compute an adapter that gives a quantized model back some of what it lost; `qt.repair` in a line.
+
+          %qrepair small org/name small-repair
+          repair = %qrepair q org/name small-repair --rank 16 --calibration book.txt
+
+        First the quantized model: a folder, a Hub id, or a variable that holds one of these or the model; then what it
+        was made from; then the folder that is made, which peft, transformers and servers take as a LoRA adapter.
+        """
+        given = read_line("qrepair", line)
+        name, base, folder = given.words
+        options = given.options_of(RepairRequest, partial(self._named, local_ns=local_ns))
+        with self._progress(f"repair of {name}") as on_progress:
+            from qtoolkit.api import repair
+
+            model, original = self._named(name, local_ns), self._named(base, local_ns)
+            return repair(model, original, folder, **options, on_progress=on_progress)
 
     @helped_by("qpublish")
     @needs_local_scope

@@ -19,6 +19,7 @@ from qtoolkit.records.quality import QualityReport, SpeedReport
 from qtoolkit.records.reading import Reading
 from qtoolkit.records.receipt import Behaviour, FileEntry, Probe, Receipt, TakenOver
 from qtoolkit.records.recommendation import Candidate, Recommendation
+from qtoolkit.records.repair import Repair
 from qtoolkit.records.result import QuantizationReport
 from qtoolkit.records.search_results import FoundModel, FoundModels
 from qtoolkit.records.sensitivity import RoundingLoss, Sensitivity
@@ -65,6 +66,7 @@ __all__ = [
     "Receipt",
     "Recommendation",
     "Record",
+    "Repair",
     "RoundingLoss",
     "Row",
     "Sensitivity",

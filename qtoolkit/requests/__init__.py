@@ -16,6 +16,7 @@ from qtoolkit.requests.plan_request import PlanRequest
 from qtoolkit.requests.publish_request import CardOptions, PublishRequest
 from qtoolkit.requests.quantize_request import QuantizeRequest
 from qtoolkit.requests.recommend_request import RecommendRequest
+from qtoolkit.requests.repair_request import RepairRequest
 from qtoolkit.requests.run_tasks_request import RunTasksRequest
 from qtoolkit.requests.text import TextOptions
 from qtoolkit.requests.verb import arguments_of, verb
@@ -36,6 +37,7 @@ __all__ = [
     "PublishRequest",
     "QuantizeRequest",
     "RecommendRequest",
+    "RepairRequest",
     "Request",
     "RunTasksRequest",
     "TextOptions",

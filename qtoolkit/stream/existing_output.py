@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG
 from qtoolkit.errors import OutputExistsError
 from qtoolkit.files import current_folder, home_folder
 from qtoolkit.partial import MARKER, is_at, is_folder
@@ -40,7 +41,7 @@ def find_existing(output: Path, *, overwrite: bool, opened: int | None = None) -
 
     Args:
         output: the path of the result.
-        overwrite: whether a model may be replaced.
+        overwrite: whether a model, or an adapter, may be replaced.
         opened: file descriptor of the folder, if it is held open.
 
     Raises:
@@ -55,7 +56,7 @@ def find_existing(output: Path, *, overwrite: bool, opened: int | None = None) -
     if not any(output.iterdir()):
         _refuse_current(output)
         return ExistingOutput(state, {})
-    if not (output / "config.json").is_file():
+    if not any((output / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
         raise OutputExistsError(f"{output} exists: name another output (it holds no model, so it is never replaced)")
     if not overwrite:
         raise OutputExistsError(f"{output} exists: name another output, or give overwrite=True to replace it")

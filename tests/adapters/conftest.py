@@ -6,8 +6,8 @@ import pytest
 
 import qtoolkit as qt
 
-TEXT = ["The tower is older than the town that grew around it, and nobody remembers who built it first. " * 40]
-RECIPE = {"bits": 4, "group_size": 32, "calibration": TEXT, "num_samples": 4, "seq_len": 64}
+TEXT = ["".join(f"Tower {n} is {2 * n} years older than the town, and nobody knows who built it. " for n in range(90))]
+RECIPE = {"bits": 4, "group_size": 32, "calibration": TEXT, "num_samples": 16, "seq_len": 64}
 
 
 @pytest.fixture(scope="session")

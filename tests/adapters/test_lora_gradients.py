@@ -36,7 +36,7 @@ def adapted(layer: nn.Module, **options: Any) -> nn.Module:
     torch.manual_seed(2)
     for name, parameter in model.named_parameters():
         if "lora_A" in name or "lora_B" in name:
-            parameter.data.normal_()
+            parameter.data.normal_(std=0.02)
     return model
 
 

@@ -1,0 +1,136 @@
+"""Find the adapters that repair a quantized model, block by block: what `stream.run.quantize_blocks` asks a method."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from qtoolkit.checkpoints.safetensors import StoredTensor
+from qtoolkit.errors import ConfigError
+from qtoolkit.stream.block_method import Result
+from qtoolkit.stream.groups import GroupInputs
+from qtoolkit.tensor.cross_products import CrossProducts
+from qtoolkit.tensor.hessian import TOKENS_AT_ONCE, Hessian
+from qtoolkit.tensor.low_rank import damped_factor, low_rank
+
+A, B = "lora_A.weight", "lora_B.weight"
+# Of inputs that a layer has, how many times as many tokens a correction for the layers before is trusted with in full.
+_ENOUGH_TOKENS = 8
+
+
+class RepairBlocks:
+    """Low-rank corrections for `qtoolkit.stream.run.quantize_blocks`; implements `BlockMethod`.
+
+    With the original weight W and inputs X, and Q and Xq in the model that is quantized and, up to here, repaired, the
+    outputs that are wanted are X W^T, or those with which the residual stream is right again. The best change of Q for
+    them, weighed by Xq, is approximated by a product of two small matrices.
+
+    Args:
+        quantized: returns the quantized weight Q[out, in] of a layer, float32, by its full name.
+        rank: of the product.
+        device: where layers are solved.
+        dtype: type in which the matrices are stored.
+    """
+
+    true_sequential = True
+    wants_exact = True
+
+    def __init__(self, quantized: Callable[[str], torch.Tensor], rank: int, device: str, dtype: torch.dtype) -> None:
+        self.quantized = quantized
+        self.rank = rank
+        self.device = torch.device(device)
+        self.dtype = dtype
+
+    def start(self, names: Sequence[str], in_features: int) -> "_Repair":
+        """See `BlockMethod`."""
+        return _Repair(self, names, in_features)
+
+    def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """See `BlockMethod`: the repaired weight, which only `_Repair.finish` knows."""
+        assert isinstance(tensors, _Matrices)
+        return tensors.weight
+
+    def fits(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        tensors: Mapping[str, StoredTensor | torch.Tensor],
+        facts: Mapping[str, Any],
+    ) -> bool:
+        """See `BlockMethod`: nothing is kept of an earlier call."""
+        return False
+
+
+class _Matrices(dict[str, torch.Tensor]):
+    """Hold the matrices of a layer by name, and beside them its repaired weight, which is stored nowhere."""
+
+    weight: torch.Tensor
+
+
+class _Repair:
+    """Sum up what layers with the same inputs get, then repair them; implements `Accumulator`."""
+
+    wants_more = False
+
+    def __init__(self, method: RepairBlocks, names: Sequence[str], in_features: int) -> None:
+        self._method = method
+        self._names = names
+        self._hessian = Hessian(in_features, method.device)
+        # Xq^T (X - Xq) [in, in], or the products of Xq and what the residual stream lacks [in, out].
+        self._lacking: CrossProducts | None = None
+        self._of_outputs = False
+
+    def lean_on(self, inputs: torch.Tensor) -> None:
+        """See `Accumulator`: nothing, since `wants_more` is never true."""
+
+    def add(self, batch: GroupInputs) -> None:
+        """See `Accumulator`."""
+        self._hessian.add(batch.inputs)
+        other = batch.exact if batch.lacking is None else batch.lacking
+        if other is None:
+            return
+        self._of_outputs = batch.lacking is not None
+        # [..., in] -> [tokens, in], and [..., in or out] -> [tokens, in or out]
+        x = batch.inputs.reshape(-1, batch.inputs.shape[-1]).to(self._method.device)
+        y = other.reshape(-1, other.shape[-1]).to(self._method.device)
+        if self._lacking is None:
+            self._lacking = CrossProducts(x.shape[1], y.shape[1], self._method.device)
+        for part, wanted in zip(x.split(TOKENS_AT_ONCE), y.split(TOKENS_AT_ONCE), strict=True):
+            self._lacking.add(part, wanted if self._of_outputs else wanted - part)
+
+    def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
+        """See `Accumulator`.
+
+        Raises:
+            ConfigError: a layer is smaller than the rank, or of another shape than the quantized one.
+        """
+        factor = damped_factor(self._hessian.full())
+        results = {}
+        for full_name, (layer, value) in zip(self._names, weights.items(), strict=True):
+            weight = value.to(self._method.device, torch.float32)
+            quantized = self._method.quantized(full_name).to(self._method.device)
+            if quantized.shape != weight.shape:
+                shapes = f"{list(quantized.shape)} in the quantized model and {list(weight.shape)} in the base"
+                raise ConfigError(f"{full_name} is {shapes}: give what it was made from as base")
+            weighed = (weight - quantized) @ factor + self._correction(weight, factor)
+            found = low_rank(weighed, factor, self._method.rank)
+            a, b = found.a.to(self._method.dtype), found.b.to(self._method.dtype)
+            tensors = _Matrices({A: a.cpu(), B: b.cpu()})
+            tensors.weight = quantized + b.float() @ a.float()
+            results[layer] = Result(tensors, {"share": found.share, "num_inputs": self._hessian.num_inputs})
+        return results
+
+    def _correction(self, weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """Return what the change of a weight W[out, in] lacks for the layers before, times L [out, in].
+
+        With C = Xq^T (X - Xq), the best W* - W is W C^T H^-1, and times L that is W C^T L^-T; of a layer that writes
+        into the residual stream, the transposed products of Xq and what the stream lacks stand for W C^T. Few tokens
+        say little of it: it counts by (n / in - 1) / 7, at most in full.
+        """
+        tokens, inputs = self._hessian.num_inputs, len(factor)
+        trusted = min(1.0, max(0.0, (tokens / inputs - 1) / (_ENOUGH_TOKENS - 1)))
+        if self._lacking is None or trusted == 0:
+            return torch.zeros_like(weight)
+        products = self._lacking.sum.T if self._of_outputs else weight @ self._lacking.sum.T
+        # Z L^T = products.
+        solved: torch.Tensor = torch.linalg.solve_triangular(factor.T, products, upper=True, left=False)
+        return trusted * solved
