@@ -13,6 +13,7 @@ from seen import seen_in
 
 from qtoolkit.readers import Stored
 from qtoolkit.readers.entry import Entry
+from qtoolkit.readers.matrices import Matrix
 from qtoolkit.readers.table import ENTRIES
 
 # The programs that are run here: SGLang wants a GPU, Ollama and LM Studio are no packages.
@@ -23,6 +24,13 @@ ELSEWHERE = {
     ("fp8", "vllm"): "a GPU",
     ("fp8", "mlx-lm"): "a model of DeepSeek's classes",
     ("auto-round", "transformers"): "the package auto-round",
+    ("auto-round", "transformers4"): "the package auto-round",
+    **{("mxfp4", name): "a GPU" for name in ("transformers", "transformers4", "vllm")},
+    ("mxfp4", "mlx-lm"): "codes of gpt-oss, which nothing here writes",
+    **{
+        ("modelopt", name): "codes of NVIDIA's Model Optimizer, which nothing here writes"
+        for name in ("vllm", "mlx-lm")
+    },
     ("awq", "transformers4"): "the package autoawq, which is given up",
     ("gguf", "transformers"): "tests/formats/gguf",
     ("gguf", "transformers4"): "tests/formats/gguf",
@@ -50,7 +58,9 @@ def cells_of(entry: Entry) -> Iterator[Cell]:
 def stored_of(path: Path) -> Stored:
     """How a checkpoint is stored."""
     values = claims_of(path)["stored"]
-    return Stored(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    matrices = tuple(Matrix(name, tuple(outputs), inputs) for name, outputs, inputs in values.pop("matrices"))
+    stored = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Stored(**stored, matrices=matrices)
 
 
 def shown_by(path: Path) -> Iterator[Cell]:

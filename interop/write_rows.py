@@ -95,6 +95,22 @@ CHANGED: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], dict[s
         ("transformers",),
     ),
     "awq-said-8bit": ("awq", lambda values: values | {"bits": 8}, {"bits": (8,)}, ("mlx-lm",)),
+    "awq-said-256inputs": ("awq", lambda values: values | {"group_size": 256}, {"group_sizes": (256,)}, ("mlx-lm",)),
+    # Of AutoRound in GPTQ's packing vLLM takes 4 and 8 bits, symmetric, in some groups.
+    "auto-round-said-3bit": ("auto-round-llama", lambda values: values | {"bits": 3}, {"bits": (3,)}, ("vllm",)),
+    "auto-round-said-asym": ("auto-round-llama", lambda values: values | {"sym": False}, {"sym": False}, ("vllm",)),
+    "auto-round-said-256inputs": (
+        "auto-round-llama",
+        lambda values: values | {"group_size": 256},
+        {"group_sizes": (256,)},
+        ("vllm",),
+    ),
+    "auto-round-said-other-packing": (
+        "auto-round-llama",
+        lambda values: values | {"packing_format": "auto_round"},
+        {"layout": "auto_round"},
+        ("vllm",),
+    ),
     "awq-said-5bit": ("awq", lambda values: values | {"bits": 5}, {"bits": (5,)}, ("vllm",)),
 }
 # Written by AutoRound; its packing "awq" is AutoAWQ's. vLLM has no attention for heads of 16, which these have.

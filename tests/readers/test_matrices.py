@@ -47,6 +47,11 @@ def test_sizes_fit_where_a_thread_config_of_the_kernel_does() -> None:
     assert {size: not outside_tiles([Matrix("h", size[:1], size[1])]) for size in sizes} == fits
 
 
+def test_layers_fit_together_and_not_one_by_one() -> None:
+    assert outside_tiles([Matrix("attn.qkv_proj", (96, 32), 64)]) == ()
+    assert outside_tiles([Matrix("attn.qkv_proj", (128, 32), 64)]) == ("attn.qkv_proj of 160 x 64",)
+
+
 def test_many_matrices_are_counted() -> None:
     assert outside_tiles([Matrix(f"m{number}", (96,), 96) for number in range(5)]) == (
         "m0 of 96 x 96",
