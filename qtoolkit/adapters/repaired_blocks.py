@@ -10,7 +10,7 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.stream.block_method import Result
 from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.tensor.cross_products import CrossProducts
-from qtoolkit.tensor.hessian import TOKENS_AT_ONCE, Hessian
+from qtoolkit.tensor.hessian import TOKENS_AT_ONCE, Hessian, weighed
 from qtoolkit.tensor.low_rank import damped_factor, low_rank
 
 A, B = "lora_A.weight", "lora_B.weight"
@@ -23,7 +23,8 @@ class RepairBlocks:
 
     With the original weight W and inputs X, and Q and Xq in the model that is quantized and, up to here, repaired, the
     outputs that are wanted are X W^T, or those with which the residual stream is right again. The best change of Q for
-    them, weighed by Xq, is approximated by a product of two small matrices.
+    them, weighed by Xq, is approximated by a product of two small matrices. Tokens count by their weights, if they have
+    any: the first ones of a sample would outweigh all others.
 
     Args:
         quantized: returns the quantized weight Q[out, in] of a layer, float32, by its full name.
@@ -84,7 +85,7 @@ class _Repair:
 
     def add(self, batch: GroupInputs) -> None:
         """See `Accumulator`."""
-        self._hessian.add(batch.inputs)
+        self._hessian.add(batch.inputs, batch.weights)
         other = batch.exact if batch.lacking is None else batch.lacking
         if other is None:
             return
@@ -94,8 +95,14 @@ class _Repair:
         y = other.reshape(-1, other.shape[-1]).to(self._method.device)
         if self._lacking is None:
             self._lacking = CrossProducts(x.shape[1], y.shape[1], self._method.device)
-        for part, wanted in zip(x.split(TOKENS_AT_ONCE), y.split(TOKENS_AT_ONCE), strict=True):
-            self._lacking.add(part, wanted if self._of_outputs else wanted - part)
+        for start in range(0, len(x), TOKENS_AT_ONCE):
+            some = slice(start, start + TOKENS_AT_ONCE)
+            part = x[some]
+            wanted = y[some] if self._of_outputs else y[some] - part
+            if batch.weights is not None:
+                roots = batch.weights[some].sqrt()
+                part, wanted = weighed(part, roots), weighed(wanted, roots)
+            self._lacking.add(part, wanted)
 
     def finish(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Result]:
         """See `Accumulator`.
@@ -111,8 +118,8 @@ class _Repair:
             if quantized.shape != weight.shape:
                 shapes = f"{list(quantized.shape)} in the quantized model and {list(weight.shape)} in the base"
                 raise ConfigError(f"{full_name} is {shapes}: give what it was made from as base")
-            weighed = (weight - quantized) @ factor + self._correction(weight, factor)
-            found = low_rank(weighed, factor, self._method.rank)
+            lost = (weight - quantized) @ factor + self._correction(weight, factor)
+            found = low_rank(lost, factor, self._method.rank)
             a, b = found.a.to(self._method.dtype), found.b.to(self._method.dtype)
             tensors = _Matrices({A: a.cpu(), B: b.cpu()})
             tensors.weight = quantized + b.float() @ a.float()

@@ -8,6 +8,7 @@ from qtoolkit.api._find_models import find_models
 from qtoolkit.api._frontier import frontier
 from qtoolkit.api._load import load
 from qtoolkit.api._measure_memory import measure_memory
+from qtoolkit.api._merge import merge
 from qtoolkit.api._plan import plan
 from qtoolkit.api._publish import publish
 from qtoolkit.api._quantize import quantize
@@ -27,6 +28,7 @@ __all__ = [
     "load",
     "measure_memory",
     "measure_peak",
+    "merge",
     "plan",
     "publish",
     "quantize",

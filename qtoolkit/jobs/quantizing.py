@@ -1,6 +1,7 @@
 """Run one quantization, from its checks to its report; what it writes is renamed when it is complete."""
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -45,8 +46,10 @@ _KEPT = "blocks that are done are kept, and the same call goes on with them"
 
 
 @explained("quantizing", _ADVICE)
-def run_quantization(request: QuantizeRequest) -> QuantizedModel:
-    """Quantize a model, as `qtoolkit.quantize` describes."""
+def run_quantization(
+    request: QuantizeRequest, *, change: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint
+) -> QuantizedModel:
+    """Quantize a model, as `qtoolkit.quantize` describes; what is quantized is what `change` makes of it."""
     refuse_quantized(request.model)
     started = time.monotonic()
     config = resolve_config(request.config)
@@ -60,7 +63,7 @@ def run_quantization(request: QuantizeRequest) -> QuantizedModel:
     _check_output(request, method, resumes=resumes)
     with _staged(request, resumes=resumes) as new:
         with measure_peak() as meter:
-            checkpoint = open_source(request.model, request, on_progress=request.report)
+            checkpoint = change(open_source(request.model, request, on_progress=request.report))
             machine = this_machine(folder or current_folder(), Speed())
             rss = resident_memory()
             journal = JournalLocation(journal_of(folder), mirror) if folder is not None and resumes else None

@@ -1,7 +1,10 @@
-"""Run the body of a cell magic the way IPython runs a cell."""
+"""Run the body of a cell magic the way IPython runs a cell, and find what the line of a magic names."""
 
 import ast
+from collections.abc import Mapping
 from typing import Any
+
+from qtoolkit.errors import ConfigError
 
 
 def run_body(shell: Any, body: str) -> None:
@@ -23,3 +26,20 @@ def run_body(shell: Any, body: str) -> None:
     exec(shell.compile(ast.Module(statements, []), name, "exec"), shell.user_global_ns, shell.user_ns)
     if shown:
         exec(shell.compile(ast.Interactive(shown), name, "single"), shell.user_global_ns, shell.user_ns)
+
+
+def value_of(shell: Any, line: str, local_ns: Mapping[str, Any] | None) -> Any:
+    """Return the value of the variable or expression on the line of `%qmemory`.
+
+    Raises:
+        ConfigError: there is none, or it fails.
+    """
+    if not line.strip():
+        message = "%qmemory needs a variable that holds a model: `%qmemory q`; or `%%qmemory` above a cell's code"
+        raise ConfigError(message)
+    try:
+        return eval(line, shell.user_ns, local_ns)
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        message = f"%qmemory: {line.strip()!r} is no variable or expression that holds a model: {cause}"
+        raise ConfigError(message) from error

@@ -21,6 +21,7 @@ from qtoolkit.requests import (
     ConvertRequest,
     EvaluateRequest,
     FrontierRequest,
+    MergeRequest,
     PlanRequest,
     PublishRequest,
     QuantizeRequest,
@@ -36,11 +37,12 @@ def _own(name: str, help: str, metavar: str = "", choices: Sequence[str] = ()) -
     return LineOption(name, (flag_of(name),), help, metavar, choices=choices)
 
 
+_INTO = _own("into", "keep the quantized model in this variable", "NAME", ("q",))
 METHOD = _own("method", "the method that quantizes", "NAME")
 _DEBUG = _own("debug", "show the whole traceback of an error")
 _JOB_OPTIONS = (
     *request_options(QuantizeRequest),
-    _own("into", "keep the quantized model in this variable", "NAME", ("q",)),
+    _INTO,
     _own("push", "verify what was saved, and put it on the Hub as a private repository; needs --output", "REPO"),
     *(replace(option, help=f"with --push, {option.help}") for option in request_options(CardOptions)),
     _own("plan", "only tell what would be done and whether it fits: no weight is read or downloaded"),
@@ -95,6 +97,7 @@ MAGICS: Mapping[str, MagicSyntax] = {
         words=("MODEL", "FORMAT", "FOLDER"),
         body_hint="; format and folder stand alone: `%qconvert MODEL FORMAT FOLDER`",
     ),
+    "qmerge": MagicSyntax((*request_options(MergeRequest), _INTO, _DEBUG), words=("MODEL", "ADAPTER")),
     "qrepair": MagicSyntax(
         (*request_options(RepairRequest), _DEBUG),
         words=("MODEL", "BASE", "FOLDER"),

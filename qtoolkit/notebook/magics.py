@@ -14,36 +14,13 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope
 from traitlets import Enum
 
+from qtoolkit import records, requests
 from qtoolkit.errors import ConfigError
-from qtoolkit.notebook.cell import run_body
+from qtoolkit.notebook.cell import run_body, value_of
 from qtoolkit.notebook.help import asks_for_help, helped_by
 from qtoolkit.notebook.lines import MagicLine, read_line
 from qtoolkit.notebook.magic_errors import short_errors
 from qtoolkit.notebook.progress import Progress, open_progress
-from qtoolkit.records import (
-    Comparison,
-    Conversion,
-    Doctor,
-    Frontier,
-    MemoryReport,
-    PeakMemory,
-    Plan,
-    Publication,
-    QualityReport,
-    QuantizationReport,
-    Repair,
-)
-from qtoolkit.requests import (
-    CardOptions,
-    CompareRequest,
-    ConvertRequest,
-    EvaluateRequest,
-    FrontierRequest,
-    PlanRequest,
-    PublishRequest,
-    QuantizeRequest,
-    RepairRequest,
-)
 
 Names = Mapping[str, Any]
 
@@ -65,7 +42,9 @@ class QuantizeMagics(Magics):
     @needs_local_scope
     @line_cell_magic
     @short_errors
-    def quantize(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> QuantizationReport | Plan:
+    def quantize(
+        self, line: str, cell: str | None = None, local_ns: Names | None = None
+    ) -> records.QuantizationReport | records.Plan:
         """Quantize a model and show what was done: memory before and after, what was skipped, where it was saved.
 
           %quantize org/name --method nf4 --output small --into q
@@ -91,9 +70,9 @@ class QuantizeMagics(Magics):
         model = self._named(name, local_ns)
         if "plan" in given.options:
             return self._plan(given, model)
-        options = given.options_of(QuantizeRequest)
+        options = given.options_of(requests.QuantizeRequest)
         repo_id = given.options.get("push")
-        card = given.options_of(CardOptions)
+        card = given.options_of(requests.CardOptions)
         with self._progress(f"{config.method} of {name}") as on_progress:
             from qtoolkit.api import publish, quantize
             from qtoolkit.publishing import check_push
@@ -111,7 +90,7 @@ class QuantizeMagics(Magics):
     @needs_local_scope
     @line_cell_magic
     @short_errors
-    def qplan(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Plan:
+    def qplan(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> records.Plan:
         """Tell what `%quantize` with the same line would do, and whether it fits, without reading a weight.
 
           %qplan org/name --method nf4
@@ -130,7 +109,7 @@ class QuantizeMagics(Magics):
     @needs_local_scope
     @line_magic
     @short_errors
-    def qeval(self, line: str, local_ns: Names | None = None) -> QualityReport:
+    def qeval(self, line: str, local_ns: Names | None = None) -> records.QualityReport:
         """Measure a model on a text: perplexity, and against its base what was lost; how fast it is.
 
           %qeval q --base org/name --text book.txt
@@ -139,7 +118,7 @@ class QuantizeMagics(Magics):
         The model is a variable, a folder, a Hub id or a .gguf file.
         """
         given = read_line("qeval", line)
-        options = given.options_of(EvaluateRequest, partial(self._named, local_ns=local_ns))
+        options = given.options_of(requests.EvaluateRequest, partial(self._named, local_ns=local_ns))
         name = given.words[0]
         with self._progress(f"evaluation of {name}") as on_progress:
             from qtoolkit.api import evaluate
@@ -150,7 +129,7 @@ class QuantizeMagics(Magics):
     @needs_local_scope
     @line_cell_magic
     @short_errors
-    def qcompare(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Comparison:
+    def qcompare(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> records.Comparison:
         """Quantize a model in several ways and measure each on one text: size, loss, speed, answers.
 
           %qcompare org/name --methods int8,nf4 --text book.txt --prompt "Once upon a time"
@@ -165,7 +144,7 @@ class QuantizeMagics(Magics):
         The model is a variable, a folder, a Hub id or a .gguf file.
         """
         given = read_line("qcompare", line, cell)
-        options = given.options_of(CompareRequest, partial(self._named, local_ns=local_ns))
+        options = given.options_of(requests.CompareRequest, partial(self._named, local_ns=local_ns))
         name = given.words[0]
         with self._progress(f"comparison of {name}") as on_progress:
             from qtoolkit.api import compare
@@ -176,7 +155,7 @@ class QuantizeMagics(Magics):
     @needs_local_scope
     @line_cell_magic
     @short_errors
-    def qfrontier(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> Frontier:
+    def qfrontier(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> records.Frontier:
         """Try recipes for a model, measure each, and show which lose least of all that are as small.
 
           %qfrontier org/name --memory "4 GB"
@@ -191,7 +170,7 @@ class QuantizeMagics(Magics):
         Hub id or a .gguf file.
         """
         given = read_line("qfrontier", line, cell)
-        options = given.options_of(FrontierRequest, partial(self._named, local_ns=local_ns))
+        options = given.options_of(requests.FrontierRequest, partial(self._named, local_ns=local_ns))
         name = given.words[0]
         with self._progress(f"frontier of {name}") as on_progress:
             from qtoolkit.api import frontier
@@ -201,7 +180,9 @@ class QuantizeMagics(Magics):
     @helped_by("qmemory")
     @needs_local_scope
     @line_cell_magic
-    def qmemory(self, line: str, cell: str | None = None, local_ns: Names | None = None) -> MemoryReport | PeakMemory:
+    def qmemory(
+        self, line: str, cell: str | None = None, local_ns: Names | None = None
+    ) -> records.MemoryReport | records.PeakMemory:
         """Memory of a model, or of whatever a cell does.
 
           %qmemory q            bytes that a model takes; q is a variable or an expression
@@ -222,7 +203,7 @@ class QuantizeMagics(Magics):
     @needs_local_scope
     @line_magic
     @short_errors
-    def qconvert(self, line: str, local_ns: Names | None = None) -> Conversion:
+    def qconvert(self, line: str, local_ns: Names | None = None) -> records.Conversion:
         """Write a quantized model in another format with the same codes; `qt.convert` in a line.
 
           %qconvert small mlx small-mlx
@@ -233,7 +214,7 @@ class QuantizeMagics(Magics):
         """
         given = read_line("qconvert", line)
         name, stored_as, folder = given.words
-        options = given.options_of(ConvertRequest)
+        options = given.options_of(requests.ConvertRequest)
         with self._progress(f"{name} to {stored_as}") as on_progress:
             from qtoolkit.api import convert
 
@@ -243,29 +224,52 @@ class QuantizeMagics(Magics):
     @needs_local_scope
     @line_magic
     @short_errors
-    def qrepair(self, line: str, local_ns: Names | None = None) -> Repair:
+    def qrepair(self, line: str, local_ns: Names | None = None) -> records.Repair:
         """Compute an adapter that gives a quantized model back some of what it lost; `qt.repair` in a line.
 
           %qrepair small org/name small-repair
           repair = %qrepair q org/name small-repair --rank 16 --calibration book.txt
 
-        First the quantized model: a folder, a Hub id, or a variable that holds one of these or the model; then what it
-        was made from; then the folder that is made, which peft, transformers and servers take as a LoRA adapter.
+        First the quantized model, which a variable may hold; then what it was made from; then the folder that is made.
         """
         given = read_line("qrepair", line)
         name, base, folder = given.words
-        options = given.options_of(RepairRequest, partial(self._named, local_ns=local_ns))
+        options = given.options_of(requests.RepairRequest, partial(self._named, local_ns=local_ns))
         with self._progress(f"repair of {name}") as on_progress:
             from qtoolkit.api import repair
 
             model, original = self._named(name, local_ns), self._named(base, local_ns)
             return repair(model, original, folder, **options, on_progress=on_progress)
 
+    @helped_by("qmerge")
+    @needs_local_scope
+    @line_magic
+    @short_errors
+    def qmerge(self, line: str, local_ns: Names | None = None) -> records.QuantizationReport:
+        """Make one quantized model of a quantized model and a LoRA adapter; `qt.merge` in a line.
+
+          %qmerge small my-adapter --output merged
+          %qmerge q my-adapter --base org/name --config recipe --into merged
+
+        First the quantized model: a folder, a Hub id, or a variable; then the folder of the adapter. A variable holds
+        the config.
+        """
+        given = read_line("qmerge", line)
+        name, adapter = given.words
+        options = given.options_of(requests.MergeRequest, partial(self._named, local_ns=local_ns))
+        with self._progress(f"{name} with {adapter}") as on_progress:
+            from qtoolkit.api import merge
+
+            result = merge(self._named(name, local_ns), adapter, **options, on_progress=on_progress)
+        if "into" in given.options:
+            self.shell.push({given.options["into"]: result})
+        return result.report
+
     @helped_by("qpublish")
     @needs_local_scope
     @line_magic
     @short_errors
-    def qpublish(self, line: str, local_ns: Names | None = None) -> Publication:
+    def qpublish(self, line: str, local_ns: Names | None = None) -> records.Publication:
         """Verify a saved model, and put it on the Hub with a card, in one commit; `qt.publish` in a line.
 
           %qpublish small me/small --dry-run              only show files, sizes and the card
@@ -276,7 +280,7 @@ class QuantizeMagics(Magics):
         """
         given = read_line("qpublish", line)
         folder, repo_id = given.words
-        options = given.options_of(PublishRequest, partial(self._named, local_ns=local_ns))
+        options = given.options_of(requests.PublishRequest, partial(self._named, local_ns=local_ns))
         for name, magic in (("quality", "qeval"), ("frontier", "qfrontier")):
             given_name = options.get(name)
             if isinstance(given_name, str):
@@ -308,7 +312,7 @@ class QuantizeMagics(Magics):
     @helped_by("qdoctor")
     @line_magic
     @short_errors
-    def qdoctor(self, line: str) -> Doctor:
+    def qdoctor(self, line: str) -> records.Doctor:
         """Describe this machine for a bug report: versions, devices, free memory and disk, methods that run here."""
         from qtoolkit.api import doctor
 
@@ -321,25 +325,16 @@ class QuantizeMagics(Magics):
             raise ConfigError(f"{magic} takes nothing on its line, got {line.strip()!r}")
 
     @short_errors
-    def _memory_of(self, line: str, local_ns: Names | None) -> MemoryReport:
+    def _memory_of(self, line: str, local_ns: Names | None) -> records.MemoryReport:
         from qtoolkit.api import measure_memory
 
-        if not line.strip():
-            message = "%qmemory needs a variable that holds a model: `%qmemory q`; or `%%qmemory` above a cell's code"
-            raise ConfigError(message)
-        try:
-            model = eval(line, self.shell.user_ns, local_ns)
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            message = f"%qmemory: {line.strip()!r} is no variable or expression that holds a model: {cause}"
-            raise ConfigError(message) from error
-        return measure_memory(model)
+        return measure_memory(value_of(self.shell, line, local_ns))
 
-    def _plan(self, line: MagicLine, model: Any) -> Plan:
+    def _plan(self, line: MagicLine, model: Any) -> records.Plan:
         with self._progress(f"plan of {line.words[0]}"):
             from qtoolkit.api import plan
 
-            return plan(model, line.configs[0], **line.options_of(PlanRequest))
+            return plan(model, line.configs[0], **line.options_of(requests.PlanRequest))
 
     def _progress(self, title: str) -> Progress:
         return open_progress(self.progress, self.shell, title)

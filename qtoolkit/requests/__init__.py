@@ -10,6 +10,7 @@ from qtoolkit.requests.evaluate_request import EvaluateRequest
 from qtoolkit.requests.find_models_request import FindModelsRequest
 from qtoolkit.requests.frontier_request import FrontierRequest
 from qtoolkit.requests.load_request import LoadRequest
+from qtoolkit.requests.merge_request import MergeRequest
 from qtoolkit.requests.model import DEFAULT_CONTEXT, ModelSource
 from qtoolkit.requests.option_field import Request, describe, option
 from qtoolkit.requests.plan_request import PlanRequest
@@ -32,6 +33,7 @@ __all__ = [
     "FindModelsRequest",
     "FrontierRequest",
     "LoadRequest",
+    "MergeRequest",
     "ModelSource",
     "PlanRequest",
     "PublishRequest",

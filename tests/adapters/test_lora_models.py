@@ -74,6 +74,16 @@ def test_checkpointing_changes_no_gradient(quantized_folder: Path) -> None:
     assert all(torch.equal(one, other) for one, other in zip(with_it, without, strict=True))
 
 
+def test_an_old_torchao_is_not_asked_for(quantized_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> bool:
+        raise ImportError("Found an incompatible version of torchao. Found version 0.10.0")
+
+    # Colab has one that peft refuses as soon as it looks at a plain layer.
+    monkeypatch.setattr("peft.tuners.lora.torchao.is_torchao_available", refuse)
+    model = qt.load(quantized_folder, device="cpu").model
+    assert isinstance(get_peft_model(model, lora()), PeftModel)
+
+
 def test_several_adapters(quantized_folder: Path) -> None:
     base = qt.load(quantized_folder, device="cpu").model
     with torch.no_grad():

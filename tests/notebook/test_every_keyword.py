@@ -22,6 +22,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "qfrontier": qt.frontier,
     "qeval": qt.evaluate,
     "qconvert": qt.convert,
+    "qmerge": qt.merge,
     "qrepair": qt.repair,
     "qpublish": qt.publish,
 }

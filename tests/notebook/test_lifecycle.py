@@ -11,7 +11,7 @@ from qtoolkit.notebook.completion import COMPLETED, Matcher
 
 NAMES = {
     "line": {"quantize", "qplan", "qeval", "qcompare", "qfrontier", "qmemory", "qpanel", "qpublish", "qdoctor"}
-    | {"qconvert", "qrepair"},
+    | {"qconvert", "qmerge", "qrepair"},
     "cell": {"quantize", "qplan", "qcompare", "qfrontier", "qmemory"},
 }
 

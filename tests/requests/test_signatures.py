@@ -36,6 +36,10 @@ SIGNATURES = {
     "memory: int | str | None = None, noise_floor: bool = False, speed: bool = True, executor: Executor | None = None, "
     f"retries: int = 2, output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
     f"on_progress: {PROGRESS}) -> Frontier",
+    "merge": f"(model: Any, adapter: {PATH}, *, config: Any | None = None, base: {PATH} | None = None, "
+    f"output: {PATH} | None = None, resume: bool = True, resume_repo: str | None = None, overwrite: bool = False, "
+    f"device: str = 'auto', revision: str | None = None, token: str | None = None, on_progress: {PROGRESS}) "
+    "-> QuantizedModel",
     "repair": f"(model: Any, base: Any, output: {PATH}, *, rank: int = 32, calibration: Any = 'wikitext2', "
     "num_samples: int = 128, text: Any = 'wikitext2', seq_len: int = 512, num_tokens: int = 16384, "
     "overwrite: bool = False, device: str = 'auto', revision: str | None = None, token: str | None = None, "

@@ -45,6 +45,13 @@ def test_a_singular_hessian_is_damped() -> None:
     assert torch.allclose(factor @ factor.T, x.T @ x + DAMPING * 3 * torch.eye(64), atol=1e-3)
 
 
+def test_a_hessian_that_rounding_has_made_negative_is_damped_more() -> None:
+    hessian = torch.diag(torch.tensor([1.0, 1.0, 1.0, -0.03]))
+    factor = damped_factor(hessian)
+    damping = 10 * DAMPING * hessian.diagonal().mean()
+    assert torch.allclose(factor @ factor.T, hessian + damping * torch.eye(4), atol=1e-6)
+
+
 def test_matrices_share_their_size() -> None:
     torch.manual_seed(0)
     found = low_rank(torch.randn(16, 16), torch.eye(16), 4)
