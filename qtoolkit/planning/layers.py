@@ -39,6 +39,7 @@ class Modules:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._candidates: dict[tuple[Any, ...], Candidates] = {}
+        self._read: dict[bool, frozenset[str]] = {}
         self._planned: list[tuple[tuple[Method | Reader, str, dict[str, Any]], dict[str, Any], Planned]] = []
 
     def planned(self, method: Method | Reader, config: MethodConfig, device: str) -> Planned:
@@ -58,10 +59,17 @@ class Modules:
 
     def candidates(self, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
         """Return the modules with weights: those that a method may quantize, and the plans of those that stay."""
-        key = (method.splits_experts, method.takes_called_when_marked, config.exclude, config.include, device)
+        read = self._read_weights(marked=method.takes_called_when_marked)
+        key = (method.splits_experts, read, config.exclude, config.include, device)
         if key not in self._candidates:
-            self._candidates[key] = _candidates(self._checkpoint.skeleton, method, config, device)
+            self._candidates[key] = _candidates(self._checkpoint.skeleton, method, config, device, read)
         return self._candidates[key]
+
+    def _read_weights(self, *, marked: bool) -> frozenset[str]:
+        """Return the layers whose weight another module reads, which for most models are the same marked or not."""
+        if marked not in self._read:
+            self._read[marked] = layers_with_read_weights(self._checkpoint.skeleton, marked=marked)
+        return self._read[marked]
 
     def has_experts_apart(self, method: Method, config: MethodConfig, device: str) -> bool:
         """Tell whether a method is to take all experts of the model apart."""
@@ -131,12 +139,13 @@ def planner_of(
     return method.planner_of(checkpoint, config)
 
 
-def _candidates(model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str) -> Candidates:
+def _candidates(
+    model: PreTrainedModel, method: Method | Reader, config: MethodConfig, device: str, read: frozenset[str]
+) -> Candidates:
     modules = modules_apart(model) if method.splits_experts else structure.modules_with_weights(model)
     tied = structure.tied_to(model)
     head = structure.output_head(model)
     blocks = structure.block_list(model)
-    read = layers_with_read_weights(model, marked=method.takes_called_when_marked)
     beside_text = structure.parts_beside_text(model)
     kept = [*(model._keep_in_fp32_modules or ())]  # noqa: SLF001
     unreached = tuple(f"{block}." for block in unreached_blocks(model))

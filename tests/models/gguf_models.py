@@ -23,6 +23,7 @@ def write_gguf(path: Path, seed: int = 0) -> dict[str, npt.NDArray[np.float16]]:
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(VOCABULARY)
     writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
     letters = [chr(code) for code in range(256, 254 + VOCABULARY)]
     merges = [(letters[0], letters[1]), (letters[1], letters[2])]
     writer.add_token_list([*letters, *("".join(pair) for pair in merges)])
