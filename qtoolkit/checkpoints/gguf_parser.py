@@ -47,9 +47,7 @@ class HeaderParser:
 
     def take(self, kind: str) -> Any:
         """Take the next value, of a `struct` type."""
-        size = struct.calcsize(f"<{kind}")
-        self._skip(size)
-        return struct.unpack_from(f"<{kind}", self._data, self.position - size)[0]
+        return self._numbers(f"<{kind}")[0]
 
     def times(self, count: int) -> Iterator[int]:
         """Return a range of a count in the file, once the sum of all counts so far is within its limit."""
@@ -99,8 +97,10 @@ class HeaderParser:
             raise self.lying(f"{key!r:.80} has the type {kind}, which is none")
         inner, count = self.take("I"), self.take("Q")
         items = self.times(count)
-        if inner in _SCALARS and (is_whole or count <= _MAX_LIST):
+        if inner == _BOOL and count <= _MAX_LIST:
             return [self._scalar(inner, key) for _ in items]
+        if inner in _SCALARS and (is_whole or count <= _MAX_LIST):
+            return list(self._numbers(f"<{count}{_SCALARS[inner]}"))
         if inner in _SCALARS:
             self._skip(count * struct.calcsize(f"<{_SCALARS[inner]}"))
         elif inner == _STRING and (is_whole or count <= _MAX_TEXTS):
@@ -111,6 +111,12 @@ class HeaderParser:
             what = "arrays" if inner == _ARRAY else f"values of the type {inner}, which is none"
             raise self.lying(f"{key!r:.80} is an array of {what}")
         return None
+
+    def _numbers(self, layout: str) -> tuple[Any, ...]:
+        """Take what a layout of `struct` describes."""
+        size = struct.calcsize(layout)
+        self._skip(size)
+        return struct.unpack_from(layout, self._data, self.position - size)
 
     def _scalar(self, kind: int, key: str) -> int | float | bool:
         """Take a number or a bool."""

@@ -179,7 +179,7 @@ def _special(values: Mapping[str, Any]) -> dict[str, str]:
     """Return the special tokens, "bos" and others, of which a header tells the numbers."""
     tokens = values["tokenizer.ggml.tokens"]
     numbers = {kind: values.get(key) for kind, key in SPECIAL_KEYS.items()}
-    return {kind: tokens[number] for kind, number in numbers.items() if number is not None and number < len(tokens)}
+    return {kind: tokens[number] for kind, number in numbers.items() if number in range(len(tokens))}
 
 
 def _around(values: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -180,16 +180,18 @@ def test_smollm2_is_split_as_its_tokenizer_json_says(smollm2: Path) -> None:
 
 @pytest.mark.parametrize("prefix", [True, False], ids=["with a space before", "without"])
 def test_sentencepiece_merges_by_scores(prefix: bool, tmp_path: Path) -> None:
-    """As llama.cpp does, between the tokens that it looks for first, each time with a space before or without."""
+    """As llama.cpp does, between the tokens that it looks for first, each time with a space before or without.
+
+    Where nothing is said of it, a text gets its begin token.
+    """
     merges = [("a", "b"), ("c", "c"), ("ab", "c"), ("\u2581", "ab"), ("b", "cc"), ("\u2581", "\u2581")]
     source = sentencepiece(merges, more=("cc", "\u2581ab", "bcc", "\u2581\u2581"))
     source.add_tokens(["[INST]", "   "])
     values = vocabulary_of(source, 300) | {
         "general.architecture": Value("string", "llama"),
         f"{KEY}add_space_prefix": Value("bool", prefix),
-        f"{KEY}add_bos_token": Value("bool", True),
     }
-    tokenizer = read(tmp_path, values).value
+    tokenizer = read(tmp_path, values, add_bos_token=None).value
     scores = dict(zip(values[f"{KEY}tokens"].content, values[f"{KEY}scores"].content, strict=True))
     for parts in (["abcc ab  cab"], [" ab", "[INST]", "  abc", "   ", "bcc ab", "<s>", "b"], ["aabbé\n"]):
         expected = ["<s>"]
