@@ -24,10 +24,9 @@ class RepairBlocks:
     """Low-rank corrections for `qtoolkit.stream.run.quantize_blocks`; implements `BlockMethod`.
 
     With the original weight W and inputs X, and Q and Xq in the model that is quantized and, up to here, repaired, the
-    outputs that are wanted lie half way between Xq W^T and X W^T, or between the first and those with which the residual
-    stream is right again. The best change of Q for
-    them, weighed by Xq, is approximated by a product of two small matrices. Tokens count by their weights, if they have
-    any: the first ones of a sample would outweigh all others.
+    outputs that are wanted lie half way between Xq W^T and X W^T, or between the first and those with which the
+    residual stream is right again. The best change of Q for them, weighed by Xq, is approximated by a product of two
+    small matrices. Tokens count by their weights, if they have any: the first ones of a sample would outweigh others.
 
     Args:
         quantized: returns the quantized weight Q[out, in] of a layer, float32, by its full name.
