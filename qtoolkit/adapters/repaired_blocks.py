@@ -14,17 +14,19 @@ from qtoolkit.tensor.hessian import TOKENS_AT_ONCE, Hessian, weighed
 from qtoolkit.tensor.low_rank import damped_factor, low_rank
 
 A, B = "lora_A.weight", "lora_B.weight"
-# Of inputs that a layer has, how many times as many tokens a correction for the layers before is trusted with in full.
-_ENOUGH_TOKENS = 8
+# The share of what the layers before have changed that a layer makes good, from so many times as many tokens as it has
+# inputs; less from fewer, whose noise it would follow. SmolLM2-135M in GPTQ of 3 bits, rank 32, 8,192 tokens: the KL
+# divergence falls by 14 % with a half, and by 1 % with the whole.
+_MOST_TRUSTED, _ENOUGH_TOKENS = 0.5, 8
 
 
 class RepairBlocks:
     """Low-rank corrections for `qtoolkit.stream.run.quantize_blocks`; implements `BlockMethod`.
 
     With the original weight W and inputs X, and Q and Xq in the model that is quantized and, up to here, repaired, the
-    outputs that are wanted are X W^T, or those with which the residual stream is right again. The best change of Q for
-    them, weighed by Xq, is approximated by a product of two small matrices. Tokens count by their weights, if they have
-    any: the first ones of a sample would outweigh all others.
+    outputs that are wanted lie half way between Xq W^T and X W^T, or between the first and those with which the
+    residual stream is right again. The best change of Q for them, weighed by Xq, is approximated by a product of two
+    small matrices. Tokens count by their weights, if they have any: the first ones of a sample would outweigh others.
 
     Args:
         quantized: returns the quantized weight Q[out, in] of a layer, float32, by its full name.
@@ -131,10 +133,10 @@ class _Repair:
 
         With C = Xq^T (X - Xq), the best W* - W is W C^T H^-1, and times L that is W C^T L^-T; of a layer that writes
         into the residual stream, the transposed products of Xq and what the stream lacks stand for W C^T. Few tokens
-        say little of it: it counts by (n / in - 1) / 7, at most in full.
+        say little of it: it counts by (n / in - 1) / 7, at most by 1, times `_MOST_TRUSTED`.
         """
         tokens, inputs = self._hessian.num_inputs, len(factor)
-        trusted = min(1.0, max(0.0, (tokens / inputs - 1) / (_ENOUGH_TOKENS - 1)))
+        trusted = _MOST_TRUSTED * min(1.0, max(0.0, (tokens / inputs - 1) / (_ENOUGH_TOKENS - 1)))
         if self._lacking is None or trusted == 0:
             return torch.zeros_like(weight)
         products = self._lacking.sum.T if self._of_outputs else weight @ self._lacking.sum.T

@@ -73,7 +73,7 @@ class Repair(Record):
         return (
             Row("model", shortened(self.model)),
             Row("base", shortened(self.base)),
-            Row("KL divergence", f"{floats[0]:.4f} to {floats[1]:.4f} nats", f"{-100 * self.regained:+.1f} %"),
+            Row("KL divergence", f"{floats[0]:.3g} to {floats[1]:.3g} nats", f"{-100 * self.regained:+.1f} %"),
             Row("perplexity", f"{before.perplexity:.3f} to {after.perplexity:.3f}", _of_base(before.base_perplexity)),
             Row("measured on", before.text, f"{before.num_tokens} tokens"),
             Row(

@@ -37,7 +37,7 @@ def batches(given: dict[str, torch.Tensor], target: str) -> list[GroupInputs]:
 
 
 def best(given: dict[str, torch.Tensor], target: str) -> torch.Tensor:
-    """W* of min ||Xq W*^T - Y||^2 + lambda ||W* - W||^2 for the wanted outputs Y, float64."""
+    """W* of min ||Xq W*^T - Y||^2 + lambda ||W* - W||^2 for outputs Y half way to the wanted ones, float64."""
     d = {name: tensor.double() for name, tensor in given.items()}
     hessian = d["xq"].T @ d["xq"]
     damped = hessian + DAMPING * hessian.diagonal().mean() * torch.eye(IN)
@@ -46,7 +46,7 @@ def best(given: dict[str, torch.Tensor], target: str) -> torch.Tensor:
         "stream": d["lacking"],
         "none": torch.zeros(TOKENS, OUT).double(),
     }[target]
-    return d["w"] + torch.linalg.solve(damped, d["xq"].T @ missing).T
+    return d["w"] + torch.linalg.solve(damped, d["xq"].T @ missing / 2).T
 
 
 def repaired(given: dict[str, torch.Tensor], target: str, rank: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
