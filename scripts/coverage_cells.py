@@ -160,8 +160,10 @@ def _beside_transformers(
         theirs = _by_transformers(type(result.model), source, _BY_TRANSFORMERS[method])
     except Exception as failure:  # noqa: BLE001  # what transformers does not take cannot be compared
         return noted(f"not compared, transformers raises {_oneline(failure, source)}")
-    # Parts beside the language model stay, other than in transformers, as long as nobody includes them.
-    beside = {layer.name for layer in result.report.skipped if "no part of the language model" in layer.skipped}
+    # Parts beside the language model stay, other than in transformers, as long as nobody includes them; so do layers
+    # that transformers itself saves and does not read again.
+    ours_alone = ("no part of the language model", "files keep it")
+    beside = {layer.name for layer in result.report.skipped if any(why in layer.skipped for why in ours_alone)}
     difference = _unlike(theirs, result.model, layers, beside)
     if difference:
         return _where_theirs_runs(theirs, replace(cell, verdict="wrong", reason=difference), noted)

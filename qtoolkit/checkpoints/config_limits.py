@@ -87,8 +87,10 @@ def check_against_weights(name: str, values: Mapping[str, Any], shapes: Mapping[
     advice = "get the config and the weights of one model"
     text = values.get("text_config")
     for part in (values, text if isinstance(text, Mapping) else {}):
+        # HRM counts how often its layers run, and has the number of them beside that.
+        counts = {value for key, value in part.items() if "layers" in key and type(value) is int}
         for key in ("num_hidden_layers", "n_layer", "num_layers"):
-            if num_layers and _exceeds(part.get(key), num_layers):
+            if num_layers and num_layers not in counts and _exceeds(part.get(key), num_layers):
                 what = f"{num_layers} by its weights"
                 raise CheckpointError(f"{name} has {key} {part[key]} by its config, and {what}: {advice}")
         for key in ("vocab_size", "hidden_size", "n_embd", "d_model"):

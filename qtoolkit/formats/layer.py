@@ -24,6 +24,7 @@ class Layer:
         transposed: whether it holds its weight as [in, out], as GPT-2's Conv1D does.
         kind: the class of its module, "Linear".
         keeps_type: whether its class loads it in float32 in any model, so that transformers' own quantizers leave it.
+        is_split: whether files hold its weight in one tensor with those of other layers.
         is_reached: whether a text runs through it; none does through the towers of images.
         beside_experts: whether the model has experts that transformers merges as it loads them, and that are not split.
     """
@@ -40,6 +41,7 @@ class Layer:
     kind: str = "Linear"
     beside_experts: bool = False
     keeps_type: bool = False
+    is_split: bool = False
     is_reached: bool = True
 
     @classmethod

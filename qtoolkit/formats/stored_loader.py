@@ -5,6 +5,7 @@ qtoolkit is imported in functions.
 """
 
 import copy
+import re
 from abc import abstractmethod
 from collections.abc import Container, Mapping
 from dataclasses import replace
@@ -98,6 +99,7 @@ class StoredQuantizer(LinearQuantizer):
             self.split_experts(model, experts)
         layers = self.find_layers(model, headers)
         _check_other_weights(model, headers, layers)
+        _name_what_keeps_its_type(model, layers)
         for name, layer in layers.items():
             dtype = next(model.get_submodule(name).parameters()).dtype
             model.set_submodule(name, layer.build(dtype))
@@ -180,6 +182,25 @@ def read_headers(files: list[str]) -> dict[str, Any]:
             raise UnsafeCheckpointError(f"{file} is pickled, and unpickling runs code: ask its author for safetensors")
         headers.update(read_tensors(Path(file)))
     return headers
+
+
+def _name_what_keeps_its_type(model: PreTrainedModel, quantized: Container[str]) -> None:
+    """Let a model name in full what stays float32 in any type: its patterns may fit tensors of quantized layers, too.
+
+    HY-V4 keeps what has "scale" in its name, and is not meant to change the type of a layer's scales.
+
+    Args:
+        model: its layers not yet replaced.
+        quantized: names of the layers that will be; one whose weight stays float32 keeps all its tensors so.
+    """
+    for attribute in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"):
+        given = getattr(model, attribute, None) or ()
+        patterns = [re.compile(pattern.replace("*", ".*")) for pattern in given]
+        kept = [name for name in model.state_dict() if any(pattern.search(name) for pattern in patterns)]
+        if given:
+            owners = {name: name.rpartition(".")[0] for name in kept}
+            full = [f"{owner}." if owner in quantized else name for name, owner in owners.items()]
+            setattr(model, attribute, type(given)(full))
 
 
 def _check_other_weights(model: PreTrainedModel, headers: Mapping[str, Any], quantized: Container[str]) -> None:

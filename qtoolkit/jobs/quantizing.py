@@ -165,7 +165,7 @@ def _write(
         return _Written(written.value, replace(probe, notes=(*written.notes, *probe.notes)))
     assert outcome.model is not None
     method.prepare(outcome.model)
-    footprint = memory_footprint(outcome.model)
+    footprint = memory_footprint(outcome.model) if outcome.footprint is None else outcome.footprint
     if folder is None:
         return _Written(footprint, Noted(None))
     return _Written(footprint, save_measured(outcome.model, checkpoint.tokenizer, folder, on_progress, base))

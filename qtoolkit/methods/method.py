@@ -44,12 +44,15 @@ class Outcome(NamedTuple):
         calibration: the report of the calibration; None for a method without.
         notes: what was decided, one line each.
         file: what writes the result; None where it is a model in memory.
+        footprint: bytes of the model's tensors before it first ran, where it has run: CTRL then rounds its positions,
+            and holds fewer; None where it has not.
     """
 
     model: "PreTrainedModel | None"
     calibration: CalibrationReport | None = None
     notes: Sequence[str] = ()
     file: FilePlanner | None = None
+    footprint: int | None = None
 
 
 class Method(Planner):

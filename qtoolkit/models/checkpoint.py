@@ -11,6 +11,7 @@ import torch
 
 from qtoolkit.checkpoints.expanded_tensors import stored_bytes
 from qtoolkit.checkpoints.safetensors import ReportedTensor, StoredTensor
+from qtoolkit.measure.footprint import beside_bytes
 from qtoolkit.models.building import build_skeleton
 from qtoolkit.models.experts import find_experts, tensors_apart
 from qtoolkit.models.experts_apart import named_as_saved
@@ -174,7 +175,7 @@ class Checkpoint:
             architecture=type(self.skeleton).__name__,
             dtype=str(self.dtype).removeprefix("torch."),
             num_parameters=sum(parameter.numel() for parameter in parameters),
-            footprint=sum(tensor.nbytes for tensor in tensors.values()),
+            footprint=sum(tensor.nbytes for tensor in tensors.values()) + beside_bytes(self.skeleton),
             disk_size=self.disk_size,
             stored_as=self.stored_as,
         )

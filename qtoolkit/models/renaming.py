@@ -28,6 +28,36 @@ def names_in_model(model: "PreTrainedModel", keys: Iterable[str], conversions: S
     return names
 
 
+def converted_layers(model: "PreTrainedModel") -> dict[str, bool]:
+    """Return the full names of the linear layers whose weight files keep in other parts, with whether it is merged.
+
+    MiniMax-M3's checkpoints hold gate and up of an MLP by themselves, which transformers merges as it reads them
+    (true); HRM's hold them as one, which it splits (false).
+
+    Args:
+        model: its values are not used.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    from qtoolkit.models.experts import merges_experts
+    from qtoolkit.models.structure import is_linear
+
+    ends = {
+        target.replace("\\.", ".").removesuffix("$"): len(rule.source_patterns) > 1
+        for rule in get_model_conversion_mapping(model)
+        if isinstance(rule, WeightConverter) and not merges_experts(rule)
+        if len(rule.source_patterns) != len(rule.target_patterns)
+        for target in rule.target_patterns
+    }
+    found: dict[str, bool] = {}
+    for name, module in model.named_modules() if ends else ():
+        end = next((end for end in ends if f"{name}.weight".endswith((end, f"{end}.weight"))), None)
+        if end is not None and is_linear(module):
+            found[name] = ends[end]
+    return found
+
+
 def matrices_in_file(
     model: "PreTrainedModel", tensors: Mapping[str, Any], *, experts_apart: bool = False
 ) -> dict[str, str]:

@@ -16,6 +16,7 @@ from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.experts import find_experts, modules_apart
 from qtoolkit.models.experts_apart import are_of_experts
 from qtoolkit.models.read_weights import layers_with_read_weights
+from qtoolkit.models.renaming import converted_layers
 from qtoolkit.models.unreached_blocks import unreached_blocks
 from qtoolkit.records import LayerPlan
 
@@ -146,6 +147,7 @@ def _candidates(
     tied = structure.tied_to(model)
     head = structure.output_head(model)
     blocks = structure.block_list(model)
+    converted = converted_layers(model)
     beside_text = structure.parts_beside_text(model)
     kept = [*(model._keep_in_fp32_modules or ())]  # noqa: SLF001
     unreached = tuple(f"{block}." for block in unreached_blocks(model))
@@ -156,6 +158,8 @@ def _candidates(
         reason = _reason_to_skip(name, module, config, tied, is_head=name == head)
         if name in beside_text and not config.includes(name):
             reason = f"part of {beside_text[name]}, which is no part of the language model"
+        if not reason and converted.get(name):
+            reason = "files keep it as several layers, which transformers merges as it reads them"
         if not reason and name in read:
             reason = "the module around it reads its weight and does not call it"
         if reason:
@@ -166,7 +170,7 @@ def _candidates(
             layer = Layer.of(name, module, device, in_block=in_block)
             is_reached = name not in beside_text and not name.startswith(unreached)
             keeps_type = not should_convert_module(name, kept)
-            candidates.append(replace(layer, is_reached=is_reached, keeps_type=keeps_type))
+            candidates.append(replace(layer, is_reached=is_reached, keeps_type=keeps_type, is_split=name in converted))
     # Those alone that transformers merges as it reads them.
     if find_experts(model, ()) and not are_of_experts(model, (layer.name for layer in candidates)):
         candidates = [replace(layer, beside_experts=True) for layer in candidates]
@@ -209,6 +213,7 @@ def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer
             layer.in_block,
             layer.is_reached,
             layer.keeps_type,
+            layer.is_split,
             layer.dtype,
             layer.kind,
             layer.transposed,

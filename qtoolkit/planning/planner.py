@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from qtoolkit.formats import Reader, Sizes
+from qtoolkit.measure.footprint import beside_bytes
 from qtoolkit.methods import Method, MethodConfig, get_method
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import REQUIREMENTS, is_installed
@@ -82,6 +83,7 @@ def plan_job(
     config, layers, skipped = modules.planned(method, config, device)
     buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
     in_memory = sum(layer.bytes_after for layer in (*layers, *skipped)) + sum(buffers.values())
+    in_memory += beside_bytes(checkpoint.skeleton)
     on_disk = sum(layer.disk_bytes for layer in (*layers, *skipped))
     footprint, disk = method.sizes(Sizes(memory=in_memory, disk=on_disk))
     checkpoint = checkpoint.with_notes(*_larger(checkpoint, disk))

@@ -30,6 +30,17 @@ class Arguments:
     kwargs: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Carried:
+    """Stand for what the block before gives beside the hidden states, until it is known.
+
+    Attributes:
+        position: which of that block's outputs it is; 0 are the hidden states.
+    """
+
+    position: int
+
+
 class BlockArguments:
     """Keep the arguments of every block for every batch.
 
@@ -42,10 +53,11 @@ class BlockArguments:
 
     Attributes:
         has_state: whether blocks get a dict in which they may leave values for later blocks.
+        has_carried: whether blocks get more than hidden states from the one before: GLM-5's tell which tokens are seen.
     """
 
     def __init__(self, num_blocks: int) -> None:
-        self.has_state = False
+        self.has_state = self.has_carried = False
         # By block: batch size -> the arguments of its first batch.
         self._shared: list[dict[int, Arguments]] = [{} for _ in range(num_blocks)]
         self._own: list[dict[Span, Arguments]] = [{} for _ in range(num_blocks)]
@@ -56,6 +68,7 @@ class BlockArguments:
         for index, new in recorded.items():
             values = [*new.args, *new.kwargs.values()]
             self.has_state = self.has_state or any(isinstance(value, Mapping) for value in values)
+            self.has_carried = self.has_carried or any(isinstance(value, Carried) for value in values)
             old = self._shared[index].setdefault(span.count, new)
             if old is new:
                 continue
@@ -100,7 +113,7 @@ class _Sameness:
             return self._known[key]
         if isinstance(one, tuple | list):
             return type(one) is type(other) and len(one) == len(other) and all(map(self, one, other))
-        if isinstance(one, bool | int | float | str):
+        if isinstance(one, bool | int | float | str | Carried):
             return bool(one == other)
         # A dict that blocks write into belongs to its batch.
         return False

@@ -81,7 +81,7 @@ def quantize_blocks(
             exact = None if part is None else ExactStream(module, samples.exact, partial(run, exact=True), part)
             calls = samples.calls(index, module, streamed.device)
             block = _Block(name, module, calls, method, exact, batch_weights)
-            if samples.arguments.has_state:
+            if samples.arguments.has_state or samples.arguments.has_carried:
                 # Leave what later blocks need to be traced; before the batches, which may share it.
                 with torch.no_grad():
                     run(samples.one, first=0)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.stream.arguments import Arguments, BlockArguments, Span
+from qtoolkit.models.block_passing import MOST_OUTPUTS, outputs_of, replaced_forwards
+from qtoolkit.stream.arguments import Arguments, BlockArguments, Carried, Span
 from qtoolkit.stream.blocks import StreamedModel
 
 # Widest activations that a block holds at one time, as a gated MLP does: gate, up and their product.
@@ -21,8 +22,36 @@ _BATCH_BYTES = 2**27
 # The same for samples that run through a block with nothing to wait for: each tensor stays below the size (32 MiB) from
 # which the C library asks the system for its memory anew, which takes a third of a forward.
 _PART_BYTES = 2**26
-# Blocks return hidden states, and beside them at most a cache, attentions and the logits of a router.
-_MOST_OUTPUTS = 4
+
+
+class _CarriedValues:
+    """Keep what each batch was given by the block before, beside the hidden states.
+
+    A batch runs through a block several times, each time with the same; only the last two blocks are known.
+    """
+
+    def __init__(self) -> None:
+        self._block = -1
+        self._before: dict[Span, Sequence[Any]] = {}
+        self._given: dict[Span, Sequence[Any]] = {}
+
+    def put_into(self, arguments: Arguments, index: int, span: Span) -> Arguments:
+        """Return a block's arguments for a batch with what the block before gave; None for what it did not give."""
+        if index != self._block:
+            self._block, self._before, self._given = index, self._given, {}
+
+        def value_of(value: Any) -> Any:
+            if not isinstance(value, Carried):
+                return value
+            outputs = self._before.get(span, ())
+            return outputs[value.position] if value.position < len(outputs) else None
+
+        kwargs = {name: value_of(value) for name, value in arguments.kwargs.items()}
+        return Arguments(tuple(map(value_of, arguments.args)), kwargs)
+
+    def keep(self, span: Span, outputs: Sequence[Any]) -> None:
+        """Keep what a block gave for a batch, without the hidden states."""
+        self._given[span] = (None, *outputs[1:])
 
 
 @dataclass
@@ -48,6 +77,7 @@ class Samples:
     exact: list[torch.Tensor] = field(default_factory=list)
     num_outputs: int = 0
     reached: frozenset[int] = frozenset()
+    _carried: _CarriedValues = field(default_factory=_CarriedValues)
 
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
         """Return functions that each run a block on one batch."""
@@ -72,11 +102,16 @@ class Samples:
         """
         if index not in self.reached:
             return hidden.to(device)
-        other = self.arguments.of(index, Span(first, len(hidden), exact), device)
+        span = Span(first, len(hidden), exact)
+        other = self.arguments.of(index, span, device)
+        if self.arguments.has_carried:
+            other = self._carried.put_into(other, index, span)
         output = block(self.as_given(hidden.to(device)), *other.args, **other.kwargs)
         # A list in the first GPT.
         several = isinstance(output, tuple | list)
         self.num_outputs = len(output) if several else 0
+        if several and self.arguments.has_carried:
+            self._carried.keep(span, output)
         tensor: torch.Tensor = output[0] if several else output
         return tensor.movedim(self.sample_dim, 0)
 
@@ -211,12 +246,15 @@ def _record_arguments(
         # The norm after the last block would take twice the hidden states in float32.
         if index == len(streamed.blocks) - 1:
             raise _StopForward
-        return _outputs(hidden, num_outputs)
+        return (hidden, *map(Carried, range(1, num_outputs))) if num_outputs else hidden
 
-    for num_outputs in dict.fromkeys([samples.num_outputs, *range(_MOST_OUTPUTS + 1)]):
+    for num_outputs in dict.fromkeys([samples.num_outputs, *range(MOST_OUTPUTS + 1)]):
         recorded.clear()
         # ValueError: too many values to unpack, or not enough.
-        with _replaced_forwards(streamed, partial(stand_in, num_outputs)), suppress(_WrongOutputError, ValueError):
+        with (
+            replaced_forwards(streamed.blocks, partial(stand_in, num_outputs)),
+            suppress(_WrongOutputError, ValueError),
+        ):
             with suppress(_StopForward):
                 base_model(input_ids=batch.to(streamed.device), use_cache=False)
             if recorded:
@@ -227,11 +265,6 @@ def _record_arguments(
         f"{streamed.name} ({kind}) does not pass its hidden states from block to block as they are: take a method "
         "without text"
     )
-
-
-def _outputs(hidden: torch.Tensor, num_outputs: int) -> Any:
-    """Return what a block with so many outputs returns: hidden states first, nothing of a cache or of attentions."""
-    return (hidden, *[None] * (num_outputs - 1)) if num_outputs else hidden
 
 
 class _StopForward(Exception):
@@ -254,19 +287,7 @@ def blocks_giving(streamed: StreamedModel, hidden: Callable[[], torch.Tensor], *
     """
 
     def stand_in(index: int, *args: Any, **kwargs: Any) -> Any:
-        return _outputs(hidden(), num_outputs)
+        return outputs_of(hidden(), num_outputs)
 
-    with _replaced_forwards(streamed, stand_in):
+    with replaced_forwards(streamed.blocks, stand_in):
         yield
-
-
-@contextmanager
-def _replaced_forwards(streamed: StreamedModel, stand_in: Callable[..., Any]) -> Iterator[None]:
-    """Replace the `forward` of each block by `stand_in`, called with the block's index and the block's arguments."""
-    for index, block in enumerate(streamed.blocks):
-        block.forward = partial(stand_in, index)
-    try:
-        yield
-    finally:
-        for block in streamed.blocks:
-            del block.forward

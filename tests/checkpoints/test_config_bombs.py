@@ -12,6 +12,7 @@ import torch
 from transformers import DogeConfig, LlamaConfig, MixtralConfig
 
 import qtoolkit as qt
+from qtoolkit.checkpoints.config_limits import check_against_weights
 from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.models import building
 from tests.sample_models import random_model
@@ -117,6 +118,13 @@ def test_a_config_without_weights_is_refused(folder: Path, changes: dict[str, An
     said, grown = in_a_child(lambda: qt.plan(LlamaConfig(**changes), "absmax", machine="t4") and None)
     assert said.startswith("CheckpointError: "), said
     assert grown < MEGABYTES
+
+
+def test_layers_that_run_several_times_are_counted_by_another_number() -> None:
+    shapes = {"model.L_module.layers.1.mlp.weight": (64, 64)}
+    check_against_weights("HRM", {"num_hidden_layers": 16, "num_layers_per_stack": 2}, shapes)
+    with pytest.raises(CheckpointError, match="16 by its config, and 2 by its weights"):
+        check_against_weights("HRM", {"num_hidden_layers": 16, "num_layers_per_stack": 4}, shapes)
 
 
 @pytest.mark.parametrize(

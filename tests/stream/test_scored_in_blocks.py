@@ -11,6 +11,7 @@ TOKENS = torch.arange(3, 67).view(2, 32)  # [samples, tokens]
 # Type -> what is odd about it.
 ODD = {
     "openai-gpt": "blocks that return lists",
+    "hy_v4": "blocks that tell the next one which tokens to look at",
     "idefics3": "a tower for images, on whose device tokens are looked up",
 }
 

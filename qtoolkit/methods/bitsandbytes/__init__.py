@@ -116,6 +116,8 @@ class BitsAndBytesMethod(WeightOnlyMethod):
         """See `Method`: skip a layer of a class that transformers does not replace."""
         if layer.keeps_type:
             return layer.left_alone("the model keeps it in float32, where transformers puts no layer of bitsandbytes")
+        if layer.is_split:
+            return layer.left_alone("files keep it in one with others, where transformers loses what describes codes")
         if layer.kind in _REPLACED:
             return self.plan_replaced(layer, config)
         return layer.left_alone(f"transformers puts no layer of bitsandbytes in the place of a {layer.kind}")

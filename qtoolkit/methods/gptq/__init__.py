@@ -216,6 +216,14 @@ class GPTQMethod(Method):
     splits_experts = True
     corrects = True
 
+    def planner_of(self, checkpoint: "Checkpoint", config: GPTQ) -> "Method":
+        """See `Method`: refuse a model whose blocks cannot run one by one."""
+        from qtoolkit.models.block_passing import check_one_by_one
+
+        if config.engine != "optimum":
+            check_one_by_one(checkpoint.name, checkpoint.skeleton)
+        return self
+
     def resumes(self, config: GPTQ) -> bool:
         """See `Method`."""
         return True

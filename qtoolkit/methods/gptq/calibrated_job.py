@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods.gptq import GPTQ, METHOD, optimum
 from qtoolkit.methods.gptq.calibrating import begin, report_of
@@ -68,12 +69,13 @@ def quantize(
     give_memory_back()
     loaded = _load(checkpoint, streamed, config, plan, blocks)
     model = loaded.value
+    footprint = memory_footprint(model)
     perplexity = _perplexity(model, tokens[:_PERPLEXITY_SAMPLES, :PERPLEXITY_TOKENS])
     report = report_of(begun, blocks, damp_percent=config.damp_percent, perplexity=perplexity)
     give_memory_back()
     notes.extend(config.stored_as.measured_notes(model))
     notes = [*notes, *note_on_unseen(report.layers), *note_on_few(report.layers)]
-    return Outcome(model, report, [*notes, *loaded.notes])
+    return Outcome(model, report, [*notes, *loaded.notes], footprint=footprint)
 
 
 def _load(
