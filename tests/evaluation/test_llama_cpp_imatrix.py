@@ -1,4 +1,7 @@
-"""llama.cpp's quantizer takes the importance that a job has kept, and makes the file that the job made."""
+"""llama.cpp's quantizer takes the importance that a job has kept, and makes the file that the job made.
+
+Without importance a job tries fewer steps of Q4_K, so that blocks of embeddings differ, and are as near to the weights.
+"""
 
 from pathlib import Path
 
@@ -33,8 +36,11 @@ def test_the_file_is_the_same(architecture: str, smollm2: Path, tmp_path: Path) 
     assert {name: len(blocks) for name, blocks in ours.items()} == {
         name: len(blocks) for name, blocks in weighed.items()
     }
+    errors = [errors_of(file, plain) for file in (made, tmp_path / "weighed.gguf")]
     for name, blocks in ours.items():
-        assert (blocks == weighed[name]).mean() > 0.99, name
+        if name != "token_embd.weight":
+            assert (blocks == weighed[name]).mean() > 0.99, name
+        assert errors[0][name] <= 1.02 * errors[1][name], name
     assert {name for name, blocks in weighed.items() if (blocks != unweighed[name]).mean() > 0.02} == {*means}
 
 
@@ -49,6 +55,15 @@ def means_of(file: Path) -> dict[str, np.ndarray]:
             rows = np.where(counts > 0, sums.reshape(len(counts), -1) / np.maximum(counts, 1), 1)
             means[weight] = rows.astype(np.float32).ravel()
     return means
+
+
+def errors_of(file: Path, plain: Path) -> dict[str, float]:
+    """The squared error of each tensor, by the weights that the file in 16 bits holds."""
+    whole, rounded = (
+        {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(str(one)).tensors}
+        for one in (plain, file)
+    )
+    return {name: float(np.square(rounded[name] - weights).sum()) for name, weights in whole.items()}
 
 
 def blocks_of(file: Path) -> dict[str, np.ndarray]:
