@@ -35,7 +35,6 @@ from qtoolkit.stream.journal import Journal
 from qtoolkit.stream.loading import calibration_dtype
 from qtoolkit.stream.run import quantize_blocks
 from qtoolkit.stream.staging import check_output, staged
-from qtoolkit.stream.token_weights import token_weights
 from qtoolkit.texts.calibration_sources import check_calibration
 from qtoolkit.texts.calibration_text import Calibration, read_calibration
 from qtoolkit.texts.overlap import sketch
@@ -215,10 +214,8 @@ def _matrices(
 
     names = pair.streamed.names_by_block([*pair.layers])
     method = RepairBlocks(quantized, rank, device, dtype)
-    journal = Journal(None, {})
     with quiet_layers():
-        weights = token_weights(pair.streamed, names, text.tokens, journal, on_progress)
-        done = quantize_blocks(pair.streamed, names, text.tokens, method, journal, on_progress, weights)
+        done = quantize_blocks(pair.streamed, names, text.tokens, method, Journal(None, {}), on_progress, {})
     return {name: tensor[...] for block in done for name, tensor in block.tensors.items()}
 
 

@@ -1,7 +1,5 @@
 """The repaired weight is the least-squares solution where the rank is no limit: in float64, by its formula."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -65,20 +63,6 @@ def test_the_whole_rank_gives_the_best_weight(target: str) -> None:
     expected = best(given, target)
     assert (weight.double() - expected).norm() < 1e-4 * expected.norm()
     assert torch.allclose(weight, given["q"] + found[B] @ found[A])
-
-
-@pytest.mark.parametrize("target", ["inputs", "stream"])
-def test_a_token_that_counts_twice_is_as_two(target: str) -> None:
-    given = tensors()
-    method = RepairBlocks(lambda name: given["q"], 3, "cpu", torch.float32)
-    weighed, repeated = method.start(["proj"], IN), method.start(["proj"], IN)
-    for batch in batches(given, target):
-        weighed.add(replace(batch, weights=torch.linspace(1, 3, len(batch.inputs)).round()))
-        count = torch.linspace(1, 3, len(batch.inputs)).round().long()
-        also = [None if one is None else one.repeat_interleave(count, 0) for one in (batch.exact, batch.lacking)]
-        repeated.add(GroupInputs(batch.inputs.repeat_interleave(count, 0), exact=also[0], lacking=also[1]))
-    one, other = (method.dequantize(acc.finish({"proj": given["w"]})["proj"].tensors) for acc in (weighed, repeated))
-    assert torch.allclose(one, other, atol=1e-4)
 
 
 def test_a_smaller_rank_is_the_best_of_its_size() -> None:
