@@ -68,13 +68,19 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": EXPERTS},
     "falcon_h1": {"mamba_n_heads": 32, "mamba_d_head": 2},
     "gemma3n_text": {"num_kv_shared_layers": 0},
+    "glm46v": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},
+    "glm4v": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},
+    "glm_ocr": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
+    "hunyuan_v1_moe": {"head_dim": HEAD_DIM},
+    "paddleocr_vl": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
+    "qwen2_5_omni_thinker": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
+    "zaya": {"num_experts_per_tok": 1},
     # Sections of a head that transformers fills in where the config has none.
     "glm4v_moe": {
         "text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}
     },
     "granitemoehybrid": {"mamba_n_heads": 32, "mamba_d_head": 4},
     "hunyuan_v1_dense": {"head_dim": HEAD_DIM},
-    "hunyuan_v1_moe": {"head_dim": HEAD_DIM},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "mamba2": {"num_heads": 32, "head_dim": 4},
     # Its second block looks at images, which a text passes over.
