@@ -64,22 +64,34 @@ _ROPE = {"rope_type": "default", "rope_theta": 1e4}
 # A type -> arguments of its config, where the rules give none that fit each other, or layers of odd widths.
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_n_heads": 32, "mamba_d_head": 4},
+    "chameleon": {"vocabulary_map": {"<image>": 4}},
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_v2": {"num_experts_per_tok": EXPERTS},
+    "emu3": {"vocabulary_map": {"<image>": 4}},
     "falcon_h1": {"mamba_n_heads": 32, "mamba_d_head": 2},
     "gemma3n_text": {"num_kv_shared_layers": 0},
+    "glm46v": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},
+    "glm4v": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},
+    "glmga": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},
+    "glm_ocr": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
+    "hunyuan_v1_moe": {"head_dim": HEAD_DIM},
+    "paddleocr_vl": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
+    "qwen2_5_omni_thinker": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
+    "zaya": {"num_experts_per_tok": 1},
     # Sections of a head that transformers fills in where the config has none.
     "glm4v_moe": {
         "text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}
     },
     "granitemoehybrid": {"mamba_n_heads": 32, "mamba_d_head": 4},
     "hunyuan_v1_dense": {"head_dim": HEAD_DIM},
-    "hunyuan_v1_moe": {"head_dim": HEAD_DIM},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "mamba2": {"num_heads": 32, "head_dim": 4},
     # Its second block looks at images, which a text passes over.
     "mllama": {"text_config": {"num_hidden_layers": 3, "cross_attention_layers": [1]}},
     "ministral": {"head_dim": HEAD_DIM},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0], "vit_layers": [1, 0]}},
+    "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
+    "xmod": {"default_language": "en_XX"},
     "nemotron": {"head_dim": HEAD_DIM, "num_key_value_heads": GROUPS},
     "longcat_flash": {"zero_expert_num": 2},
     "qwen2_5_vl": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
