@@ -100,4 +100,4 @@ class TryIt:
         prompt = self.prompt.needed("a text")
         if self._made is None:
             self.prompt.refuse("nothing is quantized yet: press Quantize first")
-        return Job(TryCall(self._made, prompt), f"answers to {prompt:.40}", lambda answers: answers)
+        return Job(TryCall(self._made, prompt), f"answers to {prompt!r:.42}", lambda answers: answers)
