@@ -23,7 +23,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home, LabServer(Path(home), {}) as server, sync_playwright() as playwright:
         (server.work / MODEL).symlink_to(ROOT / "build/models" / MODEL)
         browser = playwright.chromium.launch(executable_path=find_browser())
-        page = browser.new_page(viewport={"width": 1150, "height": 760}, device_scale_factor=2)
+        page = browser.new_page(viewport={"width": 1150, "height": 760}, device_scale_factor=1.5)
         page.set_default_timeout(1000 * PATIENCE)
         page.goto(f"{server.url}lab?token={server.token}")
         lab = Lab(page, server)

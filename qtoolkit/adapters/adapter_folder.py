@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG
-from qtoolkit.stream.writing import write_file
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# In the metadata of the weight file, which goes wherever the matrices go: they make good what these codes have lost.
+REPAIRS = {"qtoolkit": "repair"}
 # What peft puts before the names of a model's modules.
 _PREFIX = "base_model.model."
 
@@ -24,7 +26,7 @@ def write_adapter(
     revision: str | None,
     transposed: bool = False,
 ) -> None:
-    """Write an adapter whose product is added to weights as it is: `lora_alpha` is the rank.
+    """Write an adapter that repairs a model; its product is added to weights as it is: `lora_alpha` is the rank.
 
     Args:
         folder: an empty folder.
@@ -50,5 +52,4 @@ def write_adapter(
     }
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     named = {f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
-    for _ in write_file(folder / ADAPTER_WEIGHTS, named):
-        pass  # each tensor is written as it is asked for
+    save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt", **REPAIRS})

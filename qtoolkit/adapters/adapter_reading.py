@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
-from qtoolkit.adapters.adapter_folder import ADAPTER_WEIGHTS
+from qtoolkit.adapters.adapter_folder import ADAPTER_WEIGHTS, REPAIRS
 from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG
 from qtoolkit.checkpoints.remedy import refuse_pointers
 from qtoolkit.checkpoints.safetensors import read_tensors
@@ -69,6 +70,7 @@ class Adapter:
         revision: the commit or branch of that; None for nothing.
         changes: by the full names of the layers.
         sha256: of its weight file.
+        repairs: whether qtoolkit computed it to make good what the codes of its base have lost.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Adapter:
     revision: str | None
     changes: Mapping[str, Change]
     sha256: str
+    repairs: bool
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -113,6 +116,7 @@ def read_adapter(folder: Path) -> Adapter:
         revision=revision if isinstance(revision, str) and revision else None,
         changes=_read_changes(folder, values),
         sha256=sha256_of(folder / ADAPTER_WEIGHTS),
+        repairs=_repairs(folder / ADAPTER_WEIGHTS),
     )
 
 
@@ -136,3 +140,9 @@ def _read_changes(folder: Path, values: Mapping[str, Any]) -> dict[str, Change]:
         rank = len(a)
         changes[name] = Change(a, b, alpha / rank**0.5 if values.get("use_rslora") else alpha / rank)
     return changes
+
+
+def _repairs(file: Path) -> bool:
+    """Check whether the metadata of a weight file, whose header was checked, names a repair."""
+    with safe_open(file, framework="pt") as opened:
+        return REPAIRS.items() <= (opened.metadata() or {}).items()

@@ -23,6 +23,11 @@ from qtoolkit.texts.calibration_sources import check_calibration
 def run_merge(request: MergeRequest) -> QuantizedModel:
     """Merge an adapter, as `qtoolkit.merge` describes."""
     adapter = read_adapter(path_of(request.adapter, "adapter"))
+    if adapter.repairs:
+        raise ConfigError(
+            f"adapter {adapter.name} makes good what the codes of one quantized model have lost, and does harm to its "
+            "base: keep it beside that model (peft), or quantize with more bits"
+        )
     name, receipt = _receipt(request)
     config = _recipe(request.config, name, receipt)
     base, revision = _base(request, name, receipt)

@@ -72,6 +72,7 @@ def quantize(panel: ShownPanel) -> None:
     expect(panel.results).to_contain_text(re.compile("ratio\\s*2.41 times smaller"))
     panel.press("Try it")
     panel.wait_for("answers to .*: done")
+    expect(panel.shown.get_by_text("after", exact=True).locator("visible=true")).to_be_visible()
     expect(panel.results).to_contain_text(re.compile("before\\s*Paris"))
     panel.keep_picture("panel-try")
 

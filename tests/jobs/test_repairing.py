@@ -1,6 +1,7 @@
 """A repair: an adapter of peft that takes away a part of what quantization lost, and figures that are the ruler's."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,15 @@ def test_models_that_do_not_belong_together(
             qt.repair(model, base, tmp_path / "adapter", rank=4, **SMALL)
     with pytest.raises(OutputExistsError, match="exists"):
         qt.repair(quantized_folder, tiny_llama, quantized_folder, rank=4, **SMALL)
+
+
+def test_it_is_not_merged_into_the_base_which_has_lost_nothing(
+    repaired: Repair, quantized_folder: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    # Also where its weights alone were copied into a folder of another name.
+    copied = shutil.copytree(repaired.path, tmp_path / "copied")
+    with pytest.raises(
+        ConfigError, match=r"^adapter copied makes good what the codes of one quantized model have lost"
+    ):
+        qt.merge(quantized_folder, copied, output=tmp_path / "merged", base=tiny_llama, device="cpu")
+    assert not (tmp_path / "merged").exists()

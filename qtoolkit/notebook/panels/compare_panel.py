@@ -41,12 +41,12 @@ class ComparePanel:
         self._taken = ""
         names = (_FULL_PRECISION, *(() if choice.config is None else (_AS_PLANNED,)), *available_methods())
         default = (_FULL_PRECISION, DEFAULT_METHOD)
-        hint = "Ctrl or Shift chooses several"
+        hint = "the original, methods, and what was saved last; Ctrl or Shift chooses several"
         self.forms = wide_field(SelectMultiple, "Forms", hint, options=names, value=default, rows=len(names))
         self.text = keyword_field(CompareRequest, "text", "Text", suffixes=TEXT_FILES)
         self.num_tokens = keyword_field(CompareRequest, "num_tokens", "Tokens", "4096")
         self.prompts = keyword_field(CompareRequest, "prompts", "Prompts")
-        self.memory = keyword_field(CompareRequest, "memory", "At most")
+        self.memory = keyword_field(CompareRequest, "memory", "Memory, at most")
         self.speed = keyword_field(CompareRequest, "speed", "Measure speed")
         self._fields = [self.forms, self.text, self.num_tokens, self.prompts, self.memory, self.speed]
         self.call = HTML()
@@ -62,7 +62,9 @@ class ComparePanel:
         folder = self._choice.folder
         if folder and folder != self._taken:
             self._taken = folder
-            self.forms.control.options = (*(name for name in self.forms.control.options if name != folder), folder)
+            others = (name for name in self.forms.control.options if name not in (_FULL_PRECISION, folder))
+            # Second, where it is seen without scrolling.
+            self.forms.control.options = (_FULL_PRECISION, folder, *others)
             self.forms.value = (_FULL_PRECISION, folder)
 
     def _show_call(self) -> None:

@@ -116,9 +116,10 @@ class JobRunner:
         self._stop_button.listen()
         run = partial(job.call.run, on_progress=progress, **job.hidden)
         try:
-            result = self.view.follow(progress, memory, run, job.draw)
-            self._results.add(job.call.verb, str(job.call), job.on_result(result))
-            self.view.show_status(f"{job.title}: done in {progress.seconds()}")
+            record = job.on_result(self.view.follow(progress, memory, run, job.draw))
+            self._results.add(job.call.verb, str(job.call), record)
+            # The report may be a screen further down.
+            self.view.show_status(f"{job.title}: done in {progress.seconds()}. {record.headline()}".strip())
         except JobCancelled:
             ended = "; ".join(filter(None, (f"cancelled {progress.end()}", _WHOLE, job.kept())))
             self.view.show_status(f"{job.title}: {ended}")

@@ -24,7 +24,7 @@ class NextSteps:
         shown: the names of the panels on the page; a step whose panel is not there has no button.
 
     Attributes:
-        box: the widget to put on the page; hidden until `show`.
+        box: the widget to put on the page.
         buttons: by the panel's name.
     """
 
@@ -33,12 +33,7 @@ class NextSteps:
         self.buttons = {
             name: ButtonField(label, partial(self._turn, name)) for name, label in _STEPS.items() if name in shown
         }
-        layout = Layout(flex_flow="row wrap", display="none")
-        self.box = Box([button.box for button in self.buttons.values()], layout=layout)
-
-    def show(self) -> None:
-        """Show them: something was saved."""
-        self.box.layout.display = None
+        self.box = Box([button.box for button in self.buttons.values()], layout=Layout(flex_flow="row wrap"))
 
     def _turn(self, name: str) -> None:
         # Also when the same panel is asked for again.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from IPython import get_ipython
-from ipywidgets import HTML, VBox
+from ipywidgets import HTML, Layout, VBox
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
 from qtoolkit.files import absolute, current_folder
@@ -41,7 +41,8 @@ class QuantizePanel:
         box: the widget to put on the page.
         model, methods, output, for_, into, overwrite: the fields.
         runner: start and cancel, and the progress.
-        try_it, next_steps, zip_it: what to do with what was made; hidden until something was.
+        try_it, next_steps, zip_it: what to do with what was made.
+        afterwards, of_saved: boxes with all of these, hidden until something was made, and with what needs a folder.
     """
 
     def __init__(
@@ -69,7 +70,10 @@ class QuantizePanel:
         self.try_it = TryIt(self.runner)
         self.next_steps = NextSteps(choice, shown)
         self.zip_it = ZipIt(choice, self.runner)
-        below = [self.call, self.runner.box, self.try_it.box, self.next_steps.box, self.zip_it.button.box]
+        self.of_saved = VBox([self.next_steps.box, self.zip_it.button.box])
+        # Shown by one message: a job's end sends the page enough as it is.
+        self.afterwards = VBox([self.try_it.box, self.of_saved], layout=Layout(display="none"))
+        below = [self.call, self.runner.box, self.afterwards]
         self.box = VBox([*boxes, *(field.box for field in self._fields), *below])
         for field in self._fields:
             field.on_change(self._show_call)
@@ -116,8 +120,8 @@ class QuantizePanel:
         folder = _short(result.path) if result.path else ""
         if folder:
             self._choice.folder = folder
-            self.next_steps.show()
-            self.zip_it.show()
+        self.of_saved.layout.display = None if folder else "none"
+        self.afterwards.layout.display = None
         self.try_it.take(Made(model, device, folder, into))
         report: QuantizationReport = result.report
         return report

@@ -1,10 +1,12 @@
 """Ask the model that was quantized last, and what it was made from, the same: answers side by side."""
 
 from dataclasses import dataclass
+from functools import partial
+from html import escape
 from typing import Any
 
 from IPython import get_ipython
-from ipywidgets import HTML, VBox
+from ipywidgets import HTML, Layout, VBox
 
 from qtoolkit.errors import ConfigError, masked
 from qtoolkit.notebook.panels.field import text_field
@@ -68,7 +70,7 @@ class TryCall:
 
 
 class TryIt:
-    """A prompt and a button, there once something was quantized.
+    """A prompt and a button.
 
     Args:
         runner: runs the job.
@@ -76,28 +78,37 @@ class TryIt:
     Attributes:
         box: the widget to put on the page.
         prompt, button: what is asked, and asks.
+        answers: HTML with the call and both answers side by side; they stand in the results too, which stay without a
+            kernel.
     """
 
     def __init__(self, runner: JobRunner) -> None:
         self._made: Made | None = None
         self.prompt = text_field("Try it", _PROMPT, hint="a text to continue, before and after")
-        self.call = HTML()
         self.button = runner.further_button("Try it", self._job)
-        self.box = VBox([self.prompt.box, self.call, self.button.box])
-        self.prompt.on_change(self._show)
-        self._show()
+        self.answers = HTML(layout=Layout(max_width="100%"))
+        self.box = VBox([self.prompt.box, self.button.box, self.answers])
 
     def take(self, made: Made) -> None:
         """Let it try what was made."""
         self._made = made
-        self._show()
-
-    def _show(self) -> None:
-        self.box.layout.display = "none" if self._made is None else None
-        self.call.value = "" if self._made is None else call_html(TryCall(self._made, self.prompt.value))
+        self.answers.value = ""
 
     def _job(self) -> Job:
         prompt = self.prompt.needed("a text")
         if self._made is None:
             self.prompt.refuse("nothing is quantized yet: press Quantize first")
-        return Job(TryCall(self._made, prompt), f"answers to {prompt!r:.42}", lambda answers: answers)
+        call = TryCall(self._made, prompt)
+        self.answers.value = call_html(call)
+        return Job(call, f"answers to {prompt!r:.42}", partial(self._keep, call))
+
+    def _keep(self, call: TryCall, answers: Answers) -> Answers:
+        self.answers.value = call_html(call) + answers_html(answers)
+        return answers
+
+
+def answers_html(answers: Answers) -> str:
+    """Draw two answers side by side, or below each other in a narrow cell."""
+    parts = (("before", answers.before), ("after", answers.after))
+    columns = "".join(f"<div><b>{name}</b><div>{escape(text)}</div></div>" for name, text in parts)
+    return f'<div class="qtk-text qtk-answers">{columns}</div>'

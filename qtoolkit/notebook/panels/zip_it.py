@@ -33,24 +33,19 @@ class ZipCall:
 
 
 class ZipIt:
-    """A button, there once something was saved.
+    """A button that zips what was saved last.
 
     Args:
         choice: has the folder that was saved last.
         runner: runs the job.
 
     Attributes:
-        button: starts it; hidden until `show`.
+        button: starts it.
     """
 
     def __init__(self, choice: PanelChoice, runner: JobRunner) -> None:
         self._choice = choice
         self.button = runner.further_button("Zip it for download", self._job)
-        self.button.box.layout.display = "none"
-
-    def show(self) -> None:
-        """Show it: something was saved."""
-        self.button.box.layout.display = None
 
     def _job(self) -> Job:
         folder = self._choice.folder

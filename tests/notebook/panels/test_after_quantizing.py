@@ -1,7 +1,9 @@
 """What the panel Quantize offers once something was quantized: answers before and after, and the panels that go on."""
 
+import re
 import zipfile
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def quantized(panel: Panel, *, output: str = "output/small", into: str = "") -> 
     panel.quantize.output.value, panel.quantize.into.value = output, into
     panel.quantize.runner.actions["Quantize"].press()
     panel.worker.wait(120)
-    assert "done in" in told(panel.quantize)
+    assert re.search(r"done in .*times smaller; 14 of \d+ modules quantized; .*saved", told(panel.quantize))
     return panel
 
 
@@ -49,7 +51,7 @@ def answer(folder: Path) -> str:
 
 def test_nothing_is_offered_before(open_panel: Open, tiny_llama: Path) -> None:
     panel = open_panel(tiny_llama)
-    assert panel.quantize.try_it.box.layout.display == panel.quantize.next_steps.box.layout.display == "none"
+    assert panel.quantize.afterwards.layout.display == "none"
 
 
 def test_both_models_answer_as_transformers_lets_them(open_panel: Open, tiny_llama: Path) -> None:
@@ -57,6 +59,9 @@ def test_both_models_answer_as_transformers_lets_them(open_panel: Open, tiny_lla
     answers = asked(panel)
     assert isinstance(answers, Answers), answers
     assert (answers.before, answers.after) == (answer(tiny_llama), answer(Path("output/small")))
+    # Where they were asked for, as text, with the report's first sentence in place of a report out of sight.
+    assert f"<b>after</b><div>{escape(answers.after)}</div>" in panel.quantize.try_it.answers.value
+    assert answers.headline() in told(panel.quantize)
     call = f"qt.load('output/small').generate('{PROMPT}')"
     assert call in panel.results._bundle()["text/plain"]
 
@@ -65,7 +70,7 @@ def test_a_model_kept_as_a_variable_is_asked(open_panel: Open, shell: Interactiv
     panel = quantized(open_panel(tiny_llama), output="", into="q")
     answers = asked(panel)
     assert isinstance(answers, Answers) and answers.after == shell.user_ns["q"].generate(PROMPT)
-    assert panel.quantize.next_steps.box.layout.display == "none"
+    assert panel.quantize.of_saved.layout.display == "none" and panel.quantize.afterwards.layout.display is None
     shell.user_ns["q"] = 7
     asked(panel)
     assert "the variable q is no longer the quantized model: quantize it again" in told(panel.quantize)
@@ -91,7 +96,7 @@ def test_a_step_turns_to_its_panel_with_the_folder(open_panel: Open, tiny_llama:
     panel = quantized(open_panel(tiny_llama))
     tabs = panel.box.children[-1]
     steps = panel.quantize.next_steps
-    assert steps.box.layout.display is None and list(steps.buttons) == ["compare", "convert", "publish"]
+    assert panel.quantize.of_saved.layout.display is None and list(steps.buttons) == ["compare", "convert", "publish"]
     for name, button in steps.buttons.items():
         button.press()
         assert tabs.children[tabs.selected_index] is getattr(panel, name).box
