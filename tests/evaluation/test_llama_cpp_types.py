@@ -8,13 +8,14 @@ that it reads the same weights and computes the same with them.
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from qtoolkit.evaluation.llama_cpp import LlamaCppModel
 from qtoolkit.formats.gguf.mixes import MIXES
-from tests.evaluation.llama_cpp_files import expand, expand_by_llama_cpp, write_file
+from tests.evaluation.llama_cpp_files import expand, expand_by_llama_cpp, quantize_by_llama_cpp, write_file
 from tests.formats.gguf.small_models import SMALL, small_model
 from tests.sample_models import gemma3_folder
 
@@ -77,10 +78,24 @@ def check(model: PreTrainedModel, kind: str, tokenizer: object, tmp_path: Path, 
         expected = expand(file, model, plan)(ids).logits
     expand_by_llama_cpp(library, file, plain)
     deviation = expected.std()
-    with LlamaCppModel(plain) as opened:
-        assert (opened.logits(ids) - expected).abs().max() < 0.02 * deviation
-    with LlamaCppModel(file) as opened:
-        # Measured: 0.04. Weights in other places give 1.
-        assert (opened.logits(ids) - expected).std() < 0.1 * deviation
+    assert (logits_of(plain, ids) - expected).abs().max() < 0.02 * deviation
+    # llama.cpp rounds the inputs of products. As a rule that makes 0.04, and weights in other places give 1.
+    rounding = logits_of(file, ids).sub(expected).std() / deviation
+    if rounding >= 0.1:
+        # SmolLM2's answers to a row of digits move more, as with llama.cpp's own file (Q4_K_M: 0.112, theirs 0.134).
+        theirs, source = tmp_path / "theirs.gguf", tmp_path / "source.gguf"
+        write_file(source, model, "F16", tokenizer)
+        quantize_by_llama_cpp(library, source, theirs, ftype=gguf.LlamaFileType[f"MOSTLY_{kind}"])
+        expand_by_llama_cpp(library, theirs, plain)
+        exact = logits_of(plain, ids)
+        assert rounding < 1.2 * logits_of(theirs, ids).sub(exact).std() / exact.std()
+        theirs.unlink()
+        source.unlink()
     file.unlink()
     plain.unlink()
+
+
+def logits_of(file: Path, ids: torch.Tensor) -> torch.Tensor:
+    """What llama.cpp computes, float32 [1, tokens, vocabulary]."""
+    with LlamaCppModel(file) as opened:
+        return opened.logits(ids)

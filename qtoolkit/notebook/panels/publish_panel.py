@@ -22,7 +22,7 @@ from qtoolkit.notebook.panels.verb_call import Variable, VerbCall, call_html
 from qtoolkit.records import Check, Publication, Record
 from qtoolkit.requests import PublishRequest
 
-_LOGGED_IN = "A token for the Hub is here. Whether it may write is asked as Dry run or Publish begins."
+_LOGGED_IN = "A token for the Hub is here. Dry run and Publish ask the Hub first whether it may write."
 _NOT_LOGGED_IN = (
     "No token for the Hub is here, and publishing needs one that may write: in a cell, run "
     "huggingface_hub.notebook_login(), or on Colab add the secret HF_TOKEN. Verify needs none."
