@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from qtoolkit.adapters.adapter_reading import Adapter, Change
+from qtoolkit.adapters.base_names import own_name
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.models.checkpoint import Checkpoint
@@ -85,7 +86,7 @@ def adapted(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     layers, ranks = len(adapter.changes), sorted({change.rank for change in adapter.changes.values()})
     note = (
         f"the adapter {adapter.name} (sha256 {adapter.sha256[:12]}, rank {' and '.join(map(str, ranks))}, {layers} "
-        f"layers) was added to the weights of {checkpoint.name} before they were quantized"
+        f"layers) was added to the weights of {own_name(checkpoint.name)} before they were quantized"
     )
     return replace(checkpoint, tensors=tensors).with_notes(note)
 

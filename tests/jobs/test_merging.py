@@ -84,6 +84,8 @@ def test_the_recipe_and_the_note_are_told(
     for notes in (merged.report.notes, merged.receipt.notes, qt.load(tmp_path / "m", device="cpu").receipt.notes):
         (note,) = [note for note in notes if "adapter" in note]
         assert note.startswith("the adapter adapter (sha256 ") and "rank 4, 4 layers" in note
+        # The card has it: no folder of this machine.
+        assert "to the weights of tiny-llama before" in note
 
 
 def test_transposed_layers(smollm2: Path, tmp_path: Path) -> None:
