@@ -13,8 +13,9 @@ from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # In the metadata of the weight file, which goes wherever the matrices go: they make good what these codes have lost.
 REPAIRS = {"qtoolkit": "repair"}
-# What peft puts before the names of a model's modules.
-_PREFIX = "base_model.model."
+# What peft puts before the names of a model's modules, and what it calls their two matrices.
+PREFIX = "base_model.model."
+A, B = "lora_A.weight", "lora_B.weight"
 
 
 def write_adapter(
@@ -51,5 +52,5 @@ def write_adapter(
         "task_type": "CAUSAL_LM",
     }
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    named = {f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
+    named = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
     save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt", **REPAIRS})

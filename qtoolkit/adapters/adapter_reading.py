@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from qtoolkit.adapters.adapter_folder import ADAPTER_WEIGHTS, REPAIRS
+from qtoolkit.adapters.adapter_folder import ADAPTER_WEIGHTS, PREFIX, REPAIRS, A, B
 from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG
 from qtoolkit.checkpoints.remedy import refuse_pointers
 from qtoolkit.checkpoints.safetensors import read_tensors
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError
 from qtoolkit.files import read_json, sha256_of
 
-_PREFIX = "base_model.model."
-_A, _B = ".lora_A.weight", ".lora_B.weight"
 # Entries of an adapter's config that change more than a product of two matrices does, with what means nothing.
 _MORE = {
     "use_dora": False,
@@ -123,14 +121,14 @@ def read_adapter(folder: Path) -> Adapter:
 def _read_changes(folder: Path, values: Mapping[str, Any]) -> dict[str, Change]:
     """Return the change of each layer, by its full name."""
     file = folder / ADAPTER_WEIGHTS
-    tensors = {key.removeprefix(_PREFIX): tensor[...] for key, tensor in read_tensors(file).items()}
-    layers = {key.removesuffix(_A).removesuffix(_B) for key in tensors}
+    tensors = {key.removeprefix(PREFIX): tensor[...] for key, tensor in read_tensors(file).items()}
+    layers = {key.removesuffix(f".{A}").removesuffix(f".{B}") for key in tensors}
     alpha = values.get("lora_alpha")
     if not layers or isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise CheckpointError(f"{folder} holds no matrices, or no lora_alpha: get the adapter again")
     changes = {}
     for name in sorted(layers):
-        a, b = tensors.get(name + _A), tensors.get(name + _B)
+        a, b = tensors.get(f"{name}.{A}"), tensors.get(f"{name}.{B}")
         if a is None or b is None:
             raise UnsupportedModelError(f"{folder} has {name} without a pair of matrices of a linear layer: not merged")
         if a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1] or not len(a):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qtoolkit.adapters.repaired_blocks import A, B
+from qtoolkit.adapters.adapter_folder import A, B
 from qtoolkit.kernels import QuantizedLinear
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from qtoolkit.adapters.adapter_folder import A, B
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import ConfigError
 from qtoolkit.stream.block_method import Result
@@ -13,7 +14,6 @@ from qtoolkit.tensor.cross_products import CrossProducts
 from qtoolkit.tensor.hessian import TOKENS_AT_ONCE, Hessian
 from qtoolkit.tensor.low_rank import damped_factor, low_rank
 
-A, B = "lora_A.weight", "lora_B.weight"
 # The share of what the layers before have changed that a layer makes good, from so many times as many tokens as it has
 # inputs; less from fewer, whose noise it would follow. SmolLM2-135M in GPTQ of 3 bits, rank 32, calibrated on 8,192
 # tokens: KL divergence falls by 17 % with a half (2,040 tokens measured), and by 10 % with the whole (4,080). Tokens

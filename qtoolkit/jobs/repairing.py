@@ -70,9 +70,9 @@ def run_repair(request: RepairRequest) -> Repair:
         seq_len=request.seq_len,
         on_progress=on_progress,
     )
-    windows = _windows(request, quantized, base, text, device, on_progress)
+    windows = _windows(request, quantized, base, text=text, device=device, on_progress=on_progress)
     with staged(folder, overwrite=request.overwrite) as partial:
-        tensors = _matrices(pair, text, request.rank, device, base.dtype, on_progress)
+        tensors = _matrices(pair, text, rank=request.rank, device=device, dtype=base.dtype, on_progress=on_progress)
         source = quantized.report.source
         write_adapter(
             partial,
@@ -82,7 +82,7 @@ def run_repair(request: RepairRequest) -> Repair:
             revision=source.commit_hash,
             transposed=pair.transposed,
         )
-        reports = _measure(quantized, base, windows, tensors, device, on_progress)
+        reports = _measure(quantized, base, windows, tensors=tensors, device=device, on_progress=on_progress)
     size = (folder / ADAPTER_WEIGHTS).stat().st_size
     return Repair(
         model=source.name,
@@ -182,6 +182,7 @@ def _windows(
     request: RepairRequest,
     quantized: QuantizedModel,
     base: Checkpoint,
+    *,
     text: Calibration,
     device: str,
     on_progress: OnProgress,
@@ -205,7 +206,7 @@ def _windows(
 
 
 def _matrices(
-    pair: _Pair, text: Calibration, rank: int, device: str, dtype: torch.dtype, on_progress: OnProgress
+    pair: _Pair, text: Calibration, *, rank: int, device: str, dtype: torch.dtype, on_progress: OnProgress
 ) -> dict[str, torch.Tensor]:
     """Return the matrices of all layers by their full names, on the CPU."""
 
@@ -223,6 +224,7 @@ def _measure(
     quantized: QuantizedModel,
     base: Checkpoint,
     windows: Windows,
+    *,
     tensors: Mapping[str, torch.Tensor],
     device: str,
     on_progress: OnProgress,
