@@ -44,9 +44,11 @@ def why_not_one_by_one(model: PreTrainedModel) -> str:
     if found is None:
         return "has no list of blocks"
     path, blocks = found
-    seen = [_what_happens(model, blocks, count) for count in range(MOST_OUTPUTS + 1)]
-    if _PASSED in seen:
-        return ""
+    seen: list[str] = []
+    for count in range(MOST_OUTPUTS + 1):
+        seen.append(_what_happens(model, blocks, count))
+        if seen[-1] == _PASSED:
+            return ""
     if _AGAIN in seen:
         return f"runs the blocks of {path} more than once"
     # A tensor in place of several values is taken apart, which changes it, too.
