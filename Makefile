@@ -73,6 +73,10 @@ lint: .venv/.ready  ## ruff, mypy and the import rules of the packages
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
 
+# bitsandbytes wraps what no processor or NVIDIA GPU calls in torch.compile when it is imported: half of that import's
+# two seconds, in each of the processes that tests start.
+test-new test-long test-colab: export TORCHDYNAMO_DISABLE := 1
+
 # Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's, with whose
 # versions alone the notebook for Colab runs.
 test-new: .venv/.ready browser strace $(NOTEBOOKS_SMOLLM2)  ## the tests and notebooks with the newest versions (constraints/ci.txt)
