@@ -15,15 +15,17 @@ CHANGES = dict.fromkeys(("wanted", "of_others", "least", "most", "changes"), "*f
 SIZES = {"block": "i32", "out_features": "i32"}
 
 
-def compile_for(capability: int, function: Any, signature: dict[str, str], constants: dict[str, int]) -> Any:
+def compile_for(
+    capability: int, function: Any, signature: dict[str, str], constants: dict[str, int], **options: int
+) -> Any:
     from triton import compile as compile_kernel
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     signature = {name: signature.get(name, "constexpr") for name in function.arg_names}
     source = ASTSource(function, signature, constexprs=constants)
-    options = {"enable_fp_fusion": True}
-    return compile_kernel(source, target=GPUTarget("cuda", capability, 32), options=options)
+    target = GPUTarget("cuda", capability, 32)
+    return compile_kernel(source, target=target, options={"enable_fp_fusion": True, **options})
 
 
 @pytest.mark.parametrize("capability", SHARED)
@@ -71,8 +73,34 @@ def test_expansion(capability: int, layout: str) -> None:
             "INPUTS": plane_kernels._INPUTS,
             "OUTPUTS": plane_kernels._OUTPUTS,
         },
+        num_warps=plane_kernels._WARPS,
     )
     assert kernel.asm["cubin"]
     assert kernel.metadata.shared <= SHARED[capability]
     assert ("bf16" in kernel.asm["ptx"]) == (capability >= 80)
+    assert ".local" not in kernel.asm["ptx"]
+
+
+@pytest.mark.parametrize("is_bytes", [False, True], ids=["halves", "bytes"])
+def test_a_few_tokens_on_a_t4(is_bytes: bool) -> None:
+    from qtoolkit.kernels import plane_kernels
+
+    pointers = {"x": "*fp16", "plane": "*u8", "scale": "*fp16", "zero_point": "*u8", "sums": "*fp32"}
+    sizes = ("tokens", "in_features", "out_features", "group_size", "each", "shift")
+    kernel = compile_for(
+        75,
+        plane_kernels._multiply,
+        {**pointers, **dict.fromkeys(sizes, "i32")},
+        {
+            "TOKENS": 8,
+            "LANES": 32,
+            "IS_BYTES": is_bytes,
+            "IS_COMMON": False,
+            "IS_CONSTANT": False,
+            "STEP": plane_kernels._STEP,
+        },
+    )
+    assert kernel.asm["cubin"]
+    assert kernel.metadata.shared <= SHARED[75]
+    assert "bf16" not in kernel.asm["ptx"]
     assert ".local" not in kernel.asm["ptx"]

@@ -18,6 +18,8 @@ KINDS = [
     *(Kind(bits, sym=False, order="act") for bits in (4, 8)),
     Kind(4, group_size=-1),
     Kind(4, in_features=96, out_features=192),
+    # Summed by several programs.
+    Kind(4, group_size=64, sym=False, in_features=768, out_features=64),
 ]
 # Of torch's kernel on a CPU, of a GPU without one, and of its kernel on a GPU.
 LAYOUTS = {"blocks": Layout(64, 32), "blocks without a kernel": Layout(64, None), "tiles": Layout(0, 32)}
@@ -61,6 +63,29 @@ def test_the_weight_is_that_of_the_stored_codes(kind: Kind, layout: Layout, by_k
     # The interpreter cuts what a GPU rounds: by one unit of eight bits at most.
     found = codes.expanded(everything, torch.bfloat16).T.double()
     assert ((found - expected).abs() <= expected.abs() / 2**7).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 8])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.bits in (4, 8)], ids=str)
+def test_a_few_tokens_are_multiplied_with_the_exact_weight(kind: Kind, tokens: int, by_kernel: None) -> None:
+    codes = PackedInt4(gptq_layer(kind)._codes().sorted(), Layout(64, None))
+    x = torch.randn(tokens, kind.in_features)
+    weight = weight_of(kind) if codes.order is None else weight_of(kind)[:, codes.order]
+    for dtype, limit in ((torch.float32, 1e-6), (torch.float16, 1e-3)):
+        inputs = x.to(dtype)
+        found = codes.multiply(inputs)
+        assert found is not None
+        assert found.dtype == dtype
+        expected = inputs.double() @ weight.T
+        assert ((found - expected).norm() / expected.norm()).item() < limit
+
+
+def test_more_tokens_odd_groups_and_float64_are_not(by_kernel: None) -> None:
+    codes = PackedInt4(gptq_layer(Kind(4))._codes(), Layout(64, None))
+    assert codes.multiply(torch.randn(9, 128)) is None
+    assert codes.multiply(torch.randn(1, 128).double()) is None
+    codes = PackedInt4(gptq_layer(Kind(4, group_size=16))._codes(), Layout(64, None))
+    assert codes.multiply(torch.randn(1, 128)) is None
 
 
 def test_a_part_of_the_outputs(by_kernel: None) -> None:
