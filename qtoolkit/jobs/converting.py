@@ -54,7 +54,9 @@ def run_conversion(request: ConvertRequest) -> Conversion:
     source_of = ModelSource(revision=request.revision, token=request.token)
     checkpoint = open_source(request.model, source_of, on_progress=request.report, quantized=True)
     if checkpoint.path is None or not checkpoint.path.is_dir():
-        raise UnsupportedModelError(f"{checkpoint.name} is no folder of safetensors, which alone are converted")
+        raise UnsupportedModelError(
+            f"{checkpoint.name} is no folder of safetensors, which alone are converted: quantize it instead"
+        )
     source = read_convertible(checkpoint)
     planned = _plan(source, target, layout, request)
     stored = _refuse_unread(source, planned, request.for_)
