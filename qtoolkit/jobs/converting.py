@@ -13,6 +13,7 @@ import torch
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.checkpoints.config_ages import with_both_ages
 from qtoolkit.checkpoints.config_limits import without_code
+from qtoolkit.checkpoints.layer_values import heads_of
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, UnsupportedModelError
 from qtoolkit.files import path_of
@@ -222,6 +223,7 @@ def _stored(source: Convertible, values: Mapping[str, Any], left: Sequence[str])
         dtype=str(source.checkpoint.dtype).removeprefix("torch."),
         values=values,
         architecture=type(source.checkpoint.skeleton).__name__,
+        heads=heads_of(source.checkpoint.config),
     )
 
 
