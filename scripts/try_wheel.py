@@ -1,9 +1,9 @@
 """Install the wheel of a clean clone as a user would, and run the lessons with it: `python -m scripts.try_wheel`.
 
-The oldest Python of 3.11 to 3.14 that is on this machine runs all lessons, with the versions of `constraints/ci.txt` and
-with Colab's; each other one runs the quick lessons with the newest versions. Every environment is new, has the extra
-`all`, and goes when it was tried. Pythons that are not here are named as not run, and pip tells whether it finds packages
-for them. Ends with 1 where one fails.
+The oldest Python of 3.11 to 3.14 that is on this machine runs all lessons, with the versions of `constraints/ci.txt`
+and with Colab's; each other one runs the quick lessons with the newest versions. Every environment is new, has the
+extra `all`, and goes when it was tried. Pythons that are not here are named as not run, and pip tells whether it finds
+packages for them. Ends with 1 where one fails.
 """
 
 import argparse
