@@ -10,7 +10,7 @@ from qtoolkit.records.machine import Machine
 from qtoolkit.records.memory import footprint_bars, footprints
 from qtoolkit.records.phase import PhasePlan
 from qtoolkit.records.reading import Reading
-from qtoolkit.units import bits_per_weight, format_bits, format_bytes
+from qtoolkit.units import bits_per_weight, format_bytes
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Plan(JobRecord):
             *self.layer_rows(),
             Row("footprint before", format_bytes(before)),
             Row("footprint after", format_bytes(self.footprint_after), share),
-            Row("bits per weight", format_bits(self.bits_per_weight)),
+            Row("bits per weight", f"{self.bits_per_weight:.3f}"),
             Row("on disk after", format_bytes(self.disk_after)),
             *(Row(f"phase {phase.name}", phase.summary()) for phase in self.phases),
             Row("peak resident memory", format_bytes(self.peak_rss), self._fullest("peak_rss")),
