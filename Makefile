@@ -196,7 +196,7 @@ docs: .venv/.ready .venv-docs/.ready  ## build the site of docs/, lessons and do
 	.venv-docs/bin/mkdocs build --strict
 	@echo "The site is build/site/index.html"
 
-test-wheel: .venv/.ready  ## install the wheel of a clean clone on each Python here, and run quick lessons with it (2 GB each)
+test-wheel: .venv/.ready  ## install the wheel of a clean clone on each Python here, and run the lessons with it (2 GB each)
 	$(PY) -m scripts.try_wheel
 
 lab: .venv/.ready  ## open JupyterLab on the notebooks

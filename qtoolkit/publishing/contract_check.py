@@ -13,7 +13,7 @@ from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.readers import Stored, describe_stored, readers_of, reading_of, summary
 from qtoolkit.records import Check, Receipt
 
-NAME = "other readers"
+NAME = "a program loads it"
 # NVIDIA's Model Optimizer, by several names with one suffix or another.
 _MODELOPT = "modelopt"
 

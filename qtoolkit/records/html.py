@@ -16,7 +16,10 @@ _PICTURE = "border:none;margin:6px 0;width:100%;max-width:600px;table-layout:aut
 _TRACK = "height:12px;border-radius:3px;background-color:rgba(128,128,128,0.2)"
 # At least 3 to 1 against white and against JupyterLab's dark grey, as WCAG asks of graphics.
 _BAR = "height:12px;border-radius:3px;background-color:rgb(74,139,208)"
+_CAPTION = "caption-side:top;text-align:left;padding:2px 0;opacity:.8;white-space:normal"
 _HEADLINE = "font-weight:bold;font-size:1.1em;margin:4px 0 8px 0;max-width:72em"
+# How a value begins that must not be overlooked.
+FAILED = "FAILED"
 # Cells of at most so many characters hold figures rather than sentences.
 _MAX_FIGURE_CHARS = 24
 # Characters that move a terminal's cursor or reorder letters; the names in a record may come from anybody.
@@ -78,10 +81,11 @@ def table(title: str, rows: Iterable[Sequence[str]], picture: str = "", below: s
     """
     lines = []
     for label, value, note in rows:
+        shown = f"<b>✖ {escape(value)}</b>" if value.startswith(FAILED) else escape(value)
         remark = f' <span style="opacity:.7">({escape(note)})</span>' if note else ""
         lines.append(
             f'<tr style="background:none"><th scope="row" style="{_CELL};opacity:.8">{escape(label)}</th>'
-            f'<td style="{_CELL};overflow-wrap:anywhere">{escape(value)}{remark}</td></tr>'
+            f'<td style="{_CELL};overflow-wrap:anywhere">{shown}{remark}</td></tr>'
         )
     return (
         f'<div><div style="font-weight:bold">{escape(title)}</div>{picture}'
@@ -113,7 +117,7 @@ def bars(title: str, items: Sequence[tuple[str, float, str]]) -> str:
     """Return horizontal bars, each with its label and value as text at its sides.
 
     Args:
-        title: what the picture shows, for screen readers.
+        title: what the picture shows, written above it.
         items: (label, length, value as text), drawn to one scale in this order.
     """
     longest = max((length for _, length, _ in items), default=0) or 1
@@ -127,4 +131,5 @@ def bars(title: str, items: Sequence[tuple[str, float, str]]) -> str:
             f'<div style="{_BAR};width:{percent:.2f}%"></div></div></td>'
             f'<td style="{_CELL};white-space:nowrap">{escape(text)}</td></tr>'
         )
-    return f'<table aria-label="{escape(title)}" style="{_PICTURE}">{"".join(lines)}</table>'
+    caption = f'<caption style="{_CAPTION}">{escape(title)}</caption>'
+    return f'<table style="{_PICTURE}">{caption}{"".join(lines)}</table>'

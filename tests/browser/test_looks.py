@@ -1,12 +1,13 @@
-"""Each panel in light and dark, and in a narrow cell."""
+"""Each panel in light and dark, in a narrow cell, and when its kernel has ended."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.browser.axe import serious_faults
+from tests.browser.conftest import WINDOW
 from tests.browser.lab import Lab
 from tests.browser.panel import ShownPanel, open_panel
 from tests.browser.server import LabServer
@@ -18,6 +19,11 @@ CUT = """panel => [...panel.querySelectorAll("*:not(input, select, option, texta
     const beyond = part.getBoundingClientRect().right > edge + 1;
     return shown && (beyond || (shown.overflowX !== "visible" && part.scrollWidth > part.clientWidth + 1));
 }).map(part => part.outerHTML)"""
+
+RESTART = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+# What ipywidgets draws before each part that has lost its kernel.
+BROKEN = """panel => [panel, ...panel.querySelectorAll(".jupyter-widgets-disconnected")]
+    .map(part => getComputedStyle(part, "::before").content).filter(content => !["none", "normal"].includes(content))"""
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +62,27 @@ def test_axe_finds_no_serious_fault(page: Page, server: LabServer, used: ShownPa
 
 
 def test_a_narrow_cell_cuts_nothing_off(page: Page, used: ShownPanel) -> None:
-    page.set_viewport_size({"width": 800, "height": 1400})
-    page.wait_for_function("panel => panel.offsetWidth < 400", arg=used.panel.element_handle())
+    page.set_viewport_size({"width": 700, "height": 1400})
+    page.wait_for_function("panel => panel.offsetWidth <= 300", arg=used.panel.element_handle())
     cut = {}
     for name in NAMES:
         used.turn_to(name)
         used.keep_picture(f"narrow-{name.lower()}")
         cut[name] = used.panel.evaluate(CUT)
+    page.set_viewport_size(WINDOW)
     assert not any(cut.values()), cut
+
+
+# The last one: the kernel is gone.
+def test_without_its_kernel_the_last_state_stays_with_one_sentence_and_no_broken_link(
+    page: Page, used: ShownPanel
+) -> None:
+    used.turn_to("Publish")
+    sentence = used.shown.get_by_text("The kernel of this panel has ended")
+    expect(sentence).to_be_hidden()
+    page.evaluate(RESTART)
+    expect(sentence).to_be_visible()
+    expect(used.field("Branch")).to_have_value("main")
+    assert used.panel.locator(".jupyter-widgets-disconnected").count() > 100
+    assert used.panel.evaluate(BROKEN) == []
+    used.keep_picture("restart-publish")
