@@ -6,7 +6,10 @@ from importlib.util import find_spec
 import pytest
 
 # Triton reads it when a kernel is defined, so that it holds for a whole process.
-INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"
-WHERE = "run `make test-triton`"
-interpreted = pytest.mark.skipif(find_spec("triton") is None or not INTERPRETS, reason=WHERE)
-compiled = pytest.mark.skipif(find_spec("triton") is None or INTERPRETS, reason=WHERE)
+_INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def skip_unless(*, interpreted: bool) -> None:
+    """Skip a file whose kernels are to be interpreted, or compiled, where they would not be."""
+    if find_spec("triton") is None or interpreted != _INTERPRETS:
+        pytest.skip("run `make test-triton`", allow_module_level=True)

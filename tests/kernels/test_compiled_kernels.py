@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from tests.interpreting_triton import compiled
+from tests.interpreting_triton import skip_unless
 
-pytestmark = [compiled, pytest.mark.once]
+pytestmark = pytest.mark.once
+skip_unless(interpreted=False)
 
 # Compute capability -> shared memory of a block in bytes (CUDA C++ Programming Guide, technical specifications).
 SHARED = {75: 65_536, 80: 166_912, 89: 101_376, 90: 232_448}

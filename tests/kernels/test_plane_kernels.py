@@ -8,10 +8,11 @@ import torch
 from qtoolkit.kernels import packed_int4, tinygemm
 from qtoolkit.kernels.packed_int4 import PackedInt4, _kernel_agrees
 from qtoolkit.kernels.tinygemm import Layout, _unpack_tiles
-from tests.interpreting_triton import interpreted
+from tests.interpreting_triton import skip_unless
 from tests.kernels.gptq_layers import Kind, gptq_layer, weight_of
 
-pytestmark = [interpreted, pytest.mark.once]
+pytestmark = pytest.mark.once
+skip_unless(interpreted=True)
 
 KINDS = [
     *(Kind(bits, sym=bits != 4) for bits in (2, 3, 4, 8)),

@@ -8,9 +8,10 @@ from qtoolkit.methods.gptq.refining import _kernel_agrees as changes_agree
 from qtoolkit.methods.gptq.solver import _Columns, _Grid
 from qtoolkit.methods.gptq.solver import _kernel_agrees as rounding_agrees
 from qtoolkit.tensor.qparams import QParams
-from tests.interpreting_triton import interpreted
+from tests.interpreting_triton import skip_unless
 
-pytestmark = [interpreted, pytest.mark.once]
+pytestmark = pytest.mark.once
+skip_unless(interpreted=True)
 
 every_size = pytest.mark.parametrize(("block", "outputs"), [(1, 1), (24, 70), (64, 33)])
 
