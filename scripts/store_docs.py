@@ -1,12 +1,16 @@
 """Write into the pages what is made from code: `python -m scripts.store_docs`; tests/test_pages.py compares.
 
 A page marks a fenced block by a comment above it: `<!-- code: FILE#NAME,NAME -->` is the source of these names of a
-file, in the order of the file; `imports` is its head, up to the last import; without `#`, it is the whole file.
+file, in the order of the file; `imports` is its head, up to the last import; without `#`, it is the whole file. The
+paragraph below `<!-- readers: NAME -->` is what `page_NAME` of `qtoolkit/readers/sentences.py` makes from the reader
+contract.
 """
 
 import ast
 import re
 from pathlib import Path
+
+from qtoolkit.readers import sentences
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("docs/*.md",)
@@ -15,6 +19,8 @@ IMPORTS = "imports"
 CODE = re.compile(
     r"(<!-- code: (?P<file>[\w/.]+)(?:#(?P<names>[\w,]+))? -->\n```python\n).*?(?=^```$)", re.DOTALL | re.MULTILINE
 )
+
+READERS = re.compile(r"(<!-- readers: (?P<name>\w+) -->\n\n).*?(?=\n\n)", re.DOTALL)
 
 
 def source_of(file: Path, names: set[str]) -> str:
@@ -55,7 +61,11 @@ def with_made_parts(text: str) -> str:
         names = set(filter(None, (match["names"] or "").split(",")))
         return match[1] + source_of(ROOT / match["file"], names)
 
-    return CODE.sub(code, text)
+    def readers(match: re.Match[str]) -> str:
+        made: str = getattr(sentences, f"page_{match['name']}")()
+        return match[1] + made
+
+    return READERS.sub(readers, CODE.sub(code, text))
 
 
 def main() -> None:
