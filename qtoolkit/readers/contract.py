@@ -28,6 +28,7 @@ _USUAL: dict[str, Any] = {
     "left": (),
     "experts": "",
     "plain_experts": False,
+    "own_linear": "",
     "split_experts": "",
     "matrices": (),
     "heads": (),

@@ -14,6 +14,8 @@ from qtoolkit.readers.matrices import BLOCK, Matrix, cut_blocks, matrices_of, ou
 _WHOLE = ("GptOssForCausalLM", "DbrxForCausalLM")
 # What inputs are rounded to beside codes of fewer bits than they have.
 W4A8 = "8 bits beside smaller codes"
+# transformers/models/falcon/modeling_falcon.py, `FalconLinear`.
+_OWN_LINEAR = ("FalconForCausalLM",)
 # What chooses the experts of a token.
 _ROUTERS = ("gate", "router", "shared_expert_gate")
 
@@ -40,6 +42,7 @@ class Stored:
             and where it is not known.
         split_experts: the same of an architecture whose checkpoints keep all experts of a block in one tensor, and
             whose class in servers looks for no others.
+        own_linear: the same of an architecture whose linear layers are of a class of their own.
         plain_experts: whether its experts are stored one by one in full precision, beside quantized layers.
         misnamed_units: those whose layers the config names one by one, where servers look for the fused name.
         left: layers of blocks that are not quantized, by their full names; routers of experts aside, which never are.
@@ -62,6 +65,7 @@ class Stored:
     left: tuple[str, ...] = ()
     experts: str = ""
     plain_experts: bool = False
+    own_linear: str = ""
     split_experts: str = ""
     matrices: tuple[Matrix, ...] = ()
     heads: tuple[int, ...] = ()
@@ -167,6 +171,7 @@ def describe_stored(
         experts=architecture if any(map(_is_expert, layers)) else "",
         split_experts=architecture if architecture in _WHOLE and any(map(_is_expert, layers)) else "",
         plain_experts=bool(layers) and any(map(_is_expert, left)),
+        own_linear=architecture if architecture in _OWN_LINEAR and in_blocks else "",
         matrices=matrices_of({name: shape for name, shape in (shapes or {}).items() if name in in_blocks}),
         heads=heads,
     )
