@@ -20,6 +20,8 @@ _CAPTION = "caption-side:top;text-align:left;padding:2px 0;opacity:.8;white-spac
 _HEADLINE = "font-weight:bold;font-size:1.1em;margin:4px 0 8px 0;max-width:72em"
 # How a value begins that must not be overlooked.
 FAILED = "FAILED"
+# Beside what failed; as much contrast as bars have.
+_STOP = ";border-left:4px solid rgb(211,47,47);padding-left:8px"
 # Cells of at most so many characters hold figures rather than sentences.
 _MAX_FIGURE_CHARS = 24
 # Characters that move a terminal's cursor or reorder letters; the names in a record may come from anybody.
@@ -65,7 +67,7 @@ def report(
         return table(title, rows, picture, meanings + below)
     lines = table(title, rows)
     return (
-        f'<div><div style="{_HEADLINE}">{escape(headline)}</div>{picture}{below}'
+        f'<div><div style="{_HEADLINE}{_STOP * headline.startswith("✖")}">{escape(headline)}</div>{picture}{below}'
         f'<details style="margin-top:6px"><summary style="cursor:pointer">All figures</summary>'
         f"{lines}{meanings}</details></div>"
     )
@@ -106,6 +108,12 @@ def grid(title: str, header: Sequence[str], lines: Iterable[Sequence[str]]) -> s
         f'<table aria-label="{escape(title)}" style="{_TABLE}"><tr style="background:none">{heads}</tr>'
         f"{''.join(rows)}</table></div>"
     )
+
+
+def list_of(title: str, lines: Iterable[str]) -> str:
+    """Return lines of text below one another, named for screen readers; all text is escaped."""
+    items = "".join(f'<li style="margin:2px 0">{escape(line)}</li>' for line in lines)
+    return f'<ul aria-label="{escape(title)}" style="margin:4px 0;padding-left:20px">{items}</ul>'
 
 
 def _space(cell: str) -> str:

@@ -88,5 +88,9 @@ class Verification(Record):
         names = ", ".join(check.name for check in self.failed)
         return f"✖ {self.name}: {len(self.failed)} of {made} checks FAILED: {names}."
 
+    def picture(self) -> str:
+        lines = (f"{check.name}: {'; '.join(filter(None, (check.value, check.note)))}" for check in self.failed)
+        return html.list_of("what failed", lines) if self.failed else ""
+
     def rows(self) -> tuple[Row, ...]:
         return (*self.summary(), *(row for check in self.checks for row in check.rows()))

@@ -153,7 +153,8 @@ def checks_html(checks: Sequence[Check]) -> str:
     """Draw checks as a list, each with a mark, its state in words, and what was seen; what failed stands first."""
     failed = [check for check in checks if check.passed is False]
     items = "".join(map(_check_html, [*failed, *(check for check in checks if check.passed is not False)]))
-    counted = f"{len(failed)} of {format_items(len(checks), 'check')} FAILED"
+    made = sum(check.passed is not None for check in checks)
+    counted = f"{len(failed)} of {format_items(made, 'check')} FAILED"
     head = f'<div class="qtk-text qtk-failed">✖ {counted}</div>' if failed else ""
     return f'{head}<ul aria-label="checks" class="qtk-text qtk-list">{items}</ul>'
 
