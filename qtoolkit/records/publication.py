@@ -96,7 +96,11 @@ class Publication(Record):
             Row("dry run" if self.dry_run else "published", self.url, f"{access}, branch {self.revision}"),
             *row_if("commit", self.commit_hash),
             *row_if("pull request", self.pull_request),
-            Row("to be sent" if self.dry_run else "sent", format_bytes(sum(sent.values())), f"{len(sent)} files"),
+            Row(
+                "to be sent" if self.dry_run else "sent",
+                format_bytes(sum(sent.values())),
+                format_items(len(sent), "file"),
+            ),
             *(
                 Row(name, format_bytes(size), "there already" * (name in self.unchanged))
                 for name, size in self.files.items()

@@ -86,7 +86,8 @@ class Verification(Record):
             left = f", {len(self.unchecked)} could not be made" if self.unchecked else ""
             return f"{self.name}: all {made} checks passed{left}."
         names = ", ".join(check.name for check in self.failed)
-        return f"✖ {self.name}: {len(self.failed)} of {made} checks FAILED: {names}."
+        left = f", {len(self.unchecked)} more could not be made" if self.unchecked else ""
+        return f"✖ {len(self.failed)} of {made} checks of {self.name} FAILED{left}: {names}."
 
     def picture(self) -> str:
         lines = (f"{check.name}: {'; '.join(filter(None, (check.value, check.note)))}" for check in self.failed)

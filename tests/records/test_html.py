@@ -130,7 +130,7 @@ def test_what_failed_stands_out() -> None:
     shown = Verification("small", checks)._repr_html_()
     # Before what is folded: the sentence, and the reason.
     seen = Page(shown.partition("<details")[0]).text
-    assert "✖ small: 1 of 2 checks FAILED: no code." in seen and "no code: it has some; remove it" in seen
+    assert "✖ 1 of 2 checks of small FAILED: no code." in seen and "no code: it has some; remove it" in seen
     assert "no pickles" not in seen and "solid" not in Verification("small", checks[1:])._repr_html_()
 
 

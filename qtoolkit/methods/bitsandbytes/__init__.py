@@ -48,7 +48,7 @@ class FourBitConfig(MethodConfig):
 
     double_quant: bool = option(
         True,
-        help="quantize the scales too, one a block of 64 weights, by which codes are multiplied: 0.37 bits less",
+        help="also quantize the scales, the numbers that 64 codes each are multiplied by: 0.37 bits per weight less",
     )
     compute_dtype: str = option(
         "auto",

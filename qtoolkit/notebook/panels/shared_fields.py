@@ -30,7 +30,7 @@ def reader_field(choice: PanelChoice, request: type[Request]) -> Field:
         request,
         "for_",
         "Made for",
-        hint="a program that shall run the result: what it would not load is refused before work",
+        hint="the program that will run the result: a recipe that it cannot load is refused before any work",
         menu=menu,
     )
     field.value = choice.for_

@@ -60,7 +60,7 @@ def test_both_models_answer_as_transformers_lets_them(open_panel: Open, tiny_lla
     assert isinstance(answers, Answers), answers
     assert (answers.before, answers.after) == (answer(tiny_llama), answer(Path("output/small")))
     # Where they were asked for, as text, with the report's first sentence in place of a report out of sight.
-    assert f"<b>after</b><div>{escape(answers.after)}</div>" in panel.quantize.try_it.answers.value
+    assert f"<b>quantized, after</b><div>{escape(answers.after)}</div>" in panel.quantize.try_it.answers.value
     assert answers.headline() in told(panel.quantize)
     # The status tells of the answers now.
     assert re.search("times smaller, saved to output/small<", panel.quantize.saved.value)
