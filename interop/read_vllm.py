@@ -32,7 +32,7 @@ def dtype_of(path: Path) -> str:
     """
     kind = claims_of(path)["stored"]["input_type"]
     # Its kernel for int8 with AMX takes no float32, and its kernels for floats of 4 bits neither.
-    if kind == "float4" or (kind == "int8" and torch.cpu._is_amx_tile_supported()):
+    if kind == "float4" or (kind == "int8" and torch.cpu._is_amx_tile_supported()):  # noqa: SLF001 as vLLM asks
         return "bfloat16"
     # As the scales of the published format, which has no kernel for float16.
     return "float32" if kind in LARGEST else "bfloat16" if claims_of(path)["stored"]["format"] == "fp8" else "float16"

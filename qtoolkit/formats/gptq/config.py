@@ -89,7 +89,7 @@ def describe(
     `modules_in_block_to_quantize` (the end of a name; a part of it), gptqmodel, vLLM and SGLang use `dynamic` (regular
     expressions). Both are written if there are such layers. Layers with other bits than `bits` are listed in `dynamic`
     only, one entry for each number of bits; gptqmodel applies the first entry that matches a name from its start.
-    Entries match the matrices that servers join, "qkv_proj", too, where all layers of one agree: these names they look up.
+    Entries match the matrices that servers join, "qkv_proj", too, where all layers of one agree: they look up these.
 
     Args:
         config: a `qtoolkit.GPTQ`.

@@ -1,4 +1,4 @@
-"""Entries of `dynamic` match the matrices that servers join too, where all layers of one agree, as vLLM looks them up."""
+"""Entries of `dynamic` match the matrices that servers join, too, where all layers of one agree."""
 
 import re
 from collections.abc import Callable
