@@ -126,7 +126,9 @@ def check_hashes(artifact: Artifact) -> Check:
     remedy = AGAIN if problems else "remove what the job did not write"
     problems += [f"{name} was not written by the job" for name in added]
     size = sum(entry.size for entry in files.values())
-    return check_of("file hashes", problems, f"{len(files)} files, {format_bytes(size)}", remedy)
+    return check_of(
+        "file hashes", problems, f"{len(files)} files that {RECEIPT_FILE} lists, {format_bytes(size)}", remedy
+    )
 
 
 def _is_vouched_for(artifact: Artifact, name: str) -> bool:

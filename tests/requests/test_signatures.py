@@ -91,9 +91,10 @@ def test_every_argument_is_described(name: str) -> None:
         ((), {}, r"quantize\(\) missing a required argument: 'model'"),
         (("m",), {}, r"quantize\(\) missing a required argument: 'config'"),
         (("m", "nf4", "o"), {}, r"quantize\(\) takes 2 positional arguments but 3 were given"),
-        (("m", "nf4"), {"out": "o"}, r"quantize\(\) got an unexpected keyword argument 'out'"),
+        (("m", "nf4"), {"out": "o"}, r"quantize\(\) got an unexpected keyword argument 'out': did you mean output\?$"),
+        (("m", "nf4"), {"colour": "o"}, r"quantize\(\) got an unexpected keyword argument 'colour'$"),
     ],
-    ids=["nothing", "no config", "too many", "unknown"],
+    ids=["nothing", "no config", "too many", "nearly", "unknown"],
 )
 def test_a_wrong_call_names_the_verb(args: tuple[str, ...], options: dict[str, str], message: str) -> None:
     with pytest.raises(TypeError, match=message):
