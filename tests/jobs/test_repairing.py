@@ -63,7 +63,11 @@ def test_peft_computes_the_same(repaired: Repair, quantized_folder: Path) -> Non
 
 def test_the_folder_is_a_plain_adapter(repaired: Repair, quantized_folder: Path, tiny_llama: Path) -> None:
     folder = Path(repaired.path)
-    assert sorted(file.name for file in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "qtoolkit_adapter.json",
+    ]
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["peft_type"]) == (16, 16, "LORA")
     assert config["base_model_name_or_path"] == quantized_folder.name
