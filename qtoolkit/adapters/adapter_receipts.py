@@ -36,15 +36,22 @@ def write_adapter_receipt(folder: Path, receipt: AdapterReceipt) -> None:
 
 
 def read_adapter_receipt(folder: Path) -> AdapterReceipt | None:
-    """Return the receipt of an adapter; None where there is none.
+    """Return the receipt of an adapter that was computed; None where there is none, as of one that was trained.
 
     Raises:
         CheckpointError: it cannot be read.
     """
     file = folder / ADAPTER_RECEIPT
-    if not file.is_file():
+    values = read_json(file)
+    if not file.is_file() or "weights_fingerprint" in values:
         return None
     try:
-        return AdapterReceipt.from_dict(read_json(file))
+        return AdapterReceipt.from_dict(values)
     except ConfigError as error:
         raise CheckpointError(f"{file} is damaged ({error}): get the adapter again") from error
+
+
+def trained_on(folder: Path) -> str | None:
+    """Return the fingerprint of the weights that an adapter was trained on; None where its file tells none."""
+    found = read_json(folder / ADAPTER_RECEIPT).get("weights_fingerprint")
+    return found if isinstance(found, str) else None

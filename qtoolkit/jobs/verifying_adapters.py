@@ -11,7 +11,7 @@ import torch
 
 from qtoolkit.adapters.adapter_folder import ADAPTER_WEIGHTS, A, B
 from qtoolkit.adapters.adapter_reading import Adapter, read_adapter
-from qtoolkit.adapters.adapter_receipts import entries_of, read_adapter_receipt, weight_files_of
+from qtoolkit.adapters.adapter_receipts import entries_of, read_adapter_receipt, trained_on, weight_files_of
 from qtoolkit.adapters.applied import with_adapter
 from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG, ADAPTER_RECEIPT, PICKLE_SUFFIXES
 from qtoolkit.errors import QToolkitError, oneline, printable
@@ -37,8 +37,14 @@ _FOLDER = re.compile(r"^(?:[/~\\]|[A-Za-z]:[/\\]|\.\.?[/\\])")
 
 def holds_adapter(path: str | os.PathLike[str]) -> bool:
     """Check whether a folder holds an adapter, and no model."""
-    folder = path_of(path, "path")
-    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+    if not isinstance(path, str | os.PathLike):
+        return False
+    # `os.path`, since a name that is no path is refused elsewhere.
+    names = [os.path.join(os.path.expanduser(path), name) for name in (ADAPTER_CONFIG, "config.json")]  # noqa: PTH111, PTH118
+    try:
+        return os.path.isfile(names[0]) and not os.path.isfile(names[1])  # noqa: PTH113
+    except ValueError:  # a NUL in it
+        return False
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def _check_base(
         yield Check("base", None, "not tried", "the adapter failed a check")
         return
     repaired = open_repaired(base, ModelSource(), resolve_device("auto"))
-    hashes = _check_files(repaired, receipt)
+    hashes = _check_files(repaired, receipt, trained_on(adapter.folder))
     yield hashes
     shapes = _check_shapes(repaired, adapter)
     yield shapes
@@ -162,7 +168,13 @@ def _check_base(
         yield from _check_running(repaired, adapter, receipt)
 
 
-def _check_files(repaired: Repaired, receipt: AdapterReceipt | None) -> Check:
+def _check_files(repaired: Repaired, receipt: AdapterReceipt | None, fingerprint: str | None) -> Check:
+    own = repaired.receipt.weights_fingerprint if repaired.receipt else None
+    if fingerprint is not None and own is not None:
+        told = f"the weights in its receipt are {'' if own == fingerprint else 'not '}those that it was trained on"
+        return (
+            _good("base", told) if own == fingerprint else _bad("base", told, "give the model that it was trained on")
+        )
     if receipt is None or not receipt.base_files:
         return Check("base", None, "not proven", "no receipt has the hashes of its base's files")
     assert repaired.path is not None

@@ -99,8 +99,8 @@ def _conflicts() -> Iterator[str]:
     numbers = re.match(r"(\d+)\.(\d+)", torchao)
     if peft != _NOT_INSTALLED and numbers and (int(numbers[1]), int(numbers[2])) < _TORCHAO_OF_PEFT:
         yield (
-            f"peft {peft} refuses torchao {torchao} at layers that are not quantized ('Found an incompatible version of "
-            "torchao'): `pip uninstall -y torchao`, or `pip install -U 'torchao>=0.16'`, and restart"
+            f"peft {peft} refuses torchao {torchao} at layers that are not quantized ('Found an incompatible version "
+            "of torchao'): `pip uninstall -y torchao`, or `pip install -U 'torchao>=0.16'`, and restart"
         )
 
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -114,5 +115,17 @@ def test_what_fails_is_not_published(repaired: Repair, quantized_folder: Path, t
     folder = shutil.copytree(repaired.path, tmp_path / "adapter")
     _change_weights(folder)
     options = {"base": quantized_folder, "license": "mit", "dry_run": True, "base_model": "org/tiny-gptq"}
-    with pytest.raises(VerificationError, match="is not published, for qt.verify finds file hashes"):
+    with pytest.raises(VerificationError, match=r"is not published, for qt\.verify finds file hashes"):
         qt.publish(folder, "org/mine", **options)
+
+
+def test_an_adapter_of_peft_becomes_a_file(repaired: Repair, tiny_llama: Path, tmp_path: Path) -> None:
+    result = qt.convert(repaired.path, "gguf", tmp_path / "out", base=tiny_llama)
+    (file,) = (tmp_path / "out").iterdir()
+    held = gguf.GGUFReader(file)
+    assert result.num_layers == 14 and len(held.tensors) == 28
+    assert held.fields["adapter.lora.alpha"].contents() == 16
+    with pytest.raises(ConfigError, match="names 'tiny-gptq' as its base, which is not here"):
+        qt.convert(repaired.path, "gguf", tmp_path / "more")
+    with pytest.raises(ConfigError, match="is an adapter, which format='mlx' does not hold"):
+        qt.convert(repaired.path, "mlx", tmp_path / "more", base=tiny_llama)

@@ -2,6 +2,7 @@
 
 import getpass
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -125,8 +126,8 @@ def test_colab_s_torchao_beside_peft(tmp_path: Path, monkeypatch: pytest.MonkeyP
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    (told,) = qt.doctor().conflicts
+    (told,) = examine({}).conflicts
     assert re.match(r"peft [\d.]+ refuses torchao 0\.10\.0 at layers that are not quantized", told)
     assert "pip uninstall -y torchao" in told
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.16.0\n")
-    assert not qt.doctor().conflicts
+    assert not examine({}).conflicts
