@@ -68,7 +68,7 @@ class RepairBlocks:
         facts: Mapping[str, Any],
     ) -> bool:
         """See `BlockMethod`."""
-        expected = {}
+        expected: dict[str, tuple[int, int]] = {}
         for name, (out, inputs) in shapes.items():
             rank = self.ranks[name]
             if rank:

@@ -8,11 +8,12 @@ from pathlib import Path
 from qtoolkit.adapters.adapter_card import adapter_card
 from qtoolkit.adapters.adapter_folder import ADAPTER_WEIGHTS
 from qtoolkit.adapters.adapter_reading import read_adapter
+from qtoolkit.adapters.adapter_receipts import read_adapter_receipt
 from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG, ADAPTER_RECEIPT
 from qtoolkit.checkpoints.hub_names import is_hub_id
 from qtoolkit.errors import ConfigError, VerificationError
 from qtoolkit.files import path_of, read_json
-from qtoolkit.jobs.verifying_adapters import CheckedAdapter, check_adapter
+from qtoolkit.jobs.verifying_adapters import CheckedAdapter, base_beside, check_adapter
 from qtoolkit.measure.guard import explained
 from qtoolkit.publishing import check_repo_id, choose_license, publish_files
 from qtoolkit.records import Publication
@@ -30,7 +31,7 @@ def publish_adapter(request: PublishRequest) -> Publication:
     refused = [name for name in ("quality", "frontier", "also") if getattr(request, name)]
     if refused:
         raise ConfigError(f"{refused[0]} is for a model, and {folder.name} is an adapter: leave it out")
-    if request.base is None:
+    if request.base is None and base_beside(folder, read_adapter_receipt(folder)) is None:
         raise ConfigError(f"{folder.name} is proven with its base alone: give base=, the quantized model's folder")
     checked = check_adapter(folder, request)
     failed = checked.verification.failed

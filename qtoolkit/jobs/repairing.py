@@ -259,8 +259,9 @@ def _measure(
         before, probe_before = measure_quality(windows, predictor, expected, on_progress), probe()
         with with_adapter(repaired.model, tensors, scaling=scaling):
             after, probe_after = measure_quality(windows, predictor, expected, on_progress), probe()
-    reports = (with_origin(report, opened, base, device) for report in (before, after))
-    return _Measured(*reports, probe_before, probe_after)
+    return _Measured(
+        with_origin(before, opened, base, device), with_origin(after, opened, base, device), probe_before, probe_after
+    )
 
 
 def _write_receipt(

@@ -35,7 +35,7 @@ _AGAIN = "get the adapter again"
 _FOLDER = re.compile(r"^(?:[/~\\]|[A-Za-z]:[/\\]|\.\.?[/\\])")
 
 
-def holds_adapter(path: str | os.PathLike[str]) -> bool:
+def holds_adapter(path: object) -> bool:
     """Check whether a folder holds an adapter, and no model."""
     if not isinstance(path, str | os.PathLike):
         return False
@@ -101,9 +101,18 @@ def check_adapter(folder: Path, options: VerifyRequest | PublishRequest) -> Chec
         note(_good("matrices", told))
     except QToolkitError as error:
         note(_bad("matrices", oneline(error)))
-    for check in _check_base(options.base, adapter, receipt, is_sound=not any(one.passed is False for one in checks)):
+    base = options.base or base_beside(folder, receipt)
+    for check in _check_base(base, adapter, receipt, is_sound=not any(one.passed is False for one in checks)):
         note(check)
     return CheckedAdapter(Verification(printable(folder.name), tuple(checks)), adapter, receipt)
+
+
+def base_beside(folder: Path, receipt: AdapterReceipt | None) -> Path | None:
+    """Return the quantized model that an adapter's receipt names, where it lies beside the adapter; None otherwise."""
+    name = receipt.repair.model if receipt else ""
+    # A receipt may say anything: a name alone leads to no other folder.
+    found = folder.resolve().parent / name
+    return found if name and Path(name).name == name and found.exists() else None
 
 
 def _good(name: str, value: str) -> Check:
