@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 # The engine in this process, and little memory for keys and values.
 os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -64,10 +65,10 @@ class Engine:
         return modules
 
 
-def log_probabilities(engine: LLM, tokens: list[int]) -> torch.Tensor:
-    """Of every token at every place but the first, (1, tokens - 1, vocabulary)."""
+def log_probabilities(engine: LLM, tokens: list[int], adapter: Any = None) -> torch.Tensor:
+    """Of every token at every place but the first, (1, tokens - 1, vocabulary); with an adapter's `LoRARequest`."""
     wanted = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=-1, detokenize=False)
-    (answer,) = engine.generate({"prompt_token_ids": tokens}, wanted, use_tqdm=False)
+    (answer,) = engine.generate({"prompt_token_ids": tokens}, wanted, use_tqdm=False, lora_request=adapter)
     rows = [[row[token].logprob for token in range(len(row))] for row in answer.prompt_logprobs[1:]]
     return torch.tensor(rows)[None]
 

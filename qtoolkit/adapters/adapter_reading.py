@@ -21,7 +21,6 @@ _MORE = {
     "lora_bias": False,
     "bias": "none",
     "modules_to_save": None,
-    "alpha_pattern": {},
     "layer_replication": None,
     "target_parameters": None,
     "trainable_token_indices": None,
@@ -65,7 +64,7 @@ class Adapter:
     """An adapter that was read.
 
     Attributes:
-        name: its folder's own name.
+        folder: its folder.
         base: what it names as its base; None for nothing.
         revision: the commit or branch of that; None for nothing.
         changes: by the full names of the layers.
@@ -73,12 +72,17 @@ class Adapter:
         repairs: whether qtoolkit computed it to make good what the codes of its base have lost.
     """
 
-    name: str
+    folder: Path
     base: str | None
     revision: str | None
     changes: Mapping[str, Change]
     sha256: str
     repairs: bool
+
+    @property
+    def name(self) -> str:
+        """Return its folder's own name."""
+        return self.folder.resolve().name
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -111,7 +115,7 @@ def read_adapter(folder: Path) -> Adapter:
         )
     base, revision = values.get("base_model_name_or_path"), values.get("revision")
     return Adapter(
-        name=folder.resolve().name,
+        folder=folder,
         base=base if isinstance(base, str) and base else None,
         revision=revision if isinstance(revision, str) and revision else None,
         changes=_read_changes(folder, values),
@@ -129,6 +133,9 @@ def _read_changes(folder: Path, values: Mapping[str, Any]) -> dict[str, Change]:
     if not layers or isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise CheckpointError(f"{folder} holds no matrices, or no lora_alpha: get the adapter again")
     group_size = _group_size(folder, values)
+    alphas = values.get("alpha_pattern") or {}
+    if not isinstance(alphas, dict):
+        raise CheckpointError(f"{folder} has alpha_pattern={alphas!r:.40}, which is no object: get the adapter again")
     changes = {}
     for name in sorted(layers):
         a, b = tensors.get(f"{name}.{A}"), tensors.get(f"{name}.{B}")
@@ -136,10 +143,11 @@ def _read_changes(folder: Path, values: Mapping[str, Any]) -> dict[str, Change]:
             raise UnsupportedModelError(f"{folder} has {name} without a pair of matrices of a linear layer: not merged")
         if a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1] or not len(a):
             raise CheckpointError(f"{folder}: {name} has matrices {list(b.shape)} and {list(a.shape)}: get it again")
-        if not (a.isfinite().all() and b.isfinite().all()):
+        if not (a.float().isfinite().all() and b.float().isfinite().all()):
             raise CheckpointError(f"{folder}: {name} holds NaN or infinity: train the adapter again")
         rank = len(a)
-        scaling = alpha / rank**0.5 if values.get("use_rslora") else alpha / rank
+        own = _alpha_of(name, alphas, alpha)
+        scaling = own / rank**0.5 if values.get("use_rslora") else own / rank
         changes[name] = Change(*_of_inputs(a, b, group_size), scaling, group_size)
     return changes
 
@@ -160,6 +168,14 @@ def _of_inputs(a: torch.Tensor, b: torch.Tensor, group_size: int) -> tuple[torch
     if group_size == 1:
         return a, b
     return a.float().repeat_interleave(group_size, dim=1) * (a.shape[1] / group_size), b
+
+
+def _alpha_of(name: str, alphas: Mapping[str, Any], alpha: float) -> float:
+    """Return the `lora_alpha` of a layer: of the first pattern that its name ends with, as peft finds it."""
+    for pattern, own in alphas.items():
+        if (name == pattern or name.endswith(f".{pattern}")) and isinstance(own, int | float):
+            return float(own)
+    return alpha
 
 
 def _repairs(file: Path) -> bool:

@@ -9,21 +9,24 @@ from torch import nn
 
 from qtoolkit.adapters.adapter_folder import A, B
 from qtoolkit.kernels import QuantizedLinear
+from qtoolkit.models.structure import is_linear
+from qtoolkit.stream.run import weight_of
 
 
 @contextmanager
-def with_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Add x A^T B^T to the outputs of layers, in float32 as peft does, for the time of a `with` block.
+def with_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], *, scaling: float = 1.0) -> Iterator[None]:
+    """Add scaling * x A^T B^T to the outputs of layers, in float32 as peft does, for the time of a `with` block.
 
     Args:
         model: the model.
-        tensors: as for `write_adapter`, of the scaling 1.
+        tensors: as for `write_adapter`.
+        scaling: of their products.
     """
     layers = sorted({name.rpartition(".lora_")[0] for name in tensors})
     with ExitStack() as hooks:
         for name in layers:
             a, b = (tensors[f"{name}.{part}"].float() for part in (A, B))
-            handle = model.get_submodule(name).register_forward_hook(_adding(a, b))
+            handle = model.get_submodule(name).register_forward_hook(_adding(a, scaling * b))
             hooks.callback(handle.remove)
         yield
 
@@ -46,6 +49,9 @@ def multiplied_weight(layer: Any) -> torch.Tensor:
     """
     if isinstance(layer, QuantizedLinear):
         return layer.dequantize()
+    if is_linear(layer):
+        weight: torch.Tensor = weight_of(layer).float()
+        return weight
     parameter = next(layer.parameters())
     dtype = getattr(layer, "compute_dtype", None) or torch.float32
     with torch.no_grad():

@@ -12,7 +12,7 @@ from qtoolkit.stream.block_method import Result
 from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.tensor.cross_products import CrossProducts
 from qtoolkit.tensor.hessian import TOKENS_AT_ONCE, Hessian
-from qtoolkit.tensor.low_rank import damped_factor, low_rank
+from qtoolkit.tensor.low_rank import damped_factor, low_rank, refitted, rounded
 
 # The share of what the layers before have changed that a layer makes good, from so many times as many tokens as it has
 # inputs; less from fewer, whose noise it would follow. SmolLM2-135M in GPTQ of 3 bits, rank 32, calibrated on 8,192
@@ -20,6 +20,8 @@ from qtoolkit.tensor.low_rank import damped_factor, low_rank
 # that are weighed by gradients (stream.token_weights): by 14 % with a half, and by 1 % with the whole. On 49,152 tokens
 # it falls by 20 % with a half.
 _MOST_TRUSTED, _ENOUGH_TOKENS = 0.5, 8
+_SCALING_OF_8_BITS = 2.0**-16
+_TINY = 1e-30
 
 
 class RepairBlocks:
@@ -28,21 +30,23 @@ class RepairBlocks:
     With the original weight W and inputs X, and Q and Xq in the model that is quantized and, up to here, repaired, the
     outputs that are wanted lie half way between Xq W^T and X W^T, or between the first and those with which the
     residual stream is right again. The best change of Q for them, weighed by Xq, is approximated by a product of two
-    small matrices. All tokens count alike.
+    small matrices, A rounded as it is stored and B then chosen anew for it. All tokens count alike.
 
     Args:
         quantized: returns the quantized weight Q[out, in] of a layer, float32, by its full name.
-        rank: of the product.
+        ranks: of the product, by the full names of layers; a layer of rank 0 stays as it is.
         device: where layers are solved.
-        dtype: type in which the matrices are stored.
+        dtype: type in which the matrices are stored; of 8 bits, their product is multiplied with `scaling_of`.
     """
 
     true_sequential = True
     wants_exact = True
 
-    def __init__(self, quantized: Callable[[str], torch.Tensor], rank: int, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, quantized: Callable[[str], torch.Tensor], ranks: Mapping[str, int], device: str, dtype: torch.dtype
+    ) -> None:
         self.quantized = quantized
-        self.rank = rank
+        self.ranks = ranks
         self.device = torch.device(device)
         self.dtype = dtype
 
@@ -50,10 +54,12 @@ class RepairBlocks:
         """See `BlockMethod`."""
         return _Repair(self, names, in_features)
 
-    def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """See `BlockMethod`: the repaired weight, which only `_Repair.finish` knows."""
-        assert isinstance(tensors, _Matrices)
-        return tensors.weight
+    def dequantize(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """See `BlockMethod`: the repaired weight."""
+        weight = self.quantized(name)
+        if not tensors:
+            return weight
+        return weight + scaling_of(self.dtype) * (tensors[B].float() @ tensors[A].float())
 
     def fits(
         self,
@@ -61,14 +67,21 @@ class RepairBlocks:
         tensors: Mapping[str, StoredTensor | torch.Tensor],
         facts: Mapping[str, Any],
     ) -> bool:
-        """See `BlockMethod`: nothing is kept of an earlier call."""
-        return False
+        """See `BlockMethod`."""
+        expected: dict[str, tuple[int, int]] = {}
+        for name, (out, inputs) in shapes.items():
+            rank = self.ranks[name]
+            if rank:
+                expected |= {f"{name}.{A}": (rank, inputs), f"{name}.{B}": (out, rank)}
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected:
+            return False
+        alike = {tensor.dtype for tensor in tensors.values()} <= {self.dtype}
+        return alike and all(bool(tensor[...].float().isfinite().all()) for tensor in tensors.values())
 
 
-class _Matrices(dict[str, torch.Tensor]):
-    """Hold the matrices of a layer by name, and beside them its repaired weight, which is stored nowhere."""
-
-    weight: torch.Tensor
+def scaling_of(dtype: torch.dtype) -> float:
+    """Return what a product of stored matrices is multiplied with: 8 bits hold numbers of about 100 best."""
+    return _SCALING_OF_8_BITS if dtype == torch.float8_e4m3fn else 1.0
 
 
 class _Repair:
@@ -117,11 +130,8 @@ class _Repair:
                 shapes = f"{list(quantized.shape)} in the quantized model and {list(weight.shape)} in the base"
                 raise ConfigError(f"{full_name} is {shapes}: give what it was made from as base")
             lost = (weight - quantized) @ factor + self._correction(weight, factor)
-            found = low_rank(lost, factor, self._method.rank)
-            a, b = found.a.to(self._method.dtype), found.b.to(self._method.dtype)
-            tensors = _Matrices({A: a.cpu(), B: b.cpu()})
-            tensors.weight = quantized + b.float() @ a.float()
-            results[layer] = Result(tensors, {"share": found.share, "num_inputs": self._hessian.num_inputs})
+            tensors, share = self._matrices(lost, factor, self._method.ranks[full_name])
+            results[layer] = Result(tensors, {"share": share, "num_inputs": self._hessian.num_inputs})
         return results
 
     def _correction(self, weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -139,3 +149,26 @@ class _Repair:
         # Z L^T = products.
         solved: torch.Tensor = torch.linalg.solve_triangular(factor.T, products, upper=True, left=False)
         return trusted * solved
+
+    def _matrices(self, lost: torch.Tensor, factor: torch.Tensor, rank: int) -> tuple[dict[str, torch.Tensor], float]:
+        """Return A[rank, in] and B[out, rank] as they are stored, and the share of the squared error they take away.
+
+        Args:
+            lost: the change that is wanted times L, float32 [out, in].
+            factor: L.
+            rank: 0 for no matrices.
+        """
+        if not rank:
+            return {}, 0.0
+        found = low_rank(lost, factor, rank)
+        dtype, scaling = self._method.dtype, scaling_of(self._method.dtype)
+        # Each row of A beside its column of B, with largest numbers that are alike.
+        sizes = (found.b.abs().amax(0) / found.a.abs().amax(1).clamp_min(_TINY)).clamp_min(_TINY).sqrt()
+        whole = found.a * sizes[:, None] / scaling**0.5
+        a = rounded(whole, factor, dtype) if dtype.itemsize == 1 else whole.to(dtype)
+        most = torch.finfo(dtype).max
+        b = refitted(lost, factor, scaling * a.float()).clamp(-most, most).to(dtype)
+        left = lost - scaling * (b.float() @ (a.float() @ factor))
+        total = lost.square().sum()
+        share = 1 - float(left.square().sum() / total) if total > 0 else 0.0
+        return {A: a.cpu(), B: b.cpu()}, share

@@ -1,6 +1,8 @@
 """Define the verb `convert`."""
 
 from qtoolkit.jobs.converting import run_conversion
+from qtoolkit.jobs.converting_adapters import convert_adapter
+from qtoolkit.jobs.verifying_adapters import holds_adapter
 from qtoolkit.records import Conversion
 from qtoolkit.requests import ConvertRequest, verb
 
@@ -16,7 +18,8 @@ def convert(request: ConvertRequest) -> Conversion:
     native; int8 W8A8 as weights alone, whose inputs are no longer rounded. "gptq_v2" is GPTQ's own second layout, which
     has room for zero points of 0. "gguf" is a file for llama.cpp, Ollama and LM Studio: symmetric codes of 4, 5 and 8
     bits as Q4_0, Q5_0 and Q8_0, asymmetric ones of 4 and 5 as Q4_1 and Q5_1 with `lossy=True`, and others in larger
-    ones with `wider=True`. Everything beside the weights is copied.
+    ones with `wider=True`. A folder with a LoRA adapter of peft becomes, as "gguf", what llama.cpp adds to such a file
+    by `--lora`. Everything beside the weights is copied.
 
     Returns:
         What was converted, the bytes before and after, and which programs run the result.
@@ -26,4 +29,4 @@ def convert(request: ConvertRequest) -> Conversion:
         UnsupportedModelError: the model is not quantized, its format is not read here, or llama.cpp has no such model.
         OutputExistsError: the output exists, or is the model's own folder.
     """
-    return run_conversion(request)
+    return convert_adapter(request) if holds_adapter(request.model) else run_conversion(request)

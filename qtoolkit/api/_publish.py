@@ -1,6 +1,8 @@
 """Define the verb `publish`."""
 
 from qtoolkit import publishing
+from qtoolkit.jobs.publishing_adapters import publish_adapter
+from qtoolkit.jobs.verifying_adapters import holds_adapter
 from qtoolkit.records import Publication
 from qtoolkit.requests import PublishRequest, verb
 
@@ -24,6 +26,9 @@ def publish(request: PublishRequest) -> Publication:
     A public copy of a gated base is gated too: its owner admits who asks. `base_model` and `base_model_relation` are
     for a model of which `qtoolkit.json` does not prove what was quantized, such as one that was in memory.
 
+    A folder with an adapter is verified with its `base`, and goes with a card that names `base_model`, where the
+    quantized model is published, also as the base in the adapter's config.
+
     `on_progress` is called about ten times a second while files are sent; what it raises stops there. Through hf_xet a
     file's bytes count when it is complete; without it (HF_HUB_DISABLE_XET=1), as they go.
 
@@ -34,4 +39,4 @@ def publish(request: PublishRequest) -> Publication:
         GatedModelError: no token, or one that may only read; before any work.
         SourceError: the Hub refuses or does not answer; nothing of the repository has changed then.
     """
-    return publishing.publish(request)
+    return publish_adapter(request) if holds_adapter(request.path) else publishing.publish(request)

@@ -1,6 +1,7 @@
 """Define the verb `verify`."""
 
 from qtoolkit import publishing
+from qtoolkit.jobs.verifying_adapters import holds_adapter, verify_adapter
 from qtoolkit.records import Verification
 from qtoolkit.requests import VerifyRequest, verb
 
@@ -19,9 +20,12 @@ def verify(request: VerifyRequest) -> Verification:
     Without its `qtoolkit.json`, a folder is judged by what its files alone tell. The base is a folder or a Hub id in
     the local cache; by default the one that `qtoolkit.json` names, if it is in the cache.
 
+    A folder with an adapter is checked together with its base, the quantized model that `base` names: hashes of both,
+    shapes of layers, what both compute beside the figures in `qtoolkit_adapter.json`, and that peft computes the same.
+
     `on_progress` is also called ten times a second while the model is loaded and run; `JobCancelled` ends that process.
 
     Raises:
         ModelNotFoundError: there is no such folder, no model in it, or no such base on this machine.
     """
-    return publishing.verify(request)
+    return verify_adapter(request) if holds_adapter(request.path) else publishing.verify(request)

@@ -12,6 +12,8 @@ RECEIPT_FILE = "qtoolkit.json"
 TOKENIZER_CONFIG, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 # The config that peft writes beside an adapter's weights, and transformers looks for beside a model's.
 ADAPTER_CONFIG = "adapter_config.json"
+# The `AdapterReceipt` that qtoolkit writes beside an adapter that it computed.
+ADAPTER_RECEIPT = "qtoolkit_adapter.json"
 # How the names of temporary folders begin that hold the headers of a Hub model.
 HEADERS_PREFIX = "qtoolkit-headers-"
 # Weights of something else beside a model's: a second copy in another naming, an adapter.

@@ -1,7 +1,7 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
 from qtoolkit.formats.base import Format, Layers, LayersOf, Planner, Reader, Sizes, is_uneven
-from qtoolkit.formats.file_format import FileFormat, FileOfCodes, FilePlanner, Unheld, in_full_precision
+from qtoolkit.formats.file_format import FileFormat, FileOfCodes, FilePlanner, LowRankChange, Unheld, in_full_precision
 from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.layers_format import LayersFormat
@@ -31,6 +31,7 @@ __all__ = [
     "Layers",
     "LayersFormat",
     "LayersOf",
+    "LowRankChange",
     "Planner",
     "Reader",
     "RecodedLayers",

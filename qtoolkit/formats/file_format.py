@@ -5,8 +5,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.base import Format, Reader, Values
 from qtoolkit.records import OnProgress
 
@@ -22,6 +23,28 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.stream.input_squares import InputSquares
     from qtoolkit.tensor.block_types import BlockType
+
+
+class LowRankChange(Protocol):
+    """Describe the change of one weight W[out, in] by a LoRA adapter, `scaling` * B A.
+
+    Attributes:
+        a: A [rank, in].
+        b: B [out, rank].
+        scaling: a factor.
+    """
+
+    @property
+    def a(self) -> "torch.Tensor":
+        """See the class."""
+
+    @property
+    def b(self) -> "torch.Tensor":
+        """See the class."""
+
+    @property
+    def scaling(self) -> float:
+        """See the class."""
 
 
 def in_full_precision(checkpoint: "Checkpoint") -> "Checkpoint":
@@ -165,6 +188,36 @@ class FileFormat(Format):
         Raises:
             CheckpointError, UnsupportedModelError: it is damaged, or of another kind.
         """
+
+    def quantized_layers(self, file: Path, config: Any, names: Iterable[str]) -> dict[str, int]:
+        """Return the bytes that a file has of each of these layers, without those that it holds in full precision.
+
+        Args:
+            file: with the model, or the first of its parts.
+            config: transformers' config of the model.
+            names: of linear layers.
+
+        Raises:
+            UnsupportedModelError: the format has no adapters, or not for such models.
+        """
+        raise UnsupportedModelError(f"{self.program} takes no adapters beside {file.name}")
+
+    def write_adapter(
+        self, path: Path, changes: Mapping[str, LowRankChange], *, config: Any, name: str, in_8_bits: bool = False
+    ) -> None:
+        """Write a LoRA adapter that the format's program adds to a model in such a file.
+
+        Args:
+            path: the file, which must not exist.
+            changes: by the names of layers.
+            config: transformers' config of the model.
+            name: of the adapter.
+            in_8_bits: whether to write 8 bits where the program has a type for that.
+
+        Raises:
+            UnsupportedModelError: the format has no adapters, or not for such models.
+        """
+        raise UnsupportedModelError(f"{self.program} takes no adapters: keep {name} as peft writes it")
 
     @abstractmethod
     def file_type(self, values: Values) -> str:

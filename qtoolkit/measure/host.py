@@ -4,7 +4,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ PACKAGES = (
 # Packages whose versions can change a quantized model.
 _RELEVANT = ("torch", "transformers", "tokenizers", "safetensors", *RUNNING, *READING)
 _NOT_INSTALLED = "not installed"
+# peft looks for it at every layer that is not quantized, `is_torchao_available` of its import_utils (0.20 and 0.21).
+_TORCHAO_OF_PEFT = (0, 16)
 
 
 def this_machine(output: Path, speed: Speed) -> Machine:
@@ -85,9 +87,21 @@ def examine(methods: Mapping[str, tuple[str, ...]]) -> Doctor:
         memory_available=available_memory(),
         memory_limit=memory_limit(),
         limited_by=limited_by(),
+        conflicts=tuple(_conflicts()),
         disk_free={_private(str(folder)): free_disk(folder) for folder in (hub_cache(), current_folder())},
         methods={name: _state(packages) for name, packages in methods.items()},
     )
+
+
+def _conflicts() -> Iterator[str]:
+    """Yield what is installed and does not work together: Colab's torchao beside peft."""
+    peft, torchao = _version("peft"), _version("torchao")
+    numbers = re.match(r"(\d+)\.(\d+)", torchao)
+    if peft != _NOT_INSTALLED and numbers and (int(numbers[1]), int(numbers[2])) < _TORCHAO_OF_PEFT:
+        yield (
+            f"peft {peft} refuses torchao {torchao} at layers that are not quantized ('Found an incompatible version "
+            "of torchao'): `pip uninstall -y torchao`, or `pip install -U 'torchao>=0.16'`, and restart"
+        )
 
 
 def versions(others: Iterable[str] = ()) -> dict[str, str]:

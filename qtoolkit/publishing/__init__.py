@@ -1,6 +1,8 @@
 """Out: the receipt of a saved model, the proof that it works, its card, and its way to the Hub."""
 
 from qtoolkit.publishing.behaviour import probe_tokens
+from qtoolkit.publishing.card import choose_license
+from qtoolkit.publishing.files_push import publish_files
 from qtoolkit.publishing.publisher import check_push, check_repo_id, publish
 from qtoolkit.publishing.receipt_file import (
     begin_receipt,
@@ -19,10 +21,12 @@ __all__ = [
     "behaviour_of",
     "check_push",
     "check_repo_id",
+    "choose_license",
     "measure_probe",
     "probe_of",
     "probe_tokens",
     "publish",
+    "publish_files",
     "read_receipt",
     "read_token",
     "receipt_of",

@@ -1,5 +1,6 @@
 """Hold the results of jobs as frozen, versioned dataclasses, shown as text and HTML from one list of rows."""
 
+from qtoolkit.records.adapter_receipt import AdapterReceipt
 from qtoolkit.records.answers import Answers
 from qtoolkit.records.archive import Archive
 from qtoolkit.records.base import Grid, Record, Row
@@ -30,6 +31,7 @@ from qtoolkit.records.verification import Check, OnCheck, Verification
 __all__ = [
     "FULL_PRECISION",
     "THIS_MACHINE",
+    "AdapterReceipt",
     "Advice",
     "Answers",
     "Archive",

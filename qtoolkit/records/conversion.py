@@ -46,8 +46,24 @@ class Conversion(Record):
     lossy: bool = False
 
     def headline(self) -> str:
+        if self._is_adapter:
+            return f"{self.source_format} to {self.format}, the same matrices; saved to {shortened(self.path)}."
         kept = "rounded where the format asks for it" if self.lossy else "the same codes"
         return f"{self.source_format} to {self.format}, {kept}; saved to {shortened(self.path)}."
+
+    @property
+    def _is_adapter(self) -> bool:
+        return self.source_format == "peft"
+
+    @property
+    def _same(self) -> str:
+        if self._is_adapter:
+            return "the same matrices"
+        return _ROUNDED if self.lossy else _SAME
+
+    @property
+    def _layers(self) -> str:
+        return "layers of the adapter" if self._is_adapter else "quantized layers"
 
     def rows(self) -> tuple[Row, ...]:
         return (
@@ -55,8 +71,8 @@ class Conversion(Record):
             *row_if("commit", self.commit_hash),
             Row("method", self.method),
             Row("format before", self.source_format),
-            Row("format after", self.format, _ROUNDED if self.lossy else _SAME),
-            Row("quantized layers", str(self.num_layers)),
+            Row("format after", self.format, self._same),
+            Row(self._layers, str(self.num_layers)),
             Row("on disk before", format_bytes(self.disk_before)),
             Row("on disk after", format_bytes(self.disk_after)),
             *row_if("run by", self.readers),

@@ -20,10 +20,11 @@ class Doctor(Record):
         memory_limit: bytes that this process may use at most.
         disk_free: folder -> free bytes of its disk.
         methods: method -> "ready", or the command that makes it so.
+        conflicts: installed packages that do not work together, and what to do, one line each.
         limited_by: the `ulimit` that leaves the least memory, "ulimit -v 4000000"; empty if none does.
     """
 
-    added_fields: ClassVar[frozenset[str]] = frozenset({"limited_by"})
+    added_fields: ClassVar[frozenset[str]] = frozenset({"conflicts", "limited_by"})
 
     versions: Mapping[str, str]
     platform: str
@@ -33,6 +34,7 @@ class Doctor(Record):
     disk_free: Mapping[str, int]
     methods: Mapping[str, str]
     limited_by: str = ""
+    conflicts: tuple[str, ...] = ()
 
     def headline(self) -> str:
         ready = [name for name, state in self.methods.items() if state == "ready"]
@@ -44,6 +46,7 @@ class Doctor(Record):
     def rows(self) -> tuple[Row, ...]:
         limit = f"of {format_bytes(self.memory_limit)}{', by ' if self.limited_by else ''}{self.limited_by}"
         return (
+            *(Row("conflict", conflict) for conflict in self.conflicts),
             Row("platform", self.platform),
             *(Row("device", device) for device in self.devices),
             Row("memory available", format_bytes(self.memory_available), limit),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from qtoolkit.files import shortened
 from qtoolkit.records.base import Record, Row, note_rows, row_if
 from qtoolkit.records.quality import QualityReport
-from qtoolkit.units import format_bytes, format_seconds
+from qtoolkit.units import format_bytes, format_items, format_seconds
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class Repair(Record):
         notes: what was decided or left out, one line each.
         path: its folder.
         seconds: how long it took.
+        left: what of the blocks has no adapter, in one clause; empty for nothing.
+        least_rank: of any layer; `rank` is the largest.
+        resumed: blocks that an earlier call had done.
     """
 
     model: str
@@ -42,6 +45,9 @@ class Repair(Record):
     notes: tuple[str, ...]
     path: str
     seconds: float
+    left: str = ""
+    least_rank: int | None = None
+    resumed: int = 0
 
     @property
     def regained(self) -> float:
@@ -65,7 +71,13 @@ class Repair(Record):
 
     def headline(self) -> str:
         what = f"takes away {100 * self.regained:.0f} %" if self.regained >= 0 else "takes away nothing"
-        return f"An adapter of rank {self.rank} {what} of the KL divergence; saved to {shortened(self.path)}."
+        left = f" Left out: {self.left}." if self.left else ""
+        return f"An adapter of rank {self._ranks} {what} of the KL divergence; saved to {shortened(self.path)}.{left}"
+
+    @property
+    def _ranks(self) -> str:
+        same = self.least_rank in (None, self.rank)
+        return str(self.rank) if same else f"{self.least_rank} to {self.rank}"
 
     def rows(self) -> tuple[Row, ...]:
         before, after = self.before, self.after
@@ -81,10 +93,11 @@ class Repair(Record):
                 f"{self.weight_bits:.2f} to {self.weight_bits + self.adapter_bits:.2f}",
                 f"{self.num_layers} layers; the adapter adds {self.adapter_bits:.2f}",
             ),
-            Row("adapter", format_bytes(self.adapter_bytes), f"rank {self.rank}"),
+            Row("adapter", format_bytes(self.adapter_bytes), f"rank {self._ranks}"),
             Row("instead", self.same_bytes),
             Row("repaired on", self.calibration, f"{self.num_samples} samples of {self.seq_len} tokens"),
             *note_rows(self.notes),
+            *row_if("done before", format_items(self.resumed, "block") if self.resumed else ""),
             *row_if("saved to", shortened(self.path)),
             Row("whole job", format_seconds(self.seconds)),
         )

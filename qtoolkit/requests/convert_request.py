@@ -28,6 +28,12 @@ class ConvertRequest(ForReader, HubSource, WithProgress):
         False,
         help="let a format without codes of these bits store them in larger ones: the same numbers in more bytes",
     )
+    base: str | PathLike[str] | None = option(
+        None,
+        help="of an adapter: the model that it belongs to, of which the config alone is read",
+        empty="the one that the adapter names",
+        metavar="MODEL",
+    )
     overwrite: bool = option(False, help="replace the output folder when it exists")
 
     def __post_init__(self) -> None:

@@ -56,8 +56,13 @@ class BlockMethod(Protocol):
     def start(self, names: Sequence[str], in_features: int) -> Accumulator:
         """Return a new accumulator for a group of layers, given by their full names."""
 
-    def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the weight W[out, in] that a layer's tensors encode, as a loaded model multiplies with it."""
+    def dequantize(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the weight W[out, in] that the tensors of a layer encode, as a loaded model multiplies with it.
+
+        Args:
+            name: the layer's full name.
+            tensors: of `Result`.
+        """
 
     def fits(
         self,

@@ -305,7 +305,7 @@ class _Block:
     def _set_weight(self, layer: str, tensors: Mapping[str, torch.Tensor]) -> None:
         linear: Any = self.module.get_submodule(layer)
         old = linear.weight
-        weight = self.method.dequantize(tensors).to(old.device, old.dtype)
+        weight = self.method.dequantize(f"{self.name}.{layer}", tensors).to(old.device, old.dtype)
         # A new tensor: the old one may belong to a model that the user has loaded.
         full = weight if isinstance(linear, nn.Linear) else weight.T
         linear.weight = nn.Parameter(full.contiguous(), requires_grad=False)

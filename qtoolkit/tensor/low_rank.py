@@ -6,6 +6,8 @@ import torch
 
 # Damping of the Hessian as a share of its mean diagonal, as GPTQ's `damp_percent`.
 DAMPING = 0.01
+# What keeps rows of A that are alike apart, as a share of their squares.
+_ALIKE = 1e-9
 
 
 class LowRank(NamedTuple):
@@ -42,6 +44,54 @@ def damped_factor(hessian: torch.Tensor) -> torch.Tensor:
         if not failed:
             return factor
         damping *= 10
+
+
+def refitted(weighed: torch.Tensor, factor: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+    """Return the B [out, rank] for which B A is closest to a change D of a weight, given A: what rounding A has moved.
+
+    By least squares on D L = B (A L). Rows of A that are zero, or alike, get no share of their own.
+
+    Args:
+        weighed: D L float32 [out, in].
+        factor: L, of `damped_factor`.
+        a: A float32 [rank, in].
+
+    Example: of a change (2, 0), A is rounded to half of what it was.
+
+        >>> refitted(torch.tensor([[2.0, 0.0]]), torch.eye(2), torch.tensor([[0.5, 0.0]])).tolist()
+        [[4.0]]
+    """
+    rows = (a @ factor).double()  # [rank, in]
+    gram = rows @ rows.T
+    # Rows of very different sizes are solved as alike.
+    sizes = gram.diagonal().clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+    alike = gram / sizes[:, None] / sizes
+    alike.diagonal().add_(_ALIKE)
+    solved: torch.Tensor = torch.linalg.solve(alike, (rows / sizes[:, None]) @ weighed.double().T)
+    return (solved / sizes[:, None]).T.float()
+
+
+def rounded(a: torch.Tensor, factor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return A in another type, each number rounded so that it makes good what those before it have changed of A L.
+
+    Rows of A are largest where inputs are small: rounded one by one, they would change outputs by more than the product
+    gives back. From the last column to the first, a_j is rounded after (sum_{k > j} d_k L_kj) / L_jj is added, where d
+    is A less what it was rounded to (Babai's nearest plane, which is GPTQ's order, from the other end).
+
+    Args:
+        a: A float32 [rank, in].
+        factor: L, of `damped_factor`.
+        dtype: a floating type.
+    """
+    most = torch.finfo(dtype).max
+    found = torch.empty_like(a, dtype=dtype)
+    moved = torch.zeros_like(a)
+    for column in reversed(range(a.shape[1])):
+        after = slice(column + 1, None)
+        wanted = a[:, column] + moved[:, after] @ factor[after, column] / factor[column, column]
+        found[:, column] = wanted.clamp(-most, most).to(dtype)
+        moved[:, column] = a[:, column] - found[:, column].float()
+    return found
 
 
 def low_rank(weighed: torch.Tensor, factor: torch.Tensor, rank: int) -> LowRank:

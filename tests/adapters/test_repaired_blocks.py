@@ -9,6 +9,7 @@ from qtoolkit.stream.groups import GroupInputs
 from qtoolkit.tensor.low_rank import DAMPING
 
 TOKENS, IN, OUT = 400, 12, 8
+NAME = "model.layers.0.proj"
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -47,13 +48,15 @@ def best(given: dict[str, torch.Tensor], target: str) -> torch.Tensor:
     return d["w"] + torch.linalg.solve(damped, d["xq"].T @ missing / 2).T
 
 
-def repaired(given: dict[str, torch.Tensor], target: str, rank: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    method = RepairBlocks(lambda name: given["q"], rank, "cpu", torch.float32)
-    accumulator = method.start(["model.layers.0.proj"], IN)
+def repaired(
+    given: dict[str, torch.Tensor], target: str, rank: int, dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    method = RepairBlocks(lambda name: given["q"], {NAME: rank}, "cpu", dtype)
+    accumulator = method.start([NAME], IN)
     for batch in batches(given, target):
         accumulator.add(batch)
     found = accumulator.finish({"proj": given["w"]})["proj"].tensors
-    return found, method.dequantize(found)
+    return found, method.dequantize(NAME, found)
 
 
 @pytest.mark.parametrize("target", ["none", "inputs", "stream"])
@@ -82,16 +85,54 @@ def test_a_smaller_rank_is_the_best_of_its_size() -> None:
 def test_few_tokens_say_nothing_of_the_layers_before() -> None:
     given = tensors()
     few = {name: tensor[:IN] if name in ("x", "xq") else tensor for name, tensor in given.items()}
-    method = RepairBlocks(lambda name: few["q"], OUT, "cpu", torch.float32)
-    accumulator = method.start(["proj"], IN)
+    method = RepairBlocks(lambda name: few["q"], {NAME: OUT}, "cpu", torch.float32)
+    accumulator = method.start([NAME], IN)
     accumulator.add(GroupInputs(few["xq"], exact=few["x"]))
-    weight = method.dequantize(accumulator.finish({"proj": few["w"]})["proj"].tensors)
+    weight = method.dequantize(NAME, accumulator.finish({"proj": few["w"]})["proj"].tensors)
     assert torch.allclose(weight, few["w"], atol=1e-3)
 
 
 def test_a_base_of_other_shapes() -> None:
     given = tensors()
-    accumulator = RepairBlocks(lambda name: given["q"][:4], 2, "cpu", torch.float32).start(["proj"], IN)
+    accumulator = RepairBlocks(lambda name: given["q"][:4], {NAME: 2}, "cpu", torch.float32).start([NAME], IN)
     accumulator.add(GroupInputs(given["xq"]))
     with pytest.raises(ConfigError, match=r"proj is \[4, 12\] in the quantized model and \[8, 12\] in the base"):
         accumulator.finish({"proj": given["w"]})
+
+
+def test_eight_bits_give_back_nearly_as_much() -> None:
+    given = tensors()
+    # Inputs of very different sizes, which rounding each number by itself would get wrong.
+    given["x"] = given["xq"] = given["x"] * torch.logspace(-2, 1, IN)
+    hessian = given["x"].double().T @ given["x"].double()
+    lost = given["w"].double() - given["q"].double()
+    left = {}
+    for dtype in (torch.float32, torch.float8_e4m3fn):
+        found, weight = repaired(given, "none", 3, dtype)
+        assert found[A].dtype == found[B].dtype == dtype
+        change = given["w"].double() - weight.double()
+        left[dtype] = float((change @ hessian).mul(change).sum() / (lost @ hessian).mul(lost).sum())
+    assert left[torch.float32] < 0.9
+    assert left[torch.float8_e4m3fn] < left[torch.float32] + 0.01
+
+
+def test_a_layer_of_no_rank_stays() -> None:
+    given = tensors()
+    found, weight = repaired(given, "inputs", 0)
+    assert found == {} and torch.equal(weight, given["q"])
+
+
+def test_what_a_journal_holds_is_checked() -> None:
+    given = tensors()
+    found, _ = repaired(given, "none", 3)
+    method = RepairBlocks(lambda name: given["q"], {NAME: 3}, "cpu", torch.float32)
+    shapes = {NAME: (OUT, IN)}
+    held = {f"{NAME}.{key}": value for key, value in found.items()}
+    assert method.fits(shapes, held, {})
+    for key, value in (
+        (f"{NAME}.{A}", found[A][:2]),
+        (f"{NAME}.{B}", found[B].bfloat16()),
+        (f"{NAME}.{A}", found[A] * torch.nan),
+    ):
+        assert not method.fits(shapes, {**held, key: value}, {})
+    assert not method.fits(shapes, {}, {})

@@ -14,24 +14,13 @@ import qtoolkit as qt
 from qtoolkit.adapters.applied import multiplied_weight, with_adapter
 from qtoolkit.errors import ConfigError, OutputExistsError, QToolkitError, UnsupportedModelError
 from qtoolkit.records import Repair
-from tests.adapters.conftest import TEXT, quantized_folder
+from tests.adapters.conftest import MORE, OTHER_TEXT, SMALL, TEXT, quantized_folder, repaired
 from tests.sample_models import few_tokens, random_model
 
-__all__ = ["quantized_folder"]
-OTHER_TEXT = ["".join(f"Rain fell on harbour {n} while {n + 3} clerks counted ropes and ships. " for n in range(90))]
-MORE = [
-    "".join(f"Recipe {n} asks for {n + 2} eggs, butter and {3 * n} minutes beside a warm oven. " for n in range(90))
-]
-SMALL = {"calibration": MORE, "num_samples": 8, "seq_len": 64, "text": OTHER_TEXT, "num_tokens": 256, "device": "cpu"}
+__all__ = ["quantized_folder", "repaired"]
 # Enough that some passages of a text have a hash.
 LARGER = {**SMALL, "num_samples": 40, "num_tokens": 1024}
 IDS = torch.arange(5, 69).reshape(2, 32)  # [samples, tokens]
-
-
-@pytest.fixture(scope="module")
-def repaired(quantized_folder: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Repair:
-    output = tmp_path_factory.mktemp("repair") / "adapter"
-    return qt.repair(quantized_folder, tiny_llama, output, rank=16, **SMALL)
 
 
 def test_divergence_falls(repaired: Repair) -> None:
@@ -63,7 +52,11 @@ def test_peft_computes_the_same(repaired: Repair, quantized_folder: Path) -> Non
 
 def test_the_folder_is_a_plain_adapter(repaired: Repair, quantized_folder: Path, tiny_llama: Path) -> None:
     folder = Path(repaired.path)
-    assert sorted(file.name for file in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "qtoolkit_adapter.json",
+    ]
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["peft_type"]) == (16, 16, "LORA")
     assert config["base_model_name_or_path"] == quantized_folder.name

@@ -2,6 +2,7 @@
 
 import getpass
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -118,3 +119,15 @@ def test_packages_are_not_imported_to_ask_for_their_versions() -> None:
     )
     ran = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+def test_colab_s_torchao_beside_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "torchao-0.10.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (told,) = examine({}).conflicts
+    assert re.match(r"peft [\d.]+ refuses torchao 0\.10\.0 at layers that are not quantized", told)
+    assert "pip uninstall -y torchao" in told
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.16.0\n")
+    assert not examine({}).conflicts

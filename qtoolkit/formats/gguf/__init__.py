@@ -1,6 +1,6 @@
 """The format GGUF: one file with weights in blocks and the tokenizer, as llama.cpp, Ollama and LM Studio run it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.formats.base import Reader
-    from qtoolkit.formats.file_format import FileOfCodes, FilePlanner, Unheld
+    from qtoolkit.formats.file_format import FileOfCodes, FilePlanner, LowRankChange, Unheld
     from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.models.checkpoint import Checkpoint
 
@@ -98,6 +98,20 @@ class GGUFFormat(FileFormat):
         from qtoolkit.formats.gguf.coded_file import plan_coded_file
 
         return plan_coded_file(checkpoint, model, layers, lossy=lossy, wider=wider)
+
+    def quantized_layers(self, file: Path, config: Any, names: Iterable[str]) -> dict[str, int]:
+        """See `FileFormat`."""
+        from qtoolkit.formats.gguf.adapter_file import quantized_layers
+
+        return quantized_layers(file, config, names)
+
+    def write_adapter(
+        self, path: Path, changes: "Mapping[str, LowRankChange]", *, config: Any, name: str, in_8_bits: bool = False
+    ) -> None:
+        """See `FileFormat`: for llama.cpp's `--lora`."""
+        from qtoolkit.formats.gguf.adapter_file import write_adapter_file
+
+        write_adapter_file(path, changes, config=config, name=name, in_8_bits=in_8_bits)
 
     def problems(self, folder: Path, values: Values) -> Sequence[str]:
         """See `Format`: what the config says of the types, and the folder of the tokenizer, which the file says too."""

@@ -47,7 +47,7 @@ class GPTQBlocks:
         """See `BlockMethod`."""
         return _Group(self, names, in_features)
 
-    def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def dequantize(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `BlockMethod`."""
         codes = self.stored_as.codes_of(self.config, tensors)
         return codes.expanded(slice(0, codes.out_features), torch.float32).T

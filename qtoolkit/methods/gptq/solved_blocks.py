@@ -45,10 +45,10 @@ class SolvedBlocks:
         """See `BlockMethod`."""
         return _Group(self, names, in_features)
 
-    def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def dequantize(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `BlockMethod`: by the `gguf` package."""
-        ((name, packed),) = tensors.items()
-        return expanded_rows(packed, BLOCK_TYPES[name].number)
+        ((type_name, packed),) = tensors.items()
+        return expanded_rows(packed, BLOCK_TYPES[type_name].number)
 
     def fits(
         self,
@@ -67,8 +67,8 @@ class SolvedBlocks:
             return False
         with np.errstate(all="ignore"):
             return all(
-                bool(self.dequantize({name.rpartition(".")[2]: tensor[...]}).isfinite().all())
-                for name, tensor in tensors.items()
+                bool(self.dequantize(layer, {type_name: tensor[...]}).isfinite().all())
+                for (layer, _, type_name), tensor in ((name.rpartition("."), one) for name, one in tensors.items())
             )
 
 

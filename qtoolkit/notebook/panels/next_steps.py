@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from functools import partial
 
-from ipywidgets import Box, Layout
+from ipywidgets import HTML, Box, Layout
 
 from qtoolkit.notebook.panels.field import ButtonField
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
+from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 
 # Panel -> what it does with the folder.
 _STEPS = {
@@ -26,6 +27,7 @@ class NextSteps:
     Attributes:
         box: the widget to put on the page.
         buttons: by the panel's name.
+        repair: HTML with the call that computes an adapter for what was saved; it takes long, and belongs into a cell.
     """
 
     def __init__(self, choice: PanelChoice, shown: Sequence[str]) -> None:
@@ -34,6 +36,15 @@ class NextSteps:
             name: ButtonField(label, partial(self._turn, name)) for name, label in _STEPS.items() if name in shown
         }
         self.box = Box([button.box for button in self.buttons.values()], layout=Layout(flex_flow="row wrap"))
+        self.repair = HTML()
+        choice.observe(lambda change: self._show_repair(), names="folder")
+        self._show_repair()
+
+    def _show_repair(self) -> None:
+        folder, model = self._choice.folder, self._choice.model
+        call = call_html(VerbCall("repair", (folder, model, f"{folder}-repair")))
+        told = "An adapter gives it back some of what it lost (run this in a cell):"
+        self.repair.value = f'<div class="qtk-text">{told}</div>{call}' if folder and model else ""
 
     def _turn(self, name: str) -> None:
         # Also when the same panel is asked for again.

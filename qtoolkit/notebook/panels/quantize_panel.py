@@ -73,7 +73,7 @@ class QuantizePanel:
         self.saved = HTML()
         self.next_steps = NextSteps(choice, shown)
         self.zip_it = ZipIt(choice, self.runner)
-        self.of_saved = VBox([self.next_steps.box, self.zip_it.button.box])
+        self.of_saved = VBox([self.next_steps.box, self.next_steps.repair, self.zip_it.button.box])
         # Shown by one message: a job's end sends the page enough as it is.
         self.afterwards = VBox([self.saved, self.try_it.box, self.of_saved], layout=Layout(display="none"))
         below = [self.call, self.runner.box, self.afterwards]

@@ -3,7 +3,7 @@
 import re
 import zipfile
 from collections.abc import Callable
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
@@ -99,6 +99,7 @@ def test_a_step_turns_to_its_panel_with_the_folder(open_panel: Open, tiny_llama:
     panel = quantized(open_panel(tiny_llama))
     tabs = panel.box.children[-1]
     steps = panel.quantize.next_steps
+    assert "qt.repair(" in unescape(steps.repair.value)
     assert panel.quantize.of_saved.layout.display is None and list(steps.buttons) == ["compare", "convert", "publish"]
     for name, button in steps.buttons.items():
         button.press()
