@@ -110,6 +110,7 @@ def test_it_runs_from_the_form_to_drive_and_goes_on_after_a_disconnect(
     parquet.write_table(pa.table({"text": TEXT.split("\n")}), buffer)
     file = "wikitext-2-raw-v1/train-00000-of-00001.parquet"
     dataset_hub.add("datasets/Salesforce/wikitext", {file: buffer.getvalue()})
+    dataset_hub.tokens.add(SECRET)
     for name, value in environment(dataset_hub, tmp_path / "hub").items():
         monkeypatch.setenv(name, value)
     folder = tmp_path / "content"

@@ -67,7 +67,7 @@ def test_axe_finds_no_serious_fault(page: Page, server: LabServer, used: ShownPa
 
 
 def test_a_narrow_cell_cuts_nothing_off(page: Page, used: ShownPanel) -> None:
-    page.set_viewport_size({"width": 700, "height": 1400})
+    page.set_viewport_size({"width": 660, "height": 1400})
     page.wait_for_function("panel => panel.offsetWidth <= 300", arg=used.panel.element_handle())
     cut = {}
     for name in NAMES:

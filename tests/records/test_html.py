@@ -129,7 +129,7 @@ def test_what_failed_stands_out() -> None:
     checks = (Check("no code", False, "it has some", "remove it"), Check("no pickles", True, "none"))
     shown = Verification("small", checks)._repr_html_()
     # Before what is folded: the sentence, and the reason.
-    seen = Page(shown.partition("<details")[0]).text
+    seen = Page(shown.partition("<details")[0] + "</div>").text
     assert "✖ 1 of 2 checks of small FAILED: no code." in seen and "no code: it has some; remove it" in seen
     assert "no pickles" not in seen and "solid" not in Verification("small", checks[1:])._repr_html_()
 
