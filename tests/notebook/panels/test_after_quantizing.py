@@ -97,7 +97,7 @@ def test_where_the_original_does_not_fit_the_quantized_model_answers(
 
 def test_a_step_turns_to_its_panel_with_the_folder(open_panel: Open, tiny_llama: Path) -> None:
     panel = quantized(open_panel(tiny_llama))
-    tabs = panel.box.children[-1]
+    tabs = panel.box.children[2]
     steps = panel.quantize.next_steps
     assert "qt.repair(" in unescape(steps.repair.value)
     assert panel.quantize.of_saved.layout.display is None and list(steps.buttons) == ["compare", "convert", "publish"]
