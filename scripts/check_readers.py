@@ -96,7 +96,7 @@ CONDITIONS = (
     Condition(
         "vllm",
         "formats",
-        {"gptq", "compressed-tensors", "awq", "fp8", "mxfp4", "modelopt"},
+        {"gptq", "compressed-tensors", "awq", "fp8", "fbgemm_fp8", "mxfp4", "modelopt"},
         lambda root: _names(root, "vllm"),
     ),
     Condition(

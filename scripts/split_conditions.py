@@ -20,7 +20,8 @@ import mlx.core as mx
 def accepts(bits, size):
     try: mx.eval(mx.quantize(mx.ones((32, 256)), group_size=size, bits=bits)); return True
     except ValueError: return False
-print([[bits for bits in range(2, 9) if accepts(bits, 64)], [size for size in (16, 32, 64, 128, 256) if accepts(4, size)]])
+sizes = (16, 32, 64, 128, 256)
+print([[bits for bits in range(2, 9) if accepts(bits, 64)], [size for size in sizes if accepts(4, size)]])
 """
 _TRY_AUTO_GPTQ = """
 from auto_gptq import BaseQuantizeConfig
