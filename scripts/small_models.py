@@ -77,6 +77,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": EXPERTS},
     "emu3": {"vocabulary_map": {"<image>": 4}},
     "falcon_h1": {"mamba_n_heads": 32, "mamba_d_head": 2},
+    "gemma3n": {"text_config": {"num_kv_shared_layers": 0}},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "glm46v": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},
     "glm4v": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},
@@ -84,11 +85,11 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "glm_ocr": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
     "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": _ROPE}}},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
-    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"]}},
+    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": EXPERTS}},
     "diffusion_gemma": {
         "text_config": {"num_experts": EXPERTS, "top_k_experts": EXPERTS, "moe_intermediate_size": INTERMEDIATE}
     },
-    "dots1": {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "dots1": {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "num_experts_per_tok": EXPERTS},
     "dots3_note": {"audio_config": {"adapter_in_dim": HIDDEN}},
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [3, 3, 2]}}},
     "granite4_vision": {
@@ -97,7 +98,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "spatial_target_layers": [0, 1],
     },
     "hunyuan_v1_moe": {"head_dim": HEAD_DIM, "num_experts": EXPERTS, "moe_topk": EXPERTS},
-    "hunyuan_vl": {"text_config": {"head_dim": HEAD_DIM}},
+    "hunyuan_vl": {"text_config": {"head_dim": HEAD_DIM, "rope_parameters": _ROPE | {"mrope_section": [2, 2, 2, 2]}}},
     "mistral4": {"head_dim": 2 * HEAD_DIM, "qk_head_dim": 2 * HEAD_DIM},
     "qwen4_exp": {"text_config": _QSA},
     "qwen4_exp_text": _QSA,
@@ -111,6 +112,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "mamba_headdim": HEAD_DIM,
         "n_mamba_heads": 8,
     },
+    "paligemma": {"text_config": {"num_key_value_heads": 1}},
     "paddleocr_vl": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
     "qwen2_5_omni_thinker": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
     "zaya": {"num_experts_per_tok": 1},
