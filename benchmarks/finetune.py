@@ -95,7 +95,8 @@ def opened(name: str, folder: Path) -> Any:
     if name == "full":
         return AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     if name == "NF4":
-        return qt.quantize(MODEL, qt.NF4(compute_dtype="float32"), device="cpu").model.float()
+        full = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+        return qt.quantize(full, qt.NF4(compute_dtype="float32"), device="cpu").model
     return qt.load(folder, device="cpu", dtype="float32").model
 
 

@@ -8,10 +8,9 @@ import torch
 from qtoolkit.adapters.adapter_reading import Adapter, Change
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import path_of
-from qtoolkit.formats.changed_codes import with_change
 from qtoolkit.jobs.merged_file import merge_into_file
 from qtoolkit.jobs.merged_quality import opened_model, with_note, with_quality
-from qtoolkit.kernels import QuantizedEmbedding, QuantizedLinear
+from qtoolkit.kernels import QuantizedEmbedding, QuantizedLinear, with_change
 from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.planning.device import resolve_device
 from qtoolkit.quantized import QuantizedModel

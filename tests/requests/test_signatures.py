@@ -37,7 +37,7 @@ SIGNATURES = {
     f"retries: int = 2, output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
     f"on_progress: {PROGRESS}) -> Frontier",
     "merge": f"(model: Any, adapter: {PATH}, *, config: Any | None = None, base: {PATH} | None = None, "
-    "into_codes: bool = False, text: Any | None = None, seq_len: int = 512, num_tokens: int = 4096, "
+    "into_codes: bool = False, text: Any = None, seq_len: int = 512, num_tokens: int = 4096, "
     f"output: {PATH} | None = None, resume: bool = True, resume_repo: str | None = None, overwrite: bool = False, "
     f"device: str = 'auto', revision: str | None = None, token: str | None = None, on_progress: {PROGRESS}) "
     "-> QuantizedModel",
