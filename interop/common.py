@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from layers import watch
+from layers import LARGEST, watch
 from safetensors.torch import load_file, save_file
 from seen import keep_seen
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -122,14 +122,14 @@ def try_to_read(path: Path, load: Callable[[Path], Any], bound: float) -> tuple[
     wanted, stored = load_file(path / EXPECTED), claims_of(path).get("stored", {})
     try:
         model = load(path)
-        layers = watch(model.named_modules(), path, stored) if stored.get("input_type") else {}
+        layers = watch(model.named_modules(), path, stored) if stored.get("input_type") in LARGEST else {}
         logits = logits_of(model, wanted["tokens"])
     except Exception as error:  # noqa: BLE001 whatever a reader raises is its refusal
         return False, math.inf, f"refused: {type(error).__name__}: {' '.join(str(error).split())}"
     mean, largest = distance(logits, wanted["logits"])
     words = f"{mean:.5f} of the deviation of the logits off, {largest:.5f} at most"
     # A NaN is not below.
-    if not stored.get("input_type"):
+    if stored.get("input_type") not in LARGEST:
         return mean < bound, mean, words
     furthest = max(layers.values(), default=math.inf)
     words += f"; {len(layers)} layers, given its own inputs, none further off than {furthest:.5f}"

@@ -23,6 +23,7 @@ from write_servers import CHEAP, PACKED
 import qtoolkit as qt
 from qtoolkit.checkpoints.config_ages import with_both_ages
 from qtoolkit.kernels import QuantizedLinear
+from tests.coded_models import float4_config, float4_parts, store_as_float8, write
 from tests.formats.awq.awq_files import quantize
 
 DATA = Path(__file__).parent.parent / "tests" / "data" / "auto_round"
@@ -36,6 +37,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("mixtral", _SMALL | _MIXTRAL),
     # Of whose inputs 96 is a divisor: otherwise the largest one below is taken.
     "gptq-96inputs": ("llama", _SMALL | {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 6}),
+    # Of whose queries blocks of 128 outputs do not divide.
+    "fp8-cut": ("llama", _SMALL | {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 6}),
     "gpt-oss": ("gpt_oss", _SMALL | _GPT_OSS | {"num_experts_per_tok": 2}),
 }
 # By the model in front of the name, or the Llama of the other scripts.
@@ -121,6 +124,10 @@ AUTO_ROUND = {"quant_method": "auto-round", "packing_format": "auto_round:auto_g
 AUTO_ROUND |= {"bits": 4, "group_size": 32, "autoround_version": "0.16.1", "block_name_to_quantize": "model.layers"}
 
 
+# As DeepSeek's are published.
+BLOCKS = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+
+
 def model_of(name: str) -> PreTrainedModel:
     """The model that the name of a checkpoint begins with."""
     model_type, changes = next((made for start, made in MODELS.items() if name.startswith(start)), ("", {}))
@@ -163,6 +170,37 @@ def write_awq(folder: Path) -> None:
     keep(qt.load(folder, device="cpu", dtype="float32").model, folder)
 
 
+def write_float4(folder: Path, layout: str, left: str = "") -> None:
+    """The same Llama with random floats of 4 bits as the layers of its blocks, but for those of one name."""
+    random_llama(dtype=torch.bfloat16).save_pretrained(folder)
+    numbers().save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    config = float4_config(layout)
+    for seed, name in enumerate([name for name in tensors if name.endswith("_proj.weight")]):
+        stem = name.removesuffix(".weight")
+        if left and stem.endswith(left):
+            config["ignore"].append(stem)
+            continue
+        parts = float4_parts(*tensors.pop(name).shape, layout, seed)
+        tensors |= {f"{stem}.{end}": part for end, part in parts.items()}
+    write(folder, tensors, config)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(with_both_ages(values)))
+    keep(qt.load(folder, device="cpu", dtype="float32"), folder)
+
+
+def write_cut_blocks(folder: Path, like: Path) -> None:
+    """A Llama in blocks of which some lie across queries and keys: qtoolkit leaves such layers as they are."""
+    store_as_float8(model_of(folder.name).bfloat16(), folder, values_of(like), (128, 128))
+    tensors = load_file(folder / "model.safetensors")
+    write(folder, {name.replace("weight_scale_inv", "weight_scale"): tensor for name, tensor in tensors.items()})
+    numbers().save_pretrained(folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(with_both_ages(values)))
+    keep(model_of(folder.name), folder)
+    claim(folder, None, only=("vllm",))
+
+
 def write_auto_round(folder: Path, source: Path) -> None:
     """A GPTQ checkpoint in the words of AutoRound's config."""
     shutil.copytree(source, folder)
@@ -189,9 +227,15 @@ def main(folder: Path) -> None:
         shutil.copytree(DATA / theirs, folder / name)
         keep(qt.load(folder / name, device="cpu", dtype="float32").model, folder / name, FEW)
     write_awq(folder / "awq")
+    for name in ("nvfp4", "mxfp4"):
+        write_float4(folder / name, f"{name}-pack-quantized")
+    write_float4(folder / "nvfp4-left-unit", "nvfp4-pack-quantized", left="gate_proj")
+    store_as_float8(random_llama(dtype=torch.bfloat16), folder / "blocks-of-others", BLOCKS, (128, 128))
+    keep(qt.load(folder / "blocks-of-others", device="cpu", dtype="float32"), folder / "blocks-of-others")
     write_auto_round(folder / "auto-round-llama", folder / "gptq")
     for path in list(folder.iterdir()):
         claim(path, None)
+    write_cut_blocks(folder / "fp8-cut-blocks", folder / "fp8-blocks")
     for name, (source, changed, how, readers) in CHANGED.items():
         shutil.copytree(folder / source, folder / name)
         change(folder / name, changed(values_of(folder / name)))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qtoolkit.formats import available_formats
     from qtoolkit.hub.cache import local_models
     from qtoolkit.jobs.sample_model import sample_model
+    from qtoolkit.jobs.training_codes import train_codes
     from qtoolkit.methods import available_methods
     from qtoolkit.methods.affine_config import AbsMax, ZeroPoint
     from qtoolkit.methods.bitsandbytes import FP4, NF4, Int8
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from qtoolkit.methods.gptq import GPTQ
     from qtoolkit.notebook.panels import panel
     from qtoolkit.quantized import QuantizedModel
+    from qtoolkit.tensor.divergence import divergence_loss
 
 __all__ = [
     "FP4",
@@ -56,6 +58,7 @@ __all__ = [
     "available_methods",
     "compare",
     "convert",
+    "divergence_loss",
     "doctor",
     "evaluate",
     "find_models",
@@ -73,6 +76,7 @@ __all__ = [
     "repair",
     "run_tasks",
     "sample_model",
+    "train_codes",
     "verify",
 ]
 
@@ -81,9 +85,11 @@ _HOME_OF = {
     "QuantizedModel": "quantized",
     "available_formats": "formats",
     "available_methods": "methods",
+    "divergence_loss": "tensor.divergence",
     "local_models": "hub.cache",
     "panel": "notebook.panels",
     "sample_model": "jobs.sample_model",
+    "train_codes": "jobs.training_codes",
 }
 
 

@@ -207,6 +207,12 @@ def current_folder() -> Path:
         return Path(os.sep)
 
 
+def shortened(path: str | os.PathLike[str]) -> str:
+    """Return a path relative to the current folder if it is inside, so that a notebook shows no private folders."""
+    folder = current_folder()
+    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else str(path)
+
+
 def home_folder() -> Path:
     """Return the user's home, or the root of the disk for a user who has none."""
     try:

@@ -61,6 +61,14 @@ _RULES: tuple[tuple[str, int], ...] = (
 _COMPILED = tuple((re.compile(pattern), number) for pattern, number in _RULES)
 _SPECIAL_TOKEN = re.compile(r"\w+_token_(id|index)")
 _ROPE = {"rope_type": "default", "rope_theta": 1e4}
+# Sparse attention of Qwen 4, which a config without these numbers lacks in part.
+_QSA = {
+    "indexer_n_heads": HEADS,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": HEAD_DIM,
+    "indexer_budget": POSITIONS,
+    "indexer_compress_ratio": 8,
+}
 # A type -> arguments of its config, where the rules give none that fit each other, or layers of odd widths.
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_n_heads": 32, "mamba_d_head": 4},
@@ -74,7 +82,35 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "glm4v": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},
     "glmga": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},
     "glm_ocr": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
-    "hunyuan_v1_moe": {"head_dim": HEAD_DIM},
+    "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": _ROPE}}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
+    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"]}},
+    "diffusion_gemma": {
+        "text_config": {"num_experts": EXPERTS, "top_k_experts": EXPERTS, "moe_intermediate_size": INTERMEDIATE}
+    },
+    "dots1": {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "dots3_note": {"audio_config": {"adapter_in_dim": HIDDEN}},
+    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [3, 3, 2]}}},
+    "granite4_vision": {
+        "deepstack_layer_map": [[-2, 0], [-1, 1]],
+        "downsample_rate": "1/2",
+        "spatial_target_layers": [0, 1],
+    },
+    "hunyuan_v1_moe": {"head_dim": HEAD_DIM, "num_experts": EXPERTS, "moe_topk": EXPERTS},
+    "hunyuan_vl": {"text_config": {"head_dim": HEAD_DIM}},
+    "mistral4": {"head_dim": 2 * HEAD_DIM, "qk_head_dim": 2 * HEAD_DIM},
+    "qwen4_exp": {"text_config": _QSA},
+    "qwen4_exp_text": _QSA,
+    "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 48], "axial_pos_shape": [8, 16]},
+    "step3p7": {"text_config": {"sliding_window": POSITIONS}},
+    "zamba2": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 2 * HIDDEN,
+        "attention_head_dim": 2 * HEAD_DIM,
+        "mamba_headdim": HEAD_DIM,
+        "n_mamba_heads": 8,
+    },
     "paddleocr_vl": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
     "qwen2_5_omni_thinker": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
     "zaya": {"num_experts_per_tok": 1},
@@ -96,7 +132,6 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "longcat_flash": {"zero_expert_num": 2},
     "qwen2_5_vl": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
     "qwen2_vl": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
-    "reformer": {"is_decoder": True},
     # bitsandbytes' layers would be quantized once more as they run.
     "rwkv": {"rescale_every": 0},
     # Transformers that are shared by the blocks that have one.

@@ -1,18 +1,26 @@
 """Write into the pages what is made from code: `python -m scripts.store_docs`; tests/test_pages.py compares.
 
 A page marks a fenced block by a comment above it: `<!-- code: FILE#NAME,NAME -->` is the source of these names of a
-file, in the order of the file; without `#`, it is the whole file.
+file, in the order of the file; `imports` is its head, up to the last import; without `#`, it is the whole file. The
+paragraph below `<!-- readers: NAME -->` is what `page_NAME` of `qtoolkit/readers/sentences.py` makes from the reader
+contract.
 """
 
 import ast
 import re
 from pathlib import Path
 
+from qtoolkit.readers import sentences
+
 ROOT = Path(__file__).parent.parent
 PAGES = ("docs/*.md",)
+# What stands for the head of a file.
+IMPORTS = "imports"
 CODE = re.compile(
     r"(<!-- code: (?P<file>[\w/.]+)(?:#(?P<names>[\w,]+))? -->\n```python\n).*?(?=^```$)", re.DOTALL | re.MULTILINE
 )
+
+READERS = re.compile(r"(<!-- readers: (?P<name>\w+) -->\n\n).*?(?=\n\n)", re.DOTALL)
 
 
 def source_of(file: Path, names: set[str]) -> str:
@@ -24,8 +32,11 @@ def source_of(file: Path, names: set[str]) -> str:
     text = file.read_text(encoding="utf-8")
     if not names:
         return text
-    lines, parts, missing = text.splitlines(), [], set(names)
-    for node in ast.parse(text).body:
+    lines, body, parts, missing = text.splitlines(), ast.parse(text).body, [], set(names) - {IMPORTS}
+    if IMPORTS in names:
+        last = max(node.end_lineno or 0 for node in body if isinstance(node, ast.Import | ast.ImportFrom))
+        parts.append("\n".join(lines[:last]))
+    for node in body:
         if names.intersection(defined := defined_by(node)):
             first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", ()))])
             parts.append("\n".join(lines[first - 1 : node.end_lineno]))
@@ -50,7 +61,11 @@ def with_made_parts(text: str) -> str:
         names = set(filter(None, (match["names"] or "").split(",")))
         return match[1] + source_of(ROOT / match["file"], names)
 
-    return CODE.sub(code, text)
+    def readers(match: re.Match[str]) -> str:
+        made: str = getattr(sentences, f"page_{match['name']}")()
+        return match[1] + made
+
+    return READERS.sub(readers, CODE.sub(code, text))
 
 
 def main() -> None:

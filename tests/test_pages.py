@@ -30,6 +30,7 @@ def test_names_of_a_file_are_taken_whole(tmp_path: Path) -> None:
     file = tmp_path / "a.py"
     file.write_text("import os\n\nA, B = 1, 2\n\n\n@cached\ndef f():\n    return os\n\n\nclass C: ...\n")
     assert source_of(file, {"f", "B"}) == "A, B = 1, 2\n\n\n@cached\ndef f():\n    return os\n"
+    assert source_of(file, {"imports", "B"}) == "import os\n\n\nA, B = 1, 2\n"
     with pytest.raises(LookupError, match="defines no D"):
         source_of(file, {"C", "D"})
 

@@ -12,6 +12,8 @@ ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 # What tests that run once may import, with the name of its package: the same version in both sets.
 SAME = ("torch", "safetensors", "pytest", "hypothesis")
+# In neither set: an environment of its own has it.
+ELSEWHERE = {"triton"}
 # A layer of transformers', which is a weight and a bias.
 PLAIN_LAYERS = "transformers.pytorch_utils"
 # Fixtures for many folders that import none of the other packages.
@@ -67,7 +69,7 @@ def others(test: Path) -> set[str]:
                     waiting.append(ours)
                 else:
                     packages.add(module.partition(".")[0])
-    return packages - sys.stdlib_module_names
+    return packages - sys.stdlib_module_names - ELSEWHERE
 
 
 def fixtures(test: Path) -> set[str]:
@@ -81,6 +83,10 @@ def fixtures(test: Path) -> set[str]:
 def test_packages_of_tests_that_run_once_are_the_same_in_both_sets() -> None:
     for package in SAME:
         assert version_of(package, "ci.txt") == version_of(package, "colab.txt")
+    for package in ELSEWHERE:
+        assert not any(
+            f"\n{package}==" in (ROOT / "constraints" / lock).read_text() for lock in ("ci.txt", "colab.txt")
+        )
 
 
 def test_all_but_what_needs_a_browser_is_collected_with_colabs_versions() -> None:

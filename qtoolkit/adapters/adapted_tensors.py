@@ -61,8 +61,10 @@ def adapted(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
         ConfigError: the base has no such layers, or of other shapes, or they are smaller than the rank.
         UnsupportedModelError: the base is no folder of safetensors, or a weight is shared with another layer.
     """
-    if checkpoint.expand is not None or checkpoint.format != "safetensors":
-        raise UnsupportedModelError(f"{checkpoint.name} is no folder of safetensors: adapters are added to these alone")
+    if checkpoint.expand is not None or checkpoint.format not in ("safetensors", "gguf"):
+        raise UnsupportedModelError(
+            f"the weights of {checkpoint.name} are not read one by one from files: give a folder of safetensors as base"
+        )
     model = checkpoint.skeleton
     modules = dict(model.named_modules())
     in_file = {name: key for key, name in matrices_in_file(model, checkpoint.tensors).items()}

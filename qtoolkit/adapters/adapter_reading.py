@@ -18,7 +18,6 @@ from qtoolkit.files import read_json, sha256_of
 # Entries of an adapter's config that change more than a product of two matrices does, with what means nothing.
 _MORE = {
     "use_dora": False,
-    "use_qalora": False,
     "lora_bias": False,
     "bias": "none",
     "modules_to_save": None,
@@ -36,11 +35,13 @@ class Change:
         a: A [rank, in].
         b: B [out, rank].
         scaling: `lora_alpha` by the rank, or by its root.
+        group_size: neighbouring inputs that the change is the same for: more than 1 of QA-LoRA.
     """
 
     a: torch.Tensor
     b: torch.Tensor
     scaling: float
+    group_size: int = 1
 
     @property
     def rank(self) -> int:
@@ -53,8 +54,9 @@ class Change:
         return len(self.b), self.a.shape[1]
 
     def product(self) -> torch.Tensor:
-        """Return the change itself, float32 [out, in]."""
-        return self.scaling * (self.b.float() @ self.a.float())
+        """Return the change itself, float32 [out, in]; of QA-LoRA, the same number to the bit throughout a group."""
+        grouped = self.scaling * (self.b.float() @ self.a[:, :: self.group_size].float())
+        return grouped if self.group_size == 1 else grouped.repeat_interleave(self.group_size, dim=1)
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def _read_changes(folder: Path, values: Mapping[str, Any]) -> dict[str, Change]:
     alpha = values.get("lora_alpha")
     if not layers or isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise CheckpointError(f"{folder} holds no matrices, or no lora_alpha: get the adapter again")
+    group_size = _group_size(folder, values)
     alphas = values.get("alpha_pattern") or {}
     if not isinstance(alphas, dict):
         raise CheckpointError(f"{folder} has alpha_pattern={alphas!r:.40}, which is no object: get the adapter again")
@@ -144,8 +147,27 @@ def _read_changes(folder: Path, values: Mapping[str, Any]) -> dict[str, Change]:
             raise CheckpointError(f"{folder}: {name} holds NaN or infinity: train the adapter again")
         rank = len(a)
         own = _alpha_of(name, alphas, alpha)
-        changes[name] = Change(a, b, own / rank**0.5 if values.get("use_rslora") else own / rank)
+        scaling = own / rank**0.5 if values.get("use_rslora") else own / rank
+        changes[name] = Change(*_of_inputs(a, b, group_size), scaling, group_size)
     return changes
+
+
+def _group_size(folder: Path, values: Mapping[str, Any]) -> int:
+    """Return how many inputs share a column of A: 1 but for QA-LoRA."""
+    size = values.get("qalora_group_size") if values.get("use_qalora") else 1
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise CheckpointError(f"{folder} has qalora_group_size={size!r:.40}: get the adapter again")
+    return size
+
+
+def _of_inputs(a: torch.Tensor, b: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A [rank, in] and B of QA-LoRA's A [rank, groups].
+
+    peft multiplies A with the means of groups times the number of groups (`QALoraLinearVariant`).
+    """
+    if group_size == 1:
+        return a, b
+    return a.float().repeat_interleave(group_size, dim=1) * (a.shape[1] / group_size), b
 
 
 def _alpha_of(name: str, alphas: Mapping[str, Any], alpha: float) -> float:

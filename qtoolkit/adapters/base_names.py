@@ -1,9 +1,16 @@
-"""Say what the base of an adapter is called, so that others find it."""
+"""Say what the base of an adapter is called, so that others find it, and by which hashes it is known."""
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
+from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG
+from qtoolkit.files import read_json
 from qtoolkit.publishing import read_receipt
+
+# Beside an adapter that was trained on a folder of qtoolkit's: by which weights that folder is known.
+_TRAINED_ON = "qtoolkit_trained_on.json"
+_FINGERPRINT = "weights_fingerprint"
 
 
 class PublicBase(NamedTuple):
@@ -38,3 +45,31 @@ def public_base(name: str | None) -> PublicBase:
     if receipt is None:
         return PublicBase(folder.resolve().name, None)
     return PublicBase(receipt.source.name, receipt.source.commit_hash)
+
+
+def write_trained_on(name: str | None, adapter: Path) -> None:
+    """Write beside an adapter by which hashes the quantized model is known that it was trained on.
+
+    Args:
+        name: what that model was loaded by; nothing is written where it is no folder with a receipt.
+        adapter: a folder, which has the adapter's config.
+
+    Raises:
+        CheckpointError: the receipt of the folder is damaged.
+    """
+    folder = Path(name) if name else None
+    receipt = read_receipt(folder) if folder is not None and folder.is_dir() else None
+    if receipt is not None and receipt.weights_fingerprint and (adapter / ADAPTER_CONFIG).is_file():
+        text = json.dumps({_FINGERPRINT: receipt.weights_fingerprint}, indent=2) + "\n"
+        (adapter / _TRAINED_ON).write_text(text, encoding="utf-8")
+
+
+def trained_on(adapter: Path) -> str | None:
+    """Return the fingerprint of the weights that an adapter was trained on; None where nothing tells it.
+
+    Raises:
+        CheckpointError: what tells it is damaged.
+    """
+    file = adapter / _TRAINED_ON
+    value = read_json(file).get(_FINGERPRINT) if file.is_file() else None
+    return value if isinstance(value, str) else None

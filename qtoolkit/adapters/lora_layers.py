@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from qtoolkit.adapters.base_names import public_base
+from qtoolkit.adapters.base_names import public_base, write_trained_on
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.kernels import QuantizedEmbedding, QuantizedLinear
 from qtoolkit.optional import optional
@@ -32,7 +33,9 @@ _CODES_STAY = (
 class QuantizedLoraLinear(lora.Linear):  # type: ignore[misc]
     """Compute x W^T + scaling * (x A^T) B^T, where W is held as integer codes, and A and B are trained in float32.
 
-    A has the shape [r, in_features], B [out_features, r]. DoRA reads W, which it dequantizes whole at each call.
+    A has the shape [r, in_features], B [out_features, r]. DoRA reads W, which it dequantizes whole at each call. With
+    `use_qalora=True` (QA-LoRA, arXiv 2309.14717) A is [r, in_features / qalora_group_size], and multiplies with means
+    of x over groups: the change is one number for each output and group, as the minimum of a group of codes is.
 
     Args:
         base_layer: the layer of codes.
@@ -57,6 +60,15 @@ class QuantizedLoraLinear(lora.Linear):  # type: ignore[misc]
         """See peft: LoRA itself, and DoRA."""
         return {(): None, ("use_dora",): _Dora}
 
+    def resolve_lora_variant(self, *, config: Any, **options: Any) -> Any:
+        """See peft: QA-LoRA as for its own layers of codes, or one of `lora_variants`."""
+        variant = super().resolve_lora_variant(config=config, **options)
+        if not config.use_qalora:
+            return variant
+        if variant is not None:
+            raise UnsupportedModelError("use_qalora=True and another variant of LoRA are not used together: give one")
+        return variants.QALoraLinearVariant()
+
     def update_layer(self, adapter_name: str, r: int, lora_alpha: int, config: Any, **options: Any) -> None:
         """See peft: make A and B of an adapter."""
         start = config.init_lora_weights
@@ -65,6 +77,12 @@ class QuantizedLoraLinear(lora.Linear):  # type: ignore[misc]
             raise UnsupportedModelError(
                 f"init_lora_weights={start!r:.40} would change the base's weights, which are integer codes: "
                 f"give one of {allowed}"
+            )
+        size = config.qalora_group_size
+        if config.use_qalora and (size < 1 or self.in_features % size):
+            raise UnsupportedModelError(
+                f"qalora_group_size={size} does not divide the {self.in_features} inputs of a layer: give the "
+                "group_size of the codes"
             )
         super().update_layer(adapter_name, r, lora_alpha=lora_alpha, config=config, **options)
 
@@ -132,6 +150,8 @@ def register() -> None:
         model._check_merge_allowed = _refusing_codes(model._check_merge_allowed)  # noqa: SLF001
     if hasattr(model, "_replace_module"):
         model._replace_module = _placing_layers(model._replace_module)  # noqa: SLF001
+    if hasattr(model, "_prepare_model"):
+        model._prepare_model = _finding_layers(model._prepare_model)  # noqa: SLF001
 
 
 def _knowing_layers(post_init: Any) -> Any:
@@ -156,6 +176,8 @@ def _naming_base(save: Any) -> Any:
             saved.base_model_name_or_path = name
             saved.revision = config.revision or revision
         save(saved, save_directory, **options)
+        if vars(config).get("on_codes"):
+            write_trained_on(config.base_model_name_or_path, Path(save_directory))
 
     return wrapper
 
@@ -202,3 +224,36 @@ def _placing_layers(replace: Any) -> Any:
             replace(model, parent, child_name, new_module, child)
 
     return wrapper
+
+
+def _finding_layers(prepare: Any) -> Any:
+    """Return what peft calls before it looks for layers: by then "all-linear" names ours too, of which peft knows none.
+
+    Args:
+        prepare: peft's own, which does other things.
+    """
+
+    @functools.wraps(prepare)
+    def wrapper(model: Any, config: Any, adapted: nn.Module) -> None:
+        asked = config.target_modules
+        if isinstance(asked, str) and asked.lower() == "all-linear":
+            names = _linear_names(adapted)
+            if any(isinstance(adapted.get_submodule(name), QuantizedLinear | QuantizedLoraLinear) for name in names):
+                config.target_modules = names
+        prepare(model, config, adapted)
+
+    return wrapper
+
+
+def _linear_names(model: Any) -> set[str]:
+    """Return the names of all linear layers, of codes or not, but for the output head, as peft's "all-linear" does."""
+    get_head = getattr(model, "get_output_embeddings", None)
+    head = get_head() if get_head else None
+    adapted = tuple(f"{name}." for name, one in model.named_modules() if isinstance(one, lora.LoraLayer))
+    found = set()
+    for name, module in model.named_modules():
+        layer = module.get_base_layer() if isinstance(module, lora.LoraLayer) else module
+        linear = isinstance(layer, nn.Linear | Conv1D | QuantizedLinear) and not isinstance(layer, QuantizedEmbedding)
+        if linear and head not in (layer, module) and not name.startswith(adapted):
+            found.add(name)
+    return found

@@ -11,8 +11,13 @@ def merge(request: MergeRequest) -> QuantizedModel:
 
     Codes are not changed: the adapter is added to the full-precision base, weight by weight as it is read, and the sum
     is quantized in the same pass with the recipe of the model's receipt, or with another one. The base is the one that
-    the receipt names, at its commit. Measure it with `qt.evaluate`: what is quantized is the sum, so that its error is
-    that of quantizing, and not of an adapter that was fitted to other codes.
+    the receipt names, at its commit. What is quantized is the sum, so that its error is that of quantizing, and not of
+    an adapter that was fitted to other codes. With `text`, model and adapter kept apart and the result are both
+    measured beside base and adapter in full precision, and a note tells it.
+
+    With `into_codes`, the adapter is added to the quantized weights: each gets the code next to it, of the same scales,
+    and a note tells which share of the change that loses. Where the adapter is one of QA-LoRA (peft's `use_qalora`)
+    and groups have a float minimum (MLX's, Q4_1, Q5_1), minima are moved and no code is touched.
 
     Returns:
         The quantized model, as `quantize` returns it; a note tells which adapter it holds.

@@ -128,6 +128,21 @@ def read_gguf(file: Path, *, kind: str = "model", whole: Collection[str] = ()) -
         raise CheckpointError(f"cannot read {file} ({error.strerror}): check its permissions") from error
 
 
+def misnamed_problem(file: Path) -> str | None:
+    """Return what to do with a file of llama.cpp's whose name does not end in .gguf; None for any other file.
+
+    Those from before GGUF were mostly called ggml-model-q4_0.bin, and Ollama keeps its files by their hashes alone.
+    """
+    try:
+        with file.open("rb") as stream:
+            magic = stream.read(4)
+    except OSError:
+        return None
+    if magic == b"GGUF":
+        return f"{file} is a GGUF file whose name does not end in .gguf: give it such a name, or a link to it"
+    return _old_problem(file, magic)
+
+
 def parse_gguf(parser: HeaderParser, size: int, *, kind: str = "model") -> GgufHeader:
     """Parse a header from its first byte.
 
@@ -170,12 +185,8 @@ def parse_gguf(parser: HeaderParser, size: int, *, kind: str = "model") -> GgufH
 def _refuse_other_files(parser: HeaderParser) -> None:
     """Take the magic number and the version; raises as `read_gguf`."""
     magic = parser.take("4s")
-    old = OLD_MAGICS.get(magic) or OLD_MAGICS.get(magic[::-1])
-    if old is not None:
-        raise UnsupportedModelError(
-            f"{parser.file} is a file of llama.cpp from before August 2023 ({old}, not GGUF), which nothing reads any "
-            "more: name the full-precision model, or a .gguf file of it"
-        )
+    if problem := _old_problem(parser.file, magic):
+        raise UnsupportedModelError(problem)
     if magic != b"GGUF":
         if problem := lfs_problem(parser.file):
             raise CheckpointError(problem)
@@ -193,6 +204,17 @@ def _refuse_other_files(parser: HeaderParser) -> None:
         )
     if version not in _VERSIONS:
         raise parser.lying(f"it is of version {version}, not {' or '.join(map(str, _VERSIONS))}")
+
+
+def _old_problem(file: Path, magic: bytes) -> str | None:
+    """Return what to name instead of a file from before GGUF; None if its first four bytes are of none."""
+    old = OLD_MAGICS.get(magic) or OLD_MAGICS.get(magic[::-1])
+    if old is None:
+        return None
+    return (
+        f"{file} is a file of llama.cpp from before August 2023 ({old}, not GGUF), which nothing reads any more: name "
+        "the full-precision model, or a .gguf file of it"
+    )
 
 
 def _refuse_other_kinds(parser: HeaderParser, values: Mapping[str, Any], kind: str) -> None:

@@ -86,6 +86,10 @@ class GgufTensor(StoredTensor):
             weight[_places(len(weight), heads)] = weight.clone()
         return weight[index]
 
+    def stored_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows of a weight, [out, ...], in the order in which the file has them."""
+        return rows[_places(len(rows), self.order.heads)] if self.order.heads else rows
+
     def part(self, first: int, last: int) -> torch.Tensor:
         """Expand the whole weight, and return a part of it; raises as a `StoredTensor`."""
         return self[first:last]

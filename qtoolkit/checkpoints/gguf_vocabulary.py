@@ -19,6 +19,8 @@ SPECIAL_KEYS = {
         ("mask", "mask"),
     )
 }
+# The chat template, and the names of further ones, each of which has a key of its own.
+TEMPLATE_KEY, TEMPLATES_KEY = "tokenizer.chat_template", "tokenizer.chat_templates"
 # Texts and arrays that are longer than other values of a header.
 WHOLE_KEYS = frozenset(
     [
@@ -26,7 +28,7 @@ WHOLE_KEYS = frozenset(
         "tokenizer.ggml.token_type",
         "tokenizer.ggml.merges",
         "tokenizer.ggml.scores",
-        "tokenizer.chat_template",
+        TEMPLATE_KEY,
     ]
 )
 # A name for which llama.cpp looks up tokens of Phi-3, and refuses the file where one is missing (`llama-vocab.cpp`).

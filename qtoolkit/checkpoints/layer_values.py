@@ -17,3 +17,24 @@ def largest(config: Any, name: str) -> Any:
     listed = (value if isinstance(value, list | tuple) else [value] for value in values)
     numbers = [number for several in listed for number in several if number is not None]
     return max(numbers, default=None)
+
+
+def heads_of(config: Any) -> tuple[int, ...]:
+    """Return the heads of queries, and of keys and values, of a config; empty where it does not tell.
+
+    Args:
+        config: transformers' config of a language model, or the values of a `config.json`.
+
+    Example:
+        >>> heads_of({"num_attention_heads": 32, "num_key_value_heads": 8}), heads_of({"num_attention_heads": "many"})
+        ((32, 8), ())
+    """
+    names = ("num_attention_heads", "num_key_value_heads")
+    if isinstance(config, dict):
+        nested = config.get("text_config")
+        values = nested if isinstance(nested, dict) else config
+        queries, keys = (values.get(name) for name in names)
+    else:
+        queries, keys = (largest(config, name) for name in names)
+    heads: tuple[Any, ...] = (queries, queries if keys is None else keys)
+    return heads if all(type(one) is int and one > 0 for one in heads) else ()

@@ -20,6 +20,7 @@ from qtoolkit.checkpoints.filenames import PICKLE_SUFFIXES
 from qtoolkit.checkpoints.model_class import architectures
 from qtoolkit.checkpoints.safetensors import DTYPES
 from qtoolkit.errors import ConfigError, QToolkitError, SourceError, oneline
+from qtoolkit.files import read_json
 from qtoolkit.hub.cache import complete_snapshot, local_models
 from qtoolkit.hub.gguf_choice import gguf_models, named
 from qtoolkit.hub.hub_errors import HubModel, HubSearch, refuse_token, translated
@@ -45,7 +46,7 @@ def find_models(text: str, *, limit: int, hub: bool, token: str | None, timeout:
 
     Args:
         text: a part of the name, in any case, or the path of a folder or `.gguf` file; empty for everything. For the
-            whole name of a repository of `.gguf` files alone, these files are found.
+            whole name of a repository or folder of `.gguf` files alone, these files are found.
         limit: how many models of the Hub.
         hub: whether the Hub is asked; it is never asked for a path, which should not leave this machine.
         token: Hub token; None for the one that huggingface_hub finds.
@@ -109,11 +110,29 @@ def _on_this_machine(query: str, notes: list[str]) -> Iterator[FoundModel]:
     if query and os.path.isfile(path) and path.lower().endswith(".gguf"):  # noqa: PTH113
         yield FoundModel(query, "folder", size=Path(path).stat().st_size, formats=("gguf",))
     if query and os.path.isdir(path):  # noqa: PTH112
-        yield _in_folder(query, "folder", Path(path), notes)
+        yield from _files_alone(query, Path(path)) or [_in_folder(query, "folder", Path(path), notes)]
     for name in local_models():
         snapshot = complete_snapshot(name) if query.lower() in name.lower() else None
         if snapshot:
             yield _in_folder(name, "cache", snapshot, notes)
+
+
+def _files_alone(name: str, folder: Path) -> list[FoundModel]:
+    """Return the `.gguf` models of a folder that holds no others, as the verbs name them; none if its config names one.
+
+    Args:
+        name: of the folder, as it was written.
+        folder: where it is.
+    """
+    described = read_json(folder / "config.json").get("quantization_config")
+    try:
+        sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
+    except OSError:
+        return []
+    if folders.quant_method(described) == "gguf" or _formats(sizes) != ("gguf",):
+        return []
+    models = gguf_models(sizes)
+    return [FoundModel(os.path.join(name, file), "folder", size=models[file], formats=("gguf",)) for file in models]  # noqa: PTH118
 
 
 def _in_folder(name: str, place: str, folder: Path, notes: list[str]) -> FoundModel:

@@ -13,6 +13,7 @@ import torch
 from qtoolkit.checkpoints import folder as folders
 from qtoolkit.checkpoints.config_ages import with_both_ages
 from qtoolkit.checkpoints.config_limits import without_code
+from qtoolkit.checkpoints.layer_values import heads_of
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, UnsupportedModelError
 from qtoolkit.files import path_of
@@ -54,7 +55,9 @@ def run_conversion(request: ConvertRequest) -> Conversion:
     source_of = ModelSource(revision=request.revision, token=request.token)
     checkpoint = open_source(request.model, source_of, on_progress=request.report, quantized=True)
     if checkpoint.path is None or not checkpoint.path.is_dir():
-        raise UnsupportedModelError(f"{checkpoint.name} is no folder of safetensors, which alone are converted")
+        raise UnsupportedModelError(
+            f"{checkpoint.name} is no folder of safetensors, which alone are converted: quantize it instead"
+        )
     source = read_convertible(checkpoint)
     planned = _plan(source, target, layout, request)
     stored = _refuse_unread(source, planned, request.for_)
@@ -220,6 +223,7 @@ def _stored(source: Convertible, values: Mapping[str, Any], left: Sequence[str])
         dtype=str(source.checkpoint.dtype).removeprefix("torch."),
         values=values,
         architecture=type(source.checkpoint.skeleton).__name__,
+        heads=heads_of(source.checkpoint.config),
     )
 
 

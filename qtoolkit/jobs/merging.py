@@ -6,10 +6,13 @@ from typing import Any
 
 from qtoolkit.adapters.adapted_tensors import adapted
 from qtoolkit.adapters.adapter_reading import Adapter, read_adapter
+from qtoolkit.adapters.base_names import trained_on
 from qtoolkit.checkpoints.hub_names import is_commit_hash, is_hub_id
 from qtoolkit.errors import ConfigError, ModelNotFoundError
 from qtoolkit.files import path_of
 from qtoolkit.jobs.checkpoint_opening import open_source
+from qtoolkit.jobs.merged_codes import merge_into_codes
+from qtoolkit.jobs.merged_quality import check_measured, with_quality
 from qtoolkit.jobs.quantizing import run_quantization
 from qtoolkit.methods import MethodConfig, config_class, resolve_config
 from qtoolkit.models.checkpoint import Checkpoint
@@ -22,6 +25,7 @@ from qtoolkit.texts.calibration_sources import check_calibration
 
 def run_merge(request: MergeRequest) -> QuantizedModel:
     """Merge an adapter, as `qtoolkit.merge` describes."""
+    check_measured(request)
     adapter = read_adapter(path_of(request.adapter, "adapter"))
     if adapter.repairs:
         raise ConfigError(
@@ -29,16 +33,22 @@ def run_merge(request: MergeRequest) -> QuantizedModel:
             "base: keep it beside that model (peft), or quantize with more bits"
         )
     name, receipt = _receipt(request)
+    _check_weights(adapter, path_of(request.adapter, "adapter"), name, receipt)
+    if request.into_codes:
+        _check_base(adapter, name, receipt, os.fspath(request.base or name))
+        return merge_into_codes(request, adapter)
     config = _recipe(request.config, name, receipt)
     base, revision = _base(request, name, receipt)
     _check_base(adapter, name, receipt, base)
+    sums: list[Checkpoint] = []
 
     def change(checkpoint: Checkpoint) -> Checkpoint:
         if adapter.revision and is_commit_hash(adapter.revision) and checkpoint.commit_hash:
             _check_commit(adapter, checkpoint)
-        return adapted(checkpoint, adapter)
+        sums.append(adapted(checkpoint, adapter))
+        return sums[-1]
 
-    return run_quantization(
+    merged = run_quantization(
         QuantizeRequest(
             model=base,
             config=config,
@@ -53,6 +63,7 @@ def run_merge(request: MergeRequest) -> QuantizedModel:
         ),
         change=change,
     )
+    return with_quality(merged, request, adapter, total=sums[-1])
 
 
 def _receipt(request: MergeRequest) -> tuple[str, Receipt | None]:
@@ -98,6 +109,22 @@ def _base(request: MergeRequest, name: str, receipt: Receipt | None) -> tuple[st
         return source.name, source.commit_hash
     told = f"its receipt names {source.name!r} alone" if source else "it has no receipt"
     raise ModelNotFoundError(f"the base of {name} is not at hand ({told}): give base=, its folder or Hub id")
+
+
+def _check_weights(adapter: Adapter, folder: Path, name: str, receipt: Receipt | None) -> None:
+    """Refuse an adapter that was trained on other weights than this model's, where both are known by their hashes.
+
+    Raises:
+        ConfigError: it was.
+    """
+    known, found = trained_on(folder), receipt.weights_fingerprint if receipt else None
+    # A conversion writes the same weights as other files.
+    if known is None or found is None or known == found or (receipt and receipt.taken_over is not None):
+        return
+    raise ConfigError(
+        f"adapter {adapter.name} was trained on other weights ({known[:12]}) than those of {name} ({found[:12]}): give "
+        "the model that it was trained on, and config= for another recipe"
+    )
 
 
 def _check_base(adapter: Adapter, name: str, receipt: Receipt | None, base: str) -> None:

@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping
 from math import prod
+from typing import Any
 
 import torch
 
-from qtoolkit.kernels.blockwise import output_blocks
+from qtoolkit.kernels.blockwise import expand, output_blocks
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
-from qtoolkit.kernels.tinygemm import Layout, layout_for, multiply, pairs_of
+from qtoolkit.kernels.tinygemm import PLAIN_BLOCK, Layout, layout_for, multiply, pairs_of
+from qtoolkit.tensor.triton_check import runs_triton
 
 # Tokens, divided by the planes of codes, up to which a kernel is faster than dequantizing: measured on layers of
 # 2048 x 2048 and 576 x 1536.
 _FEW_TOKENS = 64
+# Tokens up to which a kernel without tensor cores reads codes for less than expanding them once takes.
+_FEW_FOR_TRITON = 8
 
 
 class PackedInt4(Codes):
@@ -59,7 +63,7 @@ class PackedInt4(Codes):
 
     def codes(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""
-        if self.bits == 8 and not self._pairs:
+        if self._holds_bytes:
             # [outputs, in] bytes, each block as [in, outputs] -> [in, outputs]
             rows = self._planes[0][outputs]
             blocks = rows.view(len(rows) // self._layout.block, self.in_features, self._layout.block)
@@ -69,6 +73,23 @@ class PackedInt4(Codes):
             lower = self._layout.unpack(self._planes[1], self.in_features, outputs)
             codes.bitwise_left_shift_(4).bitwise_or_(lower)
         return codes.sub_(_shift(self.bits)) if _shift(self.bits) else codes
+
+    def expanded(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
+        """See `Codes`: in one launch on a GPU."""
+        if _uses_kernel(self.device):
+            # Outputs in a row of a plane.
+            each = 1 if self._layout.block else 8
+            rows = slice(outputs.start // each, -(-outputs.stop // each))
+            return _expand_by_kernel(
+                [plane[rows] for plane in self._planes],
+                self.scale(outputs),
+                self.zero_points(outputs),
+                self._layout,
+                in_features=self.in_features,
+                shift=0 if self._holds_bytes else _shift(self.bits),
+                dtype=dtype,
+            )
+        return super().expanded(outputs, dtype)
 
     def scale(self, outputs: slice) -> torch.Tensor:
         """See `Codes`: the exact scales in their own type."""
@@ -83,10 +104,17 @@ class PackedInt4(Codes):
             return rounded
         return (_bits_of(rounded.half()) + exact[:, outputs]).view(torch.float16)
 
+    @property
+    def _holds_bytes(self) -> bool:
+        """Whether 8 bits are stored as bytes, and not as two planes."""
+        return self.bits == 8 and not self._pairs
+
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
-        """See `Codes`: for few tokens in 16 bits."""
+        """See `Codes`: for few tokens in 16 bits; on a GPU without torch's kernel, also in float32."""
         size = self._layout.group_size
-        if size is None or not 0 < len(x) <= _FEW_TOKENS // len(self._planes):
+        if size is None:
+            return self._multiply_by_triton(x)
+        if not 0 < len(x) <= _FEW_TOKENS // len(self._planes):
             return None
         if x.dtype == torch.float16:
             y = self.multiply(x.to(torch.bfloat16))
@@ -95,6 +123,21 @@ class PackedInt4(Codes):
             return None
         y = multiply(x, self._planes[0], self._pairs[0], size)
         return y if len(self._planes) == 1 else y.add_(multiply(x, self._planes[1], self._pairs[1], size))
+
+    def _multiply_by_triton(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Multiply by Triton's kernel, with the exact scales; None where it does not take x or the groups."""
+        is_few = 0 < len(x) <= _FEW_FOR_TRITON and x.dtype != torch.float64
+        if not is_few or self.inputs_per_scale % 32 or not _uses_kernel(self.device):
+            return None
+        everything = slice(0, self.out_features)
+        return _multiply_by_kernel(
+            x,
+            self._planes[0],
+            self.scale(everything),
+            self.zero_points(everything),
+            self._layout,
+            shift=0 if self._holds_bytes else _shift(self.bits),
+        )
 
     def buffers(self) -> Mapping[str, torch.Tensor]:
         """See `Codes`."""
@@ -162,6 +205,59 @@ def _layout_of(weight: Codes | StoredTensors, device: torch.device) -> Layout | 
     # Without a kernel, packing 2 and 3 bits as 4, or 5 to 7 as 8, would cost memory for no speed.
     needs_kernel = weight.bits not in (4, 8) or weight.expands_fast
     return None if layout is not None and layout.group_size is None and needs_kernel else layout
+
+
+def _uses_kernel(device: torch.device) -> bool:
+    """Check whether Triton's kernels expand codes, and multiply with them, on a device."""
+    return device.type == "cuda" and runs_triton(device, _kernel_agrees)
+
+
+def _expand_by_kernel(
+    planes: list[torch.Tensor],
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | int,
+    layout: Layout,
+    *,
+    in_features: int,
+    shift: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Dequantize planes by Triton's kernel, which is imported here: it needs packages that only CUDA's torch brings."""
+    from qtoolkit.kernels.plane_kernels import expand_planes
+
+    return expand_planes(
+        planes, scale, zero_point, block=layout.block, in_features=in_features, shift=shift, dtype=dtype
+    )
+
+
+def _multiply_by_kernel(
+    x: torch.Tensor,
+    plane: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | int,
+    layout: Layout,
+    *,
+    shift: int,
+) -> torch.Tensor:
+    """Multiply x[tokens, in] -> [tokens, out] by Triton's kernel for a plane in blocks of outputs."""
+    from qtoolkit.kernels.plane_kernels import multiply_planes
+
+    return multiply_planes(x, plane, scale, zero_point, block=layout.block, shift=shift)
+
+
+def _kernel_agrees(device: torch.device) -> bool:
+    """Check whether Triton's kernels expand and multiply as torch's operations do on a device; of whole numbers."""
+    codes = (torch.arange(128 * 64, device=device).view(128, 64) * 7 % 16).byte()
+    scale = (torch.arange(4 * 64, device=device).view(4, 64) % 31 - 15).half()
+    weight = expand(codes, scale, 8, None, torch.float32)
+    plain = Layout(PLAIN_BLOCK, None)
+    own = layout_for(in_features=128, out_features=64, group_size=32, device=device)
+    for layout in (plain, own or plain):
+        options: dict[str, Any] = {"in_features": len(codes), "shift": 0, "dtype": torch.bfloat16}
+        if not torch.equal(_expand_by_kernel([layout.pack(codes)], scale, 8, layout, **options), weight.bfloat16()):
+            return False
+    x = (torch.arange(3 * 128, device=device).view(3, 128) % 5 - 2).float()
+    return torch.equal(_multiply_by_kernel(x, plain.pack(codes), scale, 8, plain, shift=0), x @ weight)
 
 
 def _common(zero_point: torch.Tensor | int) -> int | None:

@@ -12,7 +12,7 @@ import torch
 
 # Outputs that are stored together in the layouts for AVX512 and AVX2, and in ours where no kernel needs a layout.
 _CPU_BLOCKS = (64, 32)
-_PLAIN_BLOCK = 64
+PLAIN_BLOCK = 64
 # Inputs that may share a scale in the kernels.
 _GROUP_SIZES = (256, 128, 64, 32)
 # The mask of the low half of each byte.
@@ -53,7 +53,7 @@ def layout_for(in_features: int, out_features: int, group_size: int, device: tor
     tiled = device.type == "cuda" and out_features % 8 == 0 and in_features % 32 == 0
     if size is not None and tiled and _cuda_works(device):
         return Layout(0, size)
-    return Layout(_PLAIN_BLOCK, None) if out_features % _PLAIN_BLOCK == 0 else None
+    return Layout(PLAIN_BLOCK, None) if out_features % PLAIN_BLOCK == 0 else None
 
 
 def pairs_of(scale: torch.Tensor, offset: torch.Tensor | None, repeats: int) -> torch.Tensor:

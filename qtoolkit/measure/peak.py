@@ -1,5 +1,6 @@
 """Measure the most memory that this process used while something ran."""
 
+import itertools
 import sys
 import threading
 import time
@@ -13,6 +14,9 @@ from qtoolkit.measure.memory_limits import status_bytes
 from qtoolkit.records import PeakMemory
 
 INTERVAL = 0.01  # seconds between two samples
+# Samples of resident memory to one of CUDA's, which takes torch milliseconds that a job's own Python waits for; its
+# high-water mark shows what happens between two of them.
+_SAMPLES_A_CUDA_SAMPLE = 25
 
 
 def resident_memory() -> int:
@@ -46,8 +50,8 @@ class PeakMeter:
     - The kernel records the most resident memory since the process began (`VmHWM`), and torch the most CUDA memory
       allocated. If such a mark rose during the block, it was set in the block, and it is the peak.
     - If it did not, the block stayed below an earlier peak, which the mark still shows. Then the samples of a thread
-      are used. They miss a rise that ends within 10 ms, or within one call that holds Python's interpreter lock:
-      torch's operations release it, `bytearray(10**9)` does not.
+      are used. They miss a rise that ends within 10 ms (CUDA's: 250 ms), or within one call that holds Python's
+      interpreter lock: torch's operations release it, `bytearray(10**9)` does not.
 
     Resident memory includes the pages of mapped files that are in memory, but no child processes. CUDA memory is
     measured from the moment when torch has initialised CUDA; this class imports and initialises nothing.
@@ -79,20 +83,24 @@ class PeakMeter:
         self.report = self._finish()
 
     def _watch(self) -> None:
-        while not self._ended.wait(INTERVAL):
-            self._sample()
+        for count in itertools.count(1):
+            if self._ended.wait(INTERVAL):
+                return
+            self._sample(cuda=count % _SAMPLES_A_CUDA_SAMPLE == 0)
 
-    def _sample(self) -> int:
-        """Record the memory used now, and return the resident bytes."""
+    def _sample(self, *, cuda: bool = True) -> int:
+        """Record the memory used now, that of CUDA if asked for, and return the resident bytes."""
         rss = resident_memory()
         self._rss_peak = max(self._rss_peak, rss)
-        for cuda, index in _cuda_devices():
-            self._vram_peaks[index] = max(self._vram_peaks.get(index, 0), cuda.memory_allocated(index))
+        for module, index in _cuda_devices() if cuda else ():
+            self._vram_peaks[index] = max(self._vram_peaks.get(index, 0), module.memory_allocated(index))
         return rss
 
     def _finish(self) -> PeakMemory:
         rss_after = self._sample()
-        peak_rss, rss_source = _peak(self._rss_peak, self._rss_mark, status_bytes("VmHWM"), "kernel high-water mark")
+        peak_rss, rss_source = _peak(
+            self._rss_peak, self._rss_mark, status_bytes("VmHWM"), "kernel high-water mark", INTERVAL
+        )
         devices = list(_cuda_devices())
         vram_peaks = [
             _peak(
@@ -100,6 +108,7 @@ class PeakMeter:
                 self._vram_marks.get(index, 0),
                 cuda.max_memory_allocated(index),
                 "high-water mark of torch's allocator",
+                INTERVAL * _SAMPLES_A_CUDA_SAMPLE,
             )
             for cuda, index in devices
         ]
@@ -116,12 +125,14 @@ class PeakMeter:
         )
 
 
-def _peak(sampled: int, mark_before: int | None, mark_after: int | None, mark_name: str) -> tuple[int, str]:
-    """Return the peak in bytes and how it was measured."""
+def _peak(
+    sampled: int, mark_before: int | None, mark_after: int | None, mark_name: str, interval: float
+) -> tuple[int, str]:
+    """Return the peak in bytes and how it was measured; samples were taken every `interval` seconds."""
     if mark_before is not None and mark_after is not None and mark_after > mark_before:
         # The kernel sums its mark from counters of each processor, so it can be some pages below a sample.
         return max(mark_after, sampled), mark_name
-    return sampled, f"sampled every {INTERVAL * 1000:.0f} ms"
+    return sampled, f"sampled every {interval * 1000:.0f} ms"
 
 
 def _cuda_devices() -> Iterator[tuple[Any, int]]:

@@ -174,6 +174,7 @@ def stored_of(
     dtype: str = "",
     values: Mapping[str, Any] | None = None,
     architecture: str = "",
+    heads: tuple[int, ...] = (),
 ) -> Stored:
     """Return how the result of a config is, or will be, stored.
 
@@ -186,6 +187,7 @@ def stored_of(
         dtype: type of what is not quantized, "bfloat16"; empty where it is not known.
         values: the `quantization_config` of the result; None before there is one.
         architecture: class of the model; empty where it is not known.
+        heads: heads of queries, and of keys and values; empty where they are not known.
     """
     method = get_method(config.method)
     own = method.code_bits or 0
@@ -216,6 +218,7 @@ def stored_of(
         dtype=dtype,
         values=values,
         architecture=architecture,
+        heads=heads,
     )
 
 

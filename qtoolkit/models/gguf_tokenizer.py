@@ -15,6 +15,8 @@ from qtoolkit.checkpoints.gguf_vocabulary import (
     NORMAL,
     SPACE,
     SPECIAL_KEYS,
+    TEMPLATE_KEY,
+    TEMPLATES_KEY,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
@@ -44,6 +46,8 @@ def tokenizer_of_gguf(file: Path) -> Noted[Any]:
         Exception: of any kind, for a header that describes none.
     """
     values = dict(read_gguf(file, whole=WHOLE_KEYS).values)
+    if further := _further_templates(values):
+        values = dict(read_gguf(file, whole=WHOLE_KEYS | {*further}).values)
     kind = values["tokenizer.ggml.model"]
     if kind not in {"gpt2", "llama"}:
         return Noted(_by_transformers(file))
@@ -228,8 +232,19 @@ def _wrapped(backend: "Tokenizer", values: Mapping[str, Any]) -> Any:
     ]
     backend.add_tokens(added)
     special = {f"{kind}_token": text for kind, text in _special(values).items()}
-    template = values.get("tokenizer.chat_template")
-    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **special)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=_templates(values), **special)
+
+
+def _further_templates(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name of each chat template beside the one for all uses, by its key in the header."""
+    return {f"{TEMPLATE_KEY}.{name}": name for name in values.get(TEMPLATES_KEY, ()) if isinstance(name, str)}
+
+
+def _templates(values: Mapping[str, Any]) -> str | dict[str, str] | None:
+    """Return the chat template of a header, or several by their names; None without."""
+    keys = {TEMPLATE_KEY: "default"} | _further_templates(values)
+    found = {name: values[key] for key, name in keys.items() if isinstance(values.get(key), str)}
+    return found.get("default") if {*found} <= {"default"} else found
 
 
 def _by_transformers(file: Path) -> Any:

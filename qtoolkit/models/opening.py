@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.checkpoints.folder import Refuse, accept_all, check_config, check_loadable
+from qtoolkit.checkpoints.gguf_header import misnamed_problem
 from qtoolkit.checkpoints.hub_names import without_address
-from qtoolkit.errors import ConfigError, HubUnreachableError, ModelNotFoundError
+from qtoolkit.errors import ConfigError, HubUnreachableError, ModelNotFoundError, SourceError, UnsupportedModelError
 from qtoolkit.files import path_of
 from qtoolkit.hub.gguf_choice import parse_gguf_name
 from qtoolkit.models.checkpoint import Checkpoint
@@ -106,8 +107,7 @@ def _opened(
         return opens(name, path, tokenizer=tokenizer, check=check, headers_only=headers_only)
     exists = bool(name) and os.path.exists(path)  # noqa: PTH110
     if not name or exists or isinstance(model, os.PathLike) or path.is_absolute() or name.startswith((".", "~")):
-        kind = "is no folder and no .gguf file" if exists else "does not exist"
-        raise ModelNotFoundError(f"{name!r} {kind}: name a folder, a .gguf file, or a Hub id such as org/name")
+        raise _no_model(name, path if exists else None)
     choice = parse_gguf_name(name)
     if choice is not None:
         return open_hub_gguf(
@@ -123,6 +123,14 @@ def _opened(
         if not missing:
             raise
         raise type(error)(f"{missing}; and {error}") from None
+
+
+def _no_model(name: str | bytes, path: Path | None) -> SourceError:
+    """Return the error of a name that is none of a model; path is what is there, None for nothing."""
+    if path is not None and path.is_file() and (problem := misnamed_problem(path)):
+        return UnsupportedModelError(problem)
+    kind = "does not exist" if path is None else "is no folder and no .gguf file"
+    return ModelNotFoundError(f"{name!r} {kind}: name a folder, a .gguf file, or a Hub id such as org/name")
 
 
 def _refuse_revision(name: str, revision: str | None) -> None:

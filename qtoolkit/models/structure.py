@@ -18,7 +18,12 @@ def is_linear(module: nn.Module) -> bool:
 
     Falcon's own class computes the same as nn.Linear; other subclasses compute more.
     """
-    return type(module) is nn.Linear or isinstance(module, Conv1D) or type(module).__name__ == "FalconLinear"
+    return type(module) is nn.Linear or isinstance(module, Conv1D) or has_own_class(module)
+
+
+def has_own_class(module: nn.Module) -> bool:
+    """Check whether a linear layer is of a class of its own, which computes as nn.Linear does: Falcon's."""
+    return type(module).__name__ == "FalconLinear"
 
 
 def is_transposed(module: nn.Module) -> bool:

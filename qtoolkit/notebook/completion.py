@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from IPython.core import completer
-from IPython.core.error import TryNext
 
 from qtoolkit.notebook.body_words import body_words
 from qtoolkit.notebook.lines import MAGICS
@@ -15,7 +14,7 @@ from qtoolkit.notebook.option_line_words import line_words
 _NAMES = "|".join(MAGICS)
 # The line up to the cursor: also after `x = `, and without `%` at its start, where IPython's automagic adds it unless
 # the name is a variable's: "quantize = 1", "quantize.x".
-COMPLETED = rf"(?:\s*(?={_NAMES})(?!\w+\s*(?:[^\w\s'\"./~-]|-(?!-)|\.))|.*?(%%?))({_NAMES})\s(.*)$"
+_COMPLETED = rf"(?:\s*(?={_NAMES})(?!\w+\s*(?:[^\w\s'\"./~-]|-(?!-)|\.))|.*?(%%?))({_NAMES})\s(.*)$"
 _CELL = re.compile(rf"%%({_NAMES})\b")
 
 
@@ -35,7 +34,7 @@ def offered_at(text: str, row: int, column: int, variables: Mapping[str, Any]) -
     while row > 0 and lines[row - 1].endswith("\\"):
         row -= 1
         before, whole = f"{lines[row][:-1]} {before}", f"{lines[row][:-1]} {whole}"
-    match = re.match(COMPLETED, before)
+    match = re.match(_COMPLETED, before)
     return None if match is None else line_words(match[2], match[3], whole, variables, in_cell=match[1] == "%%")
 
 
@@ -61,32 +60,39 @@ class Matcher:
         offered = offered_at(context.full_text, *place, self._shell.user_ns)
         if offered is None:
             return {"completions": [], "suppress": False}
-        # IPython leaves its own words out only where there is one of ours: what is typed already changes nothing.
-        words = offered.fitting() or [offered.fragment]
         return {
-            "completions": [completer.SimpleCompletion(word, type=offered.kind) for word in words],
+            "completions": [completer.SimpleCompletion(word, type=offered.kind) for word in _shown(offered)],
             "matched_fragment": offered.fragment,
             "suppress": True,
             "ordered": True,
         }
 
 
-def complete(shell: Any, event: Any) -> list[str]:
-    """Return the words that may stand at the cursor, for IPython 7, which sees one line and keeps what begins like it.
+def _shown(offered: Offered) -> list[str]:
+    """Return the words to show; IPython leaves its own out only where there is one: what is typed changes nothing."""
+    return offered.fitting() or [offered.fragment]
+
+
+def cell_completer(shell: Any) -> Any:
+    """Return what completes in IPython 7, which tells its hooks of one line, not of the cell that it is in.
 
     Args:
-        shell: the IPython shell, which calls this as a method of it.
-        event: IPython's, with `text_until_cursor`, `line`, and `symbol`, the part of the word that it looks at.
-
-    Raises:
-        TryNext: no word of qtoolkit fits here; IPython then tries its own completions, such as files.
+        shell: the IPython shell, whose completer is asked where a text is not qtoolkit's.
     """
-    offered = offered_at(event.line, 0, len(event.text_until_cursor), shell.user_ns)
-    if offered is None or not offered.words:
-        raise TryNext
-    # Where a word has a character at which IPython cuts, such as ":", it looks at what follows alone.
-    before = len(offered.fragment) - len(event.symbol)
-    return [word[max(before, 0) :] for word in offered.words if word.startswith(offered.fragment)]
+    otherwise = shell.Completer._complete  # noqa: SLF001
+
+    def complete(*, cursor_line: int, cursor_pos: int | None, full_text: str | None = None, **line: Any) -> Any:
+        """Return the text that words replace, the words, who offers each, and what jedi offers."""
+        # A terminal gives the line alone.
+        text = full_text or line.get("line_buffer") or ""
+        row = cursor_line if full_text else 0
+        offered = None if cursor_pos is None else offered_at(text, row, cursor_pos, shell.user_ns)
+        if offered is None:
+            return otherwise(cursor_line=cursor_line, cursor_pos=cursor_pos, full_text=full_text, **line)
+        words = _shown(offered)
+        return offered.fragment, words, [Matcher.matcher_identifier] * len(words), ()
+
+    return complete
 
 
 def install(shell: Any) -> None:
@@ -94,7 +100,7 @@ def install(shell: Any) -> None:
     if _has_matchers():
         shell.Completer.custom_matchers.append(Matcher(shell))
     else:
-        shell.set_hook("complete_command", complete, re_key=COMPLETED)
+        shell.Completer._complete = cell_completer(shell)  # noqa: SLF001
 
 
 def remove(shell: Any) -> None:
@@ -104,7 +110,7 @@ def remove(shell: Any) -> None:
             one for one in shell.Completer.custom_matchers if not isinstance(one, Matcher)
         ]
     else:
-        shell.strdispatchers["complete_command"].regexs.pop(re.compile(COMPLETED), None)
+        vars(shell.Completer).pop("_complete", None)
 
 
 def _has_matchers() -> bool:

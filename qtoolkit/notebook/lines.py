@@ -211,7 +211,7 @@ def _read_method(name: str, words: list[str]) -> tuple[MethodConfig, list[str]]:
         f"method {chosen.method!r}",
         flags,
         f"; `{name} --method {chosen.method} --help` explains them",
-        also=[flag for option in MAGICS[name.lstrip("%")].options for flag in option.flags],
+        also=[flag for option in (METHOD, *MAGICS[name.lstrip("%")].options) for flag in option.flags],
     )
     return chosen.from_dict(values), rest
 

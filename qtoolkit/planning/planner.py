@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
+from qtoolkit.checkpoints.layer_values import heads_of
 from qtoolkit.formats import Reader, Sizes
 from qtoolkit.measure.footprint import beside_bytes
 from qtoolkit.methods import Method, MethodConfig, get_method
@@ -110,7 +111,7 @@ def plan_job(
         inference=inference(checkpoint, job, context, batch_size),
         notes=(*checkpoint.notes, *method.notes(config, layers), *mixed, *missing),
     )
-    plan = with_readers(plan, config, for_)
+    plan = with_readers(plan, config, for_, heads_of(checkpoint.config))
     return PlannedJob(checkpoint, config, judge(plan, machine, saves=saves) if machine else plan, method)
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from qtoolkit.checkpoints.layer_values import heads_of
 from qtoolkit.checkpoints.model_class import architectures
 from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.methods import config_class, config_of_checkpoint, stored_of
@@ -10,7 +13,7 @@ from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.readers import Stored, describe_stored, readers_of, reading_of, summary
 from qtoolkit.records import Check, Receipt
 
-NAME = "other readers"
+NAME = "a program loads it"
 # NVIDIA's Model Optimizer, by several names with one suffix or another.
 _MODELOPT = "modelopt"
 
@@ -22,13 +25,15 @@ def stored_in(artifact: Artifact) -> Stored | None:
     if values is None:
         return Stored(format="", dtype=dtype) if "quantization_config" not in artifact.config else None
     shapes = {name: tensor.shape for _, name, tensor in artifact.headers.tensors}
-    bits = artifact.format.layer_bits(values, shapes) if artifact.format else {}
+    in_bytes = _float8_layers(artifact)
+    bits = (artifact.format.layer_bits(values, shapes) if artifact.format else {}) or dict.fromkeys(in_bytes, 8)
     left = [
         name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
     ]
     named = architectures(artifact.config)
     known: dict[str, Any] = {"dtype": dtype, "values": values, "architecture": next(iter(named), "")}
-    known["shapes"] = artifact.format.layer_shapes(values, shapes) if artifact.format else {}
+    known["heads"] = heads_of(artifact.config)
+    known["shapes"] = (artifact.format.layer_shapes(values, shapes) if artifact.format else {}) or in_bytes
     try:
         return stored_of(config_of_checkpoint(values), bits, left, **known)
     except CheckpointError:
@@ -36,6 +41,16 @@ def stored_in(artifact: Artifact) -> Stored | None:
     except (QToolkitError, KeyError, TypeError):
         # Of other programs, or not read here: by the keys that most of them have.
         return describe_stored(_called(values), _told_by(values), bits, left, **known)
+
+
+def _float8_layers(artifact: Artifact) -> dict[str, tuple[int, ...]]:
+    """Return [outputs, inputs] of the layers whose weights are floats of 8 bits under their own names."""
+    weights = ((name, tensor) for _, name, tensor in artifact.headers.tensors if name.endswith(".weight"))
+    return {
+        name.removesuffix(".weight"): tensor.shape
+        for name, tensor in weights
+        if tensor.dtype == torch.float8_e4m3fn and len(tensor.shape) == 2
+    }
 
 
 def _called(values: Mapping[str, Any]) -> str:
@@ -54,11 +69,14 @@ def _told_by(values: Mapping[str, Any]) -> dict[str, Any]:
     keys = {
         "bits": ("bits", "w_bit", "num_bits"),
         "group_size": ("group_size", "q_group_size"),
+        "granularity": ("strategy",),
         "sym": ("sym", "symmetric"),
         "desc_act": ("desc_act",),
     }
     told = {option: [own[key] for key in names if own.get(key) is not None] for option, names in keys.items()}
-    return {option: found[0] for option, found in told.items() if found}
+    options = {option: found[0] for option, found in told.items() if found}
+    sizes = values.get("weight_block_size")
+    return options | {"group_size": sizes[-1]} if isinstance(sizes, list) and sizes else options
 
 
 def stored_by(receipt: Receipt) -> Stored | None:
@@ -91,4 +109,4 @@ def check_readers(artifact: Artifact, for_: str | None) -> Check:
         return Check(NAME, reading.loads, f"{state} in {reading.name}", reading.remarks_on_saved)
     if not readings:
         return Check(NAME, None, "not known", "the reader contract has no row for this format")
-    return Check(NAME, True, summary(readings), "by their sources, not tried")
+    return Check(NAME, True, summary(readings), "by what their sources say: none was run")

@@ -20,7 +20,7 @@ from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.models.foreign_codes import find_codes
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.records import Check
-from qtoolkit.units import format_bytes
+from qtoolkit.units import format_bytes, format_items
 
 # What may be added to a model after it was saved: its card with its picture, a licence, figures, git's own file.
 _ADDED = (RECEIPT_FILE, "README.md", "frontier.svg", "LICENSE*", ".gitattributes", ".eval_results/*.yaml")
@@ -123,10 +123,15 @@ def check_hashes(artifact: Artifact) -> Check:
     others = [name for name in artifact.names if name not in files and name not in artifact.beside]
     added = [name for name in others if not any(fnmatchcase(name, pattern) for pattern in _ADDED)]
     added = [name for name in added if not _is_vouched_for(artifact, name)]
-    remedy = AGAIN if problems else "remove what the job did not write"
-    problems += [f"{name} was not written by the job" for name in added]
+    remedy = AGAIN if problems else ""
+    problems += [f"{name} was not written by the job: remove it" for name in added]
     size = sum(entry.size for entry in files.values())
-    return check_of("file hashes", problems, f"{len(files)} files, {format_bytes(size)}", remedy)
+    return check_of(
+        "file hashes",
+        problems,
+        f"{format_items(len(files), 'file')} that {RECEIPT_FILE} lists, {format_bytes(size)}",
+        remedy,
+    )
 
 
 def _is_vouched_for(artifact: Artifact, name: str) -> bool:
@@ -163,7 +168,9 @@ def check_headers(artifact: Artifact) -> Check:
     problems = [oneline(error).replace(f"{artifact.path}/", "") for error in errors]
     if not artifact.weight_files:
         problems.append("no *.safetensors file")
-    return check_of("safetensors", problems, f"{len(tensors)} tensors in {len(artifact.weight_files)} files")
+    return check_of(
+        "safetensors", problems, f"{len(tensors)} tensors in {format_items(len(artifact.weight_files), 'file')}"
+    )
 
 
 def check_index(artifact: Artifact) -> Check:
@@ -189,7 +196,7 @@ def check_index(artifact: Artifact) -> Check:
     stated = metadata.get("total_size") if isinstance(metadata, dict) else None
     if stated not in (None, size):
         problems.append(f"its total_size is {stated} instead of {size}")
-    return check_of(name, problems, f"{len(held)} tensors in {len(files)} files")
+    return check_of(name, problems, f"{len(held)} tensors in {format_items(len(files), 'file')}")
 
 
 def check_dtypes(artifact: Artifact) -> Check:

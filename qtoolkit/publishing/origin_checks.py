@@ -20,8 +20,13 @@ _CHANGED = {
 }
 
 
-def check_license(artifact: Artifact) -> Check:
-    """Check that the licence is known, and that the card names the one of the base."""
+def check_license(artifact: Artifact, given: str | None = None) -> Check:
+    """Check that the licence is known, and that the card names the one of the base.
+
+    Args:
+        artifact: the folder.
+        given: the licence that whoever publishes it names; None where nobody does.
+    """
     name = "licence"
     card = named_license(artifact.card)
     base = artifact.receipt.license if artifact.receipt else None
@@ -29,6 +34,8 @@ def check_license(artifact: Artifact) -> Check:
         return Check(name, False, f"the card says {card}, and the base stands under {base}", "name the base's licence")
     if base or card:
         return Check(name, True, base or card or "")
+    if given:
+        return Check(name, True, f"{given}, as given here", "neither the base's card nor this folder's names one")
     return Check(name, None, "not known", "neither the base's card nor this folder's names one")
 
 

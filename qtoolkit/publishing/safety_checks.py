@@ -41,7 +41,12 @@ def check_pickles(artifact: Artifact) -> Check:
             problems.append(f"{name} is a pickle by its name")
         elif _starts_as_pickle(artifact.path / name):
             problems.append(f"{name} begins as a pickle")
-    return check_of("no pickles", problems, f"{len(artifact.names)} files", "remove it: unpickling runs code")
+    return check_of(
+        "no pickles",
+        problems,
+        f"none among all {len(artifact.names)} files of the folder",
+        "remove it: unpickling runs code",
+    )
 
 
 def check_code(artifact: Artifact) -> Check:

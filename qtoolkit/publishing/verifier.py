@@ -59,7 +59,8 @@ def make_checks(artifact: Artifact, options: VerifyRequest | PublishRequest, *, 
 
     for_ = options.for_ if isinstance(options, VerifyRequest) else None
     found = find_base(artifact.receipt, base)
-    for check in all_checks(artifact, base, found, run, for_, run_failed=run_anew):
+    license = options.license if isinstance(options, PublishRequest) else None
+    for check in all_checks(artifact, base, found, run, for_, license=license, run_failed=run_anew):
         checks.append(check)
         if options.on_check:
             options.on_check(check)
@@ -80,6 +81,7 @@ def all_checks(
     run: _Run,
     for_: str | None = None,
     *,
+    license: str | None = None,
     run_failed: bool = True,
 ) -> Iterator[Check]:
     """Yield every check, made when it is asked for, in characters that any screen shows.
@@ -89,10 +91,11 @@ def all_checks(
         base, base_folder: as for `check_base`.
         run: answers a request as `run_behaviour` does.
         for_: as for `check_readers`.
+        license: as `given` of `check_license`.
         run_failed: whether a model is run though a check of its files failed, which only says more of it.
     """
     is_intact = False
-    for check in _unescaped_checks(artifact, base, base_folder, run, for_, run_failed=run_failed):
+    for check in _unescaped_checks(artifact, base, base_folder, run, for_, license, run_failed=run_failed):
         if check.name == "file hashes":
             is_intact = check.passed is True
         note = check.note.replace(file_checks.AGAIN, file_checks.ANEW) if is_intact else check.note
@@ -105,6 +108,7 @@ def _unescaped_checks(
     base_folder: Path | None,
     run: _Run,
     for_: str | None,
+    license: str | None,
     *,
     run_failed: bool,
 ) -> Iterator[Check]:
@@ -114,7 +118,7 @@ def _unescaped_checks(
         yield check
         if check.passed is False and (check.name in _UNSAFE or not run_failed):
             failed.append(check.name)
-    yield _made("licence", lambda: origin_checks.check_license(artifact))
+    yield _made("licence", lambda: origin_checks.check_license(artifact, license))
     if base_folder is not None:
         try:
             folders.check_loadable(base_folder)
@@ -124,7 +128,7 @@ def _unescaped_checks(
     yield _made("base model", lambda: origin_checks.check_base(artifact, base, base_folder))
     yield _made(contract_check.NAME, lambda: contract_check.check_readers(artifact, for_))
     if failed:
-        yield _not_loaded("not tried", f"not loaded: {' and '.join(failed)} failed")
+        yield _not_loaded("not tried", f"not loaded, because of: {', '.join(failed)}")
     else:
         yield from check_running(artifact, base_folder, run)
 

@@ -11,6 +11,7 @@ from qtoolkit.readers.entry import Entry, Program
 from qtoolkit.readers.programs import OWN, PROGRAMS
 from qtoolkit.readers.stored import Stored
 from qtoolkit.readers.table import ENTRIES
+from qtoolkit.readers.tensor_parallel import note_on_split
 from qtoolkit.readers.versions import version_key
 from qtoolkit.records import Reading
 
@@ -27,8 +28,10 @@ _USUAL: dict[str, Any] = {
     "left": (),
     "experts": "",
     "plain_experts": False,
+    "own_linear": "",
     "split_experts": "",
     "matrices": (),
+    "heads": (),
 }
 
 
@@ -138,7 +141,7 @@ def _reading(program: Program, entry: Entry | None, stored: Stored) -> Reading:
         needs=entry.needs,
         why=", ".join(whys),
         remedy="; ".join(remedies),
-        note=entry.note,
+        note="; ".join(filter(None, (entry.note, note_on_split(stored, entry.kept_whole)))),
         source=entry.source,
         is_recipe=any(limit.remedy and not limit.is_kept for limit in broken),
     )

@@ -81,6 +81,7 @@ EIGHT_BITS = (
             ),
             limits=(WHOLE_EXPERTS, WHOLE_BLOCKS, _MIXED),
             note="in float8 on a GPU from compute capability 8.9 on, expanded to 16 bits from 7.5 on",
+            kept_whole=("blocks",),
         ),
         sglang=Entry(
             "sglang",
@@ -93,6 +94,7 @@ EIGHT_BITS = (
             ),
             limits=(WHOLE_EXPERTS, WHOLE_BLOCKS, _MIXED),
             note="in float8 on a GPU from compute capability 8.9 on, expanded to 16 bits from 8.0 on",
+            kept_whole=("blocks",),
         ),
     ),
     *_rows(

@@ -103,6 +103,7 @@ class Entry:
         refused: why it loads no model of this format; empty where it does.
         remedy: what to do where it loads none.
         note: what to know where it does.
+        kept_whole: what a split of matrices between GPUs must not cut, as for `note_on_split`.
     """
 
     reader: str
@@ -116,6 +117,7 @@ class Entry:
     refused: str = ""
     remedy: str = ""
     note: str = ""
+    kept_whole: tuple[str, ...] = ()
 
     def since_of(self, stored: Stored) -> str:
         """Return the first version that loads a model of the row; empty where it was not found out."""

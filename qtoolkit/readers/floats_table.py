@@ -1,7 +1,8 @@
 """The rows of the reader contract on weights that are published as floats of 8 and 4 bits: FP8, MXFP4, NVFP4."""
 
 from qtoolkit.readers.entry import Entry, Limit, Since
-from qtoolkit.readers.shared_limits import MIXED, SGLANG, VLLM
+from qtoolkit.readers.shared_limits import MIXED, SGLANG, VLLM, WHOLE_BLOCKS
+from qtoolkit.readers.stored import W4A8
 
 BLOCK_FLOAT8 = (
     Entry(
@@ -22,12 +23,16 @@ BLOCK_FLOAT8 = (
         "fp8",
         source=f"{VLLM}/fp8.py",
         since=(Since("0.6.6", without="0.6.5", found="weight_block_size in fp8.py"),),
+        limits=(WHOLE_BLOCKS, MIXED),
+        kept_whole=("blocks",),
     ),
     Entry(
         "sglang",
         "fp8",
         source=f"{SGLANG}/fp8.py",
         since=(Since("0.4.1", without="0.4.0.post2", found="weight_block_size in fp8.py"),),
+        limits=(WHOLE_BLOCKS, MIXED),
+        kept_whole=("blocks",),
     ),
     Entry(
         "mlx-lm",
@@ -117,6 +122,59 @@ FLOAT4 = (
         input_type="float4",
         note="it expands the codes",
     ),
+)
+
+# Weights of 4 bits whose inputs are rounded to 8.
+MIXED_SIZES = (
+    *(
+        Entry(
+            name,
+            "compressed-tensors",
+            source="run with compressed-tensors 0.20.1: 5.23 raises, and 4.57 computes something else",
+            input_type=W4A8,
+            refused="it does not find codes of 4 bits beside inputs of 8",
+            remedy="serve it with vLLM",
+        )
+        for name in ("transformers", "transformers4")
+    ),
+    Entry(
+        "vllm",
+        "compressed-tensors",
+        source=f"{VLLM}/compressed_tensors/compressed_tensors.py:619-655, 817-863",
+        input_type=W4A8,
+        limits=(Limit("sym", (True,), "zero points"), MIXED),
+        note="with inputs in float8 on a GPU of compute capability 9.0 alone",
+    ),
+    Entry(
+        "qtoolkit",
+        "compressed-tensors",
+        source="qtoolkit/formats/compressed_tensors/config.py",
+        input_type=W4A8,
+        refused="it does not round inputs beside codes of fewer bits",
+        remedy="name the full-precision model",
+    ),
+)
+
+# transformers' and vLLM's name of what FBGEMM wrote: a scale for each output.
+FBGEMM = (
+    *(
+        Entry(
+            name,
+            "fbgemm_fp8",
+            source="transformers/quantizers/auto.py, quantizer_fbgemm_fp8.py",
+            needs="fbgemm-gpu or kernels",
+            note="on a GPU",
+        )
+        for name in ("transformers", "transformers4")
+    ),
+    Entry(
+        "vllm",
+        "fbgemm_fp8",
+        source=f"{VLLM}/__init__.py:52-55, fbgemm_fp8.py; vllm/config/model.py:1472",
+        limits=(MIXED,),
+        note="told --allow-deprecated-quantization",
+    ),
+    Entry("qtoolkit", "fbgemm_fp8", source="qtoolkit/checkpoints/source_codes.py", note="it expands the weights"),
 )
 
 # NVIDIA's Model Optimizer; a layout is its `quant_algo`.

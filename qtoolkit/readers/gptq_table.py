@@ -68,6 +68,7 @@ GPTQ = (
             _MISNAMED,
         ),
         note="on a processor with 4 bits alone",
+        kept_whole=("groups",),
     ),
     Entry(
         "sglang",
@@ -89,6 +90,7 @@ GPTQ = (
             MIXED,
             _MISNAMED,
         ),
+        kept_whole=("groups", "tiles"),
     ),
     Entry(
         "gptqmodel",
@@ -171,6 +173,7 @@ AWQ = (
         source=f"{VLLM}/auto_awq.py",
         since=(Since("0.2.0", without="0.1.7", found="awq.py"),),
         limits=(_FOUR_BITS, MIXED),
+        kept_whole=("groups",),
     ),
     Entry(
         "sglang",
@@ -184,6 +187,7 @@ AWQ = (
             ),
         ),
         limits=(_FOUR_BITS, MIXED),
+        kept_whole=("groups",),
     ),
     Entry(
         "mlx-lm",
@@ -241,7 +245,9 @@ AUTO_ROUND = (
             Limit("sym", (True,), "zero points", layouts=_AS_GPTQ),
             Limit("bits", (4,), "AutoRound of {got} bits packed as AWQ", layouts=_AS_AWQ),
             Limit("group_sizes", SERVER_GROUPS, "groups of {got}"),
+            MIXED,
         ),
+        kept_whole=("groups",),
     ),
     Entry(
         "sglang",
@@ -256,7 +262,9 @@ AUTO_ROUND = (
             Limit("bits", (4,), "AutoRound of {got} bits packed as AWQ", layouts=_AS_AWQ),
             Limit("group_sizes", SERVER_GROUPS, "groups of {got}", layouts=_AS_GPTQ),
             TILED,
+            MIXED,
         ),
+        kept_whole=("groups", "tiles"),
     ),
     Entry(
         "qtoolkit",

@@ -1,6 +1,6 @@
 """Know the matrices that servers multiply with, a quantized layer or several that they join, and what sizes they need.
 
-All sizes are those on one GPU: divided between several, matrices are smaller.
+All sizes are those on one GPU; `tensor_parallel.py` divides them between several.
 """
 
 from collections.abc import Iterable, Mapping
@@ -60,10 +60,13 @@ def matrices_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Matrix, ...]:
 def outside_tiles(matrices: Iterable[Matrix]) -> tuple[str, ...]:
     """Return the matrices whose sizes are no multiples of one of `TILES`, in words: "mlp.down_proj of 576 x 1500"."""
     return _named(
-        f"{matrix.name} of {sum(matrix.outputs)} x {matrix.inputs}"
-        for matrix in matrices
-        if not any(sum(matrix.outputs) % rows == 0 and matrix.inputs % columns == 0 for rows, columns in TILES)
+        f"{matrix.name} of {sum(matrix.outputs)} x {matrix.inputs}" for matrix in matrices if is_outside_tiles(matrix)
     )
+
+
+def is_outside_tiles(matrix: Matrix) -> bool:
+    """Return whether the sizes of a matrix are no multiples of one of `TILES`."""
+    return not any(sum(matrix.outputs) % rows == 0 and matrix.inputs % columns == 0 for rows, columns in TILES)
 
 
 def cut_blocks(matrices: Iterable[Matrix]) -> tuple[str, ...]:

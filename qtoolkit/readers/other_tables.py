@@ -9,6 +9,12 @@ _BNB_EXPERTS = Limit(
     "quantized experts of {got}, all of which it holds in one tensor",
     "import qtoolkit before it, or exclude 'experts.*'",
 )
+_BNB_OWN = Limit(
+    "own_linear",
+    ("",),
+    "quantized layers of {got}, of a class of their own, which it leaves as they are",
+    "import qtoolkit before it, or take another method",
+)
 _BNB_GONE = "vLLM removed bitsandbytes in 0.28.0 (vllm-project/vllm#39583)"
 BNB = (
     Entry(
@@ -17,7 +23,7 @@ BNB = (
         source="transformers/quantizers/quantizer_bnb_4bit.py; tests/formats/gptq/test_other_readers.py",
         since=(Since("5.0.0", found="quantizer_bnb_4bit.py"),),
         needs="bitsandbytes",
-        limits=(_BNB_EXPERTS,),
+        limits=(_BNB_EXPERTS, _BNB_OWN),
     ),
     Entry(
         "transformers4",
@@ -25,7 +31,7 @@ BNB = (
         source="transformers/quantizers/quantizer_bnb_4bit.py",
         since=(Since("4.30.0", without="4.29.2", found="load_in_4bit"),),
         needs="bitsandbytes",
-        limits=(WHOLE_EXPERTS,),
+        limits=(WHOLE_EXPERTS, _BNB_OWN),
     ),
     Entry(
         "vllm",
@@ -53,7 +59,7 @@ BNB = (
         source="peft/tuners/lora/bnb.py",
         since=(Since("0.4.0", without="0.3.0", found="Linear4bit"),),
         needs="bitsandbytes",
-        limits=(_BNB_EXPERTS,),
+        limits=(_BNB_EXPERTS, _BNB_OWN),
     ),
     Entry("qtoolkit", "bitsandbytes", source="qtoolkit/formats/bitsandbytes", needs="bitsandbytes"),
 )

@@ -73,6 +73,7 @@ PACKED = (
             MIXED,
         ),
         note="on a GPU from compute capability 7.5 on; on a processor with 4 bits alone",
+        kept_whole=("groups",),
     ),
     Entry(
         "sglang",
@@ -94,6 +95,7 @@ PACKED = (
             MIXED,
         ),
         note="on a GPU from compute capability 8.0 on",
+        kept_whole=("groups", "tiles"),
     ),
     Entry(
         "mlx-lm",

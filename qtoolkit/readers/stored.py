@@ -12,6 +12,10 @@ from qtoolkit.readers.matrices import BLOCK, Matrix, cut_blocks, matrices_of, ou
 
 # vllm/model_executor/models/gpt_oss.py and dbrx.py, `load_weights`; granitemoe.py finds single experts.
 _WHOLE = ("GptOssForCausalLM", "DbrxForCausalLM")
+# What inputs are rounded to beside codes of fewer bits than they have.
+W4A8 = "8 bits beside smaller codes"
+# transformers/models/falcon/modeling_falcon.py, `FalconLinear`.
+_OWN_LINEAR = ("FalconForCausalLM",)
 # What chooses the experts of a token.
 _ROUTERS = ("gate", "router", "shared_expert_gate")
 
@@ -26,8 +30,8 @@ class Stored:
             one alone.
         bits: sizes of the codes of its layers, sorted, each once.
         group_sizes: inputs that share a scale, sorted, each once; -1 for all inputs of an output.
-        input_type: what inputs are rounded to, "float8" or "int8", or "float4" of weights that are such floats; empty
-            where inputs are not rounded.
+        input_type: what inputs are rounded to, "float8" or "int8", or "float4" of weights that are such floats, or
+            `W4A8`; empty where inputs are not rounded.
         sym: whether zero points are in the middle of the codes.
         desc_act: whether groups were formed in order of activation.
         embeddings: bits of the token embedding; None where it is not quantized.
@@ -38,10 +42,12 @@ class Stored:
             and where it is not known.
         split_experts: the same of an architecture whose checkpoints keep all experts of a block in one tensor, and
             whose class in servers looks for no others.
+        own_linear: the same of an architecture whose linear layers are of a class of their own.
         plain_experts: whether its experts are stored one by one in full precision, beside quantized layers.
         misnamed_units: those whose layers the config names one by one, where servers look for the fused name.
         left: layers of blocks that are not quantized, by their full names; routers of experts aside, which never are.
         matrices: what servers multiply with, each a quantized layer or some that they join; empty for unknown sizes.
+        heads: heads of queries, and of keys and values; empty where they are not known.
     """
 
     format: str
@@ -59,8 +65,10 @@ class Stored:
     left: tuple[str, ...] = ()
     experts: str = ""
     plain_experts: bool = False
+    own_linear: str = ""
     split_experts: str = ""
     matrices: tuple[Matrix, ...] = ()
+    heads: tuple[int, ...] = ()
 
     @property
     def outside_tiles(self) -> tuple[str, ...]:
@@ -114,6 +122,7 @@ def describe_stored(
     dtype: str = "",
     values: Mapping[str, Any] | None = None,
     architecture: str = "",
+    heads: tuple[int, ...] = (),
 ) -> Stored:
     """Return how a model is stored, from the options of the config that it was or will be quantized with.
 
@@ -131,6 +140,7 @@ def describe_stored(
         dtype: type of what is not quantized.
         values: the `quantization_config`; None before there is one.
         architecture: class of the model; empty where it is not known.
+        heads: heads of queries, and of keys and values; empty where they are not known.
     """
     left = tuple(left)
     in_blocks = {name: bits for name, bits in layers.items() if any(part.isdigit() for part in name.split("."))}
@@ -161,7 +171,9 @@ def describe_stored(
         experts=architecture if any(map(_is_expert, layers)) else "",
         split_experts=architecture if architecture in _WHOLE and any(map(_is_expert, layers)) else "",
         plain_experts=bool(layers) and any(map(_is_expert, left)),
+        own_linear=architecture if architecture in _OWN_LINEAR and in_blocks else "",
         matrices=matrices_of({name: shape for name, shape in (shapes or {}).items() if name in in_blocks}),
+        heads=heads,
     )
 
 
@@ -204,7 +216,8 @@ def _input_type(values: Mapping[str, Any]) -> str:
     weights, inputs = (part if isinstance(part, dict) else {} for part in parts)
     if (weights.get("type"), weights.get("num_bits")) == ("float", 4):
         return "float4"
-    return {"float": "float8", "int": "int8"}.get(str(inputs.get("type")), "")
+    rounded = {"float": "float8", "int": "int8"}.get(str(inputs.get("type")), "")
+    return W4A8 if rounded and weights.get("num_bits", 8) != 8 else rounded
 
 
 def units_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:

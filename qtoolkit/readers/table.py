@@ -5,14 +5,14 @@ First versions were found in older wheels on 2026-11-29: the first that has what
 """
 
 from qtoolkit.readers.eight_bits_table import EIGHT_BITS
-from qtoolkit.readers.floats_table import BLOCK_FLOAT8, FLOAT4, MODELOPT, MXFP4
+from qtoolkit.readers.floats_table import BLOCK_FLOAT8, FBGEMM, FLOAT4, MIXED_SIZES, MODELOPT, MXFP4
 from qtoolkit.readers.gptq_table import AUTO_ROUND, AWQ, GPTQ
 from qtoolkit.readers.other_tables import BNB, GGUF, MLX, NATIVE, PLAIN
 from qtoolkit.readers.packed_table import PACKED
 
 ENTRIES = (
     *(*GPTQ, *PACKED, *EIGHT_BITS, *FLOAT4, *BNB, *MLX, *GGUF),
-    *(*AWQ, *AUTO_ROUND, *BLOCK_FLOAT8, *MXFP4, *MODELOPT, *NATIVE, *PLAIN),
+    *(*AWQ, *AUTO_ROUND, *BLOCK_FLOAT8, *FBGEMM, *MXFP4, *MODELOPT, *MIXED_SIZES, *NATIVE, *PLAIN),
 )
 
 # The columns of the table in docs/readers.md: formats, what inputs are rounded to, and titles.

@@ -22,7 +22,10 @@ class Answers(Record):
     def headline(self) -> str:
         if self.before == self.after:
             return "The quantized model writes the same."
-        return "The quantized model writes something else; how much was lost in all, %qeval or qt.evaluate measures."
+        return (
+            "The quantized model writes something else, as it may: one answer is no measure of what was lost. "
+            "The panel Compare, %qeval or qt.evaluate measures that."
+        )
 
     def rows(self) -> tuple[Row, ...]:
         return (Row("prompt", self.prompt), Row("before", self.before), Row("after", self.after))

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from qtoolkit.files import shortened
 from qtoolkit.records.base import Record, Row
-from qtoolkit.records.result import shortened
 from qtoolkit.units import format_bytes, format_items
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qtoolkit.files import shortened
 from qtoolkit.records.base import Record, Row, note_rows, row_if
-from qtoolkit.records.result import shortened
 from qtoolkit.units import format_bytes, format_seconds
 
 _SAME = "the same codes, scales and zero points"

@@ -16,7 +16,12 @@ _PICTURE = "border:none;margin:6px 0;width:100%;max-width:600px;table-layout:aut
 _TRACK = "height:12px;border-radius:3px;background-color:rgba(128,128,128,0.2)"
 # At least 3 to 1 against white and against JupyterLab's dark grey, as WCAG asks of graphics.
 _BAR = "height:12px;border-radius:3px;background-color:rgb(74,139,208)"
+_CAPTION = "caption-side:top;text-align:left;padding:2px 0;opacity:.8;white-space:normal"
 _HEADLINE = "font-weight:bold;font-size:1.1em;margin:4px 0 8px 0;max-width:72em"
+# How a value begins that must not be overlooked.
+FAILED = "FAILED"
+# Beside what failed; as much contrast as bars have.
+_STOP = ";border-left:4px solid rgb(211,47,47);padding-left:8px"
 # Cells of at most so many characters hold figures rather than sentences.
 _MAX_FIGURE_CHARS = 24
 # Characters that move a terminal's cursor or reorder letters; the names in a record may come from anybody.
@@ -62,7 +67,7 @@ def report(
         return table(title, rows, picture, meanings + below)
     lines = table(title, rows)
     return (
-        f'<div><div style="{_HEADLINE}">{escape(headline)}</div>{picture}{below}'
+        f'<div><div style="{_HEADLINE}{_STOP * headline.startswith("✖")}">{escape(headline)}</div>{picture}{below}'
         f'<details style="margin-top:6px"><summary style="cursor:pointer">All figures</summary>'
         f"{lines}{meanings}</details></div>"
     )
@@ -78,10 +83,11 @@ def table(title: str, rows: Iterable[Sequence[str]], picture: str = "", below: s
     """
     lines = []
     for label, value, note in rows:
+        shown = f"<b>✖ {escape(value)}</b>" if value.startswith(FAILED) else escape(value)
         remark = f' <span style="opacity:.7">({escape(note)})</span>' if note else ""
         lines.append(
             f'<tr style="background:none"><th scope="row" style="{_CELL};opacity:.8">{escape(label)}</th>'
-            f'<td style="{_CELL};overflow-wrap:anywhere">{escape(value)}{remark}</td></tr>'
+            f'<td style="{_CELL};overflow-wrap:anywhere">{shown}{remark}</td></tr>'
         )
     return (
         f'<div><div style="font-weight:bold">{escape(title)}</div>{picture}'
@@ -104,6 +110,12 @@ def grid(title: str, header: Sequence[str], lines: Iterable[Sequence[str]]) -> s
     )
 
 
+def list_of(title: str, lines: Iterable[str]) -> str:
+    """Return lines of text below one another, named for screen readers; all text is escaped."""
+    items = "".join(f'<li style="margin:2px 0">{escape(line)}</li>' for line in lines)
+    return f'<ul aria-label="{escape(title)}" style="margin:4px 0;padding-left:20px">{items}</ul>'
+
+
 def _space(cell: str) -> str:
     """Return the CSS `white-space` of a cell: a figure stays on one line with its unit, a text keeps line breaks."""
     return "nowrap" if len(cell) <= _MAX_FIGURE_CHARS else "pre-wrap"
@@ -113,7 +125,7 @@ def bars(title: str, items: Sequence[tuple[str, float, str]]) -> str:
     """Return horizontal bars, each with its label and value as text at its sides.
 
     Args:
-        title: what the picture shows, for screen readers.
+        title: what the picture shows, written above it.
         items: (label, length, value as text), drawn to one scale in this order.
     """
     longest = max((length for _, length, _ in items), default=0) or 1
@@ -127,4 +139,5 @@ def bars(title: str, items: Sequence[tuple[str, float, str]]) -> str:
             f'<div style="{_BAR};width:{percent:.2f}%"></div></div></td>'
             f'<td style="{_CELL};white-space:nowrap">{escape(text)}</td></tr>'
         )
-    return f'<table aria-label="{escape(title)}" style="{_PICTURE}">{"".join(lines)}</table>'
+    caption = f'<caption style="{_CAPTION}">{escape(title)}</caption>'
+    return f'<table style="{_PICTURE}">{caption}{"".join(lines)}</table>'

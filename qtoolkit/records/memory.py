@@ -134,8 +134,13 @@ class MemoryReport(Record):
         return footprints(self.footprint_before, self.footprint_after)
 
     def picture(self) -> str:
-        items = [("footprint before", self.footprint_before), ("footprint after", self.footprint_after)]
-        return html.bars("Memory footprint before and after", [(name, n, format_bytes(n)) for name, n in items])
+        return footprint_bars(self.footprint_before, self.footprint_after)
+
+
+def footprint_bars(before: int, after: int) -> str:
+    """Return HTML with a bar for each of two footprints, in bytes."""
+    items = [("before", before), ("after", after)]
+    return html.bars("Memory footprint: all weights of the model", [(name, n, format_bytes(n)) for name, n in items])
 
 
 def footprints(before: int, after: int) -> str:

@@ -7,10 +7,10 @@ from qtoolkit.records import html
 from qtoolkit.records.base import Record, Row, note_rows
 from qtoolkit.records.layer_plan import JobRecord
 from qtoolkit.records.machine import Machine
-from qtoolkit.records.memory import footprints
+from qtoolkit.records.memory import footprint_bars, footprints
 from qtoolkit.records.phase import PhasePlan
 from qtoolkit.records.reading import Reading
-from qtoolkit.units import bits_per_weight, format_bits, format_bytes
+from qtoolkit.units import bits_per_weight, format_bytes
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,21 @@ class Plan(JobRecord):
         where = "" if self.machine is None else f" {self.machine.name}"
         verdict = f"{self.verdict[:1].upper()}{self.verdict[1:]}{where}: " if self.verdict else ""
         problem = f"; {self.problems[0]}" if self.problems else ""
-        return f"{verdict}{sizes}, {self.count()}{problem}."
+        return f"{verdict}{sizes}, {self.count()}{problem}. A forecast: nothing is done yet."
 
     def picture(self) -> str:
-        sizes = [("footprint before", self.source.footprint), ("footprint after", self.footprint_after)]
-        drawn = html.bars("Memory footprint before and after", [(name, n, format_bytes(n)) for name, n in sizes])
-        drawn += self._bars("Main memory of each phase", "peak_rss", self.machine.memory if self.machine else 0)
+        drawn = footprint_bars(self.source.footprint, self.footprint_after)
+        drawn += self._bars(
+            "Main memory that each phase of the job needs at most",
+            "peak_rss",
+            self.machine.memory if self.machine else 0,
+        )
         if self.peak_vram:
-            drawn += self._bars("GPU memory of each phase", "peak_vram", sum(self.machine.vram) if self.machine else 0)
+            drawn += self._bars(
+                "GPU memory that each phase of the job needs at most",
+                "peak_vram",
+                sum(self.machine.vram) if self.machine else 0,
+            )
         return drawn
 
     def _bars(self, title: str, peak: str, limit: int) -> str:
@@ -144,7 +151,7 @@ class Plan(JobRecord):
             *self.layer_rows(),
             Row("footprint before", format_bytes(before)),
             Row("footprint after", format_bytes(self.footprint_after), share),
-            Row("bits per weight", format_bits(self.bits_per_weight)),
+            Row("bits per weight", f"{self.bits_per_weight:.3f}"),
             Row("on disk after", format_bytes(self.disk_after)),
             *(Row(f"phase {phase.name}", phase.summary()) for phase in self.phases),
             Row("peak resident memory", format_bytes(self.peak_rss), self._fullest("peak_rss")),

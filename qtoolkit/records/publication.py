@@ -6,7 +6,9 @@ from typing import ClassVar
 
 from qtoolkit.records.base import Record, Row, row_if
 from qtoolkit.records.verification import Verification
-from qtoolkit.units import format_bytes
+from qtoolkit.units import format_bytes, format_items
+
+_CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,12 @@ class Publication(Record):
     beside: Mapping[str, Verification] = field(default_factory=dict)
 
     def headline(self) -> str:
-        count = len(self.files) - len(self.unchanged)
+        sent = [name for name in self.files if name not in self.unchanged]
+        card = f", the card {_CARD} among them" * (_CARD in sent)
+        files = format_items(len(sent), "file")
         if self.dry_run:
-            return f"Nothing was sent: {count} files would go to {self.url}."
-        return f"Published at {self.pull_request or self.url}: {count} files sent."
+            return f"Nothing was sent: {files}{card}{',' * bool(card)} would go to {self.url}."
+        return f"Published at {self.pull_request or self.url}: {files} sent{card}."
 
     def rows(self) -> tuple[Row, ...]:
         sent = {name: size for name, size in self.files.items() if name not in self.unchanged}
@@ -92,7 +96,11 @@ class Publication(Record):
             Row("dry run" if self.dry_run else "published", self.url, f"{access}, branch {self.revision}"),
             *row_if("commit", self.commit_hash),
             *row_if("pull request", self.pull_request),
-            Row("to be sent" if self.dry_run else "sent", format_bytes(sum(sent.values())), f"{len(sent)} files"),
+            Row(
+                "to be sent" if self.dry_run else "sent",
+                format_bytes(sum(sent.values())),
+                format_items(len(sent), "file"),
+            ),
             *(
                 Row(name, format_bytes(size), "there already" * (name in self.unchanged))
                 for name, size in self.files.items()

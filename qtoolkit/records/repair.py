@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from qtoolkit.files import shortened
 from qtoolkit.records.base import Record, Row, note_rows, row_if
 from qtoolkit.records.quality import QualityReport
-from qtoolkit.records.result import shortened
 from qtoolkit.units import format_bytes, format_items, format_seconds
 
 

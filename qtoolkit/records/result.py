@@ -1,10 +1,9 @@
 """Record what a job did."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-from qtoolkit.files import current_folder
+from qtoolkit.files import shortened
 from qtoolkit.records.base import Row, note_rows
 from qtoolkit.records.calibration import CalibrationReport
 from qtoolkit.records.layer_plan import JobRecord
@@ -53,9 +52,3 @@ class QuantizationReport(JobRecord):
 
     def picture(self) -> str:
         return self.memory.picture()
-
-
-def shortened(path: str) -> str:
-    """Return a path relative to the current folder if it is inside, so that a notebook shows no private folders."""
-    folder = current_folder()
-    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qtoolkit.records import html
 from qtoolkit.records.base import Record, Row
 
-_STATES = {True: "passed", False: "FAILED", None: "not checked"}
+_STATES = {True: "passed", False: html.FAILED, None: "not checked"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ class Verification(Record):
     def summary(self) -> tuple[Row, ...]:
         """Return rows with the verdict, and how the model was run if that needs a remark; shown by publications too."""
         counts = f"{len(self.checks) - len(self.failed) - len(self.unchecked)} passed, {len(self.failed)} failed"
-        verdict = Row(self.name, "passed" if self.passed else "FAILED", f"{counts}, {len(self.unchecked)} not checked")
+        verdict = Row(
+            self.name, "passed" if self.passed else html.FAILED, f"{counts}, {len(self.unchecked)} not checked"
+        )
         ran = (Row("the model ran", "earlier in this session", "no file has changed since"),) if self.recalled else ()
         network = (Row("network", "not blocked", self.network_open),) if self.network_open else ()
         local = (Row("local sockets", "not blocked", self.sockets_open),) if self.sockets_open else ()
@@ -83,7 +86,12 @@ class Verification(Record):
             left = f", {len(self.unchecked)} could not be made" if self.unchecked else ""
             return f"{self.name}: all {made} checks passed{left}."
         names = ", ".join(check.name for check in self.failed)
-        return f"{self.name}: {len(self.failed)} of {made} checks FAILED: {names}."
+        left = f", {len(self.unchecked)} more could not be made" if self.unchecked else ""
+        return f"✖ {len(self.failed)} of {made} checks of {self.name} FAILED{left}: {names}."
+
+    def picture(self) -> str:
+        lines = (f"{check.name}: {'; '.join(filter(None, (check.value, check.note)))}" for check in self.failed)
+        return html.list_of("what failed", lines) if self.failed else ""
 
     def rows(self) -> tuple[Row, ...]:
         return (*self.summary(), *(row for check in self.checks for row in check.rows()))

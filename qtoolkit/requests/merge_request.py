@@ -23,3 +23,16 @@ class MergeRequest(OutputFolder, Resumable, OnDevice, HubSource, WithProgress):
         empty="the one that the model's receipt names",
         metavar="MODEL",
     )
+    into_codes: bool = option(
+        False,
+        help="add the adapter to the quantized weights themselves, whose codes are rounded anew, and tell what is lost",
+        empty="quantize the sum of base and adapter",
+    )
+    text: Any | None = option(
+        None,
+        help="text to measure on: model and adapter kept apart, and merged",
+        empty="measure nothing",
+        metavar="TEXT",
+    )
+    seq_len: int = option(512, help="tokens of a window that is measured", unit="tokens", least=2)
+    num_tokens: int = option(4096, help="tokens of the text to measure on", unit="tokens", least=2)

@@ -10,6 +10,7 @@ from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
 from typing import Any, ParamSpec, TypeVar, cast
 
+from qtoolkit.errors import did_you_mean
 from qtoolkit.requests.option_field import Request
 from qtoolkit.tokens import concealed, forget
 
@@ -93,7 +94,9 @@ def _check_call(name: str, signature: Signature, args: tuple[Any, ...], options:
     except TypeError as error:
         most = sum(one.kind is Parameter.POSITIONAL_OR_KEYWORD for one in signature.parameters.values())
         counted = f"takes {most} positional arguments but {len(args)} were given: write the others as NAME=VALUE"
-        raise TypeError(f"{name}() {counted if len(args) > most else error}") from None
+        unknown = next((one for one in options if one not in signature.parameters), "")
+        near = did_you_mean(unknown, signature.parameters).strip() if unknown else ""
+        raise TypeError(f"{name}() {counted if len(args) > most else error}{near and f': {near}'}") from None
 
 
 def _docstring(text: str, request: type[Request]) -> str:

@@ -59,9 +59,10 @@ def sensitivity_phase(job: JobShape, num_choices: int, *, writes_text: bool, cor
         Term("logits", logits, f"{rows} tokens, {LOGITS_AT_ONCE} copies in float32"),
     )
     if len(inner) < len(job.layers):
+        at_once = min(job.vocab_size, max(1, AT_ONCE // max(job.hidden_size, 1)))
         # Changes of the logits of some tokens, and their squares.
-        changed = 2 * num_choices * tokens_with_logits(job.vocab_size) * AT_ONCE // max(job.hidden_size, 1)
-        size = 4 * (_COPIES_OF_ROWS * num_choices * AT_ONCE + changed)
+        changed = 2 * min(tokens, tokens_with_logits(job.vocab_size))
+        size = 4 * num_choices * at_once * (_COPIES_OF_ROWS * job.hidden_size + changed)
         top += (Term("rows of embeddings with each choice", size, "as many as have 1,048,576 weights, float32"),)
     phases = [on_device(job, "measure", (states, *terms), (states,)) for terms in (gradients, top)]
     if writes_text:

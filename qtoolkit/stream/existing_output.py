@@ -12,7 +12,7 @@ import psutil
 
 from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG
 from qtoolkit.errors import OutputExistsError
-from qtoolkit.files import current_folder, home_folder
+from qtoolkit.files import current_folder, home_folder, shortened
 from qtoolkit.partial import MARKER, is_at, is_folder
 
 # Relative path -> size and modification time of an entry; None for a folder.
@@ -57,9 +57,13 @@ def find_existing(output: Path, *, overwrite: bool, opened: int | None = None) -
         _refuse_current(output)
         return ExistingOutput(state, {})
     if not any((output / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
-        raise OutputExistsError(f"{output} exists: name another output (it holds no model, so it is never replaced)")
+        raise OutputExistsError(
+            f"{shortened(output)} exists: name another output (it holds no model, so it is never replaced)"
+        )
     if not overwrite:
-        raise OutputExistsError(f"{output} exists: name another output, or give overwrite=True to replace it")
+        raise OutputExistsError(
+            f"{shortened(output)} exists: name another output, or give overwrite=True to replace it"
+        )
     _refuse_current(output)
     # Moving a folder to another parent folder writes to the folder itself.
     if not os.access(output, os.W_OK):

@@ -42,6 +42,22 @@ def negative_log_likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torc
     return torch.cat([_Rows(part).nll(rows).float() for part, rows in parts])
 
 
+def divergence_loss(base: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return the mean KL(base || model) of a token in nats, through which gradients flow to the model alone.
+
+    Args:
+        base: logits of the base model [..., vocabulary], any floating type.
+        logits: logits of the model, of the same shape.
+
+    Example: as for `compare_predictions`.
+
+        >>> divergence_loss(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]).log())
+        tensor(0.1438)
+    """
+    expected = base.detach().float().log_softmax(-1)
+    return (expected.exp() * (expected - logits.float().log_softmax(-1))).sum(-1).mean()
+
+
 def compare_predictions(base: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> Prediction:
     """Compare the predictions of a base model and a model for the same tokens.
 

@@ -1,13 +1,16 @@
 """Search the scale and the zero point of each group of weights for the least error of the layer's outputs."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-# Weights that are searched at one time: temporaries stay in a core's cache, and are too small for torch to share among
-# threads, whose synchronization would take longer than the arithmetic.
-_CHUNK = 2**18
+# Weights that are searched at one time. On a CPU temporaries stay in a core's cache, and are too small for torch to
+# share among threads, whose synchronization would take longer than the arithmetic; on a GPU few large kernels are
+# fastest, and temporaries take 100 MB.
+_CHUNK_CPU = 2**18
+_CHUNK_GPU = 2**22
 
 
 @dataclass(frozen=True)
@@ -82,21 +85,29 @@ def search_qparams(
     groups = in_features // group_size
     scale = weight.new_empty(groups, out_features)
     zero_point = torch.empty_like(scale)
-    width = max(1, _CHUNK // group_size)
-    for group in range(groups):
-        rows = slice(group * group_size, (group + 1) * group_size)
-        # [group_size] -> [group_size, 1]
-        h = importance[rows, None].to(weight.dtype)
-        h = torch.where(h.sum() > 0, h, torch.ones_like(h))
-        for start in range(0, out_features, width):
-            columns = slice(start, start + width)
-            part = weight[rows, columns]
-            if sym and full_range:
-                found = _search_both_signs(part, h, bits=bits, steps=steps, smallest=smallest, largest=limit)
-            else:
-                found = _search_group(part, h, bits=bits, sym=sym, steps=steps, smallest=smallest, largest=limit)
-            scale[group, columns], zero_point[group, columns] = found
+    # [in, out] -> [groups, group_size, out] -> [group_size, groups, out]
+    grouped = weight.view(groups, group_size, out_features).transpose(0, 1)
+    # [in] -> [groups, group_size] -> [group_size, groups, 1]
+    h = importance.view(groups, group_size).T[..., None].to(weight.dtype)
+    h = torch.where(h.sum(0) > 0, h, 1)
+    for together, outputs in _parts(groups, group_size, out_features, on_gpu=weight.is_cuda):
+        part, weights = grouped[:, together, outputs], h[:, together]
+        if sym and full_range:
+            found = _search_both_signs(part, weights, bits=bits, steps=steps, smallest=smallest, largest=limit)
+        else:
+            found = _search_group(part, weights, bits=bits, sym=sym, steps=steps, smallest=smallest, largest=limit)
+        scale[together, outputs], zero_point[together, outputs] = found
     return QParams(scale, zero_point, bits, largest)
+
+
+def _parts(groups: int, group_size: int, out_features: int, *, on_gpu: bool) -> Iterator[tuple[slice, slice]]:
+    """Return the groups and outputs that are searched at one time: one group on a CPU, many on a GPU."""
+    chunk = _CHUNK_GPU if on_gpu else _CHUNK_CPU
+    together = max(1, chunk // (group_size * out_features)) if on_gpu else 1
+    width = max(1, chunk // (group_size * together))
+    for first in range(0, groups, together):
+        for start in range(0, out_features, width):
+            yield slice(first, first + together), slice(start, start + width)
 
 
 def raised_groups(weight: torch.Tensor, *, bits: int, group_size: int, sym: bool) -> torch.Tensor:
@@ -159,7 +170,7 @@ def shared_scale(scale: torch.Tensor) -> torch.Tensor:
 def _search_both_signs(
     w: torch.Tensor, h: torch.Tensor, *, bits: int, steps: int, smallest: float, largest: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return scale, of either sign, and zero point [outputs] of a group as for `_search_group`."""
+    """Return scale, of either sign, and zero point [groups, outputs] as `_search_group` does."""
     middle = float(2 ** (bits - 1))
     full = w.abs().amax(0).clamp_(min=1e-10) / (middle - 0.5)
     best = torch.full_like(full, torch.inf)
@@ -183,7 +194,10 @@ def _search_both_signs(
 def _search_group(
     w: torch.Tensor, h: torch.Tensor, *, bits: int, sym: bool, steps: int, smallest: float, largest: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return scale and zero point [outputs] of a group w[group_size, outputs] of importance h[group_size, 1]."""
+    """Return scale and zero point [groups, outputs] of groups w[group_size, groups, outputs].
+
+    Their importance is h[group_size, groups, 1].
+    """
     highest = float(2**bits - 1)
     middle = float(2 ** (bits - 1))
     low = w.amin(0).clamp_(max=0)

@@ -1,11 +1,14 @@
 """The panel by keyboard alone: in the order in which it is read, and one sees where one is."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page
 
 from tests.browser.lab import Lab
-from tests.browser.panel import open_panel
+from tests.browser.panel import ShownPanel, open_panel
+from tests.browser.server import LabServer
 
 TABS = ("Model", "Plan", "Quantize", "Compare", "Convert", "Publish")
 # What is where the keyboard is: its label or text, and whether its edge shows that it is there.
@@ -27,18 +30,27 @@ ORDERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def panel(page: Page, server: LabServer, tiny_llama: Path) -> Iterator[ShownPanel]:
+    """A panel as it opens."""
+    lab = Lab(page, server)
+    lab.set_theme("light")
+    yield open_panel(lab, "keys.ipynb", f"qt.panel({str(tiny_llama)!r})")
+    lab.close_all()
+
+
 @pytest.mark.parametrize("name", ORDERS)
-def test_the_keyboard_goes_from_field_to_field_and_is_seen(lab: Lab, tiny_llama: Path, name: str) -> None:
-    panel = open_panel(lab, "keys.ipynb", f"qt.panel({str(tiny_llama)!r})")
+def test_the_keyboard_goes_from_field_to_field_and_is_seen(page: Page, panel: ShownPanel, name: str) -> None:
+    panel.turn_to("Model")
     panel.shown.get_by_role("tab", name="Model").focus()
     for _ in range(TABS.index(name)):
-        lab.page.keyboard.press("ArrowRight")
-    lab.page.keyboard.press("Enter")
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
     panel.shown.get_by_role("tab", name=name, selected=True).wait_for()
     if name == "Plan":
         panel.shown.get_by_text("All of the plan").wait_for()
     seen = []
     for _ in ORDERS[name]:
-        lab.page.keyboard.press("Tab")
-        seen.append(lab.page.evaluate(FOCUS))
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate(FOCUS))
     assert seen == [[label, True] for label in ORDERS[name]]

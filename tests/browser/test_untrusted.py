@@ -30,6 +30,7 @@ def test_the_bars_of_a_report_are_there(lab: Lab, theme: str) -> None:
     lab.set_theme(theme)
     lab.open(f"untrusted-{theme}.ipynb")
     assert lab.page.evaluate(_TRUSTED) is False
+    expect(lab.output().get_by_text("Memory footprint: all weights")).to_be_visible()
     bars = lab.output().locator("td div div")
     expect(bars).to_have_count(2)
     before, after = (bar.bounding_box() for bar in bars.all())

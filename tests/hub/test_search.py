@@ -236,6 +236,21 @@ def test_a_gguf_file_is_found_by_its_path(hub: Hub, tmp_path: Path, name: str) -
     assert qt.find_models(path).models == (FoundModel(path, "folder", size=100, formats=("gguf",)),)
 
 
+@pytest.mark.parametrize("config", [None, {}, {"quantization_config": {"quant_method": "gguf"}}], ids=str)
+def test_files_of_a_folder_that_holds_no_other_models_are_found(
+    hub: Hub, tmp_path: Path, config: dict[str, Any] | None
+) -> None:
+    """Unless its config names one, as qtoolkit writes it: then the folder is a model."""
+    names = ["a-Q4_0.gguf", "a-Q8_0-00001-of-00002.gguf", "a-Q8_0-00002-of-00002.gguf", "mmproj-F16.gguf"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"GGUF" + bytes(96))
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = [(model.name, model.size) for model in qt.find_models(str(tmp_path)).models]
+    of_folder = [(str(tmp_path / names[0]), 100), (str(tmp_path / names[1]), 200)]
+    assert found == ([(str(tmp_path), None)] if config else of_folder)
+
+
 def test_a_folder_without_a_model_says_so(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"p")
     found = qt.find_models(str(tmp_path))

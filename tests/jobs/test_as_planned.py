@@ -6,27 +6,17 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.formats.bitsandbytes import loader
 from qtoolkit.jobs import quantizing
 from qtoolkit.measure.footprint import memory_footprint
-from qtoolkit.methods import bitsandbytes as method
 from tests.sample_models import random_model
 
 METHODS = ("nf4", "int8")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_layers_that_transformers_does_not_replace_are_not_planned(name: str) -> None:
-    model = random_model("falcon")
-    with pytest.raises(UnsupportedModelError, match="no layer of bitsandbytes in the place of a FalconLinear"):
-        qt.plan(model, name)
-    # Its head is a plain linear layer.
-    plan = qt.plan(model, method.NF4(exclude=()), device="cpu")
-    assert [layer.name for layer in plan.layers] == ["lm_head"]
-
-
-@pytest.mark.parametrize("name", METHODS)
 def test_a_layer_that_was_left_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(method, "_REPLACED", ("Linear", "FalconLinear"))
+    monkeypatch.setattr(loader, "make_plain", lambda model, stored: None)
     with pytest.raises(UnsupportedModelError, match=rf"{name} left transformer\.h\.0\..* as it was \(8 of 8 layers\)"):
         qt.quantize(random_model("falcon"), name, output=tmp_path / "result")
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,24 @@ def test_a_config_with_another_type_than_the_file(saved: Path, tmp_path: Path, q
     checks = {check.name: check for check in check_files(open_artifact(folder))}
     assert checks["quantization config"].passed is False
     assert "quant_type" in checks["quantization config"].value
+
+
+@pytest.mark.once
+def test_a_file_with_another_tokenizer_than_its_folder(saved: Path, tmp_path: Path) -> None:
+    """llama.cpp reads the one in the file, and transformers the one beside it; what is given is told."""
+    folder = edited(saved, tmp_path / "copy", {})
+    key = b"tokenizer.ggml.eos_token_id" + struct.pack("<I", 4)
+    content = (folder / FILE).read_bytes()
+    assert content.count(key) == 1
+    at = content.index(key) + len(key)
+    (folder / FILE).write_bytes(content[:at] + bytes([content[at] + 1]) + content[at + 1 :])
+    (check,) = (check for check in check_files(open_artifact(folder)) if check.name == "quantization config")
+    assert (check.passed, check.value) == (False, f"{FILE} and the tokenizer beside it differ in {key[:-4].decode()}")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<{number}>" for number in range(9999)])
+    tokenizer.save_pretrained(folder)
+    (check,) = (check for check in check_files(open_artifact(folder)) if check.name == "quantization config")
+    assert check.value == f"{FILE} holds another tokenizer than that beside it, which no .gguf file holds"
 
 
 @pytest.mark.once

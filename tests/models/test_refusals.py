@@ -311,6 +311,23 @@ def test_a_plain_file_is_refused(saved: Path) -> None:
     assert f"{str(saved / SINGLE)!r} is no folder and no .gguf file: name a folder" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "told"),
+    [
+        (
+            "ggml-model-q4_0.bin",
+            b"tjgg",
+            "is a file of llama.cpp from before August 2023 (ggjt, not GGUF), which",
+        ),
+        ("sha256-0a1b", b"GGUF", "is a GGUF file whose name does not end in .gguf: give it such a name, or a link to"),
+    ],
+    ids=["from before GGUF", "of Ollama"],
+)
+def test_a_file_of_llama_cpp_by_another_name_is_known(name: str, start: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(start + bytes(60))
+    assert f"{tmp_path / name} {told}" in refusal(tmp_path / name, UnsupportedModelError)
+
+
 @pytest.mark.parametrize("start", [b"", b"GGUF", b"GGUF" + b"\xff" * 100, None], ids=["empty", "name", "lying", "cut"])
 def test_a_damaged_gguf_file_is_refused(tmp_path: Path, start: bytes | None) -> None:
     file = tmp_path / "a.gguf"

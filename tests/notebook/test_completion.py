@@ -4,7 +4,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import IPython
 import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
@@ -119,10 +118,6 @@ def test_relations_to_a_base(completed: Any, line: str) -> None:
     assert "finetune" in completed(f"{line}--base-model-relation f")
 
 
-needs_matchers = pytest.mark.skipif(IPython.version_info < (8, 6), reason="IPython 7 asks jedi too, and sees one line")
-
-
-@needs_matchers
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -142,19 +137,16 @@ def test_nothing_else_stands_among_them(shell: InteractiveShell, text: str, word
     assert offered(shell, text) == words
 
 
-@needs_matchers
 def test_machines_stand_from_small_to_large(shell: InteractiveShell) -> None:
     assert offered(shell, "%qplan m --machine ") == list(PROFILES)
 
 
-@needs_matchers
 def test_options_begin_with_the_method_and_leave_out_what_is_given(shell: InteractiveShell) -> None:
     found = offered(shell, "%quantize m --output out ")
     assert found[0] == "--method" and "--output" not in found
     assert not [word for word in found if not word.startswith("--")]
 
 
-@needs_matchers
 def test_variables_that_hold_models(shell: InteractiveShell) -> None:
     model = type("SomeModel", (), {"get_memory_footprint": None})
     shell.push({"mine": model(), "number": 5})
@@ -163,7 +155,6 @@ def test_variables_that_hold_models(shell: InteractiveShell) -> None:
     assert "number" not in offered(shell, "%quantize ")
 
 
-@needs_matchers
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -180,13 +171,17 @@ def test_bodies_of_cells(shell: InteractiveShell, body: str, words: list[str]) -
     assert offered(shell, f"%%quantize m\n{body}") == words
 
 
-@needs_matchers
 def test_bodies_of_comparisons(shell: InteractiveShell) -> None:
     assert offered(shell, "%%qcompare m\n") == ["[[configs]]", "prompts = "]
     assert offered(shell, '%%qcompare m\n[[configs]]\nmethod = "int8"\nthr') == ["threshold = "]
 
 
-@needs_matchers
+def test_a_terminal_gives_the_line_alone(shell: InteractiveShell) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "--device" in shell.Completer.complete(line_buffer="%quantize m --dev", cursor_pos=17)[1]
+
+
 def test_a_quote_that_the_page_has_closed_is_not_closed_again(shell: InteractiveShell) -> None:
     text = '%%quantize m\nmethod = "gp"'
     with provisionalcompleter():

@@ -38,7 +38,7 @@ def check(folder: Path, for_: str | None = None) -> Check:
 @pytest.mark.parametrize(("name", "loads"), [("gptq", True), ("nf4", False)])
 def test_a_verification_for_a_program(made: dict[str, Path], run_here: list[str], name: str, loads: bool) -> None:
     checks = qt.verify(made[name], for_="vllm").checks
-    (made_for,) = (one for one in checks if one.name == "other readers")
+    (made_for,) = (one for one in checks if one.name == "a program loads it")
     assert made_for.passed == loads
     assert made_for.value == f"{'loads' if loads else 'does not load'} in vLLM 0.33.0"
 

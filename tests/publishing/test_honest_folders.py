@@ -27,7 +27,7 @@ CHECKED = {
     *("receipt", "file hashes", "safetensors", "index", "dtypes and sizes", "config", "quantization config"),
     *("no pickles", "no code", "no secrets", "no local paths", "no calibration text", "licence", "base model"),
     *("loads in transformers", "logits", "perplexity", "token ids", "chat template", "special tokens"),
-    *("generation config", "other readers"),
+    *("generation config", "a program loads it"),
 }
 
 

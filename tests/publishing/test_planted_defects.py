@@ -13,6 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from qtoolkit.publishing import read_receipt, write_receipt
+from qtoolkit.publishing.artifact import open_artifact
+from qtoolkit.publishing.origin_checks import check_license
 from tests.publishing.checks import RUNNING, checks_of
 from tests.publishing.conftest import CARD
 
@@ -314,3 +316,7 @@ def test_a_licence_that_nobody_names_is_not_made_up(made: dict[str, Path], tmp_p
     json_of("qtoolkit.json", license=None)(folder)
     check = checks_of(folder, running=False)["licence"]
     assert (check.passed, check.value) == (None, "not known")
+    given = check_license(open_artifact(folder), "mit")
+    assert (given.passed, given.value) == (True, "mit, as given here")
+    # The base's own counts where it is known: another one is refused before (tests/publishing/test_card.py).
+    assert check_license(open_artifact(made["nf4"]), "mit").value == "apache-2.0"

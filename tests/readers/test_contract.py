@@ -1,7 +1,6 @@
 """Which program loads what: the table's rows, as the sources of these programs state them."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,6 @@ from qtoolkit.readers import (
     Stored,
     card_lines,
     lost_readers,
-    page_table,
     readers_of,
     reading_of,
     served_by,
@@ -190,11 +188,6 @@ def test_a_card_names_who_loads_it_and_who_does_not() -> None:
     assert lines["vLLM 0.33.0"][0] == "no" and "removed bitsandbytes" in lines["vLLM 0.33.0"][1]
     assert lines["transformers 5.24.0"] == ("yes", "from 5.0.0 on; needs bitsandbytes")
     assert "auto-gptq 0.7.1" not in lines and not any(name.startswith("qtoolkit") for name in lines)
-
-
-def test_the_page_has_the_table() -> None:
-    page = (Path(__file__).parent.parent.parent / "docs/readers.md").read_text(encoding="utf-8")
-    assert page_table() in page
 
 
 @pytest.mark.parametrize(

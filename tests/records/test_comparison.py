@@ -85,7 +85,7 @@ def drawn(comparison: Comparison) -> str:
 def test_both_pictures_are_there_and_show_no_figure_that_the_table_lacks() -> None:
     picture = COMPARISON.picture()
     assert '<img alt="KL divergence against size"' in picture
-    assert 'aria-label="Tokens written in a second"' in picture
+    assert ">Tokens written in a second</caption>" in picture
     assert picture.count("12.5 tokens/s") == 4
     # No colour but the page's own, one grey in the image, and the bars with their track: JupyterLab shows a notebook of
     # somebody else without `currentColor`.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qtoolkit.records import LayerPlan, MemoryReport, Record
+from qtoolkit.records import Check, LayerPlan, MemoryReport, Record, Verification
 from qtoolkit.records.html import visible
 from tests.records.examples import RECORDS, any_record, record_of_text
 
@@ -23,7 +23,7 @@ ATTACKS = (
     "--></style></td></table><a href='javascript:alert(1)'>",
 )
 ELEMENTS = {"div", "table", "tr", "th", "td", "span", "svg", "rect", "title", "line", "path", "text", "img"}
-ELEMENTS |= {"details", "summary", "i"}
+ELEMENTS |= {"details", "summary", "i", "b", "caption", "ul", "li"}
 ATTRIBUTES = {"style", "scope", "aria-label", "role", "aria-hidden", "width", "height", "fill", "fill-opacity"}
 ATTRIBUTES |= {
     "viewbox",
@@ -116,10 +116,22 @@ def test_html_and_text_hold_every_row(kind: type[Record], data: st.DataObject) -
             assert text.replace("\r\n", "\n").replace("\r", "\n") in squeezed
 
 
-def test_a_picture_is_named_for_those_who_hear_it() -> None:
+def test_a_picture_begins_with_what_it_shows() -> None:
     page = Page(MemoryReport(100, 400, 100).picture())
-    assert page.elements[0] == ("table", page.elements[0][1] | {"aria-label": "Memory footprint before and after"})
-    assert page.text.split("\n")[:4] == ["footprint before", "400 bytes", "footprint after", "100 bytes"]
+    assert [tag for tag, _ in page.elements[:2]] == ["table", "caption"]
+    shown = ["Memory footprint: all weights of the model", "before", "400 bytes", "after", "100 bytes"]
+    assert page.text.split("\n")[:5] == shown
+
+
+def test_what_failed_stands_out() -> None:
+    failed, passed = Check("no code", False, "it has some")._repr_html_(), Check("no code", True, "none")._repr_html_()
+    assert "<b>✖ FAILED</b>" in failed and "✖" not in passed
+    checks = (Check("no code", False, "it has some", "remove it"), Check("no pickles", True, "none"))
+    shown = Verification("small", checks)._repr_html_()
+    # Before what is folded: the sentence, and the reason.
+    seen = Page(shown.partition("<details")[0] + "</div>").text
+    assert "✖ 1 of 2 checks of small FAILED: no code." in seen and "no code: it has some; remove it" in seen
+    assert "no pickles" not in seen and "solid" not in Verification("small", checks[1:])._repr_html_()
 
 
 def test_a_record_with_a_sentence_folds_the_rest() -> None:

@@ -89,7 +89,7 @@ def test_a_plan_compares_what_will_be_with_what_is() -> None:
     assert found(PLAN, "method") == [("nf4", "double_quant=True")]
     assert found(PLAN, "footprint before") == [("2.0 MB", "")]
     assert found(PLAN, "footprint after") == [("600.0 kB", "30.0 % of before")]
-    assert found(PLAN, "bits per weight") == [("4.800 bits per weight", "")]
+    assert found(PLAN, "bits per weight") == [("4.800", "")]
     assert found(PLAN, "phase quantize") == [("memory 5.0 MB, 1.0 s to 9.0 s", "")]
     assert found(PLAN, "phase save") == [("memory 4.0 MB, disk 650.0 kB", "")]
     assert found(PLAN, "peak resident memory") == [("5.0 MB", "predicted, in the phase quantize")]
@@ -172,8 +172,8 @@ def test_a_report_says_first_what_was_won_and_what_to_do_next() -> None:
 def test_a_plan_says_first_whether_it_fits() -> None:
     sizes = "2.0 MB to 600.0 kB in memory, 3.33 times smaller, 14 of 15 modules"
     machine = Machine("My t4", 3_000_000, (), has_bfloat16=True, cache_disk=1, output_disk=1)
-    assert PLAN.headline() == f"{sizes}."
-    assert replace(PLAN, machine=machine).headline() == f"Fits My t4: {sizes}."
+    assert PLAN.headline() == f"{sizes}. A forecast: nothing is done yet."
+    assert replace(PLAN, machine=machine).headline() == f"Fits My t4: {sizes}. A forecast: nothing is done yet."
     short = replace(PLAN, machine=machine, problems=("quantize needs 5.0 MB", "another"))
-    assert short.headline() == f"Does not fit My t4: {sizes}; quantize needs 5.0 MB."
+    assert short.headline().startswith(f"Does not fit My t4: {sizes}; quantize needs 5.0 MB. A forecast")
     assert "My t4 has" in short.picture() and "My t4 has" not in PLAN.picture()

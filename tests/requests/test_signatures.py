@@ -37,6 +37,7 @@ SIGNATURES = {
     f"retries: int = 2, output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
     f"on_progress: {PROGRESS}) -> Frontier",
     "merge": f"(model: Any, adapter: {PATH}, *, config: Any | None = None, base: {PATH} | None = None, "
+    "into_codes: bool = False, text: Any | None = None, seq_len: int = 512, num_tokens: int = 4096, "
     f"output: {PATH} | None = None, resume: bool = True, resume_repo: str | None = None, overwrite: bool = False, "
     f"device: str = 'auto', revision: str | None = None, token: str | None = None, on_progress: {PROGRESS}) "
     "-> QuantizedModel",
@@ -90,9 +91,10 @@ def test_every_argument_is_described(name: str) -> None:
         ((), {}, r"quantize\(\) missing a required argument: 'model'"),
         (("m",), {}, r"quantize\(\) missing a required argument: 'config'"),
         (("m", "nf4", "o"), {}, r"quantize\(\) takes 2 positional arguments but 3 were given"),
-        (("m", "nf4"), {"out": "o"}, r"quantize\(\) got an unexpected keyword argument 'out'"),
+        (("m", "nf4"), {"out": "o"}, r"quantize\(\) got an unexpected keyword argument 'out': did you mean output\?$"),
+        (("m", "nf4"), {"colour": "o"}, r"quantize\(\) got an unexpected keyword argument 'colour'$"),
     ],
-    ids=["nothing", "no config", "too many", "unknown"],
+    ids=["nothing", "no config", "too many", "nearly", "unknown"],
 )
 def test_a_wrong_call_names_the_verb(args: tuple[str, ...], options: dict[str, str], message: str) -> None:
     with pytest.raises(TypeError, match=message):

@@ -8,6 +8,7 @@ import qtoolkit as qt
 from qtoolkit.models.opening import open_checkpoint
 from qtoolkit.planning.planner import plan_job
 from qtoolkit.records import ignore_progress
+from qtoolkit.sensitivity import NUM_SAMPLES, SEQ_LEN
 from tests.sample_models import random_model
 
 
@@ -32,6 +33,9 @@ def test_embeddings_are_rounded_some_rows_at_a_time() -> None:
     config = qt.GPTQ(calibration=["a text"], group_size=32, format="compressed-tensors", embeddings=8)
     terms = terms_of("llama", config, vocab_size=100_000)
     assert terms["rows of embeddings with each choice"] == 4 * 2 * (3 * 2**20 + 2 * 83 * 2**20 // 64)
+    # There are no more rows than tokens of the vocabulary, and logits of no more tokens than are measured.
+    few = terms_of("llama", config)["rows of embeddings with each choice"]
+    assert few == 4 * 2 * 256 * (3 * 64 + 2 * NUM_SAMPLES * SEQ_LEN)
     # Counted as layers of the blocks, the embeddings would take more at their gradients than the logits do.
     assert "a layer's roundings in float32" not in terms
 

@@ -1,10 +1,13 @@
 """Scales are the best of their candidates by the weighted error, and such as the file can hold."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
+import qtoolkit.tensor.qparams as qparams_module
 from qtoolkit.tensor.qparams import raised_groups, search_qparams
 
 pytestmark = pytest.mark.once
@@ -76,6 +79,28 @@ def test_groups_and_wide_layers_do_not_depend_on_each_other() -> None:
     whole = search_qparams(w, h, **options)
     part = search_qparams(w[32:64, 8000:].contiguous(), h[32:64], **options)
     assert torch.equal(whole.scale[1:2, 8000:], part.scale)
+
+
+@pytest.mark.parametrize("full_range", [True, False], ids=["both signs", "one sign"])
+def test_many_groups_at_one_time_as_on_a_gpu_get_the_same(full_range: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(7)
+    w, h = torch.randn(7 * 16, 10), torch.rand(7 * 16)
+    h[32:48] = 0
+    options = {"bits": 3, "group_size": 16, "sym": True, "full_range": full_range, "steps": 9, "smallest": 0.5}
+    one = search_qparams(w, h, **options)
+    # Three groups at a time, and one that is left.
+    monkeypatch.setattr(qparams_module, "_CHUNK_GPU", 3 * 16 * 10)
+    monkeypatch.setattr(qparams_module, "_parts", partial(as_on_a_gpu, qparams_module._parts))
+    many = search_qparams(w, h, **options)
+    assert torch.equal(one.scale, many.scale)
+    assert torch.equal(one.zero_point, many.zero_point)
+
+
+def as_on_a_gpu(parts: Any, *sizes: int, on_gpu: bool) -> list[Any]:
+    assert not on_gpu
+    found = list(parts(*sizes, on_gpu=True))
+    assert len(found) == 3
+    return found
 
 
 def test_a_group_without_importance_is_fitted_to_all_its_weights() -> None:

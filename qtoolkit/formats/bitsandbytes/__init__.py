@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted
 
-__all__ = ["FORMAT", "config_with_experts", "keep_exact", "load_4bit", "note_on_cpu", "options_of"]
+__all__ = ["FORMAT", "config_with_experts", "keep_exact", "load_layers", "note_on_cpu", "options_of"]
 
 # The tensors beside a 4-bit weight that hold its scales, levels and description.
 _UNPACKED = re.compile(r"\.weight\.((nested_)?(absmax|quant_map)|quant_state\..+)$")
@@ -115,8 +115,10 @@ def config_with_experts(options: Mapping[str, Any]) -> "BitsAndBytesConfig":
     return ExpertsConfig(**options)
 
 
-def load_4bit(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
-    """Build the model of a 4-bit checkpoint on `device`, "cpu" or "cuda:0", its experts as layers if it has them so.
+def load_layers(checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+    """Build the model of a checkpoint on `device`, "cpu" or "cuda:0", also where transformers lacks a place for layers.
+
+    Those are experts, of a 4-bit file that has them as layers, and linear layers of a class of their own.
 
     Raises:
         CheckpointError: weights are missing, have other shapes, or cannot be read.

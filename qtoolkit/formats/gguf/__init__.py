@@ -114,11 +114,13 @@ class GGUFFormat(FileFormat):
         write_adapter_file(path, changes, config=config, name=name, in_8_bits=in_8_bits)
 
     def problems(self, folder: Path, values: Values) -> Sequence[str]:
-        """See `Format`: what the config says of the types, which the file says too."""
-        from qtoolkit.formats.gguf.reader import type_problem
+        """See `Format`: what the config says of the types, and the folder of the tokenizer, which the file says too."""
+        from qtoolkit.formats.gguf.reader import tokenizer_problem, type_problem
 
         file = folder / self.file_name(values)
-        return tuple(filter(None, [type_problem(file, values.get("quant_type"))])) if file.is_file() else ()
+        if not file.is_file():
+            return ()
+        return tuple(filter(None, [type_problem(file, values.get("quant_type")), tokenizer_problem(file)]))
 
     def bytes_by_type(self, file: Path) -> Mapping[str, int]:
         """See `FileFormat`."""

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.checkpoints.gguf_architectures import architecture_of
 from qtoolkit.checkpoints.gguf_header import read_gguf
 from qtoolkit.checkpoints.gguf_places import one_share, places_of
-from qtoolkit.errors import CheckpointError, QToolkitError
+from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError
 from qtoolkit.formats.base import Reader, Sizes
 from qtoolkit.formats.file_format import in_full_precision
 from qtoolkit.formats.gguf.mixes import MIXES
+from qtoolkit.formats.gguf.vocabulary import vocabulary_of
 from qtoolkit.formats.layer import Layer
+from qtoolkit.models.tokenizer import load_tokenizer
 from qtoolkit.records import LayerPlan, ignore_progress
 
 if TYPE_CHECKING:
@@ -44,6 +46,26 @@ def type_problem(file: Path, quant_type: Any) -> str:
         return ""
     stated = names.get(number, number) if isinstance(number, int) else number
     return f"quant_type is {quant_type!r:.40}, and {file.name} is of {stated!r:.40} by its header"
+
+
+def tokenizer_problem(file: Path) -> str:
+    """Return what of the tokenizer in a file's header is not that of its folder's; empty where all is.
+
+    llama.cpp reads the one in the header, and transformers the one beside it. What cannot be read says nothing here.
+    """
+    try:
+        tokenizer = load_tokenizer(file.parent)
+        num_tokens = read_gguf(file).shapes["token_embd.weight"][0]
+    except (QToolkitError, KeyError):
+        return ""
+    try:
+        expected = vocabulary_of(tokenizer, num_tokens)
+    except UnsupportedModelError:
+        return f"{file.name} holds another tokenizer than that beside it, which no .gguf file holds"
+    stored = read_gguf(file, whole=expected).values
+    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    others = [key for key, value in expected.items() if lists.get(key) != value.content]
+    return f"{file.name} and the tokenizer beside it differ in {', '.join(others)}" if others else ""
 
 
 class GGUFReader(Reader):

@@ -1,6 +1,7 @@
 """Describe a tokenizer to llama.cpp: its tokens and merges, how it splits a text, special tokens, chat template."""
 
 import json
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
@@ -14,6 +15,8 @@ from qtoolkit.checkpoints.gguf_vocabulary import (
     PHI3_TOKENS,
     SPACE,
     SPECIAL_KEYS,
+    TEMPLATE_KEY,
+    TEMPLATES_KEY,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
@@ -303,9 +306,28 @@ def _special(tokenizer: Any, described: Mapping[str, Any], vocab_size: int) -> d
     before, after = _around(tokenizer)
     values["tokenizer.ggml.add_bos_token"] = Value("bool", bool(before))
     values["tokenizer.ggml.add_eos_token"] = Value("bool", bool(after))
-    template = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict):
-        template = template.get("default")
-    if isinstance(template, str):
-        values["tokenizer.chat_template"] = Value("string", template)
-    return values
+    return values | _templates(getattr(tokenizer, "chat_template", None))
+
+
+def _templates(found: str | Mapping[str, str] | None) -> dict[str, Value]:
+    """Return the chat template, and further ones by their names, of which llama.cpp takes that for tools, "tool_use".
+
+    As `add_chat_template` of the `gguf` package does, a name is written with letters and digits alone.
+
+    Args:
+        found: the template, or several by name; None for a model without one.
+
+    Raises:
+        UnsupportedModelError: two have the same name then.
+    """
+    named = {"default": found} if isinstance(found, str) else found or {}
+    names = {name: re.sub("[^a-zA-Z0-9]", "_", name) for name in named}
+    if len(set(names.values())) < len(names):
+        raise UnsupportedModelError(
+            f"no .gguf file is written with the chat templates {', '.join(map(repr, names))}: their names there have "
+            "letters and digits alone, and two would be the same: rename one in tokenizer.chat_template"
+        )
+    keys = {name: TEMPLATE_KEY if name == "default" else f"{TEMPLATE_KEY}.{names[name]}" for name in named}
+    values = {keys[name]: Value("string", template) for name, template in named.items()}
+    further = tuple(names[name] for name in named if name != "default")
+    return values | ({TEMPLATES_KEY: Value("string", further)} if further else {})

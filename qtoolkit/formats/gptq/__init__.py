@@ -1,7 +1,7 @@
 """The GPTQ format: codes in 32-bit words, as auto-gptq, gptqmodel, vLLM and transformers read them."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,21 +68,14 @@ class GPTQFormat(GroupedFormat):
         return problems_of(folder, values)
 
     def layer_bits(self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
-        """See `Format`: a group index has an entry for each input, and a column of codes 32 bits for each word."""
-        found = {}
-        for name, shape in shapes.items():
-            layer = name.removesuffix(".qweight")
-            inputs = shapes.get(f"{layer}.g_idx", ())
-            if layer != name and len(shape) == 2 and len(inputs) == 1 and inputs[0]:
-                found[layer] = 32 * shape[0] // inputs[0]
-        return found
+        """See `Format`: see `_stored_layers`."""
+        return {layer: bits for layer, bits, _ in _stored_layers(shapes)}
 
     def layer_shapes(
         self, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     ) -> Mapping[str, tuple[int, int]]:
         """See `Format`: codes are stored as [inputs * bits / 32, outputs]."""
-        layers = self.layer_bits(values, shapes)
-        return {name: (shapes[f"{name}.qweight"][1], shapes[f"{name}.g_idx"][0]) for name in layers}
+        return {layer: shape for layer, _, shape in _stored_layers(shapes)}
 
     def needs_qtoolkit(self, options: Mapping[str, Any]) -> bool:
         """See `Format`: optimum gives all layers the same bits."""
@@ -223,6 +216,25 @@ class GPTQFormat(GroupedFormat):
         from qtoolkit.formats.gptq.loader import register
 
         register()
+
+
+def _stored_layers(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, int, tuple[int, int]]]:
+    """Yield each layer with the bits of its codes and its [outputs, inputs], by the shapes of its tensors.
+
+    A group index has an entry for each input. Where there is none, as in AutoRound's files, the zero points of a group
+    have as many bits as its codes.
+    """
+    for name, shape in shapes.items():
+        layer = name.removesuffix(".qweight")
+        index, zeros = (shapes.get(f"{layer}.{end}", ()) for end in ("g_idx", "qzeros"))
+        if layer == name or len(shape) != 2:
+            continue
+        if len(index) == 1 and index[0]:
+            yield layer, 32 * shape[0] // index[0], (shape[1], index[0])
+        elif not index and len(zeros) == 2 and shape[1] and zeros[1]:
+            bits = 32 * zeros[1] // shape[1]
+            if bits:
+                yield layer, bits, (shape[1], 32 * shape[0] // bits)
 
 
 FORMAT = GPTQFormat()

@@ -11,6 +11,7 @@ from qtoolkit.formats.gptq.tensors import CHECKPOINT_FORMATS, WIDTHS
 from qtoolkit.formats.grouped import RecodedLayers
 from qtoolkit.formats.name_patterns import shortest
 from qtoolkit.formats.origin import ORIGIN, read_origin
+from qtoolkit.readers import units_of
 from qtoolkit.version import __version__
 
 # Options of `qtoolkit.GPTQ` that no reader needs, with their types; those that are on are written.
@@ -88,6 +89,7 @@ def describe(
     `modules_in_block_to_quantize` (the end of a name; a part of it), gptqmodel, vLLM and SGLang use `dynamic` (regular
     expressions). Both are written if there are such layers. Layers with other bits than `bits` are listed in `dynamic`
     only, one entry for each number of bits; gptqmodel applies the first entry that matches a name from its start.
+    Entries match the matrices that servers join, "qkv_proj", too, where all layers of one agree: they look up these.
 
     Args:
         config: a `qtoolkit.GPTQ`.
@@ -115,16 +117,23 @@ def describe(
     names = set(quantized)
     rest = set(left)
     dynamic: dict[str, dict[str, int]] = {}
+    units = units_of(names | rest)
     if rest:
         described["modules_in_block_to_quantize"] = [sorted(shortest(names, rest))]
-        dynamic = {f"-:^.*{re.escape(name)}$": {} for name in sorted(shortest(rest, names))}
+        dynamic = {f"-:^.*{re.escape(name)}$": {} for name in sorted(_ends(rest, names, units))}
     own = {name: (bits, group_sizes.get(name, config.group_size)) for name, bits in quantized.items()}
     for bits, size in sorted({*own.values()} - {(config.bits, config.group_size)}):
         same = {name for name, pair in own.items() if pair == (bits, size)}
-        ends = "|".join(re.escape(name) for name in sorted(shortest(same, names - same)))
+        ends = "|".join(re.escape(name) for name in sorted(_ends(same, (names | rest) - same, units)))
         changes = {"bits": bits} | ({} if size == config.group_size else {"group_size": size})
         dynamic[rf"+:^(?:.*\.)?(?:{ends})$"] = changes
     return described | ({"dynamic": dynamic} if dynamic else {})
+
+
+def _ends(same: set[str], others: set[str], units: Mapping[str, Iterable[str]]) -> set[str]:
+    """Return `shortest` of layers and of the matrices that servers make of them alone."""
+    whole = {unit for unit, members in units.items() if same.issuperset(members)}
+    return shortest(same | whole, others | (units.keys() - whole))
 
 
 def read_quantize_config(values: Mapping[str, Any]) -> QuantizeConfig:

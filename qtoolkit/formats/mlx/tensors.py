@@ -136,6 +136,23 @@ class AffineTensors:
             return minima(scales, self.bits)
         return (zero_point.float() * scales.float()).neg_().to(self.scale_dtype)
 
+    def moved(self, tensors: Mapping[str, torch.Tensor], change: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the tensors of a weight with a change [out, in] added, as far as minima or codes hold it.
+
+        A change that is one number for each group moves the minima alone; of another one, codes are rounded anew.
+        """
+        scales, biases = tensors["scales"].float(), tensors["biases"].float()
+        grouped = change.float().view(*scales.shape, -1)  # [out, in] -> [out, groups, group_size]
+        if torch.equal(grouped, grouped[..., :1].expand_as(grouped)):
+            return {**tensors, "biases": (biases + grouped[..., 0]).to(self.scale_dtype)}
+        # [in, out] -> [out, groups, group_size]
+        codes = unpack_words(tensors["weight"].view(torch.int32).T.contiguous(), self.bits).T.reshape(grouped.shape)
+        # (code * scale + minimum + change - minimum) / scale; a group whose scale is 0 keeps its codes.
+        levels = codes + (grouped / scales[..., None]).nan_to_num(0.0, 0.0, 0.0)
+        found = levels.round_().clamp_(0, 2**self.bits - 1).to(torch.uint8)
+        # [out, groups, group_size] -> [out, in] -> [in, out]
+        return {**tensors, "weight": _rows(found.view(change.shape).T.contiguous(), self.bits)}
+
     def are_sound(self, tensors: Mapping[str, Any], *, reordered: bool) -> bool:
         """See `GroupedTensors`."""
         scales, biases = tensors["scales"][...], tensors["biases"][...]

@@ -30,8 +30,9 @@ _NESTED_BLOCK_SIZE = 256
 # 16 levels of the type, and with double quantization 256 levels of the scales and their mean; float32 each.
 _TABLE_BYTES = 16 * 4
 _NESTED_TABLE_BYTES = 256 * 4 + 4
-# The classes of linear layers that transformers replaces, not their subclasses: `replace_with_bnb_linear`.
-_REPLACED = ("Linear", "Conv1D")
+# The classes of linear layers that transformers replaces, not their subclasses (`replace_with_bnb_linear`), and that of
+# Falcon, which our loader makes plain before.
+_REPLACED = ("Linear", "Conv1D", "FalconLinear")
 # bitsandbytes' description of a layer in the file: JSON of about this many bytes.
 _QUANT_STATE_BYTES = 170
 
@@ -45,11 +46,14 @@ class FourBitConfig(MethodConfig):
 
     format: ClassVar[str] = "bitsandbytes"
 
-    double_quant: bool = option(True, help="quantize the scales too: 0.37 bits per weight less")
+    double_quant: bool = option(
+        True,
+        help="also quantize the scales, the numbers that 64 codes each are multiplied by: 0.37 bits per weight less",
+    )
     compute_dtype: str = option(
         "auto",
         choices=("auto", "bfloat16", "float16", "float32"),
-        help="type that weights are expanded to for each product; auto is the model's own, 16-bit on a GPU",
+        help="type of number to calculate with; auto is the model's own, 16-bit on a GPU",
     )
 
 
@@ -126,7 +130,7 @@ class BitsAndBytesMethod(WeightOnlyMethod):
         """See `WeightOnlyMethod`."""
         from transformers import BitsAndBytesConfig
 
-        from qtoolkit.models.structure import is_linear
+        from qtoolkit.models.structure import has_own_class, is_linear
 
         optional("bitsandbytes", f"method {self.name!r}")
         linear = {name for name, module in checkpoint.skeleton.named_modules() if is_linear(module)}
@@ -136,7 +140,14 @@ class BitsAndBytesMethod(WeightOnlyMethod):
         )
         skipped = [layer.name for layer in plan.skipped if layer.name in linear or f"{layer.name}.".startswith(patched)]
         options = {**self.transformers_options(config), "llm_int8_skip_modules": skipped}
-        return config_with_experts(options) if patched else BitsAndBytesConfig(**options)
+        is_plain = not patched and not any(map(has_own_class, checkpoint.skeleton.modules()))
+        return BitsAndBytesConfig(**options) if is_plain else config_with_experts(options)
+
+    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
+        """See `Planner`."""
+        from qtoolkit.formats.bitsandbytes import load_layers
+
+        return load_layers(checkpoint, device=device)
 
     def prepare(self, model: "PreTrainedModel") -> None:
         """See `Method`: let 4-bit layers be saved exactly."""
@@ -198,12 +209,6 @@ class FourBitMethod(BitsAndBytesMethod):
         left = {stored for stored, name in named.items() if name not in planned | embeddings}
         skipped = sorted(left.union(stored_as.llm_int8_skip_modules or ()))
         return config_with_experts({**self.transformers_options(config), "llm_int8_skip_modules": skipped})
-
-    def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
-        """See `Planner`."""
-        from qtoolkit.formats.bitsandbytes import load_4bit
-
-        return load_4bit(checkpoint, device=device)
 
     def transformers_options(self, config: FourBitConfig) -> dict[str, Any]:
         """See `BitsAndBytesMethod`."""

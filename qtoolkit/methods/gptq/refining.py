@@ -11,6 +11,7 @@ import torch
 
 from qtoolkit.methods.gptq.solver import permuted
 from qtoolkit.tensor.qparams import QParams, shared_scale
+from qtoolkit.tensor.triton_check import runs_triton
 
 # Columns of a group whose products with all errors are in memory at one time.
 BLOCK = 128
@@ -164,12 +165,45 @@ def _choose_codes(
     # In units of the scale, which is the same in the whole block.
     wanted = product.mul_(inverse).div_(scale)
     of_others = block * inverse
+    least, most = low - levels, high - levels
+    if wanted.is_cuda and runs_triton(wanted.device, _kernel_agrees):
+        changes = _changes_by_kernel(wanted, of_others, least, most)
+    else:
+        changes = _changes(wanted, of_others, least, most)
+    levels += changes
+    error.addcmul_(changes, scale, value=-1)
+
+
+def _changes(wanted: torch.Tensor, of_others: torch.Tensor, least: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
+    """Return the changes of the levels of a block's columns [block, out], whole numbers, one column after the other.
+
+    Args:
+        wanted: the best change of each level, with all others as they are [block, out]; is overwritten.
+        of_others: what a change of column j takes from that of column k, in row k [block, block].
+        least, most: the smallest and largest change of each level [block, out].
+    """
     changes = torch.empty_like(wanted)
-    rows = zip(wanted, changes, low - levels, high - levels, strict=True)
-    for k, (row, change, least, most) in enumerate(rows):
+    for k, (row, change) in enumerate(zip(wanted, changes, strict=True)):
         if k > 0:
             row.addmv_(changes[:k].T, of_others[k, :k], alpha=-1)
         # Half a level is rounded to the even number 0.
-        torch.round(row, out=change).clamp_(least, most)
-    levels += changes
-    error.addcmul_(changes, scale, value=-1)
+        torch.round(row, out=change).clamp_(least[k], most[k])
+    return changes
+
+
+def _changes_by_kernel(
+    wanted: torch.Tensor, of_others: torch.Tensor, least: torch.Tensor, most: torch.Tensor
+) -> torch.Tensor:
+    """Return what `_changes` does, up to ties, in one launch on a GPU."""
+    from qtoolkit.tensor.column_kernels import change_columns
+
+    return change_columns(wanted, of_others, least, most)
+
+
+def _kernel_agrees(device: torch.device) -> bool:
+    """Check whether the kernel chooses the changes on a device that torch's operations do; of quarters, exactly."""
+    wanted = (torch.arange(24 * 40, device=device).view(24, 40) * 37 % 101 - 50).float() / 4
+    of_others = (torch.arange(24 * 24, device=device).view(24, 24) % 3 - 1).float() / 2
+    least, most = torch.full_like(wanted, -3), torch.full_like(wanted, 4)
+    theirs = _changes(wanted.clone(), of_others, least, most)
+    return torch.equal(theirs, _changes_by_kernel(wanted, of_others, least, most))

@@ -5,11 +5,14 @@ itself gives the same codes, with the columns in reverse: LDLQ (QuIP, arXiv 2307
 plane (arXiv 2507.18553). That needs no inverse and a quarter of the operations.
 """
 
+from typing import NamedTuple, Self
+
 import torch
 
 from qtoolkit.errors import QToolkitError
 from qtoolkit.tensor.block_search import Codebook
 from qtoolkit.tensor.qparams import QParams
+from qtoolkit.tensor.triton_check import runs_triton
 
 # Columns that are done before one product adds their errors to all remaining columns.
 _BLOCK = 64
@@ -107,33 +110,100 @@ def solve(
     error = weight[reverse]
     codes = torch.empty(in_features, out_features, dtype=torch.uint8, device=weight.device)
     loss = weight.new_zeros(out_features)
-    low = -qparams.zero_point
-    high = 2**qparams.bits - 1 - qparams.zero_point
-    inverse = 1 / qparams.scale
-    # Row by row, as views made once: a slice takes as long as a product of one row.
-    scales, inverses, lows, highs = (tensor.unbind(0) for tensor in (qparams.scale, inverse, low, high))
-    group_of = groups[reverse].tolist()
+    grid = _Grid.of(qparams)
+    ordered = groups[reverse]
+    by_kernel = codebook is None and weight.is_cuda and runs_triton(weight.device, _kernel_agrees)
     for stop in range(in_features, 0, -_BLOCK):
         start = max(0, stop - _BLOCK)
         targets = torch.addmm(error[start:stop], lower[stop:, start:stop].T, error[stop:])
-        levels = torch.empty_like(targets)
-        block = lower[start:stop, start:stop]
-        for k in range(stop - start - 1, -1, -1):
-            group = group_of[start + k]
-            row = targets[k]
-            if k < stop - start - 1:
-                row.addmv_(error[start + k + 1 : stop].T, block[k + 1 :, k])
-            level = torch.mul(row, inverses[group], out=levels[k])
-            if codebook is None:
-                level.round_().clamp_(lows[group], highs[group])
-            else:
-                level.copy_(codebook.nearest(level))
-            error[start + k].addcmul_(level, scales[group], value=-1)
-            row.addcmul_(level, scales[group], value=-1)
+        columns = _Columns(targets, error[start:stop], lower[start:stop, start:stop], ordered[start:stop])
+        levels = columns.rounded_by_kernel(grid) if by_kernel else columns.rounded(grid, codebook)
         loss.addmv_(targets.square_().T, diagonal[start:stop])
         if codebook is None:
-            index = groups[reverse[start:stop]]
-            codes[reverse[start:stop]] = levels.add_(qparams.zero_point[index]).to(torch.uint8)
+            codes[reverse[start:stop]] = levels.add_(qparams.zero_point[ordered[start:stop]]).to(torch.uint8)
         else:
             codes[reverse[start:stop]] = codebook.codes(levels)
     return codes, loss
+
+
+class _Grid(NamedTuple):
+    """The levels that columns are rounded to, of each group and output, [groups, out].
+
+    Attributes:
+        scale, inverse: what levels are multiplied by, and one over it.
+        low, high: the smallest and the largest level.
+        rows: the four of each group, as views made once: a slice takes as long as a product of one row.
+    """
+
+    scale: torch.Tensor
+    inverse: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    rows: list[tuple[torch.Tensor, ...]]
+
+    @classmethod
+    def of(cls, qparams: QParams) -> Self:
+        """Return the grid of scales and zero points."""
+        low = -qparams.zero_point
+        tensors = (qparams.scale, 1 / qparams.scale, low, low + (2**qparams.bits - 1))
+        return cls(*tensors, rows=list(zip(*(tensor.unbind(0) for tensor in tensors), strict=True)))
+
+
+class _Columns(NamedTuple):
+    """The columns of a block, which are rounded in reverse order; errors and targets are changed in place.
+
+    Attributes:
+        targets: what the errors of later blocks make of each weight [block, out]; in the end less its code's value.
+        error: the weights [block, out]; in the end the errors.
+        lower: L of the block [block, block].
+        groups: the group of each column, int64 [block].
+    """
+
+    targets: torch.Tensor
+    error: torch.Tensor
+    lower: torch.Tensor
+    groups: torch.Tensor
+
+    def rounded(self, grid: _Grid, codebook: Codebook | None) -> torch.Tensor:
+        """Return the levels [block, out], of the grid or of a codebook, chosen with torch's operations."""
+        levels = torch.empty_like(self.targets)
+        for k, group in reversed(list(enumerate(self.groups.tolist()))):
+            scale, inverse, low, high = grid.rows[group]
+            row = self.targets[k]
+            if k < len(levels) - 1:
+                row.addmv_(self.error[k + 1 :].T, self.lower[k + 1 :, k])
+            level = torch.mul(row, inverse, out=levels[k])
+            if codebook is None:
+                level.round_().clamp_(low, high)
+            else:
+                level.copy_(codebook.nearest(level))
+            self.error[k].addcmul_(level, scale, value=-1)
+            row.addcmul_(level, scale, value=-1)
+        return levels
+
+    def rounded_by_kernel(self, grid: _Grid) -> torch.Tensor:
+        """Return what `rounded` does without a codebook, up to ties, in one launch on a GPU."""
+        from qtoolkit.tensor.column_kernels import round_columns
+
+        return round_columns(
+            self.targets,
+            self.error,
+            self.lower,
+            scale=grid.scale,
+            inverse=grid.inverse,
+            low=grid.low,
+            high=grid.high,
+            groups=self.groups,
+        )
+
+
+def _kernel_agrees(device: torch.device) -> bool:
+    """Check whether the kernel chooses the codes on a device that torch's operations do; of whole numbers, exactly."""
+    weight = (torch.arange(24 * 40, device=device).view(24, 40) * 37 % 101 - 50).float()
+    lower = (torch.arange(24 * 24, device=device).view(24, 24) % 3 - 1).float().tril(-1).fill_diagonal_(1)
+    groups = torch.arange(24, device=device) // 8
+    scale = torch.tensor([2.0, -4.0, 8.0], device=device)[:, None].expand(3, 40).contiguous()
+    grid = _Grid.of(QParams(scale, torch.full_like(scale, 8), bits=4))
+    ours, theirs = (_Columns(weight.clone(), weight.clone(), lower, groups) for _ in range(2))
+    same = torch.equal(theirs.rounded(grid, None), ours.rounded_by_kernel(grid))
+    return same and torch.equal(theirs.error, ours.error) and torch.equal(theirs.targets, ours.targets)

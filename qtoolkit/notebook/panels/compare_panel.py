@@ -41,8 +41,8 @@ class ComparePanel:
         self._taken = ""
         names = (_FULL_PRECISION, *(() if choice.config is None else (_AS_PLANNED,)), *available_methods())
         default = (_FULL_PRECISION, DEFAULT_METHOD)
-        hint = "the original, methods, and what was saved last; Ctrl or Shift chooses several"
-        self.forms = wide_field(SelectMultiple, "Forms", hint, options=names, value=default, rows=len(names))
+        hint = "what to measure side by side: the original, what was saved last, methods; Ctrl or Shift chooses several"
+        self.forms = wide_field(SelectMultiple, "To compare", hint, options=names, value=default, rows=len(names))
         self.text = keyword_field(CompareRequest, "text", "Text", suffixes=TEXT_FILES)
         self.num_tokens = keyword_field(CompareRequest, "num_tokens", "Tokens", "4096")
         self.prompts = keyword_field(CompareRequest, "prompts", "Prompts")
@@ -78,7 +78,7 @@ class ComparePanel:
         model = self.model.needed("a Hub id or a folder")
         configs = [self._config(name) for name in self.forms.value]
         if not configs:
-            self.forms.refuse("Forms needs at least one")
+            self.forms.refuse("To compare needs at least one")
         self.forms.set_problem("")
         self.text.needed("a text")
         self.memory.checked(lambda size: parse_bytes(size) if size else 0)

@@ -35,7 +35,7 @@ def keyword_field(
     empty = option.metadata["empty"]
     hint = hint or option.metadata["help"] + (f"; empty for {empty}" if option.default is None and empty else "")
     if menu:
-        field = choice_field(label, menu, menu[0][1])
+        field = choice_field(label, menu, menu[0][1], hint=hint)
     elif isinstance(option.default, bool):
         field = switch_field(label, value=option.default)
     elif isinstance(option.default, tuple):

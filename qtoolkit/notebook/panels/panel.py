@@ -13,6 +13,7 @@ from qtoolkit.notebook.panel_names import PANELS
 from qtoolkit.notebook.panels.background import PAUSE, Worker
 from qtoolkit.notebook.panels.compare_panel import ComparePanel
 from qtoolkit.notebook.panels.convert_panel import ConvertPanel
+from qtoolkit.notebook.panels.docs_links import docs_links
 from qtoolkit.notebook.panels.model_panel import ModelPanel
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.plan_panel import PlanPanel
@@ -74,7 +75,7 @@ class Panel:
         # Shown by the style once the page has lost the kernel.
         gone = HTML(f'<div role="status">{_GONE}</div>')
         gone.add_class("qtk-gone")
-        self.box = VBox([style, gone, tabs])
+        self.box = VBox([style, gone, tabs, HTML(docs_links(shown))])
         self.box.add_class("qtk")
 
     def _open(self, tabs: Tab, name: str) -> None:

@@ -23,7 +23,7 @@ from qtoolkit.units import format_bytes
 # The first plan imports much of transformers, which parses sources. CPython before 3.13 fails where two threads do that
 # at once (SystemError: AST constructor recursion depth mismatch). So others wait for the first one.
 _FIRST, _FIRST_IS_MADE = threading.Lock(), threading.Event()
-_MACHINES = "what it is planned for; a profile of a machine has what a fresh session of it leaves"
+_MACHINES = "where the job shall run: another machine has the memory that a fresh session of it leaves free"
 _MARKS = {"fits": "✔", "tight": "⚠", "does not fit": "✖"}
 
 

@@ -21,6 +21,7 @@ from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.verb_call import Variable, VerbCall, call_html
 from qtoolkit.records import Check, Publication, Record
 from qtoolkit.requests import PublishRequest
+from qtoolkit.units import format_items
 
 _LOGGED_IN = "A token for the Hub is here. Dry run and Publish ask the Hub first whether it may write."
 _NOT_LOGGED_IN = (
@@ -149,14 +150,21 @@ class PublishPanel:
 
 
 def checks_html(checks: Sequence[Check]) -> str:
-    """Draw checks as a list, each with a mark, its state in words, and what was seen."""
-    rows = [row for check in checks for row in check.rows()]
-    items = "".join(
-        f"<li>{_MARKS[check.passed]} {escape(row.label)}: {escape(row.value)}"
-        f"{f' ({escape(row.note)})' if row.note else ''}</li>"
-        for check, row in zip(checks, rows, strict=True)
-    )
-    return f'<ul aria-label="checks" class="qtk-text qtk-list">{items}</ul>'
+    """Draw checks as a list, each with a mark, its state in words, and what was seen; what failed stands first."""
+    failed = [check for check in checks if check.passed is False]
+    items = "".join(map(_check_html, [*failed, *(check for check in checks if check.passed is not False)]))
+    made = sum(check.passed is not None for check in checks)
+    left = f", {len(checks) - made} more could not be made" if made < len(checks) else ""
+    counted = f"{len(failed)} of {format_items(made, 'check')} FAILED{left}"
+    head = f'<div class="qtk-text qtk-failed">✖ {counted}</div>' if failed else ""
+    return f'{head}<ul aria-label="checks" class="qtk-text qtk-list">{items}</ul>'
+
+
+def _check_html(check: Check) -> str:
+    (row,) = check.rows()
+    note = f" ({escape(row.note)})" if row.note else ""
+    kind = ' class="qtk-failed"' if check.passed is False else ""
+    return f"<li{kind}>{_MARKS[check.passed]} {escape(row.label)}: {escape(row.value)}{note}</li>"
 
 
 def card_html(publication: Publication) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from html import escape
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ class QuantizePanel:
         box: the widget to put on the page.
         model, methods, output, for_, into, overwrite: the fields.
         runner: start and cancel, and the progress.
-        try_it, next_steps, zip_it: what to do with what was made.
+        saved: HTML that tells what was made, and where it is.
+        try_it, next_steps, zip_it: what to do with it.
         afterwards, of_saved: boxes with all of these, hidden until something was made, and with what needs a folder.
     """
 
@@ -68,11 +70,12 @@ class QuantizePanel:
         self.call = HTML()
         self.runner = JobRunner(worker, results, {"Quantize": self._job}, self._fields, errors)
         self.try_it = TryIt(self.runner)
+        self.saved = HTML()
         self.next_steps = NextSteps(choice, shown)
         self.zip_it = ZipIt(choice, self.runner)
         self.of_saved = VBox([self.next_steps.box, self.next_steps.repair, self.zip_it.button.box])
         # Shown by one message: a job's end sends the page enough as it is.
-        self.afterwards = VBox([self.try_it.box, self.of_saved], layout=Layout(display="none"))
+        self.afterwards = VBox([self.saved, self.try_it.box, self.of_saved], layout=Layout(display="none"))
         below = [self.call, self.runner.box, self.afterwards]
         self.box = VBox([*boxes, *(field.box for field in self._fields), *below])
         for field in self._fields:
@@ -120,10 +123,14 @@ class QuantizePanel:
         folder = _short(result.path) if result.path else ""
         if folder:
             self._choice.folder = folder
+        report: QuantizationReport = result.report
+        # The status tells of the next job soon.
+        places = [f"saved to {folder}"] * bool(folder) + [f"kept as {into}"] * bool(into)
+        made = f"✔ Made last: {report.memory.sizes()}, {' and '.join(places)}"
+        self.saved.value = f'<div class="qtk-text qtk-made">{escape(made)}</div>'
         self.of_saved.layout.display = None if folder else "none"
         self.afterwards.layout.display = None
         self.try_it.take(Made(model, device, folder, into))
-        report: QuantizationReport = result.report
         return report
 
 

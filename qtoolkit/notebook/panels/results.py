@@ -71,5 +71,9 @@ def _is_app() -> bool:
 
 
 def _html(call: str, record: Record | str) -> str:
-    shown = record._repr_html_() if isinstance(record, Record) else f"<div>{escape(record)}</div>"
+    shown = (
+        record._repr_html_()
+        if isinstance(record, Record)
+        else f'<div style="font-weight:bold">✖ {escape(record)}</div>'
+    )
     return f'<div style="margin:8px 0"><code style="overflow-wrap:anywhere">{escape(call)}</code>{shown}</div>'

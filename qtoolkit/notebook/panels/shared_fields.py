@@ -26,7 +26,13 @@ def model_field(choice: PanelChoice) -> Field:
 def reader_field(choice: PanelChoice, request: type[Request]) -> Field:
     """Make a menu of the programs that shall load the result, which shows the chosen one and sets it."""
     menu = [("any program", ""), *((name, name) for name in READER_NAMES)]
-    field = keyword_field(request, "for_", "Made for", hint="refuse what this program would not load", menu=menu)
+    field = keyword_field(
+        request,
+        "for_",
+        "Made for",
+        hint="the program that will run the result: a recipe that it cannot load is refused before any work",
+        menu=menu,
+    )
     field.value = choice.for_
     field.on_change(lambda: setattr(choice, "for_", field.value))
 

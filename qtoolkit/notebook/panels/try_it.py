@@ -109,6 +109,6 @@ class TryIt:
 
 def answers_html(answers: Answers) -> str:
     """Draw two answers side by side, or below each other in a narrow cell."""
-    parts = (("before", answers.before), ("after", answers.after))
+    parts = (("original, before", answers.before), ("quantized, after", answers.after))
     columns = "".join(f"<div><b>{name}</b><div>{escape(text)}</div></div>" for name, text in parts)
     return f'<div class="qtk-text qtk-answers">{columns}</div>'

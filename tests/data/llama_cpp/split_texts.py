@@ -25,6 +25,8 @@ TEXTS = (
     "3 33 333 3333 33333333 3.3 v2.0-rc1",
     "a\n\n\nb\r\n  c    d\t\te\u00a0f/\n/g",
     "IMGIMGABZ <sentinel:12> <|end|>",
+    "\u1e21\u1f9dx, \u0111\u0110a",
+    "a  5, \x9312 \u2160",
 )
 STORED = Path(__file__).with_name("splits.json")
 _PREFIX = "LLAMA_VOCAB_PRE_TYPE_"

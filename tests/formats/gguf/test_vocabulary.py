@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import GGUFWriter
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -131,6 +132,28 @@ def test_special_tokens_and_template_are_told() -> None:
     assert values["tokenizer.ggml.bos_token_id"].content == tokenizer.bos_token_id
     assert values["tokenizer.ggml.add_bos_token"].content is True
     assert values["tokenizer.ggml.add_eos_token"].content is False
+
+
+@pytest.mark.parametrize("kept", [("default", "tool_use", "rag-2"), ("tool_use",), ("default",)], ids="-".join)
+def test_templates_of_several_uses_are_told_as_the_gguf_package_does(kept: tuple[str, ...]) -> None:
+    """llama.cpp takes "tool_use" where tools are offered."""
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    tokenizer.chat_template = {name: f"{{{{ messages }}}} {name}" for name in kept}
+    theirs = GGUFWriter(None, "llama")
+    theirs.add_chat_template([{"name": name, "template": text} for name, text in tokenizer.chat_template.items()])
+    ours = {key: value.content for key, value in vocabulary_of(tokenizer, 400).items() if ".chat_template" in key}
+    # Theirs is in the order of a set.
+    names = sorted(ours.pop("tokenizer.chat_templates", ()))
+    expected = {key: value.value for key, value in theirs.kv_data[0].items() if ".chat_template" in key}
+    assert names == sorted(expected.pop("tokenizer.chat_templates", ()))
+    assert ours == expected
+
+
+def test_templates_that_would_have_the_same_name_are_refused() -> None:
+    tokenizer = byte_level(SPLITS["gpt-2"])
+    tokenizer.chat_template = {"rag-2": "a", "rag_2": "b"}
+    with pytest.raises(UnsupportedModelError, match=r"the chat templates 'rag-2', 'rag_2': .*: rename one in"):
+        vocabulary_of(tokenizer, 400)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_a_folder_is_verified_and_described(tmp_path: Path) -> None:
     card = make_card(receipt, verification, PublishRequest("out", "me/tiny", license="mit"))
     assert "compressed-tensors" in card.data.tags
     assert "transformers reads them once qtoolkit is imported" in card.text and "import qtoolkit" in card.text
-    assert "qtoolkit" in checks["other readers"] and "not in transformers, vLLM" in checks["other readers"]
+    assert "qtoolkit" in checks["a program loads it"] and "not in transformers, vLLM" in checks["a program loads it"]
 
 
 REFUSED = {

@@ -60,8 +60,10 @@ def test_both_models_answer_as_transformers_lets_them(open_panel: Open, tiny_lla
     assert isinstance(answers, Answers), answers
     assert (answers.before, answers.after) == (answer(tiny_llama), answer(Path("output/small")))
     # Where they were asked for, as text, with the report's first sentence in place of a report out of sight.
-    assert f"<b>after</b><div>{escape(answers.after)}</div>" in panel.quantize.try_it.answers.value
+    assert f"<b>quantized, after</b><div>{escape(answers.after)}</div>" in panel.quantize.try_it.answers.value
     assert answers.headline() in told(panel.quantize)
+    # The status tells of the answers now.
+    assert re.search("times smaller, saved to output/small<", panel.quantize.saved.value)
     call = f"qt.load('output/small').generate('{PROMPT}')"
     assert call in panel.results._bundle()["text/plain"]
 
@@ -70,6 +72,7 @@ def test_a_model_kept_as_a_variable_is_asked(open_panel: Open, shell: Interactiv
     panel = quantized(open_panel(tiny_llama), output="", into="q")
     answers = asked(panel)
     assert isinstance(answers, Answers) and answers.after == shell.user_ns["q"].generate(PROMPT)
+    assert re.search("times smaller, kept as q<", panel.quantize.saved.value)
     assert panel.quantize.of_saved.layout.display == "none" and panel.quantize.afterwards.layout.display is None
     shell.user_ns["q"] = 7
     asked(panel)
@@ -94,7 +97,7 @@ def test_where_the_original_does_not_fit_the_quantized_model_answers(
 
 def test_a_step_turns_to_its_panel_with_the_folder(open_panel: Open, tiny_llama: Path) -> None:
     panel = quantized(open_panel(tiny_llama))
-    tabs = panel.box.children[-1]
+    tabs = panel.box.children[2]
     steps = panel.quantize.next_steps
     assert "qt.repair(" in unescape(steps.repair.value)
     assert panel.quantize.of_saved.layout.display is None and list(steps.buttons) == ["compare", "convert", "publish"]

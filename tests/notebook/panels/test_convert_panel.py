@@ -37,7 +37,7 @@ def test_it_takes_what_was_saved_when_it_is_turned_to_and_proposes_a_folder(open
     assert panel.convert is not None and "It needs a quantized model and a folder." in panel.convert.call.value
     panel.choice.folder = str(saved)
     assert panel.convert.source.value == ""
-    panel.box.children[-1].selected_index = 4
+    panel.box.children[2].selected_index = 4
     assert panel.convert.source.value == str(saved)
     assert panel.convert.output.value == "output/tiny-compressed-tensors"
     panel.convert.format.value = "mlx"

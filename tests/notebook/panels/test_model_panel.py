@@ -47,7 +47,7 @@ def test_turned_to_again_it_lists_what_was_made_meanwhile(open_panel: Open, hub:
     assert "output/new" not in entries(panel)
     Path("output").mkdir()
     Path("output/new").symlink_to(tiny_llama)
-    tabs = panel.box.children[-1]
+    tabs = panel.box.children[2]
     tabs.selected_index = 1
     tabs.selected_index = 0
     assert "output/new" in entries(panel)

@@ -105,7 +105,7 @@ WRONG: dict[str, tuple[str, str, Any, str]] = {
     "a keyword": ("quantize", "into", "class", "Keep as must be a variable's name, got 'class'"),
     "no number": ("compare", "num_tokens", "many", "Tokens must be a whole number of at least 1, got 'many'"),
     "too few": ("compare", "num_tokens", "0", "Tokens must be a whole number of at least 1, got '0'"),
-    "no form": ("compare", "forms", (), "Forms needs at least one"),
+    "no form": ("compare", "forms", (), "To compare needs at least one"),
     "too many": (
         "compare",
         "num_tokens",

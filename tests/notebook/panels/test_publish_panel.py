@@ -1,5 +1,6 @@
 """The panel Publish: checks one by one, the card before it is sent, and a push to the test Hub; no token anywhere."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def test_what_fails_is_told_by_name(publish: PublishPanel, saved: Path, tmp_path
     (folder / "<b>.pt").write_bytes(b"x")
     publish.folder.value = str(folder)
     assert not press(publish, "Verify").passed
+    assert re.search('✖ [12] of .* FAILED.*</div><ul [^>]*><li class="qtk-failed">✖', publish.checks.value)
     assert "✖ no pickles: FAILED" in publish.checks.value
     assert "&lt;b&gt;.pt" in publish.checks.value and "<b>" not in publish.checks.value
     assert press(publish, "Dry run").startswith("copy is not published, for qt.verify finds")

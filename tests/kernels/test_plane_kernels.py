@@ -1,0 +1,107 @@
+"""Triton's kernel that expands codes, run by its interpreter: the weights of every layout, bit for bit."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from qtoolkit.kernels import packed_int4, tinygemm
+from qtoolkit.kernels.packed_int4 import PackedInt4, _kernel_agrees
+from qtoolkit.kernels.tinygemm import Layout, _unpack_tiles
+from tests.interpreting_triton import skip_unless
+from tests.kernels.gptq_layers import Kind, gptq_layer, weight_of
+
+pytestmark = pytest.mark.once
+skip_unless(interpreted=True)
+
+KINDS = [
+    *(Kind(bits, sym=bits != 4) for bits in (2, 3, 4, 8)),
+    *(Kind(bits, sym=False, order="act") for bits in (4, 8)),
+    Kind(4, group_size=-1),
+    Kind(4, in_features=96, out_features=192),
+    # Summed by several programs.
+    Kind(4, group_size=64, sym=False, in_features=768, out_features=64),
+]
+# Of torch's kernel on a CPU, of a GPU without one, and of its kernel on a GPU.
+LAYOUTS = {"blocks": Layout(64, 32), "blocks without a kernel": Layout(64, None), "tiles": Layout(0, 32)}
+
+
+def pack_tiles(codes: torch.Tensor) -> torch.Tensor:
+    """Pack codes [in, out] as torch does on a GPU, one after the other; `_unpack_tiles` is the way back."""
+    tiles = next(count for count in (8, 4, 2) if len(codes) % (16 * count) == 0)
+    i, o = torch.meshgrid(*(torch.arange(size) for size in codes.shape), indexing="ij")
+    within = i % (16 * tiles)
+    words = torch.zeros(codes.shape[1] // 8, len(codes) // (16 * tiles), 32, tiles // 2, dtype=torch.int64)
+    places = (o // 8, i // (16 * tiles), o % 8 * 4 + i % 8 // 2, within // 32)
+    words.index_put_(places, codes.long() << i % 2 * 16 + within % 32 // 8 * 4, accumulate=True)
+    return words.to(torch.int32)
+
+
+@pytest.fixture(autouse=True)
+def packs_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles are packed by CUDA alone."""
+    monkeypatch.setattr(tinygemm, "_pack_tiles", pack_tiles)
+
+
+@pytest.fixture
+def by_kernel(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Codes expand as on a GPU where the kernel runs."""
+    monkeypatch.setattr(packed_int4, "_uses_kernel", lambda device: True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_weight_is_that_of_the_stored_codes(kind: Kind, layout: Layout, by_kernel: None) -> None:
+    if layout.group_size is None and kind.bits not in (4, 8):
+        pytest.skip("codes of these bits are packed for torch's kernels alone")
+    layer = gptq_layer(kind)
+    codes = PackedInt4(layer._codes().sorted(), layout)
+    expected = weight_of(kind)
+    expected = expected if codes.order is None else expected[:, codes.order]
+    everything = slice(0, kind.out_features)
+    for dtype in (torch.float32, torch.float16):
+        assert torch.equal(codes.expanded(everything, dtype).T, expected.to(dtype))
+    # The interpreter cuts what a GPU rounds: by one unit of eight bits at most.
+    found = codes.expanded(everything, torch.bfloat16).T.double()
+    assert ((found - expected).abs() <= expected.abs() / 2**7).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 8])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.bits in (4, 8)], ids=str)
+def test_a_few_tokens_are_multiplied_with_the_exact_weight(kind: Kind, tokens: int, by_kernel: None) -> None:
+    codes = PackedInt4(gptq_layer(kind)._codes().sorted(), Layout(64, None))
+    x = torch.randn(tokens, kind.in_features)
+    weight = weight_of(kind) if codes.order is None else weight_of(kind)[:, codes.order]
+    for dtype, limit in ((torch.float32, 1e-6), (torch.float16, 1e-3)):
+        inputs = x.to(dtype)
+        found = codes.multiply(inputs)
+        assert found is not None
+        assert found.dtype == dtype
+        expected = inputs.double() @ weight.T
+        assert ((found - expected).norm() / expected.norm()).item() < limit
+
+
+def test_more_tokens_odd_groups_and_float64_are_not(by_kernel: None) -> None:
+    codes = PackedInt4(gptq_layer(Kind(4))._codes(), Layout(64, None))
+    assert codes.multiply(torch.randn(9, 128)) is None
+    assert codes.multiply(torch.randn(1, 128).double()) is None
+    codes = PackedInt4(gptq_layer(Kind(4, group_size=16))._codes(), Layout(64, None))
+    assert codes.multiply(torch.randn(1, 128)) is None
+
+
+def test_a_part_of_the_outputs(by_kernel: None) -> None:
+    kind = Kind(4, out_features=192)
+    for layout in LAYOUTS.values():
+        codes = PackedInt4(gptq_layer(kind)._codes(), layout)
+        whole = codes.expanded(slice(0, 192), torch.float32)
+        assert torch.equal(codes.expanded(slice(64, 192), torch.float32), whole[:, 64:])
+
+
+def test_tiles_are_those_that_torch_unpacks() -> None:
+    codes = torch.randint(0, 16, (96, 24), dtype=torch.uint8)
+    assert torch.equal(_unpack_tiles(pack_tiles(codes), 96, slice(0, 24)), codes)
+
+
+def test_what_asks_a_device_agrees() -> None:
+    # Of codes and scales whose products bfloat16 holds: the interpreter cuts what a GPU rounds.
+    assert _kernel_agrees(torch.device("cpu"))
