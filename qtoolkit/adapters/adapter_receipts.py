@@ -42,16 +42,9 @@ def read_adapter_receipt(folder: Path) -> AdapterReceipt | None:
         CheckpointError: it cannot be read.
     """
     file = folder / ADAPTER_RECEIPT
-    values = read_json(file)
-    if not file.is_file() or "weights_fingerprint" in values:
+    if not file.is_file():
         return None
     try:
-        return AdapterReceipt.from_dict(values)
+        return AdapterReceipt.from_dict(read_json(file))
     except ConfigError as error:
         raise CheckpointError(f"{file} is damaged ({error}): get the adapter again") from error
-
-
-def trained_on(folder: Path) -> str | None:
-    """Return the fingerprint of the weights that an adapter was trained on; None where its file tells none."""
-    found = read_json(folder / ADAPTER_RECEIPT).get("weights_fingerprint")
-    return found if isinstance(found, str) else None

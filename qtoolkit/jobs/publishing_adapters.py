@@ -84,8 +84,7 @@ def _files(folder: Path, checked: CheckedAdapter, base_model: str) -> dict[str, 
     text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
     files: dict[str, Path | bytes] = {ADAPTER_WEIGHTS: folder / ADAPTER_WEIGHTS, ADAPTER_CONFIG: text}
     files |= {file.name: file for file in sorted(folder.glob("*.gguf"))}
-    if checked.receipt is None and (folder / ADAPTER_RECEIPT).is_file():
-        files[ADAPTER_RECEIPT] = folder / ADAPTER_RECEIPT
+    files |= {file.name: file for file in sorted(folder.glob("qtoolkit_*.json"))}
     if checked.receipt is not None:
         entry = FileEntry(len(text), hashlib.sha256(text).hexdigest())
         told = replace(checked.receipt, files={**checked.receipt.files, ADAPTER_CONFIG: entry})

@@ -11,8 +11,9 @@ import torch
 
 from qtoolkit.adapters.adapter_folder import ADAPTER_WEIGHTS, A, B
 from qtoolkit.adapters.adapter_reading import Adapter, read_adapter
-from qtoolkit.adapters.adapter_receipts import entries_of, read_adapter_receipt, trained_on, weight_files_of
+from qtoolkit.adapters.adapter_receipts import entries_of, read_adapter_receipt, weight_files_of
 from qtoolkit.adapters.applied import with_adapter
+from qtoolkit.adapters.base_names import trained_on
 from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG, ADAPTER_RECEIPT, PICKLE_SUFFIXES
 from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.files import path_of, read_json
@@ -178,8 +179,9 @@ def _check_base(
 
 
 def _check_files(repaired: Repaired, receipt: AdapterReceipt | None, fingerprint: str | None) -> Check:
-    own = repaired.receipt.weights_fingerprint if repaired.receipt else None
-    if fingerprint is not None and own is not None:
+    # A conversion writes the same weights as other files.
+    own = repaired.receipt.weights_fingerprint if repaired.receipt and repaired.receipt.taken_over is None else None
+    if receipt is None and fingerprint is not None and own is not None:
         told = f"the weights in its receipt are {'' if own == fingerprint else 'not '}those that it was trained on"
         return (
             _good("base", told) if own == fingerprint else _bad("base", told, "give the model that it was trained on")

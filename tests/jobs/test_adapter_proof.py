@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gguf
 import pytest
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import qtoolkit as qt
@@ -129,3 +130,12 @@ def test_an_adapter_of_peft_becomes_a_file(repaired: Repair, tiny_llama: Path, t
         qt.convert(repaired.path, "gguf", tmp_path / "more")
     with pytest.raises(ConfigError, match="is an adapter, which format='mlx' does not hold"):
         qt.convert(repaired.path, "mlx", tmp_path / "more", base=tiny_llama)
+
+
+def test_a_trained_adapter_is_known_by_the_weights_of_its_base(quantized_folder: Path, tmp_path: Path) -> None:
+    model = get_peft_model(qt.load(quantized_folder, device="cpu").model, LoraConfig(r=4, task_type="CAUSAL_LM"))
+    model.save_pretrained(tmp_path / "trained")
+    found = qt.verify(tmp_path / "trained", base=quantized_folder)
+    assert found.passed and [check.name for check in found.unchecked] == ["receipt", "figures"]
+    (base,) = (check for check in found.checks if check.name == "base")
+    assert base.value == "the weights in its receipt are those that it was trained on"
