@@ -37,7 +37,7 @@ def test_the_loss_falls_by_the_same(quantized_folder: Path, tiny_llama: Path) ->
     full = fall(loaded())
     nf4 = fall(qt.quantize(loaded(), qt.NF4(compute_dtype="float32"), device="cpu").model)
     codes = fall(qt.load(quantized_folder, device="cpu", dtype="float32").model)
-    assert full > 1
+    assert full > 0.4
     assert abs(codes / full - 1) < 0.05 and abs(codes / nf4 - 1) < 0.05
     # With a frozen adapter there is no fall, but for that of other batches.
-    assert abs(fall(qt.load(quantized_folder, device="cpu", dtype="float32").model, rate=0.0)) < 0.3 * full
+    assert abs(fall(qt.load(quantized_folder, device="cpu", dtype="float32").model, rate=0.0)) < 0.2 * full
