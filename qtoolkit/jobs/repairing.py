@@ -80,22 +80,7 @@ def run_repair(request: RepairRequest) -> Repair:
         tensors = _matrices(pair, text, method, journal=journal, on_progress=on_progress)
         give_memory_back()
         scaling = scaling_of(dtype)
-        write_adapter(
-            partial_folder,
-            tensors,
-            base=own_name(repaired.name),
-            revision=repaired.commit_hash,
-            scaling=scaling,
-            transposed=pair.transposed,
-        )
-        if repaired.format is not None:
-            repaired.format.write_adapter(
-                partial_folder / f"adapter{repaired.format.suffix}",
-                read_adapter(partial_folder).changes,
-                config=repaired.model.config,
-                name=folder.name,
-                in_8_bits=request.in_8_bits,
-            )
+        _save(partial_folder, tensors, repaired, name=folder.name, scaling=scaling, transposed=pair.transposed)
         measured = _measure(
             repaired, base, windows, tensors=tensors, scaling=scaling, device=device, on_progress=on_progress
         )
@@ -122,6 +107,28 @@ def run_repair(request: RepairRequest) -> Repair:
         )
         _write_receipt(partial_folder, result, repaired, base, measured=measured, device=device)
     return result
+
+
+def _save(
+    folder: Path,
+    tensors: Mapping[str, torch.Tensor],
+    repaired: Repaired,
+    *,
+    name: str,
+    scaling: float,
+    transposed: bool,
+) -> None:
+    """Write the adapter as peft does, and beside it as the program of the model's file reads it, where there is one."""
+    base = own_name(repaired.name)
+    write_adapter(folder, tensors, base=base, revision=repaired.commit_hash, scaling=scaling, transposed=transposed)
+    if repaired.format is not None:
+        repaired.format.write_adapter(
+            folder / f"adapter{repaired.format.suffix}",
+            read_adapter(folder).changes,
+            config=repaired.model.config,
+            name=name,
+            in_8_bits=scaling != 1,
+        )
 
 
 def _journal(
