@@ -17,7 +17,7 @@ PATH = "str | PathLike[str]"
 SIGNATURES = {
     "quantize": f"(model: Any, config: MethodConfig | str | Any, *, output: {PATH} | None = None, "
     f"device: str = 'auto', {SOURCE}, resume: bool = True, resume_repo: str | None = None, overwrite: bool = False, "
-    f"{FOR}, on_progress: {PROGRESS}) -> QuantizedModel",
+    f"executor: Executor | None = None, retries: int = 2, {FOR}, on_progress: {PROGRESS}) -> QuantizedModel",
     "plan": "(model: Any, config: MethodConfig | str | Any, *, device: str = 'auto', "
     f"output: {PATH} | None = None, {SOURCE}, machine: str | Machine | None = None, context: int = 4096, "
     f"batch_size: int = 1, {FOR}) -> Plan",
