@@ -8,8 +8,7 @@ from qtoolkit.checkpoints.filenames import ADAPTER_RECEIPT
 from qtoolkit.checkpoints.gguf_parts import parts_of
 from qtoolkit.errors import CheckpointError, ConfigError
 from qtoolkit.files import read_json, sha256_of, write_whole
-from qtoolkit.records import AdapterReceipt
-from qtoolkit.records.receipt import FileEntry
+from qtoolkit.records import AdapterReceipt, FileEntry
 
 
 def weight_files_of(base: Path) -> tuple[Path, ...]:

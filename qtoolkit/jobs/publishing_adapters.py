@@ -16,8 +16,7 @@ from qtoolkit.files import path_of, read_json
 from qtoolkit.jobs.verifying_adapters import CheckedAdapter, base_beside, check_adapter
 from qtoolkit.measure.guard import explained
 from qtoolkit.publishing import check_repo_id, choose_license, publish_files
-from qtoolkit.records import Publication
-from qtoolkit.records.receipt import FileEntry
+from qtoolkit.records import FileEntry, Publication
 from qtoolkit.requests import PublishRequest
 
 
