@@ -102,7 +102,7 @@ def test_a_base_of_other_shapes() -> None:
 
 def test_eight_bits_give_back_nearly_as_much() -> None:
     given = tensors()
-    # Inputs that mostly have one part in common, which rounding each number by itself would get wrong; and a small loss.
+    # Inputs that mostly have one part in common, which rounding each number alone would get wrong; and a small loss.
     given["x"] = given["xq"] = given["x"] + 30 * torch.randn(TOKENS, 1)
     given["q"] = given["w"] + 1e-4 * (given["q"] - given["w"])
     hessian = given["x"].double().T @ given["x"].double()
