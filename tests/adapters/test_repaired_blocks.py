@@ -102,7 +102,7 @@ def test_a_base_of_other_shapes() -> None:
 
 def test_eight_bits_give_back_nearly_as_much() -> None:
     given = tensors()
-    # Inputs that mostly have one part in common, which rounding each number alone would get wrong; and a small loss.
+    # Inputs that mostly have one part in common, and a loss that 8 bits would hold badly without a factor.
     given["x"] = given["xq"] = given["x"] + 30 * torch.randn(TOKENS, 1)
     given["q"] = given["w"] + 1e-4 * (given["q"] - given["w"])
     hessian = given["x"].double().T @ given["x"].double()
@@ -113,8 +113,7 @@ def test_eight_bits_give_back_nearly_as_much() -> None:
         assert found[A].dtype == found[B].dtype == dtype
         change = given["w"].double() - weight.double()
         left[dtype] = float((change @ hessian).mul(change).sum() / (lost @ hessian).mul(lost).sum())
-    assert left[torch.float32] < 0.9
-    assert left[torch.float8_e4m3fn] < left[torch.float32] + 0.01
+    assert left[torch.float8_e4m3fn] < 3 * left[torch.float32] < 0.1
 
 
 def test_a_layer_of_no_rank_stays() -> None:
