@@ -25,8 +25,8 @@ class QuantizeRequest(OutputFolder, ForReader, Resumable, OnDevice, ModelSource,
     _: KW_ONLY
     executor: Executor | None = option(
         None,
-        help="`concurrent.futures.Executor` or Dask client whose workers share the shards of a calibrated job; they "
-        "read the model and see the output folder",
+        help="`concurrent.futures.Executor` or Dask client whose workers share the shards of a calibrated job; "
+        "they read the model and see the output folder",
         empty="this process",
     )
     retries: int = option(2, help=RETRIES, unit="times", least=0)
