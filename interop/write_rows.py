@@ -77,11 +77,8 @@ def _weights(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def _rounding_inputs(values: dict[str, Any]) -> dict[str, Any]:
     """The same schemes, with inputs rounded to float8 for each token."""
     inputs = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "token", "dynamic": True}
-    return values | {
-        "config_groups": {
-            name: group | {"input_activations": inputs} for name, group in values["config_groups"].items()
-        }
-    }
+    groups = {name: group | {"input_activations": inputs} for name, group in values["config_groups"].items()}
+    return values | {"config_groups": groups}
 
 
 # By their names in the model alone, where servers look for the matrix that they join.
@@ -203,7 +200,8 @@ def write_float4(folder: Path, layout: str, left: str = "") -> None:
     write(folder, tensors, config)
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(with_both_ages(values)))
-    keep(qt.load(folder, device="cpu", dtype="float32"), folder)
+    # Readers compute in this type too, whatever they are asked for.
+    keep(qt.load(folder, device="cpu", dtype="bfloat16"), folder)
 
 
 def write_cut_blocks(folder: Path, like: Path) -> None:

@@ -2,15 +2,15 @@
 
 A page marks a fenced block by a comment above it: `<!-- code: FILE#NAME,NAME -->` is the source of these names of a
 file, in the order of the file; `imports` is its head, up to the last import; without `#`, it is the whole file. The
-paragraph below `<!-- readers: NAME -->` is what `page_NAME` of `qtoolkit/readers/sentences.py` makes from the reader
-contract.
+paragraph below `<!-- readers: NAME -->` is what `MADE` of `scripts/reader_pages.py` has of this name, made from the
+reader contract.
 """
 
 import ast
 import re
 from pathlib import Path
 
-from qtoolkit.readers import sentences
+from scripts.reader_pages import MADE
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("docs/*.md",)
@@ -62,8 +62,7 @@ def with_made_parts(text: str) -> str:
         return match[1] + source_of(ROOT / match["file"], names)
 
     def readers(match: re.Match[str]) -> str:
-        made: str = getattr(sentences, f"page_{match['name']}")()
-        return match[1] + made
+        return match[1] + MADE[match["name"]]()
 
     return READERS.sub(readers, CODE.sub(code, text))
 

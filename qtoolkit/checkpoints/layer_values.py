@@ -36,5 +36,6 @@ def heads_of(config: Any) -> tuple[int, ...]:
         queries, keys = (values.get(name) for name in names)
     else:
         queries, keys = (largest(config, name) for name in names)
-    heads: tuple[Any, ...] = (queries, queries if keys is None else keys)
-    return heads if all(type(one) is int and one > 0 for one in heads) else ()
+    both = (queries, queries if keys is None else keys)
+    heads = tuple(one for one in both if type(one) is int and one > 0)
+    return heads if len(heads) == len(both) else ()

@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterable
 
 from qtoolkit.readers.contract import readers_of, titles
-from qtoolkit.readers.entry import Entry, Limit, Program
-from qtoolkit.readers.matrices import TILES
+from qtoolkit.readers.entry import Entry, Program
 from qtoolkit.readers.programs import OWN, PROGRAMS
 from qtoolkit.readers.stored import Stored
-from qtoolkit.readers.table import COLUMNS, ENTRIES, GROUPS_OF, GROUPS_TITLE
+from qtoolkit.readers.table import COLUMNS, ENTRIES
 from qtoolkit.readers.versions import version_key
 from qtoolkit.records import Reading
 
@@ -61,36 +60,6 @@ def page_table() -> str:
         cells = [_cell(rows.get((program.name, one, kind)), program) for one, kind, _ in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def page_limits() -> str:
-    """Return what docs/readers.md tells of the limits on sizes and on layers that servers join."""
-    rows = {entry.reader: entry for entry in ENTRIES if entry.format == GROUPS_OF}
-    by_field = {
-        field: [one.title for one in PROGRAMS if one.name in rows and _limit(rows[one.name], field)]
-        for field in ("mixed_units", "outside_tiles")
-    }
-    groups = [f"{one.title} {_listed(_limit(rows[one.name], 'group_sizes'))}" for one in PROGRAMS if one.name in rows]
-    tiles = " or ".join(f"{rows_} x {columns}" for rows_, columns in TILES)
-    fused, strict = (" and ".join(by_field[field]) for field in ("mixed_units", "outside_tiles"))
-    told = "; ".join(one for one in groups if not one.endswith(" "))
-    return (
-        f"{fused} multiply q, k and v as one matrix, and gate and up: these must have the same bits. Groups of "
-        f"{GROUPS_TITLE} (-1: one scale an output) are {told}. The kernel of "
-        f"{strict} takes matrices, q, k and v as one, of outputs x inputs in multiples of {tiles}, which leaves out "
-        "SmolLM2-135M; vLLM fills others up. Between several GPUs a group of inputs, or a block of float8, must not be "
-        "cut: the note of a reading tells on which of 2, 4 and 8 it would be."
-    )
-
-
-def _limit(entry: Entry, field: str) -> Limit | None:
-    """Return the limit of a row on a field; None without one."""
-    return next((limit for limit in entry.limits if limit.field == field), None)
-
-
-def _listed(limit: Limit | None) -> str:
-    """Return the values that a limit allows, in words; empty without one."""
-    return ", ".join(map(str, limit.allowed)) if limit and limit.allowed else ""
 
 
 def _cell(entry: Entry | None, program: Program) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qtoolkit.readers import sentences
 from qtoolkit.readers.programs import PROGRAMS
 from qtoolkit.readers.table import COLUMNS, ENTRIES
+from scripts.reader_pages import MADE
 
 ROOT = Path(__file__).parent.parent.parent
 _NAMED = re.compile("|".join(re.escape(one.title) for one in PROGRAMS if one.name != "qtoolkit"))
@@ -65,7 +65,7 @@ def texts() -> Iterator[str]:
 
 def found_sentences() -> set[str]:
     """Sentences in which a program does something with a format."""
-    made = (sentences.page_table(), sentences.page_limits())
+    made = [make() for make in MADE.values()]
     found = set()
     for text in texts():
         others = text.replace(made[0], "").replace(made[1], "")

@@ -310,7 +310,7 @@ class GPTQMethod(Method):
             *note_on_few_tokens(config, layers),
         )
         if config.engine == "optimum":
-            others = ("format", "include", "embeddings", "lossy")
+            others = ("format", "include", "embeddings", "lossy", "shards")
             off = ", ".join(name for name in config.absent() if name not in others)
             notes = (f"optimum does not know {off}: these are off", *notes)
         if not config.stored_as.embedding_widths:

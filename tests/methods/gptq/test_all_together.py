@@ -178,7 +178,7 @@ def test_it_is_what_the_formulas_give(case: Case) -> None:
         aims = {"exact": x[part]} if case.aim == "inputs" else {"lacking": lacking[part]}
         group.add(GroupInputs(xq[part], weights=counts[part] if case.weighed else None, **aims))
     result = group.finish({"layer": weight})["layer"]
-    found = method.dequantize(result.tensors)[:LITERAL]
+    found = method.dequantize("layer", result.tensors)[:LITERAL]
     wide = weight.double()
     aim = (x.double() - xq.double()) @ wide.T if case.aim == "inputs" else lacking.double()
     wanted = literal(case, wide, xq.double(), aim, counts.double())

@@ -164,7 +164,7 @@ def test_targets_of_a_model_are_those_of_two_literal_streams(
     weights = {}
     for name in method.targets:
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        weights[name] = method.dequantize(own)
+        weights[name] = method.dequantize(name, own)
     before = {name: model.get_submodule(name).weight.detach().clone() for name in method.targets}
     wide = model.double()
     hidden = wide.model.embed_tokens(TOKENS).detach()

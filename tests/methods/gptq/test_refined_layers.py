@@ -43,7 +43,7 @@ def error_of(method: GPTQBlocks, name: str, result: Result) -> float:
     hessian = x.T @ x
     damped = hessian + result.facts["damp_percent"] * hessian.diagonal().mean() * torch.eye(IN)
     damped[7, 7] = 1
-    error = weight - method.dequantize(result.tensors).double()
+    error = weight - method.dequantize("layer", result.tensors).double()
     return float((error @ damped * error).sum() / (weight @ hessian * weight).sum())
 
 
