@@ -26,7 +26,7 @@ _TOKENS = 32
 # Percent of the weights: where fewer are quantized, the plan must have told why.
 _MOST = 90
 # Logits of the same codes with so many times our error are not those of the codes.
-_FURTHER = 3
+_FURTHER = 2
 # Method -> the share of the logits' deviation that its error may have: codes of 8 bits, and of 4.
 METHODS = {"gptq": 0.6, "absmax": 0.15, "zero_point": 0.15, "nf4": 0.6, "fp4": 0.8, "int8": 0.25, "fp8": 0.4}
 # Those that transformers makes by itself, bit for bit.

@@ -37,3 +37,12 @@ def test_layers_that_files_hold_as_one_are_quantized_each(name: str, tmp_path: P
         error = (loaded(TOKENS).logits.float() - logits).norm() / (logits - logits.mean(-1, keepdim=True)).norm()
     # Queries in the place of keys, or gate in that of up, make it 1.
     assert error < (0.1 if name == "absmax" else 0.4)
+
+
+def test_experts_that_a_file_numbers_with_those_of_another_mixture_stay() -> None:
+    # ERNIE 4.5 VL's experts for texts and for images are `mlp.experts.0` to 7 in its files.
+    plan = qt.plan(small_model("ernie4_5_vl_moe", dtype=torch.bfloat16), "absmax", device="cpu")
+    left = {layer.name.rpartition(".mlp.")[2]: layer.skipped for layer in plan.skipped if "experts" in layer.skipped}
+    assert left == dict.fromkeys(
+        ["text_moe.experts", "vision_moe.experts"], "experts in one tensor (Ernie4_5_VLMoeMoeExperts)"
+    )

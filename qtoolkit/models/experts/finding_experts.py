@@ -47,8 +47,8 @@ def experts_in_one_tensor(model: nn.Module, quantized: Iterable[str] = ()) -> se
 def find_experts(model: PreTrainedModel, quantized: Iterable[str] | None = None) -> dict[str, ExpertLayout]:
     """Return the modules of a model whose experts can be taken apart, with how each keeps them.
 
-    Left out are modules of other classes than transformers', and experts that a checkpoint keeps in another order of
-    outputs than the model.
+    Left out are modules of other classes than transformers', experts that a checkpoint keeps in another order of
+    outputs than the model, and those of two mixtures that it numbers as one.
 
     Args:
         model: its values are not used.
@@ -151,11 +151,15 @@ def _names_by_target(rules: Iterable[WeightConverter]) -> Iterator[tuple[str, Na
 
 
 def _reordered(rules: Iterable[WeightConverter]) -> list[str]:
-    """Return the ends of the names of those large tensors that checkpoints keep as one, with outputs in other order."""
+    """Return the ends of the names of those large tensors that checkpoints keep otherwise than one by one.
+
+    That is as one, with outputs in other order; or those of two mixtures under one numbering (ERNIE 4.5 VL).
+    """
     return [
         _literal(target)
         for rule in rules
-        if merges_experts(rule) and not any("*" in source for source in rule.source_patterns)
+        if merges_experts(rule)
+        and (len(rule.target_patterns) > 1 or not any("*" in source for source in rule.source_patterns))
         for target in rule.target_patterns
         if not all(isinstance(operation, Transpose) for operation in rule.operations)
     ]
