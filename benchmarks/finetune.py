@@ -66,7 +66,7 @@ def loss_on(model: Any, given: list[dict[str, torch.Tensor]]) -> float:
     """Return the mean loss of a token over batches."""
     model.eval()
     counts = [int((batch["labels"][:, 1:] != -100).sum()) for batch in given]
-    losses = [model(**batch).loss.item() * count for batch, count in zip(given, counts, strict=True)]
+    losses: list[float] = [model(**batch).loss.item() * count for batch, count in zip(given, counts, strict=True)]
     return sum(losses) / sum(counts)
 
 
@@ -95,7 +95,8 @@ def opened(name: str, folder: Path) -> Any:
     if name == "full":
         return AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     if name == "NF4":
-        return qt.quantize(MODEL, qt.NF4(compute_dtype="float32"), device="cpu").model.float()
+        full = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+        return qt.quantize(full, qt.NF4(compute_dtype="float32"), device="cpu").model
     return qt.load(folder, device="cpu", dtype="float32").model
 
 
@@ -152,7 +153,7 @@ def measure_merge(arguments: argparse.Namespace, folder: Path) -> None:
     gptq, adapter, whole = quantized(folder / "gptq", given), folder / "adapter", folder / "whole"
     if not adapter.exists():
         model, _ = train(opened("GPTQ", gptq), batches(tokenizer, given), 0, rate=arguments.rate)
-        model.save_pretrained(adapter)
+        model.save_pretrained(str(adapter))
     full = AutoModelForCausalLM.from_pretrained(MODEL)
     PeftModel.from_pretrained(full, adapter).merge_and_unload().save_pretrained(whole)
     tokenizer.save_pretrained(whole)

@@ -22,7 +22,7 @@ from vllm.distributed import cleanup_dist_env_and_memory
 
 # What it says where its config class took the checkpoint, and no kernel for a processor, or for this one, is there.
 LACKS = "Failed to find a kernel that can implement|Marlin does not support weight_bits = uint8b128|cpu_gemm_wna16"
-LACKS += "|No [A-Za-z0-9]+ MoE backend supports|Unsupported CPU attention configuration"
+LACKS += "|No [A-Za-z0-9]+ MoE backend supports|Unsupported CPU attention configuration|Marlin FP4 not available"
 
 
 def dtype_of(path: Path) -> str:

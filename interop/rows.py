@@ -14,6 +14,7 @@ from seen import seen_in
 from qtoolkit.readers import Stored
 from qtoolkit.readers.entry import Entry
 from qtoolkit.readers.matrices import Matrix
+from qtoolkit.readers.stored import W4A8
 from qtoolkit.readers.table import ENTRIES
 
 # The programs that are run here: SGLang wants a GPU, Ollama and LM Studio are no packages.
@@ -31,6 +32,7 @@ ELSEWHERE = {
         ("modelopt", name): "codes of NVIDIA's Model Optimizer, which nothing here writes"
         for name in ("vllm", "mlx-lm")
     },
+    **{("fbgemm_fp8", name): "a GPU" for name in ("transformers", "transformers4", "vllm")},
     ("awq", "transformers4"): "the package autoawq, which is given up",
     ("gguf", "transformers"): "tests/formats/gguf",
     ("gguf", "transformers4"): "tests/formats/gguf",
@@ -45,6 +47,10 @@ UNSHOWN: tuple[Cell, ...] = (
     ("vllm", "gptq", "", "split_experts"),
     ("vllm", "compressed-tensors", "", "split_experts"),
     ("vllm", "compressed-tensors", "int8", "split_experts"),
+    # Of floats of 4 bits it has kernels for GPUs alone, and looks for one before the names.
+    ("vllm", "compressed-tensors", "float4", "loads"),
+    ("vllm", "compressed-tensors", "float4", "mixed_units"),
+    *(("vllm", "compressed-tensors", W4A8, what) for what in ("loads", "sym", "mixed_units")),
 )
 
 

@@ -23,6 +23,7 @@ from write_servers import CHEAP, PACKED
 import qtoolkit as qt
 from qtoolkit.checkpoints.config_ages import with_both_ages
 from qtoolkit.kernels import QuantizedLinear
+from qtoolkit.readers.stored import W4A8
 from tests.coded_models import float4_config, float4_parts, store_as_float8, write
 from tests.formats.awq.awq_files import quantize
 
@@ -73,6 +74,16 @@ def _weights(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return values | {"config_groups": groups}
 
 
+def _rounding_inputs(values: dict[str, Any]) -> dict[str, Any]:
+    """The same schemes, with inputs rounded to float8 for each token."""
+    inputs = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "token", "dynamic": True}
+    return values | {
+        "config_groups": {
+            name: group | {"input_activations": inputs} for name, group in values["config_groups"].items()
+        }
+    }
+
+
 # By their names in the model alone, where servers look for the matrix that they join.
 _NAMED = {r"+:.*\.(q|k|v)_proj$": {"bits": 8}}
 # What a copy is of, its `quantization_config` made from that one's, how it is stored then, and for which readers.
@@ -96,6 +107,12 @@ CHANGED: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], dict[s
         lambda values: {key: value for key, value in values.items() if key != "run_compressed"},
         {"expands": False},
         ("transformers",),
+    ),
+    "packed-said-w4a8": (
+        "packed",
+        _rounding_inputs,
+        {"input_type": W4A8},
+        ("transformers", "transformers4"),
     ),
     "awq-said-8bit": ("awq", lambda values: values | {"bits": 8}, {"bits": (8,)}, ("mlx-lm",)),
     "awq-said-256inputs": ("awq", lambda values: values | {"group_size": 256}, {"group_sizes": (256,)}, ("mlx-lm",)),

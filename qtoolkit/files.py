@@ -23,6 +23,8 @@ _NOREPLACE, _EXCHANGE = 1, 2
 _REFUSED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 # Errors where a folder cannot be synced: on some network drives, and for folders that may not be read.
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES)
+# Errors of a disk, or of a user's share of it, that has no room.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Errors of small temporary files that mean that nothing can be written at the moment.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _SCRATCH_BYTES = 2**20

@@ -8,8 +8,7 @@ line for each condition, and what moved; ends with 1 where a condition did.
 import argparse
 import ast
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +17,17 @@ from qtoolkit.readers.matrices import TILES
 from qtoolkit.readers.programs import PROGRAMS
 from qtoolkit.readers.table import ENTRIES
 from scripts.eight_bit_schemes import capabilities
-from scripts.wheel_sources import literal, run, says, tiles, unpacked
+from scripts.reader_conditions import Condition, allowed
+from scripts.split_conditions import OTHERS
+from scripts.wheel_sources import literal, python_of, run, says, tiles, unpacked
 
-PACKAGES = ("vllm", "sglang", "compressed-tensors", "mlx-lm", "gptqmodel", "transformers", "peft")
+# What pip is asked for, by the names of the table where programs have some.
+PACKAGES = {
+    name: name for name in ("vllm", "sglang", "compressed-tensors", "mlx-lm", "gptqmodel", "transformers", "peft")
+}
+PACKAGES |= {"transformers4": "transformers<5"}
 _VLLM = "vllm/model_executor/layers/quantization"
 _SGLANG = "sglang/srt/layers/quantization"
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One thing that the table says, and how to find it in sources.
-
-    Attributes:
-        reader, what: for the line that is printed.
-        table: what the table says.
-        found: returns what the sources under a folder say.
-    """
-
-    reader: str
-    what: str
-    table: Any
-    found: Callable[[Path], Any]
-
-
-def allowed(reader: str, format_: str, field: str) -> set[Any]:
-    """The values of a field that the table allows; empty where it has no such limit."""
-    entry = next(entry for entry in ENTRIES if (entry.reader, entry.format) == (reader, format_))
-    return {value for limit in entry.limits if limit.field == field for value in limit.allowed}
 
 
 def listed(reader: str) -> set[str]:
@@ -113,7 +96,7 @@ CONDITIONS = (
     Condition(
         "vllm",
         "formats",
-        {"gptq", "compressed-tensors", "awq", "fp8", "mxfp4", "modelopt"},
+        {"gptq", "compressed-tensors", "awq", "fp8", "fbgemm_fp8", "mxfp4", "modelopt"},
         lambda root: _names(root, "vllm"),
     ),
     Condition(
@@ -290,12 +273,17 @@ def main() -> None:
     folder = parser.parse_args().folder.resolve()
     known = {program.name: program.version for program in PROGRAMS}
     roots = {}
-    for package in PACKAGES:
-        version, roots[package] = unpacked(folder, package)
+    for package, wanted in PACKAGES.items():
+        version, roots[package] = unpacked(folder, package, wanted)
         state = "as in the table" if known.get(package) in (version, None) else f"the table has {known[package]}"
         print(f"{package} {version}: {state}", flush=True)
-    lines = moved(roots)
-    print(f"{len(CONDITIONS) - len(lines)} of {len(CONDITIONS)} conditions are as in the table")
+    conditions = [one for one in (*CONDITIONS, *OTHERS) if not one.environment or python_of(one.environment).is_file()]
+    for one in OTHERS:
+        if one not in conditions:
+            print(f"{one.reader}, {one.what}: not run without `make {one.environment}/.ready`")
+    # What is run in an environment is no wheel's.
+    lines = moved({"auto-gptq": Path()} | roots, conditions)
+    print(f"{len(conditions) - len(lines)} of {len(conditions)} conditions are as in the table")
     for line in lines:
         print(f"MOVED {line}")
     sys.exit(bool(lines))

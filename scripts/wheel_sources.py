@@ -35,10 +35,22 @@ def says(root: Path, file: str, text: str) -> bool:
 
 def run(root: Path, code: str) -> Any:
     """What a line of Python prints, with the packages under a folder before those that are installed."""
-    paths = ":".join(map(str, sorted(root.parent.iterdir())))
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": paths}, capture_output=True, text=True, check=False
-    )
+    return _printed(Path(sys.executable), code, {"PYTHONPATH": ":".join(map(str, sorted(root.parent.iterdir())))})
+
+
+def run_in(environment: str, code: str) -> Any:
+    """What a line of Python prints in an environment of `make`."""
+    return _printed(python_of(environment), code, {})
+
+
+def python_of(environment: str) -> Path:
+    """The Python of an environment of `make`, which need not be there."""
+    return Path(__file__).parent.parent / environment / "bin" / "python"
+
+
+def _printed(python: Path, code: str, variables: dict[str, str]) -> Any:
+    """The value that a Python prints last."""
+    done = subprocess.run([str(python), "-c", code], env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LookupError(done.stderr.strip().splitlines()[-1])
     return ast.literal_eval(done.stdout.strip().splitlines()[-1])
@@ -61,11 +73,11 @@ def tiles(root: Path) -> set[tuple[int, int]]:
     return set.union(*least) if least and all(one == least[0] for one in least) else set()
 
 
-def unpacked(folder: Path, package: str) -> tuple[str, Path]:
-    """The newest version of a package, and the folder with its Python files, which are downloaded first."""
+def unpacked(folder: Path, package: str, wanted: str) -> tuple[str, Path]:
+    """The newest version of what pip is asked for, and the folder with its Python files, which are downloaded first."""
     wheels = folder / "wheels" / package
     wheels.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(wheels), package]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(wheels), wanted]
     subprocess.run(command, check=True)
     newest = max(wheels.iterdir(), key=lambda file: file.stat().st_mtime)
     version = newest.name.split("-")[1].removesuffix(".tar.gz")

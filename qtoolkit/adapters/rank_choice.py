@@ -19,7 +19,7 @@ from qtoolkit.records import OnProgress
 from qtoolkit.sensitivity import inputs_of_groups
 from qtoolkit.stream.backward import LoadedBlock, run_backward
 from qtoolkit.stream.blocks import StreamedModel
-from qtoolkit.stream.run import weight_of
+from qtoolkit.stream.current_block import weight_of
 from qtoolkit.tensor.low_rank import damped_factor
 from qtoolkit.units import format_bytes
 

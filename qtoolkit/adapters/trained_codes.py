@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from qtoolkit.errors import CheckpointError, ConfigError
-from qtoolkit.formats.changed_codes import codes_as_stored, least_code, of_inputs, with_codes
-from qtoolkit.kernels import Codes, QuantizedEmbedding, QuantizedLinear
+from qtoolkit.kernels import Codes, QuantizedEmbedding, QuantizedLinear, codes_as_stored, of_inputs, with_codes
 
 
 class TrainedLinear(nn.Module):
-    """Compute y = x Q(W)^T + bias, where Q(W) = (clamp(round(W / scale + zero_point)) - zero_point) * scale.
+    """Compute y = x Q(W)^T + bias, where Q(W) = (clamp(round(W / scale + zero)) - zero) * scale.
 
     Gradients go through `round` as if it were not there, and W gets none where its code is clamped (straight-through
     estimator, arXiv 1308.3432). Those of the scale are then those of LSQ (arXiv 1902.08153). W begins as the layer's
@@ -25,6 +24,8 @@ class TrainedLinear(nn.Module):
     Raises:
         UnsupportedModelError: its codes are those of FP8, have minima, or its inputs are rounded.
     """
+
+    zero: torch.Tensor
 
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__()
@@ -38,16 +39,17 @@ class TrainedLinear(nn.Module):
         self.scale = nn.Parameter(scale.float().clone())  # [groups, out], or [1, 1]
         self.bias = layer.bias
         zero = torch.as_tensor(codes.zero_points(every), device=codes.device).float()
-        self.register_buffer("zero_point", of_inputs(codes, zero).T, persistent=False)  # [out, in], or one number
+        zero = of_inputs(codes, zero)
+        self.register_buffer("zero", zero.T if zero.ndim else zero, persistent=False)  # [out, in], or one number
         self.layer = (layer,)  # in a tuple it is no child, whose tensors would be saved
         self.codes = codes
-        self.least, self.most = least_code(layer), 2**codes.bits - 1
+        self.most = 2**codes.bits - 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute x[..., in_features] -> [..., out_features] in x.dtype."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         scale = of_inputs(self.codes, self.stored_scale()).T  # [out, in], or [1, 1]
-        weight = (_rounded(self._levels(scale)) - self.zero_point) * scale
+        weight = (_rounded(self._levels(scale)) - self.zero) * scale
         return nn.functional.linear(x, weight.to(x.dtype), bias)
 
     def stored_scale(self) -> torch.Tensor:
@@ -67,11 +69,13 @@ class TrainedLinear(nn.Module):
         if not (self.weight.isfinite().all() and scale.isfinite().all() and scale.all()):
             raise CheckpointError("training left weights or scales that are infinite, NaN or 0: use a smaller rate")
         levels = self._levels(of_inputs(self.codes, scale).T).detach().round()
-        return with_codes(self.layer[0], _Trained(self.codes, levels.T.to(torch.uint8), scale))
+        return with_codes(
+            self.layer[0], _Trained(self.codes, levels.T.to(torch.uint8), scale.to(self.scale_dtypes[-1]))
+        )
 
     def _levels(self, scale: torch.Tensor) -> torch.Tensor:
-        """Return W / scale + zero_point within the range of the codes, [out, in]."""
-        return (self.weight / scale + self.zero_point).clamp(self.least, self.most)
+        """Return W / scale + zero within the range of the codes, [out, in]."""
+        return (self.weight / scale + self.zero).clamp(0, self.most)
 
 
 @contextmanager
@@ -106,6 +110,8 @@ def training_codes(model: nn.Module, include: Sequence[str]) -> Iterator[list[nn
         parameter.requires_grad_(False)
     for name, layer in trained.items():
         model.set_submodule(name, layer)
+    # transformers' Trainer refuses models that are quantized, and here they are not meanwhile.
+    was_quantized = vars(model).pop("is_quantized", None)
     finished: dict[str, QuantizedLinear] = dict(names)
     try:
         yield [parameter for layer in trained.values() for parameter in layer.parameters()]
@@ -115,6 +121,8 @@ def training_codes(model: nn.Module, include: Sequence[str]) -> Iterator[list[nn
             model.set_submodule(name, whole)
         for parameter in frozen:
             parameter.requires_grad_(True)
+        if was_quantized is not None:
+            vars(model)["is_quantized"] = was_quantized
 
 
 class _Trained(Codes):
@@ -123,7 +131,7 @@ class _Trained(Codes):
     Args:
         source: the others.
         codes: uint8 [in, out].
-        scale: [groups, out], or [1, 1].
+        scale: [groups, out], or [1, 1], in the type in which it is stored.
     """
 
     def __init__(self, source: Codes, codes: torch.Tensor, scale: torch.Tensor) -> None:

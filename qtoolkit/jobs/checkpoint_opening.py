@@ -8,6 +8,7 @@ from qtoolkit.checkpoints.expanded_tensors import check_scales
 from qtoolkit.checkpoints.other_programs import refuse_stored
 from qtoolkit.checkpoints.source_codes import source_codes
 from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.files import path_of
 from qtoolkit.formats import format_of, side_file_names
 from qtoolkit.methods import config_of_checkpoint
 from qtoolkit.models.checkpoint import Checkpoint
@@ -59,6 +60,19 @@ def open_source(
     if not headers_only:
         check_scales(result.tensors)
     return result
+
+
+def portable_name(model: Any, checkpoint: Checkpoint) -> str:
+    """Return a model that is named as other processes find it.
+
+    Args:
+        model: a Hub id, a folder or a file.
+        checkpoint: the same, opened.
+
+    Returns:
+        the id without its revision, which is pinned, or an absolute path.
+    """
+    return checkpoint.name if checkpoint.commit_hash else str(path_of(model, "model"))
 
 
 def _refuse_unread(name: str, values: Mapping[str, Any], *, expands: bool) -> None:

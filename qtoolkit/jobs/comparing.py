@@ -5,9 +5,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from qtoolkit.files import path_of
 from qtoolkit.jobs.candidates import (
     Candidate,
     Task,
@@ -18,7 +16,7 @@ from qtoolkit.jobs.candidates import (
     open_base,
     read_candidates,
 )
-from qtoolkit.jobs.checkpoint_opening import open_source
+from qtoolkit.jobs.checkpoint_opening import open_source, portable_name
 from qtoolkit.jobs.evaluating import Opened, cut_windows, open_model
 from qtoolkit.jobs.quantizing import refuse_quantized
 from qtoolkit.jobs.result_cache import ResultCache, key_of
@@ -122,7 +120,7 @@ def measure_candidates(
     cache = ResultCache(request.output)
     windows = cut_windows(request, subject.opened, device=subject.device, on_progress=on_progress)
     task = Task(
-        model=_portable_name(request, checkpoint),
+        model=portable_name(request.model, checkpoint) if request.is_named else request.model,
         revision=checkpoint.commit_hash,
         identity=identity_of(checkpoint),
         tokenizer=request.tokenizer,
@@ -152,13 +150,6 @@ def measure_candidates(
     if executor is not None and request.speed:
         notes.append("speed was measured on the workers, which may differ from one another")
     return Measured(windows, in_order(tuple(results.values())), tuple(notes))
-
-
-def _portable_name(request: CandidatesRequest, checkpoint: Checkpoint) -> Any:
-    """Return the model as other processes find it: an id without its revision, which is pinned, or an absolute path."""
-    if not request.is_named:
-        return request.model
-    return checkpoint.name if checkpoint.commit_hash else str(path_of(request.model, "model"))
 
 
 def _measure_here(

@@ -8,10 +8,9 @@ import torch
 from qtoolkit.adapters.adapter_reading import Adapter, Change
 from qtoolkit.errors import ConfigError, UnsupportedModelError
 from qtoolkit.files import path_of
-from qtoolkit.formats.changed_codes import with_change
 from qtoolkit.jobs.merged_file import merge_into_file
 from qtoolkit.jobs.merged_quality import opened_model, with_note, with_quality
-from qtoolkit.kernels import QuantizedEmbedding, QuantizedLinear
+from qtoolkit.kernels import QuantizedEmbedding, QuantizedLinear, with_change
 from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.planning.device import resolve_device
 from qtoolkit.quantized import QuantizedModel
@@ -29,8 +28,8 @@ def merge_into_codes(request: MergeRequest, adapter: Adapter) -> QuantizedModel:
     """
     if request.config is not None:
         raise ConfigError("into_codes=True keeps the scales of the codes, and config= makes new ones: give one of them")
-    if request.output is not None:
-        folder = path_of(request.output, "output")
+    folder = None if request.output is None else path_of(request.output, "output")
+    if folder is not None:
         refuse_own_source(request.model if not isinstance(request.model, QuantizedModel) else "", folder)
         check_output(folder, overwrite=request.overwrite)
     q = opened_model(request, resolve_device(request.device))
@@ -47,8 +46,8 @@ def merge_into_codes(request: MergeRequest, adapter: Adapter) -> QuantizedModel:
         model.set_submodule(name, merged.prepare())
     merged_model = QuantizedModel(model, q.tokenizer, q.config, replace(q.report, path=None), q.receipt)
     with_note(merged_model, _told(adapter, losses))
-    if request.output is not None:
-        merged_model.save(request.output, overwrite=request.overwrite, on_progress=request.report)
+    if folder is not None:
+        merged_model.save(folder, overwrite=request.overwrite, on_progress=request.report)
     return with_quality(merged_model, request, adapter, total=None)
 
 

@@ -99,7 +99,7 @@ def opened_model(request: MergeRequest, device: str) -> QuantizedModel:
 
 def tensors_of(adapter: Adapter) -> dict[str, torch.Tensor]:
     """Return an adapter's matrices as those of the scaling 1, as `write_adapter` names them."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, change in adapter.changes.items():
         tensors |= {f"{name}.{A}": change.scaling * change.a.float(), f"{name}.{B}": change.b.float()}
     return tensors

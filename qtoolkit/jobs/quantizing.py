@@ -15,6 +15,7 @@ from qtoolkit.jobs.bit_budget import meet_target, with_rules_of
 from qtoolkit.jobs.checkpoint_loading import load_opened
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.file_probe import probe_file
+from qtoolkit.jobs.shard_workers import ExecutorWorkers
 from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.measure.guard import explained, guarded
 from qtoolkit.measure.host import hardware, this_machine, versions
@@ -55,6 +56,8 @@ def run_quantization(
     config = resolve_config(request.config)
     method = get_method(config.method)
     device = resolve_device(request.device)
+    if request.executor is not None:
+        method.refuse_workers(config)
     for package in method.requires:
         optional(package, f"method {method.name!r}")
     folder = request.folder
@@ -64,6 +67,7 @@ def run_quantization(
     with _staged(request, resumes=resumes) as new:
         with measure_peak() as meter:
             checkpoint = change(open_source(request.model, request, on_progress=request.report))
+            quantizes = _sharing(request, method, checkpoint, new)
             machine = this_machine(folder or current_folder(), Speed())
             rss = resident_memory()
             journal = JournalLocation(journal_of(folder), mirror) if folder is not None and resumes else None
@@ -86,7 +90,7 @@ def run_quantization(
             checkpoint = identify(planned.checkpoint, on_progress)
             plan = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
-            outcome = method.quantize(checkpoint, planned.config, plan, on_progress, journal)
+            outcome = quantizes(checkpoint, planned.config, plan, on_progress, journal)
             _refuse_unquantized(outcome, plan)
             written = _write(outcome, checkpoint, method, folder=new, device=device, on_progress=on_progress)
         memory = memory_report(plan, written.footprint, new, meter.report)
@@ -103,6 +107,30 @@ def run_quantization(
         opens = partial(_open_result, folder, device)
         return QuantizedFile(opens, checkpoint.tokenizer, planned.config, report, receipt)
     return QuantizedModel(outcome.model, checkpoint.tokenizer, planned.config, report, receipt)
+
+
+def _sharing(
+    request: QuantizeRequest, method: Method, checkpoint: Checkpoint, new: Path | None
+) -> Callable[..., Outcome]:
+    """Return the `quantize` of a method, given the workers of the request if it has some.
+
+    Args:
+        request: the request.
+        method: takes workers where there are some.
+        checkpoint: the model, opened.
+        new: the folder that the result is written to.
+
+    Raises:
+        ConfigError: a worker cannot do the job.
+    """
+    if request.executor is None:
+        return method.quantize
+    assert new is not None
+    workers = ExecutorWorkers(request, checkpoint)
+    workers.check(new)
+    # Methods that take no workers have refused them.
+    quantize: Any = method.quantize
+    return partial(quantize, workers=workers)
 
 
 def _check_output(request: QuantizeRequest, method: Method, *, resumes: bool) -> None:

@@ -40,7 +40,8 @@ def train_codes(q: QuantizedModel, include: Sequence[str] = ("*",)) -> Iterator[
         ConfigError: no model with layers of codes, or none of these names.
         UnsupportedModelError: layers of FP8 or W8A8, or MLX's with minima.
     """
-    if not isinstance(q, QuantizedModel) or isinstance(q, QuantizedFile):
+    given: Any = q
+    if not isinstance(given, QuantizedModel) or isinstance(given, QuantizedFile):
         raise ConfigError(f"codes are trained of what qt.quantize or qt.load returns, got {type(q).__name__}")
     patterns = [include] if isinstance(include, str) else list(include)
     with training_codes(q.model, patterns) as parameters:

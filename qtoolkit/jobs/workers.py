@@ -2,8 +2,8 @@
 
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import ExitStack
+from concurrent.futures import Executor
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,11 @@ from qtoolkit.errors import QToolkitError
 from qtoolkit.jobs.candidates import Base, Candidate, Task, failed_row, measure_candidate, measure_row, open_base
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.evaluating import open_model
+from qtoolkit.jobs.executor_tasks import Answer, answers
 from qtoolkit.measure.guard import guarded
 from qtoolkit.planning.device import resolve_device
 from qtoolkit.records import Compared, OnProgress, ignore_progress
 from qtoolkit.requests import ModelSource
-
-# Seconds until `on_progress` is called again, so that a person can stop what goes on elsewhere.
-_HEARTBEAT = 0.5
 
 
 def run_on(
@@ -25,8 +23,7 @@ def run_on(
 ) -> Generator[tuple[Candidate, Compared], None, None]:
     """Measure candidates on an executor, and yield each result as it comes, in any order.
 
-    A job whose worker was lost, or that failed in a way that qtoolkit does not know, is submitted again. If this ends
-    early, jobs that have not begun are cancelled.
+    Jobs are begun again and cancelled as `answers` says.
 
     Args:
         executor: does the work.
@@ -35,35 +32,25 @@ def run_on(
         retries: how often a job may be begun again.
         on_wait: called twice a second; what it raises ends all.
     """
-    pending: dict[Future[dict[str, Any]], tuple[Candidate, int]] = {}
-    waiting = [(candidate, 0) for candidate in candidates]
+    calls = [(task, candidate) for candidate in candidates]
     try:
-        while pending or waiting:
-            for candidate, attempt in waiting:
-                # The attempt is an argument: a scheduler that remembers calls would answer with the failed one.
-                try:
-                    pending[executor.submit(measure_in_worker, task, candidate, attempt)] = (candidate, attempt)
-                except Exception as error:  # noqa: BLE001  # a broken executor says so in a way of its own
-                    yield candidate, replace(failed_row(candidate, task, error), retries=attempt)
-            waiting = []
-            for future in wait(pending, timeout=_HEARTBEAT, return_when=FIRST_COMPLETED).done:
-                candidate, attempt = pending.pop(future)
-                try:
-                    result = Compared.from_dict(future.result())
-                except QToolkitError as error:  # a worker has another version of qtoolkit
-                    result = failed_row(candidate, task, error)
-                except Exception as error:  # noqa: BLE001  # each executor has its own for a worker that is lost
-                    if attempt < retries:
-                        waiting.append((candidate, attempt + 1))
-                        continue
-                    result = failed_row(candidate, task, error)
-                yield candidate, replace(result, retries=attempt)
-            on_wait()
+        with closing(answers(executor, measure_in_worker, calls, retries=retries, on_wait=on_wait)) as found:
+            for answer in found:
+                candidate = candidates[answer.number]
+                yield candidate, replace(_row_of(answer, candidate, task), retries=answer.retries)
     finally:
-        for future in pending:
-            future.cancel()
         # The base that jobs of a pool of threads left in this process.
         _base_cache.forget()
+
+
+def _row_of(answer: Answer, candidate: Candidate, task: Task) -> Compared:
+    """Return the row of a candidate, or one that says why there is none."""
+    if answer.error is not None:
+        return failed_row(candidate, task, answer.error)
+    try:
+        return Compared.from_dict(answer.result)
+    except QToolkitError as error:  # a worker has another version of qtoolkit
+        return failed_row(candidate, task, error)
 
 
 def measure_in_worker(task: Task, candidate: Candidate, attempt: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Multiply with quantized weights: one linear layer, one place that chooses the kernel, one file for each kernel."""
 
 from qtoolkit.kernels.blockwise import expand, output_blocks
+from qtoolkit.kernels.changed_codes import codes_as_stored, of_inputs, with_change, with_codes
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors, stored_bytes
 from qtoolkit.kernels.embedding import QuantizedEmbedding, TiedHead
 from qtoolkit.kernels.linear import QuantizedLinear
@@ -13,8 +14,12 @@ __all__ = [
     "QuantizedLinear",
     "StoredTensors",
     "TiedHead",
+    "codes_as_stored",
     "expand",
     "memory_bytes",
+    "of_inputs",
     "output_blocks",
     "stored_bytes",
+    "with_change",
+    "with_codes",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from qtoolkit.errors import ConfigError
 from qtoolkit.formats import FilePlanner, Layer, Planner, Reader
 from qtoolkit.methods.config import MethodConfig
 from qtoolkit.records import CalibrationReport, OnProgress, PhasePlan, Plan, ignore_progress
@@ -106,6 +107,14 @@ class Method(Planner):
             options: fields of its config, which anybody may have edited.
         """
         return "No calibration text was used."
+
+    def refuse_workers(self, config: Any) -> None:
+        """Refuse a config whose job workers cannot share; `quantize` gets `workers` for one that they can.
+
+        Raises:
+            ConfigError: default, always.
+        """
+        raise ConfigError(f"{type(config).__name__} is made in one process: leave out executor, or take GPTQ")
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Planner`: by default, transformers finds the format's loader by the config of the checkpoint."""

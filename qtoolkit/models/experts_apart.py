@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from qtoolkit.models.experts import find_experts, tensors_apart
+from qtoolkit.models.layers_in_one import layers_apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,4 +38,5 @@ def named_as_saved(model: "PreTrainedModel", tensors: Mapping[str, Any]) -> dict
     split = {name: tensor for name, tensor in tensors.items() if name not in model.all_tied_weights_keys}
     # As if a file had them in one tensor, which they are views of.
     experts = {name: replace(layout, is_apart=False) for name, layout in find_experts(model).items() if layout.is_apart}
-    return dict(revert_weight_conversion(model, dict(tensors_apart(model, split, experts))))
+    saved = revert_weight_conversion(model, dict(tensors_apart(model, split, experts)))
+    return dict(layers_apart(model, dict(saved)))  # type: ignore[arg-type]

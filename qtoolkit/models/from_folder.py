@@ -56,6 +56,7 @@ def open_folder(
         inherited=inherited(card) | ancestry(card),
         checked="not checked: a folder, of which no hashes are known",
     )
+    checkpoint = checkpoint.with_layers_apart()
     left_out = [f"left out of its config, since it fetches or runs code: {what}" for what in without_code(values)[1]]
     adapters = [
         f"left out, since transformers does not apply it: the adapter in the folder {inner!r:.80}"

@@ -28,11 +28,24 @@ def names_in_model(model: "PreTrainedModel", keys: Iterable[str], conversions: S
     return names
 
 
+def splits_by_rows(rule: Any) -> bool:
+    """Check whether a weight conversion of transformers makes several layers of the rows of one tensor."""
+    from transformers.core_model_loading import WeightConverter
+
+    return (
+        isinstance(rule, WeightConverter)
+        and len(rule.source_patterns) == 1 < len(rule.target_patterns)
+        and [type(operation).__name__ for operation in rule.operations] in (["Chunk"], ["Split"])
+        and all(getattr(operation, "dim", None) == 0 for operation in rule.operations)
+    )
+
+
 def converted_layers(model: "PreTrainedModel") -> dict[str, bool]:
     """Return the full names of the linear layers whose weight files keep in other parts, with whether it is merged.
 
     MiniMax-M3's checkpoints hold gate and up of an MLP by themselves, which transformers merges as it reads them
-    (true); HRM's hold them as one, which it splits (false).
+    (true); towers hold queries, keys and values as one, which it splits and reorders (false). Layers that are rows of a
+    tensor have tensors of their own once a checkpoint is opened (`layers_in_one`).
 
     Args:
         model: its values are not used.
@@ -46,7 +59,7 @@ def converted_layers(model: "PreTrainedModel") -> dict[str, bool]:
     ends = {
         target.replace("\\.", ".").removesuffix("$"): len(rule.source_patterns) > 1
         for rule in get_model_conversion_mapping(model)
-        if isinstance(rule, WeightConverter) and not merges_experts(rule)
+        if isinstance(rule, WeightConverter) and not merges_experts(rule) and not splits_by_rows(rule)
         if len(rule.source_patterns) != len(rule.target_patterns)
         for target in rule.target_patterns
     }

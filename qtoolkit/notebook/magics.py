@@ -249,7 +249,8 @@ class QuantizeMagics(Magics):
         """Make one quantized model of a quantized model and a LoRA adapter; `qt.merge` in a line.
 
           %qmerge small my-adapter --output merged
-          %qmerge q my-adapter --base org/name --config recipe --into merged
+          %qmerge q my-adapter --base org/name --config recipe --text held-out.txt --into merged
+          %qmerge small my-adapter --into-codes --output merged
 
         First the quantized model: a folder, a Hub id, or a variable; then the folder of the adapter. A variable holds
         the config.

@@ -73,7 +73,9 @@ def _told_by(values: Mapping[str, Any]) -> dict[str, Any]:
         "sym": ("sym", "symmetric"),
         "desc_act": ("desc_act",),
     }
-    told = {option: [own[key] for key in names if own.get(key) is not None] for option, names in keys.items()}
+    told = {
+        option: [own[key] for key in names if isinstance(own.get(key), int | str)] for option, names in keys.items()
+    }
     options = {option: found[0] for option, found in told.items() if found}
     sizes = values.get("weight_block_size")
     return options | {"group_size": sizes[-1]} if isinstance(sizes, list) and sizes else options

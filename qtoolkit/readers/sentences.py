@@ -8,7 +8,7 @@ from qtoolkit.readers.entry import Entry, Limit, Program
 from qtoolkit.readers.matrices import TILES
 from qtoolkit.readers.programs import OWN, PROGRAMS
 from qtoolkit.readers.stored import Stored
-from qtoolkit.readers.table import COLUMNS, ENTRIES
+from qtoolkit.readers.table import COLUMNS, ENTRIES, GROUPS_OF, GROUPS_TITLE
 from qtoolkit.readers.versions import version_key
 from qtoolkit.records import Reading
 
@@ -65,7 +65,7 @@ def page_table() -> str:
 
 def page_limits() -> str:
     """Return what docs/readers.md tells of the limits on sizes and on layers that servers join."""
-    rows = {entry.reader: entry for entry in ENTRIES if entry.format == "gptq"}
+    rows = {entry.reader: entry for entry in ENTRIES if entry.format == GROUPS_OF}
     by_field = {
         field: [one.title for one in PROGRAMS if one.name in rows and _limit(rows[one.name], field)]
         for field in ("mixed_units", "outside_tiles")
@@ -73,9 +73,10 @@ def page_limits() -> str:
     groups = [f"{one.title} {_listed(_limit(rows[one.name], 'group_sizes'))}" for one in PROGRAMS if one.name in rows]
     tiles = " or ".join(f"{rows_} x {columns}" for rows_, columns in TILES)
     fused, strict = (" and ".join(by_field[field]) for field in ("mixed_units", "outside_tiles"))
+    told = "; ".join(one for one in groups if not one.endswith(" "))
     return (
-        f"{fused} multiply q, k and v as one matrix, and gate and up: these must have the same bits. Groups of GPTQ "
-        f"(-1: one scale an output) are {'; '.join(one for one in groups if not one.endswith(' '))}. The kernel of "
+        f"{fused} multiply q, k and v as one matrix, and gate and up: these must have the same bits. Groups of "
+        f"{GROUPS_TITLE} (-1: one scale an output) are {told}. The kernel of "
         f"{strict} takes matrices, q, k and v as one, of outputs x inputs in multiples of {tiles}, which leaves out "
         "SmolLM2-135M; vLLM fills others up. Between several GPUs a group of inputs, or a block of float8, must not be "
         "cut: the note of a reading tells on which of 2, 4 and 8 it would be."

@@ -26,3 +26,5 @@ COLUMNS = (
     ("native", "", "absmax, zero-point in format native"),
     ("gguf", "", ".gguf"),
 )
+# The format whose rows have a limit on groups for each program, which a page tells.
+GROUPS_OF, _, GROUPS_TITLE = COLUMNS[0]

@@ -6,6 +6,7 @@ from os import PathLike
 from typing import Any
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.requests.executors import RETRIES, as_executor, refuse_unnamed
 from qtoolkit.requests.model import MODEL, MemoryLimit, ModelSource, OnDevice, WithProgress
 from qtoolkit.requests.option_field import describe, option
 from qtoolkit.requests.output import OutputFolder
@@ -21,9 +22,9 @@ class CandidatesRequest(TextOptions, MemoryLimit, OutputFolder, OnDevice, ModelS
     model: Any = field(metadata=BASE)
     _: KW_ONLY
     executor: Executor | None = option(
-        None, help="`concurrent.futures.Executor` with one job for each config", empty="this process"
+        None, help="`concurrent.futures.Executor` or Dask client with one job for each config", empty="this process"
     )
-    retries: int = option(2, help="how often a job is begun again when its worker is lost", unit="times", least=0)
+    retries: int = option(2, help=RETRIES, unit="times", least=0)
     output: str | PathLike[str] | None = option(
         None, help="folder that each result is saved in", empty="one in your cache", metavar="DIR"
     )
@@ -31,16 +32,10 @@ class CandidatesRequest(TextOptions, MemoryLimit, OutputFolder, OnDevice, ModelS
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.executor is not None and not isinstance(self.executor, Executor):
-            raise ConfigError(
-                f"executor must be a concurrent.futures.Executor, got {type(self.executor).__name__}: "
-                "of a Dask client give client.get_executor()"
-            )
-        if self.executor is not None and not self.is_named:
-            raise ConfigError(
-                "executor= needs a model that workers can read: name its folder or Hub id, not a "
-                f"{type(self.model).__name__}"
-            )
+        # The dataclass is frozen.
+        object.__setattr__(self, "executor", as_executor(self.executor))
+        if self.executor is not None:
+            refuse_unnamed(self.model, is_named=self.is_named)
         if self.noise_floor and not self.is_named:
             raise ConfigError("noise_floor=True needs a model that is named: give its folder or Hub id")
 

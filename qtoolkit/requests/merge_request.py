@@ -28,7 +28,7 @@ class MergeRequest(OutputFolder, Resumable, OnDevice, HubSource, WithProgress):
         help="add the adapter to the quantized weights themselves, whose codes are rounded anew, and tell what is lost",
         empty="quantize the sum of base and adapter",
     )
-    text: Any | None = option(
+    text: Any = option(
         None,
         help="text to measure on: model and adapter kept apart, and merged",
         empty="measure nothing",

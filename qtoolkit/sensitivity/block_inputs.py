@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from qtoolkit.stream.backward import LoadedBlock
+from qtoolkit.stream.current_block import weight_of
 from qtoolkit.stream.forward import observed
 from qtoolkit.stream.groups import Group, trace, with_unseen, without_indices
-from qtoolkit.stream.run import weight_of
 from qtoolkit.tensor.hessian import Hessian
 
 

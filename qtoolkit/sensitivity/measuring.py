@@ -36,8 +36,8 @@ from qtoolkit.sensitivity.block_inputs import inputs_of_groups
 from qtoolkit.sensitivity.outside_blocks import head_losses, table_losses
 from qtoolkit.stream.backward import LoadedBlock, Top, run_backward
 from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.current_block import weight_of
 from qtoolkit.stream.loading import calibration_dtype, load_streamed
-from qtoolkit.stream.run import weight_of
 from qtoolkit.texts.calibration_text import Calibration, read_calibration
 from qtoolkit.texts.self_calibration import self_calibration
 from qtoolkit.texts.texts import is_self

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qtoolkit.models.structure import embedding_factor
 from qtoolkit.stream.backward import Top, tokens_with_logits
 from qtoolkit.stream.blocks import StreamedModel
-from qtoolkit.stream.run import weight_of
+from qtoolkit.stream.current_block import weight_of
 from qtoolkit.stream.samples import lookup_gradients
 
 # Returns rows [rows, in] float32 of a weight with each of its choices.

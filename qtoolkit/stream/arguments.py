@@ -62,6 +62,11 @@ class BlockArguments:
         self._shared: list[dict[int, Arguments]] = [{} for _ in range(num_blocks)]
         self._own: list[dict[Span, Arguments]] = [{} for _ in range(num_blocks)]
 
+    @property
+    def has_own(self) -> bool:
+        """Check whether a batch has arguments that others of its size lack."""
+        return any(self._own)
+
     def keep(self, span: Span, recorded: Mapping[int, Arguments]) -> None:
         """Keep the arguments that blocks got for a batch, by the number of each block."""
         same = _Sameness()

@@ -71,17 +71,23 @@ class ExactStream:
             output when the batch runs for the last time.
         call: runs the block on hidden states [samples, tokens, hidden]; `first` is the number of their first sample.
         at_once: samples of a batch that run at one time.
+        originals: original weights of layers that are quantized already, by name; None for none.
     """
 
     def __init__(
-        self, module: nn.Module, hidden: list[torch.Tensor], call: Callable[..., torch.Tensor], at_once: int
+        self,
+        module: nn.Module,
+        hidden: list[torch.Tensor],
+        call: Callable[..., torch.Tensor],
+        at_once: int,
+        originals: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self._module = module
         self._hidden = hidden
         self._call = call
         self._at_once = at_once
         # Name of a quantized layer -> its original weight.
-        self._originals: dict[str, nn.Parameter] = {}
+        self._originals: dict[str, nn.Parameter] = {**(originals or {})}
 
     def keep(self, layer: str) -> None:
         """Remember the weight of a layer before it is replaced, for further runs of the block."""

@@ -20,12 +20,15 @@ class ExpertInputs:
     Args:
         block: in memory.
         names: of its layers that are quantized.
+
+    Attributes:
+        kept: tokens [tokens, in] that enter a list of experts, by its name.
     """
 
     def __init__(self, block: nn.Module, names: Sequence[str]) -> None:
         self._block = block
         self._lists = sorted({list_of(name) for name in names if is_indexed(name)})
-        self._kept: dict[str, torch.Tensor] = {}
+        self.kept: dict[str, torch.Tensor] = {}
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -39,9 +42,9 @@ class ExpertInputs:
         Layers of the expert before it are run with the weights that they have. None for a layer of no expert, and for
         one whose expert ran before any token was noted.
         """
-        if not is_indexed(layer) or list_of(layer) not in self._kept:
+        if not is_indexed(layer) or list_of(layer) not in self.kept:
             return None
-        tokens = self._kept[list_of(layer)]
+        tokens = self.kept[list_of(layer)]
         expert, rest = expert_of(layer)
         if not rest:
             return tokens
@@ -53,12 +56,12 @@ class ExpertInputs:
 
     def _note(self, name: str, x: torch.Tensor) -> None:
         """Keep some tokens of what enters a list of experts, evenly spread; those of zeros were sent to no expert."""
-        if name in self._kept:
+        if name in self.kept:
             return
         tokens = x.detach().reshape(-1, x.shape[-1])  # [..., in] -> [tokens, in]
         tokens = tokens[tokens.any(dim=-1)]
         step = max(1, len(tokens) // KEPT_TOKENS)
-        self._kept[name] = tokens[::step][:KEPT_TOKENS].clone()
+        self.kept[name] = tokens[::step][:KEPT_TOKENS].clone()
 
 
 def list_of(layer: str) -> str:

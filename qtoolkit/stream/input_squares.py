@@ -7,8 +7,9 @@ import torch
 
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.current_block import weight_of
 from qtoolkit.stream.forward import observed
-from qtoolkit.stream.run import check_block, check_outside, weight_of
+from qtoolkit.stream.run import check_block, check_outside
 from qtoolkit.stream.samples import first_inputs, samples_of_a_part
 
 

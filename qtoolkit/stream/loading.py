@@ -17,6 +17,7 @@ from qtoolkit.measure.malloc import GIVE_BACK_EVERY, give_memory_back
 from qtoolkit.models.building import cause_of, check_complete, failed_in_quantizing, using_transformers
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.dtypes import FLOATS
+from qtoolkit.models.renaming import splits_by_rows
 from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.products import multiply_fast
@@ -114,11 +115,14 @@ def let_go_of_rests(model: nn.Module) -> None:
 def _let_be_saved(model: "PreTrainedModel") -> None:
     """Remove weight conversions that saving cannot reverse, such as those of bitsandbytes' tensors, saved unchanged.
 
-    With them, `save_pretrained` of transformers 5 raises NotImplementedError.
+    With them, `save_pretrained` of transformers 5 raises NotImplementedError. Nor can codes of several layers be
+    one tensor.
     """
     conversions = getattr(model, "_weight_conversions", None)
     if conversions:
-        model._weight_conversions = [rule for rule in conversions if _is_reversible(rule)]  # noqa: SLF001
+        is_quantized = getattr(model, "hf_quantizer", None) is not None
+        kept = (rule for rule in conversions if not (is_quantized and splits_by_rows(rule)))
+        model._weight_conversions = [rule for rule in kept if _is_reversible(rule)]  # noqa: SLF001
 
 
 def _is_reversible(rule: Any) -> bool:

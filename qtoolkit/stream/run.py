@@ -11,11 +11,11 @@ from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.block_method import Accumulator, BlockMethod
 from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.current_block import CurrentBlock, run_all, weight_of
 from qtoolkit.stream.done_groups import DoneGroups
-from qtoolkit.stream.exact_stream import Batch, ExactStream
-from qtoolkit.stream.expert_inputs import ExpertInputs
-from qtoolkit.stream.forward import Call, collect, run_once
-from qtoolkit.stream.groups import Group, is_indexed, trace, with_unseen
+from qtoolkit.stream.exact_stream import ExactStream
+from qtoolkit.stream.forward import Call, run_once
+from qtoolkit.stream.groups import Group, trace, with_unseen
 from qtoolkit.stream.journal import DoneBlock, Journal
 from qtoolkit.stream.loading import check_finite
 from qtoolkit.stream.residuals import Corrections, find_corrections
@@ -70,7 +70,7 @@ def quantize_blocks(
         samples.exact = [*samples.hidden]
     results = []
     # Names of layers -> their groups, and what corrects these.
-    known: dict[tuple[str, ...], _Groups] = {}
+    known: dict[tuple[str, ...], BlockGroups] = {}
     for index, names in enumerate(layers):
         name = streamed.block_names[index]
         empty = streamed.blocks[index]
@@ -89,9 +89,9 @@ def quantize_blocks(
                 check_block(streamed, index, module)
                 if tuple(names) not in known:
                     one = partial(run, samples.one, first=0)
-                    known[tuple(names)] = _groups_of(module, names, one, corrected=method.wants_exact)
+                    known[tuple(names)] = groups_of(module, names, one, corrected=method.wants_exact)
                 groups, corrections = known[tuple(names)]
-                done_before = DoneGroups(journal, index, name, groups, partial(_fit, method, shapes))
+                done_before = DoneGroups(journal, index, name, groups, partial(fit, method, shapes))
                 outputs = block.quantize(groups, corrections, done_before, report)
                 result = journal.write(index, block.tensors, block.facts)
             else:
@@ -106,28 +106,25 @@ def quantize_blocks(
     return results
 
 
-class _Groups(NamedTuple):
+class BlockGroups(NamedTuple):
     """Hold the groups of layers of a block, and what corrects each."""
 
     groups: tuple[Group, ...]
     corrections: Corrections
 
 
-def _groups_of(module: nn.Module, names: Sequence[str], call: Call, *, corrected: bool) -> _Groups:
+def groups_of(module: nn.Module, names: Sequence[str], call: Call, *, corrected: bool) -> BlockGroups:
     """Return which layers of a block share their inputs, and what corrects them where that is wanted."""
     groups = with_unseen(trace(module, names, call), names)
-    return _Groups(groups, find_corrections(module, groups, call) if corrected and names else {})
+    return BlockGroups(groups, find_corrections(module, groups, call) if corrected and names else {})
 
 
-class _Block:
-    """Quantize one block while it is in memory.
+class _Block(CurrentBlock):
+    """Quantize one block while it is in memory, group after group.
 
     Args:
-        name: the block's full name.
-        module: the block.
+        name, module, method, exact: as for `CurrentBlock`.
         calls: each runs the block on one batch of samples.
-        method: quantizes each group of layers.
-        exact: runs it as the full-precision model does; None without a second stream.
         batch_weights: by full names of layers, the weights of the tokens of each batch, [samples, tokens].
 
     Attributes:
@@ -144,29 +141,14 @@ class _Block:
         exact: ExactStream | None,
         batch_weights: Mapping[str, Sequence[torch.Tensor]],
     ) -> None:
-        self.name = name
-        self.module = module
+        super().__init__(name, module, method, exact, batch_weights)
         self.calls = calls
-        self.method = method
-        self._batch_weights = batch_weights
         self.tensors: dict[str, StoredTensor | torch.Tensor] = {}
         self.facts: dict[str, Any] = {}
-        self._exact = exact
-        self._corrections: Corrections = {}
-        self._experts = ExpertInputs(module, [])
-
-    def restore(self, names: Sequence[str], tensors: Mapping[str, StoredTensor | torch.Tensor]) -> None:
-        """Set the weights of layers from their stored tensors."""
-        for layer in names:
-            prefix = f"{self.name}.{layer}."
-            own = {key.removeprefix(prefix): value[...] for key, value in tensors.items() if key.startswith(prefix)}
-            self._set_weight(layer, own)
 
     def run(self) -> list[torch.Tensor]:
         """Return the block's output for each batch of samples, with its current weights."""
-        with torch.no_grad():
-            # Moved to the CPU one by one, so that a GPU does not hold the outputs of all samples.
-            return [call().to("cpu") for call in self.calls]
+        return run_all(self.calls)
 
     def quantize(
         self, groups: Sequence[Group], corrections: Corrections, done: DoneGroups, report: Callable[[str], None]
@@ -179,60 +161,28 @@ class _Block:
             done: groups that an earlier call has quantized, which are only put in place.
             report: called with the name of each quantized layer.
         """
-        self._corrections = corrections
+        self.corrections = corrections
         self._done = done
-        self._experts = ExpertInputs(self.module, [layer for group in groups for layer in group])
+        self.see_experts(groups)
         if self.method.true_sequential and len(self.calls) == 1:
             return [self._quantize_once(groups, report)]
         parts = [[group] for group in groups] if self.method.true_sequential else [list(groups)]
         for number, together in enumerate(parts, start=1):
             left = [group for group in together if done.of(group) is None]
-            accumulators = {group[0]: self._start(group) for group in left}
+            accumulators = {group[0]: self.start(group) for group in left}
             for index, call in enumerate(self.calls if left else []):
-                batch = self._batch(index, left, to_end=number == len(parts))
-                with self._experts.noted():
-                    self._accumulate(call, left, batch, accumulators)
+                batch = self.batch(index, left, to_end=number == len(parts))
+                with self.experts.noted():
+                    self.accumulate(call, left, batch, accumulators)
             for group in together:
                 self._finish(group, accumulators.pop(group[0], None), report, runs_again=number < len(parts))
-        if not parts and self._exact is not None:
-            self._exact.pass_through()
+        if not parts and self.exact is not None:
+            self.exact.pass_through()
         return self.run()
-
-    def _batch(self, index: int, groups: Sequence[Group], *, to_end: bool) -> Batch:
-        """Return what the groups that are quantized next get in a batch, but for what the quantized model has.
-
-        Args:
-            index: the number of the batch.
-            groups: that are quantized next.
-            to_end: whether they are the last ones of the block.
-        """
-        weights = {}
-        for group in groups:
-            batches = self._batch_weights.get(f"{self.name}.{group[0]}")
-            if batches is not None:
-                weights[group] = batches[index]
-        if self._exact is None:
-            return Batch(self.module, {}, {}, weights)
-        corrections = {group: self._corrections[group] for group in groups if group in self._corrections}
-        exact = self._exact.see(index, corrections, to_end=to_end)
-        return Batch(self.module, corrections, exact, weights)
-
-    def _accumulate(
-        self, call: Call, groups: Sequence[Group], batch: Batch, accumulators: Mapping[str, Accumulator]
-    ) -> None:
-        """Run a batch, and add what groups get to their accumulators, by the name of each group's first layer."""
-        by_first = {group[0]: group for group in groups}
-
-        def note(name: str, x: torch.Tensor) -> None:
-            batch.note(name, x)
-            if name in by_first:
-                accumulators[name].add(batch.inputs(by_first[name], x))
-
-        collect(self.module, [*batch.residual_modules, *by_first], [call], note)
 
     def _quantize_once(self, groups: Sequence[Group], report: Callable[[str], None]) -> torch.Tensor:
         """Quantize each group when it is reached in the one forward of a single batch; return the block's output."""
-        batch = self._batch(0, [group for group in groups if self._done.of(group) is None], to_end=True)
+        batch = self.batch(0, [group for group in groups if self._done.of(group) is None], to_end=True)
         pending = {group[0]: group for group in groups}
 
         def quantize_group(name: str, x: torch.Tensor) -> None:
@@ -242,19 +192,15 @@ class _Block:
             if group is not None:
                 accumulator = None
                 if self._done.of(group) is None:
-                    accumulator = self._start(group)
+                    accumulator = self.start(group)
                     accumulator.add(batch.inputs(group, x))
                 self._finish(group, accumulator, report)
 
-        with self._experts.noted():
+        with self.experts.noted():
             output = run_once(self.module, [*batch.residual_modules, *pending], self.calls[0], quantize_group)
         for group in pending.values():
-            self._finish(group, self._start(group) if self._done.of(group) is None else None, report)
+            self._finish(group, self.start(group) if self._done.of(group) is None else None, report)
         return output
-
-    def _start(self, group: Group) -> Accumulator:
-        full = [f"{self.name}.{layer}" for layer in group]
-        return self.method.start(full, weight_of(self.module.get_submodule(group[0])).shape[1])
 
     def _finish(
         self,
@@ -272,9 +218,9 @@ class _Block:
             report: called with the name of each layer.
             runs_again: whether the full-precision model runs through this block once more.
         """
-        if runs_again and self._exact is not None:
+        if runs_again and self.exact is not None:
             for layer in group:
-                self._exact.keep(layer)
+                self.exact.keep(layer)
         done = self._done.of(group)
         if done is not None:
             self.restore(group, done.tensors)
@@ -288,30 +234,12 @@ class _Block:
 
     def _solve(self, group: Group, accumulator: Accumulator) -> None:
         """Quantize a group, and store it where the block has experts."""
-        if is_indexed(group[0]) and accumulator.wants_more:
-            inputs = self._experts.of(group[0])
-            if inputs is not None:
-                accumulator.lean_on(inputs)
-        weights = {layer: weight_of(self.module.get_submodule(layer)) for layer in group}
-        tensors: dict[str, torch.Tensor] = {}
-        facts: dict[str, Any] = {}
-        for layer, result in accumulator.finish(weights).items():
-            self._set_weight(layer, result.tensors)
-            tensors.update({f"{self.name}.{layer}.{key}": value for key, value in result.tensors.items()})
-            facts[f"{self.name}.{layer}"] = result.facts
+        tensors, facts = self.solved(group, accumulator)
         self.tensors |= self._done.keep(tensors, facts)
         self.facts |= facts
 
-    def _set_weight(self, layer: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        linear: Any = self.module.get_submodule(layer)
-        old = linear.weight
-        weight = self.method.dequantize(f"{self.name}.{layer}", tensors).to(old.device, old.dtype)
-        # A new tensor: the old one may belong to a model that the user has loaded.
-        full = weight if isinstance(linear, nn.Linear) else weight.T
-        linear.weight = nn.Parameter(full.contiguous(), requires_grad=False)
 
-
-def _fit(
+def fit(
     method: BlockMethod,
     shapes: Mapping[str, tuple[int, ...]],
     names: Sequence[str],
@@ -342,9 +270,3 @@ def check_block(streamed: StreamedModel, index: int, module: nn.Module) -> None:
     """
     for name, parameter in module.named_parameters():
         check_finite(streamed.name, f"{streamed.block_names[index]}.{name}", parameter.detach())
-
-
-def weight_of(linear: Any) -> torch.Tensor:
-    """Return a linear layer's weight as W[out, in]; GPT-2's Conv1D stores it transposed."""
-    weight: torch.Tensor = linear.weight.detach()
-    return weight if isinstance(linear, nn.Linear) else weight.T

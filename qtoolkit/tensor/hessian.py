@@ -97,6 +97,25 @@ class Hessian:
         self.add(inputs, torch.full((others,), count / others, device=inputs.device))
         self.num_inputs = seen
 
+    def sums(self) -> dict[str, torch.Tensor]:
+        """Return the sum and the count, which `add_sums` adds to those of other inputs."""
+        return {"hessian": self._sum, "num_inputs": torch.tensor(self.num_inputs)}
+
+    def add_sums(self, hessian: torch.Tensor, num_inputs: int) -> None:
+        """Add what `sums` returned of other inputs.
+
+        Example: the sums of (1, 2) and of (3, 4) are together those of both.
+
+            >>> one, other = Hessian(2, torch.device("cpu")), Hessian(2, torch.device("cpu"))
+            >>> one.add(torch.tensor([[1.0, 2.0]]))
+            >>> other.add(torch.tensor([[3.0, 4.0]]))
+            >>> one.add_sums(other.sums()["hessian"], 1)
+            >>> one.full().tolist(), one.num_inputs
+            ([[10.0, 14.0], [14.0, 20.0]], 2)
+        """
+        self._sum += hessian.to(self._sum.device)
+        self.num_inputs += num_inputs
+
     def full(self) -> torch.Tensor:
         """Return H float32 [in, in], both halves: the sum itself, completed in place."""
         for start in range(0, len(self._sum), _BLOCK):

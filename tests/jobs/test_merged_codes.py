@@ -28,6 +28,11 @@ def adapter_of(folder: Path, where: Path, *, grouped: bool, alpha: float = 1) ->
     return where
 
 
+def of_nobody(adapter: Path, folder: Path) -> Path:
+    """A copy of an adapter that does not tell by hashes what it was trained on, for a model of the same base."""
+    return Path(shutil.copytree(adapter, folder, ignore=shutil.ignore_patterns("qtoolkit_trained_on.json")))
+
+
 def weights(model: Any) -> torch.Tensor:
     found: torch.Tensor = model.get_submodule(Q).dequantize()
     return found
@@ -97,7 +102,8 @@ def test_both_are_measured(quantized_folder: Path, tiny_llama: Path, tmp_path: P
 
 def test_a_file_with_minima(tiny_llama: Path, grouped: Path, tmp_path: Path) -> None:
     q = qt.quantize(tiny_llama, qt.GGUF(quant_type="Q4_1"), output=tmp_path / "file", device="cpu")
-    merged = qt.merge(tmp_path / "file", grouped, into_codes=True, output=tmp_path / "merged", device="cpu")
+    given = of_nobody(grouped, tmp_path / "adapter")
+    merged = qt.merge(tmp_path / "file", given, into_codes=True, output=tmp_path / "merged", device="cpu")
     (before,), (after,) = ([*folder.glob("*.gguf")] for folder in (tmp_path / "file", tmp_path / "merged"))
     old, new = (torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8) for file in (before, after))
     # At most the two bytes of a minimum of each block of 20.
@@ -107,17 +113,19 @@ def test_a_file_with_minima(tiny_llama: Path, grouped: Path, tmp_path: Path) -> 
     for name, change in changes.items():
         one, other = (model.get_submodule(name).weight.float() for model in (q.model, merged.model))
         # Rows of queries and keys stand in another order in the file; weights are expanded to bfloat16.
-        assert (other - one - change.product()).abs().max() < 0.01 * change.product().abs().max()
+        assert (
+            (other - one - change.product()).abs().max() < 2**-8 * one.abs().max() < 0.1 * change.product().abs().max()
+        )
     assert "no code was touched" in merged.report.notes[-1]
     assert qt.verify(tmp_path / "merged").passed
 
 
 def test_refusals(quantized_folder: Path, grouped: Path, tiny_llama: Path, tmp_path: Path) -> None:
-    lora = adapter_of(quantized_folder, tmp_path / "lora", grouped=False)
+    lora = of_nobody(adapter_of(quantized_folder, tmp_path / "own", grouped=False), tmp_path / "lora")
+    grouped = of_nobody(grouped, tmp_path / "grouped")
     nf4 = qt.quantize(tiny_llama, "nf4", device="cpu")
     file = tmp_path / "file"
     qt.quantize(tiny_llama, qt.GGUF(quant_type="Q4_1"), output=file, device="cpu")
-    shutil.copytree(file, tmp_path / "other")
     cases: list[tuple[Any, Path, dict[str, Any], type[Exception], str]] = [
         (quantized_folder, lora, {"config": "nf4"}, ConfigError, "into_codes=True keeps the scales of the codes"),
         (nf4, lora, {}, UnsupportedModelError, "no layer of integer codes in groups"),

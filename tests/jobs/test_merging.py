@@ -101,6 +101,19 @@ def test_transposed_layers(smollm2: Path, tmp_path: Path) -> None:
     assert (found - weight).norm() < 0.02 * weight.norm()
 
 
+def test_a_file_as_base(adapter: Path, quantized_folder: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    qt.quantize(tiny_llama, qt.GGUF(quant_type="Q8_0"), output=tmp_path / "file", device="cpu")
+    (file,) = (tmp_path / "file").glob("*.gguf")
+    base = shutil.copy(file, tmp_path / "tiny-llama.gguf")
+    config = qt.AbsMax(bits=8)
+    found, wanted = (
+        qt.merge(quantized_folder, adapter, base=one, config=config, device="cpu") for one in (base, tiny_llama)
+    )
+    for name in ("q_proj", "v_proj"):
+        one, other = (q.model.get_submodule(f"model.layers.0.self_attn.{name}").dequantize() for q in (found, wanted))
+        assert (one - other).norm() < 0.02 * other.norm()
+
+
 def test_the_line_of_a_magic_keeps_the_model(adapter: Path, tiny_llama: Path) -> None:
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -136,6 +149,13 @@ def pickled(adapter: Path, folder: Path) -> Path:
     return folder
 
 
+def of_other_weights(adapter: Path, folder: Path) -> Path:
+    """A copy of an adapter that was trained on another quantized model of the same name."""
+    shutil.copytree(adapter, folder)
+    (folder / "qtoolkit_trained_on.json").write_text('{"weights_fingerprint": "00000000000000"}')
+    return folder
+
+
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
 BAD: dict[str, tuple[Any, type[QToolkitError], str]] = {
     "no adapter": (lambda source, folder: source.parent, ModelNotFoundError, "holds no adapter"),
@@ -144,6 +164,11 @@ BAD: dict[str, tuple[Any, type[QToolkitError], str]] = {
         lambda source, folder: changed(source, folder, base_model_name_or_path="org/other"),
         ConfigError,
         "is one of org/other, and .* was made from tiny-llama",
+    ),
+    "other weights": (
+        of_other_weights,
+        ConfigError,
+        r"was trained on other weights \(000000000000\) than those of .*: give the model that it was trained on",
     ),
     "no LoRA": (lambda source, folder: changed(source, folder, peft_type="IA3"), UnsupportedModelError, "type 'IA3'"),
     "DoRA": (lambda source, folder: changed(source, folder, use_dora=True), UnsupportedModelError, "use_dora=True"),

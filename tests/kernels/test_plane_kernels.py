@@ -81,6 +81,22 @@ def test_a_few_tokens_are_multiplied_with_the_exact_weight(kind: Kind, tokens: i
         assert ((found - expected).norm() / expected.norm()).item() < limit
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.bits in (4, 8)], ids=str)
+def test_gradients_are_those_of_the_weight(kind: Kind, by_kernel: None) -> None:
+    layer = gptq_layer(kind)
+    layer._packed = PackedInt4(layer._codes().sorted(), Layout(64, None))
+    weight = weight_of(kind)
+    # The kernel multiplies a few tokens, and expands the weight for more, and for all gradients.
+    for tokens in (3, 20):
+        x = torch.randn(tokens, kind.in_features, requires_grad=True)
+        y = layer(x)
+        grad = torch.randn(y.shape)
+        y.backward(grad)
+        assert x.grad is not None
+        expected = grad.double() @ weight
+        assert ((x.grad - expected).norm() / expected.norm()).item() < 1e-5
+
+
 def test_more_tokens_odd_groups_and_float64_are_not(by_kernel: None) -> None:
     codes = PackedInt4(gptq_layer(Kind(4))._codes(), Layout(64, None))
     assert codes.multiply(torch.randn(9, 128)) is None

@@ -68,3 +68,11 @@ def test_codes_of_four_bits_beside_inputs_of_eight_are_not_float8(tmp_path: Path
         "transformers": False,
         "qtoolkit": False,
     }
+
+
+@pytest.mark.parametrize("value", [[], ["x"], {"a": 1}, None, -1, 2**40, "four"], ids=repr)
+@pytest.mark.parametrize("key", ["bits", "group_size", "sym", "desc_act", "weight_block_size"])
+def test_values_that_lie_are_described_without_an_error(tmp_path: Path, key: str, value: object) -> None:
+    """Of a format that is not read here."""
+    for kind in ("tensor", "fp8", "modelopt"):
+        check_readers(open_artifact(folder(tmp_path, {"quant_method": kind, key: value}, left="proj")), None)

@@ -37,6 +37,7 @@ TOLD: dict[str, dict[str, str]] = {
     "NF4 and FP4 store them as transformers 4 did": {"NF4": "transformers transformers4"},
     "peft trains LoRA on every result": {"GPTQ": "peft"},
     "is too old for peft": {},
+    "| [train an adapter](#train) | peft, any trainer": {"GPTQ": "peft"},
     "Pickled weights and models that bring their own code": {},
     "are written of these models; the others are refused": {"gguf": "llama.cpp"},
     "Windows of attention are computed by llama.cpp": {"gguf": "llama.cpp"},

@@ -17,7 +17,7 @@ PATH = "str | PathLike[str]"
 SIGNATURES = {
     "quantize": f"(model: Any, config: MethodConfig | str | Any, *, output: {PATH} | None = None, "
     f"device: str = 'auto', {SOURCE}, resume: bool = True, resume_repo: str | None = None, overwrite: bool = False, "
-    f"{FOR}, on_progress: {PROGRESS}) -> QuantizedModel",
+    f"executor: Executor | None = None, retries: int = 2, {FOR}, on_progress: {PROGRESS}) -> QuantizedModel",
     "plan": "(model: Any, config: MethodConfig | str | Any, *, device: str = 'auto', "
     f"output: {PATH} | None = None, {SOURCE}, machine: str | Machine | None = None, context: int = 4096, "
     f"batch_size: int = 1, {FOR}) -> Plan",
@@ -37,7 +37,7 @@ SIGNATURES = {
     f"retries: int = 2, output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
     f"on_progress: {PROGRESS}) -> Frontier",
     "merge": f"(model: Any, adapter: {PATH}, *, config: Any | None = None, base: {PATH} | None = None, "
-    "into_codes: bool = False, text: Any | None = None, seq_len: int = 512, num_tokens: int = 4096, "
+    "into_codes: bool = False, text: Any = None, seq_len: int = 512, num_tokens: int = 4096, "
     f"output: {PATH} | None = None, resume: bool = True, resume_repo: str | None = None, overwrite: bool = False, "
     f"device: str = 'auto', revision: str | None = None, token: str | None = None, on_progress: {PROGRESS}) "
     "-> QuantizedModel",

@@ -62,11 +62,6 @@ class NativeTensors:
         """See `StoredTensors`."""
         return self.symmetric
 
-    @property
-    def least_code(self) -> int:
-        """Return the smallest code, counted from 0: absmax leaves the lowest one out."""
-        return code_range(self.bits, self.symmetric)[0] + 2 ** (self.bits - 1)
-
     def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """See `StoredTensors`.
 

@@ -8,7 +8,7 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Layer, get_grouped_format
 from qtoolkit.methods.config import MethodConfig
 from qtoolkit.methods.method import Method, Offer, Outcome
-from qtoolkit.methods.mixed_precision import MixedBits
+from qtoolkit.methods.sharded import Sharded, refuse_unshared
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 from qtoolkit.requests import option
 from qtoolkit.texts.mixtures import read_mixture
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.stream.cost import JobShape
     from qtoolkit.stream.journal import JournalLocation
+    from qtoolkit.stream.shards import Workers
     from qtoolkit.tensor.hessian import Hessian
 
 _SMALLEST_GROUP = 32
@@ -33,7 +34,7 @@ _TOO_EXACT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTQ(MixedBits):
+class GPTQ(Sharded):
     """GPTQ: codes of 2 to 8 bits, chosen so that each layer's outputs on a calibration text change least."""
 
     method: ClassVar[str] = "gptq"
@@ -228,6 +229,10 @@ class GPTQMethod(Method):
         """See `Method`."""
         return True
 
+    def refuse_workers(self, config: GPTQ) -> None:
+        """See `Method`: one whose samples are in one shard, or whom another engine makes."""
+        refuse_unshared(config, engine=config.engine)
+
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
         """See `Method`: refuse a calibration text that cannot be used, and say how many rounds of refining are meant.
 
@@ -297,7 +302,7 @@ class GPTQMethod(Method):
 
     def notes(self, config: GPTQ, layers: tuple[LayerPlan, ...]) -> tuple[str, ...]:
         """See `Method`."""
-        from qtoolkit.methods.gptq.notes import note_on_few_tokens, notes_on_experts
+        from qtoolkit.methods.gptq.notes import note_on_few_tokens, notes_on_experts, notes_on_two_bits
 
         notes = (
             *config.stored_as.notes(config, layers),
@@ -310,14 +315,7 @@ class GPTQMethod(Method):
             notes = (f"optimum does not know {off}: these are off", *notes)
         if not config.stored_as.embedding_widths:
             notes = (*notes, "embeddings stay as they are, since the format holds no others")
-        # SmolLM2-135M, groups of 64, no other option on: perplexity 992, 67 with full_range, and 20 in bfloat16. Fewer
-        # than half of the layers may be a target's choice, which gives 2 bits where they cost least.
-        with_two = sum(layer.bits == 2 for layer in layers)
-        if config.sym and with_two and not config.full_range:
-            notes = ("models fall apart with 2 bits and scales of one sign: give full_range=True, or more bits", *notes)
-        elif config.sym and 2 * with_two > len(layers):
-            notes = ("models lose much of what they know with 2 bits: give more bits", *notes)
-        return notes
+        return (*notes_on_two_bits(config, layers), *notes)
 
     def corrected(
         self, weights: "Iterable[Tensor]", inputs: "Hessian", configs: Sequence[GPTQ]
@@ -340,11 +338,12 @@ class GPTQMethod(Method):
         plan: Plan,
         on_progress: OnProgress,
         journal: "JournalLocation | None" = None,
+        workers: "Workers | None" = None,
     ) -> Outcome:
         """See `Method`."""
         from qtoolkit.methods.gptq.calibrated_job import quantize
 
-        return quantize(checkpoint, config, plan, on_progress, journal)
+        return quantize(checkpoint, config, plan, on_progress, journal, workers)
 
 
 METHOD = GPTQMethod()

@@ -22,12 +22,14 @@ from qtoolkit.records import OnProgress, Plan
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.journal import DoneBlock, JournalLocation
 from qtoolkit.stream.run import quantize_blocks
+from qtoolkit.stream.sharded_run import ThisProcess, quantize_in_shards
 from qtoolkit.stream.token_weights import token_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.noted import Noted
+    from qtoolkit.stream.shards import Workers
 
 # The tokens that the reported perplexity is measured on: enough to show whether the text suits the model.
 _PERPLEXITY_SAMPLES = 2
@@ -37,7 +39,12 @@ LOSS_ROWS = 32
 
 
 def quantize(
-    checkpoint: Checkpoint, config: GPTQ, plan: Plan, on_progress: OnProgress, location: JournalLocation | None
+    checkpoint: Checkpoint,
+    config: GPTQ,
+    plan: Plan,
+    on_progress: OnProgress,
+    location: JournalLocation | None,
+    workers: "Workers | None" = None,
 ) -> Outcome:
     """See `Method.quantize`."""
     names = {layer.name: str(config.of(layer.name).bits) for layer in plan.layers}
@@ -64,7 +71,22 @@ def quantize(
     is_weighed = config.token_weights and any(layers)
     weights = token_weights(streamed, layers, tokens, begun.journal, on_progress) if is_weighed else {}
     method = GPTQBlocks(config, plan.device, checkpoint.dtype)
-    blocks = quantize_blocks(streamed, layers, tokens, method, begun.journal, on_progress, weights)
+    if config.shards > 1:
+        # Without its text, which workers do not read.
+        method = GPTQBlocks(replace(config, calibration=GPTQ.calibration), plan.device, checkpoint.dtype)
+        blocks = quantize_in_shards(
+            streamed,
+            layers,
+            tokens,
+            method,
+            begun.journal,
+            on_progress,
+            weights,
+            num_shards=min(config.shards, count),
+            workers=workers or ThisProcess(checkpoint),
+        )
+    else:
+        blocks = quantize_blocks(streamed, layers, tokens, method, begun.journal, on_progress, weights)
     notes.extend(begun.journal.notes)
     give_memory_back()
     loaded = _load(checkpoint, streamed, config, plan, blocks)

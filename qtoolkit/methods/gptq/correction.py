@@ -3,6 +3,8 @@
 QEP (arXiv 2504.09629) and, for layers that write into the residual stream, the target of LoaQ (arXiv 2509.06297).
 """
 
+from collections.abc import Mapping
+
 import torch
 
 from qtoolkit.methods.gptq import ENOUGH_TOKENS
@@ -83,6 +85,23 @@ class Correction:
                 roots = batch.weights[some].sqrt()
                 part, other = weighed(part, roots), weighed(other, roots)
             self._products.add(part, other)
+
+    def sums(self) -> dict[str, torch.Tensor]:
+        """Return what was summed up; nothing if nothing was."""
+        if self._products is None:
+            return {}
+        kind = "of_outputs" if self._of_outputs else "of_inputs"
+        return {kind: self._products.sum, "num_tokens": torch.tensor(self._num_tokens)}
+
+    def add_sums(self, sums: Mapping[str, torch.Tensor]) -> None:
+        """Add what `sums` returned of other tokens of the same layers; other names are passed over."""
+        for kind in sums.keys() & {"of_outputs", "of_inputs"}:
+            products = sums[kind].to(self._device)
+            self._of_outputs = kind == "of_outputs"
+            self._num_tokens += int(sums["num_tokens"])
+            if self._products is None:
+                self._products = CrossProducts(products.shape[0], products.shape[1], self._device)
+            self._products.sum += products
 
     def applied(
         self, weight: torch.Tensor, alpha: float, lower: torch.Tensor, diagonal: torch.Tensor, order: torch.Tensor

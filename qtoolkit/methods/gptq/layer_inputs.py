@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.methods.gptq.correction import Correction
 from qtoolkit.methods.gptq.solver import SingularHessianError, column_order, factor
@@ -59,6 +60,16 @@ class LayerInputs:
         """See `Accumulator`."""
         self._hessian.add(batch.inputs, batch.weights)
         self._correction.add(batch)
+
+    def sums(self) -> dict[str, torch.Tensor]:
+        """See `ShardAccumulator`."""
+        return {**self._hessian.sums(), **self._correction.sums()}
+
+    def add_sums(self, sums: Mapping[str, StoredTensor | torch.Tensor]) -> None:
+        """See `ShardAccumulator`."""
+        own = {name: tensor[...] for name, tensor in sums.items()}
+        self._hessian.add_sums(own["hessian"], int(own["num_inputs"]))
+        self._correction.add_sums(own)
 
     @property
     def are_few(self) -> bool:
@@ -124,6 +135,14 @@ class SolvedTogether:
     def add(self, batch: GroupInputs) -> None:
         """See `Accumulator`."""
         self._inputs.add(batch)
+
+    def sums(self) -> dict[str, torch.Tensor]:
+        """See `ShardAccumulator`."""
+        return self._inputs.sums()
+
+    def add_sums(self, sums: Mapping[str, StoredTensor | torch.Tensor]) -> None:
+        """See `ShardAccumulator`."""
+        self._inputs.add_sums(sums)
 
     @property
     def wants_more(self) -> bool:

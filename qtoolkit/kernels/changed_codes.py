@@ -1,12 +1,15 @@
 """Put other codes into a layer: those of its weight with a change added, or any others that its format holds."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.kernels import Codes, QuantizedLinear
+from qtoolkit.kernels.codes import Codes
+from qtoolkit.kernels.linear import QuantizedLinear
+from qtoolkit.tensor.lazy import LazyTensor
 
 
 def codes_as_stored(layer: QuantizedLinear) -> Codes:
@@ -27,13 +30,11 @@ def with_codes(layer: QuantizedLinear, codes: Codes) -> QuantizedLinear:
     Raises:
         UnsupportedModelError: as `codes_as_stored`.
     """
-    own = codes_as_stored(layer)
-    if own.has_minima:
+    if codes_as_stored(layer).has_minima:
         raise UnsupportedModelError(
-            f"groups stored as {layer.stored} have minima: take another format, and convert that"
+            f"groups stored as {layer.stored} have minima: take another format, and convert the result"
         )
-    stored: Any = layer.stored
-    return _replaced(layer, stored.recode(codes))
+    return _replaced(layer, layer.stored.encode(codes))
 
 
 def with_change(layer: QuantizedLinear, change: torch.Tensor) -> QuantizedLinear:
@@ -51,15 +52,10 @@ def with_change(layer: QuantizedLinear, change: torch.Tensor) -> QuantizedLinear
     """
     codes = codes_as_stored(layer)
     change = change.to(codes.device, torch.float32)
-    stored: Any = layer.stored
     if codes.has_minima:
+        stored: Any = layer.stored
         return _replaced(layer, stored.moved(_tensors(copy.copy(layer)), change))
-    return _replaced(layer, stored.recode(_Nearest(codes, change, least_code(layer))))
-
-
-def least_code(layer: QuantizedLinear) -> int:
-    """Return the smallest code that a layer's format has, counted from 0."""
-    return getattr(layer.stored, "least_code", 0)
+    return _replaced(layer, layer.stored.encode(_Nearest(codes, change)))
 
 
 def of_inputs(codes: Codes, values: torch.Tensor) -> torch.Tensor:
@@ -76,11 +72,11 @@ def _tensors(layer: QuantizedLinear) -> dict[str, torch.Tensor]:
     return {name: layer.get_buffer(name) for name in layer.stored.tensors()}
 
 
-def _replaced(layer: QuantizedLinear, tensors: dict[str, torch.Tensor]) -> QuantizedLinear:
-    """Return a copy of a layer with other tensors."""
+def _replaced(layer: QuantizedLinear, tensors: Mapping[str, torch.Tensor | LazyTensor]) -> QuantizedLinear:
+    """Return a copy of a layer with some other tensors; those of zero points and groups stay."""
     result = copy.copy(layer)
-    for name, own in _tensors(result).items():
-        setattr(result, name, tensors[name].to(own.device))
+    for name, tensor in tensors.items():
+        setattr(result, name, tensor[...].to(result.get_buffer(name).device))
     return result
 
 
@@ -90,15 +86,13 @@ class _Nearest(Codes):
     Args:
         source: the codes of the weight, as they are stored.
         change: float32 [out, in].
-        least: the smallest code that the format has.
     """
 
-    def __init__(self, source: Codes, change: torch.Tensor, least: int) -> None:
+    def __init__(self, source: Codes, change: torch.Tensor) -> None:
         self.describe_as(source)
         self.groups = source.groups
         self._source = source
         self._change = change
-        self._least = least
 
     def codes(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""
@@ -107,7 +101,7 @@ class _Nearest(Codes):
         scale = of_inputs(source, source.scale(outputs).float())
         zero = of_inputs(source, torch.as_tensor(source.zero_points(outputs), device=self.device).float())
         levels = (weight / scale).nan_to_num_(0.0, 0.0, 0.0).add_(zero).round_()
-        return levels.clamp_(self._least, 2**self.bits - 1).to(torch.uint8)
+        return levels.clamp_(0, 2**self.bits - 1).to(torch.uint8)
 
     def scale(self, outputs: slice) -> torch.Tensor:
         """See `Codes`."""

@@ -1,0 +1,75 @@
+"""Submit calls to any `concurrent.futures.Executor`, and begin again those whose worker was lost."""
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from typing import Any, NamedTuple
+
+from qtoolkit.errors import QToolkitError
+
+# Seconds until `on_wait` is called again, so that a person can stop what goes on elsewhere.
+_HEARTBEAT = 0.5
+
+
+class Answer(NamedTuple):
+    """Hold what came of a call.
+
+    Attributes:
+        number: of the call.
+        result: what it returned; None if it failed.
+        error: why it failed; None if it did not.
+        retries: how often it was begun again.
+    """
+
+    number: int
+    result: Any
+    error: Exception | None
+    retries: int
+
+
+def answers(
+    executor: Executor,
+    function: Callable[..., Any],
+    calls: Sequence[tuple[Any, ...]],
+    *,
+    retries: int,
+    on_wait: Callable[[], None],
+) -> Generator[Answer, None, None]:
+    """Call a function with each of some arguments on an executor, and yield each answer as it comes, in any order.
+
+    A call whose worker was lost, or that failed in a way that qtoolkit does not know, is submitted again. If this ends
+    early, calls that have not begun are cancelled.
+
+    Args:
+        executor: does the work.
+        function: takes the arguments of a call, and behind them how often it was begun before: a scheduler that
+            remembers calls would answer with the failed one.
+        calls: arguments.
+        retries: how often a call may be begun again.
+        on_wait: called twice a second; what it raises ends all.
+    """
+    pending: dict[Future[Any], tuple[int, int]] = {}
+    waiting = [(number, 0) for number in range(len(calls))]
+    try:
+        while pending or waiting:
+            for number, attempt in waiting:
+                try:
+                    pending[executor.submit(function, *calls[number], attempt)] = (number, attempt)
+                except Exception as error:  # noqa: BLE001  # a broken executor says so in a way of its own
+                    yield Answer(number, None, error, attempt)
+            waiting = []
+            for future in wait(pending, timeout=_HEARTBEAT, return_when=FIRST_COMPLETED).done:
+                number, attempt = pending.pop(future)
+                try:
+                    answer = Answer(number, future.result(), None, attempt)
+                except QToolkitError as error:  # known, and the same again: or another version of qtoolkit
+                    answer = Answer(number, None, error, attempt)
+                except Exception as error:  # noqa: BLE001  # each executor has its own for a worker that is lost
+                    if attempt < retries:
+                        waiting.append((number, attempt + 1))
+                        continue
+                    answer = Answer(number, None, error, attempt)
+                yield answer
+            on_wait()
+    finally:
+        for future in pending:
+            future.cancel()

@@ -1,0 +1,228 @@
+"""Quantize in shards on other processes or machines: any `concurrent.futures.Executor`, Dask's among them."""
+
+import os
+import platform
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qtoolkit.errors import (
+    ConfigError,
+    DiskFullError,
+    InsufficientMemoryError,
+    OutputError,
+    QToolkitError,
+    memory_cause,
+    oneline,
+)
+from qtoolkit.files import DISK_FULL
+from qtoolkit.jobs.checkpoint_opening import open_source, portable_name
+from qtoolkit.jobs.executor_tasks import answers
+from qtoolkit.measure.host import versions
+from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.requests import ModelSource, QuantizeRequest
+from qtoolkit.stream.shard_worker import ShardWorker
+from qtoolkit.stream.sharded_run import call_task
+from qtoolkit.stream.shards import ShardedJob
+
+# Packages of which each worker has the same version.
+_SAME = ("qtoolkit", "torch", "transformers")
+_KEPT = "blocks that are done are kept, and the same call goes on with them, with other workers or none"
+
+
+class ExecutorWorkers:
+    """Do jobs in shards on an executor; implements `Workers`.
+
+    Workers read the model themselves, with the Hub token of their own machine.
+
+    Args:
+        request: names the executor and the model.
+        checkpoint: the model, opened here.
+    """
+
+    def __init__(self, request: QuantizeRequest, checkpoint: Checkpoint) -> None:
+        assert request.executor is not None
+        self._executor: Executor = request.executor
+        self._retries = request.retries
+        self._fingerprint = checkpoint.fingerprint()
+        self._opens = partial(_open_named, portable_name(request.model, checkpoint), checkpoint.commit_hash)
+
+    @property
+    def opens(self) -> Callable[[], Checkpoint]:
+        """See `Workers`."""
+        return self._opens
+
+    def check(self, folder: Path) -> None:
+        """Refuse workers that cannot do the job, before it begins: each of Dask's, and one of another executor.
+
+        Args:
+            folder: a new one beside the output.
+
+        Raises:
+            ConfigError: the executor takes no work, or a worker differs or lacks something; the message names it.
+        """
+        seen = folder / f".seen-{secrets.token_hex(8)}"
+        known = versions()
+        arguments = ({name: known[name] for name in _SAME}, seen, self._opens, self._fingerprint)
+        seen.touch()
+        try:
+            for name, future in self._one_each(look_around, *arguments):
+                try:
+                    future.result()
+                except QToolkitError:
+                    raise
+                except Exception as error:
+                    what = f"{type(error).__name__}: {oneline(error)}"
+                    raise ConfigError(f"{name} cannot take part ({what}): install there what is here") from error
+        finally:
+            seen.unlink(missing_ok=True)
+
+    def _one_each(self, function: Callable[..., Any], *arguments: Any) -> list[tuple[str, "Future[Any]"]]:
+        """Call a function once on each worker that is known by its address, or once at all."""
+        # Of Dask's executor: it names its client nowhere else.
+        client: Any = getattr(self._executor, "_client", None)
+        try:
+            if not hasattr(client, "nthreads"):
+                return [("a worker", self._executor.submit(function, *arguments))]
+            addresses = list(client.nthreads())
+            submit = partial(client.submit, function, *arguments, pure=False, allow_other_workers=False)
+            found = [(f"worker {address}", submit(workers=[address])) for address in addresses]
+        except Exception as error:
+            what = f"executor takes no work ({type(error).__name__}: {oneline(error)})"
+            raise ConfigError(f"{what}: give one that is open, or leave it out") from error
+        if not found:
+            raise ConfigError("the cluster of executor has no workers: start some, or leave executor out")
+        return found
+
+    def tasks(self, job: ShardedJob) -> "_ExecutorTasks":
+        """See `Workers`."""
+        return _ExecutorTasks(self._executor, job, self._retries)
+
+
+class _ExecutorTasks:
+    """Do the tasks of a job on an executor; implements `Tasks`."""
+
+    def __init__(self, executor: Executor, job: ShardedJob, retries: int) -> None:
+        self._executor = executor
+        self._job = job
+        self._retries = retries
+
+    def run(
+        self, task: str, calls: Sequence[tuple[Any, ...]], on_wait: Callable[[], None]
+    ) -> Iterator[tuple[int, Any]]:
+        """See `Tasks`."""
+        given = [(self._job, task, arguments) for arguments in calls]
+        found = answers(self._executor, do_task, given, retries=self._retries, on_wait=on_wait)
+        with closing(found):
+            for answer in found:
+                if isinstance(answer.error, QToolkitError):
+                    raise answer.error
+                if answer.error is not None:
+                    what = f"{type(answer.error).__name__}: {oneline(answer.error)}"
+                    raise QToolkitError(f"the workers did not do their work ({what}): {_KEPT}") from answer.error
+                yield answer.number, answer.result
+
+    def close(self) -> None:
+        """See `Tasks`: what a pool of threads left in this process; other processes keep a block until the next job."""
+        _held.forget(self._job)
+
+
+def look_around(known: Mapping[str, str], seen: Path, opens: Callable[[], Checkpoint], fingerprint: str) -> None:
+    """Check in a worker that it can do a job.
+
+    Args:
+        known: versions of packages.
+        seen: a file that it must see.
+        opens: opens the model.
+        fingerprint: of the model.
+
+    Raises:
+        ConfigError: it cannot; the message names it.
+    """
+    own = versions()
+    for name, version in known.items():
+        if own.get(name) != version:
+            raise ConfigError(f"{_name()} has {name} {own.get(name, 'not at all')}, not {version}: install that there")
+    if not seen.is_file() or not os.access(seen.parent, os.W_OK):
+        raise ConfigError(f"{_name()} does not see {seen.parent}: name an output in a folder that all workers share")
+    try:
+        found = opens().fingerprint()
+    except QToolkitError as error:
+        raise ConfigError(f"{_name()} cannot read the model: {oneline(error)}") from error
+    if found != fingerprint:
+        raise ConfigError(f"{_name()} reads other weights under the model's name: give all workers the same files")
+
+
+def do_task(job: ShardedJob, task: str, arguments: tuple[Any, ...], attempt: int) -> Any:
+    """Do a task in this process, one at a time whatever its threads.
+
+    Raises:
+        QToolkitError: it fails and would fail again; the message names the worker.
+    """
+    try:
+        with _held.lock:
+            return call_task(_held.worker(job), task, arguments)
+    except QToolkitError as error:
+        raise type(error)(f"{_name()}: {error}") from error
+    except Exception as error:
+        cause = memory_cause(error)
+        if cause:
+            raise InsufficientMemoryError(f"{_name()} ran out of memory ({cause}): give it more; {_KEPT}") from error
+        if isinstance(error, OSError):
+            kind = DiskFullError if error.errno in DISK_FULL else OutputError
+            what = error.strerror or oneline(error)
+            raise kind(f"{_name()} cannot write beside the output ({what}): free some room; {_KEPT}") from error
+        raise
+
+
+class _Held:
+    """Hold the block that the last task left in memory for the next one.
+
+    Attributes:
+        lock: held by the task that uses it.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._key = ""
+        self._worker: ShardWorker | None = None
+
+    def worker(self, job: ShardedJob) -> ShardWorker:
+        """Return the worker of a job, made anew if the last task was of another."""
+        if self._worker is None or self._key != job.key:
+            self._close()
+            self._worker = ShardWorker(job)
+            self._key = job.key
+        return self._worker
+
+    def forget(self, job: ShardedJob) -> None:
+        """Free the worker of a job, unless a task that cannot be stopped any more uses it."""
+        if self.lock.acquire(blocking=False):
+            try:
+                if self._key == job.key:
+                    self._close()
+            finally:
+                self.lock.release()
+
+    def _close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+        self._worker, self._key = None, ""
+
+
+_held = _Held()
+
+
+def _open_named(name: str, commit_hash: str | None) -> Checkpoint:
+    """Open a model with the Hub token of this machine."""
+    return open_source(name, ModelSource(revision=commit_hash))
+
+
+def _name() -> str:
+    """Return what this worker is called: its machine and process."""
+    return f"worker {platform.node()}, process {os.getpid()},"

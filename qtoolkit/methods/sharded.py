@@ -1,0 +1,52 @@
+"""Methods that can run their calibration samples in shards."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from qtoolkit.errors import ConfigError
+from qtoolkit.methods.mixed_precision import MixedBits
+from qtoolkit.requests import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharded(MixedBits):
+    """Base of configs with samples in shards."""
+
+    shards: int = option(
+        1,
+        help="parts of the samples that are run and summed up each for itself, as many as workers may share "
+        "(executor); the result depends on them, and not on the workers",
+        unit="parts",
+        least=1,
+        absent=1,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        samples = getattr(self, "num_samples", self.shards)
+        if self.shards > samples:
+            name = type(self).__name__
+            raise ConfigError(f"{name}: shards must be at most num_samples, {samples}, got {self.shards}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `MethodConfig`: without the one shard that all samples are by default."""
+        values = super().to_dict()
+        if self.shards == 1:
+            del values["shards"]
+        return values
+
+
+def refuse_unshared(config: Sharded, *, engine: str) -> None:
+    """Refuse a config that leaves workers nothing to share.
+
+    Raises:
+        ConfigError: all samples are in one shard, or another engine does the work.
+    """
+    name = type(config).__name__
+    if engine != "qtoolkit":
+        raise ConfigError(f"{name}: {engine} works in one process: leave out executor, or engine={engine!r}")
+    if config.shards == 1:
+        raise ConfigError(
+            f"{name}: shards=1 leaves all samples to one worker: give shards=16, or more than there will be workers "
+            "(the result depends on the shards, and not on the workers)"
+        )

@@ -1,0 +1,266 @@
+"""Do the tasks of a sharded job in one process: run shards of the samples through a block, and solve its layers.
+
+Nothing is left in the process that another one lacks: any process may do any task, and a lost one costs its task alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.current_block import CurrentBlock, run_all, weight_of
+from qtoolkit.stream.exact_stream import ExactStream
+from qtoolkit.stream.groups import Group
+from qtoolkit.stream.residuals import Corrections
+from qtoolkit.stream.run import BlockGroups, check_block, groups_of
+from qtoolkit.stream.samples import Samples, first_inputs, samples_at_once, samples_of_a_part
+from qtoolkit.stream.shards import Exchange, ShardedJob
+
+TOKENS, WEIGHTS, KEPT = "tokens", "weights", "kept"
+
+
+class DoneGroup(NamedTuple):
+    """Name the layers within a block that are quantized, and where their tensors are kept."""
+
+    layers: Group
+    name: str
+
+
+def inputs_name(index: int, shard: int) -> str:
+    """Return the name of what a block gets of a shard."""
+    return f"inputs-{index:05}-{shard:05}"
+
+
+def exact_name(index: int, shard: int) -> str:
+    """Return the name of what a block gets of a shard in the full-precision model."""
+    # Before the first block, nothing is quantized.
+    return f"exact-{index:05}-{shard:05}" if index else inputs_name(index, shard)
+
+
+def sums_name(group: int, shard: int) -> str:
+    """Return the name of the sums of a shard for a group of the block."""
+    return f"sums-{group:05}-{shard:05}"
+
+
+class ShardWorker:
+    """Hold a model of which one block is in memory.
+
+    Args:
+        job: what is done.
+
+    Raises:
+        QToolkitError: the model cannot be read.
+    """
+
+    def __init__(self, job: ShardedJob) -> None:
+        self._job = job
+        self._exchange = Exchange(job.folder)
+        self._streamed = StreamedModel(job.opens(), device=job.device, dtype=job.dtype, quantized=job.quantized)
+        pairs = zip(self._streamed.blocks, job.layers, strict=True)
+        self._widest = max(max(weight_of(block.get_submodule(name)).shape) for block, names in pairs for name in names)
+        # By shard, or by the number of its samples where all of so many get the same arguments.
+        self._samples: dict[int, Samples] = {}
+        self._alike: dict[int, Samples] = {}
+        self._open = ExitStack()
+        self._index = -1
+        self._module: nn.Module = nn.Identity()
+        # Layers that are quantized -> their original weights.
+        self._originals: dict[str, nn.Parameter] = {}
+
+    def close(self) -> None:
+        """Free the block."""
+        self._index = -1
+        self._originals.clear()
+        self._open.close()
+
+    def begin(self, shard: int) -> None:
+        """Keep what the first block gets of a shard.
+
+        Raises:
+            UnsupportedModelError: blocks pass on more than hidden states, which nothing keeps.
+        """
+        samples = self._first(shard)
+        if samples.arguments.has_state or samples.arguments.has_carried:
+            raise UnsupportedModelError(
+                f"{self._streamed.name} ({self._streamed.model.config.model_type}) passes more from block to block "
+                "than hidden states, which shards do not keep: leave out shards"
+            )
+        self._exchange.write(inputs_name(0, shard), _numbered(samples.hidden))
+        samples.hidden = []
+
+    def look(self, index: int, *, traced: bool) -> BlockGroups | None:
+        """Check the weights of a block, and return which of its layers share their inputs.
+
+        Args:
+            index: of the block.
+            traced: whether that is known already; None is returned then.
+
+        Raises:
+            CheckpointError: a weight holds NaN or infinity.
+        """
+        module = self._enter(index, ())
+        check_block(self._streamed, index, module)
+        if traced:
+            return None
+        samples = first_inputs(self._streamed, self._tokens()[:1], 1)
+        one = partial(samples.call, index, module, self._streamed.device, samples.one, first=0)
+        return groups_of(module, self._job.layers[index], one, corrected=self._job.method.wants_exact)
+
+    def sum_up(
+        self,
+        index: int,
+        groups: Mapping[int, Group],
+        corrections: Corrections,
+        done: Sequence[DoneGroup],
+        shard: int,
+        *,
+        to_end: bool,
+    ) -> None:
+        """Keep the sums of what groups of a block get of a shard.
+
+        Args:
+            index: of the block.
+            groups: by number.
+            corrections: what corrects them.
+            done: groups that are quantized before these.
+            shard: its number.
+            to_end: whether the full-precision model runs through this block for the last time.
+        """
+        self._enter(index, done)
+        block, samples = self._current(index, shard)
+        block.corrections = corrections
+        together = list(groups.values())
+        block.see_experts(together)
+        accumulators: dict[str, Any] = {group[0]: block.start(group) for group in together}
+        for number, call in enumerate(samples.calls(index, self._module, self._streamed.device)):
+            batch = block.batch(number, together, to_end=to_end)
+            # The first batch of the first shard gives the tokens for experts that see few.
+            with block.experts.noted() if shard == number == 0 else nullcontext():
+                block.accumulate(call, together, batch, accumulators)
+        for number, group in groups.items():
+            self._exchange.write(sums_name(number, shard), accumulators[group[0]].sums())
+        if block.experts.kept:
+            self._exchange.write(KEPT, block.experts.kept)
+        if to_end and block.exact is not None:
+            self._exchange.write(exact_name(index + 1, shard), _numbered(samples.exact))
+
+    def solve(self, index: int, number: int, group: Group, done: Sequence[DoneGroup], name: str) -> dict[str, Any]:
+        """Quantize a group of a block, given the sums of all shards; return the facts, by full names of layers.
+
+        Args:
+            index: of the block.
+            number: of the group.
+            group: its layers.
+            done: groups that are quantized before it.
+            name: under which the tensors are kept.
+        """
+        self._enter(index, done)
+        block = CurrentBlock(self._streamed.block_names[index], self._module, self._job.method, None, {})
+        block.see_experts([group])
+        if self._exchange.has(KEPT):
+            kept = self._exchange.read(KEPT).items()
+            block.experts.kept = {key: value[...].to(self._job.device) for key, value in kept}
+        accumulator: Any = block.start(group)
+        for shard in range(self._job.num_shards):
+            accumulator.add_sums(self._exchange.read(sums_name(number, shard)))
+        self._keep_originals(group)
+        tensors, facts = block.solved(group, accumulator)
+        self._exchange.write(name, tensors)
+        return facts
+
+    def advance(self, index: int, done: Sequence[DoneGroup], shard: int, *, exact: bool) -> None:
+        """Keep what the block after this one gets of a shard.
+
+        Args:
+            index: of the block.
+            done: all its groups.
+            shard: its number.
+            exact: whether what it gets in the full-precision model is to be kept as well.
+        """
+        self._enter(index, done)
+        block, samples = self._current(index, shard)
+        outputs = run_all(samples.calls(index, self._module, self._streamed.device))
+        self._exchange.write(inputs_name(index + 1, shard), _numbered(outputs))
+        if exact and block.exact is not None:
+            block.exact.pass_through()
+            self._exchange.write(exact_name(index + 1, shard), _numbered(samples.exact))
+
+    def _current(self, index: int, shard: int) -> tuple[CurrentBlock, Samples]:
+        """Return the block that is in memory, and the samples of a shard with what it gets of them."""
+        job, samples = self._job, self._samples_of(shard)
+        samples.hidden = self._kept(inputs_name(index, shard))
+        at_once, part = self._sizes(*job.shard(self._tokens(), shard).shape)
+        exact = None
+        if part is not None:
+            samples.exact = self._kept(exact_name(index, shard))
+            run = partial(samples.call, index, self._module, self._streamed.device, exact=True)
+            exact = ExactStream(self._module, samples.exact, run, part, self._originals)
+        name = self._streamed.block_names[index]
+        weights = self._exchange.read(WEIGHTS) if self._exchange.has(WEIGHTS) else {}
+        own = {
+            layer: job.shard(value[...], shard).split(at_once)
+            for layer, value in weights.items()
+            if layer.startswith(f"{name}.")
+        }
+        return CurrentBlock(name, self._module, job.method, exact, own), samples
+
+    def _enter(self, index: int, done: Sequence[DoneGroup]) -> nn.Module:
+        """Bring a block into memory, with exactly these groups quantized."""
+        if index != self._index:
+            self.close()
+            self._module = self._open.enter_context(self._streamed.block(index))
+            self._index = index
+        quantized = {layer for group in done for layer in group.layers}
+        for layer in self._originals.keys() - quantized:
+            self._module.get_submodule(layer).weight = self._originals.pop(layer)
+        block = CurrentBlock(self._streamed.block_names[index], self._module, self._job.method, None, {})
+        for group in done:
+            if not self._originals.keys() >= set(group.layers):
+                self._keep_originals(group.layers)
+                block.restore(group.layers, self._exchange.read(group.name))
+        return self._module
+
+    def _keep_originals(self, group: Group) -> None:
+        for layer in group:
+            weight = self._module.get_submodule(layer).weight
+            assert isinstance(weight, nn.Parameter)
+            self._originals[layer] = weight
+
+    def _samples_of(self, shard: int) -> Samples:
+        """Return how blocks are called with a shard."""
+        size = len(self._job.shard(self._tokens(), shard))
+        found = self._samples.get(shard) or self._alike.get(size)
+        return found or self._first(shard)
+
+    def _first(self, shard: int) -> Samples:
+        """Run a shard up to the first block."""
+        tokens = self._job.shard(self._tokens(), shard)
+        samples = first_inputs(self._streamed, tokens, *self._sizes(*tokens.shape))
+        if samples.arguments.has_own:
+            self._samples[shard] = samples
+        else:
+            self._alike[len(tokens)] = samples
+        return samples
+
+    def _tokens(self) -> torch.Tensor:
+        return self._exchange.read(TOKENS)["tokens"][...]
+
+    def _kept(self, name: str) -> list[torch.Tensor]:
+        """Return the batches that are kept under a name."""
+        tensors = self._exchange.read(name)
+        return [tensors[str(number)][...] for number in range(len(tensors))]
+
+    def _sizes(self, count: int, length: int) -> tuple[int, int | None]:
+        """Return how many samples of a shard run at one time; and of those of the full-precision model, if any do."""
+        itemsize = self._streamed.dtype.itemsize
+        part = samples_of_a_part(itemsize, self._widest, length) if self._job.method.wants_exact else None
+        return samples_at_once(itemsize, self._widest, count, length), part
+
+
+def _numbered(tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {str(number): tensor for number, tensor in enumerate(tensors)}
