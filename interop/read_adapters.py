@@ -10,8 +10,6 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 # Of logits, as a share of them: readers multiply in other types.
 ALIKE = 0.03
-# peft 0.21 asks each layer for its `weight`, which packed ones have not.
-EXPANDED = CompressedTensorsConfig(run_compressed=False)
 
 
 def main(folder: Path, names: list[str]) -> int:
@@ -20,7 +18,9 @@ def main(folder: Path, names: list[str]) -> int:
     for name in names:
         expected = load_file(folder / name / "expected.safetensors")
         for adapter in ("repair", "trained"):
-            options = {"quantization_config": EXPANDED} if name == "compressed-tensors" else {}
+            # peft 0.21 asks each layer for its `weight`, which packed ones have not.
+            packed = name == "compressed-tensors"
+            options = {"quantization_config": CompressedTensorsConfig(run_compressed=False)} if packed else {}
             model = AutoModelForCausalLM.from_pretrained(folder / name / "model", device_map="cpu", **options)
             with torch.no_grad():
                 found = PeftModel.from_pretrained(model, folder / name / adapter)(input_ids=expected["tokens"]).logits
