@@ -2,8 +2,8 @@
 
 The oldest Python of 3.11 to 3.14 that is on this machine runs all lessons, with the versions of `constraints/ci.txt`
 and with Colab's; each other one runs the quick lessons with the newest versions. Every environment is new, has the
-extras `all` and `finetune`, and goes when it was tried. Pythons that are not here are named as not run, and pip tells whether it finds
-packages for them. Ends with 1 where one fails.
+extras `all` and `finetune`, and goes when it was tried. Pythons that are not here are named as not run, and pip tells
+whether it finds packages for them. Ends with 1 where one fails.
 """
 
 import argparse
