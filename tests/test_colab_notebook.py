@@ -97,7 +97,7 @@ def run(folder: Path, secrets: dict[str, Any], startup: str = "", options: str =
     file = folder / "colab.ipynb"
     nbformat.write(notebook, file)
     # In a process of its own: older versions of jupyter_client leave sockets open.
-    command = [sys.executable, "-m", "jupyter", "execute", "--inplace", "--timeout=300", file]
+    command = [sys.executable, "-m", "jupyter", "execute", "--inplace", "--timeout=300", "--startup_timeout=300", file]
     subprocess.run(command, check=True, env=variables)
     return file.read_text(encoding="utf-8")
 

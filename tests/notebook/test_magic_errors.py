@@ -84,7 +84,7 @@ def failing(shell: InteractiveShell) -> Callable[[BaseException, str], Failing]:
         ),
         (
             "%qconvert m --format mlx --output small",
-            "ConfigError: %qconvert has no option --format: its options are --lossy, --wider, --overwrite, --for,",
+            "ConfigError: %qconvert has no option --format: its options are --lossy, --wider, --base, --overwrite,",
             ConfigError,
         ),
         ("%qeval m --seqlen 3", "ConfigError: %qeval has no option --seqlen: did you mean --seq-len?", ConfigError),
