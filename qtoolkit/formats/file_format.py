@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.base import Format, Reader, Values
+from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress
 
 if TYPE_CHECKING:
@@ -188,6 +189,14 @@ class FileFormat(Format):
         Raises:
             CheckpointError, UnsupportedModelError: it is damaged, or of another kind.
         """
+
+    def compare_tokens(self, file: Path) -> Noted[str]:
+        """Compare the tokenizer that a file holds with the one beside it, by the tokens of odd texts.
+
+        Returns:
+            What differs though nothing that is known explains it, empty for nothing; with notes on what is known to.
+        """
+        return Noted("")
 
     def quantized_layers(self, file: Path, config: Any, names: Iterable[str]) -> dict[str, int]:
         """Return the bytes that a file has of each of these layers, without those that it holds in full precision.

@@ -31,7 +31,7 @@ _GPT2_NAMES = {
     "max_position_embeddings": "n_positions",
 }
 _TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
-_ABOVE_0 = ("context_length", "rope.freq_base", "rope.freq_base_swa")
+_ABOVE_0 = ("context_length", "embedding_length", "attention.head_count", "rope.freq_base", "rope.freq_base_swa")
 # 0 is a number there, or none.
 _FROM_0 = (
     "attention.layer_norm_epsilon",

@@ -26,8 +26,10 @@ from qtoolkit.checkpoints.gguf_vocabulary import (
 from qtoolkit.noted import Noted
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import AddedToken, Tokenizer
 
+# llama.cpp's names of the kinds that are merges alone -> what tells which pairs merge first.
+MERGING = {"gpt2": "tokenizer.ggml.merges", "llama": "tokenizer.ggml.scores"}
 # What llama.cpp takes where a file says nothing, and what is taken where it says what is not known here.
 _UNNAMED, _GUESSED = "default", "gpt-2"
 _ADVICE = "token ids may differ from the original's: give its tokenizer as tokenizer="
@@ -45,18 +47,72 @@ def tokenizer_of_gguf(file: Path) -> Noted[Any]:
     Raises:
         Exception: of any kind, for a header that describes none.
     """
-    values = dict(read_gguf(file, whole=WHOLE_KEYS).values)
-    if further := _further_templates(values):
-        values = dict(read_gguf(file, whole=WHOLE_KEYS | {*further}).values)
-    kind = values["tokenizer.ggml.model"]
-    if kind not in {"gpt2", "llama"}:
+    header = read_gguf(file, whole=WHOLE_KEYS)
+    if further := _further_templates(header.values):
+        header = read_gguf(file, whole=WHOLE_KEYS | {*further})
+    if header.values["tokenizer.ggml.model"] not in MERGING:
         return Noted(_by_transformers(file))
-    values["tokenizer.ggml.tokens"] = tokens = _used(values)
-    values.setdefault("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
-    if kind == "llama":
-        return Noted(_wrapped(_sentencepiece(values), values))
-    splitting, notes = _splitting(file.name, values)
-    return Noted(_wrapped(_byte_level(values, splitting), values), notes)
+    rows = header.shapes.get("token_embd.weight", (None,))[0]
+    backend = backend_of_header(header.values, file.name, rows=rows)
+    return Noted(_wrapped(backend.value, _complete_values(header.values)), backend.notes)
+
+
+def backend_of_header(
+    header: Mapping[str, Any], name: str, *, rows: int | None = None, merges: list[tuple[str, str]] | None = None
+) -> Noted["Tokenizer"]:
+    """Make what tokenizes as the values of a header say, by merges.
+
+    Args:
+        header: the values, with all tokens; `tokenizer.ggml.model` is one of `MERGING`.
+        name: of the file.
+        rows: of the token embedding; None where it is not known.
+        merges: what `scored_merges` returns of the header; None to ask it.
+
+    Returns:
+        A tokenizer of the library tokenizers, with a note as of `tokenizer_of_gguf`.
+
+    Raises:
+        Exception: of any kind, for a header that describes none.
+    """
+    values = _complete_values(header)
+    _refuse_impossible(values, rows)
+    if values["tokenizer.ggml.model"] == "llama":
+        backend = _sentencepiece(values, scored_merges(values) if merges is None else merges)
+        notes: tuple[str, ...] = ()
+    else:
+        splitting, notes = _splitting(name, values)
+        backend = _byte_level(values, splitting)
+    backend.add_tokens(_added(values))
+    return Noted(backend, notes)
+
+
+def _complete_values(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a header without tokens that belong to no text, and with a type of each token."""
+    tokens = _used(header)
+    types = {"tokenizer.ggml.token_type": [NORMAL] * len(tokens)}
+    return types | dict(header) | {"tokenizer.ggml.tokens": tokens}
+
+
+def _refuse_impossible(values: Mapping[str, Any], rows: int | None) -> None:
+    """Refuse values that describe no tokenizer; an error names the first.
+
+    Args:
+        values: of a header.
+        rows: of the token embedding; None where it is not known.
+    """
+    count = len(values["tokenizer.ggml.tokens"])
+    needed = MERGING[values["tokenizer.ggml.model"]]
+    if needed not in values:
+        raise ValueError(f"it has no {needed}")
+    if rows is not None and count > rows:
+        raise ValueError(f"it has {count} tokens, and the embedding {rows} rows")
+    for key in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
+        if key in values and len(values[key]) < count:
+            raise ValueError(f"it has {count} tokens, and {len(values[key])} values in {key}")
+    for kind in ("bos", "eos"):
+        number = values.get(SPECIAL_KEYS[kind])
+        if number is not None and number not in range(count):
+            raise ValueError(f"{SPECIAL_KEYS[kind]} is {number}, and it has {count} tokens")
 
 
 def _splitting(name: str, values: Mapping[str, Any]) -> tuple[Splitting, tuple[str, ...]]:
@@ -102,7 +158,7 @@ def _byte_level(values: Mapping[str, Any], splitting: Splitting) -> "Tokenizer":
     return backend
 
 
-def _sentencepiece(values: Mapping[str, Any]) -> "Tokenizer":
+def _sentencepiece(values: Mapping[str, Any], merges: list[tuple[str, str]]) -> "Tokenizer":
     """Return a tokenizer that merges characters, the pair first whose token has the highest score.
 
     As Llama 2's `tokenizer.json` does, each text between two added tokens gets a space before it, unless the header
@@ -130,7 +186,7 @@ def _sentencepiece(values: Mapping[str, Any]) -> "Tokenizer":
     kinds = zip(values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"], strict=False)
     backend.model = models.BPE(
         _numbered(values),
-        _scored_merges(values),
+        merges,
         unk_token=next((text for text, kind in kinds if kind == UNKNOWN), None),
         fuse_unk=True,
         byte_fallback=True,
@@ -150,8 +206,12 @@ def _numbered(values: Mapping[str, Any]) -> dict[str, int]:
     return {text: number for number, text in enumerate(values["tokenizer.ggml.tokens"])}
 
 
-def _scored_merges(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the pairs of tokens that make another, those first whose token has a higher score."""
+def scored_merges(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the pairs of tokens that make another, those first whose token has a higher score.
+
+    Args:
+        values: of the header of a file whose tokenizer is SentencePiece's.
+    """
     tokens, types = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
     scores, numbers = values["tokenizer.ggml.scores"], _numbered(values)
     made = [number for number, kind in enumerate(types[: len(tokens)]) if kind == NORMAL]
@@ -213,24 +273,27 @@ def _around(values: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"type": "TemplateProcessing", "single": single, "pair": [*single, *second], "special_tokens": stored}
 
 
-def _wrapped(backend: "Tokenizer", values: Mapping[str, Any]) -> Any:
-    """Return a tokenizer of transformers, with added and special tokens and the chat template.
-
-    Args:
-        backend: cuts and joins text; it gets the added tokens.
-        values: of the header.
-    """
+def _added(values: Mapping[str, Any]) -> "list[AddedToken]":
+    """Return the tokens that llama.cpp looks for in a text before it is split."""
     from tokenizers import AddedToken
-    from transformers import PreTrainedTokenizerFast
 
-    # llama.cpp looks for these kinds in a text before it is split.
     name = values.get("general.name", "")
-    added = [
+    return [
         AddedToken(text, normalized=False, special=kind != USER_DEFINED, rstrip=strips_blanks_after(name, text))
         for text, kind in zip(values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"], strict=False)
         if kind in {CONTROL, USER_DEFINED, UNKNOWN}
     ]
-    backend.add_tokens(added)
+
+
+def _wrapped(backend: "Tokenizer", values: Mapping[str, Any]) -> Any:
+    """Return a tokenizer of transformers, with special tokens and the chat template.
+
+    Args:
+        backend: cuts and joins text.
+        values: of the header.
+    """
+    from transformers import PreTrainedTokenizerFast
+
     special = {f"{kind}_token": text for kind, text in _special(values).items()}
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=_templates(values), **special)
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 from math import exp, inf, isnan, sqrt
 from typing import Any
 
+from qtoolkit.formats import FileFormat
+from qtoolkit.noted import Noted
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.publishing.file_checks import AGAIN, check_of
 from qtoolkit.records import Check, Probe
@@ -80,7 +82,23 @@ def check_behaviour(artifact: Artifact, answer: dict[str, Any], base: dict[str, 
     """
     receipt = artifact.receipt.behaviour.to_dict() if artifact.receipt else None
     wanted, source = (base, "the base") if base else (receipt, "the receipt")
-    return [_compare(name, key, answer, wanted, source) for name, key in _PARTS.items()]
+    checks = [_compare(name, key, answer, wanted, source) for name, key in _PARTS.items()]
+    if not isinstance(artifact.format, FileFormat) or not artifact.weight_files:
+        return checks
+    own = artifact.format.compare_tokens(artifact.path / artifact.weight_files[0])
+    return [_with_own_tokens(check, own) if check.name == "token ids" else check for check in checks]
+
+
+def _with_own_tokens(check: Check, own: Noted[str]) -> Check:
+    """Return the check of token ids with what was seen of the tokenizer that a file of another program holds.
+
+    Args:
+        check: of the tokenizer beside the file.
+        own: as `FileFormat.compare_tokens` returns it.
+    """
+    if own.value:
+        return Check(check.name, False, f"by the file's own tokenizer, {own.value}", AGAIN)
+    return replace(check, note="; ".join(filter(None, [check.note, *own.notes])))
 
 
 def _compare(name: str, key: str, answer: dict[str, Any], wanted: dict[str, Any] | None, source: str) -> Check:

@@ -60,6 +60,8 @@ def test_yarn_without_an_original_length_has_the_context(header: GgufHeader) -> 
         ("rope freq_base", -5.0),
         ("rope scaling factor", -1.0),
         ("context_length", 0),
+        ("embedding_length", 0),
+        ("attention head_count", 0),
         ("rope dimension_count", HIDDEN // HEADS + 2),
     ],
 )

@@ -16,6 +16,7 @@ from qtoolkit.checkpoints.gguf_pre_tokenizers import BEGIN_BY_DEFAULT, SPLITTING
 from qtoolkit.checkpoints.gguf_writing import Value, write_gguf
 from qtoolkit.errors import SourceError
 from qtoolkit.formats.gguf.vocabulary import vocabulary_of
+from qtoolkit.models.gguf_tokenizer import backend_of_header
 from qtoolkit.models.tokenizer import load_gguf_tokenizer
 from qtoolkit.noted import Noted
 from tests.data.llama_cpp.split_texts import STORED, TEXTS
@@ -177,6 +178,43 @@ def test_merges_of_tokens_that_are_not_there_are_refused(plain: dict[str, Value]
     merges = Value("string", (*plain[f"{KEY}merges"].content, "a unheardof"))
     with pytest.raises(SourceError, match=r"the tokenizer in .*a\.gguf cannot be read \(.*unheardof.*: give one as"):
         read(tmp_path, plain, merges=merges)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("merges", None, "it has no tokenizer.ggml.merges"),
+        ("token_type", Value("int32", (1, 1)), "it has 321 tokens, and 2 values in tokenizer.ggml.token_type"),
+        ("bos_token_id", Value("uint32", 321), "tokenizer.ggml.bos_token_id is 321, and it has 321 tokens"),
+        ("eos_token_id", Value("uint32", 99999), "tokenizer.ggml.eos_token_id is 99999, and it has 321 tokens"),
+    ],
+)
+def test_a_header_that_describes_no_tokenizer_is_refused_in_one_line(
+    key: str, value: Value | None, told: str, plain: dict[str, Value], tmp_path: Path
+) -> None:
+    tokens = Value(
+        "string",
+        tuple(
+            f"<{number}>" if number > 319 else text for number, text in enumerate(plain[f"{KEY}tokens"].content[:321])
+        ),
+    )
+    types = Value("int32", plain[f"{KEY}token_type"].content[:321])
+    with pytest.raises(SourceError, match=rf"a\.gguf cannot be read \({told}\): give one as"):
+        read(tmp_path, plain, **({"tokens": tokens, "token_type": types} | {key: value}))
+
+
+def test_scores_that_are_missing_are_named(tmp_path: Path) -> None:
+    values = vocabulary_of(sentencepiece(), 300) | {"general.architecture": Value("string", "llama")}
+    with pytest.raises(SourceError, match=r"cannot be read \(it has no tokenizer\.ggml\.scores\): give one as"):
+        read(tmp_path, values, scores=None)
+
+
+def test_more_tokens_than_the_embedding_has_rows_are_refused(plain: dict[str, Value]) -> None:
+    values = {key: value.content for key, value in plain.items()}
+    count = len(values[f"{KEY}tokens"]) - values[f"{KEY}token_type"].count(5)
+    assert backend_of_header(values, "a.gguf", rows=count).notes == ()
+    with pytest.raises(ValueError, match=f"it has {count} tokens, and the embedding {count - 1} rows"):
+        backend_of_header(values, "a.gguf", rows=count - 1)
 
 
 def test_smollm2_is_split_as_its_tokenizer_json_says(smollm2: Path) -> None:

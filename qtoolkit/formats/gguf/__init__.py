@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qtoolkit.formats.file_format import FileOfCodes, FilePlanner, LowRankChange, Unheld
     from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.models.checkpoint import Checkpoint
+    from qtoolkit.noted import Noted
 
 __all__ = ["FORMAT"]
 
@@ -121,6 +122,12 @@ class GGUFFormat(FileFormat):
         if not file.is_file():
             return ()
         return tuple(filter(None, [type_problem(file, values.get("quant_type")), tokenizer_problem(file)]))
+
+    def compare_tokens(self, file: Path) -> "Noted[str]":
+        """See `FileFormat`."""
+        from qtoolkit.formats.gguf.reader import compare_with_tokenizer
+
+        return compare_with_tokenizer(file)
 
     def bytes_by_type(self, file: Path) -> Mapping[str, int]:
         """See `FileFormat`."""

@@ -109,7 +109,7 @@ def plan_coded_file(
         quant_type=quant_type,
         plain=plain,
         asked={"lossy": lossy, "wider": wider},
-        named=notes_on_header(checkpoint, texts, tokenizer),
+        named=notes_on_header(checkpoint, plan.values, tokenizer),
     )
 
 

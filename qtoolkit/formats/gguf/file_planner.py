@@ -97,7 +97,7 @@ class GGUFPlanner(FilePlanner):
         source = notes_on_file(importance) if isinstance(importance, Imatrix) else ()
         checked = check_importance(self.file.tensors, self._importance) if self._importance else ()
         given = retyped_names(planned.tensors, tensors)
-        header = notes_on_header(checkpoint, texts, tokenizer)
+        header = notes_on_header(checkpoint, planned.values, tokenizer)
         self.file_notes = (*_notes(self.file, quant_type, given), *header, *source, *checked)
         self._measured: MeasuredImportance | None = None
         # By llama.cpp's names of tensors, and the numbers of experts.

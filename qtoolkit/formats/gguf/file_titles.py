@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtoolkit.formats.gguf.vocabulary import name_of, notes_on_vocabulary
+from qtoolkit.checkpoints.gguf_writing import Value
+from qtoolkit.formats.gguf.token_check import notes_on_tokens
+from qtoolkit.formats.gguf.vocabulary import name_of
 from qtoolkit.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -31,16 +33,19 @@ def general_texts(checkpoint: "Checkpoint", tokenizer: Any) -> dict[str, str]:
     return {"general.name": name_of(_title(checkpoint), tokenizer), **licence}
 
 
-def notes_on_header(checkpoint: "Checkpoint", texts: Mapping[str, str], tokenizer: Any) -> tuple[str, ...]:
+def notes_on_header(checkpoint: "Checkpoint", values: Mapping[str, Value], tokenizer: Any) -> tuple[str, ...]:
     """Return notes on a name that is not that of the repository or folder, and on what llama.cpp tokenizes otherwise.
 
     Args:
         checkpoint: the model.
-        texts: its `general_texts`.
+        values: of the header.
         tokenizer: of it; None for a model without.
+
+    Raises:
+        UnsupportedModelError: the header gives other tokens than the tokenizer, and nothing that is known explains it.
     """
-    title, name = _title(checkpoint), texts["general.name"]
-    notes = notes_on_vocabulary(tokenizer, name)
+    title, name = _title(checkpoint), str(values["general.name"].content)
+    notes = notes_on_tokens(tokenizer, {key: value.content for key, value in values.items()})
     if name == title:
         return notes
     why = f"llama.cpp refuses {title!r:.80} with a tokenizer that is not Phi-3's"

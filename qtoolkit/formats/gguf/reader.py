@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Any
 from qtoolkit.checkpoints.gguf_architectures import architecture_of
 from qtoolkit.checkpoints.gguf_header import read_gguf
 from qtoolkit.checkpoints.gguf_places import one_share, places_of
+from qtoolkit.checkpoints.gguf_vocabulary import WHOLE_KEYS
 from qtoolkit.errors import CheckpointError, QToolkitError, UnsupportedModelError
 from qtoolkit.formats.base import Reader, Sizes
 from qtoolkit.formats.file_format import in_full_precision
 from qtoolkit.formats.gguf.mixes import MIXES
+from qtoolkit.formats.gguf.token_check import compare_tokens
 from qtoolkit.formats.gguf.vocabulary import vocabulary_of
 from qtoolkit.formats.layer import Layer
+from qtoolkit.models.gguf_tokenizer import MERGING
 from qtoolkit.models.tokenizer import load_tokenizer
+from qtoolkit.noted import Noted
 from qtoolkit.records import LayerPlan, ignore_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.models.checkpoint import Checkpoint
-    from qtoolkit.noted import Noted
 
 
 def bytes_by_type(file: Path) -> dict[str, int]:
@@ -66,6 +69,17 @@ def tokenizer_problem(file: Path) -> str:
     lists = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
     others = [key for key, value in expected.items() if lists.get(key) != value.content]
     return f"{file.name} and the tokenizer beside it differ in {', '.join(others)}" if others else ""
+
+
+def compare_with_tokenizer(file: Path) -> Noted[str]:
+    """Compare the tokenizer in a file's header with that of its folder, as `FileFormat.compare_tokens`."""
+    try:
+        tokenizer, values = load_tokenizer(file.parent), read_gguf(file, whole=WHOLE_KEYS).values
+    except QToolkitError:
+        return Noted("")
+    if getattr(tokenizer, "backend_tokenizer", None) is None or values.get("tokenizer.ggml.model") not in MERGING:
+        return Noted("")
+    return compare_tokens(tokenizer, values)
 
 
 class GGUFReader(Reader):

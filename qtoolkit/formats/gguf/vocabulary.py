@@ -1,7 +1,6 @@
 """Describe a tokenizer to llama.cpp: its tokens and merges, how it splits a text, special tokens, chat template."""
 
 import json
-import re
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
@@ -15,15 +14,13 @@ from qtoolkit.checkpoints.gguf_vocabulary import (
     PHI3_TOKENS,
     SPACE,
     SPECIAL_KEYS,
-    TEMPLATE_KEY,
-    TEMPLATES_KEY,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
-    strips_blanks_after,
 )
 from qtoolkit.checkpoints.gguf_writing import Value
 from qtoolkit.errors import UnsupportedModelError
+from qtoolkit.formats.gguf.chat_templates import templates_of
 from qtoolkit.formats.gguf.pre_tokenizers import BY_HASH, CHECKED_TEXT
 
 # Of tokens that no merge makes.
@@ -117,53 +114,49 @@ def vocabulary_of(tokenizer: Any, vocab_size: int) -> dict[str, Value]:
         raise UnsupportedModelError(
             f"no .gguf file is written with a tokenizer of the type {model['type']}: those of merges (BPE) are"
         )
-    others = [kind for kind in _changes(described) if kind != "NFC"]
+    if affixes := [key for key in ("continuing_subword_prefix", "end_of_word_suffix") if model.get(key)]:
+        raise UnsupportedModelError(
+            f"no .gguf file is written with this tokenizer: its tokens are marked within words ({', '.join(affixes)}), "
+            "and llama.cpp's are not"
+        )
+    others = [kind for kind in changes_before(described) if kind != "NFC"]
     if others:
         raise UnsupportedModelError(
             f"no .gguf file is written with this tokenizer: it changes a text before ({', '.join(others)}), which "
             "llama.cpp does not"
         )
     tokens = _tokens(tokenizer, described, vocab_size)
-    values = _sentencepiece(described, tokens) if model.get("byte_fallback") else _byte_level(tokenizer, described)
+    values = _sentencepiece(described, tokens) if is_sentencepiece(described) else _byte_level(tokenizer, described)
     values["tokenizer.ggml.tokens"] = Value("string", tuple(text for text, _ in tokens))
     values["tokenizer.ggml.token_type"] = Value("int32", tuple(kind for _, kind in tokens))
     return values | _special(tokenizer, described, vocab_size)
 
 
-def notes_on_vocabulary(tokenizer: Any, name: str) -> tuple[str, ...]:
-    """Return notes on what a tokenizer does that no header can tell, so that llama.cpp does otherwise.
+def is_sentencepiece(described: Mapping[str, Any]) -> bool:
+    """Check whether a tokenizer is SentencePiece's, with tokens for bytes, and writes no bytes as letters.
 
     Args:
-        tokenizer: that `vocabulary_of` has described; None for a model without one.
-        name: of the model, in the header.
+        described: its `tokenizer.json`.
     """
-    if tokenizer is None:
-        return ()
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
-    notes = []
-    if _changes(described):
-        what = "the tokenizer joins letters and marks that stand apart (NFC), and llama.cpp does not"
-        notes.append(f"{what}: such texts have other tokens there")
-    added = described["added_tokens"]
-    blanks = [
-        token["content"]
-        for token in added
-        if token["lstrip"] or token["rstrip"] != strips_blanks_after(name, token["content"])
-    ]
-    whole = [token["content"] for token in added if token["single_word"]]
-    for tokens, what in ((blanks, "keeps or drops blanks beside"), (whole, "finds within words, too,")):
-        if tokens:
-            more = f" and {len(tokens) - 3} more" if len(tokens) > 3 else ""
-            shown = ", ".join(f"{text!r:.40}" for text in tokens[:3])
-            notes.append(f"llama.cpp {what} the tokens {shown}{more}, otherwise than the tokenizer")
-    return tuple(notes)
+    whole_bytes = any(step.get("type") == "ByteLevel" for step in _splits(described))
+    return bool(described["model"].get("byte_fallback")) and not whole_bytes
 
 
-def _changes(described: Mapping[str, Any]) -> list[str]:
-    """Return the kinds of changes of a text before it is tokenized, those of SentencePiece's blanks left out."""
+def _splits(described: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the steps that split a text before it is tokenized."""
+    pre = described.get("pre_tokenizer")
+    return [] if pre is None else list(pre.get("pretokenizers", [pre]))
+
+
+def changes_before(described: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of changes of a text before it is tokenized, those of SentencePiece's blanks left out.
+
+    Args:
+        described: a `tokenizer.json`.
+    """
     normalizer = described.get("normalizer")
     parts = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
-    sentencepiece = described["model"].get("byte_fallback")
+    sentencepiece = is_sentencepiece(described)
     blanks = [
         {"type": "Prepend", "prepend": SPACE},
         {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
@@ -183,7 +176,7 @@ def _tokens(tokenizer: Any, described: Mapping[str, Any], vocab_size: int) -> li
             f"the tokenizer has the token {max(texts)}, and the model {vocab_size} tokens: give its own as tokenizer="
         )
     added = {token["id"]: token for token in described["added_tokens"]}
-    sentencepiece = described["model"].get("byte_fallback")
+    sentencepiece = is_sentencepiece(described)
     unknown = described["model"].get("unk_token")
     tokens = []
     for number in range(vocab_size):
@@ -194,7 +187,9 @@ def _tokens(tokenizer: Any, described: Mapping[str, Any], vocab_size: int) -> li
             tokens.append((text, UNKNOWN))
         elif number in added:
             control = added[number]["special"] or _looks_special(text)
-            tokens.append((text, CONTROL) if control else (text.replace(SPACE, " "), USER_DEFINED))
+            # llama.cpp looks for them before blanks become SentencePiece's.
+            own = text.replace(SPACE, " ") if sentencepiece else text
+            tokens.append((text, CONTROL) if control else (own, USER_DEFINED))
         elif sentencepiece and _is_byte(text):
             tokens.append((text, BYTE))
         else:
@@ -247,8 +242,17 @@ def _sentencepiece(described: Mapping[str, Any], tokens: list[tuple[str, int]]) 
     minus the rank of the first pair.
 
     Raises:
-        UnsupportedModelError: pairs of one token stand apart, so that no scores sort them.
+        UnsupportedModelError: it splits a text before, or lacks tokens of bytes; or pairs of one token stand apart, so
+            that no scores sort them.
     """
+    _refuse_splits(described)
+    texts = {text for text, _ in tokens}
+    missing = [text for text in (f"<0x{byte:02X}>" for byte in range(256)) if text not in texts]
+    if missing:
+        raise UnsupportedModelError(
+            f"no .gguf file is written with this tokenizer: it has bytes as SentencePiece has, and lacks "
+            f"{len(missing)} of their 256 tokens, such as {missing[0]}"
+        )
     ranks: dict[str, int] = {}
     before = ""
     for rank, pair in enumerate(described["model"]["merges"]):
@@ -269,13 +273,39 @@ def _sentencepiece(described: Mapping[str, Any], tokens: list[tuple[str, int]]) 
     }
 
 
+def prepends_by_metaspace(described: Mapping[str, Any]) -> bool:
+    """Check whether a step that splits puts a space before a text, unless the text begins with one.
+
+    Args:
+        described: a `tokenizer.json`.
+    """
+    steps = (step for step in _splits(described) if step.get("type") == "Metaspace")
+    return any(step.get("prepend_scheme", "always") != "never" for step in steps)
+
+
+def _refuse_splits(described: Mapping[str, Any]) -> None:
+    """Refuse a tokenizer of SentencePiece that splits a text before, but for what stands for its blanks.
+
+    Gemma's splits at blanks, of which there are none by then.
+    """
+    gemma = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    others = [
+        str(step.get("type"))
+        for step in _splits(described)
+        if step != gemma and (step.get("type"), step.get("replacement")) != ("Metaspace", SPACE)
+    ]
+    if others:
+        raise UnsupportedModelError(
+            f"no .gguf file is written with this tokenizer: it has bytes as SentencePiece has, and splits a text "
+            f"before ({', '.join(others)}), which llama.cpp does not"
+        )
+
+
 def _adds_space(described: Mapping[str, Any]) -> bool:
     """Check whether a tokenizer of SentencePiece puts a space before each text."""
     normalizer = described.get("normalizer") or {}
     parts = normalizer.get("normalizers", [normalizer])
-    pre = described.get("pre_tokenizer") or {}
-    metaspace = pre.get("type") == "Metaspace" and pre.get("prepend_scheme", "always") != "never"
-    return metaspace or any(part.get("type") == "Prepend" for part in parts)
+    return prepends_by_metaspace(described) or any(part.get("type") == "Prepend" for part in parts)
 
 
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -306,28 +336,4 @@ def _special(tokenizer: Any, described: Mapping[str, Any], vocab_size: int) -> d
     before, after = _around(tokenizer)
     values["tokenizer.ggml.add_bos_token"] = Value("bool", bool(before))
     values["tokenizer.ggml.add_eos_token"] = Value("bool", bool(after))
-    return values | _templates(getattr(tokenizer, "chat_template", None))
-
-
-def _templates(found: str | Mapping[str, str] | None) -> dict[str, Value]:
-    """Return the chat template, and further ones by their names, of which llama.cpp takes that for tools, "tool_use".
-
-    As `add_chat_template` of the `gguf` package does, a name is written with letters and digits alone.
-
-    Args:
-        found: the template, or several by name; None for a model without one.
-
-    Raises:
-        UnsupportedModelError: two have the same name then.
-    """
-    named = {"default": found} if isinstance(found, str) else found or {}
-    names = {name: re.sub("[^a-zA-Z0-9]", "_", name) for name in named}
-    if len(set(names.values())) < len(names):
-        raise UnsupportedModelError(
-            f"no .gguf file is written with the chat templates {', '.join(map(repr, names))}: their names there have "
-            "letters and digits alone, and two would be the same: rename one in tokenizer.chat_template"
-        )
-    keys = {name: TEMPLATE_KEY if name == "default" else f"{TEMPLATE_KEY}.{names[name]}" for name in named}
-    values = {keys[name]: Value("string", template) for name, template in named.items()}
-    further = tuple(names[name] for name in named if name != "default")
-    return values | ({TEMPLATES_KEY: Value("string", further)} if further else {})
+    return values | templates_of(getattr(tokenizer, "chat_template", None))

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qtoolkit.checkpoints.gguf_writing import write_gguf
 from qtoolkit.errors import UnsupportedModelError
-from qtoolkit.formats.gguf.vocabulary import further_ends, name_of, notes_on_vocabulary, vocabulary_of
+from qtoolkit.formats.gguf.token_check import notes_on_tokens
+from qtoolkit.formats.gguf.vocabulary import further_ends, name_of, vocabulary_of
 from tests.formats.gguf.test_file_plan import planned, sample
 
 TEXTS = [
@@ -75,12 +76,12 @@ def test_a_text_that_is_changed_before_is_refused() -> None:
 def test_letters_and_marks_that_are_joined_before_are_told_or_refused(kind: str, normalizer: Any) -> None:
     """llama.cpp joins none: NFC changes few texts, NFKC many. Blanks that become SentencePiece's are no change."""
     tokenizer = byte_level(SPLITS["gpt-2"]) if kind == "byte_level" else sentencepiece()
-    assert notes_on_vocabulary(tokenizer, "name") == ()
+    assert notes_on(tokenizer, "name") == ()
     own = tokenizer.backend_tokenizer.normalizer
     parts = [normalizer, *([own] if own is not None else [])]
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(parts)
     if isinstance(normalizer, normalizers.NFC):
-        (note,) = notes_on_vocabulary(tokenizer, "name")
+        (note,) = notes_on(tokenizer, "name")
         assert "joins letters and marks that stand apart (NFC), and llama.cpp does not: such texts have" in note
         assert "tokenizer.ggml.tokens" in vocabulary_of(tokenizer, 400)
     else:
@@ -95,7 +96,7 @@ def test_no_change_in_a_list_is_none() -> None:
     tokenizer = byte_level(SPLITS["gpt-2"])
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
     assert vocabulary_of(tokenizer, 400)["tokenizer.ggml.pre"].content == "gpt-2"
-    assert notes_on_vocabulary(tokenizer, "name") == ()
+    assert notes_on(tokenizer, "name") == ()
 
 
 def test_blanks_beside_tokens_and_words_around_them_are_told() -> None:
@@ -103,13 +104,16 @@ def test_blanks_beside_tokens_and_words_around_them_are_told() -> None:
     tokenizer = byte_level(SPLITS["gpt-2"])
     ends = [AddedToken(text, rstrip=True, special=True) for text in ("<|end|>", "<|user|>", "</s>", "<|a|>")]
     tokenizer.add_tokens([*ends, AddedToken("word", single_word=True)])
-    blanks, words = notes_on_vocabulary(tokenizer, "Llama")
+    blanks, words = notes_on(tokenizer, "Llama")
     assert blanks == (
         "llama.cpp keeps or drops blanks beside the tokens '<|end|>', '<|user|>', '</s>' and 1 more, otherwise than "
-        "the tokenizer"
+        "the tokenizer (10 of 213 odd texts have other tokens)"
     )
-    assert words == "llama.cpp finds within words, too, the tokens 'word', otherwise than the tokenizer"
-    (told,) = notes_on_vocabulary(tokenizer, "Phi-3-mini")[:-1]
+    assert words == (
+        "llama.cpp finds within words, too, the tokens 'word', otherwise than the tokenizer (1 of 213 odd texts have "
+        "other tokens)"
+    )
+    (told,) = notes_on(tokenizer, "Phi-3-mini")[:-1]
     assert "the tokens 'word', otherwise" in told
 
 
@@ -270,6 +274,12 @@ def sentencepiece(
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     backend.add_special_tokens([AddedToken("<s>", special=True)])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")  # noqa: S106
+
+
+def notes_on(tokenizer: Any, name: str) -> tuple[str, ...]:
+    """The notes on a tokenizer in the file of a model of this name."""
+    values = {key: value.content for key, value in vocabulary_of(tokenizer, 400).items()}
+    return notes_on_tokens(tokenizer, {**values, "general.name": name})
 
 
 def read_back(tokenizer: Any, folder: Path) -> Any:
