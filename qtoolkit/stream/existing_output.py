@@ -105,8 +105,8 @@ def _refuse_contents(output: Path, content: _Content) -> None:
         )
     if not (output / RECEIPT_FILE).exists() and _is_original(output, content):
         raise OutputExistsError(
-            f"{shortened(output)} holds a model in full precision that qtoolkit did not write, which is never replaced: "
-            "name another output"
+            f"{shortened(output)} holds a model in full precision that qtoolkit did not write, which is never "
+            "replaced: name another output"
         )
     other = next((name for name in sorted(content) if not is_model_file(name)), None)
     if other is not None:

@@ -91,7 +91,9 @@ def test_layers_of_one_group_have_types_of_their_own(weight: torch.Tensor, input
         ((name, packed),) = alone.finish({layer: value})[layer].tensors.items()
         assert name == types[f"b.{layer}"].name
         assert torch.equal(found[layer].tensors[name], packed)
-        assert torch.equal(method.dequantize("layer", {name: packed}), torch.from_numpy(values_of(packed, name)).float())
+        assert torch.equal(
+            method.dequantize("layer", {name: packed}), torch.from_numpy(values_of(packed, name)).float()
+        )
 
 
 def test_a_journal_with_other_blocks_is_not_taken(weight: torch.Tensor, inputs: torch.Tensor) -> None:
