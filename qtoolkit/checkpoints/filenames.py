@@ -1,6 +1,7 @@
 """Name the files of a checkpoint; apart from what reads them, so that looking them up loads no torch."""
 
 from fnmatch import fnmatchcase
+from pathlib import PurePath
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -36,3 +37,26 @@ def is_companion(name: str) -> bool:
     """Check whether a file is a licence or something else that holds for copies of the model, by its name alone."""
     lower = name.lower()
     return not lower.endswith(_NO_TEXTS) and any(fnmatchcase(lower, pattern) for pattern in _COMPANIONS)
+
+
+# What else a model's folder may hold, in lower case: weights, configs, tokenizers, a card, what the Hub and a file
+# manager add.
+_OF_MODELS = (
+    *("*.safetensors", "*.gguf", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "modelfile", "*.modelfile"),
+    *(f"*{suffix}" for suffix in PICKLE_SUFFIXES),
+    *("readme.md", "frontier.svg", ".gitattributes", ".ds_store"),
+)
+_FOLDERS_OF_MODELS = (".cache", ".eval_results", "additional_chat_templates")
+
+
+def is_model_file(name: str) -> bool:
+    """Check whether a file or folder belongs to a model's folder, by its path in it alone.
+
+    Example:
+        >>> [name for name in ("model.safetensors", "thesis.txt", ".git/HEAD") if not is_model_file(name)]
+        ['thesis.txt', '.git/HEAD']
+    """
+    first, *rest = PurePath(name).parts
+    if first in _FOLDERS_OF_MODELS:
+        return True
+    return not rest and (is_companion(name) or any(fnmatchcase(name.lower(), pattern) for pattern in _OF_MODELS))

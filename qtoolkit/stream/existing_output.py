@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG
-from qtoolkit.errors import OutputExistsError
-from qtoolkit.files import current_folder, home_folder, shortened
+from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG, PICKLE_SUFFIXES, RECEIPT_FILE, is_model_file
+from qtoolkit.errors import OutputExistsError, printable
+from qtoolkit.files import current_folder, home_folder, read_json, shortened
 from qtoolkit.partial import MARKER, is_at, is_folder
 
 # Relative path -> size and modification time of an entry; None for a folder.
@@ -87,7 +87,7 @@ def _refuse_current(output: Path) -> None:
 
 
 def _refuse_contents(output: Path, content: _Content) -> None:
-    """Refuse to replace a folder that contains a mount point, or the unfinished work of a job.
+    """Refuse to replace a folder that contains a mount point, the unfinished work of a job, or what is no model's.
 
     Raises:
         OutputExistsError: it does; the message names it.
@@ -103,6 +103,24 @@ def _refuse_contents(output: Path, content: _Content) -> None:
             f"{(output / begun).parent} holds an unfinished job, which would go with {output}: finish that first, or "
             "name another output"
         )
+    if not (output / RECEIPT_FILE).exists() and _is_original(output, content):
+        raise OutputExistsError(
+            f"{shortened(output)} holds a model in full precision that qtoolkit did not write, which is never "
+            "replaced: name another output"
+        )
+    other = next((name for name in sorted(content) if not is_model_file(name)), None)
+    if other is not None:
+        raise OutputExistsError(
+            f"{shortened(output)} holds {printable(other)}, which is no file of a model and would be gone: move it, or "
+            "name another output"
+        )
+
+
+def _is_original(output: Path, content: _Content) -> bool:
+    """Check whether a folder holds the weights of a model that is not quantized."""
+    has_weights = any(name.endswith((".safetensors", *PICKLE_SUFFIXES)) for name in content)
+    config = read_json(output / "config.json")
+    return has_weights and bool(config) and "quantization_config" not in config
 
 
 def _mounted_in(output: Path) -> str:

@@ -30,7 +30,7 @@ SIGNATURES = {
     f"retries: int = 2, output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
     f"on_progress: {PROGRESS}) -> Comparison",
     "convert": f"(model: {PATH}, format: str, output: {PATH}, *, lossy: bool = False, wider: bool = False, "
-    f"overwrite: bool = False, {FOR}, revision: str | None = None, token: str | None = None, "
+    f"base: {PATH} | None = None, overwrite: bool = False, {FOR}, revision: str | None = None, token: str | None = None, "
     f"on_progress: {PROGRESS}) -> Conversion",
     "frontier": f"(model: Any, configs: Sequence[Any] | None = None, *, {TEXT}, sizes: Sequence[int | str] = (), "
     "memory: int | str | None = None, noise_floor: bool = False, speed: bool = True, executor: Executor | None = None, "
@@ -41,7 +41,8 @@ SIGNATURES = {
     f"output: {PATH} | None = None, resume: bool = True, resume_repo: str | None = None, overwrite: bool = False, "
     f"device: str = 'auto', revision: str | None = None, token: str | None = None, on_progress: {PROGRESS}) "
     "-> QuantizedModel",
-    "repair": f"(model: Any, base: Any, output: {PATH}, *, rank: int = 32, calibration: Any = 'wikitext2', "
+    "repair": f"(model: Any, base: Any, output: {PATH}, *, rank: int = 32, target_size: int | str | None = None, "
+    "in_8_bits: bool = False, resume: bool = True, calibration: Any = 'wikitext2', "
     "num_samples: int = 128, text: Any = 'wikitext2', seq_len: int = 512, num_tokens: int = 16384, "
     "overwrite: bool = False, device: str = 'auto', revision: str | None = None, token: str | None = None, "
     f"on_progress: {PROGRESS}) -> Repair",

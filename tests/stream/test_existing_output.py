@@ -55,9 +55,9 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.usefixtures("how")
-@pytest.mark.parametrize("name", ["notes.txt", "deep/notes.txt", "config.json", "an empty folder"])
+@pytest.mark.parametrize("name", ["notes.txt", ".cache/notes.txt", "config.json", "an empty folder"])
 def test_what_was_put_into_the_old_model_meanwhile_is_not_lost(output: Path, name: str) -> None:
-    (output / "deep").mkdir()
+    (output / ".cache").mkdir()
     with (  # noqa: PT012
         pytest.raises(OutputExistsError, match="is not what it was when the job began, so it is left as it is"),
         staged(output, overwrite=True) as folder,
@@ -117,6 +117,30 @@ def test_a_result_whose_name_the_disk_does_not_confirm_is_said_to_stand_there(
     with staged(output, overwrite=True) as folder:
         (folder / "config.json").write_text("newer")
     assert content(tmp_path) == {"out/config.json": "newer"}
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "train.py", ".git/HEAD", "optimizer.state"])
+def test_what_is_no_models_is_never_replaced(output: Path, name: str) -> None:
+    (output / name).parent.mkdir(exist_ok=True)
+    (output / name).write_text("mine")
+    top = name.partition("/")[0]
+    assert f"holds {top}, which is no file of a model and would be gone: move it, or name" in refusal(output)
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "LICENSE", "README.md", "model-Q8_0.gguf", ".cache/huggingface/x.lock"])
+def test_what_is_a_models_is_replaced_with_it(output: Path, name: str) -> None:
+    (output / name).parent.mkdir(exist_ok=True, parents=True)
+    (output / name).write_text("a model's")
+    check_output(output, overwrite=True)
+
+
+def test_a_model_in_full_precision_of_somebody_else_is_never_replaced(output: Path) -> None:
+    """It may be what other results were made from, and be nowhere else."""
+    (output / "model.safetensors").write_bytes(b"weights")
+    (output / "config.json").write_text('{"model_type": "llama"}')
+    assert "a model in full precision that qtoolkit did not write, which is never replaced" in refusal(output)
+    (output / "config.json").write_text('{"model_type": "llama", "quantization_config": {}}')
+    check_output(output, overwrite=True)
 
 
 @pytest.mark.parametrize("variable", ["cwd", "HOME"])

@@ -79,7 +79,7 @@ def test_missing_parents_are_made(tmp_path: Path) -> None:
 
 def test_what_stood_there_is_replaced_only_at_the_end(output: Path) -> None:
     make_model(output)
-    (output / "deep").mkdir()
+    (output / ".cache").mkdir()
     check_output(output, overwrite=True)
     with staged(output, overwrite=True) as partial:
         (partial / "config.json").write_text("new")
