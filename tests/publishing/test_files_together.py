@@ -88,7 +88,7 @@ def test_a_file_that_no_receipt_vouches_for_is_found(folders: dict[str, Path], t
     there = shutil.copytree(folders["Q8_0"], tmp_path / "tiny")
     shutil.copy(folders["Q4_0"] / FILES["Q4_0"], there)
     receipt = there / "tiny-llama-Q4_0.qtoolkit.json"
-    told = f"{FILES['Q4_0']} was not written by the job"
+    told = f"{FILES['Q4_0']} was not written by the job: remove it"
 
     def hashes() -> str:
         (check,) = (check for check in qt.verify(there).checks if check.name == "file hashes")
