@@ -148,7 +148,7 @@ def _read_changes(folder: Path, values: Mapping[str, Any]) -> dict[str, Change]:
         rank = len(a)
         own = _alpha_of(name, alphas, alpha)
         scaling = own / rank**0.5 if values.get("use_rslora") else own / rank
-        changes[name] = Change(*_of_inputs(a, b, group_size), scaling, group_size)
+        changes[name] = Change(a=_of_inputs(a, group_size), b=b, scaling=scaling, group_size=group_size)
     return changes
 
 
@@ -160,14 +160,14 @@ def _group_size(folder: Path, values: Mapping[str, Any]) -> int:
     return size
 
 
-def _of_inputs(a: torch.Tensor, b: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A [rank, in] and B of QA-LoRA's A [rank, groups].
+def _of_inputs(a: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Return A [rank, in] of QA-LoRA's A [rank, groups].
 
     peft multiplies A with the means of groups times the number of groups (`QALoraLinearVariant`).
     """
     if group_size == 1:
-        return a, b
-    return a.float().repeat_interleave(group_size, dim=1) * (a.shape[1] / group_size), b
+        return a
+    return a.float().repeat_interleave(group_size, dim=1) * (a.shape[1] / group_size)
 
 
 def _alpha_of(name: str, alphas: Mapping[str, Any], alpha: float) -> float:
