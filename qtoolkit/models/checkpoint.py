@@ -15,7 +15,7 @@ from qtoolkit.measure.footprint import beside_bytes
 from qtoolkit.models.building import build_skeleton
 from qtoolkit.models.experts import find_experts, tensors_apart
 from qtoolkit.models.experts_apart import named_as_saved
-from qtoolkit.models.layers_in_one import layers_apart
+from qtoolkit.models.layers_in_one import layers_apart, may_hold_in_one
 from qtoolkit.records import ModelSource
 
 if TYPE_CHECKING:
@@ -153,7 +153,9 @@ class Checkpoint:
 
     def with_layers_apart(self) -> "Checkpoint":
         """Return a checkpoint in which layers that its file holds as one tensor have tensors of their own."""
-        return self if self.expand is not None else replace(self, tensors=layers_apart(self.skeleton, self.tensors))
+        if self.expand is not None or not may_hold_in_one(self.config):
+            return self
+        return replace(self, tensors=layers_apart(self.skeleton, self.tensors))
 
     def with_experts_apart(self, quantized: Iterable[str] | None) -> "Checkpoint":
         """Return a checkpoint whose tensors are named as in files, those of experts that are quantized one by one.

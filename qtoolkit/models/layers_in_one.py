@@ -10,7 +10,7 @@ from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.models.renaming import names_in_model, splits_by_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 Tensors = Mapping[str, StoredTensor | torch.Tensor]
 
@@ -50,6 +50,26 @@ class RowsTensor(StoredTensor):
     def first_bytes(self, count: int) -> bytes:
         """Return the first `count` bytes of the rows, or all where they have fewer."""
         return self.part(0, self.shape[0]).view(torch.uint8).numpy().tobytes()[:count]
+
+
+def may_hold_in_one(config: "PreTrainedConfig") -> bool:
+    """Check whether files of a kind of model may hold several layers as one tensor, by its config alone.
+
+    A multimodal model's parts have configs of their own, and transformers names conversions by type or by class.
+    """
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    types = {part.model_type for part in parts if part is not None}
+    classes = {name for kind in types for name in _names(MODEL_MAPPING_NAMES.get(kind))}
+    kinds = {*types, *classes, *(config.architectures or ())}
+    return any(splits_by_rows(rule) for kind in sorted(kinds) for rule in get_checkpoint_conversion_mapping(kind) or ())
+
+
+def _names(found: Any) -> tuple[str, ...]:
+    """Return the class names that transformers maps a type to: one, several, or none."""
+    return (found,) if isinstance(found, str) else tuple(found or ())
 
 
 def layers_apart(model: "PreTrainedModel", tensors: Tensors) -> Tensors:
