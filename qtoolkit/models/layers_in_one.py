@@ -61,15 +61,16 @@ def may_hold_in_one(config: "PreTrainedConfig") -> bool:
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
-    types = {part.model_type for part in parts if part is not None}
-    classes = {name for kind in types for name in _names(MODEL_MAPPING_NAMES.get(kind))}
-    kinds = {*types, *classes, *(config.architectures or ())}
+    types = _texts([getattr(part, "model_type", None) for part in parts])
+    classes = [name for kind in types for name in _texts(MODEL_MAPPING_NAMES.get(kind))]
+    kinds = {*types, *classes, *_texts(config.architectures)}
     return any(splits_by_rows(rule) for kind in sorted(kinds) for rule in get_checkpoint_conversion_mapping(kind) or ())
 
 
-def _names(found: Any) -> tuple[str, ...]:
-    """Return the class names that transformers maps a type to: one, several, or none."""
-    return (found,) if isinstance(found, str) else tuple(found or ())
+def _texts(found: Any) -> list[str]:
+    """Return a text, or the texts among several values; a config may hold anything."""
+    values = found if isinstance(found, list | tuple) else [found]
+    return [value for value in values if isinstance(value, str)]
 
 
 def layers_apart(model: "PreTrainedModel", tensors: Tensors) -> Tensors:

@@ -34,15 +34,14 @@ def test_what_a_cell_shows_is_saved_and_there_again(lab: Lab) -> None:
     lab.output().get_by_text("it stays").wait_for()
 
 
-def test_axe_finds_what_is_wrong_and_nothing_else(lab: Lab) -> None:
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_what_is_wrong_and_nothing_else(lab: Lab, theme: str) -> None:
     wrong = '<p style="color:#777;background:#888">faint</p><img src="data:,"><button></button>'
     lab.open("axe.ipynb", f"import ipywidgets as w\nw.HTML({wrong!r})", "w.Text(description='Name')")
-    bad, good = lab.run(0), lab.run(1)
-    for theme in ("light", "dark"):
-        lab.set_theme(theme)
-        found = [fault.partition(":")[0] for fault in serious_faults(bad)]
-        assert found == ["button-name", "color-contrast", "image-alt"], theme
-        assert serious_faults(good) == [], theme
+    lab.set_theme(theme)
+    found = serious_faults(lab.run(0))
+    assert [fault.partition(":")[0] for fault in found] == ["button-name", "color-contrast", "image-alt"]
+    assert serious_faults(lab.run(1)) == []
 
 
 def test_markup_in_a_widget_can_run_and_a_picture_is_kept(
