@@ -57,11 +57,36 @@ def publish_files(
     if planned.gated and not repository.private:
         repository.gate()
     repository.refuse_leftovers(content)
-    unchanged = repository.unchanged(content, {})
-    missing = {name: one for name, one in content.items() if name not in unchanged}
+    return send_missing(repository, planned, content, {}, message=message, create_pr=request.create_pr)
+
+
+def send_missing(
+    repository: Repository,
+    planned: Publication,
+    files: Mapping[str, Content],
+    hashes: Mapping[str, str],
+    *,
+    message: str,
+    create_pr: bool,
+) -> Publication:
+    """Send the files that a repository does not hold; return what a dry run planned, as it was done.
+
+    Args:
+        repository: opened, and seen to have no other weights.
+        planned: of the dry run.
+        files: name -> a path, or what is in the file.
+        hashes: the SHA-256 of files whose bytes need not be read for it, by name.
+        message: of the commit.
+        create_pr: whether a pull request is opened instead.
+
+    Raises:
+        SourceError: as `Repository.push`.
+    """
+    unchanged = repository.unchanged(files, hashes)
+    missing = {name: one for name, one in files.items() if name not in unchanged}
     commit, pull_request = repository.parent, None
     if missing:
-        commit, pull_request = repository.push(missing, message, create_pr=request.create_pr)
+        commit, pull_request = repository.push(missing, message, create_pr=create_pr)
     return replace(
         planned,
         dry_run=False,

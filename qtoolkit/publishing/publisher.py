@@ -18,6 +18,7 @@ from qtoolkit.measure.guard import explained
 from qtoolkit.publishing.card import choose_license, make_card
 from qtoolkit.publishing.card_frontier import frontier_files, refuse_foreign_frontier
 from qtoolkit.publishing.contract_check import stored_in
+from qtoolkit.publishing.files_push import send_missing
 from qtoolkit.publishing.files_together import files_of, files_section
 from qtoolkit.publishing.formats_together import formats_section
 from qtoolkit.publishing.lineage import is_in_memory, refuse_claim
@@ -164,22 +165,9 @@ def _push(
         part.artifact.path / name: entry.sha256 for part in branch for name, entry in part.receipt.files.items()
     }
     hashes = {name: known[content] for name, content in files.items() if content in known}
-    unchanged = repository.unchanged(files, hashes)
-    missing = {name: content for name, content in files.items() if name not in unchanged}
-    commit, pull_request = repository.parent, None
-    if missing:
-        source = "a model in memory" if is_in_memory(receipt) else receipt.source.name
-        message = f"{receipt.method} of {source}, by qtoolkit"
-        commit, pull_request = repository.push(missing, message, create_pr=create_pr)
-    return replace(
-        planned,
-        dry_run=False,
-        private=repository.private,
-        gated=planned.gated and not repository.private,
-        unchanged=unchanged,
-        commit_hash=commit,
-        pull_request=pull_request,
-    )
+    source = "a model in memory" if is_in_memory(receipt) else receipt.source.name
+    message = f"{receipt.method} of {source}, by qtoolkit"
+    return send_missing(repository, planned, files, hashes, message=message, create_pr=create_pr)
 
 
 def _card(branch: Branch, branches: Sequence[Branch], verification: Verification) -> str:
