@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -80,15 +80,16 @@ class PackedInt4(Codes):
             # Outputs in a row of a plane.
             each = 1 if self._layout.block else 8
             rows = slice(outputs.start // each, -(-outputs.stop // each))
-            return _expand_by_kernel(
+            weight: torch.Tensor = _plane_kernels().expand_planes(
                 [plane[rows] for plane in self._planes],
                 self.scale(outputs),
                 self.zero_points(outputs),
-                self._layout,
+                block=self._layout.block,
                 in_features=self.in_features,
                 shift=0 if self._holds_bytes else _shift(self.bits),
                 dtype=dtype,
             )
+            return weight
         return super().expanded(outputs, dtype)
 
     def scale(self, outputs: slice) -> torch.Tensor:
@@ -130,14 +131,15 @@ class PackedInt4(Codes):
         if not is_few or self.inputs_per_scale % 32 or not _uses_kernel(self.device):
             return None
         everything = slice(0, self.out_features)
-        return _multiply_by_kernel(
+        y: torch.Tensor = _plane_kernels().multiply_planes(
             x,
             self._planes[0],
             self.scale(everything),
             self.zero_points(everything),
-            self._layout,
+            block=self._layout.block,
             shift=0 if self._holds_bytes else _shift(self.bits),
         )
+        return y
 
     def buffers(self) -> Mapping[str, torch.Tensor]:
         """See `Codes`."""
@@ -212,37 +214,11 @@ def _uses_kernel(device: torch.device) -> bool:
     return device.type == "cuda" and runs_triton(device, _kernel_agrees)
 
 
-def _expand_by_kernel(
-    planes: list[torch.Tensor],
-    scale: torch.Tensor,
-    zero_point: torch.Tensor | int,
-    layout: Layout,
-    *,
-    in_features: int,
-    shift: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """Dequantize planes by Triton's kernel, which is imported here: it needs packages that only CUDA's torch brings."""
-    from qtoolkit.kernels.plane_kernels import expand_planes
+def _plane_kernels() -> ModuleType:
+    """Import Triton's kernels: they need packages that only CUDA's torch brings."""
+    from qtoolkit.kernels import plane_kernels
 
-    return expand_planes(
-        planes, scale, zero_point, block=layout.block, in_features=in_features, shift=shift, dtype=dtype
-    )
-
-
-def _multiply_by_kernel(
-    x: torch.Tensor,
-    plane: torch.Tensor,
-    scale: torch.Tensor,
-    zero_point: torch.Tensor | int,
-    layout: Layout,
-    *,
-    shift: int,
-) -> torch.Tensor:
-    """Multiply x[tokens, in] -> [tokens, out] by Triton's kernel for a plane in blocks of outputs."""
-    from qtoolkit.kernels.plane_kernels import multiply_planes
-
-    return multiply_planes(x, plane, scale, zero_point, block=layout.block, shift=shift)
+    return plane_kernels
 
 
 def _kernel_agrees(device: torch.device) -> bool:
@@ -253,11 +229,14 @@ def _kernel_agrees(device: torch.device) -> bool:
     plain = Layout(PLAIN_BLOCK, None)
     own = layout_for(in_features=128, out_features=64, group_size=32, device=device)
     for layout in (plain, own or plain):
-        options: dict[str, Any] = {"in_features": len(codes), "shift": 0, "dtype": torch.bfloat16}
-        if not torch.equal(_expand_by_kernel([layout.pack(codes)], scale, 8, layout, **options), weight.bfloat16()):
+        found = _plane_kernels().expand_planes(
+            [layout.pack(codes)], scale, 8, block=layout.block, in_features=len(codes), shift=0, dtype=torch.bfloat16
+        )
+        if not torch.equal(found, weight.bfloat16()):
             return False
     x = (torch.arange(3 * 128, device=device).view(3, 128) % 5 - 2).float()
-    return torch.equal(_multiply_by_kernel(x, plain.pack(codes), scale, 8, plain, shift=0), x @ weight)
+    product = _plane_kernels().multiply_planes(x, plain.pack(codes), scale, 8, block=plain.block, shift=0)
+    return torch.equal(product, x @ weight)
 
 
 def _common(zero_point: torch.Tensor | int) -> int | None:
