@@ -19,15 +19,23 @@ def in_words_of_line(message: str, magic: str, *, has_body: bool, names_options:
         >>> message = "out exists: name another output, or give overwrite=True to replace it"
         >>> in_words_of_line(message, "quantize", has_body=False, names_options=False)
         'out exists: name another output, or give --overwrite to replace it'
+        >>> message = "out has asymmetric codes: give lossy=True or format='compressed-tensors'"
+        >>> in_words_of_line(message, "qconvert", has_body=False, names_options=True)
+        'out has asymmetric codes: give --lossy or FORMAT compressed-tensors'
     """
     options = _options_of(magic, has_body=has_body)
     if not options:
         return message
+    # What follows the model on the line without an option.
+    words = {word.lower(): word for word in MAGICS[magic].words[1:] if word.lower() not in options}
 
     def bare(name: str) -> str:
-        return options[name].flags[0] if names_options and "_" in name else name
+        return options[name].flags[0] if name in options and names_options and "_" in name else name
 
-    return with_other_words(message, options, given=lambda name, value: _written(options[name], value), bare=bare)
+    def given(name: str, value: str) -> str:
+        return f"{words[name]} {plain(value)}".rstrip() if name in words else _written(options[name], value)
+
+    return with_other_words(message, (*options, *words), given=given, bare=bare)
 
 
 def _options_of(magic: str, *, has_body: bool) -> dict[str, LineOption]:

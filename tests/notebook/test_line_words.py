@@ -18,6 +18,7 @@ from qtoolkit.notebook.magic_errors import MagicError
         ("quantize", "for_='vllm': leave for_ out", "--for vllm: leave --for out"),
         ("quantize", "leave order='in order'", "leave --order 'in order'"),
         ("qpublish", "is public already: give private=False", "is public already: give --public"),
+        ("qconvert", "give lossy=True or format='mlx', format", "give --lossy or FORMAT mlx, format"),
         ("quantize", "give GPTQ(format='mlx', sym=True), bits=4", "give GPTQ(format='mlx', sym=True), --bits 4"),
         ("quantize", "no file a/seq_len=5/b or 'seq_len'", "no file a/seq_len=5/b or 'seq_len'"),
         ("quantize", "there is none: give tokenizer=", "there is none: give tokenizer="),
