@@ -1,7 +1,15 @@
 """The rows of the reader contract on models in 8 bits whose inputs are rounded too: float8, and int8 (W8A8)."""
 
 from qtoolkit.readers.entry import Entry, Limit, Since
-from qtoolkit.readers.shared_limits import HIDDEN_EXPERTS, MIXED, SGLANG, VLLM, WHOLE_BLOCKS, WHOLE_EXPERTS
+from qtoolkit.readers.shared_limits import (
+    EXPERT_NAMES,
+    HIDDEN_EXPERTS,
+    MIXED,
+    SGLANG,
+    VLLM,
+    WHOLE_BLOCKS,
+    WHOLE_EXPERTS,
+)
 
 _FORMAT = "compressed-tensors"
 _VLLM_SCHEME = f"{VLLM}/compressed_tensors/schemes/compressed_tensors"
@@ -74,6 +82,7 @@ EIGHT_BITS = (
             since=(
                 Since("0.5.3", without="0.5.2", found="CHANNEL in compressed_tensors_w8a8_fp8.py"),
                 Since("0.11.0", without="0.10.2", found="BLOCK there", field="group_sizes", values=(128,)),
+                EXPERT_NAMES,
             ),
             limits=(WHOLE_EXPERTS, WHOLE_BLOCKS, MIXED),
             note="in float8 on a GPU from compute capability 8.9 on, expanded to 16 bits from 7.5 on",
@@ -100,7 +109,7 @@ EIGHT_BITS = (
             _FORMAT,
             source=f"{_VLLM_SCHEME}_w8a8_int8.py:36; vllm/model_executor/kernels/linear/scaled_mm/cpu.py",
             input_type="int8",
-            since=(Since("0.5.2", without="0.5.1", found="compressed_tensors_w8a8_int8.py"),),
+            since=(Since("0.5.2", without="0.5.1", found="compressed_tensors_w8a8_int8.py"), EXPERT_NAMES),
             limits=(WHOLE_EXPERTS, MIXED),
             note="on a GPU from compute capability 7.5 on, and on a processor",
         ),

@@ -4,6 +4,7 @@ from qtoolkit.readers.entry import Entry, Limit, Since
 from qtoolkit.readers.shared_limits import (
     CONVERTS,
     EMBEDDINGS,
+    EXPERT_NAMES,
     FILLS_UP,
     HIDDEN_EXPERTS,
     LARGE_GROUPS,
@@ -65,6 +66,7 @@ PACKED = (
                 values=(2, 3, 5, 6, 7),
             ),
             FILLS_UP,
+            EXPERT_NAMES,
         ),
         limits=(
             WHOLE_EXPERTS,

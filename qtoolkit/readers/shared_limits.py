@@ -48,4 +48,12 @@ MARLIN = "sglang/kernels/jit/csrc/gemm/marlin/gptq_marlin.cuh:117-131"
 FILLS_UP = Since(
     "0.24.0", without="0.23.0", found="marlin_padded_nk in marlin_utils.py", field="is_filled_up", values=(True,)
 )
+# Older ones ask for `gate_proj`, `up_proj` and `down_proj` of the first expert, as SGLang does.
+EXPERT_NAMES = Since(
+    "0.32.0",
+    without="0.31.0",
+    found="ckpt_gate_proj_name in compressed_tensors_moe.py",
+    field="hidden_experts",
+    values=(True,),
+)
 CONVERTS = "qt.convert(..., 'gguf') makes a .gguf of it with the same codes, where block types hold them"

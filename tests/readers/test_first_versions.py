@@ -29,6 +29,7 @@ FIRST = [
     (PACKED, "vllm", "0.5.1"),
     (replace(PACKED, sym=False), "vllm", "0.8.5"),
     (replace(PACKED, sym=False, bits=(3,)), "vllm", "0.25.0"),
+    *((replace(stored, hidden_experts=True), "vllm", "0.32.0") for stored in (PACKED, FLOAT8)),
     (PACKED, "sglang", "0.5.4"),
     (FLOAT8, "vllm", "0.5.3"),
     (replace(FLOAT8, group_sizes=(128,)), "vllm", "0.11.0"),
