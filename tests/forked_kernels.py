@@ -1,6 +1,6 @@
 """Kernels of notebooks, forked from a process that has imported torch: that takes three seconds each time.
 
-`python forked_kernels.py PLACE OWNER CONNECTION_FILE` is what Jupyter starts in a kernel's place. It asks a process
+`python forked_kernels.py PLACE OWNER -f FILE` is what Jupyter starts in a kernel's place. It asks a process
 that has the same variables for a fork, hands signals on to it, and ends with it. That process is started by the first
 which asks, and ends with the process OWNER. Nothing that reads a variable of Hugging Face's is imported before a fork:
 notebooks set some.
@@ -52,7 +52,7 @@ def kernels_are_forked() -> Iterator[None]:
     before = os.environ.get("JUPYTER_PATH")
     with TemporaryDirectory() as place:
         kernel = {
-            "argv": [sys.executable, __file__, place, str(os.getpid()), "{connection_file}"],
+            "argv": [sys.executable, __file__, place, str(os.getpid()), "-f", "{connection_file}"],
             "display_name": "Python 3 (ipykernel)",
             "language": "python",
             "metadata": {"debugger": True},
@@ -69,10 +69,10 @@ def kernels_are_forked() -> Iterator[None]:
                 os.environ["JUPYTER_PATH"] = before
 
 
-def stand_for_kernel(place: Path, owner: str, connection_file: str) -> None:
+def stand_for_kernel(place: Path, owner: str, arguments: Sequence[str]) -> None:
     """Have a kernel forked, and live as long as it does."""
     address = _served(place, owner)
-    asked = {"arguments": ["-f", connection_file], "environment": dict(os.environ), "folder": str(Path.cwd())}
+    asked = {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd())}
     with socket.socket(socket.AF_UNIX) as link:
         link.connect(str(address))
         socket.send_fds(link, [json.dumps(asked).encode()], [0, 1, 2])
@@ -95,7 +95,7 @@ def _served(place: Path, owner: str) -> Path:
     with (place / f"{key}.lock").open("w") as lock, (place / f"{key}.log").open("a") as log:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not address.exists():
-            command = [sys.executable, __file__, str(address), owner]
+            command = [sys.executable, __file__, "serve", str(address), owner]
             server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
             while not address.exists():
                 if server.poll() is not None:
@@ -106,6 +106,7 @@ def _served(place: Path, owner: str) -> Path:
 
 def serve(address: Path, owner: int) -> None:
     """Import what kernels import, and fork one for each that asks, until the owner ends; return in each fork as it."""
+    sys.path.pop(0)  # this file's folder, whose packages have names of others
     for name in OTHERS:
         with suppress(ModuleNotFoundError):
             importlib.import_module(name)
@@ -160,7 +161,6 @@ def _become_kernel(link: socket.socket, asked: dict[str, Any], streams: Sequence
     launcher = importlib.util.find_spec("ipykernel_launcher")
     assert launcher is not None and launcher.origin is not None
     sys.argv = [launcher.origin, *asked["arguments"]]
-    sys.path.pop(0)  # the folder of this file
     link.send(str(os.getpid()).encode())
 
     def end_with_it() -> None:
@@ -171,8 +171,8 @@ def _become_kernel(link: socket.socket, asked: dict[str, Any], streams: Sequence
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        stand_for_kernel(Path(sys.argv[1]), owner=sys.argv[2], connection_file=sys.argv[3])
-    else:
-        serve(Path(sys.argv[1]), owner=int(sys.argv[2]))
+    if sys.argv[1] == "serve":
+        serve(Path(sys.argv[2]), owner=int(sys.argv[3]))
         importlib.import_module("ipykernel.kernelapp").launch_new_instance()
+    else:
+        stand_for_kernel(Path(sys.argv[1]), owner=sys.argv[2], arguments=sys.argv[3:])
