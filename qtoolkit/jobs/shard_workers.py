@@ -27,8 +27,7 @@ from qtoolkit.measure.host import versions
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.requests import ModelSource, QuantizeRequest
 from qtoolkit.stream.shard_worker import ShardWorker
-from qtoolkit.stream.sharded_run import call_task
-from qtoolkit.stream.shards import ShardedJob
+from qtoolkit.stream.shards import ShardedJob, Task
 
 # Packages of which each worker has the same version.
 _SAME = ("qtoolkit", "torch", "transformers")
@@ -112,11 +111,9 @@ class _ExecutorTasks:
         self._job = job
         self._retries = retries
 
-    def run(
-        self, task: str, calls: Sequence[tuple[Any, ...]], on_wait: Callable[[], None]
-    ) -> Iterator[tuple[int, Any]]:
+    def run(self, tasks: Sequence[Task], on_wait: Callable[[], None]) -> Iterator[tuple[int, Any]]:
         """See `Tasks`."""
-        given = [(self._job, task, arguments) for arguments in calls]
+        given = [(self._job, task) for task in tasks]
         found = answers(self._executor, do_task, given, retries=self._retries, on_wait=on_wait)
         with closing(found):
             for answer in found:
@@ -158,7 +155,7 @@ def look_around(known: Mapping[str, str], seen: Path, opens: Callable[[], Checkp
         raise ConfigError(f"{_name()} reads other weights under the model's name: give all workers the same files")
 
 
-def do_task(job: ShardedJob, task: str, arguments: tuple[Any, ...], attempt: int) -> Any:
+def do_task(job: ShardedJob, task: Task, attempt: int) -> Any:
     """Do a task in this process, one at a time whatever its threads.
 
     Raises:
@@ -166,7 +163,7 @@ def do_task(job: ShardedJob, task: str, arguments: tuple[Any, ...], attempt: int
     """
     try:
         with _held.lock:
-            return call_task(_held.worker(job), task, arguments)
+            return task(_held.worker(job))
     except QToolkitError as error:
         raise type(error)(f"{_name()}: {error}") from error
     except Exception as error:

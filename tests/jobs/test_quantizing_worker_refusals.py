@@ -1,6 +1,7 @@
 """What `executor=` of a quantization is refused for, before any work."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.shard_workers import do_task, look_around
 from qtoolkit.measure.host import versions
 from qtoolkit.requests import ModelSource
+from qtoolkit.stream.shard_worker import ShardWorker
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model
 
@@ -98,6 +100,6 @@ def test_a_task_that_fails_names_its_worker(
     monkeypatch.setattr(shard_workers, "ShardWorker", fail)
     job: Any = type("Job", (), {"key": "any"})()
     with pytest.raises(kind) as caught:
-        do_task(job, "begin", (0, {}), 0)
+        do_task(job, partial(ShardWorker.begin, shard=0), 0)
     assert said in str(caught.value) and str(caught.value).startswith("worker ")
     assert str(caught.value).endswith("with other workers or none")

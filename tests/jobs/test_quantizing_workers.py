@@ -12,6 +12,7 @@ import torch
 import qtoolkit as qt
 from qtoolkit.errors import JobCancelled, QToolkitError
 from qtoolkit.jobs.checkpoint_opening import open_source
+from qtoolkit.jobs.shard_workers import do_task
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks
 from qtoolkit.records import ProgressEvent
 from qtoolkit.requests import ModelSource
@@ -94,7 +95,8 @@ class LosingExecutor(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         self.given.append(args)
-        if args[1:2] in (("begin",), ("sum_up",), ("solve",), ("advance",)) and args[-1] < self.losses:
+        task = args[1] if fn is do_task else None
+        if task is not None and task.func.__name__ != "look" and args[-1] < self.losses:
             self.lost += 1
             future: Future[Any] = Future()
             future.set_exception(OSError("the worker died\nand left a long story"))
@@ -107,7 +109,10 @@ def test_lost_tasks_are_begun_again(tiny_llama: Path, tmp_path: Path, whole: byt
         options = {"executor": executor, "token": "hf_secret"}
         assert quantized(tiny_llama, tmp_path / "out", **options) == whole
     assert executor.lost > 20
-    assert all(b"hf_secret" not in pickle.dumps(given) for given in executor.given)
+    tasks = [pickle.dumps(given) for given in executor.given]
+    assert all(b"hf_secret" not in task for task in tasks)
+    # A mixture of experts has tens of thousands of layers, whose names each task would carry.
+    assert all(b"model.layers." not in task for task in tasks)
 
 
 def test_workers_that_are_lost_too_often_end_the_job_in_one_line(tiny_llama: Path, tmp_path: Path) -> None:
