@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, LocalCluster
+import distributed
 from workers import TEXTS, first_blocks
 
 import qtoolkit as qt
@@ -29,6 +29,9 @@ from qtoolkit.errors import QToolkitError
 from qtoolkit.records import ProgressEvent
 
 WORKERS = 4
+# It has no types.
+CLUSTER: Any = distributed.LocalCluster
+CLIENT: Any = distributed.Client
 
 
 def digest_of(folder: Path) -> str:
@@ -56,7 +59,7 @@ class Losses:
         chooser: chooses who is killed.
     """
 
-    def __init__(self, client: Client, moments: list[float], chooser: random.Random) -> None:
+    def __init__(self, client: Any, moments: list[float], chooser: random.Random) -> None:
         self._client = client
         self._moments = moments
         self._chooser = chooser
@@ -90,10 +93,10 @@ class Losses:
 @contextmanager
 def cluster_of_four() -> Any:
     """Start a cluster whose workers stay lost, and yield its client."""
-    with LocalCluster(WORKERS, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with CLUSTER(WORKERS, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         for nanny in cluster.workers.values():
             nanny.auto_restart = False
-        with Client(cluster) as client:
+        with CLIENT(cluster) as client:
             yield client
 
 
@@ -150,7 +153,7 @@ def lose_scheduler(model: Path, config: qt.GPTQ, output: Path, *, expected: str)
             programs[0].wait()
 
     try:
-        with Client(address, timeout=60) as client:
+        with CLIENT(address, timeout=60) as client:
             client.wait_for_workers(2, timeout=120)
             started = time.monotonic()
             try:
